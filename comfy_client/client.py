@@ -1,0 +1,588 @@
+"""``ComfyApi``: everything one server can do, in one object.  Wiring only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Self, Unpack
+
+import blinker
+import requests
+
+from . import jobs as jobs_module
+from .address import parse_host
+from .connection import Connection, Plan, State, Timing
+from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    ServerUnreachable,
+    TransportError,
+)
+from .events import (
+    NAMES,
+    ConnectionEvent,
+    ErrorEvent,
+    Event,
+    PreviewEvent,
+    Progress,
+    StatusEvent,
+)
+from .http import Answer, Http
+from .jobs import Job, Jobs
+from .outputs import Result
+from .routes import (
+    FileRoutes,
+    HistoryRoutes,
+    JobRoutes,
+    ModelRoutes,
+    NodeRoutes,
+    PromptRoutes,
+    QueueRoutes,
+    SystemRoutes,
+    UserDataRoutes,
+    UserRoutes,
+)
+from .routes.prompts import AnyWorkflow, PromptOptions
+from .signals import Receivers
+from .wire import decode_binary, decode_text
+from .workflow.graph import nearest
+
+log = logging.getLogger("comfy_client")
+
+_clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
+
+
+class ComfyApi(
+    PromptRoutes,
+    QueueRoutes,
+    HistoryRoutes,
+    JobRoutes,
+    NodeRoutes,
+    ModelRoutes,
+    FileRoutes,
+    UserRoutes,
+    UserDataRoutes,
+    SystemRoutes,
+):
+    """A blocking client of one ComfyUI server.
+
+    ::
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            result = api.run(Workflow.load("txt2img.json"))
+            result.images[0].save("out/")
+
+    Making one asks nothing of anybody; :meth:`init` (or ``with``) connects.  All methods
+    may be called from several threads.  After ``os.fork`` the child has an id and
+    connections of its own.  A pickle carries the configuration without any secret.
+
+    Args:
+        host: ``gpu-box:8188``, ``https://example.org/comfy/``, ``user:pass@host``, ...
+            Without a scheme it is http, without scheme and port the port is 8188.
+        client_id: Routes the server's events to this client; never share one between two.
+            ``None``: a new UUID.
+        credentials: ``(username, password)``, one of the ``...Credentials`` classes, or a
+            callable that gives one, asked at each dial and again after a 401.
+        user: Your name on a server with ``--multi-user`` (header ``Comfy-User``).
+        timeout: Seconds to connect, and for the whole answer to a call; one number means
+            both.  Transfers of files have an hour, or their own ``timeout``.
+        verify: TLS: ``True`` for public CAs, the path of a CA bundle, or ``False``.  The same
+            for HTTP and the socket.
+        cert: Client certificate: a path, or (certificate, key).
+        proxies: By scheme, as in requests; ``None``: from the environment; ``{}``: none.
+            The own machine is never reached through one.
+        headers: Further headers of every request and of the handshake.  They are no place
+            for secrets: use ``HeaderCredentials``.
+        session: A :class:`requests.Session` of yours (adapters, cookies, auth); it stays
+            yours to close.
+        transport: ``"auto"``, or ``"poll"`` to never open a WebSocket.
+        namespace: Where the documented signals live; ``None``: blinker's default one.
+
+    Raises:
+        ValueError: ``host`` or ``timeout`` make no sense; ``TypeError`` for credentials.
+    """
+
+    #: The patience of the event thread; a subclass may set its own.
+    timing: Timing = Timing()
+
+    def __init__(
+        self,
+        host: str = "http://127.0.0.1:8188",
+        client_id: str | None = None,
+        *,
+        credentials: AnyCredentials | None = None,
+        user: str | None = None,
+        timeout: float | tuple[float, float] = (5.0, 60.0),
+        verify: bool | str | os.PathLike[str] = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        session: requests.Session | None = None,
+        transport: Literal["auto", "poll"] = "auto",
+        namespace: blinker.Namespace | None = None,
+    ) -> None:
+        address, userinfo = parse_host(host)
+        if userinfo is not None:
+            if credentials is not None:
+                raise ValueError("credentials stand both in host and in credentials=; give one")
+            credentials = BasicCredentials(*userinfo)
+        if transport not in ("auto", "poll"):
+            raise ValueError("transport is 'auto' or 'poll'")
+        if client_id == "":
+            raise ValueError("client_id is empty; None makes one")
+        self.client_id = client_id or self.generate_id()  #: Ours, in queue and events.
+        self._transport = transport
+        self._http = Http(
+            address,
+            credentials=credentials,
+            user=user,
+            timeout=timeout,
+            verify=verify,
+            cert=cert,
+            proxies=proxies,
+            headers=headers,
+            session=session,
+        )
+        # What a pickle carries; a secret is in none of it.
+        self._config: dict[str, Any] = {
+            "host": address.http_url,
+            "credentials": credentials if isinstance(credentials, EnvCredentials) else None,
+            "user": user,
+            "timeout": timeout,
+            "verify": os.fspath(verify) if isinstance(verify, os.PathLike) else verify,
+            "cert": cert,
+            "proxies": None if proxies is None else _without_passwords(proxies),
+            "transport": transport,
+        }
+        self._receivers = Receivers(self, namespace)
+        self._closed = False
+        self._set_up()
+        _clients.add(self)
+
+    def _set_up(self) -> None:
+        """What belongs to one process; made anew in the child of a fork."""
+        self._lock = threading.Lock()  # guards closing, and what is told once
+        self._connection = Connection(self, poll_only=self._transport == "poll", timing=self.timing)
+        self._jobs = Jobs(self)
+        self._status_at = float("-inf")  # when the socket last told the queue's state
+        self._queue_remaining: int | None = None
+        self._wants_logs = False
+        # Collected or at exit: nothing in here may refer to this object.
+        self._finalizer = weakref.finalize(
+            self,
+            _shut_down,
+            self._connection.stop,
+            self._jobs.shutdown(),
+            self._receivers.shutdown(),
+            self._http.shutdown(),
+        )
+
+    # -- life ----------------------------------------------------------------------------
+
+    @staticmethod
+    def generate_id() -> str:
+        """A new random id, a canonical UUID."""
+        return str(uuid.uuid4())
+
+    @property
+    def host(self) -> str:
+        """The server's URL, without credentials."""
+        return self._http.address.http_url
+
+    @property
+    def state(self) -> State:
+        """What the event thread is doing."""
+        return self._connection.state
+
+    @property
+    def connected(self) -> bool:
+        """Whether events flow over a WebSocket."""
+        return self._connection.state is State.CONNECTED
+
+    @property
+    def dropped_events(self) -> int:
+        """Previews and progress that gave way to newer ones since receivers were slow."""
+        return self._receivers.dropped
+
+    def init(self, timeout: float = 10.0) -> Self:
+        """Connect, and return the client itself.
+
+        Waits until the server answers and its socket has greeted us.  Where there is HTTP
+        but no WebSocket, ``websocket_unavailable`` fires and the queue is asked over HTTP.
+
+        Args:
+            timeout: Seconds.  A server that is still starting (refused, 502 to 504) is asked
+                again until then; what will not mend fails at once.
+
+        Raises:
+            ServerUnreachable: Nobody answers, unknown name, TLS failure.
+            AuthenticationError: 401 or 403, on HTTP or on the socket's handshake.
+            UnexpectedResponse: Something else than a ComfyUI answers.
+            RequestTimeout: Connected, but no answer in time.
+        """
+        deadline = time.monotonic() + timeout
+        pause = 0.1
+        while True:
+            left = max(0.05, deadline - time.monotonic())
+            try:
+                self._test_credentials(min(left, self._http.total_timeout))
+                break
+            except ComfyError as exc:
+                if not _may_mend(exc) or time.monotonic() + pause >= deadline:
+                    self._publish(ErrorEvent(name="connection_error", error=exc))
+                    raise
+                log.debug("not up yet: %s", exc)
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.6)
+        self._create_socket()
+        left = max(0.05, deadline - time.monotonic())
+        state = self._connection.wait_settled(left, first_verdict=False)
+        error = self._connection.error
+        if self._connection.is_hopeless and error is not None:
+            self._publish(ErrorEvent(name="connection_error", error=error))
+            raise error
+        if state not in (State.CONNECTED, State.POLLING):
+            self._check_open()
+            log.warning("HTTP works, but the event socket is not up yet (%s)", error or "slow")
+        return self
+
+    def close(self) -> None:
+        """Let go of everything: at once, from any thread or callback, any number of times.
+
+        Waits for jobs end in :class:`ClientClosed`; the prompts go on.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._connection.stop()
+        self._jobs.close()
+        self._receivers.close()
+        self._http.close()
+        self._finalizer.detach()
+        self._connection.join(0.3)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.init()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ComfyApi {self.host} {self.state.value}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (type(self), self._config, self._http.has_secrets)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed
+
+    def _after_fork(self) -> None:
+        """In the child: the parent keeps its id, its socket, its pool and its jobs."""
+        self._finalizer.detach()
+        self._connection.abandon()
+        self._jobs.orphan()
+        self._http.after_fork()
+        self._receivers.reset()
+        self.client_id = self.generate_id()
+        self._set_up()
+
+    # -- running -------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        timeout: float | None = None,
+        on_event: Callable[[Any], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> Result:
+        """Run a workflow and return what it left.
+
+        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.
+        Receivers have had all events of the prompt when it returns (unless they take more
+        than 5 seconds).  Ctrl-C leaves at once, and the prompt goes on.
+
+        Args:
+            workflow: In API format, a :class:`Workflow` or a dict.
+            timeout: Seconds; ``None`` waits as long as it takes.
+            on_event: Called with every event of this prompt, in this thread.
+            on_progress: Called with its ``progress`` events only.
+            on_preview: Called with its previews only.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused the workflow.
+            JobFailed: A node raised; carries node, exception and traceback.
+            JobInterrupted: Someone stopped it.
+            JobLost: The server was restarted, or the prompt deleted.
+            JobTimeout: Time ran out; the prompt goes on.
+            SubmitUncertain: No answer to the submission, and no trace of it.
+            WorkflowError: The graph cannot be sent.
+        """
+        start = time.monotonic()
+        tapped = bool(on_event or on_progress or on_preview)
+        self._check_open()
+        job = self._jobs.submit(
+            workflow, tapped=tapped, wants_previews=on_preview is not None, **options
+        )
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - start))
+        if not tapped:
+            return self._wait(job, left)
+        return jobs_module.wait(
+            job, left, on_event=on_event, on_progress=on_progress, on_preview=on_preview
+        )
+
+    def submit(self, workflow: AnyWorkflow, **options: Unpack[PromptOptions]) -> Job:
+        """Put a workflow into the queue and return its :class:`Job`, a Future.
+
+        Errors of the submission are raised here, as in :meth:`run`; errors of the run by
+        ``job.result()``.
+        """
+        self._check_open()
+        return self._jobs.submit(workflow, **options)
+
+    def _wait(self, job: Job, timeout: float | None) -> Result:
+        """In slices, so that Ctrl-C is heard on every system."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while deadline is None or deadline - time.monotonic() > 0.5:
+            with contextlib.suppress(TimeoutError):
+                job.exception(0.5)
+                break
+        return job.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    # -- events --------------------------------------------------------------------------
+
+    def on(
+        self, name: str, callback: Callable[[Any], object], *, once: bool = False
+    ) -> Callable[[], None]:
+        """Call ``callback(event)`` for each event of that name; starts the event thread.
+
+        Kept strongly until the client ends, or what is returned is called.  Callbacks run
+        in the delivery thread, one after the other.  ``all`` gets every event.  Any name
+        that a custom node may send is allowed.
+        """
+        self._check_open()
+        if name not in NAMES:
+            likely = nearest(name, NAMES, 1)
+            if likely:
+                log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
+        unsubscribe = self._receivers.on(name, callback, once=once)
+        self._create_socket()
+        return unsubscribe
+
+    def off(self, name: str, callback: Callable[[Any], object]) -> bool:
+        """Take one registration of :meth:`on` back; whether there was one."""
+        return self._receivers.off(name, callback)
+
+    def wait_for(
+        self,
+        name: str,
+        predicate: Callable[[Any], bool] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Block until an event of that name comes (and ``predicate(event)`` is true).
+
+        ``timeout`` in seconds, then ``TimeoutError``; ``None`` waits as long as it takes.
+        Only events from now on count.  Raises :class:`ClientClosed` when the client ends.
+        """
+        self._check_open()
+        queue = self._receivers.tap(name)
+        self._create_socket()
+        event = self._receivers.wait_for(queue, predicate, timeout)
+        if event is None:
+            self._check_open()
+            raise TimeoutError(f"no event {name!r} within {timeout or 0:g} s")
+        return event
+
+    def events(self, name: str = "all") -> Iterator[Any]:
+        """All events from now on, as they come; ends with the client.
+
+        Events wait for a slow loop as they do for a slow receiver: under pressure the newest
+        preview and progress of a node win.
+        """
+        self._check_open()
+        queue = self._receivers.tap(name)
+        self._create_socket()
+        return self._receivers.events(queue)
+
+    def subscribe_logs(self, enabled: bool = True) -> None:
+        """Have the server's terminal sent as ``logs`` and ``terminal`` events, or stop it.
+
+        ``PATCH /internal/logs/subscribe``; ComfyUI, November 2024.  Renewed after each
+        reconnect.  On failure ``terminal_subscription_error`` fires too.
+
+        Raises:
+            NotSupported: The server is older.
+            TransportError: There is no socket that the server could send them on.
+        """
+        self._check_open()
+        self._create_socket()
+        # The server forgets the subscription of an id that has no socket.
+        state = self._connection.wait_settled(jobs_module.SETTLE, first_verdict=False)
+        try:
+            if enabled and state is not State.CONNECTED:
+                raise TransportError("logs come over the event socket, and there is none")
+            self._send_log_subscription(enabled)
+        except ComfyError as exc:
+            self._publish(ErrorEvent(name="terminal_subscription_error", error=exc))
+            raise
+        self._wants_logs = enabled
+
+    def _send_log_subscription(self, enabled: bool) -> None:
+        wanted = {"clientId": self.client_id, "enabled": enabled}
+        self._http.request("PATCH", "/internal/logs/subscribe", json=wanted)
+
+    # -- anything else -------------------------------------------------------------------
+
+    def fetch_api(
+        self,
+        route: str,
+        method: str = "GET",
+        *,
+        params: Mapping[str, str | int | float | None] | None = None,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Ask any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
+
+        With the client's credentials, limits and errors; ``answer.json()``, ``.text``,
+        ``.content``.  ``json=None`` sends no body.  Routes go below ``/api`` where the server
+        has that, except ``/internal/...`` and ``/api/...``.
+        """
+        kw: dict[str, Any] = {} if json is None else {"json": json}
+        return self._fetch_api(
+            method, route, params=params, data=data, headers=headers, timeout=timeout, **kw
+        )
+
+    def _fetch_api(self, method: str, route: str, **kw: Any) -> Answer:
+        if not route.startswith("/"):
+            raise ValueError(f"a route begins with '/': {route!r}")
+        return self._http.request(method, route, **kw)
+
+    def _test_credentials(self, timeout: float | None = None) -> bool:
+        """Whether the server lets us in; fires ``auth_success`` or ``auth_error``, and raises."""
+        try:
+            self.poll_status(self._http.total_timeout if timeout is None else timeout)
+        except AuthenticationError as exc:
+            self._publish(ErrorEvent(name="auth_error", error=exc))
+            raise
+        if self._http.has_credentials:
+            self._publish(ErrorEvent(name="auth_success"))
+        return True
+
+    # -- for the threads -----------------------------------------------------------------
+
+    def _create_socket(self) -> None:
+        self._connection.start()
+
+    def _plan(self) -> Plan:
+        url, headers = self._http.handshake("/ws", {"clientId": self.client_id})
+        is_tls = self._http.address.scheme == "https"
+        return Plan(
+            url=url,
+            headers=headers,
+            ssl_context=self._http.ssl_context if is_tls else None,
+            proxy=self._http.proxy,
+        )
+
+    def _receive(self, is_text: bool, data: bytes) -> None:
+        for event in decode_text(data) if is_text else decode_binary(data):
+            if isinstance(event, StatusEvent):
+                self._status_at = time.monotonic()
+                self._queue_remaining = event.queue_remaining
+            self._jobs.handle(event)
+
+    def _announce(self, event: Event) -> None:
+        if isinstance(event, ConnectionEvent):
+            if event.name in ("connected", "reconnected", "disconnected"):
+                self._jobs.hurry()
+            if event.name == "reconnected" and self._wants_logs:
+                # A request: not in the socket's thread.
+                threading.Thread(
+                    target=_renew_logs, args=(weakref.ref(self),), name="comfy-logs", daemon=True
+                ).start()
+        self._publish(event)
+
+    def _poll_queue(self) -> None:
+        status = self.poll_status(timeout=5.0)
+        if status.queue_remaining != self._queue_remaining:
+            self._queue_remaining = status.queue_remaining
+            self._publish(
+                StatusEvent(
+                    name="status",
+                    raw={"status": {"exec_info": dict(status.raw)}},
+                    queue_remaining=status.queue_remaining,
+                )
+            )
+
+    def _publish(self, event: Event) -> None:
+        self._receivers.publish(event)
+
+    def _wants_previews(self) -> bool:
+        return self._receivers.listens("b_preview", "b_preview_with_metadata")
+
+    def _flush(self) -> None:
+        self._receivers.flush(jobs_module.FLUSH)
+
+
+def _may_mend(exc: ComfyError) -> bool:
+    """Whether a server that answers so may merely be starting."""
+    if isinstance(exc, ServerUnreachable):
+        return exc.retryable
+    if isinstance(exc, ApiError):
+        return exc.status in (502, 503, 504)
+    return isinstance(exc, TransportError)
+
+
+def _without_passwords(proxies: Mapping[str, str]) -> dict[str, str]:
+    """Proxies for a pickle: one with a password in it stays behind."""
+    return {scheme: url for scheme, url in proxies.items() if "@" not in url}
+
+
+def _shut_down(*actions: Callable[[], None]) -> None:
+    for action in actions:
+        action()
+
+
+def _renew_logs(owner: weakref.ref[ComfyApi]) -> None:
+    api = owner()
+    if api is None:
+        return
+    try:
+        api._send_log_subscription(True)
+    except ComfyError as exc:
+        api._publish(ErrorEvent(name="terminal_subscription_error", error=exc))
+
+
+def _unpickle(cls: type[ComfyApi], config: dict[str, Any], left_behind: bool) -> ComfyApi:
+    api = cls(**config)
+    api._http.left_behind = left_behind
+    return api
+
+
+def _after_fork() -> None:
+    for api in list(_clients):
+        api._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

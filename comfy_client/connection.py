@@ -1,0 +1,537 @@
+"""The event thread: one socket at a time, for ever; the only module that knows websocket-client.
+
+The thread reads frames and hands them on, nothing else.  It works on the low-level
+``WebSocket`` with a loop of its own, since every limit that matters is then ours:
+
+* Silence is not death: the server sends nothing while it is idle or loads a model.  After a
+  quiet period a ping is sent; only a long time without any frame at all ends the socket.
+* Pauses between dials grow, with full jitter, up to a cap, and start anew with the first
+  message of a connection (not with the handshake: a port that accepts and drops would be
+  hammered).
+* The old socket is closed before a new one is dialled: the server forgets the route of a
+  client id as soon as *any* socket of that id ends.
+
+It holds its owner weakly, so a client that its user forgot is collected, and the thread ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import http.client
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import websocket
+
+from .credentials import BasicCredentials
+from .errors import (
+    AuthenticationError,
+    ComfyError,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+)
+from .events import ConnectionEvent, ErrorEvent, Event
+from .failures import explain
+from .wire import HELLO
+
+log = logging.getLogger("comfy_client")
+
+#: Largest frame that is read, in bytes; a larger one ends the connection.
+MAX_FRAME: Final = 512 << 20
+#: Largest answer to a handshake, in bytes.
+MAX_HANDSHAKE: Final = 1 << 20
+
+
+class State(enum.Enum):
+    """What the event thread is doing."""
+
+    IDLE = "idle"  #: ``start()`` was not called yet.
+    CONNECTING = "connecting"  #: An attempt is under way.
+    CONNECTED = "connected"  #: The server has greeted us; events flow.
+    WAITING = "waiting"  #: Pausing before the next attempt.
+    POLLING = "polling"  #: No socket to be had: asking over HTTP, dialling now and then.
+    CLOSED = "closed"  #: Final: ``stop()`` was called, or the owner is gone.
+
+
+_NEXT: Mapping[State, frozenset[State]] = {
+    State.IDLE: frozenset({State.CONNECTING, State.POLLING, State.CLOSED}),
+    State.CONNECTING: frozenset({State.CONNECTED, State.WAITING, State.POLLING, State.CLOSED}),
+    State.CONNECTED: frozenset({State.WAITING, State.CLOSED}),
+    State.WAITING: frozenset({State.CONNECTING, State.POLLING, State.CLOSED}),
+    State.POLLING: frozenset({State.CONNECTING, State.WAITING, State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+@attrs.frozen
+class Timing:
+    """The patience of the event thread, in seconds."""
+
+    dial: float = 10.0  #: For TCP, TLS and handshake, and again for the first message.
+    ping: float = 20.0  #: Quiet for so long: ask whether the other side is there.
+    dead: float = 90.0  #: No frame at all for so long: it is not.
+    poll: float = 2.0  #: Between questions over HTTP while there is no socket.
+    pause: float = 0.5  #: Longest first pause between dials; it doubles ...
+    cap: float = 30.0  #: ... up to this.
+
+
+@attrs.frozen
+class Plan:
+    """All that a dial needs; made anew for each, since credentials may change."""
+
+    url: str = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    ssl_context: ssl.SSLContext | None = None
+    proxy: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URL without what may be secret."""
+        return self.url.partition("?")[0]
+
+
+class Owner(Protocol):
+    """What the event thread needs of the client that it works for."""
+
+    def _plan(self) -> Plan:
+        """Where and how to dial; may raise :class:`AuthenticationError`."""
+
+    def _receive(self, is_text: bool, data: bytes) -> None:
+        """One message; must be quick and never raise."""
+
+    def _announce(self, event: Event) -> None:
+        """A change of the connection; must be quick and never raise."""
+
+    def _poll_queue(self) -> None:
+        """Ask for the state of the queue over HTTP; raises when that fails."""
+
+
+class _NoWebSocket(ComfyError):
+    """HTTP answered, but there is no socket to be had there."""
+
+
+class _Lost(TransportError):
+    """The socket that we had is gone."""
+
+
+class Connection:
+    """Keeps one event socket open, from :meth:`start` to :meth:`stop`."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        poll_only: bool = False,
+        timing: Timing | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._owner = weakref.ref(owner)
+        self._poll_only = poll_only
+        self.timing = timing or Timing()
+        self._uniform = uniform
+        self._changed = threading.Condition()  # guards the state and what belongs to it
+        self._state = State.IDLE
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._wake = threading.Event()  # ends a pause early
+        self._raw: socket.socket | None = None  # the socket that stop() has to shut
+        self._redial: str | None = None
+        self._failures = 0  # dials since the last first message
+        self._fallback_told = False
+        self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
+        self.generation = 0  #: How many connections have been greeted.
+
+    # -- from any thread -----------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What the thread is doing."""
+        return self._state
+
+    def start(self) -> None:
+        """Start the thread, unless it runs or has run."""
+        with self._changed:
+            if self._thread is None and self._state is State.IDLE:
+                # Daemon: a script that ends without close() must end.
+                self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
+                self._thread.start()
+
+    def wait_settled(self, timeout: float, *, first_verdict: bool) -> State:
+        """Wait until events or polls flow; ``first_verdict``: or a first dial has failed."""
+
+        def settled() -> bool:
+            done = self._state in (State.CONNECTED, State.POLLING, State.CLOSED)
+            return done or (self.error is not None and (first_verdict or self.is_hopeless))
+
+        with self._changed:
+            self._changed.wait_for(settled, timeout)
+            return self._state
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the last failure is one that waiting does not mend."""
+        error = self.error
+        if isinstance(error, ServerUnreachable):
+            return not error.retryable
+        return isinstance(error, AuthenticationError)
+
+    def redial(self, reason: str) -> None:
+        """Give up the present socket, which is open but does not deliver."""
+        with self._changed:
+            if self._state is State.CONNECTED:
+                self._redial = reason
+                self._shut()
+
+    def nudge(self) -> None:
+        """Dial now instead of at the end of the pause: the server has just answered."""
+        if self._state is State.WAITING:
+            self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread; at once, from any thread, any number of times."""
+        with self._changed:
+            self._stopped.set()
+            self._wake.set()
+            self._shut()
+            if self._thread is None:
+                self._state = State.CLOSED
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> None:
+        """Wait a little for the thread's end, unless called by it."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def abandon(self) -> None:
+        """In the child of a fork: let go of the parent's socket without ending it."""
+        self._stopped.set()
+        if self._raw is not None:
+            # close() only gives up this process's descriptor; shutdown() would end the
+            # parent's connection too.
+            with contextlib.suppress(OSError):
+                self._raw.close()
+
+    def _shut(self) -> None:
+        if self._raw is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own method, which takes the TLS state from under the reader.
+                socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+    # -- the thread ----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        cause: Exception | None = None
+        try:
+            while not self._stopped.is_set():
+                if self._poll_only:
+                    self._enter(State.POLLING)
+                    self._polls()
+                    self._poll_for(float("inf"))
+                    continue
+                self._enter(State.CONNECTING)
+                try:
+                    self._listen()
+                except ReferenceError:
+                    return
+                except (ComfyError, OSError, websocket.WebSocketException) as exc:
+                    if self._stopped.is_set():
+                        return
+                    self._pause_after(exc)
+        except ReferenceError:
+            return
+        except Exception as exc:  # a bug of ours: end loudly, never spin
+            cause = exc
+            log.exception("the event thread ended by a defect of comfy_client")
+        finally:
+            self._enter(State.CLOSED, cause)
+
+    def _owned(self) -> Owner:
+        owner = self._owner()
+        if owner is None:
+            raise ReferenceError("the client was forgotten")
+        return owner
+
+    def _enter(self, state: State, error: Exception | None = None) -> None:
+        """The one place that changes the state."""
+        with self._changed:
+            if state is not self._state and state not in _NEXT[self._state]:
+                raise RuntimeError(f"no way from {self._state} to {state}")
+            self._state = state
+            if state is State.CONNECTED:
+                self.error = None
+                self.generation += 1
+            elif error is not None:
+                self.error = error
+            self._changed.notify_all()
+        log.debug("event thread: %s%s", state.value, f" ({error})" if error else "")
+
+    def _tell(self, name: str, **facts: Any) -> None:
+        self._owned()._announce(ConnectionEvent(name=name, **facts))
+
+    def _listen(self) -> None:
+        """Dial, and hand on messages until the socket ends, which is always an exception."""
+        plan = self._owned()._plan()
+        ws, stream = self._dial(plan)
+        try:
+            ws.send(HELLO)
+            self._read(ws, stream)
+        finally:
+            self._hang_up(ws)
+
+    def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, _Buffered]:
+        raw = None
+        ws = websocket.WebSocket(skip_utf8_validation=True)
+        try:
+            raw = _open(plan, self.timing.dial)
+            with self._changed:
+                self._raw = raw
+                if self._stopped.is_set():
+                    raise _Lost("stopped while dialling")
+            stream = _Buffered(raw)
+            stream.allowance = MAX_HANDSHAKE
+            headers = dict(plan.headers)
+            host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
+            ws.connect(
+                plan.url,
+                socket=stream,
+                header=[f"{name}: {value}" for name, value in headers.items()],
+                host=host,
+                suppress_origin=True,
+                redirect_limit=0,
+                timeout=self.timing.dial,
+            )
+        except Exception as exc:
+            if raw is not None:
+                raw.close()
+            if isinstance(exc, ComfyError):
+                raise
+            raise _refused(exc, ws, plan) from exc
+        finally:
+            _forget_cookies()
+        return ws, stream
+
+    def _read(self, ws: websocket.WebSocket, stream: _Buffered) -> None:
+        heard = time.monotonic()
+        patience = self.timing.dial  # for the greeting; then for anything at all
+        greeted = False
+        while True:
+            quiet = time.monotonic() - heard
+            ws.settimeout(max(0.01, min(self.timing.ping, patience - quiet)))
+            stream.allowance = MAX_FRAME
+            try:
+                opcode, data = ws.recv_data(control_frame=True)
+            except websocket.WebSocketTimeoutException as exc:
+                if time.monotonic() - heard >= patience:
+                    raise _Lost(f"nothing came for {patience:g} s") from exc
+                ws.ping()
+                continue
+            except (websocket.WebSocketException, OSError) as exc:
+                raise _Lost(self._redial or f"the socket ended: {exc}") from exc
+            heard = time.monotonic()
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
+                raise _Lost(f"the server closed the socket (code {code})")
+            if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+                if not greeted:
+                    greeted = True
+                    patience = self.timing.dead
+                    self._greeted()
+                self._owned()._receive(opcode == websocket.ABNF.OPCODE_TEXT, data)
+
+    def _greeted(self) -> None:
+        attempts, self._failures = self._failures + 1, 0
+        self._fallback_told = False
+        self._redial = None
+        first = self.generation == 0
+        self._enter(State.CONNECTED)
+        self._tell("connected" if first else "reconnected", attempt=attempts)
+
+    def _hang_up(self, ws: websocket.WebSocket) -> None:
+        with self._changed:
+            self._raw = None
+        if ws.connected and not self._stopped.is_set():
+            # Let the server see the end of this socket before the next one comes.
+            with contextlib.suppress(OSError, websocket.WebSocketException):
+                ws.close(timeout=0.5)
+        # After the server's close frame close() returns early and leaks the descriptor.
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            ws.shutdown()
+
+    # -- without a socket ----------------------------------------------------------------
+
+    def _pause_after(self, exc: Exception) -> None:
+        """Tell what happened, and wait for the time of the next dial, polling if that works."""
+        was_connected = self._state is State.CONNECTED
+        self._failures += 0 if was_connected else 1
+        longest = min(self.timing.cap, self.timing.pause * 2.0 ** min(self._failures, 16))
+        delay = self._uniform(0.0, longest)
+        refused = isinstance(exc, AuthenticationError)
+        if refused or isinstance(exc, _NoWebSocket):
+            # Neither mends soon: the first try may be a moment of a restart, then the cap.
+            delay = self.timing.cap if refused or self._failures > 1 else self.timing.pause
+        self._enter(State.WAITING, exc)
+        self._wake.clear()
+        if was_connected:
+            self._tell("disconnected", error=exc)
+        if refused:
+            self._owned()._announce(ErrorEvent(name="auth_error", error=exc))
+        self._tell("reconnecting", attempt=self._failures + 1, delay=delay, error=exc)
+        no_socket = isinstance(exc, _NoWebSocket) or (self._failures >= 3 and not refused)
+        if no_socket and self._polls():
+            self._enter(State.POLLING, exc)
+            if not self._fallback_told:
+                self._fallback_told = True
+                log.warning("no WebSocket (%s); asking over HTTP meanwhile: no previews", exc)
+                self._tell("websocket_unavailable", error=exc)
+            self._poll_for(delay)
+        elif not self._stopped.is_set():
+            self._wake.wait(delay)
+
+    def _poll_for(self, seconds: float) -> None:
+        """Ask over HTTP now and then; ends with the time, or when HTTP fails as well."""
+        end = time.monotonic() + seconds
+        while not self._stopped.is_set():
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._wake.wait(min(self.timing.poll, left))
+            if self._stopped.is_set() or self._wake.is_set():
+                self._wake.clear()
+                return
+            if time.monotonic() < end and not self._polls() and not self._poll_only:
+                self._enter(State.WAITING)
+                self._wake.wait(min(self.timing.poll, max(0.0, end - time.monotonic())))
+                return
+
+    def _polls(self) -> bool:
+        """Whether the queue could be asked over HTTP."""
+        try:
+            self._owned()._poll_queue()
+        except (ComfyError, OSError) as exc:
+            log.debug("poll failed: %s", exc)
+            return False
+        return True
+
+
+# -- dialling ---------------------------------------------------------------------------
+
+
+class _Buffered:
+    """A socket whose small reads come out of one large one.
+
+    websocket-client reads a frame in three or more pieces; each ``recv`` lets go of the
+    interpreter and has to win it back, which costs more than all the rest.  ``allowance``
+    bounds what may be read until it is set anew.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._data = b""
+        self._at = 0
+        self.allowance = 0
+
+    def recv(self, size: int) -> bytes:
+        """At most ``size`` bytes; ``b""`` at the end."""
+        if self._at < len(self._data):
+            piece = self._data[self._at : self._at + size]
+            self._at += len(piece)
+        elif size >= 16384:
+            piece = self._sock.recv(size)
+        else:
+            self._data = self._sock.recv(1 << 18)
+            piece = self._data[:size]
+            self._at = len(piece)
+        self.allowance -= len(piece)
+        if self.allowance < 0:
+            raise websocket.WebSocketPayloadException("more bytes in one message than allowed")
+        return piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def _open(plan: Plan, timeout: float) -> socket.socket:
+    """A connected socket, through the proxy and with TLS where the plan says so."""
+    parts = urlsplit(plan.url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    if plan.proxy:
+        sock = _tunnel(plan.proxy, host, port, timeout)
+    else:
+        try:
+            sock = socket.create_connection((host, port), timeout)
+        except TimeoutError as exc:
+            raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if parts.scheme != "wss" or plan.ssl_context is None:
+        return sock
+    try:
+        return plan.ssl_context.wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
+    """A connection through an HTTP proxy."""
+    parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    if parts.scheme != "http":
+        raise ServerUnreachable(
+            f"the event socket goes through http proxies only, not {parts.scheme!r}; "
+            "use transport='poll'",
+            retryable=False,
+        )
+    line = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
+    headers = {}
+    if parts.username is not None:
+        pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))
+        headers["Proxy-Authorization"] = pair.headers()["Authorization"]
+    line.set_tunnel(host, port, headers)
+    line.connect()
+    return line.sock
+
+
+def _refused(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
+    """What a failed dial means.  websocket-client's own texts hold headers and bodies."""
+    what = f"the socket {plan.shown}"
+    status = getattr(exc, "status_code", None) or ws.status
+    if status in (401, 403):
+        advice = (
+            "pass credentials=..."
+            if status == 401
+            else "a login layer, or a proxy that rewrites Host"
+        )
+        return AuthenticationError(f"{what}: {status}; {advice}", method="GET", status=status)
+    if isinstance(status, int) and status >= 500:
+        return TransportError(f"{what}: the server or a proxy before it answered {status}")
+    if isinstance(exc, websocket.WebSocketPayloadException):
+        return UnexpectedResponse(f"{what}: an answer beyond all measure")
+    if isinstance(exc, websocket.WebSocketTimeoutException):
+        return TransportError(f"{what}: the handshake was not answered in time")
+    if isinstance(exc, websocket.WebSocketConnectionClosedException):
+        return TransportError(f"{what}: closed before the handshake was answered")
+    if isinstance(exc, websocket.WebSocketException):
+        seen = f"HTTP {status}" if status else "no proper upgrade"
+        return _NoWebSocket(f"{what}: {seen} in place of a WebSocket")
+    if isinstance(exc, OSError | http.client.HTTPException):
+        return explain(exc, what, plan.shown)
+    return exc
+
+
+def _forget_cookies() -> None:
+    """websocket-client keeps cookies for all clients of the process; ours come from a Session."""
+    jar = getattr(getattr(websocket, "_handshake", None), "CookieJar", None)
+    if jar is not None:
+        jar.jar.clear()

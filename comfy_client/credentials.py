@@ -1,0 +1,178 @@
+"""What proves to a server, or to the proxy before it, who we are.
+
+ComfyUI itself knows no passwords; proxies and plug-ins do.  Whatever is given here goes
+on every HTTP request, on the socket's handshake and on downloads alike, to the configured
+origin and to nobody else, and never into a ``repr``, a log, an error or a pickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+from .errors import AuthenticationError
+
+
+@runtime_checkable
+class Credentials(Protocol):
+    """Anything that can say which headers and query parameters to send."""
+
+    def headers(self) -> Mapping[str, str]:
+        """Headers for each request and for the handshake."""
+
+    def query(self) -> Mapping[str, str]:
+        """Query parameters for each request and for the handshake."""
+
+
+class _HeadersOnly:
+    __slots__ = ()
+
+    def query(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
+
+@attrs.frozen
+class BasicCredentials(_HeadersOnly):
+    """User name and password; UTF-8.  A plain ``(username, password)`` means the same."""
+
+    username: str
+    password: str = attrs.field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """``Authorization: Basic ...``."""
+        pair = f"{self.username}:{self.password}".encode()
+        return {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
+
+
+@attrs.frozen
+class BearerCredentials(_HeadersOnly):
+    """A token sent as ``Authorization: Bearer ...``."""
+
+    token: str = attrs.field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """``Authorization: Bearer ...``."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@attrs.frozen
+class HeaderCredentials(_HeadersOnly):
+    """Headers of your own that are secret, such as ``{"X-API-Key": "..."}``."""
+
+    values: Mapping[str, str] = attrs.field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers as given."""
+        return self.values
+
+
+@attrs.frozen
+class QueryCredentials:
+    """A query parameter, such as ``?token=...``, on each request and on the handshake."""
+
+    name: str
+    value: str = attrs.field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
+    def query(self) -> Mapping[str, str]:
+        """The parameter."""
+        return {self.name: self.value}
+
+
+@attrs.frozen
+class EnvCredentials:
+    """Credentials that stand in an environment variable; only its name is kept.
+
+    The one kind that travels in a pickle, since there is nothing secret in it.  ``kind``
+    says how the value is sent: ``"bearer"``; ``"basic"`` (the value is ``user:password``);
+    ``"header"`` or ``"query"`` under the name ``key``.  The variable is read at each dial
+    and again after a 401; when it is not set, that is an ``AuthenticationError``.
+    """
+
+    variable: str
+    kind: str = attrs.field(
+        default="bearer", validator=attrs.validators.in_(["bearer", "basic", "header", "query"])
+    )
+    key: str = "X-API-Key"
+
+    def _read(self) -> Credentials:
+        value = os.environ.get(self.variable)
+        if not value:
+            raise AuthenticationError(f"the environment variable {self.variable} is not set")
+        if self.kind == "basic":
+            username, _, password = value.partition(":")
+            return BasicCredentials(username, password)
+        if self.kind == "header":
+            return HeaderCredentials({self.key: value})
+        if self.kind == "query":
+            return QueryCredentials(self.key, value)
+        return BearerCredentials(value)
+
+    def headers(self) -> Mapping[str, str]:
+        """What the variable says now."""
+        return self._read().headers()
+
+    def query(self) -> Mapping[str, str]:
+        """What the variable says now."""
+        return self._read().query()
+
+
+#: What ``ComfyApi(credentials=...)`` takes.  A callable is asked at each dial of the socket
+#: and again after a 401, and may answer with any of the others.
+AnyCredentials: TypeAlias = (
+    Credentials | tuple[str, str] | Callable[[], "Credentials | tuple[str, str] | None"]
+)
+
+
+@attrs.frozen
+class Applied:
+    """What credentials came to, at one moment."""
+
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    query: Mapping[str, str] = attrs.field(repr=False)
+
+
+NOTHING = Applied({}, {})
+
+
+def apply(credentials: AnyCredentials | None) -> Applied:
+    """Headers and query parameters to send now.
+
+    Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
+    is given (or what a callable answered) is no kind of credentials.
+    """
+    if credentials is None:
+        return NOTHING
+    if isinstance(credentials, tuple):
+        if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
+            raise TypeError("credentials given as a tuple are (username, password)")
+        credentials = BasicCredentials(*credentials)
+    if isinstance(credentials, Credentials):
+        applied = Applied(dict(credentials.headers()), dict(credentials.query()))
+        for name, value in applied.headers.items():
+            # A line break would end the header; the value stays out of the message.
+            if any(sign in name + value for sign in "\r\n\0") or not value.isprintable():
+                raise ValueError(f"the credentials' {name} header holds a control sign")
+        return applied
+    if callable(credentials):
+        try:
+            answer = credentials()
+        except Exception as exc:
+            raise AuthenticationError(
+                f"the credentials callable raised {type(exc).__name__}"
+            ) from exc
+        if callable(answer) and not isinstance(answer, Credentials):
+            raise TypeError("the credentials callable answered with another callable")
+        return apply(answer)
+    raise TypeError(
+        "credentials are a (username, password) tuple, one of the ...Credentials classes, "
+        f"or a callable that gives one; not {type(credentials).__name__}"
+    )

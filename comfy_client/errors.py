@@ -1,0 +1,240 @@
+"""Every exception that comfy_client raises on its own account.
+
+Two families with different remedies: a :class:`TransportError` means that no usable
+answer came, an :class:`ApiError` means that the server answered "no".  A
+:class:`JobError` is about one prompt.  Wrong arguments raise ``TypeError`` or
+``ValueError``, a missing local file ``FileNotFoundError``, as everywhere in Python.
+All of them can be pickled, and none carries a credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ComfyError(Exception):
+    """Base of all errors of this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by message and attributes, whatever the signature of ``__init__``."""
+        return _rebuild, (type(self), str(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) -> ComfyError:
+    error = cls.__new__(cls, message)
+    Exception.__init__(error, message)
+    error.__dict__.update(attributes)
+    return error
+
+
+# -- no usable answer -------------------------------------------------------------------
+
+
+class TransportError(ComfyError):
+    """No usable answer came; the server may or may not have acted."""
+
+
+class ServerUnreachable(TransportError):
+    """Could not connect: check the host, start the server, mend TLS or the proxy.
+
+    ``retryable`` is false for what will not mend by waiting (unknown name, TLS).
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class RequestTimeout(TransportError, TimeoutError):
+    """Connected, but no complete answer came in time."""
+
+
+class SubmitUncertain(TransportError):
+    """``POST /prompt`` got no answer, and looking the prompt up did not tell.
+
+    Look for ``prompt_id`` in the queue and the history before you submit again.
+    """
+
+    def __init__(self, message: str, *, prompt_id: str) -> None:
+        super().__init__(message)
+        self.prompt_id = prompt_id
+
+
+# -- the server said no -----------------------------------------------------------------
+
+
+class ApiError(ComfyError):
+    """The server refused.  ``method``, ``path``, ``status`` and ``body`` say what and how.
+
+    ``body`` is the decoded JSON, or the first part of the text, or ``None``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str = "",
+        path: str = "",
+        status: int = 0,
+        body: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.status = status
+        self.body = body
+
+
+class AuthenticationError(ApiError):
+    """401 or 403: the message says which, and what the server usually means by it."""
+
+
+class NotFound(ApiError):
+    """404: the server has the route, but not the thing that was asked for."""
+
+
+class NotSupported(ApiError):
+    """404 on GET or 405 otherwise: this server is too old (or too new) for the route."""
+
+
+class Conflict(ApiError):
+    """409: a file of that name exists already."""
+
+
+class UploadTooLarge(ApiError):
+    """413: the body is larger than the server, or a proxy before it, accepts.
+
+    ``size`` is what was sent and ``limit`` what is allowed, in bytes; ``None``: not known.
+    """
+
+    def __init__(
+        self, message: str, *, size: int | None = None, limit: int | None = None, **kw: Any
+    ) -> None:
+        super().__init__(message, **kw)
+        self.size = size
+        self.limit = limit
+
+
+class PromptRejected(ApiError):
+    """``POST /prompt`` answered 400: the workflow did not pass the server's validation.
+
+    ``error`` is the server's summary (``type``, ``message``, ``details``), ``node_errors``
+    what is wrong by node id.  The message tells both in words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: Mapping[str, Any] | None = None,
+        node_errors: Mapping[str, Any] | None = None,
+        **kw: Any,
+    ) -> None:
+        super().__init__(message, **kw)
+        self.error = dict(error or {})
+        self.node_errors = dict(node_errors or {})
+
+
+class UnexpectedResponse(ComfyError):
+    """Answered, but not as a ComfyUI does: login page, redirect, wrong port, too big.
+
+    ``method``, ``path``, ``status`` say which request; ``body`` is the start of the text.
+    """
+
+    def __init__(
+        self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.status = status
+        self.body = body
+
+
+# -- about one prompt -------------------------------------------------------------------
+
+
+class JobError(ComfyError):
+    """About one prompt: ``prompt_id``."""
+
+    def __init__(self, message: str, *, prompt_id: str) -> None:
+        super().__init__(message)
+        self.prompt_id = prompt_id
+
+
+class JobFailed(JobError):
+    """A node raised on the server.
+
+    ``node_id``, ``title`` and ``class_type`` name the node, ``exception_type``,
+    ``exception_message`` and ``traceback`` (text, with paths of the server) say what
+    happened, ``inputs`` what the node was given.  ``is_oom``: it ran out of memory.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        prompt_id: str,
+        node_id: str | None = None,
+        title: str | None = None,
+        class_type: str | None = None,
+        exception_type: str | None = None,
+        exception_message: str | None = None,
+        traceback: str = "",
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, prompt_id=prompt_id)
+        self.node_id = node_id
+        self.title = title
+        self.class_type = class_type
+        self.exception_type = exception_type
+        self.exception_message = exception_message
+        self.traceback = traceback
+        self.inputs = dict(inputs or {})
+
+    @property
+    def is_oom(self) -> bool:
+        """Whether the node ran out of memory: use a smaller picture, or free memory."""
+        kind = (self.exception_type or "").rpartition(".")[2]
+        text = (self.exception_message or "").lower()
+        return kind in {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError"} or (
+            "out of memory" in text or "allocation on device" in text
+        )
+
+
+class JobInterrupted(JobError):
+    """Someone stopped the prompt, while it ran.  ``node_id``: the node it had reached."""
+
+    def __init__(self, message: str, *, prompt_id: str, node_id: str | None = None) -> None:
+        super().__init__(message, prompt_id=prompt_id)
+        self.node_id = node_id
+
+
+class JobLost(JobError):
+    """In no queue and no history: the server was restarted, or the prompt was deleted."""
+
+
+class JobTimeout(JobError, TimeoutError):
+    """The caller's time ran out.  The prompt goes on: wait again, or interrupt it."""
+
+
+# -- on our side ------------------------------------------------------------------------
+
+
+class WorkflowError(ComfyError):
+    """The graph in our hands is wrong: unknown name, UI format, bad link, NaN.
+
+    ``candidates`` are names that would have worked, nearest first.
+    """
+
+    def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class ClientClosed(ComfyError):
+    """The client was used after ``close()``: make a new ``ComfyApi``."""
+
+    def __init__(self, message: str = "this ComfyApi is closed; make a new one") -> None:
+        super().__init__(message)

@@ -1,0 +1,485 @@
+"""One typed value per event: what the server said, or what became of the connection.
+
+Every event has a ``name`` (the signal that it fires), and ``raw``, the message as it came,
+for fields newer than this library.  Missing values are ``None``, never a made-up zero.
+Events of a prompt carry its ``prompt_id``.  Times are milliseconds since 1970, as the
+server gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Event:
+    """What all events have."""
+
+    name: str  #: The signal that it fires.
+    raw: Any = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class UnknownEvent(Event):
+    """An event of a custom node, or one newer than this library."""
+
+    data: Any = None  #: Whatever JSON the server sent.
+
+    @property
+    def prompt_id(self) -> str | None:
+        """The prompt, when the message names one as all of ComfyUI's own do."""
+        return _text(self.data.get("prompt_id")) if isinstance(self.data, Mapping) else None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class StatusEvent(Event):
+    """The queue changed, for whomever: ``status``."""
+
+    queue_remaining: int | None = None  #: Prompts running and pending.
+    sid: str | None = None  #: Our client id, in the first message of a connection.
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class JobEvent(Event):
+    """What all events of a prompt have."""
+
+    #: The prompt; ``None`` where the server does not say (a replay after a reconnect).
+    prompt_id: str | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExecutionStart(JobEvent):
+    """The prompt left the queue: ``execution_start``."""
+
+    timestamp: int | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExecutionCached(JobEvent):
+    """Nodes that will not run again, since nothing changed: ``execution_cached``."""
+
+    nodes: tuple[str, ...] = ()
+    timestamp: int | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Executing(JobEvent):
+    """A node starts, or with ``node=None`` the prompt is over: ``executing``."""
+
+    node: str | None = None
+    display_node: str | None = None  #: The node of your workflow that ``node`` stands for.
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Progress(JobEvent):
+    """A node made a step: ``progress``."""
+
+    value: float | None = None
+    max: float | None = None
+    node: str | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class NodeProgress:
+    """How far one node is."""
+
+    node_id: str
+    state: str | None = None  #: ``"running"``, ``"finished"`` or ``"error"``.
+    value: float | None = None
+    max: float | None = None
+    display_node_id: str | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ProgressState(JobEvent):
+    """How far all nodes that have begun are: ``progress_state``.  ComfyUI 0.3.45."""
+
+    @cached_property
+    def nodes(self) -> Mapping[str, NodeProgress]:
+        """By node id; nodes that have not begun are left out."""
+        given = self.raw.get("nodes") if isinstance(self.raw, Mapping) else None
+        return {
+            key: NodeProgress(
+                node_id=key,
+                state=_text(node.get("state")),
+                value=_number(node.get("value")),
+                max=_number(node.get("max")),
+                display_node_id=_text(node.get("display_node_id")),
+            )
+            for key, node in (given.items() if isinstance(given, Mapping) else ())
+            if isinstance(node, Mapping)
+        }
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ProgressText(JobEvent):
+    """A node says something: ``progress_text``.  ComfyUI 0.3.34."""
+
+    node: str | None = None
+    text: str = ""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Executed(JobEvent):
+    """A node has output to show: ``executed``."""
+
+    node: str | None = None
+    display_node: str | None = None
+    #: As in history, by kind (``images``, ``text``, ...); ``None``: cached, nothing to show.
+    output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class EndEvent(JobEvent):
+    """What the four events that end a prompt have."""
+
+    #: True when it was learned over HTTP, since the socket did not bring it.
+    recovered: bool = False
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExecutionSuccess(EndEvent):
+    """All went well: ``execution_success``.  July 2024; before, this library makes it."""
+
+    timestamp: int | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExecutionError(EndEvent):
+    """A node raised: ``execution_error``."""
+
+    node_id: str | None = None
+    node_type: str | None = None
+    exception_type: str | None = None
+    exception_message: str | None = None
+    traceback: str = attrs.field(default="", repr=False)  #: With paths of the server.
+    executed: tuple[str, ...] = ()
+    current_inputs: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    timestamp: int | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether this ends the prompt.  A node that was merely blocked does not."""
+        return self.exception_type != "ExecutionBlocked"
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExecutionInterrupted(EndEvent):
+    """Someone stopped it: ``execution_interrupted``."""
+
+    node_id: str | None = None
+    node_type: str | None = None
+    executed: tuple[str, ...] = ()
+    timestamp: int | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class JobLostEvent(EndEvent):
+    """It is in no queue and no history any more: ``job_lost``.  Made by this library."""
+
+    reason: str = ""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PreviewEvent(JobEvent):
+    """A picture of unfinished work, or what SaveImageWebsocket sends.
+
+    Names: ``b_preview`` for every picture, ``b_preview_with_metadata`` beside it when the
+    server said which node and prompt it belongs to (ComfyUI 0.3.45).
+    """
+
+    mime: str = "image/jpeg"
+    node_id: str | None = None
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
+    #: True for a finished picture of ``SaveImageWebsocket``, which is an output.
+    final: bool = False
+    #: The encoded picture without a copy; it keeps the whole frame alive.
+    view: memoryview = attrs.field(default=memoryview(b""), repr=False)
+
+    @cached_property
+    def image(self) -> bytes:
+        """The encoded picture, ready to be written to a file."""
+        return bytes(self.view)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class LogEntry:
+    """One piece of the server's terminal."""
+
+    time: str | None
+    text: str
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class LogsEvent(Event):
+    """What the server printed, after ``subscribe_logs()``: ``logs``.  ComfyUI, Nov 2024."""
+
+    entries: tuple[LogEntry, ...] = ()
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class TerminalEvent(Event):
+    """One entry of a ``logs`` event: ``terminal``."""
+
+    time: str | None = None
+    text: str = ""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class FeatureFlags(Event):
+    """The server's answer to our hello: ``feature_flags``.  ComfyUI 0.3.45."""
+
+    flags: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class NotificationEvent(Event):
+    """A text for people, from hosted servers: ``notification``."""
+
+    value: str | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ConnectionEvent(Event):
+    """The socket came, went or comes again.
+
+    ``connected`` and ``reconnected`` (``attempt``: how many dials it took),
+    ``disconnected`` (``error``), ``reconnecting`` (``attempt``, ``delay`` in seconds until
+    it, ``error``), ``websocket_unavailable`` (``error``; the queue is asked over HTTP now).
+    """
+
+    attempt: int = 0
+    delay: float | None = None
+    error: Exception | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ErrorEvent(Event):
+    """Something was refused, or went well after all.
+
+    ``auth_error``, ``connection_error``, ``queue_error`` and
+    ``terminal_subscription_error`` carry the exception in ``error``; ``auth_success`` has none.
+    """
+
+    error: Exception | None = None
+
+
+#: Names that a server's JSON messages may fire, and what makes the event of the data.
+FROM_SERVER: Mapping[str, Callable[[Mapping[str, Any]], Event]]
+
+#: Names that only this library fires; a server message of that name fires nothing but ``all``.
+FROM_CLIENT = frozenset(
+    {
+        "all",
+        "auth_success",
+        "auth_error",
+        "connection_error",
+        "connected",
+        "reconnecting",
+        "reconnected",
+        "disconnected",
+        "websocket_unavailable",
+        "b_preview",
+        "b_preview_with_metadata",
+        "progress_text",
+        "job_lost",
+        "queue_error",
+        "terminal",
+        "terminal_subscription_error",
+    }
+)
+
+END_NAMES = frozenset({"execution_success", "execution_error", "execution_interrupted", "job_lost"})
+
+
+# -- from the server's data; tolerant of whatever stands there ----------------------------
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _id(value: object) -> str | None:
+    """Ids are text, also where somebody's node sent a number."""
+    return None if value is None or isinstance(value, bool | dict | list) else str(value)
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _ids(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def queue_remaining(data: Mapping[str, Any]) -> int | None:
+    """The number in ``{"exec_info": {"queue_remaining": N}}``."""
+    return _whole(_map(data.get("exec_info")).get("queue_remaining"))
+
+
+def _status(data: Mapping[str, Any]) -> Event:
+    return StatusEvent(
+        name="status",
+        raw=data,
+        queue_remaining=queue_remaining(_map(data.get("status"))),
+        sid=_text(data.get("sid")),
+    )
+
+
+def _execution_start(data: Mapping[str, Any]) -> Event:
+    return ExecutionStart(
+        name="execution_start",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        timestamp=_whole(data.get("timestamp")),
+    )
+
+
+def _execution_cached(data: Mapping[str, Any]) -> Event:
+    return ExecutionCached(
+        name="execution_cached",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        nodes=_ids(data.get("nodes")),
+        timestamp=_whole(data.get("timestamp")),
+    )
+
+
+def _executing(data: Mapping[str, Any]) -> Event:
+    return Executing(
+        name="executing",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        node=_id(data.get("node")),
+        display_node=_id(data.get("display_node")),
+    )
+
+
+def _progress(data: Mapping[str, Any]) -> Event:
+    return Progress(
+        name="progress",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        value=_number(data.get("value")),
+        max=_number(data.get("max")),
+        node=_id(data.get("node")),
+    )
+
+
+def _progress_state(data: Mapping[str, Any]) -> Event:
+    return ProgressState(name="progress_state", raw=data, prompt_id=_id(data.get("prompt_id")))
+
+
+def _executed(data: Mapping[str, Any]) -> Event:
+    output = data.get("output")
+    return Executed(
+        name="executed",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        node=_id(data.get("node")),
+        display_node=_id(data.get("display_node")),
+        output=output if isinstance(output, Mapping) else None,
+    )
+
+
+def execution_success(data: Mapping[str, Any], *, recovered: bool = False) -> ExecutionSuccess:
+    """From the event's data, which is also what history keeps."""
+    return ExecutionSuccess(
+        name="execution_success",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        timestamp=_whole(data.get("timestamp")),
+        recovered=recovered,
+    )
+
+
+def execution_error(data: Mapping[str, Any], *, recovered: bool = False) -> ExecutionError:
+    """From the event's data, which is also what history keeps."""
+    trace = data.get("traceback")
+    lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
+    message = _text(data.get("exception_message"))
+    return ExecutionError(
+        name="execution_error",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        node_id=_id(data.get("node_id")),
+        node_type=_text(data.get("node_type")),
+        exception_type=_text(data.get("exception_type")),
+        exception_message=message.strip() if message else message,
+        traceback="".join(lines),
+        executed=_ids(data.get("executed")),
+        current_inputs=_map(data.get("current_inputs")),
+        timestamp=_whole(data.get("timestamp")),
+        recovered=recovered,
+    )
+
+
+def execution_interrupted(
+    data: Mapping[str, Any], *, recovered: bool = False
+) -> ExecutionInterrupted:
+    """From the event's data, which is also what history keeps."""
+    return ExecutionInterrupted(
+        name="execution_interrupted",
+        raw=data,
+        prompt_id=_id(data.get("prompt_id")),
+        node_id=_id(data.get("node_id")),
+        node_type=_text(data.get("node_type")),
+        executed=_ids(data.get("executed")),
+        timestamp=_whole(data.get("timestamp")),
+        recovered=recovered,
+    )
+
+
+def _logs(data: Mapping[str, Any]) -> Event:
+    entries = data.get("entries")
+    return LogsEvent(
+        name="logs",
+        raw=data,
+        entries=tuple(
+            LogEntry(time=_text(item.get("t")), text=_text(item.get("m")) or "")
+            for item in (entries if isinstance(entries, list) else ())
+            if isinstance(item, Mapping)
+        ),
+    )
+
+
+def _feature_flags(data: Mapping[str, Any]) -> Event:
+    return FeatureFlags(name="feature_flags", raw=data, flags=data)
+
+
+def _notification(data: Mapping[str, Any]) -> Event:
+    return NotificationEvent(name="notification", raw=data, value=_text(data.get("value")))
+
+
+FROM_SERVER = {
+    "status": _status,
+    "execution_start": _execution_start,
+    "execution_cached": _execution_cached,
+    "executing": _executing,
+    "progress": _progress,
+    "progress_state": _progress_state,
+    "executed": _executed,
+    "execution_success": execution_success,
+    "execution_error": execution_error,
+    "execution_interrupted": execution_interrupted,
+    "logs": _logs,
+    "feature_flags": _feature_flags,
+    "notification": _notification,
+}
+
+#: All documented names: the signals that live in blinker's default namespace.
+NAMES = frozenset(FROM_SERVER) | FROM_CLIENT

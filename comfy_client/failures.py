@@ -1,0 +1,60 @@
+"""From what sockets and TLS raise to one clear line; shared by HTTP and the socket."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from .errors import ComfyError, RequestTimeout, ServerUnreachable, TransportError
+
+
+def causes(exc: BaseException) -> Iterator[BaseException]:
+    """An exception and all that it wraps; libraries keep them as reasons and arguments too."""
+    todo: list[object] = [exc]
+    seen: set[int] = set()
+    while todo:
+        item = todo.pop(0)
+        if not isinstance(item, BaseException) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
+
+
+def explain(exc: BaseException, what: str, url: str) -> ComfyError:
+    """Our error for a failed connection.  ``what`` names the request, ``url`` has no secret."""
+    chain = list(causes(exc))
+    for cause in chain:
+        if isinstance(cause, ssl.SSLError):
+            return _about_tls(cause, url)
+        if isinstance(cause, socket.gaierror):
+            host = urlsplit(url).hostname
+            return ServerUnreachable(f"{url}: the name {host!r} is not known", retryable=False)
+        if isinstance(cause, ConnectionRefusedError):
+            return ServerUnreachable(
+                f"{url}: connection refused; is ComfyUI running, and on this port? "
+                "(8188 by default, 8000 for the desktop app)"
+            )
+    for cause in chain:
+        if isinstance(cause, TimeoutError):
+            return RequestTimeout(f"{what}: no complete answer in time")
+        if isinstance(cause, OSError) and cause.errno is not None and _is_no_route(cause):
+            return ServerUnreachable(f"{url}: {cause.strerror}")
+    return TransportError(f"{what}: the connection was cut before the answer was whole")
+
+
+def _is_no_route(exc: OSError) -> bool:
+    return not isinstance(exc, ConnectionError | ssl.SSLError)
+
+
+def _about_tls(exc: ssl.SSLError, url: str) -> ServerUnreachable:
+    reason = getattr(exc, "verify_message", "") or exc.reason or str(exc)
+    if "WRONG_VERSION" in str(exc).upper() or "RECORD_LAYER" in str(exc).upper():
+        advice = "the server speaks plain http; use http:// in host"
+    elif isinstance(exc, ssl.SSLCertVerificationError):
+        advice = "pass verify='ca.pem' with the CA that signed it (or verify=False to trust anyone)"
+    else:
+        advice = "check https, verify= and cert="
+    return ServerUnreachable(f"{url}: TLS failed ({reason}); {advice}", retryable=False)

@@ -1,0 +1,136 @@
+"""Answers about prompts that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ._base import build, items, mapping
+from .queue import prompt_record
+
+Message = tuple[str, Mapping[str, Any]]
+
+_ENDS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
+
+
+@attrs.frozen
+class HistoryStatus:
+    """How a prompt ended, as the server says; a failure and an interrupt look the same."""
+
+    status_str: str | None = None  #: ``success`` or ``error``.
+    completed: bool | None = None  #: False for a failed prompt, although that has ended too.
+    #: What happened when, as (event name, its data).
+    messages: tuple[Message, ...] = attrs.field(default=(), repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HistoryStatus:
+        """From ``{"status_str", "completed", "messages": [[name, data], ...]}``."""
+        said = items(mapping(data, "HistoryStatus").get("messages") or [], "messages")
+        messages = tuple(
+            (str(message[0]), mapping(message[1], str(message[0])))
+            for message in said
+            if isinstance(message, list) and len(message) >= 2
+        )
+        return build(cls, data, messages=messages)
+
+
+@attrs.frozen(eq=False)
+class HistoryEntry:
+    """One prompt that has ended, from ``GET /history/{prompt_id}``."""
+
+    prompt_id: str
+    number: float
+    workflow: Mapping[str, Any] = attrs.field(repr=False)
+    extra_data: Mapping[str, Any] = attrs.field(repr=False)
+    #: What each node left, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
+    outputs: Mapping[str, Mapping[str, Any]]
+    status: HistoryStatus | None = None  #: ``None`` on servers before January 2024.
+    #: By node id, which node of the workflow an output belongs to; since August 2024.
+    meta: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HistoryEntry:
+        """From one value of the answer, whatever of it the server's version has."""
+        source = mapping(data, "HistoryEntry")
+        record = prompt_record(source.get("prompt"), "HistoryEntry.prompt")
+        status = source.get("status")
+        return cls(
+            prompt_id=record.prompt_id,
+            number=record.number,
+            workflow=record.workflow,
+            extra_data=record.extra_data,
+            # A node of a custom pack may leave null.
+            outputs={
+                str(node_id): output
+                for node_id, output in mapping(source.get("outputs") or {}, "outputs").items()
+                if isinstance(output, Mapping)
+            },
+            status=None if status is None else HistoryStatus.from_json(status),
+            meta=source.get("meta") or {},
+            raw=source,
+        )
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What happened when, as (event name, its data); empty without a status."""
+        return self.status.messages if self.status is not None else ()
+
+    @property
+    def _end(self) -> Message | None:
+        """The message that ended the prompt; ``ExecutionBlocked`` is only a notice."""
+        for name, data in reversed(self.messages):
+            if name in _ENDS and data.get("exception_type") != "ExecutionBlocked":
+                return name, data
+        return None
+
+    @property
+    def execution_error(self) -> Mapping[str, Any] | None:
+        """Why it failed (``node_id``, ``exception_message``, ...), or ``None``."""
+        end = self._end
+        return end[1] if end is not None and end[0] == "execution_error" else None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether someone stopped it while it ran."""
+        end = self._end
+        return end is not None and end[0] == "execution_interrupted"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ran to its end.
+
+        The message that ended it decides; servers before July 2024 send none for a success,
+        so there ``status_str`` does, and where that is missing too, whether it left outputs.
+        """
+        end = self._end
+        if end is not None:
+            return end[0] == "execution_success"
+        if self.status is not None and self.status.status_str is not None:
+            return self.status.status_str == "success"
+        return bool(self.outputs)
+
+    @property
+    def cached_nodes(self) -> tuple[str, ...]:
+        """Ids of the nodes whose outputs were taken over from an earlier prompt."""
+        for name, data in self.messages:
+            if name == "execution_cached":
+                return tuple(map(str, data.get("nodes") or ()))
+        return ()
+
+    @property
+    def started(self) -> int | None:
+        """When it started, in milliseconds since 1970; ``None`` before July 2024."""
+        for name, data in self.messages:
+            if name == "execution_start":
+                return data.get("timestamp")
+        return None
+
+    @property
+    def ended(self) -> int | None:
+        """When it ended, in milliseconds since 1970; ``None`` before July 2024."""
+        end = self._end
+        return end[1].get("timestamp") if end is not None else None

@@ -1,0 +1,99 @@
+"""Answers about node classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ._base import build, mapping
+
+
+def combo_options(spec: Any) -> list[Any] | None:
+    """The choices of a combo input, or ``None`` when the input is no combo.
+
+    ``spec`` is an input as ``/object_info`` gives it, in either shape:
+    ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  A combo whose
+    choices come from elsewhere (``remote``) has an empty list.
+    """
+    if not isinstance(spec, (list, tuple)) or not spec:
+        return None
+    kind = spec[0]
+    if isinstance(kind, (list, tuple)):
+        return list(kind)
+    if kind == "COMBO":
+        settings = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+        return list(settings.get("options") or ())
+    return None
+
+
+@attrs.frozen(eq=False)
+class NodeDef:
+    """What a node class takes and gives, from ``GET /object_info``."""
+
+    name: str  #: The ``class_type``.
+    display_name: str | None = None
+    category: str | None = None
+    description: str | None = attrs.field(default=None, repr=False)
+    python_module: str | None = None
+    #: ``required``, ``optional`` and ``hidden``, each input name -> ``[type, settings]``.
+    input: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    #: Input names in the order of the node's widgets; since August 2024.
+    input_order: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    output: tuple[Any, ...] = ()  #: Type of each output slot.
+    output_is_list: tuple[bool, ...] = attrs.field(default=(), repr=False)
+    output_name: tuple[str, ...] = attrs.field(default=(), repr=False)
+    output_node: bool = False  #: Whether a prompt may end in it (it saves or shows).
+    deprecated: bool = attrs.field(default=False, repr=False)
+    experimental: bool = attrs.field(default=False, repr=False)
+    api_node: bool = attrs.field(default=False, repr=False)  #: Calls a paid service.
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, name: str, data: object) -> NodeDef:
+        """From one value of the answer."""
+        source = mapping(data, f"NodeDef {name}")
+        # A custom node may give null, or a bare string, where a list is due.
+        lists: dict[str, Any] = {
+            key: tuple(source[key]) if isinstance(source.get(key), list) else ()
+            for key in ("output", "output_is_list", "output_name")
+        }
+        return build(cls, source, name=name, input=source.get("input") or {}, **lists)
+
+    def inputs(self) -> dict[str, Any]:
+        """Required, then optional inputs: name -> ``[type, settings]``."""
+        return {**(self.input.get("required") or {}), **(self.input.get("optional") or {})}
+
+    def options(self, input_name: str) -> list[Any] | None:
+        """The choices of a combo input; ``None`` when it is no combo.
+
+        Raises ``KeyError`` when the node has no such input.
+        """
+        return combo_options(self.inputs()[input_name])
+
+
+@attrs.frozen
+class SamplerInfo:
+    """What ``KSampler`` offers on this server."""
+
+    samplers: tuple[str, ...]
+    schedulers: tuple[str, ...]
+
+
+@attrs.frozen
+class GlobalSubgraph:
+    """A subgraph that a node pack brings along, from ``GET /global_subgraphs``."""
+
+    id: str
+    name: str
+    source: str | None = None  #: ``custom_node``, ...
+    info: Mapping[str, Any] = attrs.field(factory=dict)  #: ``node_pack``: who brings it.
+    #: The subgraph, as JSON text; only in :meth:`get_global_subgraph` answers.
+    data: str | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, subgraph_id: str, data: object) -> GlobalSubgraph:
+        """From one value of the list, or from one subgraph."""
+        return build(cls, data, id=subgraph_id)

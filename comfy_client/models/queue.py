@@ -1,0 +1,117 @@
+"""Answers about prompts that wait or run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+
+from ..errors import UnexpectedResponse
+from ._base import build, items, mapping
+
+
+class PromptRecord(NamedTuple):
+    """The positional record that queue and history share."""
+
+    number: float
+    prompt_id: str
+    workflow: Mapping[str, Any]
+    extra_data: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+
+def prompt_record(data: object, what: str) -> PromptRecord:
+    """``[number, prompt_id, workflow, extra_data, outputs, ...]``, read tolerantly.
+
+    Comfy Cloud swaps the last two, and servers have appended more, so what stands behind
+    the workflow is told apart by its type.
+    """
+    parts = items(data, what)
+    if len(parts) < 2:
+        raise UnexpectedResponse(f"{what}: expected number and prompt_id, got {parts!r:.80}")
+    number, prompt_id, *rest = parts
+    mappings = [part for part in rest if isinstance(part, Mapping)]
+    lists = [part for part in rest if isinstance(part, list)]
+    return PromptRecord(
+        number,
+        str(prompt_id),
+        mappings[0] if mappings else {},
+        mappings[1] if len(mappings) > 1 else {},
+        tuple(map(str, lists[0])) if lists else (),
+    )
+
+
+@attrs.frozen
+class QueueStatus:
+    """How much there is to do, from ``GET /prompt``."""
+
+    queue_remaining: int  #: Prompts pending and running, of all clients.
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> QueueStatus:
+        """From ``{"exec_info": {"queue_remaining": 0}}``."""
+        return build(cls, mapping(data, "QueueStatus").get("exec_info"))
+
+
+@attrs.frozen
+class QueuedPrompt:
+    """The server's receipt for a prompt, from ``POST /prompt``."""
+
+    prompt_id: str
+    #: Place in the queue, low first; ``None`` when the server did not say.
+    number: float | None = None
+    #: Outputs that will *not* run, by node id: a server takes a prompt when at least one of
+    #: its outputs is valid.
+    node_errors: Mapping[str, Any] = attrs.field(factory=dict)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> QueuedPrompt:
+        """From the answer; early servers give ``node_errors`` as an empty list."""
+        errors = mapping(data, "QueuedPrompt").get("node_errors")
+        return build(cls, data, node_errors=errors if isinstance(errors, Mapping) else {})
+
+
+@attrs.frozen
+class QueueItem:
+    """One prompt in the queue."""
+
+    number: float  #: Low runs first.
+    prompt_id: str
+    workflow: Mapping[str, Any] = attrs.field(repr=False)
+    #: ``client_id``, ``create_time`` (ms), ``extra_pnginfo``, and what else was sent along.
+    extra_data: Mapping[str, Any] = attrs.field(repr=False)
+    outputs: tuple[str, ...] = ()  #: Node ids that the server will run for.
+    raw: Sequence[Any] = attrs.field(factory=list, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> QueueItem:
+        """From ``[number, prompt_id, workflow, extra_data, outputs]``."""
+        return cls(*prompt_record(data, "QueueItem"), raw=items(data, "QueueItem"))
+
+
+@attrs.frozen
+class Queue:
+    """All prompts that run or wait, from ``GET /queue``."""
+
+    running: tuple[QueueItem, ...] = ()
+    #: In the order in which they will run.
+    pending: tuple[QueueItem, ...] = ()
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Queue:
+        """From the answer, whose pending prompts are a heap, not sorted."""
+        source = mapping(data, "Queue")
+        running, pending = (
+            [QueueItem.from_json(item) for item in items(source.get(key), f"Queue.{key}")]
+            for key in ("queue_running", "queue_pending")
+        )
+        pending.sort(key=lambda item: item.number)
+        return cls(tuple(running), tuple(pending), raw=source)
+
+    def __contains__(self, prompt_id: object) -> bool:
+        """Whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""
+        return any(item.prompt_id == prompt_id for item in (*self.running, *self.pending))

@@ -1,0 +1,250 @@
+"""What a prompt left: files on the server, pictures that came over the socket, and texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from .errors import WorkflowError
+from .routes.files import FileRoutes
+from .saving import IfExists, target_path, write_atomically
+from .workflow import class_of, title_of
+from .workflow.graph import nearest
+
+_MEDIA: Final = {
+    "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
+    "video": "mp4 webm mov mkv avi m4v",
+    "audio": "flac mp3 wav ogg opus m4a aac",
+}
+_BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in text.split()}
+_ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
+
+
+@attrs.frozen(eq=False)
+class OutputFile:
+    """A file on the server.  Nothing is downloaded before you ask for it."""
+
+    filename: str
+    subfolder: str = ""
+    #: ``output`` is kept; ``temp`` (of preview nodes) goes at the server's next restart.
+    type: str = "output"
+    node_id: str = ""
+    key: str = "images"  #: Under which the node listed it; says little about what it is.
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    _files: FileRoutes | None = attrs.field(default=None, repr=False)
+
+    @property
+    def media(self) -> str:
+        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file's ending."""
+        return _BY_ENDING.get(self.filename.rpartition(".")[2].lower(), "other")
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it; without credentials."""
+        return self._routes.get_path_image(self)
+
+    @property
+    def _routes(self) -> FileRoutes:
+        if self._files is None:
+            raise ValueError(f"{self.filename!r} belongs to no client")
+        return self._files
+
+    def bytes(self) -> bytes:
+        """The content, in memory.  ``GET /view``.
+
+        Raises :class:`NotFound` when it was deleted meanwhile, and what any request may.
+        """
+        return self._routes.get_image(self)
+
+    def save(
+        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+    ) -> Path:
+        """Write it to the disk, and return where it is.  ``GET /view``, constant memory.
+
+        ``path`` is a folder (ends in ``/``, or exists) that keeps the server's name, or the
+        exact file.  ``if_exists``: ``"number"`` (default in a folder), ``"overwrite"``
+        (default for an exact file) or ``"skip"``.  The file appears complete or not at all.
+        """
+        return self._routes.download_image(self, path, if_exists=if_exists)
+
+
+@attrs.frozen(eq=False)
+class OutputFrame:
+    """A finished picture of ``SaveImageWebsocket``: it came over the socket and is in memory."""
+
+    mime: str
+    node_id: str
+    filename: str  #: Made here: such a picture has no name on the server.
+    _data: memoryview = attrs.field(repr=False)
+
+    media: str = attrs.field(default="image", init=False)
+
+    def bytes(self) -> bytes:
+        """The encoded picture."""
+        return bytes(self._data)
+
+    def save(
+        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+    ) -> Path:
+        """Write it to the disk, and return where it is; as :meth:`OutputFile.save`."""
+        target, rule = target_path(path, self.filename, if_exists)
+        return write_atomically(target, [self.bytes()], if_exists=rule)
+
+
+Output = OutputFile | OutputFrame
+
+
+@attrs.frozen(eq=False)
+class _Outputs:
+    """What results and their nodes have in common."""
+
+    files: tuple[Output, ...] = ()  #: All files and frames, in the server's order.
+    texts: tuple[str, ...] = ()  #: What text nodes show.
+
+    def _of(self, media: str) -> tuple[Output, ...]:
+        return tuple(item for item in self.files if item.media == media)
+
+    @property
+    def images(self) -> tuple[Output, ...]:
+        """Pictures, animated ones too."""
+        return self._of("image")
+
+    @property
+    def videos(self) -> tuple[Output, ...]:
+        """Videos, under whatever key the node listed them."""
+        return self._of("video")
+
+    @property
+    def audio(self) -> tuple[Output, ...]:
+        """Sound files."""
+        return self._of("audio")
+
+    def save(
+        self, folder: str | os.PathLike[str], *, if_exists: IfExists | None = None
+    ) -> list[Path]:
+        """Write all files into a folder, which is made when missing; where they are."""
+        where = os.path.join(os.fspath(folder), "")
+        return [item.save(where, if_exists=if_exists) for item in self.files]
+
+
+@attrs.frozen(eq=False)
+class NodeOutput(_Outputs):
+    """What one node left."""
+
+    node_id: str = ""
+    title: str | None = None
+    class_type: str | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: As the server gave it.
+
+
+@attrs.frozen(eq=False)
+class Result(_Outputs):
+    """What a prompt left: ``result.images[0].save("out/")``, ``result["Save Image"].files``."""
+
+    prompt_id: str = ""
+    nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)  #: By node id.
+    cached_nodes: tuple[str, ...] = ()  #: Node ids that did not run again.
+    node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs the server dropped.
+    #: False when history was gone before it could be read: only what events told is here.
+    complete: bool = True
+
+    def __getitem__(self, name: str) -> NodeOutput:
+        """The outputs of a node, by id, title or class.
+
+        Raises :class:`WorkflowError` when the name is ambiguous, or the node left nothing;
+        it says which did.
+        """
+        if name in self.nodes:
+            return self.nodes[name]
+        for attribute in ("title", "class_type"):
+            found = [node for node in self.nodes.values() if getattr(node, attribute) == name]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                ids = tuple(node.node_id for node in found)
+                raise WorkflowError(
+                    f"{name!r} means the nodes {', '.join(ids)}; say which by id", candidates=ids
+                )
+        names = tuple(node.title or node.class_type or node.node_id for node in self)
+        raise WorkflowError(
+            f"no output of a node {name!r}; there are outputs of: {', '.join(names) or 'none'}",
+            candidates=nearest(name, names) or names,
+        )
+
+    def __iter__(self) -> Iterator[NodeOutput]:
+        """The nodes that left something."""
+        return iter(self.nodes.values())
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a node of that id, title or class left something."""
+        return any(name in (node.node_id, node.title, node.class_type) for node in self)
+
+
+def make_result(
+    prompt_id: str,
+    graph: Mapping[str, Any],
+    outputs: Mapping[str, Mapping[str, Any]],
+    *,
+    frames: Sequence[tuple[str, str, memoryview]] = (),
+    files: FileRoutes | None = None,
+    **facts: Any,
+) -> Result:
+    """From what history or events say; ``frames`` are (node id, MIME type, picture)."""
+    by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
+    texts: dict[str, list[str]] = {}
+    for node_id, output in outputs.items():
+        found, said = _walk(node_id, output, files)
+        by_node[node_id] += found
+        texts[node_id] = said
+    for index, (node_id, mime, picture) in enumerate(frames, 1):
+        name = f"{title_of(graph, node_id) or class_of(graph, node_id) or 'image'}_{index:05d}_"
+        frame = OutputFrame(mime, node_id, f"{name}.{_ENDINGS.get(mime, 'jpg')}", picture)
+        by_node.setdefault(node_id, []).append(frame)
+    nodes = {
+        node_id: NodeOutput(
+            files=tuple(found),
+            texts=tuple(texts.get(node_id, ())),
+            node_id=node_id,
+            title=title_of(graph, node_id),
+            class_type=class_of(graph, node_id),
+            raw=outputs.get(node_id, {}),
+        )
+        for node_id, found in by_node.items()
+    }
+    return Result(
+        files=tuple(item for node in nodes.values() for item in node.files),
+        texts=tuple(text for node in nodes.values() for text in node.texts),
+        prompt_id=prompt_id,
+        nodes=nodes,
+        **facts,
+    )
+
+
+def _walk(
+    node_id: str, output: Mapping[str, Any], files: FileRoutes | None
+) -> tuple[list[OutputFile], list[str]]:
+    """Every list is looked at, whatever its key: a dict with a filename is a file."""
+    found: list[OutputFile] = []
+    texts: list[str] = []
+    for key, values in output.items():
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str):
+                texts.append(value)
+            elif isinstance(value, Mapping) and isinstance(value.get("filename"), str):
+                subfolder, kind = value.get("subfolder"), value.get("type")
+                found.append(
+                    OutputFile(
+                        filename=value["filename"],
+                        subfolder=subfolder if isinstance(subfolder, str) else "",
+                        type=kind if isinstance(kind, str) and kind else "output",
+                        node_id=node_id,
+                        key=str(key),
+                        raw=value,
+                        files=files,
+                    )
+                )
+    return found, texts

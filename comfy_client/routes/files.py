@@ -1,0 +1,291 @@
+"""Files of the server: upload, look at, download."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+from ..errors import NotFound
+from ..http import Download
+from ..models.files import UploadedImage
+from ..saving import IfExists, target_path, write_atomically
+from ._base import RouteGroup
+
+FolderType = Literal["input", "output", "temp"]
+Channel = Literal["rgba", "rgb", "a"]
+
+
+class FileRef(Protocol):
+    """Anything that names a file of the server, as outputs and uploads do."""
+
+    @property
+    def filename(self) -> str:
+        """Its name, without folders."""
+
+    @property
+    def subfolder(self) -> str | None:
+        """Folders below the type's own; empty or ``None`` for none."""
+
+    @property
+    def type(self) -> str | None:
+        """``output``, ``input`` or ``temp``; ``None`` means ``output``."""
+
+
+#: A file of the server: an object, or a mapping as outputs hold it.
+FileInfo = FileRef | Mapping[str, Any]
+
+
+class FileRoutes(RouteGroup):
+    """Pictures and all other files, both ways.
+
+    ``info`` is any object with ``filename``, ``subfolder`` and ``type``, or a mapping with
+    these keys, so what stands in the outputs of a node can be passed as it is.
+    """
+
+    def upload_image(
+        self,
+        file: str | os.PathLike[str] | bytes | BinaryIO,
+        file_name: str | None = None,
+        *,
+        subfolder: str = "",
+        type: FolderType = "input",
+        overwrite: bool = False,
+        timeout: float | None = None,
+    ) -> UploadedImage:
+        """Send a file of any kind, with constant memory.
+
+        ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
+        ``LoadImage``: when the name is taken by different content, the server adds a number.
+
+        Args:
+            file: A path, the content, or a binary file that can be rewound, sent from where
+                it stands.
+            file_name: What the server shall call it, without folders; ``None``: as it is
+                called here.
+            subfolder: Where below the type's folder; made when missing.
+            type: Which of the server's folders.
+            overwrite: Replace what has the name.
+            timeout: Seconds for all of it; ``None``: an hour.
+
+        Raises:
+            FileNotFoundError: There is no such local file.
+            UploadTooLarge: More than the server, or a proxy before it, accepts.
+            ApiError: ``subfolder`` leaves the folder, or the name is no file name (400).
+        """
+        fields = {"subfolder": subfolder, "type": type, "overwrite": str(overwrite).lower()}
+        return self._upload("/upload/image", file, file_name, fields, timeout)
+
+    def upload_mask(
+        self,
+        file: str | os.PathLike[str] | bytes | BinaryIO,
+        original_ref: FileInfo,
+        file_name: str | None = None,
+        *,
+        subfolder: str = "",
+        type: FolderType = "input",
+        overwrite: bool = False,
+        timeout: float | None = None,
+    ) -> UploadedImage:
+        """Store a copy of a picture on the server with the alpha channel of ``file``.
+
+        ``POST /upload/mask``.  Both must have the same size.  The server says 200 even when
+        it has no original and writes nothing, so it is asked for both, with a ``HEAD`` each.
+
+        Args:
+            file: The mask, of which only the alpha channel counts.
+            original_ref: The picture on the server.  As everywhere, a missing ``type`` is
+                ``output``.
+            file_name: What the server shall call the result, and all else: as in
+                :meth:`upload_image`.
+
+        Raises:
+            NotFound: The server has no such original; nothing was written.
+            ApiError: One of the two is no picture, or their sizes differ (500).
+        """
+        self._check_exists(original_ref, "the server has no original")
+        fields = {
+            "original_ref": json.dumps(_view_params(original_ref)),
+            "subfolder": subfolder,
+            "type": type,
+            "overwrite": str(overwrite).lower(),
+        }
+        uploaded = self._upload("/upload/mask", file, file_name, fields, timeout)
+        self._check_exists(uploaded, "the server did not write")
+        return uploaded
+
+    def get_path_image(
+        self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
+    ) -> str:
+        """The URL of a file, without credentials; nothing is asked.
+
+        ``GET /view``; for the arguments see :meth:`get_image`.
+        """
+        return self._http.url("/view", _view_params(info, preview, channel))
+
+    def get_image(
+        self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
+    ) -> bytes:
+        """The content of a file of any kind.
+
+        ``GET /view``.  In memory as a whole: for large files see :meth:`stream_image` and
+        :meth:`download_image`.
+
+        Args:
+            info: The file; see the class.
+            preview: Re-encode a picture at full size: ``"webp"`` or ``"jpeg"``, with a
+                quality as in ``"jpeg;50"``.  ``None``: as it is, with its metadata.
+            channel: ``"rgb"``: a PNG without alpha; ``"a"``: a PNG of the alpha alone.
+
+        Raises:
+            NotFound: There is no such file (files of type ``temp`` go at each restart).
+            AuthenticationError: ``subfolder`` leaves the folder (403).
+            ApiError: The name has ``..`` in it, or the type is unknown (400); a preview of
+                what is no picture (500).
+        """
+        params = _view_params(info, preview, channel)
+        return self._http.request("GET", "/view", params=params).content
+
+    def stream_image(
+        self,
+        info: FileInfo,
+        *,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[Download]:
+        """The content of a file piece by piece, with constant memory.
+
+        ``GET /view``::
+
+            with api.stream_image(info) as download:
+                for chunk in download:
+                    ...
+
+        ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
+        of :meth:`get_image`; ``timeout`` is seconds for all of it, ``None`` an hour.  When the
+        content is cut short, the iteration ends in a :class:`TransportError`.
+        """
+        params = _view_params(info, preview, channel)
+        return self._http.download("/view", params=params, timeout=timeout)
+
+    def download_image(
+        self,
+        info: FileInfo,
+        path: str | os.PathLike[str],
+        *,
+        if_exists: IfExists | None = None,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
+    ) -> Path:
+        """Write the content of a file to the disk, and return where it is.
+
+        ``GET /view``.  The file appears when it is complete, or not at all.
+
+        Args:
+            path: A folder (one that exists, or ends in ``/``, which is then made) that keeps
+                the server's name, or the exact file.
+            if_exists: ``"number"`` adds a number to the name (the default in a folder),
+                ``"overwrite"`` replaces the file (the default for an exact path), ``"skip"``
+                leaves it, and does not ask the server.
+
+        ``info``, ``preview``, ``channel``, ``timeout`` and errors: :meth:`stream_image`.
+        """
+        params = _view_params(info, preview, channel)
+        target, rule = target_path(path, _local_name(params), if_exists)
+        if rule == "skip" and target.exists():
+            return target
+        with self._http.download("/view", params=params, timeout=timeout) as download:
+            return write_atomically(target, download, if_exists=rule)
+
+    def _upload(
+        self,
+        route: str,
+        file: str | os.PathLike[str] | bytes | BinaryIO,
+        file_name: str | None,
+        fields: Mapping[str, str],
+        timeout: float | None,
+    ) -> UploadedImage:
+        if fields["type"] not in ("input", "output", "temp"):
+            raise ValueError(f"type: {fields['type']!r} is not 'input', 'output' or 'temp'")
+        content, own_name = _source(file)
+        name = own_name if file_name is None else file_name
+        if not name:
+            raise ValueError("file_name is needed: the file has no name of its own")
+        if name in (".", "..") or "/" in name or "\\" in name:
+            raise ValueError(f"file_name: {name!r} has folders in it; use subfolder for them")
+        answer = self._http.upload(route, fields, content, name, timeout=timeout)
+        return UploadedImage.from_json(answer)
+
+    def _check_exists(self, info: FileInfo, trouble: str) -> None:
+        params = _view_params(info)
+        try:
+            self._http.request("HEAD", "/view", params=params)
+        except NotFound as exc:
+            where = "/".join(str(params[key]) for key in ("type", "subfolder", "filename"))
+            raise NotFound(
+                f"{trouble} {where.replace('//', '/')}",
+                method=exc.method,
+                path=exc.path,
+                status=exc.status,
+            ) from exc
+
+
+def _view_params(
+    info: FileInfo, preview: str | None = None, channel: str | None = None
+) -> dict[str, str | None]:
+    """The query of ``/view`` for whatever names a file."""
+    if isinstance(info, Mapping):
+        # An upload says "name" where an output says "filename".
+        name = info.get("filename", info.get("name"))
+        subfolder, kind = info.get("subfolder"), info.get("type")
+    else:
+        name, subfolder, kind = info.filename, info.subfolder, info.type
+    if not name or not isinstance(name, str):
+        raise ValueError(f"no filename in {info!r:.200}")
+    params: dict[str, str | None] = {
+        "filename": name,
+        "subfolder": (subfolder or "").replace("\\", "/"),  # of a Windows server
+        "type": kind or "output",
+    }
+    if preview is not None:
+        params["preview"] = preview
+    if channel is not None:
+        params["channel"] = channel
+    return params
+
+
+def _local_name(params: Mapping[str, str | None]) -> str:
+    """What to call a download: as the server does, with the ending of what it re-encodes."""
+    name = params["filename"] or ""
+    for kind in ("input", "output", "temp"):
+        name = name.removesuffix(f" [{kind}]")
+    preview, channel = params.get("preview"), params.get("channel")
+    if preview is not None:
+        # The server gives WebP for any format that it does not know, or that has no alpha.
+        jpeg = preview.split(";")[0] == "jpeg" and "a" not in (channel or "")
+        return f"{os.path.splitext(name)[0]}{'.jpg' if jpeg else '.webp'}"
+    return f"{os.path.splitext(name)[0]}.png" if channel in ("rgb", "a") else name
+
+
+def _source(
+    file: str | os.PathLike[str] | bytes | BinaryIO,
+) -> tuple[Path | bytes | BinaryIO, str | None]:
+    """What to send, and what it is called here."""
+    if isinstance(file, bytes):
+        return file, None
+    if isinstance(file, (str, os.PathLike)):
+        path = Path(file)
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file to upload", os.fspath(path))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "cannot upload a folder", os.fspath(path))
+        return path, path.name
+    name = getattr(file, "name", None)
+    # An unnamed temporary file has a number for a name.
+    return file, os.path.basename(name) if isinstance(name, str) else None

@@ -1,0 +1,91 @@
+"""The jobs API: queue and history as one list.  ComfyUI 0.8 and newer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from ..http import segment
+from ..models._base import mapping
+from ..models.jobs import JobInfo, JobPage
+from ._base import RouteGroup
+
+
+class JobRoutes(RouteGroup):
+    """Every method raises :class:`NotSupported` where the server lacks the jobs API.
+
+    :meth:`get_queue`, :meth:`get_history` and :meth:`interrupt` do on every server.
+    """
+
+    def get_jobs(
+        self,
+        status: str | Iterable[str] | None = None,
+        *,
+        workflow_id: str | None = None,
+        sort_by: Literal["created_at", "execution_duration"] | None = None,
+        sort_order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> JobPage:
+        """One page of the prompts that the server knows, newest first.
+
+        ``GET /api/jobs``, ComfyUI 0.8 and newer.
+
+        Args:
+            status: One or more of ``pending``, ``in_progress``, ``completed``, ``failed``
+                and, on newer servers, ``cancelled``; ``None`` is all.
+            workflow_id: Only prompts of the UI workflow with this id.
+            limit: At most so many, 1 or more; ``None`` is all.
+            offset: Leave out so many.
+
+        Raises:
+            ApiError: The server does not take an argument (400); its words are in the message.
+            NotSupported: This server has no jobs API.
+        """
+        words = status if status is None or isinstance(status, str) else ",".join(status)
+        params = {
+            "status": words,
+            "workflow_id": workflow_id,
+            "sort_by": sort_by,
+            "sort_order": sort_order,
+            "limit": limit,
+            "offset": offset,
+        }
+        return JobPage.from_json(self._http.json("GET", "/api/jobs", params=params))
+
+    def get_job(self, job_id: str) -> JobInfo:
+        """One prompt in detail; ``job_id`` is its prompt_id.
+
+        ``GET /api/jobs/{job_id}``, ComfyUI 0.8 and newer.
+
+        Raises:
+            NotFound: The server knows no such prompt (any more).
+            NotSupported: This server has no jobs API.
+        """
+        return JobInfo.from_json(self._http.json("GET", f"/api/jobs/{segment(job_id)}"))
+
+    def cancel_job(self, job_id: str) -> bool:
+        """Cancel a prompt, pending or running; whether there was anything to cancel.
+
+        ``POST /api/jobs/{job_id}/cancel``, ComfyUI 0.26 and newer.
+
+        Raises:
+            NotSupported: This server cannot cancel by id: delete it from the queue, or
+                interrupt it.
+        """
+        answer = self._http.json("POST", f"/api/jobs/{segment(job_id)}/cancel")
+        return bool(mapping(answer, "cancel_job").get("cancelled"))
+
+    def cancel_jobs(self, *job_ids: str) -> bool:
+        """Cancel several prompts; whether any of them was there to cancel.
+
+        ``POST /api/jobs/cancel``, ComfyUI 0.26 and newer.
+
+        Raises:
+            ApiError: An id is no UUID (400).
+            NotSupported: This server cannot cancel by id.
+        """
+        if not job_ids:
+            return False
+        answer = self._http.json("POST", "/api/jobs/cancel", json={"job_ids": job_ids})
+        return bool(mapping(answer, "cancel_jobs").get("cancelled"))

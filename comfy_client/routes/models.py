@@ -1,0 +1,95 @@
+"""Model files on the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import NotFound
+from ..http import segment
+from ..models._base import items, mapping
+from ..models.models import ModelFile, ModelFolder
+from ._base import RouteGroup
+
+
+class ModelRoutes(RouteGroup):
+    """Which models the server has, and what it knows about them."""
+
+    def get_model_types(self) -> list[str]:
+        """Kinds of models, which are the folders' names: ``checkpoints``, ``loras``, ...
+
+        ``GET /models``, since September 2024; :class:`NotSupported` before.
+        """
+        return items(self._http.json("GET", "/models"), "GET /models")
+
+    def get_models(self, folder: str) -> list[str]:
+        """Names of the models of one kind, with the server's own separators.
+
+        ``GET /models/{folder}``, since August 2024.
+
+        Raises:
+            NotFound: There is no such kind; :meth:`get_model_types` lists them.
+            NotSupported: The server is older; ``get_node_defs("CheckpointLoaderSimple")``
+                and its like list models there.
+        """
+        return items(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
+
+    def get_model_folders(self) -> list[ModelFolder]:
+        """Kinds of models and where on the server their files lie.
+
+        ``GET /experiment/models``, since ComfyUI 0.3.10; :class:`NotSupported` before.
+        """
+        found = self._http.json("GET", "/experiment/models")
+        return [ModelFolder.from_json(folder) for folder in items(found, "GET /experiment/models")]
+
+    def get_model_files(self, folder: str) -> list[ModelFile]:
+        """Models of one kind with sizes and times.
+
+        ``GET /experiment/models/{folder}``, since ComfyUI 0.3.10.
+
+        Raises:
+            NotFound: There is no such kind; :meth:`get_model_folders` lists them.
+            NotSupported: The server is older: :meth:`get_models` has the names.
+        """
+        route = f"/experiment/models/{segment(folder)}"
+        return [
+            ModelFile.from_json(file)
+            for file in items(self._http.json("GET", route), "model files")
+        ]
+
+    def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
+        """The preview picture of a model, as WebP.
+
+        ``GET /experiment/models/preview/{folder}/{path_index}/{file_name}``, ComfyUI 0.3.10
+        up to some time in 2026.
+
+        Args:
+            folder: The kind of model.
+            path_index: As in :class:`ModelFile`.
+            file_name: The ``name`` of the :class:`ModelFile`.
+
+        Raises:
+            NotFound: The model has no preview, or there is no such model.
+            ApiError: ``path_index`` is out of range (500).
+            NotSupported: This server has no previews of models.
+        """
+        name = "/".join(segment(part) for part in file_name.split("/"))
+        route = f"/experiment/models/preview/{segment(folder)}/{path_index}/{name}"
+        return self._http.request("GET", route).content
+
+    def view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
+        """The metadata in the header of a ``.safetensors`` file; its values are strings.
+
+        ``GET /view_metadata/{folder}``.  ``None`` when there is no such file or folder, it
+        is not a ``.safetensors`` file, or has no metadata: the server says 404 to all.
+        """
+        try:
+            found = self._http.json(
+                "GET", f"/view_metadata/{segment(folder)}", params={"filename": file_name}
+            )
+        except NotFound:
+            return None
+        return dict(mapping(found, "GET /view_metadata"))
+
+    def get_view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
+        """The reference's name for :meth:`view_metadata`."""
+        return self.view_metadata(folder, file_name)

@@ -1,0 +1,150 @@
+"""Node classes, and what node packs bring along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import NotFound, NotSupported
+from ..http import segment
+from ..models._base import items, mapping
+from ..models.nodes import GlobalSubgraph, NodeDef, SamplerInfo
+from ._base import RouteGroup
+
+#: Seconds for all node definitions: the server reads its model folders for them, and these
+#: may lie on slow network drives.
+_ALL_DEFINITIONS = 300.0
+
+
+class NodeRoutes(RouteGroup):
+    """Which nodes the server has, and what their inputs can be."""
+
+    def get_node_defs(self, node_name: str | None = None) -> dict[str, NodeDef]:
+        """Definitions of all node classes, or of one; empty when there is no such class.
+
+        ``GET /object_info`` (half a megabyte and more, so keep what you get), or
+        ``GET /object_info/{node_name}``.
+        """
+        if node_name is None:
+            found = self._http.json("GET", "/object_info", timeout=_ALL_DEFINITIONS)
+        else:
+            found = self._http.json("GET", f"/object_info/{segment(node_name)}")
+        return {
+            name: NodeDef.from_json(name, info)
+            for name, info in mapping(found, "GET /object_info").items()
+        }
+
+    def get_checkpoints(self) -> list[str]:
+        """Names that ``CheckpointLoaderSimple`` takes.  ``GET /object_info/...``"""
+        return self._options("CheckpointLoaderSimple", "ckpt_name")
+
+    def get_loras(self) -> list[str]:
+        """Names that ``LoraLoader`` takes.  ``GET /object_info/...``"""
+        return self._options("LoraLoader", "lora_name")
+
+    def get_sampler_info(self) -> SamplerInfo:
+        """Samplers and schedulers that ``KSampler`` takes.  ``GET /object_info/...``"""
+        node = self._node_def("KSampler")
+        return SamplerInfo(
+            samplers=tuple(_choices(node, "sampler_name")),
+            schedulers=tuple(_choices(node, "scheduler")),
+        )
+
+    def get_extensions(self) -> list[str]:
+        """Paths of the web extensions' scripts.  ``GET /extensions``"""
+        return items(self._http.json("GET", "/extensions"), "GET /extensions")
+
+    def get_embeddings(self) -> list[str]:
+        """Names of the embeddings, without file endings.  ``GET /embeddings``"""
+        return items(self._http.json("GET", "/embeddings"), "GET /embeddings")
+
+    def get_global_subgraphs(self) -> dict[str, GlobalSubgraph]:
+        """Subgraphs of the installed node packs by id, without their ``data``.
+
+        ``GET /global_subgraphs``, since ComfyUI 0.3.66 or so; :class:`NotSupported` before.
+        """
+        found = self._http.json("GET", "/global_subgraphs")
+        return {
+            subgraph_id: GlobalSubgraph.from_json(subgraph_id, entry)
+            for subgraph_id, entry in mapping(found, "GET /global_subgraphs").items()
+        }
+
+    def get_global_subgraph(self, subgraph_id: str) -> GlobalSubgraph:
+        """One subgraph with its ``data``, which is JSON text.
+
+        ``GET /global_subgraphs/{subgraph_id}``, since ComfyUI 0.3.66 or so.
+
+        Raises:
+            NotFound: The server has no such subgraph.
+            NotSupported: This server has no global subgraphs.
+        """
+        answer = self._http.request("GET", f"/global_subgraphs/{segment(subgraph_id)}")
+        entry = answer.json()
+        if entry is None:
+            raise NotFound(
+                f"the server has no subgraph {subgraph_id!r}; get_global_subgraphs() lists them",
+                method=answer.method,
+                path=answer.path,
+                status=answer.status,
+            )
+        return GlobalSubgraph.from_json(subgraph_id, entry)
+
+    def get_workflow_templates(self) -> dict[str, list[str]]:
+        """Names of the example workflows, by the node pack that brings them.
+
+        ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
+        """
+        found = self._http.json("GET", "/workflow_templates")
+        return dict(mapping(found, "GET /workflow_templates"))
+
+    def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
+        """One example workflow, as it was saved in the UI.
+
+        ``GET /api/workflow_templates/{module}/{name}.json``, since ComfyUI 0.3.10.
+
+        Args:
+            module: The node pack, a key of :meth:`get_workflow_templates`.
+            name: One of its names, without ``.json``.
+
+        Raises:
+            NotFound: The pack has no such workflow.
+            NotSupported: This server has no workflow templates.
+        """
+        route = f"/api/workflow_templates/{segment(module)}/{segment(f'{name}.json')}"
+        try:
+            return dict(mapping(self._http.json("GET", route), f"GET {route}"))
+        except NotSupported as exc:
+            # These are static files: a missing one looks like a missing route.
+            self.get_workflow_templates()
+            raise NotFound(
+                f"the server has no template {name!r} of {module!r}; "
+                "get_workflow_templates() lists them",
+                method=exc.method,
+                path=exc.path,
+                status=exc.status,
+            ) from exc
+
+    def get_i18n(self) -> dict[str, Any]:
+        """Translations that the node packs bring along, by language.
+
+        ``GET /i18n``, since ComfyUI 0.3.13; :class:`NotSupported` before.
+        """
+        return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
+
+    def _node_def(self, name: str) -> NodeDef:
+        node = self.get_node_defs(name).get(name)
+        if node is None:
+            raise NotFound(f"the server has no node class {name}", path=f"/object_info/{name}")
+        return node
+
+    def _options(self, name: str, input_name: str) -> list[str]:
+        return _choices(self._node_def(name), input_name)
+
+
+def _choices(node: NodeDef, input_name: str) -> list[str]:
+    choices = node.options(input_name) if input_name in node.inputs() else None
+    if choices is None:
+        raise NotFound(
+            f"{node.name} has no choice of {input_name} on this server",
+            path=f"/object_info/{node.name}",
+        )
+    return choices

@@ -1,0 +1,225 @@
+"""Prompts: submit a workflow, and ask whether the server is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse
+from ..events import ErrorEvent, Event
+from ..models import PingResult, QueuedPrompt, QueueStatus
+from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
+from ._base import RouteGroup
+
+#: Where a prompt carries the id that we chose, for servers that choose their own.
+MARK = "comfy_client_prompt_id"
+
+#: A workflow, or its graph in API format as a dict.
+AnyWorkflow = Workflow | Mapping[str, Any]
+
+
+class PromptOptions(TypedDict, total=False):
+    """What else a prompt may be submitted with."""
+
+    #: Put it at the front; ``None`` leaves that to ``number``.
+    front: bool | None
+    #: Kept with the prompt in queue and history, for everyone to read.
+    extra_data: Mapping[str, Any] | None
+    #: The editor's graph, which the server embeds in the pictures.
+    workflow_ui: Mapping[str, Any] | None
+    #: Ids of output nodes; only these run.  ComfyUI 0.3.48.
+    partial_execution_targets: Sequence[str] | None
+    #: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ComfyUI 0.8; others ignore it.
+    #: ``None``: ``auto`` when anyone listens to ``b_preview``.
+    preview_method: str | None
+    #: For partner nodes.  Servers before 0.3.65 show it to everyone in ``/queue``.
+    comfy_api_key: str | None
+
+
+def _graph(workflow: AnyWorkflow) -> dict[str, Any]:
+    return Workflow.load(workflow).to_dict()
+
+
+class PromptRoutes(RouteGroup):
+    """``/prompt``."""
+
+    client_id: str
+
+    def _publish(self, event: Event) -> None:
+        """Overridden by the client: hand an event to whoever listens."""
+
+    def _wants_previews(self) -> bool:
+        """Overridden by the client: whether anyone listens to previews."""
+        return False
+
+    def queue_prompt(
+        self,
+        number: float | None,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> QueuedPrompt:
+        """Put a workflow into the queue, and return at once.  ``POST /prompt``.
+
+        :meth:`run` does this and waits.  Nothing is repeated: when no answer comes, the
+        prompt may be in the queue all the same.
+
+        Args:
+            number: Priority, lower runs first; ``None`` or ``0`` append, ``-1`` puts it at
+                the front, as the reference has it.
+            workflow: In API format.
+            prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
+                the id from the answer.  ``None``: the server chooses.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused; the message says why in words.
+            WorkflowError: The graph cannot be sent: NaN, a dangling link, UI format.
+            UploadTooLarge: The body exceeds the server's limit.
+        """
+        body = self._prompt_body(workflow, number=number, prompt_id=prompt_id, **options)
+        try:
+            return self._post_prompt(body)
+        except ComfyError as exc:
+            self._publish(ErrorEvent(name="queue_error", error=exc))
+            raise
+
+    def append_prompt(self, workflow: AnyWorkflow, **kw: Any) -> QueuedPrompt:
+        """:meth:`queue_prompt` at the end of the queue."""
+        return self.queue_prompt(None, workflow, **kw)
+
+    def poll_status(self, timeout: float = 1.0) -> QueueStatus:
+        """How many prompts run and wait, of everybody.  ``GET /prompt``.
+
+        ``timeout`` is the deadline in seconds; then it is a :class:`RequestTimeout`.
+        """
+        data = self._http.json("GET", "/prompt", timeout=timeout)
+        try:
+            return QueueStatus.from_json(data)
+        except UnexpectedResponse as exc:
+            raise UnexpectedResponse(
+                f"{self._http.address.http_url}: answers, but it is no ComfyUI ({exc})",
+                method="GET",
+                path="/prompt",
+                status=200,
+                body=data,
+            ) from exc
+
+    def ping(self, timeout: float = 5.0) -> PingResult:
+        """Whether the server answers, how long it took (seconds), else why not.
+
+        ``GET /prompt``.  Never raises on a failure; ``if api.ping(): ...`` works.
+        """
+        start = time.monotonic()
+        try:
+            self.poll_status(timeout)
+        except ComfyError as exc:
+            return PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
+        return PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
+
+    def _prompt_body(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        number: float | None = None,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> dict[str, Any]:
+        graph = workflow.to_dict() if isinstance(workflow, Workflow) else _graph(workflow)
+        # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
+        body: dict[str, Any] = {"prompt": check_graph(graph), "client_id": self.client_id}
+        extra = dict(options.get("extra_data") or {})
+        ui_graph = options.get("workflow_ui")
+        if ui_graph is not None:
+            extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {}), "workflow": ui_graph}
+        preview_method = options.get("preview_method")
+        if preview_method is None and self._wants_previews():
+            preview_method = "auto"
+        if preview_method is not None:
+            extra.setdefault("preview_method", preview_method)
+        key = options.get("comfy_api_key")
+        if key is not None:
+            extra["api_key_comfy_org"] = key
+        if prompt_id is not None:  # null would become the id "None"
+            body["prompt_id"] = prompt_id
+            extra[MARK] = prompt_id
+        if extra:
+            body["extra_data"] = extra
+        targets = options.get("partial_execution_targets")
+        if targets is not None:
+            body["partial_execution_targets"] = list(targets)
+        front = options.get("front")
+        if front or (front is None and number == -1):
+            body["front"] = True
+        elif number and number != -1:
+            body["number"] = number
+        return body
+
+    def _post_prompt(self, body: Mapping[str, Any]) -> QueuedPrompt:
+        answer = None
+        try:
+            answer = self._http.json("POST", "/prompt", json=body)
+            return QueuedPrompt.from_json(answer)
+        except ApiError as exc:
+            if exc.status == 400:
+                raise self._rejected(exc, body["prompt"]) from exc
+            if exc.status == 500:
+                unknown = self._unknown_classes(body["prompt"])
+                if unknown:
+                    error = {"type": "missing_node_type", "message": unknown, "details": ""}
+                    raise PromptRejected(
+                        unknown, error=error, method="POST", path=exc.path, status=500
+                    ) from exc
+            raise
+        except UnexpectedResponse as exc:
+            if isinstance(answer, Mapping) and "exec_info" in answer:
+                raise UnexpectedResponse(
+                    "POST /prompt was answered like a GET: a redirect or proxy on the way changed "
+                    "the method; give the final URL as host",
+                    method="POST",
+                    path="/prompt",
+                    status=200,
+                    body=answer,
+                ) from exc
+            raise
+
+    def _rejected(self, exc: ApiError, graph: Mapping[str, Any]) -> PromptRejected:
+        body = exc.body if isinstance(exc.body, Mapping) else {}
+        names = self._node_names() if unknown_class(body, graph) else ()
+        error, node_errors = body.get("error"), body.get("node_errors")
+        return PromptRejected(
+            "the server refused the workflow:\n"
+            + explain_rejection(exc.body, graph, node_names=names),
+            error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
+            node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+            method=exc.method,
+            path=exc.path,
+            status=exc.status,
+            body=exc.body,
+        )
+
+    def _node_names(self) -> Sequence[str]:
+        """Classes of the server, for a hint; no hint is worth a failure."""
+        try:
+            return list(self._http.json("GET", "/object_info", timeout=20.0))
+        except (ComfyError, TypeError):
+            return ()
+
+    def _unknown_classes(self, graph: Mapping[str, Any]) -> str:
+        """What a 500 hides: servers before May 2024 stumble over an unknown class."""
+        names = self._node_names()
+        if not names:
+            return ""
+        known = set(names)
+        error = {"error": {"type": "missing_node_type", "extra_info": {}}}
+        lines = []
+        for node_id, node in graph.items():
+            if node["class_type"] not in known:
+                error["error"]["extra_info"] = {
+                    "node_id": node_id,
+                    "class_type": node["class_type"],
+                }
+                lines.append(explain_rejection(error, graph, node_names=names))
+        return "the server refused the workflow:\n" + "\n".join(lines) if lines else ""

@@ -1,0 +1,47 @@
+"""The queue: prompts that wait or run."""
+
+from __future__ import annotations
+
+from ..models.queue import Queue
+from ._base import RouteGroup
+
+
+class QueueRoutes(RouteGroup):
+    """What waits, what runs, and how to stop it."""
+
+    def get_queue(self) -> Queue:
+        """Prompts running, and pending in the order in which they will run.
+
+        ``GET /queue``.  Carries the whole workflow of each; to know only how many,
+        use ``poll_status``.
+        """
+        return Queue.from_json(self._http.json("GET", "/queue"))
+
+    def clear_queue(self) -> None:
+        """Remove all pending prompts, of all clients; the running one goes on.
+
+        ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
+        """
+        self._http.request("POST", "/queue", json={"clear": True})
+
+    def delete_from_queue(self, *prompt_ids: str) -> None:
+        """Remove pending prompts; unknown and running ones are left alone, silently.
+
+        ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
+        """
+        if prompt_ids:
+            self._http.request("POST", "/queue", json={"delete": prompt_ids})
+
+    def interrupt(self, prompt_id: str | None = None) -> None:
+        """Stop what runs, at its next step.
+
+        ``POST /interrupt``.  The node that runs decides when it looks: a prompt whose last
+        node does not may still end in success.  Nothing happens, and no error comes, when
+        the prompt does not run; a pending one stays (see :meth:`delete_from_queue`).
+
+        Args:
+            prompt_id: Stop only this prompt.  ``None`` stops whatever runs, whoever's it is,
+                and **so does any id on servers before ComfyUI 0.3.57**, which ignore it.
+        """
+        body = {} if prompt_id is None else {"prompt_id": prompt_id}
+        self._http.request("POST", "/interrupt", json=body)

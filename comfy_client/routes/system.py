@@ -1,0 +1,86 @@
+"""The server itself: versions, memory, logs, folders."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..errors import NotFound, NotSupported
+from ..http import segment
+from ..models._base import items, mapping
+from ..models.system import Features, RawLogs, SystemStats
+from ._base import RouteGroup
+
+
+class SystemRoutes(RouteGroup):
+    """What the server is and has.
+
+    The ``/internal`` routes are, in upstream's words, not to be depended upon.
+    """
+
+    def get_system_stats(self) -> SystemStats:
+        """Versions, memory and devices.  ``GET /system_stats``"""
+        return SystemStats.from_json(self._http.json("GET", "/system_stats"))
+
+    def get_features(self) -> Features:
+        """What the server says it can do.
+
+        ``GET /features``, since ComfyUI 0.3.45; empty for servers before.
+        """
+        try:
+            return Features.from_json(self._http.json("GET", "/features"))
+        except (NotFound, NotSupported):
+            return Features()
+
+    def free_memory(self, unload_models: bool = False, free_memory: bool = False) -> None:
+        """Ask the server to give memory back, when it has done what it is doing.
+
+        ``POST /free``, since January 2024.
+
+        Args:
+            unload_models: Drop the models from the device's memory.
+            free_memory: Drop the cached outputs of nodes as well, and the models with them;
+                the next prompt computes everything anew.
+        """
+        body = {"unload_models": unload_models, "free_memory": free_memory}
+        self._http.request("POST", "/free", json=body)
+
+    def get_logs(self) -> str:
+        """The latest terminal output, each write with its time.
+
+        ``GET /internal/logs``, since August 2024; :class:`NotSupported` before.
+        """
+        return str(self._internal("logs"))
+
+    def get_raw_logs(self) -> RawLogs:
+        """The latest 300 pieces of terminal output, and the size of the terminal.
+
+        ``GET /internal/logs/raw``, since November 2024; :class:`NotSupported` before.
+        """
+        return RawLogs.from_json(self._internal("logs/raw"))
+
+    def get_folder_paths(self) -> dict[str, list[str]]:
+        """Where on the server each kind of model lies.
+
+        ``GET /internal/folder_paths``, since September 2024; :class:`NotSupported` before.
+        """
+        return dict(mapping(self._internal("folder_paths"), "GET /internal/folder_paths"))
+
+    def get_internal_files(self, type: Literal["output", "input", "temp"]) -> list[str]:
+        """Names of the files at the top of a folder, newest first; not in its subfolders.
+
+        ``GET /internal/files/{type}``, since ComfyUI 0.3.15; :class:`NotSupported` before.
+        """
+        return items(self._internal(f"files/{segment(type)}"), "GET /internal/files/{type}")
+
+    def _internal(self, route: str) -> Any:
+        try:
+            return self._http.json("GET", f"/internal/{route}")
+        except NotFound as exc:
+            # All that is asked for here exists where the route does.
+            raise NotSupported(
+                f"{exc} (this server has no /internal/{route})",
+                method=exc.method,
+                path=exc.path,
+                status=exc.status,
+                body=exc.body,
+            ) from exc

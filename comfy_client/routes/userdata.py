@@ -1,0 +1,248 @@
+"""Files that the server keeps for the user; the web UI's workflows are under ``workflows/``."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from typing import Any, Literal, overload
+
+from ..errors import NotFound
+from ..http import segment
+from ..models._base import items
+from ..models.users import UserDataEntry, UserDataInfo
+from ._base import RouteGroup
+
+
+class UserDataRoutes(RouteGroup):
+    """Read, store, move, list and delete the user's files.
+
+    Paths are relative to the user's folder, with ``/``; one that leads out of it is a
+    ``ValueError``.
+    """
+
+    def get_user_data(self, file: str) -> bytes:
+        """The content of a file.
+
+        ``GET /userdata/{file}``, since January 2024.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return self._http.request("GET", f"/userdata/{_segment(file)}").content
+
+    @overload
+    def store_user_data(
+        self,
+        file: str,
+        data: Any,
+        *,
+        overwrite: bool = True,
+        stringify: bool | None = None,
+        full_info: Literal[False] = False,
+    ) -> str: ...
+
+    @overload
+    def store_user_data(
+        self,
+        file: str,
+        data: Any,
+        *,
+        overwrite: bool = True,
+        stringify: bool | None = None,
+        full_info: Literal[True],
+    ) -> UserDataInfo: ...
+
+    def store_user_data(
+        self,
+        file: str,
+        data: Any,
+        *,
+        overwrite: bool = True,
+        stringify: bool | None = None,
+        full_info: bool = False,
+    ) -> str | UserDataInfo:
+        """Write a file, with its folders, and return its path.
+
+        ``POST /userdata/{file}``, since January 2024; folders since June 2024.
+
+        Args:
+            file: The path, as in ``"workflows/portrait.json"``.
+            data: ``bytes``, or ``str`` which is stored as UTF-8, or what JSON can hold.
+            overwrite: Whether an existing file is replaced.
+            stringify: Whether ``data`` is stored as JSON; ``None``: unless bytes or str.
+            full_info: Return size and times as well; since September 2024.
+
+        Raises:
+            Conflict: The file exists, and ``overwrite`` is false.
+            ApiError: The server's system does not take the name (400).
+        """
+        if stringify is None:
+            stringify = not isinstance(data, (bytes, str))
+        if stringify:
+            data = json.dumps(data, allow_nan=False)
+        elif not isinstance(data, (bytes, str)):
+            raise TypeError(f"stringify=False stores bytes or str, not {type(data).__name__}")
+        answer = self._http.json(
+            "POST",
+            f"/userdata/{_segment(file)}",
+            params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
+            data=data.encode() if isinstance(data, str) else data,
+        )
+        return _stored(answer)
+
+    def delete_user_data(self, file: str, *, missing_ok: bool = False) -> None:
+        """Delete a file.
+
+        ``DELETE /userdata/{file}``, since January 2024.
+
+        Raises:
+            NotFound: There is no such file, unless ``missing_ok``.
+            ApiError: It is a folder (500).
+        """
+        try:
+            self._http.request("DELETE", f"/userdata/{_segment(file)}")
+        except NotFound:
+            if not missing_ok:
+                raise
+
+    @overload
+    def move_user_data(
+        self,
+        source: str,
+        dest: str,
+        *,
+        overwrite: bool = False,
+        full_info: Literal[False] = False,
+    ) -> str: ...
+
+    @overload
+    def move_user_data(
+        self, source: str, dest: str, *, overwrite: bool = False, full_info: Literal[True]
+    ) -> UserDataInfo: ...
+
+    def move_user_data(
+        self, source: str, dest: str, *, overwrite: bool = False, full_info: bool = False
+    ) -> str | UserDataInfo:
+        """Move or rename a file, making folders as needed, and return its new path.
+
+        ``POST /userdata/{source}/move/{dest}``, since June 2024.
+
+        Args:
+            source: Where it is.
+            dest: Where it goes: the file's whole new path.
+            overwrite: Whether an existing ``dest`` is replaced.
+            full_info: Return size and times as well.
+
+        Raises:
+            NotFound: There is no ``source``.
+            Conflict: ``dest`` exists, and ``overwrite`` is false.
+        """
+        answer = self._http.json(
+            "POST",
+            f"/userdata/{_segment(source)}/move/{_segment(dest)}",
+            params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
+        )
+        return _stored(answer)
+
+    @overload
+    def list_user_data(
+        self,
+        dir: str = "",
+        *,
+        recurse: bool = False,
+        split: Literal[False] = False,
+        full_info: Literal[False] = False,
+    ) -> list[str]: ...
+
+    @overload
+    def list_user_data(
+        self,
+        dir: str = "",
+        *,
+        recurse: bool = False,
+        split: Literal[True],
+        full_info: Literal[False] = False,
+    ) -> list[list[str]]: ...
+
+    @overload
+    def list_user_data(
+        self,
+        dir: str = "",
+        *,
+        recurse: bool = False,
+        split: bool = False,
+        full_info: Literal[True],
+    ) -> list[UserDataInfo]: ...
+
+    def list_user_data(
+        self,
+        dir: str = "",
+        *,
+        recurse: bool = False,
+        split: bool = False,
+        full_info: bool = False,
+    ) -> list[str] | list[list[str]] | list[UserDataInfo]:
+        """Files in a folder, by paths relative to it; an empty list when there is none.
+
+        ``GET /userdata``, since June 2024; :class:`NotSupported` before.  Names that begin
+        with a dot are left out.
+
+        Args:
+            dir: The folder; ``""`` and ``"."`` are the user's whole folder.
+            recurse: Files in subfolders too.
+            split: Each as a list: the path, then its parts.
+            full_info: Each with size and times, since September 2024; ``split`` is ignored.
+        """
+        params = {
+            "dir": _encoded(dir or "."),
+            "recurse": _flag(recurse),
+            "split": _flag(split),
+            "full_info": _flag(full_info),
+        }
+        try:
+            found = items(self._http.json("GET", "/userdata", params=params), "GET /userdata")
+        except NotFound:
+            return []
+        return [UserDataInfo.from_json(item) for item in found] if full_info else found
+
+    def list_user_data_v2(self, path: str = "") -> list[UserDataEntry]:
+        """Files and folders below a folder, at any depth, folders first.
+
+        ``GET /v2/userdata``, since ComfyUI 0.3.31; :class:`NotSupported` before.
+
+        Args:
+            path: The folder; ``""`` and ``"."`` are the user's whole folder.  One that does
+                not exist gives an empty list.
+
+        Raises:
+            ApiError: ``path`` is a file (400).
+        """
+        # This route decodes once more than the others.
+        where = None if path in ("", ".") else _encoded(_encoded(path))
+        try:
+            found = self._http.json("GET", "/v2/userdata", params={"path": where})
+        except NotFound:
+            return []
+        return [UserDataEntry.from_json(item) for item in items(found, "GET /v2/userdata")]
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _encoded(path: str) -> str:
+    """A path as the server wants it: it decodes any ``%`` a second time."""
+    plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
+    if plain.startswith(("../", "/")) or plain == "..":
+        raise ValueError(f"{path!r} leads out of the user's folder")
+    return path.replace("%", "%25")
+
+
+def _segment(file: str) -> str:
+    return segment(_encoded(file))
+
+
+def _stored(answer: Any) -> str | UserDataInfo:
+    if isinstance(answer, str):
+        return answer.replace("\\", "/")  # of a Windows server
+    return UserDataInfo.from_json(answer)

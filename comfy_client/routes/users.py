@@ -1,0 +1,66 @@
+"""Users and their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UnexpectedResponse
+from ..http import segment
+from ..models._base import mapping
+from ..models.users import UserConfig
+from ._base import RouteGroup
+
+
+class UserRoutes(RouteGroup):
+    """Who uses the server, and how they set it up.
+
+    On a server with ``--multi-user`` give the client its ``user`` (an id, not a name): for
+    an unknown one, settings raise :class:`AuthenticationError`.
+    """
+
+    def get_user_config(self) -> UserConfig:
+        """Whether the server keeps users, and which.  ``GET /users``, since January 2024"""
+        return UserConfig.from_json(self._http.json("GET", "/users"))
+
+    def create_user(self, username: str) -> str:
+        """Add a user and return the new id, which goes into ``ComfyApi(user=...)``.
+
+        ``POST /users``, since January 2024.  A server without ``--multi-user`` adds one too,
+        and does not use it.
+
+        Raises:
+            ApiError: The name is taken, empty or reserved (400); the message says which.
+        """
+        user_id = self._http.json("POST", "/users", json={"username": username})
+        if not isinstance(user_id, str):
+            raise UnexpectedResponse(f"create_user: expected an id, got {user_id!r:.80}")
+        return user_id
+
+    def get_settings(self) -> dict[str, Any]:
+        """All settings that were ever stored, by id.  ``GET /settings``, since January 2024"""
+        return dict(mapping(self._http.json("GET", "/settings"), "GET /settings"))
+
+    def get_setting(self, id: str, default: Any = None) -> Any:
+        """One setting; ``default`` when it was never stored, or stored as null.
+
+        ``GET /settings/{id}``
+        """
+        value = self._http.json("GET", f"/settings/{segment(id)}")
+        return default if value is None else value
+
+    def store_settings(self, settings: Mapping[str, Any]) -> None:
+        """Change these settings; the others stay.
+
+        ``POST /settings``.  The server reads its file, then writes it anew, without a lock:
+        of two changes at the same moment one may be lost.
+        """
+        self._http.request("POST", "/settings", json=dict(settings))
+
+    def store_setting(self, id: str, value: Any) -> None:
+        """Change one setting to any JSON value.
+
+        ``POST /settings/{id}``.  As with :meth:`store_settings`, of two changes at the same
+        moment one may be lost.
+        """
+        self._http.request("POST", f"/settings/{segment(id)}", json=value)

@@ -1,0 +1,137 @@
+"""Writing what a server sent into local files.
+
+Names from a server are not trusted: only their last component counts, made harmless on
+every system, so nothing lands outside the folder that the caller named.  A file appears
+under its final name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal
+
+IfExists = Literal["number", "skip", "overwrite"]
+
+#: Longest name that :func:`safe_name` gives, in bytes: file systems allow 255, and a number
+#: may have to be added.
+MAX_NAME: Final = 200
+
+# Control characters, halves of surrogate pairs (no file system takes them) and marks that
+# turn the direction of writing, with which "gnp.exe" can be shown as "exe.png".
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORBIDDEN = re.compile(r'[<>:"|?*]')
+# Windows opens a device by these names, whatever the ending.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|$)", re.IGNORECASE
+)
+
+
+def safe_name(name: str) -> str:
+    """A file name for a name that a server sent.
+
+    The last component over ``/`` and ``\\``, without leading dots, trailing dots or spaces,
+    control characters, and what Windows does not allow; at most :data:`MAX_NAME` bytes,
+    its ending kept.  Never empty: what leaves nothing is called ``file``.
+    """
+    name = re.split(r"[/\\]", name)[-1]
+    name = _FORBIDDEN.sub("_", _INVISIBLE.sub("", name))
+    name = _shortened(name.lstrip(". ").rstrip(". "))
+    if _DEVICE.match(name):
+        name = f"_{name}"
+    return name or "file"
+
+
+def _shortened(name: str) -> str:
+    if len(name.encode()) <= MAX_NAME:
+        return name
+    stem, suffix = os.path.splitext(name)
+    if len(suffix.encode()) > MAX_NAME // 4:
+        stem, suffix = name, ""
+    # One byte is left for the "_" before a device name.
+    room = MAX_NAME - 1 - len(suffix.encode())
+    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + suffix
+
+
+def target_path(
+    path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
+) -> tuple[Path, IfExists]:
+    """Where to write, and what to do when that exists.
+
+    Args:
+        path: A folder, when it ends in a separator or is an existing one; else the exact file.
+        name: What the server calls the file; used within a folder, by :func:`safe_name`.
+        if_exists: ``None`` means ``"number"`` in a folder and ``"overwrite"`` for an exact file.
+
+    Raises:
+        ValueError: ``if_exists`` is none of ``number``, ``skip`` and ``overwrite``.
+    """
+    if if_exists not in (None, "number", "skip", "overwrite"):
+        raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
+    text = os.fspath(path)
+    target = Path(text)
+    if text.endswith(("/", os.sep)) or target.is_dir():
+        return target / safe_name(name), if_exists or "number"
+    return target, if_exists or "overwrite"
+
+
+def write_atomically(target: Path, chunks: Iterable[bytes], *, if_exists: IfExists) -> Path:
+    """Write a file that appears only when it is complete, and return its path.
+
+    Missing folders are made.  ``"number"`` gives ``name (1).png`` when the name is taken,
+    ``"skip"`` leaves what is there (and does not touch ``chunks`` when it was there before),
+    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  When
+    two write the same name at once, each gets its own number, or the first one stays.
+
+    Whatever ``chunks`` or the file system raises comes through, and leaves no file behind.
+    """
+    if if_exists == "skip" and os.path.lexists(target):
+        return target
+    if if_exists == "overwrite" and target.is_dir():
+        raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        with part.open("xb") as file:
+            file.writelines(chunks)
+        if if_exists == "overwrite":
+            os.replace(part, target)
+            return target
+        for candidate in _numbered(target):
+            if _place(part, candidate):
+                return candidate
+            if if_exists == "skip":
+                return target
+        raise AssertionError("numbers do not end")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _numbered(target: Path) -> Iterable[Path]:
+    yield target
+    for number in itertools.count(1):
+        yield target.with_name(f"{target.stem} ({number}){target.suffix}")
+
+
+def _place(part: Path, target: Path) -> bool:
+    """Give a complete file its name, unless the name is taken."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here (FAT, some network drives): claim the name, then fill it.
+        try:
+            target.open("xb").close()
+        except FileExistsError:
+            return False
+        try:
+            os.replace(part, target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+    return True

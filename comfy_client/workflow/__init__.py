@@ -1,0 +1,19 @@
+"""Workflows in API format: load, edit, check, and understand why one was refused.
+
+Pure: nothing here talks to a server.
+"""
+
+from .edit import Node, Workflow
+from .explain import explain_rejection, unknown_class
+from .graph import check_graph, class_of, sinks, title_of
+
+__all__ = [
+    "Node",
+    "Workflow",
+    "check_graph",
+    "class_of",
+    "explain_rejection",
+    "sinks",
+    "title_of",
+    "unknown_class",
+]

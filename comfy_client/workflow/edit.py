@@ -1,0 +1,396 @@
+"""Load a workflow, change its inputs by name, save it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from ..errors import WorkflowError
+from .graph import (
+    as_link,
+    brief,
+    describe,
+    json_graph,
+    json_link,
+    json_value,
+    link_fault,
+    listing,
+    nearest,
+    shorten,
+    title_of,
+)
+
+Source: TypeAlias = (
+    "Workflow | Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str]"
+)
+
+
+class Node:
+    """One node of a :class:`Workflow`: a live view, made by the workflow only.
+
+    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
+    """
+
+    def __init__(self, graph: dict[str, Any], node_id: str) -> None:
+        self._graph = graph
+        self._id = node_id
+
+    @property
+    def id(self) -> str:
+        """Its key in the workflow."""
+        return self._id
+
+    @property
+    def class_type(self) -> str:
+        """Which kind of node; key of ``GET /object_info``."""
+        return str(self._data["class_type"])
+
+    @property
+    def title(self) -> str | None:
+        """The name that someone gave it (``_meta.title``); setting ``None`` removes it."""
+        return title_of(self._graph, self._id)
+
+    @title.setter
+    def title(self, title: str | None) -> None:
+        meta = self._data.get("_meta")
+        meta = dict(meta) if isinstance(meta, dict) else {}
+        meta.pop("title", None)
+        self._data["_meta"] = meta if title is None else {**meta, "title": title}
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """All inputs by name, to read: values, and links as ``[node id, slot]``."""
+        return MappingProxyType(self._inputs)
+
+    def output(self, slot: int = 0) -> list[Any]:
+        """A link to an output of this node, to be set as an input of another."""
+        return [self._id, slot]
+
+    def set(self, name: str, value: Any, *, force: bool = False) -> None:
+        """Set an input to a value, or link it to another node.
+
+        Args:
+            name: Of the input.
+            value: Anything that JSON has (numbers of numpy are converted), or a link:
+                ``other.output(0)``, ``[node id, slot]``.
+            force: Also add an input that the node does not have yet, and replace a link
+                by a value.
+
+        Raises:
+            WorkflowError: Unknown input (``candidates`` are the nearest), a link would be
+                lost, a link to a node that is not there, or a value that JSON cannot carry.
+        """
+        if isinstance(value, Node):
+            raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"the name of an input is a str, not {brief(name)}")
+        if not force:
+            self._need(name, f"node.set({brief(name)}, value, force=True) adds it")
+        try:
+            value = _copy(json_value(value))
+        except (ValueError, RecursionError) as exc:
+            raise WorkflowError(f"{self._where(name)}: {exc}") from exc
+        link = as_link(value)
+        if isinstance(value, list):
+            fault = link_fault(self._graph, self._id, value)
+            if fault:
+                raise WorkflowError(f"{self._where(name)}: {fault}")
+            value = json_link(self._graph, value)
+        old = as_link(self._inputs.get(name))
+        if old and not link and not force:
+            raise WorkflowError(
+                f"{self._where(name)} is linked to {describe(self._graph, old[0])}, slot {old[1]}; "
+                f"node.set({brief(name)}, value, force=True) replaces the link by a value"
+            )
+        self._inputs[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        self._need(name)
+        return _copy(self._inputs[name])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.set(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._need(name)
+        del self._inputs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._inputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __repr__(self) -> str:
+        title = f" {brief(self.title)}" if self.title else ""
+        return f"<Node {self._id}{title} {self.class_type}>"
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self._graph[self._id]
+        return data
+
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        inputs: dict[str, Any] = self._data["inputs"]
+        return inputs
+
+    def _where(self, name: str) -> str:
+        return f"{describe(self._graph, self._id)}, input {brief(name)}"
+
+    def _need(self, name: str, hint: str = "") -> None:
+        if name in self._inputs:
+            return
+        near = nearest(str(name), self._inputs)
+        if name == "inputs":
+            hint = "inputs are addressed directly, as in node['seed']"
+        told = f"nearest: {listing(near)}" if near else f"it has {listing(self._inputs) or 'none'}"
+        raise WorkflowError(
+            f"{describe(self._graph, self._id)} has no input {brief(name)}; {told}"
+            + (f"; {hint}" if hint else ""),
+            candidates=near or tuple(self._inputs),
+        )
+
+
+class Workflow:
+    """A workflow in API format, to be edited and run.
+
+    A node is addressed by its id, its title, or its class, in this order, and exactly::
+
+        wf = Workflow.load("txt2img.json")
+        wf["KSampler"]["seed"] = 7
+        wf["Positive prompt"]["text"] = "a lighthouse at dusk"
+
+    Iteration gives the nodes in the order of the file.  What was loaded is copied: the
+    dict of the caller never changes.  Two workflows are equal if their graphs are.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """As :meth:`load`."""
+        data, where = _read(source)
+        try:
+            self._graph = _graph(_unwrap(data, where), where)
+        except RecursionError as exc:
+            raise WorkflowError(f"{where}: nested too deeply") from exc
+        self._nodes = {node_id: Node(self._graph, node_id) for node_id in self._graph}
+
+    @classmethod
+    def load(cls, source: Source) -> Workflow:
+        """Read a workflow in API format.
+
+        Args:
+            source: A path, JSON text (``bytes``, or ``str`` that begins with ``{``), a dict,
+                or another workflow.  Unwrapped are ``{"prompt": ...}`` (the body of a
+                ``POST /prompt``), ``{"output": ...}`` (what the page's ``graphToPrompt``
+                returns) and ``{"workflow": ...}``.
+
+        Raises:
+            FileNotFoundError: No such file.
+            WorkflowError: Not JSON (with line and column), not a graph, or a graph in UI
+                format; the message says which menu exports the right one.
+        """
+        return cls(source)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All nodes by id."""
+        return MappingProxyType(self._nodes)
+
+    def find(self, class_type: str | None = None, title: str | None = None) -> list[Node]:
+        """The nodes of this class and this title, maybe none; ``None`` matches all."""
+        return [
+            node
+            for node in self
+            if class_type in (None, node.class_type) and title in (None, node.title)
+        ]
+
+    def copy(self) -> Workflow:
+        """An independent copy."""
+        return Workflow(self)
+
+    __copy__ = copy
+
+    def to_dict(self) -> dict[str, Any]:
+        """The graph, as ``POST /prompt`` takes it; a copy."""
+        graph: dict[str, Any] = _copy(self._graph)
+        return graph
+
+    def to_json(self) -> str:
+        """The graph as JSON text, indented, in the order of the nodes.
+
+        Raises:
+            WorkflowError: It holds NaN or something else that JSON does not have.
+        """
+        text = json.dumps(json_graph(self._graph, links=False), indent=2, ensure_ascii=False)
+        # Half of a surrogate pair is legal in JSON only as an escape.
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_json` in UTF-8, and return the path.
+
+        The file appears complete or not at all; one of that name is replaced.
+        """
+        path = Path(path)
+        content = (self.to_json() + "\n").encode()
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return path
+
+    def __getitem__(self, name: str | int) -> Node:
+        if not isinstance(name, (str, int)):
+            raise TypeError(f"a node is addressed by id, title or class, not by {brief(name)}")
+        found = self._named(str(name))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = "; ".join(describe(self._graph, node.id) for node in found[:8])
+            more = f"; ... ({len(found)} in all)" if len(found) > 8 else ""
+            raise WorkflowError(
+                f"{brief(name)} is ambiguous, address the node by its id: {names}{more}",
+                candidates=tuple(node.id for node in found),
+            )
+        names_of = (name for node in self for name in (node.title, node.class_type, node.id))
+        known = tuple(dict.fromkeys(name for name in names_of if name))
+        near = nearest(str(name), known)
+        told = f"nearest: {listing(near)}" if near else f"there are {listing(known)}"
+        raise WorkflowError(
+            f"no node has the id, title or class {brief(name)}; {told}", candidates=near or known
+        )
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, Node):
+            return self._nodes.get(name.id) is name
+        return isinstance(name, (str, int)) and bool(self._named(str(name)))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __eq__(self, other: object) -> bool:
+        return self._graph == other._graph if isinstance(other, Workflow) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        classes = list(dict.fromkeys(node.class_type for node in self))
+        more = ", ..." if len(classes) > 3 else ""
+        noun = "node" if len(self) == 1 else "nodes"
+        return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
+
+    def _named(self, name: str) -> list[Node]:
+        if name in self._nodes:
+            return [self._nodes[name]]
+        return self.find(title=name) or self.find(class_type=name)
+
+
+# -- reading ----------------------------------------------------------------------------
+
+
+def _read(source: object) -> tuple[Any, str]:
+    """What was given, decoded, and what to call it in messages."""
+    if isinstance(source, Workflow):
+        return source._graph, "the workflow"
+    if isinstance(source, Mapping):
+        return source, "the workflow"
+    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("{"):
+        return _decode(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
+    if isinstance(source, bytes):
+        return _decode(source, "the workflow text"), "the workflow text"
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
+            raise FileNotFoundError(
+                errno.ENOENT, "no such workflow file", shorten(str(path), 200)
+            ) from exc
+        return _decode(content, str(path)), str(path)
+    raise TypeError(
+        f"a workflow is a path, JSON text, a dict or a Workflow, not {type(source).__name__}"
+    )
+
+
+def _decode(text: str | bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise WorkflowError(
+            f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise WorkflowError(
+            f"{where}: not JSON text; a workflow is the JSON file that the menu exports"
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from exc
+
+
+def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        kind = "a list" if isinstance(data, list) else brief(data)
+        raise WorkflowError(f"{where}: a workflow is an object of nodes by id, not {kind}")
+    if isinstance(data.get("nodes"), list):
+        raise WorkflowError(
+            f"{where} is in UI format, which the server does not take: export it with "
+            "Workflow > Export (API); in older versions: Settings > Enable Dev mode Options, "
+            'then "Save (API Format)"'
+        )
+    for wrapper in ("prompt", "output", "workflow"):
+        inner = data.get(wrapper)
+        if isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys():
+            return _unwrap(inner, where)
+    return data
+
+
+def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """A checked copy, with ids as strings; an id that is a number is so in links too."""
+    if not data:
+        raise WorkflowError(f"{where}: no nodes in it")
+    graph: dict[str, Any] = {}
+    for key, node in data.items():
+        if not isinstance(key, (str, int)) or isinstance(key, bool):
+            raise WorkflowError(f"{where}: the node id {brief(key)} is not a string")
+        node_id = str(key)
+        if node_id in graph:
+            raise WorkflowError(f"{where}: two nodes have the id {brief(node_id)}")
+        if not isinstance(node, Mapping):
+            raise WorkflowError(f"{where}: node {brief(node_id)} is no object: {brief(node)}")
+        graph[node_id] = copied = _copy(node)
+        # The server stumbles over a node without them.
+        inputs = copied.setdefault("inputs", {})
+        class_type = copied.get("class_type")
+        if not isinstance(class_type, str) or not class_type:
+            raise WorkflowError(f"{where}: {describe(graph, node_id)} has no class_type")
+        if not isinstance(inputs, dict):
+            raise WorkflowError(
+                f"{where}: {describe(graph, node_id)}: inputs is no object: {brief(inputs)}"
+            )
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                node["inputs"][name] = json_link(graph, value)
+    return graph
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copy(inner) for inner in value]
+    return value

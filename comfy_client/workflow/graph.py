@@ -1,0 +1,278 @@
+"""Plain functions on a graph: node id -> ``{"class_type", "inputs", "_meta"}``."""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ..errors import WorkflowError
+
+_SCALARS = frozenset({str, int, bool, type(None)})
+_LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 100
+_repr.maxlevel = 3
+
+
+# -- asking -----------------------------------------------------------------------------
+
+
+def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
+    """The title (``_meta.title``) of a node, or ``None``.
+
+    Servers use composite ids for nodes inside of others (``"406:12"``, ``"1.0.0.1"``):
+    if the id itself is not in the graph, its longest known prefix counts.
+    """
+    meta = _node(graph, node_id).get("_meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    return title if isinstance(title, str) else None
+
+
+def class_of(graph: Mapping[str, Any], node_id: object) -> str | None:
+    """The ``class_type`` of a node, or ``None``; composite ids as in :func:`title_of`."""
+    class_type = _node(graph, node_id).get("class_type")
+    return class_type if isinstance(class_type, str) else None
+
+
+def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of the nodes from which no other node takes anything."""
+    linked = {
+        source
+        for node_id in graph
+        for _, source, _ in links_of(graph, node_id)
+        if source != node_id
+    }
+    return frozenset(map(str, graph)) - linked
+
+
+def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
+    """What a node takes from others: input name, id of the other node, output slot."""
+    node = graph.get(node_id)
+    inputs = node.get("inputs") if isinstance(node, Mapping) else None
+    if isinstance(inputs, Mapping):
+        for name, value in inputs.items():
+            link = as_link(value)
+            if link:
+                yield str(name), *link
+
+
+def as_link(value: object) -> tuple[str, int] | None:
+    """``[node id, slot]`` as id and slot, or ``None`` if the value is no link."""
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and type(value[1]) is int
+        and isinstance(value[0], (str, int))
+        and not isinstance(value[0], bool)
+    ):
+        return str(value[0]), value[1]
+    return None
+
+
+def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
+    key = str(node_id)
+    while key not in graph:
+        cut = max(key.rfind("."), key.rfind(":"))
+        if cut < 0:
+            return {}
+        key = key[:cut]
+    node = graph[key]
+    return node if isinstance(node, Mapping) else {}
+
+
+# -- wording ----------------------------------------------------------------------------
+
+
+def brief(value: object) -> str:
+    """``repr`` in one short line, whatever the size of the value."""
+    return _repr.repr(value).replace("\n", " ")
+
+
+def listing(values: Iterable[object], limit: int = 8) -> str:
+    """Values in words, the first few of them."""
+    values = list(values)
+    text = ", ".join(map(brief, values[:limit]))
+    return text if len(values) <= limit else f"{text}, ... ({len(values)} in all)"
+
+
+def describe(graph: Mapping[str, Any], node_id: object, class_type: object = None) -> str:
+    """``node 3 'Sampler' (KSampler)``; parts that are not known are left out."""
+    title = title_of(graph, node_id)
+    known = class_of(graph, node_id) or (class_type if isinstance(class_type, str) else None)
+    return (
+        f"node {shorten(str(node_id), 60)}"
+        + (f" {brief(title)}" if title else "")
+        + (f" ({shorten(known, 60)})" if known else "")
+    )
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text in one line of at most ``limit`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
+    """Names that someone may have meant, nearest first; case does not count."""
+    lower = {other.lower()[:200]: other for other in names}
+    return tuple(lower[match] for match in get_close_matches(name.lower()[:200], lower, limit))
+
+
+# -- before a POST ----------------------------------------------------------------------
+
+
+def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph as JSON can carry it, for ``POST /prompt``; nothing is sent here.
+
+    Refused is what would be lost, or fail on the server in words that do not help: NaN
+    and Infinity, values that JSON does not have, keys that are not strings, and links
+    to a node that is not there, to a slot below 0, or of a node to itself.  A list of
+    two, node id and ``int``, counts as a link; wrap a literal one in
+    ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
+    converted.  Whether the server has the classes and accepts the values, it tells itself.
+
+    Returns the same object if nothing had to be converted, else a copy.
+
+    Raises:
+        WorkflowError: One line that names node and input.
+    """
+    if not isinstance(graph, Mapping):
+        raise WorkflowError(f"a workflow is a dict of nodes by id, not {brief(graph)}")
+    return json_graph(graph, links=True)
+
+
+def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
+    """:func:`check_graph`, with or without refusing bad links."""
+    changed = {}
+    for node_id, node in graph.items():
+        if not isinstance(node_id, str):
+            raise WorkflowError(f"the node id {brief(node_id)} is not a string")
+        plain = _json_node(graph, node_id, node, links=links)
+        if plain is not node:
+            changed[node_id] = plain
+    return {**graph, **changed} if changed or type(graph) is not dict else graph
+
+
+def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool) -> Any:
+    if not isinstance(node, Mapping):
+        return _json_part(graph, node_id, "", "", node)
+    changed = {}
+    for part, value in node.items():
+        if not isinstance(part, str):
+            raise WorkflowError(f"{describe(graph, node_id)}: the key {brief(part)} is no string")
+        if part == "inputs" and isinstance(value, Mapping):
+            plain: Any = _json_inputs(graph, node_id, value, links=links)
+        else:
+            plain = _json_part(graph, node_id, "key", part, value)
+        if plain is not value:
+            changed[part] = plain
+    return {**node, **changed} if changed or type(node) is not dict else node
+
+
+def _json_inputs(
+    graph: Mapping[str, Any], node_id: str, inputs: Mapping[str, Any], *, links: bool
+) -> Mapping[str, Any]:
+    changed = {}
+    for name, value in inputs.items():
+        if not isinstance(name, str):
+            raise WorkflowError(
+                f"{describe(graph, node_id)}: the input name {brief(name)} is no string"
+            )
+        if type(value) in _SCALARS or _is_good_link(graph, node_id, value):
+            continue
+        plain = _json_part(graph, node_id, "input", name, value)
+        if isinstance(plain, list):
+            fault = link_fault(graph, node_id, plain) if links else None
+            if fault:
+                raise WorkflowError(f"{describe(graph, node_id)}, input {brief(name)}: {fault}")
+            plain = json_link(graph, plain)
+        if plain is not value:
+            changed[name] = plain
+    return {**inputs, **changed} if changed or type(inputs) is not dict else inputs
+
+
+def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
+    """The usual link, told quickly; all others get the long way."""
+    return (
+        type(value) is list
+        and len(value) == 2
+        and type(value[0]) is str
+        and type(value[1]) is int
+        and value[1] >= 0
+        and value[0] != node_id
+        and value[0] in graph
+    )
+
+
+def _json_part(graph: Mapping[str, Any], node_id: str, what: str, name: str, value: Any) -> Any:
+    try:
+        return json_value(value)
+    except RecursionError:
+        fault = "the value is nested too deeply"
+    except ValueError as exc:
+        fault = str(exc)
+    where = f", {what} {brief(name)}" if what else ""
+    raise WorkflowError(f"{describe(graph, node_id)}{where}: {fault}")
+
+
+def json_value(value: Any) -> Any:
+    """A value as JSON carries it; the same object if it is fine.
+
+    Raises:
+        ValueError: JSON cannot carry it.
+    """
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise ValueError(f"{float(value)} is not a number that JSON can carry")
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"the key {brief(key)} is not a string")
+        entries = {key: json_value(inner) for key, inner in value.items()}
+        same = type(value) is dict and all(entries[key] is value[key] for key in entries)
+        return value if same else entries
+    if isinstance(value, (list, tuple)):
+        items = [json_value(inner) for inner in value]
+        same = type(value) is list and all(a is b for a, b in zip(items, value, strict=True))
+        return value if same else items
+    if isinstance(value, os.PathLike):
+        raise ValueError(
+            f"{brief(value)} is a path on this machine; upload the file and give the name "
+            "that the server answers, or pass str(path) if the path is the server's"
+        )
+    item = getattr(value, "item", None)
+    if callable(item) and tuple(getattr(value, "shape", ())) == ():
+        number = item()
+        if isinstance(number, (bool, int, float, str)):
+            return json_value(number)
+    raise ValueError(f"JSON cannot carry {brief(value)} ({type(value).__name__})")
+
+
+def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
+    """A link whose node id is a number gets the string that the server looks up."""
+    link = as_link(value)
+    return list(link) if link and link[0] != value[0] and link[0] in graph else value
+
+
+def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
+    """What is wrong with a link, in words; ``None``: nothing, or it is no link."""
+    link = as_link(value)
+    if not link:
+        # Slot 0.0 or true: the server's own check takes it for a link and stumbles.
+        if len(value) == 2 and isinstance(value[1], (bool, float)) and value[0] in list(graph):
+            return f"the slot of link {brief(value)} must be an int, counted from 0"
+        return None
+    source, slot = link
+    if source not in graph:
+        return f"{brief(value)} links to node {brief(source)}, which is not there; {_LITERAL_LIST}"
+    if source == node_id:
+        return f"{brief(value)} links the node to itself"
+    return f"{brief(value)} has a slot below 0" if slot < 0 else None

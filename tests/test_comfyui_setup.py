@@ -1,0 +1,188 @@
+"""The real ComfyUI of the tests: found, set up, started, and gone with the test run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import websocket
+
+from tests.comfyui import ComfyUI, _locked, _requirements, python311
+
+Run = Callable[..., list[Any]]
+
+
+def test_finds_a_python_311_whichever_runs_the_tests() -> None:
+    """The environment of ComfyUI is of one Python always."""
+    code = "import sys; print(sys.version_info[:2])"
+    out = subprocess.run([python311(), "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "(3, 11)"
+
+
+def test_says_what_is_missing_without_a_python_311(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One clear line where there is none."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"needs Python 3\.11"):
+        python311()
+
+
+def test_reads_requirements_by_name() -> None:
+    """Versions, extras, markers and comments do not belong to the name."""
+    text = "# a\ntorch\nComfyUI-x==1.2 # why\n\nnumpy>=1.25\nkornia[x]~=0.7\npywin32; os_name=='nt'"
+    assert list(_requirements(text)) == ["torch", "comfyui-x", "numpy", "kornia", "pywin32"]
+
+
+def test_two_set_ups_wait_for_each_other(tmp_path: Path) -> None:
+    """The second begins when the first has ended."""
+    order: list[str] = []
+
+    def second() -> None:
+        with _locked(tmp_path / "lock"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with _locked(tmp_path / "lock"):
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+
+
+@pytest.fixture
+def run(comfyui: ComfyUI, workflow: Callable[..., dict[str, Any]]) -> Iterator[Run]:
+    """Runs a workflow of the test nodes; gives all messages up to its end, then its history."""
+    address = comfyui.url.replace("http", "ws")
+    ws = websocket.create_connection(f"{address}/ws?clientId=infra", timeout=30)
+
+    def submit(name: str, interrupt: bool = False, **inputs: Any) -> list[Any]:
+        body = {"prompt": workflow(name, **inputs), "client_id": "infra"}
+        answer = requests.post(f"{comfyui.url}/prompt", json=body, timeout=30).json()
+        messages: list[Any] = []
+        while True:
+            data = ws.recv()
+            messages.append(json.loads(data) if isinstance(data, str) else data)
+            if not isinstance(data, str):
+                continue
+            if interrupt and messages[-1]["type"] == "progress":
+                requests.post(f"{comfyui.url}/interrupt", timeout=30)
+            if messages[-1]["type"] == "executing" and messages[-1]["data"]["node"] is None:
+                break
+        url = f"{comfyui.url}/history/{answer['prompt_id']}"
+        return [*messages, requests.get(url, timeout=30).json()[answer["prompt_id"]]]
+
+    yield submit
+    ws.close()
+
+
+def of_type(messages: list[Any], name: str) -> list[Any]:
+    return [m["data"] for m in messages if isinstance(m, dict) and m.get("type") == name]
+
+
+@pytest.mark.real
+def test_sleep_ticks_and_is_never_cached(run: Run) -> None:
+    """One progress message a tick, a text output, and no shortcut the second time."""
+    for _ in range(2):
+        *messages, entry = run("sleep", seconds=0.2, ticks=4)
+        assert [d["value"] for d in of_type(messages, "progress")] == [1, 2, 3, 4]
+        assert entry["outputs"] == {"1": {"text": ["slept"]}}
+
+
+@pytest.mark.real
+def test_sleep_can_be_interrupted(run: Run) -> None:
+    """Long before its time."""
+    start = time.monotonic()
+    *messages, entry = run("sleep", interrupt=True, seconds=100.0, ticks=1000)
+    assert of_type(messages, "execution_interrupted")
+    assert entry["status"]["completed"] is False
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.real
+def test_fail_raises(run: Run) -> None:
+    """With the text that it was given."""
+    *messages, _ = run("fail", message="out of luck")
+    (error,) = of_type(messages, "execution_error")
+    assert (error["node_id"], error["exception_type"]) == ("2", "ValueError")
+    assert error["exception_message"].startswith("out of luck")
+
+
+@pytest.mark.real
+def test_odd_messages(run: Run) -> None:
+    """Progress text (binary 3), an event of any name, and a block that is told."""
+    *messages, _ = run("progress_text", text="half way")
+    assert b"\0\0\0\3\0\0\0\1" + b"1half way" in messages
+    *messages, _ = run("custom_event", event="my.event", data='{"answer": 42}')
+    assert of_type(messages, "my.event") == [{"answer": 42}]
+    *messages, entry = run("blocked", message="not today")
+    (error,) = of_type(messages, "execution_error")
+    assert error["exception_type"] == "ExecutionBlocked"
+    assert error["exception_message"].startswith("Execution Blocked: not today")
+    assert entry["outputs"] == {"3": {"text": ["ran"]}}
+    assert entry["status"]["completed"] is True
+
+
+@pytest.mark.real
+def test_server_lives_in_a_folder_of_its_own(comfyui: ComfyUI) -> None:
+    """Files that the server names lie below ``root``."""
+    folders = requests.get(f"{comfyui.url}/internal/folder_paths", timeout=30).json()
+    root = os.path.realpath(comfyui.root)
+    assert folders["checkpoints"][0] == os.path.join(root, "models", "checkpoints")
+    assert (comfyui.root / "input" / "testbed.png").exists()
+
+
+@pytest.mark.real
+def test_server_dies_with_a_run_that_is_killed() -> None:
+    """Also by SIGKILL, and its folder is removed."""
+    code = (
+        "from tests.comfyui import ComfyUI\n"
+        "server = ComfyUI().__enter__()\n"
+        "print(server.port, server.root, flush=True)\n"
+        "input()\n"
+    )
+    top = Path(__file__).resolve().parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(top)},
+    ) as parent:
+        assert parent.stdout is not None
+        port, _, root = parent.stdout.readline().strip().partition(" ")
+        parent.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 20
+    while Path(root).parent.exists() or _listens(int(port)):
+        assert time.monotonic() < end, "the server outlived its test run"
+        time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.real
+def test_server_can_be_killed_and_started_again(comfyui: ComfyUI) -> None:
+    """On the same port, with other options for one start."""
+    comfyui.kill()
+    assert comfyui.pid is None
+    comfyui.start("--multi-user")
+    assert "users" in requests.get(f"{comfyui.url}/users", timeout=30).json()
+    comfyui.restart()
+    assert "users" not in requests.get(f"{comfyui.url}/users", timeout=30).json()
