@@ -394,11 +394,11 @@ class FakeComfy:
         return handler(request) if callable(handler) else handler
 
     def serve_socket(self, ws: Socket) -> None:
-        with self._changed:
-            greeting = {"type": "status", "data": {"status": self._status(), "sid": ws.client_id}}
-            ws.write(frame(1, json.dumps(greeting).encode()))
+        with self._changed:  # a client that was greeted is known, and pushes come after
             self.hellos.append(ws.client_id)
             self._sockets.append(ws)
+            greeting = {"type": "status", "data": {"status": self._status(), "sid": ws.client_id}}
+            ws.write(frame(1, json.dumps(greeting).encode()))
             self._changed.notify_all()
         try:
             self._listen(ws)

@@ -38,37 +38,39 @@ class Recording:
     prompt_id: str | None
 
 
-def recording(version: str, name: str) -> Recording:
-    """Read ``recordings/<version>/<name>.jsonl``: socket ``ws1``, its last prompt renamed.
+def recording(version: str, name: str, prompt: int = 0) -> Recording:
+    """Read ``recordings/<version>/<name>.jsonl``: what socket ``ws1`` got about one prompt.
 
-    Greetings and ``status`` are left out: the fake sends its own.  Pictures are zeros of the
-    recorded length behind the recorded header.
+    `prompt` counts the accepted ones.  Greetings and ``status`` are left out: the fake sends
+    its own.  Pictures are zeros of the recorded length behind the recorded header.
     """
     text = (RECORDINGS / version / f"{name}.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
-    posts = [r["response"]["prompt_id"] for r in rows if _is_accepted_prompt(r)]
-    prompt_id = posts[-1] if posts else None
+    answers = [r for r in rows if r["kind"] == "http"]
+    posts = [r for r in answers if r["path"] == "/prompt" and "prompt_id" in r["response"]]
+    accepted = [r["response"]["prompt_id"] for r in posts if r["status"] == 200]
+    prompt_id = accepted[prompt] if accepted else None
     if prompt_id:
         rows = [json.loads(line.replace(prompt_id, PROMPT_ID)) for line in text.splitlines()]
-    entry = None
+    entry = current = None
     for row in rows:
         if row["kind"] == "http" and row["path"] == f"/history/{PROMPT_ID}":
-            entry = row["response"].get(PROMPT_ID, entry)
+            entry = row["response"].get(PROMPT_ID)
     steps: list[Step] = []
     for row in rows:
-        if row.get("ch") != "ws1":
+        if row.get("ch") != "ws1" or row["kind"] not in ("json", "binary"):
+            continue
+        if row["kind"] == "json":
+            current = row["msg"]["data"].get("prompt_id", current)
+        if current != PROMPT_ID:
             continue
         if row["kind"] == "binary":
             steps.append(_binary(row))
-        elif row["kind"] == "json" and row["msg"]["type"] not in ("status", "feature_flags"):
+        elif row["msg"]["type"] not in ("status", "feature_flags"):
             if row["msg"] == {"type": "executing", "data": {"node": None, "prompt_id": PROMPT_ID}}:
                 steps.append(Finish(entry))  # a real server writes history just before this
             steps.append(row["msg"])
-    return Recording(steps, [r for r in rows if r["kind"] == "http"], prompt_id)
-
-
-def _is_accepted_prompt(row: dict[str, Any]) -> bool:
-    return row["kind"] == "http" and row["path"] == "/prompt" and row["status"] == 200
+    return Recording(steps, answers, prompt_id)
 
 
 def _binary(row: dict[str, Any]) -> bytes:

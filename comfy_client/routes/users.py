@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,11 @@ from ..http import segment
 from ..models._base import mapping
 from ..models.users import UserConfig
 from ._base import RouteGroup
+
+# The server reads its settings file, awaits the request's body, and writes the file anew: of
+# two changes at once it loses one.  So ours go one by one, by server; by process too, since a
+# fork may copy a lock that is held.
+_storing: dict[tuple[int, str], threading.Lock] = {}
 
 
 class UserRoutes(RouteGroup):
@@ -52,15 +59,21 @@ class UserRoutes(RouteGroup):
     def store_settings(self, settings: Mapping[str, Any]) -> None:
         """Change these settings; the others stay.
 
-        ``POST /settings``.  The server reads its file, then writes it anew, without a lock:
-        of two changes at the same moment one may be lost.
+        ``POST /settings``.  Changes made by this process go one by one; of two that two
+        programs make at the same moment, the server may lose one.
         """
-        self._http.request("POST", "/settings", json=dict(settings))
+        with self._one_by_one():
+            self._http.request("POST", "/settings", json=dict(settings))
 
     def store_setting(self, id: str, value: Any) -> None:
         """Change one setting to any JSON value.
 
-        ``POST /settings/{id}``.  As with :meth:`store_settings`, of two changes at the same
-        moment one may be lost.
+        ``POST /settings/{id}``.  For changes at the same moment see :meth:`store_settings`.
         """
-        self._http.request("POST", f"/settings/{segment(id)}", json=value)
+        with self._one_by_one():
+            self._http.request("POST", f"/settings/{segment(id)}", json=value)
+
+    def _one_by_one(self) -> threading.Lock:
+        # setdefault is atomic: two threads get the same lock.
+        key = (os.getpid(), self._http.address.http_url)
+        return _storing.setdefault(key, threading.Lock())
