@@ -1,0 +1,117 @@
+"""The README is true: its blocks run, its tables name what there is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import docutils.core
+import docutils.nodes
+import pytest
+from docutils.utils import Reporter
+
+import comfy_client
+from comfy_client import ComfyApi
+from comfy_client.events import NAMES
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
+
+README = Path(__file__).parents[1] / "README.rst"
+CI = Path(__file__).parents[1] / ".ci" / "run"
+
+
+def document() -> docutils.nodes.document:
+    """The README, parsed; a mistake in its markup is an error."""
+    settings = {"report_level": Reporter.WARNING_LEVEL, "halt_level": Reporter.WARNING_LEVEL}
+    return docutils.core.publish_doctree(
+        README.read_text(encoding="utf-8"), settings_overrides=settings
+    )
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(name of its section, code) of every Python block."""
+    found = []
+    for block in document().findall(docutils.nodes.literal_block):
+        if "python" in block["classes"]:
+            section = block.parent
+            while not isinstance(section, docutils.nodes.section | docutils.nodes.document):
+                section = section.parent
+            title = section.next_node(docutils.nodes.title)
+            found.append((title.astext() if title else "", block.astext()))
+    return found
+
+
+def test_the_markup_has_no_mistakes_and_there_are_blocks() -> None:
+    """docutils reads it without a warning."""
+    assert len(blocks()) >= 10
+
+
+def test_the_first_screen_shows_a_complete_example_within_thirty_lines() -> None:
+    """A visitor sees code before scrolling."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert any(".. code-block:: python" in line for line in lines[:12])
+
+
+def test_the_commands_are_the_ones_that_ci_runs() -> None:
+    """What the README tells a new user to type is what .ci/run does."""
+    text = README.read_text(encoding="utf-8")
+    assert "\n    python -m pytest --real\n" in text
+    assert "lane 3.11 test,dev --real" in CI.read_text(encoding="utf-8")
+    assert '-m pytest "$@"' in CI.read_text(encoding="utf-8")
+
+
+def test_every_public_method_stands_in_the_table() -> None:
+    """And nothing stands there that does not exist."""
+    text = README.read_text(encoding="utf-8")
+    section = text.split("Every method\n---", 1)[1].split("Coming from TypeScript", 1)[0]
+    named = set(re.findall(r"``([a-z_0-9]+)``", section.split("=====\n", 1)[1]))
+    public = {name for name in dir(ComfyApi) if not name.startswith("_")} | {"client_id"}
+    assert named == public - {"timing"}
+
+
+def test_every_event_name_stands_in_the_table() -> None:
+    """The documented names are the ones that can fire."""
+    text = README.read_text(encoding="utf-8")
+    section = text.split("\nname     ", 1)[1].split("Every method", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("``")]
+    assert {n for row in rows for n in re.findall(r"``([a-z_]+)``", row[:36])} == set(NAMES)
+
+
+def test_every_error_stands_in_the_table() -> None:
+    """With what to do about it."""
+    text = README.read_text(encoding="utf-8")
+    section = text.split("\nErrors\n---", 1)[1].split("code-block", 1)[0]
+    errors = {
+        name
+        for name, kind in vars(comfy_client).items()
+        if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
+    }
+    assert {n for n in errors if f"``{n}``" in section} == errors
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("section", "code"), blocks(), ids=[f"{i}-{s}" for i, (s, _) in enumerate(blocks())]
+)
+def test_every_block_runs(
+    section: str,
+    code: str,
+    comfyui: ComfyUI,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it stands, but for the address of the server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMFY_TOKEN", "a token")
+    graph = comfy_client.Workflow.load(load_workflow("txt2img_tiny"))
+    graph.save("txt2img.json")
+    graph.save("variant.json")
+    Path("photo.png").write_bytes((comfyui.root / "input" / "testbed.png").read_bytes())
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(code.replace("http://127.0.0.1:8188", comfyui.url), section, "exec"), names)
+    shown = names.get("show")
+    if shown is not None:  # the first block: blinker's own namespace is for all tests
+        comfy_client.signal("b_preview").disconnect(shown)
+        assert Path("preview.jpg").stat().st_size > 1000
+        assert list(Path("out").iterdir())
