@@ -11,6 +11,8 @@ import attrs
 DEFAULT_PORT = 8188
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_NO_NAME = re.compile(r"[\s%\\<>\"^`{|}]")
+_PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].*)?")
 
 
 @attrs.frozen
@@ -42,7 +44,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether this is the own machine, which no proxy and no spy stands before."""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
+        if f".{self.host.rstrip('.')}".endswith(".localhost"):
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
@@ -61,44 +63,50 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     text = host.strip() if isinstance(host, str) else ""
     if not text:
         raise ValueError("host is a text such as 'http://127.0.0.1:8188' or 'gpu-box:8188'")
-    scheme_given = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text)
-    if not scheme_given:
-        text = "http://" + _bracket(text)
-    parts = urlsplit(text)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    scheme = _SCHEMES.get(parts.scheme)
+    found = _PARTS.fullmatch(text)
+    if found is None:
+        raise ValueError("host holds a line break")
+    given, authority, path, tail = (part or "" for part in found.groups())
+    userinfo, at, server = authority.rpartition("@")
+    if "@" in path + tail:  # all before it may be a password, so nothing of it is shown
+        raise ValueError(
+            "host: percent-encode each of / ? # @ in user name, password and path, "
+            "or pass credentials=(username, password)"
+        )
+    shown = f"{given or 'http'}://{server}"
+    scheme = _SCHEMES.get((given or "http").lower())
     if scheme is None:
         raise ValueError(f"host {shown!r}: the scheme must be http or https")
-    if parts.query or parts.fragment:
+    if tail:
         raise ValueError(
             f"host {shown!r}: leave out what follows '?' or '#'; "
             "a token goes into credentials=QueryCredentials(name, value)"
         )
     try:
+        parts = urlsplit(f"{scheme}://{_bracket(server)}")
         port = parts.port
+        name = parts.hostname or ("127.0.0.1" if port is not None else "")
+        name = name.encode("idna").decode("ascii")
     except ValueError:
-        raise ValueError(f"host {shown!r}: the port must be a number up to 65535") from None
-    name = parts.hostname or ("127.0.0.1" if port is not None else "")
-    if not name or re.search(r"[\s%\\<>\"^`{|}]", name):
+        raise ValueError(
+            f"host {shown!r} is no name:port (port: up to 65535; IPv6: [::1]:8188)"
+        ) from None
+    if not name or _NO_NAME.search(server + name) or port == 0:
         raise ValueError(f"host {shown!r} names no server")
     if name in ("0.0.0.0", "::"):  # noqa: S104  what a server listens on, not where it is
         name = "127.0.0.1"
     if port is None:
-        port = (443 if scheme == "https" else 80) if scheme_given else DEFAULT_PORT
-    path = re.sub(r"/{2,}", "/", parts.path).rstrip("/")
-    prefix = quote(path, safe="/%:@!$&'()*+,;=~-._")
-    userinfo = None
-    if parts.username is not None:
-        userinfo = (unquote(parts.username), unquote(parts.password or ""))
-    return Address(scheme, name, port, prefix), userinfo
+        port = (443 if scheme == "https" else 80) if given else DEFAULT_PORT
+    prefix = quote(re.sub(r"/{2,}", "/", path).rstrip("/"), safe="/%:!$&'()*+,;=~-._")
+    username, _, password = userinfo.partition(":")
+    pair = (unquote(username), unquote(password)) if at else None
+    return Address(scheme, name, port, prefix), pair
 
 
-def _bracket(text: str) -> str:
+def _bracket(server: str) -> str:
     """A bare IPv6 address gets the brackets that a URL wants; a bare port its host."""
-    server, slash, path = text.partition("/")
-    before, at, rest = server.rpartition("@")
-    if rest.isdigit():
-        rest = f"127.0.0.1:{rest}"
-    elif rest.count(":") > 1 and not rest.startswith("["):
-        rest = f"[{rest}]"
-    return before + at + rest + slash + path
+    if server.isdecimal():
+        return f"127.0.0.1:{server}"
+    if server.count(":") > 1 and not server.startswith("["):
+        return f"[{server}]"
+    return server

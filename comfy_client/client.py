@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import threading
@@ -52,7 +53,7 @@ from .routes import (
     UserRoutes,
 )
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .signals import Receivers
+from .signals import EventQueue, Receivers
 from .wire import decode_binary, decode_text
 from .workflow.graph import nearest
 
@@ -164,7 +165,7 @@ class ComfyApi(
             "transport": transport,
         }
         self._receivers = Receivers(self, namespace)
-        self._closed = False
+        self._closed = threading.Event()
         self._set_up()
         _clients.add(self)
 
@@ -232,26 +233,29 @@ class ComfyApi(
         deadline = time.monotonic() + timeout
         pause = 0.1
         while True:
+            self._check_open()
             left = max(0.05, deadline - time.monotonic())
             try:
                 self._test_credentials(min(left, self._http.total_timeout))
                 break
             except ComfyError as exc:
+                self._check_open()
                 if not _may_mend(exc) or time.monotonic() + pause >= deadline:
                     self._publish(ErrorEvent(name="connection_error", error=exc))
                     raise
                 log.debug("not up yet: %s", exc)
-            time.sleep(pause)
+            self._closed.wait(pause)
             pause = min(1.0, pause * 1.6)
-        self._create_socket()
+        self._connection.retry()
         left = max(0.05, deadline - time.monotonic())
         state = self._connection.wait_settled(left, first_verdict=False)
+        self._check_open()
         error = self._connection.error
         if self._connection.is_hopeless and error is not None:
             self._publish(ErrorEvent(name="connection_error", error=error))
-            raise error
+            # A copy: the thread keeps its own, and must not hold this frame through it.
+            raise copy.copy(error) from error.__cause__
         if state not in (State.CONNECTED, State.POLLING):
-            self._check_open()
             log.warning("HTTP works, but the event socket is not up yet (%s)", error or "slow")
         return self
 
@@ -261,9 +265,9 @@ class ComfyApi(
         Waits for jobs end in :class:`ClientClosed`; the prompts go on.
         """
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return
-            self._closed = True
+            self._closed.set()
         self._connection.stop()
         self._jobs.close()
         self._receivers.close()
@@ -288,18 +292,22 @@ class ComfyApi(
         return _unpickle, (type(self), self._config, self._http.has_secrets)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed.is_set():
             raise ClientClosed
 
     def _after_fork(self) -> None:
         """In the child: the parent keeps its id, its socket, its pool and its jobs."""
+        was_closed = self._closed.is_set()
         self._finalizer.detach()
         self._connection.abandon()
         self._jobs.orphan()
         self._http.after_fork()
         self._receivers.reset()
         self.client_id = self.generate_id()
+        self._closed = threading.Event()
         self._set_up()
+        if was_closed:
+            self.close()
 
     # -- running -------------------------------------------------------------------------
 
@@ -420,7 +428,11 @@ class ComfyApi(
         self._check_open()
         queue = self._receivers.tap(name)
         self._create_socket()
-        return self._receivers.events(queue)
+        return self._follow(queue)
+
+    def _follow(self, queue: EventQueue) -> Iterator[Any]:
+        """A generator of this object: who iterates keeps the client."""
+        yield from self._receivers.events(queue)
 
     def subscribe_logs(self, enabled: bool = True) -> None:
         """Have the server's terminal sent as ``logs`` and ``terminal`` events, or stop it.
@@ -495,7 +507,10 @@ class ComfyApi(
         self._connection.start()
 
     def _plan(self) -> Plan:
-        url, headers = self._http.handshake("/ws", {"clientId": self.client_id})
+        try:
+            url, headers = self._http.handshake("/ws", {"clientId": self.client_id})
+        except (TypeError, ValueError) as exc:  # from a callable: no defect of the thread
+            raise AuthenticationError(f"the credentials cannot be sent: {exc}") from exc
         is_tls = self._http.address.scheme == "https"
         return Plan(
             url=url,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import http
 import http.client
 import logging
 import random
@@ -42,7 +43,7 @@ from .errors import (
     UnexpectedResponse,
 )
 from .events import ConnectionEvent, ErrorEvent, Event
-from .failures import explain
+from .failures import causes, explain
 from .wire import HELLO
 
 log = logging.getLogger("comfy_client")
@@ -79,7 +80,7 @@ class Timing:
     """The patience of the event thread, in seconds."""
 
     dial: float = 10.0  #: For TCP, TLS and handshake, and again for the first message.
-    ping: float = 20.0  #: Quiet for so long: ask whether the other side is there.
+    ping: float = 8.0  #: Quiet for so long: ask whether the other side is there.
     dead: float = 90.0  #: No frame at all for so long: it is not.
     poll: float = 2.0  #: Between questions over HTTP while there is no socket.
     pause: float = 0.5  #: Longest first pause between dials; it doubles ...
@@ -140,11 +141,13 @@ class Connection:
         self._poll_only = poll_only
         self.timing = timing or Timing()
         self._uniform = uniform
-        self._changed = threading.Condition()  # guards the state and what belongs to it
+        # Guards all that follows.  Re-entrant, as no Event is: the finalizer of a forgotten
+        # client calls stop() in whichever thread, at whichever moment.
+        self._changed = threading.Condition(threading.RLock())
         self._state = State.IDLE
         self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
-        self._wake = threading.Event()  # ends a pause early
+        self._stopped = False
+        self._woken = False  # ends a pause early
         self._raw: socket.socket | None = None  # the socket that stop() has to shut
         self._redial: str | None = None
         self._failures = 0  # dials since the last first message
@@ -172,7 +175,11 @@ class Connection:
 
         def settled() -> bool:
             done = self._state in (State.CONNECTED, State.POLLING, State.CLOSED)
-            return done or (self.error is not None and (first_verdict or self.is_hopeless))
+            return (
+                done
+                or self._stopped
+                or (self.error is not None and (first_verdict or self.is_hopeless))
+            )
 
         with self._changed:
             self._changed.wait_for(settled, timeout)
@@ -195,14 +202,24 @@ class Connection:
 
     def nudge(self) -> None:
         """Dial now instead of at the end of the pause: the server has just answered."""
-        if self._state is State.WAITING:
-            self._wake.set()
+        with self._changed:
+            if self._state is State.WAITING and not self.is_hopeless:
+                self._woken = True
+                self._changed.notify_all()
+
+    def retry(self) -> None:
+        """Start, or dial now and forget what was wrong: someone waits for a fresh verdict."""
+        self.start()
+        with self._changed:
+            if self._state is State.WAITING:
+                self.error = None
+                self._woken = True
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """End the thread; at once, from any thread, any number of times."""
         with self._changed:
-            self._stopped.set()
-            self._wake.set()
+            self._stopped = True
             self._shut()
             if self._thread is None:
                 self._state = State.CLOSED
@@ -216,7 +233,7 @@ class Connection:
 
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's socket without ending it."""
-        self._stopped.set()
+        self._stopped = True
         if self._raw is not None:
             # close() only gives up this process's descriptor; shutdown() would end the
             # parent's connection too.
@@ -234,7 +251,7 @@ class Connection:
     def _run(self) -> None:
         cause: Exception | None = None
         try:
-            while not self._stopped.is_set():
+            while not self._stopped:
                 if self._poll_only:
                     self._enter(State.POLLING)
                     self._polls()
@@ -243,12 +260,10 @@ class Connection:
                 self._enter(State.CONNECTING)
                 try:
                     self._listen()
-                except ReferenceError:
-                    return
-                except (ComfyError, OSError, websocket.WebSocketException) as exc:
-                    if self._stopped.is_set():
+                except (ComfyError, OSError) as exc:
+                    if self._stopped:
                         return
-                    self._pause_after(exc)
+                    self._pause_after(_without_frames(exc))
         except ReferenceError:
             return
         except Exception as exc:  # a bug of ours: end loudly, never spin
@@ -287,19 +302,15 @@ class Connection:
         try:
             ws.send(HELLO)
             self._read(ws, stream)
+        except (websocket.WebSocketException, OSError) as exc:
+            raise _Lost(self._redial or f"the socket ended: {exc}") from exc
         finally:
             self._hang_up(ws)
 
     def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, _Buffered]:
-        raw = None
         ws = websocket.WebSocket(skip_utf8_validation=True)
         try:
-            raw = _open(plan, self.timing.dial)
-            with self._changed:
-                self._raw = raw
-                if self._stopped.is_set():
-                    raise _Lost("stopped while dialling")
-            stream = _Buffered(raw)
+            stream = _Buffered(_open(plan, self.timing.dial, self._hold))
             stream.allowance = MAX_HANDSHAKE
             headers = dict(plan.headers)
             host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
@@ -312,41 +323,52 @@ class Connection:
                 redirect_limit=0,
                 timeout=self.timing.dial,
             )
+            if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
+                raise websocket.WebSocketException("redirected")
         except Exception as exc:
-            if raw is not None:
-                raw.close()
+            with self._changed:
+                if self._raw is not None:
+                    self._raw.close()
+                    self._raw = None
             if isinstance(exc, ComfyError):
                 raise
-            raise _refused(exc, ws, plan) from exc
+            # What websocket-client raises repeats headers and bodies; it stays out of sight.
+            raise _refused(exc, ws, plan) from (exc if isinstance(exc, OSError) else None)
         finally:
             _forget_cookies()
         return ws, stream
 
+    def _hold(self, raw: socket.socket) -> None:
+        """From now on stop() ends whatever this socket is waiting for."""
+        with self._changed:
+            self._raw = raw
+            if self._stopped:
+                raw.close()
+                raise _Lost("stopped while dialling")
+
     def _read(self, ws: websocket.WebSocket, stream: _Buffered) -> None:
-        heard = time.monotonic()
-        patience = self.timing.dial  # for the greeting; then for anything at all
+        dialled = time.monotonic()
         greeted = False
+        stream.allowance = MAX_FRAME
         while True:
-            quiet = time.monotonic() - heard
-            ws.settimeout(max(0.01, min(self.timing.ping, patience - quiet)))
-            stream.allowance = MAX_FRAME
+            patience = self.timing.dead if greeted else self.timing.dial
+            left = (stream.heard if greeted else dialled) + patience - time.monotonic()
+            if left <= 0:
+                raise _Lost(f"{'nothing came' if greeted else 'no greeting'} for {patience:g} s")
+            ws.settimeout(min(self.timing.ping, left))
             try:
                 opcode, data = ws.recv_data(control_frame=True)
-            except websocket.WebSocketTimeoutException as exc:
-                if time.monotonic() - heard >= patience:
-                    raise _Lost(f"nothing came for {patience:g} s") from exc
-                ws.ping()
+            except websocket.WebSocketTimeoutException:
+                if time.monotonic() - stream.heard >= self.timing.ping:
+                    ws.ping()
                 continue
-            except (websocket.WebSocketException, OSError) as exc:
-                raise _Lost(self._redial or f"the socket ended: {exc}") from exc
-            heard = time.monotonic()
             if opcode == websocket.ABNF.OPCODE_CLOSE:
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
                 raise _Lost(f"the server closed the socket (code {code})")
             if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+                stream.allowance = MAX_FRAME
                 if not greeted:
                     greeted = True
-                    patience = self.timing.dead
                     self._greeted()
                 self._owned()._receive(opcode == websocket.ABNF.OPCODE_TEXT, data)
 
@@ -359,15 +381,15 @@ class Connection:
         self._tell("connected" if first else "reconnected", attempt=attempts)
 
     def _hang_up(self, ws: websocket.WebSocket) -> None:
-        with self._changed:
-            self._raw = None
-        if ws.connected and not self._stopped.is_set():
+        if ws.connected and not self._stopped:
             # Let the server see the end of this socket before the next one comes.
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 ws.close(timeout=0.5)
         # After the server's close frame close() returns early and leaks the descriptor.
         with contextlib.suppress(OSError, websocket.WebSocketException):
             ws.shutdown()
+        with self._changed:
+            self._raw = None
 
     # -- without a socket ----------------------------------------------------------------
 
@@ -381,8 +403,8 @@ class Connection:
         if refused or isinstance(exc, _NoWebSocket):
             # Neither mends soon: the first try may be a moment of a restart, then the cap.
             delay = self.timing.cap if refused or self._failures > 1 else self.timing.pause
+        self._woken = False
         self._enter(State.WAITING, exc)
-        self._wake.clear()
         if was_connected:
             self._tell("disconnected", error=exc)
         if refused:
@@ -396,23 +418,25 @@ class Connection:
                 log.warning("no WebSocket (%s); asking over HTTP meanwhile: no previews", exc)
                 self._tell("websocket_unavailable", error=exc)
             self._poll_for(delay)
-        elif not self._stopped.is_set():
-            self._wake.wait(delay)
+        else:
+            self._sleep(delay)
+
+    def _sleep(self, seconds: float) -> bool:
+        """A pause; whether it was cut short."""
+        with self._changed:
+            cut = self._changed.wait_for(lambda: self._woken or self._stopped, seconds)
+            self._woken = False
+        return cut
 
     def _poll_for(self, seconds: float) -> None:
         """Ask over HTTP now and then; ends with the time, or when HTTP fails as well."""
         end = time.monotonic() + seconds
-        while not self._stopped.is_set():
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            self._wake.wait(min(self.timing.poll, left))
-            if self._stopped.is_set() or self._wake.is_set():
-                self._wake.clear()
+        while (left := end - time.monotonic()) > 0:
+            if self._sleep(min(self.timing.poll, left)):
                 return
             if time.monotonic() < end and not self._polls() and not self._poll_only:
                 self._enter(State.WAITING)
-                self._wake.wait(min(self.timing.poll, max(0.0, end - time.monotonic())))
+                self._sleep(min(self.timing.poll, max(0.0, end - time.monotonic())))
                 return
 
     def _polls(self) -> bool:
@@ -433,7 +457,7 @@ class _Buffered:
 
     websocket-client reads a frame in three or more pieces; each ``recv`` lets go of the
     interpreter and has to win it back, which costs more than all the rest.  ``allowance``
-    bounds what may be read until it is set anew.
+    bounds what may be read until it is set anew; ``heard`` is when anything came last.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -441,6 +465,7 @@ class _Buffered:
         self._data = b""
         self._at = 0
         self.allowance = 0
+        self.heard = time.monotonic()
 
     def recv(self, size: int) -> bytes:
         """At most ``size`` bytes; ``b""`` at the end."""
@@ -449,8 +474,10 @@ class _Buffered:
             self._at += len(piece)
         elif size >= 16384:
             piece = self._sock.recv(size)
+            self.heard = time.monotonic()
         else:
             self._data = self._sock.recv(1 << 18)
+            self.heard = time.monotonic()
             piece = self._data[:size]
             self._at = len(piece)
         self.allowance -= len(piece)
@@ -462,26 +489,48 @@ class _Buffered:
         return getattr(self._sock, name)
 
 
-def _open(plan: Plan, timeout: float) -> socket.socket:
-    """A connected socket, through the proxy and with TLS where the plan says so."""
+def _open(plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> socket.socket:
+    """A connected socket, through the proxy and with TLS where the plan says so.
+
+    ``hold`` gets each socket before it waits for anything, so that it can be ended.
+    """
     parts = urlsplit(plan.url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     if plan.proxy:
         sock = _tunnel(plan.proxy, host, port, timeout)
+        hold(sock)
     else:
         try:
-            sock = socket.create_connection((host, port), timeout)
+            sock = _connect(host, port, timeout, hold)
         except TimeoutError as exc:
             raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if parts.scheme != "wss" or plan.ssl_context is None:
         return sock
-    try:
-        return plan.ssl_context.wrap_socket(sock, server_hostname=host)
-    except BaseException:
-        sock.close()
-        raise
+    secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    hold(secure)
+    secure.do_handshake()
+    return secure
+
+
+def _connect(
+    host: str, port: int, timeout: float, hold: Callable[[socket.socket], None]
+) -> socket.socket:
+    """As ``socket.create_connection``, which keeps its socket to itself until it is done."""
+    failure = OSError(f"{host} has no address")
+    for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, proto)
+        try:
+            hold(sock)
+            sock.settimeout(timeout)
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        else:
+            return sock
+    raise failure
 
 
 def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
@@ -499,7 +548,14 @@ def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
         pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))
         headers["Proxy-Authorization"] = pair.headers()["Authorization"]
     line.set_tunnel(host, port, headers)
-    line.connect()
+    try:
+        line.connect()
+    except (OSError, http.client.HTTPException) as exc:
+        line.close()
+        text = f"the proxy {parts.hostname} on the way: {exc}"
+        if str(exc).startswith("Tunnel"):  # many let requests pass, but no tunnel to odd ports
+            raise _NoWebSocket(text) from exc
+        raise ServerUnreachable(text) from exc
     return line.sock
 
 
@@ -527,6 +583,15 @@ def _refused(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
         return _NoWebSocket(f"{what}: {seen} in place of a WebSocket")
     if isinstance(exc, OSError | http.client.HTTPException):
         return explain(exc, what, plan.shown)
+    if isinstance(exc, ValueError | LookupError):  # websocket-client's parser, before 1.9
+        return _NoWebSocket(f"{what}: no proper upgrade in place of a WebSocket")
+    return exc
+
+
+def _without_frames(exc: Exception) -> Exception:
+    """Frames in a traceback hold the owner, which must not live as long as its last error."""
+    for cause in causes(exc):
+        cause.__traceback__ = None
     return exc
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, runtime_checkable
+from urllib.parse import quote, quote_plus
 
 import attrs
 
@@ -139,8 +141,31 @@ class Applied:
     headers: Mapping[str, str] = attrs.field(repr=False)
     query: Mapping[str, str] = attrs.field(repr=False)
 
+    def redact(self, text: str) -> str:
+        """``text`` with stars for what is secret in here, should a server repeat it."""
+        words = [word for value in self.headers.values() for word in value.split()]
+        for value in self.query.values():
+            words += [value, quote(value), quote_plus(value)]
+        # Longest first; what is short, or a scheme's name, tells nothing and occurs anywhere.
+        for word in sorted(words, key=len, reverse=True):
+            if len(word) > 3 and word.lower() not in ("basic", "bearer"):
+                text = text.replace(word, "***")
+        return text
+
 
 NOTHING = Applied({}, {})
+
+
+def check(credentials: object) -> None:
+    """``TypeError`` when this is no kind of credentials; asks none of them anything."""
+    if isinstance(credentials, tuple):
+        if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
+            raise TypeError("credentials given as a tuple are (username, password)")
+    elif not (credentials is None or isinstance(credentials, Credentials) or callable(credentials)):
+        raise TypeError(
+            "credentials are a (username, password) tuple, one of the ...Credentials classes, "
+            f"or a callable that gives one; not {type(credentials).__name__}"
+        )
 
 
 def apply(credentials: AnyCredentials | None) -> Applied:
@@ -149,30 +174,34 @@ def apply(credentials: AnyCredentials | None) -> Applied:
     Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
     is given (or what a callable answered) is no kind of credentials.
     """
+    check(credentials)
     if credentials is None:
         return NOTHING
     if isinstance(credentials, tuple):
-        if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
-            raise TypeError("credentials given as a tuple are (username, password)")
         credentials = BasicCredentials(*credentials)
     if isinstance(credentials, Credentials):
         applied = Applied(dict(credentials.headers()), dict(credentials.query()))
-        for name, value in applied.headers.items():
-            # A line break would end the header; the value stays out of the message.
-            if any(sign in name + value for sign in "\r\n\0") or not value.isprintable():
-                raise ValueError(f"the credentials' {name} header holds a control sign")
+        check_headers(applied.headers, "the credentials'")
         return applied
-    if callable(credentials):
-        try:
-            answer = credentials()
-        except Exception as exc:
-            raise AuthenticationError(
-                f"the credentials callable raised {type(exc).__name__}"
-            ) from exc
-        if callable(answer) and not isinstance(answer, Credentials):
-            raise TypeError("the credentials callable answered with another callable")
-        return apply(answer)
-    raise TypeError(
-        "credentials are a (username, password) tuple, one of the ...Credentials classes, "
-        f"or a callable that gives one; not {type(credentials).__name__}"
-    )
+    try:
+        answer = credentials()
+    except Exception as exc:
+        raise AuthenticationError(f"the credentials callable raised {type(exc).__name__}") from exc
+    if callable(answer) and not isinstance(answer, Credentials):
+        raise TypeError("the credentials callable answered with another callable")
+    return apply(answer)
+
+
+def check_headers(headers: Mapping[str, str], whose: str) -> None:
+    """``ValueError`` for what cannot stand in a header; the value stays out of the message."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"{whose} headers are texts")
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"{whose} header names hold a sign that no name may hold")
+        # A line break would end the header, and so begin another.
+        if not re.fullmatch(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )", value):
+            raise ValueError(
+                f"{whose} {name} header holds a control sign, a letter that headers cannot "
+                "carry, or a space at an end"
+            )

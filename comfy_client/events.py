@@ -1,7 +1,8 @@
 """One typed value per event: what the server said, or what became of the connection.
 
-Every event has a ``name`` (the signal that it fires), and ``raw``, the message as it came,
-for fields newer than this library.  Missing values are ``None``, never a made-up zero.
+Every event has a ``name`` (the signal that it fires), and ``raw``, for fields newer than this
+library: the ``data`` of the message as it came, of an unknown one the whole message, of a
+picture its metadata.  Missing values are ``None``, never a made-up zero.
 Events of a prompt carry its ``prompt_id``.  Times are milliseconds since 1970, as the
 server gives them.
 """
@@ -295,8 +296,6 @@ FROM_CLIENT = frozenset(
     }
 )
 
-END_NAMES = frozenset({"execution_success", "execution_error", "execution_interrupted", "job_lost"})
-
 
 # -- from the server's data; tolerant of whatever stands there ----------------------------
 
@@ -319,7 +318,8 @@ def _whole(value: object) -> int | None:
 
 
 def _ids(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+    given = value if isinstance(value, list) else ()
+    return tuple(text for item in given if (text := _id(item)) is not None)
 
 
 def _map(value: object) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 One Session with a sized pool serves every route.  Each call has a deadline and a maximum
 size, each failure becomes one of our errors, nothing is redirected, and credentials are
-put on here, for the configured origin only.
+put on here, for the configured origin only.  Beside it: ``answers`` (what the server said,
+as typed errors), ``deadline`` (connections that keep to one), ``multipart`` (bodies).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import functools
 import io
 import json as jsonlib
+import logging
+import math
 import os
-import secrets
 import socket
 import ssl
 import threading
@@ -23,40 +25,38 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-import attrs
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.cookies import get_cookie_header
 
 from . import credentials as creds
 from ._version import __version__
 from .address import Address
+from .answers import Answer, Download, refusal, route_is_missing, unexpected
+from .deadline import POOL_CLASSES
+from .deadline import deadline as current_deadline
 from .errors import (
-    ApiError,
     AuthenticationError,
     ClientClosed,
     ComfyError,
-    Conflict,
-    NotFound,
-    NotSupported,
     RequestTimeout,
     ServerUnreachable,
     TransportError,
     UnexpectedResponse,
-    UploadTooLarge,
 )
 from .failures import causes, explain
+from .multipart import Form, opened
+
+__all__ = ["MAX_ANSWER", "UNSET", "Answer", "Download", "Http", "segment"]
 
 #: Largest answer that is kept in memory, in bytes.
-MAX_ANSWER: Final = 1 << 30
+MAX_ANSWER = 1 << 30
 #: Seconds that one upload or download may take in all.
 MAX_TRANSFER: Final = 3600.0
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
 
 _CHUNK = 1 << 20
-_SHOWN = 200
 
 Params = Mapping[str, str | int | float | None]
 
@@ -78,43 +78,6 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-@attrs.frozen
-class Answer:
-    """A complete answer."""
-
-    method: str
-    path: str
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    content: bytes = attrs.field(repr=False)
-
-    @property
-    def text(self) -> str:
-        """The body as text."""
-        return self.content.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The body as JSON; :class:`UnexpectedResponse` when it is none."""
-        try:
-            return jsonlib.loads(self.content)
-        except ValueError as exc:
-            raise _not_json(self) from exc
-
-
-@attrs.define(eq=False)
-class Download:
-    """A body on its way: iterate over its chunks, which ends in an error when it is cut."""
-
-    status: int
-    headers: Mapping[str, str]
-    length: int | None  #: Bytes; ``None`` when the server did not say.
-    _chunks: Iterator[bytes]
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Chunks of up to 1 MiB."""
-        return self._chunks
-
-
 class Http:
     """All requests to one server."""
 
@@ -131,15 +94,20 @@ class Http:
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
     ) -> None:
+        creds.check(credentials)
+        creds.check_headers(headers or {}, "the given")
+        creds.check_headers({"Comfy-User": user or ""}, "the")
         self.address = address
+        if isinstance(credentials, tuple):  # whose repr would show it
+            credentials = creds.BasicCredentials(*credentials)
         self.credentials = credentials
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
-        self.cert = cert
         self._own_session = session is None
         self._session = _new_session() if session is None else session
         self._given_headers = dict(headers or {})
         self._user = user
         self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
+        self._cert = cert
         self._proxies = proxies
         self._lock = threading.Lock()  # guards the template, which every request copies
         self._template: requests.PreparedRequest | None = None
@@ -152,11 +120,25 @@ class Http:
 
     @functools.cached_property
     def verify(self) -> bool | str:
-        """What to trust: as given, else the bundle that the environment names."""
-        if self._verify is True and self._session.trust_env:
+        """What to trust: as given, else as the Session or the environment says."""
+        verify = self._verify
+        if verify is True:
+            verify = self._session.verify  # type: ignore[assignment]
+        if verify is True and self._session.trust_env:
             bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-            return bundle or True
-        return self._verify
+            verify = bundle or True
+        if isinstance(verify, str) and not os.path.exists(verify):
+            raise FileNotFoundError(f"no CA bundle at {verify!r} (verify=, REQUESTS_CA_BUNDLE)")
+        return verify
+
+    @functools.cached_property
+    def cert(self) -> str | tuple[str, str] | None:
+        """The client's certificate: as given, else the Session's."""
+        cert = self._cert or self._session.cert
+        for file in () if cert is None else (cert,) if isinstance(cert, str) else cert:
+            if not os.path.exists(file):
+                raise FileNotFoundError(f"no client certificate or key at {file!r} (cert=)")
+        return cert
 
     @functools.cached_property
     def proxies(self) -> dict[str, str]:
@@ -209,6 +191,7 @@ class Http:
                 self._applied = applied
                 self._template = self._prepare(applied)
         if changed:
+            _hide_in_logs(applied)
             self._warn_of_open_password(applied)
         return changed
 
@@ -227,31 +210,46 @@ class Http:
         """URL and headers with which the socket introduces itself: those of any request."""
         self._check_open()
         self.refresh_credentials()
-        request = self._new_request("GET", self.address.http_url + route)
-        skip = {"accept", "accept-encoding", "connection", "content-type", "content-length"}
+        request = self._new_request("GET", route, params, {}, None)
         # The server compares an Origin with Host and may refuse; a script has none to send.
-        skip.add("origin")
+        skip = {
+            "accept",
+            "accept-encoding",
+            "connection",
+            "content-type",
+            "content-length",
+            "origin",
+        }
         headers = {
             name: value.decode("latin-1") if isinstance(value, bytes) else value
             for name, value in request.headers.items()
             if name.lower() not in skip
         }
-        query = _query({**params, **self._applied.query})
-        return self.address.ws_url + route + query, headers
+        query = (request.url or "").partition("?")[2]
+        return f"{self.address.ws_url}{route}?{query}", headers
 
     def _prepare(self, applied: creds.Applied) -> requests.PreparedRequest:
         """What all requests share, merged with the Session's own settings once."""
-        headers: dict[str, str] = {"User-Agent": f"comfy-client/{__version__}"}
+        headers: dict[str, str] = {}
         if self._user:
             headers["Comfy-User"] = self._user
         headers.update(self._given_headers)
         headers.update(applied.headers)
-        # A callable keeps .netrc from replacing our Authorization; a Session's own auth is
-        # its owner's will.
-        auth = None if self._session.auth and not applied.headers else _leave_as_it_is
-        return self._session.prepare_request(
-            requests.Request("GET", self.address.http_url + "/", headers=headers, auth=auth)
+        template = self._session.prepare_request(
+            requests.Request(
+                "GET",
+                self.address.http_url + "/",
+                headers=headers,
+                params=dict(applied.query),
+                # A callable keeps .netrc from replacing our Authorization.
+                auth=_leave_as_it_is,
+            )
         )
+        given = {name.lower() for name in (*headers, *self._session.headers)}
+        if "cookie" not in given:  # the jar's may change, so each request asks it
+            template.headers.pop("Cookie", None)
+        template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
+        return template
 
     def _warn_of_open_password(self, applied: creds.Applied) -> None:
         open_line = self.address.scheme == "http" and not self.address.is_loopback
@@ -291,16 +289,16 @@ class Http:
         seconds = self.total_timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
         with self._exchange(method, route, params, extra, body, deadline) as response:
-            answer = self._whole(method, response, deadline)
-        self._check(answer, allow, size=len(body) if body else None)
+            answer = self._whole(response, deadline)
+        if answer.status >= 300 and answer.status not in allow:
+            raise self._refusal(answer, size=len(body) if body else None)
         return answer
 
     def json(self, method: str, route: str, **kw: Any) -> Any:
         """:meth:`request`, decoded."""
         answer = self.request(method, route, **kw)
-        kind = answer.headers.get("content-type", "")
-        if "html" in kind:
-            raise _not_json(answer)
+        if answer.is_page:
+            raise unexpected(answer, "JSON")
         return answer.json()
 
     @contextmanager
@@ -320,17 +318,17 @@ class Http:
         deadline = time.monotonic() + (MAX_TRANSFER if timeout is None else timeout)
         # The length of what arrives is checked, so no encoding may come between.
         extra = {"Accept-Encoding": "identity", **(headers or {})}
-        with self._exchange("GET", route, params, extra, None, deadline) as response:
+        pause = self.total_timeout
+        with self._exchange("GET", route, params, extra, None, deadline, pause) as response:
             if response.status_code >= 300:
-                self._check(self._whole("GET", response, deadline))
+                raise self._refusal(self._whole(response, deadline))
             if "html" in response.headers.get("content-type", ""):
-                raise _not_json(self._whole("GET", response, deadline), due="a file")
-            length = _length(response)
+                raise unexpected(self._whole(response, deadline), "a file")
             yield Download(
                 response.status_code,
                 response.headers,
-                length,
-                self._chunks(response, length, deadline),
+                _length(response),
+                self._chunks(response, deadline),
             )
 
     def upload(
@@ -347,17 +345,22 @@ class Http:
 
         ``timeout`` is the deadline in seconds; ``None``: an hour.
         """
-        with _opened(file) as (stream, size):
-            body = _Multipart(fields, part, file_name, stream, size)
-            extra = {"Content-Type": body.content_type}
-            deadline = time.monotonic() + (MAX_TRANSFER if timeout is None else timeout)
+        deadline = time.monotonic() + (MAX_TRANSFER if timeout is None else timeout)
+        with opened(file) as (stream, size):
+            form = Form(fields, part, file_name, stream, size)
+            extra = {"Content-Type": form.content_type}
             try:
-                with self._exchange("POST", route, None, extra, body, deadline) as response:
-                    answer = self._whole("POST", response, deadline)
-            except TransportError as exc:
-                # A server that refuses a large body answers and hangs up while we still send.
-                raise TransportError(f"{exc} (while sending {size} bytes)") from exc
-        self._check(answer, size=len(body))
+                with self._exchange("POST", route, None, extra, form, deadline) as response:
+                    answer = self._whole(response, deadline)
+            except TransportError:
+                if form.failure is None:
+                    raise
+            if form.failure is not None:
+                raise form.failure
+        if answer.status >= 300:
+            raise self._refusal(answer, size=len(form))
+        if answer.is_page:
+            raise unexpected(answer, "JSON")
         return answer.json()
 
     def close(self) -> None:
@@ -373,8 +376,8 @@ class Http:
     def after_fork(self) -> None:
         """In the child: the pool's connections are the parent's."""
         self._lock = threading.Lock()
+        self._session.close()  # ends nothing of the parent's; a Session goes on with new ones
         if self._own_session:
-            self._session.close()
             self._session = _new_session()
 
     # -- the wire ------------------------------------------------------------------------
@@ -391,47 +394,71 @@ class Http:
         route: str,
         params: Params | None,
         headers: Mapping[str, str],
-        body: bytes | _Multipart | None,
+        body: bytes | Form | None,
         deadline: float,
+        pause: float = math.inf,
     ) -> Iterator[requests.Response]:
-        """Send one request; the answer's body is still on the wire."""
+        """Send one request; the answer's body is still on the wire.
+
+        ``pause``: seconds that the server may be silent, in the middle of its answer too.
+        """
         if self._template is None:
             self.refresh_credentials()
         path = self._path(route)
-        response = self._send(method, path, params, headers, body, deadline)
+        response = self._send(method, path, params, headers, body, deadline, pause)
         try:
             if response.status_code == 401 and self.refresh_credentials():
                 response.close()
-                response = self._send(method, path, params, headers, body, deadline)
-            if path != route and self._api is None:
-                if _route_is_missing(response.status_code, response.headers):
-                    if self._lives_at_the_root(deadline):
-                        response.close()
-                        response = self._send(method, route, params, headers, body, deadline)
-                elif response.status_code < 300:
+                response = self._send(method, path, params, headers, body, deadline, pause)
+            if self._api is None and path != route:
+                if response.status_code < 300:
                     self._api = True
+                elif response.status_code in (404, 405, 501):
+                    self._find_routes(deadline)
+                    # Nobody took the request, so it may be sent to where the routes are.
+                    if self._api is False:
+                        response.close()
+                        response = self._send(method, route, params, headers, body, deadline, pause)
             yield response
         finally:
             response.close()
 
-    def _lives_at_the_root(self, deadline: float) -> bool:
-        """Whether this is a ComfyUI from before June 2024, which has no ``/api``."""
-        with self._send("GET", "/prompt", None, {}, None, deadline) as root:
-            is_old = root.status_code == 200 and "json" in root.headers.get("content-type", "")
-        with self._send("GET", "/api/prompt", None, {}, None, deadline) as new:
-            self._api = not (is_old and _route_is_missing(new.status_code, new.headers))
-        return not self._api
+    def _find_routes(self, deadline: float) -> None:
+        """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there; else not known."""
+        for path in ("/api/prompt", "/prompt"):
+            with self._send("GET", path, None, {}, None, deadline) as response:
+                if response.status_code == 200 and "json" in response.headers.get(
+                    "content-type", ""
+                ):
+                    self._api = path != "/prompt"
+                    return
 
-    def _new_request(self, method: str, url: str) -> requests.PreparedRequest:
+    def _new_request(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        headers: Mapping[str, str],
+        body: bytes | Form | None,
+    ) -> requests.PreparedRequest:
         with self._lock:
             template = self._template or self._prepare(self._applied)
-        request = template.copy()
+        request = requests.PreparedRequest()
         request.method = method
-        request.url = url
-        request.headers.pop("Cookie", None)
-        cookie = get_cookie_header(self._session.cookies, request)  # type: ignore[no-untyped-call]
-        if cookie:
-            request.headers["Cookie"] = cookie
+        request.url = self.address.http_url + path + _query(params)
+        fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
+        if fixed:
+            request.url += f"{'&' if '?' in request.url else '?'}{fixed}"
+        request.headers = template.headers.copy()
+        request.headers.update(headers)
+        request.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
+        request.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
+        if body is not None or method in ("POST", "PUT", "PATCH"):
+            request.headers["Content-Length"] = str(len(body) if body else 0)
+        if self._session.cookies or self._session.auth:
+            request.prepare_cookies(self._session.cookies)  # leaves a Cookie that is there
+        if self._session.auth and not self._applied.headers:
+            request.prepare_auth(self._session.auth)  # last, for it may sign all the rest
         return request
 
     def _send(
@@ -440,168 +467,124 @@ class Http:
         path: str,
         params: Params | None,
         headers: Mapping[str, str],
-        body: bytes | _Multipart | None,
+        body: bytes | Form | None,
         deadline: float,
+        pause: float = math.inf,
     ) -> requests.Response:
-        self._check_open()
         url = self.address.http_url + path
-        request = self._new_request(method, url + _query({**(params or {}), **self._applied.query}))
-        request.headers.update(headers)
-        request.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
-        if body is not None or method in ("POST", "PUT", "PATCH"):
-            request.headers["Content-Length"] = str(len(body) if body else 0)
+        request = self._new_request(method, path, params, headers, body)
+        verify, cert, proxies = self.verify, self.cert, self.proxies
         tries = 2 if method in ("GET", "HEAD") else 1
         while True:
             tries -= 1
+            self._check_open()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
+            current_deadline.set(deadline)
             try:
                 return self._session.send(
                     request,
                     stream=True,
-                    timeout=(min(self.connect_timeout, left), left),
-                    verify=self.verify,
-                    cert=self.cert,
-                    proxies=self.proxies,
+                    timeout=(min(self.connect_timeout, left), min(pause, left)),
+                    verify=verify,
+                    cert=cert,
+                    proxies=proxies,
                     allow_redirects=False,
                 )
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-                error = _transport_error(exc, method, url, self.connect_timeout)
-                # A kept connection may have died unseen (the server was restarted): a
-                # GET is asked once more, on a new one.
-                if tries and type(error) is TransportError:
-                    continue
-                raise error from exc
+            except _FAILURES as exc:
+                self._check_open()
+                error, cause = _transport_error(exc, method, url, self.connect_timeout)
+            # Here, not in the except clause: what requests raises holds the headers and the
+            # query that were sent, so it may not hang on our error as its context.
+            # A kept connection may have died unseen (the server was restarted): a GET is
+            # asked once more, on a new one.
+            if not tries or type(error) is not TransportError:
+                raise error from cause
 
-    def _whole(
-        self, method: str, response: requests.Response, deadline: float, limit: int = MAX_ANSWER
-    ) -> Answer:
-        length = _length(response)
-        path = urlsplit(response.url or "").path
-        if length is not None and length > limit:
+    def _whole(self, response: requests.Response, deadline: float) -> Answer:
+        method = response.request.method or ""
+        url = (response.url or "").partition("?")[0]
+        length = _length(response) or 0
+        body = io.BytesIO()  # grows in place, and gives its bytes without a copy
+        chunks = self._chunks(response, deadline, decode=True)
+        while length <= MAX_ANSWER and body.tell() <= MAX_ANSWER:
+            chunk = next(chunks, b"")
+            if not chunk:
+                break
+            body.write(chunk)
+        else:
             raise UnexpectedResponse(
-                f"{method} {path}: an answer of {length} bytes is more than the {limit} allowed",
+                f"{method} {url}: the answer exceeds the {MAX_ANSWER} bytes allowed",
                 method=method,
-                path=path,
+                path=urlsplit(url).path,
                 status=response.status_code,
             )
-        encoded = "content-encoding" in response.headers
-        parts: list[bytes] = []
-        size = 0
-        for chunk in self._chunks(response, None if encoded else length, deadline, decode=True):
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise UnexpectedResponse(
-                    f"{method} {path}: the answer exceeds the {limit} bytes allowed",
-                    method=method,
-                    path=path,
-                    status=response.status_code,
-                )
-        content = parts[0] if len(parts) == 1 else b"".join(parts)
-        return Answer(method, path, response.status_code, response.headers, content)
+        return Answer(
+            method,
+            urlsplit(url).path,
+            response.status_code,
+            response.raw.headers,
+            body.getvalue(),
+            url,
+            self._applied.redact,
+        )
 
     def _chunks(
-        self,
-        response: requests.Response,
-        length: int | None,
-        deadline: float,
-        *,
-        decode: bool = False,
+        self, response: requests.Response, deadline: float, *, decode: bool = False
     ) -> Iterator[bytes]:
         """The body piece by piece: never past the deadline, never silently short."""
+        method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
-        if response.request.method == "HEAD":
-            return
+        length = _length(response)
         got = 0
         while length is None or got < length:
             if time.monotonic() > deadline:
-                raise RequestTimeout(f"{url}: the answer was still dripping in at its deadline")
+                raise RequestTimeout(f"{method} {url}: still dripping in at its deadline")
             try:
                 # read1 returns what has come; read would wait for all of the amount.
-                chunk = response.raw.read1(_CHUNK, decode_content=decode)
-            except (urllib3.exceptions.HTTPError, OSError) as exc:
-                raise _transport_error(exc, "GET", url, self.connect_timeout) from exc
-            if not chunk:
-                if length is not None:
-                    raise TransportError(f"{url}: the answer ended after {got} of {length} bytes")
-                return
-            got += len(chunk)
-            yield chunk
+                chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
+            except _FAILURES as exc:
+                error, cause = _transport_error(exc, method, url, self.connect_timeout)
+                if type(error) is TransportError and length is not None:
+                    error = _short(method, url, got, length)
+            else:
+                if chunk:
+                    got += len(chunk)
+                    yield chunk
+                    continue
+                if length is None:
+                    return
+                error, cause = _short(method, url, got, length), None
+            raise error from cause
+        response.raw.drain_conn()  # nothing is left: this gives the connection back
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed
 
-    def _check(
-        self, answer: Answer, allow: Collection[int] = (), *, size: int | None = None
-    ) -> None:
+    def _refusal(self, answer: Answer, *, size: int | None = None) -> ComfyError:
         """The typed error for what the server refused."""
-        status = answer.status
-        if status < 300 or status in allow:
-            return
-        what = f"{answer.method} {self.address.http_url}{self._shown(answer.path)}"
-        facts: dict[str, Any] = {
-            "method": answer.method,
-            "path": answer.path,
-            "status": status,
-            "body": _body(answer),
-        }
-        if status < 400:
-            target = answer.headers.get("location", "")
-            raise UnexpectedResponse(f"{what}: {self._about_redirect(status, target)}", **facts)
-        if status == 401:
+        error = refusal(answer, size)
+        stranger = f"the user {self._user!r} is not known to it (see create_user)"
+        if answer.status == 401:
             given = "refused the credentials" if self.has_credentials else "wants credentials"
             advice = "pass credentials=..."
             if self.left_behind:
                 advice = "they do not travel in a pickle: name them with EnvCredentials"
-            raise AuthenticationError(
-                f"{what}: 401, the server or a proxy before it {given}; {advice}", **facts
+            elif self._user:
+                advice += f", or {stranger}"
+            message = f"{error}, the server or a proxy before it {given}; {advice}"
+            return AuthenticationError(message, **answer.facts())
+        if answer.status == 500 and self._user:
+            error.add_note(f"or {stranger}")
+        if self._api is None and (answer.status == 404 or route_is_missing(answer)):
+            return UnexpectedResponse(
+                f"{error}. Nor is there any /prompt, so this is no ComfyUI: another program on "
+                "this port, or host lacks the path below which a proxy has it",
+                **answer.facts(),
             )
-        if status == 403:
-            raise AuthenticationError(
-                f"{what}: 403 forbidden. ComfyUI says so when a request's Origin differs from "
-                "its Host (an Origin among headers=, or a proxy that rewrites Host); otherwise "
-                "it comes from a login layer before it",
-                **facts,
-            )
-        if _route_is_missing(status, answer.headers):
-            raise NotSupported(f"{what}: this server has no such route ({status})", **facts)
-        if status == 404:
-            raise NotFound(f"{what}: not found{_reason(answer)}", **facts)
-        if status == 409:
-            raise Conflict(f"{what}: conflict{_reason(answer)}", **facts)
-        if status == 413:
-            digits = [word for word in answer.text.split() if word.isdigit()]
-            limit = int(digits[0]) if digits and "exceed" in answer.text else None
-            raise UploadTooLarge(
-                f"{what}: {size or 'too many'} bytes are more than "
-                f"{f'the {limit} that ComfyUI accepts' if limit else 'a proxy accepts'}; raise "
-                f"{'--max-upload-size' if limit else 'the body limit of the proxy'} or send less",
-                size=size,
-                limit=limit,
-                **facts,
-            )
-        if status == 500 and "Server got itself in trouble" in answer.text:
-            raise ApiError(
-                f"{what}: 500, the server stumbled over an argument; its log says why", **facts
-            )
-        raise ApiError(f"{what}: {status}{_reason(answer)}", **facts)
-
-    def _shown(self, path: str) -> str:
-        return path.removeprefix(self.address.prefix)
-
-    def _about_redirect(self, status: int, target: str) -> str:
-        parts = urlsplit(target)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
-        shown += parts.path
-        if parts.hostname == self.address.host and parts.scheme != self.address.scheme:
-            return f"{status}, redirected to {shown}; use {parts.scheme}:// in host"
-        return (
-            f"{status}, redirected to {shown or 'nowhere'}, which is not followed: "
-            "a login page, or not the address of the ComfyUI"
-        )
+        return error
 
 
 _warned: set[str] = set()
@@ -611,12 +594,76 @@ def _leave_as_it_is(request: requests.PreparedRequest) -> requests.PreparedReque
     return request
 
 
+def _keep_redirect(response: requests.Response, **_: Any) -> None:
+    """Told to follow nothing, requests still reads the body of a redirect and its target."""
+    response.headers.pop("Location", None)
+
+
+class _Adapter(HTTPAdapter):
+    """The one pool for the one server, of connections that keep to a deadline."""
+
+    _pool: Any = None
+
+    def init_poolmanager(self, *args: Any, **kw: Any) -> None:
+        super().init_poolmanager(*args, **kw)
+        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+
+    def proxy_manager_for(self, proxy: str, **kw: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kw)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kw: Any
+    ) -> Any:
+        """Found once: neither the origin nor TLS nor the proxy of a client change."""
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(request, *args, **kw)
+        return self._pool
+
+    def close(self) -> None:
+        """At once: a pool that is merely let go ends its connections when it is collected."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        super().close()
+
+
 def _new_session() -> requests.Session:
     session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE)
+    session.headers["User-Agent"] = f"comfy-client/{__version__}"
+    adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+class _QueryFilter(logging.Filter):
+    """urllib3 logs URLs with their query, in which a token may stand."""
+
+    hidden: tuple[creds.Applied, ...] = ()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(self._redacted, record.args))
+        return True
+
+    def _redacted(self, arg: object) -> object:
+        shown = text = str(arg)
+        for applied in self.hidden:
+            shown = applied.redact(shown)
+        return arg if shown == text else shown
+
+
+_query_filter = _QueryFilter()
+
+
+def _hide_in_logs(applied: creds.Applied) -> None:
+    if applied.query:
+        _query_filter.hidden += (creds.Applied({}, applied.query),)
+        for name in ("connectionpool", "connection", "util.retry"):
+            logging.getLogger(f"urllib3.{name}").addFilter(_query_filter)
 
 
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
@@ -632,137 +679,54 @@ def _query(params: Params | None) -> str:
 
 
 def _length(response: requests.Response) -> int | None:
-    text = response.headers.get("content-length", "")
+    """Bytes of the body that will come out, ``None`` when that is not known."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
-    return int(text) if text.isdigit() else None
-
-
-def _route_is_missing(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer says "no such route" rather than "no such thing".
-
-    ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
-    GET, and 404 with a content type, which the 404 of a real route does not have or has as
-    JSON or plain text.
-    """
-    if status in (405, 501):
-        return True
-    return status == 404 and headers.get("content-type", "").startswith("application/octet-stream")
-
-
-def _body(answer: Answer) -> Any:
-    if "json" in answer.headers.get("content-type", ""):
-        try:
-            return jsonlib.loads(answer.content)
-        except ValueError:
-            pass
-    return answer.text[:2000] or None
-
-
-def _reason(answer: Answer) -> str:
-    body = _body(answer)
-    if isinstance(body, dict):
-        body = body.get("error", body)
-        if isinstance(body, dict):
-            body = body.get("message", body)
-    if not body or "html" in answer.headers.get("content-type", ""):
-        return ""
-    return f": {' '.join(str(body).split())[:_SHOWN]}"
-
-
-def _not_json(answer: Answer, due: str = "JSON") -> UnexpectedResponse:
-    kind = answer.headers.get("content-type", "no content type").partition(";")[0]
-    start = " ".join(answer.text[: 2 * _SHOWN].split())[:_SHOWN]
-    guess = "a login page, or another program on this port" if "html" in kind else "no ComfyUI"
-    return UnexpectedResponse(
-        f"{answer.method} {answer.path}: expected {due}, got {kind} ({guess}): {start!r}",
-        method=answer.method,
-        path=answer.path,
-        status=answer.status,
-        body=answer.text[:2000],
-    )
+    text = response.headers.get("content-length", "")
+    encoded = "content-encoding" in response.headers
+    return int(text) if text.isdecimal() and not encoded else None
 
 
 # -- failures of the transport ----------------------------------------------------------
 
 
+#: What requests, urllib3 (while a body is read) and the socket raise.
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+def _short(method: str, url: str, got: int, length: int) -> TransportError:
+    return TransportError(f"{method} {url}: the answer ended after {got} of {length} bytes")
+
+
 def _transport_error(
     exc: BaseException, method: str, url: str, connect_timeout: float
-) -> ComfyError:
-    """Our error for what requests, urllib3 or the socket raised."""
-    where = url.partition("?")[0]
-    names = {type(cause).__name__ for cause in causes(exc)}
-    if names & {"NameResolutionError"}:
-        exc = socket.gaierror()
+) -> tuple[ComfyError, BaseException | None]:
+    """Our error, and its cause below requests and urllib3, whose errors hold secrets."""
+    chain = list(causes(exc))
+    cause = next((c for c in chain if not type(c).__module__.startswith(_LIBRARIES)), None)
+    names = {type(cause).__name__ for cause in chain}
+    error: ComfyError
+    if "NameResolutionError" in names:
+        error = explain(socket.gaierror(), f"{method} {url}", url)
     elif "ProxyError" in names:
-        return ServerUnreachable(f"{where}: the proxy on the way does not let us through")
+        said = f": {cause}" if cause is not None else ""
+        error = ServerUnreachable(
+            f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
+            f"does not let us through{said}",
+            retryable="Tunnel connection failed: 4" not in said,
+        )
     elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
-        return ServerUnreachable(f"{where}: no connection within {connect_timeout:g} s")
+        error = ServerUnreachable(f"{url}: no connection within {connect_timeout:g} s")
     elif names & {"ReadTimeout", "ReadTimeoutError"}:
-        return RequestTimeout(f"{method} {where}: no complete answer in time")
+        error = RequestTimeout(f"{method} {url}: no complete answer in time")
     elif "BadStatusLine" in names and "RemoteDisconnected" not in names:
-        return UnexpectedResponse(
-            f"{method} {where}: answers, but not in HTTP; another program listens on this port"
+        error = UnexpectedResponse(
+            f"{method} {url}: answers, but not in HTTP; another program listens on this port, "
+            "or it wants https:// in host"
         )
-    return explain(exc, f"{method} {where}", where)
-
-
-# -- multipart bodies -------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A stream from its present position, and how many bytes it still has."""
-    if isinstance(file, bytes):
-        yield io.BytesIO(file), len(file)
-    elif isinstance(file, Path):
-        with file.open("rb") as stream:
-            yield stream, os.fstat(stream.fileno()).st_size
     else:
-        start = file.tell()
-        size = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
-        yield file, size
+        error = explain(exc, f"{method} {url}", url)
+    return error, cause
 
 
-class _Multipart:
-    """A form with one file, sent in large pieces without being held in memory.
-
-    ``__iter__`` and ``__len__`` make requests send a Content-Length and the pieces as they
-    are; each iteration starts over, so the same body can be sent again.
-    """
-
-    def __init__(
-        self, fields: Mapping[str, str], part: str, file_name: str, stream: BinaryIO, size: int
-    ) -> None:
-        boundary = secrets.token_hex(16)
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        head = "".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        )
-        quoted = file_name.translate({34: "%22", 13: "%0D", 10: "%0A"})
-        head += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{part}"; '
-            f'filename="{quoted}"\r\nContent-Type: application/octet-stream\r\n\r\n'
-        )
-        self._head = head.encode()
-        self._tail = f"\r\n--{boundary}--\r\n".encode()
-        self._stream = stream
-        self._start = stream.tell()
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._head) + self._size + len(self._tail)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._stream.seek(self._start)
-        yield self._head
-        left = self._size
-        while left:
-            piece = self._stream.read(min(_CHUNK, left))
-            if not piece:
-                raise OSError("the file became shorter while it was sent")
-            left -= len(piece)
-            yield piece
-        yield self._tail
+_LIBRARIES = ("requests.", "urllib3.")

@@ -23,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import attrs
@@ -45,6 +46,7 @@ from .errors import (
 )
 from .events import (
     EndEvent,
+    ErrorEvent,
     Event,
     Executed,
     Executing,
@@ -57,11 +59,13 @@ from .events import (
     JobLostEvent,
     PreviewEvent,
     Progress,
+    ProgressText,
     execution_error,
     execution_interrupted,
     execution_success,
 )
-from .models import HistoryEntry, Queue, QueuedPrompt
+from .models import HistoryEntry, Queue, QueuedPrompt, QueueItem
+from .models._base import mapping
 from .outputs import Result, make_result
 from .routes.prompts import MARK, AnyWorkflow, PromptOptions
 from .signals import EventQueue
@@ -87,7 +91,9 @@ LOST_APART: Final = 2.0
 LOOK_UP: Final = 10.0
 #: Seconds in which our own submission must show as a ``status`` on a socket that is not deaf.
 DEAF: Final = 3.0
-#: Refusals in a row (login page, 401) that end a wait which has no socket either.
+#: Seconds until the next question when one has failed; doubles up to LONGEST.
+PAUSE: Final = 0.5
+#: Refusals in a row (login page, 401) after which what is known has to do.
 REFUSALS: Final = 3
 #: Seconds that a submission waits for the socket.
 SETTLE: Final = 5.0
@@ -95,6 +101,9 @@ SETTLE: Final = 5.0
 FLUSH: Final = 5.0
 #: Seconds after which the thread ends when there are no jobs.
 LINGER: Final = 10.0
+
+#: The node whose pictures are outputs, though they come like previews.
+SENDER: Final = "SaveImageWebsocket"
 
 Outcome = Result | Exception
 
@@ -106,33 +115,40 @@ class Job(Future[Result]):
     """
 
     def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.set_running_or_notify_cancel()
+        self._api = api  # whoever holds the job, holds the client that decides it
+        self._begin()
         self.prompt_id = prompt_id  #: As the server knows it.
         self.graph = graph  #: What was submitted, in API format.
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that the server dropped.
-        self._api = api  # whoever holds the job, holds the client that decides it
         self._tap = EventQueue()
         self._tapped = False
         self._wants_previews = False
-        self._has_callbacks = False
         # All below is guarded by the lock of Jobs.
         self._told = False  # the end event has gone out
         self._decided = False
-        self._accepted = False
+        self._early: Outcome | None = None  # decided before the submission was answered
+        self._accepted_at: float | None = None
+        self._posted_at = 0.0
         self._generation: int | None = None  # of the connection that saw the submission
         self._started = False
         self._cached: frozenset[str] | None = None
         self._outputs: dict[str, Mapping[str, Any]] = {}
         self._reported: set[str] = set()
         self._frames: list[tuple[str, str, memoryview]] = []
-        self._steps = 0
-        self._previews = 0
-        self._posted_at = 0.0
+        self._sampled = False
+        self._previewed = False
         self._check_at = float("inf")
         self._interval = SILENCE
         self._missed_at: float | None = None
-        self._awaits_history: float | None = None  # since when
+        self._awaits_history = False  # the end was told; only the record is wanted
+        self._refusals = 0
+
+    def _begin(self) -> None:
+        """A fresh future, as in the child of a fork, where any lock may be held for ever."""
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self._gate = threading.Lock()  # guards the callbacks
+        self._callbacks: list[Callable[[Future[Result]], object]] | None = []
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the end and give what it left.
@@ -145,26 +161,50 @@ class Job(Future[Result]):
             JobLost: The server does not know it any more.
             JobTimeout: Time ran out.  The prompt goes on: call again.
         """
-        try:
-            return super().result(timeout)
-        except TimeoutError:
-            if self.done():
-                raise
-            raise _timeout(self, timeout) from None
-        finally:
-            self._api._flush()
+        self._await(timeout)
+        self._api._flush()
+        return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error in which it ended, or ``None``; waits as :meth:`result` does."""
-        try:
-            return super().exception(timeout)
-        except TimeoutError:
-            raise _timeout(self, timeout) from None
+        self._await(timeout)
+        return super().exception(0)
+
+    def _await(self, timeout: float | None) -> None:
+        """In slices, so that Ctrl-C is heard on every system."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+            try:
+                super().exception(max(0.0, left))
+            except TimeoutError:
+                if left <= 0 and not self.done():
+                    raise _timeout(self, timeout) from None
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
-        """Call ``fn(job)`` at the end, in the thread that watches over jobs."""
-        self._has_callbacks = True
+        """Call ``fn(job)`` at the end, in a thread of its own; at once when it has ended."""
+        with self._gate:
+            if self._callbacks is not None:
+                self._callbacks.append(fn)
+                return
         super().add_done_callback(fn)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Result):
+            self.set_result(outcome)
+        else:
+            self.set_exception(outcome)
+        with self._gate:
+            callbacks, self._callbacks = self._callbacks, None
+        if callbacks:
+            # Somebody's code, which may take its time: not in the socket's thread.
+            threading.Thread(
+                target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
+            ).start()
+
+    def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
+        for fn in callbacks:
+            super().add_done_callback(fn)  # of a future that is done: called, errors logged
 
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {'done' if self.done() else 'outstanding'}>"
@@ -181,38 +221,75 @@ def wait(
     """Wait for a tapped job, and call back in this thread meanwhile."""
     deadline = None if timeout is None else time.monotonic() + timeout
     event: Event | None = None
-    while not (isinstance(event, EndEvent) and _is_end(event)):
-        left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
-        if left <= 0:
-            raise _timeout(job, timeout)
-        is_over = job.done()
-        event = job._tap.get(0 if is_over else left)  # in slices, so that Ctrl-C is heard
-        if event is None:
-            if is_over:
-                break
-            continue
-        try:
+    try:
+        while event is None or not _ends(event):
+            left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+            is_over = job.done()
+            if left <= 0 and not is_over:
+                raise _timeout(job, timeout)
+            event = job._tap.get(0 if is_over else left)  # in slices, so that Ctrl-C is heard
+            if event is None:
+                if is_over:
+                    break
+                continue
             if on_event is not None:
-                on_event(event)
+                _call(job, on_event, event)
             if on_progress is not None and isinstance(event, Progress):
-                on_progress(event)
+                _call(job, on_progress, event)
             if on_preview is not None and event.name == "b_preview":
-                on_preview(event)  # type: ignore[arg-type]  # the name says so
-        except Exception as exc:
-            exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} goes on")
-            raise
+                _call(job, on_preview, event)
+    finally:
+        job._tap.close()
     return job.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:
+    try:
+        callback(event)
+    except Exception as exc:
+        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} goes on")
+        raise
 
 
 def _timeout(job: Job, timeout: float | None) -> JobTimeout:
     return JobTimeout(
-        f"prompt {job.prompt_id} has not ended within {timeout or 0:g} s; it goes on",
+        f"prompt {job.prompt_id} has not ended within {timeout or 0:.3g} s; it goes on",
         prompt_id=job.prompt_id,
     )
 
 
-def _is_end(event: Event) -> bool:
-    return not isinstance(event, ExecutionError) or event.is_end
+def _ends(event: Event) -> bool:
+    if isinstance(event, ExecutionError):
+        return event.is_end
+    return isinstance(event, EndEvent)
+
+
+class _Bell:
+    """Wakes the thread that asks.
+
+    Re-entrant, as no ``Event`` is: the finalizer of a forgotten client rings it in whichever
+    thread, at whichever moment.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())  # guards both
+        self._rung = False
+        self.stopped = False
+
+    def ring(self, *, stop: bool = False) -> None:
+        with self._changed:
+            self._rung = True
+            self.stopped = self.stopped or stop
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._rung, seconds)
+            self._rung = False
+
+    def wait_stopped(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.stopped, seconds)
 
 
 class Jobs:
@@ -226,13 +303,11 @@ class Jobs:
         self._recovered: deque[str] = deque(maxlen=1000)  # told over HTTP: the socket is late
         self._posting = 0  # submissions without an answer yet
         self._orphans: deque[JobEvent] = deque(maxlen=1000)  # maybe of one of these
-        self._running: tuple[Job, str] | None = None  # job and node that the socket named last
+        self._running: tuple[str, str] | None = None  # prompt and node that were named last
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
+        self._bell = _Bell()
         self._idle_since = 0.0
         self._pause = 0.0  # between questions while HTTP fails
-        self._refusals = 0
         self._redialled_at = float("-inf")
         self._hinted = False
 
@@ -260,11 +335,25 @@ class Jobs:
     ) -> Job:
         """Socket first, then the waiter, then the POST."""
         api = self._api()
-        wants_previews = wants_previews or api._wants_previews()
-        if wants_previews and options.get("preview_method") is None:
-            options["preview_method"] = "auto"
+        try:
+            return self._submit(api, workflow, tapped, wants_previews, options)
+        except ComfyError as exc:
+            self._publish(ErrorEvent(name="queue_error", error=exc))
+            raise
+
+    def _submit(
+        self,
+        api: ComfyApi,
+        workflow: AnyWorkflow,
+        tapped: bool,
+        wants_previews: bool,
+        options: PromptOptions,
+    ) -> Job:
         prompt_id = str(uuid.uuid4())
-        body = api._prompt_body(workflow, prompt_id=prompt_id, **options)
+        wants_previews = wants_previews or api._wants_previews()
+        body = api._prompt_body(
+            workflow, prompt_id=prompt_id, wants_previews=wants_previews, **options
+        )
         job = Job(api, prompt_id, body["prompt"])
         job._tapped = tapped
         job._wants_previews = wants_previews
@@ -272,6 +361,8 @@ class Jobs:
         api._create_socket()
         connection.wait_settled(SETTLE, first_verdict=True)
         with self._lock:
+            if self._bell.stopped:
+                raise ClientClosed
             self._jobs[prompt_id] = job
             self._posting += 1
             if connection.state is State.CONNECTED:
@@ -316,16 +407,16 @@ class Jobs:
         end = time.monotonic() + LOOK_UP
         pause = 0.2
         while time.monotonic() < end:
-            if job._started or job.done():
+            if job._started or job._decided:
                 return QueuedPrompt(job.prompt_id)
             try:
-                found = _find(api, job.prompt_id)
+                found = _find(api, job.prompt_id, end)
             except ComfyError as exc:
                 log.debug("look-up failed: %s", exc)
             else:
                 if found is not None:
                     return QueuedPrompt(found)
-            if self._stopped.wait(pause):
+            if self._bell.wait_stopped(pause):
                 raise ClientClosed
             pause = min(pause * 1.6, 2.0)
         raise SubmitUncertain(
@@ -338,24 +429,25 @@ class Jobs:
         """The server has it, maybe under an id of its own."""
         todo: list[Callable[[], None]] = []
         with self._lock:
+            job.node_errors = receipt.node_errors
+            job._accepted_at = time.monotonic()
             if receipt.prompt_id != job.prompt_id:
                 self._jobs.pop(job.prompt_id, None)
                 job.prompt_id = receipt.prompt_id
-                self._jobs[job.prompt_id] = job
-                for event in [e for e in self._orphans if e.prompt_id == job.prompt_id]:
-                    # Receivers had it already; an end event of it is told by that.
-                    job._told = job._told or (isinstance(event, EndEvent) and _is_end(event))
-                    self._tap(job, event)
-                    outcome = self._note(job, event)
-                    if outcome is not None:
-                        todo.append(self._decide(job, outcome))
-            job.node_errors = receipt.node_errors
-            job._accepted = True
+                if not job._decided:
+                    self._jobs[job.prompt_id] = job
+                for event in self._orphans:  # receivers had these already
+                    if event.prompt_id == job.prompt_id:
+                        todo += self._tell(job, _finished(job, event))
+            if job._early is not None:
+                todo.append(self._settling(job, job._early))
             connected = self._api()._connection.state is State.CONNECTED
             job._interval = SILENCE if connected else POLL_FIRST
-            job._check_at = min(job._check_at, time.monotonic() + job._interval)
-            if job._awaits_history is not None:
+            job._check_at = min(job._check_at, job._accepted_at + job._interval)
+            if job._awaits_history:
                 self._hurry(job)
+            elif not connected:
+                self._bell.ring()  # the thread may sleep for much longer
             self._start()
         for call in todo:
             call()
@@ -367,52 +459,62 @@ class Jobs:
         if not isinstance(event, JobEvent) or not (self._jobs or self._recovered):
             self._publish(event)
             return
-        settle: Callable[[], None] | None = None
-        extra: Event | None = None
+        todo: list[Callable[[], None]] = []
         with self._lock:
-            if isinstance(event, PreviewEvent):
+            if isinstance(event, PreviewEvent | ProgressText) and event.prompt_id is None:
                 event = self._attribute(event)
-            is_end = isinstance(event, EndEvent) and _is_end(event)
-            job = self._jobs.get(event.prompt_id or "")
-            if job is None:
-                if is_end and event.prompt_id in self._recovered:
+            if event.prompt_id is not None:
+                if isinstance(event, Executing | Progress):
+                    self._running = (event.prompt_id, event.node) if event.node else None
+                job = self._jobs.get(event.prompt_id)
+                if job is not None:
+                    event = _finished(job, event)
+                    todo = self._tell(job, event)
+                elif _ends(event) and event.prompt_id in self._recovered:
                     return  # receivers had this news already, over HTTP
-                if self._posting and event.prompt_id is not None:
+                elif self._posting:
                     self._orphans.append(event)
-                if isinstance(event, Executing | Progress) and event.prompt_id is not None:
-                    self._running = None
-            else:
-                if is_end:
-                    job._told = True
-                self._tap(job, event)
-                outcome = self._note(job, event)
-                if outcome is not None:
-                    if not job._told and isinstance(outcome, Result):
-                        extra = _success(job)
-                        job._told = True
-                        self._tap(job, extra)
-                    settle = self._decide(job, outcome)
         self._publish(event)
-        if extra is not None:
-            self._publish(extra)
-        if settle is not None:
-            settle()
+        for call in todo:
+            call()
+
+    def _attribute(self, event: PreviewEvent | ProgressText) -> PreviewEvent | ProgressText:
+        """What comes without a prompt belongs to the one that runs."""
+        if self._running is None:
+            return event
+        prompt_id, node = self._running
+        if isinstance(event, PreviewEvent):
+            return attrs.evolve(event, prompt_id=prompt_id, node_id=node)
+        return attrs.evolve(event, prompt_id=prompt_id)
+
+    def _tell(self, job: Job, event: JobEvent) -> list[Callable[[], None]]:
+        """Have a job know one of its events; what is returned is called without the lock."""
+        if job._decided:
+            return []
+        if _ends(event):
+            job._told = True
+        self._tap(job, event)
+        outcome = self._note(job, event)
+        if outcome is None:
+            return []
+        if job._told:
+            return [self._decide(job, outcome)]
+        return self._conclude(job, _success(job), outcome)
+
+    def _conclude(self, job: Job, event: EndEvent, outcome: Outcome) -> list[Callable[[], None]]:
+        """A verdict that no end event has told: tell it by one of ours, unless that is done."""
+        todo: list[Callable[[], None]] = []
+        if not job._told:
+            job._told = True
+            self._tap(job, event)
+            todo.append(partial(self._publish, event))
+            if event.recovered:
+                self._recovered.append(job.prompt_id)
+        return [*todo, self._decide(job, outcome)]
 
     def _tap(self, job: Job, event: Event) -> None:
         if job._tapped:
             job._tap.put(event)
-
-    def _attribute(self, event: PreviewEvent) -> PreviewEvent:
-        """A picture without a name belongs to the node that runs; maybe it is an output."""
-        if event.prompt_id is None and self._running is not None:
-            job, node = self._running
-            event = attrs.evolve(event, prompt_id=job.prompt_id, node_id=node)
-        owner = self._jobs.get(event.prompt_id or "")
-        if owner is not None and event.node_id is not None:
-            real = event.real_node_id or event.node_id
-            if class_of(owner.graph, real) == "SaveImageWebsocket":
-                event = attrs.evolve(event, final=True)
-        return event
 
     def _note(self, job: Job, event: JobEvent) -> Outcome | None:
         """What the job is told by one of its events; an outcome when that ends it."""
@@ -426,47 +528,47 @@ class Jobs:
         elif isinstance(event, Executing):
             if event.node is None:
                 return self._after_the_end(job)
-            self._running = (job, event.node)
         elif isinstance(event, Progress):
-            job._steps += 1
-            if event.node is not None:
-                self._running = (job, event.node)
+            job._sampled = job._sampled or "Sampler" in (class_of(job.graph, event.node) or "")
         elif isinstance(event, Executed):
             if event.node is not None:
                 job._reported.add(event.node)
                 if event.output is not None:
                     job._outputs[event.node] = event.output
         elif isinstance(event, PreviewEvent):
-            if event.name == "b_preview":
-                job._previews += 1
-                if event.final:
-                    job._frames.append((event.node_id or "", event.mime, event.view))
-        elif isinstance(event, EndEvent) and _is_end(event):
-            error = _error(job, event)
-            if error is not None:
-                return error
+            if event.final and event.name == "b_preview":
+                job._frames.append((event.node_id or "", event.mime, event.view))
+            job._previewed = job._previewed or not event.final
+        elif _ends(event):
+            if isinstance(event, ExecutionError | ExecutionInterrupted):
+                return _error(job, event)
             if self._saw_it_all(job):
                 return self._result(job, job._outputs)
-            job._awaits_history = time.monotonic()
+            # ``executing`` without a node will say when it is written; if not, the next look.
+            job._awaits_history = True
+            job._check_at = 0.0
         return None
 
     def _after_the_end(self, job: Job) -> Outcome | None:
         """``executing`` without a node: it is over, and history has it."""
-        if job._awaits_history is None and not job._told and self._saw_it_all(job):
-            # Before July 2024 this is the only word of a success.
+        if not job._told and not job._cached and self._saw_it_all(job):
+            # Before July 2024 this is the only word of a success; nor do those servers tell
+            # the outputs of cached nodes.
             return self._result(job, job._outputs)
-        if job._awaits_history is None:
-            job._awaits_history = time.monotonic()
+        job._awaits_history = True
         self._hurry(job)
         return None
 
+    def _is_whole(self, job: Job) -> bool:
+        """Whether one unbroken socket has been there since before the submission."""
+        connection = self._api()._connection
+        return connection.state is State.CONNECTED and connection.generation == job._generation
+
     def _saw_it_all(self, job: Job) -> bool:
         """Whether events alone may decide: one socket, no gap, and every output known."""
-        connection = self._api()._connection
-        whole = connection.state is State.CONNECTED and connection.generation == job._generation
-        if not whole or not job._started or job._cached is None:
+        if not job._started or job._cached is None or not self._is_whole(job):
             return False
-        # Servers of early 2024 send no ``executed`` for cached nodes.
+        # Servers before August 2024 send no ``executed`` for cached nodes.
         return not job._cached or not (job._cached & sinks(job.graph)) - job._reported
 
     # -- over HTTP, in the thread that watches -------------------------------------------
@@ -474,22 +576,23 @@ class Jobs:
     def hurry(self) -> None:
         """Ask about all jobs now: the socket came, or went."""
         with self._lock:
+            self._running = None  # with the socket goes what it said last
             for job in self._jobs.values():
                 job._interval = POLL_FIRST
                 self._hurry(job)
 
     def _hurry(self, job: Job) -> None:
-        if job._accepted:
+        if job._accepted_at is not None:
             job._check_at = 0.0
-            self._wake.set()
+            self._bell.ring()
 
     def _start(self) -> None:
         """With the lock held."""
-        if self._thread is None and not self._stopped.is_set():
+        if self._thread is None and not self._bell.stopped:
             # Daemon: a script may end while prompts run.
             self._thread = threading.Thread(
                 target=_watch,
-                args=(weakref.ref(self), self._wake, self._stopped),
+                args=(weakref.ref(self), self._bell),
                 name="comfy-jobs",
                 daemon=True,
             )
@@ -499,7 +602,7 @@ class Jobs:
         """Do what is due; seconds until something may be again, ``None`` to end the thread."""
         now = time.monotonic()
         with self._lock:
-            jobs = [job for job in self._jobs.values() if job._accepted]
+            jobs = [job for job in self._jobs.values() if job._accepted_at is not None]
             if not self._jobs:
                 self._idle_since = self._idle_since or now
                 if now - self._idle_since > LINGER:
@@ -513,8 +616,8 @@ class Jobs:
         if due:
             self._ask(api, due)
         with self._lock:
-            times = [job._check_at for job in self._jobs.values() if job._accepted]
-        return min(SILENCE, max(0.01, min(times, default=now + SILENCE) - time.monotonic()))
+            times = [job._check_at for job in self._jobs.values() if job._accepted_at is not None]
+        return min(DEAF, max(0.01, min(times, default=now + DEAF) - time.monotonic()))
 
     def _check_hearing(self, api: ComfyApi, jobs: list[Job], now: float) -> None:
         """A socket on which our own submission did not show is deaf: dial again."""
@@ -522,103 +625,104 @@ class Jobs:
             return
         for job in jobs:
             mine = job._generation == api._connection.generation
-            if mine and now - job._posted_at > DEAF and api._status_at < job._posted_at:
+            since = now - (job._accepted_at or now)
+            if mine and since > DEAF and api._status_at < job._posted_at:
                 log.warning("the socket is open but deaf; dialling again")
                 self._redialled_at = now
                 api._connection.redial("it was open, but the server sent nothing on it")
                 return
 
     def _ask(self, api: ComfyApi, due: list[Job]) -> None:
+        at_fault = due
         try:
             queue = None
-            if any(job._awaits_history is None for job in due):
+            if not all(job._awaits_history for job in due):
                 queue = api.get_queue()
             for job in due:
-                waits = queue is not None and job._awaits_history is None and _in(queue, job)
+                at_fault = [job]  # its record may be what cannot be read; others go on
+                told = job._awaits_history
+                waits = not told and queue is not None and job.prompt_id in queue
                 self._learn(job, None if waits else api.get_history(job.prompt_id), waits=waits)
-            self._pause, self._refusals = 0.0, 0
+            self._pause = 0.0
         except ClientClosed:
             return
         except ComfyError as exc:
-            self._put_off(api, due, exc)
+            self._put_off(api, at_fault, exc)
 
     def _learn(self, job: Job, entry: HistoryEntry | None, *, waits: bool) -> None:
         """What queue and history say about one job."""
         now = time.monotonic()
-        outcome: Outcome | None = None
-        event: EndEvent | None = None
         connected = self._api()._connection.state is State.CONNECTED
+        todo: list[Callable[[], None]] = []
         with self._lock:
             if job._decided:
                 return
+            job._refusals = 0
             least, longest = (SILENCE, LONGEST) if connected else (POLL_FIRST, POLL_LONGEST)
             job._interval = min(longest, max(least, job._interval * 1.6))
             job._check_at = now + job._interval
             if waits:
                 job._missed_at = None
             elif entry is not None:
-                event, outcome = self._from_history(job, entry)
-            elif job._awaits_history is not None:
-                if now - job._awaits_history < HISTORY_GRACE:
-                    job._check_at = now + POLL_FIRST
-                elif job._told:
-                    outcome = self._result(job, job._outputs, complete=False)
-                else:
-                    job._awaits_history = None
-                    job._check_at = now
-            elif job._missed_at is None:
-                job._missed_at = now
-                job._check_at = now + LOST_APART
-            elif now - job._missed_at >= LOST_APART:
-                event, outcome = _lost(job)
+                todo = self._conclude(job, *self._from_history(job, entry))
             else:
-                job._check_at = job._missed_at + LOST_APART
-            if outcome is None:
-                return
-            if job._told or event is None:
-                event = None
-            else:
-                job._told = True
-                self._recovered.append(job.prompt_id)
-                self._tap(job, event)
-            settle = self._decide(job, outcome)
-        if event is not None:
-            self._publish(event)
-        settle()
+                todo = self._missed(job, now)
+        for call in todo:
+            call()
+
+    def _missed(self, job: Job, now: float) -> list[Callable[[], None]]:
+        """Neither in the queue nor in the history; a second look, some time apart, decides."""
+        if job._missed_at is None:
+            job._missed_at = now
+        gone_for = now - job._missed_at
+        if job._awaits_history:
+            if gone_for < HISTORY_GRACE:
+                job._check_at = now + max(POLL_FIRST, gone_for / 2)
+            elif job._told:
+                return [self._decide(job, self._result(job, job._outputs, complete=False))]
+            else:  # an end that nobody told: the queue may know more
+                job._awaits_history = False
+                job._check_at = now
+        elif gone_for >= LOST_APART:
+            return self._conclude(job, *_lost(job))
+        else:
+            job._check_at = job._missed_at + LOST_APART
+        return []
 
     def _from_history(self, job: Job, entry: HistoryEntry) -> tuple[EndEvent, Outcome]:
-        said: Mapping[str, Any]
-        if entry.interrupted or entry.execution_error is not None:
-            said = dict(entry.messages[-1][1]) if entry.messages else {}
-            said = {**(entry.execution_error or said), "prompt_id": job.prompt_id}
-            event: EndEvent = (
-                execution_interrupted(said, recovered=True)
-                if entry.interrupted
-                else execution_error(said, recovered=True)
-            )
-            return event, _error(job, event) or JobError("", prompt_id=job.prompt_id)
-        if not entry.succeeded:
-            event = execution_error({"prompt_id": job.prompt_id}, recovered=True)
-            return event, _error(job, event) or JobError("", prompt_id=job.prompt_id)
-        if job._cached is None:
-            job._cached = frozenset(entry.cached_nodes)
-        # History is the sure source; what only events told is kept beside it.
-        return _success(job, recovered=True), self._result(job, {**job._outputs, **entry.outputs})
+        if entry.succeeded:
+            if job._cached is None:
+                job._cached = frozenset(entry.cached_nodes)
+            # History is the sure source; what only events told is kept beside it.
+            outputs = {**job._outputs, **entry.outputs}
+            return _success(job, recovered=True), self._result(job, outputs)
+        said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
+        said = {**said, "prompt_id": job.prompt_id}
+        make = execution_interrupted if entry.interrupted else execution_error
+        event = make(said, recovered=True)
+        return event, _error(job, event)
 
-    def _put_off(self, api: ComfyApi, due: list[Job], exc: ComfyError) -> None:
+    def _put_off(self, api: ComfyApi, jobs: list[Job], exc: ComfyError) -> None:
         """HTTP fails: ask again later, and later still; give up only where it is refused."""
-        self._pause = min(LONGEST, max(0.5, self._pause * 2.0))
+        self._pause = min(LONGEST, max(PAUSE, self._pause * 2.0))
         until = time.monotonic() + self._pause * random.uniform(0.7, 1.0)  # noqa: S311
-        log.debug("asking about %d jobs failed: %s", len(due), exc)
+        log.debug("asking about %d jobs failed: %s", len(jobs), exc)
         refused = isinstance(exc, AuthenticationError | UnexpectedResponse)
-        self._refusals = self._refusals + 1 if refused else 0
-        settle = []
+        no_socket = api._connection.state is not State.CONNECTED
+        todo: list[Callable[[], None]] = []
         with self._lock:
-            for job in due:
+            for job in jobs:
                 job._check_at = max(job._check_at, until)
-            if self._refusals >= REFUSALS and api._connection.state is not State.CONNECTED:
-                settle = [self._decide(job, exc) for job in due if not job._decided]
-        for call in settle:
+                job._refusals = job._refusals + 1 if refused else 0
+                if job._refusals < REFUSALS or job._decided:
+                    continue
+                if job._told:
+                    outcome = self._result(job, job._outputs, complete=False)
+                    todo.append(self._decide(job, outcome))
+                elif no_socket:
+                    event, _ = _lost(job, f"out of reach: {exc}")
+                    todo += self._conclude(job, event, exc)
+        for call in todo:
             call()
 
     # -- verdicts ------------------------------------------------------------------------
@@ -626,8 +730,15 @@ class Jobs:
     def _result(
         self, job: Job, outputs: Mapping[str, Mapping[str, Any]], *, complete: bool = True
     ) -> Result:
-        if job._wants_previews and job._steps > 1 and not job._previews and not self._hinted:
+        if job._wants_previews and job._sampled and not job._previewed and self._is_whole(job):
             self._hint()
+        if not self._is_whole(job) and _sends_pictures(job.graph):
+            complete = False
+            log.warning(
+                "prompt %s: pictures of SaveImageWebsocket come over the socket only, and it was "
+                "not there all the time: some may be missing",
+                job.prompt_id,
+            )
         return make_result(
             job.prompt_id,
             job.graph,
@@ -640,6 +751,8 @@ class Jobs:
         )
 
     def _hint(self) -> None:
+        if self._hinted:
+            return
         self._hinted = True
         log.warning(
             "someone listens to previews, but the server sends none: start ComfyUI with "
@@ -649,27 +762,22 @@ class Jobs:
     def _decide(self, job: Job, outcome: Outcome) -> Callable[[], None]:
         """Once per job, with the lock held; what is returned is called without it."""
         if job._decided:
-            return lambda: None
+            return _nothing
         job._decided = True
         self._jobs.pop(job.prompt_id, None)
-        if self._running is not None and self._running[0] is job:
-            self._running = None
+        if job._accepted_at is None:
+            job._early = outcome  # the answer to the submission may have more to say
+            return _nothing
+        return self._settling(job, outcome)
 
-        def settle() -> None:
-            if isinstance(outcome, Result):
-                job.set_result(outcome)
-            else:
-                job.set_exception(outcome)
-
-        if not job._has_callbacks:
-            return settle
-        # Somebody's code will run: not in the socket's thread.
-        return threading.Thread(target=settle, name="comfy-callbacks", daemon=True).start
+    def _settling(self, job: Job, outcome: Outcome) -> Callable[[], None]:
+        if isinstance(outcome, Result) and outcome.node_errors is not job.node_errors:
+            outcome = attrs.evolve(outcome, node_errors=job.node_errors)
+        return partial(job._settle, outcome)
 
     def close(self) -> None:
         """No verdict will come any more: all waits end in :class:`ClientClosed`."""
-        self._stopped.set()
-        self._wake.set()
+        self._bell.ring(stop=True)
         with self._lock:
             settle = [self._decide(job, ClientClosed()) for job in list(self._jobs.values())]
         for call in settle:
@@ -677,26 +785,18 @@ class Jobs:
 
     def shutdown(self) -> Callable[[], None]:
         """What ends the thread, without keeping a hold on this object."""
-        stopped, wake = self._stopped, self._wake
-
-        def stop() -> None:
-            stopped.set()
-            wake.set()
-
-        return stop
+        return partial(self._bell.ring, stop=True)
 
     def orphan(self) -> None:
         """In the child of a fork: these jobs are the parent's; no wait for them may hang."""
         for job in list(self._jobs.values()):
-            # Its lock may have been held when the process was copied: begin anew.
-            Future.__init__(job)
-            job.set_running_or_notify_cancel()
+            job._begin()
             job.set_exception(ClientClosed("the job belongs to the process that was forked"))
 
 
-def _watch(owner: weakref.ref[Jobs], wake: threading.Event, stopped: threading.Event) -> None:
+def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
     """The thread that asks over HTTP.  It holds the jobs only while it works."""
-    while not stopped.is_set():
+    while not bell.stopped:
         jobs = owner()
         if jobs is None:
             return
@@ -710,40 +810,58 @@ def _watch(owner: weakref.ref[Jobs], wake: threading.Event, stopped: threading.E
         del jobs
         if delay is None:
             return
-        wake.wait(delay)
-        wake.clear()
+        bell.wait(delay)
 
 
-def _in(queue: Queue, job: Job) -> bool:
-    return job.prompt_id in queue
+def _nothing() -> None:
+    pass
 
 
-def _find(api: ComfyApi, prompt_id: str) -> str | None:
+def _find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
     """The id under which a server has our prompt: ours, or its own with our mark."""
-    queue = api.get_queue()
-    for item in (*queue.running, *queue.pending):
+
+    def ask(route: str, **params: int) -> Any:
+        left = max(0.1, end - time.monotonic())
+        return api._http.json("GET", route, params=params, timeout=left)
+
+    queue = Queue.from_json(ask("/queue"))
+    records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
+    if not any(prompt_id in (item.prompt_id, item.extra_data.get(MARK)) for item in records):
+        found = ask(f"/history/{prompt_id}") or ask("/history", max_items=64)
+        records = [HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()]
+    for item in records:
         if prompt_id in (item.prompt_id, item.extra_data.get(MARK)):
             return item.prompt_id
-    if api.get_history(prompt_id) is not None:
-        return prompt_id
-    for found, entry in api.get_histories(max_items=64).items():
-        if entry.extra_data.get(MARK) == prompt_id:
-            return found
     return None
+
+
+def _finished(job: Job, event: JobEvent) -> JobEvent:
+    """A picture is final when its node sends nothing else."""
+    if isinstance(event, PreviewEvent) and event.node_id is not None:
+        real = event.real_node_id or event.node_id
+        if class_of(job.graph, real) == SENDER:
+            return attrs.evolve(event, final=True)
+    return event
+
+
+def _sends_pictures(graph: Mapping[str, Any]) -> bool:
+    return any(class_of(graph, node_id) == SENDER for node_id in graph)
 
 
 def _success(job: Job, *, recovered: bool = False) -> ExecutionSuccess:
     return execution_success({"prompt_id": job.prompt_id}, recovered=recovered)
 
 
-def _lost(job: Job) -> tuple[EndEvent, JobLost]:
-    reason = "in no queue and no history: the server was restarted, or the prompt was deleted"
+_GONE: Final = "in no queue and no history: the server was restarted, or the prompt was deleted"
+
+
+def _lost(job: Job, reason: str = _GONE) -> tuple[EndEvent, JobLost]:
     event = JobLostEvent(name="job_lost", prompt_id=job.prompt_id, reason=reason, recovered=True)
     return event, JobLost(f"prompt {job.prompt_id} is {reason}", prompt_id=job.prompt_id)
 
 
-def _error(job: Job, event: EndEvent) -> JobError | None:
-    """The exception for an end event; ``None`` for a success."""
+def _error(job: Job, event: ExecutionError | ExecutionInterrupted) -> JobError:
+    """The exception for an end event."""
     if isinstance(event, ExecutionInterrupted):
         where = f" at {describe(job.graph, event.node_id)}" if event.node_id else ""
         return JobInterrupted(
@@ -751,8 +869,6 @@ def _error(job: Job, event: EndEvent) -> JobError | None:
             prompt_id=job.prompt_id,
             node_id=event.node_id,
         )
-    if not isinstance(event, ExecutionError):
-        return None
     where = describe(job.graph, event.node_id, event.node_type) if event.node_id else "a node"
     error = JobFailed(
         f"{where} failed: {event.exception_type or 'no exception told'}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import attrs
 
 from .errors import WorkflowError
 from .routes.files import FileRoutes
-from .saving import IfExists, target_path, write_atomically
+from .saving import IfExists, safe_name, target_path, write_atomically
 from .workflow import class_of, title_of
 from .workflow.graph import nearest
 
@@ -40,7 +41,7 @@ class OutputFile:
     @property
     def media(self) -> str:
         """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file's ending."""
-        return _BY_ENDING.get(self.filename.rpartition(".")[2].lower(), "other")
+        return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
 
     @property
     def url(self) -> str:
@@ -126,9 +127,24 @@ class _Outputs:
     def save(
         self, folder: str | os.PathLike[str], *, if_exists: IfExists | None = None
     ) -> list[Path]:
-        """Write all files into a folder, which is made when missing; where they are."""
-        where = os.path.join(os.fspath(folder), "")
-        return [item.save(where, if_exists=if_exists) for item in self.files]
+        """Write all files into a folder, which is made when missing; where they are.
+
+        ``if_exists`` is about what was there before, and ``"number"`` unless given.  Files
+        that have one name on the server (in different folders of it) are numbered.
+        """
+        taken: set[str] = set()
+        paths = []
+        for item in self.files:
+            name = safe_name(item.filename)
+            stem, ending = os.path.splitext(name)
+            for number in itertools.count(1):
+                if name.lower() not in taken:
+                    break
+                name = f"{stem} ({number}){ending}"
+            taken.add(name.lower())
+            path = os.path.join(os.fspath(folder), name)
+            paths.append(item.save(path, if_exists=if_exists or "number"))
+        return paths
 
 
 @attrs.frozen(eq=False)
@@ -149,7 +165,8 @@ class Result(_Outputs):
     nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)  #: By node id.
     cached_nodes: tuple[str, ...] = ()  #: Node ids that did not run again.
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs the server dropped.
-    #: False when history was gone before it could be read: only what events told is here.
+    #: False when outputs may be missing: history was gone before it could be read, or the
+    #: socket was away, over which alone pictures of ``SaveImageWebsocket`` come.
     complete: bool = True
 
     def __getitem__(self, name: str) -> NodeOutput:
@@ -158,6 +175,7 @@ class Result(_Outputs):
         Raises :class:`WorkflowError` when the name is ambiguous, or the node left nothing;
         it says which did.
         """
+        name = str(name)
         if name in self.nodes:
             return self.nodes[name]
         for attribute in ("title", "class_type"):
@@ -181,7 +199,7 @@ class Result(_Outputs):
 
     def __contains__(self, name: object) -> bool:
         """Whether a node of that id, title or class left something."""
-        return any(name in (node.node_id, node.title, node.class_type) for node in self)
+        return any(str(name) in (node.node_id, node.title, node.class_type) for node in self)
 
 
 def make_result(
@@ -224,6 +242,10 @@ def make_result(
     )
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def _walk(
     node_id: str, output: Mapping[str, Any], files: FileRoutes | None
 ) -> tuple[list[OutputFile], list[str]]:
@@ -234,7 +256,7 @@ def _walk(
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):
                 texts.append(value)
-            elif isinstance(value, Mapping) and isinstance(value.get("filename"), str):
+            elif isinstance(value, Mapping) and _is_name(value.get("filename")):
                 subfolder, kind = value.get("subfolder"), value.get("type")
                 found.append(
                     OutputFile(

@@ -18,17 +18,17 @@ import logging
 import threading
 import time
 import weakref
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 import blinker
 
 from .events import (
-    END_NAMES,
     NAMES,
     ConnectionEvent,
+    EndEvent,
     ErrorEvent,
     Event,
     Executed,
@@ -36,6 +36,8 @@ from .events import (
     ExecutionStart,
     PreviewEvent,
     Progress,
+    ProgressState,
+    StatusEvent,
     UnknownEvent,
 )
 
@@ -43,7 +45,7 @@ log = logging.getLogger("comfy_client")
 
 _other_names = blinker.Namespace()
 
-#: From this many waiting events on, only the newest of a kind is kept for each node.
+#: From this many waiting events on, a new one takes the place of all of its kind.
 CROWDED: Final = 64
 #: At most this many wait; then what is neither an end, an output nor a state is dropped.
 FULL: Final = 10_000
@@ -64,51 +66,61 @@ def signal(name: str) -> blinker.NamedSignal:
 
 def _kind(event: Event) -> Hashable | None:
     """What makes an older event worthless once a newer one came; ``None``: nothing does."""
-    if isinstance(event, PreviewEvent):
-        return None if event.final else (event.name, event.node_id)
+    # By class: a server may send anything under the name of one.
     if isinstance(event, Progress):
         return (event.name, event.prompt_id, event.node)
-    if event.name in ("status", "progress_state"):
-        return (event.name, getattr(event, "prompt_id", None))
-    return None
+    if isinstance(event, PreviewEvent):
+        return None if event.final else (event.name, event.node_id)
+    if isinstance(event, ProgressState):
+        return (event.name, event.prompt_id)
+    return event.name if isinstance(event, StatusEvent) else None
 
 
 def _must_arrive(event: Event) -> bool:
-    kinds = (Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
-    is_final = isinstance(event, PreviewEvent) and event.final
-    return is_final or event.name in END_NAMES or isinstance(event, kinds)
+    if isinstance(event, PreviewEvent):
+        return event.final
+    kinds = (EndEvent, Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
+    return isinstance(event, kinds)
 
 
 class EventQueue:
-    """Events on their way to another thread; bounded, and the newest wins under pressure."""
+    """Events on their way to another thread; bounded, and the newest wins under pressure.
+
+    What is left comes in the order in which it was put.
+    """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, with a new lock: after a fork the old one may be held for ever."""
         self.dropped = 0  #: Events that gave way to newer ones.
-        self._entries: deque[list[Event]] = deque()
-        self._latest: dict[Hashable, list[Event]] = {}
-        self._changed = threading.Condition()  # guards all of the above and below
-        self._taken = 0
-        self._done = 0
+        self._changed = threading.Condition()  # guards all in here
+        self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
+        self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
+        self._last = 0  # number of the event that was put last
+        self._in_hand: int | None = None  # of the one that was taken and is not done with
         self._closed = False
 
     def put(self, event: Event) -> None:
         """Never blocks for long, never raises."""
+        kind = _kind(event)
         with self._changed:
             if self._closed:
                 return
-            kind = _kind(event)
-            waiting = len(self._entries)
-            if kind is not None and waiting >= CROWDED and kind in self._latest:
-                self._latest[kind][0] = event
-                self.dropped += 1
-                return
-            if waiting >= FULL and not _must_arrive(event):
-                self.dropped += 1
-                return
-            entry = [event]
-            self._entries.append(entry)
+            waiting = len(self._waiting)
+            if waiting >= CROWDED:
+                older = self._of_kind.pop(kind, []) if kind is not None else []
+                for number in older:
+                    del self._waiting[number]
+                self.dropped += len(older)
+                if waiting >= FULL and not older and not _must_arrive(event):
+                    self.dropped += 1
+                    return
+            self._last += 1
+            self._waiting[self._last] = event
             if kind is not None:
-                self._latest[kind] = entry
+                self._of_kind.setdefault(kind, []).append(self._last)
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> Event | None:
@@ -117,31 +129,39 @@ class EventQueue:
         Taking an event says that the one before is done with, which :meth:`flush` waits for.
         """
         with self._changed:
-            self._done = self._taken
-            if not self._entries:
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._entries or self._closed, timeout)
-            if not self._entries:
+            self._in_hand = None
+            self._changed.notify_all()
+            if not self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            if not self._waiting:
                 return None
-            entry = self._entries.popleft()
-            self._taken += 1
-            kind = _kind(entry[0])
-            if kind is not None and self._latest.get(kind) is entry:
-                del self._latest[kind]
-            return entry[0]
+            self._in_hand, event = self._waiting.popitem(last=False)
+            kind = _kind(event)
+            if kind is not None:
+                numbers = self._of_kind[kind]
+                del numbers[0]
+                if not numbers:
+                    del self._of_kind[kind]
+            return event
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was put before this call is done with; whether it is."""
         with self._changed:
-            goal = self._taken + len(self._entries)
-            return self._changed.wait_for(lambda: self._done >= goal or self._closed, timeout)
+            goal = self._last
+            return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
+
+    def _oldest(self) -> int:
+        """The number of the oldest event that is not done with."""
+        if self._in_hand is not None:
+            return self._in_hand
+        return next(iter(self._waiting), self._last + 1)
 
     def close(self) -> None:
         """What still waits is dropped; ``get`` answers ``None`` from now on."""
         with self._changed:
             self._closed = True
-            self._entries.clear()
-            self._latest.clear()
+            self._waiting.clear()
+            self._of_kind.clear()
             self._changed.notify_all()
 
     @property
@@ -159,6 +179,10 @@ class _Registration:
     once: bool
 
 
+#: How a receiver takes its arguments; ``None``: not at all.
+_Way = Literal["positional", "keyword"] | None
+
+
 class Receivers:
     """Everyone who wants events of one client.  The client owns it; threads hold it weakly."""
 
@@ -166,8 +190,13 @@ class Receivers:
         self._sender = weakref.ref(sender)
         self._namespace = blinker.default_namespace if namespace is None else namespace
         self._callbacks: dict[str, list[_Registration]] = {}
-        self._taps: list[tuple[str, EventQueue]] = []
-        self._told: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Weakly, so that the tap of an iterator that nobody keeps is gone with it.
+        self._taps: list[tuple[str, weakref.ref[EventQueue]]] = []
+        # Of functions, and of the functions of bound methods, which have one argument more.
+        self._ways: tuple[weakref.WeakKeyDictionary[Any, _Way], ...] = (
+            weakref.WeakKeyDictionary(),
+            weakref.WeakKeyDictionary(),
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -175,6 +204,8 @@ class Receivers:
         self._lock = threading.Lock()  # guards the lists, which are replaced, never changed
         self._queue = EventQueue()
         self._thread: threading.Thread | None = None
+        for _, queue in self._live_taps():
+            queue.reset()
 
     @property
     def dropped(self) -> int:
@@ -185,8 +216,8 @@ class Receivers:
 
     def on(self, name: str, callback: Callable[[Any], object], *, once: bool) -> Callable[[], None]:
         """Register; the answer takes exactly this registration back."""
-        if not callable(callback) or inspect.iscoroutinefunction(callback):
-            raise TypeError("a callback is a plain function that takes one event")
+        if not callable(callback) or not (_is_plain(callback) and _takes(callback, 1)):
+            raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
         with self._lock:
             self._callbacks[name] = [*self._callbacks.get(name, ()), registration]
@@ -198,11 +229,11 @@ class Receivers:
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
         """Take back the oldest registration of this callback; whether there was one."""
-        with self._lock:
-            found = next((r for r in self._callbacks.get(name, ()) if r.callback == callback), None)
-        if found is not None:
-            self._remove(name, found)
-        return found is not None
+        while True:
+            known = self._callbacks.get(name, ())
+            found = next((item for item in known if item.callback == callback), None)
+            if found is None or self._remove(name, found):
+                return found is not None
 
     def _remove(self, name: str, registration: _Registration) -> bool:
         with self._lock:
@@ -218,14 +249,19 @@ class Receivers:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
         queue = EventQueue()
         with self._lock:
-            self._taps = [*self._taps, (name, queue)]
+            taps = [(name, weakref.ref(queue)) for name, queue in self._live_taps()]
+            self._taps = [*taps, (name, weakref.ref(queue))]
         return queue
 
     def untap(self, queue: EventQueue) -> None:
         """No more events for this queue."""
         queue.close()
         with self._lock:
-            self._taps = [item for item in self._taps if item[1] is not queue]
+            self._taps = [item for item in self._taps if item[1]() not in (queue, None)]
+
+    def _live_taps(self) -> list[tuple[str, EventQueue]]:
+        pairs = [(name, tap()) for name, tap in self._taps]
+        return [(name, queue) for name, queue in pairs if queue is not None]
 
     def listens(self, *names: str) -> bool:
         """Whether anyone would be called for one of these names."""
@@ -237,15 +273,18 @@ class Receivers:
 
     def _connected(self, name: str) -> bool:
         found = self._signal(name)
-        return found is not None and bool(found.receivers)
+        if found is None or not found.receivers:
+            return False
+        sender = self._sender()
+        return sender is not None and found.has_receivers_for(sender)
 
     # -- what happens with an event ------------------------------------------------------
 
     def publish(self, event: Event) -> None:
         """Hand an event on; costs next to nothing when nobody listens."""
         names = _fires(event)
-        for name, queue in self._taps:
-            if name in names:
+        for name, tap in self._taps:
+            if name in names and (queue := tap()) is not None:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
@@ -271,54 +310,49 @@ class Receivers:
             return
         for name in _fires(event):
             for registration in self._callbacks.get(name, ()):
-                if registration.once and not self._remove(name, registration):
-                    continue
-                self._call(registration.callback, event)
+                # One that an earlier callback has taken back is not called any more.
+                known = self._callbacks.get(name, ())
+                if self._remove(name, registration) if registration.once else registration in known:
+                    _call(registration.callback, event)
             found = self._signal(name)
             if found is None or found.is_muted:
                 continue
-            for receiver in list(found.receivers_for(sender)):
-                how = self._how(receiver, sender, event)
-                if how == "positional":
-                    self._call(receiver, sender, event)
-                elif how == "keyword":
-                    self._call(receiver, sender, event=event)
+            for receiver in found.receivers_for(sender):
+                way = self._way(receiver, name)
+                if way == "positional":
+                    _call(receiver, sender, event)
+                elif way == "keyword":
+                    _call(receiver, sender, event=event)
 
-    def _call(self, receiver: Callable[..., object], *args: object, **kw: object) -> None:
+    def _way(self, receiver: Callable[..., object], name: str) -> _Way:
+        """How this receiver is to be called: looked up once, and told once if it cannot be."""
+        is_method = inspect.ismethod(receiver)
+        ways = self._ways[is_method]
+        key = receiver.__func__ if is_method else receiver  # type: ignore[attr-defined]
         try:
-            receiver(*args, **kw)
-        except Exception:
-            log.exception("receiver %r failed; the others still run", receiver)
-
-    def _how(self, receiver: Callable[..., object], sender: object, event: Event) -> str | None:
-        """How this receiver takes (sender, event); ``None`` when it does not, told once."""
-        try:
-            signature = inspect.signature(receiver)
-        except (TypeError, ValueError):  # a builtin that does not say
-            return "positional"
-        if not inspect.iscoroutinefunction(receiver):
-            try:
-                signature.bind(sender, event)
-            except TypeError:
-                pass
-            else:
-                return "positional"
-            try:
-                signature.bind(sender, event=event)
-            except TypeError:
-                pass
-            else:
-                return "keyword"
-        underlying = getattr(receiver, "__func__", receiver)
-        if underlying not in self._told:
-            self._told.add(underlying)
+            return ways[key]
+        except TypeError:
+            # No hash, or no weak reference to it: an object whose class says how.
+            key = type(receiver)
+            if key in ways:
+                return ways[key]
+        except KeyError:
+            pass
+        way: _Way = None
+        if _is_plain(receiver):
+            if _takes(receiver, 2):
+                way = "positional"
+            elif _takes(receiver, 1, event=None):
+                way = "keyword"
+        if way is None:
             log.error(
                 "receiver %r of %r cannot be called: a receiver is a plain function that takes "
                 "(sender, event), the ComfyApi and one event",
                 receiver,
-                event.name,
+                name,
             )
-        return None
+        ways[key] = way
+        return way
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
@@ -328,9 +362,7 @@ class Receivers:
     def close(self) -> None:
         """No more calls; iterators and waiters end."""
         self._queue.close()
-        with self._lock:
-            taps, self._taps = self._taps, []
-        for _, queue in taps:
+        for _, queue in self._live_taps():
             queue.close()
 
     def shutdown(self) -> Callable[[], None]:
@@ -340,8 +372,10 @@ class Receivers:
     def events(self, queue: EventQueue) -> Iterator[Event]:
         """What a tap brings, until it is closed."""
         try:
-            while (event := queue.get()) is not None:
-                yield event
+            while not queue.closed:
+                event = queue.get(0.5)  # in slices, so that Ctrl-C is heard on every system
+                if event is not None:
+                    yield event
         finally:
             self.untap(queue)
 
@@ -376,11 +410,46 @@ def _fires(event: Event) -> tuple[str, ...]:
     return ("all", event.name)
 
 
+def _is_plain(function: Callable[..., object]) -> bool:
+    """Whether a call does the work, and does not merely make a coroutine or a generator."""
+    lazy = (
+        inspect.iscoroutinefunction,
+        inspect.isasyncgenfunction,
+        inspect.isgeneratorfunction,
+    )
+    call = getattr(type(function), "__call__", None)  # noqa: B004  # of an object's class
+    return not any(is_lazy(function) or is_lazy(call) for is_lazy in lazy)
+
+
+def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
+    """Whether it may be called with so many positional arguments, and these keywords."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not say
+        return True
+    try:
+        signature.bind(*[None] * count, **kw)
+    except TypeError:
+        return False
+    return True
+
+
+def _call(receiver: Callable[..., object], *args: object, **kw: object) -> None:
+    try:
+        receiver(*args, **kw)
+    except BaseException:  # sys.exit() too: it would end the thread, not the program
+        log.exception("receiver %r failed; the others still run", receiver)
+
+
 def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
     """The delivery thread.  It holds the queue, and the rest only while it calls."""
     while (event := queue.get()) is not None:
         receivers = owner()
         if receivers is None:
             return
-        receivers.deliver(event)
+        try:
+            receivers.deliver(event)
+        except Exception:
+            # blinker has no locks; whatever happens in there, the next event is delivered.
+            log.exception("event %r did not reach all receivers", event.name)
         del receivers, event

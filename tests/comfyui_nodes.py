@@ -87,7 +87,10 @@ class TestBlock(TestNode):
     EXTRA: ClassVar = {"message": ("STRING", {"default": ""})}
 
     def run(self, message, text="", node_id=None):
-        from comfy_execution.graph_utils import ExecutionBlocker  # not in servers of early 2024
+        try:
+            from comfy_execution.graph_utils import ExecutionBlocker
+        except ImportError:  # servers of 2024; those before August have none
+            from comfy_execution.graph import ExecutionBlocker
 
         return (ExecutionBlocker(message or None),)
 

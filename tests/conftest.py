@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.comfyui import ComfyUI, setup
+from tests.comfyui import DEFAULT, ComfyUI, setup
 from tests.fake import FakeComfy
+from tests.versions import TESTED
 
 if TYPE_CHECKING:
     from comfy_client import ComfyApi
@@ -40,11 +41,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Set ComfyUI up before the first test, in sight and outside any test's time limit."""
-    wanted = any(item.get_closest_marker("real") for item in session.items)
+    wanted = [item for item in session.items if item.get_closest_marker("real")]
     if wanted and not session.config.option.collectonly:
+        given = [getattr(item, "callspec", None) for item in wanted]
+        versions = {
+            spec.params["any_comfyui"] for spec in given if spec and "any_comfyui" in spec.params
+        }
         capture = session.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
-            setup()
+            for version in sorted({DEFAULT, *versions}):
+                setup(version)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +79,25 @@ def api(comfyui: ComfyUI) -> Iterator[ComfyApi]:
     from comfy_client import ComfyApi
 
     with ComfyApi(comfyui.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", params=TESTED)
+def any_comfyui(request: pytest.FixtureRequest) -> Iterator[ComfyUI]:
+    """A running real ComfyUI of each tested version; pytest keeps the tests of one together."""
+    if request.param == DEFAULT:
+        yield request.getfixturevalue("comfyui")
+    else:
+        with ComfyUI(version=request.param) as server:
+            yield server
+
+
+@pytest.fixture
+def any_api(any_comfyui: ComfyUI) -> Iterator[ComfyApi]:
+    """A client of the real ComfyUI of each tested version, closed after the test."""
+    from comfy_client import ComfyApi
+
+    with ComfyApi(any_comfyui.url) as client:
         yield client
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from ..http import segment
 from ..models._base import mapping
 from ..models.history import HistoryEntry
 from ._base import RouteGroup
+
+#: More than a server keeps, which is about 10000.
+_BEHIND_ALL: Final = 1_000_000_000
 
 
 class HistoryRoutes(RouteGroup):
@@ -21,15 +27,25 @@ class HistoryRoutes(RouteGroup):
         Args:
             max_items: At most so many; without ``offset``, the last ones.  ``None`` is all,
                 which can be tens of megabytes; ``0`` is none.
-            offset: Leave out so many of the oldest; ComfyUI 0.3.60 and newer, ignored before.
+            offset: Leave out so many of the oldest.  Servers before ComfyUI 0.3.60 cannot:
+                all of their history is read, and cut here.
         """
-        found = self._http.json(
-            "GET", "/history", params={"max_items": max_items, "offset": offset}
-        )
-        return {
-            prompt_id: HistoryEntry.from_json(entry)
-            for prompt_id, entry in mapping(found, "GET /history").items()
-        }
+        if max_items is not None and max_items < 1:
+            return {}  # with an offset the server gives one all the same
+        if offset is None or offset < 0 or self._leaves_out():
+            found = self._histories(max_items, offset)
+        else:
+            entries = list(self._histories(None, None).items())[offset:]
+            found = dict(entries[:max_items])
+        return {prompt_id: HistoryEntry.from_json(entry) for prompt_id, entry in found.items()}
+
+    def _histories(self, max_items: int | None, offset: int | None) -> Mapping[str, Any]:
+        params = {"max_items": max_items, "offset": offset}
+        return mapping(self._http.json("GET", "/history", params=params), "GET /history")
+
+    def _leaves_out(self) -> bool:
+        """Whether the server heeds ``offset``: behind the end of all there is nothing."""
+        return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> HistoryEntry | None:
         """The record of one prompt that has ended.

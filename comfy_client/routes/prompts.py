@@ -10,6 +10,7 @@ from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse
 from ..events import ErrorEvent, Event
 from ..models import PingResult, QueuedPrompt, QueueStatus
 from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
+from ..workflow.graph import brief
 from ._base import RouteGroup
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
@@ -35,10 +36,6 @@ class PromptOptions(TypedDict, total=False):
     preview_method: str | None
     #: For partner nodes.  Servers before 0.3.65 show it to everyone in ``/queue``.
     comfy_api_key: str | None
-
-
-def _graph(workflow: AnyWorkflow) -> dict[str, Any]:
-    return Workflow.load(workflow).to_dict()
 
 
 class PromptRoutes(RouteGroup):
@@ -79,8 +76,14 @@ class PromptRoutes(RouteGroup):
             WorkflowError: The graph cannot be sent: NaN, a dangling link, UI format.
             UploadTooLarge: The body exceeds the server's limit.
         """
-        body = self._prompt_body(workflow, number=number, prompt_id=prompt_id, **options)
         try:
+            body = self._prompt_body(
+                workflow,
+                number=number,
+                prompt_id=prompt_id,
+                wants_previews=self._wants_previews(),
+                **options,
+            )
             return self._post_prompt(body)
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
@@ -125,20 +128,25 @@ class PromptRoutes(RouteGroup):
         *,
         number: float | None = None,
         prompt_id: str | None = None,
+        wants_previews: bool = False,
         **options: Unpack[PromptOptions],
     ) -> dict[str, Any]:
-        graph = workflow.to_dict() if isinstance(workflow, Workflow) else _graph(workflow)
+        if not isinstance(workflow, Workflow):
+            workflow = Workflow.load(workflow)
         # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
-        body: dict[str, Any] = {"prompt": check_graph(graph), "client_id": self.client_id}
+        body: dict[str, Any] = {
+            "prompt": check_graph(workflow.to_dict()),
+            "client_id": self.client_id,
+        }
         extra = dict(options.get("extra_data") or {})
         ui_graph = options.get("workflow_ui")
         if ui_graph is not None:
             extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {}), "workflow": ui_graph}
         preview_method = options.get("preview_method")
-        if preview_method is None and self._wants_previews():
-            preview_method = "auto"
         if preview_method is not None:
-            extra.setdefault("preview_method", preview_method)
+            extra["preview_method"] = preview_method
+        elif wants_previews:
+            extra.setdefault("preview_method", "auto")
         key = options.get("comfy_api_key")
         if key is not None:
             extra["api_key_comfy_org"] = key
@@ -148,8 +156,10 @@ class PromptRoutes(RouteGroup):
         if extra:
             body["extra_data"] = extra
         targets = options.get("partial_execution_targets")
+        if isinstance(targets, str):
+            raise TypeError("partial_execution_targets is a list of node ids")
         if targets is not None:
-            body["partial_execution_targets"] = list(targets)
+            body["partial_execution_targets"] = list(map(str, targets))
         front = options.get("front")
         if front or (front is None and number == -1):
             body["front"] = True
@@ -161,7 +171,7 @@ class PromptRoutes(RouteGroup):
         answer = None
         try:
             answer = self._http.json("POST", "/prompt", json=body)
-            return QueuedPrompt.from_json(answer)
+            queued = QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
                 raise self._rejected(exc, body["prompt"]) from exc
@@ -184,6 +194,15 @@ class PromptRoutes(RouteGroup):
                     body=answer,
                 ) from exc
             raise
+        if not isinstance(queued.prompt_id, str) or not queued.prompt_id:
+            raise UnexpectedResponse(
+                f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
+                method="POST",
+                path="/prompt",
+                status=200,
+                body=answer,
+            )
+        return queued
 
     def _rejected(self, exc: ApiError, graph: Mapping[str, Any]) -> PromptRejected:
         body = exc.body if isinstance(exc.body, Mapping) else {}
@@ -203,9 +222,10 @@ class PromptRoutes(RouteGroup):
     def _node_names(self) -> Sequence[str]:
         """Classes of the server, for a hint; no hint is worth a failure."""
         try:
-            return list(self._http.json("GET", "/object_info", timeout=20.0))
-        except (ComfyError, TypeError):
+            info = self._http.json("GET", "/object_info", timeout=20.0)
+        except ComfyError:
             return ()
+        return list(info) if isinstance(info, Mapping) else ()
 
     def _unknown_classes(self, graph: Mapping[str, Any]) -> str:
         """What a 500 hides: servers before May 2024 stumble over an unknown class."""

@@ -40,8 +40,11 @@ class QueueRoutes(RouteGroup):
         the prompt does not run; a pending one stays (see :meth:`delete_from_queue`).
 
         Args:
-            prompt_id: Stop only this prompt.  ``None`` stops whatever runs, whoever's it is,
-                and **so does any id on servers before ComfyUI 0.3.57**, which ignore it.
+            prompt_id: Stop only this prompt.  ``None`` stops whatever runs, whoever's it is.
+                Servers before ComfyUI 0.3.57 ignore the id, so the queue is asked first
+                whether that prompt runs; what begins in that moment is stopped there.
         """
-        body = {} if prompt_id is None else {"prompt_id": prompt_id}
-        self._http.request("POST", "/interrupt", json=body)
+        if prompt_id is None:
+            self._http.request("POST", "/interrupt", json={})
+        elif any(item.prompt_id == prompt_id for item in self.get_queue().running):
+            self._http.request("POST", "/interrupt", json={"prompt_id": prompt_id})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
-from ..errors import NotFound
+from ..errors import Conflict, NotFound
 from ..http import segment
 from ..models._base import items
 from ..models.users import UserDataEntry, UserDataInfo
@@ -63,14 +64,16 @@ class UserDataRoutes(RouteGroup):
     ) -> str | UserDataInfo:
         """Write a file, with its folders, and return its path.
 
-        ``POST /userdata/{file}``, since January 2024; folders since June 2024.
+        ``POST /userdata/{file}``, since January 2024; into a new folder since June 2024,
+        :class:`ApiError` (500) before.
 
         Args:
             file: The path, as in ``"workflows/portrait.json"``.
             data: ``bytes``, or ``str`` which is stored as UTF-8, or what JSON can hold.
-            overwrite: Whether an existing file is replaced.
+            overwrite: Whether an existing file is replaced.  Since servers before June 2024
+                replace it anyway, they are asked first whether there is one.
             stringify: Whether ``data`` is stored as JSON; ``None``: unless bytes or str.
-            full_info: Return size and times as well; since September 2024.
+            full_info: Return size and times as well; since September 2024, ``None`` before.
 
         Raises:
             Conflict: The file exists, and ``overwrite`` is false.
@@ -82,13 +85,27 @@ class UserDataRoutes(RouteGroup):
             data = json.dumps(data, allow_nan=False)
         elif not isinstance(data, (bytes, str)):
             raise TypeError(f"stringify=False stores bytes or str, not {type(data).__name__}")
-        answer = self._http.json(
+        route = f"/userdata/{_segment(file)}"
+        if not overwrite:
+            self._refuse_to_replace(route)
+        answer = self._http.request(
             "POST",
-            f"/userdata/{_segment(file)}",
+            route,
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
             data=data.encode() if isinstance(data, str) else data,
         )
-        return _stored(answer)
+        # Servers before June 2024 say nothing.
+        return _stored(answer.json() if answer.content else file, full_info)
+
+    def _refuse_to_replace(self, route: str) -> None:
+        found = self._http.request("HEAD", route, allow={404})
+        if found.status != 404:
+            raise Conflict(
+                f"{route}: the server has that file",
+                method="HEAD",
+                path=found.path,
+                status=found.status,
+            )
 
     def delete_user_data(self, file: str, *, missing_ok: bool = False) -> None:
         """Delete a file.
@@ -131,7 +148,7 @@ class UserDataRoutes(RouteGroup):
             source: Where it is.
             dest: Where it goes: the file's whole new path.
             overwrite: Whether an existing ``dest`` is replaced.
-            full_info: Return size and times as well.
+            full_info: Return size and times as well; since September 2024, ``None`` before.
 
         Raises:
             NotFound: There is no ``source``.
@@ -142,7 +159,7 @@ class UserDataRoutes(RouteGroup):
             f"/userdata/{_segment(source)}/move/{_segment(dest)}",
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
         )
-        return _stored(answer)
+        return _stored(answer, full_info)
 
     @overload
     def list_user_data(
@@ -191,19 +208,27 @@ class UserDataRoutes(RouteGroup):
             dir: The folder; ``""`` and ``"."`` are the user's whole folder.
             recurse: Files in subfolders too.
             split: Each as a list: the path, then its parts.
-            full_info: Each with size and times, since September 2024; ``split`` is ignored.
+            full_info: Each with size and times, since September 2024, ``None`` before;
+                ``split`` is ignored.
         """
         params = {
             "dir": _encoded(dir or "."),
             "recurse": _flag(recurse),
-            "split": _flag(split),
+            "split": _flag(split and not full_info),
             "full_info": _flag(full_info),
         }
         try:
-            found = items(self._http.json("GET", "/userdata", params=params), "GET /userdata")
+            found = self._list(params)
+            if not recurse and all("/" in _path(item) for item in found):
+                # Servers before September 2024 list the files of the subfolders instead.
+                deep = self._list({**params, "recurse": "true"})
+                found = [item for item in deep if "/" not in _path(item)]
         except NotFound:
             return []
-        return [UserDataInfo.from_json(item) for item in found] if full_info else found
+        return [_with_info(item) for item in found] if full_info else found
+
+    def _list(self, params: Mapping[str, str]) -> list[Any]:
+        return items(self._http.json("GET", "/userdata", params=params), "GET /userdata")
 
     def list_user_data_v2(self, path: str = "") -> list[UserDataEntry]:
         """Files and folders below a folder, at any depth, folders first.
@@ -242,7 +267,21 @@ def _segment(file: str) -> str:
     return segment(_encoded(file))
 
 
-def _stored(answer: Any) -> str | UserDataInfo:
+def _path(item: Any) -> str:
+    """The path of an item of a list in any of its shapes."""
+    if isinstance(item, list):
+        return "/".join(map(str, item[1:]))
+    path = item.get("path") if isinstance(item, Mapping) else item
+    return str(path).replace("\\", "/")  # of a Windows server
+
+
+def _stored(answer: Any, full_info: bool) -> str | UserDataInfo:
+    if full_info or not isinstance(answer, str):
+        return _with_info(answer)
+    return _path(answer)
+
+
+def _with_info(answer: Any) -> UserDataInfo:
     if isinstance(answer, str):
-        return answer.replace("\\", "/")  # of a Windows server
+        return UserDataInfo(_path(answer))
     return UserDataInfo.from_json(answer)

@@ -1,0 +1,188 @@
+"""Answers of the server, and the typed error for each that says no."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    ComfyError,
+    Conflict,
+    NotFound,
+    NotSupported,
+    UnexpectedResponse,
+    UploadTooLarge,
+)
+
+_SHOWN = 200
+_KEPT = 2000
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+@attrs.frozen
+class Answer:
+    """A complete answer."""
+
+    method: str
+    path: str
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    content: bytes = attrs.field(repr=False)
+    url: str = attrs.field(default="", repr=False)  #: Without query.
+    #: Takes our secrets out of what is shown: some pages repeat the request.
+    redact: Callable[[str], str] = attrs.field(default=_as_it_is, repr=False, eq=False)
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.content.decode("utf-8", "replace")
+
+    @property
+    def kind(self) -> str:
+        """The content type without its parameters, ``""`` when there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is for people to read: a login page, an error page of a proxy."""
+        return "html" in self.kind
+
+    def json(self) -> Any:
+        """The body as JSON; :class:`UnexpectedResponse` when it is none."""
+        with suppress(ValueError, RecursionError):
+            return json.loads(self.content)
+        raise unexpected(self, "JSON")
+
+    def facts(self) -> dict[str, Any]:
+        """What errors keep of it; ``body`` decoded when it is JSON, else its beginning."""
+        body: Any = self.redact(self.text[:_KEPT]) or None
+        if "json" in self.kind:
+            with suppress(ValueError, RecursionError):
+                body = json.loads(self.redact(self.text))
+        return {"method": self.method, "path": self.path, "status": self.status, "body": body}
+
+
+@attrs.define(eq=False)
+class Download:
+    """A body on its way: iterate over its chunks, which ends in an error when it is cut."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    length: int | None  #: Bytes; ``None`` when the server did not say.
+    _chunks: Iterator[bytes] = attrs.field(repr=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks of up to 1 MiB."""
+        return self._chunks
+
+
+def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
+    """The error for an answer that is no ``due``, such as "JSON"."""
+    start = " ".join(answer.redact(answer.text[:_KEPT]).split())[:_SHOWN]
+    guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
+    facts = answer.facts() | {"body": answer.redact(answer.text[:_KEPT])}
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: expected {due}, got "
+        f"{answer.kind or 'no content type'} ({guess}): {start!r}",
+        **facts,
+    )
+
+
+def route_is_missing(answer: Answer) -> bool:
+    """Whether an answer says "no such route" rather than "no such thing".
+
+    ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
+    GET, and 404 with a content type, which the 404 of a real route does not have or has as
+    JSON or plain text.  Its aiohttp before 3.10 answers with aiohttp's own words.
+    """
+    if answer.status in (405, 501):
+        return True
+    by_catch_all = answer.kind == "application/octet-stream"
+    return answer.status == 404 and (by_catch_all or answer.content == b"404: Not Found")
+
+
+def refusal(answer: Answer, size: int | None) -> ComfyError:
+    """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
+    status = answer.status
+    facts = answer.facts()
+    what = f"{answer.method} {answer.url}"
+    reason = _reason(answer, facts["body"])
+    if status < 400:
+        return UnexpectedResponse(f"{what}: {_about_redirect(answer)}", **facts)
+    if status == 401:
+        return AuthenticationError(f"{what}: 401{reason}", **facts)
+    if status == 403:
+        return AuthenticationError(
+            f"{what}: 403 forbidden{reason}. ComfyUI says so when a request's Origin differs "
+            "from its Host (an Origin among headers=, or a proxy that rewrites Host); otherwise "
+            "it comes from a login layer before it",
+            **facts,
+        )
+    if route_is_missing(answer):
+        return NotSupported(f"{what}: this server has no such route ({status})", **facts)
+    if status == 404:
+        return NotFound(f"{what}: not found{reason}", **facts)
+    if status == 409:
+        return Conflict(f"{what}: conflict{reason}", **facts)
+    if status == 413:
+        return _too_large(answer, size, what, facts)
+    if status == 500 and "Server got itself in trouble" in answer.text:
+        return ApiError(
+            f"{what}: 500, the server stumbled over an argument; its log says why", **facts
+        )
+    return ApiError(f"{what}: {status}{reason}", **facts)
+
+
+def _too_large(
+    answer: Answer, size: int | None, what: str, facts: dict[str, Any]
+) -> UploadTooLarge:
+    found = re.search(r"body size (\d+)\S* exceeded", answer.text)
+    limit = int(found[1]) if found else None
+    return UploadTooLarge(
+        f"{what}: {size or 'too many'} bytes are more than "
+        f"{f'the {limit} that ComfyUI accepts' if limit else 'a proxy accepts'}; raise "
+        f"{'--max-upload-size' if limit else 'the body limit of the proxy'} or send less",
+        size=size,
+        limit=limit,
+        **facts,
+    )
+
+
+def _about_redirect(answer: Answer) -> str:
+    target = answer.headers.get("location", "")
+    try:
+        to, here = urlsplit(target), urlsplit(answer.url)
+        shown = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
+        shown = answer.redact(shown + to.path)
+        if to.hostname == here.hostname and to.scheme not in ("", here.scheme):
+            return f"{answer.status}, redirected to {shown}; use {to.scheme}:// in host"
+    except ValueError:
+        shown = "what is no URL"
+    return (
+        f"{answer.status}, redirected to {shown or 'nowhere'}, which is not followed: "
+        "a login page, or not the address of the ComfyUI"
+    )
+
+
+def _reason(answer: Answer, body: Any) -> str:
+    if isinstance(body, dict):
+        body = body.get("error", body)
+        if isinstance(body, dict):
+            body = body.get("message", body)
+    if answer.is_page:  # a proxy's own words stand in the title
+        title = re.search(r"<title>(?:\d+ )?([^<]*)</title>", str(body), re.IGNORECASE)
+        body = title and title[1]
+    if not body:
+        return ""
+    return f": {' '.join(str(body).split())[:_SHOWN]}"

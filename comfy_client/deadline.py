@@ -1,0 +1,90 @@
+"""Connections of urllib3 that keep to a deadline.
+
+A timeout of a socket is for each of its reads, so a server that sends a byte now and then
+holds its client for ever, in the headers already.  These connections give each read and
+each piece that is sent the time that is left for the whole exchange.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import time
+from contextvars import ContextVar
+from typing import Any, Final
+
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+#: When the exchange that this thread is about to begin must be over (``time.monotonic``).
+deadline: Final[ContextVar[float]] = ContextVar("deadline")
+
+
+def seconds_left(end: float) -> float:
+    """The time left until ``end``, more than 0; else ``TimeoutError``."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
+class _Reader(io.RawIOBase):
+    """What a socket receives, until the deadline."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._end = deadline.get()
+        self._pause = sock.gettimeout()  # urllib3 has just set the limit of a single read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = seconds_left(self._end)
+        self._sock.settimeout(left if self._pause is None else min(left, self._pause))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kw: Any) -> None:
+        super().__init__(sock, *args, **kw)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Reader(sock))
+
+
+class _InTime:
+    """Mixed into a connection: answers are read, and bodies sent, until the deadline."""
+
+    response_class: Any = _Response
+    sock: Any
+
+    def send(self, data: Any) -> None:
+        if self.sock is not None:  # else sending connects, which has a limit of its own
+            self.sock.settimeout(seconds_left(deadline.get()))
+        super().send(data)  # type: ignore[misc]
+
+
+class _HttpConnection(_InTime, HTTPConnection):
+    pass
+
+
+class _HttpsConnection(_InTime, HTTPSConnection):
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
+#: For ``PoolManager.pool_classes_by_scheme``.
+POOL_CLASSES: Final = {"http": _HttpPool, "https": _HttpsPool}

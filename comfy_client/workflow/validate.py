@@ -1,0 +1,548 @@
+"""What ``POST /prompt`` says to a workflow, without a server.
+
+One pure function, :func:`validate`: graph and node definitions (``GET /object_info``) in,
+the server's answer out.  It is the same check, step by step, that a real server makes, so
+that errors have the server's types, messages, details and order of blame, including the
+surprising ones: a link to nowhere is an exception that hides the node's other errors, a
+circle is refused without a word, and a node that is fine for one output but not for
+another gets a 200 with ``node_errors``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Literal, get_args
+
+import attrs
+
+#: Whose words: a server of March 2024; 0.3.52 to 0.3.75; 0.8; the newest of 2026.
+Version = Literal["2024-03", "0.3.75", "0.8", "new"]
+#: A node's own check: takes inputs by name, returns ``True``, ``False`` or what is wrong.
+Check = Callable[..., object]
+
+_LONG_LIST = 20  # choices; of more, the server sends back only how many there are
+_CONVERTERS: Mapping[object, Callable[[Any], object]] = {
+    "INT": int,
+    "FLOAT": float,
+    "STRING": str,
+    "BOOLEAN": bool,
+}
+_TRACEBACK = ('  File "execution.py", line 802, in validate_inputs\n',)
+
+
+@attrs.frozen
+class Verdict:
+    """The server's answer to one ``POST /prompt``, but for id and number."""
+
+    #: Whether at least one output may run; then the server queues the prompt.
+    ok: bool
+    #: The server's summary (``type``, ``message``, ``details``, ``extra_info``); ``None`` if ok
+    #: or crashed.  ``2024-03`` says a plain text for a body without a workflow.
+    error: dict[str, Any] | str | None
+    #: What is wrong, by node id; can be filled although ok.  ``2024-03`` answers an empty
+    #: list when it did not come to look at nodes.
+    node_errors: dict[str, Any] | list[Any]
+    #: Ids of the output nodes that passed: what the server will execute.
+    outputs_to_execute: list[str]
+    #: The graph as it would be queued: numbers in strings converted, ``__value__`` unwrapped.
+    graph: Any
+    #: What went wrong where a real server answers 500 with a page of text; else ``None``.
+    crash: str | None = None
+
+    @property
+    def status(self) -> int:
+        """HTTP status: 200, 400 or 500."""
+        return 200 if self.ok else 400 if self.crash is None else 500
+
+
+def validate(
+    graph: Any,
+    definitions: Mapping[str, Any],
+    *,
+    targets: Any = None,
+    extra_checks: Mapping[str, Check] | None = None,
+    version: Version = "0.3.75",
+) -> Verdict:
+    """Judge a graph as the server would; neither argument is changed.
+
+    Real servers go through the inputs of a node and through the outputs of a graph in
+    random order, and what they say can depend on it.  Here it is the order of the
+    definitions, and of the graph.  Three things differ on purpose: chains of any length
+    are checked to their end (a real server's stack is full after some 980 nodes);
+    nodes beside a circle are never blamed with the ``RecursionError`` that a real server
+    may run into there; and the ``traceback`` of an exception is a stand-in without paths.
+
+    Args:
+        graph: What the request holds under ``prompt``; any JSON value.
+        definitions: By class_type, as ``GET /object_info`` gives them.
+        targets: ``partial_execution_targets`` of the request (0.3.48+): only these output
+            nodes count.  ``None``: all.
+        extra_checks: By class_type, a node's own check (``VALIDATE_INPUTS``).  As on the
+            server, its parameters name the inputs that it gets and whose range and choices
+            it takes over (``**kwargs``: all), a linked input comes as ``None``, and with a
+            parameter ``input_types`` it takes over the types of links.  It returns
+            ``True``, or ``False``, or a text that says what is wrong.
+        version: Which server; see :data:`Version`.  ``new`` knows neither loops nor
+            inputs that depend on others.
+
+    Raises:
+        ValueError: Unknown version.
+    """
+    rules = _rules(version)
+    graph = _copy(graph)
+    judge = _Judge(graph, definitions, extra_checks or {}, rules)
+    try:
+        outputs = judge.outputs(None if rules.old else targets)
+        if isinstance(outputs, list):
+            return judge.judge(outputs)
+    except Exception as exc:  # noqa: BLE001  the server has no net here, and answers 500
+        return Verdict(False, None, {}, [], graph, f"{type(exc).__name__}: {exc}")
+    return Verdict(False, outputs, [] if rules.old else {}, [], graph)
+
+
+def no_prompt(version: Version = "0.3.75") -> Verdict:
+    """The answer to a request that has no ``prompt``."""
+    if _rules(version).old:
+        return Verdict(False, "no prompt", [], [], None)
+    text = "No prompt provided"
+    return Verdict(False, _error("no_prompt", text, text), {}, [], None)
+
+
+@attrs.frozen
+class _Rules:
+    """What changed over the years."""
+
+    old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
+    combo: bool  # the choices of ("COMBO", {"options": [...]}) are checked, too
+    new: bool  # other words for unknown classes, circles are reported
+
+
+def _rules(version: str) -> _Rules:
+    if version not in get_args(Version):
+        raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+    return _Rules(version == "2024-03", version in ("0.8", "new"), version == "new")
+
+
+@attrs.frozen
+class _Input:
+    """One input of a class, as its definition has it."""
+
+    name: str
+    required: bool
+    type: Any  # a name, or a list of choices
+    options: Mapping[str, Any]
+    config: list[Any]  # type and options as errors quote them
+
+    def info(self, **more: Any) -> dict[str, Any]:
+        """``extra_info`` of an error about this input."""
+        return {"input_name": self.name, "input_config": self.config, **more}
+
+
+@attrs.frozen
+class _OwnCheck:
+    """A node's own check, and what it takes over from the general one."""
+
+    call: Check
+    names: frozenset[str] = frozenset()
+    takes_all: bool = False
+
+    def covers(self, name: str) -> bool:
+        return self.takes_all or name in self.names
+
+
+_NO_CHECK = _OwnCheck(lambda: True)
+
+
+@attrs.frozen
+class _Finding:
+    """What is known of a node.  Invalid without errors: the fault is upstream."""
+
+    valid: bool
+    errors: list[dict[str, Any]]
+
+
+_Visit = Generator[str, bool, bool]  # asks whether other nodes are valid, returns its own
+
+
+@attrs.define
+class _Judge:
+    """One run over one graph; exceptions out of it are answered with 500."""
+
+    graph: Any
+    definitions: Mapping[str, Any]
+    checks: Mapping[str, Check]
+    rules: _Rules
+    found: dict[str, _Finding] = attrs.field(factory=dict, init=False)
+    path: list[str] = attrs.field(factory=list, init=False)  # nodes that wait for others
+    waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each does
+
+    # -- the whole graph ----------------------------------------------------------------
+
+    def outputs(self, targets: Any) -> list[str] | dict[str, Any]:
+        """Ids of the output nodes, or the error that ends it here."""
+        outputs = []
+        for node_id in self.graph:
+            node = self.graph[node_id]
+            if "class_type" not in node and not self.rules.old:
+                return self._classless(node_id, node)
+            definition = self.definitions.get(node["class_type"])
+            if definition is None:
+                if self.rules.old:
+                    raise KeyError(node["class_type"])
+                return self._unknown(node_id, node)
+            if definition.get("output_node") is True and (targets is None or node_id in targets):
+                outputs.append(node_id)
+        return outputs or _error("prompt_no_outputs", "Prompt has no outputs")
+
+    def _classless(self, node_id: str, node: Any) -> dict[str, Any]:
+        where = f"Node ID '#{node_id}'"
+        if not self.rules.new:
+            text = "Cannot execute because a node is missing the class_type property."
+            return _error("invalid_prompt", text, where)
+        title = node.get("_meta", {}).get("title")
+        text = (
+            f"Node '{title or f'ID #{node_id}'}' has no class_type. "
+            "The workflow may be corrupted or a custom node is missing."
+        )
+        info = {"node_id": node_id, "class_type": None, "node_title": title}
+        return _error("missing_node_type", text, where, info)
+
+    def _unknown(self, node_id: str, node: Any) -> dict[str, Any]:
+        where, class_type = f"Node ID '#{node_id}'", node["class_type"]
+        if not self.rules.new:
+            text = f"Cannot execute because node {class_type} does not exist."
+            return _error("invalid_prompt", text, where)
+        title = node.get("_meta", {}).get("title", class_type)
+        text = f"Node '{title}' not found. The custom node may not be installed."
+        info = {"node_id": node_id, "class_type": class_type, "node_title": title}
+        return _error("missing_node_type", text, where, info)
+
+    def judge(self, outputs: list[str]) -> Verdict:
+        """The verdict on a graph with these outputs."""
+        good: list[str] = []
+        reasons: list[str] = []
+        blamed: dict[str, Any] = {}
+        for output in outputs:
+            finding = self._look_at(output)
+            if finding.valid:
+                good.append(output)
+                continue
+            reasons += [f"{error['message']}: {error['details']}" for error in finding.errors]
+            # The server blames all that it has found so far, whichever output it was for.
+            for node_id, other in self.found.items():
+                if other.errors and node_id not in blamed:
+                    class_type = self.graph[node_id]["class_type"]
+                    blamed[node_id] = {
+                        "errors": other.errors,
+                        "dependent_outputs": [],
+                        "class_type": class_type,
+                    }
+            for entry in blamed.values():
+                entry["dependent_outputs"].append(output)
+        if good:
+            return Verdict(True, None, blamed, good, self.graph)
+        text = "Prompt outputs failed validation"
+        error = _error("prompt_outputs_failed_validation", text, "\n".join(reasons))
+        return Verdict(False, error, blamed, [], self.graph)
+
+    def _look_at(self, output: str) -> _Finding:
+        """Visit a node and what it takes from; a stack of our own bears any depth."""
+        if output in self.found:
+            return self.found[output]
+        visits = [self._visit(output)]
+        self.path = [output]
+        self.waiting = Counter(self.path)
+        answer: Any = None  # for the last visit, to what it has asked; at first nothing
+        failure: Exception | None = None
+        while visits:
+            try:
+                visit = visits[-1]
+                source = visit.throw(failure) if failure else visit.send(answer)
+            except StopIteration as end:
+                answer, failure = end.value, None
+            except Exception as exc:  # noqa: BLE001  for the visit that waits for this one
+                failure = exc
+            else:
+                answer = failure = None
+                if source in self.found:
+                    answer = self.found[source].valid
+                elif self.waiting[source] > (0 if self.rules.new else 1):
+                    answer = self._circle(source)
+                else:
+                    visits.append(self._visit(source))
+                    self.path.append(source)
+                    self.waiting[source] += 1
+                continue
+            visits.pop()
+            self.waiting[self.path.pop()] -= 1
+        if failure:
+            self.found[output] = _Finding(False, [_exception(failure)])
+        return self.found[output]
+
+    def _circle(self, node_id: str) -> bool:
+        """The answer to a node that asks for one which waits for it."""
+        # Older servers go round until Python's stack is full, and overwrite what they
+        # noted deep inside on the way back: all in the circle are invalid, without errors.
+        # We go round once: a value that was unwrapped inside is met as a list outside.
+        if self.rules.new:
+            way = [*self.path[self.path.index(node_id) :], node_id]
+            nodes = list(dict.fromkeys(way))
+            details = " -> ".join(f"{node} ({self.graph[node]['class_type']})" for node in way)
+            for node in nodes:
+                info = {"node_id": node, "cycle_nodes": nodes}
+                error = _error("dependency_cycle", "Dependency cycle detected", details, info)
+                self.found[node] = _Finding(False, [error])
+        return False
+
+    # -- one node -----------------------------------------------------------------------
+
+    def _visit(self, node_id: str) -> _Visit:
+        inputs = self.graph[node_id]["inputs"]
+        class_type = self.graph[node_id]["class_type"]
+        definition = self.definitions[class_type]
+        own = self._own_check(class_type)
+        errors: list[dict[str, Any] | None] = []
+        valid = True
+        types: dict[str, Any] = {}  # what links bring
+        seen: dict[str, Any] = {}
+        for spec in _inputs(definition, self.rules.old):
+            if spec.name not in inputs:
+                if spec.required:
+                    info = {"input_name": spec.name}
+                    text = "Required input is missing"
+                    errors.append(_error("required_input_missing", text, spec.name, info))
+                continue
+            value = inputs[spec.name]
+            if isinstance(value, list):
+                error = self._link(spec, value, types, any_type="input_types" in own.names)
+                if not error:
+                    valid = (yield from self._source(spec, value)) and valid
+            else:
+                error = self._value(spec, inputs, covered=own.covers(spec.name))
+            errors.append(error)
+            seen = spec.info(received_value=inputs[spec.name])
+        if own is not _NO_CHECK:
+            arguments = _arguments(node_id, inputs, definition, self.rules.old)
+            arguments = {name: value for name, value in arguments.items() if own.covers(name)}
+            if "input_types" in own.names:
+                arguments["input_types"] = types
+            errors += self._complaints(own.call(**arguments), list(arguments), seen)
+        noted = self.found[node_id].errors if self.rules.new and node_id in self.found else []
+        found = [*noted, *(error for error in errors if error and error not in noted)]
+        valid = valid and not found
+        self.found[node_id] = _Finding(valid, found)
+        return valid
+
+    def _link(
+        self, spec: _Input, link: list[Any], types: dict[str, Any], *, any_type: bool
+    ) -> dict[str, Any] | None:
+        """What is wrong with a link in itself; notes the type that it brings."""
+        if len(link) != 2:
+            text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+            info = spec.info(received_value=link)
+            return _error("bad_linked_input", text, spec.name, info)
+        source, slot = link
+        received = _output_types(self.definitions[self.graph[source]["class_type"]])[slot]
+        types[spec.name] = received
+        if self.rules.old:
+            fits = received == spec.type or "*" in (received, spec.type)
+            details = f"{spec.name}, {received} != {spec.type}"
+        else:
+            fits = any_type or _fits(received, spec.type)
+            details = f"{spec.name}, received_type({received}) mismatch input_type({spec.type})"
+        if fits:
+            return None
+        text = "Return type mismatch between linked nodes"
+        info = spec.info(received_type=received, linked_node=link)
+        return _error("return_type_mismatch", text, details, info)
+
+    def _source(self, spec: _Input, link: list[Any]) -> Generator[str, bool, bool]:
+        """Whether the node at the other end of a link is valid."""
+        source: str = link[0]
+        try:
+            return (yield source)
+        except Exception as exc:  # noqa: BLE001  whatever it is, the server reports it
+            self.found[source] = _Finding(False, [_exception(exc, spec, link)])
+            return False
+
+    def _value(
+        self, spec: _Input, inputs: dict[str, Any], *, covered: bool
+    ) -> dict[str, Any] | None:
+        """What is wrong with a value; it is converted in place."""
+        name, value, options = spec.name, inputs[spec.name], spec.options
+        try:
+            if isinstance(value, dict) and "__value__" in value and not self.rules.old:
+                value = inputs[name] = value["__value__"]
+            convert = _CONVERTERS.get(spec.type) if isinstance(spec.type, str) else None
+            if convert and not (convert is bool and self.rules.old):
+                value = inputs[name] = convert(value)
+        except Exception as exc:  # noqa: BLE001  whatever it is, the server reports it
+            text = f"Failed to convert an input value to a {spec.type} value"
+            info = spec.info(received_value=value, exception_message=str(exc))
+            return _error("invalid_input_type", text, f"{name}, {value}, {exc}", info)
+        info = spec.info(received_value=value)
+        if not covered or self.rules.old:
+            if "min" in options and value < options["min"]:
+                text = f"Value {value} smaller than min of {options['min']}"
+                return _error("value_smaller_than_min", text, name, info)
+            if "max" in options and value > options["max"]:
+                text = f"Value {value} bigger than max of {options['max']}"
+                return _error("value_bigger_than_max", text, name, info)
+        return None if covered else self._choice(spec, value)
+
+    def _choice(self, spec: _Input, value: Any) -> dict[str, Any] | None:
+        """What is wrong with a value that must be one of a list."""
+        choices = spec.type
+        if choices == "COMBO" and self.rules.combo:
+            if self.rules.new and spec.options.get("remote_combo"):
+                return None  # only the browser knows the choices
+            choices = spec.options.get("options", [])
+        if not isinstance(choices, list):
+            return None
+        several = self.rules.new and spec.options.get("multiselect") and isinstance(value, list)
+        wrong = [one for one in (value if several else [value]) if one not in choices]
+        if not wrong:
+            return None
+        known, info = str(choices), spec.info(received_value=value)
+        if len(choices) > _LONG_LIST:
+            known, info["input_config"] = f"(list of length {len(choices)})", None
+        quoted = ", ".join(map(repr, wrong)) if self.rules.new else f"'{value}'"
+        details = f"{spec.name}: {quoted} not in {known}"
+        return _error("value_not_in_list", "Value not in list", details, info)
+
+    # -- a node's own check -------------------------------------------------------------
+
+    def _own_check(self, class_type: str) -> _OwnCheck:
+        check = self.checks.get(class_type)
+        if check is None:
+            return _NO_CHECK
+        parameters = inspect.signature(check).parameters.values()
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        names = frozenset(p.name for p in parameters)
+        if self.rules.old:
+            return _OwnCheck(check, names - {"input_types"})
+        return _OwnCheck(check, names, takes_all)
+
+    def _complaints(
+        self, result: object, names: list[str], seen: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Errors for the result of a node's own check: one for each input that it was given."""
+        if result is True:
+            return []
+        kind, text = "custom_validation_failed", "Custom validation failed for node"
+        if not names and self.rules.new:
+            return [_error(kind, text, "" if result is False else str(result))]
+        errors = []
+        for name in names:
+            details = name if result is False else f"{name} - {result}"
+            # 2024-03 quotes the input that it looked at last, whichever it was.
+            info = {**(seen if self.rules.old else {}), "input_name": name}
+            errors.append(_error(kind, text, details, info))
+        return errors
+
+
+def _arguments(
+    node_id: str, inputs: Mapping[str, Any], definition: Mapping[str, Any], old: bool
+) -> dict[str, Any]:
+    """What a node's own check can be given: values, ``None`` for links, hidden inputs."""
+    known = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+    hidden = definition["input"].get("hidden", {})
+    arguments: dict[str, Any] = {}
+    for name in inputs:
+        value, config = inputs[name], known.get(name)
+        raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
+        if _is_link(value, old) and not raw:
+            arguments[name] = None  # not computed yet
+        elif config is not None or (name in hidden and not old):
+            arguments[name] = value
+    if not _is_v3(definition):
+        values: dict[str, Any] = {"UNIQUE_ID": node_id, "PROMPT": {}}
+        arguments |= {name: values.get(kind) for name, kind in hidden.items()}
+    return arguments
+
+
+def _is_link(value: Any, old: bool) -> bool:
+    if not isinstance(value, list):
+        return False
+    if old:
+        _ = value[0], value[1]  # any list counts, and the server falls over a short one
+        return True
+    return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
+
+
+# -- reading definitions ----------------------------------------------------------------
+
+
+def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
+    """The inputs that the server looks at."""
+    given = definition["input"]
+    required = given["required"] if old else given.get("required", {})
+    optional = {} if old else given.get("optional", {})
+    specs = []
+    more = {name: config for name, config in optional.items() if name not in required}
+    for name, config in {**required, **more}.items():
+        kind, options = config[0], config[1] if len(config) > 1 else {}
+        quoted = config if old else [kind, options]
+        specs.append(_Input(name, name in required, kind, options, quoted))
+    return specs
+
+
+def _output_types(definition: Mapping[str, Any]) -> Any:
+    """Types by slot, in the container that the server has them in: errors name it."""
+    types = definition["output"]
+    return list(types) if _is_v3(definition) else tuple(types)
+
+
+def _is_v3(definition: Mapping[str, Any]) -> bool:
+    # The server writes all of these for each V3 class, and only when set for others.
+    return {"api_node", "deprecated", "experimental", "output_tooltips"} <= definition.keys()
+
+
+def _fits(received: Any, wanted: Any) -> bool:
+    """Whether a link may bring this type: unions such as ``"INT,FLOAT"`` must overlap."""
+    # A few classes have a "*" that matches nothing but itself; definitions do not tell.
+    if received == wanted or "*" in (received, wanted):
+        return True
+    if not isinstance(received, str) or not isinstance(wanted, str):
+        return False
+    return not {t.strip() for t in received.split(",")}.isdisjoint(
+        t.strip() for t in wanted.split(",")
+    )
+
+
+# -- wording ----------------------------------------------------------------------------
+
+
+def _error(
+    kind: str, message: str, details: str = "", info: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"type": kind, "message": message, "details": details, "extra_info": info or {}}
+
+
+def _exception(
+    exc: Exception, spec: _Input | None = None, link: list[Any] | None = None
+) -> dict[str, Any]:
+    """The error for a check that fell over: of an output, or of the node behind a link."""
+    cls = type(exc)
+    name = cls.__qualname__
+    kind = name if cls.__module__ == "builtins" else f"{cls.__module__}.{name}"
+    raised = {"exception_type": kind, "traceback": [*_TRACEBACK]}
+    if spec is None:
+        text = "Exception when validating node"
+        return _error("exception_during_validation", text, str(exc), raised)
+    text = "Exception when validating inner node"
+    info = spec.info(exception_message=str(exc), **raised, linked_node=link)
+    return _error("exception_during_inner_validation", text, str(exc), info)
+
+
+def _copy(graph: Any) -> Any:
+    """The graph with parts of its own where values are converted."""
+    if not isinstance(graph, dict):
+        return graph
+    copied = dict(graph)
+    for node_id, node in graph.items():
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
+            copied[node_id] = {**node, "inputs": dict(node["inputs"])}
+    return copied

@@ -1,0 +1,109 @@
+"""Prints the table: ``python -m tests.bench [URL] [--quick] [--rivals] [--rst FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from comfy_client import ComfyApi
+from tests.comfyui import ComfyUI
+
+from .measure import Row, show
+from .rivals import rivals
+from .rows import ROWS, Bench
+from .servers import running, stub
+
+PAIRS, QUICK_PAIRS = 300, 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="How fast comfy_client is beside a bare client, on an idle ComfyUI. "
+        "Leaves small pictures in its output folder.",
+    )
+    parser.add_argument("url", nargs="?", help="of a running server; without it one is started")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
+    parser.add_argument("--rivals", action="store_true", help="install and run other clients too")
+    parser.add_argument("--rst", type=Path, metavar="FILE", help="also write the table to a file")
+    parser.add_argument(
+        "--only", metavar="ROW", nargs="+", help=", ".join(r.__name__ for r in ROWS)
+    )
+    args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        url = args.url or stack.enter_context(ComfyUI()).url
+        bench = Bench(
+            url=url,
+            stub=stack.enter_context(running(stub)),
+            pairs=QUICK_PAIRS if args.quick else PAIRS,
+        )
+        conditions = measured_on(url)
+        print(conditions, flush=True)
+        measured: list[Row] = []
+        for row in (*ROWS, *([rivals] if args.rivals else [])):
+            if args.only and row.__name__ not in args.only:
+                continue
+            found = row(bench)
+            measured += found
+            print(*(line(each) for each in found), sep="\n", flush=True)
+    if args.rst:
+        args.rst.write_text(as_rst(measured, conditions), encoding="utf-8")
+
+
+def measured_on(url: str) -> str:
+    """Machine and versions."""
+    with ComfyApi(url) as api:
+        server = api.get_system_stats().comfyui_version
+    names = ("requests", "urllib3", "websocket-client", "attrs", "blinker")
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return (
+        f"{_cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}; "
+        f"ComfyUI {server or 'of unknown version'} on the CPU"
+    )
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if row.startswith("model name"):
+                return row.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """What, figure, interval, aim, and what it was measured against."""
+    aim = "" if row.aim is None else f"{'>=' if row.at_least else '<='} {row.aim:g} {row.unit}"
+    if not row.reached:
+        aim += " (missed)"
+    figure = row.figure
+    return (
+        row.name,
+        f"{show(figure.value)} {row.unit}".strip(),
+        f"{show(figure.low)} - {show(figure.high)}" if row.count > 1 else "",
+        aim.strip(),
+        f"{row.note + '; ' if row.note else ''}n = {row.count}",
+    )
+
+
+def line(row: Row) -> str:
+    """For the terminal."""
+    what, figure, interval, aim, note = cells(row)
+    return f"{what:70} {figure:>10}  {interval:14} {aim:20} {note}"
+
+
+def as_rst(rows: Sequence[Row], conditions: str) -> str:
+    """For the README."""
+    table = [("What", "Figure", "95 % interval", "Aim", "Measured against"), *map(cells, rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
+    return "\n".join([f"Measured on {conditions}.", "", rule, lines[0], rule, *lines[1:], rule, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,413 @@
+"""The rows of the table; each measures comfy_client beside the reference and gives its lines."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from comfy_client import ComfyApi, signal
+
+from . import transfers
+from .measure import (
+    Figure,
+    Round,
+    Row,
+    estimate,
+    interleave,
+    median_of,
+    pooled,
+    ratio_of,
+    timed,
+)
+from .reference import Reference
+from .servers import delaying_proxy, running
+
+#: Seconds, one way, that the proxy adds.
+DELAY = 0.05
+#: Jobs at once.
+IN_FLIGHT = 20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how long to measure."""
+
+    url: str  #: A real ComfyUI.
+    stub: str  #: The server of servers.stub.
+    pairs: int  #: Measurements of each side, at least.
+
+    def rounds(self, block: int) -> int:
+        return math.ceil(self.pairs / block)
+
+
+_numbers = itertools.count(random.randrange(1 << 23))
+
+
+def graphs(count: int) -> list[dict[str, Any]]:
+    """Trivial workflows, each of a colour that was not there before.
+
+    They save into a folder of their own: the server lists the folder for each picture.
+    """
+    folder = f"bench/{random.randrange(1 << 32):08x}"
+    return [
+        {
+            "1": {
+                "class_type": "EmptyImage",
+                "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": next(_numbers)},
+            },
+            "2": {
+                "class_type": "SaveImage",
+                "inputs": {"images": ["1", 0], "filename_prefix": f"{folder}/x"},
+                "_meta": {"title": "Save"},
+            },
+        }
+        for _ in range(count)
+    ]
+
+
+def runs(run: Callable[[dict[str, Any]], object], count: int) -> list[float]:
+    """Seconds of each run; a first one, which warms up, is not counted."""
+    first, *rest = graphs(count + 1)
+    run(first)
+    return [timed(functools.partial(run, graph)) for graph in rest]
+
+
+def reference_runs(url: str, count: int) -> list[float]:
+    with contextlib.closing(Reference(url)) as reference:
+        return runs(reference.run, count)
+
+
+def client_runs(url: str, count: int, *receivers: str) -> list[float]:
+    with ComfyApi(url) as api, _listening(_ignore, *receivers):
+        return runs(lambda graph: api.run(graph).images[0].bytes(), count)
+
+
+def _ignore(sender: object, event: object) -> None:
+    """A receiver that does nothing."""
+
+
+@contextlib.contextmanager
+def _listening(receiver: Callable[..., object], *names: str) -> Iterator[None]:
+    for name in names:
+        signal(name).connect(receiver)
+    try:
+        yield
+    finally:
+        for name in names:
+            signal(name).disconnect(receiver)
+
+
+# -- the rows ---------------------------------------------------------------------------
+
+
+def trivial(bench: Bench) -> list[Row]:
+    """Queue to the bytes of the picture; one client at a time, since all hear of each prompt."""
+    block = 8
+    rounds = interleave(
+        bench.rounds(block),
+        {
+            "reference": lambda: reference_runs(bench.url, block),
+            "with": lambda: client_runs(bench.url, block, "all"),
+            "without": lambda: client_runs(bench.url, block),
+        },
+    )
+    note = f"reference {_ms(rounds, 'reference')}"
+    return [
+        Row(
+            f"trivial prompt, queue to image bytes, {side} a receiver",
+            _ratio(rounds, side),
+            "x",
+            aim,
+            *_n(rounds),
+            note=note,
+        )
+        for side, aim in (("with", 1.10), ("without", 1.00))
+    ]
+
+
+def round_trips(bench: Bench) -> list[Row]:
+    """What a delay on the way costs a warm run, in delays there and back."""
+    block = 8
+    where = urlsplit(bench.url)
+    target = (where.hostname, where.port or 80)
+    with (
+        running(delaying_proxy, *target, 0.0) as near,
+        running(delaying_proxy, *target, DELAY) as far,
+    ):
+        rounds = interleave(
+            bench.rounds(block),
+            {
+                "near": lambda: client_runs(near, block),
+                "far": lambda: client_runs(far, block),
+            },
+        )
+
+    def trips(some: Sequence[Round]) -> float:
+        return (median_of("far")(some) - median_of("near")(some)) / (2 * DELAY)
+
+    note = f"{_ms(rounds, 'near')} without delay, {_ms(rounds, 'far')} with"
+    name = f"round trips for it, {DELAY * 1000:.0f} ms one way added"
+    return [Row(name, estimate(rounds, trips), "", 2.05, *_n(rounds), note=note)]
+
+
+def requests(bench: Bench) -> list[Row]:
+    """``GET /prompt`` on a kept connection, in blocks of 10 calls."""
+    calls = 10
+    rows = []
+    for what, url, aim in (("stub", bench.stub, 45.0), ("real server", bench.url, 55.0)):
+        with ComfyApi(url) as api, contextlib.closing(Reference(url)) as reference:
+
+            def ours(api: ComfyApi = api) -> list[float]:
+                return [timed(lambda: [api.poll_status() for _ in range(calls)])]
+
+            def bare(reference: Reference = reference) -> list[float]:
+                ask = reference.ask
+                return [timed(lambda: [json.loads(ask("GET", "/prompt")) for _ in range(calls)])]
+
+            ours()
+            bare()
+            rounds = interleave(bench.pairs, {"reference": bare, "client": ours})
+        figure = estimate(rounds, lambda some: 100 * ratio_of("reference", "client")(some))
+        per_second = calls / median_of("reference")(rounds)
+        note = f"http.client: {per_second:.0f}/s"
+        name = f"GET /prompt per second, of http.client's ({what})"
+        rows.append(Row(name, figure, "%", aim, *_n(rounds), at_least=True, note=note))
+    return rows
+
+
+def frames(bench: Bench) -> list[Row]:
+    """From the server's first byte to the last receiver call, beside a bare recv_data loop."""
+    block = 5
+    rows = []
+    for kind, name, count, aim in (
+        ("json", "executed", 2000, 1.6),
+        ("30 KB", "b_preview", 500, 1.3),
+        ("5 MB", "b_preview", 10, 1.0),
+    ):
+
+        def bare(kind: str = kind, count: int = count) -> list[float]:
+            with contextlib.closing(Reference(bench.stub)) as reference:
+                return [_bare_frames(reference, kind, count) for _ in range(block)]
+
+        def ours(kind: str = kind, name: str = name, count: int = count) -> list[float]:
+            with ComfyApi(bench.stub) as api:
+                return [_client_frames(api, kind, name, count) for _ in range(block)]
+
+        rounds = interleave(bench.rounds(block), {"reference": bare, "client": ours})
+        each = median_of("reference")(rounds) / count * 1e6
+        what = "300 bytes of JSON" if kind == "json" else f"{kind} previews"
+        rows.append(
+            Row(
+                f"socket to receiver, {what}",
+                _ratio(rounds, "client"),
+                "x",
+                aim,
+                *_n(rounds),
+                note=f"recv_data: {each:.0f} us a frame, {count} frames each time",
+            )
+        )
+    return rows
+
+
+def _bare_frames(reference: Reference, kind: str, count: int) -> float:
+    wanted = urlencode({"client": reference.client_id, "kind": kind, "count": count})
+    reference.ask("GET", f"/frames?{wanted}")
+    for _ in range(count):
+        reference.ws.recv_data()
+    end = time.monotonic()
+    return end - float(json.loads(reference.ask("GET", "/started"))["at"])
+
+
+def _client_frames(api: ComfyApi, kind: str, name: str, count: int) -> float:
+    done = threading.Event()
+    calls = itertools.count(1)
+    end = 0.0
+
+    def receiver(sender: object, event: object) -> None:
+        nonlocal end
+        if next(calls) == count:
+            end = time.monotonic()
+            done.set()
+
+    with _listening(receiver, name):
+        api.fetch_api("/frames", params={"client": api.client_id, "kind": kind, "count": count})
+        if not done.wait(60):
+            raise RuntimeError(f"not all of {count} frames arrived, {api.dropped_events} dropped")
+    return end - float(api.fetch_api("/started").json()["at"])
+
+
+class _Stamped(ComfyApi):
+    """Notes when each frame was received."""
+
+    def __init__(self, url: str) -> None:
+        self.stamps: list[float] = []
+        super().__init__(url)
+
+    def _receive(self, is_text: bool, data: bytes) -> None:
+        self.stamps.append(time.perf_counter())
+        super()._receive(is_text, data)
+
+
+def latency(bench: Bench) -> list[Row]:
+    """From the moment a frame is received to the call of the receiver, one frame each 2 ms."""
+    count = 300
+
+    def block() -> list[float]:
+        calls: list[float] = []
+        done = threading.Event()
+
+        def receiver(sender: object, event: object) -> None:
+            calls.append(time.perf_counter())
+            if len(calls) == count:
+                done.set()
+
+        with _Stamped(bench.stub) as api, _listening(receiver, "executed"):
+            api.fetch_api(
+                "/frames",
+                params={"client": api.client_id, "kind": "json", "count": count, "pause": 0.002},
+            )
+            if not done.wait(60):
+                raise RuntimeError(f"only {len(calls)} of {count} frames arrived")
+        # Before the frames came the status with which every connection begins.
+        return [call - at for call, at in zip(calls, api.stamps[1:], strict=True)]
+
+    rounds = interleave(bench.rounds(30), {"client": block})
+
+    def percentile(rank: int) -> Callable[[Sequence[Round]], float]:
+        return lambda some: 1000 * statistics.quantiles(pooled(some, "client"), n=100)[rank - 1]
+
+    name = "frame received to receiver called, p{}"
+    return [
+        Row(name.format(rank), estimate(rounds, percentile(rank)), "ms", aim, *_n(rounds))
+        for rank, aim in ((50, 0.1), (99, 0.3))
+    ]
+
+
+def files(bench: Bench) -> list[Row]:
+    """90 MB to a sink and from a source; each side in a process of its own."""
+    rows = []
+    for direction in ("up", "down"):
+        with (
+            transfers.worker("reference", bench.stub) as bare,
+            transfers.worker("client", bench.stub) as ours,
+        ):
+            blocks = {"reference": bare, "client": ours}
+            rounds = interleave(
+                bench.pairs, {side: _once(do, direction) for side, do in blocks.items()}
+            )
+            peak, bare_peak = ours("peak"), bare("peak")
+        name = f"90 MB {direction}{' to a file' if direction == 'down' else ''}, "
+        note = f"http.client {_ms(rounds, 'reference')}"
+        rows += [
+            Row(name + "time", _ratio(rounds, "client"), "x", 1.15, *_n(rounds), note=note),
+            Row(
+                name + "memory",
+                Figure(peak, peak, peak),
+                "MB",
+                3.0,
+                1,
+                note=f"http.client {bare_peak:.1f} MB",
+            ),
+        ]
+    return rows
+
+
+def _once(do: Callable[[str], float], what: str) -> Callable[[], list[float]]:
+    return lambda: [do(what)]
+
+
+IMPORTS = {
+    "reference": "import requests, websocket, attrs, blinker",
+    "client": "import comfy_client; comfy_client.ComfyApi()",
+}
+
+
+def imports(bench: Bench) -> list[Row]:
+    """A fresh Python that imports, and makes a client."""
+    with tempfile.TemporaryDirectory(prefix="comfy-bench-") as folder:
+        # Bytecode is there for both sides, also where writing it is switched off.
+        env = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+
+        def once(code: str) -> list[float]:
+            line = f"from time import perf_counter as t; at = t(); {code}; print(t() - at)"
+            command = [sys.executable, "-c", line]
+            return [float(subprocess.run(command, check=True, capture_output=True, env=env).stdout)]
+
+        blocks = {name: functools.partial(once, code) for name, code in IMPORTS.items()}
+        for warm_up in blocks.values():
+            warm_up()
+        rounds = interleave(bench.pairs, blocks)
+    note = f"the four alone {_ms(rounds, 'reference')}"
+    name = "import and a constructed ComfyApi, of the four dependencies' import"
+    return [Row(name, _ratio(rounds, "client"), "x", 1.25, *_n(rounds), note=note)]
+
+
+def in_flight(bench: Bench) -> list[Row]:
+    """20 trivial prompts queued at once, until the bytes of all pictures are there."""
+    block = 5
+
+    def bare() -> list[float]:
+        with contextlib.closing(Reference(bench.url)) as reference:
+
+            def batch() -> None:
+                ids = [reference.queue(graph) for graph in graphs(IN_FLIGHT)]
+                for prompt_id in ids:
+                    reference.wait(prompt_id)
+                    reference.fetch(prompt_id)
+
+            return [timed(batch) for _ in range(block)]
+
+    def ours() -> list[float]:
+        with ComfyApi(bench.url) as api:
+
+            def batch() -> None:
+                jobs = [api.submit(graph) for graph in graphs(IN_FLIGHT)]
+                for job in jobs:
+                    job.result().images[0].bytes()
+
+            return [timed(batch) for _ in range(block)]
+
+    rounds = interleave(bench.rounds(block), {"reference": bare, "client": ours})
+    figure = estimate(rounds, ratio_of("reference", "client"))
+    note = f"reference {IN_FLIGHT / median_of('reference')(rounds):.0f}/s"
+    name = f"{IN_FLIGHT} jobs in flight, jobs per second"
+    return [Row(name, figure, "x", 0.95, *_n(rounds), at_least=True, note=note)]
+
+
+ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
+    trivial,
+    round_trips,
+    requests,
+    frames,
+    latency,
+    files,
+    imports,
+    in_flight,
+)
+
+
+def _ratio(rounds: Sequence[Round], name: str) -> Any:
+    return estimate(rounds, ratio_of(name, "reference"))
+
+
+def _ms(rounds: Sequence[Round], name: str) -> str:
+    return f"{1000 * median_of(name)(rounds):.1f} ms"
+
+
+def _n(rounds: Sequence[Round]) -> tuple[int]:
+    return (len(pooled(rounds, next(iter(rounds[0])))),)

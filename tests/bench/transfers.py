@@ -1,0 +1,113 @@
+"""A large file up and down, in a process of its own whose peak of memory can be read."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from comfy_client import ComfyApi
+
+from .measure import timed
+from .servers import FILE_SIZE
+
+_PIECE = 1 << 20
+_INFO = {"filename": "file.bin", "type": "output"}
+
+
+@contextlib.contextmanager
+def worker(side: str, url: str) -> Iterator[Callable[[str], float]]:
+    """Does ``"up"`` and ``"down"`` (seconds), and tells ``"peak"``.
+
+    The peak is in MB (of 10**6 bytes), above the one before the first transfer.
+    """
+    folder = tempfile.mkdtemp(prefix="comfy-bench-")
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, side, url, Path(folder)), daemon=True)
+    process.start()
+
+    def tell(what: str) -> float:
+        ours.send(what)
+        return float(ours.recv())
+
+    try:
+        yield tell
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+        shutil.rmtree(folder)
+
+
+def _work(pipe: Connection, side: str, url: str, folder: Path) -> None:
+    up, down = (_client if side == "client" else _reference)(url, folder)
+    with (folder / "file.bin").open("wb") as file:
+        for _ in range(FILE_SIZE // _PIECE):
+            file.write(bytes(_PIECE))
+    before = _peak()
+    while True:
+        what = pipe.recv()
+        if what == "peak":
+            pipe.send((_peak() - before) / 1e6)
+        else:
+            pipe.send(timed(up if what == "up" else down))
+
+
+def _peak() -> int:
+    """Bytes; getrusage would count what the process was before it became a Python."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def _client(url: str, folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    api = ComfyApi(url)
+    api.poll_status()  # so that the first connection and lazy imports are not counted
+    return (
+        lambda: api.upload_image(folder / "file.bin", overwrite=True),
+        lambda: api.download_image(_INFO, folder / "down.bin"),
+    )
+
+
+def _reference(url: str, folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port)
+    buffer = memoryview(bytearray(_PIECE))
+
+    def up() -> None:
+        head = (
+            b'--bench\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
+            b'--bench\r\nContent-Disposition: form-data; name="image"; filename="file.bin"\r\n\r\n'
+        )
+        tail = b"\r\n--bench--\r\n"
+
+        def pieces() -> Iterator[bytes]:
+            yield head
+            with (folder / "file.bin").open("rb") as file:
+                while piece := file.read(_PIECE):
+                    yield piece
+            yield tail
+
+        headers = {
+            "Content-Type": "multipart/form-data; boundary=bench",
+            "Content-Length": str(len(head) + FILE_SIZE + len(tail)),
+        }
+        connection.request("POST", "/upload/image", pieces(), headers)
+        connection.getresponse().read()
+
+    def down() -> None:
+        connection.request("GET", "/view?filename=file.bin&type=output")
+        answer = connection.getresponse()
+        with (folder / "down.bin").open("wb") as file:
+            while size := answer.readinto(buffer):
+                file.write(buffer[:size])
+
+    connection.request("GET", "/prompt")
+    connection.getresponse().read()
+    return up, down

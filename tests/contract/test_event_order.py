@@ -1,0 +1,261 @@
+"""Which events a real server sends about a prompt, and in which order."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.connection import Timing
+from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
+from comfy_client.events import ConnectionEvent, FeatureFlags, StatusEvent
+from tests.proxy import Proxy
+
+pytestmark = pytest.mark.real
+
+
+class Impatient(ComfyApi):
+    """Dials again soon."""
+
+    timing = Timing(pause=0.05, cap=0.5)
+
+
+LIMIT = 60.0
+SHORT = {
+    "status": "S",
+    "execution_start": "xs",
+    "execution_cached": "xc",
+    "progress_state": "ps",
+    "progress": "p",
+    "executing": "ex",
+    "executed": "ed",
+    "execution_success": "ok",
+    "execution_error": "failed",
+    "execution_interrupted": "stopped",
+    "b_preview": "B",  # without a name: type 1
+    "b_preview_with_metadata": "M",  # type 4
+}
+
+
+def until(predicate: Callable[[], object], timeout: float = LIMIT) -> None:
+    end = time.monotonic() + timeout
+    while not predicate():
+        assert time.monotonic() < end, "did not come true"
+        time.sleep(0.01)
+
+
+class Heard:
+    """All that the server said to one client after its greeting."""
+
+    def __init__(self, api):
+        self.events = []
+        api.on("all", self._take)
+
+    def _take(self, event):
+        is_greeting = isinstance(event, StatusEvent) and event.sid is not None
+        if not is_greeting and not isinstance(event, ConnectionEvent | FeatureFlags):
+            self.events.append(event)
+
+    def until_over(self, prompt_id):
+        """Wait for ``executing`` without a node, the last word about a prompt."""
+
+        def is_over():
+            return any(
+                e.name == "executing" and e.node is None and e.prompt_id == prompt_id
+                for e in list(self.events)
+            )
+
+        until(is_over)
+
+    def forget(self, prompt_id):
+        """Begin anew once all was said about a prompt."""
+        self.until_over(prompt_id)
+        self.events.clear()
+
+    @property
+    def said(self) -> str:
+        """The names of the events, in short."""
+        words = []
+        for event in list(self.events):
+            word = SHORT.get(event.name, event.name)
+            words.append("end" if word == "ex" and event.node is None else word)
+        return " ".join(words)
+
+
+@pytest.fixture
+def heard(api):
+    return Heard(api)
+
+
+def picture(**inputs):
+    """A picture of a colour of its own, which no server has in its cache."""
+    color = random.randrange(1 << 24)
+    return {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": color, **inputs},
+        },
+        "9": {
+            "class_type": "SaveImage",
+            "inputs": {"filename_prefix": "order/a", "images": ["1", 0]},
+        },
+    }
+
+
+def test_a_normal_run(api, heard):
+    """Both nodes run; history is written between the success and the end."""
+    result = api.run(picture(), timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ps ex ps ps ex ed ps ok S end"
+    assert [e.queue_remaining for e in heard.events if e.name == "status"] == [1, 1, 0]
+    assert [e.node for e in heard.events if e.name == "executing"] == ["1", "9", None]
+
+
+def test_a_run_with_sampler_previews(api, heard, workflow):
+    """A preview comes before its progress, and after the state that tells of both."""
+    result = api.run(workflow("txt2img_tiny", seed=random.randrange(1 << 40)), timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    node = r"ps ex( ps( M)? p)*( ed)? ps"
+    assert re.fullmatch(rf"S S xs xc( {node})+ ok S end", heard.said)
+    assert heard.said.count("ps M p") >= 7
+    assert heard.said.count(" p ") == 8
+
+
+def test_a_fully_cached_run(api, heard):
+    """No node is executed; the one with outputs tells them again."""
+    graph = picture()
+    heard.forget(api.run(graph, timeout=LIMIT).prompt_id)
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ed ps ok S end"
+    assert result.cached_nodes == ("1", "9")
+
+
+def test_a_partly_cached_run(api, heard):
+    """What is upstream and cached is only listed; outputs that are cached tell theirs."""
+    graph = picture()
+    heard.forget(api.run(graph, timeout=LIMIT).prompt_id)
+    graph["7"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
+    graph["8"] = {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}}
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    cached, ran = "ed ps", "ps ex ps ps ex ed ps"
+    assert heard.said in {
+        f"S S xs xc {first} ok S end" for first in (f"{cached} {ran}", f"{ran} {cached}")
+    }
+    assert set(result.cached_nodes) == {"1", "9"}
+    assert set(result.nodes) == {"8", "9"}
+
+
+def test_pictures_over_the_socket(api, heard):
+    """SaveImageWebsocket: a picture comes like a preview, and nothing is said of outputs."""
+    graph = picture()
+    graph["9"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ps ex ps ps ex ps M p ps ok S end"
+
+
+def test_a_cached_output_node_without_outputs(api, heard):
+    """It says nothing when it runs, and ``executed`` with nothing when it is cached."""
+    graph = {
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny.ckpt"}},
+        "9": {
+            "class_type": "VAESave",
+            "inputs": {"filename_prefix": f"order/{random.random()}", "vae": ["4", 2]},
+        },
+    }
+    heard.forget(api.run(graph, timeout=LIMIT).prompt_id)
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ed ps ok S end"
+    assert [e.output for e in heard.events if e.name == "executed"] == [None]
+    assert dict(result.nodes) == {}
+
+
+def test_a_client_that_comes_back_in_the_middle(comfyui, workflow):
+    """It is told which node runs, without the prompt's id, and the rest as it comes."""
+    with Proxy(comfyui.port) as proxy, Impatient(proxy.url) as api:
+        events = []
+        api.on("all", events.append)
+        job = api.submit(workflow("sleep", seconds=3.0, text=str(random.random())))
+        until(lambda: job._started)
+        proxy.cut()
+        assert len(job.result(LIMIT).texts) == 1
+        names = [e.name for e in events]
+        back = events[names.index("reconnected") :]
+        [replay] = [e for e in back if e.name == "executing" and e.prompt_id is None]
+        assert replay.node == "1"
+        assert [e.recovered for e in back if e.name == "execution_success"] == [False]
+
+
+def test_a_node_that_fails(api, heard, workflow):
+    """No success, no finished state of that node."""
+    with pytest.raises(JobFailed) as caught:
+        api.run(workflow("fail"), timeout=LIMIT)
+    heard.until_over(caught.value.prompt_id)
+    assert heard.said == "S S xs xc ps ex ps p ps ps ex failed S end"
+
+
+def test_an_interrupt_in_the_middle_of_sampling(api, heard, workflow):
+    """It ends like a failure, by another name."""
+    graph = workflow("txt2img_slow", seed=random.randrange(1 << 40))
+
+    def stop(event):
+        if event.value == 3:
+            api.interrupt(event.prompt_id)
+
+    with pytest.raises(JobInterrupted) as caught:
+        api.run(graph, timeout=LIMIT, on_progress=stop)
+    heard.until_over(caught.value.prompt_id)
+    node = r"ps ex( ps( M)? p)*"
+    assert re.fullmatch(rf"S S xs xc( {node} ps)+ {node}( ps( M)?)? stopped S end", heard.said)
+
+
+def test_a_prompt_deleted_from_the_queue(api, heard, workflow):
+    """Its owner hears of the queue's length only, twice if it was the last that waited."""
+    running = api.queue_prompt(None, workflow("sleep", seconds=60.0, text=str(random.random())))
+    until(lambda: "ex" in heard.said.split())
+    waiting = api.queue_prompt(None, picture())
+    until(lambda: [e for e in heard.events if e.name == "status"][-1].queue_remaining == 2)
+    count = len(heard.events)
+    api.delete_from_queue(waiting.prompt_id)
+    statuses = lambda: [e for e in heard.events[count:] if e.name == "status"]  # noqa: E731
+    until(lambda: len(statuses()) == 2)
+    assert [e.queue_remaining for e in statuses()] == [1, 1]
+    api.interrupt(running.prompt_id)
+    heard.until_over(running.prompt_id)
+    assert {getattr(e, "prompt_id", None) for e in heard.events} == {None, running.prompt_id}
+    assert waiting.prompt_id not in api.get_histories()
+
+
+def test_a_workflow_that_is_refused(api, heard):
+    """Nothing at all: the next thing that is heard is about the next prompt."""
+    with pytest.raises(PromptRejected):
+        api.run(picture(width=0), timeout=LIMIT)
+    result = api.run(picture(), timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    said = heard.said.removeprefix("queue_error ")
+    assert said == "S S xs xc ps ex ps ps ex ed ps ok S end"
+
+
+def test_a_prompt_of_nobody(api, heard, workflow):
+    """Queued without a client: everybody hears its steps, and gets pictures without a name."""
+    graph = workflow("txt2img_tiny", seed=random.randrange(1 << 40))
+    answer = api.fetch_api("/prompt", "POST", json={"prompt": graph}).json()
+    until(lambda: api.get_history(answer["prompt_id"]) is not None)
+    until(lambda: [e for e in heard.events if e.name == "status"][2:])
+    assert re.fullmatch(r"S S( ps| p| B)+ S", heard.said)
+    assert heard.said.count("B") >= 7
+    assert {e.prompt_id for e in heard.events if e.name == "b_preview"} == {None}
+
+
+def test_a_prompt_of_somebody_else(api, heard, comfyui):
+    """Only the length of the queue is everybody's business."""
+    with type(api)(comfyui.url) as other:
+        other.run(picture(), timeout=LIMIT)
+        until(lambda: heard.said == "S S S")

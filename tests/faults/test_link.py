@@ -1,0 +1,516 @@
+"""Links that drop, stall and lie, seen from a client: it comes back, and says so once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, State, connection
+from comfy_client.connection import Timing
+from comfy_client.errors import AuthenticationError, TransportError
+from tests.comfyui import ComfyUI
+from tests.fake import FakeComfy, frame
+from tests.heard import FAST, Heard, Quick, open_sockets, until
+
+
+@pytest.fixture
+def quick(fake: FakeComfy) -> Iterator[Quick]:
+    """A client with little patience, connected; its sockets are gone at the end."""
+    api = Quick(fake.url)
+    heard = Heard(api)
+    with api:
+        until(lambda: heard("feature_flags"))  # the last that a server says unasked
+        heard.forget()
+        yield api
+    until(lambda: not open_sockets(fake.port))
+
+
+def _back(fake: FakeComfy, api: ComfyApi, connections: int) -> None:
+    fake.until(lambda: len(fake.hellos) >= connections and api.connected, 10)
+
+
+# -- drops ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["rst", "fin"])
+def test_each_cut_is_one_disconnected_and_one_reconnected(
+    fake: FakeComfy, quick: Quick, reset: bool
+) -> None:
+    """F4: five in a row, and as many as there may be: twenty."""
+    heard = Heard(quick)
+    for count in range(20):
+        fake.drop(reset=reset)
+        _back(fake, quick, count + 2)
+        until(lambda count=count: len(heard("reconnected")) == count + 1)  # type: ignore[misc]
+    assert heard.links == ["disconnected", "reconnected"] * 20
+    assert set(fake.hellos) == {quick.client_id}
+    for event in heard("reconnecting"):
+        assert event.attempt >= 1
+        assert 0 <= event.delay <= FAST.cap
+        assert isinstance(event.error, TransportError)
+    assert len(heard("reconnecting")) == 20
+    assert [e.attempt for e in heard("reconnected")] == [1] * 20
+
+
+def test_a_close_frame_of_the_server_is_a_cut(fake: FakeComfy, quick: Quick) -> None:
+    """No descriptor is left behind, and the code is told."""
+    heard = Heard(quick)
+    for count in range(5):
+        fake.close_politely(1001, "going away")
+        _back(fake, quick, count + 2)
+    until(lambda: len(heard("reconnected")) == 5)
+    assert heard.links == ["disconnected", "reconnected"] * 5
+    assert "closed the socket (code 1001)" in str(heard("disconnected")[0].error)
+    until(lambda: len(open_sockets(fake.port)) <= 2)  # the socket, and a kept HTTP connection
+
+
+def test_the_old_socket_ends_before_the_new_one_begins(fake: FakeComfy, quick: Quick) -> None:
+    """The server forgets a client id with whichever socket of it ends."""
+    heard = Heard(quick)
+    for count in range(3):
+        quick._connection.redial("a test")
+        _back(fake, quick, count + 2)
+        assert len(fake.sockets) == 1
+    until(lambda: len(heard("reconnected")) == 3)
+    assert str(heard("disconnected")[0].error) == "a test"
+
+
+def test_a_server_that_is_away_for_long_is_found_again(fake: FakeComfy, quick: Quick) -> None:
+    """Refused dials in between are no further disconnections."""
+    heard = Heard(quick)
+    fake.refuse_ws(502)
+    fake.on("GET", "/prompt", (502, {}, None))
+    fake.drop()
+    until(lambda: len(heard("reconnecting")) >= 6)
+    fake.accept_ws()
+    _back(fake, quick, 2)
+    until(lambda: heard("reconnected"))
+    assert heard.links == ["disconnected", "reconnected"]
+    assert heard("reconnected")[0].attempt >= 6
+
+
+# -- storms -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_is_told_as_auth_error_and_slowed_to_the_cap(
+    fake: FakeComfy, status: int
+) -> None:
+    """F5: with real patience, one dial in three seconds, not a storm."""
+    fake.refuse_ws(status)
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        heard = Heard(api)
+        api._create_socket()
+        until(lambda: heard("reconnecting"))
+        time.sleep(1.0)
+        assert len(fake.handshakes) == 1
+        error = heard("auth_error")[0].error
+        assert isinstance(error, AuthenticationError)
+        assert error.status == status
+        assert heard("reconnecting")[0].delay == Timing().cap
+        assert api.state is State.WAITING
+
+
+def test_refused_dials_are_few(fake: FakeComfy) -> None:
+    """F5: with real patience, a handful in three seconds at the worst of luck's middle."""
+    fake.refuse_ws(502)
+    fake.on("GET", "/prompt", (502, {}, None))
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        api._connection._uniform = lambda low, high: (low + high) / 2
+        api._create_socket()
+        time.sleep(3.0)
+        assert 2 <= len(fake.handshakes) <= 6
+
+
+# -- silence ----------------------------------------------------------------------------
+
+
+def test_a_silent_server_that_answers_pings_stays_connected(fake: FakeComfy, quick: Quick) -> None:
+    """Silence is not death: far longer than the limit for silence without pongs."""
+    heard = Heard(quick)
+    fake.until(lambda: fake.pings >= 12, 20)  # 12 times 0.2 s: more than twice the limit
+    assert heard.links == []
+    assert len(fake.hellos) == 1
+
+
+def test_messages_spare_the_pings(fake: FakeComfy, quick: Quick) -> None:
+    """Only quiet is asked about."""
+    end = time.monotonic() + 4 * FAST.ping
+    while time.monotonic() < end:
+        fake.push_status()
+        time.sleep(0.01)
+    assert fake.pings <= 2
+
+
+@pytest.mark.parametrize("how", ["no pong", "dark"])
+def test_a_dead_peer_is_noticed_within_the_limit(fake: FakeComfy, quick: Quick, how: str) -> None:
+    """F2, F6: half-open, or a server that reads and never answers."""
+    heard = Heard(quick)
+    start = time.monotonic()
+    if how == "dark":
+        fake.go_dark()
+    else:
+        fake.answer_pings = False
+    until(lambda: heard("disconnected"))
+    assert time.monotonic() - start >= FAST.dead - FAST.ping
+    assert "nothing came for 1 s" in str(heard("disconnected")[0].error)
+    fake.answer_pings = True
+    _back(fake, quick, 2)
+
+
+def test_a_pause_shorter_than_the_limit_is_no_death(fake: FakeComfy, quick: Quick) -> None:
+    """F6: a loop that is busy loading a model answers late."""
+    heard = Heard(quick)
+    fake.answer_pings = False
+    time.sleep(FAST.dead / 2)
+    fake.answer_pings = True
+    fake.until(lambda: fake.pings >= 10)
+    assert heard.links == []
+
+
+# -- frames -----------------------------------------------------------------------------
+
+
+def _text(data: Any = "x") -> dict[str, Any]:
+    return {"type": "custom", "data": data}
+
+
+def test_fragments_are_joined_with_pings_between_them(fake: FakeComfy, quick: Quick) -> None:
+    """F28: control frames may come in the middle of a message."""
+    heard = Heard(quick)
+    fake.push(_text("ä" * 1000), fragments=7)
+    first, second = b'{"type": "custom", ', b'"data": 2}'
+    fake.push_raw(frame(1, first, fin=False) + frame(9, b"hi") + frame(0, second))
+    until(lambda: len(heard("custom")) == 2)
+    assert [e.data for e in heard("custom")] == ["ä" * 1000, 2]
+
+
+def test_a_frame_of_a_hundred_megabytes_arrives(fake: FakeComfy, quick: Quick) -> None:
+    """F28: whole, and the next one too."""
+    heard = Heard(quick)
+    picture = os.urandom(1 << 20) * 100
+    fake.push_binary(struct.pack(">II", 1, 2) + picture)
+    fake.push(_text())
+    until(lambda: heard("custom"), 30)
+    (event,) = heard("b_preview")
+    assert event.mime == "image/png"
+    assert event.image == picture
+    assert heard.links == []
+
+
+@pytest.mark.parametrize("at", [1, 3, 8, 2000])
+def test_a_pause_in_the_middle_of_a_frame_harms_nothing(
+    fake: FakeComfy, quick: Quick, at: int
+) -> None:
+    """F28: what had come survives several timeouts of the reader."""
+    heard = Heard(quick)
+    fake.answer_pings = False  # nobody can answer in the middle of a frame
+    data = frame(1, b'{"type": "custom", "data": "' + b"y" * 70000 + b'"}')
+    fake.push_raw(data[:at])
+    time.sleep(2.5 * FAST.ping)
+    fake.push_raw(data[at:])
+    until(lambda: heard("custom"))
+    assert heard("custom")[0].data == "y" * 70000
+    assert heard.links == []
+
+
+def test_a_slow_frame_is_no_silence(fake: FakeComfy, quick: Quick) -> None:
+    """Bytes keep a connection alive, although no frame is whole for longer than the limit."""
+    heard = Heard(quick)
+    fake.answer_pings = False
+    data = frame(1, b'{"type": "custom", "data": "slow"}')
+    for byte in data:
+        fake.push_raw(bytes([byte]))
+        time.sleep(2 * FAST.dead / len(data))
+    until(lambda: heard("custom"))
+    assert heard.links == []
+
+
+JUNK = {
+    "reserved bits": bytes([0x80 | 0x70 | 1, 1]) + b"x",
+    "opcode 3": frame(3, b"x"),
+    "opcode 15": frame(15, b"x"),
+    "control in fragments": frame(9, b"x", fin=False),
+    "long ping": frame(9, bytes(200)),
+    "stray continuation": frame(0, b"x"),
+    "message in a message": frame(1, b"a", fin=False) + frame(1, b"b"),
+    "close with one byte": frame(8, b"x"),
+    "close with code 1": frame(8, b"\0\1"),
+    "too long": bytes([0x82, 127]) + struct.pack(">Q", 1 << 62) + bytes(2 << 20),
+    "too long in pieces": frame(2, b"", fin=False) + frame(0, bytes(1 << 18), fin=False) * 8,
+    "too long with pings": frame(2, b"", fin=False)
+    + (frame(0, bytes(1 << 18), fin=False) + frame(9, b"")) * 8,
+    "http": b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
+def test_a_frame_that_none_should_send_costs_that_connection_only(
+    fake: FakeComfy, monkeypatch: pytest.MonkeyPatch, junk: bytes
+) -> None:
+    """The thread lives, a new socket is dialled, nothing is left open."""
+    monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
+    with Quick(fake.url) as api:
+        heard = Heard(api)
+        fake.push_raw(junk)
+        _back(fake, api, 2)
+        until(lambda: heard("reconnected"))
+        fake.push(_text())
+        until(lambda: heard("custom"))
+        assert heard.links == ["disconnected", "reconnected"]
+    until(lambda: not open_sockets(fake.port))
+
+
+def test_a_masked_frame_is_read(fake: FakeComfy, quick: Quick) -> None:
+    """No server should mask; there is no harm in it either."""
+    heard = Heard(quick)
+    payload, key = b'{"type": "custom", "data": 3}', b"\1\2\3\4"
+    masked = bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+    fake.push_raw(bytes([0x81, 0x80 | len(payload)]) + key + masked)
+    until(lambda: heard("custom"))
+    assert heard("custom")[0].data == 3
+    assert heard.links == []
+
+
+def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
+    fake: FakeComfy, quick: Quick
+) -> None:
+    """Text, binary, pings and pongs with any content: skipped, and the next message counts."""
+    chance = random.Random(2024)
+    heard = Heard(quick)
+    thread = quick._connection._thread
+    for _ in range(100):
+        batch = []
+        for _ in range(1000):
+            opcode = chance.choice((1, 1, 2, 2, 9, 10))
+            data = chance.randbytes(chance.randrange(0, 60))
+            if opcode == 2 and chance.random() < 0.7:
+                data = struct.pack(">I", chance.randrange(6)) + data
+            elif opcode == 1 and chance.random() < 0.5:
+                data = b'{"type": "status", "data": ' + data + b"}"
+            batch.append(frame(opcode, data))
+        fake.push_raw(b"".join(batch))
+    fake.push(_text("end"))
+    until(lambda: heard("custom"), 60)
+    assert quick._connection._thread is thread
+    assert heard.links == []
+
+
+def test_random_bytes_leave_the_thread_alive(fake: FakeComfy, quick: Quick) -> None:
+    """Whole connections of them, forty times."""
+    chance = random.Random(7)
+    thread = quick._connection._thread
+    for count in range(40):
+        # A close frame at the end: by chance, the bytes before are a frame that waits for more.
+        fake.push_raw(chance.randbytes(200) + frame(8, b"") * 20)
+        fake.drop(reset=False)
+        _back(fake, quick, count + 2)
+    assert quick._connection._thread is thread
+
+
+# -- no socket to be had ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 404])
+def test_http_without_websocket_is_polled_and_the_socket_tried_again(
+    fake: FakeComfy, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``websocket_unavailable`` once, ``status`` on each change, and back to events."""
+    where = {"Location": "/login"} if status == 302 else {}
+    fake.refuse_ws(status, "no socket here", **where)
+    with caplog.at_level(logging.WARNING), contextlib.closing(Quick(fake.url)) as api:
+        heard = Heard(api)
+        assert api.init(10) is api
+        assert api.state is State.POLLING
+        assert not api.connected
+        until(lambda: heard("status"))
+        fake.pending.append([0, "p", {}, {}, []])
+        until(lambda: heard("status")[-1].queue_remaining == 1)
+        fake.pending.clear()
+        until(lambda: heard("status")[-1].queue_remaining == 0)
+        changes = [e.queue_remaining for e in heard("status")]
+        assert changes == [0, 1, 0]
+        until(lambda: len(fake.handshakes) >= 4)  # retried now and then
+        assert heard.links == ["websocket_unavailable"]
+        assert f"{status}" in str(heard("websocket_unavailable")[0].error)
+        fake.accept_ws()
+        _back(fake, api, 1)
+        until(lambda: heard("connected"))
+        assert heard.links == ["websocket_unavailable", "connected"]
+    assert caplog.text.count("no WebSocket (") == 1
+
+
+def test_a_socket_that_is_lost_for_good_is_polled_too(fake: FakeComfy, quick: Quick) -> None:
+    """A handshake that is never answered, or a port that drops: three tries, then HTTP."""
+    heard = Heard(quick)
+    fake.refuse_ws(502)
+    fake.drop()
+    until(lambda: heard("websocket_unavailable"))
+    fake.running.append([0, "p", {}, {}, []])
+    until(lambda: heard("status"))
+    fake.running.clear()
+    fake.accept_ws()
+    _back(fake, quick, 2)
+    until(lambda: heard("reconnected"))
+    assert heard.links == ["disconnected", "websocket_unavailable", "reconnected"]
+    # Should it be lost again, that is told again.
+    fake.refuse_ws(502)
+    fake.drop()
+    until(lambda: len(heard("websocket_unavailable")) == 2)
+
+
+def test_poll_only_never_dials(fake: FakeComfy) -> None:
+    """``transport="poll"``: status still comes."""
+    with Quick(fake.url, transport="poll") as api:
+        heard = Heard(api)
+        assert api.state is State.POLLING
+        fake.pending.append([0, "p", {}, {}, []])
+        until(lambda: heard("status"))
+        assert api.state is State.POLLING
+    assert fake.handshakes == []
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_polls_are_bounded(fake: FakeComfy, up: bool, transport: Any) -> None:
+    """Fewer than two a second with real patience, whether HTTP works or not."""
+    fake.refuse_ws(404)
+    if not up:
+        fake.on("GET", "/prompt", (503, {}, "not yet"))
+    with contextlib.closing(ComfyApi(fake.url, transport=transport)) as api:
+        api._create_socket()
+        time.sleep(2.2)
+        polls = [r for r in fake.requests if r.path == "/prompt"]
+        assert 1 <= len(polls) <= 4
+        assert len(fake.handshakes) <= (3 if transport == "auto" else 0)
+
+
+def test_polling_goes_on_while_http_fails_now_and_then(fake: FakeComfy) -> None:
+    """Failed polls are no end."""
+    fake.refuse_ws(404)
+    with Quick(fake.url) as api:
+        heard = Heard(api)
+        fake.on("GET", "/prompt", (503, {}, None))
+        until(lambda: api.state is State.WAITING)
+        fake.off("GET", "/prompt")
+        fake.pending.append([0, "p", {}, {}, []])
+        until(lambda: heard("status"))
+        assert heard("status")[-1].queue_remaining == 1
+
+
+# -- deaf -------------------------------------------------------------------------------
+
+
+def test_redial_replaces_a_deaf_socket(fake: FakeComfy, quick: Quick) -> None:
+    """F1: pings are answered, but nothing else comes."""
+    heard = Heard(quick)
+    fake.deaf()
+    fake.push(_text(1))
+    fake.until(lambda: fake.pings >= 3)
+    assert heard.links == []
+    quick._connection.redial("deaf")
+    _back(fake, quick, 2)
+    fake.push(_text(2))
+    until(lambda: heard("custom"))
+    assert heard("custom")[0].data == 2
+
+
+def test_redial_without_a_socket_is_nothing(fake: FakeComfy) -> None:
+    """While it dials or waits there is nothing to give up."""
+    fake.refuse_ws(502)
+    with contextlib.closing(Quick(fake.url)) as api:
+        api._connection.redial("too early")
+        api._create_socket()
+        until(lambda: len(fake.handshakes) >= 2)
+        api._connection.redial("still too early")
+        fake.accept_ws()
+        _back(fake, api, 1)
+
+
+# -- logs -------------------------------------------------------------------------------
+
+
+def test_logs_are_subscribed_anew_after_each_reconnect(fake: FakeComfy, quick: Quick) -> None:
+    """The server forgets them with the socket; after subscribe_logs(False) it may."""
+    fake.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
+
+    def patches() -> list[Any]:
+        return [r.json() for r in fake.requests if r.method == "PATCH"]
+
+    quick.subscribe_logs()
+    for count in range(2, 4):
+        fake.drop()
+        fake.until(lambda count=count: len(patches()) == count)  # type: ignore[misc]
+    assert patches() == [{"clientId": quick.client_id, "enabled": True}] * 3
+    quick.subscribe_logs(False)
+    _back(fake, quick, 3)
+    fake.drop()
+    _back(fake, quick, 4)
+    assert [p["enabled"] for p in patches()] == [True, True, True, False]
+
+
+def test_a_failed_renewal_of_logs_is_told(fake: FakeComfy, quick: Quick) -> None:
+    """``terminal_subscription_error``, with the exception; the connection goes on."""
+    heard = Heard(quick)
+    fake.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
+    quick.subscribe_logs()
+    fake.on("PATCH", "/internal/logs/subscribe", (500, {}, None))
+    fake.drop()
+    until(lambda: heard("terminal_subscription_error"))
+    assert heard("terminal_subscription_error")[0].error.status == 500
+    _back(fake, quick, 2)
+
+
+# -- two clients ------------------------------------------------------------------------
+
+
+def test_two_clients_do_not_disturb_each_other(fake: FakeComfy, quick: Quick) -> None:
+    """One loses its socket again and again; the other hears only what is its own."""
+    heard = Heard(quick)
+    with Quick(fake.url) as other:
+        for count in range(3):
+            for ws in fake.sockets:
+                if ws.client_id == other.client_id:
+                    ws.hang_up(reset=True)
+            fake.until(lambda count=count: fake.hellos.count(other.client_id) == count + 2)  # type: ignore[misc]
+        fake.push(_text("mine"), to=quick.client_id)
+        until(lambda: heard("custom"))
+    fake.push(_text("after"), to=quick.client_id)
+    until(lambda: len(heard("custom")) == 2)
+    assert heard.links == []
+    assert quick.connected
+
+
+# -- real -------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_a_restarted_server_is_found_again(comfyui: ComfyUI) -> None:
+    """One disconnected, one reconnected, and its own words again."""
+    with Quick(comfyui.url) as api:
+        heard = Heard(api)
+        comfyui.restart()
+        until(lambda: heard("reconnected"), 60)
+        until(lambda: heard("feature_flags"))
+        assert heard.links.count("disconnected") == heard.links.count("reconnected") == 1
+        assert api.poll_status(10).queue_remaining == 0
+
+
+@pytest.mark.real
+def test_a_quiet_server_answers_pings(comfyui: ComfyUI) -> None:
+    """The real one, for several times the limit."""
+    with Quick(comfyui.url) as api:
+        heard = Heard(api)
+        done = threading.Event()
+        done.wait(3 * FAST.dead)
+        assert heard.links == []
+        assert api.connected

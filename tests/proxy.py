@@ -1,0 +1,123 @@
+"""A TCP proxy for links that break: between a client and any server on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+
+LIMIT = 10.0
+
+
+class Proxy:
+    """Passes bytes on in both directions; a context manager.
+
+    ``count`` connections so far; ``delay`` seconds on each way; ``cut()`` ends all of them
+    and ``dark()`` lets nothing through any more (connections stay open) until ``light()``.
+    """
+
+    def __init__(self, port: int, *, delay: float = 0.0) -> None:
+        self.count = 0
+        self.delay = delay
+        self._target = ("127.0.0.1", port)
+        self._lit = threading.Event()
+        self._lit.set()
+        self._lock = threading.Lock()  # guards the set
+        self._sockets: set[socket.socket] = set()
+        self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Proxy:
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join(LIMIT)  # nothing new from here on
+        self.light()
+        self.cut()
+        for thread in self._threads:
+            thread.join(LIMIT)
+
+    def cut(self, *, reset: bool = True) -> None:
+        """End all open connections, with a RST or with a FIN."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, set()
+        for end in sockets:
+            with contextlib.suppress(OSError):
+                if reset:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+
+    def dark(self) -> None:
+        """Let nothing through, and tell nobody."""
+        self._lit.clear()
+
+    def light(self) -> None:
+        """Let through what waits, and what comes."""
+        self._lit.set()
+
+    def _spawn(self, work, *args) -> None:
+        thread = threading.Thread(target=work, args=args, name="proxy", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self.count += 1
+            try:
+                far = socket.create_connection(self._target, LIMIT)
+            except OSError:
+                near.close()  # nobody there: to the client it is a link that ends at once
+                continue
+            far.settimeout(None)
+            left = threading.Semaphore(0)
+            with self._lock:
+                self._sockets |= {near, far}
+            for source, target in ((near, far), (far, near)):
+                target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                waiting: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+                self._spawn(self._read, source, waiting)
+                self._spawn(self._write, target, waiting, left)
+            self._spawn(self._close, near, far, left)
+
+    def _read(self, source, waiting) -> None:
+        data = b"-"
+        while data:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            waiting.put((time.monotonic() + self.delay, data))
+
+    def _write(self, target, waiting, left) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = waiting.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                self._lit.wait()
+                if not data:
+                    target.shutdown(socket.SHUT_WR)
+                    break
+                target.sendall(data)
+        left.release()
+
+    def _close(self, near, far, left) -> None:
+        left.acquire()
+        left.acquire()
+        with self._lock:
+            self._sockets -= {near, far}
+        near.close()
+        far.close()

@@ -1,0 +1,1031 @@
+"""The life of a client: connecting, closing, forgetting, forking, pickling, exiting."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import logging
+import multiprocessing
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import blinker
+import pytest
+import requests
+
+from comfy_client import (
+    AuthenticationError,
+    BearerCredentials,
+    ClientClosed,
+    ComfyApi,
+    EnvCredentials,
+    HeaderCredentials,
+    QueryCredentials,
+    RequestTimeout,
+    ServerUnreachable,
+    State,
+    UnexpectedResponse,
+)
+from tests.comfyui import ComfyUI
+from tests.fake import PROMPT_ID, FakeComfy, Finish, Request, never_answer
+from tests.heard import Heard, Quick, open_sockets, threads, until
+
+#: How a prompt ends that does nothing: in the history, and told.
+END = (
+    Finish(),
+    {"type": "executing", "data": {"node": None, "prompt_id": PROMPT_ID}},
+)
+GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+
+
+@pytest.fixture
+def refused() -> Iterator[str]:
+    """The URL of a port where nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # a test may come to listen
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def _raised(call: Callable[[], object], timeout: float = 5.0) -> BaseException | None:
+    """What a call in a thread of its own raises; it must end in time."""
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(timeout)
+    assert not thread.is_alive()
+    return caught[0] if caught else None
+
+
+# -- the handshake ----------------------------------------------------------------------
+
+
+def test_the_socket_introduces_itself_as_http_does(fake: FakeComfy) -> None:
+    """Credentials, user, headers and cookies; no Origin; the hello comes first."""
+    session = requests.Session()
+    session.cookies.set("sid", "c00kie", domain="127.0.0.1")
+    with (
+        session,
+        ComfyApi(
+            fake.url,
+            client_id="my-id",
+            credentials=BearerCredentials("t0ken"),
+            user="ann",
+            headers={"X-Team": "blue", "Origin": "http://elsewhere"},
+            session=session,
+        ),
+    ):
+        fake.until(lambda: fake.first_messages)
+    headers = fake.handshakes[0]
+    assert headers["Authorization"] == "Bearer t0ken"
+    assert headers["Comfy-User"] == "ann"
+    assert headers["X-Team"] == "blue"
+    assert headers["Cookie"] == "sid=c00kie"
+    assert headers.get_all("Host") == [f"127.0.0.1:{fake.port}"]
+    assert "Origin" not in headers
+    assert fake.hellos == ["my-id"]
+    assert fake.first_messages[0]["type"] == "feature_flags"
+
+
+def test_user_and_password_in_the_host_reach_the_handshake(fake: FakeComfy) -> None:
+    """As Basic; the address that is shown has neither."""
+    with ComfyApi(f"ann:s%3Acret@127.0.0.1:{fake.port}") as api:
+        assert fake.handshakes[0]["Authorization"] == "Basic YW5uOnM6Y3JldA=="
+        assert api.host == fake.url
+        assert "cret" not in repr(api)
+
+
+def test_a_token_goes_into_the_query_of_the_handshake(fake: FakeComfy) -> None:
+    """Beside the client id, encoded."""
+    with ComfyApi(fake.url, credentials=QueryCredentials("token", "a&b")) as api:
+        (request,) = [r for r in fake.requests if r.path == "/ws"]
+        assert request.query == {"clientId": api.client_id, "token": "a&b"}
+        assert request.target.startswith("/ws?")
+
+
+def test_a_path_before_the_server_is_kept(fake: FakeComfy) -> None:
+    """For HTTP and the socket alike."""
+
+    def below(request: Request) -> Any:
+        assert request.target.startswith("/comfy/")
+        inner = request.target.removeprefix("/comfy")
+        path = request.path.removeprefix("/comfy").removeprefix("/api")
+        request.path, request.target = path, inner
+        return fake.answer(request)
+
+    fake.on("GET", "/comfy/*", below)
+    with ComfyApi(f"{fake.url}/comfy/") as api:
+        assert api.connected
+        assert api.get_queue().pending == ()
+    targets = [r.target for r in fake.requests]
+    assert any(target.startswith("/ws?clientId=") for target in targets)
+
+
+def test_credentials_are_asked_anew_at_each_dial(fake: FakeComfy) -> None:
+    """A token that changed is the next handshake's; one that cannot be had is a refusal."""
+    current: list[Any] = [BearerCredentials("one")]
+    with Quick(fake.url, credentials=lambda: current[0]) as api:
+        heard = Heard(api)
+        current[0] = BearerCredentials("two")
+        fake.drop()
+        until(lambda: heard("reconnected"))
+        assert [h["Authorization"] for h in fake.handshakes] == ["Bearer one", "Bearer two"]
+        for nonsense in (5, ("a", "b", "c"), BearerCredentials("line\nbreak"), lambda: None):
+            count = len(heard("reconnected"))
+            current[0] = nonsense
+            fake.drop()
+            until(lambda: heard("auth_error"))
+            assert "line" not in str(heard("auth_error")[-1].error)
+            heard.events[:] = [e for e in heard.events if e.name != "auth_error"]
+            current[0] = BearerCredentials("three")
+            until(lambda count=count: len(heard("reconnected")) > count)  # type: ignore[misc]
+        assert fake.handshakes[-1]["Authorization"] == "Bearer three"
+
+
+# -- construction -----------------------------------------------------------------------
+
+
+def test_construction_asks_nothing_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket, no name look-up, no thread, no call for credentials."""
+
+    def fail(*args: object, **kw: object) -> Any:
+        raise AssertionError("I/O at construction")
+
+    before = threads()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", fail)
+        patch.setattr(socket, "getaddrinfo", fail)
+        patch.setattr(socket, "create_connection", fail)
+        api = ComfyApi("https://gpu.example/comfy", credentials=fail)
+        assert api.state is State.IDLE
+        assert not api.connected
+        repr(api)
+        api.get_path_image  # noqa: B018
+        api.close()
+    assert threads() == before
+
+
+def test_getters_start_no_thread(fake: FakeComfy) -> None:
+    """HTTP alone serves them."""
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        api.get_queue()
+        api.get_histories()
+        api.get_system_stats()
+        api.poll_status()
+        api.ping()
+        api.interrupt()
+        assert api.state is State.IDLE
+        assert threads() == []
+    assert fake.handshakes == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda api: api.on("progress", print),
+        lambda api: api.events(),
+        lambda api: api.submit(GRAPH),
+        lambda api: _raised(lambda: api.run(GRAPH, timeout=0.1)),
+        lambda api: _raised(lambda: api.wait_for("progress", timeout=0.1)),
+        lambda api: api.init(),
+    ],
+    ids=["on", "events", "submit", "run", "wait_for", "init"],
+)
+def test_what_needs_events_starts_the_thread(
+    fake: FakeComfy, use: Callable[[ComfyApi], object]
+) -> None:
+    """Without init."""
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        use(api)
+        fake.until(lambda: api.connected)
+        assert len(fake.handshakes) == 1
+
+
+# -- init -------------------------------------------------------------------------------
+
+
+def test_init_returns_the_client_and_may_be_repeated(fake: FakeComfy) -> None:
+    """One socket, however often and from however many threads."""
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        assert api.init() is api
+        assert api.init() is api
+        assert [_raised(api.init) for _ in range(3)] == [None] * 3
+        assert api.connected
+        assert len(fake.handshakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "words"),
+    [
+        ("http://no-such-host.invalid:8188", ServerUnreachable, "not known"),
+        ("https://{netloc}", ServerUnreachable, "http://"),
+    ],
+    ids=["name", "tls"],
+)
+def test_init_fails_at_once_on_what_will_not_mend(
+    fake: FakeComfy, host: str, kind: type[Exception], words: str
+) -> None:
+    """An unknown name, TLS where there is none."""
+    api = ComfyApi(host.format(netloc=f"127.0.0.1:{fake.port}"))
+    heard = Heard(api)
+    start = time.monotonic()
+    with contextlib.closing(api), pytest.raises(kind, match=words):
+        api.init(60)
+    assert time.monotonic() - start < 20
+    assert fake.handshakes == []
+    assert heard.links == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ((401, {}, "who?"), AuthenticationError),
+        ((403, {}, None), AuthenticationError),
+        ((200, {"Content-Type": "text/html"}, "<html>login</html>"), UnexpectedResponse),
+        ((200, {}, {"hello": "world"}), UnexpectedResponse),
+        ((302, {"Location": "/login"}, None), UnexpectedResponse),
+    ],
+    ids=["401", "403", "login", "json", "redirect"],
+)
+def test_init_fails_at_once_on_another_answer(
+    fake: FakeComfy, answer: Any, kind: type[Exception]
+) -> None:
+    """``connection_error`` fires, ``auth_error`` where it is one, and no thread stays."""
+    fake.on("GET", "*", answer)
+    api = ComfyApi(fake.url)
+    heard = Heard(api)
+    start = time.monotonic()
+    with pytest.raises(kind):
+        api.init(60)
+    assert time.monotonic() - start < 20
+    until(lambda: heard("connection_error"))
+    assert isinstance(heard("connection_error")[0].error, kind)
+    assert len(heard("auth_error")) == (kind is AuthenticationError)
+    api.close()
+
+
+def test_init_fails_at_once_on_another_program() -> None:
+    """Something that does not speak HTTP listens on the port."""
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
+                    peer.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        start = time.monotonic()
+        with (
+            pytest.raises(UnexpectedResponse, match="another program"),
+            ComfyApi(f"127.0.0.1:{listener.getsockname()[1]}"),
+        ):
+            pass
+        assert time.monotonic() - start < 8
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(5)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_init_fails_at_once_when_the_handshake_is_refused(fake: FakeComfy, status: int) -> None:
+    """HTTP lets us in, the socket does not; once mended, the same client connects."""
+    fake.refuse_ws(status)
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        start = time.monotonic()
+        with pytest.raises(AuthenticationError, match=str(status)) as info:
+            api.init(60)
+        assert time.monotonic() - start < 20
+        assert info.value is not api._connection.error
+        with pytest.raises(AuthenticationError):
+            api.init(60)
+        fake.accept_ws()
+        assert api.init(20).connected
+
+
+def test_init_waits_for_a_server_that_starts(fake: FakeComfy) -> None:
+    """502 to 504 from a proxy, then ComfyUI itself."""
+    left = iter([502, 503, 504])
+
+    def starting(request: Request) -> Any:
+        status = next(left, None)
+        return fake.answer(request) if status is None else (status, {}, "starting")
+
+    fake.on("GET", "/prompt", starting)
+    with ComfyApi(fake.url) as api:
+        assert api.connected
+
+
+def test_init_waits_for_a_port_that_opens_late(fake: FakeComfy, refused: str) -> None:
+    """Refused, refused, and there it is."""
+    port = int(refused.rpartition(":")[2])
+    with contextlib.closing(ComfyApi(refused)) as api:
+        caught: list[Any] = []
+        thread = threading.Thread(target=lambda: caught.append(_raised(lambda: api.init(30), 40)))
+        thread.start()
+        time.sleep(0.7)
+        assert thread.is_alive()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            relay = threading.Thread(target=_relay, args=(listener, fake.port))
+            relay.start()
+            thread.join(40)
+            assert caught == [None]
+            assert api.connected
+            api.close()
+            listener.shutdown(socket.SHUT_RDWR)
+            relay.join(10)
+
+
+def _relay(listener: socket.socket, port: int) -> None:
+    """Pass connections on to another port, until the listener ends."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        while True:
+            ours = stack.enter_context(listener.accept()[0])
+            theirs = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for pair in ((ours, theirs), (theirs, ours)):
+                pump = threading.Thread(target=_pump, args=pair)
+                pump.start()
+                stack.callback(pump.join)
+                stack.callback(_end, pair[0])
+
+
+def _end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def test_init_gives_up_in_time(refused: str) -> None:
+    """A port where nobody comes to listen: the last reason is raised."""
+    start = time.monotonic()
+    with pytest.raises(ServerUnreachable, match="refused"):
+        ComfyApi(refused).init(0.6)
+    assert 0.3 < time.monotonic() - start < 5
+
+
+def test_init_is_done_in_time_although_the_handshake_stalls(
+    fake: FakeComfy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HTTP works, so the client does; it says that the socket is not up yet."""
+    fake.stall_ws()
+    start = time.monotonic()
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        assert api.init(0.5) is api
+        assert time.monotonic() - start < 5
+        assert "the event socket is not up yet" in caplog.text
+
+
+def test_init_is_done_in_time_although_http_stalls(fake: FakeComfy) -> None:
+    """A server that accepts and never answers."""
+    fake.on("GET", "*", never_answer)
+    start = time.monotonic()
+    with contextlib.closing(ComfyApi(fake.url)) as api, pytest.raises(RequestTimeout):
+        api.init(0.5)
+    assert time.monotonic() - start < 5
+
+
+def test_auth_success_fires_once_per_init(fake: FakeComfy) -> None:
+    """Only where there are credentials."""
+    with contextlib.closing(ComfyApi(fake.url, credentials=("ann", "x"))) as api:
+        heard = Heard(api)
+        api.init()
+        until(lambda: heard("connected"))
+        assert len(heard("auth_success")) == 1
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        heard = Heard(api)
+        api.init()
+        until(lambda: heard("connected"))
+        assert not heard("auth_success")
+
+
+def test_with_closes_on_failure(refused: str) -> None:
+    """Neither thread nor socket outlives a ``with`` that could not begin."""
+
+    class Impatient(ComfyApi):
+        def init(self, timeout: float = 0.3) -> Any:
+            return super().init(timeout)
+
+    api = Impatient(refused)
+    with pytest.raises(ServerUnreachable), api:
+        pass
+    with pytest.raises(ClientClosed):
+        api.get_queue()
+    assert threads() == []
+
+
+def test_with_closes_when_its_body_raises(fake: FakeComfy) -> None:
+    """And leaves nothing."""
+    with pytest.raises(KeyError), ComfyApi(fake.url) as api:
+        raise KeyError
+    with pytest.raises(ClientClosed):
+        api.get_queue()
+    until(lambda: threads() == [] and not open_sockets(fake.port))
+
+
+# -- close ------------------------------------------------------------------------------
+
+
+def _closes_quickly(api: ComfyApi) -> None:
+    start = time.monotonic()
+    api.close()
+    assert time.monotonic() - start < 0.5
+    api.close()
+    until(lambda: threads() == [])
+    assert api.state is State.CLOSED
+
+
+def test_close_with_a_silent_peer(fake: FakeComfy) -> None:
+    """F33."""
+    api = ComfyApi(fake.url).init()
+    fake.go_dark()
+    _closes_quickly(api)
+
+
+def test_close_during_a_pause(refused: str) -> None:
+    """F33: back-off."""
+    api = ComfyApi(refused)
+    api._connection._uniform = lambda low, high: 30.0
+    api._create_socket()
+    until(lambda: api.state is State.WAITING)
+    _closes_quickly(api)
+
+
+def test_close_during_the_handshake(fake: FakeComfy) -> None:
+    """F33: nobody answers it."""
+    fake.stall_ws()
+    api = ComfyApi(fake.url)
+    api._create_socket()
+    fake.until(lambda: fake.handshakes)
+    _closes_quickly(api)
+
+
+def test_close_before_anything(refused: str) -> None:
+    """Nothing to let go of."""
+    _closes_quickly(ComfyApi(refused))
+
+
+@pytest.mark.parametrize("how", ["on", "signal"])
+def test_close_from_a_receiver(fake: FakeComfy, how: str) -> None:
+    """F29, F33: in the delivery thread."""
+    namespace = blinker.Namespace()
+    api = ComfyApi(fake.url, namespace=namespace)
+    took: list[float] = []
+
+    def close(*_: object) -> None:
+        start = time.monotonic()
+        api.close()
+        took.append(time.monotonic() - start)
+
+    if how == "on":
+        api.on("status", close)
+    else:
+        namespace.signal("status").connect(close)
+        api._create_socket()
+    until(lambda: took)
+    assert took[0] < 0.5
+    _closes_quickly(api)
+
+
+def test_close_from_a_done_callback(fake: FakeComfy) -> None:
+    """In the thread that watches over jobs, or in the socket's."""
+    api = ComfyApi(fake.url)
+    closed, gate = threading.Event(), threading.Event()
+    fake.script(gate, *END)
+    job = api.submit(GRAPH)
+    job.add_done_callback(lambda _: (api.close(), closed.set()))
+    gate.set()
+    assert closed.wait(15)
+    _closes_quickly(api)
+
+
+def test_close_from_many_threads(fake: FakeComfy) -> None:
+    """Concurrently, and none of them raises."""
+    api = ComfyApi(fake.url).init()
+    together = threading.Barrier(4)
+    caught: list[BaseException | None] = []
+
+    def close() -> None:
+        together.wait()
+        caught.append(_raised(api.close))
+
+    callers = [threading.Thread(target=close) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert caught == [None] * 4
+    _closes_quickly(api)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda api: api.wait_for("progress"),
+        lambda api: api.run(GRAPH),
+        lambda api: api.submit(GRAPH).result(),
+        lambda api: api.run(GRAPH, on_event=print),
+    ],
+    ids=["wait_for", "run", "result", "run with callback"],
+)
+def test_close_ends_every_wait(fake: FakeComfy, wait: Callable[[ComfyApi], object]) -> None:
+    """With ClientClosed, at once."""
+    api = ComfyApi(fake.url).init()
+    closer = threading.Timer(0.3, api.close)
+    closer.start()
+    start = time.monotonic()
+    with pytest.raises(ClientClosed):
+        wait(api)
+    assert time.monotonic() - start < 5
+    closer.join()
+
+
+def test_close_ends_iteration(fake: FakeComfy) -> None:
+    """``events()`` is exhausted, not raised from."""
+    api = ComfyApi(fake.url).init()
+    events = api.events("progress")
+    closer = threading.Timer(0.2, api.close)
+    closer.start()
+    assert list(events) == []
+    closer.join()
+
+
+@pytest.mark.parametrize("phase", ["http", "handshake"])
+def test_close_ends_init(fake: FakeComfy, refused: str, phase: str) -> None:
+    """Another thread waits in init: ClientClosed, promptly."""
+    fake.stall_ws()
+    api = ComfyApi(refused if phase == "http" else fake.url)
+    closer = threading.Timer(0.5, api.close)
+    closer.start()
+    start = time.monotonic()
+    assert isinstance(_raised(lambda: api.init(30), 20), ClientClosed)
+    assert time.monotonic() - start < 5
+    closer.join()
+
+
+# -- use after close --------------------------------------------------------------------
+
+#: What a closed client still does: none of it needs the server, all of it cleans up.
+HARMLESS = {"close", "off", "generate_id", "get_path_image"}
+#: ping() never raises; it answers with the reason.
+ANSWERS = {"ping"}
+
+PUBLIC = sorted(
+    name
+    for name, member in inspect.getmembers(ComfyApi, callable)
+    if not name.startswith("_") and name not in HARMLESS | ANSWERS and name != "timing"
+)
+
+ARGUMENTS: dict[str, Any] = {
+    "workflow": GRAPH,
+    "name": "status",
+    "callback": print,
+    "file_name": "x.png",
+    "number": 0,
+    "prompt_id": "8a9f3c1e-0000-4000-8000-000000000000",
+    "settings": {},
+    "path_index": 0,
+    "route": "/prompt",
+    "enabled": True,
+}
+
+
+def _arguments(method: Callable[..., object]) -> list[Any]:
+    info = {"filename": "x.png", "subfolder": "", "type": "output"}
+    given = []
+    for p in inspect.signature(method).parameters.values():
+        if p.kind is p.KEYWORD_ONLY or (p.default is not p.empty and p.name not in ARGUMENTS):
+            break
+        if "FileInfo" in str(p.annotation):
+            given.append(info)
+        elif "bytes" in str(p.annotation):
+            given.append(b"x")
+        elif p.kind is not p.VAR_KEYWORD:
+            given.append(ARGUMENTS.get(p.name, "x"))
+    return given
+
+
+def _exhaust(answer: Any) -> None:
+    """Some methods only begin when their answer is used."""
+    if hasattr(answer, "__enter__"):
+        with answer:
+            pass
+    elif inspect.isgenerator(answer):
+        next(answer)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_closed_client_says_so(refused: str, name: str) -> None:
+    """Every public method raises ClientClosed, whatever the server would say."""
+    api = ComfyApi(refused)
+    api.close()
+    method = getattr(api, name)
+    with pytest.raises(ClientClosed):
+        _exhaust(method(*_arguments(method)))
+
+
+def test_what_a_closed_client_still_does(refused: str) -> None:
+    """Clean up, and say who it was."""
+    api = ComfyApi(refused)
+    unsubscribe = api.on("status", print)
+    api.close()
+    unsubscribe()
+    assert api.off("status", print) is False
+    assert isinstance(api.ping().error, ClientClosed)
+    assert api.host == refused
+    assert repr(api) == f"<ComfyApi {refused} closed>"
+    assert threads() == []
+
+
+# -- forgotten --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closure", [False, True], ids=["plain", "closing over it"])
+def test_forgotten_clients_leave_nothing(fake: FakeComfy, closure: bool) -> None:
+    """F31: a notebook cell that is run twenty times."""
+    namespace = blinker.Namespace()
+    for _ in range(20):
+        api = ComfyApi(fake.url, namespace=namespace)
+        if closure:
+            api.on("all", lambda event, api=api: api.state)
+            namespace.signal("status").connect(lambda sender, event: None, sender=api, weak=False)
+        api.init()
+        fake.push_status()
+        api.get_queue()
+        del api
+        gc.collect()
+    until(lambda: gc.collect() >= 0 and threads() == [])
+    until(lambda: not open_sockets(fake.port))
+    fake.until(lambda: not fake.sockets)
+
+
+def test_a_forgotten_client_that_could_not_connect_is_gone_too(fake: FakeComfy) -> None:
+    """Neither its last error nor init()'s hold it."""
+    fake.refuse_ws(403)
+    api = ComfyApi(fake.url)
+    with pytest.raises(AuthenticationError):
+        api.init()
+    gone = weakref.ref(api)
+    del api
+    gc.collect()
+    sys.exc_info()
+    until(lambda: gc.collect() >= 0 and gone() is None and threads() == [])
+
+
+def test_an_iterator_keeps_its_client(fake: FakeComfy) -> None:
+    """``for event in ComfyApi(...).events()`` is no deadlock."""
+    events = ComfyApi(fake.url).events("status")
+    gc.collect()
+    assert next(events).queue_remaining == 0
+    events.close()
+    del events
+    until(lambda: gc.collect() >= 0 and threads() == [])
+
+
+# -- the end of the interpreter ---------------------------------------------------------
+
+
+SCRIPTS = {
+    "connected": "api.init()",
+    "receivers": "api.on('all', lambda event: api.state); api.init(); api.get_queue()",
+    "job": "job = api.submit(GRAPH)",
+    "busy receiver": "import time; api.on('status', lambda e: time.sleep(60)); api.init()",
+    "poll": "api._connection._poll_only = True; api.init()",
+    "refused": "api._http.address.__class__; api.on('status', print)",
+    "iterating": (
+        "import threading;"
+        "threading.Thread(target=lambda: list(api.events()), daemon=True).start(); api.init()"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_a_script_without_close_ends(fake: FakeComfy, what: str) -> None:
+    """F32: promptly, and without a word."""
+    port = fake.port if what != "refused" else 1
+    script = (
+        f"import time\nfrom comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"
+        f"api = ComfyApi('127.0.0.1:{port}')\n{SCRIPTS[what]}\n"
+        "print(time.time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    ended = time.time()
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert ended - float(done.stdout) < 3.0  # measured 0.1 s; the machine may be busy
+
+
+# -- processes --------------------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+def _in_child(work: Callable[[], object]) -> str:
+    """What `work` returns or raises in a forked child, as text; it must end in 20 s."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        text = "nothing"
+        try:
+            try:
+                text = str(work())
+            except BaseException as exc:
+                text = f"{type(exc).__name__}: {exc}"
+            gc.collect()
+            os.write(write, text.encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        end = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+                return "hung"
+            time.sleep(0.01)
+        return os.read(read, 65536).decode()
+    finally:
+        os.close(read)
+
+
+@pytest.fixture
+def quiet_fork() -> Iterator[None]:
+    """Newer Pythons warn of forks beside threads, which is what is tested."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        yield
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_after_a_fork_both_work(fake: FakeComfy) -> None:
+    """The child has an id and a socket of its own; the parent's outlive the child."""
+    with ComfyApi(fake.url) as api:
+        heard = Heard(api)
+        api.on("progress", print)
+        gate = threading.Event()
+        fake.script(gate, *END)
+        job = api.submit(GRAPH)
+        parent = api.client_id
+
+        def work() -> object:
+            child = api.client_id
+            assert child != parent
+            assert api.state is State.IDLE
+            api.get_queue()
+            with pytest.raises(ClientClosed):
+                job.result(5)
+            api.init()
+            assert api.connected
+            assert api.submit(GRAPH).prompt_id != job.prompt_id
+            api.close()
+            return child
+
+        answer = _in_child(work)
+        assert len(answer) == 36, answer
+        assert answer != parent
+        fake.until(lambda: fake.hellos == [parent, answer])
+        gate.set()
+        job.result(15)
+        fake.until(lambda: len(fake.history) == 2)
+        assert api.client_id == parent
+        assert api.connected
+        assert heard.links == []
+        assert len(fake.handshakes) == 2
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_forking_in_the_middle_of_traffic_never_hangs_the_child(fake: FakeComfy) -> None:
+    """Whatever lock another thread of the parent holds at that moment."""
+    stop = threading.Event()
+
+    def chatter() -> None:
+        while not stop.is_set():
+            fake.push_status()
+            api.get_queue()
+
+    with ComfyApi(fake.url) as api:
+        api.on("status", lambda event: None)
+        busy = threading.Thread(target=chatter)
+        busy.start()
+        try:
+            for _ in range(8):
+                assert _in_child(lambda: api.init(10).get_queue().pending) == "()"
+        finally:
+            stop.set()
+            busy.join()
+        assert api.connected
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_closed_client_is_closed_in_the_child(fake: FakeComfy) -> None:
+    """And one that was never used can be."""
+    closed, fresh = ComfyApi(fake.url), ComfyApi(fake.url)
+    closed.close()
+    assert _in_child(closed.get_queue).startswith("ClientClosed")
+    assert _in_child(lambda: closed.on("status", print)).startswith("ClientClosed")
+    assert _in_child(lambda: fresh.get_queue().pending) == "()"
+    fresh.close()
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_shares_no_connection_of_a_given_session(fake: FakeComfy) -> None:
+    """Both ask at the same time over what was one pool, and get their own answers."""
+    with (
+        requests.Session() as session,
+        contextlib.closing(ComfyApi(fake.url, session=session)) as api,
+    ):
+        api.get_queue()
+        before = fake.connections
+        assert _in_child(lambda: api.get_queue().pending) == "()"
+        assert fake.connections == before + 1
+        api.get_queue()
+        assert fake.connections == before + 1
+
+
+def _ask(api: ComfyApi) -> tuple[str, int]:
+    with api:
+        return api.client_id, api.poll_status(10).queue_remaining
+
+
+@pytest.mark.usefixtures("quiet_fork")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_of_processes_may_be_given_a_client(fake: FakeComfy, method: str) -> None:
+    """By pickle, with an id of its own each."""
+    with ComfyApi(fake.url) as api:
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            answers = pool.map(_ask, [api, api])
+            pool.close()
+            pool.join()
+        assert [left for _, left in answers] == [0, 0]
+        assert len({api.client_id, *(client_id for client_id, _ in answers)}) == 3
+        assert api.connected
+
+
+# -- pickles ----------------------------------------------------------------------------
+
+
+def test_a_pickle_carries_the_configuration() -> None:
+    """Not the id, which no two clients may share."""
+    api = Quick(
+        "https://gpu.example/comfy",
+        user="ann",
+        timeout=(1.0, 2.0),
+        verify=False,
+        cert="client.pem",
+        proxies={"https": "http://proxy:3128"},
+        transport="poll",
+        credentials=EnvCredentials("COMFY_TOKEN", kind="query", key="token"),
+    )
+    twin = pickle.loads(pickle.dumps(api))
+    assert type(twin) is Quick
+    assert twin.host == api.host
+    assert twin._config == api._config
+    assert twin.client_id != api.client_id
+    assert twin.state is State.IDLE
+    assert twin._http.credentials == EnvCredentials("COMFY_TOKEN", kind="query", key="token")
+    api.close()
+    twin.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"credentials": ("ann", "s3cret")},
+        {"credentials": BearerCredentials("s3cret")},
+        {"credentials": HeaderCredentials({"X-API-Key": "s3cret"})},
+        {"credentials": QueryCredentials("token", "s3cret")},
+        {"credentials": lambda: ("ann", "s3cret")},
+        {"headers": {"X-API-Key": "s3cret"}},
+        {"proxies": {"http": "http://ann:s3cret@proxy:3128"}},
+        {"host": "http://ann:s3cret@127.0.0.1:{port}"},
+        {"session": "with cookie"},
+    ],
+    ids=["basic", "bearer", "header", "query", "callable", "headers", "proxy", "host", "session"],
+)
+def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
+    fake: FakeComfy, given: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Searched for in the bytes, after use, and after a refusal."""
+    caplog.set_level(logging.DEBUG)
+    host = given.pop("host", fake.url).format(port=fake.port)
+    if "session" in given:
+        given["session"] = requests.Session()
+        given["session"].cookies.set("sid", "s3cret", domain="127.0.0.1")
+    shown = []
+    with contextlib.closing(Quick(host, **given)) as api:
+        heard = Heard(api)
+        api.init()
+        fake.refuse_ws(401)
+        fake.on("GET", "/prompt", (401, {}, None))
+        fake.drop()
+        until(lambda: heard("auth_error") and heard("reconnecting"))
+        with pytest.raises(AuthenticationError) as info:
+            api.poll_status()
+        shown += [str(info.value), repr(info.value), repr(api), repr(vars(api)), api.host]
+        shown += [repr(event) for event in heard.events]
+        shown.append(pickle.dumps(api).decode("latin-1"))
+        shown.append(pickle.dumps(info.value).decode("latin-1"))
+        with (
+            contextlib.closing(pickle.loads(pickle.dumps(api))) as twin,
+            pytest.raises(AuthenticationError) as info,
+        ):
+            twin.poll_status()
+        shown += [str(info.value)]
+    shown.append(caplog.text)
+    for text in shown:
+        for secret in ("s3cret", "YW5uOnMzY3JldA"):
+            assert secret not in text
+    if isinstance(given.get("session"), requests.Session):
+        given["session"].close()
+
+
+# -- threads ----------------------------------------------------------------------------
+
+
+def test_one_client_serves_many_threads(fake: FakeComfy) -> None:
+    """Getters, jobs and receivers at once."""
+    fake.script(*END)
+    with ComfyApi(fake.url) as api:
+
+        def work() -> None:
+            for _ in range(3):
+                api.on("status", print)()
+                api.get_queue()
+                api.run(GRAPH, timeout=30)
+
+        caught: list[BaseException | None] = []
+        workers = [
+            threading.Thread(target=lambda: caught.append(_raised(work, 60))) for _ in range(6)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+        assert caught == [None] * 6
+        assert len(fake.handshakes) == 1
+
+
+# -- the real server --------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_real_server_greets_and_lets_go(comfyui: ComfyUI) -> None:
+    """init, flags, close; twenty times, and the server's log has no traceback of it."""
+    for _ in range(20):
+        with ComfyApi(comfyui.url) as api:
+            assert api.connected
+    api = ComfyApi(comfyui.url)
+    flags = []
+    api.on("feature_flags", flags.append)
+    until(lambda: flags)
+    assert flags[0].flags["supports_preview_metadata"] is True
+    api.close()
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_beside_the_real_server(comfyui: ComfyUI) -> None:
+    """Parent and child each with a socket of their own."""
+    with ComfyApi(comfyui.url) as api:
+        heard = Heard(api)
+        assert _in_child(lambda: api.init(20).connected) == "True"
+        assert api.poll_status(10).queue_remaining == 0
+        assert api.connected
+        assert heard.links == []

@@ -1,0 +1,565 @@
+"""The event thread against a scripted owner: states, dials, pauses, limits."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import random
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import websocket
+
+from comfy_client import connection
+from comfy_client.connection import Connection, Plan, State, Timing
+from comfy_client.errors import AuthenticationError, ServerUnreachable, TransportError
+from comfy_client.events import Event
+from comfy_client.wire import HELLO
+from tests.fake import FakeComfy, Request, frame, never_answer
+from tests.heard import FAST, open_sockets, until
+
+
+class Owner:
+    """A client reduced to what the thread needs of it."""
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        self.plan = Plan(url.replace("http", "ws") + "/ws?clientId=me", headers or {})
+        self.plans = 0
+        self.messages: list[bytes] = []
+        self.events: list[Any] = []
+        self.polls: list[float] = []
+        self.poll_error: Exception | None = TransportError("HTTP is down")
+
+    def _plan(self) -> Plan:
+        self.plans += 1
+        return self.plan
+
+    def _receive(self, is_text: bool, data: bytes) -> None:
+        self.messages.append(bytes(data))
+
+    def _announce(self, event: Event) -> None:
+        self.events.append(event)
+
+    def _poll_queue(self) -> None:
+        self.polls.append(time.monotonic())
+        if self.poll_error is not None:
+            raise self.poll_error
+
+    def names(self, *wanted: str) -> list[str]:
+        return [e.name for e in self.events if not wanted or e.name in wanted]
+
+
+Make = Callable[..., tuple[Owner, Connection]]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes an owner and its connection; ends them, and looks for what they left open."""
+    made: list[tuple[Owner, Connection]] = []
+
+    def factory(url: str, *, start: bool = True, **kw: Any) -> tuple[Owner, Connection]:
+        owner = Owner(url, kw.pop("headers", None))
+        link = Connection(owner, **{"timing": FAST, **kw})
+        made.append((owner, link))
+        if start:
+            link.start()
+        return owner, link
+
+    yield factory
+    for _, link in made:
+        link.stop()
+        link.join(5)
+        assert link.state is State.CLOSED
+        assert link._raw is None or link._raw.fileno() == -1
+    gc.collect()  # a socket left open is a warning, and warnings are errors
+
+
+@pytest.fixture
+def refused() -> Iterator[str]:
+    """The URL of a port where nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a port that answers no SYN."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):  # a full backlog drops what comes next
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+# -- states -----------------------------------------------------------------------------
+
+LEGAL = {
+    ("IDLE", "CONNECTING"),
+    ("IDLE", "POLLING"),
+    ("IDLE", "CLOSED"),
+    ("CONNECTING", "CONNECTED"),
+    ("CONNECTING", "WAITING"),
+    ("CONNECTING", "POLLING"),
+    ("CONNECTING", "CLOSED"),
+    ("CONNECTED", "WAITING"),
+    ("CONNECTED", "CLOSED"),
+    ("WAITING", "CONNECTING"),
+    ("WAITING", "POLLING"),
+    ("WAITING", "CLOSED"),
+    ("POLLING", "CONNECTING"),
+    ("POLLING", "WAITING"),
+    ("POLLING", "CLOSED"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)))
+def test_only_the_documented_steps_lead_from_state_to_state(old: State, new: State) -> None:
+    """Every pair: the step is taken, or refused and nothing changes."""
+    owner = Owner("http://127.0.0.1:1")
+    link = Connection(owner)
+    link._state = old
+    if old is new or (old.name, new.name) in LEGAL:
+        link._enter(new)
+        assert link.state is new
+    else:
+        with pytest.raises(RuntimeError, match="no way"):
+            link._enter(new)
+        assert link.state is old
+
+
+def test_closed_is_final_and_every_state_leads_there() -> None:
+    """Whatever the thread does, it can be ended, and then nothing begins again."""
+    assert {old for old, new in LEGAL if new == "CLOSED"} == {s.name for s in State} - {"CLOSED"}
+    assert not [step for step in LEGAL if step[0] == "CLOSED"]
+
+
+def test_an_idle_connection_has_no_thread_and_stops_at_once(make: Make, refused: str) -> None:
+    """stop() before start() is final too."""
+    owner, link = make(refused, start=False)
+    link.stop()
+    link.start()
+    assert link.state is State.CLOSED
+    assert link._thread is None
+    assert owner.plans == 0
+
+
+def test_start_twice_is_one_thread(make: Make, fake: FakeComfy) -> None:
+    """From many threads at once."""
+    _, link = make(fake.url, start=False)
+    callers = [threading.Thread(target=link.start) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert len(fake.handshakes) == 1
+
+
+# -- dialling ---------------------------------------------------------------------------
+
+
+def test_every_connection_begins_with_the_feature_flags(make: Make, fake: FakeComfy) -> None:
+    """The first message of the first connection, and of each one after it."""
+    make(fake.url)
+    for count in range(1, 4):
+        fake.until(lambda count=count: len(fake.first_messages) == count)  # type: ignore[misc]
+        fake.drop()
+    fake.until(lambda: len(fake.first_messages) == 4)
+    assert [m["type"] for m in fake.first_messages] == ["feature_flags"] * 4
+    assert fake.first_messages[0]["data"] == {"supports_preview_metadata": True}
+    assert HELLO.startswith('{"type": "feature_flags"')
+
+
+def test_the_handshake_has_our_headers_and_no_origin(make: Make, fake: FakeComfy) -> None:
+    """A Host of one's own replaces the library's."""
+    make(fake.url, headers={"Authorization": "Bearer t", "host": "public.example"})
+    fake.until(lambda: fake.hellos)
+    headers = fake.handshakes[0]
+    assert headers["Authorization"] == "Bearer t"
+    assert headers.get_all("Host") == ["public.example"]
+    assert "Origin" not in headers
+    assert fake.hellos == ["me"]
+
+
+def test_a_cookie_of_one_handshake_is_not_sent_with_the_next(make: Make, fake: FakeComfy) -> None:
+    """websocket-client has one cookie jar for the whole process."""
+
+    def with_cookie(request: Request) -> Any:
+        status, headers, body = fake.answer(request)
+        cookie = "session=secret; Domain=127.0.0.1; Path=/"
+        return status, {**headers, "Set-Cookie": cookie}, body
+
+    fake.on("GET", "/ws", with_cookie)
+    make(fake.url)
+    fake.until(lambda: len(fake.hellos) == 1)
+    make(fake.url)
+    fake.until(lambda: len(fake.hellos) == 2)
+    fake.drop()
+    fake.until(lambda: len(fake.hellos) == 4)
+    assert [h["Cookie"] for h in fake.handshakes] == [None] * 4
+    assert not websocket._handshake.CookieJar.jar
+
+
+def test_connected_means_greeted(make: Make, fake: FakeComfy) -> None:
+    """A server that upgrades and says nothing, but answers pings, is given up and dialled anew."""
+
+    def mute(request: Request) -> None:
+        status, headers, _ = fake.answer(request)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode())
+        with contextlib.suppress(OSError):
+            while request.socket.recv(1000):
+                request.socket.sendall(frame(9, b"are you there?"))
+
+    fake.on("GET", "/ws", mute)
+    owner, link = make(fake.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
+    fake.until(lambda: len(fake.handshakes) >= 2)
+    assert "connected" not in owner.names()
+    assert "no greeting for 0.5 s" in str(owner.events[0].error)
+    fake.accept_ws()
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert owner.names("connected", "reconnected") == ["connected"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.7\r\n",
+        b"HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 many\r\n\r\n",
+        b"\xff\xfe\xfd\r\n\r\n",
+        b"HTTP/1.1 101 Ok\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 101 Ok\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 404 No\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\n\r\n",
+        b"HTTP/1.1 101 " + b"x" * (connection.MAX_HANDSHAKE + 10),
+    ],
+    ids=["ssh", "short", "no-number", "binary", "header", "no-key", "length", "redirect", "huge"],
+)
+def test_a_nonsensical_handshake_is_a_failed_dial(
+    make: Make, fake: FakeComfy, answer: bytes
+) -> None:
+    """The thread lives, and connects when the server has come to its senses."""
+    fake.on("GET", "/ws", lambda request: request.socket.sendall(answer))
+    owner, link = make(fake.url)
+    fake.until(lambda: len(fake.handshakes) >= 2)
+    fake.accept_ws()
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert owner.names("connected", "disconnected") == ["connected"]
+
+
+def test_what_the_server_answered_is_in_no_message(make: Make, fake: FakeComfy) -> None:
+    """A refused handshake's headers and body may hold a secret; the query of ours does."""
+    fake.refuse_ws(404, "body-secret", **{"Set-Cookie": "s=cookie-secret"})
+    owner, link = make(fake.url)
+    owner.plan = Plan(owner.plan.url + "&token=query-secret", {"Authorization": "header-secret"})
+    fake.until(lambda: len(fake.handshakes) >= 2)
+    error = link.error
+    assert error is not None
+    assert "404" in str(error)
+    for text in (str(error), repr(error), repr(error.__cause__), repr(owner.plan), repr(link)):
+        assert "secret" not in text
+    assert error.__suppress_context__ or error.__context__ is None
+
+
+# -- pauses -----------------------------------------------------------------------------
+
+
+def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) -> None:
+    """Each pause is drawn between nothing and a limit that doubles."""
+    drawn: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0.0
+
+    timing = Timing(pause=0.5, cap=30.0)
+    owner, _ = make(refused, timing=timing, uniform=uniform)
+    until(lambda: len(drawn) >= 20)
+    assert {low for low, _ in drawn} == {0.0}
+    assert [high for _, high in drawn[:8]] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    told = [e for e in owner.events if e.name == "reconnecting"][:3]
+    assert [(e.attempt, e.delay) for e in told] == [(2, 0.0), (3, 0.0), (4, 0.0)]
+    assert isinstance(told[0].error, ServerUnreachable)
+    assert Connection(owner)._uniform == random.uniform
+
+
+def test_pauses_start_anew_with_the_first_message_only(make: Make, fake: FakeComfy) -> None:
+    """A port that upgrades and drops does not count as a connection."""
+    drawn: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append(high)
+        return 0.0
+
+    def drop(request: Request) -> None:
+        status, headers, _ = fake.answer(request)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode())
+
+    fake.on("GET", "/ws", drop)
+    owner, link = make(fake.url, timing=Timing(pause=1.0, cap=8.0), uniform=uniform)
+    fake.until(lambda: len(drawn) >= 5)
+    assert drawn[:5] == [2.0, 4.0, 8.0, 8.0, 8.0]
+    fake.accept_ws()
+    fake.until(lambda: link.state is State.CONNECTED)
+    del drawn[:]
+    fake.drop()
+    fake.until(lambda: len(fake.hellos) == 2)
+    assert drawn == [1.0]
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert owner.names("connected", "reconnected") == ["connected", "reconnected"]
+
+
+def test_a_nudge_ends_a_pause(make: Make, fake: FakeComfy) -> None:
+    """The server has answered over HTTP, so it is there again."""
+    fake.refuse_ws(502)
+    _, link = make(fake.url, timing=Timing(), uniform=lambda low, high: 60.0)
+    fake.until(lambda: link.state is State.WAITING)
+    fake.accept_ws()
+    link.nudge()
+    fake.until(lambda: link.state is State.CONNECTED)
+
+
+def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, fake: FakeComfy) -> None:
+    """A 403 stays at the cap however much is submitted; retry() is a person's wish."""
+    fake.refuse_ws(403)
+    _, link = make(fake.url, timing=Timing())
+    fake.until(lambda: link.state is State.WAITING)
+    for _ in range(100):
+        link.nudge()
+    assert not link._woken
+    fake.accept_ws()
+    link.retry()
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert len(fake.handshakes) == 2
+
+
+# -- stop -------------------------------------------------------------------------------
+
+
+def _stops_quickly(link: Connection, limit: float = 0.5) -> None:
+    start = time.monotonic()
+    link.stop()
+    link.join(5.0)
+    assert time.monotonic() - start < limit
+    assert link.state is State.CLOSED
+
+
+def test_stop_while_connecting_to_a_black_hole(make: Make, black_hole: str) -> None:
+    """The thread does not sit out the time for a connection."""
+    _, link = make(black_hole, timing=Timing())
+    until(lambda: link._raw is not None)
+    time.sleep(0.1)  # into the connect itself; earlier is no harder
+    _stops_quickly(link)
+
+
+def test_stop_during_the_tls_handshake(make: Make, fake: FakeComfy) -> None:
+    """A peer that accepts and never says hello."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        owner, link = make("http://x", start=False, timing=Timing())
+        context = ssl.create_default_context()
+        port = silent.getsockname()[1]
+        owner.plan = Plan(f"wss://127.0.0.1:{port}/ws", {}, ssl_context=context)
+        link.start()
+        peer, _ = silent.accept()
+        with peer:
+            assert peer.recv(5)[0] == 22  # the client's hello is under way
+            _stops_quickly(link)
+
+
+def test_stop_during_the_handshake(make: Make, fake: FakeComfy) -> None:
+    """A server that never answers the upgrade."""
+    fake.stall_ws()
+    _, link = make(fake.url, timing=Timing())
+    fake.until(lambda: fake.handshakes)
+    _stops_quickly(link)
+
+
+def test_stop_during_a_pause(make: Make, refused: str) -> None:
+    """The pause may be half a minute."""
+    _, link = make(refused, timing=Timing(), uniform=lambda low, high: 30.0)
+    until(lambda: link.state is State.WAITING)
+    _stops_quickly(link)
+
+
+def test_stop_while_polling(make: Make, refused: str) -> None:
+    """Between two questions."""
+    owner, link = make(refused, poll_only=True, timing=Timing())
+    until(lambda: owner.polls)
+    _stops_quickly(link)
+
+
+def test_stop_with_a_silent_peer(make: Make, fake: FakeComfy) -> None:
+    """No close frame is waited for."""
+    _, link = make(fake.url, timing=Timing())
+    fake.until(lambda: link.state is State.CONNECTED)
+    fake.go_dark()
+    _stops_quickly(link)
+    assert not open_sockets(fake.port)
+
+
+def test_stop_at_any_moment_ends_the_thread(make: Make, fake: FakeComfy) -> None:
+    """Random moments of dials, drops and pauses; the fixture sees that all have ended."""
+    chance = random.Random(5)
+    for _ in range(60):
+        _, link = make(fake.url)
+        time.sleep(chance.uniform(0, 0.02))
+        if chance.random() < 0.3:
+            fake.drop()
+        link.stop()
+        link.join(5)
+        assert link.state is State.CLOSED
+
+
+# -- owner ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.CONNECTED, State.WAITING, State.POLLING])
+def test_a_connection_keeps_no_owner_alive(make: Make, fake: FakeComfy, state: State) -> None:
+    """Neither by its thread nor by the traceback of its last error."""
+
+    class Refusing(Owner):
+        def _plan(self) -> Plan:
+            raise AuthenticationError("no credentials") from ValueError("inner")
+
+    kind = Refusing if state is State.WAITING else Owner
+    owner = kind(fake.url)
+    link = Connection(owner, poll_only=state is State.POLLING, timing=FAST)
+    link.start()
+    until(lambda: link.state is state)
+    until(lambda link=link: state is not State.WAITING or link.error)  # type: ignore[misc]
+    gone = threading.Event()
+    weakref.finalize(owner, gone.set)
+    del owner
+    gc.collect()
+    assert gone.wait(5)
+    link.stop()
+    link.join(5)
+    assert link.state is State.CLOSED
+
+
+def test_a_thread_without_owner_ends_by_itself(fake: FakeComfy) -> None:
+    """Even when nobody called stop(): with the next thing that it wants from its owner."""
+    owner = Owner(fake.url)
+    link = Connection(owner, timing=FAST)
+    link.start()
+    fake.until(lambda: link.state is State.CONNECTED)
+    del owner
+    gc.collect()
+    fake.push_status()
+    link.join(5)
+    assert link.state is State.CLOSED
+    until(lambda: not open_sockets(fake.port))
+
+
+def test_a_defect_ends_the_thread_loudly(
+    make: Make, fake: FakeComfy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged with its traceback and kept; waiters wake; nothing spins."""
+    owner, link = make(fake.url, start=False)
+    owner._receive = lambda *_: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    link.start()
+    assert link.wait_settled(5, first_verdict=False) in (State.CONNECTED, State.CLOSED)
+    link.join(5)
+    assert link.state is State.CLOSED
+    assert isinstance(link.error, ZeroDivisionError)
+    assert "defect of comfy_client" in caplog.text
+
+
+def test_stop_may_interrupt_itself_anywhere(make: Make, fake: FakeComfy) -> None:
+    """The collector may run a finalizer while this very thread holds the lock."""
+    _, link = make(fake.url)
+    fake.until(lambda: link.state is State.CONNECTED)
+    with link._changed:
+        link.stop()
+    link.join(5)
+    assert link.state is State.CLOSED
+
+
+def test_never_answer_is_a_failed_dial(make: Make, fake: FakeComfy) -> None:
+    """The time for a handshake is bounded."""
+    fake.on("GET", "/ws", never_answer)
+    owner, link = make(fake.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
+    fake.until(lambda: len(fake.handshakes) >= 2)
+    assert "not answered in time" in str(link.error)
+    fake.accept_ws()
+    fake.until(lambda: link.state is State.CONNECTED)
+    assert owner.names("connected") == ["connected"]
+
+
+# -- through a proxy --------------------------------------------------------------------
+
+
+def test_the_socket_goes_through_an_http_proxy(make: Make, fake: FakeComfy) -> None:
+    """CONNECT with the proxy's own credentials; the server sees an ordinary handshake."""
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        with client, socket.create_connection(("127.0.0.1", fake.port)) as server:
+            asked.append(client.recv(4096))
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(server, client))
+            back.start()
+            _pump(client, server)
+            back.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        relay = threading.Thread(target=serve, args=(listener,))
+        relay.start()
+        owner, link = make("http://x", start=False)
+        owner.plan = Plan(
+            "ws://gpu.example:8188/ws?clientId=me", {}, proxy=f"http://u:p%40ss@127.0.0.1:{port}"
+        )
+        link.start()
+        fake.until(lambda: link.state is State.CONNECTED)
+        link.stop()
+        link.join(5)
+        relay.join(5)
+    assert asked[0].startswith(b"CONNECT gpu.example:8188 HTTP/1.")
+    assert b"Proxy-Authorization: Basic dTpwQHNz" in asked[0]
+    assert fake.handshakes[0]["Host"] == "gpu.example:8188"
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, fake: FakeComfy) -> None:
+    """407 for each CONNECT: failed dials."""
+    fake.on("CONNECT", "*", (407, {}, None))
+    owner, link = make("http://x", start=False)
+    owner.plan = Plan(
+        "ws://gpu.example:8188/ws", {}, proxy=f"http://u:secret@127.0.0.1:{fake.port}"
+    )
+    link.start()
+    until(lambda: len(owner.names("reconnecting")) >= 2)
+    assert "407" in str(link.error)
+    assert "secret" not in str(link.error)
+
+
+def test_a_proxy_of_another_kind_is_refused_in_words(make: Make) -> None:
+    """Only http proxies carry the socket; what will not mend is hopeless."""
+    owner, link = make("http://x", start=False)
+    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy="socks5://127.0.0.1:1")
+    link.start()
+    until(lambda: link.error is not None)
+    assert link.is_hopeless
+    assert "transport='poll'" in str(link.error)

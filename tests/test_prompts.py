@@ -1,0 +1,284 @@
+"""``POST /prompt`` and ``GET /prompt``: what is sent, and what is made of the answer."""
+
+from __future__ import annotations
+
+import math
+import uuid
+
+import blinker
+import pytest
+
+from comfy_client import ComfyApi, Workflow
+from comfy_client.errors import (
+    ApiError,
+    PromptRejected,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+    UploadTooLarge,
+    WorkflowError,
+)
+from comfy_client.routes.prompts import MARK
+from tests.fake import FakeComfy, never_answer
+
+GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"width": 5}}}
+
+
+@pytest.fixture
+def api(fake):
+    api = ComfyApi(fake.url, "me", namespace=blinker.Namespace(), transport="poll")
+    yield api
+    api.close()
+
+
+def sent(fake):
+    """The bodies of all submissions."""
+    return [r.json() for r in fake.requests if (r.method, r.path) == ("POST", "/prompt")]
+
+
+# -- what is sent ------------------------------------------------------------------------
+
+
+def test_a_plain_prompt_names_its_client_and_nothing_more(fake, api):
+    """No null, no empty object; the server chooses the id."""
+    queued = api.queue_prompt(None, GRAPH)
+    assert sent(fake) == [{"prompt": GRAPH, "client_id": "me"}]
+    assert queued.number == 0
+    uuid.UUID(queued.prompt_id)
+
+
+@pytest.mark.parametrize(
+    ("number", "front", "wanted"),
+    [
+        (None, None, {}),
+        (0, None, {}),
+        (-1, None, {"front": True}),
+        (-1, False, {}),
+        (5, None, {"number": 5}),
+        (0.5, None, {"number": 0.5}),
+        (-7, None, {"number": -7}),
+        (None, True, {"front": True}),
+        (5, True, {"front": True}),
+        (None, False, {}),
+    ],
+)
+def test_the_place_in_the_queue(fake, api, number, front, wanted):
+    """-1 is the front, as the reference has it; ``front`` goes before ``number``."""
+    api.queue_prompt(number, GRAPH, front=front)
+    [body] = sent(fake)
+    assert {k: body[k] for k in ("front", "number") if k in body} == wanted
+
+
+def test_all_options_arrive(fake, api):
+    """Each where the server looks for it; the caller's dicts stay as they are."""
+    extra = {"note": 1, "extra_pnginfo": {"author": "me"}}
+    mine = api.generate_id()
+    api.queue_prompt(
+        None,
+        Workflow.load(GRAPH),
+        prompt_id=mine,
+        extra_data=extra,
+        workflow_ui={"nodes": []},
+        partial_execution_targets=["1", 2],
+        preview_method="taesd",
+        comfy_api_key="secret",
+    )
+    [body] = sent(fake)
+    assert body == {
+        "prompt": GRAPH,
+        "client_id": "me",
+        "prompt_id": mine,
+        "partial_execution_targets": ["1", "2"],
+        "extra_data": {
+            "note": 1,
+            "extra_pnginfo": {"author": "me", "workflow": {"nodes": []}},
+            "preview_method": "taesd",
+            "api_key_comfy_org": "secret",
+            MARK: mine,
+        },
+    }
+    assert extra == {"note": 1, "extra_pnginfo": {"author": "me"}}
+
+
+def test_targets_are_a_list(fake, api):
+    """A text would be taken apart into letters."""
+    with pytest.raises(TypeError, match="list"):
+        api.queue_prompt(None, GRAPH, partial_execution_targets="12")
+    assert sent(fake) == []
+
+
+def test_previews_are_asked_for_when_someone_listens(fake, api):
+    """Unless the caller has said something else."""
+    unsubscribe = api.on("b_preview", lambda event: None)
+    api.append_prompt(GRAPH)
+    api.append_prompt(GRAPH, preview_method="none")
+    api.append_prompt(GRAPH, extra_data={"preview_method": "taesd"})
+    unsubscribe()
+    api.append_prompt(GRAPH)
+    methods = [body.get("extra_data", {}).get("preview_method") for body in sent(fake)]
+    assert methods == ["auto", "none", "taesd", None]
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ({"1": {"class_type": "A", "inputs": {"x": math.nan}}}, "node 1.*x"),
+        ({"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}, "9"),
+        ({"nodes": [], "links": []}, "Export"),
+    ],
+)
+def test_what_cannot_be_sent_is_not_sent(fake, api, graph, words):
+    """It is told as a queue_error too."""
+    errors = []
+    done = api.on("queue_error", errors.append)
+    with pytest.raises(WorkflowError, match=words) as caught:
+        api.queue_prompt(None, graph)
+    fake.until(lambda: errors)
+    done()
+    assert [e.error for e in errors] == [caught.value]
+    assert sent(fake) == []
+
+
+# -- what is made of the answer ----------------------------------------------------------
+
+
+def test_outputs_that_were_dropped_stand_in_the_answer(fake, api):
+    """200 does not mean that all of it is valid."""
+    answer = {"prompt_id": "x", "number": 3, "node_errors": {"7": {"errors": []}}}
+    fake.on("POST", "/prompt", (200, {}, answer))
+    assert set(api.append_prompt(GRAPH).node_errors) == {"7"}
+
+
+def test_a_refusal_is_told_in_words_and_kept(fake, api):
+    """Fields for programs, a message for people."""
+    error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed"}
+    fault = {
+        "type": "value_smaller_than_min",
+        "message": "Value 0 smaller than min of 1",
+        "details": "width",
+        "extra_info": {
+            "input_name": "width",
+            "input_config": ["INT", {"min": 1, "max": 9}],
+            "received_value": 0,
+        },
+    }
+    nodes = {"1": {"errors": [fault], "dependent_outputs": ["1"], "class_type": "SaveImage"}}
+    fake.on("POST", "/prompt", (400, {}, {"error": error, "node_errors": nodes}))
+    with pytest.raises(PromptRejected, match=r"(?s)node 1.*width.*1.*9") as caught:
+        api.append_prompt(GRAPH)
+    assert caught.value.error == error
+    assert caught.value.node_errors == nodes
+    assert (caught.value.method, caught.value.status) == ("POST", 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "no prompt", "node_errors": []},
+        {"error": None},
+        {"error": {"type": None, "message": 5}, "node_errors": {"1": None}},
+        {"error": {"type": "x"}, "node_errors": {"1": {"errors": [None, 3, {}]}}},
+        [],
+        "text",
+        None,
+    ],
+)
+def test_a_refusal_of_any_form_is_a_refusal(fake, api, body):
+    """Old servers, and proxies with something to say."""
+    fake.on("POST", "/prompt", (400, {}, body))
+    with pytest.raises(PromptRejected) as caught:
+        api.append_prompt(GRAPH)
+    assert str(caught.value).startswith("the server refused the workflow")
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_unknown_class_comes_with_the_nearest_names(fake, api, status):
+    """Servers before May 2024 stumble over it: 500."""
+    fake.object_info = {"SaveImage": {}, "LoadImage": {}}
+    error = {"type": "invalid_prompt", "message": "no class", "details": "Node ID '#1'"}
+    body = {"error": error, "node_errors": {}} if status == 400 else "Internal Server Error"
+    fake.on("POST", "/prompt", (status, {}, body))
+    with pytest.raises(PromptRejected, match=r"SaveImag\b.*SaveImage"):
+        api.append_prompt({"1": {"class_type": "SaveImag", "inputs": {}}})
+
+
+@pytest.mark.parametrize("info", [(500, {}, None), (200, {}, [1]), (200, {}, {"SaveImage": {}})])
+def test_a_500_that_no_class_explains_stays_one(fake, api, info):
+    """Also when the server cannot tell its classes."""
+    fake.on("GET", "/object_info", info)
+    fake.on("POST", "/prompt", (500, {}, "Internal Server Error"))
+    with pytest.raises(ApiError) as caught:
+        api.append_prompt(GRAPH)
+    assert not isinstance(caught.value, PromptRejected)
+    assert caught.value.status == 500
+
+
+def test_a_post_that_became_a_get_is_explained(fake, api):
+    """A redirect on the way: the answer is that of GET."""
+    fake.on("POST", "/prompt", (200, {}, {"exec_info": {"queue_remaining": 0}}))
+    with pytest.raises(UnexpectedResponse, match="redirect"):
+        api.append_prompt(GRAPH)
+
+
+@pytest.mark.parametrize("body", [{}, [], None, "fine", {"prompt_id": None}])
+def test_an_answer_without_an_id_is_none(fake, api, body):
+    """Never a prompt called None."""
+    fake.on("POST", "/prompt", (200, {}, body))
+    with pytest.raises(UnexpectedResponse):
+        api.append_prompt(GRAPH)
+
+
+def test_a_body_that_is_too_large_is_called_so(fake, api):
+    """413 is no JSON."""
+    fake.on("POST", "/prompt", (413, {}, "Maximum request body size 1048576 exceeded."))
+    with pytest.raises(UploadTooLarge):
+        api.append_prompt(GRAPH)
+
+
+def test_nothing_is_sent_twice(fake, api):
+    """An answer that does not come may belong to a prompt that was queued."""
+    fake.on("POST", "/prompt", lambda request: None)
+    with pytest.raises(TransportError):
+        api.append_prompt(GRAPH)
+    assert len(sent(fake)) == 1
+
+
+# -- is it there? ------------------------------------------------------------------------
+
+
+def test_the_status_is_the_length_of_the_queue(fake, api):
+    """Of everybody's prompts."""
+    assert api.poll_status().queue_remaining == 0
+    api.append_prompt(GRAPH)
+    assert api.poll_status().queue_remaining == 1
+
+
+def test_something_else_that_answers_is_no_comfyui(fake, api):
+    """JSON, but not this."""
+    fake.on("GET", "/prompt", (200, {}, {"hello": 1}))
+    with pytest.raises(UnexpectedResponse, match="no ComfyUI"):
+        api.poll_status()
+
+
+def test_a_ping_says_whether_and_how_fast(fake, api):
+    """True, and seconds."""
+    result = api.ping()
+    assert result
+    assert result.error is None
+    assert 0 < result.elapsed < 5
+
+
+def test_a_ping_never_raises():
+    """It says why not."""
+    with FakeComfy() as fake, ComfyApi(fake.url, transport="poll") as api:
+        fake.on("GET", "/prompt", never_answer)
+        slow = api.ping(timeout=0.2)
+        fake.on("GET", "/prompt", (200, {}, "<html>"))
+        odd = api.ping()
+    gone = ComfyApi(fake.url)
+    results = [slow, odd, gone.ping()]
+    gone.close()
+    assert not any(results)
+    assert isinstance(slow.error, TimeoutError)
+    assert isinstance(odd.error, UnexpectedResponse)
+    assert isinstance(results[2].error, ServerUnreachable)

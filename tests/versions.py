@@ -1,0 +1,179 @@
+"""What each version of ComfyUI lacks, and what this library does there.
+
+One table: the tests of `tests/contract/test_versions.py` hold every version to it, and the
+README shows it.  The library itself never looks at a version; it goes by what a server does.
+
+    python -m tests.versions        prints the README's table
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+#: The versions that the tests run, oldest first.
+TESTED = ("2024-03", "2024-07", "2024-12", "0.3.52", "0.3.75")
+
+NOT_SUPPORTED = "``NotSupported``"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A feature that some of the tested versions lack."""
+
+    what: str  #: Names in ``double quotes`` that are methods are tested one by one.
+    since: str | None  #: The first tested version that has it; None: none has.
+    without: str  #: What happens on the others.
+    key: str = ""  #: The tests' name for it; "": the methods in `what`.
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that `what` names, of a row without a key."""
+        return () if self.key else tuple(self.what.replace("``", "").split(", "))
+
+    def is_in(self, version: str) -> bool:
+        """Whether a tested version has it."""
+        return self.since is not None and TESTED.index(version) >= TESTED.index(self.since)
+
+
+TABLE = (
+    # methods
+    Row("``delete_user_data``, ``move_user_data``", "2024-07", NOT_SUPPORTED),
+    Row("``list_user_data``", "2024-07", NOT_SUPPORTED),
+    Row("``get_model_types``, ``get_models``", "2024-12", NOT_SUPPORTED),
+    Row("``get_model_folders``, ``get_model_files``", "2024-12", NOT_SUPPORTED),
+    Row("``get_model_preview``", "2024-12", NOT_SUPPORTED),
+    Row("``get_logs``, ``get_raw_logs``, ``subscribe_logs``", "2024-12", NOT_SUPPORTED),
+    Row("``get_folder_paths``", "2024-12", NOT_SUPPORTED),
+    Row("``get_internal_files``", "0.3.52", NOT_SUPPORTED),
+    Row("``list_user_data_v2``", "0.3.52", NOT_SUPPORTED),
+    Row("``get_workflow_templates``, ``get_workflow_template``", "0.3.52", NOT_SUPPORTED),
+    Row("``get_i18n``", "0.3.52", NOT_SUPPORTED),
+    Row("``get_features``", "0.3.52", "empty"),
+    Row("``get_global_subgraphs``, ``get_global_subgraph``", "0.3.75", NOT_SUPPORTED),
+    Row("``get_jobs``, ``get_job``", None, NOT_SUPPORTED),
+    Row("``cancel_job``, ``cancel_jobs``", None, NOT_SUPPORTED),
+    # requests
+    Row("routes below ``/api``", "2024-07", "asked at the root from then on", "api"),
+    Row(
+        "400 for an unknown class",
+        "2024-07",
+        "500, and ``PromptRejected`` all the same: the class is looked up",
+        "unknown class",
+    ),
+    Row(
+        "an ``upload_image`` of the same content again",
+        "2024-07",
+        "numbered, like different content",
+        "same upload",
+    ),
+    Row(
+        "``store_user_data`` into a new folder",
+        "2024-07",
+        "``ApiError`` (500)",
+        "user data folders",
+    ),
+    Row(
+        "``store_user_data(overwrite=False)``",
+        "2024-07",
+        "the server is asked first whether it has the file",
+        "user data overwrite",
+    ),
+    Row(
+        "``list_user_data(recurse=False)``",
+        "2024-12",
+        "all is listed, and the top of it kept",
+        "user data top",
+    ),
+    Row("``%`` in names of user data", "2024-12", "kept as ``%25``", "user data percent"),
+    Row("``full_info`` of user data", "2024-12", "the path alone", "user data info"),
+    Row("``comfyui_version`` of ``get_system_stats``", "2024-12", "``None``", "own version"),
+    Row("``input_order`` of ``get_node_defs``", "2024-12", "``None``", "input order"),
+    Row("``started``, ``ended`` of history", "2024-12", "``None``", "times"),
+    Row("``partial_execution_targets``", "0.3.52", "ignored: all outputs run", "targets"),
+    Row(
+        "``interrupt(prompt_id)``",
+        "0.3.75",
+        "the queue is asked first; then what runs is stopped, the id is ignored",
+        "interrupt by id",
+    ),
+    Row(
+        "``get_histories(offset=...)``",
+        "0.3.75",
+        "all of the history is read, and cut here",
+        "offset",
+    ),
+    Row(
+        "``preview_method`` of a prompt",
+        None,
+        "ignored: the server's ``--preview-method`` counts",
+        "preview method",
+    ),
+    # prompts and their events
+    Row(
+        "``execution_success``",
+        "2024-12",
+        "made of ``executing`` without a node",
+        "execution_success",
+    ),
+    Row(
+        "``executed`` of cached outputs",
+        "2024-12",
+        "none; the result has them, from history",
+        "executed of cached",
+    ),
+    Row(
+        "own ``prompt_id``",
+        "0.3.52",
+        "the server's own; ours stands in ``extra_data``",
+        "own prompt_id",
+    ),
+    Row(
+        "node and prompt of previews",
+        "0.3.52",
+        "those that run; no ``b_preview_with_metadata``",
+        "preview metadata",
+    ),
+    Row("``progress_state``, ``feature_flags``", "0.3.52", "no such event", "new events"),
+    Row("``progress_text``", "0.3.52", "no such event", "progress_text"),
+    Row("nodes that block what follows", "2024-12", "no such nodes", "blocked"),
+)
+
+
+def has(version: str, key: str) -> bool:
+    """Whether a tested version has a method, or the feature of that key."""
+    for row in TABLE:
+        if key == row.key or key in row.methods:
+            return row.is_in(version)
+    if key.isidentifier():
+        return True  # a method that is not in the table is in all
+    raise KeyError(key)
+
+
+def without(method: str) -> str:
+    """What a method does on a version that lacks it."""
+    return next(row.without for row in TABLE if method in row.methods)
+
+
+def rst() -> str:
+    """The table as the README shows it."""
+    width = 46
+    lines: list[list[str]] = [["what", *TESTED, "without it"]]
+    for row in TABLE:
+        there = ["yes" if row.is_in(version) else "no" for version in TESTED]
+        lines.append([row.what, *there, row.without])
+    wrapped = [(line[:-1], textwrap.wrap(line[-1], width)) for line in lines]
+    first = max(len(cells[0]) for cells, _ in wrapped)
+    widths = [first, *map(len, TESTED), width]
+    rule = "  ".join("=" * n for n in widths)
+    out = [rule]
+    for number, (cells, (text, *more)) in enumerate(wrapped):
+        out.append("  ".join(c.ljust(n) for c, n in zip([*cells, text], widths, strict=True)))
+        out += ["  ".join(" " * n for n in widths[:-1]) + "  " + line for line in more]
+        if number == 0:
+            out.append(rule)
+    return "\n".join(line.rstrip() for line in [*out, rule]) + "\n"
+
+
+if __name__ == "__main__":
+    print(rst(), end="")
