@@ -270,6 +270,19 @@ def test_a_frame_that_none_should_send_costs_that_connection_only(
     until(lambda: not open_sockets(fake.port))
 
 
+def test_the_largest_frame_is_a_limit_for_each_message(
+    fake: FakeComfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for all that ever comes."""
+    monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
+    with Quick(fake.url) as api:
+        heard = Heard(api)
+        for _ in range(6):
+            fake.push(_text("z" * (1 << 19)))
+        until(lambda: len(heard("custom")) == 6)
+        assert heard.links == []
+
+
 def test_a_masked_frame_is_read(fake: FakeComfy, quick: Quick) -> None:
     """No server should mask; there is no harm in it either."""
     heard = Heard(quick)
