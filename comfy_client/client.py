@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
@@ -352,7 +351,7 @@ class ComfyApi(
         )
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - start))
         if not tapped:
-            return self._wait(job, left)
+            return job.result(left)
         return jobs_module.wait(
             job, left, on_event=on_event, on_progress=on_progress, on_preview=on_preview
         )
@@ -365,15 +364,6 @@ class ComfyApi(
         """
         self._check_open()
         return self._jobs.submit(workflow, **options)
-
-    def _wait(self, job: Job, timeout: float | None) -> Result:
-        """In slices, so that Ctrl-C is heard on every system."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while deadline is None or deadline - time.monotonic() > 0.5:
-            with contextlib.suppress(TimeoutError):
-                job.exception(0.5)
-                break
-        return job.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     # -- events --------------------------------------------------------------------------
 

@@ -180,7 +180,10 @@ class ExecutionInterrupted(EndEvent):
 
 @attrs.frozen(eq=False, kw_only=True)
 class JobLostEvent(EndEvent):
-    """It is in no queue and no history any more: ``job_lost``.  Made by this library."""
+    """It is in no queue and no history any more, or the server refuses to tell: ``job_lost``.
+
+    Made by this library.
+    """
 
     reason: str = ""
 

@@ -188,8 +188,11 @@ class _Connection(BaseHTTPRequestHandler):
         self.server.owner.opened(self.connection)
 
     def finish(self) -> None:
-        self.server.owner.ended(self.connection)
         super().finish()
+        # Whoever waits for the end may count on the other side seeing it.
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+        self.server.owner.ended(self.connection)
 
     def handle_one_request(self) -> None:
         self.close_connection = True

@@ -16,6 +16,7 @@ from comfy_client import ComfyApi
 from comfy_client.events import NAMES
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.versions import rst
 
 README = Path(__file__).parents[1] / "README.rst"
 CI = Path(__file__).parents[1] / ".ci" / "run"
@@ -64,10 +65,15 @@ def test_the_commands_are_the_ones_that_ci_runs() -> None:
 def test_every_public_method_stands_in_the_table() -> None:
     """And nothing stands there that does not exist."""
     text = README.read_text(encoding="utf-8")
-    section = text.split("Every method\n---", 1)[1].split("Coming from TypeScript", 1)[0]
+    section = text.split("Every method\n---", 1)[1].split("Every ComfyUI\n---", 1)[0]
     named = set(re.findall(r"``([a-z_0-9]+)``", section.split("=====\n", 1)[1]))
     public = {name for name in dir(ComfyApi) if not name.startswith("_")} | {"client_id"}
     assert named == public - {"timing"}
+
+
+def test_the_table_of_versions_is_the_one_that_the_tests_hold_every_version_to() -> None:
+    """``python -m tests.versions`` prints it."""
+    assert rst().strip() in README.read_text(encoding="utf-8")
 
 
 def test_every_event_name_stands_in_the_table() -> None:

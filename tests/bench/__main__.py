@@ -31,9 +31,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
     parser.add_argument("--rivals", action="store_true", help="install and run other clients too")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="also write the table to a file")
-    parser.add_argument(
-        "--only", metavar="ROW", nargs="+", help=", ".join(r.__name__ for r in ROWS)
-    )
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         url = args.url or stack.enter_context(ComfyUI()).url
@@ -46,13 +43,11 @@ def main() -> None:
         print(conditions, flush=True)
         measured: list[Row] = []
         for row in (*ROWS, *([rivals] if args.rivals else [])):
-            if args.only and row.__name__ not in args.only:
-                continue
             found = row(bench)
             measured += found
             print(*(line(each) for each in found), sep="\n", flush=True)
-    if args.rst:
-        args.rst.write_text(as_rst(measured, conditions), encoding="utf-8")
+            if args.rst:
+                args.rst.write_text(as_rst(measured, conditions), encoding="utf-8")
 
 
 def measured_on(url: str) -> str:

@@ -95,6 +95,9 @@ def rivals(bench: Bench) -> list[Row]:
                 {"reference": lambda: reference_runs(bench.url, block), "rival": theirs},
             )
             rounds = [each for each in rounds if each["rival"]]
+            if not rounds:
+                print(f"{name}: none of {failed} runs succeeded", file=sys.stderr)
+                continue
             rows.append(
                 Row(
                     f"trivial prompt by {' '.join(packages)}",
@@ -115,16 +118,8 @@ def _mean(rounds: Sequence[Round]) -> float:
 def _environment(folder: Path, packages: tuple[str, ...]) -> Path:
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    command = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        *packages,
-    ]
-    subprocess.run(command, check=True)
+    install = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*install, *packages], check=True)
     return python
 
 

@@ -69,6 +69,7 @@ def graphs(count: int) -> list[dict[str, Any]]:
             "1": {
                 "class_type": "EmptyImage",
                 "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": next(_numbers)},
+                "_meta": {"title": "Colour"},
             },
             "2": {
                 "class_type": "SaveImage",

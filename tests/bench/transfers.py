@@ -57,6 +57,8 @@ def _work(pipe: Connection, side: str, url: str, folder: Path) -> None:
         if what == "peak":
             pipe.send((_peak() - before) / 1e6)
         else:
+            # Both sides make a new file, which takes longer than to write over an old one.
+            (folder / "down.bin").unlink(missing_ok=True)
             pipe.send(timed(up if what == "up" else down))
 
 

@@ -1,0 +1,166 @@
+"""The folders of one embedded server, laid out as those of a ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: Files that count as models.
+MODEL_ENDINGS = frozenset(
+    {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
+)
+#: The one checkpoint that every embedded server has.
+CHECKPOINT = "simulated.safetensors"
+#: Folders by kind of model, relative to the server's root; the first one is the main one.
+_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
+    "checkpoints": ("models/checkpoints", "output/checkpoints"),
+    "configs": ("models/configs",),
+    "loras": ("models/loras", "output/loras"),
+    "vae": ("models/vae", "output/vae"),
+    "text_encoders": ("models/text_encoders", "models/clip", "output/clip"),
+    "diffusion_models": ("models/unet", "models/diffusion_models", "output/diffusion_models"),
+    "clip_vision": ("models/clip_vision",),
+    "style_models": ("models/style_models",),
+    "embeddings": ("models/embeddings",),
+    "diffusers": ("models/diffusers",),
+    "vae_approx": ("models/vae_approx",),
+    "controlnet": ("models/controlnet", "models/t2i_adapter"),
+    "gligen": ("models/gligen",),
+    "upscale_models": ("models/upscale_models",),
+    "latent_upscale_models": ("models/latent_upscale_models",),
+    "custom_nodes": ("custom_nodes",),
+    "hypernetworks": ("models/hypernetworks",),
+    "photomaker": ("models/photomaker",),
+    "classifiers": ("models/classifiers",),
+    "model_patches": ("models/model_patches",),
+    "audio_encoders": ("models/audio_encoders",),
+}
+_ENDINGS = {
+    "configs": frozenset({".yaml"}),
+    "diffusers": frozenset[str](),
+    "classifiers": frozenset({""}),
+}
+_ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
+
+
+class Folders:
+    """Where things are; all paths are absolute."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.user = root / "user"
+        self.models = {
+            kind: [root / name for name in names] for kind, names in _MODEL_FOLDERS.items()
+        }
+        for name in ("input", "output", "temp", "user/default"):
+            (root / name).mkdir(parents=True)
+        for folders in self.models.values():
+            folders[0].mkdir(parents=True)
+        note = {"__metadata__": {"simulated": "there are no weights in this file"}}
+        header = json.dumps(note).encode()
+        (self.models["checkpoints"][0] / CHECKPOINT).write_bytes(
+            struct.pack("<Q", len(header)) + header
+        )
+
+    def of_type(self, name: str) -> Path | None:
+        """The folder of a file's ``type``; ``None`` if there is no such type."""
+        return self.root / name if name in _ANNOTATIONS.values() else None
+
+    def annotated(self, name: str) -> tuple[str, Path | None]:
+        """Splits ``"x.png [temp]"`` into name and folder."""
+        for ending, kind in _ANNOTATIONS.items():
+            if name.endswith(ending):
+                # One more: there is a space before the bracket, or so the server hopes.
+                return name[: -len(ending) - 1], self.root / kind
+        return name, None
+
+    def input_file(self, name: str) -> Path:
+        """The file that a loader means by this value."""
+        plain, folder = self.annotated(name)
+        return (folder or self.root / "input") / plain
+
+    def inputs(self, *, images: bool) -> list[str]:
+        """What loaders offer: files at the top of the input folder."""
+        names = sorted(entry.name for entry in os.scandir(self.root / "input") if entry.is_file())
+        return [name for name in names if not images or is_image(name)]
+
+    def save_target(
+        self, kind: str, prefix: str, width: int, height: int
+    ) -> tuple[Path, str, int, str]:
+        """Folder, base name, first free number and subfolder for files with a prefix.
+
+        Raises:
+            ValueError: The prefix leads out of the folder.
+        """
+        now = time.localtime()
+        for word, value in (
+            ("%width%", str(width)),
+            ("%height%", str(height)),
+            ("%year%", f"{now.tm_year}"),
+            ("%month%", f"{now.tm_mon:02}"),
+            ("%day%", f"{now.tm_mday:02}"),
+            ("%hour%", f"{now.tm_hour:02}"),
+            ("%minute%", f"{now.tm_min:02}"),
+            ("%second%", f"{now.tm_sec:02}"),
+        ):
+            prefix = prefix.replace(word, value)
+        base = self.root / kind
+        subfolder, name = os.path.split(os.path.normpath(prefix))
+        if not is_inside(base / subfolder, base):
+            raise ValueError(f"cannot save outside of the {kind} folder: {prefix}")
+        folder = base / subfolder
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, name, 1 + max(_numbers(folder, name), default=0), subfolder
+
+    # -- models -------------------------------------------------------------------------
+
+    def model_files(self, kind: str) -> Iterator[tuple[int, str, Path]]:
+        """Index of the folder, name relative to it, and path, of each model of a kind."""
+        endings = _ENDINGS.get(kind, MODEL_ENDINGS)
+        for index, folder in enumerate(self.models[kind]):
+            for at, folders, names in os.walk(folder):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in sorted(names):
+                    if not name.startswith(".") and os.path.splitext(name)[1] in endings:
+                        path = Path(at, name)
+                        yield index, os.path.relpath(path, folder), path
+
+    def model_names(self, kind: str) -> list[str]:
+        """Sorted, each once."""
+        return sorted({name for _, name, _ in self.model_files(kind)})
+
+    def model_file(self, kind: str, name: str) -> Path | None:
+        """The file of a model; ``None`` if there is none."""
+        inside = os.path.relpath(os.path.join("/", name), "/")
+        paths = (folder / inside for folder in self.models.get(kind, ()))
+        return next((path for path in paths if path.is_file()), None)
+
+
+def is_inside(path: str | Path, folder: Path) -> bool:
+    """Whether a path, once ``..`` is resolved, is below a folder or the folder itself."""
+    return os.path.commonpath((os.path.abspath(path), folder)) == str(folder)
+
+
+def is_image(name: str) -> bool:
+    """By its ending."""
+    return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
+
+
+def safetensors_header(path: Path, limit: int) -> Any:
+    """The JSON header of a ``.safetensors`` file; ``None`` if it is longer than `limit` bytes."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(size)) if size <= limit else None
+
+
+def _numbers(folder: Path, name: str) -> Iterator[int]:
+    for entry in os.scandir(folder):
+        if entry.name.startswith(f"{name}_"):
+            digits = entry.name[len(name) + 1 :].split("_")[0]
+            yield int(digits) if digits.isdecimal() else 0

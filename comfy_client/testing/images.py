@@ -1,0 +1,117 @@
+"""Pictures as they pass between nodes: batches of float channels, as exact as ComfyUI's.
+
+ComfyUI computes with float32 tensors from 0 to 1 and cuts off to bytes when it saves.
+Pillow's mode ``F`` has the same numbers, so that the same workflow gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import attrs
+from PIL import Image
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@attrs.frozen
+class Frame:
+    """One picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``."""
+
+    channels: tuple[Image.Image, ...]
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> Frame:
+        """From a picture of any mode; alpha is kept."""
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        bands = picture.convert(mode).split()
+        return cls(tuple(band.convert("F").point(lambda v: v * (1 / 255) + 0) for band in bands))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        size: tuple[int, int] = self.channels[0].size
+        return size
+
+    @property
+    def mode(self) -> str:
+        """``RGB`` or ``RGBA``."""
+        return _MODES[len(self.channels)]
+
+    def to_image(self) -> Image.Image:
+        """With bytes as ComfyUI saves them: cut off, not rounded."""
+        bands = [c.point(lambda v: v * 255 + 0).convert("L") for c in self.channels]
+        return Image.merge(self.mode, bands)
+
+
+class Pictures(Sequence[Image.Image]):
+    """A batch of pictures, the value of an ``IMAGE``: a sequence of Pillow images.
+
+    A node of your own gets one, and may return one, or any Pillow images in a list.
+    """
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self.frames = tuple(frames)
+
+    @classmethod
+    def of(cls, value: Any) -> Pictures:
+        """From what a node returned as ``IMAGE``: a batch, one Pillow image, or several."""
+        if isinstance(value, Pictures):
+            return value
+        pictures = [value] if isinstance(value, Image.Image) else value
+        return cls(Frame.of(picture) for picture in pictures)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; the same for the whole batch."""
+        return self.frames[0].size
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        if isinstance(index, slice):
+            return [frame.to_image() for frame in self.frames[index]]
+        return self.frames[index].to_image()
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"<{len(self)} pictures of {width}x{height}>"
+
+
+def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
+    """One frame in another size; ``crop="center"`` keeps its proportions."""
+    if crop == "center":
+        frame = _cropped_to(frame, width / height)
+    size = (width, height)
+    if method == "lanczos":  # which ComfyUI leaves to Pillow, too
+        return Frame.of(frame.to_image().resize(size, Image.Resampling.LANCZOS))
+    return Frame(tuple(_resized(channel, size, method) for channel in frame.channels))
+
+
+def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
+    if method == "nearest-exact":
+        return channel.resize(size, Image.Resampling.NEAREST)
+    if method == "area":
+        return channel.resize(size, Image.Resampling.BOX)
+    # Not resize(): like torch's, these two look at the nearest pixels only, however many
+    # there are to one of the smaller picture.
+    resample = Image.Resampling.BILINEAR if method == "bilinear" else Image.Resampling.BICUBIC
+    step = (channel.width / size[0], 0, 0, 0, channel.height / size[1], 0)
+    return channel.transform(size, Image.Transform.AFFINE, step, resample)
+
+
+def _cropped_to(frame: Frame, aspect: float) -> Frame:
+    width, height = frame.size
+    x = y = 0
+    if width / height > aspect:
+        x = round((width - width * (aspect / (width / height))) / 2)
+    elif width / height < aspect:
+        y = round((height - height * ((width / height) / aspect)) / 2)
+    box = (x, y, width - x, height - y)
+    return Frame(tuple(channel.crop(box) for channel in frame.channels))
