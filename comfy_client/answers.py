@@ -43,6 +43,11 @@ class Answer:
     #: Takes our secrets out of what is shown: some pages repeat the request.
     redact: Callable[[str], str] = attrs.field(default=_as_it_is, repr=False, eq=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not what redacts: it knows the secrets.
+        facts = (self.method, self.path, self.status, self.headers, self.content, self.url)
+        return Answer, facts
+
     @property
     def text(self) -> str:
         """The body as text."""
@@ -83,7 +88,7 @@ class Download:
     _chunks: Iterator[bytes] = attrs.field(repr=False)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of up to 1 MiB."""
+        """Chunks of up to 512 KiB."""
         return self._chunks
 
 

@@ -10,10 +10,9 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import blinker
-import requests
 
 from . import jobs as jobs_module
 from .address import parse_host
@@ -55,6 +54,9 @@ from .routes.prompts import AnyWorkflow, PromptOptions
 from .signals import EventQueue, Receivers
 from .wire import decode_binary, decode_text
 from .workflow.graph import nearest
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger("comfy_client")
 
@@ -137,6 +139,8 @@ class ComfyApi(
             credentials = BasicCredentials(*userinfo)
         if transport not in ("auto", "poll"):
             raise ValueError("transport is 'auto' or 'poll'")
+        if client_id is not None and not isinstance(client_id, str):
+            raise TypeError("client_id is a text; a port goes into host, as in 'gpu-box:8188'")
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
         self.client_id = client_id or self.generate_id()  #: Ours, in queue and events.
@@ -277,11 +281,16 @@ class ComfyApi(
     def __enter__(self) -> Self:
         try:
             return self.init()
-        except BaseException:
-            self.close()
+        except BaseException as exc:
+            self._leave(exc)
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        self._leave(exc)
+
+    def _leave(self, exc: BaseException | None) -> None:
+        if isinstance(exc, ComfyError):
+            self._flush()  # who waits for auth_error, queue_error and the like shall hear of it
         self.close()
 
     def __repr__(self) -> str:
@@ -328,7 +337,8 @@ class ComfyApi(
 
         Args:
             workflow: In API format, a :class:`Workflow` or a dict.
-            timeout: Seconds; ``None`` waits as long as it takes.
+            timeout: Seconds; ``None`` waits as long as it takes.  A submission that gets no
+                answer is given the client's own ``timeout`` first, and looked for.
             on_event: Called with every event of this prompt, in this thread.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
@@ -343,13 +353,19 @@ class ComfyApi(
             SubmitUncertain: No answer to the submission, and no trace of it.
             WorkflowError: The graph cannot be sent.
         """
-        start = time.monotonic()
+        if timeout is not None and not timeout >= 0:
+            raise ValueError("timeout is in seconds, 0 or more; None waits as long as it takes")
+        deadline = None if timeout is None else time.monotonic() + timeout
         tapped = bool(on_event or on_progress or on_preview)
         self._check_open()
         job = self._jobs.submit(
-            workflow, tapped=tapped, wants_previews=on_preview is not None, **options
+            workflow,
+            tapped=tapped,
+            wants_previews=on_preview is not None,
+            deadline=deadline,
+            **options,
         )
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - start))
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not tapped:
             return job.result(left)
         return jobs_module.wait(
@@ -499,7 +515,7 @@ class ComfyApi(
     def _plan(self) -> Plan:
         try:
             url, headers = self._http.handshake("/ws", {"clientId": self.client_id})
-        except (TypeError, ValueError) as exc:  # from a callable: no defect of the thread
+        except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
             raise AuthenticationError(f"the credentials cannot be sent: {exc}") from exc
         is_tls = self._http.address.scheme == "https"
         return Plan(
@@ -509,7 +525,7 @@ class ComfyApi(
             proxy=self._http.proxy,
         )
 
-    def _receive(self, is_text: bool, data: bytes) -> None:
+    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
         for event in decode_text(data) if is_text else decode_binary(data):
             if isinstance(event, StatusEvent):
                 self._status_at = time.monotonic()
@@ -520,6 +536,16 @@ class ComfyApi(
         if isinstance(event, ConnectionEvent):
             if event.name in ("connected", "reconnected", "disconnected"):
                 self._jobs.hurry()
+            waiting = len(self._jobs.outstanding)
+            if event.name == "disconnected" and waiting:
+                log.warning(
+                    "%s: %s, with %d prompts outstanding; dialling again, asking over HTTP",
+                    self.host,
+                    event.error,
+                    waiting,
+                )
+            elif event.name == "reconnected" and waiting:
+                log.warning("%s: connected again", self.host)
             if event.name == "reconnected" and self._wants_logs:
                 # A request: not in the socket's thread.
                 threading.Thread(

@@ -1,7 +1,7 @@
 """The event thread: one socket at a time, for ever; the only module that knows websocket-client.
 
-The thread reads frames and hands them on, nothing else.  It works on the low-level
-``WebSocket`` with a loop of its own, since every limit that matters is then ours:
+The thread reads frames and hands them on, nothing else.  The low-level ``WebSocket`` does the
+handshake and what is sent; the loop that reads is ours, as is then every limit that matters:
 
 * Silence is not death: the server sends nothing while it is idle or loads a model.  After a
   quiet period a ping is sent; only a long time without any frame at all ends the socket.
@@ -44,11 +44,12 @@ from .errors import (
 )
 from .events import ConnectionEvent, ErrorEvent, Event
 from .failures import causes, explain
+from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
 from .wire import HELLO
 
 log = logging.getLogger("comfy_client")
 
-#: Largest frame that is read, in bytes; a larger one ends the connection.
+#: Largest message that is read, in bytes; a larger one ends the connection.
 MAX_FRAME: Final = 512 << 20
 #: Largest answer to a handshake, in bytes.
 MAX_HANDSHAKE: Final = 1 << 20
@@ -108,7 +109,7 @@ class Owner(Protocol):
     def _plan(self) -> Plan:
         """Where and how to dial; may raise :class:`AuthenticationError`."""
 
-    def _receive(self, is_text: bool, data: bytes) -> None:
+    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
         """One message; must be quick and never raise."""
 
     def _announce(self, event: Event) -> None:
@@ -154,6 +155,7 @@ class Connection:
         self._fallback_told = False
         self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
         self.generation = 0  #: How many connections have been greeted.
+        self._frames: Frames | None = None
 
     # -- from any thread -----------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Connection:
             )
 
         with self._changed:
-            self._changed.wait_for(settled, timeout)
+            self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
             return self._state
 
     @property
@@ -192,6 +194,12 @@ class Connection:
         if isinstance(error, ServerUnreachable):
             return not error.retryable
         return isinstance(error, AuthenticationError)
+
+    @property
+    def quiet_for(self) -> float:
+        """Seconds since the last byte came over the socket; infinite when there is none."""
+        frames = self._frames
+        return float("inf") if frames is None else time.monotonic() - frames.heard
 
     def redial(self, reason: str) -> None:
         """Give up the present socket, which is open but does not deliver."""
@@ -298,20 +306,21 @@ class Connection:
     def _listen(self) -> None:
         """Dial, and hand on messages until the socket ends, which is always an exception."""
         plan = self._owned()._plan()
-        ws, stream = self._dial(plan)
+        ws, sock, begun = self._dial(plan)
         try:
             ws.send(HELLO)
-            self._read(ws, stream)
-        except (websocket.WebSocketException, OSError) as exc:
+            self._read(ws, sock, begun)
+        except (websocket.WebSocketException, FrameError, OSError) as exc:
             raise _Lost(self._redial or f"the socket ended: {exc}") from exc
         finally:
-            self._hang_up(ws)
+            self._hang_up(ws, sock)
 
-    def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, _Buffered]:
+    def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, socket.socket, bytes]:
+        """What sends, what is read from, and what was read of it beyond the handshake."""
         ws = websocket.WebSocket(skip_utf8_validation=True)
         try:
-            stream = _Buffered(_open(plan, self.timing.dial, self._hold))
-            stream.allowance = MAX_HANDSHAKE
+            sock = _open(plan, self.timing.dial, self._hold)
+            stream = _Buffered(sock)
             headers = dict(plan.headers)
             host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
             ws.connect(
@@ -336,7 +345,7 @@ class Connection:
             raise _refused(exc, ws, plan) from (exc if isinstance(exc, OSError) else None)
         finally:
             _forget_cookies()
-        return ws, stream
+        return ws, sock, stream.rest
 
     def _hold(self, raw: socket.socket) -> None:
         """From now on stop() ends whatever this socket is waiting for."""
@@ -346,31 +355,40 @@ class Connection:
                 raw.close()
                 raise _Lost("stopped while dialling")
 
-    def _read(self, ws: websocket.WebSocket, stream: _Buffered) -> None:
+    def _read(self, ws: websocket.WebSocket, sock: socket.socket, begun: bytes) -> None:
+        frames = self._frames = Frames(sock, MAX_FRAME, begun)
         dialled = time.monotonic()
         greeted = False
-        stream.allowance = MAX_FRAME
+        set_to = None
         while True:
-            patience = self.timing.dead if greeted else self.timing.dial
-            left = (stream.heard if greeted else dialled) + patience - time.monotonic()
-            if left <= 0:
-                raise _Lost(f"{'nothing came' if greeted else 'no greeting'} for {patience:g} s")
-            ws.settimeout(min(self.timing.ping, left))
-            try:
-                opcode, data = ws.recv_data(control_frame=True)
-            except websocket.WebSocketTimeoutException:
-                if time.monotonic() - stream.heard >= self.timing.ping:
-                    ws.ping()
+            message = frames.next()
+            if message is None:
+                patience = self.timing.dead if greeted else self.timing.dial
+                left = (frames.heard if greeted else dialled) + patience - time.monotonic()
+                if left <= 0:
+                    what = "nothing came" if greeted else "no greeting"
+                    raise _Lost(f"{what} for {patience:g} s")
+                wait = min(self.timing.ping, left)
+                if wait != set_to:  # a system call, which costs this thread its turn
+                    sock.settimeout(wait)
+                    set_to = wait
+                try:
+                    frames.read()
+                except TimeoutError:
+                    if time.monotonic() - frames.heard >= self.timing.ping:
+                        ws.ping()
                 continue
-            if opcode == websocket.ABNF.OPCODE_CLOSE:
+            opcode, data = message
+            if opcode == CLOSE:  # answered by _hang_up()
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
                 raise _Lost(f"the server closed the socket (code {code})")
-            if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
-                stream.allowance = MAX_FRAME
+            if opcode == PING:
+                ws.pong(bytes(data))
+            if opcode in (TEXT, BINARY):
                 if not greeted:
                     greeted = True
                     self._greeted()
-                self._owned()._receive(opcode == websocket.ABNF.OPCODE_TEXT, data)
+                self._owned()._receive(opcode == TEXT, data)
 
     def _greeted(self) -> None:
         attempts, self._failures = self._failures + 1, 0
@@ -380,16 +398,20 @@ class Connection:
         self._enter(State.CONNECTED)
         self._tell("connected" if first else "reconnected", attempt=attempts)
 
-    def _hang_up(self, ws: websocket.WebSocket) -> None:
-        if ws.connected and not self._stopped:
+    def _hang_up(self, ws: websocket.WebSocket, sock: socket.socket) -> None:
+        if not self._stopped:
             # Let the server see the end of this socket before the next one comes.
             with contextlib.suppress(OSError, websocket.WebSocketException):
-                ws.close(timeout=0.5)
-        # After the server's close frame close() returns early and leaks the descriptor.
+                end = time.monotonic() + 0.5
+                sock.settimeout(0.5)
+                ws.send_close()
+                while time.monotonic() < end and sock.recv(1 << 16):
+                    pass
         with contextlib.suppress(OSError, websocket.WebSocketException):
             ws.shutdown()
         with self._changed:
             self._raw = None
+            self._frames = None
 
     # -- without a socket ----------------------------------------------------------------
 
@@ -453,38 +475,26 @@ class Connection:
 
 
 class _Buffered:
-    """A socket whose small reads come out of one large one.
+    """The socket during the handshake, which websocket-client reads byte by byte.
 
-    websocket-client reads a frame in three or more pieces; each ``recv`` lets go of the
-    interpreter and has to win it back, which costs more than all the rest.  ``allowance``
-    bounds what may be read until it is set anew; ``heard`` is when anything came last.
+    Each ``recv`` lets go of the interpreter and has to win it back.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._data = b""
-        self._at = 0
-        self.allowance = 0
-        self.heard = time.monotonic()
+        self._allowance = MAX_HANDSHAKE
+        self.rest = b""  #: Read, and not asked for yet.
 
     def recv(self, size: int) -> bytes:
         """At most ``size`` bytes; ``b""`` at the end."""
         if not size:  # websocket-client 1.8 asks so for a body of no length
             return b""
-        if self._at < len(self._data):
-            piece = self._data[self._at : self._at + size]
-            self._at += len(piece)
-        elif size >= 16384:
-            piece = self._sock.recv(size)
-            self.heard = time.monotonic()
-        else:
-            self._data = self._sock.recv(1 << 18)
-            self.heard = time.monotonic()
-            piece = self._data[:size]
-            self._at = len(piece)
-        self.allowance -= len(piece)
-        if self.allowance < 0:
-            raise websocket.WebSocketPayloadException("more bytes in one message than allowed")
+        if not self.rest:
+            self.rest = self._sock.recv(4096)
+            self._allowance -= len(self.rest)
+        if self._allowance < 0:
+            raise websocket.WebSocketPayloadException("a longer handshake than allowed")
+        piece, self.rest = self.rest[:size], self.rest[size:]
         return piece
 
     def __getattr__(self, name: str) -> Any:

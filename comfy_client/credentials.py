@@ -11,12 +11,14 @@ import base64
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import quote, quote_plus
 
 import attrs
 
 from .errors import AuthenticationError
+
+Answered = TypeVar("Answered")
 
 
 @runtime_checkable
@@ -180,16 +182,25 @@ def apply(credentials: AnyCredentials | None) -> Applied:
     if isinstance(credentials, tuple):
         credentials = BasicCredentials(*credentials)
     if isinstance(credentials, Credentials):
-        applied = Applied(dict(credentials.headers()), dict(credentials.query()))
+        applied = Applied(
+            dict(_ask(credentials.headers, "headers() of the credentials")),
+            dict(_ask(credentials.query, "query() of the credentials")),
+        )
         check_headers(applied.headers, "the credentials'")
         return applied
-    try:
-        answer = credentials()
-    except Exception as exc:
-        raise AuthenticationError(f"the credentials callable raised {type(exc).__name__}") from exc
+    answer = _ask(credentials, "the credentials callable")
     if callable(answer) and not isinstance(answer, Credentials):
         raise TypeError("the credentials callable answered with another callable")
     return apply(answer)
+
+
+def _ask(source: Callable[[], Answered], what: str) -> Answered:
+    try:
+        return source()
+    except AuthenticationError:
+        raise  # says already what is missing
+    except Exception as exc:  # somebody's code, which may well ask another server
+        raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
 
 
 def check_headers(headers: Mapping[str, str], whose: str) -> None:

@@ -38,6 +38,10 @@ class _Reader(io.RawIOBase):
         self._end = deadline.get()
         self._pause = sock.gettimeout()  # urllib3 has just set the limit of a single read
 
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """All that an ``HTTPResponse`` asks of a socket."""
+        return io.BufferedReader(self)
+
     def readable(self) -> bool:
         return True
 
@@ -51,17 +55,14 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kw: Any) -> None:
-        super().__init__(sock, *args, **kw)
-        self.fp.close()
-        self.fp = io.BufferedReader(_Reader(sock))
+def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Reader(sock), *args, **kw)  # type: ignore[arg-type]
 
 
 class _InTime:
     """Mixed into a connection: answers are read, and bodies sent, until the deadline."""
 
-    response_class: Any = _Response
+    response_class: Any = staticmethod(_response)
     sock: Any
 
     def send(self, data: Any) -> None:

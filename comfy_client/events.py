@@ -16,15 +16,21 @@ from typing import Any
 import attrs
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Event:
     """What all events have."""
 
     name: str  #: The signal that it fires.
     raw: Any = attrs.field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        # One for all: to have attrs make one for each class takes much of the import.
+        fields = attrs.fields(type(self))
+        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in fields if field.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-@attrs.frozen(eq=False, kw_only=True)
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class UnknownEvent(Event):
     """An event of a custom node, or one newer than this library."""
 
@@ -36,7 +42,7 @@ class UnknownEvent(Event):
         return _text(self.data.get("prompt_id")) if isinstance(self.data, Mapping) else None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class StatusEvent(Event):
     """The queue changed, for whomever: ``status``."""
 
@@ -44,7 +50,7 @@ class StatusEvent(Event):
     sid: str | None = None  #: Our client id, in the first message of a connection.
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class JobEvent(Event):
     """What all events of a prompt have."""
 
@@ -52,14 +58,14 @@ class JobEvent(Event):
     prompt_id: str | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionStart(JobEvent):
     """The prompt left the queue: ``execution_start``."""
 
     timestamp: int | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionCached(JobEvent):
     """Nodes that will not run again, since nothing changed: ``execution_cached``."""
 
@@ -67,7 +73,7 @@ class ExecutionCached(JobEvent):
     timestamp: int | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Executing(JobEvent):
     """A node starts, or with ``node=None`` the prompt is over: ``executing``."""
 
@@ -75,7 +81,7 @@ class Executing(JobEvent):
     display_node: str | None = None  #: The node of your workflow that ``node`` stands for.
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Progress(JobEvent):
     """A node made a step: ``progress``."""
 
@@ -95,7 +101,7 @@ class NodeProgress:
     display_node_id: str | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ProgressState(JobEvent):
     """How far all nodes that have begun are: ``progress_state``.  ComfyUI 0.3.45."""
 
@@ -116,7 +122,7 @@ class ProgressState(JobEvent):
         }
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ProgressText(JobEvent):
     """A node says something: ``progress_text``.  ComfyUI 0.3.34."""
 
@@ -124,7 +130,7 @@ class ProgressText(JobEvent):
     text: str = ""
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Executed(JobEvent):
     """A node has output to show: ``executed``."""
 
@@ -134,7 +140,7 @@ class Executed(JobEvent):
     output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class EndEvent(JobEvent):
     """What the four events that end a prompt have."""
 
@@ -142,14 +148,14 @@ class EndEvent(JobEvent):
     recovered: bool = False
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionSuccess(EndEvent):
     """All went well: ``execution_success``.  July 2024; before, this library makes it."""
 
     timestamp: int | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionError(EndEvent):
     """A node raised: ``execution_error``."""
 
@@ -168,7 +174,7 @@ class ExecutionError(EndEvent):
         return self.exception_type != "ExecutionBlocked"
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionInterrupted(EndEvent):
     """Someone stopped it: ``execution_interrupted``."""
 
@@ -178,7 +184,7 @@ class ExecutionInterrupted(EndEvent):
     timestamp: int | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class JobLostEvent(EndEvent):
     """It is in no queue and no history any more, or the server refuses to tell: ``job_lost``.
 
@@ -188,7 +194,7 @@ class JobLostEvent(EndEvent):
     reason: str = ""
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class PreviewEvent(JobEvent):
     """A picture of unfinished work, or what SaveImageWebsocket sends.
 
@@ -206,6 +212,11 @@ class PreviewEvent(JobEvent):
     #: The encoded picture without a copy; it keeps the whole frame alive.
     view: memoryview = attrs.field(default=memoryview(b""), repr=False)
 
+    @property
+    def node(self) -> str | None:
+        """``node_id`` by the name that other events have for it."""
+        return self.node_id
+
     @cached_property
     def image(self) -> bytes:
         """The encoded picture, ready to be written to a file."""
@@ -220,14 +231,14 @@ class LogEntry:
     text: str
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class LogsEvent(Event):
     """What the server printed, after ``subscribe_logs()``: ``logs``.  ComfyUI, Nov 2024."""
 
     entries: tuple[LogEntry, ...] = ()
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
     """One entry of a ``logs`` event: ``terminal``."""
 
@@ -235,21 +246,21 @@ class TerminalEvent(Event):
     text: str = ""
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class FeatureFlags(Event):
     """The server's answer to our hello: ``feature_flags``.  ComfyUI 0.3.45."""
 
     flags: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class NotificationEvent(Event):
     """A text for people, from hosted servers: ``notification``."""
 
     value: str | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ConnectionEvent(Event):
     """The socket came, went or comes again.
 
@@ -263,7 +274,7 @@ class ConnectionEvent(Event):
     error: Exception | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ErrorEvent(Event):
     """Something was refused, or went well after all.
 
@@ -309,15 +320,17 @@ def _text(value: object) -> str | None:
 
 def _id(value: object) -> str | None:
     """Ids are text, also where somebody's node sent a number."""
-    return None if value is None or isinstance(value, bool | dict | list) else str(value)
+    if isinstance(value, str) or value is None:  # most of them; the line below is slow
+        return value
+    return None if isinstance(value, (bool, dict, list)) else str(value)
 
 
 def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if isinstance(value, (int, float)) and type(value) is not bool else None
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and type(value) is not bool else None
 
 
 def _ids(value: object) -> tuple[str, ...]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from .errors import ComfyError, RequestTimeout, ServerUnreachable, TransportError
+
+#: TLS may say so of any connection that ends too early, the request being sent already.
+_CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 def causes(exc: BaseException) -> Iterator[BaseException]:
@@ -27,7 +31,7 @@ def explain(exc: BaseException, what: str, url: str) -> ComfyError:
     """Our error for a failed connection.  ``what`` names the request, ``url`` has no secret."""
     chain = list(causes(exc))
     for cause in chain:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             return _about_tls(cause, url)
         if isinstance(cause, socket.gaierror):
             host = urlsplit(url).hostname

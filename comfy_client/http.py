@@ -28,6 +28,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar
 
 from . import credentials as creds
 from ._version import __version__
@@ -51,12 +52,17 @@ __all__ = ["MAX_ANSWER", "UNSET", "Answer", "Download", "Http", "segment"]
 
 #: Largest answer that is kept in memory, in bytes.
 MAX_ANSWER = 1 << 30
+#: Largest answer that is decoded, which takes a multiple of its size.
+MAX_JSON: Final = 256 << 20
 #: Seconds that one upload or download may take in all.
 MAX_TRANSFER: Final = 3600.0
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
+#: Seconds that any exchange may take; more than this no socket can be told.
+_LONGEST: Final = 1e6
 
-_CHUNK = 1 << 20
+#: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
+_CHUNK = 1 << 19
 
 Params = Mapping[str, str | int | float | None]
 
@@ -275,10 +281,12 @@ class Http:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         allow: Collection[int] = (),
+        most: int | None = None,
     ) -> Answer:
         """One request and its whole answer.
 
         ``timeout`` is the deadline in seconds for all of it; ``None`` takes the client's.
+        ``most`` bytes are read; ``None``: :data:`MAX_ANSWER`.
         Raises the typed error for any status from 300 on that is not in ``allow``.
         """
         extra = dict(headers or {})
@@ -287,16 +295,16 @@ class Http:
             body = jsonlib.dumps(json, allow_nan=False, separators=(",", ":")).encode()
             extra.setdefault("Content-Type", "application/json")
         seconds = self.total_timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
+        deadline = _deadline(seconds)
         with self._exchange(method, route, params, extra, body, deadline) as response:
-            answer = self._whole(response, deadline)
+            answer = self._whole(response, deadline, MAX_ANSWER if most is None else most)
         if answer.status >= 300 and answer.status not in allow:
             raise self._refusal(answer, size=len(body) if body else None)
         return answer
 
     def json(self, method: str, route: str, **kw: Any) -> Any:
         """:meth:`request`, decoded."""
-        answer = self.request(method, route, **kw)
+        answer = self.request(method, route, most=MAX_JSON, **kw)
         if answer.is_page:
             raise unexpected(answer, "JSON")
         return answer.json()
@@ -315,7 +323,7 @@ class Http:
         ``timeout`` is the deadline in seconds for the whole body; ``None``: an hour.  A
         pause of the client's own timeout ends it too.
         """
-        deadline = time.monotonic() + (MAX_TRANSFER if timeout is None else timeout)
+        deadline = _deadline(MAX_TRANSFER if timeout is None else timeout)
         # The length of what arrives is checked, so no encoding may come between.
         extra = {"Accept-Encoding": "identity", **(headers or {})}
         pause = self.total_timeout
@@ -345,7 +353,7 @@ class Http:
 
         ``timeout`` is the deadline in seconds; ``None``: an hour.
         """
-        deadline = time.monotonic() + (MAX_TRANSFER if timeout is None else timeout)
+        deadline = _deadline(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size)
             extra = {"Content-Type": form.content_type}
@@ -502,20 +510,20 @@ class Http:
             if not tries or type(error) is not TransportError:
                 raise error from cause
 
-    def _whole(self, response: requests.Response, deadline: float) -> Answer:
+    def _whole(self, response: requests.Response, deadline: float, most: int = MAX_JSON) -> Answer:
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
         length = _length(response) or 0
         body = io.BytesIO()  # grows in place, and gives its bytes without a copy
         chunks = self._chunks(response, deadline, decode=True)
-        while length <= MAX_ANSWER and body.tell() <= MAX_ANSWER:
+        while length <= most and body.tell() <= most:
             chunk = next(chunks, b"")
             if not chunk:
                 break
             body.write(chunk)
         else:
             raise UnexpectedResponse(
-                f"{method} {url}: the answer exceeds the {MAX_ANSWER} bytes allowed",
+                f"{method} {url}: the answer exceeds the {most} bytes allowed",
                 method=method,
                 path=urlsplit(url).path,
                 status=response.status_code,
@@ -622,6 +630,20 @@ class _Adapter(HTTPAdapter):
             self._pool = super().get_connection_with_tls_context(request, *args, **kw)
         return self._pool
 
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """The path at once where there is no proxy, which may need the whole URL."""
+        return super().request_url(request, proxies) if proxies else request.path_url
+
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
+        """What this module uses of it."""
+        response = requests.Response()
+        response.status_code = raw.status
+        response.headers = raw.headers
+        response.raw = raw
+        response.url = request.url or ""
+        response.request = request
+        return response
+
     def close(self) -> None:
         """At once: a pool that is merely let go ends its connections when it is collected."""
         pool, self._pool = self._pool, None
@@ -630,9 +652,21 @@ class _Adapter(HTTPAdapter):
         super().close()
 
 
+class _Session(requests.Session):
+    """Sends without what this module has no use for: redirects, hooks, a history."""
+
+    def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
+        kw.pop("allow_redirects")
+        response = self.get_adapter(request.url or "").send(request, **kw)
+        if "set-cookie" in response.headers:
+            extract_cookies_to_jar(self.cookies, request, response.raw)  # type: ignore[no-untyped-call]
+        return response
+
+
 def _new_session() -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
+    del session.headers["Connection"]  # says what HTTP/1.1 means anyhow
     adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -656,21 +690,31 @@ class _QueryFilter(logging.Filter):
         return arg if shown == text else shown
 
 
+_HIDDEN: Final = 1000
 _query_filter = _QueryFilter()
 
 
 def _hide_in_logs(applied: creds.Applied) -> None:
     if applied.query:
-        _query_filter.hidden += (creds.Applied({}, applied.query),)
+        secret = creds.Applied({}, applied.query)
+        if secret not in _query_filter.hidden:  # of tokens that change, the latest
+            _query_filter.hidden = (*_query_filter.hidden, secret)[-_HIDDEN:]
         for name in ("connectionpool", "connection", "util.retry"):
             logging.getLogger(f"urllib3.{name}").addFilter(_query_filter)
 
 
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     connect, total = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    what = "timeout is in seconds, more than 0: one number or (connect, total)"
+    if not (isinstance(connect, int | float) and isinstance(total, int | float)):
+        raise TypeError(what)
     if not (connect > 0 and total > 0):
-        raise ValueError("timeout is in seconds, more than 0: one number or (connect, total)")
+        raise ValueError(what)
     return float(connect), float(total)
+
+
+def _deadline(seconds: float) -> float:
+    return time.monotonic() + min(seconds, _LONGEST)
 
 
 def _query(params: Params | None) -> str:
@@ -684,7 +728,8 @@ def _length(response: requests.Response) -> int | None:
         return 0
     text = response.headers.get("content-length", "")
     encoded = "content-encoding" in response.headers
-    return int(text) if text.isdecimal() and not encoded else None
+    # Python converts no number of thousands of digits.
+    return int(text) if text.isdecimal() and len(text) < 20 and not encoded else None
 
 
 # -- failures of the transport ----------------------------------------------------------
@@ -726,6 +771,13 @@ def _transport_error(
         )
     else:
         error = explain(exc, f"{method} {url}", url)
+        # A route that breaks under a connection that was up says nothing of what was sent.
+        if (
+            type(error) is ServerUnreachable
+            and error.retryable
+            and "NewConnectionError" not in names
+        ):
+            error = TransportError(f"{error}, when the request may have been sent")
     return error, cause
 
 

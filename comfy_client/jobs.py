@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import attrs
 
+from . import models
 from .connection import State
 from .errors import (
     ApiError,
@@ -64,7 +65,6 @@ from .events import (
     execution_interrupted,
     execution_success,
 )
-from .models import HistoryEntry, Queue, QueuedPrompt, QueueItem
 from .models._base import mapping
 from .outputs import Result, make_result
 from .routes.prompts import MARK, AnyWorkflow, PromptOptions
@@ -87,6 +87,8 @@ POLL_LONGEST: Final = 2.0
 HISTORY_GRACE: Final = 3.0
 #: Seconds between the two looks that make a job lost.
 LOST_APART: Final = 2.0
+#: Seconds that pictures may come later than the history that knows of their end.
+LATEST: Final = 600.0
 #: Seconds in which an unanswered submission is looked for.
 LOOK_UP: Final = 10.0
 #: Seconds in which our own submission must show as a ``status`` on a socket that is not deaf.
@@ -111,7 +113,8 @@ Outcome = Result | Exception
 class Job(Future[Result]):
     """One submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
 
-    ``cancel()`` is always ``False``: the prompt is in the server's hands.
+    To stop it use :meth:`ComfyApi.interrupt` while it runs, or
+    :meth:`ComfyApi.delete_from_queue` while it waits.
     """
 
     def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
@@ -140,6 +143,8 @@ class Job(Future[Result]):
         self._check_at = float("inf")
         self._interval = SILENCE
         self._missed_at: float | None = None
+        self._ended = False  # the socket itself has said so
+        self._late_since = 0.0  # since when history knows more than the socket
         self._awaits_history = False  # the end was told; only the record is wanted
         self._refusals = 0
 
@@ -169,6 +174,10 @@ class Job(Future[Result]):
         """The error in which it ended, or ``None``; waits as :meth:`result` does."""
         self._await(timeout)
         return super().exception(0)
+
+    def cancel(self) -> bool:
+        """Always ``False``: the prompt is in the server's hands; see the class."""
+        return super().cancel()
 
     def _await(self, timeout: float | None) -> None:
         """In slices, so that Ctrl-C is heard on every system."""
@@ -252,10 +261,17 @@ def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:
 
 
 def _timeout(job: Job, timeout: float | None) -> JobTimeout:
+    trouble = job._api._connection.error
     return JobTimeout(
-        f"prompt {job.prompt_id} has not ended within {timeout or 0:.3g} s; it goes on",
+        f"prompt {job.prompt_id} has not ended within {timeout or 0:.3g} s; it goes on"
+        + (f", unless the server is gone ({trouble})" if trouble else ""),
         prompt_id=job.prompt_id,
     )
+
+
+def _left(deadline: float | None, otherwise: float) -> float:
+    """Seconds until the caller's deadline; a second at least, to find out what became of it."""
+    return otherwise if deadline is None else max(1.0, deadline - time.monotonic())
 
 
 def _ends(event: Event) -> bool:
@@ -331,12 +347,13 @@ class Jobs:
         *,
         tapped: bool = False,
         wants_previews: bool = False,
+        deadline: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> Job:
-        """Socket first, then the waiter, then the POST."""
+        """Socket first, then the waiter, then the POST; the caller's deadline bounds each."""
         api = self._api()
         try:
-            return self._submit(api, workflow, tapped, wants_previews, options)
+            return self._submit(api, workflow, tapped, wants_previews, deadline, options)
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -347,6 +364,7 @@ class Jobs:
         workflow: AnyWorkflow,
         tapped: bool,
         wants_previews: bool,
+        deadline: float | None,
         options: PromptOptions,
     ) -> Job:
         prompt_id = str(uuid.uuid4())
@@ -359,7 +377,7 @@ class Jobs:
         job._wants_previews = wants_previews
         connection = api._connection
         api._create_socket()
-        connection.wait_settled(SETTLE, first_verdict=True)
+        connection.wait_settled(min(SETTLE, _left(deadline, SETTLE)), first_verdict=True)
         with self._lock:
             if self._bell.stopped:
                 raise ClientClosed
@@ -369,7 +387,7 @@ class Jobs:
                 job._generation = connection.generation
             job._posted_at = time.monotonic()
         try:
-            receipt = self._post(api, job, body)
+            receipt = self._post(api, job, body, deadline)
             self._accept(job, receipt)
         except BaseException:
             with self._lock:
@@ -390,42 +408,47 @@ class Jobs:
             )
         return job
 
-    def _post(self, api: ComfyApi, job: Job, body: Mapping[str, Any]) -> QueuedPrompt:
+    def _post(
+        self, api: ComfyApi, job: Job, body: Mapping[str, Any], deadline: float | None
+    ) -> models.QueuedPrompt:
+        total = api._http.total_timeout
         try:
-            return api._post_prompt(body)
+            return api._post_prompt(body, timeout=min(total, _left(deadline, total)))
         except ServerUnreachable:
             raise  # nothing was sent
         except (TransportError, ApiError) as exc:
             # A proxy that answers for a server that is away does not know either.
             if isinstance(exc, ApiError) and exc.status not in (502, 503, 504, 524):
                 raise
-            return self._look_up(api, job, exc)
+            return self._look_up(api, job, exc, min(LOOK_UP, _left(deadline, LOOK_UP)))
 
-    def _look_up(self, api: ComfyApi, job: Job, cause: ComfyError) -> QueuedPrompt:
+    def _look_up(
+        self, api: ComfyApi, job: Job, cause: ComfyError, seconds: float
+    ) -> models.QueuedPrompt:
         """What became of a submission that got no answer."""
         log.warning("prompt %s: no answer (%s); looking for it", job.prompt_id, cause)
-        end = time.monotonic() + LOOK_UP
+        end = time.monotonic() + seconds
         pause = 0.2
         while time.monotonic() < end:
             if job._started or job._decided:
-                return QueuedPrompt(job.prompt_id)
+                return models.QueuedPrompt(job.prompt_id)
             try:
                 found = _find(api, job.prompt_id, end)
             except ComfyError as exc:
                 log.debug("look-up failed: %s", exc)
             else:
                 if found is not None:
-                    return QueuedPrompt(found)
+                    return models.QueuedPrompt(found)
             if self._bell.wait_stopped(pause):
                 raise ClientClosed
             pause = min(pause * 1.6, 2.0)
         raise SubmitUncertain(
             f"prompt {job.prompt_id} was sent, but no answer came ({cause}), and within "
-            f"{LOOK_UP:g} s it was neither in the queue nor in the history; it may still appear",
+            f"{seconds:.2g} s it was neither in the queue nor in the history; it may still appear",
             prompt_id=job.prompt_id,
         ) from cause
 
-    def _accept(self, job: Job, receipt: QueuedPrompt) -> None:
+    def _accept(self, job: Job, receipt: models.QueuedPrompt) -> None:
         """The server has it, maybe under an id of its own."""
         todo: list[Callable[[], None]] = []
         with self._lock:
@@ -540,6 +563,7 @@ class Jobs:
                 job._frames.append((event.node_id or "", event.mime, event.view))
             job._previewed = job._previewed or not event.final
         elif _ends(event):
+            job._ended = True
             if isinstance(event, ExecutionError | ExecutionInterrupted):
                 return _error(job, event)
             if self._saw_it_all(job):
@@ -551,6 +575,7 @@ class Jobs:
 
     def _after_the_end(self, job: Job) -> Outcome | None:
         """``executing`` without a node: it is over, and history has it."""
+        job._ended = True
         if not job._told and not job._cached and self._saw_it_all(job):
             # Before July 2024 this is the only word of a success; nor do those servers tell
             # the outputs of cached nodes.
@@ -649,7 +674,7 @@ class Jobs:
         except ComfyError as exc:
             self._put_off(api, at_fault, exc)
 
-    def _learn(self, job: Job, entry: HistoryEntry | None, *, waits: bool) -> None:
+    def _learn(self, job: Job, entry: models.HistoryEntry | None, *, waits: bool) -> None:
         """What queue and history say about one job."""
         now = time.monotonic()
         connected = self._api()._connection.state is State.CONNECTED
@@ -663,12 +688,22 @@ class Jobs:
             job._check_at = now + job._interval
             if waits:
                 job._missed_at = None
+            elif entry is not None and self._pictures_may_come(job, entry, now):
+                job._check_at = now + 1.0
             elif entry is not None:
                 todo = self._conclude(job, *self._from_history(job, entry))
             else:
                 todo = self._missed(job, now)
         for call in todo:
             call()
+
+    def _pictures_may_come(self, job: Job, entry: models.HistoryEntry, now: float) -> bool:
+        """Whether outputs that only the socket brings are still on their way, on a slow link."""
+        if job._ended or not entry.succeeded or not _sends_pictures(job.graph):
+            return False
+        job._late_since = job._late_since or now
+        flows = self._is_whole(job) and self._api()._connection.quiet_for < SILENCE
+        return flows and now - job._late_since < LATEST
 
     def _missed(self, job: Job, now: float) -> list[Callable[[], None]]:
         """Neither in the queue nor in the history; a second look, some time apart, decides."""
@@ -689,7 +724,7 @@ class Jobs:
             job._check_at = job._missed_at + LOST_APART
         return []
 
-    def _from_history(self, job: Job, entry: HistoryEntry) -> tuple[EndEvent, Outcome]:
+    def _from_history(self, job: Job, entry: models.HistoryEntry) -> tuple[EndEvent, Outcome]:
         if entry.succeeded:
             if job._cached is None:
                 job._cached = frozenset(entry.cached_nodes)
@@ -732,11 +767,11 @@ class Jobs:
     ) -> Result:
         if job._wants_previews and job._sampled and not job._previewed and self._is_whole(job):
             self._hint()
-        if not self._is_whole(job) and _sends_pictures(job.graph):
+        if _sends_pictures(job.graph) and not (self._is_whole(job) and job._ended):
             complete = False
             log.warning(
-                "prompt %s: pictures of SaveImageWebsocket come over the socket only, and it was "
-                "not there all the time: some may be missing",
+                "prompt %s: pictures of SaveImageWebsocket come over the socket only, and it did "
+                "not bring all of this prompt: some may be missing",
                 job.prompt_id,
             )
         return make_result(
@@ -824,11 +859,13 @@ def _find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
         left = max(0.1, end - time.monotonic())
         return api._http.json("GET", route, params=params, timeout=left)
 
-    queue = Queue.from_json(ask("/queue"))
-    records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
+    queue = models.Queue.from_json(ask("/queue"))
+    records: list[models.QueueItem | models.HistoryEntry] = [*queue.running, *queue.pending]
     if not any(prompt_id in (item.prompt_id, item.extra_data.get(MARK)) for item in records):
         found = ask(f"/history/{prompt_id}") or ask("/history", max_items=64)
-        records = [HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()]
+        records = [
+            models.HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()
+        ]
     for item in records:
         if prompt_id in (item.prompt_id, item.extra_data.get(MARK)):
             return item.prompt_id

@@ -84,6 +84,9 @@ class OutputFrame:
 
     media: str = attrs.field(default="image", init=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _frame, (self.mime, self.node_id, self.filename, self.bytes())
+
     def bytes(self) -> bytes:
         """The encoded picture."""
         return bytes(self._data)
@@ -94,6 +97,11 @@ class OutputFrame:
         """Write it to the disk, and return where it is; as :meth:`OutputFile.save`."""
         target, rule = target_path(path, self.filename, if_exists)
         return write_atomically(target, [self.bytes()], if_exists=rule)
+
+
+def _frame(mime: str, node_id: str, filename: str, data: bytes) -> OutputFrame:
+    """Out of a pickle, which carries no memoryview."""
+    return OutputFrame(mime, node_id, filename, memoryview(data))
 
 
 Output = OutputFile | OutputFrame

@@ -18,8 +18,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from .events import (
     FROM_SERVER,
     Event,
@@ -43,16 +41,16 @@ _MAGIC = (
 )
 
 
-def decode_text(data: bytes) -> tuple[Event, ...]:
+def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
     try:
-        message = json.loads(data.decode("utf-8", "replace"))
+        message = json.loads(str(data, "utf-8", "replace"))
     except (ValueError, RecursionError):
-        log.debug("skipped a text frame that is no JSON: %r", data[:80])
+        log.debug("skipped a text frame that is no JSON: %r", bytes(data[:80]))
         return ()
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:
-        log.debug("skipped a message without a type: %r", data[:80])
+        log.debug("skipped a message without a type: %r", bytes(data[:80]))
         return ()
     payload = message.get("data")
     make = FROM_SERVER.get(kind)
@@ -119,18 +117,19 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview) -> tuple[Event
         value = about.get(key)
         return value if isinstance(value, str) else None
 
-    event = PreviewEvent(
-        name="b_preview_with_metadata",
-        raw=about,
-        mime=text("image_type") or _sniff(picture),
-        view=picture,
-        prompt_id=text("prompt_id"),
-        node_id=text("node_id"),
-        display_node_id=text("display_node_id"),
-        parent_node_id=text("parent_node_id"),
-        real_node_id=text("real_node_id"),
+    facts: dict[str, Any] = {
+        "raw": about,
+        "mime": text("image_type") or _sniff(picture),
+        "view": picture,
+        "prompt_id": text("prompt_id"),
+        "node_id": text("node_id"),
+        "display_node_id": text("display_node_id"),
+        "parent_node_id": text("parent_node_id"),
+        "real_node_id": text("real_node_id"),
+    }
+    return tuple(
+        PreviewEvent(name=name, **facts) for name in ("b_preview_with_metadata", "b_preview")
     )
-    return (event, attrs.evolve(event, name="b_preview"))
 
 
 def _sniff(picture: memoryview) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import io
 import logging
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ from comfy_client import (
     ServerUnreachable,
     State,
     UnexpectedResponse,
+    WorkflowError,
 )
 from tests.comfyui import ComfyUI
 from tests.fake import PROMPT_ID, FakeComfy, Finish, Request, never_answer
@@ -224,7 +226,7 @@ def test_what_needs_events_starts_the_thread(
 def test_init_returns_the_client_and_may_be_repeated(fake: FakeComfy) -> None:
     """One socket, however often and from however many threads."""
     with contextlib.closing(ComfyApi(fake.url)) as api:
-        assert api.init() is api
+        assert api.init(float("inf")) is api
         assert api.init() is api
         assert [_raised(api.init) for _ in range(3)] == [None] * 3
         assert api.connected
@@ -448,6 +450,48 @@ def test_with_closes_when_its_body_raises(fake: FakeComfy) -> None:
     with pytest.raises(ClientClosed):
         api.get_queue()
     until(lambda: threads() == [] and not open_sockets(fake.port))
+
+
+def test_with_ends_when_receivers_have_heard_why(fake: FakeComfy) -> None:
+    """Even one that is busy: of a failure to begin, and of a submission that fails."""
+    namespace = blinker.Namespace()
+    heard: list[str] = []
+
+    def slow(api: ComfyApi, event: Any) -> None:
+        time.sleep(0.3)
+        heard.append(event.name)
+
+    for name in ("auth_error", "connection_error", "queue_error"):
+        namespace.signal(name).connect(slow)
+    broken = {"1": {"class_type": "X", "inputs": {"a": ["2", 0]}}}
+    with contextlib.suppress(WorkflowError), ComfyApi(fake.url, namespace=namespace) as api:
+        with contextlib.suppress(WorkflowError):
+            api.run(broken)
+        api.run(broken)
+    assert heard == ["queue_error", "queue_error"]
+    heard.clear()
+    fake.on("GET", "/prompt", (401, {}, ""))
+    with pytest.raises(AuthenticationError), ComfyApi(fake.url, namespace=namespace):
+        pass
+    assert heard == ["auth_error", "connection_error"]
+
+
+def test_only_what_can_be_sent_whole_is_uploaded(fake: FakeComfy) -> None:
+    """Any bytes can; a text file, a picture of Pillow and the like cannot."""
+    bodies: list[bytes] = []
+
+    def store(request: Request) -> Any:
+        bodies.append(request.body)
+        return 200, {}, {"name": "a.png", "subfolder": "", "type": "input"}
+
+    fake.on("POST", "/upload/image", store)
+    with contextlib.closing(ComfyApi(fake.url)) as api:
+        for content in (b"picture", bytearray(b"picture"), memoryview(b"picture")):
+            api.upload_image(content, "a.png")
+        for odd in (io.StringIO("picture"), object(), 7):
+            with pytest.raises(TypeError, match="binary file"):
+                api.upload_image(odd, "a.png")  # type: ignore[arg-type]
+    assert ["picture" in str(body) for body in bodies] == [True] * 3
 
 
 # -- close ------------------------------------------------------------------------------
@@ -961,6 +1005,9 @@ def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
         shown += [str(info.value), repr(info.value), repr(api), repr(vars(api)), api.host]
         shown += [repr(event) for event in heard.events]
         shown.append(pickle.dumps(api).decode("latin-1"))
+        answer = api.fetch_api("/queue")
+        assert pickle.loads(pickle.dumps(answer)) == answer
+        shown.append(pickle.dumps(answer).decode("latin-1"))
         shown.append(pickle.dumps(info.value).decode("latin-1"))
         with (
             contextlib.closing(pickle.loads(pickle.dumps(api))) as twin,

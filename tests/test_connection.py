@@ -41,7 +41,7 @@ class Owner:
         self.plans += 1
         return self.plan
 
-    def _receive(self, is_text: bool, data: bytes) -> None:
+    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
         self.messages.append(bytes(data))
 
     def _announce(self, event: Event) -> None:
@@ -216,9 +216,7 @@ def test_connected_means_greeted(make: Make, fake: FakeComfy) -> None:
     """A server that upgrades and says nothing, but answers pings, is given up and dialled anew."""
 
     def mute(request: Request) -> None:
-        status, headers, _ = fake.answer(request)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode())
+        _upgraded(fake, request)
         with contextlib.suppress(OSError):
             while request.socket.recv(1000):
                 request.socket.sendall(frame(9, b"are you there?"))
@@ -231,6 +229,74 @@ def test_connected_means_greeted(make: Make, fake: FakeComfy) -> None:
     fake.accept_ws()
     fake.until(lambda: link.state is State.CONNECTED)
     assert owner.names("connected", "reconnected") == ["connected"]
+
+
+def _upgraded(fake: FakeComfy, request: Request, more: bytes = b"") -> None:
+    """Answer the handshake, with these bytes in the same packet."""
+    status, headers, _ = fake.answer(request)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode() + more)
+
+
+def test_frames_that_come_with_the_handshake_are_read(make: Make, fake: FakeComfy) -> None:
+    """One packet may hold both, and end in the middle of a frame."""
+    data = b"".join(frame(1, b"%d" % number) for number in range(3000))
+
+    def eager(request: Request) -> None:
+        _upgraded(fake, request, data[:7000])
+        request.socket.sendall(data[7000:])
+        never_answer(request)
+
+    fake.on("GET", "/ws", eager)
+    owner, _ = make(fake.url)
+    until(lambda: len(owner.messages) == 3000)
+    assert owner.messages == [b"%d" % number for number in range(3000)]
+
+
+def test_pings_and_the_close_frame_are_answered(make: Make, fake: FakeComfy) -> None:
+    """In kind; masked, as all that a client sends."""
+    answers = bytearray()
+
+    def asking(request: Request) -> None:
+        _upgraded(fake, request, frame(1, b"{}") + frame(9, b"there?") + frame(8, b"\x03\xe8"))
+        while not answers and (data := request.socket.recv(4096)):
+            sent = bytearray(data)
+            while more := request.socket.recv(4096):
+                sent += more
+            answers.extend(sent)
+
+    fake.on("GET", "/ws", asking)
+    owner, _ = make(fake.url)
+    until(lambda: answers)
+    opcodes, payloads = [], []
+    while answers:
+        size = answers[1] & 0x7F
+        assert answers[1] & 0x80
+        key = answers[2:6]
+        payloads.append(bytes(b ^ key[i % 4] for i, b in enumerate(answers[6 : 6 + size])))
+        opcodes.append(answers[0] & 0x0F)
+        del answers[: 6 + size]
+    assert opcodes == [1, 10, 8]
+    assert payloads[1:] == [b"there?", b"\x03\xe8"]
+    until(lambda: "disconnected" in owner.names())
+    assert "code 1000" in str(next(e for e in owner.events if e.name == "disconnected").error)
+
+
+def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, fake: FakeComfy) -> None:
+    """Bytes are a sign of life only to who has been greeted."""
+
+    def dripping(request: Request) -> None:
+        _upgraded(fake, request, b"\x81\x7e\xff\xff")
+        with contextlib.suppress(OSError):
+            while True:
+                request.socket.sendall(b"x")
+                time.sleep(0.01)
+
+    fake.on("GET", "/ws", dripping)
+    owner, _ = make(fake.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
+    fake.until(lambda: len(fake.handshakes) >= 2)
+    assert "no greeting for 0.5 s" in str(owner.events[0].error)
+    fake.accept_ws()
 
 
 @pytest.mark.parametrize(
@@ -304,12 +370,7 @@ def test_pauses_start_anew_with_the_first_message_only(make: Make, fake: FakeCom
         drawn.append(high)
         return 0.0
 
-    def drop(request: Request) -> None:
-        status, headers, _ = fake.answer(request)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode())
-
-    fake.on("GET", "/ws", drop)
+    fake.on("GET", "/ws", lambda request: _upgraded(fake, request))
     owner, link = make(fake.url, timing=Timing(pause=1.0, cap=8.0), uniform=uniform)
     fake.until(lambda: len(drawn) >= 5)
     assert drawn[:5] == [2.0, 4.0, 8.0, 8.0, 8.0]
@@ -470,7 +531,7 @@ def test_a_defect_ends_the_thread_loudly(
 ) -> None:
     """It is logged with its traceback and kept; waiters wake; nothing spins."""
     owner, link = make(fake.url, start=False)
-    owner._receive = lambda *_: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    owner._receive = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
     link.start()
     assert link.wait_settled(5, first_verdict=False) in (State.CONNECTED, State.CLOSED)
     link.join(5)

@@ -125,6 +125,13 @@ def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
         apply(fail)
     assert "KeyError" in str(caught.value)
     assert SECRET not in str(caught.value)
+
+    class Failing(BearerCredentials):
+        headers = query = staticmethod(fail)
+
+    with pytest.raises(AuthenticationError, match="raised KeyError") as caught:
+        apply(Failing("x"))
+    assert SECRET not in str(caught.value)
     with pytest.raises(TypeError, match="another callable"):
         apply(lambda: fail)
     with pytest.raises(TypeError):

@@ -701,6 +701,18 @@ def test_a_short_answer_is_no_answer(fake: FakeComfy, http: Http) -> None:
         http.request("GET", "/length")
 
 
+def test_a_length_of_thousands_of_digits_is_survived() -> None:
+    """Python converts no such number; the connection then tells where the answer ends."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n[]"
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    with raw_server(serve) as port, opened(f"127.0.0.1:{port}") as http:
+        assert http.json("GET", "/api/x") == []
+
+
 def test_chunked_and_compressed_answers_are_whole(fake: FakeComfy, http: Http) -> None:
     """And downloads give the decoded bytes, should a server compress unasked."""
     content = json.dumps(["x" * 3 * MIB]).encode()
@@ -730,6 +742,28 @@ def test_an_answer_larger_than_allowed_is_refused(
     for route in ("/length", "/endless"):
         with pytest.raises(UnexpectedResponse, match="exceeds the 1000 bytes"):
             http.request("GET", route)
+
+
+def test_a_gigabyte_of_json_is_refused_in_bounded_memory(http: Http, fake: FakeComfy) -> None:
+    """Announced or not: to decode it would take a multiple of that."""
+
+    def pour(request: Request) -> None:
+        request.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                request.socket.sendall(b"1," * (MIB // 2))
+
+    length = {"Content-Length": str(10**9), "Content-Type": "application/json"}
+    fake.on("GET", "/announced", cut((200, length, b"["), 1))
+    fake.on("GET", "/poured", pour)
+    for route in ("/announced", "/poured"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnexpectedResponse, match="exceeds"):
+                http.json("GET", route)
+            assert tracemalloc.get_traced_memory()[1] < 700 * MIB
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_gzip_bomb_is_refused_in_bounded_memory(
@@ -888,6 +922,24 @@ def test_timeouts_must_be_positive(timeout: Any) -> None:
     """Refused when the client is made."""
     with pytest.raises(ValueError, match="more than 0"):
         Http(parse_host("x")[0], timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, "5", [5, 60], (5, None)])
+def test_what_is_no_timeout_is_refused_in_words(timeout: Any) -> None:
+    """Not in those of a comparison."""
+    with pytest.raises(TypeError, match="in seconds"):
+        Http(parse_host("x")[0], timeout=timeout)
+
+
+def test_a_timeout_may_be_infinite(fake: FakeComfy) -> None:
+    """Although no socket can be told so: of the client, of a call, of a transfer."""
+    fake.on("POST", "/upload", (200, {}, {}))
+    with opened(fake.url, timeout=float("inf")) as http:
+        assert http.json("GET", "/queue")
+        assert http.json("GET", "/queue", timeout=float("inf"))
+        assert http.upload("/upload", {}, b"x", "x", timeout=float("inf")) == {}
+        with http.download("/queue", timeout=1e300) as download:
+            assert b"".join(download)
 
 
 # -- connections ------------------------------------------------------------------------
@@ -1090,6 +1142,18 @@ def test_a_certificate_for_another_name_is_refused(bundle: Path, ca: trustme.CA)
         pytest.raises(ServerUnreachable, match="TLS failed"),
     ):
         http.json("GET", "/prompt")
+
+
+def test_a_cut_in_the_tls_handshake_is_a_cut() -> None:
+    """No fault of certificates: a proxy that starts anew ends its connections so."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+
+    with raw_server(serve) as port, opened(f"https://127.0.0.1:{port}") as http:
+        with pytest.raises(TransportError, match="cut") as caught:
+            http.request("GET", "/prompt")
+        assert type(caught.value) is TransportError
 
 
 def test_client_certificates_are_shown(ca: trustme.CA, bundle: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from concurrent.futures import as_completed
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +33,7 @@ class Client:
     """What a job needs of its client."""
 
     flushed = 0
+    _connection = SimpleNamespace(error=None)
 
     def _flush(self):
         self.flushed += 1

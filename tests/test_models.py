@@ -80,6 +80,31 @@ def test_a_queue_knows_whether_it_holds_a_prompt():
     assert "c" not in queue
 
 
+@pytest.mark.parametrize("odd", [1, "text", True, ["x"]])
+def test_odd_parts_of_an_answer_spoil_only_themselves(odd):
+    """As a node pack or a proxy may leave them."""
+    assert NodeDef.from_json("N", {"input": odd}).inputs() == {}
+    node = NodeDef.from_json("N", {"input": {"required": odd, "optional": {"a": ["INT"]}}})
+    assert node.inputs() == {"a": ["INT"]}
+    messages = [["execution_cached", {"nodes": {"of": odd}}]]
+    entry = {"prompt": [1, "p"], "status": {"messages": messages}}
+    assert HistoryEntry.from_json(entry).cached_nodes == ()
+
+
+@pytest.mark.parametrize("odd", [1, "text", True])
+def test_folders_that_are_no_list_are_an_unexpected_response(odd):
+    """Rather than one folder for each letter."""
+    with pytest.raises(UnexpectedResponse):
+        ModelFolder.from_json({"name": "loras", "folders": odd})
+
+
+def test_prompts_without_a_number_come_last():
+    """Whatever stands there in its place."""
+    pending = [[None, "c"], ["1", "d"], [2, "b"], [1, "a"]]
+    queue = Queue.from_json({"queue_running": [], "queue_pending": pending})
+    assert [item.prompt_id for item in queue.pending] == ["a", "b", "c", "d"]
+
+
 def test_prompts_of_equal_number_can_be_sorted():
     """Only the number is compared."""
     pending = [[1, "b", {}], [1, "a", {}]]

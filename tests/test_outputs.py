@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from comfy_client import ComfyApi
@@ -254,6 +256,15 @@ def test_frames_are_outputs_of_their_node(tmp_path):
     [first, second] = result["Sent"].save(tmp_path)
     assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
     assert result["Sent"].images[0].bytes() == b"one"
+
+
+def test_a_result_goes_to_another_process_with_its_frames(api):
+    """Its files without the credentials of the client, as anything that is pickled."""
+    frames = [("4", "image/png", memoryview(b"one"))]
+    result = result_of({"1": {"images": [ref("a.png")]}}, files=api, frames=frames)
+    [file, frame] = pickle.loads(pickle.dumps(result)).files
+    assert (file.filename, file.url) == ("a.png", result.files[0].url)
+    assert (frame.filename, frame.mime, frame.bytes()) == ("Sent_00001_.png", "image/png", b"one")
 
 
 def test_a_frame_is_saved_like_a_file(tmp_path):

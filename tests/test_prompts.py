@@ -220,7 +220,7 @@ def test_a_post_that_became_a_get_is_explained(fake, api):
         api.append_prompt(GRAPH)
 
 
-@pytest.mark.parametrize("body", [{}, [], None, "fine", {"prompt_id": None}])
+@pytest.mark.parametrize("body", [{}, [], None, "fine", {"prompt_id": None}, {"prompt_id": ".."}])
 def test_an_answer_without_an_id_is_none(fake, api, body):
     """Never a prompt called None."""
     fake.on("POST", "/prompt", (200, {}, body))
@@ -282,3 +282,13 @@ def test_a_ping_never_raises():
     assert isinstance(slow.error, TimeoutError)
     assert isinstance(odd.error, UnexpectedResponse)
     assert isinstance(results[2].error, ServerUnreachable)
+
+
+@pytest.mark.parametrize("call", ["run", "submit", "queue_prompt"])
+def test_a_mistyped_argument_is_told_before_anything_is_sent(fake: FakeComfy, call: str) -> None:
+    """``timout=1`` must not mean "without limit"."""
+    with ComfyApi(fake.url) as api:
+        arguments = (None, GRAPH) if call == "queue_prompt" else (GRAPH,)
+        with pytest.raises(TypeError, match="'timout'; did you mean 'timeout'"):
+            getattr(api, call)(*arguments, timout=1)
+    assert not [request for request in fake.requests if request.method == "POST"]

@@ -1,18 +1,23 @@
 """Answers of the server as frozen values, named after the same nouns as the routes.
 
 Fields that this library does not know stay in ``raw``; what a server did not say is ``None``.
+Each module is loaded when one of its names is first asked for: few scripts need many.
 """
 
 from __future__ import annotations
 
-from .files import UploadedImage
-from .history import HistoryEntry, HistoryStatus
-from .jobs import JobInfo, JobPage
-from .models import ModelFile, ModelFolder
-from .nodes import GlobalSubgraph, NodeDef, SamplerInfo, combo_options
-from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
-from .system import Device, Features, LogEntry, PingResult, RawLogs, SystemStats
-from .users import UserConfig, UserDataEntry, UserDataInfo
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .files import UploadedImage
+    from .history import HistoryEntry, HistoryStatus
+    from .jobs import JobInfo, JobPage
+    from .models import ModelFile, ModelFolder
+    from .nodes import GlobalSubgraph, NodeDef, SamplerInfo, combo_options
+    from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
+    from .system import Device, Features, LogEntry, PingResult, RawLogs, SystemStats
+    from .users import UserConfig, UserDataEntry, UserDataInfo
 
 __all__ = [
     "Device",
@@ -40,3 +45,27 @@ __all__ = [
     "UserDataInfo",
     "combo_options",
 ]
+
+_MODULES = {
+    "files": "UploadedImage",
+    "history": "HistoryEntry HistoryStatus",
+    "jobs": "JobInfo JobPage",
+    "models": "ModelFile ModelFolder",
+    "nodes": "GlobalSubgraph NodeDef SamplerInfo combo_options",
+    "queue": "Queue QueuedPrompt QueueItem QueueStatus",
+    "system": "Device Features LogEntry PingResult RawLogs SystemStats",
+    "users": "UserConfig UserDataEntry UserDataInfo",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -118,7 +118,8 @@ class HistoryEntry:
         """Ids of the nodes whose outputs were taken over from an earlier prompt."""
         for name, data in self.messages:
             if name == "execution_cached":
-                return tuple(map(str, data.get("nodes") or ()))
+                nodes = data.get("nodes")
+                return tuple(map(str, nodes)) if isinstance(nodes, list) else ()
         return ()
 
     @property

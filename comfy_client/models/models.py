@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ._base import build, mapping
+from ._base import build, items, mapping
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class ModelFolder:
     @classmethod
     def from_json(cls, data: object) -> ModelFolder:
         """From one item of the answer."""
-        folders = mapping(data, "ModelFolder").get("folders") or ()
+        folders = items(mapping(data, "ModelFolder").get("folders") or [], "ModelFolder.folders")
         return build(cls, data, folders=tuple(folders))
 
 

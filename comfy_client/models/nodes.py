@@ -59,11 +59,19 @@ class NodeDef:
             key: tuple(source[key]) if isinstance(source.get(key), list) else ()
             for key in ("output", "output_is_list", "output_name")
         }
-        return build(cls, source, name=name, input=source.get("input") or {}, **lists)
+        given = source.get("input")
+        inputs = given if isinstance(given, Mapping) else {}
+        return build(cls, source, name=name, input=inputs, **lists)
 
     def inputs(self) -> dict[str, Any]:
         """Required, then optional inputs: name -> ``[type, settings]``."""
-        return {**(self.input.get("required") or {}), **(self.input.get("optional") or {})}
+        groups = (self.input.get("required"), self.input.get("optional"))
+        return {
+            name: spec
+            for group in groups
+            if isinstance(group, Mapping)
+            for name, spec in group.items()
+        }
 
     def options(self, input_name: str) -> list[Any] | None:
         """The choices of a combo input; ``None`` when it is no combo.

@@ -92,6 +92,11 @@ class QueueItem:
         return cls(*prompt_record(data, "QueueItem"), raw=items(data, "QueueItem"))
 
 
+def _place(item: QueueItem) -> float:
+    """What cannot be compared comes last."""
+    return item.number if isinstance(item.number, int | float) else float("inf")
+
+
 @attrs.frozen
 class Queue:
     """All prompts that run or wait, from ``GET /queue``."""
@@ -109,7 +114,7 @@ class Queue:
             [QueueItem.from_json(item) for item in items(source.get(key), f"Queue.{key}")]
             for key in ("queue_running", "queue_pending")
         )
-        pending.sort(key=lambda item: item.number)
+        pending.sort(key=_place)
         return cls(tuple(running), tuple(pending), raw=source)
 
     def __contains__(self, prompt_id: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -10,9 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from .. import models
 from ..errors import NotFound
 from ..http import Download
-from ..models.files import UploadedImage
 from ..saving import IfExists, target_path, write_atomically
 from ._base import RouteGroup
 
@@ -56,7 +57,7 @@ class FileRoutes(RouteGroup):
         type: FolderType = "input",
         overwrite: bool = False,
         timeout: float | None = None,
-    ) -> UploadedImage:
+    ) -> models.UploadedImage:
         """Send a file of any kind, with constant memory.
 
         ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
@@ -90,7 +91,7 @@ class FileRoutes(RouteGroup):
         type: FolderType = "input",
         overwrite: bool = False,
         timeout: float | None = None,
-    ) -> UploadedImage:
+    ) -> models.UploadedImage:
         """Store a copy of a picture on the server with the alpha channel of ``file``.
 
         ``POST /upload/mask``.  Both must have the same size.  The server says 200 even when
@@ -210,7 +211,7 @@ class FileRoutes(RouteGroup):
         file_name: str | None,
         fields: Mapping[str, str],
         timeout: float | None,
-    ) -> UploadedImage:
+    ) -> models.UploadedImage:
         if fields["type"] not in ("input", "output", "temp"):
             raise ValueError(f"type: {fields['type']!r} is not 'input', 'output' or 'temp'")
         content, own_name = _source(file)
@@ -220,7 +221,7 @@ class FileRoutes(RouteGroup):
         if name in (".", "..") or "/" in name or "\\" in name:
             raise ValueError(f"file_name: {name!r} has folders in it; use subfolder for them")
         answer = self._http.upload(route, fields, content, name, timeout=timeout)
-        return UploadedImage.from_json(answer)
+        return models.UploadedImage.from_json(answer)
 
     def _check_exists(self, info: FileInfo, trouble: str) -> None:
         params = _view_params(info)
@@ -277,8 +278,8 @@ def _source(
     file: str | os.PathLike[str] | bytes | BinaryIO,
 ) -> tuple[Path | bytes | BinaryIO, str | None]:
     """What to send, and what it is called here."""
-    if isinstance(file, bytes):
-        return file, None
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        return bytes(file), None
     if isinstance(file, (str, os.PathLike)):
         path = Path(file)
         if not path.exists():
@@ -286,6 +287,8 @@ def _source(
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "cannot upload a folder", os.fspath(path))
         return path, path.name
+    if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
+        raise TypeError(f"a path, bytes or a binary file is uploaded, not {type(file).__name__}")
     name = getattr(file, "name", None)
     # An unnamed temporary file has a number for a name.
     return file, os.path.basename(name) if isinstance(name, str) else None

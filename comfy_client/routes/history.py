@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .. import models
 from ..http import segment
 from ..models._base import mapping
-from ..models.history import HistoryEntry
 from ._base import RouteGroup
 
 #: More than a server keeps, which is about 10000.
@@ -19,7 +19,7 @@ class HistoryRoutes(RouteGroup):
 
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
-    ) -> dict[str, HistoryEntry]:
+    ) -> dict[str, models.HistoryEntry]:
         """Prompts that have ended, oldest first, by prompt_id.
 
         ``GET /history``
@@ -37,7 +37,9 @@ class HistoryRoutes(RouteGroup):
         else:
             entries = list(self._histories(None, None).items())[offset:]
             found = dict(entries[:max_items])
-        return {prompt_id: HistoryEntry.from_json(entry) for prompt_id, entry in found.items()}
+        return {
+            prompt_id: models.HistoryEntry.from_json(entry) for prompt_id, entry in found.items()
+        }
 
     def _histories(self, max_items: int | None, offset: int | None) -> Mapping[str, Any]:
         params = {"max_items": max_items, "offset": offset}
@@ -47,7 +49,7 @@ class HistoryRoutes(RouteGroup):
         """Whether the server heeds ``offset``: behind the end of all there is nothing."""
         return not self._histories(1, _BEHIND_ALL)
 
-    def get_history(self, prompt_id: str) -> HistoryEntry | None:
+    def get_history(self, prompt_id: str) -> models.HistoryEntry | None:
         """The record of one prompt that has ended.
 
         ``GET /history/{prompt_id}``.  ``None`` for a prompt that waits, runs, was deleted or
@@ -56,7 +58,7 @@ class HistoryRoutes(RouteGroup):
         found = mapping(
             self._http.json("GET", f"/history/{segment(prompt_id)}"), "GET /history/{prompt_id}"
         )
-        return HistoryEntry.from_json(found[prompt_id]) if prompt_id in found else None
+        return models.HistoryEntry.from_json(found[prompt_id]) if prompt_id in found else None
 
     def clear_history(self) -> None:
         """Forget all prompts that have ended, of all clients; files stay.

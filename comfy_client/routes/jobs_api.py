@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from .. import models
 from ..http import segment
 from ..models._base import mapping
-from ..models.jobs import JobInfo, JobPage
 from ._base import RouteGroup
 
 
@@ -26,7 +26,7 @@ class JobRoutes(RouteGroup):
         sort_order: Literal["asc", "desc"] | None = None,
         limit: int | None = None,
         offset: int | None = None,
-    ) -> JobPage:
+    ) -> models.JobPage:
         """One page of the prompts that the server knows, newest first.
 
         ``GET /api/jobs``, ComfyUI 0.8 and newer.
@@ -51,9 +51,9 @@ class JobRoutes(RouteGroup):
             "limit": limit,
             "offset": offset,
         }
-        return JobPage.from_json(self._http.json("GET", "/api/jobs", params=params))
+        return models.JobPage.from_json(self._http.json("GET", "/api/jobs", params=params))
 
-    def get_job(self, job_id: str) -> JobInfo:
+    def get_job(self, job_id: str) -> models.JobInfo:
         """One prompt in detail; ``job_id`` is its prompt_id.
 
         ``GET /api/jobs/{job_id}``, ComfyUI 0.8 and newer.
@@ -62,7 +62,7 @@ class JobRoutes(RouteGroup):
             NotFound: The server knows no such prompt (any more).
             NotSupported: This server has no jobs API.
         """
-        return JobInfo.from_json(self._http.json("GET", f"/api/jobs/{segment(job_id)}"))
+        return models.JobInfo.from_json(self._http.json("GET", f"/api/jobs/{segment(job_id)}"))
 
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a prompt, pending or running; whether there was anything to cancel.

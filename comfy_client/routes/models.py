@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import models
 from ..errors import NotFound
 from ..http import segment
 from ..models._base import items, mapping
-from ..models.models import ModelFile, ModelFolder
 from ._base import RouteGroup
 
 
@@ -33,15 +33,18 @@ class ModelRoutes(RouteGroup):
         """
         return items(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
 
-    def get_model_folders(self) -> list[ModelFolder]:
+    def get_model_folders(self) -> list[models.ModelFolder]:
         """Kinds of models and where on the server their files lie.
 
         ``GET /experiment/models``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/experiment/models")
-        return [ModelFolder.from_json(folder) for folder in items(found, "GET /experiment/models")]
+        return [
+            models.ModelFolder.from_json(folder)
+            for folder in items(found, "GET /experiment/models")
+        ]
 
-    def get_model_files(self, folder: str) -> list[ModelFile]:
+    def get_model_files(self, folder: str) -> list[models.ModelFile]:
         """Models of one kind with sizes and times.
 
         ``GET /experiment/models/{folder}``, since ComfyUI 0.3.10.
@@ -52,7 +55,7 @@ class ModelRoutes(RouteGroup):
         """
         route = f"/experiment/models/{segment(folder)}"
         return [
-            ModelFile.from_json(file)
+            models.ModelFile.from_json(file)
             for file in items(self._http.json("GET", route), "model files")
         ]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import models
 from ..errors import NotFound, NotSupported
 from ..http import segment
 from ..models._base import items, mapping
-from ..models.nodes import GlobalSubgraph, NodeDef, SamplerInfo
 from ._base import RouteGroup
 
 #: Seconds for all node definitions: the server reads its model folders for them, and these
@@ -18,7 +18,7 @@ _ALL_DEFINITIONS = 300.0
 class NodeRoutes(RouteGroup):
     """Which nodes the server has, and what their inputs can be."""
 
-    def get_node_defs(self, node_name: str | None = None) -> dict[str, NodeDef]:
+    def get_node_defs(self, node_name: str | None = None) -> dict[str, models.NodeDef]:
         """Definitions of all node classes, or of one; empty when there is no such class.
 
         ``GET /object_info`` (half a megabyte and more, so keep what you get), or
@@ -29,7 +29,7 @@ class NodeRoutes(RouteGroup):
         else:
             found = self._http.json("GET", f"/object_info/{segment(node_name)}")
         return {
-            name: NodeDef.from_json(name, info)
+            name: models.NodeDef.from_json(name, info)
             for name, info in mapping(found, "GET /object_info").items()
         }
 
@@ -41,10 +41,10 @@ class NodeRoutes(RouteGroup):
         """Names that ``LoraLoader`` takes.  ``GET /object_info/...``"""
         return self._options("LoraLoader", "lora_name")
 
-    def get_sampler_info(self) -> SamplerInfo:
+    def get_sampler_info(self) -> models.SamplerInfo:
         """Samplers and schedulers that ``KSampler`` takes.  ``GET /object_info/...``"""
         node = self._node_def("KSampler")
-        return SamplerInfo(
+        return models.SamplerInfo(
             samplers=tuple(_choices(node, "sampler_name")),
             schedulers=tuple(_choices(node, "scheduler")),
         )
@@ -57,18 +57,18 @@ class NodeRoutes(RouteGroup):
         """Names of the embeddings, without file endings.  ``GET /embeddings``"""
         return items(self._http.json("GET", "/embeddings"), "GET /embeddings")
 
-    def get_global_subgraphs(self) -> dict[str, GlobalSubgraph]:
+    def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
         """Subgraphs of the installed node packs by id, without their ``data``.
 
         ``GET /global_subgraphs``, since ComfyUI 0.3.66 or so; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/global_subgraphs")
         return {
-            subgraph_id: GlobalSubgraph.from_json(subgraph_id, entry)
+            subgraph_id: models.GlobalSubgraph.from_json(subgraph_id, entry)
             for subgraph_id, entry in mapping(found, "GET /global_subgraphs").items()
         }
 
-    def get_global_subgraph(self, subgraph_id: str) -> GlobalSubgraph:
+    def get_global_subgraph(self, subgraph_id: str) -> models.GlobalSubgraph:
         """One subgraph with its ``data``, which is JSON text.
 
         ``GET /global_subgraphs/{subgraph_id}``, since ComfyUI 0.3.66 or so.
@@ -86,7 +86,7 @@ class NodeRoutes(RouteGroup):
                 path=answer.path,
                 status=answer.status,
             )
-        return GlobalSubgraph.from_json(subgraph_id, entry)
+        return models.GlobalSubgraph.from_json(subgraph_id, entry)
 
     def get_workflow_templates(self) -> dict[str, list[str]]:
         """Names of the example workflows, by the node pack that brings them.
@@ -130,7 +130,7 @@ class NodeRoutes(RouteGroup):
         """
         return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
 
-    def _node_def(self, name: str) -> NodeDef:
+    def _node_def(self, name: str) -> models.NodeDef:
         node = self.get_node_defs(name).get(name)
         if node is None:
             raise NotFound(f"the server has no node class {name}", path=f"/object_info/{name}")
@@ -140,7 +140,7 @@ class NodeRoutes(RouteGroup):
         return _choices(self._node_def(name), input_name)
 
 
-def _choices(node: NodeDef, input_name: str) -> list[str]:
+def _choices(node: models.NodeDef, input_name: str) -> list[str]:
     choices = node.options(input_name) if input_name in node.inputs() else None
     if choices is None:
         raise NotFound(

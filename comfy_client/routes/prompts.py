@@ -6,15 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse
 from ..events import ErrorEvent, Event
-from ..models import PingResult, QueuedPrompt, QueueStatus
 from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
-from ..workflow.graph import brief
+from ..workflow.edit import load_graph
+from ..workflow.graph import brief, nearest
 from ._base import RouteGroup
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 MARK = "comfy_client_prompt_id"
+
+#: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
+_OTHERS = ("timeout", "on_event", "on_progress", "on_preview", "prompt_id", "number")
 
 #: A workflow, or its graph in API format as a dict.
 AnyWorkflow = Workflow | Mapping[str, Any]
@@ -57,7 +61,7 @@ class PromptRoutes(RouteGroup):
         *,
         prompt_id: str | None = None,
         **options: Unpack[PromptOptions],
-    ) -> QueuedPrompt:
+    ) -> models.QueuedPrompt:
         """Put a workflow into the queue, and return at once.  ``POST /prompt``.
 
         :meth:`run` does this and waits.  Nothing is repeated: when no answer comes, the
@@ -89,18 +93,18 @@ class PromptRoutes(RouteGroup):
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise
 
-    def append_prompt(self, workflow: AnyWorkflow, **kw: Any) -> QueuedPrompt:
+    def append_prompt(self, workflow: AnyWorkflow, **kw: Any) -> models.QueuedPrompt:
         """:meth:`queue_prompt` at the end of the queue."""
         return self.queue_prompt(None, workflow, **kw)
 
-    def poll_status(self, timeout: float = 1.0) -> QueueStatus:
+    def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
         """How many prompts run and wait, of everybody.  ``GET /prompt``.
 
         ``timeout`` is the deadline in seconds; then it is a :class:`RequestTimeout`.
         """
         data = self._http.json("GET", "/prompt", timeout=timeout)
         try:
-            return QueueStatus.from_json(data)
+            return models.QueueStatus.from_json(data)
         except UnexpectedResponse as exc:
             raise UnexpectedResponse(
                 f"{self._http.address.http_url}: answers, but it is no ComfyUI ({exc})",
@@ -110,7 +114,7 @@ class PromptRoutes(RouteGroup):
                 body=data,
             ) from exc
 
-    def ping(self, timeout: float = 5.0) -> PingResult:
+    def ping(self, timeout: float = 5.0) -> models.PingResult:
         """Whether the server answers, how long it took (seconds), else why not.
 
         ``GET /prompt``.  Never raises on a failure; ``if api.ping(): ...`` works.
@@ -119,8 +123,8 @@ class PromptRoutes(RouteGroup):
         try:
             self.poll_status(timeout)
         except ComfyError as exc:
-            return PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
-        return PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
+            return models.PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
+        return models.PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
 
     def _prompt_body(
         self,
@@ -131,11 +135,17 @@ class PromptRoutes(RouteGroup):
         wants_previews: bool = False,
         **options: Unpack[PromptOptions],
     ) -> dict[str, Any]:
-        if not isinstance(workflow, Workflow):
-            workflow = Workflow.load(workflow)
+        for name in options.keys() - PromptOptions.__annotations__.keys():
+            # At run time ``**options`` takes anything, so a typo would go unnoticed.
+            likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
+            hint = f"; did you mean {likely[0]!r}?" if likely else ""
+            if name in _OTHERS:
+                hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
+            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+        graph = workflow.to_dict() if isinstance(workflow, Workflow) else load_graph(workflow)
         # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
         body: dict[str, Any] = {
-            "prompt": check_graph(workflow.to_dict()),
+            "prompt": check_graph(graph),
             "client_id": self.client_id,
         }
         extra = dict(options.get("extra_data") or {})
@@ -167,11 +177,13 @@ class PromptRoutes(RouteGroup):
             body["number"] = number
         return body
 
-    def _post_prompt(self, body: Mapping[str, Any]) -> QueuedPrompt:
+    def _post_prompt(
+        self, body: Mapping[str, Any], timeout: float | None = None
+    ) -> models.QueuedPrompt:
         answer = None
         try:
-            answer = self._http.json("POST", "/prompt", json=body)
-            queued = QueuedPrompt.from_json(answer)
+            answer = self._http.json("POST", "/prompt", json=body, timeout=timeout)
+            queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
                 raise self._rejected(exc, body["prompt"]) from exc
@@ -194,7 +206,8 @@ class PromptRoutes(RouteGroup):
                     body=answer,
                 ) from exc
             raise
-        if not isinstance(queued.prompt_id, str) or not queued.prompt_id:
+        # The dots would lead out of /history.
+        if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
             raise UnexpectedResponse(
                 f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
                 method="POST",

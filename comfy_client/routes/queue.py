@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ..models.queue import Queue
+from .. import models
 from ._base import RouteGroup
 
 
 class QueueRoutes(RouteGroup):
     """What waits, what runs, and how to stop it."""
 
-    def get_queue(self) -> Queue:
+    def get_queue(self) -> models.Queue:
         """Prompts running, and pending in the order in which they will run.
 
         ``GET /queue``.  Carries the whole workflow of each; to know only how many,
         use ``poll_status``.
         """
-        return Queue.from_json(self._http.json("GET", "/queue"))
+        return models.Queue.from_json(self._http.json("GET", "/queue"))
 
     def clear_queue(self) -> None:
         """Remove all pending prompts, of all clients; the running one goes on.

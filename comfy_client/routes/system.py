@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from .. import models
 from ..errors import NotFound, NotSupported
 from ..http import segment
 from ..models._base import items, mapping
-from ..models.system import Features, RawLogs, SystemStats
 from ._base import RouteGroup
 
 
@@ -17,19 +17,19 @@ class SystemRoutes(RouteGroup):
     The ``/internal`` routes are, in upstream's words, not to be depended upon.
     """
 
-    def get_system_stats(self) -> SystemStats:
+    def get_system_stats(self) -> models.SystemStats:
         """Versions, memory and devices.  ``GET /system_stats``"""
-        return SystemStats.from_json(self._http.json("GET", "/system_stats"))
+        return models.SystemStats.from_json(self._http.json("GET", "/system_stats"))
 
-    def get_features(self) -> Features:
+    def get_features(self) -> models.Features:
         """What the server says it can do.
 
         ``GET /features``, since ComfyUI 0.3.45; empty for servers before.
         """
         try:
-            return Features.from_json(self._http.json("GET", "/features"))
+            return models.Features.from_json(self._http.json("GET", "/features"))
         except (NotFound, NotSupported):
-            return Features()
+            return models.Features()
 
     def free_memory(self, unload_models: bool = False, free_memory: bool = False) -> None:
         """Ask the server to give memory back, when it has done what it is doing.
@@ -51,12 +51,12 @@ class SystemRoutes(RouteGroup):
         """
         return str(self._internal("logs"))
 
-    def get_raw_logs(self) -> RawLogs:
+    def get_raw_logs(self) -> models.RawLogs:
         """The latest 300 pieces of terminal output, and the size of the terminal.
 
         ``GET /internal/logs/raw``, since November 2024; :class:`NotSupported` before.
         """
-        return RawLogs.from_json(self._internal("logs/raw"))
+        return models.RawLogs.from_json(self._internal("logs/raw"))
 
     def get_folder_paths(self) -> dict[str, list[str]]:
         """Where on the server each kind of model lies.

@@ -7,10 +7,10 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
+from .. import models
 from ..errors import Conflict, NotFound
 from ..http import segment
 from ..models._base import items
-from ..models.users import UserDataEntry, UserDataInfo
 from ._base import RouteGroup
 
 
@@ -51,7 +51,7 @@ class UserDataRoutes(RouteGroup):
         overwrite: bool = True,
         stringify: bool | None = None,
         full_info: Literal[True],
-    ) -> UserDataInfo: ...
+    ) -> models.UserDataInfo: ...
 
     def store_user_data(
         self,
@@ -61,7 +61,7 @@ class UserDataRoutes(RouteGroup):
         overwrite: bool = True,
         stringify: bool | None = None,
         full_info: bool = False,
-    ) -> str | UserDataInfo:
+    ) -> str | models.UserDataInfo:
         """Write a file, with its folders, and return its path.
 
         ``POST /userdata/{file}``, since January 2024; into a new folder since June 2024,
@@ -135,11 +135,11 @@ class UserDataRoutes(RouteGroup):
     @overload
     def move_user_data(
         self, source: str, dest: str, *, overwrite: bool = False, full_info: Literal[True]
-    ) -> UserDataInfo: ...
+    ) -> models.UserDataInfo: ...
 
     def move_user_data(
         self, source: str, dest: str, *, overwrite: bool = False, full_info: bool = False
-    ) -> str | UserDataInfo:
+    ) -> str | models.UserDataInfo:
         """Move or rename a file, making folders as needed, and return its new path.
 
         ``POST /userdata/{source}/move/{dest}``, since June 2024.
@@ -189,7 +189,7 @@ class UserDataRoutes(RouteGroup):
         recurse: bool = False,
         split: bool = False,
         full_info: Literal[True],
-    ) -> list[UserDataInfo]: ...
+    ) -> list[models.UserDataInfo]: ...
 
     def list_user_data(
         self,
@@ -198,7 +198,7 @@ class UserDataRoutes(RouteGroup):
         recurse: bool = False,
         split: bool = False,
         full_info: bool = False,
-    ) -> list[str] | list[list[str]] | list[UserDataInfo]:
+    ) -> list[str] | list[list[str]] | list[models.UserDataInfo]:
         """Files in a folder, by paths relative to it; an empty list when there is none.
 
         ``GET /userdata``, since June 2024; :class:`NotSupported` before.  Names that begin
@@ -230,7 +230,7 @@ class UserDataRoutes(RouteGroup):
     def _list(self, params: Mapping[str, str]) -> list[Any]:
         return items(self._http.json("GET", "/userdata", params=params), "GET /userdata")
 
-    def list_user_data_v2(self, path: str = "") -> list[UserDataEntry]:
+    def list_user_data_v2(self, path: str = "") -> list[models.UserDataEntry]:
         """Files and folders below a folder, at any depth, folders first.
 
         ``GET /v2/userdata``, since ComfyUI 0.3.31; :class:`NotSupported` before.
@@ -248,7 +248,7 @@ class UserDataRoutes(RouteGroup):
             found = self._http.json("GET", "/v2/userdata", params={"path": where})
         except NotFound:
             return []
-        return [UserDataEntry.from_json(item) for item in items(found, "GET /v2/userdata")]
+        return [models.UserDataEntry.from_json(item) for item in items(found, "GET /v2/userdata")]
 
 
 def _flag(value: bool) -> str:
@@ -275,13 +275,13 @@ def _path(item: Any) -> str:
     return str(path).replace("\\", "/")  # of a Windows server
 
 
-def _stored(answer: Any, full_info: bool) -> str | UserDataInfo:
+def _stored(answer: Any, full_info: bool) -> str | models.UserDataInfo:
     if full_info or not isinstance(answer, str):
         return _with_info(answer)
     return _path(answer)
 
 
-def _with_info(answer: Any) -> UserDataInfo:
+def _with_info(answer: Any) -> models.UserDataInfo:
     if isinstance(answer, str):
-        return UserDataInfo(_path(answer))
-    return UserDataInfo.from_json(answer)
+        return models.UserDataInfo(_path(answer))
+    return models.UserDataInfo.from_json(answer)

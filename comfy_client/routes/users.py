@@ -7,10 +7,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from .. import models
 from ..errors import UnexpectedResponse
 from ..http import segment
 from ..models._base import mapping
-from ..models.users import UserConfig
 from ._base import RouteGroup
 
 # The server reads its settings file, awaits the request's body, and writes the file anew: of
@@ -26,9 +26,9 @@ class UserRoutes(RouteGroup):
     an unknown one, settings raise :class:`AuthenticationError`.
     """
 
-    def get_user_config(self) -> UserConfig:
+    def get_user_config(self) -> models.UserConfig:
         """Whether the server keeps users, and which.  ``GET /users``, since January 2024"""
-        return UserConfig.from_json(self._http.json("GET", "/users"))
+        return models.UserConfig.from_json(self._http.json("GET", "/users"))
 
     def create_user(self, username: str) -> str:
         """Add a user and return the new id, which goes into ``ComfyApi(user=...)``.

@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .execution import ExecutionBlocker, ProgressBar, send_event, send_text
+    from .execution import (
+        ExecutionBlocker,
+        ProgressBar,
+        check_interrupted,
+        send_event,
+        send_text,
+    )
     from .images import Pictures
     from .server import ComfyServer
 
@@ -20,6 +26,7 @@ __all__ = [
     "ExecutionBlocker",
     "Pictures",
     "ProgressBar",
+    "check_interrupted",
     "send_event",
     "send_text",
 ]
@@ -36,7 +43,6 @@ def __getattr__(name: str) -> Any:
         if exc.name not in ("aiohttp", "PIL"):
             raise
         raise ModuleNotFoundError(
-            f"comfy_client.testing needs {exc.name}: "
-            "pip install 'comfy-client-blocking[testing]'",
+            f"comfy_client.testing needs {exc.name}: pip install 'comfy-client-blocking[testing]'",
             name=exc.name,
         ) from exc

@@ -100,6 +100,14 @@ def check_interrupted() -> None:
     _here.get().executor.check_interrupted()
 
 
+def wants_previews(default: bool) -> bool:
+    """Whether the running prompt is to have previews, if it may say so itself."""
+    run = _here.get()
+    known = run.executor.preview_methods
+    method = run.extra_data.get("preview_method", "default") if known else "default"
+    return default if method == "default" else method != "none"
+
+
 def send_event(event: str, data: Any) -> None:
     """Send an event of any name and JSON data to all clients, from a running node."""
     _here.get().executor.outlet.send(event, data)
@@ -151,7 +159,8 @@ class Queue:
         """The running prompt has ended."""
         with self._news:
             item, self._running = self._running, None
-            assert item is not None
+            if item is None:
+                return
             if len(self._history) > _HISTORY_LIMIT:
                 del self._history[next(iter(self._history))]
             self._history[item[1]] = {"prompt": item[:5], **result}
@@ -183,8 +192,8 @@ class Queue:
             self._pending.clear()
             self._changed()
 
-    def delete(self, prompt_id: Any) -> None:
-        """Drop the first that waits under this id."""
+    def delete(self, prompt_id: Any) -> bool:
+        """Drop the first that waits under this id; whether there was one."""
         with self._news:
             for index, item in enumerate(self._pending):
                 if item[1] == prompt_id:
@@ -193,7 +202,8 @@ class Queue:
                     if not self._pending:
                         self._changed()  # clients hear of the last one twice
                     self._changed()
-                    return
+                    return True
+        return False
 
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
         """Oldest first; without an offset the last ones."""
@@ -280,8 +290,20 @@ class DependencyCycleError(Exception):
 class Executor:
     """Runs prompts, and remembers the outputs of the last one."""
 
-    def __init__(self, nodes: Nodes, queue: Queue, outlet: Outlet) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        queue: Queue,
+        outlet: Outlet,
+        *,
+        preview_methods: bool,
+        tells_cached: bool,
+    ) -> None:
         self.nodes = nodes
+        # Older servers leave them out of history when the prompt has no client.
+        self._tells_cached = tells_cached
+        #: Whether prompts may say how they want their previews.
+        self.preview_methods = preview_methods
         self.outlet = outlet
         #: Whose prompt runs, or ran last.
         self.client_id: str | None = None
@@ -303,8 +325,8 @@ class Executor:
         self._interrupted.set()
 
     def check_interrupted(self) -> None:
-        """Raise :class:`Interrupted` once for each interrupt."""
-        if self._interrupted.is_set():
+        """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
+        if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
 
@@ -326,8 +348,7 @@ class Executor:
     def _execute(self, item: Item) -> dict[str, Any]:
         """One prompt; returns what history has of it, beside the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
-        if not self._queue.closed:
-            self._interrupted.clear()
+        self._interrupted.clear()
         self.client_id = extra_data.get("client_id")
         run = _Run(self, prompt_id, graph, {**extra_data, **secrets}, self.client_id)
         token = _here.set(run)
@@ -349,22 +370,11 @@ class Executor:
 
     def _run(self, run: _Run, outputs: Sequence[str]) -> _Failure | None:
         run.say("execution_start", {"prompt_id": run.prompt_id})
-        self._clean(run)
-        cached = [node_id for node_id in run.graph if run.cached(node_id)]
-        run.say("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
-        plan = _Plan(run)
-        for node_id in outputs:
-            plan.add(node_id)
         executed: set[str] = set()
-        failure = None
-        while plan.pending and not failure:
-            picked = plan.pick()
-            if picked is None:
-                error = DependencyCycleError("Dependency cycle detected")
-                failure = _Failure(next(iter(plan.pending)), error, [])
-                break
-            failure = self._step(run, picked, executed)
-            plan.complete(picked)
+        try:
+            failure = self._steps(run, outputs, executed)
+        except Exception as exc:  # noqa: BLE001  a class that fell over; the next prompt is due
+            failure = _Failure(next(iter(run.graph)), exc, {})
         if failure is None:
             run.say("execution_success", {"prompt_id": run.prompt_id})
             return None
@@ -383,6 +393,25 @@ class Executor:
             message |= {**failure.details, "current_outputs": list(run.graph)}
             run.say("execution_error", message)
         return failure
+
+    def _steps(self, run: _Run, outputs: Sequence[str], executed: set[str]) -> _Failure | None:
+        """All nodes that must run, up to the first that fails."""
+        self._clean(run)
+        cached = [node_id for node_id in run.graph if run.cached(node_id)]
+        run.say("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
+        plan = _Plan(run)
+        for node_id in outputs:
+            plan.add(node_id)
+        while plan.pending:
+            picked = plan.pick()
+            if picked is None:
+                error = DependencyCycleError("Dependency cycle detected")
+                return _Failure(next(iter(plan.pending)), error, [])
+            failure = self._step(run, picked, executed)
+            if failure:
+                return failure
+            plan.complete(picked)
+        return None
 
     def _clean(self, run: _Run) -> None:
         """Sign the nodes of a prompt, and forget what it does not use."""
@@ -403,8 +432,8 @@ class Executor:
         if cached is not None:
             if run.client_id is not None:
                 run.tell_executed(node_id, (cached.ui or {}).get("output"))
-                if cached.ui is not None:
-                    run.ui[node_id] = cached.ui
+            if cached.ui is not None and (self._tells_cached or run.client_id is not None):
+                run.ui[node_id] = cached.ui
             run.finish(node_id)
             return None
         run.node_id = node_id
@@ -552,7 +581,7 @@ class _Run:
         cls = self.executor.nodes.classes[node["class_type"]]
         definition = self.executor.nodes.definition(node["class_type"])
         inputs = []
-        for name, value in sorted(node["inputs"].items()):
+        for name, value in sorted(_inputs(node).items()):
             if is_link(value) and value[0] in self.graph:
                 inputs.append((name, self.signatures.get(value[0], object()), value[1]))
             else:
@@ -585,7 +614,7 @@ class _Run:
         known = {**types.get("optional", {}), **types.get("required", {})}
         hidden = types.get("hidden", {})
         values: dict[str, list[Any]] = {}
-        for name, value in node["inputs"].items():
+        for name, value in _inputs(node).items():
             config = known.get(name)
             raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
             if is_link(value) and not raw:
@@ -631,7 +660,9 @@ class _Run:
             if isinstance(returned, ExecutionBlocker):
                 returned = (returned,) * len(node.RETURN_TYPES)
             results.append(returned)
-        ui = {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
+        ui = (
+            {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
+        )
         return ui, _merged(results, node) if results else []
 
     def _blocked(self, block: ExecutionBlocker, executed: set[str]) -> ExecutionBlocker:
@@ -710,8 +741,14 @@ def is_link(value: Any) -> bool:
     )
 
 
+def _inputs(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a node that no output needs, nobody has asked whether it has any."""
+    inputs: dict[str, Any] = node.get("inputs", {})
+    return inputs
+
+
 def _links(graph: Mapping[str, Any], node_id: str) -> list[tuple[str, int]]:
-    values = graph[node_id]["inputs"].values()
+    values = _inputs(graph[node_id]).values()
     return [(value[0], value[1]) for value in values if is_link(value) and value[0] in graph]
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 #: Files that count as models.
-MODEL_ENDINGS = frozenset(
-    {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
-)
-#: The one checkpoint that every embedded server has.
+MODEL_ENDINGS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
+#: The checkpoint that a server has when nobody gave it another.
 CHECKPOINT = "simulated.safetensors"
 #: Folders by kind of model, relative to the server's root; the first one is the main one.
 _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
@@ -55,18 +53,22 @@ class Folders:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.user = root / "user"
+        self.web = root / "web"
         self.models = {
             kind: [root / name for name in names] for kind, names in _MODEL_FOLDERS.items()
         }
-        for name in ("input", "output", "temp", "user/default"):
-            (root / name).mkdir(parents=True)
+        for name in ("input", "output", "temp", "user/default", "web"):
+            (root / name).mkdir(parents=True, exist_ok=True)
         for folders in self.models.values():
-            folders[0].mkdir(parents=True)
+            folders[0].mkdir(parents=True, exist_ok=True)
+        page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its editor."
+        (self.web / "index.html").write_text(page, encoding="utf-8")
+        checkpoints = self.models["checkpoints"][0]
+        if any(checkpoints.iterdir()):
+            return
         note = {"__metadata__": {"simulated": "there are no weights in this file"}}
         header = json.dumps(note).encode()
-        (self.models["checkpoints"][0] / CHECKPOINT).write_bytes(
-            struct.pack("<Q", len(header)) + header
-        )
+        (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
 
     def of_type(self, name: str) -> Path | None:
         """The folder of a file's ``type``; ``None`` if there is no such type."""

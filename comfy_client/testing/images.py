@@ -6,6 +6,7 @@ Pillow's mode ``F`` has the same numbers, so that the same workflow gives the sa
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
@@ -85,25 +86,65 @@ class Pictures(Sequence[Image.Image]):
 
 
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
-    """One frame in another size; ``crop="center"`` keeps its proportions."""
+    """One frame in another size; ``crop="center"`` keeps its proportions.
+
+    As torch does it, pixel by pixel but for ``bicubic``, which is Pillow's.
+    """
+    size = (width, height)
+    if 0 in size:
+        old = frame.size
+        raise RuntimeError(
+            "Input and output sizes should be greater than 0, but got "
+            f"input (H: {old[1]}, W: {old[0]}) output (H: {height}, W: {width})"
+        )
     if crop == "center":
         frame = _cropped_to(frame, width / height)
-    size = (width, height)
     if method == "lanczos":  # which ComfyUI leaves to Pillow, too
         return Frame.of(frame.to_image().resize(size, Image.Resampling.LANCZOS))
     return Frame(tuple(_resized(channel, size, method) for channel in frame.channels))
 
 
 def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
-    if method == "nearest-exact":
-        return channel.resize(size, Image.Resampling.NEAREST)
-    if method == "area":
-        return channel.resize(size, Image.Resampling.BOX)
+    if method in ("nearest-exact", "area"):
+        spans = _nearest if method == "nearest-exact" else _areas
+        for _ in size:  # width, and height lying on its side
+            channel = _gathered(channel, spans(channel.width, size[0]))
+            channel = channel.transpose(Image.Transpose.TRANSPOSE)
+            size = size[::-1]
+        return channel
     # Not resize(): like torch's, these two look at the nearest pixels only, however many
     # there are to one of the smaller picture.
     resample = Image.Resampling.BILINEAR if method == "bilinear" else Image.Resampling.BICUBIC
     step = (channel.width / size[0], 0, 0, 0, channel.height / size[1], 0)
     return channel.transform(size, Image.Transform.AFFINE, step, resample)
+
+
+def _nearest(old: int, new: int) -> list[tuple[int, int]]:
+    """Which column each new one is, with torch's float32 and its way to break ties."""
+    scale = _float32(old / new)
+    columns = (min(int(_float32((new_one + 0.5) * scale)), old - 1) for new_one in range(new))
+    return [(column, column + 1) for column in columns]
+
+
+def _areas(old: int, new: int) -> list[tuple[int, int]]:
+    """Which columns each new one is the mean of."""
+    return [(one * old // new, -(-(one + 1) * old // new)) for one in range(new)]
+
+
+def _gathered(channel: Image.Image, spans: list[tuple[int, int]]) -> Image.Image:
+    """Columns put together from others."""
+    result = Image.new("F", (len(spans), channel.height))
+    for index, (start, end) in enumerate(spans):
+        column = channel.crop((start, 0, end, channel.height))
+        if end - start > 1:
+            column = column.resize((1, channel.height), Image.Resampling.BOX)
+        result.paste(column, (index, 0))
+    return result
+
+
+def _float32(number: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded
 
 
 def _cropped_to(frame: Frame, aspect: float) -> Frame:

@@ -174,11 +174,7 @@ class Workflow:
 
     def __init__(self, source: Source) -> None:
         """As :meth:`load`."""
-        data, where = _read(source)
-        try:
-            self._graph = _graph(_unwrap(data, where), where)
-        except RecursionError as exc:
-            raise WorkflowError(f"{where}: nested too deeply") from exc
+        self._graph = load_graph(source)
         self._nodes = {node_id: Node(self._graph, node_id) for node_id in self._graph}
 
     @classmethod
@@ -298,6 +294,15 @@ class Workflow:
 
 
 # -- reading ----------------------------------------------------------------------------
+
+
+def load_graph(source: Source) -> dict[str, Any]:
+    """What :meth:`Workflow.load` reads, as a dict of one's own."""
+    data, where = _read(source)
+    try:
+        return _graph(_unwrap(data, where), where)
+    except RecursionError as exc:
+        raise WorkflowError(f"{where}: nested too deeply") from exc
 
 
 def _read(source: object) -> tuple[Any, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from .graph import brief, class_of, describe, links_of, listing, nearest, shorten
@@ -218,6 +217,8 @@ _NO_REASON = "the server gave no reason"
 
 def _circle(graph: Mapping[str, Any]) -> list[str]:
     """Ids of nodes that feed each other, the first of them again at the end."""
+    from graphlib import CycleError, TopologicalSorter  # for mistakes only
+
     sources = {node: [source for _, source, _ in links_of(graph, node)] for node in graph}
     try:
         TopologicalSorter(sources).prepare()

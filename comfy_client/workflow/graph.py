@@ -6,7 +6,6 @@ import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from ..errors import WorkflowError
@@ -119,6 +118,8 @@ def shorten(text: str, limit: int) -> str:
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
     """Names that someone may have meant, nearest first; case does not count."""
+    from difflib import get_close_matches  # for mistakes only
+
     lower = {other.lower()[:200]: other for other in names}
     return tuple(lower[match] for match in get_close_matches(name.lower()[:200], lower, limit))
 

@@ -30,7 +30,7 @@ from comfy_client.errors import (
 )
 from comfy_client.events import Event
 from tests.conftest import load_workflow
-from tests.fake import PROMPT_ID, FakeComfy, Finish, cut, never_answer, recording
+from tests.fake import PROMPT_ID, FakeComfy, Finish, cut, frame, never_answer, recording
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -231,6 +231,43 @@ def test_pictures_that_a_gap_may_have_cost_are_said_to_be_missing(fake, api, cap
     assert "SaveImageWebsocket" in caplog.text
 
 
+def test_pictures_that_are_still_on_their_way_are_waited_for(fake, api):
+    """On a slow link history knows of the end while a picture still trickles in."""
+    head = b'{"node_id": "9", "prompt_id": "%s"}'
+
+    def trickle(prompt_id):
+        about = head % prompt_id.encode()
+        body = (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + bytes(2000)
+        data = frame(2, body)
+        for start in range(0, len(data), 100):  # for longer than a silence may last
+            fake.push_raw(data[start : start + 100])
+            threading.Event().wait(0.05)
+
+    running = say("executing", node="9", display_node="9")
+    done = Finish({**ENTRY, "outputs": {}})
+    fake.script(START, CACHED, running, done, trickle, SUCCESS, OVER)
+    result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
+    assert len(result.images) == 1
+    assert result.complete
+
+
+def test_pictures_that_never_come_are_said_to_be_missing(fake, api, caplog):
+    """The socket is up but silent, and history says success: not for ever."""
+    fake.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
+    result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
+    assert not result.complete
+    assert "SaveImageWebsocket" in caplog.text
+
+
+def test_the_callers_time_bounds_the_submission_too(fake, api):
+    """A POST without an answer does not outlast ``timeout`` by more than a look."""
+    fake.on("POST", "/prompt", never_answer)
+    begun = time.monotonic()
+    with pytest.raises(SubmitUncertain):
+        api.run(GRAPH, timeout=0.1)
+    assert time.monotonic() - begun < 8  # and not the client's own 60 and 10
+
+
 # -- order and timing --------------------------------------------------------------------
 
 
@@ -405,10 +442,9 @@ def test_cached_outputs_that_are_nowhere_end_in_an_empty_result(fake, api):
 
 def test_outputs_that_only_events_told_are_kept(fake, api):
     """F11: history has none of them."""
-    fake.script(START, say("execution_cached", nodes=["1", "8"]), LEFT, OVER)
-    job = api.submit({**GRAPH, "8": {"class_type": "SaveImage", "inputs": {}}})
-    fake.finish(job.prompt_id, entry={**ENTRY, "outputs": {}})
-    check(job.result(LIMIT))
+    cached = say("execution_cached", nodes=["1", "8"])
+    fake.script(START, cached, LEFT, Finish({**ENTRY, "outputs": {}}), OVER)
+    check(api.run({**GRAPH, "8": {"class_type": "SaveImage", "inputs": {}}}, timeout=LIMIT))
 
 
 @pytest.mark.parametrize("name", ["normal_previews", "cached_rerun"])

@@ -237,6 +237,7 @@ def test_a_slow_frame_is_no_silence(fake: FakeComfy, quick: Quick) -> None:
 
 JUNK = {
     "reserved bits": bytes([0x80 | 0x70 | 1, 1]) + b"x",
+    "masked": bytes([0x81, 0x80 | 2]) + b"\1\2\3\4" + b"zz",
     "opcode 3": frame(3, b"x"),
     "opcode 15": frame(15, b"x"),
     "control in fragments": frame(9, b"x", fin=False),
@@ -281,17 +282,6 @@ def test_the_largest_frame_is_a_limit_for_each_message(
             fake.push(_text("z" * (1 << 19)))
         until(lambda: len(heard("custom")) == 6)
         assert heard.links == []
-
-
-def test_a_masked_frame_is_read(fake: FakeComfy, quick: Quick) -> None:
-    """No server should mask; there is no harm in it either."""
-    heard = Heard(quick)
-    payload, key = b'{"type": "custom", "data": 3}', b"\1\2\3\4"
-    masked = bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
-    fake.push_raw(bytes([0x81, 0x80 | len(payload)]) + key + masked)
-    until(lambda: heard("custom"))
-    assert heard("custom")[0].data == 3
-    assert heard.links == []
 
 
 def test_a_hundred_thousand_random_frames_leave_the_thread_alive(

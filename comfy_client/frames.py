@@ -1,0 +1,121 @@
+"""From the bytes of a WebSocket to messages: many small frames out of one large read.
+
+websocket-client reads a frame in three or more pieces of 16 KiB at most; each lets go of the
+interpreter and has to win it back, which costs more than all the rest.  So it does the
+handshake and what is sent, and this reads.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Final
+
+#: Opcodes.
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+#: Bytes that are read at once; a larger frame gets room of its own ...
+ROOM: Final = 1 << 18
+#: ... of so many bytes at first; more only when these have come: a length is soon announced.
+AT_ONCE: Final = 1 << 24
+
+_FINAL, _CONTROL = 0x80, 0x08
+
+
+class FrameError(Exception):
+    """What came breaks the rules of the protocol, or exceeds the limit."""
+
+
+class Frames:
+    """Takes messages out of a stream: :meth:`next` until it has none, then :meth:`read`.
+
+    ``limit`` is the most bytes of one message; ``begun`` what was read from the socket before.
+    """
+
+    def __init__(self, sock: socket.socket, limit: int, begun: bytes = b"") -> None:
+        self._sock = sock
+        self._limit = limit
+        self._room = memoryview(bytearray(ROOM))
+        self._room[: len(begun)] = begun
+        self._start, self._end = 0, len(begun)  # what lies in the room, and was not given out
+        self._needed = 0  # bytes from the start on, as far as is known of the frame there
+        self._opcode = 0  # of a message of which only fragments have come
+        self._fragments = bytearray()
+        self.heard = time.monotonic()  #: When anything came last.
+
+    def read(self) -> None:
+        """Wait once for more bytes; after a ``TimeoutError`` nothing is lost."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == len(self._room):
+            self._make_room()
+        got = self._sock.recv_into(self._room[self._end :])
+        if not got:
+            raise ConnectionError("the server ended the connection")
+        self._end += got
+        self.heard = time.monotonic()
+
+    def next(self) -> tuple[int, bytes | memoryview] | None:
+        """Opcode and payload of a message, or of a control frame; ``None``: not yet whole."""
+        while (frame := self._frame()) is not None:
+            first, payload = frame
+            opcode, is_final = first & 0x0F, first & _FINAL
+            if opcode & _CONTROL:
+                return opcode, payload
+            if bool(opcode) is bool(self._opcode):
+                raise FrameError("a continuation of nothing, or a message within another")
+            if opcode and is_final:
+                return opcode, payload
+            self._opcode = opcode or self._opcode
+            self._fragments += payload  # a list of them could be larger by far than its bytes
+            if is_final:
+                whole, opcode = self._fragments, self._opcode
+                self._fragments, self._opcode = bytearray(), 0
+                return opcode, memoryview(whole).toreadonly()
+        return None
+
+    def _frame(self) -> tuple[int, bytes | memoryview] | None:
+        """First byte and payload of the next frame; ``None``: not yet whole."""
+        room, start, have = self._room, self._start, self._end - self._start
+        if have < 2:
+            self._needed = 2
+            return None
+        first, size = room[start], room[start + 1]
+        head = 2
+        _check(first, size)
+        if size > 125:
+            head = 4 if size == 126 else 10
+            if have < head:
+                self._needed = head
+                return None
+            size = int.from_bytes(room[start + 2 : start + head], "big")
+        if size + len(self._fragments) > self._limit and not first & _CONTROL:
+            raise FrameError(f"a message of more than the {self._limit} bytes allowed")
+        if have < head + size:
+            self._needed = head + size
+            return None
+        self._start = end = start + head + size
+        if len(room) == ROOM:
+            return first, bytes(room[start + head : end])
+        # Its own room is given out as it is: a copy would double the cost.
+        self._room, self._start, self._end = memoryview(bytearray(ROOM)), 0, 0
+        return first, room[start + head : end].toreadonly()
+
+    def _make_room(self) -> None:
+        """Move what has come of a frame to the start of a room that holds more of it."""
+        come = self._room[self._start : self._end]
+        size = min(self._needed, max(AT_ONCE, 2 * len(come)))
+        room = self._room if size <= ROOM else memoryview(bytearray(size))
+        room[: len(come)] = come
+        self._room, self._start, self._end = room, 0, len(come)
+
+
+def _check(first: int, size: int) -> None:
+    """Refuse what no server may send, by the first two bytes of a frame."""
+    opcode = first & 0x0F
+    if first & 0x70 or size & 0x80:
+        raise FrameError("a frame with reserved bits, or masked by the server")
+    if opcode & _CONTROL and (size > 125 or not first & _FINAL):
+        raise FrameError("a control frame in fragments, or of more than 125 bytes")
+    if opcode & 0x07 > 2:
+        raise FrameError(f"a frame of unknown type {opcode}")

@@ -1,0 +1,442 @@
+"""ComfyUI's own nodes for pictures, with Pillow; and a text-to-image chain that is simulated."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import attrs
+from PIL import Image, ImageDraw, ImageMath, ImageOps, ImageSequence
+from PIL.PngImagePlugin import PngInfo
+
+from .execution import Preview, ProgressBar, wants_previews
+from .folders import Folders
+from .images import Frame, Pictures, scaled
+
+
+class Node:
+    """What all classes of this module have."""
+
+    FUNCTION = "run"
+    RETURN_TYPES: ClassVar[list[str]] = []
+    OUTPUT_NODE = False
+    folders: ClassVar[Folders]
+    previews: ClassVar[bool]
+    step_seconds: ClassVar[float]
+
+
+class Simulated(Node):
+    """A stand-in for what needs a model."""
+
+
+# -- pictures in ------------------------------------------------------------------------
+
+
+class _Loader(Node):
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: Any) -> str:
+        return hashlib.sha256(cls.folders.input_file(image).read_bytes()).hexdigest()
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        return cls.folders.input_file(image).exists() or f"Invalid image file: {image}"
+
+
+class LoadImage(_Loader):
+    """Reads a picture and its alpha, all frames of it."""
+
+    def run(self, image: str) -> tuple[Pictures, list[Image.Image]]:
+        frames: list[Frame] = []
+        masks = []
+        with Image.open(self.folders.input_file(image)) as file:
+            single = file.format == "MPO"
+            for part in ImageSequence.Iterator(file):
+                picture = ImageOps.exif_transpose(part)
+                if picture.mode == "I":
+                    picture = picture.point(lambda value: value * (1 / 255))
+                frame = Frame.of(picture.convert("RGB"))
+                if frames and (single or frame.size != frames[0].size):
+                    continue
+                frames.append(frame)
+                masks.append(_mask(picture))
+        return Pictures(frames), masks
+
+
+class LoadImageMask(_Loader):
+    """Reads one channel of a picture."""
+
+    def run(self, image: str, channel: str) -> tuple[list[Image.Image]]:
+        with Image.open(self.folders.input_file(image)) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode == "I":
+                picture = picture.point(lambda value: value * (1 / 255))
+            if channel == "alpha":
+                return ([_mask(picture.convert("RGBA"))],)
+            index = ["red", "green", "blue"].index(channel)
+            return ([Frame.of(picture.convert("RGB")).channels[index]],)
+
+
+def _mask(picture: Image.Image) -> Image.Image:
+    """1 where a picture is transparent; of one without alpha, 64 by 64 pixels of nothing."""
+    if not picture.has_transparency_data:
+        return Image.new("F", (64, 64))
+    return _inverted(Frame.of(picture.convert("RGBA")).channels[3])
+
+
+class EmptyImage(Node):
+    """Pictures of one colour."""
+
+    def run(self, width: int, height: int, batch_size: int, color: int) -> tuple[Pictures]:
+        colour = (color >> 16 & 255, color >> 8 & 255, color & 255)
+        frame = Frame.of(Image.new("RGB", (width, height), colour))
+        return (Pictures([frame] * batch_size),)
+
+
+# -- pictures ---------------------------------------------------------------------------
+
+
+class ImageScale(Node):
+    """To a width and a height; 0 keeps the proportions."""
+
+    def run(
+        self, image: Any, upscale_method: str, width: int, height: int, crop: str
+    ) -> tuple[Pictures]:
+        pictures = Pictures.of(image)
+        old_width, old_height = pictures.size
+        if not width and not height:
+            return (pictures,)
+        width = width or max(1, round(old_width * height / old_height))
+        height = height or max(1, round(old_height * width / old_width))
+        return (_all(pictures, lambda f: scaled(f, width, height, upscale_method, crop)),)
+
+
+class ImageScaleBy(Node):
+    """By a factor."""
+
+    def run(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Pictures]:
+        pictures = Pictures.of(image)
+        width, height = (round(side * scale_by) for side in pictures.size)
+        return (_all(pictures, lambda f: scaled(f, width, height, upscale_method, "disabled")),)
+
+
+class ImageInvert(Node):
+    """Negative; alpha, too."""
+
+    def run(self, image: Any) -> tuple[Pictures]:
+        return (_all(image, lambda f: Frame(tuple(map(_inverted, f.channels)))),)
+
+
+class ImageCrop(Node):
+    """A part, cut off at the edges."""
+
+    def run(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Pictures]:
+        pictures = Pictures.of(image)
+        full_width, full_height = pictures.size
+        x, y = min(x, full_width - 1), min(y, full_height - 1)
+        box = (x, y, min(x + width, full_width), min(y + height, full_height))
+        return (_all(pictures, lambda f: Frame(tuple(c.crop(box) for c in f.channels))),)
+
+
+class ImageBatch(Node):
+    """Two batches in one; the second takes the size of the first."""
+
+    def run(self, image1: Any, image2: Any) -> tuple[Pictures]:
+        first, second = Pictures.of(image1), Pictures.of(image2)
+        if first.size != second.size:
+            second = _all(second, lambda f: scaled(f, *first.size, "bilinear", "center"))
+        frames = (*first.frames, *second.frames)
+        channels = max(len(frame.channels) for frame in frames)
+        return (Pictures(_with_channels(frame, channels) for frame in frames),)
+
+
+class ImageBlend(Node):
+    """Two pictures laid over each other."""
+
+    def run(
+        self, image1: Any, image2: Any, blend_factor: float, blend_mode: str
+    ) -> tuple[Pictures]:
+        first, second = Pictures.of(image1), Pictures.of(image2)
+        channels = len(first.frames[0].channels)
+        if first.size != second.size:
+            second = _all(second, lambda f: scaled(f, *first.size, "bicubic", "center"))
+        count = max(len(first), len(second))
+        if {len(first), len(second)} - {1, count}:
+            raise RuntimeError(
+                f"The size of tensor a ({len(first)}) must match the size of tensor b "
+                f"({len(second)}) at non-singleton dimension 0"
+            )
+
+        def mixed(under: Image.Image, over: Image.Image) -> Image.Image:
+            def formula(images: Mapping[str, Any]) -> Any:
+                a = images["a"]
+                value = a * (1 - blend_factor) + _BLEND[blend_mode](a, images["b"]) * blend_factor
+                return images["max"](images["min"](value, 1.0), 0.0)
+
+            result: Image.Image = ImageMath.lambda_eval(formula, a=under, b=over)
+            return result
+
+        frames = []
+        for index in range(count):
+            under = first.frames[min(index, len(first) - 1)].channels
+            over = _with_channels(second.frames[min(index, len(second) - 1)], channels).channels
+            frames.append(Frame(tuple(map(mixed, under, over))))
+        return (Pictures(frames),)
+
+
+def _chosen(condition: Any, yes: Any, no: Any) -> Any:
+    """One of two per pixel; a condition is 1 or 0."""
+    return condition * yes + (1 - condition) * no
+
+
+def _soft_light(a: Any, b: Any) -> Any:
+    light = _chosen(a <= 0.25, ((16 * a - 12) * a + 4) * a, a**0.5)
+    return _chosen(b <= 0.5, a - (1 - 2 * b) * a * (1 - a), a + (2 * b - 1) * (light - a))
+
+
+_BLEND: dict[str, Callable[[Any, Any], Any]] = {
+    "normal": lambda a, b: b,
+    "multiply": lambda a, b: a * b,
+    "screen": lambda a, b: 1 - (1 - a) * (1 - b),
+    "overlay": lambda a, b: _chosen(a <= 0.5, 2 * a * b, 1 - 2 * (1 - a) * (1 - b)),
+    "soft_light": _soft_light,
+    "difference": lambda a, b: a - b,
+}
+
+
+def _all(pictures: Any, change: Callable[[Frame], Frame]) -> Pictures:
+    """A batch with each frame changed; equal ones only once."""
+    done: dict[int, Frame] = {}
+    frames = Pictures.of(pictures).frames
+    for frame in frames:
+        if id(frame) not in done:
+            done[id(frame)] = change(frame)
+    return Pictures(done[id(frame)] for frame in frames)
+
+
+def _inverted(channel: Image.Image) -> Image.Image:
+    return channel.point(lambda value: value * -1 + 1)
+
+
+def _with_channels(frame: Frame, count: int) -> Frame:
+    opaque = Image.new("F", frame.size, 1.0)
+    return Frame((*frame.channels, opaque)[:count])
+
+
+# -- pictures out -----------------------------------------------------------------------
+
+
+class SaveImage(Node):
+    """Writes PNG files with the workflow inside, under counted names."""
+
+    kind = "output"
+    suffix = ""
+    level = 4
+
+    def run(
+        self,
+        images: Any,
+        filename_prefix: str = "ComfyUI",
+        prompt: Any = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        pictures = Pictures.of(images)
+        prefix = filename_prefix + self.suffix
+        folder, name, number, subfolder = self.folders.save_target(
+            self.kind, prefix, *pictures.size
+        )
+        texts = PngInfo()
+        if prompt is not None:
+            texts.add_text("prompt", json.dumps(prompt))
+        for key, value in (extra_pnginfo or {}).items():
+            texts.add_text(key, json.dumps(value))
+        saved = []
+        for index, picture in enumerate(pictures):
+            file = f"{name.replace('%batch_num%', str(index))}_{number + index:05}_.png"
+            picture.save(folder / file, pnginfo=texts, compress_level=self.level)
+            saved.append({"filename": file, "subfolder": subfolder, "type": self.kind})
+        return {"ui": {"images": saved}}
+
+
+class PreviewImage(SaveImage):
+    """The same in the temporary folder."""
+
+    kind = "temp"
+    level = 1
+
+    def __init__(self) -> None:
+        letters = random.choices("abcdefghijklmnopqrstuvwxyz", k=5)  # noqa: S311  no secret
+        self.suffix = f"_temp_{''.join(letters)}"
+
+
+class SaveImageWebsocket(Node):
+    """Sends PNGs to the client in place of previews, whenever it is asked to."""
+
+    @classmethod
+    def IS_CHANGED(cls, images: Any) -> float:
+        return time.time()
+
+    def run(self, images: Any) -> dict[str, Any]:
+        pictures = Pictures.of(images)
+        bar = ProgressBar(len(pictures))
+        for index, picture in enumerate(pictures):
+            bar.update_absolute(index, preview=("PNG", picture, None))
+        return {}
+
+
+class PreviewAny(Node):
+    """Shows any value as text."""
+
+    def run(self, source: Any = None) -> dict[str, Any]:
+        if source is None or isinstance(source, str | int | float):
+            return {"ui": {"text": [str(source)]}}
+        try:
+            return {"ui": {"text": [json.dumps(source, indent=4)]}}
+        except (TypeError, ValueError):
+            return {"ui": {"text": [str(source)]}}
+
+
+class Primitive(Node):
+    """A value of its own."""
+
+    def run(self, value: Any) -> tuple[Any]:
+        return (value,)
+
+
+# -- text to image, simulated -----------------------------------------------------------
+
+
+@attrs.frozen
+class _Latent:
+    """What is known of a picture before it is drawn."""
+
+    width: int
+    height: int
+    batch_size: int
+    seed: int = 0
+    text: str = ""
+    sampled: float = 0.0  # 0 to 1: nothing, all of its steps
+
+    def drawn(self, index: int = 0) -> Image.Image:
+        """The picture: the same for the same seed and prompt, and labelled as no real one."""
+        key = f"{self.seed}/{index}/{self.text}".encode()
+        dice = random.Random(hashlib.sha256(key).digest())  # noqa: S311  must repeat
+        picture = Image.new("RGB", (self.width, self.height))
+        draw = ImageDraw.Draw(picture)
+        hue = dice.random()
+        top, bottom = (_colour(hue + dice.random() / 3, light) for light in (0.75, 0.35))
+        for y in range(self.height):
+            part = y / self.height
+            row = tuple(round(a + (b - a) * part) for a, b in zip(top, bottom, strict=True))
+            draw.line((0, y, self.width, y), fill=row)
+        for _ in range(round(self.sampled * 24)):
+            x, at = dice.random() * self.width, dice.random() * self.height
+            size = (0.02 + 0.1 * dice.random()) * min(self.width, self.height)
+            fill = _colour(hue + 0.5 + dice.random() / 4, 0.3 + 0.5 * dice.random())
+            draw.ellipse((x - size, at - size, x + size, at + size), fill=fill)
+        draw.rectangle((0, 0, self.width, 12), fill=(0, 0, 0))
+        draw.text((2, 0), "simulated", fill=(255, 255, 255))
+        draw.text((2, 14), f"seed {self.seed}\n{self.text}", fill=(255, 255, 255))
+        return picture
+
+
+def _colour(hue: float, light: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hls_to_rgb(hue % 1, light, 0.6)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+class CheckpointLoaderSimple(Simulated):
+    """Takes any file for a checkpoint."""
+
+    def run(self, ckpt_name: str) -> tuple[str, str, str]:
+        return (
+            f"simulated model of {ckpt_name}",
+            f"simulated CLIP of {ckpt_name}",
+            f"simulated VAE of {ckpt_name}",
+        )
+
+
+class CLIPTextEncode(Simulated):
+    """Hands the text on."""
+
+    def run(self, text: str, clip: Any) -> tuple[str]:
+        return (text,)
+
+
+class EmptyLatentImage(Simulated):
+    """A size."""
+
+    def run(self, width: int, height: int, batch_size: int) -> tuple[_Latent]:
+        return (_Latent(width // 8 * 8, height // 8 * 8, batch_size),)
+
+
+class KSampler(Simulated):
+    """Counts steps, with a preview of each."""
+
+    def run(
+        self,
+        model: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: str,
+        negative: str,
+        latent_image: _Latent,
+        denoise: float,
+    ) -> tuple[_Latent]:
+        bar = ProgressBar(steps)
+        latent = attrs.evolve(latent_image, seed=seed, text=positive)
+        for step in range(1, steps + 1):
+            time.sleep(self.step_seconds)
+            latent = attrs.evolve(latent, sampled=step / steps)
+            bar.update_absolute(step, preview=self._preview(latent))
+        return (latent,)
+
+    def _preview(self, latent: _Latent) -> Preview | None:
+        if not wants_previews(self.previews):
+            return None
+        small = attrs.evolve(latent, width=latent.width // 8, height=latent.height // 8)
+        return "JPEG", small.drawn(), 512
+
+
+class VAEDecode(Simulated):
+    """Draws the pictures."""
+
+    def run(self, samples: _Latent, vae: Any) -> tuple[Pictures]:
+        drawn = (samples.drawn(index) for index in range(samples.batch_size))
+        return (Pictures(Frame.of(picture) for picture in drawn),)
+
+
+_PRIMITIVES = ("Int", "Float", "String", "StringMultiline", "Boolean")
+CLASSES: dict[str, type[Node]] = {
+    **{
+        cls.__name__: cls
+        for cls in (
+            LoadImage,
+            LoadImageMask,
+            EmptyImage,
+            ImageScale,
+            ImageScaleBy,
+            ImageInvert,
+            ImageBlend,
+            ImageBatch,
+            ImageCrop,
+            SaveImage,
+            PreviewImage,
+            PreviewAny,
+            SaveImageWebsocket,
+            CheckpointLoaderSimple,
+            CLIPTextEncode,
+            EmptyLatentImage,
+            KSampler,
+            VAEDecode,
+        )
+    },
+    **{f"Primitive{name}": Primitive for name in _PRIMITIVES},
+}

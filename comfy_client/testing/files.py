@@ -1,0 +1,153 @@
+"""Routes for uploads and downloads."""
+
+from __future__ import annotations
+
+import io
+import json
+import mimetypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .folders import Folders, is_inside
+
+Save = Callable[[bytes, Any, Path], None]
+_BYTES = "application/octet-stream"
+# Set by the server for its whole process, which here is not ours.
+_KINDS = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
+_NOT_SHOWN = frozenset(
+    {
+        "text/html",
+        "text/html-sandboxed",
+        "application/xhtml+xml",
+        "text/javascript",
+        "text/css",
+    }
+)
+
+
+def add_file_routes(table: web.RouteTableDef, folders: Folders) -> None:
+    """``/upload/image``, ``/upload/mask`` and ``/view``."""
+
+    @table.post("/upload/image")
+    async def upload_image(request: web.Request) -> web.Response:
+        return _upload(folders, await request.post(), lambda data, _, path: _write(data, path))
+
+    @table.post("/upload/mask")
+    async def upload_mask(request: web.Request) -> web.Response:
+        def save(data: bytes, post: Any, path: Path) -> None:
+            _save_masked(folders, json.loads(post.get("original_ref")), data, path)
+
+        return _upload(folders, await request.post(), save)
+
+    @table.get("/view")
+    async def view(request: web.Request) -> web.StreamResponse:
+        query = request.query
+        if "filename" not in query:
+            return web.Response(status=404)
+        found = _find(folders, query["filename"], query.get("type", "output"), query)
+        if isinstance(found, int):
+            return web.Response(status=found)
+        if "preview" in query:
+            wanted = query["preview"].split(";")
+            channel = query.get("channel", "")
+            kind = "jpeg" if wanted[0] == "jpeg" and "a" not in channel else "webp"
+            quality = int(wanted[-1]) if wanted[-1].isdigit() else 90
+            return converted(found, kind, quality, rgb=kind == "jpeg" or channel == "rgb")
+        if query.get("channel") == "rgb":
+            return converted(found, "png", rgb=True)
+        if query.get("channel") == "a":
+            return converted(found, "png", alpha_only=True)
+        kind = _KINDS.get(found.suffix) or mimetypes.guess_type(found.name)[0] or _BYTES
+        if kind in _NOT_SHOWN:
+            kind = _BYTES
+        headers = {"Content-Disposition": f'filename="{found.name}"', "Content-Type": kind}
+        return web.FileResponse(found, headers=headers)
+
+
+def converted(
+    path: Path, kind: str, quality: int = 90, *, rgb: bool = False, alpha_only: bool = False
+) -> web.Response:
+    """A picture in another format, or a part of it."""
+    file = io.BytesIO()
+    with Image.open(path) as picture:
+        if alpha_only:
+            alpha = picture.getchannel("A") if picture.mode == "RGBA" else 255
+            result = Image.new("RGBA", picture.size)
+            result.putalpha(alpha)
+        else:
+            result = picture.convert("RGB") if rgb else picture
+        result.save(file, format=kind, quality=quality)
+    headers = {"Content-Disposition": f'filename="{path.name}"'}
+    return web.Response(body=file.getvalue(), content_type=f"image/{kind}", headers=headers)
+
+
+def _find(folders: Folders, name: str, kind: str, query: Any) -> Path | int:
+    """The file that is meant, or the status that refuses it."""
+    name, folder = folders.annotated(name)
+    if not name or name.startswith("/") or ".." in name:
+        return 400
+    folder = folder or folders.of_type(kind)
+    if folder is None:
+        return 400
+    inner = folder / query.get("subfolder", "")
+    if not is_inside(inner, folder):
+        return 403
+    path = inner / os.path.basename(name)
+    return path if path.is_file() else 404
+
+
+def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
+    kind = post.get("type", "input")
+    root = folders.of_type(kind)
+    if root is None:
+        raise ValueError(f"no type {kind!r}")
+    image = post.get("image")
+    if not image:
+        return web.Response(status=400)
+    name = image.filename  # of a text field AttributeError, which the server answers with 500
+    if not name:
+        return web.Response(status=400)
+    subfolder = post.get("subfolder", "")
+    folder = root / os.path.normpath(subfolder)
+    path = Path(os.path.abspath(folder / name))
+    if not is_inside(path, root):
+        return web.Response(status=400)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = image.file.read()
+    stem, ending = os.path.splitext(name)
+    is_known = False
+    if post.get("overwrite") not in ("true", "1"):
+        number = 0
+        while path.exists() and not is_known:
+            is_known = path.read_bytes() == data
+            if not is_known:
+                number += 1
+                name = f"{stem} ({number}){ending}"
+                path = folder / name
+    if not is_known:
+        save(data, post, path)
+    return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
+    """The original with the mask's alpha; without an original nothing, and nobody is told."""
+    found = _find(folders, ref["filename"], ref.get("type", "output"), ref)
+    if isinstance(found, int):
+        return
+    with Image.open(found) as original, Image.open(io.BytesIO(mask)) as alpha:
+        texts = PngInfo()
+        for key, value in getattr(original, "text", {}).items():
+            texts.add_text(key, value)
+        masked = original.convert("RGBA")
+        masked.putalpha(alpha.convert("RGBA").getchannel("A"))
+        masked.save(path, compress_level=4, pnginfo=texts)

@@ -1,0 +1,120 @@
+"""The nodes of an embedded server: ComfyUI's own for pictures, a simulated sampler, and yours.
+
+A node is a class after ComfyUI's V1 conventions::
+
+    class Blur:
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"image": ("IMAGE",)}}
+
+        def run(self, image):
+            return ([picture.filter(ImageFilter.BLUR) for picture in image],)
+
+    server.add_node(Blur)
+
+An ``IMAGE`` comes as :class:`~comfy_client.testing.images.Pictures`.  ``OUTPUT_NODE``,
+``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
+hidden inputs and coroutines work as there; expansion into other nodes and lazy inputs do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from ..workflow.validate import Check
+from ._builtin import CLASSES, Simulated
+from .folders import Folders
+
+_SIMULATED = "Simulated by comfy_client.testing: no model is run."
+
+
+class Nodes:
+    """The node classes of one server, and their definitions."""
+
+    def __init__(self, folders: Folders, settings: Mapping[str, Any]) -> None:
+        shipped = files(__package__).joinpath("definitions.json").read_text(encoding="utf-8")
+        self._definitions: dict[str, Any] = json.loads(shipped)
+        self._folders = folders
+        bound = {"folders": folders, **settings}
+        self.classes: dict[str, Any] = {
+            name: type(name, (CLASSES[name],), bound) for name in self._definitions
+        }
+        for name, cls in self.classes.items():
+            cls.OUTPUT_NODE = self._definitions[name]["output_node"]
+            cls.RETURN_TYPES = self._definitions[name]["output"]
+            if issubclass(cls, Simulated):
+                self._definitions[name]["description"] = _SIMULATED
+
+    def add(self, name: str, cls: type) -> None:
+        """Add a class of the user's, or put it in the place of another."""
+        self._definitions.pop(name, None)
+        self.classes[name] = cls
+
+    def definition(self, name: str) -> dict[str, Any]:
+        """What ``GET /object_info`` says about one class."""
+        shipped: dict[str, Any] | None = self._definitions.get(name)
+        if shipped is None:
+            return definition_of(name, self.classes[name])
+        choices = self._choices(name)
+        if choices is None:
+            return shipped
+        definition = copy.deepcopy(shipped)
+        next(iter(definition["input"]["required"].values()))[0] = choices
+        return definition
+
+    def definitions(self, graph: Any = None) -> dict[str, Any]:
+        """Of the classes in a graph, or of all; one that cannot tell its own is left out."""
+        nodes = graph.values() if isinstance(graph, dict) else ()
+        used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
+        found: dict[str, Any] = {}
+        for name in self.classes if graph is None else used:
+            with contextlib.suppress(TypeError, KeyError):  # no such class, no text
+                found[name] = self.definition(name)
+        return found
+
+    def checks(self) -> dict[str, Check]:
+        """The classes' own checks, ``VALIDATE_INPUTS``."""
+        found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
+        return {name: check for name, check in found.items() if check is not None}
+
+    def _choices(self, name: str) -> list[str] | None:
+        """The files that a loader offers."""
+        if name in ("LoadImage", "LoadImageMask"):
+            return self._folders.inputs(images=name == "LoadImage")
+        return (
+            self._folders.model_names("checkpoints") if name == "CheckpointLoaderSimple" else None
+        )
+
+
+def definition_of(name: str, cls: Any) -> dict[str, Any]:
+    """The definition of a class, from its attributes; TypeError if that cannot be."""
+    try:
+        inputs = cls.INPUT_TYPES()
+        types = cls.RETURN_TYPES
+        getattr(cls, cls.FUNCTION)
+        definition = {
+            "input": inputs,
+            "input_order": {kind: list(of_kind) for kind, of_kind in inputs.items()},
+            "output": types,
+            "output_is_list": getattr(cls, "OUTPUT_IS_LIST", [False] * len(types)),
+            "output_name": getattr(cls, "RETURN_NAMES", types),
+            "name": name,
+            "display_name": getattr(cls, "DISPLAY_NAME", name),
+            "description": getattr(cls, "DESCRIPTION", ""),
+            "python_module": f"custom_nodes.{cls.__module__}",
+            "category": getattr(cls, "CATEGORY", "sd"),
+            "output_node": getattr(cls, "OUTPUT_NODE", False) is True,
+        }
+        # With lists in place of tuples, as the wire has them.
+        decoded: dict[str, Any] = json.loads(json.dumps(definition))
+    except Exception as exc:
+        raise TypeError(f"{name} is no node class: {exc}") from exc
+    return decoded

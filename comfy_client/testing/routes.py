@@ -1,0 +1,450 @@
+"""Every HTTP route and the event socket of an embedded server."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import web
+
+from ..workflow.validate import no_prompt, validate
+from .execution import SECRETS
+from .files import add_file_routes, converted
+from .folders import is_image, safetensors_header
+from .jobs import add_job_routes, is_uuid
+from .userdata import Users, add_user_routes
+
+if TYPE_CHECKING:
+    from .server import Core
+
+_INVALID_ID = {
+    "error": {
+        "type": "invalid_prompt_id",
+        "message": "prompt_id must be a UUID",
+        "details": "prompt_id must be a UUID in its canonical form",
+        "extra_info": {},
+    },
+    "node_errors": {},
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.45.2"}
+_MEMORY = 16 * 2**30  # bytes that the simulated device says it has
+
+
+def application(core: Core) -> web.Application:
+    """All routes, each with and without ``/api`` before it."""
+    table = web.RouteTableDef()
+    _add_prompt_routes(table, core)
+    _add_catalogue_routes(table, core)
+    _add_system_routes(table, core)
+    add_file_routes(table, core.folders)
+    add_user_routes(table, Users(core.folders.user, multi=core.multi_user))
+    table.get("/ws")(_socket_handler(core))
+    app = web.Application(
+        client_max_size=core.max_upload_size, middlewares=[_cache_control, _origin]
+    )
+    if core.is_newest:
+        app.middlewares.append(_same_site)
+    internal = web.Application()
+    internal.add_routes(_internal_routes(core))
+    app.add_subapp("/internal", internal)
+    prefixed = web.RouteTableDef()
+    for route in table:
+        if isinstance(route, web.RouteDef):  # there are no others
+            prefixed.route(route.method, f"/api{route.path}")(route.handler)
+    if core.is_newer:
+        add_job_routes(prefixed, core.queue, core.executor.interrupt, newest=core.is_newest)
+    app.add_routes(prefixed)
+    app.add_routes(table)
+    app.router.add_static("/", core.folders.web)  # all else: 404 to GET, 405 to the rest
+    return app
+
+
+# -- rules for all routes ---------------------------------------------------------------
+
+
+@web.middleware
+async def _cache_control(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    path = request.path.lower()
+    name = path.rsplit("/", 1)[-1]
+    if path.endswith((".js", ".css")) or (name.startswith("index") and name.endswith(".json")):
+        response.headers.setdefault("Cache-Control", "no-cache")
+    elif path.endswith(_PICTURES) and response.status < 300:
+        response.headers.setdefault("Cache-Control", "public, max-age=86400")
+    elif path.endswith(_PICTURES) and response.status == 404:
+        response.headers.setdefault("Cache-Control", "public, max-age=3600")
+    return response
+
+
+@web.middleware
+async def _origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses pages of other sites; answers OPTIONS."""
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if host is not None and origin is not None and not _is_same_site(host.lower(), origin.lower()):
+        return web.Response(status=403)
+    return web.Response() if request.method == "OPTIONS" else await handler(request)
+
+
+@web.middleware
+async def _same_site(request: web.Request, handler: Handler) -> web.StreamResponse:
+    is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
+    return web.Response(status=403) if is_foreign else await handler(request)
+
+
+def _is_same_site(host: str, origin: str) -> bool:
+    here, there = urlsplit(f"//{host}"), urlsplit(origin)
+    # A port that one of the two leaves out does not count for the other either.
+    ours = here.hostname if there.port is None else host
+    theirs = there.hostname if here.port is None else there.netloc
+    return not ours or not theirs or ours == theirs or not _is_loopback(here.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = [host, *(info[4][0] for info in socket.getaddrinfo(host, None))]
+    except OSError:
+        return False
+    addresses = [str(one) for one in found[1:]]
+    return bool(addresses) and all(ipaddress.ip_address(one).is_loopback for one in addresses)
+
+
+# -- prompts ----------------------------------------------------------------------------
+
+
+def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
+    queue = core.queue
+
+    @table.get("/prompt")
+    async def get_prompt(request: web.Request) -> web.Response:
+        return web.json_response(core.queue_info())
+
+    @table.post("/prompt")
+    async def post_prompt(request: web.Request) -> web.Response:
+        core.log("got prompt")
+        body = await _object(request, "number", "prompt")
+        if "number" in body:
+            number: float = float(body["number"])
+        else:
+            number = core.take_number()
+            number = -number if body.get("front") else number
+        prompt_id = body.get("prompt_id", str(uuid.uuid4()))
+        if core.is_newest:
+            prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
+            if not is_uuid(prompt_id):
+                return web.json_response(_INVALID_ID, status=400)
+        prompt_id = str(prompt_id)  # older servers take anything, and null for a name
+        if "prompt" not in body:
+            verdict = no_prompt()
+        else:
+            verdict = validate(
+                body["prompt"],
+                core.nodes.definitions(body["prompt"] or {}),
+                targets=body.get("partial_execution_targets"),
+                extra_checks=core.nodes.checks(),
+                version=core.version,
+            )
+        if verdict.crash is not None:
+            raise RuntimeError(verdict.crash)
+        if not verdict.ok:
+            core.log(f"invalid prompt: {verdict.error}")
+            answer = {"error": verdict.error, "node_errors": verdict.node_errors}
+            return web.json_response(answer, status=400)
+        extra_data = body.get("extra_data", {})
+        if "client_id" in body:
+            extra_data["client_id"] = body["client_id"]
+        secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
+        extra_data["create_time"] = int(time.time() * 1000)
+        outputs = verdict.outputs_to_execute
+        queue.put((number, prompt_id, verdict.graph, extra_data, outputs, secrets))
+        return web.json_response(
+            {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
+        )
+
+    @table.get("/queue")
+    async def get_queue(request: web.Request) -> web.Response:
+        return web.json_response(queue.shown())
+
+    @table.post("/queue")
+    async def post_queue(request: web.Request) -> web.Response:
+        body = await _object(request, "clear", "delete")
+        if body.get("clear"):
+            queue.clear()
+        if "delete" in body:
+            for prompt_id in body["delete"]:
+                queue.delete(prompt_id)
+        return web.Response()
+
+    @table.post("/interrupt")
+    async def post_interrupt(request: web.Request) -> web.Response:
+        try:
+            body = await request.json()
+        except json.JSONDecodeError:
+            body = {}
+        prompt_id = body.get("prompt_id")
+        if not prompt_id or prompt_id == queue.running_id:
+            core.log(f"Interrupting {prompt_id or 'whatever runs'}")
+            core.executor.interrupt()
+        return web.Response()
+
+    @table.post("/free")
+    async def post_free(request: web.Request) -> web.Response:
+        body = await request.json()
+        for name in ("unload_models", "free_memory"):
+            if body.get(name, False):
+                queue.flag(name, body[name])
+        return web.Response()
+
+    @table.get("/history")
+    async def get_history(request: web.Request) -> web.Response:
+        limit, offset = request.query.get("max_items"), request.query.get("offset")
+        found = queue.history(
+            None if limit is None else int(limit), -1 if offset is None else int(offset)
+        )
+        return web.json_response(found)
+
+    @table.get("/history/{prompt_id}")
+    async def get_history_of(request: web.Request) -> web.Response:
+        return web.json_response(queue.entry(request.match_info["prompt_id"]))
+
+    @table.post("/history")
+    async def post_history(request: web.Request) -> web.Response:
+        body = await _object(request, "clear", "delete")
+        if body.get("clear"):
+            queue.forget()
+        if "delete" in body:
+            for prompt_id in body["delete"]:
+                queue.forget(prompt_id)
+        return web.Response()
+
+
+async def _object(request: web.Request, *keys: str) -> dict[str, Any]:
+    """The body.  As on the server, a list or a text without the keys is as good as nothing."""
+    body = await request.json()
+    if isinstance(body, dict):
+        return body
+    if any(key in body for key in keys):
+        raise TypeError("the body is no object")
+    return {}
+
+
+# -- nodes and models -------------------------------------------------------------------
+
+
+def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
+    folders = core.folders
+
+    @table.get("/object_info")
+    async def object_info(request: web.Request) -> web.Response:
+        return web.json_response(core.nodes.definitions())
+
+    @table.get("/object_info/{name}")
+    async def object_info_of(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        found = name in core.nodes.classes
+        return web.json_response({name: core.nodes.definition(name)} if found else {})
+
+    if core.is_newest:
+
+        @table.get("/node_replacements")
+        async def replacements(request: web.Request) -> web.Response:
+            return web.json_response({})
+
+    @table.get("/extensions")
+    async def extensions(request: web.Request) -> web.Response:
+        return web.json_response([])
+
+    @table.get("/workflow_templates")
+    @table.get("/i18n")
+    @table.get("/global_subgraphs")
+    async def of_packs(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    @table.get("/global_subgraphs/{id}")
+    async def subgraph(request: web.Request) -> web.Response:
+        return web.json_response(None)
+
+    @table.get("/embeddings")
+    async def embeddings(request: web.Request) -> web.Response:
+        names = folders.model_names("embeddings")
+        return web.json_response([os.path.splitext(name)[0] for name in names])
+
+    @table.get("/models")
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response(list(folders.models))
+
+    @table.get("/models/{kind}")
+    async def models_of(request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind not in folders.models:
+            return web.Response(status=404)
+        return web.json_response(folders.model_names(kind))
+
+    @table.get("/experiment/models")
+    async def model_folders(request: web.Request) -> web.Response:
+        return web.json_response(
+            [
+                {"name": kind, "folders": list(map(str, paths))}
+                for kind, paths in folders.models.items()
+                if kind not in ("configs", "custom_nodes")
+            ]
+        )
+
+    @table.get("/experiment/models/{kind}")
+    async def model_files(request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind not in folders.models:
+            return web.Response(status=404)
+        found = []
+        for index, name, path in folders.model_files(kind):
+            stat = path.stat()
+            found.append(
+                {
+                    "name": name,
+                    "pathIndex": index,
+                    "modified": stat.st_mtime,
+                    "created": stat.st_ctime,
+                    "size": stat.st_size,
+                }
+            )
+        return web.json_response(found)
+
+    @table.get("/experiment/models/preview/{kind}/{index}/{name:.*}")
+    async def model_preview(request: web.Request) -> web.Response:
+        kind, index = request.match_info["kind"], int(request.match_info["index"])
+        if kind not in folders.models:
+            return web.Response(status=404)
+        path = folders.models[kind][index] / request.match_info["name"]
+        near = path.parent.iterdir() if path.parent.is_dir() else iter(())
+        stems = (path.stem, f"{path.stem}.preview")
+        pictures = sorted(p for p in near if p.stem in stems and is_image(p.name))
+        return converted(pictures[0], "webp") if pictures else web.Response(status=404)
+
+    @table.get("/view_metadata/{kind}")
+    async def view_metadata(request: web.Request) -> web.Response:
+        name = request.query.get("filename", "")
+        path = folders.model_file(request.match_info["kind"], name)
+        if path is None or not name.endswith(".safetensors"):
+            return web.Response(status=404)
+        header = safetensors_header(path, 2**20)
+        if header is None or "__metadata__" not in header:
+            return web.Response(status=404)
+        return web.json_response(header["__metadata__"])
+
+
+# -- the system -------------------------------------------------------------------------
+
+
+def _add_system_routes(table: web.RouteTableDef, core: Core) -> None:
+    @table.get("/")
+    async def index(request: web.Request) -> web.FileResponse:
+        headers = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "0"}
+        return web.FileResponse(core.folders.web / "index.html", headers=headers)
+
+    @table.get("/features")
+    async def features(request: web.Request) -> web.Response:
+        return web.json_response(core.features)
+
+    @table.get("/system_stats")
+    async def system_stats(request: web.Request) -> web.Response:
+        system = {
+            "os": sys.platform if core.is_newer else os.name,
+            "ram_total": _MEMORY,
+            "ram_free": _MEMORY,
+            "comfyui_version": _VERSIONS[core.version],
+            "required_frontend_version": "1.32.9",
+            "installed_templates_version": None,
+            "required_templates_version": "0.7.25",
+            "python_version": sys.version,
+            "pytorch_version": "simulated by comfy_client.testing",
+            "embedded_python": False,
+            "argv": ["main.py", "--cpu"],
+        }
+        names = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
+        memory = dict.fromkeys(names, _MEMORY)
+        device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
+        return web.json_response({"system": system, "devices": [{**device, **memory}]})
+
+
+def _internal_routes(core: Core) -> web.RouteTableDef:
+    table = web.RouteTableDef()
+
+    @table.get("/logs")
+    async def logs(request: web.Request) -> web.Response:
+        return web.json_response("".join(f"{e['t']} - {e['m']}" for e in core.log_entries()))
+
+    @table.get("/logs/raw")
+    async def raw_logs(request: web.Request) -> web.Response:
+        size = {"cols": 80, "rows": 24}
+        return web.json_response({"entries": core.log_entries(), "size": size})
+
+    @table.patch("/logs/subscribe")
+    async def subscribe(request: web.Request) -> web.Response:
+        body = await request.json()
+        client_id, enabled = body["clientId"], body["enabled"]
+        core.subscribe(client_id, enabled)
+        return web.Response()
+
+    @table.get("/folder_paths")
+    async def folder_paths(request: web.Request) -> web.Response:
+        folders = core.folders.models.items()
+        return web.json_response({kind: list(map(str, paths)) for kind, paths in folders})
+
+    @table.get("/files/{kind}")
+    async def files(request: web.Request) -> web.Response:
+        folder = core.folders.of_type(request.match_info["kind"])
+        if folder is None:
+            return web.json_response({"error": "Invalid directory type"}, status=400)
+        entries = [entry for entry in os.scandir(folder) if entry.is_file()]
+        entries.sort(key=lambda entry: -entry.stat().st_mtime)
+        return web.json_response([entry.name for entry in entries])
+
+    return table
+
+
+# -- the event socket -------------------------------------------------------------------
+
+
+def _socket_handler(core: Core) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        client_id = request.query.get("clientId") or uuid.uuid4().hex
+        with core.connected(client_id, ws, request.transport):
+            greeting = {"status": core.queue_info(), "sid": client_id}
+            await core.deliver("status", greeting, client_id)
+            executor = core.executor
+            if executor.client_id == client_id and executor.node_id is not None:
+                await core.deliver("executing", {"node": executor.node_id}, client_id)
+            is_first = True
+            async for message in ws:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    is_first = is_first and not await _hello(core, client_id, message.data)
+        return ws
+
+    return handler
+
+
+async def _hello(core: Core, client_id: str, text: str) -> bool:
+    """Take a client's message; whether it counts as its first one."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(data, dict):
+        return False
+    if data.get("type") == "feature_flags":
+        core.set_flags(client_id, data.get("data", {}))
+        await core.deliver("feature_flags", core.features, client_id)
+    return True

@@ -1,0 +1,264 @@
+"""Routes for users, their settings and their files."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from .folders import is_inside
+
+_SYSTEM = "__"  # how names begin that no user may have
+_SETTINGS = "comfy.settings.json"
+
+
+class Users:
+    """Who there is, and where their files are."""
+
+    def __init__(self, root: Path, *, multi: bool) -> None:
+        self.root = root
+        self.multi = multi
+        self.names: dict[str, str] = {} if multi else {"default": "default"}
+
+    def add(self, name: str) -> str:
+        """A new user's id; ValueError in the server's words if it cannot be."""
+        name = name.strip()
+        if not name:
+            raise ValueError("username not provided")
+        user_id = re.sub("[^a-zA-Z0-9-_]+", "-", name)
+        if name.startswith(_SYSTEM) or user_id.startswith(_SYSTEM):
+            raise ValueError("System User prefix not allowed")
+        user_id = f"{user_id}_{uuid.uuid4()}"
+        self.names[user_id] = name
+        (self.root / "users.json").write_text(json.dumps(self.names), encoding="utf-8")
+        return user_id
+
+    def home(self, request: web.Request) -> Path:
+        """The folder of who asks; KeyError if the server does not know them."""
+        user = request.headers.get("Comfy-User", "default") if self.multi else "default"
+        if user.startswith(_SYSTEM) or user not in self.names:
+            raise KeyError(f"Unknown user: {user}")
+        return self.root / user
+
+    def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
+        """A path below that folder; ``None`` if it leads out of it."""
+        home = self.home(request)
+        # As there: what was encoded twice is decoded twice.
+        path = Path(os.path.abspath(home / (unquote(file) if "%" in file else file)))
+        if not is_inside(path, home):
+            return None
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def add_user_routes(table: web.RouteTableDef, users: Users) -> None:
+    """``/users``, ``/settings``, ``/userdata`` and ``/v2/userdata``."""
+
+    @table.get("/users")
+    async def get_users(request: web.Request) -> web.Response:
+        if users.multi:
+            return web.json_response({"storage": "server", "users": users.names})
+        migrated = users.home(request).exists()
+        return web.json_response({"storage": "server", "migrated": migrated})
+
+    @table.post("/users")
+    async def post_users(request: web.Request) -> web.Response:
+        name = (await request.json())["username"]
+        if name in users.names.values():
+            return web.json_response({"error": "Duplicate username."}, status=400)
+        try:
+            return web.json_response(users.add(name))
+        except ValueError as exc:
+            return web.json_response({"error": str(exc)}, status=400)
+
+    _add_settings(table, users)
+    _add_lists(table, users)
+    _add_files(table, users)
+
+
+def _add_settings(table: web.RouteTableDef, users: Users) -> None:
+    def load(request: web.Request) -> dict[str, Any]:
+        try:
+            text = (users.home(request) / _SETTINGS).read_text(encoding="utf-8")
+            settings: dict[str, Any] = json.loads(text)
+        except KeyError:
+            raise web.HTTPUnauthorized from None
+        except (OSError, ValueError):
+            return {}
+        return settings
+
+    def save(request: web.Request, settings: dict[str, Any]) -> web.Response:
+        path = users.home(request) / _SETTINGS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=4), encoding="utf-8")
+        return web.Response()
+
+    @table.get("/settings")
+    async def get_settings(request: web.Request) -> web.Response:
+        return web.json_response(load(request))
+
+    @table.get("/settings/{id}")
+    async def get_setting(request: web.Request) -> web.Response:
+        return web.json_response(load(request).get(request.match_info["id"]))
+
+    @table.post("/settings")
+    async def post_settings(request: web.Request) -> web.Response:
+        settings = load(request)
+        return save(request, {**settings, **await request.json()})
+
+    @table.post("/settings/{id}")
+    async def post_setting(request: web.Request) -> web.Response:
+        settings = load(request)
+        return save(request, {**settings, request.match_info["id"]: await request.json()})
+
+
+def _add_lists(table: web.RouteTableDef, users: Users) -> None:
+    @table.get("/userdata")
+    async def list_files(request: web.Request) -> web.Response:
+        folder = request.query.get("dir", "")
+        if not folder:
+            return web.Response(status=400, text="Directory not provided")
+        path = users.path(request, folder)
+        if path is None:
+            return web.Response(status=403, text="Invalid directory")
+        if not path.exists():
+            return web.Response(status=404, text="Directory not found")
+
+        def asked(name: str) -> bool:
+            return request.query.get(name, "").lower() == "true"
+
+        # Not rglob(): the server's way leaves out what begins with a dot.
+        pattern = os.path.join(glob.escape(str(path)), *(["**"] if asked("recurse") else []), "*")
+        found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
+        files = [file for file in found if file.is_file()]
+        if asked("full_info"):
+            return web.json_response([_info(file, path) for file in files])
+        names = [file.relative_to(path).as_posix() for file in files]
+        if asked("split"):
+            return web.json_response([[name, *name.split("/")] for name in names])
+        return web.json_response(names)
+
+    @table.get("/v2/userdata")
+    async def list_all(request: web.Request) -> web.Response:
+        asked = unquote(request.query.get("path", ""))
+        try:
+            home = users.home(request)
+        except KeyError:
+            return web.Response(status=403, text="Invalid user specified in request")
+        folder = users.path(request, asked, create=False)
+        if folder is None:
+            return web.Response(status=400, text="Invalid path requested")
+        if not folder.exists():
+            if folder == home:
+                return web.json_response([])
+            return web.Response(status=404, text="Requested path not found")
+        if not folder.is_dir():
+            return web.Response(status=400, text="Requested path is not a directory")
+        entries = []
+        for at, folders, names in os.walk(folder):
+            entries += [_entry(Path(at, name), home) for name in (*folders, *names)]
+        entries.sort(key=lambda entry: (entry["type"] != "directory", entry["name"].lower()))
+        return web.json_response(entries)
+
+
+def _add_files(table: web.RouteTableDef, users: Users) -> None:
+    def find(request: web.Request, part: str = "file") -> Path:
+        path = users.path(request, request.match_info[part])
+        if path is None:
+            raise _Refused(403)
+        return path
+
+    def find_existing(request: web.Request) -> Path:
+        path = find(request)
+        if not path.exists():
+            raise _Refused(404)
+        return path
+
+    def may_write(request: web.Request, path: Path) -> None:
+        if request.query.get("overwrite", "true") == "false" and path.exists():
+            raise _Refused(409, "File already exists")
+
+    def told(request: web.Request, path: Path) -> web.Response:
+        home = users.home(request)
+        if request.query.get("full_info", "false").lower() == "true":
+            return web.json_response(_info(path, home))
+        return web.json_response(os.path.relpath(path, home))
+
+    @table.get("/userdata/{file}")
+    @_answered
+    async def get_file(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(find_existing(request))
+
+    @table.post("/userdata/{file}")
+    @_answered
+    async def post_file(request: web.Request) -> web.StreamResponse:
+        path = find(request)
+        may_write(request, path)
+        data = await request.read()
+        try:
+            path.write_bytes(data)
+        except OSError:
+            reason = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
+            return web.Response(status=400, reason=reason)
+        return told(request, path)
+
+    @table.delete("/userdata/{file}")
+    @_answered
+    async def delete_file(request: web.Request) -> web.StreamResponse:
+        find_existing(request).unlink()
+        return web.Response(status=204)
+
+    @table.post("/userdata/{file}/move/{dest}")
+    @_answered
+    async def move_file(request: web.Request) -> web.StreamResponse:
+        source, target = find_existing(request), find(request, "dest")
+        may_write(request, target)
+        shutil.move(source, target)
+        return told(request, target)
+
+
+class _Refused(Exception):
+    """A status without a body, or with a text."""
+
+    def __init__(self, status: int, text: str | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.text = text
+
+
+def _answered(handler: Any) -> Any:
+    async def answering(request: web.Request) -> web.StreamResponse:
+        try:
+            response: web.StreamResponse = await handler(request)
+        except _Refused as exc:
+            return web.Response(status=exc.status, text=exc.text)
+        return response
+
+    return answering
+
+
+def _info(path: Path, base: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {
+        "path": path.relative_to(base).as_posix(),
+        "size": stat.st_size,
+        "modified": stat.st_mtime,
+        "created": stat.st_ctime,
+    }
+
+
+def _entry(path: Path, home: Path) -> dict[str, Any]:
+    entry = {"name": path.name, "path": path.relative_to(home).as_posix()}
+    if path.is_dir():
+        return {**entry, "type": "directory"}
+    stat = path.stat()
+    return {**entry, "type": "file", "size": stat.st_size, "modified": stat.st_mtime}

@@ -1,0 +1,1117 @@
+"""The embedded server itself; that it is like ComfyUI is shown by the contract tests."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import requests
+import trustme
+import websocket
+from PIL import Image
+
+from comfy_client import ComfyApi
+from comfy_client.credentials import BasicCredentials, BearerCredentials
+from comfy_client.errors import (
+    AuthenticationError,
+    JobFailed,
+    JobInterrupted,
+    PromptRejected,
+    UploadTooLarge,
+)
+from comfy_client.testing import (
+    ComfyServer,
+    ExecutionBlocker,
+    ProgressBar,
+    check_interrupted,
+    send_event,
+    send_text,
+)
+from comfy_client.workflow.metadata import read_metadata
+
+LIMIT = 30.0
+STATUSES = "pending, in_progress, completed, failed"
+TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def canvas(color: int = 0, **inputs: Any) -> dict[str, Any]:
+    return node("EmptyImage", **{"width": 8, "height": 8, "batch_size": 1, "color": color} | inputs)
+
+
+def picture(color: int = 0, prefix: str = "a") -> dict[str, Any]:
+    return {"1": canvas(color), "9": node("SaveImage", images=["1", 0], filename_prefix=prefix)}
+
+
+def txt2img(seed: int = 1, text: str = "a lighthouse", **inputs: Any) -> dict[str, Any]:
+    sampling = {"steps": 3, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
+    links = {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0]}
+    sampling |= {"denoise": 1.0, "seed": seed, "latent_image": ["5", 0], **links, **inputs}
+    return {
+        "3": node("KSampler", **sampling),
+        "4": node("CheckpointLoaderSimple", ckpt_name="simulated.safetensors"),
+        "5": node("EmptyLatentImage", width=128, height=64, batch_size=1),
+        "6": node("CLIPTextEncode", text=text, clip=["4", 1]),
+        "7": node("CLIPTextEncode", text="blurry", clip=["4", 1]),
+        "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "9": node("SaveImage", images=["8", 0], filename_prefix="t"),
+    }
+
+
+def until(found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LIMIT
+    while not (value := found()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+    return value
+
+
+def png(color: tuple[int, ...] = (1, 2, 3), size: tuple[int, int] = (8, 8)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA" if len(color) == 4 else "RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+class Socket:
+    """A bare event socket."""
+
+    def __init__(self, server: ComfyServer, client_id: str = "") -> None:
+        url = f"{server.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+        self.ws = websocket.create_connection(url, LIMIT, suppress_origin=True)
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ws.close()
+
+    def next(self) -> Any:
+        """The next message: a dict, or bytes."""
+        message = self.ws.recv()
+        return message if isinstance(message, bytes) else json.loads(message)
+
+    def until(self, event: str) -> list[Any]:
+        """All messages up to an event."""
+        heard = []
+        while not heard or not isinstance(heard[-1], dict) or heard[-1]["type"] != event:
+            heard.append(self.next())
+        return heard
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer() as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(server.url) as client:
+        yield client
+
+
+def ask(server: ComfyServer, method: str, path: str, **options: Any) -> requests.Response:
+    return requests.request(method, f"{server.url}{path}", timeout=LIMIT, **options)
+
+
+# -- life -------------------------------------------------------------------------------
+
+
+def test_a_server_is_there_in_half_a_second_and_runs_a_workflow():
+    """From nothing to a file."""
+    start = time.monotonic()
+    with ComfyServer() as server:
+        assert time.monotonic() - start < 0.5
+        with ComfyApi(server.url) as api:
+            [image] = api.run(picture(0x102030), timeout=LIMIT).images
+            assert Image.open(io.BytesIO(image.bytes())).getpixel((0, 0)) == (16, 32, 48)
+
+
+def test_nothing_is_left_of_fifty_servers():
+    """No thread, no port, no open file, no folder; each was used."""
+
+    def once() -> tuple[Path, int]:
+        with ComfyServer() as server, Socket(server) as events:
+            assert events.next()["type"] == "status"
+            assert ask(server, "GET", "/queue").status_code == 200
+            return server.root, server.port
+
+    once()
+    threads = set(threading.enumerate())
+    descriptors = Path("/proc/self/fd")
+    count = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for root, port in [once() for _ in range(50)]:
+        assert not root.exists()
+        with contextlib.closing(socket.socket()) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+    assert set(threading.enumerate()) == threads
+    if count:
+        assert len(list(descriptors.iterdir())) <= count + 1
+
+
+def test_stopping_ends_what_runs_and_closes_all_sockets():
+    """At once, though the prompt would take ten minutes."""
+    server = ComfyServer(step_seconds=0.05).start()
+    with Socket(server, "me") as events:
+        body = {"prompt": txt2img(steps=10000), "client_id": "me"}
+        assert ask(server, "POST", "/prompt", json=body).status_code == 200
+        events.until("progress")
+        start = time.monotonic()
+        server.stop()
+        assert time.monotonic() - start < 5
+        with pytest.raises((websocket.WebSocketException, OSError)):
+            events.until("no such event")
+    server.stop()
+
+
+def test_a_restart_keeps_files_and_port_but_neither_queue_nor_history(server):
+    """As a ComfyUI that was started again, whose temporary files are gone."""
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        api.run(picture(), timeout=LIMIT)
+        api.upload_image(png(), "kept.png")
+        api.upload_image(png(), "lost.png", type="temp")
+        url = server.url
+        server.restart()
+        assert server.url == url
+        assert api.get_histories() == {}
+        assert api.get_image({"filename": "a_00001_.png"}).startswith(b"\x89PNG")
+        assert (server.root / "input" / "kept.png").exists()
+        assert not (server.root / "temp" / "lost.png").exists()
+        [image] = api.run(picture(), timeout=LIMIT).images
+        assert image.filename == "a_00002_.png"
+
+
+def test_a_server_can_be_started_again():
+    """It begins anew; twice at once is an error, as is to ask where it is when it is not."""
+    server = ComfyServer()
+    for ask_for in (lambda: server.url, lambda: server.root, lambda: server.port):
+        with pytest.raises(RuntimeError, match="does not run"):
+            ask_for()
+    with server:
+        root = server.root
+        with pytest.raises(RuntimeError, match="already running at http://127"):
+            server.start()
+    assert "stopped" in repr(server)
+    with server:
+        assert server.root != root
+        assert server.url in repr(server)
+
+
+def test_what_cannot_be_listened_on_is_one_clear_error(server):
+    """A port in use, an address that is not ours; nothing is left of the attempt."""
+    threads = set(threading.enumerate())
+    with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: .*in use"):
+        ComfyServer(server.port).start()
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        ComfyServer(host="192.0.2.1").start()
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.parametrize("prefix", ["comfy", "/comfy/", "/"])
+def test_a_prefix_that_is_no_path_is_refused(prefix):
+    """Before anything starts."""
+    with pytest.raises(ValueError, match=r"looks like '/comfy'"):
+        ComfyServer(prefix=prefix)
+
+
+def test_a_missing_extra_is_told_with_the_way_to_get_it():
+    """And the package alone can be imported without it."""
+    code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
+    for name in ("aiohttp", "PIL"):
+        run = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True)
+        assert b"comfy-client-blocking[testing]" in run.stderr
+        assert name.encode() in run.stderr
+    code = "import sys, comfy_client.testing; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# -- doors ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.mark.parametrize("as_paths", [True, False])
+def test_https_and_wss(authority, tmp_path, as_paths):
+    """From a context or from files; certificates are checked by the client."""
+    issued = authority.issue_cert("127.0.0.1")
+    ca, chain = tmp_path / "ca.pem", tmp_path / "cert.pem"
+    authority.cert_pem.write_to_path(ca)
+    key = tmp_path / "key.pem"
+    issued.private_key_pem.write_to_path(key)
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    tls: Any = (chain, key)
+    if not as_paths:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(chain, key)
+    with ComfyServer(tls=tls) as server:
+        assert server.url.startswith("https://")
+        with ComfyApi(server.url, verify=str(ca)) as api:
+            assert len(api.run(picture(), timeout=LIMIT).images) == 1
+
+
+def test_files_that_are_no_certificate_are_one_clear_error(tmp_path):
+    """With their names."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    with pytest.raises(ValueError, match=r"no certificate and key in .*broken\.pem and"):
+        ComfyServer(tls=(broken, broken))
+    with pytest.raises(ValueError, match=r"gone\.pem.*No such file"):
+        ComfyServer(tls=(tmp_path / "gone.pem", broken))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "right", "wrong"),
+    [
+        (("me", "p:w"), BasicCredentials("me", "p:w"), BasicCredentials("me", "pw")),
+        ("token", BearerCredentials("token"), BearerCredentials("other")),
+    ],
+    ids=["basic", "bearer"],
+)
+def test_credentials_are_asked_for_everywhere(wanted, right, wrong):
+    """By HTTP and at the socket; others get a 401 with a challenge."""
+    with ComfyServer(credentials=wanted) as server:
+        with ComfyApi(server.url, credentials=right) as api:
+            assert len(api.run(picture(), timeout=LIMIT).images) == 1
+        with (
+            pytest.raises(AuthenticationError),
+            ComfyApi(server.url, credentials=wrong) as stranger,
+        ):
+            stranger.get_queue()
+        for headers in ({}, {"Authorization": "Basic ?"}, {"Authorization": "nonsense"}):
+            for path in ("/queue", "/ws", "/nope"):
+                refused = ask(server, "GET", path, headers=headers)
+                assert refused.status_code == 401
+                assert "ComfyUI" in refused.headers["WWW-Authenticate"]
+        with pytest.raises(websocket.WebSocketBadStatusException, match="401"):
+            Socket(server)
+
+
+def test_a_server_below_a_prefix():
+    """Everything is there, and nothing beside it."""
+    with ComfyServer(prefix="/deep/comfy") as server:
+        assert server.url.endswith("/deep/comfy")
+        with ComfyApi(server.url) as api:
+            assert len(api.run(picture(), timeout=LIMIT).images) == 1
+            assert api.get_logs()
+        beside = server.url.removesuffix("/deep/comfy")
+        assert requests.get(f"{beside}/queue", timeout=LIMIT).status_code == 404
+
+
+def test_a_body_that_is_too_large_is_told_with_the_limit():
+    """For uploads and prompts alike."""
+    with ComfyServer(max_upload_size=1000) as server:
+        answer = ask(server, "POST", "/prompt", data=b" " * 1001)
+        assert answer.status_code == 413
+        # How it goes on is up to the version of aiohttp.
+        assert answer.text.startswith("Maximum request body size 1000 exceeded")
+        with ComfyApi(server.url) as api:
+            assert api.get_features().max_upload_size == 1000
+            with pytest.raises(UploadTooLarge):
+                api.upload_image(bytes(2000), "a.bin")
+
+
+# -- HTTP -------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_is_said_as_the_real_server_says_it(server):
+    """404 to GET, 405 to the rest, 500 to nonsense; by type and text."""
+    gone = ask(server, "GET", "/api/nope")
+    assert (gone.status_code, gone.content) == (404, b"")
+    assert gone.headers["Content-Type"] == "application/octet-stream"
+    other = ask(server, "POST", "/nope")
+    assert (other.status_code, other.text) == (405, "405: Method Not Allowed")
+    assert other.headers["Allow"] == "GET,HEAD"
+    assert ask(server, "OPTIONS", "/nope").status_code == 200
+    unknown = ask(server, "GET", "/models/nope")
+    assert (unknown.status_code, "Content-Type" in unknown.headers) == (404, False)
+    assert ask(server, "GET", "/internal/nope").text == "404: Not Found"
+    for path, data in (("/prompt", b"{"), ("/queue", b""), ("/history", b'{"delete": 5}')):
+        trouble = ask(server, "POST", path, data=data)
+        assert (trouble.status_code, trouble.text) == (500, TROUBLE)
+    assert ask(server, "POST", "/interrupt", data=b"").status_code == 200
+    assert ask(server, "POST", "/prompt", data=b"[]").json()["error"]["type"] == "no_prompt"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://{here}", None, 200),
+        ("http://127.0.0.1", None, 200),
+        ("null", None, 200),
+        ("http://127.0.0.1:9", None, 403),
+        ("http://localhost:{port}", None, 403),
+        ("http://evil.test", None, 403),
+        ("http://evil.test", "example.org", 200),
+        ("http://LOCALHOST", "localhost:5", 200),
+    ],
+)
+def test_pages_of_other_sites_are_refused(server, origin, host, status):
+    """When the server is addressed as this machine."""
+    here = f"127.0.0.1:{server.port}"
+    headers = {"Origin": origin.format(here=here, port=server.port), "Host": host or here}
+    assert ask(server, "GET", "/prompt", headers=headers).status_code == status
+    assert ask(server, "OPTIONS", "/prompt", headers=headers).status_code == status
+
+
+def test_files_are_sent_in_parts_and_only_when_changed(server, api):
+    """Range, 416, ETag."""
+    name = f"{uuid.uuid4()}.png"
+    api.upload_image(data := png(), name)
+    path = f"/view?type=input&filename={name}"
+    whole = ask(server, "GET", path)
+    assert whole.content == data
+    assert whole.headers["Content-Disposition"] == f'filename="{name}"'
+    part = ask(server, "GET", path, headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.content) == (206, data[2:6])
+    outside = ask(server, "GET", path, headers={"Range": "bytes=9999-"})
+    assert outside.status_code == 416
+    assert outside.headers["Content-Range"] == f"bytes */{len(data)}"
+    same = ask(server, "GET", path, headers={"If-None-Match": whole.headers["ETag"]})
+    assert (same.status_code, same.content) == (304, b"")
+
+
+def test_a_prompt_of_a_taken_number_and_id_is_queued_with_a_500(server):
+    """ComfyUI's own trap: the queue compares the graphs."""
+    with Socket(server, "busy") as events:
+        busy = {"prompt": txt2img(seed=5, steps=10000), "client_id": "busy"}
+        ask(server, "POST", "/prompt", json=busy)
+        events.until("progress")
+        body = {"prompt": picture(), "prompt_id": "twice", "number": 7}
+        answers = [ask(server, "POST", "/prompt", json=body) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 500]
+        queue = ask(server, "GET", "/queue").json()
+        assert [item[1] for item in queue["queue_pending"]] == ["twice", "twice"]
+        ask(server, "POST", "/queue", json={"delete": ["twice"]})
+        assert len(ask(server, "GET", "/queue").json()["queue_pending"]) == 1
+        ask(server, "POST", "/queue", json={"clear": True})
+        ask(server, "POST", "/interrupt")
+        events.until("execution_interrupted")
+
+
+def test_what_waits_is_a_heap(server):
+    """Not sorted: its first is the next, and clients must sort the rest."""
+    with Socket(server, "busy") as events:
+        busy = {"prompt": txt2img(seed=6, steps=10000), "client_id": "busy"}
+        ask(server, "POST", "/prompt", json=busy)
+        events.until("progress")
+        for number in (1005, 1001, 1009, 1002):
+            ask(server, "POST", "/prompt", json={"prompt": picture(), "number": number})
+        pending = ask(server, "GET", "/queue").json()["queue_pending"]
+        assert [item[0] for item in pending] == [1001.0, 1002.0, 1009.0, 1005.0]
+        assert all(len(item) == 5 for item in pending)
+        ask(server, "POST", "/queue", json={"clear": True})
+        ask(server, "POST", "/interrupt")
+        events.until("execution_interrupted")
+
+
+# -- the event socket -------------------------------------------------------------------
+
+
+def test_closing_the_old_of_two_sockets_mutes_the_new_one(server):
+    """ComfyUI's own trap: the route is deleted by id."""
+    old, new = Socket(server, "same"), Socket(server, "same")
+    with new:
+        assert old.next()["data"]["sid"] == new.next()["data"]["sid"] == "same"
+        ask(server, "POST", "/queue", json={"clear": True})
+        assert new.next()["type"] == "status"
+        old.ws.close()
+        ask(server, "POST", "/queue", json={"clear": True})
+        new.ws.settimeout(0.3)
+        with pytest.raises(websocket.WebSocketTimeoutException):
+            new.next()
+
+
+def test_a_client_without_an_id_is_given_one(server):
+    """32 hexadecimal digits."""
+    with Socket(server) as events:
+        assert len(bytes.fromhex(events.next()["data"]["sid"])) == 16
+
+
+def test_features_are_told_to_a_first_message_only(server):
+    """What is no JSON object does not count as one."""
+    hello = json.dumps({"type": "feature_flags", "data": {}})
+    with Socket(server) as events:
+        events.next()
+        for message in ("{", "[]", hello, hello):
+            events.ws.send(message)
+        assert events.next()["type"] == "feature_flags"
+        ask(server, "POST", "/queue", json={"clear": True})
+        assert events.next()["type"] == "status"
+    with Socket(server) as events:
+        events.next()
+        for message in ('{"type": "x"}', hello):
+            events.ws.send(message)
+        events.ws.ping()
+        ask(server, "POST", "/queue", json={"clear": True})
+        assert events.next()["type"] == "status"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_previews_come_with_metadata_to_those_who_ask(server, asks):
+    """Before their progress then, and else after it."""
+    client_id = uuid.uuid4().hex
+    with Socket(server, client_id) as events:
+        flags = {"supports_preview_metadata": True} if asks else {}
+        events.ws.send(json.dumps({"type": "feature_flags", "data": flags}))
+        events.until("feature_flags")
+        prompt = txt2img(seed=int(asks) + 50)
+        answer = ask(server, "POST", "/prompt", json={"prompt": prompt, "client_id": client_id})
+        heard = events.until("execution_success")
+    frames = [message for message in heard if isinstance(message, bytes)]
+    assert len(frames) == 3
+    names = ["frame" if isinstance(m, bytes) else m["type"] for m in heard]
+    first = names.index("frame")
+    if asks:
+        assert names[first - 1 : first + 2] == ["progress_state", "frame", "progress"]
+        kind, size = struct.unpack_from(">II", frames[0])
+        metadata = json.loads(frames[0][8 : 8 + size])
+        assert (kind, metadata["node_id"], metadata["image_type"]) == (4, "3", "image/jpeg")
+        assert metadata["prompt_id"] == answer.json()["prompt_id"]
+        image = frames[0][8 + size :]
+    else:
+        assert names[first - 1] == "progress"
+        assert frames[0][:8] == struct.pack(">II", 1, 1)
+        image = frames[0][8:]
+    assert Image.open(io.BytesIO(image)).format == "JPEG"
+
+
+def test_a_server_without_previews_sends_none():
+    """As ComfyUI by default."""
+    with ComfyServer(previews=False) as server, ComfyApi(server.url) as api:
+        seen: list[Any] = []
+        api.run(txt2img(), timeout=LIMIT, on_preview=seen.append)
+        assert seen == []
+
+
+def test_new_lines_of_the_log_are_sent_to_those_who_subscribed(server):
+    """Until they do no more."""
+    with Socket(server, "reader") as events:
+        events.next()
+        for enabled in (True, False):
+            body = {"clientId": "reader", "enabled": enabled}
+            assert ask(server, "PATCH", "/internal/logs/subscribe", json=body).ok
+            ask(server, "POST", "/prompt", json={"prompt": {}})
+            if enabled:
+                logs = events.until("logs")[-1]["data"]
+                assert "got prompt" in logs["entries"][0]["m"]
+        ask(server, "POST", "/queue", json={"clear": True})
+        heard = events.until("status")
+        assert sum("got prompt" in str(message) for message in heard) == 0
+        assert "invalid prompt" in ask(server, "GET", "/internal/logs").json()
+
+
+# -- nodes of the server ----------------------------------------------------------------
+
+
+def test_pixels_are_those_of_the_real_server(api):
+    """Which cuts floats off to bytes, so that a negative can be one too dark."""
+    negative = {
+        "1": canvas(0x414243, batch_size=2),
+        "2": node("ImageInvert", image=["1", 0]),
+        "3": node("ImageInvert", image=["2", 0]),
+        "8": node("PreviewImage", images=["3", 0]),
+        "9": node("PreviewImage", images=["2", 0]),
+    }
+    result = api.run(negative, timeout=LIMIT)
+    [dark, again] = [Image.open(io.BytesIO(f.bytes())) for f in result["9"].images]
+    assert dark.getpixel((3, 3)) == again.getpixel((3, 3)) == (189, 189, 187)
+    assert Image.open(io.BytesIO(result["8"].images[0].bytes())).getpixel((3, 3)) == (65, 65, 67)
+    assert dark.info.keys() >= {"prompt"}
+
+
+def test_pictures_are_cropped_scaled_batched_and_blended(api):
+    """With the sizes and values that the arithmetic gives."""
+    graph = {
+        "1": canvas(0x800000, width=10, height=6),
+        "2": canvas(0x004000, width=4, height=4),
+        "3": node("ImageCrop", image=["1", 0], width=8, height=8, x=4, y=1),
+        "4": node(
+            "ImageScale",
+            image=["1", 0],
+            upscale_method="nearest-exact",
+            width=0,
+            height=3,
+            crop="disabled",
+        ),
+        "5": node("ImageScaleBy", image=["1", 0], upscale_method="lanczos", scale_by=2.0),
+        "6": node("ImageBatch", image1=["1", 0], image2=["2", 0]),
+        "7": node(
+            "ImageBlend", image1=["1", 0], image2=["2", 0], blend_factor=0.5, blend_mode="screen"
+        ),
+    }
+    for source in "34567":
+        graph[f"p{source}"] = node("PreviewImage", images=[source, 0])
+    result = api.run(graph, timeout=LIMIT)
+    sizes = {
+        source: [Image.open(io.BytesIO(f.bytes())).size for f in result[f"p{source}"].images]
+        for source in "34567"
+    }
+    assert sizes == {
+        "3": [(6, 5)],
+        "4": [(5, 3)],
+        "5": [(20, 12)],
+        "6": [(10, 6), (10, 6)],
+        "7": [(10, 6)],
+    }
+    [blended] = result["p7"].images
+    assert Image.open(io.BytesIO(blended.bytes())).getpixel((5, 3)) == (128, 31, 0)
+
+
+def test_pictures_are_loaded_with_their_alpha(api, server):
+    """As mask: 1 where nothing is."""
+    seen: list[Any] = []
+
+    @server.add_node
+    class Masks:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"mask": ("MASK",)}}
+
+        def run(self, mask: Any) -> dict[str, Any]:
+            seen.append((mask[0].size, round(mask[0].getpixel((0, 0)), 3)))
+            return {}
+
+    api.upload_image(png((255, 128, 0, 51)), "alpha.png")
+    api.upload_image(png((255, 128, 0)), "opaque.png")
+    graph = {
+        "1": node("LoadImage", image="alpha.png"),
+        "2": node("LoadImage", image="opaque.png [input]"),
+        "3": node("LoadImageMask", image="alpha.png", channel="green"),
+        "4": node("LoadImageMask", image="alpha.png", channel="alpha"),
+        "5": node("Masks", mask=["1", 1]),
+        "6": node("Masks", mask=["2", 1]),
+        "7": node("Masks", mask=["3", 0]),
+        "8": node("Masks", mask=["4", 0]),
+    }
+    api.run(graph, timeout=LIMIT)
+    wanted = [((8, 8), 0.8), ((8, 8), 0.8), ((8, 8), 0.502), ((64, 64), 0.0)]
+    assert sorted(seen) == sorted(wanted)
+    with pytest.raises(PromptRejected, match=r"gone\.png"):
+        api.run({"5": graph["5"], "1": node("LoadImage", image="gone.png")}, timeout=LIMIT)
+
+
+def test_values_pass_through_primitives_and_are_shown(api):
+    """Converted as the server converts them."""
+    graph = {
+        "1": node("PrimitiveInt", value="7"),
+        "2": node("PrimitiveFloat", value=1),
+        "3": node("PrimitiveStringMultiline", value="a\nb"),
+        "4": node("PrimitiveBoolean", value=True),
+    }
+    for source in "1234":
+        graph[f"p{source}"] = node("PreviewAny", source=[source, 0])
+    result = api.run(graph, timeout=LIMIT)
+    assert [result[f"p{source}"].texts[0] for source in "1234"] == ["7", "1.0", "a\nb", "True"]
+
+
+def test_the_simulated_picture_follows_seed_and_prompt_and_says_what_it_is(api):
+    """The same twice; another for another seed or prompt."""
+
+    def drawn(**options: Any) -> bytes:
+        [image] = api.run(txt2img(**options), timeout=LIMIT).images
+        return Image.open(io.BytesIO(image.bytes())).tobytes()
+
+    first = drawn(seed=7)
+    assert len({first, drawn(seed=8), drawn(seed=7, text="a tower")}) == 3
+    api.free_memory(free_memory=True)
+    assert drawn(seed=7, steps=4) == first
+    for name in ("CheckpointLoaderSimple", "CLIPTextEncode", "KSampler", "VAEDecode"):
+        assert api.get_node_defs(name)[name].description.startswith("Simulated")
+    assert "simulated" in api.get_system_stats().devices[0].name
+
+
+def test_pictures_carry_their_workflow(api):
+    """As the real ones do: as it ran, with what the request added."""
+    graph = picture(0x123456)
+    [image] = api.run(graph, timeout=LIMIT, workflow_ui={"nodes": []}).images
+    texts = read_metadata(image.bytes())
+    assert texts["workflow"] == {"nodes": []}
+    assert texts["prompt"] == graph
+
+
+def test_names_of_files_are_filled_in_counted_and_kept_inside(api):
+    """By prefix and folder."""
+    names = []
+    for color in (1, 2):
+        [image] = api.run(picture(color, "dir/%width%x%height%"), timeout=LIMIT).images
+        names.append((image.subfolder, image.filename))
+    assert names == [("dir", "8x8_00001_.png"), ("dir", "8x8_00002_.png")]
+    with pytest.raises(JobFailed, match="outside"):
+        api.run(picture(3, "../../out"), timeout=LIMIT)
+
+
+# -- nodes of the user's ----------------------------------------------------------------
+
+
+class Base:
+    RETURN_TYPES: tuple[str, ...] = ("STRING",)
+    FUNCTION = "run"
+    INPUTS: ClassVar[Any] = {"text": ("STRING", {"default": ""})}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": cls.INPUTS}
+
+    def run(self, **inputs: Any) -> Any:
+        return ("",)
+
+
+def shown(api: ComfyApi, name: str, **inputs: Any) -> Any:
+    """What a node hands on, as PreviewAny shows it."""
+    graph = {"1": node(name, **inputs), "2": node("PreviewAny", source=["1", 0])}
+    return api.run(graph, timeout=LIMIT)["2"].texts
+
+
+def test_a_node_of_your_own_works_with_pictures(server, api):
+    """It gets Pillow images, and may return them."""
+
+    @server.add_node
+    class Mirror(Base):
+        RETURN_TYPES = ("IMAGE",)
+        INPUTS: ClassVar[Any] = {"image": ("IMAGE",)}
+
+        def run(self, image: Any) -> Any:
+            assert [one.mode for one in image] == ["RGB"]
+            return ([one.resize((2, 3)) for one in image],)
+
+    graph = {"1": canvas(0x0A0B0C), "2": node("Mirror", image=["1", 0])}
+    graph["9"] = node("SaveImage", images=["2", 0], filename_prefix="mine")
+    [image] = api.run(graph, timeout=LIMIT).images
+    assert Image.open(io.BytesIO(image.bytes())).size == (2, 3)
+    definition = api.get_node_defs("Mirror")["Mirror"]
+    assert definition.raw["input_order"] == {"required": ["image"]}
+    assert definition.output == ("IMAGE",)
+
+
+def test_a_node_of_your_own_reports_its_progress_and_is_interrupted(server, api):
+    """Texts, events of any name, progress; an interrupt ends it at the next tick."""
+
+    @server.add_node
+    class Slow(Base):
+        def run(self, text: str) -> Any:
+            send_text(text)
+            send_event("my.event", {"text": text})
+            bar = ProgressBar(10_000)
+            while True:
+                bar.update(1)
+                time.sleep(0.01)
+
+    got: list[Any] = []
+    api.on("my.event", got.append)
+    graph = {"1": node("Slow", text="hello"), "2": node("PreviewAny", source=["1", 0])}
+    seen: list[Any] = []
+    api.on("all", seen.append)
+    job = api.submit(graph)
+    until(lambda: "progress" in [event.name for event in seen])
+    api.interrupt(job.prompt_id)
+    with pytest.raises(JobInterrupted):
+        job.result(LIMIT)
+    assert [event.text for event in seen if event.name == "progress_text"] == ["hello"]
+    assert [event.data for event in got] == [{"text": "hello"}]
+
+
+def test_a_node_of_your_own_without_progress_can_be_interrupted(server, api):
+    """If it looks."""
+
+    @server.add_node
+    class Quiet(Base):
+        def run(self, text: str) -> Any:
+            while True:
+                check_interrupted()
+                time.sleep(0.01)
+
+    job = api.submit({"1": node("Quiet", text=""), "2": node("PreviewAny", source=["1", 0])})
+    until(lambda: api.get_queue().running)
+    api.interrupt(job.prompt_id)
+    with pytest.raises(JobInterrupted):
+        job.result(LIMIT)
+
+
+def test_a_node_of_your_own_is_asked_whether_it_changed(server, api):
+    """By value; one that never equals itself runs each time."""
+    runs: list[str] = []
+    changed: list[Any] = [1]
+
+    @server.add_node
+    class Changing(Base):
+        @classmethod
+        def IS_CHANGED(cls, text: str) -> Any:
+            return changed[0]
+
+        def run(self, text: str) -> Any:
+            runs.append(text)
+            return (text,)
+
+    for value, count in ((1, 1), (1, 1), (2, 2), (float("nan"), 3), (float("nan"), 4)):
+        changed[0] = value
+        assert shown(api, "Changing", text="x") == ("x",)
+        assert len(runs) == count
+
+
+def test_a_node_of_your_own_checks_its_inputs(server, api):
+    """And what it says is in the refusal."""
+
+    @server.add_node
+    class Strict(Base):
+        @classmethod
+        def VALIDATE_INPUTS(cls, text: str) -> bool | str:
+            return text == "yes" or f"{text} is not yes"
+
+        def run(self, text: str) -> Any:
+            return (text,)
+
+    assert shown(api, "Strict", text="yes") == ("yes",)
+    with pytest.raises(PromptRejected, match="no is not yes"):
+        shown(api, "Strict", text="no")
+
+
+def test_lists_coroutines_and_hidden_inputs_work_as_in_comfyui(server, api):
+    """Each of a list is a call, unless the node wants the list."""
+
+    @server.add_node
+    class Words(Base):
+        OUTPUT_IS_LIST = (True,)
+
+        def run(self, text: str) -> Any:
+            return (text.split(),)
+
+    @server.add_node
+    class Upper(Base):
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            hidden = {"me": "UNIQUE_ID", "graph": "PROMPT"}
+            return {"required": cls.INPUTS, "hidden": hidden}
+
+        async def run(self, text: str, me: str, graph: Any) -> Any:
+            return (f"{text.upper()} {me} {len(graph)}",)
+
+    @server.add_node
+    class Joined(Base):
+        INPUT_IS_LIST = True
+
+        def run(self, text: list[str]) -> Any:
+            return (", ".join(text),)
+
+    graph = {
+        "1": node("Words", text="a b c"),
+        "2": node("Upper", text=["1", 0]),
+        "3": node("Joined", text=["2", 0]),
+        "8": node("PreviewAny", source=["2", 0]),
+        "9": node("PreviewAny", source=["3", 0]),
+    }
+    result = api.run(graph, timeout=LIMIT)
+    assert result["8"].texts == ("A 2 5", "B 2 5", "C 2 5")
+    assert result["9"].texts == ("A 2 5, B 2 5, C 2 5",)
+
+
+def test_a_blocker_keeps_the_nodes_behind_it_from_running(server, api):
+    """And the prompt succeeds."""
+
+    @server.add_node
+    class Gate(Base):
+        def run(self, text: str) -> Any:
+            return ExecutionBlocker(text or None)
+
+    graph = {
+        "1": node("Gate", text="closed"),
+        "2": node("PreviewAny", source=["1", 0]),
+        "3": node("PreviewAny", source="beside"),
+    }
+    result = api.run(graph, timeout=LIMIT)
+    assert set(result.nodes) == {"3"}
+
+
+def test_a_node_that_fails_is_told_with_its_traceback_and_inputs(server, api):
+    """The server goes on."""
+
+    @server.add_node
+    class Failing(Base):
+        def run(self, text: str) -> Any:
+            raise KeyError(text)
+
+    with pytest.raises(JobFailed) as failed:
+        shown(api, "Failing", text="lost")
+    assert (failed.value.node_id, failed.value.exception_type) == ("1", "KeyError")
+    assert "raise KeyError(text)" in failed.value.traceback
+    assert failed.value.inputs == {"text": ["lost"]}
+    assert shown(api, "PrimitiveString", value="on") == ("on",)
+
+
+def test_a_class_that_falls_over_costs_its_prompt_only(server, api):
+    """Not the worker, nor the definitions of the others."""
+    fine = ["MainThread", "ComfyServer"]
+
+    @server.add_node
+    class Moody(Base):
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            if threading.current_thread().name not in fine:
+                raise ValueError("not today")
+            return {"required": cls.INPUTS}
+
+    with pytest.raises(JobFailed, match="not today"):
+        shown(api, "Moody", text="x")
+    fine.clear()
+    assert "Moody" not in api.get_node_defs()
+    assert shown(api, "PrimitiveString", value="on") == ("on",)
+
+
+def test_a_node_that_no_output_needs_may_be_anything(api):
+    """Nobody looks at it."""
+    loose = {"1": node("PreviewAny", source="on"), "2": {"class_type": "EmptyImage"}}
+    assert api.run(loose, timeout=LIMIT).texts == ("on",)
+
+
+def test_a_class_that_is_no_node_is_refused_in_words():
+    """When it is added, and before the server runs, too."""
+    server = ComfyServer()
+    with pytest.raises(TypeError, match=r"Empty is no node class: .*INPUT_TYPES"):
+        server.add_node(type("Empty", (), {}))
+    with pytest.raises(TypeError, match=r"Odd is no node class: .*walk"):
+        server.add_node(type("Odd", (Base,), {"FUNCTION": "walk"}))
+    server.add_node(type("Fine", (Base,), {}), "Another name")
+    with server, ComfyApi(server.url) as api:
+        assert shown(api, "Another name", text="") == ("",)
+
+
+# -- other versions ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def newer() -> Iterator[ComfyServer]:
+    with ComfyServer(version="0.8", previews=False) as running:
+        yield running
+
+
+def test_a_newer_server_says_so(newer, server):
+    """Version, system and features; an unknown one is refused."""
+    with ComfyApi(newer.url) as api:
+        stats = api.get_system_stats()
+        assert (stats.comfyui_version, stats.os) == ("0.8.0", sys.platform)
+        assert api.get_features()["extension"] == {"manager": {"supports_v4": True}}
+    with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.8, new, not '9'"):
+        ComfyServer(version="9")  # type: ignore[arg-type]
+    for url, status in ((newer.url, 404), (server.url, 404)):
+        assert requests.get(f"{url}/jobs", timeout=LIMIT).status_code == status
+    assert ask(newer, "POST", "/api/jobs/cancel", json={}).status_code == 405
+
+
+def test_a_newer_server_lists_jobs(newer):
+    """What runs, waits, has ended well or badly; as pages."""
+    with ComfyApi(newer.url) as api:
+        good = api.run(picture(), timeout=LIMIT, workflow_ui={"id": "wf", "nodes": []})
+        with pytest.raises(JobFailed) as failed:
+            api.run(picture(prefix="../out"), timeout=LIMIT)
+        running = api.submit(txt2img(steps=10000))
+        until(lambda: api.get_queue().running)
+        waiting = api.submit(picture(1))
+        until(lambda: api.get_queue().pending)
+        page = api.get_jobs()
+        assert [(job.id, job.status) for job in page.jobs] == [
+            (waiting.prompt_id, "pending"),
+            (running.prompt_id, "in_progress"),
+            (failed.value.prompt_id, "failed"),
+            (good.prompt_id, "completed"),
+        ]
+        assert page.total == 4
+        page = api.get_jobs(["pending", "failed"], limit=1, sort_order="asc")
+        assert [job.id for job in page.jobs] == [failed.value.prompt_id]
+        assert page.has_more
+        longest = api.get_jobs(["completed", "failed"], sort_by="execution_duration")
+        assert len(longest.jobs) == 2
+        assert [job.id for job in api.get_jobs(workflow_id="wf").jobs] == [good.prompt_id]
+        job = api.get_job(good.prompt_id)
+        assert (job.outputs_count, job.workflow_id) == (1, "wf")
+        assert job.preview_output["nodeId"] == "9"
+        assert job.execution_status.completed
+        assert job.workflow["prompt"] == picture()
+        assert api.get_job(failed.value.prompt_id).execution_error["node_id"] == "9"
+        api.clear_queue()
+        api.interrupt()
+        with pytest.raises(JobInterrupted):
+            running.result(LIMIT)
+        stopped = until(lambda: api.get_job(running.prompt_id).execution_status and True)
+        assert stopped
+        job = api.get_job(running.prompt_id)
+        assert (job.status, job.execution_error) == ("failed", None)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        (
+            "status=bogus",
+            "Invalid status value(s): bogus. Valid values: pending, in_progress, completed, failed",
+        ),
+        ("sort_by=bogus", "sort_by must be 'created_at' or 'execution_duration'"),
+        ("sort_order=up", "sort_order must be 'asc' or 'desc'"),
+        ("limit=x", "limit must be an integer"),
+        ("limit=0", "limit must be at least 1"),
+    ],
+)
+def test_a_newer_server_refuses_what_it_cannot_list(newer, query, words):
+    """In words."""
+    answer = ask(newer, "GET", f"/api/jobs?{query}")
+    assert (answer.status_code, answer.json()) == (400, {"error": words})
+    gone = ask(newer, "GET", "/api/jobs/unknown")
+    assert (gone.status_code, gone.json()) == (404, {"error": "Job not found"})
+
+
+def test_a_prompt_may_choose_its_previews_on_newer_servers(newer, server):
+    """On others they come as the server was told."""
+    for where, method, count in (
+        (newer, "none", 0),
+        (newer, "auto", 3),
+        (newer, "default", 0),
+        (server, "none", 3),
+    ):
+        with ComfyApi(where.url) as api:
+            seen: list[Any] = []
+            api.run(
+                txt2img(seed=uuid.uuid4().int % 2**32),
+                timeout=LIMIT,
+                preview_method=method,
+                on_preview=seen.append,
+            )
+            assert len(seen) == count
+
+
+def test_a_newer_server_checks_the_choices_of_combo_inputs(newer):
+    """Which an older one does not."""
+    blend = node(
+        "ImageBlend", image1=["1", 0], image2=["1", 0], blend_factor=0.5, blend_mode="bogus"
+    )
+    graph = {"1": canvas(), "2": blend, "3": node("PreviewImage", images=["2", 0])}
+    with ComfyApi(newer.url) as api, pytest.raises(PromptRejected, match="blend_mode"):
+        api.run(graph, timeout=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def newest() -> Iterator[ComfyServer]:
+    with ComfyServer(version="new") as running:
+        yield running
+
+
+def test_the_newest_server_takes_only_uuids(newest, server):
+    """Canonical ones; null is none, which others take for a name."""
+    for prompt_id in ("mine", str(uuid.uuid4()).upper(), f"urn:uuid:{uuid.uuid4()}", 7):
+        body = {"prompt": picture(), "prompt_id": prompt_id}
+        answer = ask(newest, "POST", "/prompt", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_prompt_id"
+    mine = str(uuid.uuid4())
+    answer = ask(newest, "POST", "/prompt", json={"prompt": picture(), "prompt_id": mine})
+    assert answer.json()["prompt_id"] == mine
+    answer = ask(newest, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
+    assert str(uuid.UUID(answer.json()["prompt_id"])) == answer.json()["prompt_id"]
+    answer = ask(server, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
+    assert answer.json()["prompt_id"] == "None"
+
+
+def test_the_newest_server_cancels_jobs_by_id(newest):
+    """What runs and what waits; what it stopped was cancelled, not failed."""
+    with ComfyApi(newest.url) as api:
+        running = api.submit(txt2img(steps=10000))
+        until(lambda: api.get_queue().running)
+        waiting = [api.submit(picture(number)) for number in range(3)]
+        until(lambda: len(api.get_queue().pending) == 3)
+        assert api.get_job(waiting[0].prompt_id).workflow["prompt"] == picture(0)
+        assert api.cancel_job(waiting[0].prompt_id)
+        assert not api.cancel_job(waiting[0].prompt_id)
+        assert api.cancel_jobs(*(job.prompt_id for job in waiting))
+        assert not api.get_queue().pending
+        refused = ask(newest, "POST", "/api/jobs/cancel", json={"job_ids": ["x"]})
+        assert (refused.status_code, refused.json()["invalid_ids"]) == (400, ["x"])
+        assert api.cancel_job(running.prompt_id)
+        with pytest.raises(JobInterrupted):
+            running.result(LIMIT)
+        until(lambda: api.get_job(running.prompt_id).status == "cancelled")
+        assert running.prompt_id in [job.id for job in api.get_jobs("cancelled").jobs]
+    gone = ask(newest, "POST", f"/api/jobs/{uuid.uuid4()}/cancel")
+    assert (gone.status_code, gone.json()) == (200, {"cancelled": False})
+
+
+@pytest.mark.parametrize(("version", "told"), [("0.3.75", False), ("new", True)])
+def test_a_cached_run_of_nobody_has_outputs_in_history_on_the_newest_server(version, told):
+    """Others leave them out."""
+    with ComfyServer(version=version) as server:
+        for number in range(2):
+            answer = ask(server, "POST", "/prompt", json={"prompt": picture(), "number": number})
+            path = f"/history/{answer.json()['prompt_id']}"
+            until(lambda path=path: ask(server, "GET", path).json())
+        [entry] = ask(server, "GET", path).json().values()
+        assert entry["status"]["status_str"] == "success"
+        assert bool(entry["outputs"]) == told
+
+
+def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, server):
+    """``missing_node_type``, and a 403 to what a browser calls cross-site."""
+    graph = {"1": node("Unknown")}
+    for where, word in ((newest, "missing_node_type"), (server, "invalid_prompt")):
+        error = ask(where, "POST", "/prompt", json={"prompt": graph}).json()["error"]
+        assert error["type"] == word
+    for where, status in ((newest, 403), (server, 200)):
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        assert ask(where, "GET", "/prompt", headers=headers).status_code == status
+    assert ask(newest, "GET", "/node_replacements").json() == {}
+    assert ask(server, "GET", "/node_replacements").status_code == 404
+
+
+# -- load -------------------------------------------------------------------------------
+
+
+def test_twenty_clients_at_once_lose_none_of_a_thousand_prompts(server):
+    """Each gets its own picture."""
+
+    def work(client: int) -> list[str]:
+        prefix = f"load/c{client}"
+        with ComfyApi(server.url) as api:
+            graphs = [picture(client * 1000 + number, prefix) for number in range(50)]
+            jobs = [api.submit(graph) for graph in graphs]
+            return [job.result(90).images[0].filename for job in jobs]
+
+    with ThreadPoolExecutor(20) as pool:
+        names = [name for names in pool.map(work, range(20)) for name in names]
+    assert len(set(names)) == 1000
+
+
+def test_basic_credentials_are_what_browsers_send():
+    """A pair, in base64."""
+    with ComfyServer(credentials=("a", "ä")) as server:
+        value = base64.b64encode("a:ä".encode()).decode()
+        headers = {"Authorization": f"basic {value}"}
+        assert ask(server, "GET", "/queue", headers=headers).status_code == 200
+
+
+def test_the_folder_is_laid_out_as_comfyuis(server):
+    """So that files can be put there by hand."""
+    for name in ("input", "output", "temp", "user", "models/checkpoints", "models/loras"):
+        assert (server.root / name).is_dir()
+    assert os.access(server.root / "models" / "checkpoints" / "simulated.safetensors", os.R_OK)
