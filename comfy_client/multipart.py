@@ -25,6 +25,8 @@ def opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
         start = file.tell()
         size = file.seek(0, os.SEEK_END) - start
         file.seek(start)
+        if start and size <= 0:
+            raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
         yield file, size
 
 

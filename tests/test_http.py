@@ -1512,3 +1512,14 @@ def test_answers_and_downloads_show_no_content_in_repr(fake: FakeComfy, http: Ht
     with http.download("/view", params={"filename": "a"}) as download:
         assert "private" not in repr(answer) + repr(download)
         assert "Content-Length" not in repr(download)
+
+
+def test_a_file_that_stands_at_its_end_is_told_rather_than_sent_empty(
+    fake: FakeComfy, http: Http
+) -> None:
+    """As after ``picture.save(file)``."""
+    file = io.BytesIO()
+    file.write(b"a picture")
+    with pytest.raises(ValueError, match="rewind"):
+        http.upload("/upload/image", {}, file, "a.png")
+    assert not fake.requests

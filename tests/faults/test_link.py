@@ -271,6 +271,16 @@ def test_a_frame_that_none_should_send_costs_that_connection_only(
     until(lambda: not open_sockets(fake.port))
 
 
+def test_a_frame_of_600_mb_is_refused_by_its_header(fake: FakeComfy, quick: Quick) -> None:
+    """By the real limit, before any of it has come."""
+    lost: list[Any] = []
+    quick.on("disconnected", lost.append)
+    fake.push_raw(bytes([0x82, 127]) + (600 << 20).to_bytes(8, "big"))
+    _back(fake, quick, 2)
+    until(lambda: lost)
+    assert str(600 << 20) in str(lost[0].error)
+
+
 def test_the_largest_frame_is_a_limit_for_each_message(
     fake: FakeComfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
