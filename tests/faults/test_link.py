@@ -278,7 +278,7 @@ def test_a_frame_of_600_mb_is_refused_by_its_header(fake: FakeComfy, quick: Quic
     fake.push_raw(bytes([0x82, 127]) + (600 << 20).to_bytes(8, "big"))
     _back(fake, quick, 2)
     until(lambda: lost)
-    assert str(600 << 20) in str(lost[0].error)
+    assert "more than the" in str(lost[0].error)
 
 
 def test_the_largest_frame_is_a_limit_for_each_message(
