@@ -170,6 +170,17 @@ def test_a_job_that_ends_in_a_gap_has_its_result(fake, api):
     assert [e.recovered for e in told.ends(result.prompt_id)] == [True]
 
 
+def test_what_a_gap_swallowed_comes_from_history(fake, api):
+    """The end comes on a second socket, the output came on none: events alone may not decide."""
+
+    def gap(_):
+        fake.drop()
+        fake.until(lambda: len(fake.hellos) == 2 and fake.sockets, LIMIT)
+
+    fake.script(START, CACHED, RUNS, gap, SUCCESS, Finish(ENTRY), OVER)
+    check(api.run(GRAPH, timeout=LIMIT))
+
+
 def test_a_job_survives_five_drops(fake, api):
     """F4: each is followed by another socket, and the end comes over the last."""
     told = Told(api)
