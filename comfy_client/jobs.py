@@ -144,6 +144,7 @@ class Job(Future[Result]):
         self._interval = SILENCE
         self._missed_at: float | None = None
         self._ended = False  # the socket itself has said so
+        self._remarks: list[str] = []  # logged at the end: a log handler may call us back
         self._late_since = 0.0  # since when history knows more than the socket
         self._awaits_history = False  # the end was told; only the record is wanted
         self._refusals = 0
@@ -199,6 +200,8 @@ class Job(Future[Result]):
         super().add_done_callback(fn)
 
     def _settle(self, outcome: Outcome) -> None:
+        for remark in self._remarks:
+            log.warning("%s", remark)
         if isinstance(outcome, Result):
             self.set_result(outcome)
         else:
@@ -766,13 +769,12 @@ class Jobs:
         self, job: Job, outputs: Mapping[str, Mapping[str, Any]], *, complete: bool = True
     ) -> Result:
         if job._wants_previews and job._sampled and not job._previewed and self._is_whole(job):
-            self._hint()
+            self._hint(job)
         if _sends_pictures(job.graph) and not (self._is_whole(job) and job._ended):
             complete = False
-            log.warning(
-                "prompt %s: pictures of SaveImageWebsocket come over the socket only, and it did "
-                "not bring all of this prompt: some may be missing",
-                job.prompt_id,
+            job._remarks.append(
+                f"prompt {job.prompt_id}: pictures of {SENDER} come over the socket only, and it "
+                "did not bring all of this prompt: some may be missing"
             )
         return make_result(
             job.prompt_id,
@@ -785,11 +787,11 @@ class Jobs:
             complete=complete,
         )
 
-    def _hint(self) -> None:
+    def _hint(self, job: Job) -> None:
         if self._hinted:
             return
         self._hinted = True
-        log.warning(
+        job._remarks.append(
             "someone listens to previews, but the server sends none: start ComfyUI with "
             "--preview-method auto (servers from 0.8 on are asked for them by this library)"
         )

@@ -270,6 +270,25 @@ def test_pictures_that_never_come_are_said_to_be_missing(fake, api, caplog):
     assert "SaveImageWebsocket" in caplog.text
 
 
+def test_a_log_handler_may_ask_the_client(fake, api):
+    """What is logged about a job is logged without a lock held."""
+    seen = []
+
+    class Asks(logging.Handler):
+        def emit(self, record):
+            if "some may be missing" in record.getMessage():
+                seen.append(api._jobs.outstanding)
+
+    handler = Asks()
+    logging.getLogger("comfy_client").addHandler(handler)
+    try:
+        fake.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
+        api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
+    finally:
+        logging.getLogger("comfy_client").removeHandler(handler)
+    assert seen == [()]
+
+
 def test_the_callers_time_bounds_the_submission_too(fake, api):
     """A POST without an answer does not outlast ``timeout`` by more than a look."""
     fake.on("POST", "/prompt", never_answer)
