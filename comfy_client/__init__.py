@@ -9,6 +9,8 @@
         result.images[0].save("out/")
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .client import ComfyApi
 from .connection import State
@@ -65,11 +67,15 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .jobs import Job
+from .job import Job, JobProgress
 from .outputs import NodeOutput, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
+from .sweep import Sweep, SweepRow
 from .workflow import Node, Workflow
+
+if TYPE_CHECKING:
+    from .doctor import DoctorCheck, DoctorReport
 
 __all__ = [
     "ApiError",
@@ -82,6 +88,8 @@ __all__ = [
     "Conflict",
     "ConnectionEvent",
     "Credentials",
+    "DoctorCheck",
+    "DoctorReport",
     "EnvCredentials",
     "ErrorEvent",
     "Event",
@@ -100,6 +108,7 @@ __all__ = [
     "JobInterrupted",
     "JobLost",
     "JobLostEvent",
+    "JobProgress",
     "JobTimeout",
     "LogsEvent",
     "Node",
@@ -122,6 +131,8 @@ __all__ = [
     "State",
     "StatusEvent",
     "SubmitUncertain",
+    "Sweep",
+    "SweepRow",
     "TerminalEvent",
     "TransportError",
     "UnexpectedResponse",
@@ -132,3 +143,11 @@ __all__ = [
     "__version__",
     "signal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("DoctorCheck", "DoctorReport"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import doctor  # takes a while to import, and is wanted rarely
+
+    return getattr(doctor, name)

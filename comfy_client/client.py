@@ -9,8 +9,8 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import blinker
 
@@ -36,8 +36,11 @@ from .events import (
     StatusEvent,
 )
 from .http import Answer, Http
-from .jobs import Job, Jobs
+from .job import Job, OnInterrupt, cancelling, check_patience, wait
+from .jobs import Jobs
+from .many import SubmitOptions, run_map
 from .outputs import Result
+from .recording import Recorder
 from .routes import (
     FileRoutes,
     HistoryRoutes,
@@ -52,11 +55,15 @@ from .routes import (
 )
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .signals import EventQueue, Receivers
+from .sweep import Sweep, SweepRow, run_sweep
 from .wire import decode_binary, decode_text
+from .workflow.edit import load_graph
 from .workflow.graph import nearest
 
 if TYPE_CHECKING:
     import requests
+
+    from .doctor import DoctorReport
 
 log = logging.getLogger("comfy_client")
 
@@ -108,9 +115,13 @@ class ComfyApi(
             yours to close.
         transport: ``"auto"``, or ``"poll"`` to never open a WebSocket.
         namespace: Where the documented signals live; ``None``: blinker's default one.
+        record: Path of a new file that takes down, without secrets, what this client and the
+            server say to each other, for ``ComfyServer.replay``; see
+            :mod:`comfy_client.recording`.  Neither a pickle nor the child of a fork records.
 
     Raises:
         ValueError: ``host`` or ``timeout`` make no sense; ``TypeError`` for credentials.
+        OSError: ``record`` cannot be written, or exists already (``FileExistsError``).
     """
 
     #: The patience of the event thread; a subclass may set its own.
@@ -131,6 +142,7 @@ class ComfyApi(
         session: requests.Session | None = None,
         transport: Literal["auto", "poll"] = "auto",
         namespace: blinker.Namespace | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         address, userinfo = parse_host(host)
         if userinfo is not None:
@@ -168,6 +180,7 @@ class ComfyApi(
             "transport": transport,
         }
         self._receivers = Receivers(self, namespace)
+        self._recorder = self._http.recorder = None if record is None else Recorder(record)
         self._closed = threading.Event()
         self._set_up()
         _clients.add(self)
@@ -175,7 +188,12 @@ class ComfyApi(
     def _set_up(self) -> None:
         """What belongs to one process; made anew in the child of a fork."""
         self._lock = threading.Lock()  # guards closing, and what is told once
-        self._connection = Connection(self, poll_only=self._transport == "poll", timing=self.timing)
+        self._connection = Connection(
+            self,
+            poll_only=self._transport == "poll",
+            timing=self.timing,
+            recorder=self._recorder,
+        )
         self._jobs = Jobs(self)
         self._status_at = float("-inf")  # when the socket last told the queue's state
         self._queue_remaining: int | None = None
@@ -188,6 +206,7 @@ class ComfyApi(
             self._jobs.shutdown(),
             self._receivers.shutdown(),
             self._http.shutdown(),
+            *([] if self._recorder is None else [self._recorder.close]),
         )
 
     # -- life ----------------------------------------------------------------------------
@@ -277,6 +296,8 @@ class ComfyApi(
         self._http.close()
         self._finalizer.detach()
         self._connection.join(0.3)
+        if self._recorder is not None:
+            self._recorder.close()
 
     def __enter__(self) -> Self:
         try:
@@ -308,6 +329,9 @@ class ComfyApi(
         was_closed = self._closed.is_set()
         self._finalizer.detach()
         self._connection.abandon()
+        if self._recorder is not None:
+            self._recorder.abandon()
+            self._recorder = None
         self._jobs.orphan()
         self._http.after_fork()
         self._receivers.reset()
@@ -324,21 +348,31 @@ class ComfyApi(
         workflow: AnyWorkflow,
         *,
         timeout: float | None = None,
+        stall_timeout: float | None = None,
+        strict: bool = False,
+        resubmit: bool = False,
+        on_interrupt: OnInterrupt = "leave",
         on_event: Callable[[Any], object] | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         on_preview: Callable[[PreviewEvent], object] | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
-        """Run a workflow and return what it left.
+        """Run a workflow and return what it left: :meth:`submit`, and :meth:`Job.result`.
 
         ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.
         Receivers have had all events of the prompt when it returns (unless they take more
-        than 5 seconds).  Ctrl-C leaves at once, and the prompt goes on.
+        than 5 seconds).
 
         Args:
             workflow: In API format, a :class:`Workflow` or a dict.
             timeout: Seconds; ``None`` waits as long as it takes.  A submission that gets no
                 answer is given the client's own ``timeout`` first, and looked for.
+            stall_timeout: Seconds without any news of it; ``None``: for ever.  Behind a long
+                job of somebody else there is no news either.
+            strict: As for :meth:`submit`.
+            resubmit: As for :meth:`submit`.
+            on_interrupt: Ctrl-C leaves at once, and the prompt goes on (``"leave"``), or is
+                cancelled first (``"cancel"``, 5 seconds at most).
             on_event: Called with every event of this prompt, in this thread.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
@@ -349,37 +383,213 @@ class ComfyApi(
             JobFailed: A node raised; carries node, exception and traceback.
             JobInterrupted: Someone stopped it.
             JobLost: The server was restarted, or the prompt deleted.
-            JobTimeout: Time ran out; the prompt goes on.
+            JobTimeout: Time ran out, or no news came; the prompt goes on.
             SubmitUncertain: No answer to the submission, and no trace of it.
             WorkflowError: The graph cannot be sent.
         """
-        if timeout is not None and not timeout >= 0:
-            raise ValueError("timeout is in seconds, 0 or more; None waits as long as it takes")
+        check_patience(timeout, stall_timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         tapped = bool(on_event or on_progress or on_preview)
         self._check_open()
-        job = self._jobs.submit(
-            workflow,
-            tapped=tapped,
-            wants_previews=on_preview is not None,
-            deadline=deadline,
-            **options,
-        )
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not tapped:
-            return job.result(left)
-        return jobs_module.wait(
-            job, left, on_event=on_event, on_progress=on_progress, on_preview=on_preview
-        )
+        with cancelling(on_interrupt) as to_cancel:
+            job = self._jobs.submit(
+                workflow,
+                tapped=tapped,
+                wants_previews=on_preview is not None,
+                deadline=deadline,
+                strict=strict,
+                resubmit=resubmit,
+                begun=to_cancel.append,
+                **options,
+            )
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not tapped:
+                return job.result(left, stall_timeout=stall_timeout)
+            return wait(
+                job,
+                left,
+                stall_timeout=stall_timeout,
+                on_event=on_event,
+                on_progress=on_progress,
+                on_preview=on_preview,
+            )
 
-    def submit(self, workflow: AnyWorkflow, **options: Unpack[PromptOptions]) -> Job:
+    def submit(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        strict: bool = False,
+        resubmit: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Job:
         """Put a workflow into the queue and return its :class:`Job`, a Future.
 
-        Errors of the submission are raised here, as in :meth:`run`; errors of the run by
-        ``job.result()``.
+        ``POST /prompt``.  Errors of the submission are raised here, as in :meth:`run`; errors
+        of the run by ``job.result()``.
+
+        Args:
+            workflow: In API format.
+            prompt_id: Your own id, a canonical UUID never used before, for those who write it
+                down first.  ``None``: a new one.  Servers before 0.3.45 choose another:
+                ``job.prompt_id`` counts; :meth:`job` finds it by yours all the same.
+            strict: When the server would run only the valid part of the workflow, cancel it
+                and raise :class:`PromptRejected`; else that is warned about, and stands in
+                ``job.node_errors``.
+            resubmit: A submission that got no answer, and of which the server shows no trace,
+                is sent again (at most twice, under the same id) instead of raising
+                :class:`SubmitUncertain`.  If the first one was merely late, it runs twice.
+            options: See :class:`PromptOptions`.
         """
         self._check_open()
-        return self._jobs.submit(workflow, **options)
+        return self._jobs.submit(
+            workflow, prompt_id=prompt_id, strict=strict, resubmit=resubmit, **options
+        )
+
+    def job(self, prompt_id: str, workflow: AnyWorkflow | None = None) -> Job:
+        """Take up a prompt from its id alone: in another process, after a crash or restart.
+
+        Asks ``GET /queue`` and ``GET /history/{prompt_id}`` in the background; the job ends
+        in its result, in its error, or in :class:`JobLost` when the server knows it neither
+        here nor there.  Its events come only to the client that submitted it, unless this one
+        has the same ``client_id``; without them the end is noticed by the queue's changes.
+
+        Args:
+            prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`.
+            workflow: What was submitted, for the titles of nodes; ``None``: the server tells.
+        """
+        self._check_open()
+        return self._jobs.take_up(prompt_id, {} if workflow is None else load_graph(workflow))
+
+    @overload
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int = 4,
+        ordered: bool = True,
+        on_error: Literal["raise"] = "raise",
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int = 4,
+        ordered: bool = True,
+        on_error: Literal["keep"],
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result | ComfyError, None, None]: ...
+
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int = 4,
+        ordered: bool = True,
+        on_error: Literal["raise", "keep"] = "raise",
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result | ComfyError, None, None]:
+        """Run many workflows, and yield their results while more are submitted.
+
+        Nothing happens before the first ``next``.  Never are more than ``in_flight`` taken
+        whose results you have not had: endless iterables are fine, others get their turn in
+        the queue, and little is left there when something breaks.
+
+        When it ends early (``break``, ``close()``, Ctrl-C, an error) those of its prompts
+        that still wait are deleted from the queue; the one that runs goes on to its end.  A
+        server that goes away meanwhile is waited for.
+
+        Args:
+            workflows: Several workflows, or with ``params`` a single one.
+            params: For each prompt the inputs that differ: ``{"KSampler.seed": 7}``, the node
+                by id, title or class.  Each is applied to a copy.
+            in_flight: How many of its prompts are in the queue, the running one included.
+            ordered: Yield in the order of the workflows, or as they end.
+            on_error: ``"raise"`` what went wrong with a prompt, once the results before it
+                were yielded; ``"keep"`` yields the exception in its place.  What goes wrong
+                with the server itself is raised either way.
+            options: As for :meth:`submit`.
+
+        Raises:
+            ComfyError: As :meth:`run`.
+        """
+        return run_map(
+            self,
+            workflows,
+            params,
+            in_flight=in_flight,
+            ordered=ordered,
+            on_error=on_error,
+            options=options,
+        )
+
+    def sweep(
+        self,
+        workflow: AnyWorkflow,
+        grid: Mapping[str, Iterable[Any]],
+        *,
+        in_flight: int = 4,
+        journal: str | os.PathLike[str] | None = None,
+        retry_failed: bool = False,
+        on_row: Callable[[SweepRow], object] | None = None,
+        strict: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Sweep:
+        """Run a workflow with all combinations of some values, and wait for all of them.
+
+        They run in the order in which the server has the least to do: from one to the next a
+        single value changes, and what feeds the most nodes changes the least.  The rows come
+        back in the order of the grid, the last input varying fastest.
+
+        With a ``journal`` (JSON lines, readable by its owner only, without the values and
+        without keys) the same call carries on after whatever ended it: rows that have ended
+        are taken from the file, and prompts that are under way or ended meanwhile are taken
+        up by their ids.  None runs twice, unless the server forgot it (a restart, its queue
+        or history cleared): then its result was not had, and it is submitted again, three
+        times at most.  Pictures of ``SaveImageWebsocket`` are not kept in it.
+
+        When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
+        and the one that runs goes on.  A server that goes away meanwhile is waited for.
+
+        Args:
+            workflow: In API format.
+            grid: Values by input, ``{"KSampler.seed": range(8)}``, the node by id, title or
+                class.
+            in_flight: How many of its prompts are in the queue, the running one included.
+            journal: A file; it is made when missing.
+            retry_failed: Run rows again for which the journal has an error.
+            on_row: Called with each row as it ends, in this thread; first with those that
+                the journal had.  What it raises ends the sweep.
+            strict: As for :meth:`submit`.
+            options: See :class:`PromptOptions`.
+
+        Returns:
+            The rows.  What went wrong with one prompt is in its ``row.error``.
+
+        Raises:
+            WorkflowError: An unknown or ambiguous name, or a value that cannot be sent; told
+                before anything is submitted.
+            ValueError: An input without values, or twice; the journal is of another sweep
+                (another workflow, other values), or damaged.
+            BlockingIOError: Another process is at work with the journal.
+            ComfyError: The server cannot be reached, refuses us, or is none.
+        """
+        return run_sweep(
+            self,
+            workflow,
+            grid,
+            in_flight=in_flight,
+            journal=journal,
+            retry_failed=retry_failed,
+            on_row=on_row,
+            options={"strict": strict, **options},
+        )
 
     # -- events --------------------------------------------------------------------------
 
@@ -469,6 +679,29 @@ class ComfyApi(
 
     # -- anything else -------------------------------------------------------------------
 
+    def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
+        """Find out why the server cannot be reached, or what is not as it should be.
+
+        ``print(api.doctor())`` shows what was looked at, what was found, and what to do; the
+        text holds no secret and may go into a bug report.  Works on a client that was never
+        initialised, or whose ``init`` failed; its own socket is left alone (a second one is
+        opened for a moment).  Asks small routes (``GET /prompt``, ``/system_stats``,
+        ``/features``, ``/users``), and changes nothing on the server.
+
+        Args:
+            run: Also run a trivial prompt, EmptyImage to PreviewImage, from end to end; it
+                leaves a picture of 16 x 16 among the server's temporary files.
+            timeout: Seconds for all of it.  Most reports take well under one; a name server
+                or a credentials callable that does not come back is left behind in a thread
+                that ends with it.
+
+        Raises:
+            ClientClosed: After :meth:`close`.  What it finds is in the report, never raised.
+        """
+        from .doctor import examine  # takes a while to import, and is wanted rarely
+
+        return examine(self, run=run, timeout=timeout)
+
     def fetch_api(
         self,
         route: str,
@@ -512,9 +745,9 @@ class ComfyApi(
     def _create_socket(self) -> None:
         self._connection.start()
 
-    def _plan(self) -> Plan:
+    def _plan(self, client_id: str | None = None) -> Plan:
         try:
-            url, headers = self._http.handshake("/ws", {"clientId": self.client_id})
+            url, headers = self._http.handshake("/ws", {"clientId": client_id or self.client_id})
         except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
             raise AuthenticationError(f"the credentials cannot be sent: {exc}") from exc
         is_tls = self._http.address.scheme == "https"

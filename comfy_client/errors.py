@@ -216,7 +216,14 @@ class JobLost(JobError):
 
 
 class JobTimeout(JobError, TimeoutError):
-    """The caller's time ran out.  The prompt goes on: wait again, or interrupt it."""
+    """The caller's time ran out.  The prompt goes on: wait again, or cancel it.
+
+    ``stalled``: it was ``stall_timeout`` that ran out, since no news of the prompt came.
+    """
+
+    def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
+        super().__init__(message, prompt_id=prompt_id)
+        self.stalled = stalled
 
 
 # -- on our side ------------------------------------------------------------------------

@@ -172,6 +172,10 @@ class Result(_Outputs):
     prompt_id: str = ""
     nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)  #: By node id.
     cached_nodes: tuple[str, ...] = ()  #: Node ids that did not run again.
+    #: Nothing ran, since nothing had changed: for another picture change the seed.
+    fully_cached: bool = False
+    #: What stood in the inputs ``seed`` and ``noise_seed``, by node id.
+    seeds: Mapping[str, int] = attrs.field(factory=dict)
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs the server dropped.
     #: False when outputs may be missing: history was gone before it could be read, or the
     #: socket was away, over which alone pictures of ``SaveImageWebsocket`` come.

@@ -86,10 +86,12 @@ def _must_arrive(event: Event) -> bool:
 class EventQueue:
     """Events on their way to another thread; bounded, and the newest wins under pressure.
 
-    What is left comes in the order in which it was put.
+    What is left comes in the order in which it was put.  ``crowded`` is how many may wait
+    before newer ones take the place of older ones of their kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crowded: int = CROWDED) -> None:
+        self._crowded = crowded
         self.reset()
 
     def reset(self) -> None:
@@ -109,7 +111,7 @@ class EventQueue:
             if self._closed:
                 return
             waiting = len(self._waiting)
-            if waiting >= CROWDED:
+            if waiting >= self._crowded:
                 older = self._of_kind.pop(kind, []) if kind is not None else []
                 for number in older:
                     del self._waiting[number]
@@ -130,6 +132,7 @@ class EventQueue:
         """
         with self._changed:
             self._in_hand = None
+            self._crowded = CROWDED
             self._changed.notify_all()
             if not self._waiting:
                 self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
@@ -143,6 +146,10 @@ class EventQueue:
                 if not numbers:
                     del self._of_kind[kind]
             return event
+
+    def listen(self) -> None:
+        """Someone is about to read: keep as much as for a reader."""
+        self._crowded = CROWDED
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was put before this call is done with; whether it is."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from comfy_client.connection import State
 from comfy_client.errors import JobError, JobFailed, JobInterrupted, JobTimeout
 from comfy_client.events import (
     Executing,
@@ -19,8 +20,9 @@ from comfy_client.events import (
     execution_interrupted,
     execution_success,
 )
-from comfy_client.jobs import Job, _error, _finished, wait
+from comfy_client.job import Job, wait
 from comfy_client.outputs import make_result
+from comfy_client.verdicts import error_of, with_finality
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -33,7 +35,14 @@ class Client:
     """What a job needs of its client."""
 
     flushed = 0
-    _connection = SimpleNamespace(error=None)
+    _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
+    _queue_remaining = 3
+    _jobs = SimpleNamespace(
+        running=lambda job: None,
+        behind=lambda job: 1,
+        cancel=lambda job, force: False,
+        trouble=None,
+    )
 
     def _flush(self):
         self.flushed += 1
@@ -68,8 +77,8 @@ def test_a_job_that_has_not_ended_says_so(job):
         assert caught.value.prompt_id == "the-id"
     assert not job.done()
     assert job.running()
-    assert not job.cancel()
-    assert "outstanding" in repr(job)
+    assert not job.cancelled()
+    assert "pending" in repr(job)
 
 
 def test_a_job_that_has_ended_has_its_result(job):
@@ -78,7 +87,7 @@ def test_a_job_that_has_ended_has_its_result(job):
     assert job.result(0) is RESULT
     assert job.exception(0) is None
     assert job._api.flushed == 1
-    assert "done" in repr(job)
+    assert "succeeded" in repr(job)
 
 
 def test_a_job_that_failed_raises(job):
@@ -146,8 +155,9 @@ def test_events_are_handed_to_the_one_that_waits(job):
         preview("3", final=True),
         SUCCESS,
     ]
+    job._tap_all()
     for event in events:
-        job._tap.put(event)
+        job._hear(event)
     job._settle(RESULT)
     all_of_them, steps, pictures = [], [], []
     result = wait(
@@ -174,7 +184,7 @@ def test_a_blocked_node_does_not_end_the_wait(job):
     """Events after it still come."""
     blocked = execution_error({"prompt_id": "the-id", "exception_type": "ExecutionBlocked"})
     for event in (blocked, progress(2), SUCCESS):
-        job._tap.put(event)
+        job._hear(event)
     job._settle(RESULT)
     got = []
     wait(job, 5, on_event=got.append)
@@ -188,7 +198,7 @@ def test_a_wait_with_callbacks_ends_in_time(job, timeout):
 
     def chatter():
         while not stop.wait(0.01):
-            job._tap.put(progress(1))
+            job._hear(progress(1))
 
     thread = threading.Thread(target=chatter)
     thread.start()
@@ -206,11 +216,11 @@ def test_whoever_leaves_leaves_no_growing_queue(job):
     def leave(event):
         raise KeyError("mine")
 
-    job._tap.put(progress(1))
+    job._hear(progress(1))
     with pytest.raises(KeyError) as caught:
         wait(job, 5, on_progress=leave)
     assert "goes on" in caught.value.__notes__[0]
-    assert job._tap.closed
+    assert not job._taps
 
 
 # -- small parts -------------------------------------------------------------------------
@@ -226,7 +236,7 @@ def test_a_failure_says_where_and_what():
         "traceback": ["a\n", "b\n"],
         "current_inputs": {"seed": [1]},
     }
-    error = _error(Job(Client(), "the-id", GRAPH), execution_error(said))
+    error = error_of(execution_error(said), "the-id", GRAPH)
     assert isinstance(error, JobFailed)
     assert "node 3 'Sampler' (KSampler)" in str(error)
     assert (error.title, error.class_type, error.traceback) == ("Sampler", "KSampler", "a\nb\n")
@@ -241,7 +251,7 @@ def test_a_failure_says_where_and_what():
 @pytest.mark.parametrize("make", [execution_error, execution_interrupted])
 def test_a_failure_that_says_little_is_one_all_the_same(make, said):
     """Whatever is missing."""
-    error = _error(Job(Client(), "the-id", GRAPH), make(said))
+    error = error_of(make(said), "the-id", GRAPH)
     assert isinstance(error, JobError)
     assert isinstance(error, JobFailed if make is execution_error else JobInterrupted)
     assert str(error)
@@ -260,4 +270,4 @@ def test_a_failure_that_says_little_is_one_all_the_same(make, said):
 )
 def test_a_picture_is_final_by_the_class_of_its_node(event, final):
     """Not by its kind."""
-    assert _finished(Job(Client(), "the-id", GRAPH), event).final is final
+    assert with_finality(event, GRAPH).final is final

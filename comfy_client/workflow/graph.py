@@ -49,6 +49,30 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(map(str, graph)) - linked
 
 
+def needed(graph: Mapping[str, Any], targets: Iterable[str]) -> frozenset[str]:
+    """Ids of the targets and of all nodes that they take something from, however far."""
+    found: set[str] = set()
+    waiting = list(targets)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id in graph and node_id not in found:
+            found.add(node_id)
+            waiting += (source for _, source, _ in links_of(graph, node_id))
+    return frozenset(found)
+
+
+def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
+    """What stands in the inputs ``seed`` and ``noise_seed``, by node id; links are left out."""
+    found: dict[str, int] = {}
+    for node_id, node in graph.items():
+        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        for name in ("seed", "noise_seed"):
+            value = inputs.get(name) if isinstance(inputs, Mapping) else None
+            if isinstance(value, int) and not isinstance(value, bool):
+                found[str(node_id)] = value
+    return found
+
+
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
     """What a node takes from others: input name, id of the other node, output slot."""
     node = graph.get(node_id)

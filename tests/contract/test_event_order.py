@@ -183,7 +183,7 @@ def test_a_client_that_comes_back_in_the_middle(comfyui, workflow):
         events = []
         api.on("all", events.append)
         job = api.submit(workflow("sleep", seconds=3.0, text=str(random.random())))
-        until(lambda: job._started)
+        until(lambda: job._known.started)
         proxy.cut()
         assert len(job.result(LIMIT).texts) == 1
         names = [e.name for e in events]

@@ -109,7 +109,7 @@ def first_pixel(data: bytes) -> tuple[int, ...]:
 def held(api) -> Iterator[Callable[[], None]]:
     """The server is busy until this is called."""
     job = api.submit(sleeper())
-    until(lambda: job._started)
+    until(lambda: job._known.started)
 
     def let_go():
         api.interrupt(job.prompt_id)
@@ -448,7 +448,7 @@ def test_a_job_whose_server_is_killed_is_lost(other):
         api.on("all", told.append)
         job = api.submit(sleeper())
         waiting = api.submit(picture())
-        until(lambda: job._started)
+        until(lambda: job._known.started)
         other.kill()
         other.start()
         for lost in (job, waiting):
@@ -498,7 +498,7 @@ def test_a_job_that_ends_while_the_link_is_down_has_its_result(comfyui):
         ends = []
         api.on("execution_success", ends.append)
         job = api.submit(sleeper(seconds=1.0))
-        until(lambda: job._started)
+        until(lambda: job._known.started)
         proxy.dark()
         until(lambda: sure.get_history(job.prompt_id) is not None)
         proxy.cut()

@@ -15,7 +15,7 @@ from concurrent.futures import wait as wait_for_all
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, jobs
+from comfy_client import ComfyApi, jobs, submission
 from comfy_client.connection import Timing
 from comfy_client.errors import (
     ClientClosed,
@@ -153,7 +153,8 @@ def test_a_socket_that_hears_is_left_alone(fake, api, monkeypatch):
     go = threading.Event()
     fake.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
-    fake.until(lambda: len(asked(fake, "/queue")) >= 3, LIMIT)
+    fake.until(lambda: len(asked(fake, "/history")) >= 3, LIMIT)
+    assert len(asked(fake, "/queue")) <= 2  # nothing says that it has changed
     go.set()
     check(job.result(LIMIT))
     assert len(fake.hellos) == 1
@@ -719,7 +720,7 @@ def test_a_gateway_that_gave_up_may_have_passed_it_on(fake, api):
 
 def test_a_submission_that_is_never_found_is_uncertain(fake, api, monkeypatch):
     """F21: cut, and in no queue and no history within the bound."""
-    monkeypatch.setattr(jobs, "LOOK_UP", 0.5)
+    monkeypatch.setattr(submission, "LOOK_UP", 0.5)
     fake.on("POST", "/prompt", lambda request: None)
     told = Told(api)
     with pytest.raises(SubmitUncertain) as caught:
@@ -731,7 +732,7 @@ def test_a_submission_that_is_never_found_is_uncertain(fake, api, monkeypatch):
 
 def test_looking_for_a_submission_is_bounded_when_nobody_answers(fake, api, monkeypatch):
     """F21: even the queue cannot be asked."""
-    monkeypatch.setattr(jobs, "LOOK_UP", 0.5)
+    monkeypatch.setattr(submission, "LOOK_UP", 0.5)
     fake.on("POST", "/prompt", lambda request: None)
     fake.on("GET", "/queue", never_answer)
     start = time.monotonic()

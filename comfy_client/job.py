@@ -1,0 +1,530 @@
+"""One prompt in its user's hands: a future of its result, and what is known of it meanwhile.
+
+What is known is written by :class:`comfy_client.jobs.Jobs` alone, and only read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+
+from .connection import State
+from .errors import ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
+from .events import Event, PreviewEvent, Progress, ProgressState
+from .outputs import Result
+from .signals import EventQueue
+from .verdicts import ends
+from .workflow import class_of, title_of
+
+if TYPE_CHECKING:
+    from .client import ComfyApi
+
+log = logging.getLogger("comfy_client")
+
+#: Longest wait in one piece, in seconds, so that Ctrl-C is heard on every system.
+SLICE: Final = 0.5
+#: Seconds that ``on_interrupt="cancel"`` has before Ctrl-C leaves all the same.
+LAST_WORD: Final = 5.0
+
+Outcome = Result | Exception
+
+#: Where a prompt is: see :attr:`Job.status`.
+JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
+
+#: What becomes of a prompt when Ctrl-C ends the wait for it.
+OnInterrupt = Literal["leave", "cancel"]
+
+
+@attrs.frozen
+class JobProgress:
+    """How far a prompt is."""
+
+    fraction: float  #: 0 to 1; never falls, and is 1 only when the result is there.
+    node_id: str | None = None  #: The node that runs now.
+    title: str | None = None  #: Its title, or its class when it has none.
+    step: float | None = None  #: Steps that it has made; ``None`` when it tells none.
+    steps: float | None = None  #: Of so many.
+    elapsed: float | None = None  #: Seconds since it began to run, as far as we know.
+
+
+@attrs.define(eq=False)
+class Known:
+    """What is known of a prompt; guarded by the lock of ``Jobs``."""
+
+    # Its submission.
+    posted_at: float = 0.0
+    accepted_at: float | None = None
+    generation: int | None = None  #: Of the connection that saw the submission.
+    early: Outcome | None = None  #: Decided before the submission was answered.
+    is_elsewhere: bool = False  #: Taken up by its id: its events may go to another client.
+    seek_mark: bool = False  #: The server may have it under an id of its own.
+    # Where it is.
+    started: bool = False  #: The socket said so.
+    running_since: float | None = None  #: Whoever said so.
+    number: float | None = None  #: Its place in the order, low first.
+    ahead: int | None = None  #: Prompts before it, as the queue said last.
+    news_at: float = attrs.field(factory=time.monotonic)
+    news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
+    # Its course.
+    cached: frozenset[str] | None = None
+    visited: dict[str, None] = attrs.field(factory=dict)  #: Nodes in the order in which they ran.
+    step: Progress | None = None
+    states: ProgressState | None = None
+    fraction: float = 0.0
+    wants_previews: bool = False
+    sampled: bool = False
+    previewed: bool = False
+    # What it left.
+    outputs: dict[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    reported: set[str] = attrs.field(factory=set)
+    frames: list[tuple[str, str, memoryview]] = attrs.field(factory=list)
+    # Its end.
+    told: Event | None = None  #: The end event that has gone out.
+    ended: bool = False  #: The socket itself has said so.
+    ended_at: float | None = None
+    decided: bool = False
+    cancelled: bool = False  #: By us: that it is gone is no loss.
+    awaits_history: bool = False  #: The end was told; only the record is wanted.
+    remarks: list[str] = attrs.field(factory=list)  #: Logged late: a handler may call us back.
+    # When to ask about it.
+    check_at: float = float("inf")
+    interval: float = 0.0
+    missed_at: float | None = None
+    late_since: float = 0.0  #: Since when history knows more than the socket.
+    refusals: int = 0
+
+    def is_news(self, source: str) -> None:
+        """Something was learned."""
+        self.news_at = time.monotonic()
+        self.news_by = source
+
+    def runs(self) -> None:
+        """It has left the queue."""
+        self.ahead = None
+        if self.running_since is None:
+            self.running_since = time.monotonic()
+
+
+class Job(Future[Result]):
+    """One submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
+
+    ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work.  All its properties tell
+    what is known already; none of them asks the server.
+    """
+
+    def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
+        self._api = api  # whoever holds the job, holds the client that decides it
+        self._begin()
+        self.prompt_id = prompt_id  #: As the server knows it.
+        #: What was submitted, in API format; of a job that was taken up by its id, empty
+        #: until the server has told it.
+        self.graph = graph
+        self.node_errors: Mapping[str, Any] = {}  #: Outputs that the server dropped.
+        self._known = Known()
+        # Whoever reads late, gets of progress and previews only the newest.
+        self._taps: list[EventQueue] = [EventQueue(crowded=0)]
+        self._is_tapped = False
+
+    def _begin(self) -> None:
+        """A fresh future, as in the child of a fork, where any lock may be held for ever."""
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self._gate = threading.Lock()  # guards callbacks and taps
+        self._callbacks: list[Callable[[Future[Result]], object]] | None = []
+
+    # -- its end -------------------------------------------------------------------------
+
+    def result(
+        self,
+        timeout: float | None = None,
+        *,
+        stall_timeout: float | None = None,
+        on_interrupt: OnInterrupt = "leave",
+    ) -> Result:
+        """Wait for the end and give what it left.
+
+        Args:
+            timeout: Seconds; ``None`` waits as long as it takes, ``0`` looks once.
+            stall_timeout: Seconds without any news of it (an event of it, or a change of its
+                place in the queue); ``None``: for ever.  Behind a long job of somebody else
+                there is no news either.
+            on_interrupt: What becomes of the prompt when Ctrl-C ends the wait: it goes on
+                (``"leave"``), or is cancelled, for which there are 5 seconds.
+
+        Raises:
+            JobFailed: A node raised; carries node, exception and traceback.
+            JobInterrupted: Someone stopped it.
+            JobLost: The server does not know it any more.
+            JobTimeout: Time ran out, or no news came.  The prompt goes on: call again, or
+                take it up later by ``api.job(job.prompt_id)``.
+        """
+        check_patience(timeout, stall_timeout)
+        with cancelling(on_interrupt, self):
+            self._await(timeout, stall_timeout)
+        self._api._flush()
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error in which it ended, or ``None``; waits as :meth:`result` does."""
+        self._await(timeout)
+        return super().exception(0)
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """Stop this prompt, and no other; whether the server had it and was asked to.
+
+        ``POST /api/jobs/{id}/cancel`` where there is one (0.26), else it is deleted from the
+        queue while it waits (``POST /queue``), or interrupted while it runs (``POST
+        /interrupt``, which heeds the id since 0.3.57).  The job then ends in
+        :class:`JobInterrupted`; one whose last node does not look may still succeed.
+        ``False``: it has ended already.
+
+        Args:
+            force: For servers before 0.3.57, whose interrupt stops whatever runs: do it when
+                a look at the queue says that this one runs.  Another may begin in between.
+
+        Raises:
+            NotSupported: It runs, and this server could stop another one in its place.
+            ComfyError: The server did not answer, or refused; the prompt may go on.
+        """
+        return self._api._jobs.cancel(self, force=force)
+
+    def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
+        """Call ``fn(job)`` at the end, in a thread of its own; at once when it has ended."""
+        with self._gate:
+            if self._callbacks is not None:
+                self._callbacks.append(fn)
+                return
+        super().add_done_callback(fn)
+
+    def _await(self, timeout: float | None, stall_timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            left = self._slice(deadline, stall_timeout)
+            try:
+                super().exception(max(0.0, left))
+            except TimeoutError:
+                if left <= 0 and not self.done():
+                    raise self._out_of_patience(timeout, deadline, stall_timeout) from None
+
+    def _slice(self, deadline: float | None, stall_timeout: float | None) -> float:
+        """Seconds that a wait may take in one piece; not above 0 when patience is at its end."""
+        left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
+        if stall_timeout is not None:
+            left = min(left, self._known.news_at + stall_timeout - time.monotonic())
+        return left
+
+    def _out_of_patience(
+        self, timeout: float | None, deadline: float | None, stall_timeout: float | None
+    ) -> JobTimeout:
+        is_stalled = deadline is None or time.monotonic() < deadline
+        what = (
+            f"no news of prompt {self.prompt_id} for {stall_timeout or 0:.3g} s"
+            if is_stalled
+            else f"prompt {self.prompt_id} has not ended within {timeout or 0:.3g} s"
+        )
+        trouble = self._api._connection.error
+        gone = f", unless the server is gone ({trouble})" if trouble else ""
+        return JobTimeout(
+            f"{what}; it goes on{gone}: wait again, or take it up by api.job(...); {self.why()}",
+            prompt_id=self.prompt_id,
+            stalled=is_stalled,
+        )
+
+    def _settle(self, outcome: Outcome) -> None:
+        for remark in self._known.remarks:
+            log.warning("%s", remark)
+        if isinstance(outcome, Result):
+            self.set_result(outcome)
+        else:
+            self.set_exception(outcome)
+        with self._gate:
+            callbacks, self._callbacks = self._callbacks, None
+        if callbacks:
+            # Somebody's code, which may take its time: not in the socket's thread.
+            threading.Thread(
+                target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
+            ).start()
+
+    def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
+        for fn in callbacks:
+            super().add_done_callback(fn)  # of a future that is done: called, errors logged
+
+    # -- its events ----------------------------------------------------------------------
+
+    def events(self) -> Iterator[Any]:
+        """Its events as they come; ends with the job, and its last one is the end event.
+
+        The first call begins with the submission; of the progress and previews until then
+        only the newest of each node is left.  Another call begins now, and after the end has
+        the end event only.  Raises nothing when the job fails: ask :meth:`result`.
+        """
+        return self._follow(self._tap(), None)
+
+    def _tap(self) -> EventQueue:
+        """The queue that was filled from the beginning, or for whoever comes later a new one."""
+        with self._gate:
+            if not self._is_tapped:
+                self._is_tapped = True
+                return self._taps[0]
+            tap = EventQueue()
+            self._taps.append(tap)
+        if self._known.told is not None:  # twice at worst: whoever reads stops at the first
+            tap.put(self._known.told)
+        return tap
+
+    def _tap_all(self) -> None:
+        """Somebody listens from the beginning, and is to have all."""
+        self._taps[0].listen()
+
+    def _hear(self, event: Event) -> None:
+        with self._gate:
+            taps = tuple(self._taps)
+        for tap in taps:
+            tap.put(event)
+
+    def _follow(
+        self, tap: EventQueue, timeout: float | None, stall_timeout: float | None = None
+    ) -> Generator[Event, None, None]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                is_over = self.done()
+                left = self._slice(deadline, stall_timeout)
+                if left <= 0 and not is_over:
+                    raise self._out_of_patience(timeout, deadline, stall_timeout)
+                event = tap.get(0 if is_over else left)
+                if event is not None:
+                    yield event
+                    if ends(event):
+                        return
+                elif is_over:
+                    return
+        finally:
+            tap.close()
+            with self._gate:
+                if tap in self._taps:
+                    self._taps.remove(tap)
+
+    # -- how it is doing -----------------------------------------------------------------
+
+    @property
+    def status(self) -> JobStatus:
+        """Where it is, as far as we know.
+
+        ``pending`` and ``running`` until it ends as ``succeeded``, ``failed``,
+        ``interrupted`` (cancelled while it waited, too) or ``lost``.  ``unknown``: nobody has
+        said yet (of a job taken up by its id), or the client was closed before the end.
+        """
+        if not self.done():
+            known = self._known
+            if known.running_since is not None:
+                return "running"
+            return "unknown" if known.is_elsewhere and known.ahead is None else "pending"
+        error = super().exception(0)
+        if error is None:
+            return "succeeded"
+        for kind, status in _STATUS_OF.items():
+            if isinstance(error, kind):
+                return status
+        return "unknown"
+
+    @property
+    def queue_position(self) -> int | None:
+        """How many prompts are before it, at most, what runs included.
+
+        ``0``: it runs, or is the next.  ``None``: not known yet, or it is over.  The socket
+        tells how many there are in all; which of other clients' are before it, a look at the
+        queue now and then.
+        """
+        if self.done():
+            return None
+        known = self._known
+        if known.running_since is not None:
+            return 0
+        remaining = self._api._queue_remaining
+        is_heard = self._api._connection.state is State.CONNECTED and not known.is_elsewhere
+        most = None
+        if is_heard and remaining:
+            most = max(0, remaining - 1 - self._api._jobs.behind(self))
+        return min((n for n in (known.ahead, most) if n is not None), default=None)
+
+    @property
+    def progress(self) -> JobProgress:
+        """How far it is.  Without a socket only what the queue says is known."""
+        known = self._known
+        began = known.running_since
+        end = known.ended_at or time.monotonic()
+        elapsed = None if began is None else end - began
+        if self.done():
+            done = super().exception(0) is None
+            return JobProgress(1.0 if done else known.fraction, elapsed=elapsed)
+        node_id = next(reversed(known.visited), None) if known.visited else None
+        step = known.step if known.step is not None and known.step.node == node_id else None
+        known.fraction = max(known.fraction, min(0.99, self._fraction(node_id, step)))
+        return JobProgress(
+            known.fraction,
+            node_id=node_id,
+            title=title_of(self.graph, node_id) or class_of(self.graph, node_id),
+            step=None if step is None else step.value,
+            steps=None if step is None else step.max,
+            elapsed=elapsed,
+        )
+
+    def _fraction(self, node_id: str | None, step: Progress | None) -> float:
+        """Nodes that are through, and what the running one has done of its steps."""
+        known = self._known
+        to_run = self.graph.keys() - (known.cached or ())
+        if not to_run:
+            return 0.0
+        through = set(known.visited) - {node_id}
+        partial = 0.0
+        if step is not None and step.value and step.max:
+            partial = min(1.0, step.value / step.max)
+        if known.states is not None:
+            for node in known.states.nodes.values():
+                if node.state == "finished":
+                    through.add(node.node_id)
+        through &= to_run
+        if node_id in through:
+            partial = 0.0
+        return (len(through) + partial) / len(to_run)
+
+    def why(self) -> str:
+        """One sentence on what it waits for, or how it ended.
+
+        ``pending, 3 ahead; running: KSampler 12/20; last news 2.1 s ago by socket, reconnected
+        once``.
+        """
+        if self.done():
+            return self._end_in_words()
+        known = self._known
+        now = time.monotonic()
+        status = self.status
+        words = [str(status)]
+        if status == "pending":
+            ahead = self.queue_position
+            if ahead is not None:
+                words[0] += f", {ahead} ahead" if ahead else ", next in the queue"
+            other = self._api._jobs.running(self)
+            if other is not None:
+                words.append(f"running: {other._node_in_words()}")
+            elif ahead:
+                words.append("running: a prompt of somebody else")
+        elif status == "running":
+            words[0] += f": {self._node_in_words()}"
+            if known.running_since is not None:
+                words[0] += f", for {now - known.running_since:.0f} s"
+        link = (
+            f"last news {now - known.news_at:.1f} s ago by {known.news_by}"
+            if known.news_by
+            else f"no news for {now - known.news_at:.1f} s"
+        )
+        return "; ".join([*words, link + self._link_in_words()])
+
+    def _node_in_words(self) -> str:
+        progress = self.progress
+        text = progress.title or (f"node {progress.node_id}" if progress.node_id else "no node yet")
+        if progress.step is not None and progress.steps:
+            text += f" {progress.step:g}/{progress.steps:g}"
+        return text
+
+    def _link_in_words(self) -> str:
+        connection = self._api._connection
+        trouble = self._api._jobs.trouble
+        if trouble is not None:
+            return f"; the server does not answer ({trouble})"
+        if connection.state is not State.CONNECTED:
+            return "; no socket, asking over HTTP"
+        again = connection.generation - 1
+        if again < 1:
+            return ""
+        return ", reconnected once" if again == 1 else f", reconnected {again} times"
+
+    def _end_in_words(self) -> str:
+        status = self.status
+        error = super().exception(0)
+        elapsed = self.progress.elapsed
+        after = "" if elapsed is None else f" after {elapsed:.1f} s"
+        return f"{status}{after}" + (f": {error}" if error is not None else "")
+
+    def __repr__(self) -> str:
+        return f"<Job {self.prompt_id} {self.status}>"
+
+
+_STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
+    JobFailed: "failed",
+    JobInterrupted: "interrupted",
+    JobLost: "lost",
+}
+
+
+def check_patience(*seconds: float | None) -> None:
+    """ValueError for what is no time to wait."""
+    for value in seconds:
+        if value is not None and not value >= 0:
+            raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
+
+
+@contextlib.contextmanager
+def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
+    """Ctrl-C in here leaves at once, or first cancels the jobs and those that were added."""
+    if on_interrupt not in ("leave", "cancel"):
+        raise ValueError(f"on_interrupt is 'leave' or 'cancel', not {on_interrupt!r}")
+    begun = list(jobs)
+    try:
+        yield begun
+    except KeyboardInterrupt:
+        if on_interrupt == "cancel" and begun:
+            # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
+            last_word = threading.Thread(
+                target=_cancel, args=(begun,), name="comfy-cancel", daemon=True
+            )
+            last_word.start()
+            last_word.join(LAST_WORD)
+        raise
+
+
+def _cancel(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        try:
+            job.cancel()
+        except ComfyError as exc:
+            log.warning("prompt %s could not be cancelled and may go on: %s", job.prompt_id, exc)
+
+
+def wait(
+    job: Job,
+    timeout: float | None,
+    *,
+    stall_timeout: float | None = None,
+    on_event: Callable[[Any], object] | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    on_preview: Callable[[PreviewEvent], object] | None = None,
+) -> Result:
+    """Wait for a job, and call back in this thread meanwhile."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    events = job._follow(job._tap(), timeout, stall_timeout)
+    with contextlib.closing(events):
+        for event in events:
+            if on_event is not None:
+                _call(job, on_event, event)
+            if on_progress is not None and isinstance(event, Progress):
+                _call(job, on_progress, event)
+            if on_preview is not None and event.name == "b_preview":
+                _call(job, on_preview, event)
+    return job.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:
+    try:
+        callback(event)
+    except Exception as exc:
+        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} goes on")
+        raise

@@ -1,0 +1,134 @@
+"""Who runs and who waits: what the server says of its queue, asked for as seldom as will do.
+
+``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.8 on list
+the same without them; and each change of the queue is broadcast as a ``status``, so while a
+socket is up that has heard none since the last look, that look still holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from . import models
+from .connection import State
+from .errors import NotSupported, UnexpectedResponse
+from .http import segment
+from .models._base import mapping
+from .routes.prompts import MARK
+
+if TYPE_CHECKING:
+    from .client import ComfyApi
+
+log = logging.getLogger("comfy_client")
+
+#: Seconds after which a look is taken again although nothing says that the queue changed.
+LOOK_AGAIN: Final = 30.0
+
+#: The first ComfyUI whose ``POST /interrupt`` heeds a prompt_id.
+_HEEDS_ID: Final = (0, 3, 57)
+
+
+@attrs.frozen
+class Standing:
+    """The queue at one moment, in its order."""
+
+    running: tuple[str, ...]
+    pending: tuple[str, ...]
+    #: Workflows by prompt_id, where the answer had them.
+    graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self.running or prompt_id in self.pending
+
+    def ahead(self, prompt_id: str) -> int | None:
+        """How many are before one that waits; ``None``: it runs."""
+        if prompt_id in self.running:
+            return None
+        return len(self.running) + self.pending.index(prompt_id)
+
+    def first_of(self, prompt_ids: Collection[str]) -> str | None:
+        """Which of these ends before the others."""
+        ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
+        return next(ours, None)
+
+
+class Lookout:
+    """Takes the looks of one client, and remembers the last."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Standing, float, int] | None = None  # what, when, on which socket
+        self._lists_jobs = True  # until the server says that it has no jobs API
+
+    def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
+        """``GET /api/jobs``, ComfyUI 0.8; else, and for the graphs, ``GET /queue``."""
+        at = time.monotonic()
+        generation = api._connection.generation
+        standing = self._listed(api) if self._lists_jobs and not graphs else None
+        if standing is None:
+            queue = api.get_queue()
+            standing = Standing(
+                running=tuple(item.prompt_id for item in queue.running),
+                pending=tuple(item.prompt_id for item in queue.pending),
+                graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
+            )
+        self._last = standing, at, generation
+        return standing
+
+    def _listed(self, api: ComfyApi) -> Standing | None:
+        try:
+            page = api.get_jobs(("pending", "in_progress"))
+        except (NotSupported, UnexpectedResponse) as exc:
+            log.debug("no jobs API: %s", exc)
+            self._lists_jobs = False
+            return None
+        pending = [job for job in page.jobs if job.status == "pending"]
+        pending.sort(key=lambda job: float("inf") if job.priority is None else job.priority)
+        return Standing(
+            running=tuple(job.id for job in page.jobs if job.status == "in_progress"),
+            pending=tuple(job.id for job in pending),
+        )
+
+    def still_holds(self, api: ComfyApi) -> Standing | None:
+        """The last look, if as far as the socket tells nothing has changed since."""
+        if self._last is None:
+            return None
+        standing, at, generation = self._last
+        connection = api._connection
+        is_same = connection.state is State.CONNECTED and connection.generation == generation
+        is_fresh = time.monotonic() - at < LOOK_AGAIN
+        return standing if is_same and is_fresh and api._status_at < at else None
+
+
+def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
+    """The id under which a server has our prompt: ours, or its own with our mark.
+
+    Asks until the moment ``end`` of the monotonic clock.
+    """
+
+    def ask(route: str, **params: int) -> Any:
+        left = max(0.1, end - time.monotonic())
+        return api._http.json("GET", route, params=params, timeout=left)
+
+    queue = models.Queue.from_json(ask("/queue"))
+    records: list[models.QueueItem | models.HistoryEntry] = [*queue.running, *queue.pending]
+    if not any(prompt_id in (item.prompt_id, item.extra_data.get(MARK)) for item in records):
+        found = ask(f"/history/{segment(prompt_id)}") or ask("/history", max_items=64)
+        records = [
+            models.HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()
+        ]
+    for item in records:
+        if prompt_id in (item.prompt_id, item.extra_data.get(MARK)):
+            return item.prompt_id
+    return None
+
+
+def heeds_id(api: ComfyApi) -> bool:
+    """Whether the server's interrupt stops one prompt only; only its version tells."""
+    version = api.get_system_stats().comfyui_version or ""
+    numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
+    return numbers >= _HEEDS_ID

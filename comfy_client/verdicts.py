@@ -1,0 +1,113 @@
+"""What an end means: the event and the exception for each way in which a prompt ends.  Pure.
+
+Whichever source told it, the event or the history, the same class and the same facts come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from .errors import JobError, JobFailed, JobInterrupted, JobLost
+from .events import (
+    EndEvent,
+    Event,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+    JobEvent,
+    JobLostEvent,
+    PreviewEvent,
+    execution_error,
+    execution_interrupted,
+    execution_success,
+)
+from .models import HistoryEntry
+from .workflow import class_of, title_of
+from .workflow.graph import describe
+
+#: The node whose pictures are outputs, though they come like previews.
+SENDER: Final = "SaveImageWebsocket"
+
+_GONE: Final = "in no queue and no history: the server was restarted, or the prompt was deleted"
+
+Graph = Mapping[str, Any]
+
+
+def ends(event: Event) -> bool:
+    """Whether this event is the last of its prompt; ``ExecutionBlocked`` is only a notice."""
+    if isinstance(event, ExecutionError):
+        return event.is_end
+    return isinstance(event, EndEvent)
+
+
+def sends_pictures(graph: Graph) -> bool:
+    """Whether outputs of this workflow come over the socket alone."""
+    return any(class_of(graph, node_id) == SENDER for node_id in graph)
+
+
+def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
+    """A picture is final when its node sends nothing else."""
+    if isinstance(event, PreviewEvent) and event.node_id is not None:
+        real = event.real_node_id or event.node_id
+        if class_of(graph, real) == SENDER:
+            return attrs.evolve(event, final=True)
+    return event
+
+
+def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
+    """The event for a success that no event told."""
+    return execution_success({"prompt_id": prompt_id}, recovered=recovered)
+
+
+def lost(prompt_id: str, reason: str = _GONE) -> tuple[JobLostEvent, JobLost]:
+    """Nobody knows it any more."""
+    event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
+    return event, JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id)
+
+
+def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
+    """We took it out of the queue ourselves, before it ran."""
+    event = execution_interrupted({"prompt_id": prompt_id}, recovered=True)
+    return event, JobInterrupted(
+        f"prompt {prompt_id} was cancelled while it waited", prompt_id=prompt_id
+    )
+
+
+def failure(entry: HistoryEntry, prompt_id: str, graph: Graph) -> tuple[EndEvent, JobError]:
+    """From a history entry that is no success."""
+    said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
+    make = execution_interrupted if entry.interrupted else execution_error
+    event = make({**said, "prompt_id": prompt_id}, recovered=True)
+    return event, error_of(event, prompt_id, graph)
+
+
+def error_of(
+    event: ExecutionError | ExecutionInterrupted, prompt_id: str, graph: Graph
+) -> JobError:
+    """The exception for an end event."""
+    if isinstance(event, ExecutionInterrupted):
+        where = f" at {describe(graph, event.node_id)}" if event.node_id else ""
+        return JobInterrupted(
+            f"prompt {prompt_id} was interrupted{where}",
+            prompt_id=prompt_id,
+            node_id=event.node_id,
+        )
+    where = describe(graph, event.node_id, event.node_type) if event.node_id else "a node"
+    error = JobFailed(
+        f"{where} failed: {event.exception_type or 'no exception told'}: "
+        f"{event.exception_message or ''}".rstrip(": "),
+        prompt_id=prompt_id,
+        node_id=event.node_id,
+        title=title_of(graph, event.node_id),
+        class_type=event.node_type or class_of(graph, event.node_id),
+        exception_type=event.exception_type,
+        exception_message=event.exception_message,
+        traceback=event.traceback,
+        inputs=event.current_inputs,
+    )
+    if error.is_oom:
+        error.add_note("out of memory: try a smaller size or batch, or api.free_memory(...)")
+    return error

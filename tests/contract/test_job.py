@@ -1,0 +1,400 @@
+"""What a job tells and does: the same on the embedded server and on real ones, old and new."""
+
+from __future__ import annotations
+
+import _thread
+import random
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+
+import blinker
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    ClientClosed,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    NotSupported,
+    PromptRejected,
+)
+from comfy_client.testing import ComfyServer
+from tests import furnished
+from tests.comfyui import DEFAULT, ComfyUI
+from tests.contract.test_runs import ENDS, picture, sleeper, until
+
+LIMIT = 60.0
+EMBEDDED = ("0.3.75", "0.8", "new")
+REAL = (DEFAULT, "0.3.52", "2024-03")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *(f"embedded-{version}" for version in EMBEDDED),
+        *(pytest.param(f"real-{version}", marks=pytest.mark.real) for version in REAL),
+    ],
+)
+def server(request) -> Iterator[ComfyServer | ComfyUI]:
+    """One that runs, with the nodes for tests."""
+    kind, _, version = request.param.partition("-")
+    if kind == "embedded":
+        with furnished.node_classes() as classes, ComfyServer(version=version) as embedded:
+            furnished.furnish(embedded, classes)
+            yield embedded
+    elif version == DEFAULT:
+        yield request.getfixturevalue("comfyui")
+    else:
+        with ComfyUI(version=version) as real:
+            yield real
+
+
+@pytest.fixture
+def stops_one(server) -> bool:
+    """Whether its interrupt heeds the prompt_id."""
+    return server.version not in ("0.3.52", "2024-03")
+
+
+@pytest.fixture
+def api(server) -> Iterator[ComfyApi]:
+    """A client whose signals are its own, on a server that is idle before and after."""
+    with ComfyApi(server.url, namespace=blinker.Namespace()) as client:
+        yield client
+        client.clear_queue()
+        client.interrupt()
+        until(lambda: not client.poll_status(LIMIT).queue_remaining)
+
+
+@pytest.fixture
+def stranger(server) -> Iterator[ComfyApi]:
+    """A client in another place, with an id of its own."""
+    with ComfyApi(server.url, namespace=blinker.Namespace()) as client:
+        yield client
+
+
+def failing():
+    return {"5": {"class_type": "TestFail", "inputs": {"message": "as told"}}}
+
+
+def ends_of(api) -> list:
+    """The end events that receivers get from now on."""
+    ends: list = []
+    for name in ENDS:
+        api.on(name, ends.append)
+    return ends
+
+
+# -- how it is doing ---------------------------------------------------------------------
+
+
+def test_a_job_knows_where_it_is(api, stops_one):
+    """Running, or with how many before it; and says so in a sentence."""
+    first, second, third = (api.submit(sleeper(ticks=1000)) for _ in range(3))
+    until(lambda: first.status == "running" and first.progress.step)
+    assert second.status == third.status == "pending"
+    assert first.queue_position == 0
+    until(lambda: (second.queue_position, third.queue_position) == (1, 2))
+    assert first.why().startswith("running: TestSleepOutput ")
+    assert "/1000, for " in first.why()
+    assert "last news" in first.why()
+    assert third.why().startswith("pending, 2 ahead; running: TestSleepOutput ")
+    assert second.cancel()
+    assert second.status == "interrupted"
+    until(lambda: third.queue_position == 1)
+    assert first.cancel(force=not stops_one)
+    until(lambda: third.status == "running")
+    assert third.queue_position == 0
+    assert third.cancel(force=not stops_one)
+    assert isinstance(third.exception(LIMIT), JobInterrupted)
+    assert third.queue_position is None
+    assert third.why().startswith("interrupted after ")
+
+
+def test_progress_is_one_fraction_that_never_falls(api):
+    """From the first node to the result, with node, title and steps."""
+    graph = {
+        "1": {"class_type": "TestSleep", "inputs": {"seconds": 0.1, "ticks": 5, "text": "a"}},
+        "2": {
+            "class_type": "TestSleepOutput",
+            "inputs": {"seconds": 0.2, "ticks": 10, "text": ["1", 0]},
+            "_meta": {"title": "The second"},
+        },
+    }
+    job = api.submit(graph)
+    seen = [job.progress for _ in job.events()]
+    job.result(LIMIT)
+    seen.append(job.progress)
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert max(progress.fraction for progress in seen if progress.node_id) < 1.0
+    assert any(0.5 < fraction < 1.0 for fraction in fractions)
+    titles = {progress.title for progress in seen}
+    assert {"TestSleep", "The second"} <= titles
+    assert any(p.node_id == "2" and p.steps == 10 and (p.step or 0) > 0 for p in seen)
+    assert seen[-1].elapsed is not None
+    assert 0.2 < seen[-1].elapsed < LIMIT
+
+
+def test_a_job_gives_its_events_from_the_submission_to_the_end(api):
+    """Also when it is over before anybody asks; then only the newest of progress is left."""
+    job = api.submit(sleeper(0.2, 10))
+    job.result(LIMIT)
+    names = [event.name for event in job.events()]
+    assert names[0] == "execution_start"
+    assert names[-1] == "execution_success"
+    assert names.count("progress") == 1
+    assert [event.name for event in job.events()] == ["execution_success"]
+    assert {event.prompt_id for event in job.events()} == {job.prompt_id}
+
+
+def test_two_may_follow_one_job(api):
+    """Each in a thread of its own; who comes later has the rest."""
+    job = api.submit(sleeper(0.5, 20))
+    early = job.events()
+    next(early)
+    late = job.events()
+    found: list[list[str]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda f=f, e=e: f.extend(event.name for event in e))
+        for f, e in zip(found, (early, late), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert found[0][-1] == found[1][-1] == "execution_success"
+
+
+def test_a_result_tells_seeds_and_whether_anything_ran(api):
+    """The second run of one workflow runs nothing, and has its pictures all the same."""
+    graph = picture()
+    graph["1"]["inputs"]["seed"] = 5
+    first, second = api.run(graph, timeout=LIMIT), api.run(graph, timeout=LIMIT)
+    assert (first.fully_cached, second.fully_cached) == (False, True)
+    assert first.seeds == second.seeds == {"1": 5}
+    assert first["Save"].images
+    assert second["Save"].images
+
+
+# -- cancelling --------------------------------------------------------------------------
+
+
+def test_cancelling_what_waits_hits_nothing_else(api, stops_one):
+    """It never ran, ends at once in JobInterrupted, and with one end event."""
+    ends = ends_of(api)
+    busy = api.submit(sleeper())
+    until(lambda: busy.status == "running")
+    waiting = api.submit(sleeper(0.01, 1))
+    behind = api.submit(sleeper(0.01, 1))
+    assert waiting.cancel()
+    with pytest.raises(JobInterrupted, match="while it waited"):
+        waiting.result(LIMIT)
+    assert waiting.status == "interrupted"
+    assert not waiting.cancel()
+    assert busy.status == "running"
+    assert busy.cancel(force=not stops_one)
+    with pytest.raises(JobInterrupted):
+        busy.result(LIMIT)
+    behind.result(LIMIT)
+    assert api.get_history(waiting.prompt_id) is None
+    until(lambda: len(ends) == 3)
+    assert sorted(e.prompt_id for e in ends) == sorted(
+        job.prompt_id for job in (busy, waiting, behind)
+    )
+
+
+def test_cancelling_what_runs_leaves_the_next_alone(api, stops_one):
+    """Where the server would stop whatever runs, it takes the caller's word."""
+    runs, next_one = api.submit(sleeper()), api.submit(sleeper(0.01, 1))
+    until(lambda: runs.status == "running")
+    if not stops_one:
+        with pytest.raises(NotSupported, match="force=True"):
+            runs.cancel()
+        assert runs.status == "running"
+    assert runs.cancel(force=not stops_one)
+    with pytest.raises(JobInterrupted):
+        runs.result(LIMIT)
+    next_one.result(LIMIT)
+
+
+def test_cancelling_what_is_over_does_nothing(api):
+    """Nor does it disturb what runs now."""
+    over = api.submit(sleeper(0.01, 1))
+    over.result(LIMIT)
+    other = api.submit(sleeper(0.3, 3))
+    assert not over.cancel(force=True)
+    other.result(LIMIT)
+    assert over.status == "succeeded"
+    assert not over.cancelled()
+
+
+@pytest.mark.parametrize("callback", [None, lambda event: None])
+def test_ctrl_c_may_cancel_the_prompt(api, stranger, stops_one, callback):
+    """``on_interrupt="cancel"``; one that waits, on any server."""
+    busy = stranger.submit(sleeper())
+    until(lambda: busy.status == "running")
+
+    def interrupt():
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 2)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        api.run(sleeper(0.01, 1), on_interrupt="cancel", on_event=callback, timeout=LIMIT)
+    thread.join()
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 1)
+    assert busy.status == "running"
+    assert busy.cancel(force=not stops_one)
+    assert isinstance(busy.exception(LIMIT), JobInterrupted)
+
+
+# -- patience ----------------------------------------------------------------------------
+
+
+def test_no_news_is_a_timeout_of_its_own(api):
+    """While news come it goes on, however long the job takes."""
+    with pytest.raises(JobTimeout, match="no news") as caught:
+        api.run(sleeper(LIMIT, 1), stall_timeout=0.5)
+    assert caught.value.stalled
+    assert "running" in str(caught.value)
+    api.interrupt()
+    assert api.run(sleeper(1.6, 32), stall_timeout=0.8).texts
+
+
+def test_a_timeout_says_how_to_go_on(api):
+    """And the prompt can be taken up by its id."""
+    with pytest.raises(JobTimeout, match=r"api\.job") as caught:
+        api.run(sleeper(1.0, 10), timeout=0.3)
+    assert not caught.value.stalled
+    assert api.job(caught.value.prompt_id).result(LIMIT).texts
+
+
+# -- taking up ---------------------------------------------------------------------------
+
+
+def test_a_job_is_taken_up_by_its_id_alone(api, stranger):
+    """By another client, while it waits, with the same result."""
+    busy, job = api.submit(sleeper(0.5, 5)), api.submit(picture("runs/taken"))
+    taken = stranger.job(job.prompt_id)
+    assert taken.status in ("unknown", "pending")
+    mine, theirs = job.result(LIMIT), taken.result(LIMIT)
+    busy.result(LIMIT)
+    assert [f.filename for f in mine.files] == [f.filename for f in theirs.files]
+    assert theirs["Save"].images[0].bytes() == mine["Save"].images[0].bytes()
+    assert taken.status == "succeeded"
+    assert taken.graph.keys() == job.graph.keys()
+
+
+def test_a_job_is_taken_up_after_its_client_is_gone(server, api):
+    """As after the restart of a kernel."""
+    with ComfyApi(server.url) as gone:
+        job = gone.submit(sleeper(0.5, 5))
+    with pytest.raises(ClientClosed):
+        job.result(0)
+    assert job.status == "unknown"
+    assert api.job(job.prompt_id).result(LIMIT).texts == (job.graph["1"]["inputs"]["text"],)
+
+
+def test_an_error_is_the_same_whoever_tells_it(api, stranger):
+    """By the socket, from history, and again after the end."""
+    job = api.submit(failing())
+    told = job.exception(LIMIT)
+    assert isinstance(told, JobFailed)
+    for client in (api, stranger):
+        read = client.job(job.prompt_id).exception(LIMIT)
+        assert type(read) is JobFailed
+        assert {**vars(read)} == {**vars(told)}
+        assert str(read) == str(told)
+
+
+def test_what_nobody_knows_is_lost(api):
+    """After two looks, apart in time."""
+    ends = ends_of(api)
+    job = api.job(str(uuid.uuid4()))
+    with pytest.raises(JobLost):
+        job.result(LIMIT)
+    assert job.status == "lost"
+    until(lambda: ends)
+    assert [event.name for event in ends] == ["job_lost"]
+
+
+def test_a_job_of_ours_is_one_object_while_it_is_outstanding(api):
+    """Two of it would fire two ends."""
+    job = api.submit(sleeper(0.3, 3))
+    assert api.job(job.prompt_id) is job
+    job.result(LIMIT)
+
+
+def test_an_id_of_ones_own_finds_the_prompt(api, stranger):
+    """Also where the server has chosen another one: by the mark in ``extra_data``."""
+    mine = str(uuid.uuid4())
+    job = api.submit(sleeper(0.3, 3), prompt_id=mine)
+    taken = stranger.job(mine)
+    assert taken.result(LIMIT).texts == job.result(LIMIT).texts
+    assert taken.prompt_id == job.prompt_id
+    assert stranger.job(mine).result(LIMIT).texts
+
+
+@pytest.mark.parametrize("bad", ["1", str(uuid.uuid4()).upper(), uuid.uuid4().hex, "", 7])
+def test_an_id_that_new_servers_refuse_is_refused_here(api, bad):
+    """On every server alike."""
+    with pytest.raises(ValueError, match="canonical"):
+        api.submit(failing(), prompt_id=bad)
+
+
+def test_an_id_in_use_is_refused(api):
+    """It would be the same prompt twice."""
+    job = api.submit(sleeper(0.5, 5), prompt_id=str(uuid.uuid4()))
+    if job.prompt_id in {item.prompt_id for item in api.get_queue().running}:
+        with pytest.raises(ValueError, match="outstanding"):
+            api.submit(sleeper(0.1, 1), prompt_id=job.prompt_id)
+    job.result(LIMIT)
+
+
+# -- partly valid ------------------------------------------------------------------------
+
+
+def partly_valid():
+    """One good output, and one that lacks an input."""
+    graph = picture("runs/partly")
+    graph["7"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
+    return graph
+
+
+def test_the_valid_part_of_a_workflow_runs(api, caplog):
+    """With one warning, and what is wrong on job and result."""
+    job = api.submit(partly_valid())
+    result = job.result(LIMIT)
+    assert set(job.node_errors) == set(result.node_errors) == {"7"}
+    assert result["Save"].images
+    assert len([r for r in caplog.records if "without some of its outputs" in r.message]) == 1
+
+
+def test_strict_refuses_what_is_partly_valid(api, stranger):
+    """It is cancelled: while it waits it never runs."""
+    busy = stranger.submit(sleeper(1.0, 10))
+    until(lambda: busy.status == "running")
+    with pytest.raises(PromptRejected, match="strict") as caught:
+        api.submit(partly_valid(), strict=True)
+    assert set(caught.value.node_errors) == {"7"}
+    assert caught.value.status == 200
+    busy.result(LIMIT)
+    assert api.poll_status(LIMIT).queue_remaining == 0
+    assert api.run(picture(), strict=True, timeout=LIMIT)["Save"].images
+
+
+# -- many --------------------------------------------------------------------------------
+
+
+def test_jobs_are_futures_of_the_standard_library(api):
+    """In the order in which they end."""
+    jobs = [api.submit(sleeper(0.05 + random.random() / 20, 1)) for _ in range(5)]
+    done = list(as_completed(jobs, timeout=LIMIT))
+    assert done == sorted(done, key=jobs.index)
+    assert {job.status for job in done} == {"succeeded"}
