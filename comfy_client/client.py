@@ -547,10 +547,9 @@ class ComfyApi(
         single value changes, and what feeds the most nodes changes the least.  The rows come
         back in the order of the grid, the last input varying fastest.
 
-        With a ``journal`` (JSON lines, readable by its owner only, without the values and
-        without keys) the same call carries on after whatever ended it: rows that have ended
-        are taken from the file, and prompts that are under way or ended meanwhile are taken
-        up by their ids.  None runs twice, unless the server forgot it (a restart, its queue
+        With a ``journal`` (JSON lines, readable by its owner only, no keys in it) the same
+        call carries on after whatever ended it: rows that have ended are taken from the file,
+        and prompts that are under way or ended meanwhile are taken up by their ids.  None runs twice, unless the server forgot it (a restart, its queue
         or history cleared): then its result was not had, and it is submitted again, three
         times at most.  Pictures of ``SaveImageWebsocket`` are not kept in it.
 

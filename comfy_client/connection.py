@@ -45,6 +45,7 @@ from .errors import (
 from .events import ConnectionEvent, ErrorEvent, Event
 from .failures import causes, explain
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
+from .recording import Recorder
 from .wire import HELLO
 
 log = logging.getLogger("comfy_client")
@@ -127,6 +128,10 @@ class _Lost(TransportError):
     """The socket that we had is gone."""
 
 
+class _Quiet(_Lost):
+    """The socket that we had is there, but nobody at its other end."""
+
+
 class Connection:
     """Keeps one event socket open, from :meth:`start` to :meth:`stop`."""
 
@@ -137,11 +142,13 @@ class Connection:
         poll_only: bool = False,
         timing: Timing | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        recorder: Recorder | None = None,
     ) -> None:
         self._owner = weakref.ref(owner)
         self._poll_only = poll_only
         self.timing = timing or Timing()
         self._uniform = uniform
+        self._recorder = recorder
         # Guards all that follows.  Re-entrant, as no Event is: the finalizer of a forgotten
         # client calls stop() in whichever thread, at whichever moment.
         self._changed = threading.Condition(threading.RLock())
@@ -306,46 +313,41 @@ class Connection:
     def _listen(self) -> None:
         """Dial, and hand on messages until the socket ends, which is always an exception."""
         plan = self._owned()._plan()
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.secrets.add_headers(plan.headers)
         ws, sock, begun = self._dial(plan)
         try:
+            if recorder is not None:
+                recorder.opened(plan.url)
+                recorder.sent(HELLO)
             ws.send(HELLO)
             self._read(ws, sock, begun)
-        except (websocket.WebSocketException, FrameError, OSError) as exc:
+        except (websocket.WebSocketException, FrameError, OSError, _Lost) as exc:
+            if recorder is not None:
+                recorder.closed(self._ended_by(exc))
+            if isinstance(exc, _Lost):
+                raise
             raise _Lost(self._redial or f"the socket ended: {exc}") from exc
         finally:
             self._hang_up(ws, sock)
 
+    def _ended_by(self, exc: Exception) -> str:
+        ours = self._stopped or self._redial or isinstance(exc, FrameError | _Quiet)
+        return "client" if ours else "server"
+
     def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, socket.socket, bytes]:
-        """What sends, what is read from, and what was read of it beyond the handshake."""
-        ws = websocket.WebSocket(skip_utf8_validation=True)
+        """As :func:`dial`; after a failure nothing is left open."""
         try:
-            sock = _open(plan, self.timing.dial, self._hold)
-            stream = _Buffered(sock)
-            headers = dict(plan.headers)
-            host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
-            ws.connect(
-                plan.url,
-                socket=stream,
-                header=[f"{name}: {value}" for name, value in headers.items()],
-                host=host,
-                suppress_origin=True,
-                redirect_limit=0,
-                timeout=self.timing.dial,
-            )
-            if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
-                raise websocket.WebSocketException("redirected")
+            return dial(plan, self.timing.dial, self._hold)
         except Exception as exc:
+            if self._recorder is not None and not self._stopped:
+                self._recorder.refused(exc)
             with self._changed:
                 if self._raw is not None:
                     self._raw.close()
                     self._raw = None
-            if isinstance(exc, ComfyError):
-                raise
-            # What websocket-client raises repeats headers and bodies; it stays out of sight.
-            raise _refused(exc, ws, plan) from (exc if isinstance(exc, OSError) else None)
-        finally:
-            _forget_cookies()
-        return ws, sock, stream.rest
+            raise
 
     def _hold(self, raw: socket.socket) -> None:
         """From now on stop() ends whatever this socket is waiting for."""
@@ -357,6 +359,7 @@ class Connection:
 
     def _read(self, ws: websocket.WebSocket, sock: socket.socket, begun: bytes) -> None:
         frames = self._frames = Frames(sock, MAX_FRAME, begun)
+        recorder = self._recorder
         dialled = time.monotonic()
         greeted = False
         set_to = None
@@ -367,7 +370,7 @@ class Connection:
                 left = (frames.heard if greeted else dialled) + patience - time.monotonic()
                 if left <= 0:
                     what = "nothing came" if greeted else "no greeting"
-                    raise _Lost(f"{what} for {patience:g} s")
+                    raise _Quiet(f"{what} for {patience:g} s")
                 wait = min(self.timing.ping, left)
                 if wait != set_to:  # a system call, which costs this thread its turn
                     sock.settimeout(wait)
@@ -381,6 +384,8 @@ class Connection:
             opcode, data = message
             if opcode == CLOSE:  # answered by _hang_up()
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
+                if recorder is not None:
+                    recorder.ending(code)
                 raise _Lost(f"the server closed the socket (code {code})")
             if opcode == PING:
                 ws.pong(bytes(data))
@@ -388,6 +393,8 @@ class Connection:
                 if not greeted:
                     greeted = True
                     self._greeted()
+                if recorder is not None:
+                    recorder.frame(opcode == TEXT, data)
                 self._owned()._receive(opcode == TEXT, data)
 
     def _greeted(self) -> None:
@@ -399,16 +406,7 @@ class Connection:
         self._tell("connected" if first else "reconnected", attempt=attempts)
 
     def _hang_up(self, ws: websocket.WebSocket, sock: socket.socket) -> None:
-        if not self._stopped:
-            # Let the server see the end of this socket before the next one comes.
-            with contextlib.suppress(OSError, websocket.WebSocketException):
-                end = time.monotonic() + 0.5
-                sock.settimeout(0.5)
-                ws.send_close()
-                while time.monotonic() < end and sock.recv(1 << 16):
-                    pass
-        with contextlib.suppress(OSError, websocket.WebSocketException):
-            ws.shutdown()
+        hang_up(ws, sock, politely=not self._stopped)
         with self._changed:
             self._raw = None
             self._frames = None
@@ -474,6 +472,54 @@ class Connection:
 # -- dialling ---------------------------------------------------------------------------
 
 
+def dial(
+    plan: Plan, timeout: float, hold: Callable[[socket.socket], None]
+) -> tuple[websocket.WebSocket, socket.socket, bytes]:
+    """What sends, what is read from, and what was read of it beyond the handshake.
+
+    ``hold`` gets each socket before it waits for anything, so that it can be ended; whoever
+    holds the last one closes it after a failure.
+    """
+    ws = websocket.WebSocket(skip_utf8_validation=True)
+    try:
+        sock = open_line(plan, timeout, hold)
+        stream = _Buffered(sock)
+        headers = dict(plan.headers)
+        host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
+        ws.connect(
+            plan.url,
+            socket=stream,
+            header=[f"{name}: {value}" for name, value in headers.items()],
+            host=host,
+            suppress_origin=True,
+            redirect_limit=0,
+            timeout=timeout,
+        )
+        if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
+            raise websocket.WebSocketException("redirected")
+    except Exception as exc:
+        if isinstance(exc, ComfyError):
+            raise
+        # What websocket-client raises repeats headers and bodies; it stays out of sight.
+        raise _refused(exc, ws, plan) from (exc if isinstance(exc, OSError) else None)
+    finally:
+        _forget_cookies()
+    return ws, sock, stream.rest
+
+
+def hang_up(ws: websocket.WebSocket, sock: socket.socket, *, politely: bool) -> None:
+    """End a socket; ``politely``: let the server see the end of it before the next one comes."""
+    if politely:
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            end = time.monotonic() + 0.5
+            sock.settimeout(0.5)
+            ws.send_close()
+            while time.monotonic() < end and sock.recv(1 << 16):
+                pass
+    with contextlib.suppress(OSError, websocket.WebSocketException):
+        ws.shutdown()
+
+
 class _Buffered:
     """The socket during the handshake, which websocket-client reads byte by byte.
 
@@ -501,7 +547,7 @@ class _Buffered:
         return getattr(self._sock, name)
 
 
-def _open(plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> socket.socket:
+def open_line(plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> socket.socket:
     """A connected socket, through the proxy and with TLS where the plan says so.
 
     ``hold`` gets each socket before it waits for anything, so that it can be ended.
@@ -612,3 +658,53 @@ def _forget_cookies() -> None:
     jar = getattr(getattr(websocket, "_handshake", None), "CookieJar", None)
     if jar is not None:
         jar.jar.clear()
+
+
+# -- a socket without a thread ----------------------------------------------------------
+
+
+class Line:
+    """One socket that is read by whoever calls: for a look at the link itself.
+
+    Raises, when it is made, what :func:`dial` raises; then :class:`TransportError`.
+    """
+
+    def __init__(self, plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> None:
+        self._ws, self._sock, begun = dial(plan, timeout, hold)
+        self._frames = Frames(self._sock, MAX_FRAME, begun)
+
+    def send(self, text: str) -> None:
+        """One text message."""
+        self._do(lambda: self._ws.send(text))
+
+    def ping(self) -> None:
+        """Ask the other side for a pong, which :meth:`read` gives."""
+        self._do(self._ws.ping)
+
+    def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
+        """Opcode and payload of the next frame; ``None`` when none came in time (seconds)."""
+        end = time.monotonic() + timeout
+        while (message := self._frames.next()) is None:
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            self._sock.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                self._do(self._frames.read)
+        if message[0] == PING:
+            self._do(lambda: self._ws.pong(bytes(message[1])))
+        if message[0] == CLOSE:
+            raise _Lost("the server closed the socket")
+        return message
+
+    def close(self) -> None:
+        """End it."""
+        hang_up(self._ws, self._sock, politely=True)
+
+    def _do(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except TimeoutError:
+            raise
+        except (websocket.WebSocketException, FrameError, OSError) as exc:
+            raise _Lost(f"the socket ended: {exc}") from exc

@@ -7,10 +7,13 @@ each piece that is sent the time that is left for the whole exchange.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
+import math
 import socket
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -19,6 +22,18 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 #: When the exchange that this thread is about to begin must be over (``time.monotonic``).
 deadline: Final[ContextVar[float]] = ContextVar("deadline")
+#: Seconds for which the server may be silent in any exchange of this thread.
+patience: Final[ContextVar[float]] = ContextVar("patience", default=math.inf)
+
+
+@contextlib.contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Exchanges in here end when the server is silent for so long."""
+    token = patience.set(seconds)
+    try:
+        yield
+    finally:
+        patience.reset(token)
 
 
 def seconds_left(end: float) -> float:

@@ -34,7 +34,7 @@ from . import credentials as creds
 from ._version import __version__
 from .address import Address
 from .answers import Answer, Download, refusal, route_is_missing, unexpected
-from .deadline import POOL_CLASSES
+from .deadline import POOL_CLASSES, patience
 from .deadline import deadline as current_deadline
 from .errors import (
     AuthenticationError,
@@ -47,6 +47,8 @@ from .errors import (
 )
 from .failures import causes, explain
 from .multipart import Form, opened
+from .recording import Recorder
+from .redaction import Secrets
 
 __all__ = ["MAX_ANSWER", "UNSET", "Answer", "Download", "Http", "segment"]
 
@@ -110,6 +112,7 @@ class Http:
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
         self._own_session = session is None
         self._session = _new_session() if session is None else session
+        self.recorder: Recorder | None = None  #: Takes down every exchange.
         self._given_headers = dict(headers or {})
         self._user = user
         self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
@@ -149,15 +152,26 @@ class Http:
     @functools.cached_property
     def proxies(self) -> dict[str, str]:
         """Proxies by scheme.  The own machine is never reached through one."""
+        return self._proxies_and_reason[0]
+
+    @property
+    def proxy_reason(self) -> str:
+        """Who decided on :attr:`proxies`, in words."""
+        return self._proxies_and_reason[1]
+
+    @functools.cached_property
+    def _proxies_and_reason(self) -> tuple[dict[str, str], str]:
         if self.address.is_loopback:
-            return {}
+            return {}, "the own machine is never reached through one"
         if self._proxies is not None:
-            return dict(self._proxies)
+            return dict(self._proxies), "proxies="
         if self._session.proxies:
-            return dict(self._session.proxies)
+            return dict(self._session.proxies), "proxies of the Session"
         if not self._session.trust_env:
-            return {}
-        return requests.utils.get_environ_proxies(self.address.http_url)
+            return {}, "trust_env=False of the Session"
+        found = requests.utils.get_environ_proxies(self.address.http_url)
+        names = [name for name in os.environ if name.lower().endswith("_proxy")]
+        return found, f"the environment ({', '.join(sorted(names)) or 'no variable is set'})"
 
     @functools.cached_property
     def ssl_context(self) -> ssl.SSLContext:
@@ -254,8 +268,19 @@ class Http:
         given = {name.lower() for name in (*headers, *self._session.headers)}
         if "cookie" not in given:  # the jar's may change, so each request asks it
             template.headers.pop("Cookie", None)
+        if self.recorder is not None:
+            self._tell_secrets(self.recorder.secrets, template)
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
+
+    def _tell_secrets(self, secrets: Secrets, template: requests.PreparedRequest) -> None:
+        secrets.add_headers(template.headers)
+        secrets.add_query((template.url or "").partition("?")[2])
+        for proxy in self.proxies.values():
+            secrets.add_url(proxy)
+        auth = self._session.auth
+        password = auth[1] if isinstance(auth, tuple) else getattr(auth, "password", None)
+        secrets.add([password] if isinstance(password, str) else [])
 
     def _warn_of_open_password(self, applied: creds.Applied) -> None:
         open_line = self.address.scheme == "http" and not self.address.is_loopback
@@ -384,6 +409,7 @@ class Http:
     def after_fork(self) -> None:
         """In the child: the pool's connections are the parent's."""
         self._lock = threading.Lock()
+        self.recorder = None  # the file is the parent's
         self._session.close()  # ends nothing of the parent's; a Session goes on with new ones
         if self._own_session:
             self._session = _new_session()
@@ -490,11 +516,12 @@ class Http:
             if left <= 0:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
             current_deadline.set(deadline)
+            exchange = None if self.recorder is None else self.recorder.exchange(request)
             try:
-                return self._session.send(
+                response = self._session.send(
                     request,
                     stream=True,
-                    timeout=(min(self.connect_timeout, left), min(pause, left)),
+                    timeout=(min(self.connect_timeout, left), min(pause, patience.get(), left)),
                     verify=verify,
                     cert=cert,
                     proxies=proxies,
@@ -503,6 +530,16 @@ class Http:
             except _FAILURES as exc:
                 self._check_open()
                 error, cause = _transport_error(exc, method, url, self.connect_timeout)
+            else:
+                if exchange is not None:
+                    head = response.status_code, response.raw.headers
+                    response.raw = exchange.answered(*head, response.raw)
+                return response
+            if exchange is not None:
+                exchange.failed(error)
+            if type(error) is RequestTimeout:
+                # A kept connection may be dead and not know it, and so may the others.
+                self._session.get_adapter(url).close()
             # Here, not in the except clause: what requests raises holds the headers and the
             # query that were sent, so it may not hang on our error as its context.
             # A kept connection may have died unseen (the server was restarted): a GET is

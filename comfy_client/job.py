@@ -128,9 +128,6 @@ class Job(Future[Result]):
         self.graph = graph
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that the server dropped.
         self._known = Known()
-        # Whoever reads late, gets of progress and previews only the newest.
-        self._taps: list[EventQueue] = [EventQueue(crowded=0)]
-        self._is_tapped = False
 
     def _begin(self) -> None:
         """A fresh future, as in the child of a fork, where any lock may be held for ever."""
@@ -138,6 +135,9 @@ class Job(Future[Result]):
         self.set_running_or_notify_cancel()
         self._gate = threading.Lock()  # guards callbacks and taps
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
+        # Whoever reads late, gets of progress and previews only the newest.
+        self._taps: list[EventQueue] = [EventQueue(crowded=0)]
+        self._is_tapped = False
 
     # -- its end -------------------------------------------------------------------------
 

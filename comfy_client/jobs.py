@@ -28,6 +28,7 @@ import attrs
 
 from . import models
 from .connection import State
+from .deadline import patience
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -57,7 +58,7 @@ from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import Lookout, Standing, find
+from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .verdicts import (
     SENDER,
@@ -78,9 +79,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfy_client")
 
-#: Seconds without news of a job after which HTTP is asked, and the most between questions.
+#: Seconds without news of a job after which HTTP is asked, and the most between questions,
+#: one of which may have to be asked again (see PATIENCE): 15 in all.
 SILENCE: Final = 5.0
-LONGEST: Final = 15.0
+LONGEST: Final = 10.0
 #: The same while there is no socket.
 POLL_FIRST: Final = 0.05
 POLL_LONGEST: Final = 2.0
@@ -320,7 +322,9 @@ class Jobs:
         if job._known.accepted_at is None:  # Ctrl-C came before the answer
             found = find(api, job.prompt_id, time.monotonic() + LOOK_UP)
             with self._lock:
+                job._known.accepted_at = time.monotonic()  # from now on it is watched
                 self._rename(job, found or job.prompt_id)
+                self._start()
         if self._cancels_jobs:
             try:
                 was_there = api.cancel_job(job.prompt_id)
@@ -379,7 +383,8 @@ class Jobs:
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""
         with self._lock:
-            soon = time.monotonic() + PAUSE
+            # At once where the queue is quiet, and not for each prompt of a crowd.
+            soon = max(time.monotonic(), self._lookout.at + POLL_LONGEST)
             for job in self._jobs.values():
                 if job._known.is_elsewhere:
                     job._known.check_at = min(job._known.check_at, soon)
@@ -795,6 +800,7 @@ class Jobs:
 
 def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
     """The thread that asks over HTTP.  It holds the jobs only while it works."""
+    patience.set(PATIENCE)
     while not bell.stopped:
         jobs = owner()
         if jobs is None:

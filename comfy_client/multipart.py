@@ -43,6 +43,8 @@ class Form:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self.failure: OSError | None = None  #: Why the file could not be read to its end.
+        #: What a recording says of it.
+        self.facts = {"fields": dict(fields), "part": part, "file": file_name, "len": size}
         head = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in fields.items()

@@ -102,7 +102,7 @@ def write_atomically(target: Path, chunks: Iterable[bytes], *, if_exists: IfExis
             os.replace(part, target)
             return target
         for candidate in _numbered(target):
-            if _place(part, candidate):
+            if place(part, candidate):
                 return candidate
             if if_exists == "skip":
                 return target
@@ -117,8 +117,8 @@ def _numbered(target: Path) -> Iterable[Path]:
         yield target.with_name(f"{target.stem} ({number}){target.suffix}")
 
 
-def _place(part: Path, target: Path) -> bool:
-    """Give a complete file its name, unless the name is taken."""
+def place(part: Path, target: Path) -> bool:
+    """Give a complete file its name, unless the name is taken; whether it was free."""
     try:
         os.link(part, target)
     except FileExistsError:

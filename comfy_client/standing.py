@@ -29,6 +29,10 @@ log = logging.getLogger("comfy_client")
 #: Seconds after which a look is taken again although nothing says that the queue changed.
 LOOK_AGAIN: Final = 30.0
 
+#: Seconds of silence after which a question has failed: the connection that it took may be
+#: dead and not know it, and the next one takes another.
+PATIENCE: Final = 5.0
+
 #: The first ComfyUI whose ``POST /interrupt`` heeds a prompt_id.
 _HEEDS_ID: Final = (0, 3, 57)
 
@@ -61,7 +65,8 @@ class Lookout:
     """Takes the looks of one client, and remembers the last."""
 
     def __init__(self) -> None:
-        self._last: tuple[Standing, float, int] | None = None  # what, when, on which socket
+        self._last: tuple[Standing, int] | None = None  # what, and on which socket
+        self.at = float("-inf")  #: When the last look was begun.
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
@@ -76,7 +81,7 @@ class Lookout:
                 pending=tuple(item.prompt_id for item in queue.pending),
                 graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
             )
-        self._last = standing, at, generation
+        self._last, self.at = (standing, generation), at
         return standing
 
     def _listed(self, api: ComfyApi) -> Standing | None:
@@ -97,11 +102,11 @@ class Lookout:
         """The last look, if as far as the socket tells nothing has changed since."""
         if self._last is None:
             return None
-        standing, at, generation = self._last
+        standing, generation = self._last
         connection = api._connection
         is_same = connection.state is State.CONNECTED and connection.generation == generation
-        is_fresh = time.monotonic() - at < LOOK_AGAIN
-        return standing if is_same and is_fresh and api._status_at < at else None
+        is_fresh = time.monotonic() - self.at < LOOK_AGAIN
+        return standing if is_same and is_fresh and api._status_at < self.at else None
 
 
 def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import models
+from .deadline import patient
 from .errors import (
     ApiError,
     ClientClosed,
@@ -25,7 +26,7 @@ from .errors import (
 )
 from .job import Job
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import find, heeds_id
+from .standing import PATIENCE, find, heeds_id
 from .workflow import explain_rejection
 
 if TYPE_CHECKING:
@@ -88,10 +89,13 @@ def post(
     """``POST /prompt``; ``pause(seconds)`` waits, and is true when the client ends."""
     total = api._http.total_timeout
     repeats = REPEATS if resubmit else 0
+    was_sent = False
     while True:
         try:
             return api._post_prompt(body, timeout=time_left(deadline, total))
-        except ServerUnreachable:
+        except ServerUnreachable as exc:
+            if was_sent:
+                raise _uncertain(job, exc) from exc
             raise  # nothing was sent
         except (TransportError, ApiError) as exc:
             # A proxy that answers for a server that is away does not know either.
@@ -101,13 +105,18 @@ def post(
             if found is not None:
                 return models.QueuedPrompt(found)
             if not (is_sure and repeats):
-                raise SubmitUncertain(
-                    f"prompt {job.prompt_id} was sent, but no answer came ({exc}), and then it "
-                    "was found neither in the queue nor in the history; it may still appear",
-                    prompt_id=job.prompt_id,
-                ) from exc
+                raise _uncertain(job, exc) from exc
+            was_sent = True
             repeats -= 1
             log.warning("prompt %s left no trace; submitting it again", job.prompt_id)
+
+
+def _uncertain(job: Job, cause: ComfyError) -> SubmitUncertain:
+    return SubmitUncertain(
+        f"prompt {job.prompt_id} was sent, but no answer came ({cause}), and then it was found "
+        "neither in the queue nor in the history; it may still appear",
+        prompt_id=job.prompt_id,
+    )
 
 
 def _look_up(
@@ -126,7 +135,8 @@ def _look_up(
         if job._known.started or job._known.decided:
             return job.prompt_id, True
         try:
-            found = find(api, job.prompt_id, end)
+            with patient(PATIENCE):
+                found = find(api, job.prompt_id, end)
         except ComfyError as exc:
             is_sure = False
             log.debug("look-up failed: %s", exc)

@@ -1,6 +1,7 @@
 """Nodes for tests, loaded by the real ComfyUI: jobs of any length, failures, odd messages.
 
-Each takes a text and hands it on, so that they can be chained.  They never count as cached.
+Each takes a text and hands it on, so that they can be chained.  They never count as cached,
+but for those that say so.
 Written for ComfyUI's classic (V1) node API.
 """
 
@@ -11,6 +12,14 @@ from typing import ClassVar
 import comfy.model_management
 import comfy.utils
 from server import PromptServer
+
+try:
+    from comfy_execution.graph_utils import ExecutionBlocker
+except ImportError:
+    try:
+        from comfy_execution.graph import ExecutionBlocker  # servers of 2024
+    except ImportError:
+        ExecutionBlocker = None  # those before August
 
 
 class TestNode:
@@ -87,11 +96,8 @@ class TestBlock(TestNode):
     EXTRA: ClassVar = {"message": ("STRING", {"default": ""})}
 
     def run(self, message, text="", node_id=None):
-        try:
-            from comfy_execution.graph_utils import ExecutionBlocker
-        except ImportError:  # servers of 2024; those before August have none
-            from comfy_execution.graph import ExecutionBlocker
-
+        if ExecutionBlocker is None:
+            raise ImportError("No module named 'comfy_execution'")
         return (ExecutionBlocker(message or None),)
 
 
@@ -109,7 +115,87 @@ class TestCustomEvent(TestNode):
         return {"ui": {"text": [text]}, "result": (text,)}
 
 
+class TestSwitch:
+    """Hands one of two texts on; only that one is worked out.  Can be cached."""
+
+    CATEGORY = "tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        lazy = {"lazy": True, "forceInput": True}
+        return {
+            "required": {"choose": ("STRING", {"default": "a"})},
+            "optional": {"a": ("STRING", lazy), "b": ("STRING", lazy)},
+        }
+
+    def check_lazy_status(self, choose, a=None, b=None):
+        given = {"a": a, "b": b}
+        return [name for name in choose.split() if given.get(name) is None][:1]
+
+    def run(self, choose, a=None, b=None):
+        given = {"a": a, "b": b}
+        return (" ".join(str(given[name]) for name in choose.split()),)
+
+
+class TestExpand:
+    """Expands into nodes that hand the text on and show it, so many deep.  Can be cached."""
+
+    CATEGORY = "tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("STRING", "STRING")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "depth": ("INT", {"default": 0, "min": 0, "max": 9}),
+                "what": ("STRING", {"default": "text"}),
+            },
+            "optional": {"text": ("STRING", {"default": ""})},
+            "hidden": {"node_id": "UNIQUE_ID", "graph": "DYNPROMPT"},
+        }
+
+    def run(self, depth, what, text="", node_id=None, graph=None):
+        inner, shown = f"{node_id}.inner", f"{node_id}.shown"
+        inputs = {"text": text}
+        if depth:
+            node = {
+                "class_type": "TestExpand",
+                "inputs": {**inputs, "depth": depth - 1, "what": what},
+            }
+        else:
+            extra = {"message": {"message": "inside"}, "sleep": {"seconds": 0.0, "ticks": 1}}
+            class_type = {"fail": "TestFail", "block": "TestBlock", "unknown": "TestNowhere"}
+            node = {
+                "class_type": class_type.get(what, "TestSleep"),
+                "inputs": {**inputs, **extra["message" if what in class_type else "sleep"]},
+            }
+        expand = {inner: node}
+        if what == "show":
+            expand[shown] = {"class_type": "PreviewAny", "inputs": {"source": text}}
+        if what == "override":
+            node["override_display_id"] = "9"
+        if what == "nowhere":
+            node["inputs"]["text"] = ["nowhere", 0]
+        if what == "circle":
+            node["inputs"]["text"] = [inner, 0]
+        parents = f"{graph.get_parent_node_id(node_id)} {graph.get_real_node_id(node_id)}"
+        return {"ui": {"parents": [parents]}, "expand": expand, "result": ([inner, 0], parents)}
+
+
 NODE_CLASS_MAPPINGS = {
     cls.__name__: cls
-    for cls in (TestSleep, TestSleepOutput, TestFail, TestText, TestBlock, TestCustomEvent)
+    for cls in (
+        TestSleep,
+        TestSleepOutput,
+        TestFail,
+        TestText,
+        TestBlock,
+        TestCustomEvent,
+        TestSwitch,
+        TestExpand,
+    )
 }

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.comfyui import DEFAULT, ComfyUI, setup
-from tests.fake import FakeComfy
 from tests.versions import TESTED
 
 if TYPE_CHECKING:
     from comfy_client import ComfyApi
+    from comfy_client.testing import ComfyServer
 
 WORKFLOWS = Path(__file__).with_name("workflows")
 LANES = ("real", "soak")
@@ -67,10 +67,16 @@ def _no_thread_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def comfyui() -> Iterator[ComfyUI]:
+def real_comfyui() -> Iterator[ComfyUI]:
     """A running real ComfyUI; a test that stops it starts it again."""
     with ComfyUI() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def comfyui(real_comfyui: ComfyUI) -> ComfyUI:
+    """The same; the contract tests have another one by this name."""
+    return real_comfyui
 
 
 @pytest.fixture
@@ -102,9 +108,11 @@ def any_api(any_comfyui: ComfyUI) -> Iterator[ComfyApi]:
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeComfy]:
-    """A scripted server."""
-    with FakeComfy() as server:
+def comfy() -> Iterator[ComfyServer]:
+    """An embedded server."""
+    from comfy_client.testing import ComfyServer
+
+    with ComfyServer() as server:
         yield server
 
 

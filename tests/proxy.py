@@ -10,21 +10,26 @@ import threading
 import time
 
 LIMIT = 10.0
+_PIECE = 2048  # bytes that go at once
 
 
 class Proxy:
     """Passes bytes on in both directions; a context manager.
 
-    ``count`` connections so far; ``delay`` seconds on each way; ``cut()`` ends all of them
+    ``count`` connections so far; ``delay`` seconds on each way, where each connection carries
+    ``rate`` bytes a second at most (``None``: as it comes); ``cut()`` ends all of them
     and ``dark()`` lets nothing through any more (connections stay open) until ``light()``.
+    ``dark(old_only=True)`` silences those that are there, and new ones work.
     """
 
-    def __init__(self, port: int, *, delay: float = 0.0) -> None:
+    def __init__(self, port: int, *, delay: float = 0.0, rate: float | None = None) -> None:
         self.count = 0
         self.delay = delay
+        self.rate = rate
         self._target = ("127.0.0.1", port)
-        self._lit = threading.Event()
+        self._lit = threading.Event()  # for connections from now on
         self._lit.set()
+        self._darkened: list[threading.Event] = []
         self._lock = threading.Lock()  # guards the set
         self._sockets: set[socket.socket] = set()
         self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -57,13 +62,18 @@ class Proxy:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RDWR)
 
-    def dark(self) -> None:
+    def dark(self, *, old_only: bool = False) -> None:
         """Let nothing through, and tell nobody."""
         self._lit.clear()
+        if old_only:
+            self._darkened.append(self._lit)
+            self._lit = threading.Event()
+            self._lit.set()
 
     def light(self) -> None:
         """Let through what waits, and what comes."""
-        self._lit.set()
+        for lit in (*self._darkened, self._lit):
+            lit.set()
 
     def _spawn(self, work, *args) -> None:
         thread = threading.Thread(target=work, args=args, name="proxy", daemon=True)
@@ -77,6 +87,7 @@ class Proxy:
             except OSError:
                 return
             self.count += 1
+            lit = self._lit
             try:
                 far = socket.create_connection(self._target, LIMIT)
             except OSError:
@@ -90,7 +101,7 @@ class Proxy:
                 target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 waiting: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
                 self._spawn(self._read, source, waiting)
-                self._spawn(self._write, target, waiting, left)
+                self._spawn(self._write, target, waiting, lit, left)
             self._spawn(self._close, near, far, left)
 
     def _read(self, source, waiting) -> None:
@@ -102,16 +113,20 @@ class Proxy:
                 data = b""
             waiting.put((time.monotonic() + self.delay, data))
 
-    def _write(self, target, waiting, left) -> None:
+    def _write(self, target, waiting, lit, left) -> None:
         with contextlib.suppress(OSError):
             while True:
                 due, data = waiting.get()
                 time.sleep(max(0.0, due - time.monotonic()))
-                self._lit.wait()
+                lit.wait()
                 if not data:
                     target.shutdown(socket.SHUT_WR)
                     break
-                target.sendall(data)
+                size = _PIECE if self.rate else len(data)
+                for at in range(0, len(data), size):
+                    target.sendall(data[at : at + size])
+                    if self.rate:
+                        time.sleep(size / self.rate)
         left.release()
 
     def _close(self, near, far, left) -> None:

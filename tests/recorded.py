@@ -1,32 +1,17 @@
-"""What real servers said, as steps for `tests.fake`; see recordings/README.md."""
+"""What real servers said, as steps for `ComfyServer.script`; see recordings/README.md."""
 
 from __future__ import annotations
 
 import base64
 import json
 import struct
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfy_client.testing import PROMPT_ID, Finish, Step
+
 RECORDINGS = Path(__file__).with_name("recordings")
-PROMPT_ID = "00000000-0000-4000-8000-000000000000"
-"""Stands for the id of the prompt in the steps of a script."""
-
-
-@dataclass
-class Finish:
-    """Step of a script: the prompt leaves the queue for the history.
-
-    Without an entry, outputs and messages are those that the script has pushed.
-    """
-
-    entry: dict[str, Any] | None = None
-
-
-Step = dict[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
 
 
 @dataclass
@@ -41,7 +26,7 @@ class Recording:
 def recording(version: str, name: str, prompt: int = 0) -> Recording:
     """Read ``recordings/<version>/<name>.jsonl``: what socket ``ws1`` got about one prompt.
 
-    `prompt` counts the accepted ones.  Greetings and ``status`` are left out: the fake sends
+    `prompt` counts the accepted ones.  Greetings and ``status`` are left out: the server sends
     its own.  Pictures are zeros of the recorded length behind the recorded header.
     """
     text = (RECORDINGS / version / f"{name}.jsonl").read_text(encoding="utf-8")

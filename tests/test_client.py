@@ -38,8 +38,8 @@ from comfy_client import (
     UnexpectedResponse,
     WorkflowError,
 )
+from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, Request, never_answer
 from tests.comfyui import ComfyUI
-from tests.fake import PROMPT_ID, FakeComfy, Finish, Request, never_answer
 from tests.heard import Heard, Quick, open_sockets, threads, until
 
 #: How a prompt ends that does nothing: in the history, and told.
@@ -79,86 +79,84 @@ def _raised(call: Callable[[], object], timeout: float = 5.0) -> BaseException |
 # -- the handshake ----------------------------------------------------------------------
 
 
-def test_the_socket_introduces_itself_as_http_does(fake: FakeComfy) -> None:
+@pytest.fixture
+def comfy(comfy: ComfyServer) -> ComfyServer:
+    """Prompts, whatever they are, run until they are told to end."""
+    comfy.script()
+    return comfy
+
+
+def test_the_socket_introduces_itself_as_http_does(comfy: ComfyServer) -> None:
     """Credentials, user, headers and cookies; no Origin; the hello comes first."""
     session = requests.Session()
     session.cookies.set("sid", "c00kie", domain="127.0.0.1")
     with (
         session,
         ComfyApi(
-            fake.url,
+            comfy.url,
             client_id="my-id",
             credentials=BearerCredentials("t0ken"),
             user="ann",
-            headers={"X-Team": "blue", "Origin": "http://elsewhere"},
+            headers={"X-Team": "blue", "Origin": comfy.url},
             session=session,
         ),
     ):
-        fake.until(lambda: fake.first_messages)
-    headers = fake.handshakes[0]
+        comfy.until(lambda: comfy.first_messages)
+    headers = comfy.handshakes[0]
     assert headers["Authorization"] == "Bearer t0ken"
     assert headers["Comfy-User"] == "ann"
     assert headers["X-Team"] == "blue"
     assert headers["Cookie"] == "sid=c00kie"
-    assert headers.get_all("Host") == [f"127.0.0.1:{fake.port}"]
+    assert headers.getall("Host") == [f"127.0.0.1:{comfy.port}"]
     assert "Origin" not in headers
-    assert fake.hellos == ["my-id"]
-    assert fake.first_messages[0]["type"] == "feature_flags"
+    assert comfy.hellos == ["my-id"]
+    assert comfy.first_messages[0]["type"] == "feature_flags"
 
 
-def test_user_and_password_in_the_host_reach_the_handshake(fake: FakeComfy) -> None:
+def test_user_and_password_in_the_host_reach_the_handshake(comfy: ComfyServer) -> None:
     """As Basic; the address that is shown has neither."""
-    with ComfyApi(f"ann:s%3Acret@127.0.0.1:{fake.port}") as api:
-        assert fake.handshakes[0]["Authorization"] == "Basic YW5uOnM6Y3JldA=="
-        assert api.host == fake.url
+    with ComfyApi(f"ann:s%3Acret@127.0.0.1:{comfy.port}") as api:
+        assert comfy.handshakes[0]["Authorization"] == "Basic YW5uOnM6Y3JldA=="
+        assert api.host == comfy.url
         assert "cret" not in repr(api)
 
 
-def test_a_token_goes_into_the_query_of_the_handshake(fake: FakeComfy) -> None:
+def test_a_token_goes_into_the_query_of_the_handshake(comfy: ComfyServer) -> None:
     """Beside the client id, encoded."""
-    with ComfyApi(fake.url, credentials=QueryCredentials("token", "a&b")) as api:
-        (request,) = [r for r in fake.requests if r.path == "/ws"]
+    with ComfyApi(comfy.url, credentials=QueryCredentials("token", "a&b")) as api:
+        (request,) = [r for r in comfy.requests if r.path == "/ws"]
         assert request.query == {"clientId": api.client_id, "token": "a&b"}
         assert request.target.startswith("/ws?")
 
 
-def test_a_path_before_the_server_is_kept(fake: FakeComfy) -> None:
+def test_a_path_before_the_server_is_kept() -> None:
     """For HTTP and the socket alike."""
-
-    def below(request: Request) -> Any:
-        assert request.target.startswith("/comfy/")
-        inner = request.target.removeprefix("/comfy")
-        path = request.path.removeprefix("/comfy").removeprefix("/api")
-        request.path, request.target = path, inner
-        return fake.answer(request)
-
-    fake.on("GET", "/comfy/*", below)
-    with ComfyApi(f"{fake.url}/comfy/") as api:
+    with ComfyServer(prefix="/comfy") as server, ComfyApi(f"{server.url}/") as api:
         assert api.connected
         assert api.get_queue().pending == ()
-    targets = [r.target for r in fake.requests]
-    assert any(target.startswith("/ws?clientId=") for target in targets)
+        targets = [r.target for r in server.requests]
+    assert any(target.startswith("/comfy/ws?clientId=") for target in targets)
 
 
-def test_credentials_are_asked_anew_at_each_dial(fake: FakeComfy) -> None:
+def test_credentials_are_asked_anew_at_each_dial(comfy: ComfyServer) -> None:
     """A token that changed is the next handshake's; one that cannot be had is a refusal."""
     current: list[Any] = [BearerCredentials("one")]
-    with Quick(fake.url, credentials=lambda: current[0]) as api:
+    with Quick(comfy.url, credentials=lambda: current[0]) as api:
         heard = Heard(api)
         current[0] = BearerCredentials("two")
-        fake.drop()
+        comfy.faults.drop()
         until(lambda: heard("reconnected"))
-        assert [h["Authorization"] for h in fake.handshakes] == ["Bearer one", "Bearer two"]
+        assert [h["Authorization"] for h in comfy.handshakes] == ["Bearer one", "Bearer two"]
         for nonsense in (5, ("a", "b", "c"), BearerCredentials("line\nbreak"), lambda: None):
             count = len(heard("reconnected"))
             current[0] = nonsense
-            fake.drop()
+            comfy.faults.drop()
             until(lambda: heard("auth_error"))
             assert "line" not in str(heard("auth_error")[-1].error)
             heard.events[:] = [e for e in heard.events if e.name != "auth_error"]
             current[0] = BearerCredentials("three")
             until(lambda count=count: len(heard("reconnected")) > count)  # type: ignore[misc]
-        assert fake.handshakes[-1]["Authorization"] == "Bearer three"
+        assert comfy.handshakes[-1]["Authorization"] == "Bearer three"
 
 
 # -- construction -----------------------------------------------------------------------
@@ -184,9 +182,9 @@ def test_construction_asks_nothing_of_anybody(monkeypatch: pytest.MonkeyPatch) -
     assert threads() == before
 
 
-def test_getters_start_no_thread(fake: FakeComfy) -> None:
+def test_getters_start_no_thread(comfy: ComfyServer) -> None:
     """HTTP alone serves them."""
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         api.get_queue()
         api.get_histories()
         api.get_system_stats()
@@ -195,7 +193,7 @@ def test_getters_start_no_thread(fake: FakeComfy) -> None:
         api.interrupt()
         assert api.state is State.IDLE
         assert threads() == []
-    assert fake.handshakes == []
+    assert comfy.handshakes == []
 
 
 @pytest.mark.parametrize(
@@ -211,26 +209,26 @@ def test_getters_start_no_thread(fake: FakeComfy) -> None:
     ids=["on", "events", "submit", "run", "wait_for", "init"],
 )
 def test_what_needs_events_starts_the_thread(
-    fake: FakeComfy, use: Callable[[ComfyApi], object]
+    comfy: ComfyServer, use: Callable[[ComfyApi], object]
 ) -> None:
     """Without init."""
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         use(api)
-        fake.until(lambda: api.connected)
-        assert len(fake.handshakes) == 1
+        comfy.until(lambda: api.connected)
+        assert len(comfy.handshakes) == 1
 
 
 # -- init -------------------------------------------------------------------------------
 
 
-def test_init_returns_the_client_and_may_be_repeated(fake: FakeComfy) -> None:
+def test_init_returns_the_client_and_may_be_repeated(comfy: ComfyServer) -> None:
     """One socket, however often and from however many threads."""
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         assert api.init(float("inf")) is api
         assert api.init() is api
         assert [_raised(api.init) for _ in range(3)] == [None] * 3
         assert api.connected
-        assert len(fake.handshakes) == 1
+        assert len(comfy.handshakes) == 1
 
 
 @pytest.mark.parametrize(
@@ -242,16 +240,16 @@ def test_init_returns_the_client_and_may_be_repeated(fake: FakeComfy) -> None:
     ids=["name", "tls"],
 )
 def test_init_fails_at_once_on_what_will_not_mend(
-    fake: FakeComfy, host: str, kind: type[Exception], words: str
+    comfy: ComfyServer, host: str, kind: type[Exception], words: str
 ) -> None:
     """An unknown name, TLS where there is none."""
-    api = ComfyApi(host.format(netloc=f"127.0.0.1:{fake.port}"))
+    api = ComfyApi(host.format(netloc=f"127.0.0.1:{comfy.port}"))
     heard = Heard(api)
     start = time.monotonic()
     with contextlib.closing(api), pytest.raises(kind, match=words):
         api.init(60)
     assert time.monotonic() - start < 20
-    assert fake.handshakes == []
+    assert comfy.handshakes == []
     assert heard.links == []
 
 
@@ -267,11 +265,11 @@ def test_init_fails_at_once_on_what_will_not_mend(
     ids=["401", "403", "login", "json", "redirect"],
 )
 def test_init_fails_at_once_on_another_answer(
-    fake: FakeComfy, answer: Any, kind: type[Exception]
+    comfy: ComfyServer, answer: Any, kind: type[Exception]
 ) -> None:
     """``connection_error`` fires, ``auth_error`` where it is one, and no thread stays."""
-    fake.on("GET", "*", answer)
-    api = ComfyApi(fake.url)
+    comfy.on("GET", "*", answer)
+    api = ComfyApi(comfy.url)
     heard = Heard(api)
     start = time.monotonic()
     with pytest.raises(kind):
@@ -309,10 +307,10 @@ def test_init_fails_at_once_on_another_program() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_init_fails_at_once_when_the_handshake_is_refused(fake: FakeComfy, status: int) -> None:
+def test_init_fails_at_once_when_the_handshake_is_refused(comfy: ComfyServer, status: int) -> None:
     """HTTP lets us in, the socket does not; once mended, the same client connects."""
-    fake.refuse_ws(status)
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    comfy.faults.refuse_sockets(status)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         start = time.monotonic()
         with pytest.raises(AuthenticationError, match=str(status)) as info:
             api.init(60)
@@ -320,24 +318,24 @@ def test_init_fails_at_once_when_the_handshake_is_refused(fake: FakeComfy, statu
         assert info.value is not api._connection.error
         with pytest.raises(AuthenticationError):
             api.init(60)
-        fake.accept_ws()
+        comfy.faults.clear()
         assert api.init(20).connected
 
 
-def test_init_waits_for_a_server_that_starts(fake: FakeComfy) -> None:
+def test_init_waits_for_a_server_that_starts(comfy: ComfyServer) -> None:
     """502 to 504 from a proxy, then ComfyUI itself."""
     left = iter([502, 503, 504])
 
     def starting(request: Request) -> Any:
         status = next(left, None)
-        return fake.answer(request) if status is None else (status, {}, "starting")
+        return comfy.answer(request) if status is None else (status, {}, "starting")
 
-    fake.on("GET", "/prompt", starting)
-    with ComfyApi(fake.url) as api:
+    comfy.on("GET", "/prompt", starting)
+    with ComfyApi(comfy.url) as api:
         assert api.connected
 
 
-def test_init_waits_for_a_port_that_opens_late(fake: FakeComfy, refused: str) -> None:
+def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str) -> None:
     """Refused, refused, and there it is."""
     port = int(refused.rpartition(":")[2])
     with contextlib.closing(ComfyApi(refused)) as api:
@@ -350,7 +348,7 @@ def test_init_waits_for_a_port_that_opens_late(fake: FakeComfy, refused: str) ->
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(("127.0.0.1", port))
             listener.listen()
-            relay = threading.Thread(target=_relay, args=(listener, fake.port))
+            relay = threading.Thread(target=_relay, args=(listener, comfy.port))
             relay.start()
             thread.join(40)
             assert caught == [None]
@@ -394,34 +392,34 @@ def test_init_gives_up_in_time(refused: str) -> None:
 
 
 def test_init_is_done_in_time_although_the_handshake_stalls(
-    fake: FakeComfy, caplog: pytest.LogCaptureFixture
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """HTTP works, so the client does; it says that the socket is not up yet."""
-    fake.stall_ws()
+    comfy.faults.stall_handshakes()
     start = time.monotonic()
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         assert api.init(0.5) is api
         assert time.monotonic() - start < 5
         assert "the event socket is not up yet" in caplog.text
 
 
-def test_init_is_done_in_time_although_http_stalls(fake: FakeComfy) -> None:
+def test_init_is_done_in_time_although_http_stalls(comfy: ComfyServer) -> None:
     """A server that accepts and never answers."""
-    fake.on("GET", "*", never_answer)
+    comfy.on("GET", "*", never_answer)
     start = time.monotonic()
-    with contextlib.closing(ComfyApi(fake.url)) as api, pytest.raises(RequestTimeout):
+    with contextlib.closing(ComfyApi(comfy.url)) as api, pytest.raises(RequestTimeout):
         api.init(0.5)
     assert time.monotonic() - start < 5
 
 
-def test_auth_success_fires_once_per_init(fake: FakeComfy) -> None:
+def test_auth_success_fires_once_per_init(comfy: ComfyServer) -> None:
     """Only where there are credentials."""
-    with contextlib.closing(ComfyApi(fake.url, credentials=("ann", "x"))) as api:
+    with contextlib.closing(ComfyApi(comfy.url, credentials=("ann", "x"))) as api:
         heard = Heard(api)
         api.init()
         until(lambda: heard("connected"))
         assert len(heard("auth_success")) == 1
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         heard = Heard(api)
         api.init()
         until(lambda: heard("connected"))
@@ -443,16 +441,16 @@ def test_with_closes_on_failure(refused: str) -> None:
     assert threads() == []
 
 
-def test_with_closes_when_its_body_raises(fake: FakeComfy) -> None:
+def test_with_closes_when_its_body_raises(comfy: ComfyServer) -> None:
     """And leaves nothing."""
-    with pytest.raises(KeyError), ComfyApi(fake.url) as api:
+    with pytest.raises(KeyError), ComfyApi(comfy.url) as api:
         raise KeyError
     with pytest.raises(ClientClosed):
         api.get_queue()
-    until(lambda: threads() == [] and not open_sockets(fake.port))
+    until(lambda: threads() == [] and not open_sockets(comfy.port))
 
 
-def test_with_ends_when_receivers_have_heard_why(fake: FakeComfy) -> None:
+def test_with_ends_when_receivers_have_heard_why(comfy: ComfyServer) -> None:
     """Even one that is busy: of a failure to begin, and of a submission that fails."""
     namespace = blinker.Namespace()
     heard: list[str] = []
@@ -464,19 +462,19 @@ def test_with_ends_when_receivers_have_heard_why(fake: FakeComfy) -> None:
     for name in ("auth_error", "connection_error", "queue_error"):
         namespace.signal(name).connect(slow)
     broken = {"1": {"class_type": "X", "inputs": {"a": ["2", 0]}}}
-    with contextlib.suppress(WorkflowError), ComfyApi(fake.url, namespace=namespace) as api:
+    with contextlib.suppress(WorkflowError), ComfyApi(comfy.url, namespace=namespace) as api:
         with contextlib.suppress(WorkflowError):
             api.run(broken)
         api.run(broken)
     assert heard == ["queue_error", "queue_error"]
     heard.clear()
-    fake.on("GET", "/prompt", (401, {}, ""))
-    with pytest.raises(AuthenticationError), ComfyApi(fake.url, namespace=namespace):
+    comfy.on("GET", "/prompt", (401, {}, ""))
+    with pytest.raises(AuthenticationError), ComfyApi(comfy.url, namespace=namespace):
         pass
     assert heard == ["auth_error", "connection_error"]
 
 
-def test_only_what_can_be_sent_whole_is_uploaded(fake: FakeComfy) -> None:
+def test_only_what_can_be_sent_whole_is_uploaded(comfy: ComfyServer) -> None:
     """Any bytes can; a text file, a picture of Pillow and the like cannot."""
     bodies: list[bytes] = []
 
@@ -484,8 +482,8 @@ def test_only_what_can_be_sent_whole_is_uploaded(fake: FakeComfy) -> None:
         bodies.append(request.body)
         return 200, {}, {"name": "a.png", "subfolder": "", "type": "input"}
 
-    fake.on("POST", "/upload/image", store)
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    comfy.on("POST", "/upload/image", store)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         for content in (b"picture", bytearray(b"picture"), memoryview(b"picture")):
             api.upload_image(content, "a.png")
         for odd in (io.StringIO("picture"), object(), 7):
@@ -506,10 +504,10 @@ def _closes_quickly(api: ComfyApi) -> None:
     assert api.state is State.CLOSED
 
 
-def test_close_with_a_silent_peer(fake: FakeComfy) -> None:
+def test_close_with_a_silent_peer(comfy: ComfyServer) -> None:
     """F33."""
-    api = ComfyApi(fake.url).init()
-    fake.go_dark()
+    api = ComfyApi(comfy.url).init()
+    comfy.faults.go_dark()
     _closes_quickly(api)
 
 
@@ -522,12 +520,12 @@ def test_close_during_a_pause(refused: str) -> None:
     _closes_quickly(api)
 
 
-def test_close_during_the_handshake(fake: FakeComfy) -> None:
+def test_close_during_the_handshake(comfy: ComfyServer) -> None:
     """F33: nobody answers it."""
-    fake.stall_ws()
-    api = ComfyApi(fake.url)
+    comfy.faults.stall_handshakes()
+    api = ComfyApi(comfy.url)
     api._create_socket()
-    fake.until(lambda: fake.handshakes)
+    comfy.until(lambda: comfy.handshakes)
     _closes_quickly(api)
 
 
@@ -537,10 +535,10 @@ def test_close_before_anything(refused: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["on", "signal"])
-def test_close_from_a_receiver(fake: FakeComfy, how: str) -> None:
+def test_close_from_a_receiver(comfy: ComfyServer, how: str) -> None:
     """F29, F33: in the delivery thread."""
     namespace = blinker.Namespace()
-    api = ComfyApi(fake.url, namespace=namespace)
+    api = ComfyApi(comfy.url, namespace=namespace)
     took: list[float] = []
 
     def close(*_: object) -> None:
@@ -558,11 +556,11 @@ def test_close_from_a_receiver(fake: FakeComfy, how: str) -> None:
     _closes_quickly(api)
 
 
-def test_close_from_a_done_callback(fake: FakeComfy) -> None:
+def test_close_from_a_done_callback(comfy: ComfyServer) -> None:
     """In the thread that watches over jobs, or in the socket's."""
-    api = ComfyApi(fake.url)
+    api = ComfyApi(comfy.url)
     closed, gate = threading.Event(), threading.Event()
-    fake.script(gate, *END)
+    comfy.script(gate, *END)
     job = api.submit(GRAPH)
     job.add_done_callback(lambda _: (api.close(), closed.set()))
     gate.set()
@@ -570,9 +568,9 @@ def test_close_from_a_done_callback(fake: FakeComfy) -> None:
     _closes_quickly(api)
 
 
-def test_close_from_many_threads(fake: FakeComfy) -> None:
+def test_close_from_many_threads(comfy: ComfyServer) -> None:
     """Concurrently, and none of them raises."""
-    api = ComfyApi(fake.url).init()
+    api = ComfyApi(comfy.url).init()
     together = threading.Barrier(4)
     caught: list[BaseException | None] = []
 
@@ -599,9 +597,9 @@ def test_close_from_many_threads(fake: FakeComfy) -> None:
     ],
     ids=["wait_for", "run", "result", "run with callback"],
 )
-def test_close_ends_every_wait(fake: FakeComfy, wait: Callable[[ComfyApi], object]) -> None:
+def test_close_ends_every_wait(comfy: ComfyServer, wait: Callable[[ComfyApi], object]) -> None:
     """With ClientClosed, at once."""
-    api = ComfyApi(fake.url).init()
+    api = ComfyApi(comfy.url).init()
     closer = threading.Timer(0.3, api.close)
     closer.start()
     start = time.monotonic()
@@ -611,9 +609,9 @@ def test_close_ends_every_wait(fake: FakeComfy, wait: Callable[[ComfyApi], objec
     closer.join()
 
 
-def test_close_ends_iteration(fake: FakeComfy) -> None:
+def test_close_ends_iteration(comfy: ComfyServer) -> None:
     """``events()`` is exhausted, not raised from."""
-    api = ComfyApi(fake.url).init()
+    api = ComfyApi(comfy.url).init()
     events = api.events("progress")
     closer = threading.Timer(0.2, api.close)
     closer.start()
@@ -622,10 +620,10 @@ def test_close_ends_iteration(fake: FakeComfy) -> None:
 
 
 @pytest.mark.parametrize("phase", ["http", "handshake"])
-def test_close_ends_init(fake: FakeComfy, refused: str, phase: str) -> None:
+def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
     """Another thread waits in init: ClientClosed, promptly."""
-    fake.stall_ws()
-    api = ComfyApi(refused if phase == "http" else fake.url)
+    comfy.faults.stall_handshakes()
+    api = ComfyApi(refused if phase == "http" else comfy.url)
     closer = threading.Timer(0.5, api.close)
     closer.start()
     start = time.monotonic()
@@ -712,28 +710,28 @@ def test_what_a_closed_client_still_does(refused: str) -> None:
 
 
 @pytest.mark.parametrize("closure", [False, True], ids=["plain", "closing over it"])
-def test_forgotten_clients_leave_nothing(fake: FakeComfy, closure: bool) -> None:
+def test_forgotten_clients_leave_nothing(comfy: ComfyServer, closure: bool) -> None:
     """F31: a notebook cell that is run twenty times."""
     namespace = blinker.Namespace()
     for _ in range(20):
-        api = ComfyApi(fake.url, namespace=namespace)
+        api = ComfyApi(comfy.url, namespace=namespace)
         if closure:
             api.on("all", lambda event, api=api: api.state)
             namespace.signal("status").connect(lambda sender, event: None, sender=api, weak=False)
         api.init()
-        fake.push_status()
+        comfy.push_status()
         api.get_queue()
         del api
         gc.collect()
     until(lambda: gc.collect() >= 0 and threads() == [])
-    until(lambda: not open_sockets(fake.port))
-    fake.until(lambda: not fake.sockets)
+    until(lambda: not open_sockets(comfy.port))
+    comfy.until(lambda: not comfy.sockets)
 
 
-def test_a_forgotten_client_that_could_not_connect_is_gone_too(fake: FakeComfy) -> None:
+def test_a_forgotten_client_that_could_not_connect_is_gone_too(comfy: ComfyServer) -> None:
     """Neither its last error nor init()'s hold it."""
-    fake.refuse_ws(403)
-    api = ComfyApi(fake.url)
+    comfy.faults.refuse_sockets(403)
+    api = ComfyApi(comfy.url)
     with pytest.raises(AuthenticationError):
         api.init()
     gone = weakref.ref(api)
@@ -743,9 +741,9 @@ def test_a_forgotten_client_that_could_not_connect_is_gone_too(fake: FakeComfy) 
     until(lambda: gc.collect() >= 0 and gone() is None and threads() == [])
 
 
-def test_an_iterator_keeps_its_client(fake: FakeComfy) -> None:
+def test_an_iterator_keeps_its_client(comfy: ComfyServer) -> None:
     """``for event in ComfyApi(...).events()`` is no deadlock."""
-    events = ComfyApi(fake.url).events("status")
+    events = ComfyApi(comfy.url).events("status")
     gc.collect()
     assert next(events).queue_remaining == 0
     events.close()
@@ -771,9 +769,9 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
-def test_a_script_without_close_ends(fake: FakeComfy, what: str) -> None:
+def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
     """F32: promptly, and without a word."""
-    port = fake.port if what != "refused" else 1
+    port = comfy.port if what != "refused" else 1
     script = (
         f"import time\nfrom comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"
         f"api = ComfyApi('127.0.0.1:{port}')\n{SCRIPTS[what]}\n"
@@ -838,13 +836,13 @@ def quiet_fork() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet_fork")
-def test_after_a_fork_both_work(fake: FakeComfy) -> None:
+def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
     """The child has an id and a socket of its own; the parent's outlive the child."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         heard = Heard(api)
         api.on("progress", print)
         gate = threading.Event()
-        fake.script(gate, *END)
+        comfy.script(gate, *END)
         job = api.submit(GRAPH)
         parent = api.client_id
 
@@ -864,27 +862,27 @@ def test_after_a_fork_both_work(fake: FakeComfy) -> None:
         answer = _in_child(work)
         assert len(answer) == 36, answer
         assert answer != parent
-        fake.until(lambda: fake.hellos == [parent, answer])
+        comfy.until(lambda: comfy.hellos == [parent, answer])
         gate.set()
         job.result(15)
-        fake.until(lambda: len(fake.history) == 2)
+        comfy.until(lambda: len(comfy.history) == 2)
         assert api.client_id == parent
         assert api.connected
         assert heard.links == []
-        assert len(fake.handshakes) == 2
+        assert len(comfy.handshakes) == 2
 
 
 @pytest.mark.usefixtures("quiet_fork")
-def test_forking_in_the_middle_of_traffic_never_hangs_the_child(fake: FakeComfy) -> None:
+def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServer) -> None:
     """Whatever lock another thread of the parent holds at that moment."""
     stop = threading.Event()
 
     def chatter() -> None:
         while not stop.is_set():
-            fake.push_status()
+            comfy.push_status()
             api.get_queue()
 
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         api.on("status", lambda event: None)
         busy = threading.Thread(target=chatter)
         busy.start()
@@ -898,9 +896,9 @@ def test_forking_in_the_middle_of_traffic_never_hangs_the_child(fake: FakeComfy)
 
 
 @pytest.mark.usefixtures("quiet_fork")
-def test_a_closed_client_is_closed_in_the_child(fake: FakeComfy) -> None:
+def test_a_closed_client_is_closed_in_the_child(comfy: ComfyServer) -> None:
     """And one that was never used can be."""
-    closed, fresh = ComfyApi(fake.url), ComfyApi(fake.url)
+    closed, fresh = ComfyApi(comfy.url), ComfyApi(comfy.url)
     closed.close()
     assert _in_child(closed.get_queue).startswith("ClientClosed")
     assert _in_child(lambda: closed.on("status", print)).startswith("ClientClosed")
@@ -909,18 +907,18 @@ def test_a_closed_client_is_closed_in_the_child(fake: FakeComfy) -> None:
 
 
 @pytest.mark.usefixtures("quiet_fork")
-def test_a_fork_shares_no_connection_of_a_given_session(fake: FakeComfy) -> None:
+def test_a_fork_shares_no_connection_of_a_given_session(comfy: ComfyServer) -> None:
     """Both ask at the same time over what was one pool, and get their own answers."""
     with (
         requests.Session() as session,
-        contextlib.closing(ComfyApi(fake.url, session=session)) as api,
+        contextlib.closing(ComfyApi(comfy.url, session=session)) as api,
     ):
         api.get_queue()
-        before = fake.connections
+        before = comfy.connections
         assert _in_child(lambda: api.get_queue().pending) == "()"
-        assert fake.connections == before + 1
+        assert comfy.connections == before + 1
         api.get_queue()
-        assert fake.connections == before + 1
+        assert comfy.connections == before + 1
 
 
 def _ask(api: ComfyApi) -> tuple[str, int]:
@@ -930,9 +928,9 @@ def _ask(api: ComfyApi) -> tuple[str, int]:
 
 @pytest.mark.usefixtures("quiet_fork")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pool_of_processes_may_be_given_a_client(fake: FakeComfy, method: str) -> None:
+def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer, method: str) -> None:
     """By pickle, with an id of its own each."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         with multiprocessing.get_context(method).Pool(2) as pool:
             answers = pool.map(_ask, [api, api])
             pool.close()
@@ -984,11 +982,11 @@ def test_a_pickle_carries_the_configuration() -> None:
     ids=["basic", "bearer", "header", "query", "callable", "headers", "proxy", "host", "session"],
 )
 def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
-    fake: FakeComfy, given: dict[str, Any], caplog: pytest.LogCaptureFixture
+    comfy: ComfyServer, given: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Searched for in the bytes, after use, and after a refusal."""
     caplog.set_level(logging.DEBUG)
-    host = given.pop("host", fake.url).format(port=fake.port)
+    host = given.pop("host", comfy.url).format(port=comfy.port)
     if "session" in given:
         given["session"] = requests.Session()
         given["session"].cookies.set("sid", "s3cret", domain="127.0.0.1")
@@ -996,9 +994,9 @@ def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
     with contextlib.closing(Quick(host, **given)) as api:
         heard = Heard(api)
         api.init()
-        fake.refuse_ws(401)
-        fake.on("GET", "/prompt", (401, {}, None))
-        fake.drop()
+        comfy.faults.refuse_sockets(401)
+        comfy.on("GET", "/prompt", (401, {}, None))
+        comfy.faults.drop()
         until(lambda: heard("auth_error") and heard("reconnecting"))
         with pytest.raises(AuthenticationError) as info:
             api.poll_status()
@@ -1026,10 +1024,10 @@ def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
 # -- threads ----------------------------------------------------------------------------
 
 
-def test_one_client_serves_many_threads(fake: FakeComfy) -> None:
+def test_one_client_serves_many_threads(comfy: ComfyServer) -> None:
     """Getters, jobs and receivers at once."""
-    fake.script(*END)
-    with ComfyApi(fake.url) as api:
+    comfy.script(*END)
+    with ComfyApi(comfy.url) as api:
 
         def work() -> None:
             for _ in range(3):
@@ -1046,7 +1044,7 @@ def test_one_client_serves_many_threads(fake: FakeComfy) -> None:
         for worker in workers:
             worker.join(60)
         assert caught == [None] * 6
-        assert len(fake.handshakes) == 1
+        assert len(comfy.handshakes) == 1
 
 
 # -- the real server --------------------------------------------------------------------

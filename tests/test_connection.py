@@ -21,8 +21,8 @@ from comfy_client import connection
 from comfy_client.connection import Connection, Plan, State, Timing
 from comfy_client.errors import AuthenticationError, ServerUnreachable, TransportError
 from comfy_client.events import Event
+from comfy_client.testing import ComfyServer, Request, frame, never_answer
 from comfy_client.wire import HELLO
-from tests.fake import FakeComfy, Request, frame, never_answer
 from tests.heard import FAST, open_sockets, until
 
 
@@ -155,118 +155,120 @@ def test_an_idle_connection_has_no_thread_and_stops_at_once(make: Make, refused:
     assert owner.plans == 0
 
 
-def test_start_twice_is_one_thread(make: Make, fake: FakeComfy) -> None:
+def test_start_twice_is_one_thread(make: Make, comfy: ComfyServer) -> None:
     """From many threads at once."""
-    _, link = make(fake.url, start=False)
+    _, link = make(comfy.url, start=False)
     callers = [threading.Thread(target=link.start) for _ in range(8)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    fake.until(lambda: link.state is State.CONNECTED)
-    assert len(fake.handshakes) == 1
+    comfy.until(lambda: link.state is State.CONNECTED)
+    assert len(comfy.handshakes) == 1
 
 
 # -- dialling ---------------------------------------------------------------------------
 
 
-def test_every_connection_begins_with_the_feature_flags(make: Make, fake: FakeComfy) -> None:
+def test_every_connection_begins_with_the_feature_flags(make: Make, comfy: ComfyServer) -> None:
     """The first message of the first connection, and of each one after it."""
-    make(fake.url)
+    make(comfy.url)
     for count in range(1, 4):
-        fake.until(lambda count=count: len(fake.first_messages) == count)  # type: ignore[misc]
-        fake.drop()
-    fake.until(lambda: len(fake.first_messages) == 4)
-    assert [m["type"] for m in fake.first_messages] == ["feature_flags"] * 4
-    assert fake.first_messages[0]["data"] == {"supports_preview_metadata": True}
+        comfy.until(lambda count=count: len(comfy.first_messages) == count)  # type: ignore[misc]
+        comfy.faults.drop()
+    comfy.until(lambda: len(comfy.first_messages) == 4)
+    assert [m["type"] for m in comfy.first_messages] == ["feature_flags"] * 4
+    assert comfy.first_messages[0]["data"] == {"supports_preview_metadata": True}
     assert HELLO.startswith('{"type": "feature_flags"')
 
 
-def test_the_handshake_has_our_headers_and_no_origin(make: Make, fake: FakeComfy) -> None:
+def test_the_handshake_has_our_headers_and_no_origin(make: Make, comfy: ComfyServer) -> None:
     """A Host of one's own replaces the library's."""
-    make(fake.url, headers={"Authorization": "Bearer t", "host": "public.example"})
-    fake.until(lambda: fake.hellos)
-    headers = fake.handshakes[0]
+    make(comfy.url, headers={"Authorization": "Bearer t", "host": "public.example"})
+    comfy.until(lambda: comfy.hellos)
+    headers = comfy.handshakes[0]
     assert headers["Authorization"] == "Bearer t"
-    assert headers.get_all("Host") == ["public.example"]
+    assert headers.getall("Host") == ["public.example"]
     assert "Origin" not in headers
-    assert fake.hellos == ["me"]
+    assert comfy.hellos == ["me"]
 
 
-def test_a_cookie_of_one_handshake_is_not_sent_with_the_next(make: Make, fake: FakeComfy) -> None:
+def test_a_cookie_of_one_handshake_is_not_sent_with_the_next(
+    make: Make, comfy: ComfyServer
+) -> None:
     """websocket-client has one cookie jar for the whole process."""
 
     def with_cookie(request: Request) -> Any:
-        status, headers, body = fake.answer(request)
+        status, headers, body = comfy.answer(request)
         cookie = "session=secret; Domain=127.0.0.1; Path=/"
         return status, {**headers, "Set-Cookie": cookie}, body
 
-    fake.on("GET", "/ws", with_cookie)
-    make(fake.url)
-    fake.until(lambda: len(fake.hellos) == 1)
-    make(fake.url)
-    fake.until(lambda: len(fake.hellos) == 2)
-    fake.drop()
-    fake.until(lambda: len(fake.hellos) == 4)
-    assert [h["Cookie"] for h in fake.handshakes] == [None] * 4
+    comfy.on("GET", "/ws", with_cookie)
+    make(comfy.url)
+    comfy.until(lambda: len(comfy.hellos) == 1)
+    make(comfy.url)
+    comfy.until(lambda: len(comfy.hellos) == 2)
+    comfy.faults.drop()
+    comfy.until(lambda: len(comfy.hellos) == 4)
+    assert {h.get("Cookie") for h in comfy.handshakes} == {None}
     assert not websocket._handshake.CookieJar.jar
 
 
-def test_connected_means_greeted(make: Make, fake: FakeComfy) -> None:
+def test_connected_means_greeted(make: Make, comfy: ComfyServer) -> None:
     """A server that upgrades and says nothing, but answers pings, is given up and dialled anew."""
 
     def mute(request: Request) -> None:
-        _upgraded(fake, request)
+        _upgraded(comfy, request)
         with contextlib.suppress(OSError):
             while request.socket.recv(1000):
                 request.socket.sendall(frame(9, b"are you there?"))
 
-    fake.on("GET", "/ws", mute)
-    owner, link = make(fake.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
-    fake.until(lambda: len(fake.handshakes) >= 2)
+    comfy.on("GET", "/ws", mute)
+    owner, link = make(comfy.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
+    comfy.until(lambda: len(comfy.handshakes) >= 2)
     assert "connected" not in owner.names()
     assert "no greeting for 0.5 s" in str(owner.events[0].error)
-    fake.accept_ws()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)
     assert owner.names("connected", "reconnected") == ["connected"]
 
 
-def _upgraded(fake: FakeComfy, request: Request, more: bytes = b"") -> None:
+def _upgraded(comfy: ComfyServer, request: Request, more: bytes = b"") -> None:
     """Answer the handshake, with these bytes in the same packet."""
-    status, headers, _ = fake.answer(request)
+    status, headers, _ = comfy.answer(request)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode() + more)
 
 
-def test_frames_that_come_with_the_handshake_are_read(make: Make, fake: FakeComfy) -> None:
+def test_frames_that_come_with_the_handshake_are_read(make: Make, comfy: ComfyServer) -> None:
     """One packet may hold both, and end in the middle of a frame."""
     data = b"".join(frame(1, b"%d" % number) for number in range(3000))
 
     def eager(request: Request) -> None:
-        _upgraded(fake, request, data[:7000])
+        _upgraded(comfy, request, data[:7000])
         request.socket.sendall(data[7000:])
         never_answer(request)
 
-    fake.on("GET", "/ws", eager)
-    owner, _ = make(fake.url)
+    comfy.on("GET", "/ws", eager)
+    owner, _ = make(comfy.url)
     until(lambda: len(owner.messages) == 3000)
     assert owner.messages == [b"%d" % number for number in range(3000)]
 
 
-def test_pings_and_the_close_frame_are_answered(make: Make, fake: FakeComfy) -> None:
+def test_pings_and_the_close_frame_are_answered(make: Make, comfy: ComfyServer) -> None:
     """In kind; masked, as all that a client sends."""
     answers = bytearray()
 
     def asking(request: Request) -> None:
-        _upgraded(fake, request, frame(1, b"{}") + frame(9, b"there?") + frame(8, b"\x03\xe8"))
+        _upgraded(comfy, request, frame(1, b"{}") + frame(9, b"there?") + frame(8, b"\x03\xe8"))
         while not answers and (data := request.socket.recv(4096)):
             sent = bytearray(data)
             while more := request.socket.recv(4096):
                 sent += more
             answers.extend(sent)
 
-    fake.on("GET", "/ws", asking)
-    owner, _ = make(fake.url)
+    comfy.on("GET", "/ws", asking)
+    owner, _ = make(comfy.url)
     until(lambda: answers)
     opcodes, payloads = [], []
     while answers:
@@ -282,21 +284,21 @@ def test_pings_and_the_close_frame_are_answered(make: Make, fake: FakeComfy) -> 
     assert "code 1000" in str(next(e for e in owner.events if e.name == "disconnected").error)
 
 
-def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, fake: FakeComfy) -> None:
+def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, comfy: ComfyServer) -> None:
     """Bytes are a sign of life only to who has been greeted."""
 
     def dripping(request: Request) -> None:
-        _upgraded(fake, request, b"\x81\x7e\xff\xff")
+        _upgraded(comfy, request, b"\x81\x7e\xff\xff")
         with contextlib.suppress(OSError):
             while True:
                 request.socket.sendall(b"x")
                 time.sleep(0.01)
 
-    fake.on("GET", "/ws", dripping)
-    owner, _ = make(fake.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
-    fake.until(lambda: len(fake.handshakes) >= 2)
+    comfy.on("GET", "/ws", dripping)
+    owner, _ = make(comfy.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
+    comfy.until(lambda: len(comfy.handshakes) >= 2)
     assert "no greeting for 0.5 s" in str(owner.events[0].error)
-    fake.accept_ws()
+    comfy.faults.clear()
 
 
 @pytest.mark.parametrize(
@@ -315,23 +317,23 @@ def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, fake: FakeComfy)
     ids=["ssh", "short", "no-number", "binary", "header", "no-key", "length", "redirect", "huge"],
 )
 def test_a_nonsensical_handshake_is_a_failed_dial(
-    make: Make, fake: FakeComfy, answer: bytes
+    make: Make, comfy: ComfyServer, answer: bytes
 ) -> None:
     """The thread lives, and connects when the server has come to its senses."""
-    fake.on("GET", "/ws", lambda request: request.socket.sendall(answer))
-    owner, link = make(fake.url)
-    fake.until(lambda: len(fake.handshakes) >= 2)
-    fake.accept_ws()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.on("GET", "/ws", lambda request: request.socket.sendall(answer))
+    owner, link = make(comfy.url)
+    comfy.until(lambda: len(comfy.handshakes) >= 2)
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)
     assert owner.names("connected", "disconnected") == ["connected"]
 
 
-def test_what_the_server_answered_is_in_no_message(make: Make, fake: FakeComfy) -> None:
+def test_what_the_server_answered_is_in_no_message(make: Make, comfy: ComfyServer) -> None:
     """A refused handshake's headers and body may hold a secret; the query of ours does."""
-    fake.refuse_ws(404, "body-secret", **{"Set-Cookie": "s=cookie-secret"})
-    owner, link = make(fake.url)
+    comfy.faults.refuse_sockets(404, "body-secret", {"Set-Cookie": "s=cookie-secret"})
+    owner, link = make(comfy.url)
     owner.plan = Plan(owner.plan.url + "&token=query-secret", {"Authorization": "header-secret"})
-    fake.until(lambda: len(fake.handshakes) >= 2)
+    comfy.until(lambda: len(comfy.handshakes) >= 2)
     error = link.error
     assert error is not None
     assert "404" in str(error)
@@ -362,7 +364,7 @@ def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) ->
     assert Connection(owner)._uniform == random.uniform
 
 
-def test_pauses_start_anew_with_the_first_message_only(make: Make, fake: FakeComfy) -> None:
+def test_pauses_start_anew_with_the_first_message_only(make: Make, comfy: ComfyServer) -> None:
     """A port that upgrades and drops does not count as a connection."""
     drawn: list[float] = []
 
@@ -370,42 +372,42 @@ def test_pauses_start_anew_with_the_first_message_only(make: Make, fake: FakeCom
         drawn.append(high)
         return 0.0
 
-    fake.on("GET", "/ws", lambda request: _upgraded(fake, request))
-    owner, link = make(fake.url, timing=Timing(pause=1.0, cap=8.0), uniform=uniform)
-    fake.until(lambda: len(drawn) >= 5)
+    comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request))
+    owner, link = make(comfy.url, timing=Timing(pause=1.0, cap=8.0), uniform=uniform)
+    comfy.until(lambda: len(drawn) >= 5)
     assert drawn[:5] == [2.0, 4.0, 8.0, 8.0, 8.0]
-    fake.accept_ws()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)
     del drawn[:]
-    fake.drop()
-    fake.until(lambda: len(fake.hellos) == 2)
+    comfy.faults.drop()
+    comfy.until(lambda: len(comfy.hellos) == 2)
     assert drawn == [1.0]
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.until(lambda: link.state is State.CONNECTED)
     assert owner.names("connected", "reconnected") == ["connected", "reconnected"]
 
 
-def test_a_nudge_ends_a_pause(make: Make, fake: FakeComfy) -> None:
+def test_a_nudge_ends_a_pause(make: Make, comfy: ComfyServer) -> None:
     """The server has answered over HTTP, so it is there again."""
-    fake.refuse_ws(502)
-    _, link = make(fake.url, timing=Timing(), uniform=lambda low, high: 60.0)
-    fake.until(lambda: link.state is State.WAITING)
-    fake.accept_ws()
+    comfy.faults.refuse_sockets(502)
+    _, link = make(comfy.url, timing=Timing(), uniform=lambda low, high: 60.0)
+    comfy.until(lambda: link.state is State.WAITING)
+    comfy.faults.clear()
     link.nudge()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.until(lambda: link.state is State.CONNECTED)
 
 
-def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, fake: FakeComfy) -> None:
+def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, comfy: ComfyServer) -> None:
     """A 403 stays at the cap however much is submitted; retry() is a person's wish."""
-    fake.refuse_ws(403)
-    _, link = make(fake.url, timing=Timing())
-    fake.until(lambda: link.state is State.WAITING)
+    comfy.faults.refuse_sockets(403)
+    _, link = make(comfy.url, timing=Timing())
+    comfy.until(lambda: link.state is State.WAITING)
     for _ in range(100):
         link.nudge()
     assert not link._woken
-    fake.accept_ws()
+    comfy.faults.clear()
     link.retry()
-    fake.until(lambda: link.state is State.CONNECTED)
-    assert len(fake.handshakes) == 2
+    comfy.until(lambda: link.state is State.CONNECTED)
+    assert len(comfy.handshakes) == 2
 
 
 # -- stop -------------------------------------------------------------------------------
@@ -427,7 +429,7 @@ def test_stop_while_connecting_to_a_black_hole(make: Make, black_hole: str) -> N
     _stops_quickly(link)
 
 
-def test_stop_during_the_tls_handshake(make: Make, fake: FakeComfy) -> None:
+def test_stop_during_the_tls_handshake(make: Make, comfy: ComfyServer) -> None:
     """A peer that accepts and never says hello."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         owner, link = make("http://x", start=False, timing=Timing())
@@ -441,11 +443,11 @@ def test_stop_during_the_tls_handshake(make: Make, fake: FakeComfy) -> None:
             _stops_quickly(link)
 
 
-def test_stop_during_the_handshake(make: Make, fake: FakeComfy) -> None:
+def test_stop_during_the_handshake(make: Make, comfy: ComfyServer) -> None:
     """A server that never answers the upgrade."""
-    fake.stall_ws()
-    _, link = make(fake.url, timing=Timing())
-    fake.until(lambda: fake.handshakes)
+    comfy.faults.stall_handshakes()
+    _, link = make(comfy.url, timing=Timing())
+    comfy.until(lambda: comfy.handshakes)
     _stops_quickly(link)
 
 
@@ -463,23 +465,23 @@ def test_stop_while_polling(make: Make, refused: str) -> None:
     _stops_quickly(link)
 
 
-def test_stop_with_a_silent_peer(make: Make, fake: FakeComfy) -> None:
+def test_stop_with_a_silent_peer(make: Make, comfy: ComfyServer) -> None:
     """No close frame is waited for."""
-    _, link = make(fake.url, timing=Timing())
-    fake.until(lambda: link.state is State.CONNECTED)
-    fake.go_dark()
+    _, link = make(comfy.url, timing=Timing())
+    comfy.until(lambda: link.state is State.CONNECTED)
+    comfy.faults.go_dark()
     _stops_quickly(link)
-    assert not open_sockets(fake.port)
+    assert not open_sockets(comfy.port)
 
 
-def test_stop_at_any_moment_ends_the_thread(make: Make, fake: FakeComfy) -> None:
+def test_stop_at_any_moment_ends_the_thread(make: Make, comfy: ComfyServer) -> None:
     """Random moments of dials, drops and pauses; the fixture sees that all have ended."""
     chance = random.Random(5)
     for _ in range(60):
-        _, link = make(fake.url)
+        _, link = make(comfy.url)
         time.sleep(chance.uniform(0, 0.02))
         if chance.random() < 0.3:
-            fake.drop()
+            comfy.faults.drop()
         link.stop()
         link.join(5)
         assert link.state is State.CLOSED
@@ -489,7 +491,7 @@ def test_stop_at_any_moment_ends_the_thread(make: Make, fake: FakeComfy) -> None
 
 
 @pytest.mark.parametrize("state", [State.CONNECTED, State.WAITING, State.POLLING])
-def test_a_connection_keeps_no_owner_alive(make: Make, fake: FakeComfy, state: State) -> None:
+def test_a_connection_keeps_no_owner_alive(make: Make, comfy: ComfyServer, state: State) -> None:
     """Neither by its thread nor by the traceback of its last error."""
 
     class Refusing(Owner):
@@ -497,7 +499,7 @@ def test_a_connection_keeps_no_owner_alive(make: Make, fake: FakeComfy, state: S
             raise AuthenticationError("no credentials") from ValueError("inner")
 
     kind = Refusing if state is State.WAITING else Owner
-    owner = kind(fake.url)
+    owner = kind(comfy.url)
     link = Connection(owner, poll_only=state is State.POLLING, timing=FAST)
     link.start()
     until(lambda: link.state is state)
@@ -512,25 +514,25 @@ def test_a_connection_keeps_no_owner_alive(make: Make, fake: FakeComfy, state: S
     assert link.state is State.CLOSED
 
 
-def test_a_thread_without_owner_ends_by_itself(fake: FakeComfy) -> None:
+def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
     """Even when nobody called stop(): with the next thing that it wants from its owner."""
-    owner = Owner(fake.url)
+    owner = Owner(comfy.url)
     link = Connection(owner, timing=FAST)
     link.start()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.until(lambda: link.state is State.CONNECTED)
     del owner
     gc.collect()
-    fake.push_status()
+    comfy.push_status()
     link.join(5)
     assert link.state is State.CLOSED
-    until(lambda: not open_sockets(fake.port))
+    until(lambda: not open_sockets(comfy.port))
 
 
 def test_a_defect_ends_the_thread_loudly(
-    make: Make, fake: FakeComfy, caplog: pytest.LogCaptureFixture
+    make: Make, comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged with its traceback and kept; waiters wake; nothing spins."""
-    owner, link = make(fake.url, start=False)
+    owner, link = make(comfy.url, start=False)
     owner._receive = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
     link.start()
     assert link.wait_settled(5, first_verdict=False) in (State.CONNECTED, State.CLOSED)
@@ -540,37 +542,37 @@ def test_a_defect_ends_the_thread_loudly(
     assert "defect of comfy_client" in caplog.text
 
 
-def test_stop_may_interrupt_itself_anywhere(make: Make, fake: FakeComfy) -> None:
+def test_stop_may_interrupt_itself_anywhere(make: Make, comfy: ComfyServer) -> None:
     """The collector may run a finalizer while this very thread holds the lock."""
-    _, link = make(fake.url)
-    fake.until(lambda: link.state is State.CONNECTED)
+    _, link = make(comfy.url)
+    comfy.until(lambda: link.state is State.CONNECTED)
     with link._changed:
         link.stop()
     link.join(5)
     assert link.state is State.CLOSED
 
 
-def test_never_answer_is_a_failed_dial(make: Make, fake: FakeComfy) -> None:
+def test_never_answer_is_a_failed_dial(make: Make, comfy: ComfyServer) -> None:
     """The time for a handshake is bounded."""
-    fake.on("GET", "/ws", never_answer)
-    owner, link = make(fake.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
-    fake.until(lambda: len(fake.handshakes) >= 2)
+    comfy.on("GET", "/ws", never_answer)
+    owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
+    comfy.until(lambda: len(comfy.handshakes) >= 2)
     assert "not answered in time" in str(link.error)
-    fake.accept_ws()
-    fake.until(lambda: link.state is State.CONNECTED)
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)
     assert owner.names("connected") == ["connected"]
 
 
 # -- through a proxy --------------------------------------------------------------------
 
 
-def test_the_socket_goes_through_an_http_proxy(make: Make, fake: FakeComfy) -> None:
+def test_the_socket_goes_through_an_http_proxy(make: Make, comfy: ComfyServer) -> None:
     """CONNECT with the proxy's own credentials; the server sees an ordinary handshake."""
     asked: list[bytes] = []
 
     def serve(listener: socket.socket) -> None:
         client, _ = listener.accept()
-        with client, socket.create_connection(("127.0.0.1", fake.port)) as server:
+        with client, socket.create_connection(("127.0.0.1", comfy.port)) as server:
             asked.append(client.recv(4096))
             client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             back = threading.Thread(target=_pump, args=(server, client))
@@ -587,13 +589,13 @@ def test_the_socket_goes_through_an_http_proxy(make: Make, fake: FakeComfy) -> N
             "ws://gpu.example:8188/ws?clientId=me", {}, proxy=f"http://u:p%40ss@127.0.0.1:{port}"
         )
         link.start()
-        fake.until(lambda: link.state is State.CONNECTED)
+        comfy.until(lambda: link.state is State.CONNECTED)
         link.stop()
         link.join(5)
         relay.join(5)
     assert asked[0].startswith(b"CONNECT gpu.example:8188 HTTP/1.")
     assert b"Proxy-Authorization: Basic dTpwQHNz" in asked[0]
-    assert fake.handshakes[0]["Host"] == "gpu.example:8188"
+    assert comfy.handshakes[0]["Host"] == "gpu.example:8188"
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
@@ -603,12 +605,12 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, fake: FakeComfy) -> None:
+def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, comfy: ComfyServer) -> None:
     """407 for each CONNECT: failed dials."""
-    fake.on("CONNECT", "*", (407, {}, None))
+    comfy.on("CONNECT", "*", (407, {}, None))
     owner, link = make("http://x", start=False)
     owner.plan = Plan(
-        "ws://gpu.example:8188/ws", {}, proxy=f"http://u:secret@127.0.0.1:{fake.port}"
+        "ws://gpu.example:8188/ws", {}, proxy=f"http://u:secret@127.0.0.1:{comfy.port}"
     )
     link.start()
     until(lambda: len(owner.names("reconnecting")) >= 2)

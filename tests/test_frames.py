@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from comfy_client import frames
 from comfy_client.frames import AT_ONCE, BINARY, CLOSE, PING, PONG, ROOM, TEXT, FrameError, Frames
-from tests.fake import frame
+from comfy_client.testing import frame
 
 LIMIT = 1 << 20
 

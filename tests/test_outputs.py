@@ -27,8 +27,8 @@ def result_of(outputs, **kw):
 
 
 @pytest.fixture
-def api(fake):
-    api = ComfyApi(fake.url)
+def api(comfy):
+    api = ComfyApi(comfy.url)
     yield api
     api.close()
 
@@ -153,17 +153,19 @@ def test_a_node_within_a_node_has_the_outer_ones_title():
 
 
 @pytest.mark.parametrize("subfolder", ["sub/deep", "sub\\deep"])
-def test_a_file_is_fetched_from_its_folder(fake, api, subfolder):
+def test_a_file_is_fetched_from_its_folder(comfy, api, subfolder):
     """Folders of a Windows server too."""
-    fake.files["a b&c.png"] = b"picture"
+    folder = comfy.root / "temp" / "sub" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "a b&c.png").write_bytes(b"picture")
     outputs = {"1": {"images": [ref("a b&c.png", subfolder=subfolder, type="temp")]}}
     [file] = result_of(outputs, files=api).files
     assert file.bytes() == b"picture"
-    [request] = [r for r in fake.requests if r.path == "/view"]
+    [request] = [r for r in comfy.requests if r.path == "/view"]
     assert request.query["filename"] == "a b&c.png"
     assert request.query["subfolder"].replace("\\", "/") == "sub/deep"
     assert request.query["type"] == "temp"
-    assert file.url.startswith(fake.url)
+    assert file.url.startswith(comfy.url)
 
 
 HOSTILE = [
@@ -180,9 +182,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_stay_in_the_folder(fake, api, tmp_path, name):
+def test_hostile_names_stay_in_the_folder(comfy, api, tmp_path, name):
     """Whatever a server calls its files; each way of saving."""
-    fake.on("GET", "/view", (200, {}, b"picture"))
+    comfy.on("GET", "/view", (200, {}, b"picture"))
     folder = tmp_path / "inner" / "out"
     result = result_of(
         {"1": {"images": [ref(name, subfolder="../../..")]}},
@@ -198,7 +200,7 @@ def test_hostile_names_stay_in_the_folder(fake, api, tmp_path, name):
     assert len(inside) == 3
 
 
-def test_a_file_that_is_gone_is_not_found(fake, api, tmp_path):
+def test_a_file_that_is_gone_is_not_found(comfy, api, tmp_path):
     """And leaves nothing on the disk."""
     [file] = result_of({"1": {"images": [ref("a.png")]}}, files=api).files
     with pytest.raises(NotFound):
@@ -214,9 +216,9 @@ def test_a_file_without_a_client_says_so():
         OutputFile("a.png").bytes()
 
 
-def test_names_that_occur_twice_are_numbered(fake, api, tmp_path):
+def test_names_that_occur_twice_are_numbered(comfy, api, tmp_path):
     """From different folders of the server; also where old files are replaced or kept."""
-    fake.on("GET", "/view", lambda r: (200, {}, r.query["subfolder"].encode()))
+    comfy.on("GET", "/view", lambda r: (200, {}, r.query["subfolder"].encode()))
     outputs = {
         "1": {"images": [ref("a.png", subfolder="one")]},
         "2": {"images": [ref("a.png", subfolder="two"), ref("A.png", subfolder="three")]},
@@ -231,9 +233,10 @@ def test_names_that_occur_twice_are_numbered(fake, api, tmp_path):
     assert [p.read_text() for p in again] == ["one", "two", "three"]
 
 
-def test_one_node_can_be_saved_alone(fake, api, tmp_path):
+def test_one_node_can_be_saved_alone(comfy, api, tmp_path):
     """As the whole result can."""
-    fake.files |= {"a.png": b"1", "b.png": b"2"}
+    for name in ("a.png", "b.png"):
+        (comfy.root / "output" / name).write_bytes(b"1")
     outputs = {"1": {"images": [ref("a.png")]}, "2": {"images": [ref("b.png")]}}
     [path] = result_of(outputs, files=api)["Second"].save(tmp_path / "new")
     assert path == tmp_path / "new" / "b.png"

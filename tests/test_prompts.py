@@ -19,30 +19,31 @@ from comfy_client.errors import (
     WorkflowError,
 )
 from comfy_client.routes.prompts import MARK
-from tests.fake import FakeComfy, never_answer
+from comfy_client.testing import ComfyServer, never_answer
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"width": 5}}}
 
 
 @pytest.fixture
-def api(fake):
-    api = ComfyApi(fake.url, "me", namespace=blinker.Namespace(), transport="poll")
+def api(comfy):
+    comfy.script()  # whatever it is, it waits
+    api = ComfyApi(comfy.url, "me", namespace=blinker.Namespace(), transport="poll")
     yield api
     api.close()
 
 
-def sent(fake):
+def sent(comfy):
     """The bodies of all submissions."""
-    return [r.json() for r in fake.requests if (r.method, r.path) == ("POST", "/prompt")]
+    return [r.json() for r in comfy.requests if (r.method, r.path) == ("POST", "/prompt")]
 
 
 # -- what is sent ------------------------------------------------------------------------
 
 
-def test_a_plain_prompt_names_its_client_and_nothing_more(fake, api):
+def test_a_plain_prompt_names_its_client_and_nothing_more(comfy, api):
     """No null, no empty object; the server chooses the id."""
     queued = api.queue_prompt(None, GRAPH)
-    assert sent(fake) == [{"prompt": GRAPH, "client_id": "me"}]
+    assert sent(comfy) == [{"prompt": GRAPH, "client_id": "me"}]
     assert queued.number == 0
     uuid.UUID(queued.prompt_id)
 
@@ -62,14 +63,14 @@ def test_a_plain_prompt_names_its_client_and_nothing_more(fake, api):
         (None, False, {}),
     ],
 )
-def test_the_place_in_the_queue(fake, api, number, front, wanted):
+def test_the_place_in_the_queue(comfy, api, number, front, wanted):
     """-1 is the front, as the reference has it; ``front`` goes before ``number``."""
     api.queue_prompt(number, GRAPH, front=front)
-    [body] = sent(fake)
+    [body] = sent(comfy)
     assert {k: body[k] for k in ("front", "number") if k in body} == wanted
 
 
-def test_all_options_arrive(fake, api):
+def test_all_options_arrive(comfy, api):
     """Each where the server looks for it; the caller's dicts stay as they are."""
     extra = {"note": 1, "extra_pnginfo": {"author": "me"}}
     mine = api.generate_id()
@@ -83,7 +84,7 @@ def test_all_options_arrive(fake, api):
         preview_method="taesd",
         comfy_api_key="secret",
     )
-    [body] = sent(fake)
+    [body] = sent(comfy)
     assert body == {
         "prompt": GRAPH,
         "client_id": "me",
@@ -100,14 +101,14 @@ def test_all_options_arrive(fake, api):
     assert extra == {"note": 1, "extra_pnginfo": {"author": "me"}}
 
 
-def test_targets_are_a_list(fake, api):
+def test_targets_are_a_list(comfy, api):
     """A text would be taken apart into letters."""
     with pytest.raises(TypeError, match="list"):
         api.queue_prompt(None, GRAPH, partial_execution_targets="12")
-    assert sent(fake) == []
+    assert sent(comfy) == []
 
 
-def test_previews_are_asked_for_when_someone_listens(fake, api):
+def test_previews_are_asked_for_when_someone_listens(comfy, api):
     """Unless the caller has said something else."""
     unsubscribe = api.on("b_preview", lambda event: None)
     api.append_prompt(GRAPH)
@@ -115,7 +116,7 @@ def test_previews_are_asked_for_when_someone_listens(fake, api):
     api.append_prompt(GRAPH, extra_data={"preview_method": "taesd"})
     unsubscribe()
     api.append_prompt(GRAPH)
-    methods = [body.get("extra_data", {}).get("preview_method") for body in sent(fake)]
+    methods = [body.get("extra_data", {}).get("preview_method") for body in sent(comfy)]
     assert methods == ["auto", "none", "taesd", None]
 
 
@@ -127,29 +128,29 @@ def test_previews_are_asked_for_when_someone_listens(fake, api):
         ({"nodes": [], "links": []}, "Export"),
     ],
 )
-def test_what_cannot_be_sent_is_not_sent(fake, api, graph, words):
+def test_what_cannot_be_sent_is_not_sent(comfy, api, graph, words):
     """It is told as a queue_error too."""
     errors = []
     done = api.on("queue_error", errors.append)
     with pytest.raises(WorkflowError, match=words) as caught:
         api.queue_prompt(None, graph)
-    fake.until(lambda: errors)
+    comfy.until(lambda: errors)
     done()
     assert [e.error for e in errors] == [caught.value]
-    assert sent(fake) == []
+    assert sent(comfy) == []
 
 
 # -- what is made of the answer ----------------------------------------------------------
 
 
-def test_outputs_that_were_dropped_stand_in_the_answer(fake, api):
+def test_outputs_that_were_dropped_stand_in_the_answer(comfy, api):
     """200 does not mean that all of it is valid."""
     answer = {"prompt_id": "x", "number": 3, "node_errors": {"7": {"errors": []}}}
-    fake.on("POST", "/prompt", (200, {}, answer))
+    comfy.on("POST", "/prompt", (200, {}, answer))
     assert set(api.append_prompt(GRAPH).node_errors) == {"7"}
 
 
-def test_a_refusal_is_told_in_words_and_kept(fake, api):
+def test_a_refusal_is_told_in_words_and_kept(comfy, api):
     """Fields for programs, a message for people."""
     error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed"}
     fault = {
@@ -163,7 +164,7 @@ def test_a_refusal_is_told_in_words_and_kept(fake, api):
         },
     }
     nodes = {"1": {"errors": [fault], "dependent_outputs": ["1"], "class_type": "SaveImage"}}
-    fake.on("POST", "/prompt", (400, {}, {"error": error, "node_errors": nodes}))
+    comfy.on("POST", "/prompt", (400, {}, {"error": error, "node_errors": nodes}))
     with pytest.raises(PromptRejected, match=r"(?s)node 1.*width.*1.*9") as caught:
         api.append_prompt(GRAPH)
     assert caught.value.error == error
@@ -183,84 +184,84 @@ def test_a_refusal_is_told_in_words_and_kept(fake, api):
         None,
     ],
 )
-def test_a_refusal_of_any_form_is_a_refusal(fake, api, body):
+def test_a_refusal_of_any_form_is_a_refusal(comfy, api, body):
     """Old servers, and proxies with something to say."""
-    fake.on("POST", "/prompt", (400, {}, body))
+    comfy.on("POST", "/prompt", (400, {}, body))
     with pytest.raises(PromptRejected) as caught:
         api.append_prompt(GRAPH)
     assert str(caught.value).startswith("the server refused the workflow")
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_an_unknown_class_comes_with_the_nearest_names(fake, api, status):
+def test_an_unknown_class_comes_with_the_nearest_names(comfy, api, status):
     """Servers before May 2024 stumble over it: 500."""
-    fake.object_info = {"SaveImage": {}, "LoadImage": {}}
+    comfy.on("GET", "/object_info*", (200, {}, {"SaveImage": {}, "LoadImage": {}}))
     error = {"type": "invalid_prompt", "message": "no class", "details": "Node ID '#1'"}
     body = {"error": error, "node_errors": {}} if status == 400 else "Internal Server Error"
-    fake.on("POST", "/prompt", (status, {}, body))
+    comfy.on("POST", "/prompt", (status, {}, body))
     with pytest.raises(PromptRejected, match=r"SaveImag\b.*SaveImage"):
         api.append_prompt({"1": {"class_type": "SaveImag", "inputs": {}}})
 
 
 @pytest.mark.parametrize("info", [(500, {}, None), (200, {}, [1]), (200, {}, {"SaveImage": {}})])
-def test_a_500_that_no_class_explains_stays_one(fake, api, info):
+def test_a_500_that_no_class_explains_stays_one(comfy, api, info):
     """Also when the server cannot tell its classes."""
-    fake.on("GET", "/object_info", info)
-    fake.on("POST", "/prompt", (500, {}, "Internal Server Error"))
+    comfy.on("GET", "/object_info", info)
+    comfy.on("POST", "/prompt", (500, {}, "Internal Server Error"))
     with pytest.raises(ApiError) as caught:
         api.append_prompt(GRAPH)
     assert not isinstance(caught.value, PromptRejected)
     assert caught.value.status == 500
 
 
-def test_a_post_that_became_a_get_is_explained(fake, api):
+def test_a_post_that_became_a_get_is_explained(comfy, api):
     """A redirect on the way: the answer is that of GET."""
-    fake.on("POST", "/prompt", (200, {}, {"exec_info": {"queue_remaining": 0}}))
+    comfy.on("POST", "/prompt", (200, {}, {"exec_info": {"queue_remaining": 0}}))
     with pytest.raises(UnexpectedResponse, match="redirect"):
         api.append_prompt(GRAPH)
 
 
 @pytest.mark.parametrize("body", [{}, [], None, "fine", {"prompt_id": None}, {"prompt_id": ".."}])
-def test_an_answer_without_an_id_is_none(fake, api, body):
+def test_an_answer_without_an_id_is_none(comfy, api, body):
     """Never a prompt called None."""
-    fake.on("POST", "/prompt", (200, {}, body))
+    comfy.on("POST", "/prompt", (200, {}, body))
     with pytest.raises(UnexpectedResponse):
         api.append_prompt(GRAPH)
 
 
-def test_a_body_that_is_too_large_is_called_so(fake, api):
+def test_a_body_that_is_too_large_is_called_so(comfy, api):
     """413 is no JSON."""
-    fake.on("POST", "/prompt", (413, {}, "Maximum request body size 1048576 exceeded."))
+    comfy.on("POST", "/prompt", (413, {}, "Maximum request body size 1048576 exceeded."))
     with pytest.raises(UploadTooLarge):
         api.append_prompt(GRAPH)
 
 
-def test_nothing_is_sent_twice(fake, api):
+def test_nothing_is_sent_twice(comfy, api):
     """An answer that does not come may belong to a prompt that was queued."""
-    fake.on("POST", "/prompt", lambda request: None)
+    comfy.on("POST", "/prompt", lambda request: None)
     with pytest.raises(TransportError):
         api.append_prompt(GRAPH)
-    assert len(sent(fake)) == 1
+    assert len(sent(comfy)) == 1
 
 
 # -- is it there? ------------------------------------------------------------------------
 
 
-def test_the_status_is_the_length_of_the_queue(fake, api):
+def test_the_status_is_the_length_of_the_queue(comfy, api):
     """Of everybody's prompts."""
     assert api.poll_status().queue_remaining == 0
     api.append_prompt(GRAPH)
     assert api.poll_status().queue_remaining == 1
 
 
-def test_something_else_that_answers_is_no_comfyui(fake, api):
+def test_something_else_that_answers_is_no_comfyui(comfy, api):
     """JSON, but not this."""
-    fake.on("GET", "/prompt", (200, {}, {"hello": 1}))
+    comfy.on("GET", "/prompt", (200, {}, {"hello": 1}))
     with pytest.raises(UnexpectedResponse, match="no ComfyUI"):
         api.poll_status()
 
 
-def test_a_ping_says_whether_and_how_fast(fake, api):
+def test_a_ping_says_whether_and_how_fast(comfy, api):
     """True, and seconds."""
     result = api.ping()
     assert result
@@ -270,12 +271,12 @@ def test_a_ping_says_whether_and_how_fast(fake, api):
 
 def test_a_ping_never_raises():
     """It says why not."""
-    with FakeComfy() as fake, ComfyApi(fake.url, transport="poll") as api:
-        fake.on("GET", "/prompt", never_answer)
+    with ComfyServer() as comfy, ComfyApi(comfy.url, transport="poll") as api:
+        comfy.on("GET", "/prompt", never_answer)
         slow = api.ping(timeout=0.2)
-        fake.on("GET", "/prompt", (200, {}, "<html>"))
+        comfy.on("GET", "/prompt", (200, {}, "<html>"))
         odd = api.ping()
-    gone = ComfyApi(fake.url)
+    gone = ComfyApi(comfy.url)
     results = [slow, odd, gone.ping()]
     gone.close()
     assert not any(results)
@@ -285,10 +286,10 @@ def test_a_ping_never_raises():
 
 
 @pytest.mark.parametrize("call", ["run", "submit", "queue_prompt"])
-def test_a_mistyped_argument_is_told_before_anything_is_sent(fake: FakeComfy, call: str) -> None:
+def test_a_mistyped_argument_is_told_before_anything_is_sent(comfy: ComfyServer, call: str) -> None:
     """``timout=1`` must not mean "without limit"."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         arguments = (None, GRAPH) if call == "queue_prompt" else (GRAPH,)
         with pytest.raises(TypeError, match="'timout'; did you mean 'timeout'"):
             getattr(api, call)(*arguments, timout=1)
-    assert not [request for request in fake.requests if request.method == "POST"]
+    assert not [request for request in comfy.requests if request.method == "POST"]

@@ -57,9 +57,16 @@ def test_the_first_screen_shows_a_complete_example_within_thirty_lines() -> None
 def test_the_commands_are_the_ones_that_ci_runs() -> None:
     """What the README tells a new user to type is what .ci/run does."""
     text = README.read_text(encoding="utf-8")
-    assert "\n    python -m pytest --real\n" in text
-    assert "lane 3.11 test,dev --real" in CI.read_text(encoding="utf-8")
-    assert '-m pytest "$@"' in CI.read_text(encoding="utf-8")
+    told = re.findall(r"^    (pip install .*)$", text, re.MULTILINE)
+    assert told == [
+        'pip install ".[cli,testing]" && comfy-client demo',
+        'pip install ".[test]" && python -m pytest --real',
+    ]
+    done = CI.read_text(encoding="utf-8")
+    assert "\ndemo 3.11 cli,testing\n" in done
+    assert '"$bin/comfy-client" demo' in done
+    assert "lane 3.11 test,dev --real" in done
+    assert '-m pytest "$@"' in done
 
 
 def test_every_public_method_stands_in_the_table() -> None:

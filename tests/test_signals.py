@@ -31,8 +31,8 @@ from comfy_client.events import (
     UnknownEvent,
 )
 from comfy_client.signals import CROWDED, FULL, EventQueue, Receivers
+from comfy_client.testing import ComfyServer
 from comfy_client.wire import decode_text
-from tests.fake import FakeComfy
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -168,7 +168,7 @@ def test_no_message_of_a_server_creates_a_signal(station: Station) -> None:
     assert set(station.receivers._callbacks) == {"all"}
 
 
-def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(fake: FakeComfy) -> None:
+def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer) -> None:
     """Documented names fire there, and not in the default namespace."""
     namespace = blinker.Namespace()
     own: queue.Queue[Any] = queue.Queue()
@@ -182,14 +182,14 @@ def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(fake: FakeComfy) ->
 
     namespace.signal("notification").connect(in_own)
     blinker.signal("notification").connect(in_default)
-    with ComfyApi(fake.url, namespace=namespace) as api:
-        fake.push({"type": "notification", "data": {"value": "hello"}})
+    with ComfyApi(comfy.url, namespace=namespace) as api:
+        comfy.push({"type": "notification", "data": {"value": "hello"}})
         assert own.get(timeout=LIMIT) == (api, "hello")
         api._flush()
     assert other == []
 
 
-def test_two_clients_are_told_apart_by_their_sender(fake: FakeComfy) -> None:
+def test_two_clients_are_told_apart_by_their_sender(comfy: ComfyServer) -> None:
     """``connect(fn, sender=api)`` hears one client; without sender both."""
     one: list[Any] = []
     both: list[Any] = []
@@ -200,12 +200,12 @@ def test_two_clients_are_told_apart_by_their_sender(fake: FakeComfy) -> None:
     def of_all(api: ComfyApi, event: Any) -> None:
         both.append(event.value)
 
-    with ComfyApi(fake.url) as first, ComfyApi(fake.url) as second:
+    with ComfyApi(comfy.url) as first, ComfyApi(comfy.url) as second:
         comfy_client.signal("notification").connect(of_first, sender=first)
         comfy_client.signal("notification").connect(of_all)
         for api in (first, second):
             data = {"value": api.client_id}
-            fake.push({"type": "notification", "data": data}, to=api.client_id)
+            comfy.push({"type": "notification", "data": data}, to=api.client_id)
         until(lambda: len(both) == 2)
         first._flush()
         second._flush()
@@ -717,14 +717,14 @@ def test_once_may_be_taken_back_before_it_fires(station: Station) -> None:
 # -- waiting and iterating ----------------------------------------------------------------
 
 
-def test_wait_for_gives_the_first_event_that_satisfies(fake: FakeComfy) -> None:
+def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> None:
     """Others of that name pass by."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
 
         def push() -> None:
             until(lambda: api._receivers._live_taps())
             for value in ("one", "two", "three"):
-                fake.push({"type": "notification", "data": {"value": value}})
+                comfy.push({"type": "notification", "data": {"value": value}})
 
         thread = threading.Thread(target=push)
         thread.start()
@@ -735,9 +735,9 @@ def test_wait_for_gives_the_first_event_that_satisfies(fake: FakeComfy) -> None:
         assert api._receivers._thread is None
 
 
-def test_wait_for_ends_with_the_time_or_the_client(fake: FakeComfy) -> None:
+def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
     """TimeoutError, ClientClosed, or whatever the predicate raises."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         for timeout in (0, 0.05):
             with pytest.raises(TimeoutError, match="no event 'progress'"):
                 api.wait_for("progress", timeout=timeout)
@@ -780,12 +780,12 @@ def test_a_callback_may_wait_for_an_event(station: Station) -> None:
     assert got == [status]
 
 
-def test_the_iterator_brings_events_from_its_making_to_the_clients_end(fake: FakeComfy) -> None:
+def test_the_iterator_brings_events_from_its_making_to_the_clients_end(comfy: ComfyServer) -> None:
     """In order, and it ends when the client is closed."""
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         events = api.events("notification")
         for value in "abc":
-            fake.push({"type": "notification", "data": {"value": value}})
+            comfy.push({"type": "notification", "data": {"value": value}})
         assert [next(events).value for _ in range(3)] == ["a", "b", "c"]
         threading.Timer(0.05, api.close).start()
         assert list(events) == []
@@ -805,12 +805,12 @@ def test_an_iterator_that_nobody_keeps_costs_nothing(station: Station) -> None:
         assert station.receivers._live_taps() == []
 
 
-def test_who_iterates_holds_the_client(fake: FakeComfy) -> None:
+def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
     """``for event in ComfyApi(host).events()`` goes on, though nobody else holds it."""
-    events = ComfyApi(fake.url).events("notification")
+    events = ComfyApi(comfy.url).events("notification")
     gc.collect()
-    fake.until(lambda: fake.hellos, LIMIT)
-    fake.push({"type": "notification", "data": {"value": "still here"}})
+    comfy.until(lambda: comfy.hellos, LIMIT)
+    comfy.push({"type": "notification", "data": {"value": "still here"}})
     assert next(events).value == "still here"
     del events
     gc.collect()
@@ -1088,11 +1088,11 @@ def test_nothing_is_delivered_after_close(station: Station) -> None:
     assert got == ["0"]
 
 
-def test_a_forgotten_client_ends_its_delivery_thread(fake: FakeComfy) -> None:
+def test_a_forgotten_client_ends_its_delivery_thread(comfy: ComfyServer) -> None:
     """Though a callback closes over it: no thread holds it strongly."""
 
     def forget() -> tuple[weakref.ref[ComfyApi], threading.Thread]:
-        api = ComfyApi(fake.url)
+        api = ComfyApi(comfy.url)
         came = threading.Event()
         api.on("status", lambda event: (api.client_id, came.set()))
         assert came.wait(LIMIT)

@@ -916,7 +916,7 @@ def test_a_newer_server_says_so(newer, server):
         stats = api.get_system_stats()
         assert (stats.comfyui_version, stats.os) == ("0.8.0", sys.platform)
         assert api.get_features()["extension"] == {"manager": {"supports_v4": True}}
-    with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.8, new, not '9'"):
+    with pytest.raises(ValueError, match=r"one of 2024-03, 0\.3\.75, 0\.8, new, not '9'"):
         ComfyServer(version="9")  # type: ignore[arg-type]
     for url, status in ((newer.url, 404), (server.url, 404)):
         assert requests.get(f"{url}/jobs", timeout=LIMIT).status_code == status

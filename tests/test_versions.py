@@ -8,8 +8,8 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import NotFound, NotSupported
+from comfy_client.testing import ComfyServer
 from tests.comfyui import VERSIONS
-from tests.fake import FakeComfy
 from tests.versions import TABLE, TESTED, has, rst
 
 #: The answer of aiohttp before 3.10 to a GET of an unknown path.
@@ -38,12 +38,12 @@ def test_the_tested_versions_can_be_set_up() -> None:
         has("2024-03", "no such feature")
 
 
-def test_an_old_aiohttp_says_in_words_that_a_route_is_missing(fake: FakeComfy) -> None:
+def test_an_old_aiohttp_says_in_words_that_a_route_is_missing(comfy: ComfyServer) -> None:
     """Before 3.10; the 404 of a real route has no body, or another."""
-    fake.on("GET", "/models*", OLD_404)
-    fake.on("GET", "/userdata/*", (404, {}, None))
-    fake.on("GET", "/v2/userdata", (404, {}, "Requested path not found"))
-    api = ComfyApi(fake.url)
+    comfy.on("GET", "/models*", OLD_404)
+    comfy.on("GET", "/userdata/*", (404, {}, None))
+    comfy.on("GET", "/v2/userdata", (404, {}, "Requested path not found"))
+    api = ComfyApi(comfy.url)
     for ask in (api.get_model_types, lambda: api.get_models("loras")):
         with pytest.raises(NotSupported):
             ask()
@@ -53,13 +53,13 @@ def test_an_old_aiohttp_says_in_words_that_a_route_is_missing(fake: FakeComfy) -
     api.close()
 
 
-def test_a_server_without_api_is_found_behind_an_old_aiohttp(fake: FakeComfy) -> None:
+def test_a_server_without_api_is_found_behind_an_old_aiohttp(comfy: ComfyServer) -> None:
     """The first request goes to both places, the later ones only to the right one."""
-    fake.api_prefix = False
-    fake.on("GET", "*", lambda r: OLD_404 if r.target.startswith("/api/") else fake.answer(r))
-    api = ComfyApi(fake.url)
+    comfy.faults.missing("*", "/api/*")
+    comfy.on("GET", "*", lambda r: OLD_404 if r.target.startswith("/api/") else comfy.answer(r))
+    api = ComfyApi(comfy.url)
     assert api.get_queue().pending == ()
-    before = len(fake.requests)
+    before = len(comfy.requests)
     assert api.poll_status().queue_remaining == 0
-    assert [request.target for request in fake.requests[before:]] == ["/prompt"]
+    assert [request.target for request in comfy.requests[before:]] == ["/prompt"]
     api.close()

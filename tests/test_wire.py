@@ -26,8 +26,8 @@ from comfy_client.events import (
     UnknownEvent,
 )
 from comfy_client.signals import _fires
+from comfy_client.testing import ComfyServer, frame
 from comfy_client.wire import HELLO, decode_binary, decode_text
-from tests.fake import FakeComfy
 
 RECORDINGS = Path(__file__).with_name("recordings")
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
@@ -437,12 +437,12 @@ def test_decoding_survives_a_hundred_thousand_random_frames() -> None:
 
 
 def test_the_event_thread_survives_random_frames(
-    fake: FakeComfy, caplog: pytest.LogCaptureFixture
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After thousands of them it is the same connection, and the next real event comes."""
     came = threading.Event()
     unexpected: list[Any] = []
-    with ComfyApi(fake.url) as api:
+    with ComfyApi(comfy.url) as api:
         everything: list[Any] = []
         api.on("all", everything.append)
         api.on("all", look_at_all)
@@ -451,11 +451,11 @@ def test_the_event_thread_survives_random_frames(
                 api.on(name, unexpected.append)
         api.on("marker", lambda event: came.set())
         for is_text, data in random_frames(20_000, seed=2):
-            fake._send(1 if is_text else 2, data, None, 1)
-        fake.push({"type": "marker", "data": None})
+            comfy.push_raw(frame(1 if is_text else 2, data))
+        comfy.push({"type": "marker", "data": None})
         assert came.wait(30)
         assert api.state is State.CONNECTED
         assert len(everything) > 1000
         assert unexpected == []
-        assert fake.hellos == [api.client_id]
+        assert comfy.hellos == [api.client_id]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []

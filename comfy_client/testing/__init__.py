@@ -1,8 +1,9 @@
 """For tests of programs that use ComfyUI: a server like it, in a thread of this process.
 
 :class:`ComfyServer` speaks ComfyUI's protocol and really executes simple workflows with
-Pillow; what needs a model is simulated.  Needs the extra ``[testing]`` (aiohttp, Pillow),
-which is imported when one of these names is first used.
+Pillow; what needs a model is simulated.  It can misbehave in every way that the network and
+ComfyUI do (:class:`Faults`), be scripted, and tells what it was sent.  Needs the extra
+``[testing]`` (aiohttp, Pillow), which is imported when one of these names is first used.
 """
 
 from __future__ import annotations
@@ -18,20 +19,44 @@ if TYPE_CHECKING:
         send_event,
         send_text,
     )
+    from .faults import Fault, Faults
     from .images import Pictures
+    from .script import PROMPT_ID, Finish, Step
     from .server import ComfyServer
+    from .traffic import Answer, Handler, Ran, Request, cut, drip, encode, frame, never_answer
 
 __all__ = [
+    "PROMPT_ID",
+    "Answer",
     "ComfyServer",
     "ExecutionBlocker",
+    "Fault",
+    "Faults",
+    "Finish",
+    "Handler",
     "Pictures",
     "ProgressBar",
+    "Ran",
+    "Request",
+    "Step",
     "check_interrupted",
+    "cut",
+    "drip",
+    "encode",
+    "frame",
+    "never_answer",
     "send_event",
     "send_text",
 ]
 
-_HOMES = {"ComfyServer": ".server", "Pictures": ".images"}
+_HOMES = {
+    **dict.fromkeys(("Fault", "Faults"), ".faults"),
+    **dict.fromkeys(("PROMPT_ID", "Finish", "Step"), ".script"),
+    **dict.fromkeys(("Answer", "Handler", "Ran", "Request"), ".traffic"),
+    **dict.fromkeys(("cut", "drip", "encode", "frame", "never_answer"), ".traffic"),
+    "ComfyServer": ".server",
+    "Pictures": ".images",
+}
 
 
 def __getattr__(name: str) -> Any:

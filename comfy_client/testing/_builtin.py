@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 import random
@@ -11,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import attrs
-from PIL import Image, ImageDraw, ImageMath, ImageOps, ImageSequence
+from PIL import Image, ImageMath, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from .execution import Preview, ProgressBar, wants_previews
 from .folders import Folders
 from .images import Frame, Pictures, scaled
+from .scenery import draw
 
 
 class Node:
@@ -43,12 +43,16 @@ class _Loader(Node):
         return hashlib.sha256(cls.folders.input_file(image).read_bytes()).hexdigest()
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+    def exists(cls, image: str) -> bool | str:
         return cls.folders.input_file(image).exists() or f"Invalid image file: {image}"
 
 
 class LoadImage(_Loader):
     """Reads a picture and its alpha, all frames of it."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
+        return cls.exists(image)
 
     def run(self, image: str) -> tuple[Pictures, list[Image.Image]]:
         frames: list[Frame] = []
@@ -69,6 +73,10 @@ class LoadImage(_Loader):
 
 class LoadImageMask(_Loader):
     """Reads one channel of a picture."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
+        return cls.exists(image)
 
     def run(self, image: str, channel: str) -> tuple[list[Image.Image]]:
         with Image.open(self.folders.input_file(image)) as file:
@@ -323,30 +331,7 @@ class _Latent:
 
     def drawn(self, index: int = 0) -> Image.Image:
         """The picture: the same for the same seed and prompt, and labelled as no real one."""
-        key = f"{self.seed}/{index}/{self.text}".encode()
-        dice = random.Random(hashlib.sha256(key).digest())  # noqa: S311  must repeat
-        picture = Image.new("RGB", (self.width, self.height))
-        draw = ImageDraw.Draw(picture)
-        hue = dice.random()
-        top, bottom = (_colour(hue + dice.random() / 3, light) for light in (0.75, 0.35))
-        for y in range(self.height):
-            part = y / self.height
-            row = tuple(round(a + (b - a) * part) for a, b in zip(top, bottom, strict=True))
-            draw.line((0, y, self.width, y), fill=row)
-        for _ in range(round(self.sampled * 24)):
-            x, at = dice.random() * self.width, dice.random() * self.height
-            size = (0.02 + 0.1 * dice.random()) * min(self.width, self.height)
-            fill = _colour(hue + 0.5 + dice.random() / 4, 0.3 + 0.5 * dice.random())
-            draw.ellipse((x - size, at - size, x + size, at + size), fill=fill)
-        draw.rectangle((0, 0, self.width, 12), fill=(0, 0, 0))
-        draw.text((2, 0), "simulated", fill=(255, 255, 255))
-        draw.text((2, 14), f"seed {self.seed}\n{self.text}", fill=(255, 255, 255))
-        return picture
-
-
-def _colour(hue: float, light: float) -> tuple[int, int, int]:
-    red, green, blue = colorsys.hls_to_rgb(hue % 1, light, 0.6)
-    return round(red * 255), round(green * 255), round(blue * 255)
+        return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
 
 
 class CheckpointLoaderSimple(Simulated):
@@ -391,7 +376,7 @@ class KSampler(Simulated):
         denoise: float,
     ) -> tuple[_Latent]:
         bar = ProgressBar(steps)
-        latent = attrs.evolve(latent_image, seed=seed, text=positive)
+        latent = attrs.evolve(latent_image, seed=seed, text=str(positive))
         for step in range(1, steps + 1):
             time.sleep(self.step_seconds)
             latent = attrs.evolve(latent, sampled=step / steps)

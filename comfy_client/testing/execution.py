@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import heapq
 import inspect
 import io
 import itertools
 import json
+import math
 import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 Item = tuple[float, str, dict[str, Any], dict[str, Any], list[str], dict[str, Any]]
 #: Format ("JPEG" or "PNG"), picture, and the box in pixels that it is fitted into.
 Preview = tuple[str, Image.Image, int | None]
+#: What one call of a node gave: the nodes that it expands into or ``None``, and its outputs.
+_Result = tuple[dict[str, Any] | None, Any]
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # kinds of binary frames
@@ -64,6 +70,26 @@ class Outlet(Protocol):
 
     def log(self, text: str) -> None:
         """A line for the server's log."""
+
+
+class Director(Protocol):
+    """Who may have prompts go another way than by themselves, from the worker's thread."""
+
+    def plays(self, item: Item) -> bool:
+        """Take a prompt that begins; whether nothing is left to do for it."""
+
+    def before_step(self) -> None:
+        """Wait, if no node is to go on."""
+
+    def before_history(self) -> None:
+        """Wait, if the end of a prompt is not to be known yet."""
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether what ended is remembered."""
+
+    def ended(self, prompt_id: str, status: str) -> None:
+        """A prompt has left the queue, with success or an error."""
 
 
 # -- for nodes --------------------------------------------------------------------------
@@ -155,16 +181,41 @@ class Queue:
             self._changed()
             return item
 
-    def done(self, result: dict[str, Any]) -> None:
-        """The running prompt has ended."""
+    def done(self, result: dict[str, Any] | None) -> None:
+        """The running prompt has ended; without a result it leaves no history."""
         with self._news:
             item, self._running = self._running, None
             if item is None:
                 return
-            if len(self._history) > _HISTORY_LIMIT:
-                del self._history[next(iter(self._history))]
-            self._history[item[1]] = {"prompt": item[:5], **result}
+            if result is not None:
+                self._remember(item, result)
             self._changed()
+
+    def _remember(self, item: Item, result: dict[str, Any]) -> None:
+        if len(self._history) > _HISTORY_LIMIT:
+            del self._history[next(iter(self._history))]
+        self._history[item[1]] = {"prompt": item[:5], **result}
+
+    def settle(self, prompt_id: str, result: dict[str, Any]) -> None:
+        """End a prompt in this way, whether it runs, waits, or was never heard of."""
+        with self._news:
+            running = [self._running] if self._running else []
+            known = (item for item in (*running, *self._pending) if item[1] == prompt_id)
+            item: Item = next(known, (0, prompt_id, {}, {}, [], {}))
+            if item is self._running:
+                self._running = None
+            elif item in self._pending:
+                self._pending.remove(item)
+                heapq.heapify(self._pending)
+            self._remember(item, result)
+            self._changed()
+
+    def lose(self) -> str | None:
+        """Forget what waits and what runs, and tell nobody; the id of what ran."""
+        with self._news:
+            self._pending.clear()
+            item, self._running = self._running, None
+            return item[1] if item else None
 
     def shown(self) -> dict[str, list[Any]]:
         """The answer to ``GET /queue``."""
@@ -251,7 +302,78 @@ class Queue:
         return self._closed
 
 
-# -- the executor -----------------------------------------------------------------------
+# -- the nodes of a prompt --------------------------------------------------------------
+
+
+class NodeNotFoundError(Exception):
+    """A link or a node's question leads to a node that is not there."""
+
+
+class NodeInputError(Exception):
+    """A node asks for an input that cannot be worked out."""
+
+
+class DependencyCycleError(Exception):
+    """Nodes wait for each other."""
+
+
+# Clients are told these names.
+NodeNotFoundError.__module__ = NodeInputError.__module__ = "comfy_execution.graph"
+DependencyCycleError.__module__ = "graph"
+
+
+class Graph:
+    """A prompt, and the nodes that its nodes expanded into; what ``DYNPROMPT`` brings.
+
+    As ``comfy_execution.graph.DynamicPrompt``.
+    """
+
+    def __init__(self, prompt: dict[str, Any]) -> None:
+        self._prompt = prompt
+        self._added: dict[str, dict[str, Any]] = {}
+        self._parents: dict[str, str] = {}
+        self._shown_as: dict[str, str] = {}
+
+    def add(self, node_id: str, node: dict[str, Any], parent: str) -> None:
+        """Add a node that `parent` expanded into."""
+        self._added[node_id] = node
+        self._parents[node_id] = parent
+        self._shown_as[node_id] = node.get("override_display_id", parent)
+
+    def get_node(self, node_id: str) -> dict[str, Any]:
+        """Class and inputs of a node."""
+        found = self._added.get(node_id, self._prompt.get(node_id))
+        if found is None:
+            raise NodeNotFoundError(f"Node {node_id} not found")
+        return found
+
+    def has_node(self, node_id: str) -> bool:
+        """Whether there is such a node."""
+        return node_id in self._added or node_id in self._prompt
+
+    def get_parent_node_id(self, node_id: str) -> str | None:
+        """Who expanded into it; ``None`` for a node of the prompt."""
+        return self._parents.get(node_id)
+
+    def get_real_node_id(self, node_id: str) -> str:
+        """The node of the prompt that it comes from in the end."""
+        while node_id in self._parents:
+            node_id = self._parents[node_id]
+        return node_id
+
+    def get_display_node_id(self, node_id: str) -> str:
+        """The node that shows what it does."""
+        while node_id in self._shown_as:
+            node_id = self._shown_as[node_id]
+        return node_id
+
+    def all_node_ids(self) -> set[str]:
+        """Of the prompt, and all that came of it."""
+        return {*self._prompt, *self._added}
+
+    def get_original_prompt(self) -> dict[str, Any]:
+        """The prompt alone."""
+        return self._prompt
 
 
 @attrs.frozen
@@ -262,29 +384,48 @@ class _Cached:
     outputs: list[Any]
 
 
-@attrs.frozen
-class _Failure:
-    """Why a prompt ended early."""
+@attrs.define
+class _Store:
+    """What is kept of one graph: a prompt's, or one that a node expanded into."""
 
-    node_id: str
-    error: BaseException
-    inputs: Any
+    keys: dict[str, str] = attrs.field(factory=dict)  # by node id; see _Keys
+    outputs: dict[str, _Cached] = attrs.field(factory=dict)  # by key
+    objects: dict[tuple[str, str], Any] = attrs.field(factory=dict)  # by id and class
+    inner: dict[tuple[str, str], _Store] = attrs.field(factory=dict)  # the same
+
+    def serve(self, graph: Graph, keys: dict[str, str]) -> None:
+        """Forget all that is not about these nodes."""
+        self.keys = keys
+        used = set(keys.values())
+        names = {(node_id, graph.get_node(node_id)["class_type"]) for node_id in keys}
+        self.outputs = {key: kept for key, kept in self.outputs.items() if key in used}
+        self.objects = {name: node for name, node in self.objects.items() if name in names}
+        self.inner = {name: store for name, store in self.inner.items() if name in names}
+
+    def node_ids(self) -> Iterator[str]:
+        """Here and in all that is inside."""
+        yield from self.keys
+        for store in self.inner.values():
+            yield from store.node_ids()
+
+
+class _Failure(Exception):
+    """Why a prompt ends early."""
+
+    def __init__(self, node_id: str, error: BaseException, inputs: Any) -> None:
+        super().__init__(node_id, error)
+        self.node_id = node_id
+        self.error = error
+        self.inputs = inputs
 
     @property
-    def details(self) -> dict[str, Any]:
-        error = self.error
-        cls = type(error)
+    def exception_type(self) -> str:
+        cls = type(self.error)
         module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
-        return {
-            "exception_message": f"{error}\n",
-            "exception_type": f"{module}{cls.__qualname__}",
-            "traceback": traceback.format_tb(error.__traceback__),
-            "current_inputs": self.inputs,
-        }
+        return f"{module}{cls.__qualname__}"
 
 
-class DependencyCycleError(Exception):
-    """Nodes wait for each other."""
+# -- the executor -----------------------------------------------------------------------
 
 
 class Executor:
@@ -309,16 +450,15 @@ class Executor:
         self.client_id: str | None = None
         #: The node that runs, if a client was told of it.
         self.node_id: str | None = None
+        #: Asked about every prompt.
+        self.director: Director | None = None
         self._queue = queue
         self._interrupted = threading.Event()
-        self._numbers = itertools.count()
         self.reset()
 
     def reset(self) -> None:
         """Forget all outputs and node objects."""
-        self._cache: dict[int, _Cached] = {}
-        self._signatures: dict[object, int] = {}
-        self._objects: dict[tuple[str, str], Any] = {}
+        self._store = _Store()
 
     def interrupt(self) -> None:
         """Stop the prompt that runs, at its next step."""
@@ -326,6 +466,8 @@ class Executor:
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
+        if self.director:
+            self.director.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
@@ -334,55 +476,59 @@ class Executor:
         """Run what is queued until the queue is closed."""
         while not self._queue.closed:
             item = self._queue.get()
-            if item is not None:
+            if item is not None and not (self.director and self.director.plays(item)):
                 start = time.perf_counter()
-                self._queue.done(self._execute(item))
-                if self.client_id is not None:
-                    end = {"node": None, "prompt_id": item[1]}
-                    self.outlet.send("executing", end, self.client_id)
+                self._end(item[1], self._execute(item))
                 seconds = time.perf_counter() - start
                 self.outlet.log(f"Prompt executed in {seconds:.2f} seconds")
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
+
+    def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
+        keep = True
+        if self.director:
+            self.director.before_history()
+            keep = self.director.keeps_history
+        self._queue.done(result if keep else None)
+        if self.director:
+            self.director.ended(prompt_id, result["status"].get("status_str"))
+        if self.client_id is not None:
+            self.outlet.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
 
     def _execute(self, item: Item) -> dict[str, Any]:
         """One prompt; returns what history has of it, beside the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
         self._interrupted.clear()
         self.client_id = extra_data.get("client_id")
-        run = _Run(self, prompt_id, graph, {**extra_data, **secrets}, self.client_id)
+        run = self._new_run(prompt_id, graph, {**extra_data, **secrets})
         token = _here.set(run)
         try:
-            failure = self._run(run, outputs)
+            succeeded = self._run(run, outputs)
         finally:
             _here.reset(token)
             self.node_id = None
-        status = "error" if failure else "success"
-        return {
-            "outputs": {node_id: ui["output"] for node_id, ui in run.ui.items()},
-            "status": {
-                "status_str": status,
-                "completed": failure is None,
-                "messages": run.messages,
-            },
-            "meta": {node_id: ui["meta"] for node_id, ui in run.ui.items()},
-        }
+        return run.record(succeeded)
 
-    def _run(self, run: _Run, outputs: Sequence[str]) -> _Failure | None:
+    def _new_run(self, prompt_id: str, graph: dict[str, Any], extra_data: dict[str, Any]) -> _Run:
+        return _Run(self, prompt_id, graph, extra_data, self.client_id, self._store)
+
+    def _run(self, run: _Run, outputs: Sequence[str]) -> bool:
+        """Whether history is to say that all went well; the client hears of it, too."""
         run.say("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:
-            failure = self._steps(run, outputs, executed)
+            self._steps(run, outputs, executed)
+        except _Failure as exc:
+            failure = exc
         except Exception as exc:  # noqa: BLE001  a class that fell over; the next prompt is due
-            failure = _Failure(next(iter(run.graph)), exc, {})
-        if failure is None:
-            run.say("execution_success", {"prompt_id": run.prompt_id})
-            return None
-        node_id = failure.node_id
+            failure = _Failure(next(iter(run.prompt)), exc, {})
+        else:
+            self._tell_success(run)
+            return True
         message: dict[str, Any] = {
             "prompt_id": run.prompt_id,
-            "node_id": node_id,
-            "node_type": run.graph[node_id]["class_type"],
+            "node_id": failure.node_id,
+            "node_type": run.prompt.get(failure.node_id, {}).get("class_type"),
             "executed": list(executed),
         }
         if isinstance(failure.error, Interrupted):
@@ -390,44 +536,29 @@ class Executor:
             run.say("execution_interrupted", message, to_all=True)
         else:
             self.outlet.log(f"!!! Exception during processing !!! {failure.error}")
-            message |= {**failure.details, "current_outputs": list(run.graph)}
-            run.say("execution_error", message)
-        return failure
+            run.say("execution_error", {**message, **run.details(failure)})
+        # Of waiting for each other, history says success: what counts there is the last node.
+        return isinstance(failure.error, DependencyCycleError)
 
-    def _steps(self, run: _Run, outputs: Sequence[str], executed: set[str]) -> _Failure | None:
-        """All nodes that must run, up to the first that fails."""
-        self._clean(run)
-        cached = [node_id for node_id in run.graph if run.cached(node_id)]
+    def _tell_success(self, run: _Run) -> None:
+        run.say("execution_success", {"prompt_id": run.prompt_id})
+
+    def _steps(self, run: _Run, outputs: Sequence[str], executed: set[str]) -> None:
+        """All nodes that must run."""
+        self._store.serve(run.graph, run.signed(run.prompt))
+        run.known = list(self._store.node_ids())
+        cached = [node_id for node_id in run.prompt if run.cached(node_id)]
         run.say("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
         plan = _Plan(run)
         for node_id in outputs:
             plan.add(node_id)
         while plan.pending:
-            picked = plan.pick()
-            if picked is None:
-                error = DependencyCycleError("Dependency cycle detected")
-                return _Failure(next(iter(plan.pending)), error, [])
-            failure = self._step(run, picked, executed)
-            if failure:
-                return failure
-            plan.complete(picked)
-        return None
+            node_id = plan.pick()
+            if self._step(run, plan, node_id, executed):
+                plan.complete(node_id)
 
-    def _clean(self, run: _Run) -> None:
-        """Sign the nodes of a prompt, and forget what it does not use."""
-        run.sign(self._signatures, self._numbers)
-        used = set(run.signatures.values())
-        self._signatures = {key: n for key, n in self._signatures.items() if n in used}
-        self._cache = {n: entry for n, entry in self._cache.items() if n in used}
-        keys = {(node_id, node["class_type"]) for node_id, node in run.graph.items()}
-        self._objects = {key: node for key, node in self._objects.items() if key in keys}
-
-    def cached(self, signature: int) -> _Cached | None:
-        """The outputs of a node of this signature."""
-        return self._cache.get(signature)
-
-    def _step(self, run: _Run, node_id: str, executed: set[str]) -> _Failure | None:
-        """One node: from the cache, or really."""
+    def _step(self, run: _Run, plan: _Plan, node_id: str, executed: set[str]) -> bool:
+        """One node, from the cache or really; whether it is done, or waits for others now."""
         cached = run.cached(node_id)
         if cached is not None:
             if run.client_id is not None:
@@ -435,38 +566,55 @@ class Executor:
             if cached.ui is not None and (self._tells_cached or run.client_id is not None):
                 run.ui[node_id] = cached.ui
             run.finish(node_id)
-            return None
+            return True
         run.node_id = node_id
         inputs: dict[str, list[Any]] = {}
         try:
-            run.start(node_id)
-            node = run.graph[node_id]
-            inputs |= run.inputs(node_id)
-            if run.client_id is not None:
-                self.node_id = node_id
-                data = {"node": node_id, "display_node": node_id, "prompt_id": run.prompt_id}
-                self.outlet.send("executing", data, run.client_id)
-            key = (node_id, node["class_type"])
-            if key not in self._objects:
-                self._objects[key] = self.nodes.classes[node["class_type"]]()
-            ui, outputs = run.call(self._objects[key], inputs, executed)
-            if ui:
-                meta = {
-                    "node_id": node_id,
-                    "display_node": node_id,
-                    "parent_node": None,
-                    "real_node_id": node_id,
-                }
-                run.ui[node_id] = {"meta": meta, "output": ui}
-                if run.client_id is not None:
-                    run.tell_executed(node_id, ui)
-            self._cache[run.signatures[node_id]] = _Cached(run.ui.get(node_id), outputs)
-        except Exception as exc:  # noqa: BLE001  whatever a node raises ends the prompt only
+            if node_id in run.expanded:
+                outputs = run.resolved(node_id)
+            else:
+                run.start(node_id)
+                given, missing = run.inputs(node_id, plan.sources[node_id])
+                inputs |= given
+                run.tell_executing(node_id)
+                node = run.object(node_id)
+                wanted = run.wanted(node, inputs, missing)
+                if wanted:
+                    for name in wanted:
+                        plan.need(node_id, name)
+                    return False
+                ui, results = run.call(node, inputs, executed)
+                if ui:
+                    run.show(node_id, ui)
+                if any(expansion is not None for expansion, _ in results):
+                    self._expand(run, plan, node_id, results)
+                    return False
+                outputs = _merged([result for _, result in results], node) if results else []
+            run.keep(node_id, outputs)
+        except Exception as exc:  # whatever a node raises ends the prompt only
             shown = {name: [_shown(value) for value in values] for name, values in inputs.items()}
-            return _Failure(node_id, exc, shown)
+            raise _Failure(run.graph.get_real_node_id(node_id), exc, shown) from exc
         run.finish(node_id)
         executed.add(node_id)
-        return None
+        return True
+
+    def _expand(self, run: _Run, plan: _Plan, node_id: str, results: list[_Result]) -> None:
+        """Put the nodes that a node returned into the graph; it gets its outputs from them."""
+        added: list[str] = []
+        sources: list[str] = []
+        for expansion, result in results:
+            if expansion is not None:
+                for inner_id, inner in expansion.items():
+                    run.graph.add(inner_id, inner, node_id)
+                    added.append(inner_id)
+                sources += [result[i][0] for i in range(len(result)) if is_link(result[i])]
+        outputs = [inner_id for inner_id in added if run.is_output(inner_id)]
+        run.inner_store(node_id).serve(run.graph, run.signed(added))
+        for inner_id in outputs:
+            plan.add(inner_id)
+        for source in sources:
+            plan.link(source, node_id)
+        run.expanded[node_id] = results
 
 
 @attrs.define
@@ -475,17 +623,20 @@ class _Run:
 
     executor: Executor
     prompt_id: str
-    graph: dict[str, Any]
+    prompt: dict[str, Any]
     extra_data: Mapping[str, Any]
     client_id: str | None
-    node_id: str = ""
-    signatures: dict[str, int] = attrs.field(factory=dict, init=False)
+    _store: _Store = attrs.field(factory=_Store)
+    graph: Graph = attrs.field(init=False)
+    node_id: str = attrs.field(default="", init=False)  # which runs
+    known: list[str] = attrs.field(factory=list, init=False)  # with a place in the cache
+    expanded: dict[str, list[_Result]] = attrs.field(factory=dict, init=False)
     ui: dict[str, Any] = attrs.field(factory=dict, init=False)
     messages: list[Any] = attrs.field(factory=list, init=False)
     _states: dict[str, Any] = attrs.field(factory=dict, init=False)
 
-    def cached(self, node_id: str) -> _Cached | None:
-        return self.executor.cached(self.signatures[node_id])
+    def __attrs_post_init__(self) -> None:
+        self.graph = Graph(self.prompt)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -496,14 +647,59 @@ class _Run:
         if self.client_id is not None or to_all:
             self.executor.outlet.send(event, data, self.client_id)
 
+    def details(self, failure: _Failure) -> dict[str, Any]:
+        """What ``execution_error`` says beside where it was."""
+        is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
+        return {
+            "exception_message": f"{failure.error}{'' if is_cycle else chr(10)}",
+            "exception_type": failure.exception_type,
+            "traceback": traceback.format_tb(None if is_cycle else failure.error.__traceback__),
+            "current_inputs": failure.inputs,
+            "current_outputs": self.known,
+        }
+
+    def record(self, succeeded: bool) -> dict[str, Any]:
+        """What history has of it."""
+        return {
+            "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
+            "status": self._status(succeeded),
+            "meta": {node_id: ui["meta"] for node_id, ui in self.ui.items()},
+        }
+
+    def _status(self, succeeded: bool) -> dict[str, Any]:
+        return {
+            "status_str": "success" if succeeded else "error",
+            "completed": succeeded,
+            "messages": self.messages,
+        }
+
+    def tell_executing(self, node_id: str) -> None:
+        if self.client_id is not None:
+            display_id = self.graph.get_display_node_id(node_id)
+            self.executor.node_id = display_id
+            data = {"node": node_id, "display_node": display_id, "prompt_id": self.prompt_id}
+            self.executor.outlet.send("executing", data, self.client_id)
+
     def tell_executed(self, node_id: str, output: Any) -> None:
         data = {
             "node": node_id,
-            "display_node": node_id,
+            "display_node": self.graph.get_display_node_id(node_id),
             "output": output,
             "prompt_id": self.prompt_id,
         }
         self.executor.outlet.send("executed", data, self.client_id)
+
+    def show(self, node_id: str, ui: dict[str, Any]) -> None:
+        """To history, and to the client: what a node is there for."""
+        meta = {
+            "node_id": node_id,
+            "display_node": self.graph.get_display_node_id(node_id),
+            "parent_node": self.graph.get_parent_node_id(node_id),
+            "real_node_id": self.graph.get_real_node_id(node_id),
+        }
+        self.ui[node_id] = {"meta": meta, "output": ui}
+        if self.client_id is not None:
+            self.tell_executed(node_id, ui)
 
     def start(self, node_id: str) -> None:
         self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
@@ -521,16 +717,18 @@ class _Run:
         with_metadata = outlet.knows_metadata(client_id)
         if preview and with_metadata:
             outlet.send(PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
-        data = {
-            "value": value,
-            "max": total,
-            "prompt_id": self.prompt_id,
-            "node": self.node_id,
-        }
-        outlet.send("progress", data, client_id)
+        self._tell_progress(self.node_id, value, total)
         if preview and not with_metadata:
-            number = 2 if preview[0] == "PNG" else 1
-            outlet.send(PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
+            self._send_preview(preview)
+
+    def _tell_progress(self, node_id: str | None, value: float, total: float) -> None:
+        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
+        self.executor.outlet.send("progress", data, self.client_id)
+
+    def _send_preview(self, preview: Preview) -> None:
+        number = 2 if preview[0] == "PNG" else 1
+        frame = struct.pack(">I", number) + _encoded(preview)
+        self.executor.outlet.send(PREVIEW, frame, self.client_id)
 
     def _tell_states(self) -> None:
         nodes = {node_id: {**s, **self._identity(node_id)} for node_id, s in self._states.items()}
@@ -541,9 +739,9 @@ class _Run:
         return {
             "node_id": node_id,
             "prompt_id": self.prompt_id,
-            "display_node_id": node_id,
-            "parent_node_id": None,
-            "real_node_id": node_id,
+            "display_node_id": self.graph.get_display_node_id(node_id),
+            "parent_node_id": self.graph.get_parent_node_id(node_id),
+            "real_node_id": self.graph.get_real_node_id(node_id),
         }
 
     def _with_metadata(self, preview: Preview) -> bytes:
@@ -551,54 +749,48 @@ class _Run:
         metadata = json.dumps({**self._identity(self.node_id), "image_type": kind}).encode()
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
 
-    # -- signatures: equal ones have equal outputs --------------------------------------
+    # -- what is kept -------------------------------------------------------------------
 
-    def sign(self, known: dict[object, int], numbers: itertools.count[int]) -> None:
-        """Give each node the number of its class, inputs, and whatever they come from."""
-        for first in self.graph:
-            waiting = [first]
-            path: set[str] = set()
-            while waiting:
-                node_id = waiting[-1]
-                unsigned = [
-                    source
-                    for source, _ in _links(self.graph, node_id)
-                    if source not in self.signatures and source not in path
-                ]
-                path.add(node_id)
-                if unsigned and node_id not in self.signatures:
-                    waiting += unsigned
-                    continue
-                waiting.pop()
-                if node_id not in self.signatures:
-                    key = self._key(node_id)
-                    if key not in known:
-                        known[key] = next(numbers)
-                    self.signatures[node_id] = known[key]
+    def store(self, node_id: str) -> _Store:
+        """Where the outputs of a node are kept: by whom it came into the graph."""
+        parent = self.graph.get_parent_node_id(node_id)
+        return self._store if parent is None else self.inner_store(parent)
 
-    def _key(self, node_id: str) -> object:
-        node = self.graph[node_id]
-        cls = self.executor.nodes.classes[node["class_type"]]
-        definition = self.executor.nodes.definition(node["class_type"])
-        inputs = []
-        for name, value in sorted(_inputs(node).items()):
-            if is_link(value) and value[0] in self.graph:
-                inputs.append((name, self.signatures.get(value[0], object()), value[1]))
-            else:
-                inputs.append((name, _hashable(value), None))
-        personal = "UNIQUE_ID" in definition["input"].get("hidden", {}).values()
-        personal = personal or bool(getattr(cls, "NOT_IDEMPOTENT", False))
-        changed = _hashable(self._changed(node_id, cls))
-        return node["class_type"], changed, node_id if personal else None, tuple(inputs)
+    def inner_store(self, node_id: str) -> _Store:
+        """Where the outputs of the nodes are kept that a node expanded into."""
+        inner = self.store(node_id).inner
+        return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), _Store())
 
-    def _changed(self, node_id: str, cls: Any) -> Any:
+    def cached(self, node_id: str) -> _Cached | None:
+        store = self.store(node_id)
+        return store.outputs.get(store.keys.get(node_id, ""))
+
+    def keep(self, node_id: str, outputs: list[Any]) -> None:
+        store = self.store(node_id)
+        store.outputs[store.keys[node_id]] = _Cached(self.ui.get(node_id), outputs)
+
+    def object(self, node_id: str) -> Any:
+        """The node itself: one object for as long as the class stays."""
+        class_type = self.graph.get_node(node_id)["class_type"]
+        objects = self.store(node_id).objects
+        if (node_id, class_type) not in objects:
+            objects[node_id, class_type] = self.executor.nodes.classes[class_type]()
+        return objects[node_id, class_type]
+
+    def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
+        """The keys of nodes."""
+        keys = _Keys(self)
+        return {node_id: keys.of(node_id) for node_id in node_ids}
+
+    def changed(self, node_id: str) -> Any:
         """What ``IS_CHANGED`` says, if there is one; also marked in the graph, as it is there."""
+        node = self.graph.get_node(node_id)
+        cls = self.executor.nodes.classes[node["class_type"]]
         if not hasattr(cls, "IS_CHANGED"):
             return False
-        node = self.graph[node_id]
         if "is_changed" not in node:
             try:
-                values = self.inputs(node_id, constants_only=True)
+                values, _ = self.inputs(node_id)
                 node["is_changed"] = [_called(cls.IS_CHANGED, v) for v in _slices(values, cls)]
             except Exception as exc:  # noqa: BLE001  the server takes it for a change
                 self.executor.outlet.log(f"WARNING: {exc}")
@@ -607,40 +799,81 @@ class _Run:
 
     # -- one node -----------------------------------------------------------------------
 
-    def inputs(self, node_id: str, *, constants_only: bool = False) -> dict[str, list[Any]]:
-        """What a node is called with: for each input the values of one or more calls."""
-        node = self.graph[node_id]
+    def config(self, node_id: str, name: str) -> Mapping[str, Any]:
+        """The options of an input."""
+        types = self.executor.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
+        for kind in ("required", "optional"):
+            config = types.get(kind, {}).get(name)
+            if config is not None:
+                return config[1] if len(config) > 1 else {}
+        return {}
+
+    def is_output(self, node_id: str) -> bool:
+        cls = self.executor.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return bool(getattr(cls, "OUTPUT_NODE", False))
+
+    def goes_first(self, node_id: str) -> bool:
+        """Outputs, since people wait for them; coroutines, since others can run meanwhile."""
+        cls = self.executor.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
+
+    def inputs(
+        self, node_id: str, sources: Collection[str] | None = None
+    ) -> tuple[dict[str, list[Any]], set[str]]:
+        """What a node is called with, and the names of what is not worked out.
+
+        For each input the values of one or more calls; of links only from `sources`.
+        Without `sources` only what stands in the graph.
+        """
+        node = self.graph.get_node(node_id)
         types = self.executor.nodes.definition(node["class_type"])["input"]
         known = {**types.get("optional", {}), **types.get("required", {})}
         hidden = types.get("hidden", {})
         values: dict[str, list[Any]] = {}
+        missing = set()
         for name, value in _inputs(node).items():
             config = known.get(name)
             raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
             if is_link(value) and not raw:
-                source = None
-                if not constants_only and value[0] in self.graph:
-                    source = self.cached(value[0])
-                found = source is not None and value[1] < len(source.outputs)
-                values[name] = source.outputs[value[1]] if source and found else [None]
+                source = self.cached(value[0]) if value[0] in (sources or ()) else None
+                if source is not None and value[1] < len(source.outputs):
+                    values[name] = source.outputs[value[1]]
+                else:
+                    values[name] = [None]
+                    missing.add(name)
             elif config is not None or name in hidden:
                 values[name] = [value]
+        constants_only = sources is None
         offered = {
-            "PROMPT": {} if constants_only else self.graph,
-            "DYNPROMPT": None,
+            "PROMPT": {} if constants_only else self.prompt,
+            "DYNPROMPT": None if constants_only else self.graph,
             "EXTRA_PNGINFO": None if constants_only else self.extra_data.get("extra_pnginfo"),
             "UNIQUE_ID": node_id,
             "AUTH_TOKEN_COMFY_ORG": self.extra_data.get(SECRETS[0]),
             "API_KEY_COMFY_ORG": self.extra_data.get(SECRETS[1]),
         }
         values |= {name: [offered[kind]] for name, kind in hidden.items() if kind in offered}
-        return values
+        return values, missing
+
+    def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
+        """The lazy inputs that a node asks for, having seen the others."""
+        check = getattr(node, "check_lazy_status", None)
+        names: list[Any] = []
+        if check is None:
+            return []
+        for arguments in _slices(inputs, node):
+            self.executor.check_interrupted()
+            if not any(map(_block_in, arguments.values())):
+                asked = _called(check, arguments)
+                names += asked if isinstance(asked, list) else []
+        found = [name for name in dict.fromkeys(names) if isinstance(name, str)]
+        return [name for name in found if name not in inputs or name in missing]
 
     def call(
         self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
-    ) -> tuple[dict[str, Any], list[Any]]:
-        """What a node shows, and its outputs: for each slot the values of all calls."""
-        results: list[Any] = []
+    ) -> tuple[dict[str, Any], list[_Result]]:
+        """What a node shows, and what each call gave."""
+        results: list[_Result] = []
         shown: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
             self.executor.check_interrupted()
@@ -649,21 +882,37 @@ class _Run:
                 returned: Any = self._blocked(block, executed)
             else:
                 returned = _called(getattr(node, node.FUNCTION), arguments)
+            expansion = None
             if isinstance(returned, dict):
-                if "expand" in returned:
-                    raise NotImplementedError("the embedded server does not expand nodes")
                 if "ui" in returned:
                     shown.append(returned["ui"])
-                if "result" not in returned:
+                if "expand" not in returned and "result" not in returned:
                     continue
-                returned = returned["result"]
+                expansion, returned = returned.get("expand"), returned.get("result")
             if isinstance(returned, ExecutionBlocker):
                 returned = (returned,) * len(node.RETURN_TYPES)
-            results.append(returned)
+            results.append((expansion, returned))
         ui = (
             {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
         )
-        return ui, _merged(results, node) if results else []
+        return ui, results
+
+    def resolved(self, node_id: str) -> list[Any]:
+        """The outputs of a node that expanded into others, which have run."""
+        results = []
+        for expansion, result in self.expanded.pop(node_id):
+            if expansion is not None:
+                values: list[Any] = []
+                for output in result:
+                    if is_link(output):
+                        source = self.cached(output[0])
+                        values += source.outputs[output[1]] if source else ()
+                    else:
+                        values.append(output)
+                result = tuple(values)  # noqa: PLW2901
+            results.append(result)
+        class_type = self.graph.get_node(node_id)["class_type"]
+        return _merged(results, self.executor.nodes.classes[class_type])
 
     def _blocked(self, block: ExecutionBlocker, executed: set[str]) -> ExecutionBlocker:
         if block.message is None:
@@ -671,7 +920,7 @@ class _Run:
         data = {
             "prompt_id": self.prompt_id,
             "node_id": self.node_id,
-            "node_type": self.graph[self.node_id]["class_type"],
+            "node_type": self.graph.get_node(self.node_id)["class_type"],
             "executed": list(executed),
             "exception_message": f"Execution Blocked: {block.message}",
             "exception_type": "ExecutionBlocked",
@@ -683,49 +932,143 @@ class _Run:
         return ExecutionBlocker(None)
 
 
+class _Keys:
+    """Keys of nodes: equal ones have equal outputs.
+
+    Made of class, inputs, ``IS_CHANGED``, and the same of all nodes that it takes from.
+    Two equal sources are not one: whether inputs come from the same node counts, too.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._known: dict[str, str] = {}
+
+    def of(self, node_id: str) -> str:
+        """The key of a node."""
+        chain = {node_id: None}  # each has the next for its only source
+        while node_id not in self._known:
+            sources = list(dict.fromkeys(self._sources(node_id)))
+            if len(sources) != 1 or sources[0] in chain:
+                break
+            [node_id] = sources
+            chain[node_id] = None
+        *users, base = chain
+        if base not in self._known:
+            self._known[base] = self._with_all_sources(base)
+        key = self._known[base]
+        for user, source in zip(reversed(users), [base, *reversed(users)], strict=False):
+            key = self._known[user] = _digest([self._of_itself(user, {source: 0}), key])
+        return key
+
+    def _with_all_sources(self, node_id: str) -> str:
+        order: dict[str, int] = {}
+        waiting = self._sources(node_id)[::-1]
+        while waiting:
+            source = waiting.pop()
+            if source not in order:
+                order[source] = len(order)
+                waiting += self._sources(source)[::-1]
+        return _digest([self._of_itself(one, order) for one in (node_id, *order)])
+
+    def _of_itself(self, node_id: str, order: Mapping[str, int]) -> object:
+        run = self._run
+        if not run.graph.has_node(node_id):
+            return _nothing_like_it()
+        node = run.graph.get_node(node_id)
+        class_type = node["class_type"]
+        hidden = run.executor.nodes.definition(class_type)["input"].get("hidden", {})
+        personal = "UNIQUE_ID" in hidden.values()
+        cls = run.executor.nodes.classes[class_type]
+        personal = personal or bool(getattr(cls, "NOT_IDEMPOTENT", False))
+        inputs = [
+            (name, "link", order[value[0]], _comparable(value[1]))
+            if is_link(value)
+            else (name, _comparable(value))
+            for name, value in sorted(_inputs(node).items())
+        ]
+        changed = _comparable(run.changed(node_id))
+        return [class_type, changed, node_id if personal else None, inputs]
+
+    def _sources(self, node_id: str) -> list[str]:
+        graph = self._run.graph
+        links = sorted(_links(graph, node_id)) if graph.has_node(node_id) else ()
+        return [source for _, source in links]
+
+
 class _Plan:
     """The order of nodes: what is ready, and nearest to an output."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
         self.pending: dict[str, set[str]] = {}  # what each still waits for
-        self._behind: dict[str, list[str]] = {}
+        #: What each may take from: of its lazy inputs only those that it asked for.
+        self.sources: defaultdict[str, set[str]] = defaultdict(set)
+        self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, node_id: str) -> None:
-        """Add a node, and all that it needs and that is not cached."""
+        """Add a node, and all that it surely needs and that is not cached."""
         waiting = [node_id]
+        links = []
         while waiting:
             node_id = waiting.pop()
             if node_id in self.pending:
                 continue
-            graph = self._run.graph
-            needed = [source for source, _ in _links(graph, node_id)]
-            needed = [source for source in needed if not self._run.cached(source)]
-            self.pending[node_id] = set(needed)
-            for source in needed:
-                self._behind.setdefault(source, []).append(node_id)
-            waiting += needed
+            self.pending[node_id] = set()
+            for name, source in _links(self._run.graph, node_id):
+                if not self._run.config(node_id, name).get("lazy"):
+                    if not self._run.cached(source):
+                        waiting.append(source)
+                    links.append((source, node_id))
+        for source, target in links:
+            self.link(source, target)
 
-    def pick(self) -> str | None:
-        """The next node; ``None`` if all wait for each other."""
+    def link(self, source: str, target: str) -> None:
+        """Have one node wait for another."""
+        if not self._run.cached(source):
+            self.add(source)
+            self._behind[source][target] = None
+            self.pending[target].add(source)
+        self.sources[target].add(source)
+
+    def need(self, node_id: str, name: str) -> None:
+        """Have a node wait for one of its lazy inputs."""
+        inputs = _inputs(self._run.graph.get_node(node_id))
+        told = f"Node {node_id} says it needs input {name}, but"
+        if name not in inputs:
+            raise NodeInputError(f"{told} there is no input to that node at all")
+        if not is_link(inputs[name]):
+            raise NodeInputError(f"{told} that value is a constant")
+        self.link(inputs[name][0], node_id)
+
+    def pick(self) -> str:
+        """The next node; fails if all wait for each other."""
         ready = [node_id for node_id, needed in self.pending.items() if not needed]
-        near = [self._behind.get(node_id, []) for node_id in ready]
-        far = [[b for a in nodes for b in self._behind.get(a, [])] for nodes in near]
-        for groups in ([[node_id] for node_id in ready], near, far):
-            for node_id, group in zip(ready, groups, strict=True):
-                if any(map(self._is_output, group)):
-                    return node_id
-        return ready[0] if ready else None
+        if not ready:
+            raise self._cycle()
+        run, behind = self._run, self._behind
+        for node_id in ready:
+            if run.goes_first(node_id):
+                return node_id
+        for node_id in ready:
+            if any(map(run.is_output, behind[node_id])):
+                return node_id
+        for node_id in ready:
+            if any(run.is_output(b) for a in behind[node_id] for b in list(behind[a])):
+                return node_id
+        return ready[0]
+
+    def _cycle(self) -> _Failure:
+        display_id = self._run.graph.get_display_node_id
+        blamed = next(iter(self.pending))
+        # One that is shown in another came by expansion: the others were checked before.
+        blamed = next((display_id(n) for n in self.pending if display_id(n) != n), blamed)
+        return _Failure(blamed, DependencyCycleError("Dependency cycle detected"), [])
 
     def complete(self, node_id: str) -> None:
         """A node has run."""
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)
-
-    def _is_output(self, node_id: str) -> bool:
-        class_type = self._run.graph[node_id]["class_type"]
-        return bool(getattr(self._run.executor.nodes.classes[class_type], "OUTPUT_NODE", False))
 
 
 _here: ContextVar[_Run] = ContextVar("the prompt that runs in this thread")
@@ -747,24 +1090,40 @@ def _inputs(node: Mapping[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _links(graph: Mapping[str, Any], node_id: str) -> list[tuple[str, int]]:
-    values = _inputs(graph[node_id]).values()
-    return [(value[0], value[1]) for value in values if is_link(value) and value[0] in graph]
+def _links(graph: Graph, node_id: str) -> list[tuple[str, str]]:
+    """Name and source of each input that is a link."""
+    inputs = _inputs(graph.get_node(node_id)).items()
+    return [(name, value[0]) for name, value in inputs if is_link(value)]
 
 
-def _hashable(value: Any) -> object:
-    """Equal for equal JSON; what has no equal (NaN, objects) gives something new each time."""
-    try:
-        return json.dumps(value, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError):
-        return object()
+def _comparable(value: Any) -> object:
+    """JSON that is equal for equal values; NaN and objects are like nothing else."""
+    if isinstance(value, dict):
+        return {str(key): _comparable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_comparable(one) for one in value]
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    if isinstance(value, float):
+        return _nothing_like_it() if math.isnan(value) else value
+    return value if value is None or isinstance(value, str | int) else _nothing_like_it()
+
+
+def _nothing_like_it() -> str:
+    return uuid.uuid4().hex
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
     """The arguments of each call: short lists are continued with their last value."""
     if getattr(node, "INPUT_IS_LIST", False):
         return [dict(inputs)]
-    calls = max(map(len, inputs.values()), default=1)
+    calls = max(map(len, inputs.values()), default=0)
+    if not calls:
+        return [{}]
     return [
         {name: values[min(index, len(values) - 1)] for name, values in inputs.items()}
         for index in range(calls)

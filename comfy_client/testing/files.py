@@ -31,26 +31,32 @@ _NOT_SHOWN = frozenset(
 )
 
 
-def add_file_routes(table: web.RouteTableDef, folders: Folders) -> None:
-    """``/upload/image``, ``/upload/mask`` and ``/view``."""
+def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool) -> None:
+    """``/upload/image``, ``/upload/mask`` and ``/view``.
+
+    An `old` server numbers also what it has already, and shows pages as such.
+    """
 
     @table.post("/upload/image")
     async def upload_image(request: web.Request) -> web.Response:
-        return _upload(folders, await request.post(), lambda data, _, path: _write(data, path))
+        def save(data: bytes, post: Any, path: Path) -> None:
+            path.write_bytes(data)
+
+        return _upload(folders, await request.post(), save, reuse=not old)
 
     @table.post("/upload/mask")
     async def upload_mask(request: web.Request) -> web.Response:
         def save(data: bytes, post: Any, path: Path) -> None:
-            _save_masked(folders, json.loads(post.get("original_ref")), data, path)
+            _save_masked(folders, json.loads(post.get("original_ref")), data, path, old=old)
 
-        return _upload(folders, await request.post(), save)
+        return _upload(folders, await request.post(), save, reuse=not old)
 
     @table.get("/view")
     async def view(request: web.Request) -> web.StreamResponse:
         query = request.query
         if "filename" not in query:
             return web.Response(status=404)
-        found = _find(folders, query["filename"], query.get("type", "output"), query)
+        found = _find(folders, query["filename"], query.get("type", "output"), query, old=old)
         if isinstance(found, int):
             return web.Response(status=found)
         if "preview" in query:
@@ -63,6 +69,9 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders) -> None:
             return converted(found, "png", rgb=True)
         if query.get("channel") == "a":
             return converted(found, "png", alpha_only=True)
+        if old:
+            headers = {"Content-Disposition": f'filename="{found.name}"'}
+            return web.FileResponse(found, headers=headers)
         kind = _KINDS.get(found.suffix) or mimetypes.guess_type(found.name)[0] or _BYTES
         if kind in _NOT_SHOWN:
             kind = _BYTES
@@ -87,9 +96,11 @@ def converted(
     return web.Response(body=file.getvalue(), content_type=f"image/{kind}", headers=headers)
 
 
-def _find(folders: Folders, name: str, kind: str, query: Any) -> Path | int:
+def _find(folders: Folders, name: str, kind: str, query: Any, *, old: bool = False) -> Path | int:
     """The file that is meant, or the status that refuses it."""
     name, folder = folders.annotated(name)
+    if old and not name:
+        raise IndexError("string index out of range")
     if not name or name.startswith("/") or ".." in name:
         return 400
     folder = folder or folders.of_type(kind)
@@ -102,7 +113,7 @@ def _find(folders: Folders, name: str, kind: str, query: Any) -> Path | int:
     return path if path.is_file() else 404
 
 
-def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
+def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Response:
     kind = post.get("type", "input")
     root = folders.of_type(kind)
     if root is None:
@@ -125,7 +136,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
     if post.get("overwrite") not in ("true", "1"):
         number = 0
         while path.exists() and not is_known:
-            is_known = path.read_bytes() == data
+            is_known = reuse and path.read_bytes() == data
             if not is_known:
                 number += 1
                 name = f"{stem} ({number}){ending}"
@@ -135,13 +146,11 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
 
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
-
-
-def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
+def _save_masked(
+    folders: Folders, ref: dict[str, Any], mask: bytes, path: Path, *, old: bool
+) -> None:
     """The original with the mask's alpha; without an original nothing, and nobody is told."""
-    found = _find(folders, ref["filename"], ref.get("type", "output"), ref)
+    found = _find(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
     if isinstance(found, int):
         return
     with Image.open(found) as original, Image.open(io.BytesIO(mask)) as alpha:

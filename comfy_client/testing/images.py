@@ -90,15 +90,14 @@ def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Fra
 
     As torch does it, pixel by pixel but for ``bicubic``, which is Pillow's.
     """
-    size = (width, height)
-    if 0 in size:
-        old = frame.size
+    if crop == "center":
+        frame = _cropped_to(frame, width / height)
+    size, old = (width, height), frame.size
+    if 0 in size + old:
         raise RuntimeError(
             "Input and output sizes should be greater than 0, but got "
             f"input (H: {old[1]}, W: {old[0]}) output (H: {height}, W: {width})"
         )
-    if crop == "center":
-        frame = _cropped_to(frame, width / height)
     if method == "lanczos":  # which ComfyUI leaves to Pillow, too
         return Frame.of(frame.to_image().resize(size, Image.Resampling.LANCZOS))
     return Frame(tuple(_resized(channel, size, method) for channel in frame.channels))

@@ -17,7 +17,8 @@ A node is a class after ComfyUI's V1 conventions::
 
 An ``IMAGE`` comes as :class:`~comfy_client.testing.images.Pictures`.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
-hidden inputs and coroutines work as there; expansion into other nodes and lazy inputs do not.
+hidden inputs, coroutines (one after the other), expansion into other nodes and lazy inputs work
+as there.
 """
 
 from __future__ import annotations
@@ -33,20 +34,29 @@ from ..workflow.validate import Check
 from ._builtin import CLASSES, Simulated
 from .folders import Folders
 
+_LATER = ("input_order", "python_module")  # than March 2024
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
 
 class Nodes:
     """The node classes of one server, and their definitions."""
 
-    def __init__(self, folders: Folders, settings: Mapping[str, Any]) -> None:
-        shipped = files(__package__).joinpath("definitions.json").read_text(encoding="utf-8")
+    def __init__(self, folders: Folders, settings: Mapping[str, Any], *, old: bool) -> None:
+        name = "definitions_2024-03.json" if old else "definitions.json"
+        shipped = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        self._old = old
         self._definitions: dict[str, Any] = json.loads(shipped)
         self._folders = folders
+        #: As the command line would have it.
+        self.argv = ["main.py", "--cpu"]
+        if settings.get("previews"):
+            self.argv += ["--preview-method", "auto"]
         bound = {"folders": folders, **settings}
         self.classes: dict[str, Any] = {
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }
+        if old:  # there it is no class method, and fails, which counts as a change
+            self.classes["SaveImageWebsocket"].IS_CHANGED = None
         for name, cls in self.classes.items():
             cls.OUTPUT_NODE = self._definitions[name]["output_node"]
             cls.RETURN_TYPES = self._definitions[name]["output"]
@@ -62,7 +72,8 @@ class Nodes:
         """What ``GET /object_info`` says about one class."""
         shipped: dict[str, Any] | None = self._definitions.get(name)
         if shipped is None:
-            return definition_of(name, self.classes[name])
+            definition = definition_of(name, self.classes[name])
+            return {k: definition[k] for k in definition if not (self._old and k in _LATER)}
         choices = self._choices(name)
         if choices is None:
             return shipped
@@ -88,7 +99,7 @@ class Nodes:
     def _choices(self, name: str) -> list[str] | None:
         """The files that a loader offers."""
         if name in ("LoadImage", "LoadImageMask"):
-            return self._folders.inputs(images=name == "LoadImage")
+            return self._folders.inputs(images=name == "LoadImage" and not self._old)
         return (
             self._folders.model_names("checkpoints") if name == "CheckpointLoaderSimple" else None
         )

@@ -17,14 +17,16 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from ..workflow.validate import no_prompt, validate
+from ..workflow.validate import Verdict, no_prompt, validate
 from .execution import SECRETS
 from .files import add_file_routes, converted
 from .folders import is_image, safetensors_header
 from .jobs import add_job_routes, is_uuid
+from .traffic import Link, made, more_headers
 from .userdata import Users, add_user_routes
 
 if TYPE_CHECKING:
+    from .script import Stage
     from .server import Core
 
 _INVALID_ID = {
@@ -38,8 +40,22 @@ _INVALID_ID = {
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.45.2"}
+_VERSIONS = {"2024-03": "", "0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.45.2"}
 _MEMORY = 16 * 2**30  # bytes that the simulated device says it has
+
+
+# What a server of March 2024 has; nothing below /api.
+_MARCH = {
+    *(("GET", path) for path in ("/ws", "/", "/embeddings", "/extensions", "/view", "/prompt")),
+    *(("GET", path) for path in ("/view_metadata/{kind}", "/system_stats", "/object_info")),
+    *(("GET", path) for path in ("/object_info/{name}", "/history", "/history/{prompt_id}")),
+    *(("GET", path) for path in ("/queue", "/users", "/settings", "/settings/{id}")),
+    *(("POST", path) for path in ("/upload/image", "/upload/mask", "/prompt", "/queue")),
+    *(("POST", path) for path in ("/interrupt", "/free", "/history", "/users", "/settings")),
+    ("POST", "/settings/{id}"),
+    ("GET", "/userdata/{file}"),
+    ("POST", "/userdata/{file}"),
+}
 
 
 def application(core: Core) -> web.Application:
@@ -48,9 +64,16 @@ def application(core: Core) -> web.Application:
     _add_prompt_routes(table, core)
     _add_catalogue_routes(table, core)
     _add_system_routes(table, core)
-    add_file_routes(table, core.folders)
-    add_user_routes(table, Users(core.folders.user, multi=core.multi_user))
+    add_file_routes(table, core.folders, old=core.is_oldest)
+    users = Users(core.folders.user, multi=core.multi_user, old=core.is_oldest)
+    add_user_routes(table, users)
     table.get("/ws")(_socket_handler(core))
+    if core.is_oldest:
+        app = web.Application(client_max_size=core.max_upload_size, middlewares=[_no_cache])
+        routes = [route for route in table if isinstance(route, web.RouteDef)]
+        app.add_routes([route for route in routes if (route.method, route.path) in _MARCH])
+        app.router.add_static("/", core.folders.web)
+        return app
     app = web.Application(
         client_max_size=core.max_upload_size, middlewares=[_cache_control, _origin]
     )
@@ -85,6 +108,14 @@ async def _cache_control(request: web.Request, handler: Handler) -> web.StreamRe
         response.headers.setdefault("Cache-Control", "public, max-age=86400")
     elif path.endswith(_PICTURES) and response.status == 404:
         response.headers.setdefault("Cache-Control", "public, max-age=3600")
+    return response
+
+
+@web.middleware
+async def _no_cache(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    if request.path.endswith((".js", ".css")):
+        response.headers.setdefault("Cache-Control", "no-cache")
     return response
 
 
@@ -133,20 +164,26 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.post("/prompt")
     async def post_prompt(request: web.Request) -> web.Response:
         core.log("got prompt")
-        body = await _object(request, "number", "prompt")
-        if "number" in body:
-            number: float = float(body["number"])
+        read = await request.json()
+        if "number" in read:
+            number: float = float(read["number"])
         else:
-            number = core.take_number()
-            number = -number if body.get("front") else number
-        prompt_id = body.get("prompt_id", str(uuid.uuid4()))
+            number = core.take_number()  # also for what is refused
+        body = _object(read, "front", "prompt")
+        if "number" not in body and body.get("front"):
+            number = -number
+        prompt_id = str(uuid.uuid4())
+        if not core.is_oldest:
+            prompt_id = body.get("prompt_id", prompt_id)
         if core.is_newest:
             prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
             if not is_uuid(prompt_id):
                 return web.json_response(_INVALID_ID, status=400)
         prompt_id = str(prompt_id)  # older servers take anything, and null for a name
         if "prompt" not in body:
-            verdict = no_prompt()
+            verdict = no_prompt(core.version)
+        elif core.stage.faults.active("script"):  # played, and not looked at
+            verdict = Verdict(True, None, {}, [], body["prompt"])
         else:
             verdict = validate(
                 body["prompt"],
@@ -157,15 +194,19 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
             )
         if verdict.crash is not None:
             raise RuntimeError(verdict.crash)
+        extra_data = body.get("extra_data", {})
+        if "client_id" in body and "prompt" in body:
+            extra_data["client_id"] = body["client_id"]
         if not verdict.ok:
             core.log(f"invalid prompt: {verdict.error}")
             answer = {"error": verdict.error, "node_errors": verdict.node_errors}
             return web.json_response(answer, status=400)
-        extra_data = body.get("extra_data", {})
-        if "client_id" in body:
-            extra_data["client_id"] = body["client_id"]
-        secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
-        extra_data["create_time"] = int(time.time() * 1000)
+        secrets = {}
+        if core.is_oldest:
+            extra_data = dict(extra_data)  # what is none would have ended its worker for good
+        else:
+            secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
+            extra_data["create_time"] = int(time.time() * 1000)
         outputs = verdict.outputs_to_execute
         queue.put((number, prompt_id, verdict.graph, extra_data, outputs, secrets))
         return web.json_response(
@@ -178,7 +219,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
 
     @table.post("/queue")
     async def post_queue(request: web.Request) -> web.Response:
-        body = await _object(request, "clear", "delete")
+        body = _object(await request.json(), "clear", "delete")
         if body.get("clear"):
             queue.clear()
         if "delete" in body:
@@ -189,7 +230,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.post("/interrupt")
     async def post_interrupt(request: web.Request) -> web.Response:
         try:
-            body = await request.json()
+            body = {} if core.is_oldest else await request.json()
         except json.JSONDecodeError:
             body = {}
         prompt_id = body.get("prompt_id")
@@ -209,6 +250,8 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.get("/history")
     async def get_history(request: web.Request) -> web.Response:
         limit, offset = request.query.get("max_items"), request.query.get("offset")
+        if core.is_oldest:
+            offset = None
         found = queue.history(
             None if limit is None else int(limit), -1 if offset is None else int(offset)
         )
@@ -220,7 +263,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
 
     @table.post("/history")
     async def post_history(request: web.Request) -> web.Response:
-        body = await _object(request, "clear", "delete")
+        body = _object(await request.json(), "clear", "delete")
         if body.get("clear"):
             queue.forget()
         if "delete" in body:
@@ -229,9 +272,8 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
         return web.Response()
 
 
-async def _object(request: web.Request, *keys: str) -> dict[str, Any]:
-    """The body.  As on the server, a list or a text without the keys is as good as nothing."""
-    body = await request.json()
+def _object(body: Any, *keys: str) -> dict[str, Any]:
+    """A body.  As on the server, a list or a text without the keys is as good as nothing."""
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):
@@ -369,11 +411,14 @@ def _add_system_routes(table: web.RouteTableDef, core: Core) -> None:
             "python_version": sys.version,
             "pytorch_version": "simulated by comfy_client.testing",
             "embedded_python": False,
-            "argv": ["main.py", "--cpu"],
+            "argv": core.nodes.argv,
         }
         names = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
         memory = dict.fromkeys(names, _MEMORY)
         device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
+        if core.is_oldest:
+            known = ("os", "python_version", "embedded_python")
+            system = {name: system[name] for name in known}
         return web.json_response({"system": system, "devices": [{**device, **memory}]})
 
 
@@ -418,33 +463,50 @@ def _internal_routes(core: Core) -> web.RouteTableDef:
 
 def _socket_handler(core: Core) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        ws = web.WebSocketResponse()
+        stage = core.stage
+        ws = web.WebSocketResponse(autoping=False)
+        ws.headers.update(more_headers.get())
         await ws.prepare(request)
         client_id = request.query.get("clientId") or uuid.uuid4().hex
-        with core.connected(client_id, ws, request.transport):
+        link = Link(client_id, ws, request.transport)
+        async with core.connected(link):
             greeting = {"status": core.queue_info(), "sid": client_id}
-            await core.deliver("status", greeting, client_id)
+            stage._keep(stage.hellos, client_id)
+            await link.send(made("status", greeting), stage.faults)
+            core.greeted(client_id)
             executor = core.executor
             if executor.client_id == client_id and executor.node_id is not None:
                 await core.deliver("executing", {"node": executor.node_id}, client_id)
             is_first = True
             async for message in ws:
-                if message.type is aiohttp.WSMsgType.TEXT:
-                    is_first = is_first and not await _hello(core, client_id, message.data)
+                if message.type is aiohttp.WSMsgType.PING:
+                    stage._count("pings")
+                    if not stage.faults.active("swallow_pings"):
+                        await link.pong(message.data)
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    said = _decoded(stage, message.data, is_first)
+                    if is_first and said is not None:
+                        is_first = False
+                        await _hello(core, client_id, said)
         return ws
 
     return handler
 
 
-async def _hello(core: Core, client_id: str, text: str) -> bool:
-    """Take a client's message; whether it counts as its first one."""
+def _decoded(stage: Stage, text: str, is_first: bool) -> dict[str, Any] | None:
+    """What a client says, if that is an object; kept either way."""
     try:
         data = json.loads(text)
     except ValueError:
-        return False
-    if not isinstance(data, dict):
-        return False
-    if data.get("type") == "feature_flags":
+        return None
+    if is_first:
+        stage._keep(stage.first_messages, data)
+    stage._keep(stage.messages, data)
+    return data if isinstance(data, dict) else None
+
+
+async def _hello(core: Core, client_id: str, data: dict[str, Any]) -> None:
+    """Take a client's first message."""
+    if data.get("type") == "feature_flags" and not core.is_oldest:
         core.set_flags(client_id, data.get("data", {}))
         await core.deliver("feature_flags", core.features, client_id)
-    return True

@@ -8,40 +8,47 @@ import binascii
 import contextlib
 import hmac
 import itertools
-import json
 import logging
+import os
 import shutil
 import socket
 import ssl
-import struct
 import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import datetime
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import aiohttp
 from aiohttp import web
 
-from .execution import Executor, Queue
+from .execution import Executor, Item, Queue
+from .faults import Fault, intruder, name_of, watch
 from .folders import Folders
+from .march import MarchExecutor
 from .nodes import Nodes, definition_of
+from .replay import Player
 from .routes import application
+from .script import Stage, play
+from .traffic import Answer, Link, Ran, Request, exchange, hang_up, made
 
 #: Which ComfyUI a server is like.
-Version = Literal["0.3.75", "0.8", "new"]
+Version = Literal["2024-03", "0.3.75", "0.8", "new"]
 
 _LOG_LINES = 300
 _PATIENCE = 10.0  # seconds that a node gets to notice that the server stops
 
 _Class = TypeVar("_Class", bound=type)
+_T = TypeVar("_T")
 _Tls = ssl.SSLContext | tuple[str | Path, str | Path]
 
 
-class ComfyServer:
+class ComfyServer(Stage):
     """A ComfyUI in threads of this process; ``with`` starts and stops it::
 
         with ComfyServer() as server, ComfyApi(server.url) as api:
@@ -50,6 +57,9 @@ class ComfyServer:
     It speaks HTTP and WebSocket as ComfyUI does and executes workflows of the nodes
     that ``GET /object_info`` lists (see :mod:`comfy_client.testing.nodes`).  The sampler
     and what belongs to it are simulated: pictures are drawn from seed and prompt, and say so.
+
+    It can misbehave, :attr:`faults`, and be scripted and looked at: see
+    :class:`~comfy_client.testing.Faults` and :mod:`comfy_client.testing.script`.
 
     Its files lie in a temporary folder, ``root``, laid out as ComfyUI's: put pictures into
     ``root / "input"``, and any file into ``root / "models/checkpoints"`` to have a checkpoint
@@ -66,11 +76,16 @@ class ComfyServer:
         previews: Whether the sampler sends them; as ``--preview-method``.
         max_upload_size: Bytes that a request may bring; larger ones get a 413.
         step_seconds: How long the simulated sampler takes for a step.
-        version: ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
-            ``extra_data``, and checks the choices of ``COMBO`` inputs.  ``"new"`` is like the
-            newest sources of 2026: a ``prompt_id`` must be a UUID, jobs can be cancelled,
-            other words for unknown classes and for circles, outputs of cached runs in
-            history for everybody, and no requests from other sites.
+        version: ``"2024-03"`` is like one of March 2024: nothing below ``/api``, prompts get
+            an id of the server's, ``execution_success``, ``progress_state``, ``display_node``,
+            times in history and ``executed`` of what is cached are missing, as are logs,
+            models, features, ``partial_execution_targets``, lists and deletion of user data,
+            and interrupting by id; an unknown class is answered 500, and nodes neither expand
+            nor have lazy inputs.  ``"0.8"`` has the jobs API (``/api/jobs``), takes
+            ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs.
+            ``"new"`` is like the newest sources of 2026: a ``prompt_id`` must be a UUID, jobs can
+            be cancelled, other words for unknown classes and for circles, outputs of cached runs
+            in history for everybody, and no requests from other sites.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, an
@@ -95,6 +110,7 @@ class ComfyServer:
             raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
+        super().__init__(prefix)
         #: Which ComfyUI it is like.
         self.version: Version = version
         self._address = (host, port)
@@ -108,17 +124,20 @@ class ComfyServer:
         self._added: dict[str, type] = {}
         self._core: Core | None = None
         self._port = port
+        self._reserved: socket.socket | None = None
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> ComfyServer:
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.stop()
+        if kind is None and self.errors:
+            raise self.errors[0]
 
     def __repr__(self) -> str:
-        where = self.url if self._core else "stopped"
+        where = self.url if self._core or self._reserved else "stopped"
         return f"<ComfyServer {where}>"
 
     @property
@@ -130,8 +149,9 @@ class ComfyServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; RuntimeError if it does not run."""
-        self._running()
+        """The port that it listens on, or last did; RuntimeError if it never ran."""
+        if not self._port:
+            self._running()
         return self._port
 
     @property
@@ -158,8 +178,40 @@ class ComfyServer:
             self._core.nodes.add(name, cls)
         return cls
 
+    @classmethod
+    def replay(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        pace: float = 0.0,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        tls: _Tls | None = None,
+        prefix: str = "",
+    ) -> ComfyServer:
+        """A server that says again what is in a recording, to a client that does the same again.
+
+        It executes nothing.  See :mod:`comfy_client.testing.replay` for what is answered how.
+        ``server.on`` and ``server.faults`` come before it, and ``faults.clear()`` ends it.
+
+        Args:
+            path: A file of ``ComfyApi(record=...)``.
+            pace: How much to keep of the recorded pauses: 0 for none, 1 for all.
+            port: As for any server; so are ``host``, ``tls`` and ``prefix``.
+
+        Raises:
+            ValueError: This is no recording; the message names the line.
+            OSError: The file cannot be read.
+        """
+        player = Player(path, pace)
+        server = cls(port, host=host, tls=tls, prefix=prefix)
+        player.join(server)
+        return server
+
     def start(self) -> ComfyServer:
         """Listen, and return at once; prompts run from now on.
+
+        After :meth:`kill` on the same port.
 
         Raises:
             OSError: The address cannot be listened on, since it is in use or not ours.
@@ -167,10 +219,11 @@ class ComfyServer:
         """
         if self._core:
             raise RuntimeError(f"already running at {self.url}")
-        return self._start(self._address[1])
+        return self._start(self._address[1] if self._reserved is None else self._port)
 
     def _start(self, port: int) -> ComfyServer:
         listener = _listen(self._address[0], port)
+        self._release()
         try:
             core, app = self._built()
         except BaseException:
@@ -199,7 +252,7 @@ class ComfyServer:
             self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
         folders = Folders(self._root)
         settings = {"previews": self._previews, "step_seconds": self._step_seconds}
-        nodes = Nodes(folders, settings)
+        nodes = Nodes(folders, settings, old=self.version == "2024-03")
         for name, cls in self._added.items():
             nodes.add(name, cls)
         core = Core(
@@ -208,10 +261,12 @@ class ComfyServer:
             self._max_upload_size,
             multi_user=self._multi_user,
             version=self.version,
+            stage=self,
         )
         app = _below(self._prefix, application(core), self._max_upload_size)
         if self._credentials is not None:
             app.middlewares.append(_guard(self._credentials))
+        app.middlewares.insert(0, watch(core))
         return core, app
 
     def stop(self) -> None:
@@ -220,23 +275,50 @@ class ComfyServer:
         A node that runs gets 10 seconds to notice.
         """
         self._halt()
+        self._release()
         root, self._root = self._root, None
         if root is not None:
             shutil.rmtree(root, ignore_errors=True)
 
     def restart(self) -> None:
         """Stop and start it on the same port: queue and history are lost, files are kept."""
-        port = self.port
-        self._halt()
-        self._start(port)
+        if self._reserved is None:
+            self._running()
+            self._reserve()
+            self._halt()
+        self._start(self._port)
 
-    def _halt(self) -> None:
+    def kill(self) -> None:
+        """Let it die: all connections are reset, answers cut; :meth:`start` brings it back.
+
+        Queue and history are lost, files are kept, and so is the port: who dials it meanwhile
+        is refused.
+        """
+        self._running()
+        self._reserve()
+        self._halt(reset=True)
+
+    def _reserve(self) -> None:
+        """Bound, and not listening: nobody else gets the port, and dials are refused."""
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved = reserved
+
+    def _release(self) -> None:
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            reserved.close()
+
+    def _halt(self, *, reset: bool = False) -> None:
         core, self._core = self._core, None
         if core is None:
             return
-        core.stop()
+        core.stop(reset=reset)
         for thread in self._threads:
             thread.join(_PATIENCE)
+        if self._reserved is not None:
+            self._reserved.bind((self._address[0], self._port))
         shutil.rmtree(core.folders.root / "temp", ignore_errors=True)
 
     def _running(self) -> Core:
@@ -248,7 +330,8 @@ class ComfyServer:
 class Core:
     """What the routes of one server share; the executor's outlet.
 
-    All but :meth:`send`, :meth:`log` and :meth:`stop` are for the server's own thread.
+    All but :meth:`send`, :meth:`log`, :meth:`stop` and what is below "for other threads" are for
+    the server's own thread.
     """
 
     def __init__(
@@ -259,9 +342,13 @@ class Core:
         *,
         multi_user: bool,
         version: Version,
+        stage: Stage,
     ) -> None:
+        #: What tests look at, and its faults.
+        self.stage = stage
         self.version: Version = version
-        self.is_newer = version != "0.3.75"
+        self.is_oldest = version == "2024-03"
+        self.is_newer = version in ("0.8", "new")
         self.is_newest = version == "new"
         self.folders = folders
         self.nodes = nodes
@@ -274,7 +361,7 @@ class Core:
         if self.is_newer:
             self.features["extension"] = {"manager": {"supports_v4": True}}
         self.queue = Queue(self._queue_changed)
-        self.executor = Executor(
+        self.executor = (MarchExecutor if self.is_oldest else Executor)(
             nodes,
             self.queue,
             self,
@@ -282,10 +369,18 @@ class Core:
             tells_cached=self.is_newest,
         )
         self._numbers = itertools.count()
-        self._sockets: dict[str, web.WebSocketResponse] = {}
+        self.executor.director = self
+        self._table: dict[str, Link] = {}  # by client id: who gets messages
+        self._links: list[Link] = []  # all that are open
         self._flags: dict[str, Any] = {}
-        self._transports: set[asyncio.Transport] = set()
-        self._messages: asyncio.Queue[tuple[str | int, Any, str | None]] = asyncio.Queue()
+        self._messages: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._server: web.Server | None = None
+        self._private: dict[asyncio.BaseTransport, list[Fault]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._frozen: set[threading.Event] = set()
+        self._lost: set[str] = set()  # prompts of which nothing more is to be heard
+        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers that have yet to notice
+        self._reset = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end = asyncio.Event()
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
@@ -307,9 +402,13 @@ class Core:
         logger.addHandler(_LogHandler(self))
         runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=1.0)
         publishing = asyncio.create_task(self._publish())
+        listening = None
         try:
             await runner.setup()
-            await web.SockSite(runner, listener, ssl_context=tls).start()
+            self._server = runner.server
+            listening = await self._loop.create_server(
+                self._accept, sock=listener, ssl=tls, backlog=128
+            )
             self.log("Starting server\n")
             started.set_result(None)
             await self._end.wait()
@@ -318,15 +417,36 @@ class Core:
                 started.set_exception(exc)
             raise
         finally:
-            for transport in self._transports:
-                transport.close()
+            if listening is not None:
+                listening.close()
+            for task in self._tasks:
+                task.cancel()
+            for transport in self._transports():
+                hang_up(transport, reset=self._reset)
             await runner.cleanup()
             publishing.cancel()
             listener.close()
 
-    def stop(self) -> None:
-        """From any thread."""
+    def _accept(self) -> asyncio.Protocol:
+        """For a new connection."""
+        assert self._server is not None  # noqa: S101  for the type checker
+        self.stage._count("connections")
+        return self._server()
+
+    def _transports(self) -> list[asyncio.Transport]:
+        found = [one.transport for one in self._server.connections] if self._server else []
+        return [
+            transport
+            for transport in found
+            if isinstance(transport, asyncio.Transport) and transport not in self._private
+        ]
+
+    def stop(self, *, reset: bool = False) -> None:
+        """From any thread; with resets for connections, if wanted."""
+        self._reset = reset
         self.queue.close()
+        for frozen in list(self._frozen):
+            frozen.set()
         self._soon(self._end.set)
 
     def _soon(self, callback: Callable[..., object], *args: Any) -> None:
@@ -350,24 +470,38 @@ class Core:
 
     # -- sockets ------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def connected(
-        self, client_id: str, ws: web.WebSocketResponse, transport: asyncio.Transport | None
-    ) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def connected(self, link: Link) -> AsyncIterator[None]:
         """The life of one socket; a newer one of the same id takes its place."""
-        self._sockets.pop(client_id, None)
-        self._sockets[client_id] = ws
+        client_id = link.client_id
+        self._table.pop(client_id, None)
+        self._table[client_id] = link
         self._flags[client_id] = {}
-        if transport is not None:
-            self._transports.add(transport)
+        self._links.append(link)
         try:
             yield
         finally:
+            self._links.remove(link)
+            await self._until_dialled_again(client_id)
             # Whichever socket of the id ends, the id is gone: ComfyUI's own trap.
-            self._sockets.pop(client_id, None)
+            self._table.pop(client_id, None)
             self._flags.pop(client_id, None)
-            if transport is not None:
-                self._transports.discard(transport)
+
+    async def _until_dialled_again(self, client_id: str) -> None:
+        dialled = asyncio.Event()
+        waiting = self._stale.setdefault(client_id, [])
+        waiting.append(dialled)
+        while self.stage.faults.active("stale_handlers") and not dialled.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(dialled.wait(), 0.02)
+        if not dialled.is_set():
+            waiting.remove(dialled)
+
+    def greeted(self, client_id: str) -> None:
+        """A socket is in use: now the stale handlers of its id wake up, and forget the id."""
+        for dialled in self._stale.pop(client_id, ()):
+            dialled.set()
+            self._table.pop(client_id, None)
 
     def set_flags(self, client_id: str, flags: Any) -> None:
         """What a client says that it can do."""
@@ -380,28 +514,222 @@ class Core:
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
         """Queue a message, from any thread; to all clients without a `client_id`."""
-        self._soon(self._messages.put_nowait, (event, data, client_id))
+        self._later(partial(self.deliver, event, data, client_id))
+
+    def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
+        self._soon(self._messages.put_nowait, sending)
 
     async def _publish(self) -> None:
         while True:
-            await self.deliver(*await self._messages.get())
+            sending = await self._messages.get()
+            await sending()
 
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
         """Send now; who is not connected misses it."""
-        if client_id is None:
-            sockets = list(self._sockets.values())
-        else:
-            sockets = [self._sockets[client_id]] if client_id in self._sockets else []
-        if not sockets:
+        if self.queue.closed:
+            return  # a process that ends says nothing of the prompt that ran
+        if isinstance(data, dict) and data.get("prompt_id") in self._lost:
             return
-        if isinstance(event, int):
-            frame = struct.pack(">I", event) + data
-            for ws in sockets:
-                await _unless_gone(ws.send_bytes(frame))
+        if self._is_kept_back(event, data, client_id):
+            return
+        links = self._hearing(client_id)
+        if not links:
+            return
+        faults = self.stage.faults
+        for fault in faults.active("junk", "foreign_traffic"):
+            extra = intruder(fault)
+            fault.hits += 1
+            for link in links:
+                if isinstance(extra, bytes):
+                    link.write(extra)
+                else:
+                    await link.send(extra, faults)
+        message = made(event, data)
+        for link in links:
+            await link.send(message, faults)
+
+    def _hearing(self, client_id: str | None) -> list[Link]:
+        if client_id is None:
+            links = list(self._table.values())
         else:
-            text = json.dumps({"type": event, "data": data})
-            for ws in sockets:
-                await _unless_gone(ws.send_str(text))
+            links = [self._table[client_id]] if client_id in self._table else []
+        return [link for link in links if link.hears]
+
+    def _is_kept_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
+        for fault in self.stage.faults.active("lose", "withhold"):
+            if fault.name == "lose":
+                patterns, kept = fault._settings, None
+            else:
+                patterns, kept = fault._settings
+            if any(fnmatchcase(name_of(event, data), pattern) for pattern in patterns):
+                fault.hits += 1
+                if kept is not None:
+                    kept.append((event, data, client_id))
+                return True
+        return False
+
+    # -- requests -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def handling(self) -> Iterator[None]:
+        """Around each request: what is still at it when the server stops is cancelled."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  for the type checker
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    async def loopback(self, request: Request) -> Answer:
+        """The answer to a request over a connection of our own, which no test sees.
+
+        Only the faults that the request has yet to meet are in its way.
+        """
+        assert self._server is not None  # noqa: S101  for the type checker
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(self._server, theirs)
+        self._private[transport] = list(request.rest)
+        try:
+            return await exchange(ours, request)
+        finally:
+            del self._private[transport]
+
+    def private(self, request: web.Request) -> list[Fault] | None:
+        """The faults for a request that came over a connection of our own; else ``None``."""
+        transport = request.transport
+        return None if transport is None else self._private.get(transport)
+
+    # -- for other threads --------------------------------------------------------------
+
+    @property
+    def links(self) -> list[Link]:
+        """The sockets that are open."""
+        return list(self._links)
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._transports())
+
+    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run it in the server's thread; RuntimeError if the server stops meanwhile."""
+        if self._loop is None or self._loop.is_closed() or self._frozen:
+            coroutine.close()
+            raise RuntimeError("the server is frozen" if self._frozen else "the server has stopped")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while True:
+            try:
+                return future.result(0.1)
+            except TimeoutError:
+                if self.queue.closed:
+                    raise RuntimeError("the server has stopped") from None
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call it in the server's thread, and wait."""
+
+        async def calling() -> None:
+            function(*args)
+
+        self.wait(calling())
+
+    def flush(self) -> None:
+        """Wait until all messages so far have been sent."""
+        if self._frozen:
+            return
+        done = Future[None]()
+
+        async def sent() -> None:
+            done.set_result(None)
+
+        self._later(sent)
+        while not (done.done() or self.queue.closed or self._frozen):
+            with contextlib.suppress(TimeoutError):
+                done.result(0.1)
+
+    def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
+        """Send bytes as they are behind all messages so far; to the deaf only if `everybody`."""
+
+        async def write() -> None:
+            for link in self._links if everybody else self._hearing(to):
+                link.write(data)
+
+        self._later(write)
+        self.flush()
+
+    def freeze(self) -> Callable[[], None]:
+        """Stop the server's thread; returns what lets it go on."""
+        thaw, frozen = threading.Event(), threading.Event()
+
+        def sleep() -> None:
+            frozen.set()
+            thaw.wait()
+
+        self._soon(sleep)
+        frozen.wait(_PATIENCE)
+        self._frozen.add(thaw)
+
+        def wake() -> None:
+            self._frozen.discard(thaw)
+            thaw.set()
+
+        return wake
+
+    def lose_queue(self) -> None:
+        """Nothing waits or runs any more, and nobody hears of it."""
+        running = self.queue.lose()
+        if running is not None:
+            self._lost.add(running)
+            self.executor.interrupt()
+
+    # -- for the worker -----------------------------------------------------------------
+
+    def plays(self, item: Item) -> bool:
+        """Whether a prompt was for a script, which then has played it."""
+        prompt_id, extra_data = item[1], item[3]
+        if prompt_id in self._lost:  # and was sent again
+            self.flush()
+            self._lost.discard(prompt_id)
+        ran = Ran(prompt_id, extra_data.get("client_id"), extra_data)
+        self.stage._keep(self.stage.ran, ran)
+        if not self.stage.faults.active("script"):
+            return False
+        try:
+            play(self.stage, self, prompt_id, ran.client_id)
+        except Exception as exc:  # noqa: BLE001  told at the end of the server
+            if not self.queue.closed:  # a step of a server that stops has nothing to say
+                self.stage._keep(self.stage.errors, exc)
+        entry = self.queue.entry(prompt_id).get(prompt_id, {})
+        self.ended(prompt_id, entry.get("status", {}).get("status_str"))
+        return True
+
+    def before_step(self) -> None:
+        """Wait while the worker is to hang."""
+        while self.stage.faults.active("hang_worker") and not self.queue.closed:
+            time.sleep(0.005)
+
+    def before_history(self) -> None:
+        """Wait while history is to come late."""
+        start = time.monotonic()
+        self.before_step()
+        while not self.queue.closed:
+            late = self.stage.faults.active("late_history")
+            seconds = late[0]._settings if late else 0
+            if seconds is not None and time.monotonic() >= start + seconds:
+                return
+            time.sleep(0.005)
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether prompts that end are to be remembered."""
+        return not self.stage.faults.active("no_history")
+
+    def ended(self, prompt_id: str, status: str | None) -> None:
+        """A prompt has left the queue."""
+        ran = next((r for r in reversed(self.stage.ran) if r.prompt_id == prompt_id), None)
+        if ran is not None and prompt_id not in self._lost:
+            ran.status = status
 
     # -- log ----------------------------------------------------------------------------
 
@@ -412,7 +740,7 @@ class Core:
     def _add_to_log(self, text: str) -> None:
         entry = {"t": datetime.now().isoformat(), "m": f"{text.rstrip()}\n"}
         self._log.append(entry)
-        self._log_readers &= self._sockets.keys()
+        self._log_readers &= self._table.keys()
         for client_id in self._log_readers:
             self.send("logs", {"entries": [entry], "size": None}, client_id)
 
@@ -432,11 +760,6 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._core.log(self.format(record))
-
-
-async def _unless_gone(sending: Awaitable[None]) -> None:
-    with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-        await sending
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,8 @@
-"""Prints the table: ``python -m tests.bench [URL] [--quick] [--rivals] [--rst FILE]``."""
+"""Prints a table.
+
+python -m tests.bench [URL] [--quick] [--rivals] [--rst FILE]      how fast it is
+python -m tests.bench faults [CLIENT ...] [--rst FILE]             what happens in faults
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from comfy_client import ComfyApi
 from tests.comfyui import ComfyUI
 
+from . import faults
 from .measure import Row, show
 from .rivals import rivals
 from .rows import ROWS, Bench
@@ -22,6 +28,9 @@ PAIRS, QUICK_PAIRS = 300, 30
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["faults"]:
+        faults.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description="How fast comfy_client is beside a bare client, on an idle ComfyUI. "

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import docutils.core
+import docutils.nodes
 import pytest
+from PIL import Image
 
+from . import drivers, faults
 from .__main__ import as_rst, line
 from .measure import Figure, Row
+from .rivals import OURS, RIVALS
 from .rows import ROWS, Bench
 from .servers import running, stub
 
@@ -58,3 +67,121 @@ def test_the_table_says_which_aim_was_missed() -> None:
         False,
         True,
     ]
+
+
+# -- faults, side by side -----------------------------------------------------------------
+
+
+README = Path(__file__).parents[2] / "README.rst"
+
+
+def readme_rows() -> list[tuple[str, dict[str, str]]]:
+    """The rows of the README's tables, as the command has them before it lays them out."""
+    section = README.read_text(encoding="utf-8").split("\nFaults, side by side\n---", 1)[1]
+    section = section.partition("-\n")[2].partition("\n\n\n")[0]
+    found: dict[str, dict[str, str]] = {}
+    for table in docutils.core.publish_doctree(section).findall(docutils.nodes.tgroup):
+        head, *rows = (
+            [" ".join(cell.astext().split()) for cell in row]
+            for row in table.findall(docutils.nodes.row)
+        )
+        for name, *cells in rows:
+            found.setdefault(name, {}).update(zip(head[1:], cells, strict=True))
+    return list(found.items())
+
+
+def test_the_tables_of_faults_are_laid_out_as_the_command_writes_them() -> None:
+    """And every client of the command stands there, or is named as one that cannot be had."""
+    rows = readme_rows()
+    text = README.read_text(encoding="utf-8")
+    assert faults.as_rst([(mark(name), cells) for name, cells in rows]) in text
+    for rival in RIVALS:
+        assert rival.name in dict(rows) or f"{rival.name} cannot be installed" in text
+
+
+def mark(name: str) -> str:
+    """Ours stands out."""
+    return OURS.name if name == OURS.name.strip("*") else name
+
+
+def test_ours_has_every_column_right_in_the_readme() -> None:
+    """As the command found it; the test below tries it."""
+    ours = dict(readme_rows())[OURS.name.strip("*")]
+    assert list(ours) == list(faults.CAPS)
+    assert [cell for cell in ours.values() if "ok" not in cell.split(",")[0].split()] == []
+
+
+def test_a_verdict_goes_by_what_the_server_made(tmp_path: Path) -> None:
+    """Other bytes of the same picture will do; another picture, or none, will not."""
+    (tmp_path / "output").mkdir()
+    graph = faults.picture_of()
+    stage = faults.Stage(OURS, "cut", SimpleNamespace(root=tmp_path), None, None)  # type: ignore[arg-type]
+    blue, again, red = (
+        picture(colour, level) for colour, level in (("blue", 1), ("blue", 9), ("red", 1))
+    )
+    assert blue != again
+
+    def verdict(*pictures: bytes) -> str:
+        return stage.verdict(graph, {"pictures": [base64.b64encode(p).decode() for p in pictures]})
+
+    assert verdict(blue) == "ran 0 times"
+    made = tmp_path / "output" / f"{faults.name_of(graph)}_00001_.png"
+    made.write_bytes(blue)
+    assert [verdict(blue), verdict(again), verdict(red)] == ["ok", "ok", "wrong picture"]
+    assert verdict() == "no picture"
+    assert stage.verdict(graph, None) == "HANG"
+    made.with_name(f"{faults.name_of(graph)}_00002_.png").write_bytes(blue)
+    assert verdict(blue) == "ran 2 times"
+
+
+@pytest.mark.parametrize(
+    ("error", "cell"),
+    [
+        (ValueError(f"node {faults.NODE}: {faults.REASON}"), "ok, ValueError"),
+        (drivers.Said(f"TestFail: {faults.REASON}"), "ok, returned"),
+        (ValueError(faults.REASON), "ValueError, no node"),
+        (KeyError("9"), "KeyError, no node or reason"),
+    ],
+)
+def test_an_error_is_judged_by_the_facts_that_it_tells(error: Exception, cell: str) -> None:
+    """In its text."""
+    assert judged(error) == cell
+
+
+def test_facts_beside_the_text_of_an_error_count_but_are_told_apart() -> None:
+    """In an attribute, or in the text of its cause."""
+    error = ValueError("it failed")
+    error.node_id = faults.NODE  # type: ignore[attr-defined]
+    assert judged(error) == "ValueError, no reason"
+    error.__cause__ = RuntimeError(faults.REASON)
+    assert judged(error) == "ok inside, ValueError"
+
+
+def judged(error: Exception) -> str:
+    def run(graph: object) -> list[bytes]:
+        raise error
+
+    stage = faults.Stage(OURS, "runtime error", None, None, None)  # type: ignore[arg-type]
+    return stage.error(drivers.outcome(run, {}))
+
+
+def picture(colour: str, level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(file, "PNG", compress_level=level)
+    return file.getvalue()
+
+
+@pytest.mark.real
+def test_ours_gives_the_right_answer_in_every_fault() -> None:
+    """The row of the table, made by the code that makes the others."""
+    ((_, cells),) = faults.cells([OURS], list(faults.CAPS))
+    errors = "validation error", "runtime error", "interrupted", "restart"
+    classes = {column: cells.pop(column) for column in errors}
+    assert list(classes.values()) == [
+        "ok, PromptRejected",
+        "ok, JobFailed",
+        "ok, JobInterrupted",
+        "ok, JobLost",
+    ]
+    assert {column: words for column, words in cells.items() if "ok" not in words.split()} == {}
+    assert cells["20 fast"] == "20 ok"

@@ -15,8 +15,6 @@ from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
 from comfy_client.events import ConnectionEvent, FeatureFlags, StatusEvent
 from tests.proxy import Proxy
 
-pytestmark = pytest.mark.real
-
 
 class Impatient(ComfyApi):
     """Dials again soon."""

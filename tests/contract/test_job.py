@@ -43,8 +43,8 @@ def server(request) -> Iterator[ComfyServer | ComfyUI]:
     """One that runs, with the nodes for tests."""
     kind, _, version = request.param.partition("-")
     if kind == "embedded":
-        with furnished.node_classes() as classes, ComfyServer(version=version) as embedded:
-            furnished.furnish(embedded, classes)
+        with ComfyServer(version=version) as embedded:
+            furnished.furnish(embedded)
             yield embedded
     elif version == DEFAULT:
         yield request.getfixturevalue("comfyui")

@@ -26,9 +26,7 @@ from comfy_client.errors import (
     UploadTooLarge,
 )
 from comfy_client.models import HistoryEntry, UploadedImage
-from tests.comfyui import ComfyUI
-
-pytestmark = pytest.mark.real
+from tests.contract.conftest import Server
 
 # Space, query and fragment signs, percent with and without digits, other scripts.
 ODD_NAMES = [
@@ -109,23 +107,8 @@ def idle(api: ComfyApi) -> Iterator[ComfyApi]:
     stop()
 
 
-@pytest.fixture(scope="module")
-def crowded() -> Iterator[ComfyUI]:
-    """A second server: with users, small uploads, and a node pack that brings things along."""
-    with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
-    pack = with_options.root / "custom_nodes" / "a_pack"
-    for folder in ("example_workflows", "subgraphs", "locales/en"):
-        (pack / folder).mkdir(parents=True)
-    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
-    (pack / "example_workflows" / "first & best.json").write_text('{"nodes": []}')
-    (pack / "subgraphs" / "blur.json").write_text('{"definitions": {}}')
-    (pack / "locales" / "en" / "main.json").write_text('{"hello": "world"}')
-    with with_options as server:
-        yield server
-
-
 @pytest.fixture
-def crowd(crowded: ComfyUI) -> Iterator[ComfyApi]:
+def crowd(crowded: Server) -> Iterator[ComfyApi]:
     """A client of the second server, without a user."""
     with ComfyApi(crowded.url) as api:
         yield api
@@ -310,7 +293,7 @@ def test_a_server_without_the_jobs_api_says_so(api):
 def test_node_definitions_of_all_and_of_one(api):
     """One is what it is among all; an unknown one is nothing."""
     everything = api.get_node_defs()
-    assert len(everything) > 300
+    assert len(everything) > 20
     one = api.get_node_defs("KSampler")
     assert list(one) == ["KSampler"]
     assert one["KSampler"].raw == everything["KSampler"].raw
@@ -369,6 +352,7 @@ def test_a_server_without_packs_brings_nothing_along(api):
     assert api.get_i18n() == {}
 
 
+@pytest.mark.real
 def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     """Each by the name under which it is listed."""
     assert crowd.get_workflow_templates() == {"a_pack": ["first & best"]}
@@ -382,6 +366,7 @@ def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     assert crowd.get_i18n() == {"en": {"hello": "world"}}
 
 
+@pytest.mark.real
 def test_templates_and_subgraphs_that_are_not_there(crowd):
     """NotFound, though the server says 404 as for a missing route, or 200 with null."""
     with pytest.raises(NotFound, match="get_workflow_templates"):
@@ -963,7 +948,7 @@ def test_system_stats(api, comfyui):
     """Versions, memory, devices."""
     stats = api.get_system_stats()
     assert stats.comfyui_version == comfyui.version
-    assert stats.python_version.startswith("3.11")
+    assert stats.python_version.startswith("3.")
     assert "--cpu" in stats.argv
     assert 0 < stats.ram_free <= stats.ram_total
     assert [device.type for device in stats.devices] == ["cpu"]

@@ -28,10 +28,7 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
-from tests.comfyui import ComfyUI
 from tests.proxy import Proxy
-
-pytestmark = pytest.mark.real
 
 LIMIT = 60.0
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
@@ -119,13 +116,6 @@ def held(api) -> Iterator[Callable[[], None]]:
     yield let_go
     if not job.done():
         let_go()
-
-
-@pytest.fixture(scope="module")
-def other() -> Iterator[ComfyUI]:
-    """A server of our own without previews, which may be killed."""
-    with ComfyUI("--preview-method", "none") as server:
-        yield server
 
 
 # -- what a prompt may be submitted with -------------------------------------------------

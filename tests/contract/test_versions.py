@@ -28,10 +28,8 @@ from comfy_client.errors import (
     PromptRejected,
 )
 from comfy_client.routes.prompts import MARK
-from tests.comfyui import ComfyUI
+from tests.contract.conftest import Server
 from tests.versions import NOT_SUPPORTED, TABLE, has, without
-
-pytestmark = pytest.mark.real
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted", "job_lost")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -71,7 +69,7 @@ class Heard:
 
 @pytest.fixture
 def here(
-    any_comfyui: ComfyUI, any_api: ComfyApi, workflow: Callable[..., Any], tmp_path: Path
+    any_comfyui: Server, any_api: ComfyApi, workflow: Callable[..., Any], tmp_path: Path
 ) -> Iterator[SimpleNamespace]:
     """An idle server of one version, a client of it, and what that hears."""
 

@@ -29,8 +29,9 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.events import Event
+from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, never_answer
 from tests.conftest import load_workflow
-from tests.fake import PROMPT_ID, FakeComfy, Finish, cut, frame, never_answer, recording
+from tests.recorded import recording
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -98,17 +99,25 @@ def _soon(monkeypatch):
 
 
 @pytest.fixture
-def api(fake):
-    with Impatient(fake.url, namespace=blinker.Namespace()) as client:
+def comfy():
+    """A scripted server."""
+    with ComfyServer() as server:
+        server.script()
+        yield server
+
+
+@pytest.fixture
+def api(comfy):
+    with Impatient(comfy.url, namespace=blinker.Namespace()) as client:
         yield client
 
 
-def posts(fake):
-    return [r for r in fake.requests if (r.method, r.path) == ("POST", "/prompt")]
+def posts(comfy):
+    return [r for r in comfy.requests if (r.method, r.path) == ("POST", "/prompt")]
 
 
-def asked(fake, path):
-    return [r for r in fake.requests if r.method == "GET" and r.path.startswith(path)]
+def asked(comfy, path):
+    return [r for r in comfy.requests if r.method == "GET" and r.path.startswith(path)]
 
 
 def check(result):
@@ -119,131 +128,133 @@ def check(result):
 # -- the socket is deaf, or comes and goes -----------------------------------------------
 
 
-def test_a_job_on_a_deaf_socket_ends_by_asking(fake, api, monkeypatch):
+def test_a_job_on_a_deaf_socket_ends_by_asking(comfy, api, monkeypatch):
     """F1: nothing comes over the socket, and the result does."""
     monkeypatch.setattr(jobs, "DEAF", LIMIT)
     told = Told(api)
-    fake.deaf()
-    fake.script(*WELL)
+    comfy.faults.deaf()
+    comfy.script(*WELL)
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
     assert [e.recovered for e in told.ends(result.prompt_id)] == [True]
-    assert len(fake.hellos) == 1
+    assert len(comfy.hellos) == 1
 
 
-def test_a_deaf_socket_is_dialled_again_once(fake, api, monkeypatch):
+def test_a_deaf_socket_is_dialled_again_once(comfy, api, monkeypatch):
     """F1: the server forgot our route, so our own submission brings no status."""
     monkeypatch.setattr(jobs, "DEAF", 0.2)
     heard = threading.Event()
-    fake.deaf()
-    fake.script(START, heard, *WELL[1:])
+    comfy.faults.deaf()
+    comfy.script(START, heard, *WELL[1:])
     job = api.submit(GRAPH)
-    fake.until(lambda: len(fake.hellos) == 2, LIMIT)
-    fake.deaf()
+    comfy.until(lambda: len(comfy.hellos) == 2, LIMIT)
+    comfy.faults.deaf()
     second = api.submit(GRAPH)
     heard.set()
     check(job.result(LIMIT))
     check(second.result(LIMIT))
-    assert len(fake.hellos) == 2
+    assert len(comfy.hellos) == 2
 
 
-def test_a_socket_that_hears_is_left_alone(fake, api, monkeypatch):
+def test_a_socket_that_hears_is_left_alone(comfy, api, monkeypatch):
     """A job that is silent for long is no reason to dial."""
     monkeypatch.setattr(jobs, "DEAF", 0.05)
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
-    fake.until(lambda: len(asked(fake, "/history")) >= 3, LIMIT)
-    assert len(asked(fake, "/queue")) <= 2  # nothing says that it has changed
+    comfy.until(lambda: len(asked(comfy, "/history")) >= 3, LIMIT)
+    assert len(asked(comfy, "/queue")) <= 2  # nothing says that it has changed
     go.set()
     check(job.result(LIMIT))
-    assert len(fake.hellos) == 1
+    assert len(comfy.hellos) == 1
 
 
-def test_a_job_that_ends_in_a_gap_has_its_result(fake, api):
+def test_a_job_that_ends_in_a_gap_has_its_result(comfy, api):
     """F3: dropped in the middle, over when the socket is back."""
     told = Told(api)
-    fake.script(START, CACHED, RUNS, lambda _: fake.drop(), Finish(ENTRY))
+    comfy.script(START, CACHED, RUNS, lambda _: comfy.faults.drop(), Finish(ENTRY))
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
-    fake.until(lambda: told.names("reconnected"), LIMIT)
+    comfy.until(lambda: told.names("reconnected"), LIMIT)
     assert told.names("disconnected", "reconnected") == ["disconnected", "reconnected"]
     assert [e.recovered for e in told.ends(result.prompt_id)] == [True]
 
 
-def test_what_a_gap_swallowed_comes_from_history(fake, api):
+def test_what_a_gap_swallowed_comes_from_history(comfy, api):
     """The end comes on a second socket, the output came on none: events alone may not decide."""
 
     def gap(_):
-        fake.drop()
-        fake.until(lambda: len(fake.hellos) == 2 and fake.sockets, LIMIT)
+        comfy.faults.drop()
+        comfy.until(lambda: len(comfy.hellos) == 2 and comfy.sockets, LIMIT)
 
-    fake.script(START, CACHED, RUNS, gap, SUCCESS, Finish(ENTRY), OVER)
+    comfy.script(START, CACHED, RUNS, gap, SUCCESS, Finish(ENTRY), OVER)
     check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_a_job_survives_five_drops(fake, api):
+def test_a_job_survives_five_drops(comfy, api):
     """F4: each is followed by another socket, and the end comes over the last."""
     told = Told(api)
 
     def drop(_):
         before = len(told.names("reconnected"))
-        fake.drop()
-        fake.until(lambda: len(told.names("reconnected")) > before, LIMIT)
+        comfy.faults.drop()
+        comfy.until(lambda: len(told.names("reconnected")) > before, LIMIT)
 
-    fake.script(START, CACHED, *[RUNS, drop] * 5, LEFT, SUCCESS, Finish(), OVER)
+    comfy.script(START, CACHED, *[RUNS, drop] * 5, LEFT, SUCCESS, Finish(), OVER)
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
     assert len(told.ends(result.prompt_id)) == 1
     assert len(told.names("reconnected")) == 5
-    assert len(posts(fake)) == 1
+    assert len(posts(comfy)) == 1
 
 
-def test_history_may_come_late_after_the_success(fake, api):
+def test_history_may_come_late_after_the_success(comfy, api):
     """F7: outputs of cached nodes are known from history only, which is not there at once."""
-    fake.script(
+    comfy.script(
         START,
         ALL_CACHED,
         SUCCESS,
-        lambda prompt: fake.until(lambda: len(asked(fake, f"/history/{prompt}")) >= 3, LIMIT),
+        lambda prompt: comfy.until(lambda: len(asked(comfy, f"/history/{prompt}")) >= 3, LIMIT),
         Finish(ENTRY),
         OVER,
     )
     check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_history_may_come_late_after_the_end_marker(fake, api):
+def test_history_may_come_late_after_the_end_marker(comfy, api):
     """F7: the same after ``executing`` without a node."""
-    fake.script(
+    comfy.script(
         START,
         ALL_CACHED,
         SUCCESS,
         OVER,
-        lambda prompt: fake.until(lambda: len(asked(fake, f"/history/{prompt}")) >= 3, LIMIT),
+        lambda prompt: comfy.until(lambda: len(asked(comfy, f"/history/{prompt}")) >= 3, LIMIT),
         Finish(ENTRY),
     )
     check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(fake, monkeypatch):
+def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(comfy, monkeypatch):
     """F9: the handshake is not answered, and the server works all the same."""
     monkeypatch.setattr(jobs, "SETTLE", 0.1)
-    fake.stall_ws()
-    fake.script(*WELL)
-    with contextlib.closing(Impatient(fake.url)) as api:
+    comfy.faults.stall_handshakes()
+    comfy.script(*WELL)
+    with contextlib.closing(Impatient(comfy.url)) as api:
         check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_pictures_that_a_gap_may_have_cost_are_said_to_be_missing(fake, api, caplog):
+def test_pictures_that_a_gap_may_have_cost_are_said_to_be_missing(comfy, api, caplog):
     """What SaveImageWebsocket sends is not in history: complete is False, and logged."""
     graph = load_workflow("txt2img_websocket")
-    fake.script(START, CACHED, RUNS, lambda _: fake.drop(), Finish({**ENTRY, "outputs": {}}))
+    comfy.script(
+        START, CACHED, RUNS, lambda _: comfy.faults.drop(), Finish({**ENTRY, "outputs": {}})
+    )
     result = api.run(graph, timeout=LIMIT)
     assert not result.complete
     assert "SaveImageWebsocket" in caplog.text
 
 
-def test_pictures_that_are_still_on_their_way_are_waited_for(fake, api):
+def test_pictures_that_are_still_on_their_way_are_waited_for(comfy, api):
     """On a slow link history knows of the end while a picture still trickles in."""
     head = b'{"node_id": "9", "prompt_id": "%s"}'
 
@@ -252,26 +263,26 @@ def test_pictures_that_are_still_on_their_way_are_waited_for(fake, api):
         body = (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + bytes(2000)
         data = frame(2, body)
         for start in range(0, len(data), 100):  # for longer than a silence may last
-            fake.push_raw(data[start : start + 100])
+            comfy.push_raw(data[start : start + 100])
             threading.Event().wait(0.05)
 
     running = say("executing", node="9", display_node="9")
     done = Finish({**ENTRY, "outputs": {}})
-    fake.script(START, CACHED, running, done, trickle, SUCCESS, OVER)
+    comfy.script(START, CACHED, running, done, trickle, SUCCESS, OVER)
     result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
     assert len(result.images) == 1
     assert result.complete
 
 
-def test_pictures_that_never_come_are_said_to_be_missing(fake, api, caplog):
+def test_pictures_that_never_come_are_said_to_be_missing(comfy, api, caplog):
     """The socket is up but silent, and history says success: not for ever."""
-    fake.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
+    comfy.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
     result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
     assert not result.complete
     assert "SaveImageWebsocket" in caplog.text
 
 
-def test_a_log_handler_may_ask_the_client(fake, api):
+def test_a_log_handler_may_ask_the_client(comfy, api):
     """What is logged about a job is logged without a lock held."""
     seen = []
 
@@ -283,16 +294,16 @@ def test_a_log_handler_may_ask_the_client(fake, api):
     handler = Asks()
     logging.getLogger("comfy_client").addHandler(handler)
     try:
-        fake.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
+        comfy.script(START, CACHED, Finish({**ENTRY, "outputs": {}}))
         api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
     finally:
         logging.getLogger("comfy_client").removeHandler(handler)
     assert seen == [()]
 
 
-def test_the_callers_time_bounds_the_submission_too(fake, api):
+def test_the_callers_time_bounds_the_submission_too(comfy, api):
     """A POST without an answer does not outlast ``timeout`` by more than a look."""
-    fake.on("POST", "/prompt", never_answer)
+    comfy.on("POST", "/prompt", never_answer)
     begun = time.monotonic()
     with pytest.raises(SubmitUncertain):
         api.run(GRAPH, timeout=0.1)
@@ -302,22 +313,22 @@ def test_the_callers_time_bounds_the_submission_too(fake, api):
 # -- order and timing --------------------------------------------------------------------
 
 
-def early(fake, **more):
+def early(comfy, **more):
     """The submission is answered when the prompt is over."""
 
     def handler(request):
-        status, headers, answer = fake.answer(request)
-        fake.until(lambda: answer["prompt_id"] in fake.history, LIMIT)
+        status, headers, answer = comfy.answer(request)
+        comfy.until(lambda: answer["prompt_id"] in comfy.history, LIMIT)
         return status, headers, answer | more
 
-    fake.on("POST", "/prompt", handler)
+    comfy.on("POST", "/prompt", handler)
 
 
-def test_events_may_come_before_the_answer(fake, api):
+def test_events_may_come_before_the_answer(comfy, api):
     """F8: nothing is lost, not even what only the answer says."""
     told = Told(api)
-    early(fake, node_errors={"7": {"errors": [], "class_type": "SaveImage"}})
-    fake.script(*WELL)
+    early(comfy, node_errors={"7": {"errors": [], "class_type": "SaveImage"}})
+    comfy.script(*WELL)
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
     assert set(result.node_errors) == {"7"}
@@ -326,29 +337,29 @@ def test_events_may_come_before_the_answer(fake, api):
 
 @pytest.mark.parametrize("is_early", [True, False], ids=["events first", "answer first"])
 @pytest.mark.parametrize("steps", [WELL, WELL[:4] + WELL[5:]], ids=["now", "2024-03"])
-def test_the_id_that_the_server_chose_counts(fake, api, steps, is_early):
+def test_the_id_that_the_server_chose_counts(comfy, api, steps, is_early):
     """F22: a server of 2024 ignores ours; its end event, or ours for it, fires once."""
     told = Told(api)
-    fake.keeps_prompt_id = False
+    comfy.faults.other_prompt_ids()
     if is_early:
-        early(fake)
-    fake.script(*steps)
+        early(comfy)
+    comfy.script(*steps)
     events = []
     result = api.run(GRAPH, timeout=LIMIT, on_event=events.append)
     check(result)
-    assert result.prompt_id in fake.history
+    assert result.prompt_id in comfy.history
     assert [e.name for e in told.ends()] == ["execution_success"]
     assert [e.name for e in events if e.name in END_NAMES] == ["execution_success"]
     assert {e.prompt_id for e in events} == {result.prompt_id}
 
 
 @pytest.mark.parametrize("is_early", [True, False], ids=["events first", "answer first"])
-def test_pictures_without_a_name_are_outputs_of_the_node_that_ran(fake, api, is_early):
+def test_pictures_without_a_name_are_outputs_of_the_node_that_ran(comfy, api, is_early):
     """A server of 2024 and SaveImageWebsocket: its two pictures, none of the previews."""
-    fake.keeps_prompt_id = False
+    comfy.faults.other_prompt_ids()
     if is_early:
-        early(fake)
-    fake.script(*recording("2024-03", "save_image_websocket").steps)
+        early(comfy)
+    comfy.script(*recording("2024-03", "save_image_websocket").steps)
     previews = []
     result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT, on_preview=previews.append)
     assert [f.mime for f in result["SaveImageWebsocket"].images] == ["image/png"] * 2
@@ -357,15 +368,15 @@ def test_pictures_without_a_name_are_outputs_of_the_node_that_ran(fake, api, is_
     assert result.complete
 
 
-def test_http_decides_first_and_the_late_event_is_dropped(fake, api):
+def test_http_decides_first_and_the_late_event_is_dropped(comfy, api):
     """One end event, and it says that it is recovered."""
     told = Told(api)
     late = threading.Event()
-    fake.script(START, CACHED, RUNS, LEFT, Finish(), late, SUCCESS, OVER)
+    comfy.script(START, CACHED, RUNS, LEFT, Finish(), late, SUCCESS, OVER)
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
     late.set()
-    fake.until(lambda: [e for e in told.events if e.name == "executing" and not e.node], LIMIT)
+    comfy.until(lambda: [e for e in told.events if e.name == "executing" and not e.node], LIMIT)
     assert [(e.name, e.recovered) for e in told.ends()] == [("execution_success", True)]
 
 
@@ -376,7 +387,7 @@ def test_http_decides_first_and_the_late_event_is_dropped(fake, api):
         (say("execution_interrupted", node_id="9"), JobInterrupted),
     ],
 )
-def test_a_late_failure_is_told_once(fake, api, end, error):
+def test_a_late_failure_is_told_once(comfy, api, end, error):
     """HTTP knows first; what the socket brings later fires nothing."""
     told = Told(api)
     late = threading.Event()
@@ -388,16 +399,16 @@ def test_a_late_failure_is_told_once(fake, api, end, error):
             "messages": [[end["type"], end["data"]]],
         },
     }
-    fake.script(START, CACHED, RUNS, Finish(entry), late, end, OVER)
+    comfy.script(START, CACHED, RUNS, Finish(entry), late, end, OVER)
     with pytest.raises(error) as caught:
         api.run(GRAPH, timeout=LIMIT)
     late.set()
-    fake.until(lambda: [e for e in told.events if e.name == "executing" and not e.node], LIMIT)
+    comfy.until(lambda: [e for e in told.events if e.name == "executing" and not e.node], LIMIT)
     assert [(e.name, e.recovered) for e in told.ends()] == [(end["type"], True)]
     assert caught.value.node_id == "9"
 
 
-def test_foreign_traffic_is_nobodys(fake, api):
+def test_foreign_traffic_is_nobodys(comfy, api):
     """F24, F25, F27: other prompts, odd messages, and a replay that names no prompt."""
 
     def noise(_):
@@ -416,11 +427,11 @@ def test_foreign_traffic_is_nobodys(fake, api):
             "text",
             [],
         ]:
-            fake.push(message)
-        fake.push_raw(b"\x81\x03{{{")
+            comfy.push(message)
+        comfy.push_raw(b"\x81\x03{{{")
 
     steps = [part for step in WELL for part in (noise, step)]
-    fake.script(*steps)
+    comfy.script(*steps)
     events = []
     result = api.run(GRAPH, timeout=LIMIT, on_event=events.append)
     check(result)
@@ -433,20 +444,20 @@ def test_foreign_traffic_is_nobodys(fake, api):
     ]
 
 
-def test_two_clients_of_one_id_have_their_results(fake, caplog):
+def test_two_clients_of_one_id_have_their_results(comfy, caplog):
     """F24: only one of them hears anything, and no storm of dials begins."""
-    fake.script(*WELL)
-    with Impatient(fake.url, "same") as one, Impatient(fake.url, "same") as two:
+    comfy.script(*WELL)
+    with Impatient(comfy.url, "same") as one, Impatient(comfy.url, "same") as two:
         work = [client.submit(GRAPH) for client in (one, two) for _ in range(3)]
         assert {check(job.result(LIMIT)) for job in work} == {None}
         assert len({job.prompt_id for job in work}) == 6
-    assert len(fake.hellos) <= 4
+    assert len(comfy.hellos) <= 4
 
 
-def test_a_blocked_node_is_no_end(fake, api):
+def test_a_blocked_node_is_no_end(comfy, api):
     """An ``execution_error`` of the type ExecutionBlocked; the prompt goes on to a success."""
     blocked = say("execution_error", node_id="1", exception_type="ExecutionBlocked")
-    fake.script(START, CACHED, blocked, *WELL[2:])
+    comfy.script(START, CACHED, blocked, *WELL[2:])
     events = []
     check(api.run(GRAPH, timeout=LIMIT, on_event=events.append))
     assert [e.is_end for e in events if e.name == "execution_error"] == [False]
@@ -455,36 +466,36 @@ def test_a_blocked_node_is_no_end(fake, api):
 # -- caches and old servers --------------------------------------------------------------
 
 
-def test_a_fully_cached_run_has_its_outputs(fake, api):
+def test_a_fully_cached_run_has_its_outputs(comfy, api):
     """F10: nothing but what was cached, and the end; the outputs stand in history."""
     told = Told(api)
-    fake.script(START, ALL_CACHED, Finish(ENTRY), OVER)
+    comfy.script(START, ALL_CACHED, Finish(ENTRY), OVER)
     result = api.run(GRAPH, timeout=LIMIT)
     check(result)
     assert result.cached_nodes == ("1", "9")
     assert [e.name for e in told.ends()] == ["execution_success"]
 
 
-def test_cached_outputs_that_are_nowhere_end_in_an_empty_result(fake, api):
+def test_cached_outputs_that_are_nowhere_end_in_an_empty_result(comfy, api):
     """F11: history without outputs; no wait without end."""
-    fake.script(START, ALL_CACHED, SUCCESS, Finish({**ENTRY, "outputs": {}}), OVER)
+    comfy.script(START, ALL_CACHED, SUCCESS, Finish({**ENTRY, "outputs": {}}), OVER)
     assert api.run(GRAPH, timeout=LIMIT).files == ()
 
 
-def test_outputs_that_only_events_told_are_kept(fake, api):
+def test_outputs_that_only_events_told_are_kept(comfy, api):
     """F11: history has none of them."""
     cached = say("execution_cached", nodes=["1", "8"])
-    fake.script(START, cached, LEFT, Finish({**ENTRY, "outputs": {}}), OVER)
+    comfy.script(START, cached, LEFT, Finish({**ENTRY, "outputs": {}}), OVER)
     check(api.run({**GRAPH, "8": {"class_type": "SaveImage", "inputs": {}}}, timeout=LIMIT))
 
 
 @pytest.mark.parametrize("name", ["normal_previews", "cached_rerun"])
 @pytest.mark.parametrize("transport", ["auto", "poll"])
-def test_a_server_of_early_2024_gives_results(fake, name, transport):
+def test_a_server_of_early_2024_gives_results(comfy, name, transport):
     """It knows no ``execution_success``, and sends no ``executed`` for cached nodes."""
-    fake.keeps_prompt_id = False
-    fake.script(*recording("2024-03", name).steps)
-    with Impatient(fake.url, transport=transport, namespace=blinker.Namespace()) as api:
+    comfy.faults.other_prompt_ids()
+    comfy.script(*recording("2024-03", name).steps)
+    with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
         told = Told(api)
         result = api.run(load_workflow("txt2img_tiny"), timeout=LIMIT)
         assert len(result["Save"].images) == 1
@@ -492,14 +503,14 @@ def test_a_server_of_early_2024_gives_results(fake, name, transport):
         assert [e.name for e in told.ends()] == ["execution_success"]
 
 
-def test_history_that_was_cleared_leaves_what_events_told(fake, api):
+def test_history_that_was_cleared_leaves_what_events_told(comfy, api):
     """F16: complete is False."""
-    fake.script(
+    comfy.script(
         START,
         say("execution_cached", nodes=["1", "8"]),
         LEFT,
         SUCCESS,
-        lambda _: fake.forget(),
+        lambda _: comfy.forget(),
         OVER,
     )
     result = api.run({**GRAPH, "8": {"class_type": "SaveImage", "inputs": {}}}, timeout=LIMIT)
@@ -511,11 +522,11 @@ def test_history_that_was_cleared_leaves_what_events_told(fake, api):
 
 
 @pytest.mark.parametrize("transport", ["auto", "poll"])
-def test_an_interrupt_may_stand_in_history_only(fake, transport):
+def test_an_interrupt_may_stand_in_history_only(comfy, transport):
     """F12: it is not called a failure."""
     said = {"prompt_id": "x", "node_id": "1", "node_type": "EmptyImage", "executed": []}
-    fake.script(START, lambda p: fake.finish(p, messages=[["execution_interrupted", {**said}]]))
-    with Impatient(fake.url, transport=transport, namespace=blinker.Namespace()) as api:
+    comfy.script(START, lambda p: comfy.finish(p, messages=[["execution_interrupted", {**said}]]))
+    with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
         told = Told(api)
         with pytest.raises(JobInterrupted, match=r"node 1 \(EmptyImage\)") as caught:
             api.run(GRAPH, timeout=LIMIT)
@@ -524,11 +535,11 @@ def test_an_interrupt_may_stand_in_history_only(fake, transport):
 
 
 @pytest.mark.parametrize("transport", ["auto", "poll"])
-def test_a_prompt_that_was_deleted_is_lost(fake, transport):
+def test_a_prompt_that_was_deleted_is_lost(comfy, transport):
     """F13: no event tells; in neither queue nor history, twice."""
     hold = threading.Event()
-    fake.script(START, hold, *WELL[1:])
-    with Impatient(fake.url, transport=transport, namespace=blinker.Namespace()) as api:
+    comfy.script(START, hold, *WELL[1:])
+    with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
         told = Told(api)
         first, second = api.submit(GRAPH), api.submit(GRAPH)
         api.delete_from_queue(second.prompt_id)
@@ -539,15 +550,15 @@ def test_a_prompt_that_was_deleted_is_lost(fake, transport):
         check(first.result(LIMIT))
 
 
-def test_a_server_that_forgot_everything_lost_the_job(fake, api):
+def test_a_server_that_forgot_everything_lost_the_job(comfy, api):
     """F14: restarted in the middle of it."""
     told = Told(api)
 
     def restart(_):
-        fake.forget()
-        fake.drop()
+        comfy.forget()
+        comfy.faults.drop()
 
-    fake.script(START, CACHED, RUNS, restart)
+    comfy.script(START, CACHED, RUNS, restart)
     with pytest.raises(JobLost, match="restarted"):
         api.run(GRAPH, timeout=LIMIT)
     assert [e.name for e in told.ends()] == ["job_lost"]
@@ -557,12 +568,12 @@ def test_a_server_that_forgot_everything_lost_the_job(fake, api):
     ("name", "workflow"), [("runtime_error", "failing_runtime"), ("interrupt", "txt2img_slow")]
 )
 @pytest.mark.parametrize("version", ["0.3.75", "0.3.52", "2024-03"])
-def test_polling_knows_as_much_of_an_error_as_the_socket(fake, version, name, workflow):
+def test_polling_knows_as_much_of_an_error_as_the_socket(comfy, version, name, workflow):
     """The same class of exception, with the same facts."""
-    fake.script(*recording(version, name).steps)
+    comfy.script(*recording(version, name).steps)
     facts = []
     for transport in ("auto", "poll"):
-        with Impatient(fake.url, transport=transport, namespace=blinker.Namespace()) as api:
+        with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
             told = Told(api)
             with pytest.raises((JobFailed, JobInterrupted)) as caught:
                 api.run(load_workflow(workflow), timeout=LIMIT)
@@ -576,7 +587,7 @@ def test_polling_knows_as_much_of_an_error_as_the_socket(fake, version, name, wo
 # -- HTTP is in trouble ------------------------------------------------------------------
 
 
-def test_part_of_a_workflow_may_be_dropped(fake, api, caplog):
+def test_part_of_a_workflow_may_be_dropped(comfy, api, caplog):
     """F17: told once as a warning, and kept with the result."""
     errors = {
         "9": {
@@ -587,11 +598,11 @@ def test_part_of_a_workflow_may_be_dropped(fake, api, caplog):
     }
 
     def handler(request):
-        status, headers, answer = fake.answer(request)
+        status, headers, answer = comfy.answer(request)
         return status, headers, answer | {"node_errors": errors}
 
-    fake.on("POST", "/prompt", handler)
-    fake.script(*WELL)
+    comfy.on("POST", "/prompt", handler)
+    comfy.script(*WELL)
     result = api.run(GRAPH, timeout=LIMIT)
     assert dict(result.node_errors) == errors
     assert caplog.text.count("without some of its outputs") == 1
@@ -600,58 +611,58 @@ def test_part_of_a_workflow_may_be_dropped(fake, api, caplog):
 LOGIN = (200, {"Content-Type": "text/html"}, "<html>please log in</html>")
 
 
-def test_a_login_page_ends_a_wait_that_has_no_socket(fake):
+def test_a_login_page_ends_a_wait_that_has_no_socket(comfy):
     """F18: a typed error, after a few tries, and one end event."""
-    fake.script(START)
-    with Impatient(fake.url, transport="poll", namespace=blinker.Namespace()) as api:
+    comfy.script(START)
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         told = Told(api)
         job = api.submit(GRAPH)
-        fake.on("GET", "/queue", LOGIN)
+        comfy.on("GET", "/queue", LOGIN)
         with pytest.raises(UnexpectedResponse):
             job.result(LIMIT)
         assert [e.name for e in told.ends(job.prompt_id)] == ["job_lost"]
 
 
-def test_a_login_page_cannot_hide_a_success(fake, api):
+def test_a_login_page_cannot_hide_a_success(comfy, api):
     """F18: the socket has told it; what events gave has to do."""
-    fake.on("GET", "/history/*", LOGIN)
-    fake.script(START, say("execution_cached", nodes=["1", "8"]), LEFT, SUCCESS, OVER)
+    comfy.on("GET", "/history/*", LOGIN)
+    comfy.script(START, say("execution_cached", nodes=["1", "8"]), LEFT, SUCCESS, OVER)
     result = api.run({**GRAPH, "8": {"class_type": "SaveImage", "inputs": {}}}, timeout=LIMIT)
     check(result)
     assert not result.complete
 
 
-def test_one_record_that_cannot_be_read_does_not_hold_up_others(fake):
+def test_one_record_that_cannot_be_read_does_not_hold_up_others(comfy):
     """Each job is asked about for itself."""
-    fake.script(*WELL)
-    with Impatient(fake.url, transport="poll") as api:
+    comfy.script(*WELL)
+    with Impatient(comfy.url, transport="poll") as api:
         hold = threading.Event()
-        fake.script(START, hold, Finish())
+        comfy.script(START, hold, Finish())
         bad, good = api.submit(GRAPH), api.submit(GRAPH)
-        fake.on("GET", f"/history/{bad.prompt_id}", LOGIN)
+        comfy.on("GET", f"/history/{bad.prompt_id}", LOGIN)
         hold.set()
         good.result(LIMIT)
         with pytest.raises(UnexpectedResponse):
             bad.result(LIMIT)
 
 
-def test_polling_outlives_bad_gateways(fake, monkeypatch):
+def test_polling_outlives_bad_gateways(comfy, monkeypatch):
     """F20: five times 502 in the middle of it."""
     left = [5]
 
     def handler(request):
         left[0] -= 1
-        return (502, {}, "<html>bad gateway") if left[0] >= 0 else fake.answer(request)
+        return (502, {}, "<html>bad gateway") if left[0] >= 0 else comfy.answer(request)
 
     monkeypatch.setattr(jobs, "LONGEST", 0.2)
-    fake.on("GET", "/queue", handler)
-    fake.script(*WELL)
-    with Impatient(fake.url, transport="poll") as api:
+    comfy.on("GET", "/queue", handler)
+    comfy.script(*WELL)
+    with Impatient(comfy.url, transport="poll") as api:
         assert len(api.run(GRAPH, timeout=LIMIT).files) == 1
     assert left[0] < 0
 
 
-def test_a_server_that_is_away_is_asked_less_and_less(fake, api):
+def test_a_server_that_is_away_is_asked_less_and_less(comfy, api):
     """Requests while everything fails are bounded: pauses grow, whatever happens."""
     away = (503, {}, "away")
     times = []
@@ -661,18 +672,18 @@ def test_a_server_that_is_away_is_asked_less_and_less(fake, api):
         return away
 
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
     other = api.submit(GRAPH)
-    fake.on("GET", "/queue", handler)
-    fake.on("GET", "/prompt", away)
-    fake.refuse_ws(503)
-    fake.drop()
-    fake.until(lambda: len(times) >= 4, LIMIT)
+    comfy.on("GET", "/queue", handler)
+    comfy.on("GET", "/prompt", away)
+    refusal = comfy.faults.refuse_sockets(503)
+    comfy.faults.drop()
+    comfy.until(lambda: len(times) >= 4, LIMIT)
     assert times[3] - times[0] > 0.4
-    fake.off("GET", "/queue")
-    fake.off("GET", "/prompt")
-    fake.accept_ws()
+    comfy.off("GET", "/queue")
+    comfy.off("GET", "/prompt")
+    refusal.end()
     go.set()
     check(job.result(LIMIT))
     check(other.result(LIMIT))
@@ -684,85 +695,86 @@ def test_a_server_that_is_away_is_asked_less_and_less(fake, api):
 @pytest.mark.parametrize("keeps_id", [True, False], ids=["our id", "an id of its own"])
 @pytest.mark.parametrize("transport", ["auto", "poll"])
 @pytest.mark.parametrize("is_over", [True, False], ids=["in history", "in the queue"])
-def test_a_submission_that_was_cut_is_found(fake, keeps_id, transport, is_over):
+def test_a_submission_that_was_cut_is_found(comfy, keeps_id, transport, is_over):
     """F21: queued, but the answer was lost: one POST, one result, by our id or our mark."""
-    fake.keeps_prompt_id = keeps_id
     go = threading.Event()
 
     def handler(request):
-        answer = fake.answer(request)
+        answer = comfy.answer(request)
         if is_over:
             go.set()
-            fake.until(lambda: answer[2]["prompt_id"] in fake.history, LIMIT)
+            comfy.until(lambda: answer[2]["prompt_id"] in comfy.history, LIMIT)
 
-    fake.on("POST", "/prompt", handler)
-    fake.script(lambda _: fake.deaf(), go, *WELL)
-    with Impatient(fake.url, transport=transport) as api:
+    comfy.on("POST", "/prompt", handler)
+    if not keeps_id:
+        comfy.faults.other_prompt_ids()
+    comfy.script(lambda _: comfy.faults.deaf(), go, *WELL)
+    with Impatient(comfy.url, transport=transport) as api:
         job = api.submit(GRAPH)
-        assert (job.prompt_id == posts(fake)[0].json()["prompt_id"]) == keeps_id
+        assert (job.prompt_id == posts(comfy)[0].json()["prompt_id"]) == keeps_id
         go.set()
         assert len(job.result(LIMIT).files) == 1
-    assert len(posts(fake)) == 1
+    assert len(posts(comfy)) == 1
 
 
-def test_a_gateway_that_gave_up_may_have_passed_it_on(fake, api):
+def test_a_gateway_that_gave_up_may_have_passed_it_on(comfy, api):
     """504, and the server has it."""
 
     def handler(request):
-        fake.answer(request)
+        comfy.answer(request)
         return 504, {}, "gateway timeout"
 
-    fake.on("POST", "/prompt", handler)
-    fake.script(*WELL)
+    comfy.on("POST", "/prompt", handler)
+    comfy.script(*WELL)
     check(api.run(GRAPH, timeout=LIMIT))
-    assert len(posts(fake)) == 1
+    assert len(posts(comfy)) == 1
 
 
-def test_a_submission_that_is_never_found_is_uncertain(fake, api, monkeypatch):
+def test_a_submission_that_is_never_found_is_uncertain(comfy, api, monkeypatch):
     """F21: cut, and in no queue and no history within the bound."""
     monkeypatch.setattr(submission, "LOOK_UP", 0.5)
-    fake.on("POST", "/prompt", lambda request: None)
+    comfy.on("POST", "/prompt", lambda request: None)
     told = Told(api)
     with pytest.raises(SubmitUncertain) as caught:
         api.run(GRAPH, timeout=LIMIT)
-    assert caught.value.prompt_id == posts(fake)[0].json()["prompt_id"]
-    assert len(posts(fake)) == 1
-    fake.until(lambda: told.names("queue_error"), LIMIT)
+    assert caught.value.prompt_id == posts(comfy)[0].json()["prompt_id"]
+    assert len(posts(comfy)) == 1
+    comfy.until(lambda: told.names("queue_error"), LIMIT)
 
 
-def test_looking_for_a_submission_is_bounded_when_nobody_answers(fake, api, monkeypatch):
+def test_looking_for_a_submission_is_bounded_when_nobody_answers(comfy, api, monkeypatch):
     """F21: even the queue cannot be asked."""
     monkeypatch.setattr(submission, "LOOK_UP", 0.5)
-    fake.on("POST", "/prompt", lambda request: None)
-    fake.on("GET", "/queue", never_answer)
+    comfy.on("POST", "/prompt", lambda request: None)
+    comfy.on("GET", "/queue", never_answer)
     start = time.monotonic()
     with pytest.raises(SubmitUncertain):
         api.run(GRAPH, timeout=LIMIT)
     assert time.monotonic() - start < 10
 
 
-def test_a_refused_submission_leaves_nothing_behind(fake, api):
+def test_a_refused_submission_leaves_nothing_behind(comfy, api):
     """No outstanding job, one ``queue_error``."""
     told = Told(api)
-    fake.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
+    comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
     with pytest.raises(PromptRejected):
         api.run(GRAPH, timeout=LIMIT)
     assert api._jobs.outstanding == ()
-    fake.until(lambda: told.names("queue_error"), LIMIT)
+    comfy.until(lambda: told.names("queue_error"), LIMIT)
 
 
 def test_nobody_there_is_no_uncertainty():
     """Nothing was sent."""
-    with FakeComfy() as gone:
-        pass
-    with contextlib.closing(ComfyApi(gone.url)) as api, pytest.raises(ServerUnreachable):
+    with ComfyServer() as gone:
+        url = gone.url
+    with contextlib.closing(ComfyApi(url)) as api, pytest.raises(ServerUnreachable):
         api.run(GRAPH, timeout=LIMIT)
 
 
 # -- waiting -----------------------------------------------------------------------------
 
 
-def test_receivers_have_had_the_end_when_run_returns(fake, api):
+def test_receivers_have_had_the_end_when_run_returns(comfy, api):
     """Also a slow one."""
     had = []
 
@@ -772,12 +784,12 @@ def test_receivers_have_had_the_end_when_run_returns(fake, api):
 
     api.on("executed", slow)
     api.on("execution_success", slow)
-    fake.script(*WELL)
+    comfy.script(*WELL)
     check(api.run(GRAPH, timeout=LIMIT))
     assert had == ["executed", "execution_success"]
 
 
-def test_waiting_no_longer_does_not_wait_for_receivers(fake, api):
+def test_waiting_no_longer_does_not_wait_for_receivers(comfy, api):
     """A timeout is the caller's, whatever receivers do."""
     release = threading.Event()
     entered = threading.Event()
@@ -788,7 +800,7 @@ def test_waiting_no_longer_does_not_wait_for_receivers(fake, api):
 
     api.on("execution_start", stuck)
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
     assert entered.wait(LIMIT)
     start = time.monotonic()
@@ -800,7 +812,7 @@ def test_waiting_no_longer_does_not_wait_for_receivers(fake, api):
     check(job.result(LIMIT))
 
 
-def test_a_receiver_may_run_a_workflow(fake, api):
+def test_a_receiver_may_run_a_workflow(comfy, api):
     """It waits in the delivery thread, and nothing locks up."""
     results = []
     done = threading.Event()
@@ -811,14 +823,14 @@ def test_a_receiver_may_run_a_workflow(fake, api):
         done.set()
 
     api.on("go", receiver)
-    fake.script(*WELL)
-    fake.push({"type": "go", "data": {}})
+    comfy.script(*WELL)
+    comfy.push({"type": "go", "data": {}})
     assert done.wait(LIMIT)
     for result in results:
         check(result)
 
 
-def test_callbacks_of_run_are_called_where_it_waits(fake, api):
+def test_callbacks_of_run_are_called_where_it_waits(comfy, api):
     """Each with its own kind only, in this thread, and in order."""
     got = Counter()
     threads = set()
@@ -830,7 +842,7 @@ def test_callbacks_of_run_are_called_where_it_waits(fake, api):
 
         return callback
 
-    fake.script(*recording("0.3.75", "normal_feature_flags").steps)
+    comfy.script(*recording("0.3.75", "normal_feature_flags").steps)
     api.run(
         load_workflow("txt2img_tiny"),
         timeout=LIMIT,
@@ -847,13 +859,13 @@ def test_callbacks_of_run_are_called_where_it_waits(fake, api):
     assert got["event", "execution_success"] == 1
 
 
-def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(fake, api):
+def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(comfy, api):
     """It comes through as it is, with a note, and a later run is not disturbed."""
 
     def callback(event):
         raise KeyError("mine")
 
-    fake.script(*WELL)
+    comfy.script(*WELL)
     with pytest.raises(KeyError) as caught:
         api.run(GRAPH, timeout=LIMIT, on_event=callback)
     assert "goes on" in caught.value.__notes__[0]
@@ -861,10 +873,10 @@ def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(fake, api):
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
-def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(fake, api, callback):
+def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, api, callback):
     """A TimeoutError that names the prompt; the same job can be waited for again."""
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     start = time.monotonic()
     with pytest.raises(JobTimeout, match="goes on") as caught:
         api.run(GRAPH, timeout=0.2, on_event=callback)
@@ -877,10 +889,10 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(fake, api, callb
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
-def test_ctrl_c_leaves_at_once(fake, api, callback):
+def test_ctrl_c_leaves_at_once(comfy, api, callback):
     """Also when only the interpreter is told; the client can be used on."""
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     timer = threading.Timer(0.3, _thread.interrupt_main)
     start = time.monotonic()
     timer.start()
@@ -892,12 +904,12 @@ def test_ctrl_c_leaves_at_once(fake, api, callback):
     check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_done_callbacks_have_a_thread_of_their_own(fake, api):
+def test_done_callbacks_have_a_thread_of_their_own(comfy, api):
     """Not the socket's; in order, and one that raises does not keep the others."""
     names = []
     done = threading.Event()
     go = threading.Event()
-    fake.script(START, go, *WELL[1:])
+    comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
 
     def broken(_):
@@ -914,9 +926,9 @@ def test_done_callbacks_have_a_thread_of_their_own(fake, api):
     assert names[2] == threading.current_thread().name
 
 
-def test_done_callbacks_never_run_in_threads_of_the_client(fake, api):
+def test_done_callbacks_never_run_in_threads_of_the_client(comfy, api):
     """Whenever they are added: also at the very moment of the end."""
-    fake.script(*WELL)
+    comfy.script(*WELL)
     names = Counter()
     called = threading.Semaphore(0)
 
@@ -931,9 +943,9 @@ def test_done_callbacks_never_run_in_threads_of_the_client(fake, api):
     assert set(names) <= {"comfy-callbacks", threading.current_thread().name}
 
 
-def test_jobs_are_futures(fake, api):
+def test_jobs_are_futures(comfy, api):
     """``as_completed`` and ``wait`` of the standard library take them; cancel is refused."""
-    fake.script(*WELL)
+    comfy.script(*WELL)
     work = [api.submit(GRAPH) for _ in range(5)]
     assert {id(job) for job in as_completed(work, LIMIT)} == {id(job) for job in work}
     assert not wait_for_all(work, LIMIT).not_done
@@ -942,9 +954,9 @@ def test_jobs_are_futures(fake, api):
     check(work[0].result(0))
 
 
-def test_closing_the_client_ends_all_waits(fake, api):
+def test_closing_the_client_ends_all_waits(comfy, api):
     """In ClientClosed, at once."""
-    fake.script(START)
+    comfy.script(START)
     job = api.submit(GRAPH)
     api.close()
     with pytest.raises(ClientClosed):
@@ -953,38 +965,38 @@ def test_closing_the_client_ends_all_waits(fake, api):
         api.submit(GRAPH)
 
 
-def test_closing_the_client_during_a_submission_ends_it(fake, api):
+def test_closing_the_client_during_a_submission_ends_it(comfy, api):
     """No job is left without a verdict."""
 
     def handler(request):
-        answer = fake.answer(request)
+        answer = comfy.answer(request)
         api.close()
         return answer
 
-    fake.on("POST", "/prompt", handler)
-    fake.script(START)
+    comfy.on("POST", "/prompt", handler)
+    comfy.script(START)
     with pytest.raises(ClientClosed):
         api.run(GRAPH, timeout=LIMIT)
     assert api._jobs.outstanding == ()
 
 
-def test_the_thread_that_asks_ends_when_there_is_nothing_to_ask(fake, api, monkeypatch):
+def test_the_thread_that_asks_ends_when_there_is_nothing_to_ask(comfy, api, monkeypatch):
     """And comes back with the next job."""
     monkeypatch.setattr(jobs, "LINGER", 0.1)
 
     def running():
         return [t for t in threading.enumerate() if t.name == "comfy-jobs"]
 
-    fake.script(*WELL)
+    comfy.script(*WELL)
     for _ in range(2):
         check(api.run(GRAPH, timeout=LIMIT))
-        fake.until(lambda: not running(), LIMIT)
+        comfy.until(lambda: not running(), LIMIT)
 
 
-def test_a_client_that_is_forgotten_takes_its_thread_along(fake):
+def test_a_client_that_is_forgotten_takes_its_thread_along(comfy):
     """Nobody closed it, and its job has not ended."""
-    fake.script(START)
-    api = Impatient(fake.url)
+    comfy.script(START)
+    api = Impatient(comfy.url)
     api.submit(GRAPH)
     mine = [t for t in threading.enumerate() if t.name == "comfy-jobs"]
     assert mine
@@ -994,18 +1006,18 @@ def test_a_client_that_is_forgotten_takes_its_thread_along(fake):
         gc.collect()  # again and again: a thread holds the client while it works for it
         return not any(thread.is_alive() for thread in mine)
 
-    fake.until(have_ended, LIMIT)
+    comfy.until(have_ended, LIMIT)
 
 
 # -- the hint about previews -------------------------------------------------------------
 
 
-def test_a_server_without_previews_is_told_of_once(fake, api, caplog):
+def test_a_server_without_previews_is_told_of_once(comfy, api, caplog):
     """When someone wants them, and a sampler ran."""
     steps = [
         step for step in recording("0.3.75", "normal_previews").steps if not isinstance(step, bytes)
     ]
-    fake.script(*steps)
+    comfy.script(*steps)
     graph = load_workflow("txt2img_tiny")
     api.run(graph, timeout=LIMIT)
     assert "--preview-method" not in caplog.text
@@ -1014,24 +1026,24 @@ def test_a_server_without_previews_is_told_of_once(fake, api, caplog):
     assert caplog.text.count("--preview-method") == 1
 
 
-def test_progress_of_other_nodes_needs_no_previews(fake, api, caplog):
+def test_progress_of_other_nodes_needs_no_previews(comfy, api, caplog):
     """An upscaler makes steps too, and no server sends previews of them."""
     steps = [say("progress", node="1", value=i, max=5) for i in range(6)]
-    fake.script(*WELL[:3], *steps, *WELL[3:])
+    comfy.script(*WELL[:3], *steps, *WELL[3:])
     with caplog.at_level(logging.WARNING):
         api.run(GRAPH, timeout=LIMIT, on_preview=lambda event: None)
     assert caplog.text == ""
 
 
-def test_a_cut_answer_of_the_history_is_asked_again(fake, api):
+def test_a_cut_answer_of_the_history_is_asked_again(comfy, api):
     """A broken body is no verdict."""
-    fake.script(START, ALL_CACHED, SUCCESS, Finish(ENTRY), OVER)
+    comfy.script(START, ALL_CACHED, SUCCESS, Finish(ENTRY), OVER)
     asked_twice = []
 
     def handler(request):
         asked_twice.append(request)
-        answer = fake.answer(request)
+        answer = comfy.answer(request)
         return cut(answer, 5)(request) if len(asked_twice) == 1 else answer
 
-    fake.on("GET", "/history/*", handler)
+    comfy.on("GET", "/history/*", handler)
     check(api.run(GRAPH, timeout=LIMIT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
@@ -11,31 +12,41 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
 from comfy_client import ComfyApi, State, connection
 from comfy_client.connection import Timing
 from comfy_client.errors import AuthenticationError, TransportError
+from comfy_client.testing import ComfyServer, frame
 from tests.comfyui import ComfyUI
-from tests.fake import FakeComfy, frame
 from tests.heard import FAST, Heard, Quick, open_sockets, until
 
 
+def add_prompt(comfy: ComfyServer) -> None:
+    """One that runs until it is forgotten."""
+    comfy.script()
+    body = json.dumps({"prompt": {}}).encode()
+    headers = {"Content-Type": "application/json"}
+    with urlopen(Request(f"{comfy.url}/prompt", body, headers), timeout=10) as answer:
+        assert answer.status == 200
+
+
 @pytest.fixture
-def quick(fake: FakeComfy) -> Iterator[Quick]:
+def quick(comfy: ComfyServer) -> Iterator[Quick]:
     """A client with little patience, connected; its sockets are gone at the end."""
-    api = Quick(fake.url)
+    api = Quick(comfy.url)
     heard = Heard(api)
     with api:
         until(lambda: heard("feature_flags"))  # the last that a server says unasked
         heard.forget()
         yield api
-    until(lambda: not open_sockets(fake.port))
+    until(lambda: not open_sockets(comfy.port))
 
 
-def _back(fake: FakeComfy, api: ComfyApi, connections: int) -> None:
-    fake.until(lambda: len(fake.hellos) >= connections and api.connected, 10)
+def _back(comfy: ComfyServer, api: ComfyApi, connections: int) -> None:
+    comfy.until(lambda: len(comfy.hellos) >= connections and api.connected, 10)
 
 
 # -- drops ------------------------------------------------------------------------------
@@ -43,16 +54,16 @@ def _back(fake: FakeComfy, api: ComfyApi, connections: int) -> None:
 
 @pytest.mark.parametrize("reset", [True, False], ids=["rst", "fin"])
 def test_each_cut_is_one_disconnected_and_one_reconnected(
-    fake: FakeComfy, quick: Quick, reset: bool
+    comfy: ComfyServer, quick: Quick, reset: bool
 ) -> None:
     """F4: five in a row, and as many as there may be: twenty."""
     heard = Heard(quick)
     for count in range(20):
-        fake.drop(reset=reset)
-        _back(fake, quick, count + 2)
+        comfy.faults.drop(reset=reset)
+        _back(comfy, quick, count + 2)
         until(lambda count=count: len(heard("reconnected")) == count + 1)  # type: ignore[misc]
     assert heard.links == ["disconnected", "reconnected"] * 20
-    assert set(fake.hellos) == {quick.client_id}
+    assert set(comfy.hellos) == {quick.client_id}
     for event in heard("reconnecting"):
         assert event.attempt >= 1
         assert 0 <= event.delay <= FAST.cap
@@ -61,38 +72,38 @@ def test_each_cut_is_one_disconnected_and_one_reconnected(
     assert [e.attempt for e in heard("reconnected")] == [1] * 20
 
 
-def test_a_close_frame_of_the_server_is_a_cut(fake: FakeComfy, quick: Quick) -> None:
+def test_a_close_frame_of_the_server_is_a_cut(comfy: ComfyServer, quick: Quick) -> None:
     """No descriptor is left behind, and the code is told."""
     heard = Heard(quick)
     for count in range(5):
-        fake.close_politely(1001, "going away")
-        _back(fake, quick, count + 2)
+        comfy.faults.close_politely(1001, "going away")
+        _back(comfy, quick, count + 2)
     until(lambda: len(heard("reconnected")) == 5)
     assert heard.links == ["disconnected", "reconnected"] * 5
     assert "closed the socket (code 1001)" in str(heard("disconnected")[0].error)
-    until(lambda: len(open_sockets(fake.port)) <= 2)  # the socket, and a kept HTTP connection
+    until(lambda: len(open_sockets(comfy.port)) <= 2)  # the socket, and a kept HTTP connection
 
 
-def test_the_old_socket_ends_before_the_new_one_begins(fake: FakeComfy, quick: Quick) -> None:
+def test_the_old_socket_ends_before_the_new_one_begins(comfy: ComfyServer, quick: Quick) -> None:
     """The server forgets a client id with whichever socket of it ends."""
     heard = Heard(quick)
     for count in range(3):
         quick._connection.redial("a test")
-        _back(fake, quick, count + 2)
-        assert len(fake.sockets) == 1
+        _back(comfy, quick, count + 2)
+        assert len(comfy.sockets) == 1
     until(lambda: len(heard("reconnected")) == 3)
     assert str(heard("disconnected")[0].error) == "a test"
 
 
-def test_a_server_that_is_away_for_long_is_found_again(fake: FakeComfy, quick: Quick) -> None:
+def test_a_server_that_is_away_for_long_is_found_again(comfy: ComfyServer, quick: Quick) -> None:
     """Refused dials in between are no further disconnections."""
     heard = Heard(quick)
-    fake.refuse_ws(502)
-    fake.on("GET", "/prompt", (502, {}, None))
-    fake.drop()
+    comfy.faults.refuse_sockets(502)
+    comfy.on("GET", "/prompt", (502, {}, None))
+    comfy.faults.drop()
     until(lambda: len(heard("reconnecting")) >= 6)
-    fake.accept_ws()
-    _back(fake, quick, 2)
+    comfy.faults.clear()
+    _back(comfy, quick, 2)
     until(lambda: heard("reconnected"))
     assert heard.links == ["disconnected", "reconnected"]
     assert heard("reconnected")[0].attempt >= 6
@@ -103,16 +114,16 @@ def test_a_server_that_is_away_for_long_is_found_again(fake: FakeComfy, quick: Q
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_is_told_as_auth_error_and_slowed_to_the_cap(
-    fake: FakeComfy, status: int
+    comfy: ComfyServer, status: int
 ) -> None:
     """F5: with real patience, one dial in three seconds, not a storm."""
-    fake.refuse_ws(status)
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    comfy.faults.refuse_sockets(status)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         heard = Heard(api)
         api._create_socket()
         until(lambda: heard("reconnecting"))
         time.sleep(1.0)
-        assert len(fake.handshakes) == 1
+        assert len(comfy.handshakes) == 1
         error = heard("auth_error")[0].error
         assert isinstance(error, AuthenticationError)
         assert error.status == status
@@ -120,60 +131,64 @@ def test_a_refusal_is_told_as_auth_error_and_slowed_to_the_cap(
         assert api.state is State.WAITING
 
 
-def test_refused_dials_are_few(fake: FakeComfy) -> None:
+def test_refused_dials_are_few(comfy: ComfyServer) -> None:
     """F5: with real patience, a handful in three seconds at the worst of luck's middle."""
-    fake.refuse_ws(502)
-    fake.on("GET", "/prompt", (502, {}, None))
-    with contextlib.closing(ComfyApi(fake.url)) as api:
+    comfy.faults.refuse_sockets(502)
+    comfy.on("GET", "/prompt", (502, {}, None))
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         api._connection._uniform = lambda low, high: (low + high) / 2
         api._create_socket()
         time.sleep(3.0)
-        assert 2 <= len(fake.handshakes) <= 6
+        assert 2 <= len(comfy.handshakes) <= 6
 
 
 # -- silence ----------------------------------------------------------------------------
 
 
-def test_a_silent_server_that_answers_pings_stays_connected(fake: FakeComfy, quick: Quick) -> None:
+def test_a_silent_server_that_answers_pings_stays_connected(
+    comfy: ComfyServer, quick: Quick
+) -> None:
     """Silence is not death: far longer than the limit for silence without pongs."""
     heard = Heard(quick)
-    fake.until(lambda: fake.pings >= 12, 20)  # 12 times 0.2 s: more than twice the limit
+    comfy.until(lambda: comfy.pings >= 12, 20)  # 12 times 0.2 s: more than twice the limit
     assert heard.links == []
-    assert len(fake.hellos) == 1
+    assert len(comfy.hellos) == 1
 
 
-def test_messages_spare_the_pings(fake: FakeComfy, quick: Quick) -> None:
+def test_messages_spare_the_pings(comfy: ComfyServer, quick: Quick) -> None:
     """Only quiet is asked about."""
     end = time.monotonic() + 4 * FAST.ping
     while time.monotonic() < end:
-        fake.push_status()
+        comfy.push_status()
         time.sleep(0.01)
-    assert fake.pings <= 2
+    assert comfy.pings <= 2
 
 
 @pytest.mark.parametrize("how", ["no pong", "dark"])
-def test_a_dead_peer_is_noticed_within_the_limit(fake: FakeComfy, quick: Quick, how: str) -> None:
+def test_a_dead_peer_is_noticed_within_the_limit(
+    comfy: ComfyServer, quick: Quick, how: str
+) -> None:
     """F2, F6: half-open, or a server that reads and never answers."""
     heard = Heard(quick)
     start = time.monotonic()
     if how == "dark":
-        fake.go_dark()
+        comfy.faults.go_dark()
     else:
-        fake.answer_pings = False
+        silence = comfy.faults.swallow_pings()
     until(lambda: heard("disconnected"))
     assert time.monotonic() - start >= FAST.dead - FAST.ping
     assert "nothing came for 1 s" in str(heard("disconnected")[0].error)
-    fake.answer_pings = True
-    _back(fake, quick, 2)
+    if how == "no pong":
+        silence.end()
+    _back(comfy, quick, 2)
 
 
-def test_a_pause_shorter_than_the_limit_is_no_death(fake: FakeComfy, quick: Quick) -> None:
+def test_a_pause_shorter_than_the_limit_is_no_death(comfy: ComfyServer, quick: Quick) -> None:
     """F6: a loop that is busy loading a model answers late."""
     heard = Heard(quick)
-    fake.answer_pings = False
-    time.sleep(FAST.dead / 2)
-    fake.answer_pings = True
-    fake.until(lambda: fake.pings >= 10)
+    with comfy.faults.swallow_pings():
+        time.sleep(FAST.dead / 2)
+    comfy.until(lambda: comfy.pings >= 10)
     assert heard.links == []
 
 
@@ -184,22 +199,22 @@ def _text(data: Any = "x") -> dict[str, Any]:
     return {"type": "custom", "data": data}
 
 
-def test_fragments_are_joined_with_pings_between_them(fake: FakeComfy, quick: Quick) -> None:
+def test_fragments_are_joined_with_pings_between_them(comfy: ComfyServer, quick: Quick) -> None:
     """F28: control frames may come in the middle of a message."""
     heard = Heard(quick)
-    fake.push(_text("ä" * 1000), fragments=7)
+    comfy.push(_text("ä" * 1000), fragments=7)
     first, second = b'{"type": "custom", ', b'"data": 2}'
-    fake.push_raw(frame(1, first, fin=False) + frame(9, b"hi") + frame(0, second))
+    comfy.push_raw(frame(1, first, fin=False) + frame(9, b"hi") + frame(0, second))
     until(lambda: len(heard("custom")) == 2)
     assert [e.data for e in heard("custom")] == ["ä" * 1000, 2]
 
 
-def test_a_frame_of_a_hundred_megabytes_arrives(fake: FakeComfy, quick: Quick) -> None:
+def test_a_frame_of_a_hundred_megabytes_arrives(comfy: ComfyServer, quick: Quick) -> None:
     """F28: whole, and the next one too."""
     heard = Heard(quick)
     picture = os.urandom(1 << 20) * 100
-    fake.push_binary(struct.pack(">II", 1, 2) + picture)
-    fake.push(_text())
+    comfy.push_binary(struct.pack(">II", 1, 2) + picture)
+    comfy.push(_text())
     until(lambda: heard("custom"), 30)
     (event,) = heard("b_preview")
     assert event.mime == "image/png"
@@ -209,27 +224,27 @@ def test_a_frame_of_a_hundred_megabytes_arrives(fake: FakeComfy, quick: Quick) -
 
 @pytest.mark.parametrize("at", [1, 3, 8, 2000])
 def test_a_pause_in_the_middle_of_a_frame_harms_nothing(
-    fake: FakeComfy, quick: Quick, at: int
+    comfy: ComfyServer, quick: Quick, at: int
 ) -> None:
     """F28: what had come survives several timeouts of the reader."""
     heard = Heard(quick)
-    fake.answer_pings = False  # nobody can answer in the middle of a frame
+    comfy.faults.swallow_pings()  # nobody can answer in the middle of a frame
     data = frame(1, b'{"type": "custom", "data": "' + b"y" * 70000 + b'"}')
-    fake.push_raw(data[:at])
+    comfy.push_raw(data[:at])
     time.sleep(2.5 * FAST.ping)
-    fake.push_raw(data[at:])
+    comfy.push_raw(data[at:])
     until(lambda: heard("custom"))
     assert heard("custom")[0].data == "y" * 70000
     assert heard.links == []
 
 
-def test_a_slow_frame_is_no_silence(fake: FakeComfy, quick: Quick) -> None:
+def test_a_slow_frame_is_no_silence(comfy: ComfyServer, quick: Quick) -> None:
     """Bytes keep a connection alive, although no frame is whole for longer than the limit."""
     heard = Heard(quick)
-    fake.answer_pings = False
+    comfy.faults.swallow_pings()
     data = frame(1, b'{"type": "custom", "data": "slow"}')
     for byte in data:
-        fake.push_raw(bytes([byte]))
+        comfy.push_raw(bytes([byte]))
         time.sleep(2 * FAST.dead / len(data))
     until(lambda: heard("custom"))
     assert heard.links == []
@@ -256,46 +271,46 @@ JUNK = {
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
 def test_a_frame_that_none_should_send_costs_that_connection_only(
-    fake: FakeComfy, monkeypatch: pytest.MonkeyPatch, junk: bytes
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, junk: bytes
 ) -> None:
     """The thread lives, a new socket is dialled, nothing is left open."""
     monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
-    with Quick(fake.url) as api:
+    with Quick(comfy.url) as api:
         heard = Heard(api)
-        fake.push_raw(junk)
-        _back(fake, api, 2)
+        comfy.push_raw(junk)
+        _back(comfy, api, 2)
         until(lambda: heard("reconnected"))
-        fake.push(_text())
+        comfy.push(_text())
         until(lambda: heard("custom"))
         assert heard.links == ["disconnected", "reconnected"]
-    until(lambda: not open_sockets(fake.port))
+    until(lambda: not open_sockets(comfy.port))
 
 
-def test_a_frame_of_600_mb_is_refused_by_its_header(fake: FakeComfy, quick: Quick) -> None:
+def test_a_frame_of_600_mb_is_refused_by_its_header(comfy: ComfyServer, quick: Quick) -> None:
     """By the real limit, before any of it has come."""
     lost: list[Any] = []
     quick.on("disconnected", lost.append)
-    fake.push_raw(bytes([0x82, 127]) + (600 << 20).to_bytes(8, "big"))
-    _back(fake, quick, 2)
+    comfy.push_raw(bytes([0x82, 127]) + (600 << 20).to_bytes(8, "big"))
+    _back(comfy, quick, 2)
     until(lambda: lost)
     assert "more than the" in str(lost[0].error)
 
 
 def test_the_largest_frame_is_a_limit_for_each_message(
-    fake: FakeComfy, monkeypatch: pytest.MonkeyPatch
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for all that ever comes."""
     monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
-    with Quick(fake.url) as api:
+    with Quick(comfy.url) as api:
         heard = Heard(api)
         for _ in range(6):
-            fake.push(_text("z" * (1 << 19)))
+            comfy.push(_text("z" * (1 << 19)))
         until(lambda: len(heard("custom")) == 6)
         assert heard.links == []
 
 
 def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
-    fake: FakeComfy, quick: Quick
+    comfy: ComfyServer, quick: Quick
 ) -> None:
     """Text, binary, pings and pongs with any content: skipped, and the next message counts."""
     chance = random.Random(2024)
@@ -311,22 +326,22 @@ def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
             elif opcode == 1 and chance.random() < 0.5:
                 data = b'{"type": "status", "data": ' + data + b"}"
             batch.append(frame(opcode, data))
-        fake.push_raw(b"".join(batch))
-    fake.push(_text("end"))
+        comfy.push_raw(b"".join(batch))
+    comfy.push(_text("end"))
     until(lambda: heard("custom"), 60)
     assert quick._connection._thread is thread
     assert heard.links == []
 
 
-def test_random_bytes_leave_the_thread_alive(fake: FakeComfy, quick: Quick) -> None:
+def test_random_bytes_leave_the_thread_alive(comfy: ComfyServer, quick: Quick) -> None:
     """Whole connections of them, forty times."""
     chance = random.Random(7)
     thread = quick._connection._thread
     for count in range(40):
         # A close frame at the end: by chance, the bytes before are a frame that waits for more.
-        fake.push_raw(chance.randbytes(200) + frame(8, b"") * 20)
-        fake.drop(reset=False)
-        _back(fake, quick, count + 2)
+        comfy.push_raw(chance.randbytes(200) + frame(8, b"") * 20)
+        comfy.faults.drop(reset=False)
+        _back(comfy, quick, count + 2)
     assert quick._connection._thread is thread
 
 
@@ -335,87 +350,87 @@ def test_random_bytes_leave_the_thread_alive(fake: FakeComfy, quick: Quick) -> N
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404])
 def test_http_without_websocket_is_polled_and_the_socket_tried_again(
-    fake: FakeComfy, status: int, caplog: pytest.LogCaptureFixture
+    comfy: ComfyServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``websocket_unavailable`` once, ``status`` on each change, and back to events."""
     where = {"Location": "/login"} if status == 302 else {}
-    fake.refuse_ws(status, "no socket here", **where)
-    with caplog.at_level(logging.WARNING), contextlib.closing(Quick(fake.url)) as api:
+    comfy.faults.refuse_sockets(status, "no socket here", where)
+    with caplog.at_level(logging.WARNING), contextlib.closing(Quick(comfy.url)) as api:
         heard = Heard(api)
         assert api.init(10) is api
         assert api.state is State.POLLING
         assert not api.connected
         until(lambda: heard("status"))
-        fake.pending.append([0, "p", {}, {}, []])
+        add_prompt(comfy)
         until(lambda: heard("status")[-1].queue_remaining == 1)
-        fake.pending.clear()
+        comfy.forget()
         until(lambda: heard("status")[-1].queue_remaining == 0)
         changes = [e.queue_remaining for e in heard("status")]
         assert changes == [0, 1, 0]
-        until(lambda: len(fake.handshakes) >= 4)  # retried now and then
+        until(lambda: len(comfy.handshakes) >= 4)  # retried now and then
         assert heard.links == ["websocket_unavailable"]
         assert f"{status}" in str(heard("websocket_unavailable")[0].error)
-        fake.accept_ws()
-        _back(fake, api, 1)
+        comfy.faults.clear()
+        _back(comfy, api, 1)
         until(lambda: heard("connected"))
         assert heard.links == ["websocket_unavailable", "connected"]
     assert caplog.text.count("no WebSocket (") == 1
 
 
-def test_a_socket_that_is_lost_for_good_is_polled_too(fake: FakeComfy, quick: Quick) -> None:
+def test_a_socket_that_is_lost_for_good_is_polled_too(comfy: ComfyServer, quick: Quick) -> None:
     """A handshake that is never answered, or a port that drops: three tries, then HTTP."""
     heard = Heard(quick)
-    fake.refuse_ws(502)
-    fake.drop()
+    comfy.faults.refuse_sockets(502)
+    comfy.faults.drop()
     until(lambda: heard("websocket_unavailable"))
-    fake.running.append([0, "p", {}, {}, []])
+    add_prompt(comfy)
     until(lambda: heard("status"))
-    fake.running.clear()
-    fake.accept_ws()
-    _back(fake, quick, 2)
+    comfy.forget()
+    comfy.faults.clear()
+    _back(comfy, quick, 2)
     until(lambda: heard("reconnected"))
     assert heard.links == ["disconnected", "websocket_unavailable", "reconnected"]
     # Should it be lost again, that is told again.
-    fake.refuse_ws(502)
-    fake.drop()
+    comfy.faults.refuse_sockets(502)
+    comfy.faults.drop()
     until(lambda: len(heard("websocket_unavailable")) == 2)
 
 
-def test_poll_only_never_dials(fake: FakeComfy) -> None:
+def test_poll_only_never_dials(comfy: ComfyServer) -> None:
     """``transport="poll"``: status still comes."""
-    with Quick(fake.url, transport="poll") as api:
+    with Quick(comfy.url, transport="poll") as api:
         heard = Heard(api)
         assert api.state is State.POLLING
-        fake.pending.append([0, "p", {}, {}, []])
+        add_prompt(comfy)
         until(lambda: heard("status"))
         assert api.state is State.POLLING
-    assert fake.handshakes == []
+    assert comfy.handshakes == []
 
 
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("transport", ["auto", "poll"])
-def test_polls_are_bounded(fake: FakeComfy, up: bool, transport: Any) -> None:
+def test_polls_are_bounded(comfy: ComfyServer, up: bool, transport: Any) -> None:
     """Fewer than two a second with real patience, whether HTTP works or not."""
-    fake.refuse_ws(404)
+    comfy.faults.refuse_sockets(404)
     if not up:
-        fake.on("GET", "/prompt", (503, {}, "not yet"))
-    with contextlib.closing(ComfyApi(fake.url, transport=transport)) as api:
+        comfy.on("GET", "/prompt", (503, {}, "not yet"))
+    with contextlib.closing(ComfyApi(comfy.url, transport=transport)) as api:
         api._create_socket()
         time.sleep(2.2)
-        polls = [r for r in fake.requests if r.path == "/prompt"]
+        polls = [r for r in comfy.requests if r.path == "/prompt"]
         assert 1 <= len(polls) <= 4
-        assert len(fake.handshakes) <= (3 if transport == "auto" else 0)
+        assert len(comfy.handshakes) <= (3 if transport == "auto" else 0)
 
 
-def test_polling_goes_on_while_http_fails_now_and_then(fake: FakeComfy) -> None:
+def test_polling_goes_on_while_http_fails_now_and_then(comfy: ComfyServer) -> None:
     """Failed polls are no end."""
-    fake.refuse_ws(404)
-    with Quick(fake.url) as api:
+    comfy.faults.refuse_sockets(404)
+    with Quick(comfy.url) as api:
         heard = Heard(api)
-        fake.on("GET", "/prompt", (503, {}, None))
+        comfy.on("GET", "/prompt", (503, {}, None))
         until(lambda: api.state is State.WAITING)
-        fake.off("GET", "/prompt")
-        fake.pending.append([0, "p", {}, {}, []])
+        comfy.off("GET", "/prompt")
+        add_prompt(comfy)
         until(lambda: heard("status"))
         assert heard("status")[-1].queue_remaining == 1
 
@@ -423,81 +438,81 @@ def test_polling_goes_on_while_http_fails_now_and_then(fake: FakeComfy) -> None:
 # -- deaf -------------------------------------------------------------------------------
 
 
-def test_redial_replaces_a_deaf_socket(fake: FakeComfy, quick: Quick) -> None:
+def test_redial_replaces_a_deaf_socket(comfy: ComfyServer, quick: Quick) -> None:
     """F1: pings are answered, but nothing else comes."""
     heard = Heard(quick)
-    fake.deaf()
-    fake.push(_text(1))
-    fake.until(lambda: fake.pings >= 3)
+    comfy.faults.deaf()
+    comfy.push(_text(1))
+    comfy.until(lambda: comfy.pings >= 3)
     assert heard.links == []
     quick._connection.redial("deaf")
-    _back(fake, quick, 2)
-    fake.push(_text(2))
+    _back(comfy, quick, 2)
+    comfy.push(_text(2))
     until(lambda: heard("custom"))
     assert heard("custom")[0].data == 2
 
 
-def test_redial_without_a_socket_is_nothing(fake: FakeComfy) -> None:
+def test_redial_without_a_socket_is_nothing(comfy: ComfyServer) -> None:
     """While it dials or waits there is nothing to give up."""
-    fake.refuse_ws(502)
-    with contextlib.closing(Quick(fake.url)) as api:
+    comfy.faults.refuse_sockets(502)
+    with contextlib.closing(Quick(comfy.url)) as api:
         api._connection.redial("too early")
         api._create_socket()
-        until(lambda: len(fake.handshakes) >= 2)
+        until(lambda: len(comfy.handshakes) >= 2)
         api._connection.redial("still too early")
-        fake.accept_ws()
-        _back(fake, api, 1)
+        comfy.faults.clear()
+        _back(comfy, api, 1)
 
 
 # -- logs -------------------------------------------------------------------------------
 
 
-def test_logs_are_subscribed_anew_after_each_reconnect(fake: FakeComfy, quick: Quick) -> None:
+def test_logs_are_subscribed_anew_after_each_reconnect(comfy: ComfyServer, quick: Quick) -> None:
     """The server forgets them with the socket; after subscribe_logs(False) it may."""
-    fake.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
+    comfy.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
 
     def patches() -> list[Any]:
-        return [r.json() for r in fake.requests if r.method == "PATCH"]
+        return [r.json() for r in comfy.requests if r.method == "PATCH"]
 
     quick.subscribe_logs()
     for count in range(2, 4):
-        fake.drop()
-        fake.until(lambda count=count: len(patches()) == count)  # type: ignore[misc]
+        comfy.faults.drop()
+        comfy.until(lambda count=count: len(patches()) == count)  # type: ignore[misc]
     assert patches() == [{"clientId": quick.client_id, "enabled": True}] * 3
     quick.subscribe_logs(False)
-    _back(fake, quick, 3)
-    fake.drop()
-    _back(fake, quick, 4)
+    _back(comfy, quick, 3)
+    comfy.faults.drop()
+    _back(comfy, quick, 4)
     assert [p["enabled"] for p in patches()] == [True, True, True, False]
 
 
-def test_a_failed_renewal_of_logs_is_told(fake: FakeComfy, quick: Quick) -> None:
+def test_a_failed_renewal_of_logs_is_told(comfy: ComfyServer, quick: Quick) -> None:
     """``terminal_subscription_error``, with the exception; the connection goes on."""
     heard = Heard(quick)
-    fake.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
+    comfy.on("PATCH", "/internal/logs/subscribe", (200, {}, None))
     quick.subscribe_logs()
-    fake.on("PATCH", "/internal/logs/subscribe", (500, {}, None))
-    fake.drop()
+    comfy.on("PATCH", "/internal/logs/subscribe", (500, {}, None))
+    comfy.faults.drop()
     until(lambda: heard("terminal_subscription_error"))
     assert heard("terminal_subscription_error")[0].error.status == 500
-    _back(fake, quick, 2)
+    _back(comfy, quick, 2)
 
 
 # -- two clients ------------------------------------------------------------------------
 
 
-def test_two_clients_do_not_disturb_each_other(fake: FakeComfy, quick: Quick) -> None:
+def test_two_clients_do_not_disturb_each_other(comfy: ComfyServer, quick: Quick) -> None:
     """One loses its socket again and again; the other hears only what is its own."""
     heard = Heard(quick)
-    with Quick(fake.url) as other:
+    with Quick(comfy.url) as other:
         for count in range(3):
-            for ws in fake.sockets:
+            for ws in comfy.sockets:
                 if ws.client_id == other.client_id:
                     ws.hang_up(reset=True)
-            fake.until(lambda count=count: fake.hellos.count(other.client_id) == count + 2)  # type: ignore[misc]
-        fake.push(_text("mine"), to=quick.client_id)
+            comfy.until(lambda count=count: comfy.hellos.count(other.client_id) == count + 2)  # type: ignore[misc]
+        comfy.push(_text("mine"), to=quick.client_id)
         until(lambda: heard("custom"))
-    fake.push(_text("after"), to=quick.client_id)
+    comfy.push(_text("after"), to=quick.client_id)
     until(lambda: len(heard("custom")) == 2)
     assert heard.links == []
     assert quick.connected

@@ -1,0 +1,20 @@
+"""``python -m comfy_client``: the same as the command ``comfy-client``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say what it needs."""
+    try:
+        from .cli import main as commands
+    except ModuleNotFoundError as exc:
+        if exc.name != "click":
+            raise
+        sys.exit("the command line needs click: pip install 'comfy-client-blocking[cli]'")
+    commands(prog_name="comfy-client")
+
+
+if __name__ == "__main__":
+    main()

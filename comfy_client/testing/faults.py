@@ -1,0 +1,903 @@
+"""Everything that goes wrong between a client and a ComfyUI, on command.
+
+Each method of :attr:`ComfyServer.faults <comfy_client.testing.ComfyServer>` works on a running
+server, from any thread.  What lasts returns a :class:`Fault`, which is in force at once and
+ends with its ``with``, with :meth:`Fault.end`, or with :meth:`Faults.clear`::
+
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        with server.faults.bad_gateway(503):
+            job = api.submit("workflow.json")          # ... copes
+        server.faults.drop()                           # all sockets, by a reset
+        server.faults.cut("POST", "/prompt", ran=True, times=1)  # queued, and no answer
+
+Routes are told by method and path; both may have ``*`` in them.  A path is meant with and
+without ``/api`` before it, unless it begins with ``/api`` itself.  The last fault that was
+added acts first; faults of several kinds act together where that makes sense.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import http.client
+import inspect
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+from aiohttp import web
+
+from .traffic import (
+    Answer,
+    Handler,
+    Request,
+    encode,
+    frame,
+    hang_up,
+    make_request,
+    more_headers,
+    read_body,
+    set_body,
+)
+
+if TYPE_CHECKING:
+    from .script import Stage
+    from .server import Core
+
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_METHODS = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
+_PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
+_LOOK = 0.005  # seconds between two looks at something that nobody tells of
+
+#: Messages that none should send, as kind (1 text, 2 binary) and content.
+JUNK: tuple[tuple[int, bytes], ...] = (
+    (1, b"{no json"),
+    (1, b"[1, 2, 3]"),
+    (1, b"null"),
+    (1, b'"executing"'),
+    (1, b"{}"),
+    (1, b'{"type": null, "data": {}}'),
+    (1, b'{"type": "executing", "data": null}'),
+    (1, b'{"type": "progress", "data": [1, 2]}'),
+    (1, b'{"type": "executed", "data": {"output": 5, "prompt_id": 7}}'),
+    (1, b'{"type": "status", "data": {"status": {"exec_info": null}}}'),
+    (1, b"\xff\xfe not UTF-8"),
+    (2, b""),
+    (2, b"\0"),
+    (2, b"\0\0\0"),
+    (2, b"\0\0\0\x01"),
+    (2, b"\0\0\0\x63 of an unknown kind"),
+    (2, b"\0\0\0\x01\0\0\0\x63 in an unknown format"),
+    (2, b"\0\0\0\x03\xff\xff\xff\xff a text of no node"),
+    (2, b"\0\0\0\x04\xff\xff\xff\xff{}"),
+    (2, b"\0\0\0\x04\0\0\0\x02\xff\xff"),
+    (2, b"\0\0\0\x04\0\0\0\x02[]"),
+)
+
+_STRANGER = "5f7a1c1e-0000-4000-8000-00000000cafe"
+#: Messages of other prompts and other people's extensions.
+FOREIGN: tuple[dict[str, Any], ...] = (
+    {"type": "crystools.monitor", "data": {"cpu_utilization": 12.5, "gpus": [{"vram_used": 1}]}},
+    {"type": "execution_start", "data": {"prompt_id": _STRANGER}},
+    {"type": "executing", "data": {"node": "3", "prompt_id": _STRANGER}},
+    {"type": "progress", "data": {"value": 1, "max": 9, "prompt_id": _STRANGER, "node": "3"}},
+    {"type": "progress", "data": {"value": 2, "max": 9}},
+    {"type": "executing", "data": {"node": "3"}},
+    {"type": "executed", "data": {"node": "9", "output": {"images": []}, "prompt_id": _STRANGER}},
+    {"type": "execution_error", "data": {"prompt_id": _STRANGER, "exception_message": "theirs"}},
+    {"type": "execution_interrupted", "data": {"prompt_id": _STRANGER}},
+    {"type": "execution_success", "data": {"prompt_id": _STRANGER}},
+    {"type": "executing", "data": {"node": None, "prompt_id": _STRANGER}},
+    {"type": "some.extension", "data": None},
+    {"type": "some.extension", "data": ["a", "list"]},
+    {"type": "crystools.monitor", "data": None},
+)
+
+
+@attrs.define(eq=False)
+class Fault:
+    """Something that is wrong until its ``with`` is left, or :meth:`end` is called."""
+
+    #: The method of :class:`Faults` that it comes from.
+    name: str
+    #: How often it struck.
+    hits: int = attrs.field(default=0, init=False)
+    _faults: Faults = attrs.field(repr=False)
+    #: What the server needs to know of it.
+    _settings: Any = attrs.field(default=None, repr=False)
+    _times: int | None = attrs.field(default=None, repr=False)
+    _undo: Callable[[], object] | None = attrs.field(default=None, repr=False)
+
+    def __enter__(self) -> Fault:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def active(self) -> bool:
+        """Whether it is in force, and has not struck as often as it was to."""
+        return self in self._faults.active() and not self._spent
+
+    def end(self) -> None:
+        """Undo it; idempotent."""
+        if self._faults._remove(self) and self._undo:
+            self._undo()
+
+    @property
+    def _spent(self) -> bool:
+        return self._times is not None and self.hits >= self._times
+
+
+class Faults:
+    """The switches of one server; see the module.
+
+    They outlive :meth:`~comfy_client.testing.ComfyServer.restart`, except those about sockets
+    that were open (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
+
+    In all of them, `times` is how often a fault strikes before it ends by itself; ``None`` is
+    as often as it can.  What makes no sense is a ValueError at once.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._lock = threading.Lock()  # guards the list below
+        self._active: list[Fault] = []
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            known = [n for n in dir(type(self)) if not n.startswith("_") and n not in _OTHERS]
+            near = difflib.get_close_matches(name, known, 3, 0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            raise AttributeError(f"no fault {name!r}: {hint}")
+
+    def __repr__(self) -> str:
+        return f"<Faults: {', '.join(f.name for f in self.active()) or 'none'}>"
+
+    def clear(self) -> None:
+        """End all faults, and what ``server.on`` and ``server.script`` have said."""
+        for fault in self.active():
+            fault.end()
+
+    def active(self, *names: str) -> list[Fault]:
+        """The faults in force (of these names), the last one first."""
+        with self._lock:
+            return [f for f in self._active if not names or f.name in names]
+
+    def _add(
+        self,
+        name: str,
+        settings: Any = None,
+        *,
+        times: int | None = None,
+        undo: Callable[[], object] | None = None,
+    ) -> Fault:
+        if times is not None and times < 1:
+            raise ValueError(f"times is 1 or more, or None, not {times!r}")
+        fault = Fault(name, self, settings, times, undo)
+        with self._lock:
+            self._active.insert(0, fault)
+        return fault
+
+    def _remove(self, fault: Fault) -> bool:
+        with self._lock:
+            if fault not in self._active:
+                return False
+            self._active.remove(fault)
+            return True
+
+    # -- sockets ------------------------------------------------------------------------
+
+    def drop(self, *, reset: bool = True) -> None:
+        """End all open sockets abruptly: with a RST, or with a bare FIN."""
+        core = self._stage._running()
+        core.flush()
+        for link in core.links:
+            core.call(link.hang_up, reset)
+
+    def close_politely(self, code: int = 1001, reason: str = "") -> None:
+        """Send a close frame to all open sockets.
+
+        Raises:
+            ValueError: A code that is not 1000 to 4999, or a reason above 123 bytes.
+        """
+        if not 1000 <= code <= 4999 or len(reason.encode()) > 123:
+            raise ValueError(f"no close frame has code {code} and a reason of {len(reason)}")
+        data = code.to_bytes(2, "big") + reason.encode()
+        self._stage._running().push(frame(8, data), everybody=True)
+
+    def deaf(self) -> Fault:
+        """The sockets that are open now get no more messages; pings are still answered."""
+        return self._on_open_sockets("deaf", "hear")
+
+    def go_dark(self) -> Fault:
+        """The sockets that are open now are neither read nor written, and not closed.
+
+        As behind a router that forgot them.  New ones work, and HTTP does.  When it ends, what
+        clients have sent meanwhile is read; what they have missed, they have missed.
+        """
+        return self._on_open_sockets("darken", "light")
+
+    def _on_open_sockets(self, do: str, undo: str) -> Fault:
+        core = self._stage._running()
+        core.flush()
+        links = core.links
+
+        def each(what: str) -> None:
+            with contextlib.suppress(RuntimeError):  # stopped meanwhile
+                for link in links:
+                    core.call(getattr(link, what))
+
+        each(do)
+        return self._add({"deaf": "deaf", "darken": "go_dark"}[do], undo=lambda: each(undo))
+
+    def stale_handlers(self) -> Fault:
+        """A socket that ends takes the route of the next one of its client id with it.
+
+        ComfyUI's own race: the handler of the old socket removes its client id only after the
+        client has dialled again, and with it the new socket, which then gets no message though
+        pings are answered.  Until the client dials again, the old one is thought to be there.
+        """
+        return self._add("stale_handlers")
+
+    def freeze(self) -> Fault:
+        """The whole server neither reads nor writes; connections are accepted and left alone.
+
+        As a machine that sleeps, or a ComfyUI that is busy loading a model; a prompt that runs
+        goes on.  Nothing is lost: what came meanwhile is handled when it ends.
+        """
+        core = self._stage._running()
+        core.flush()
+        thaw = core.freeze()
+        return self._add("freeze", undo=thaw)
+
+    def swallow_pings(self) -> Fault:
+        """Pings are read, counted, and not answered."""
+        return self._add("swallow_pings")
+
+    def refuse_sockets(
+        self,
+        status: int = 403,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        times: int | None = None,
+    ) -> Fault:
+        """Sockets are refused with this answer; those that are open stay."""
+        answer = _answer(status, headers, body)
+        return self._rule("refuse_sockets", "GET", "/ws", answer, times)
+
+    def stall_handshakes(self, *, times: int | None = None) -> Fault:
+        """Who wants a socket gets no answer at all."""
+        return self._delay("stall_handshakes", "GET", "/ws", None, False, times)
+
+    def slow_handshakes(self, seconds: float, *, times: int | None = None) -> Fault:
+        """Who wants a socket waits for so long."""
+        return self._delay("slow_handshakes", "GET", "/ws", _seconds(seconds), False, times)
+
+    # -- messages -----------------------------------------------------------------------
+
+    def lose(self, *events: str) -> Fault:
+        """Events of these names (``*`` for a part) are not sent to anyone.
+
+        ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
+        Without a name, all.
+        """
+        return self._add("lose", events or ("*",))
+
+    def withhold(self, *events: str) -> Fault:
+        """As :meth:`lose`, but they are sent when it ends, in their order."""
+        kept: list[tuple[Any, ...]] = []
+
+        def send() -> None:
+            with contextlib.suppress(RuntimeError):
+                core = self._stage._running()
+                for message in kept:
+                    core.send(*message)
+
+        return self._add("withhold", (events or ("*",), kept), undo=send)
+
+    def junk(self) -> Fault:
+        """Before each message comes another that nobody should send.
+
+        Text that is no JSON or no UTF-8, lists, ``null``, binary messages that are too short, of
+        no known kind, or with metadata that ends beyond them: :data:`JUNK`, one after the other.
+        """
+        return self._add("junk")
+
+    def foreign_traffic(self) -> Fault:
+        """Before each message comes another about what is not ours.
+
+        Events of other people's prompts and extensions (``crystools.monitor``), with ``data``
+        that is a list or ``null``: :data:`FOREIGN`, one after the other.
+        """
+        return self._add("foreign_traffic")
+
+    def fragments(self, parts: int = 3) -> Fault:
+        """Each message comes in so many frames, with a ping between them."""
+        if parts < 2:
+            raise ValueError(f"fragments are at least 2, not {parts}")
+        return self._add("fragments", parts)
+
+    def pause_in_frames(self, seconds: float) -> Fault:
+        """Each message stops for so long in the middle of its frame."""
+        return self._add("pause_in_frames", _seconds(seconds))
+
+    def oversized_frame(self, size: int = 600 * 2**20) -> None:
+        """Announce a binary frame of `size` bytes to all open sockets, and send none of it.
+
+        What is sent to them later is taken for its content: their end is to hang up.
+        """
+        if size < 0:
+            raise ValueError(f"a frame has 0 bytes or more, not {size}")
+        self._stage._running().push(b"\x82\x7f" + size.to_bytes(8, "big"), everybody=True)
+
+    # -- prompts ------------------------------------------------------------------------
+
+    def late_history(self, seconds: float | None = None) -> Fault:
+        """Prompts that have said ``execution_success`` stay in the queue for so long.
+
+        ``None``: until it ends.  Only then come their history and ``executing`` without a node.
+        """
+        return self._add("late_history", None if seconds is None else _seconds(seconds))
+
+    def no_history(self) -> Fault:
+        """Prompts that end leave no history, as if it had been evicted at once."""
+        return self._add("no_history")
+
+    def evict(self, prompt_id: str | None = None) -> None:
+        """Drop a prompt from history, or all; nobody is told."""
+        self._stage._running().queue.forget(prompt_id)
+
+    def lose_queue(self) -> None:
+        """What waits and what runs is gone, without a word, an end, or a history."""
+        self._stage._running().lose_queue()
+
+    def hang_worker(self) -> Fault:
+        """Prompts run for ever: no node begins or goes on, and HTTP works.
+
+        An interrupt changes nothing, as with a thread that has died.
+        """
+        return self._add("hang_worker")
+
+    def other_prompt_ids(self) -> Fault:
+        """The server takes no notice of the ``prompt_id`` that it is sent, and makes its own."""
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            with contextlib.suppress(ValueError):
+                body = exchange.seen.json()
+                if isinstance(body, dict):
+                    body.pop("prompt_id", None)
+                    exchange.replace_body(json.dumps(body).encode())
+            return await exchange.proceed()
+
+        return self._rule("other_prompt_ids", "POST", "/prompt", respond, None)
+
+    def node_errors(self, errors: Mapping[str, Any]) -> Fault:
+        """Prompts are accepted, with these ``node_errors``."""
+        wanted = dict(errors)
+        return self._rewrite(
+            "node_errors", "POST", "/prompt", lambda a: {**a, "node_errors": wanted}, None
+        )
+
+    def events_before_reply(self, *, times: int | None = None) -> Fault:
+        """``POST /prompt`` is answered only when the prompt has left the queue."""
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            response = await exchange.proceed()
+            prompt_id = _json_of(response).get("prompt_id")
+            queue = exchange.core.queue
+            while not exchange.gone and prompt_id in _ids(queue.shown()):
+                await asyncio.sleep(_LOOK)
+            return response
+
+        return self._rule("events_before_reply", "POST", "/prompt", respond, times)
+
+    # -- answers ------------------------------------------------------------------------
+
+    def delay(
+        self,
+        method: str,
+        path: str,
+        seconds: float | None = None,
+        *,
+        ran: bool = False,
+        times: int | None = None,
+    ) -> Fault:
+        """Answers wait for so long; ``None``: until the fault ends, or the client gives up.
+
+        Args:
+            method: Of the request, or ``*``.
+            path: As in the module's description.
+            seconds: How long.
+            ran: Whether the wait is after the request took effect, or before.
+            times: How often.
+        """
+        wait = None if seconds is None else _seconds(seconds)
+        return self._delay("delay", method, path, wait, ran, times)
+
+    def _delay(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        wait: float | None,
+        ran: bool,
+        times: int | None,
+    ) -> Fault:
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            response = await exchange.proceed() if ran else None
+            await exchange.wait(wait)
+            if exchange.gone:
+                return exchange.done(keep=False)
+            return response or await exchange.proceed()
+
+        return self._rule(name, method, path, respond, times)
+
+    def cut(
+        self,
+        method: str,
+        path: str,
+        *,
+        ran: bool = False,
+        sent: int | None = None,
+        reset: bool = False,
+        times: int | None = None,
+    ) -> Fault:
+        """The connection ends before the answer does.
+
+        Args:
+            method: Of the request, or ``*``.
+            path: As in the module's description.
+            ran: Whether the request takes effect: a prompt that is queued, and no answer.
+            sent: How many bytes of the answer's body come; its ``Content-Length`` announces
+                all.  ``None``: not even a status.  The request takes effect, then.
+            reset: With a RST instead of a FIN.
+            times: How often.
+        """
+        if sent is not None and sent < 0:
+            raise ValueError(f"sent is a number of bytes, not {sent}")
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            if sent is not None:
+                head, _, body = encode(await exchange.answer()).partition(b"\r\n\r\n")
+                exchange.write(head + b"\r\n\r\n" + body[:sent])
+            elif ran:
+                await exchange.proceed()
+            exchange.hang_up(reset=reset)
+            return exchange.done(keep=False)
+
+        return self._rule("cut", method, path, respond, times)
+
+    def drip(
+        self,
+        method: str,
+        path: str,
+        *,
+        size: int = 1,
+        pause: float = 0.05,
+        times: int | None = None,
+    ) -> Fault:
+        """The right answer, `size` bytes at a time, `pause` seconds apart."""
+        if size < 1:
+            raise ValueError(f"size is 1 byte or more, not {size}")
+        pause = _seconds(pause)
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            data = encode(await exchange.answer())
+            for start in range(0, len(data), size):
+                if exchange.gone:
+                    break
+                exchange.write(data[start : start + size])
+                await asyncio.sleep(pause)
+            return exchange.done(keep=False)
+
+        return self._rule("drip", method, path, respond, times)
+
+    def bad_gateway(
+        self,
+        status: int = 502,
+        *,
+        method: str = "*",
+        path: str = "*",
+        times: int | None = None,
+    ) -> Fault:
+        """A proxy's page with this status, while the server starts or is overloaded."""
+        text = http.client.responses.get(status, "A timeout occurred")
+        answer = _answer(status, _HTML, _PAGE.format(f"{status} {text}"))
+        return self._rule("bad_gateway", method, path, answer, times)
+
+    def login_page(self, status: int = 200, *, times: int | None = None) -> Fault:
+        """Everything is answered with a page of HTML (200, 401, 403), or sent to ``/login`` (302).
+
+        Raises:
+            ValueError: Another status.
+        """
+        if status not in (200, 302, 401, 403):
+            raise ValueError(f"a login page comes with 200, 302, 401 or 403, not {status}")
+        headers = {"Location": "/login", **_HTML} if status == 302 else _HTML
+        answer = _answer(status, headers, _PAGE.format("Please log in"))
+        return self._rule("login_page", "*", "*", answer, times)
+
+    def redirect(
+        self,
+        status: int = 301,
+        location: str | None = None,
+        *,
+        method: str = "*",
+        path: str = "*",
+        times: int | None = None,
+    ) -> Fault:
+        """Requests are redirected; without a location, to the same address by https.
+
+        Raises:
+            ValueError: A status that is no redirect.
+        """
+        if status not in (301, 302, 303, 307, 308):
+            raise ValueError(f"a redirect is 301, 302, 303, 307 or 308, not {status}")
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            there = location or f"https://{exchange.request.host}{exchange.seen.target}"
+            text = http.client.responses[status]
+            headers = {"Location": there, **_HTML}
+            return exchange.reply((status, headers, _PAGE.format(f"{status} {text}")))
+
+        return self._rule("redirect", method, path, respond, times)
+
+    def wrong_mime(
+        self,
+        method: str = "*",
+        path: str = "*",
+        content_type: str = "text/html",
+        *,
+        times: int | None = None,
+    ) -> Fault:
+        """The right body under another content type."""
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            response = await exchange.proceed()
+            response.headers["Content-Type"] = content_type
+            return response
+
+        return self._rule("wrong_mime", method, path, respond, times)
+
+    def missing(self, method: str, path: str, *, times: int | None = None) -> Fault:
+        """The server has no such route: 404 to GET and HEAD, 405 to the rest.
+
+        ``missing("*", "/api/*")`` is a server from before ``/api``.
+        """
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            return exchange.reply(unknown(exchange.seen.method))
+
+        return self._rule("missing", method, path, respond, times)
+
+    def too_large(
+        self, path: str = "/upload/*", limit: int = 0, *, times: int | None = None
+    ) -> Fault:
+        """A proxy refuses bodies above `limit` bytes with a 413."""
+        if limit < 0:
+            raise ValueError(f"limit is a number of bytes, not {limit}")
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            if len(exchange.seen.body) <= limit:
+                return await exchange.proceed()
+            return exchange.reply((413, _HTML, _PAGE.format("413 Request Entity Too Large")))
+
+        return self._rule("too_large", "POST", path, respond, times)
+
+    def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
+        """Uploads are stored, and answered, under this name."""
+        if not name or "/" in name:
+            raise ValueError(f"name is one of a file, not {name!r}")
+
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            response = await exchange.proceed()
+            stored = _json_of(response)
+            folder = exchange.core.folders.of_type(str(stored.get("type")))
+            if folder is None or "name" not in stored:
+                return response
+            folder = folder / stored["subfolder"]
+            (folder / stored["name"]).replace(folder / name)
+            return web.json_response({**stored, "name": name})
+
+        return self._rule("rename_uploads", "POST", "/upload/*", respond, times)
+
+    def rewrite(
+        self,
+        method: str,
+        path: str,
+        function: Callable[[Any], Any],
+        *,
+        times: int | None = None,
+    ) -> Fault:
+        """Send what the function makes of the right answer, if that is JSON."""
+        if not callable(function):
+            raise ValueError(f"rewrite needs a function, not {function!r}")
+        return self._rewrite("rewrite", method, path, function, times)
+
+    def _rewrite(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        function: Callable[[Any], Any],
+        times: int | None,
+    ) -> Fault:
+        async def respond(exchange: Exchange) -> web.StreamResponse:
+            response = await exchange.proceed()
+            if not isinstance(response, web.Response) or response.status != 200:
+                return response
+            if response.content_type != "application/json":
+                return response
+            return web.json_response(function(json.loads(response.text or "null")))
+
+        return self._rule(name, method, path, respond, times)
+
+    def answer(
+        self, method: str, path: str, answer: Answer | Handler, *, times: int | None = None
+    ) -> Fault:
+        """Answer a route this way: what ``server.on`` does.
+
+        Args:
+            method: Of the request, or ``*``.
+            path: As in the module's description.
+            answer: Status, headers and body (bytes, text, ``None``, or JSON), or a function
+                that makes them of a :class:`~comfy_client.testing.Request`.  It runs in a
+                thread of its own and may wait; if it returns ``None``, it has written to
+                ``request.socket`` itself, and the connection ends.
+            times: How often.
+        """
+        if not callable(answer):
+            if not isinstance(answer, tuple) or len(answer) != 3:
+                raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
+            answer = _answer(*answer)
+        return self._rule("answer", method, path, answer, times)
+
+    def _rule(self, name: str, method: str, path: str, answer: Any, times: int | None) -> Fault:
+        if method not in _METHODS:
+            raise ValueError(f"method is one of {', '.join(_METHODS)}, not {method!r}")
+        if not isinstance(path, str) or not path.startswith(("/", "*")):
+            raise ValueError(f"a path begins with / or *, not {path!r}")
+        return self._add(name, Rule(method, path, answer), times=times)
+
+
+_OTHERS = ("active", "clear")
+_HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+@attrs.frozen(eq=False)
+class Rule:
+    """How some requests are answered."""
+
+    method: str
+    path: str
+    #: An answer, a handler, or a coroutine function of an :class:`Exchange`.
+    answer: Any
+
+    def meets(self, request: Request) -> bool:
+        """Whether a request is meant."""
+        path = request.full_path if self.path.startswith("/api") else request.path
+        return fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
+
+
+@attrs.define(eq=False)
+class Exchange:
+    """One request on its way through the faults that meet it."""
+
+    request: web.Request
+    seen: Request
+    core: Core
+    _handler: Next
+    _rules: list[Fault]
+    _current: Fault | None = None
+
+    async def proceed(self) -> web.StreamResponse:
+        """What the next fault says, or at last the server itself."""
+        while self._rules:
+            fault = self._rules.pop(0)
+            # Of what stands in for the server's own answer, only the first counts.
+            changing = inspect.iscoroutinefunction
+            self.seen.rest[:] = [f for f in self._rules if changing(f._settings.answer)]
+            # Two requests at once must not both have the last of its times.
+            if not fault.active:
+                continue
+            fault.hits += 1
+            self._current = fault
+            return await self._respond(fault._settings.answer)
+        return await self._handler(self.request)
+
+    async def _respond(self, answer: Any) -> web.StreamResponse:
+        if inspect.iscoroutinefunction(answer):
+            return cast(web.StreamResponse, await answer(self))
+        if callable(answer):
+            answer = await self._called(answer)
+        if answer is None:
+            return self.done(keep=False)
+        if answer[0] == 101:
+            more_headers.set(answer[1])
+            return await self._handler(self.request)
+        return self.reply(answer)
+
+    async def _called(self, handler: Handler) -> Answer | None:
+        """Call it in a thread of its own, since it may wait for as long as it likes.
+
+        If it fails, the connection ends without an answer.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Answer | None] = loop.create_future()
+
+        def finish(result: Answer | None) -> None:
+            if not done.done():  # the server stops
+                done.set_result(result)
+
+        def call() -> None:
+            result = None
+            try:
+                result = handler(self.seen)
+            except OSError:
+                pass  # the client has left
+            except Exception as exc:  # noqa: BLE001  told at the end of the server
+                if not self.core.queue.closed:
+                    self.core.stage._keep(self.core.stage.errors, exc)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(finish, result)
+
+        # Daemons, since nobody waits for a handler that waits for ever.
+        threading.Thread(target=call, name="ComfyServer handler", daemon=True).start()
+        return await done
+
+    async def answer(self) -> Answer:
+        """The right answer, whole."""
+        return await self.core.loopback(self.seen)
+
+    def replace_body(self, body: bytes) -> None:
+        """Let the server read another body."""
+        self.seen = attrs.evolve(self.seen, body=body)
+        set_body(self.request, body)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        transport = self.request.transport
+        return transport is None or transport.is_closing()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Until the time or the fault is over, or the client gone."""
+        loop = asyncio.get_running_loop()
+        faults = self.core.stage.faults
+        end = None if seconds is None else loop.time() + seconds
+        while not self.gone and self._current in faults.active():
+            if end is not None and loop.time() >= end:
+                break
+            await asyncio.sleep(_LOOK)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        if self.request.transport is not None:
+            self.request.transport.write(data)
+
+    def hang_up(self, *, reset: bool) -> None:
+        """End the connection."""
+        if self.request.transport is not None:
+            hang_up(self.request.transport, reset=reset)
+
+    def reply(self, answer: Answer) -> web.StreamResponse:
+        """Send this answer."""
+        data = encode(answer)
+        if self.request.method == "HEAD":
+            data = data[: data.index(b"\r\n\r\n") + 4]
+        self.write(data)
+        return self.done(keep=self.request.keep_alive)
+
+    def done(self, *, keep: bool) -> web.StreamResponse:
+        """All has been sent; the connection stays open or ends."""
+        return _Sent(keep)
+
+
+class _Sent(web.StreamResponse):
+    """For aiohttp: a response of which nothing remains to be sent."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self._keep = keep
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._keep
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
+
+
+def watch(core: Core) -> Any:
+    """Middleware that keeps every request, and lets the faults at it."""
+    stage = core.stage
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
+        rest = core.private(request)
+        if rest is not None:
+            if not rest:
+                return await handler(request)
+            seen = make_request(request, stage._prefix, await read_body(request))
+            return await Exchange(request, seen, core, handler, rest).proceed()
+        with core.handling():
+            seen = make_request(request, stage._prefix, await read_body(request))
+            stage._keep_request(seen)
+            if seen.path == "/ws":
+                stage._keep(stage.handshakes, seen.headers)
+            rules = [
+                fault
+                for fault in stage.faults.active()
+                if isinstance(fault._settings, Rule) and fault._settings.meets(seen)
+            ]
+            return await Exchange(request, seen, core, handler, rules).proceed()
+
+    return middleware
+
+
+# -- helpers ----------------------------------------------------------------------------
+
+
+def _answer(status: int, headers: Mapping[str, str] | None, body: Any) -> Answer:
+    if not 100 <= status <= 999:
+        raise ValueError(f"a status is 100 to 999, not {status!r}")
+    answer = (status, dict(headers or {}), body)
+    try:
+        encode(answer)
+    except TypeError as exc:
+        raise ValueError(f"no body of an answer: {exc}") from exc
+    return answer
+
+
+def _seconds(value: float) -> float:
+    if not value >= 0:
+        raise ValueError(f"seconds are 0 or more, not {value!r}")
+    return value
+
+
+def _json_of(response: web.StreamResponse) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        found = json.loads(cast(web.Response, response).text or "")
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def name_of(event: str | int, data: Any) -> str:
+    """What :meth:`Faults.lose` calls a message."""
+    if isinstance(event, int):
+        return "binary"
+    is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None
+    return "executing null" if is_end else event
+
+
+def intruder(fault: Fault) -> str | bytes:
+    """The next message of :meth:`Faults.junk` or :meth:`Faults.foreign_traffic`.
+
+    As text; as bytes the frame itself.
+    """
+    if fault.name == "foreign_traffic":
+        return json.dumps(FOREIGN[fault.hits % len(FOREIGN)])
+    return frame(*JUNK[fault.hits % len(JUNK)])
+
+
+def _ids(queue: Mapping[str, list[Any]]) -> Iterator[Any]:
+    return (item[1] for items in queue.values() for item in items)
+
+
+def unknown(method: str) -> Answer:
+    """What the server says to a route that it does not have."""
+    if method in ("GET", "HEAD"):
+        return 404, {"Content-Type": "application/octet-stream"}, None
+    return 405, {"Allow": "GET,HEAD"}, "405: Method Not Allowed"

@@ -1,0 +1,49 @@
+"""Fixtures for pytest: an embedded ComfyUI, and a client of it.
+
+Installed as the package ``pytest_comfy_client``, beside ``comfy_client`` and not in it: pytest
+loads each plug-in at its start, in every project, and this one shall cost nothing there.
+So ``comfy_client`` itself is imported when a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from comfy_client import ComfyApi
+    from comfy_client.testing import ComfyServer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers", "comfy_server(**options): what to start the comfy_server of a test with"
+    )
+
+
+@pytest.fixture
+def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
+    """A fresh :class:`comfy_client.testing.ComfyServer`, stopped after the test.
+
+    ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.
+    Needs the extra ``[testing]``.
+    """
+    try:
+        from comfy_client.testing import ComfyServer
+    except ModuleNotFoundError as exc:
+        pytest.fail(str(exc), pytrace=False)
+    marker = request.node.get_closest_marker("comfy_server") or pytest.mark.comfy_server.mark
+    with ComfyServer(*marker.args, **marker.kwargs) as server:
+        yield server
+
+
+@pytest.fixture
+def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
+    """A connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test."""
+    from comfy_client import ComfyApi
+
+    with ComfyApi(comfy_server.url) as api:
+        yield api

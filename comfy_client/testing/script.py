@@ -1,0 +1,310 @@
+"""What a test does with a running server: look at what clients sent, answer, push, and script.
+
+:class:`Stage` is the part of :class:`~comfy_client.testing.ComfyServer` for that::
+
+    server.on("GET", "/queue", (502, {}, "bad gateway"))       # a fixed answer
+    server.on("GET", "/view*", cut((200, {}, bytes(1000)), 10))  # a broken one
+    server.script(                                             # what prompts do from now on
+        {"type": "execution_start", "data": {"prompt_id": PROMPT_ID}},
+        may_go_on,                                             # a threading.Event
+        Finish(),
+    )
+    server.until(lambda: len(server.hellos) == 2)              # instead of sleeping
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from .faults import Fault, Faults
+from .traffic import Answer, Handler, Ran, Request, pieces, upgrade
+
+if TYPE_CHECKING:
+    from .server import Core
+    from .traffic import Link
+
+#: Stands for the id of the prompt in the steps of a script.
+PROMPT_ID = "00000000-0000-4000-8000-000000000000"
+_LIMIT = 10.0  # seconds that any wait in here may take
+_REQUESTS_KEPT, _BYTES_KEPT, _OTHERS_KEPT = 10_000, 64 * 2**20, 100_000
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class Finish:
+    """Step of a script: the prompt leaves the queue for the history.
+
+    Without an entry, outputs and messages are those that the script has sent.
+    """
+
+    #: What ``GET /history/{prompt_id}`` has of it, in full.
+    entry: Mapping[str, Any] | None = None
+
+
+#: dict: a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes: a binary one;
+#: Event: waited for, 10 seconds at most; a function is called with the prompt's id.
+Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
+
+
+@attrs.frozen
+class Socket:
+    """One open WebSocket, seen from the server."""
+
+    client_id: str
+    _link: Link = attrs.field(repr=False)
+    _core: Core = attrs.field(repr=False)
+
+    def hang_up(self, *, reset: bool = True) -> None:
+        """End it abruptly: with a RST, or with a bare FIN."""
+        self._core.call(self._link.hang_up, reset)
+
+
+class Stage:
+    """What a server has seen, and what it is told to say; see the module.
+
+    All of it is kept over restarts, for the last 10,000 requests (64 MiB of bodies) and the
+    last 100,000 of all else.  Any thread may ask.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        #: All requests, oldest first, with those for a WebSocket.
+        self.requests: list[Request] = []
+        #: How many TCP connections were accepted.
+        self.connections = 0
+        #: The headers of each request for a WebSocket.
+        self.handshakes: list[Mapping[str, str]] = []
+        #: The client id of each socket that was greeted, in order.
+        self.hellos: list[str] = []
+        #: What clients said first on each socket, decoded.
+        self.first_messages: list[Any] = []
+        #: All that clients said on sockets, decoded.
+        self.messages: list[Any] = []
+        #: How many pings came.
+        self.pings = 0
+        #: Every prompt that has begun to run or to play, in order: what ran, and how often.
+        self.ran: list[Ran] = []
+        #: What handlers and scripts raised.  The first is raised again at the end of the
+        #: server's ``with``, if nothing else is.
+        self.errors: list[BaseException] = []
+        #: Everything that can go wrong, by name: see :class:`~comfy_client.testing.Faults`.
+        self.faults = Faults(self)
+        self._prefix = prefix
+        self._changed = threading.Condition()  # guards the above, told of each change
+        self._bytes = 0
+
+    def _running(self) -> Core:
+        raise NotImplementedError
+
+    # -- what clients sent --------------------------------------------------------------
+
+    def _keep(self, kept: list[_T], item: _T) -> None:
+        with self._changed:
+            kept.append(item)
+            if len(kept) > _OTHERS_KEPT:
+                del kept[: _OTHERS_KEPT // 10]
+            self._changed.notify_all()
+
+    def _keep_request(self, request: Request) -> None:
+        with self._changed:
+            self.requests.append(request)
+            self._bytes += len(request.body)
+            if self._bytes > _BYTES_KEPT or len(self.requests) > _REQUESTS_KEPT:
+                self._bytes = sum(len(one.body) for one in self.requests)
+                while len(self.requests) > _REQUESTS_KEPT or (
+                    self._bytes > _BYTES_KEPT and len(self.requests) > 1
+                ):
+                    self._bytes -= len(self.requests.pop(0).body)
+            self._changed.notify_all()
+
+    def _count(self, what: str) -> None:
+        with self._changed:
+            setattr(self, what, getattr(self, what) + 1)
+            self._changed.notify_all()
+
+    def until(self, predicate: Callable[[], object], timeout: float = 5.0) -> None:
+        """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while not predicate():  # outside the lock: it may ask this server something
+            if time.monotonic() > end:
+                raise AssertionError(f"did not come true within {timeout} s")
+            with self._changed:
+                self._changed.wait(0.01)
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """The sockets that are open now."""
+        core = self._running()
+        return [Socket(link.client_id, link, core) for link in core.links]
+
+    @property
+    def open_connections(self) -> int:
+        """How many TCP connections are open now."""
+        return self._running().open_connections
+
+    # -- answers ------------------------------------------------------------------------
+
+    def on(self, method: str, path: str, answer: Answer | Handler) -> Fault:
+        """Answer a route this way until :meth:`off`; see :meth:`Faults.answer`.
+
+        The last one added wins.
+        """
+        return self.faults.answer(method, path, answer)
+
+    def off(self, method: str, path: str) -> None:
+        """Take back what :meth:`on` said for exactly these."""
+        for fault in self.faults.active("answer"):
+            if (fault._settings.method, fault._settings.path) == (method, path):
+                fault.end()
+
+    def answer(self, request: Request) -> Answer:
+        """What the server, or the next fault, would have answered: for handlers.
+
+        The request takes effect; the JSON of the answer is decoded.
+        """
+        if request.path == "/ws":
+            return upgrade(request)
+        core = self._running()
+        return core.wait(core.loopback(request))
+
+    # -- messages -----------------------------------------------------------------------
+
+    def push(self, message: Any, *, to: str | None = None, fragments: int = 1) -> None:
+        """Send JSON to all sockets, or to that of one client id; it has gone on return."""
+        self._push(1, json.dumps(message).encode(), to, fragments)
+
+    def push_binary(self, data: bytes, *, to: str | None = None, fragments: int = 1) -> None:
+        """Send a binary message, as :meth:`push`."""
+        self._push(2, data, to, fragments)
+
+    def push_status(self) -> None:
+        """Tell all sockets how many prompts wait or run."""
+        self.push({"type": "status", "data": {"status": self._running().queue_info()}})
+
+    def push_raw(self, data: bytes, *, to: str | None = None) -> None:
+        """Send bytes as they are, for frames that no server should send (see :func:`frame`)."""
+        self._running().push(data, to)
+
+    def _push(self, opcode: int, payload: bytes, to: str | None, fragments: int) -> None:
+        if fragments < 1:
+            raise ValueError(f"fragments are 1 or more, not {fragments}")
+        self.push_raw(b"".join(pieces(opcode, payload, fragments)), to=to)
+
+    # -- prompts ------------------------------------------------------------------------
+
+    def script(self, *steps: Step) -> Fault:
+        """What every prompt does from now on, one after the other, instead of being executed.
+
+        Nothing is validated.  A prompt whose script has no :class:`Finish` runs until
+        :meth:`finish` or :meth:`forget`.
+
+        Args:
+            steps: A mapping is a message for the prompt's client, with :data:`PROMPT_ID`
+                replaced by its id; bytes are a binary one; a ``threading.Event`` is waited for,
+                10 seconds at most; :class:`Finish` writes its history; a function is called
+                with its id.
+
+        Returns:
+            A handle: prompts are executed again when its ``with`` or its ``end()`` comes.
+        """
+        for step in steps:
+            known = isinstance(step, Mapping | bytes | threading.Event | Finish)
+            if not known and not callable(step):
+                raise ValueError(f"no step of a script: {step!r}")
+        return self.faults._add("script", steps)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """What ``GET /history`` has: a copy, by prompt id, oldest first."""
+        return self._running().queue.history()
+
+    @property
+    def running(self) -> list[Any]:
+        """What ``queue_running`` of ``GET /queue`` has."""
+        return self._running().queue.shown()["queue_running"]
+
+    @property
+    def pending(self) -> list[Any]:
+        """What ``queue_pending`` of ``GET /queue`` has: a heap, the next one first."""
+        return self._running().queue.shown()["queue_pending"]
+
+    def finish(
+        self,
+        prompt_id: str,
+        outputs: Mapping[str, Any] | None = None,
+        *,
+        messages: Collection[Any] = (),
+        entry: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move a prompt from the queue to the history, and tell all of the queue.
+
+        Args:
+            prompt_id: Of a prompt that waits or runs, or of any.
+            outputs: By node id.
+            messages: As in ``status.messages`` of history.  The prompt counts as failed when
+                one is ``execution_error`` or ``execution_interrupted``.
+            entry: All that history has of it, in place of the others.
+        """
+        failed = {m[0] for m in messages} & {"execution_error", "execution_interrupted"}
+        status = {
+            "status_str": "error" if failed else "success",
+            "completed": not failed,
+            "messages": list(messages),
+        }
+        made = {"outputs": dict(outputs or {}), "status": status, "meta": {}}
+        self._running().queue.settle(prompt_id, dict(entry) if entry else made)
+
+    def forget(self) -> None:
+        """Lose queue and history, as a server that was restarted; sockets stay."""
+        self.faults.lose_queue()
+        self.faults.evict()
+
+
+def play(stage: Stage, core: Core, prompt_id: str, client_id: str | None) -> None:
+    """Play the script for one prompt, and wait until that has left the queue."""
+    fault = next(iter(stage.faults.active("script")))
+    outputs: dict[str, Any] = {}
+    messages: list[Any] = []
+    queue = core.queue
+    for step in fault._settings:
+        if queue.closed:
+            return
+        if isinstance(step, Mapping):
+            event = _renamed(step, prompt_id)
+            data = event.get("data")
+            if event.get("type") == "executed":
+                outputs[data["node"]] = data["output"]
+            elif str(event.get("type")).startswith("execution_"):
+                messages.append([event["type"], data])
+            if event.keys() == {"type", "data"}:
+                core.send(event["type"], data, client_id)
+            else:
+                stage.push(event, to=client_id)
+        elif isinstance(step, bytes):
+            stage.push_binary(step.replace(PROMPT_ID.encode(), prompt_id.encode()), to=client_id)
+        elif isinstance(step, threading.Event):
+            core.flush()
+            end = time.monotonic() + _LIMIT
+            while not step.wait(0.02) and not queue.closed:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"the script waited {_LIMIT} s for an event")
+        elif isinstance(step, Finish):
+            entry = step.entry and _renamed(step.entry, prompt_id)
+            stage.finish(prompt_id, outputs, messages=messages, entry=entry)
+        else:
+            core.flush()
+            step(prompt_id)
+    core.flush()
+    while queue.running_id == prompt_id and not queue.closed:
+        with stage._changed:
+            stage._changed.wait(0.02)
+
+
+def _renamed(data: Mapping[str, Any], prompt_id: str) -> Any:
+    return json.loads(json.dumps(data).replace(PROMPT_ID, prompt_id))

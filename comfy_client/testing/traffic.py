@@ -1,0 +1,454 @@
+"""What clients send, and how answers and frames look on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import http.client
+import io
+import json
+import queue
+import socket
+import struct
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+import aiohttp
+import attrs
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
+    from .faults import Fault, Faults
+
+#: Status, headers, and a body: bytes, text, ``None``, or whatever JSON can say.
+Answer = tuple[int, Mapping[str, str], Any]
+
+
+class Wire:
+    """The connection of one request, for bytes that no server should send; for any thread.
+
+    From its first use on, the server no longer reads or writes here.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        is_plain = transport.get_extra_info("sslcontext") is None
+        self._tap = _Tap(cast(asyncio.Protocol, transport.get_protocol()), is_plain)
+        self._left = b""
+        self._do(self._take())
+
+    def _do(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        except (RuntimeError, concurrent.futures.CancelledError):  # the server has stopped
+            coroutine.close()
+            raise ConnectionResetError("the connection has ended") from None
+
+    async def _take(self) -> None:
+        self._transport.set_protocol(self._tap)
+        if not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def sendall(self, data: bytes) -> None:
+        """Send these bytes as they are; ConnectionResetError if the client has left."""
+        self._do(self._send(data))
+
+    async def _send(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+        while self._tap.is_full and not self._transport.is_closing():
+            await asyncio.sleep(0.001)
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client has left")
+
+    def recv(self, size: int) -> bytes:
+        """Wait for at most so many bytes of the client; empty when it has left."""
+        data = self._left or self._tap.chunks.get()
+        data, self._left = data[:size], data[size:]
+        if not data:
+            self._tap.chunks.put(b"")  # for the next who asks
+        return data
+
+    def close(self, *, reset: bool = False) -> None:
+        """End the connection, behind what is still to be sent or with a RST."""
+        self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
+
+
+class _Tap(asyncio.Protocol):
+    """Takes the data of a connection; its old protocol hears of the rest."""
+
+    def __init__(self, before: asyncio.Protocol, is_plain: bool) -> None:
+        self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.is_full = False
+        self._before = before
+        self._is_plain = is_plain
+
+    def data_received(self, data: bytes) -> None:
+        self.chunks.put(data)
+
+    def eof_received(self) -> bool:
+        self.chunks.put(b"")
+        return self._is_plain  # who has nothing more to say may still be told something
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.chunks.put(b"")
+        self._before.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self._before.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._before.resume_writing()
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """One request, as it came."""
+
+    method: str
+    #: Without query, the server's prefix, and ``/api``; percent-encoded.
+    path: str
+    #: Without query and the server's prefix; percent-encoded.
+    full_path: str
+    #: Path and query as sent.
+    target: str
+    query: Mapping[str, str]
+    #: Case-insensitive.
+    headers: CIMultiDictProxy[str] = attrs.field(repr=False)
+    #: What was read of it: less than announced if the client was cut off.
+    body: bytes = attrs.field(repr=False)
+    _wire: Callable[[], Wire] = attrs.field(repr=False)
+    #: The faults that it has yet to meet.
+    rest: list[Fault] = attrs.field(factory=list, repr=False, init=False)
+
+    def json(self) -> Any:
+        """The body, decoded; ValueError if it is no JSON."""
+        return json.loads(self.body)
+
+    @property
+    def socket(self) -> Wire:
+        """The connection itself, for handlers that answer with bytes of their own."""
+        return self._wire()
+
+
+#: Answers a request; ``None`` if it has written to ``request.socket`` itself, which then ends.
+#: Runs in a thread of its own, and may wait.
+Handler = Callable[[Request], Answer | None]
+
+
+@attrs.define
+class Ran:
+    """One prompt that the server has begun to run, or to play."""
+
+    prompt_id: str
+    #: Whose it was.
+    client_id: str | None
+    #: What its sender put beside the workflow, without secrets.
+    extra_data: Mapping[str, Any] = attrs.field(repr=False)
+    #: ``"success"`` or ``"error"``, as in history; ``None`` if it has no end (yet).
+    status: str | None = None
+
+    @property
+    def mark(self) -> str | None:
+        """The id that ``comfy_client`` gave it, also on servers that choose another."""
+        return self.extra_data.get("comfy_client_prompt_id")
+
+
+def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
+    """A record of what aiohttp has parsed."""
+    url = urlsplit(request.raw_path)
+    path = url.path.removeprefix(prefix)
+    wires: list[Wire] = []
+    loop = asyncio.get_running_loop()
+
+    def wire() -> Wire:
+        if not wires:
+            if request.transport is None:
+                raise ConnectionResetError("the client has left")
+            wires.append(Wire(request.transport, loop))
+        return wires[0]
+
+    return Request(
+        request.method,
+        path.removeprefix("/api") if path.startswith("/api/") else path,
+        path,
+        request.raw_path,
+        dict(parse_qsl(url.query, keep_blank_values=True)),
+        request.headers,
+        body,
+        wire,
+    )
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Read the body, and put it back for whoever handles the request.
+
+    Of a body that is too large, or cut off, only what came.
+    """
+    if not request.body_exists:
+        return b""
+    limit = request.client_max_size
+    chunks: list[bytes] = []
+    size = 0
+    failure: BaseException | None = None
+    try:
+        async for chunk in request.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:  # the handler will refuse it, by its own words
+                break
+    except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
+        failure = exc
+    set_body(request, body := b"".join(chunks), failure)
+    return body
+
+
+def set_body(request: web.Request, body: bytes, failure: BaseException | None = None) -> None:
+    """Let the handler of a request read this."""
+    content = aiohttp.StreamReader(
+        request.protocol, 2**40, loop=asyncio.get_running_loop()
+    )  # the limit is out of reach: a full one would stop the connection
+    content.feed_data(body)
+    if failure is None:
+        content.feed_eof()
+    else:
+        content.set_exception(failure)
+    # aiohttp has no public way to give back what was read.
+    request._payload = content
+    request._read_bytes = None
+
+
+def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
+    """End a connection: with a RST, or with a FIN behind what is still to be sent."""
+    if not reset:
+        transport.close()
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
+
+
+async def exchange(connection: socket.socket, request: Request) -> Answer:
+    """Send a request and read the whole answer."""
+    try:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            return await _exchanged(reader, writer, request)
+        finally:
+            writer.close()
+    finally:
+        connection.close()
+
+
+async def _exchanged(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request
+) -> Answer:
+    drop = ("connection", "content-length", "transfer-encoding", "expect")
+    lines = [f"{request.method} {request.target} HTTP/1.1"]
+    lines += [f"{name}: {v}" for name, v in request.headers.items() if name.lower() not in drop]
+    lines += ["Connection: close", f"Content-Length: {len(request.body)}", "", ""]
+    writer.write("\r\n".join(lines).encode("utf-8", "surrogateescape") + request.body)
+    return decode(await reader.read(), request.method)
+
+
+class _Bytes(io.BytesIO):
+    """What http.client takes for a connection."""
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return self
+
+
+def decode(data: bytes, method: str) -> Answer:
+    """Read an answer; JSON is decoded."""
+    response = http.client.HTTPResponse(_Bytes(data), method=method)  # type: ignore[arg-type]
+    response.begin()
+    content = response.read()
+    framing = ("content-length", "transfer-encoding", "connection", "date", "server")
+    headers = {name: value for name, value in response.getheaders() if name.lower() not in framing}
+    body: Any = content or None
+    if content and response.headers.get_content_type() == "application/json":
+        body = json.loads(content)
+    return response.status, headers, body
+
+
+def upgrade(request: Request) -> Answer:
+    """What opens a WebSocket."""
+    key = request.headers.get("Sec-WebSocket-Key")
+    if key is None:
+        return 400, {}, "No WebSocket UPGRADE hdr"
+    accept = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode())  # noqa: S324
+    proof = base64.b64encode(accept.digest()).decode()
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": proof}
+    return 101, headers, None
+
+
+def encode(answer: Answer) -> bytes:
+    """The bytes of an answer; a ``Content-Length`` in its headers may lie."""
+    status, headers, body = answer
+    kind = ""
+    if isinstance(body, str):
+        body, kind = body.encode(), "text/plain; charset=utf-8"
+    elif body is not None and not isinstance(body, bytes):
+        body, kind = json.dumps(body).encode(), "application/json; charset=utf-8"
+    body = body or b""
+    defaults = {"Content-Type": kind} if kind else {}
+    if status >= 200:
+        defaults["Content-Length"] = str(len(body))
+    given = {name.lower() for name in headers}
+    lines = {**headers, **{n: v for n, v in defaults.items() if n.lower() not in given}}
+    reason = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else "Odd"
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body
+
+
+def never_answer(request: Request) -> None:
+    """Handler: silent until the client gives up."""
+    while request.socket.recv(65536):
+        pass
+
+
+def cut(answer: Answer, after: int) -> Handler:
+    """Handler: promises the whole body, sends `after` bytes of it, and hangs up."""
+    head, _, body = encode(answer).partition(b"\r\n\r\n")
+    return lambda request: request.socket.sendall(head + b"\r\n\r\n" + body[:after])
+
+
+def drip(answer: Answer, *, size: int = 1, pause: float = 0.05) -> Handler:
+    """Handler: sends the answer `size` bytes at a time, `pause` seconds apart."""
+
+    def handler(request: Request) -> None:
+        data = encode(answer)
+        for start in range(0, len(data), size):
+            request.socket.sendall(data[start : start + size])
+            time.sleep(pause)
+
+    return handler
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    """One unmasked WebSocket frame, as a server sends it: 1 text, 2 binary, 8 close, 9 ping."""
+    size = len(payload)
+    head = bytes([(0x80 if fin else 0) | opcode])
+    if size < 126:
+        head += bytes([size])
+    elif size < 65536:
+        head += struct.pack(">BH", 126, size)
+    else:
+        head += struct.pack(">BQ", 127, size)
+    return head + payload
+
+
+def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
+    """One message in so many frames (fewer if it is shorter)."""
+    size = -(-len(payload) // parts) or 1
+    chunks = [payload[i : i + size] for i in range(0, len(payload), size)] or [b""]
+    last = len(chunks) - 1
+    return [frame(0 if i else opcode, c, fin=i == last) for i, c in enumerate(chunks)]
+
+
+#: What a handler wants in the answer to a handshake; empty but for the request that it is of.
+more_headers: ContextVar[Mapping[str, str]] = ContextVar(
+    "more headers", default=MappingProxyType({})
+)
+
+
+# -- event sockets ------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Link:
+    """One open event socket; for the server's own thread."""
+
+    client_id: str
+    ws: web.WebSocketResponse
+    transport: asyncio.Transport | None
+    is_deaf: bool = False
+    is_dark: bool = False
+    _writing: asyncio.Lock = attrs.field(factory=asyncio.Lock)  # a frame may take its time
+
+    @property
+    def hears(self) -> bool:
+        """Whether messages reach it."""
+        return not (self.is_deaf or self.is_dark)
+
+    async def send(self, message: str | bytes, faults: Faults) -> None:
+        """Send a text or a binary message, in the way that faults want it."""
+        parts = next((f._settings for f in faults.active("fragments")), 1)
+        pause = next((f._settings for f in faults.active("pause_in_frames")), 0)
+        async with self._writing:
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+                if parts > 1 or pause:
+                    await self._send_oddly(message, parts, pause)
+                elif isinstance(message, str):
+                    await self.ws.send_str(message)
+                else:
+                    await self.ws.send_bytes(message)
+
+    async def _send_oddly(self, message: str | bytes, parts: int, pause: float) -> None:
+        is_text = isinstance(message, str)
+        payload = message.encode() if isinstance(message, str) else message
+        data = frame(9, b"still there?").join(pieces(1 if is_text else 2, payload, parts))
+        if pause:
+            self.write(data[: len(data) // 2])
+            await asyncio.sleep(pause)
+            data = data[len(data) // 2 :]
+        self.write(data)
+
+    async def pong(self, data: bytes) -> None:
+        """Answer a ping."""
+        async with self._writing:
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+                await self.ws.pong(data)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def hang_up(self, reset: bool) -> None:
+        """End it."""
+        if self.transport is not None:
+            hang_up(self.transport, reset=reset)
+
+    def deaf(self) -> None:
+        """No more messages."""
+        self.is_deaf = True
+
+    def hear(self) -> None:
+        """Messages again."""
+        self.is_deaf = False
+
+    def darken(self) -> None:
+        """Neither read nor write."""
+        self.is_dark = True
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def light(self) -> None:
+        """Read and write again."""
+        self.is_dark = False
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+def made(event: str | int, data: Any) -> str | bytes:
+    """The message for an event, or for a binary one of that number."""
+    if isinstance(event, int):
+        return struct.pack(">I", event) + cast(bytes, data)
+    return json.dumps({"type": event, "data": data})

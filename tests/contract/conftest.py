@@ -1,0 +1,105 @@
+"""Contract tests: what must hold on real servers and on embedded ones.
+
+A test that uses ``comfyui`` or ``api`` runs on an embedded server and, with ``--real``, on a
+real one of the newest version; one that uses ``any_comfyui`` or ``any_api`` on embedded servers
+and, with ``--real``, on real ones of each version.  One that is marked ``real`` runs on those only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from comfy_client.testing import ComfyServer
+from tests import furnished
+from tests.comfyui import DEFAULT, ComfyUI
+from tests.versions import TESTED
+
+#: Embedded servers are told from real ones by this.
+EMBEDDED = "embedded-"
+SERVERS = {
+    "comfyui": ([DEFAULT], [DEFAULT]),
+    "any_comfyui": (["2024-03", DEFAULT], TESTED),
+}
+
+Server = ComfyServer | ComfyUI
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = list(metafunc.definition.iter_markers())
+    for name, (embedded, real) in SERVERS.items():
+        if name not in metafunc.fixturenames or any(
+            mark.name == "parametrize" and mark.args[0] == name for mark in marks
+        ):
+            continue
+        servers = [pytest.param(version, marks=pytest.mark.real) for version in real]
+        if not any(mark.name == "real" for mark in marks):
+            servers = [pytest.param(f"{EMBEDDED}{version}") for version in embedded] + servers
+        metafunc.parametrize(name, servers, indirect=True, scope="session")
+
+
+@contextmanager
+def running(version: str) -> Iterator[Server]:
+    """A server by the id of its parameter; embedded ones have what real ones for tests have."""
+    if version.startswith(EMBEDDED):
+        embedded = ComfyServer(version=version.removeprefix(EMBEDDED), step_seconds=0.05)
+        with embedded as server:
+            furnished.furnish(server)
+            yield server
+    else:
+        with ComfyUI(version=version) as real:
+            yield real
+
+
+@pytest.fixture(scope="session")
+def comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A running server of the newest version."""
+    version = getattr(request, "param", DEFAULT)
+    if version == DEFAULT:
+        yield request.getfixturevalue("real_comfyui")
+    else:
+        with running(version) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def any_comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A running server of each version; pytest keeps the tests of one together."""
+    if request.param == DEFAULT:
+        yield request.getfixturevalue("real_comfyui")
+    else:
+        with running(request.param) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def crowded(comfyui: Server) -> Iterator[Server]:
+    """Another server of that kind: with users, small uploads, and, a real one, a node pack."""
+    if isinstance(comfyui, ComfyServer):
+        with ComfyServer(multi_user=True, max_upload_size=1 << 20) as embedded:
+            yield embedded
+        return
+    with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
+    pack = with_options.root / "custom_nodes" / "a_pack"
+    for folder in ("example_workflows", "subgraphs", "locales/en"):
+        (pack / folder).mkdir(parents=True)
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    (pack / "example_workflows" / "first & best.json").write_text('{"nodes": []}')
+    (pack / "subgraphs" / "blur.json").write_text('{"definitions": {}}')
+    (pack / "locales" / "en" / "main.json").write_text('{"hello": "world"}')
+    with with_options as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def other(comfyui: Server) -> Iterator[Server]:
+    """Another server of that kind without previews, which may be killed."""
+    if isinstance(comfyui, ComfyServer):
+        with ComfyServer(previews=False) as embedded:
+            furnished.furnish(embedded)
+            yield embedded
+    else:
+        with ComfyUI("--preview-method", "none") as server:
+            yield server

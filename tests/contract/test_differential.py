@@ -1,0 +1,535 @@
+"""The embedded server and the real one are told the same, at random, and must say the same.
+
+Status, headers, content type, JSON, error types, event order, history, and pixels; ids, times,
+tracebacks and random letters of file names aside.  A failure shows the request and both answers.
+
+    pytest --real tests/contract/test_differential.py
+    DIFFERENTIAL_SEED=7 DIFFERENTIAL_COUNT=900 pytest --real tests/contract/test_differential.py
+
+The count is of requests and, a third of that, of workflows, for each version.
+
+Not asked, since these are not about the protocol: the editor's page and the files it ships
+(``/models/configs`` are some, too), ``/system_stats``, ``/internal`` (paths and log lines), nodes
+that the embedded server lacks, the descriptions of those that it simulates, what Python says to a
+text in the place of a picture, and what depends on the random order of sets on the real server.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import pytest
+
+from comfy_client.testing import ComfyServer
+from tests import furnished
+from tests.comfyui import ComfyUI
+from tests.contract.test_routes import png
+from tests.pair import Ask, Run, Side, differences
+
+pytestmark = pytest.mark.real
+
+SEED = int(os.environ.get("DIFFERENTIAL_SEED", "4"))
+COUNT = int(os.environ.get("DIFFERENTIAL_COUNT", "600"))
+VERSIONS = ["0.3.75", "2024-03"]
+CLIENT = "00000000000000000000000000000001"
+
+
+@attrs.define
+class Pair:
+    """Both servers; whatever is done is done to both and compared."""
+
+    version: str
+    real: Side
+    embedded: Side
+    rng: random.Random
+    output_classes: set[str]
+    numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(100))
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.real, self.embedded
+
+    @property
+    def old(self) -> bool:
+        return self.version == "2024-03"
+
+    def ask(self, ask: Ask) -> dict[str, Any]:
+        """The real one's answer, if it is the other's, too."""
+        answers = [side.ask(ask) for side in self.sides]
+        self.compare(ask, *answers)
+        return answers[0]
+
+    def compare(self, what: Any, real: Any, embedded: Any) -> None:
+        lines = list(differences(real, embedded))
+        if lines:
+            pytest.fail(
+                f"DIFFERENTIAL_SEED={SEED}, ComfyUI {self.version}: the answers differ to\n"
+                f"{what}\n\n" + "\n".join(lines[:30]),
+                pytrace=False,
+            )
+
+    def until_idle(self, running: int = 0) -> None:
+        for side in self.sides:
+            side.until_idle(running)
+
+    def run(self, body: dict[str, Any], client_id: str = CLIENT) -> Run:
+        """Run a workflow on both; the real one's outputs go in an order of its own."""
+        graph = body["prompt"]
+        body["number"] = next(self.numbers)  # it may take the other one several attempts
+        real = self.real.run(body, client_id, flags=not self.old)
+        sinks = [key for key, node in graph.items() if node["class_type"] in self.output_classes]
+        if real.history:
+            orders = [[*real.outputs, *(key for key in sinks if key not in real.outputs)]]
+        else:  # it does not say in which order it looked at them
+            orders = list(itertools.permutations(sinks))
+        for order in orders:
+            prompt = in_order(graph, list(order))
+            embedded = self.embedded.run({**body, "prompt": prompt}, client_id, flags=not self.old)
+            if real.history or real.told() == embedded.told():
+                break
+        self.compare(json.dumps(body), real.told(), embedded.told())
+        return real
+
+
+def in_order(graph: dict[str, Any], outputs: list[str]) -> dict[str, Any]:
+    """The same graph with these nodes in this order among the others."""
+    places = iter(outputs)
+    keys = [next(places) if key in outputs else key for key in graph]
+    return {key: graph[key] for key in keys}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    version = request.param
+    with (
+        ComfyUI(version=version) as real,
+        ComfyServer(version=version) as embedded,
+    ):
+        furnished.furnish(embedded)
+        sides = Side("the real one", real.port), Side("the embedded one", embedded.port)
+        definitions = sides[1].json("/object_info")
+        outputs = {name for name, each in definitions.items() if each["output_node"]}
+        yield Pair(version, *sides, random.Random(SEED), outputs)
+
+
+# -- requests ---------------------------------------------------------------------------
+
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+PATHS = ("/nope", "/nope.png", "/x.js", "/prompt", "/queue", "/history", "/history/x", "/free")
+PATHS = (*PATHS, "/ws", "/upload/image", "/view", "/users", "/settings/x", "/userdata/a")
+PATHS = (*PATHS, "/userdata/a/b", "/extensions/x.js", "/embeddings", "/object_info/x", "/interrupt")
+READ = ("/models", "/models/loras", "/models/nope", "/models/clip", "/models/unet")
+READ = (*READ, "/experiment/models/nope", "/experiment/models/loras", "/features", "/embeddings")
+READ = (*READ, "/experiment/models/preview/loras/0/x.ckpt", "/i18n", "/workflow_templates")
+READ = (*READ, "/global_subgraphs", "/global_subgraphs/x", "/api/jobs", "/node_replacements")
+READ = (*READ, "/view_metadata/loras", "/view_metadata/loras?filename=x.safetensors")
+READ = (*READ, "/view_metadata/x?filename=a.safetensors", "/view_metadata/loras?filename=x")
+READ = (*READ, "/users", "/settings", "/queue", "/prompt")
+TO_POST = ("/prompt", "/queue", "/history", "/free", "/interrupt", "/users", "/settings/x")
+BODIES = (b"", b"{", b"[]", b"{}", b'"x"', b"5", b"null", b'{"delete":5}', b'{"delete":["a"]}')
+BODIES = (*BODIES, b'{"number":"x","prompt":{}}', b'{"prompt":null}', b'{"prompt":[]}')
+BODIES = (*BODIES, b'{"username":""}', b'{"prompt":{},"number":"3"}', b'["prompt"]', b"\xff")
+BODIES = (*BODIES, b'{"unload_models":true}', b'{"prompt_id":"nope"}', b'{"prompt_id":5}')
+CLASSES = ("EmptyImage", "SaveImage", "PreviewAny", "ImageBlend", "ImageScale", "ImageCrop")
+CLASSES = (*CLASSES, "LoadImage", "LoadImageMask", "Nope", "a%2Fb", "PrimitiveFloat")
+FILES = ("a.png", "a b.png", "\u00e4.png", "x.html", "x.js", "x.txt", "x.json", "x", "x.webp")
+TYPES = ("input", "output", "temp", "nope", "")
+FOLDERS = ("", "s", "s/t", "s/../u", "..", "/etc")
+USER_FILES = ("a.txt", "f/a.txt", "f/b.json", "f/g/c.txt", "f", "../x", "../../x", "f/../a.txt")
+USER_FOLDERS = ("", "f", "f/g", "a.txt", "nope", "..", "../..", "/etc")
+VALUES = (None, True, 5, 2.5, "v", [1], {"a": {"b": []}})
+ORIGINS = ("http://127.0.0.1:<port>", "http://127.0.0.1", "http://127.0.0.1:9", "null", "")
+ORIGINS = (*ORIGINS, "http://localhost:<port>", "http://evil.com", "https://127.0.0.1", "x:y:z")
+HOSTS = ("127.0.0.1:<port>", "localhost", "localhost:5", "example.org", "[::1]:5")
+RANGES = ("bytes=0-3", "bytes=5-", "bytes=-4", "bytes=9999-", "bytes=x", "bytes=3-1", "lines=0-1")
+RANGES = (*RANGES, "bytes=0-1,3-4", "bytes=0-0")
+PREVIEWS = ("webp", "jpeg", "jpeg;50", "", "png", "webp;0", "jpeg;101", "jpeg;x")
+IDS = ("mine", 5, None, "", "00000000-0000-0000-0000-000000000000", ["a"], {"a": 1})
+
+
+def multipart(
+    fields: dict[str, str], file: bytes | None, name: str
+) -> tuple[bytes, dict[str, str]]:
+    lines = [
+        f'--XbX\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+        for key, value in fields.items()
+    ]
+    if file is not None:
+        place = f'Content-Disposition: form-data; name="image"; filename="{name}"'
+        lines.append(f"--XbX\r\n{place}\r\nContent-Type: image/png\r\n\r\n".encode())
+        lines.append(file + b"\r\n")
+    lines.append(b"--XbX--\r\n")
+    return b"".join(lines), {"Content-Type": "multipart/form-data; boundary=XbX"}
+
+
+@attrs.define
+class Requests:
+    """Makes the next request, or does several of them."""
+
+    pair: Pair
+    rng: random.Random
+
+    def any_method(self) -> None:
+        method, path = self.rng.choice(METHODS), self.rng.choice(PATHS)
+        if (method, path) != ("POST", "/prompt"):
+            self.ask(method, path)
+
+    def odd_body(self) -> None:
+        headers = self.rng.choice([{}, {"Content-Type": "text/plain; charset=utf-8"}])
+        self.ask("POST", self.rng.choice(TO_POST), self.rng.choice(BODIES), headers)
+
+    def read(self) -> None:
+        self.ask("GET", self.rng.choice(READ))
+
+    def node(self) -> None:
+        self.ask("GET", f"/object_info/{self.rng.choice(CLASSES)}")
+
+    def origin(self) -> None:
+        headers = {"Origin": self.rng.choice(ORIGINS), "Host": self.rng.choice(HOSTS)}
+        self.ask(self.rng.choice(["GET", "OPTIONS"]), "/prompt", None, headers)
+
+    def history(self) -> None:
+        query = ["", "?max_items=1", "?max_items=3&offset=1", "?offset=2", "?max_items=0"]
+        query += ["?max_items=x", "?offset=x", "?max_items=-1", "?offset=-3", "/<id 0>", "/<id 3>"]
+        self.ask("GET", f"/history{self.rng.choice(query)}")
+
+    def forget(self) -> None:
+        body = self.rng.choice([{"delete": ["<id 1>"]}, {"delete": ["x", "<id 2>"]}, {}])
+        self.post("/history", {"clear": True} if self.rng.random() < 0.1 else body)
+
+    def upload(self) -> None:
+        fields = {"subfolder": self.rng.choice(FOLDERS), "type": self.rng.choice(TYPES)}
+        fields["overwrite"] = self.rng.choice(["true", "1", "false", "", "True"])
+        for name in list(fields):
+            if self.rng.random() < 0.6:
+                del fields[name]
+        content = png(pixel=bytes([self.rng.randrange(2), 2, 3, self.rng.choice([4, 255])]))
+        file = self.rng.choice([content, content, content, b"<p>", b"", None])
+        if file is None and self.rng.random() < 0.5:
+            fields["image"] = "text"
+        name = self.rng.choice([*FILES, "", "../a.png", "s/a.png"])
+        self.ask("POST", "/upload/image", *multipart(fields, file, name))
+
+    def mask(self) -> None:
+        ref: dict[str, Any] = {"filename": self.rng.choice(["a.png", "testbed.png", "no.png", ""])}
+        ref |= self.rng.choice([{"type": "input"}, {"type": "nope"}, {}, {"subfolder": "s"}])
+        fields = {"original_ref": self.rng.choice([json.dumps(ref), json.dumps(ref), "{}", "x"])}
+        name = f"m{self.rng.randrange(9)}.png"
+        self.ask("POST", "/upload/mask", *multipart(fields, png(), name))
+
+    def view(self) -> None:
+        name = self.rng.choice([*FILES, "testbed.png", "a (1).png", "/x", "a..b", "s/a.png", ""])
+        name += self.rng.choice(["", "", "", " [input]", "[input]", " [temp]"])
+        query = {"filename": name, "type": self.rng.choice(["input", "input", *TYPES])}
+        if self.rng.random() < 0.3:
+            query["subfolder"] = self.rng.choice(FOLDERS)
+        if self.rng.random() < 0.3:
+            query["preview"] = self.rng.choice(PREVIEWS)
+        if self.rng.random() < 0.3:
+            query["channel"] = self.rng.choice(["rgb", "rgba", "a", "x", ""])
+        path = "/view?" + "&".join(f"{key}={quote(value)}" for key, value in query.items())
+        self.ask("GET", path)
+        headers: list[dict[str, str]] = [{"Range": one} for one in RANGES]
+        headers += [{"If-None-Match": "<etag>"}, {"If-None-Match": "*"}, {"If-Match": '"x"'}]
+        headers += [{"If-Modified-Since": "Wed, 25 Nov 2099 01:13:57 GMT"}]
+        self.ask(self.rng.choice(["GET", "HEAD"]), path, None, self.rng.choice(headers))
+
+    def user_data(self) -> None:
+        file, other = (quote(self.rng.choice(USER_FILES), safe="") for _ in range(2))
+        query = self.rng.choice(["", "", "?overwrite=false", "?full_info=true"])
+        asks = [("GET", f"/userdata/{file}", None), ("DELETE", f"/userdata/{file}", None)]
+        asks += [("POST", f"/userdata/{file}{query}", bytes([self.rng.randrange(65, 91)]))] * 3
+        asks += [("POST", f"/userdata/{file}/move/{other}{query}", b"")]
+        if self.pair.old:  # it has neither the other two nor folders
+            asks = [("GET", "/userdata/a.txt", None), ("POST", "/userdata/a.txt", b"x")]
+            asks += [("GET", f"/userdata/{file}", None), ("DELETE", f"/userdata/{file}", None)]
+        self.ask(*self.rng.choice(asks))
+
+    def user_lists(self) -> None:
+        folder = quote(self.rng.choice(USER_FOLDERS), safe="")
+        options = self.rng.sample(["recurse=true", "split=true", "full_info=true", "split=x"], 2)
+        path = f"/userdata?dir={folder}&{'&'.join(options)}"
+        choices = [path, path, f"/v2/userdata?path={folder}", "/userdata", "/v2/userdata"]
+        for side, answer in self.both(Ask("GET", self.rng.choice(choices))):
+            if isinstance(answer["body"], list):  # as the disk has them
+                answer["body"].sort(key=json.dumps)
+            self.answers[side] = answer
+        self.compare()
+
+    answers: dict[str, Any] = attrs.field(factory=dict)
+    asked: Ask | None = None
+
+    def both(self, ask: Ask) -> Iterator[tuple[str, dict[str, Any]]]:
+        self.asked = ask
+        for side in self.pair.sides:
+            yield side.name, side.ask(ask)
+
+    def compare(self) -> None:
+        self.pair.compare(self.asked, *self.answers.values())
+
+    def settings(self) -> None:
+        name, value = self.rng.choice("abc"), self.rng.choice(VALUES)
+        if self.rng.random() < 0.5:
+            self.ask("GET", self.rng.choice([f"/settings/{name}", "/settings"]))
+        elif self.rng.random() < 0.7:
+            self.post(f"/settings/{name}", value)
+        else:
+            self.post("/settings", {name: value})
+
+    def user(self) -> None:
+        self.post("/users", {"username": self.rng.choice(["anna", "", " ", "\u00e4 b", "__x"])})
+
+    def prompt(self) -> None:
+        """A small workflow with odd fields around it."""
+        color = self.rng.randrange(3)
+        inputs = {"width": 8, "height": 8, "batch_size": 1, "color": color}
+        graph: dict[str, Any] = {
+            "1": {"class_type": "EmptyImage", "inputs": inputs},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+        body: dict[str, Any] = {"prompt": self.rng.choice([graph, graph, graph, graph, {}, 5, []])}
+        if self.rng.random() < 0.3:
+            body["number"] = self.rng.choice([0, 7, -3, 1.5, "2", "x", None])
+        if self.rng.random() < 0.3:
+            body["front"] = self.rng.choice([True, False, 1, ""])
+        if self.rng.random() < 0.4 and not self.pair.old:
+            body["prompt_id"] = self.rng.choice(IDS)
+        if self.rng.random() < 0.3:
+            body["client_id"] = self.rng.choice([CLIENT, "", "else"])
+        if self.rng.random() < 0.3:
+            extra = [{}, {"note": [1]}, {"api_key_comfy_org": "k"}, {"extra_pnginfo": {"a": 1}}, 5]
+            body["extra_data"] = self.rng.choice(extra[:-1] if self.pair.old else extra)
+        if self.rng.random() < 0.2:
+            targets = [[], ["2"], ["1"], 5, None, "2"]
+            body["partial_execution_targets"] = self.rng.choice(targets)
+        self.post("/prompt", body)
+        self.pair.until_idle()
+
+    def held(self) -> None:
+        """The queue while one prompt runs and some wait."""
+        sleep = {"seconds": 60.0, "ticks": 10, "text": str(self.rng.random())}
+        graph = {"1": {"class_type": "TestSleepOutput", "inputs": sleep}}
+        inputs = {"seconds": 0.0, "ticks": 1}
+        quick = {"1": {"class_type": "TestSleepOutput", "inputs": inputs}}
+        running = self.post("/prompt", {"prompt": graph})["body"]["prompt_id"]
+        self.pair.until_idle(1)
+        waiting = [
+            self.post("/prompt", {"prompt": quick, "number": number})["body"]["prompt_id"]
+            for number in self.rng.sample(range(1000, 9000), 4)
+        ]
+        self.ask("GET", "/queue")
+        for _ in range(3):
+            body = [{"delete": [self.rng.choice(waiting)]}, {"delete": ["nope"]}, {"clear": False}]
+            body += [{"delete": waiting[:2]}, {"delete": [running]}, {"clear": True}]
+            self.post("/queue", self.rng.choice(body))
+            self.ask("GET", "/prompt")
+            self.ask("GET", f"/history/{running}")
+        if not self.pair.old:
+            self.post("/interrupt", {"prompt_id": waiting[0]})
+            self.ask("GET", "/prompt")
+        self.post("/interrupt", self.rng.choice([{}, {"prompt_id": running}]))
+        self.pair.until_idle()
+        self.ask("GET", "/history?max_items=4")
+
+    def free(self) -> None:
+        self.post("/free", self.rng.choice([{"free_memory": True}, {"unload_models": True}, {}]))
+        self.pair.until_idle()
+
+    def post(self, path: str, value: Any) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        return self.ask("POST", path, json.dumps(value).encode(), headers)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Any = None
+    ) -> dict[str, Any]:
+        knows_prefix = not self.pair.old or method == "GET"
+        if knows_prefix and not path.startswith("/api") and self.rng.random() < 0.3:
+            path = f"/api{path}"
+        return self.pair.ask(Ask(method, path, body, headers or {}))
+
+
+WEIGHTS = {
+    "any_method": 8,
+    "odd_body": 8,
+    "read": 6,
+    "node": 3,
+    "origin": 5,
+    "history": 6,
+    "forget": 2,
+    "upload": 10,
+    "mask": 4,
+    "view": 14,
+    "user_data": 12,
+    "user_lists": 8,
+    "settings": 5,
+    "user": 1,
+    "prompt": 8,
+    "held": 1,
+    "free": 1,
+}
+
+
+def test_requests_are_answered_alike(pair):
+    """Valid and odd ones, to all routes."""
+    rng = random.Random(f"requests {SEED}")
+    requests = Requests(pair, rng)
+    for name in rng.choices(list(WEIGHTS), WEIGHTS.values(), k=COUNT):
+        getattr(requests, name)()
+
+
+# -- workflows --------------------------------------------------------------------------
+
+MISSING = object()
+WRONG = [None, "wide", {}, "12", 2.5, True, -1, 10**6, [], [1], ["1", 0, 0]]
+
+
+@attrs.define
+class Graphs:
+    """Makes small workflows of pictures or texts, valid and not."""
+
+    rng: random.Random
+    old: bool
+    graph: dict[str, Any] = attrs.field(factory=dict)
+
+    def add(self, class_type: str, **inputs: Any) -> list[Any]:
+        key = str(len(self.graph) + 1)
+        self.graph[key] = {"class_type": class_type, "inputs": inputs}
+        return [key, 0]
+
+    def pictures(self) -> dict[str, Any]:
+        """Exact to the pixel."""
+        self.graph = {}
+        rng = self.rng
+        size = {"width": rng.randrange(1, 24), "height": rng.randrange(1, 24)}
+        made = [
+            self.add("EmptyImage", **size, batch_size=rng.choice([1, 1, 2]), color=rng.randrange(4))
+        ]
+        made.append(self.add("LoadImage", image="testbed.png"))
+        if rng.random() < 0.3:  # equal, and yet another node
+            twin = self.add("EmptyImage", **self.graph["1"]["inputs"])
+            made.append(self.add("ImageBatch", image1=made[0], image2=twin))
+            made.append(self.add("ImageBatch", image1=made[0], image2=made[0]))
+        for _ in range(rng.randrange(5)):
+            source = rng.choice(made)
+            box = {"width": rng.randrange(1, 40), "height": rng.randrange(1, 40)}
+            scale = {"image": source, "upscale_method": "nearest-exact"}
+            place = {"x": rng.randrange(60), "y": rng.randrange(60)}
+            made.append(
+                rng.choice(
+                    [
+                        lambda s=source: self.add("ImageInvert", image=s),
+                        lambda s=source: self.add("ImageInvert", image=s),
+                        lambda s=source, b=box, p=place: self.add("ImageCrop", image=s, **b, **p),
+                        lambda c=scale, b=box: self.add("ImageScale", **c, **b, crop="disabled"),
+                        lambda c=scale, b=box: self.add("ImageScale", **c, **b, crop="center"),
+                        lambda c=scale: self.add(
+                            "ImageScaleBy", **c, scale_by=rng.choice([0.5, 1.5])
+                        ),
+                        lambda s=source: self.add(
+                            "ImageBatch", image1=s, image2=self.add("ImageInvert", image=s)
+                        ),
+                    ]
+                )()
+            )
+        for _ in range(rng.choice([1, 1, 2])):
+            source = rng.choice(made[-3:])
+            sinks = [lambda s=source: self.add("SaveImage", images=s, filename_prefix="d/a")] * 2
+            sinks += [lambda s=source: self.add("PreviewImage", images=s)]
+            sinks += [lambda s=source: self.add("SaveImageWebsocket", images=s)]
+            rng.choice(sinks)()
+        return self.graph
+
+    def texts(self) -> dict[str, Any]:
+        """Lazy inputs, expansion, failures, blocks."""
+        self.graph = {}
+        rng = self.rng
+        made: list[Any] = ["one", self.add("PrimitiveString", value=rng.choice("ab"))]
+        for _ in range(rng.randrange(1, 5)):
+            text = rng.choice(made)
+            choose = rng.choice(["a", "b", "a", "b", "a b", "b a", "", "c"])
+            what = rng.choice(
+                [*["text", "show"] * 6, "fail", "block", "unknown", "nowhere", "circle"]
+            )
+            what = rng.choice([what, what, what, "override"]) if "9" in self.graph else what
+            some = {name: rng.choice(made) for name in rng.choice(["ab", "ab", "ab", "a", ""])}
+            makers = [lambda c=choose, s=some: self.add("TestSwitch", choose=c, **s)] * 4
+            makers += [
+                lambda t=text, w=what: self.add(
+                    "TestExpand", depth=rng.randrange(3), what=w, text=t
+                )
+            ] * 4
+            makers += [lambda t=text: self.add("TestSleep", seconds=0.0, ticks=2, text=t)]
+            makers += [lambda t=text: self.add("TestBlock", message=rng.choice(["", "no"]), text=t)]
+            made.append(rng.choice(makers)())
+        for _ in range(rng.choice([1, 1, 2])):
+            source = made[-1] if rng.random() < 0.7 else rng.choice(made)
+            sinks = [lambda s=source: self.add("PreviewAny", source=s)] * 2
+            sinks += [lambda s=source: self.add("TestText", text=s)]
+            sinks += [lambda s=source: self.add("TestFail", message="told", text=s)]
+            rng.choice(sinks)()
+        return self.graph
+
+    def spoiled(self) -> dict[str, Any]:
+        """One thing wrong."""
+        graph, rng = self.pictures(), self.rng
+        # By kind of fault: where, under which name, and what to put there.
+        faults: defaultdict[str, list[tuple[dict[str, Any], str, list[Any]]]] = defaultdict(list)
+        for key, node in graph.items():
+            inputs = node["inputs"]
+            links = [name for name, value in inputs.items() if isinstance(value, list)]
+            # What no output needs is not looked at; some faults in such a node would end the
+            # worker of an old server for good.
+            is_safe = not self.old or node["class_type"] != "SaveImageWebsocket"
+            faults["class"].append((node, "class_type", ["Nope", "", "ImageBatchX"]))
+            faults["extra"].append((inputs, "bogus", [1, "x", None, {"a": 1}]))
+            for name, value in inputs.items():
+                faults["missing"].append((inputs, name, [MISSING]))
+                if name in ("width", "height", "batch_size"):
+                    faults["range"].append((inputs, name, [0, -1, 16385, 99999, "0"]))
+                if name in ("upscale_method", "crop", "image") and name not in links:
+                    wrong = ["nope", "", 5, "NEAREST-EXACT", "no.png [temp]"]
+                    faults["choice"].append((inputs, name, wrong))
+                if name not in links:
+                    faults["type"].append((inputs, name, WRONG[: -3 if self.old else None]))
+                    continue
+                if is_safe:
+                    faults["slot"].append((inputs, name, [[value[0], n] for n in (1, 5, -1, "0")]))
+                if is_safe and len(links) == 1:
+                    faults["circle"].append((inputs, name, [[key, 0]]))
+                if str(graph).count(f"['{key}', 0]") < 2:
+                    faults["nowhere"].append((inputs, name, [["77", 0]]))
+                if not self.old:
+                    wrong_links = [[], ["1"], ["1", 0, 0], [["1"]]]
+                    faults["bad link"].append((inputs, name, wrong_links))
+        where, name, what = rng.choice(faults[rng.choice(list(faults))])
+        where[name] = rng.choice(what)
+        if where[name] is MISSING:
+            del where[name]
+        return graph
+
+    def any(self) -> dict[str, Any]:
+        kinds = [self.pictures, self.texts, self.spoiled, self.spoiled]
+        return self.rng.choice([self.pictures, self.spoiled] if self.old else kinds)()
+
+
+def test_workflows_run_alike(pair):
+    """Events one by one, history, and pictures to the pixel; also again, and slightly changed."""
+    rng = random.Random(f"workflows {SEED}")
+    graphs = Graphs(rng, pair.old)
+    for number in range(COUNT // 3):
+        graph = graphs.any()
+        run = pair.run({"prompt": graph})
+        if run.history and rng.random() < 0.5:
+            if rng.random() < 0.5:
+                node = graph[rng.choice(list(graph))]
+                node["inputs"] |= {"color": number} if "color" in node["inputs"] else {}
+                node["inputs"] |= {"choose": "a"} if "choose" in node["inputs"] else {}
+            pair.run({"prompt": graph}, rng.choice([CLIENT, f"{CLIENT}b"]))

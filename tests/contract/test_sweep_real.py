@@ -1,0 +1,217 @@
+"""Many prompts on real servers: what the order saves, and that nothing runs twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, Result, Sweep, SweepRow
+from tests.comfyui import ComfyUI
+from tests.grids import Victim
+
+pytestmark = pytest.mark.real
+
+LIMIT = 60.0
+
+SLEEP = {
+    "1": {"class_type": "TestSleepOutput", "inputs": {"seconds": 0.05, "ticks": 1, "text": "a"}}
+}
+TEXTS = {"TestSleepOutput.text": ["a", "b", "c", "d", "e"]}
+
+PICTURES: dict[str, Any] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0},
+    },
+    "2": {
+        "class_type": "ImageScale",
+        "inputs": {
+            "image": ["1", 0],
+            "upscale_method": "bilinear",
+            "width": 16,
+            "height": 16,
+            "crop": "disabled",
+        },
+    },
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "sweep/a"}},
+}
+
+
+def until(predicate: Callable[[], object], timeout: float = LIMIT) -> None:
+    end = time.monotonic() + timeout
+    while not predicate():
+        assert time.monotonic() < end, "did not come true"
+        time.sleep(0.01)
+
+
+def asleep(api: ComfyApi) -> Counter[str]:
+    """How often each text was run, by what the server remembers when all is done."""
+    until(lambda: api.poll_status(5.0).queue_remaining == 0)
+    entries = api.get_histories(None).values()
+    nodes = [entry.workflow.get("1", {}) for entry in entries]
+    return Counter(
+        node["inputs"]["text"] for node in nodes if node.get("class_type") == "TestSleepOutput"
+    )
+
+
+def colors() -> list[int]:
+    """That no server has in its cache."""
+    return random.sample(range(1 << 24), 3)
+
+
+def executed(results: list[Result]) -> int:
+    """Nodes that ran."""
+    return sum(len(PICTURES) - len(result.cached_nodes) for result in results)
+
+
+def test_the_order_saves_runs_of_nodes_and_rows_come_in_the_order_of_the_grid(
+    api: ComfyApi,
+) -> None:
+    """Against the order in which the grid is written, which suits the cache worst."""
+
+    def grid() -> dict[str, list[Any]]:
+        return {
+            "SaveImage.filename_prefix": ["sweep/a", "sweep/b"],
+            "ImageScale.width": [16, 32, 48],
+            "EmptyImage.color": colors(),
+        }
+
+    first = grid()
+    points = [dict(zip(first, point, strict=True)) for point in itertools.product(*first.values())]
+    naive = executed(list(api.map(PICTURES, points)))
+    second = grid()
+    rows = api.sweep(PICTURES, second)
+    assert naive == 3 * 18
+    # Three pictures, each in three sizes, each of these in two files.
+    assert executed([row.result for row in rows]) == 3 + 9 + 18
+    assert [tuple(row.params.values()) for row in rows] == list(itertools.product(*second.values()))
+    for row in rows:
+        assert row.error is None
+        assert row.cached == len(row.result.cached_nodes)
+        assert 0 <= row.execution_seconds <= row.seconds + 0.05
+        width = int.from_bytes(row.result.images[0].bytes()[16:20], "big")
+        assert width == row.params["ImageScale.width"]
+
+
+def test_no_more_than_in_flight_stand_in_the_queue(api: ComfyApi) -> None:
+    """Of an endless map, and what waits is gone when it ends."""
+    lengths = []
+    api.on("status", lambda event: lengths.append(event.queue_remaining))
+    params = ({"TestSleepOutput.text": str(number)} for number in itertools.count())
+    results = api.map(SLEEP, params, in_flight=3)
+    texts = [result.texts[0] for result in itertools.islice(results, 10)]
+    results.close()
+    assert texts == [str(number) for number in range(10)]
+    assert api.get_queue().pending == ()
+    until(lambda: api.poll_status().queue_remaining == 0)
+    assert max(lengths) <= 3
+
+
+def test_rows_from_a_journal_have_files_that_can_be_had(
+    api: ComfyApi, comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    """Also after a restart of the server, which forgot all about them."""
+    grid = {"EmptyImage.color": colors()}
+    journal = tmp_path / "sweep.jsonl"
+    rows = api.sweep(PICTURES, grid, journal=journal)
+    pictures = [row.result.images[0].bytes() for row in rows]
+    comfyui.restart()
+    with ComfyApi(comfyui.url) as later:
+        again = later.sweep(PICTURES, grid, journal=journal)
+        assert all(row.from_journal for row in again)
+        assert [row.result.images[0].bytes() for row in again] == pictures
+        assert later.get_histories() == {}
+
+
+@pytest.fixture(params=range(3))
+def moments(request: pytest.FixtureRequest) -> Iterator[float]:
+    """When to kill, in seconds; seeded."""
+    generator = random.Random(request.param)
+    return iter(lambda: generator.uniform(0.02, 0.6), None)
+
+
+def test_killed_again_and_again_each_point_runs_once(
+    any_api: ComfyApi, any_comfyui: ComfyUI, tmp_path: Path, moments: Iterator[float]
+) -> None:
+    """On each version, also those that choose the prompt's id themselves."""
+    any_api.clear_history()
+    with Victim(any_comfyui.url, tmp_path / "sweep.jsonl", SLEEP, TEXTS) as victim:
+        for moment in itertools.islice(moments, 4):
+            victim.tell(f"after {moment}")
+        rows = victim.tell("run")
+    assert [texts for _, texts in rows] == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert asleep(any_api) == dict.fromkeys("abcde", 1)
+
+
+def test_killed_around_the_post_each_point_runs_once(
+    any_api: ComfyApi, any_comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    """Before it, before its answer is written down, and where the next one begins."""
+    for step in (4, 5, 6, 7):
+        any_api.clear_history()
+        with Victim(any_comfyui.url, tmp_path / f"{step}.jsonl", SLEEP, TEXTS) as victim:
+            assert victim.tell(f"step {step}") is None
+            assert len(victim.tell("run")) == 5
+        assert asleep(any_api) == dict.fromkeys("abcde", 1), f"step {step}"
+
+
+def test_a_journal_that_lost_its_ends_runs_nothing_again(any_api: ComfyApi, tmp_path: Path) -> None:
+    """Nor one that lost all but its first line: each prompt is looked for first."""
+    any_api.clear_history()
+    journal = tmp_path / "sweep.jsonl"
+    any_api.sweep(SLEEP, TEXTS, journal=journal)
+    lines = journal.read_text().splitlines(keepends=True)
+    without_ends = [line for line in lines if "result" not in json.loads(line)]
+    # As when the answer to the POST came too late.
+    without_ids = [line for line in without_ends if "accepted" not in json.loads(line)]
+    for kept in (without_ends, without_ids, lines[:1]):
+        journal.write_text("".join(kept))
+        rows = any_api.sweep(SLEEP, TEXTS, journal=journal)
+        assert [row.result.texts for row in rows] == [("a",), ("b",), ("c",), ("d",), ("e",)]
+        assert asleep(any_api) == dict.fromkeys("abcde", 1)
+
+
+def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    """Within one call; what had ended is not run again."""
+    journal = tmp_path / "sweep.jsonl"
+    ended = threading.Event()
+    rows: list[SweepRow] = []
+    found: list[Sweep] = []
+
+    def on_row(row: SweepRow) -> None:
+        rows.append(row)
+        if len(rows) == 2:
+            ended.set()
+
+    def sweep() -> None:
+        grid = {"TestSleepOutput.text": list("abcdef"), "TestSleepOutput.seconds": [0.3]}
+        with ComfyApi(comfyui.url) as api:
+            found.append(api.sweep(SLEEP, grid, journal=journal, in_flight=2, on_row=on_row))
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    assert ended.wait(LIMIT)
+    comfyui.kill()
+    comfyui.start()
+    thread.join(LIMIT)
+    assert [row.result.texts[0] for row in found[0]] == list("abcdef")
+    records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert Counter(record["point"] for record in records if "result" in record) == dict.fromkeys(
+        range(6), 1
+    )
+    sent = Counter(record["point"] for record in records if "sent" in record)
+    assert 1 <= sum(times - 1 for times in sent.values()) <= 2
+    with ComfyApi(comfyui.url) as api:
+        before = {row.params["TestSleepOutput.text"] for row in rows[:2]}
+        assert before.isdisjoint(asleep(api))

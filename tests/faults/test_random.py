@@ -1,0 +1,765 @@
+"""Random faults at random moments against jobs of every kind.
+
+The oracle is the server's own record of what it was sent, what ran and how that ended.  A round
+is many jobs of several clients and threads; what is done and what goes wrong is drawn from one
+seed, which is printed and stands in each failure.  Threads make no two runs quite the same, so
+a defect may want a few repetitions.
+
+``COMFY_FAULT_SEED``      of the only round, or of the first one under ``--soak``
+``COMFY_SOAK_MINUTES``    for how long ``--soak`` plays rounds of 200 jobs; 20
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import attrs
+import blinker
+import pytest
+
+from comfy_client import ComfyApi, Job, jobs, submission
+from comfy_client.connection import Timing
+from comfy_client.errors import (
+    ClientClosed,
+    ComfyError,
+    JobError,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    SubmitUncertain,
+)
+from comfy_client.outputs import OutputFrame, Result
+from comfy_client.testing import ComfyServer, ProgressBar, execution
+from comfy_client.testing import server as server_module
+from comfy_client.verdicts import ends
+from tests.heard import open_sockets
+
+WORKERS = 8
+#: Seconds that no wait of a worker may take, whatever goes wrong meanwhile.
+HANG = 90.0
+TASK = "task"  # key of a job's name in its extra_data
+
+SUCCESS, ERROR, INTERRUPTED = "execution_success", "execution_error", "execution_interrupted"
+
+#: Patience that makes rounds short, by name in ``jobs`` or ``submission``; the real one is in
+#: force in every fourth round of a soak.
+SHORT = {
+    "SILENCE": 0.5,
+    "LONGEST": 1.5,
+    "POLL_LONGEST": 0.4,
+    "LOST_APART": 0.4,
+    "PAUSE": 0.1,
+    "HISTORY_GRACE": 1.5,
+    "SETTLE": 1.5,
+    "DEAF": 1.0,
+    "HEARING": 4.0,
+}
+
+
+# -- what runs ----------------------------------------------------------------------------
+
+
+class Work:
+    """Takes its time, tells how far it is, and shows its text or fails with it."""
+
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "text": ("STRING", {}),
+                "seconds": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 3600.0}),
+                "fails": ("BOOLEAN", {"default": False}),
+            }
+        }
+
+    def run(self, text, seconds, fails):
+        ticks = max(1, int(seconds / 0.02))
+        bar = ProgressBar(ticks)
+        for tick in range(ticks):
+            time.sleep(seconds / ticks)
+            bar.update_absolute(tick + 1)
+        if fails:
+            raise ValueError(text)
+        return {"ui": {"text": [text]}, "result": (text,)}
+
+
+@attrs.frozen
+class Task:
+    """One job of a round."""
+
+    number: int
+    kind: str
+    way: str
+    client: int
+    other: int  #: Another client, that takes it up.
+    seconds: float  #: How long it runs.
+    after: float  #: Seconds until someone interferes.
+
+    @property
+    def text(self) -> str:
+        return f"cached {self.number % 3}" if self.kind == "cached" else f"job {self.number}"
+
+    @property
+    def color(self) -> int:
+        return 0x010203 * (self.number % 80 + 1)
+
+    def graph(self) -> dict[str, Any]:
+        inputs = {"text": self.text, "seconds": self.seconds, "fails": self.kind == "failing"}
+        graph: dict[str, Any] = {"1": {"class_type": "Work", "inputs": inputs}}
+        if self.kind == "pictures":
+            size = {"width": 8, "height": 8, "batch_size": 2, "color": self.color}
+            graph["2"] = {"class_type": "EmptyImage", "inputs": size}
+            graph["3"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["2", 0]}}
+        return graph
+
+
+KINDS = {
+    "instant": 30,
+    "slow": 15,
+    "failing": 12,
+    "interrupted": 10,  # by somebody else, while it runs
+    "cached": 10,
+    "deleted": 8,  # by somebody else, if it has not begun
+    "pictures": 15,
+}
+WAYS = {"run": 4, "submit": 4, "events": 3, "take up": 3, "cancel": 2, "resubmit": 1}
+
+
+def _draw(rng: random.Random, weights: dict[str, int]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def plan(rng: random.Random, clients: int, count: int) -> list[Task]:
+    tasks = []
+    for number in range(count):
+        kind, way = _draw(rng, KINDS), _draw(rng, WAYS)
+        if way == "cancel":
+            kind = "slow"
+        client = rng.randrange(clients)
+        other = (client + rng.randrange(1, clients)) % clients
+        seconds = rng.uniform(0.05, 0.25) if kind in ("slow", "failing") else 0.0
+        if kind == "interrupted" or way == "cancel":
+            seconds = 3600.0
+        tasks.append(Task(number, kind, way, client, other, seconds, rng.uniform(0.0, 0.2)))
+    return tasks
+
+
+# -- the server's own record --------------------------------------------------------------
+
+
+@attrs.define
+class Fact:
+    """What the server did with one submission."""
+
+    puts: int = 0
+    ends: list[str] = attrs.field(factory=list)
+    over_at: float = 0.0  #: When the last of it was ended, deleted or lost.
+    is_gone: bool = False  #: Lost or deleted, or its history is.
+    history_failed: bool = False  #: Its history came late, or not at all.
+
+
+class Record:
+    """What happened to all submissions, by their names."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Fact] = {}
+        self._lock = threading.RLock()  # guards the facts
+
+    def of(self, name: str) -> Fact:
+        with self._lock:
+            return self.facts.setdefault(name, Fact())
+
+    def put(self, item: Any) -> None:
+        with self._lock:
+            self.of(item[3][TASK]).puts += 1
+
+    def ended(self, item: Any, messages: list[Any]) -> None:
+        with self._lock:
+            fact = self.of(item[3][TASK])
+            fact.ends.append(messages[-1][0])
+            fact.over_at = time.monotonic()
+
+    def gone(self, items: Any, *, died: bool = False) -> None:
+        """Waiting, running or remembered before, and now unknown."""
+        with self._lock:
+            for item in items:
+                fact = self.of(item[3][TASK])
+                fact.is_gone = True
+                if len(fact.ends) < fact.puts or died:
+                    fact.over_at = time.monotonic()
+
+
+def _recorded(record: Record) -> type[execution.Queue]:
+    class Recorded(execution.Queue):
+        """Writes down what happens, in the moment in which it happens."""
+
+        ending: ClassVar[dict[str, list[Any]]] = {}
+
+        def put(self, item):
+            with self._news:
+                record.put(item)
+                super().put(item)
+
+        def done(self, result):
+            with self._news:
+                item = self._running
+                if item is not None and self.closed:
+                    record.gone([item])
+                elif item is not None:
+                    record.ended(item, self.ending[item[1]])
+                    if result is None:
+                        record.gone([item])
+                super().done(result)
+
+        def delete(self, prompt_id):
+            with self._news:
+                record.gone([item for item in self._pending if item[1] == prompt_id][:1])
+                return super().delete(prompt_id)
+
+        def lose(self):
+            with self._news:
+                record.gone([*self._pending, *([self._running] if self._running else [])])
+                return super().lose()
+
+        def forget(self, prompt_id=None):
+            with self._news:
+                known = self._history.values()
+                record.gone(e["prompt"] for e in known if prompt_id in (None, e["prompt"][1]))
+                super().forget(prompt_id)
+
+        def close(self):
+            with self._news:
+                if not self.closed:
+                    running = [self._running] if self._running else []
+                    record.gone([*self._pending, *running], died=True)
+                    record.gone([e["prompt"] for e in self._history.values()], died=True)
+                super().close()
+
+    return Recorded
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Record]:
+    """Servers that are made in here keep a record."""
+    record = Record()
+    queue = _recorded(record)
+
+    class Executor(execution.Executor):
+        def _end(self, prompt_id, result):
+            queue.ending[prompt_id] = result["status"]["messages"]
+            super()._end(prompt_id, result)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "Queue", queue)
+        patch.setattr(server_module, "Executor", Executor)
+        yield record
+
+
+# -- what goes wrong ----------------------------------------------------------------------
+
+#: Events that a socket may lose.
+LOSABLE = ("execution_*", "executing", "executing null", "executed", "status", "progress*", "*")
+
+#: What no TCP does: a part is missing, or too much, and the rest comes.
+ODD_SOCKETS = ("deaf", "dark", "lost events", "late events", "junk")
+
+Fault = Callable[[Any, random.Random, float], Any]
+
+#: Faults that last, with how likely they are; each gets the switches and how long it will be.
+LASTING: dict[str, tuple[int, Fault]] = {
+    "deaf": (4, lambda f, r, s: f.deaf()),
+    "dark": (4, lambda f, r, s: f.go_dark()),
+    "stale handlers": (4, lambda f, r, s: f.stale_handlers()),
+    "freeze": (4, lambda f, r, s: f.freeze()),
+    "no pongs": (2, lambda f, r, s: f.swallow_pings()),
+    "refused sockets": (3, lambda f, r, s: f.refuse_sockets(r.choice((403, 404, 502)))),
+    "stalled handshakes": (2, lambda f, r, s: f.stall_handshakes()),
+    "slow handshakes": (2, lambda f, r, s: f.slow_handshakes(s / 2)),
+    "lost events": (4, lambda f, r, s: f.lose(*r.sample(LOSABLE, r.randint(1, 3)))),
+    "late events": (2, lambda f, r, s: f.withhold(r.choice(LOSABLE))),
+    "junk": (2, lambda f, r, s: f.junk()),
+    "foreign traffic": (2, lambda f, r, s: f.foreign_traffic()),
+    "fragments": (2, lambda f, r, s: f.fragments(r.randint(2, 5))),
+    "pauses in frames": (2, lambda f, r, s: f.pause_in_frames(0.01)),
+    "late history": (3, lambda f, r, s: f.late_history(s / 4)),
+    "no history": (1, lambda f, r, s: f.no_history()),
+    "worker hangs": (2, lambda f, r, s: f.hang_worker()),
+    "other ids": (3, lambda f, r, s: f.other_prompt_ids()),
+    "events before the reply": (3, lambda f, r, s: f.events_before_reply(times=5)),
+    "slow answers": (3, lambda f, r, s: f.delay("*", "*", s / 4, ran=r.random() < 0.5)),
+    "no answers": (2, lambda f, r, s: f.delay("GET", "*", None)),
+    "cut before the server acts": (3, lambda f, r, s: f.cut("*", "*", reset=r.random() < 0.5)),
+    "cut after it acted": (4, lambda f, r, s: f.cut("*", "*", ran=True, times=r.randint(1, 4))),
+    "cut submissions": (4, lambda f, r, s: f.cut("POST", "/prompt", ran=True, times=3)),
+    "cut bodies": (3, lambda f, r, s: f.cut("*", "*", sent=r.randint(0, 40))),
+    "dripping answers": (2, lambda f, r, s: f.drip("GET", "*", size=200, pause=0.01)),
+    "bad gateway": (4, lambda f, r, s: f.bad_gateway(r.choice((502, 503, 504)))),
+    "login page": (2, lambda f, r, s: f.login_page(r.choice((200, 302, 401)), times=2)),
+    "wrong type": (1, lambda f, r, s: f.wrong_mime("GET", "*", times=4)),
+}
+#: Those that leave nothing to undo.
+SUDDEN: dict[str, tuple[int, Callable[[ComfyServer, random.Random], Any]]] = {
+    "drop": (6, lambda s, r: s.faults.drop(reset=r.random() < 0.5)),
+    "close frame": (3, lambda s, r: s.faults.close_politely(r.choice((1000, 1001, 1011)))),
+    "oversized frame": (1, lambda s, r: s.faults.oversized_frame()),
+    "evict": (1, lambda s, r: s.faults.evict()),
+    "lose queue": (1, lambda s, r: s.faults.lose_queue()),
+    "restart": (1, lambda s, r: s.restart()),
+    "kill": (1, lambda s, r: (s.kill(), time.sleep(r.uniform(0.0, 0.8)), s.start())),
+}
+
+
+class Trouble:
+    """Makes faults until it is told to stop, and remembers when there were any."""
+
+    def __init__(self, server: ComfyServer, rng: random.Random, longest: float) -> None:
+        self._server = server
+        self._rng = rng
+        self._longest = longest
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trouble", daemon=True)
+        self.log: list[tuple[float, float, str]] = []  # from, to, what
+        self.errors: list[BaseException] = []
+
+    def __enter__(self) -> Trouble:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(HANG)
+        self._server.faults.clear()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(self._rng.uniform(0.05, self._longest / 2)):
+                self._one()
+        except BaseException as exc:
+            self.errors.append(exc)
+            raise
+
+    def _one(self) -> None:
+        rng, faults = self._rng, self._server.faults
+        sudden = {name: weight for name, (weight, _) in SUDDEN.items()}
+        lasting = {name: weight for name, (weight, _) in LASTING.items()}
+        begun, seconds = time.monotonic(), rng.uniform(0.05, self._longest)
+        if rng.random() < 0.25:
+            names = [_draw(rng, sudden)]
+            SUDDEN[names[0]][1](self._server, rng)
+        else:
+            names = list({_draw(rng, lasting) for _ in range(rng.choice((1, 1, 2)))})
+            if "freeze" in names:
+                names = ["freeze"]  # who waits for the server would wait with it
+            mine = [LASTING[name][1](faults, rng, seconds) for name in sorted(names)]
+            self._stop.wait(seconds)
+            for fault in mine:
+                fault.end()
+        self.log.append((begun, time.monotonic(), " + ".join(sorted(names))))
+
+    def free(self, start: float, end: float) -> float:
+        """Seconds between two moments in which nothing was wrong."""
+        wrong = sum(max(0.0, min(end, b) - max(start, a)) for a, b, _ in list(self.log))
+        return end - start - wrong
+
+    def between(self, start: float, end: float) -> str:
+        """What went wrong then."""
+        return ", ".join(what for a, b, what in list(self.log) if b > start and a < end) or "-"
+
+
+class Operator:
+    """Somebody at the server itself, who deletes and interrupts what is meant for that."""
+
+    def __init__(self, server: ComfyServer, tasks: list[Task]) -> None:
+        self._server = server
+        self._tasks = tasks
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
+        self._since: dict[str, float] = {}
+
+    def __enter__(self) -> Operator:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(HANG)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            core = self._server._core
+            if core is None:
+                continue
+            shown = core.queue.shown()
+            for item in shown["queue_pending"]:
+                if self._task(item).kind == "deleted":
+                    core.queue.delete(item[1])
+            for item in shown["queue_running"]:
+                task = self._task(item)
+                since = self._since.setdefault(item[1], time.monotonic())
+                if task.kind == "interrupted" and time.monotonic() > since + task.after:
+                    with core.queue._news:  # so that it cannot end in between
+                        if core.queue.running_id == item[1]:
+                            core.executor.interrupt()
+
+    def _task(self, item: list[Any]) -> Task:
+        return self._tasks[int(item[3][TASK].partition(".")[0])]
+
+
+# -- those who use the library ------------------------------------------------------------
+
+
+@attrs.define
+class Attempt:
+    """What one submission came to."""
+
+    task: Task
+    name: str
+    clients: list[ComfyApi]  #: Who had it.
+    outcome: Any = None
+    prompt_id: str | None = None
+    begun: float = attrs.field(factory=time.monotonic)
+    over: float = 0.0
+    told: list[list[Any]] = attrs.field(factory=list)  #: By ``events()``.
+    others: list[Any] = attrs.field(factory=list)  #: Outcomes of those who took it up.
+    was_uncertain: bool = False
+    why: str = ""
+
+
+def _outcome(wait: Callable[[], Result]) -> Any:
+    try:
+        return wait()
+    except ComfyError as exc:
+        return exc
+
+
+class Round:
+    """Many jobs under one seed."""
+
+    def __init__(
+        self, seed: int, count: int, longest: float, grace: float, clients: type[ComfyApi]
+    ) -> None:
+        self.seed = seed
+        self.count = count
+        self.grace = grace  # seconds of peace after a job's end within which it must be known
+        self.rng = random.Random(seed)
+        self.version = self.rng.choice(("0.3.75", "0.8", "new"))
+        self.longest = longest
+        self.make = clients
+        self.attempts: list[Attempt] = []
+        self.wrong: list[str] = []
+        self.lost_workers: list[str] = []
+        self.ends: dict[int, list[Any]] = {}
+
+    def run(self) -> None:
+        with recorded() as self.record:
+            server = ComfyServer(version=self.version)
+            server.add_node(Work)
+            with server, contextlib.ExitStack() as stack:
+                self.server, self.port, self.root = server, server.port, server.root
+                self.clients = [stack.enter_context(one) for one in self._clients()]
+                for number, client in enumerate(self.clients):
+                    self.ends[number] = []
+                    client.on("all", self._hear(number))
+                self.tasks = plan(self.rng, len(self.clients), self.count)
+                begun = time.monotonic()
+                with Operator(server, self.tasks), Trouble(server, self.rng, self.longest) as t:
+                    self.trouble = t
+                    self._work()
+                self.seconds = time.monotonic() - begun
+                self.wrong += [f"trouble: {exc!r}" for exc in t.errors]
+                for client in self.clients:
+                    if client._jobs.outstanding:
+                        self.wrong.append(f"outstanding: {client._jobs.outstanding}")
+                    client._flush()
+                self._judge()
+                self.requests = len(server.requests)
+                self.looks = sum(r.path == "/queue" for r in server.requests)
+
+    def _clients(self) -> list[ComfyApi]:
+        def make(**kw: Any) -> ComfyApi:
+            url, space = self.server.url, blinker.Namespace()
+            return self.make(url, timeout=(2.0, 5.0), namespace=space, **kw)
+
+        return [make(), make(), make(transport="poll")]
+
+    def _hear(self, number: int) -> Callable[[Any], None]:
+        def hear(event: Any) -> None:
+            if ends(event):
+                self.ends[number].append(event)
+
+        return hear
+
+    def _work(self) -> None:
+        todo = list(reversed(self.tasks))
+
+        def work() -> None:
+            while todo:
+                with contextlib.suppress(IndexError):
+                    task = todo.pop()
+                    try:
+                        self._do(task)
+                    except Exception:
+                        self.wrong.append(f"{task}: {traceback.format_exc()}")
+
+        workers = [
+            threading.Thread(target=work, name="worker", daemon=True) for _ in range(WORKERS)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(3 * HANG)
+            if worker.is_alive():
+                frame = sys._current_frames().get(worker.ident or 0)
+                self.lost_workers.append("".join(traceback.format_stack(frame)))
+
+    def _do(self, task: Task) -> None:
+        """As a patient user: what surely did not reach the server is submitted again."""
+        for count in range(1000):
+            attempt = Attempt(task, f"{task.number}.{count}", [self.clients[task.client]])
+            self.attempts.append(attempt)
+            attempt.outcome = _outcome(lambda a=attempt: self._try(a))
+            attempt.over = time.monotonic()
+            if isinstance(attempt.outcome, Result | JobError) or attempt.was_uncertain:
+                return
+            time.sleep(0.05)
+
+    def _try(self, attempt: Attempt) -> Result:
+        task = attempt.task
+        api = attempt.clients[0]
+        options: dict[str, Any] = {"extra_data": {TASK: attempt.name}}
+        options["resubmit"] = task.way == "resubmit"
+        if task.way == "run":
+            told: list[Any] = []
+            attempt.told.append(told)
+            try:
+                result = api.run(task.graph(), timeout=HANG, on_event=told.append, **options)
+            except (JobError, SubmitUncertain) as exc:
+                attempt.prompt_id = exc.prompt_id
+                if isinstance(exc, SubmitUncertain):
+                    attempt.told.clear()
+                    return self._look_again(attempt, api, exc)
+                raise
+            attempt.prompt_id = result.prompt_id
+            return result
+        try:
+            job = api.submit(task.graph(), prompt_id=str(uuid.uuid4()), **options)
+        except SubmitUncertain as exc:
+            return self._look_again(attempt, api, exc)
+        return self._follow(attempt, job)
+
+    def _look_again(self, attempt: Attempt, api: ComfyApi, exc: SubmitUncertain) -> Result:
+        """It may have arrived all the same: the job finds out."""
+        attempt.was_uncertain = True
+        job = api.job(exc.prompt_id)
+        try:
+            return job.result(HANG)
+        finally:
+            attempt.prompt_id = job.prompt_id
+
+    def _follow(self, attempt: Attempt, job: Job) -> Result:
+        task = attempt.task
+        other = None
+        attempt.prompt_id = job.prompt_id
+        if task.way == "events":
+            told: list[Any] = []
+            attempt.told.append(told)
+            told += job.events()
+        elif task.way == "take up":
+            attempt.clients.append(self.clients[task.other])
+            time.sleep(task.after / 4)
+            other = self.clients[task.other].job(job.prompt_id)
+        elif task.way == "cancel":
+            time.sleep(task.after)
+            while not job.done():
+                try:
+                    job.cancel()
+                    break
+                except ClientClosed:
+                    raise
+                except ComfyError:
+                    time.sleep(0.05)
+        mine = _outcome(lambda: job.result(HANG))
+        attempt.over = time.monotonic()
+        attempt.why = job.why()
+        attempt.prompt_id = job.prompt_id
+        if other is not None:
+            attempt.others.append(_outcome(lambda: other.result(HANG)))
+        if isinstance(mine, ComfyError):
+            raise mine
+        return mine
+
+    # -- the verdict on the verdicts -------------------------------------------------------
+
+    def _judge(self) -> None:
+        self.wrong += [f"a worker hangs:\n{stack}" for stack in self.lost_workers]
+        for attempt in self.attempts:
+            fact = self.record.of(attempt.name)
+            problems = [*self._verdict(attempt, fact, attempt.outcome)]
+            for outcome in attempt.others:
+                problems += [f"taken up: {p}" for p in self._verdict(attempt, fact, outcome)]
+            problems += self._numbers(attempt, fact)
+            if problems:
+                what = self.trouble.between(attempt.begun, attempt.over)
+                self.wrong.append(
+                    f"{attempt.task} as {attempt.name}, prompt {attempt.prompt_id}: "
+                    f"{'; '.join(problems)}\n    server: {fact}\n    client: {attempt.outcome!r}, "
+                    f"{attempt.why}\n    from {attempt.begun:.2f} to {attempt.over:.2f}: {what}"
+                )
+        for name, fact in self.record.facts.items():
+            task = self.tasks[int(name.partition(".")[0])]
+            meant = task.kind == "interrupted" or task.way == "cancel"
+            if INTERRUPTED in fact.ends and not meant:
+                self.wrong.append(f"{name} was interrupted, and nobody wanted that")
+
+    def _verdict(self, attempt: Attempt, fact: Fact, outcome: Any) -> Iterator[str]:
+        task = attempt.task
+        if isinstance(outcome, Result):
+            if SUCCESS not in fact.ends:
+                yield "a result of what did not succeed"
+            elif outcome.texts != (task.text,) and (outcome.complete or outcome.texts):
+                yield f"another's result: {outcome.texts}"
+            elif task.kind == "pictures":
+                yield from self._pictures(attempt, outcome)
+        elif isinstance(outcome, JobFailed):
+            if ERROR not in fact.ends:
+                yield "failed, and did not"
+            elif (outcome.exception_message or "").strip() != task.text:
+                yield "another's failure"
+        elif isinstance(outcome, JobInterrupted):
+            if INTERRUPTED not in fact.ends and not (task.way == "cancel" and fact.is_gone):
+                yield "interrupted, and was not"
+        elif isinstance(outcome, JobLost):
+            never_came = attempt.was_uncertain and not fact.puts
+            if not (fact.is_gone or never_came or self._was(attempt, "login page")):
+                yield "lost, and the server knows it"
+        elif isinstance(outcome, JobTimeout):
+            yield "hangs"
+        elif fact.puts:
+            yield "an error, and the server has it"
+
+    def _pictures(self, attempt: Attempt, result: Result) -> Iterator[str]:
+        frames = [item for item in result.files if isinstance(item, OutputFrame)]
+        if self._was(attempt, *ODD_SOCKETS):
+            return
+        if result.complete and len(frames) != 2:
+            yield f"{len(frames)} of 2 pictures, and said to be complete"
+
+    def _was(self, attempt: Attempt, *faults: str) -> bool:
+        met = self.trouble.between(attempt.begun, attempt.over)
+        return any(fault in met for fault in faults)
+
+    def _numbers(self, attempt: Attempt, fact: Fact) -> Iterator[str]:
+        most = 3 if attempt.task.way == "resubmit" else 1
+        if fact.puts > most:
+            yield f"submitted {fact.puts} times"
+        had = isinstance(attempt.outcome, Result | JobError)
+        if had and fact.puts and most == 1:
+            since = max(fact.over_at, attempt.begun)
+            late = self.trouble.free(since, attempt.over)
+            if late > self.grace:
+                yield f"known {late:.1f} s of peace late"
+        for told in attempt.told:
+            if had and ([e for e in told if ends(e)] != told[-1:] or not told):
+                yield f"events() gave {[e.name for e in told]}"
+            strangers = {e.prompt_id for e in told if hasattr(e, "prompt_id")}
+            if strangers - {attempt.prompt_id}:
+                yield f"events() gave those of {strangers}"
+        for client in attempt.clients if had and not attempt.was_uncertain else ():
+            mine = self.ends[self.clients.index(client)]
+            names = [e.name for e in mine if e.prompt_id == attempt.prompt_id]
+            if len(names) != 1:
+                yield f"client {self.clients.index(client)} had the ends {names}"
+            elif client is attempt.clients[0] and names[0] != _name_of(attempt.outcome):
+                yield f"{names[0]} was told of {attempt.outcome!r}"
+
+    @property
+    def figures(self) -> str:
+        kinds = Counter(type(a.outcome).__name__ for a in self.attempts)
+        told = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+        return (
+            f"seed {self.seed}: ComfyUI {self.version}, {len(self.attempts)} submissions in "
+            f"{self.seconds:.1f} s with {len(self.trouble.log)} faults, {self.requests} requests "
+            f"({self.looks} of the whole queue); {told}"
+        )
+
+
+def _name_of(outcome: Any) -> str:
+    by_class = {JobFailed: ERROR, JobInterrupted: INTERRUPTED, JobLost: "job_lost"}
+    return by_class.get(type(outcome), SUCCESS)
+
+
+class Quick(ComfyApi):
+    timing = Timing(dial=1.5, ping=0.3, dead=1.5, poll=0.2, pause=0.05, cap=0.4)
+
+
+def _open_files() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def _play(
+    seed: int, count: int, monkeypatch: pytest.MonkeyPatch, *, patient: bool = False
+) -> Round:
+    print(f"COMFY_FAULT_SEED={seed}{' (real patience)' if patient else ''}", flush=True)
+    before = _open_files()
+    with monkeypatch.context() as patch:
+        for name, seconds in () if patient else SHORT.items():
+            for module in (jobs, submission):
+                if hasattr(module, name):
+                    patch.setattr(module, name, seconds)
+        longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 8.0, Quick)
+        one = Round(seed, count, longest, grace, clients)
+        one.run()
+    print(one.figures, flush=True)
+    port_is_quiet = not open_sockets(one.port)
+    assert not one.wrong, f"seed {seed}: {len(one.wrong)} wrong\n" + "\n".join(one.wrong[:10])
+    assert port_is_quiet, f"seed {seed}: sockets left behind"
+    assert _open_files() <= before, f"seed {seed}: files left behind"
+    return one
+
+
+def _seed() -> int:
+    return int(os.environ.get("COMFY_FAULT_SEED", "20261125"))
+
+
+def test_jobs_under_random_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None hangs, is lost, runs twice, or ends in another way than on the server."""
+    _play(_seed(), 80, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_rounds_of_two_hundred_jobs_under_random_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as one likes; every fourth round with real patience."""
+    end = time.monotonic() + 60.0 * float(os.environ.get("COMFY_SOAK_MINUTES", "20"))
+    rounds: list[Round] = []
+    wrong: list[str] = []
+    for seed in itertools.count(_seed()):
+        if time.monotonic() > end:
+            break
+        try:
+            rounds.append(_play(seed, 200, monkeypatch, patient=seed % 4 == 3))
+        except AssertionError as exc:
+            print(exc, flush=True)
+            wrong.append(str(exc))
+    submissions = sum(len(one.attempts) for one in rounds)
+    faults = sum(len(one.trouble.log) for one in rounds)
+    print(f"{len(rounds)} rounds, {submissions} submissions, {faults} faults; {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)

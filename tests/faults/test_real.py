@@ -1,0 +1,583 @@
+"""Links that break and servers that die, on a real ComfyUI: every wait ends, and in the truth.
+
+The real end of a prompt is what a second client sees, whose way to the server is sound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import blinker
+import pytest
+
+from comfy_client import ComfyApi, Job
+from comfy_client.connection import Timing
+from comfy_client.errors import (
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    NotSupported,
+    PromptRejected,
+    TransportError,
+)
+from comfy_client.verdicts import ends
+from tests.comfyui import ComfyUI
+from tests.heard import Heard, until
+from tests.proxy import Proxy
+from tests.versions import has
+
+pytestmark = pytest.mark.real
+
+LIMIT = 60.0
+#: Seconds after a job's end within which its wait is over: after cuts, and when the link is
+#: dark (the longest pause between two questions).
+AFTER_CUTS = 2.0
+IN_THE_DARK = 15.0
+#: For a busy machine, and for the second client's looks.
+SLACK = 1.0
+
+
+class Impatient(ComfyApi):
+    """Dials again soon."""
+
+    timing = Timing(pause=0.05, cap=0.5)
+
+
+def sleeper(seconds: float = 3600.0, ticks: int = 36_000) -> dict[str, Any]:
+    inputs = {"seconds": seconds, "ticks": ticks, "text": str(random.random())}
+    return {"1": {"class_type": "TestSleepOutput", "inputs": inputs}}
+
+
+def picture(side: int = 32) -> dict[str, Any]:
+    """A workflow that no server has in its cache."""
+    color = random.randrange(1 << 24)
+    size = {"width": side, "height": side, "batch_size": 1, "color": color}
+    save = {"filename_prefix": "real", "images": ["1", 0]}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "9": {"class_type": "SaveImage", "inputs": save},
+    }
+
+
+@contextlib.contextmanager
+def client(url: str, cls: type[ComfyApi] = Impatient, **kw: Any) -> Iterator[tuple[Any, Heard]]:
+    """A client, and what it hears."""
+    with cls(url, namespace=blinker.Namespace(), **kw) as api:
+        yield api, Heard(api)
+
+
+class Requests(Counter[str]):
+    """Counts what a client asks over HTTP from now on, by path."""
+
+    def __init__(self, api: ComfyApi) -> None:
+        super().__init__()
+        send = api._http._session.send
+
+        def counted(request: Any, **kw: Any) -> Any:
+            self[request.url.partition("/api")[2].partition("?")[0]] += 1
+            return send(request, **kw)
+
+        api._http._session.send = counted  # type: ignore[method-assign]
+
+
+class Clock:
+    """Sees when a prompt really ends."""
+
+    def __init__(self, api: ComfyApi, prompt_id: str) -> None:
+        self._over_at: list[float] = []
+        self._thread = threading.Thread(target=self._look, args=(api, prompt_id), daemon=True)
+        self._thread.start()
+
+    def _look(self, api: ComfyApi, prompt_id: str) -> None:
+        until(lambda: api.get_history(prompt_id) is not None, 100.0)
+        self._over_at.append(time.monotonic())
+
+    def late(self) -> float:
+        """Seconds since then; to be asked when a wait has just ended."""
+        now = time.monotonic()
+        self._thread.join(LIMIT)
+        return now - self._over_at[0]
+
+
+def ended(heard: Heard, job: Job) -> list[str]:
+    """The ends that were told of a job."""
+    return [e.name for e in list(heard.events) if ends(e) and e.prompt_id == job.prompt_id]
+
+
+def _idle(api: ComfyApi) -> None:
+    def is_idle() -> bool:
+        api.clear_queue()
+        api.interrupt()
+        queue = api.get_queue()
+        return not (queue.running or queue.pending)
+
+    until(is_idle, LIMIT)
+
+
+@pytest.fixture
+def sure(comfyui: ComfyUI) -> Iterator[ComfyApi]:
+    """A client whose way to the server is sound; nothing runs before and after the test."""
+    with ComfyApi(comfyui.url, transport="poll", namespace=blinker.Namespace()) as api:
+        _idle(api)
+        yield api
+        _idle(api)
+
+
+@pytest.fixture
+def link(comfyui: ComfyUI) -> Iterator[Proxy]:
+    """The way of a client that has a hard time."""
+    with Proxy(comfyui.port) as proxy:
+        yield proxy
+
+
+# -- cuts --------------------------------------------------------------------------------
+
+
+def test_a_cut_before_the_submission_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
+    """The socket has just gone, and the kept HTTP connections are dead."""
+    with client(link.url) as (api, heard):
+        for _ in range(5):
+            link.cut()
+            job = api.submit(sleeper(0.2, 2))
+            clock = Clock(sure, job.prompt_id)
+            assert len(job.result(LIMIT).texts) == 1
+            assert clock.late() <= AFTER_CUTS + SLACK
+            assert ended(heard, job) == ["execution_success"]
+
+
+def test_a_cut_between_submission_and_start_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
+    """It waits behind another, which ends in the gap, and begins in it."""
+    first = sure.submit(sleeper())
+    with client(link.url) as (api, heard):
+        job = api.submit(sleeper(0.5, 5))
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: first.status == "running")
+        link.cut()
+        assert first.cancel()
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert ended(heard, job) == ["execution_success"]
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["rst", "fin"])
+def test_a_cut_while_it_runs_costs_nothing(sure: ComfyApi, link: Proxy, reset: bool) -> None:
+    """Progress goes on afterwards, and the end comes by the new socket."""
+    with client(link.url) as (api, heard):
+        job = api.submit(sleeper(2.0, 100))
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: job.progress.step)
+        link.cut(reset=reset)
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        assert heard.links == ["disconnected", "reconnected"]
+
+
+def test_a_cut_between_success_and_history_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
+    """After an earlier gap, success has to be looked up; the link goes in that moment."""
+    with client(link.url) as (api, heard):
+        receive = api._receive
+
+        def cut_at_the_end(is_text: bool, data: Any) -> None:
+            if is_text and b"execution_success" in bytes(data):
+                link.cut()
+            receive(is_text, data)
+
+        api._receive = cut_at_the_end
+        job = api.submit(sleeper(2.0, 100))
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: job.progress.step)
+        link.cut()
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        until(lambda: heard.links == ["disconnected", "reconnected"] * 2)
+
+
+def test_a_cut_during_the_download_leaves_no_half_file(
+    comfyui: ComfyUI, sure: ComfyApi, tmp_path: Path
+) -> None:
+    """A typed error, nothing under the final name, and the whole file the next time."""
+    noise = comfyui.root / "input" / "noise.bmp"
+    side = 512
+    head = b"BM" + (54 + 3 * side * side).to_bytes(4, "little") + bytes(4) + b"\x36\0\0\0"
+    head += b"\x28\0\0\0" + side.to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24)
+    noise.write_bytes(head + random.randbytes(3 * side * side))
+    with Proxy(comfyui.port, rate=300_000) as link, client(link.url) as (api, _):
+        graph = picture()
+        graph["1"] = {"class_type": "LoadImage", "inputs": {"image": noise.name}}
+        [image] = api.run(graph, timeout=LIMIT).images
+        cut = threading.Timer(0.6, link.cut)
+        cut.start()
+        with pytest.raises(TransportError):
+            image.save(tmp_path / "whole.png")
+        cut.join()
+        assert list(tmp_path.iterdir()) == []
+        link.rate = None
+        image.save(tmp_path / "whole.png")
+        assert [path.name for path in tmp_path.iterdir()] == ["whole.png"]
+        sent = sure.get_image(image)
+        assert (tmp_path / "whole.png").read_bytes() == sent
+        assert len(sent) > 500_000
+
+
+@pytest.mark.parametrize("cuts", [2, 20])
+def test_many_cuts_in_one_job_cost_nothing(sure: ComfyApi, link: Proxy, cuts: int) -> None:
+    """The client comes back each time, the result is whole, and the end is told once."""
+    with client(link.url) as (api, heard):
+        job = api.submit(sleeper(0.5 * cuts + 1.0, 1000))
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: job.progress.step)
+        for count in range(cuts):
+            link.cut(reset=count % 3 > 0)
+            until(lambda n=count: heard.links == ["disconnected", "reconnected"] * (n + 1), LIMIT)
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        assert heard.links == ["disconnected", "reconnected"] * cuts
+
+
+@pytest.mark.parametrize("how", ["fails", "is interrupted"])
+def test_what_ends_badly_in_a_gap_is_known_in_full(sure: ComfyApi, link: Proxy, how: str) -> None:
+    """As when the socket had told it."""
+    with client(link.url) as (api, heard):
+        graph = sleeper() if how == "is interrupted" else sleeper(1.0, 20)
+        if how == "fails":
+            graph["2"] = {
+                "class_type": "TestFail",
+                "inputs": {"message": "as told", "text": ["1", 0]},
+            }
+        job = api.submit(graph)
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: job.progress.step)
+        link.dark()
+        if how == "is interrupted":
+            sure.interrupt(job.prompt_id)
+        until(lambda: sure.get_history(job.prompt_id), LIMIT)
+        link.cut()
+        link.light()
+        with pytest.raises(JobFailed if how == "fails" else JobInterrupted) as caught:
+            job.result(LIMIT)
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert caught.value.node_id == ("2" if how == "fails" else "1")
+        if isinstance(caught.value, JobFailed):
+            assert caught.value.exception_type == "ValueError"
+            assert caught.value.traceback
+        until(lambda: ended(heard, job))
+        assert len(ended(heard, job)) == 1
+
+
+# -- darkness ----------------------------------------------------------------------------
+
+
+def test_a_dark_link_ends_the_wait_within_one_interval(sure: ComfyApi, link: Proxy) -> None:
+    """F2: whatever was connected is dead and nobody says so; the limit of pings is far away."""
+    with client(link.url, ComfyApi) as (api, heard):
+        api.get_queue()
+        job = api.submit(sleeper(4.0, 100))
+        clock = Clock(sure, job.prompt_id)
+        until(lambda: job.progress.step)
+        link.dark(old_only=True)
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= IN_THE_DARK + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        assert heard.links == []
+
+
+def test_a_link_that_was_dark_for_long_ends_the_wait_when_it_is_back(
+    sure: ComfyApi, link: Proxy
+) -> None:
+    """All of it, HTTP too, while the job ends."""
+    with client(link.url) as (api, heard):
+        job = api.submit(sleeper(3.0, 100))
+        until(lambda: job.progress.step)
+        link.dark()
+        until(lambda: sure.get_history(job.prompt_id), LIMIT)
+        time.sleep(10.0)
+        assert not job.done()
+        assert "last news" in job.why()
+        link.light()
+        lit = time.monotonic()
+        assert len(job.result(LIMIT).texts) == 1
+        assert time.monotonic() - lit <= IN_THE_DARK + SLACK
+        assert ended(heard, job) == ["execution_success"]
+
+
+def test_a_socket_that_the_server_forgot_is_noticed_and_replaced(
+    sure: ComfyApi, link: Proxy
+) -> None:
+    """F1: the old socket's late end takes the route of the new one; pings are answered."""
+    with client(link.url) as (api, heard):
+        link.dark(old_only=True)
+        api._connection.redial("a test")  # the server does not see the old socket end
+        until(lambda: heard.links == ["disconnected", "reconnected"])
+        link.light()  # now it does
+        job = api.submit(sleeper(1.0, 10))
+        clock = Clock(sure, job.prompt_id)
+        assert len(job.result(LIMIT).texts) == 1
+        assert clock.late() <= IN_THE_DARK + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        later = api.submit(sleeper(6.0, 100))
+        assert len(later.result(LIMIT).texts) == 1
+        assert ended(heard, later) == ["execution_success"]
+        assert heard.links == ["disconnected", "reconnected"] * 2
+        last = api.submit(sleeper(0.2, 2))
+        last.result(LIMIT)
+        [end] = [e for e in heard("execution_success") if e.prompt_id == last.prompt_id]
+        assert not end.recovered
+
+
+# -- a slow link -------------------------------------------------------------------------
+
+
+def test_a_slow_link_with_previews_brings_all(
+    comfyui: ComfyUI, sure: ComfyApi, workflow: Callable[..., Any]
+) -> None:
+    """60 kB a second: late, whole, and no reason to dial again."""
+    with Proxy(comfyui.port, rate=60_000) as link, client(link.url) as (api, heard):
+        previews: list[Any] = []
+        api.on("b_preview", previews.append)
+        job = api.submit(workflow("txt2img_slow", seed=random.randrange(1 << 40), steps=15))
+        clock = Clock(sure, job.prompt_id)
+        [image] = job.result(LIMIT).images
+        assert clock.late() <= IN_THE_DARK + SLACK
+        assert image.bytes() == sure.get_image(image)
+        assert previews
+        assert ended(heard, job) == ["execution_success"]
+        assert heard.links == []
+
+
+def test_a_slow_link_brings_the_pictures_of_the_socket(
+    comfyui: ComfyUI, sure: ComfyApi, workflow: Callable[..., Any]
+) -> None:
+    """History knows of the end long before they are there; they are waited for."""
+    with Proxy(comfyui.port, rate=20_000) as link, client(link.url) as (api, heard):
+        result = api.run(workflow("txt2img_websocket", seed=random.randrange(1 << 40)), timeout=90)
+        assert result.complete
+        assert len(result.images) >= 1
+        assert all(image.bytes().startswith(b"\x89PNG") for image in result.images)
+        assert heard.links == []
+
+
+# -- servers that die or stop ------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_loses_its_jobs_soon_after_its_return(
+    comfyui: ComfyUI, sure: ComfyApi
+) -> None:
+    """JobLost within a few polls, for what ran and for what waited; few questions meanwhile."""
+    with client(comfyui.url, ComfyApi) as (api, heard):
+        api.get_queue()
+        jobs = [api.submit(sleeper()), api.submit(picture())]
+        until(lambda: jobs[0].progress.step)
+        asked = Requests(api)
+        try:
+            comfyui.kill()
+            died = time.monotonic()
+            time.sleep(12.0)
+            assert not any(job.done() for job in jobs)
+            assert "does not answer" in jobs[0].why()
+        finally:
+            comfyui.start()
+        back = time.monotonic()
+        count = sum(asked.values()) + len(heard("reconnecting"))
+        for job in jobs:
+            with pytest.raises(JobLost, match="restarted"):
+                job.result(LIMIT)
+        print(
+            f"lost {time.monotonic() - back:.1f} s after its return; {count} tries in "
+            f"{back - died:.0f} s of absence: {dict(asked)}"
+        )
+        # The pause between questions is up to 15 s when it was away for long; two more looks.
+        assert time.monotonic() - back <= IN_THE_DARK + 5.0
+        assert count <= 2 * (back - died)
+        for job in jobs:
+            assert ended(heard, job) == ["job_lost"]
+        assert len(api.run(picture(), timeout=LIMIT).images) == 1
+
+
+def test_a_server_that_refuses_for_a_while_is_asked_less_and_less(
+    comfyui: ComfyUI, sure: ComfyApi
+) -> None:
+    """Nobody listens for 20 s: under two tries a second in the beginning, then fewer."""
+    with client(comfyui.url, ComfyApi) as (api, heard):
+        job = api.submit(sleeper())
+        until(lambda: job.progress.step)
+        asked = Requests(api)
+        counts = []
+        try:
+            comfyui.kill()
+            for _ in range(2):
+                before = sum(asked.values()) + len(heard("reconnecting"))
+                time.sleep(10.0)
+                counts.append(sum(asked.values()) + len(heard("reconnecting")) - before)
+        finally:
+            comfyui.start()
+        print(f"tries in the first and second 10 s: {counts}; {dict(asked)}")
+        assert counts[0] <= 20
+        assert counts[1] <= counts[0]
+        with pytest.raises(JobLost):
+            job.result(LIMIT)
+
+
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_server_that_is_stopped_and_goes_on_costs_nothing(
+    comfyui: ComfyUI, sure: ComfyApi, seconds: int
+) -> None:
+    """F6: SIGSTOP; nothing is wrong with the link, and the job ends after it."""
+    assert comfyui.pid is not None
+    with client(comfyui.url, ComfyApi) as (api, heard):
+        asked = Requests(api)
+        job = api.submit(sleeper(3.0, 100))
+        until(lambda: job.progress.step)
+        os.kill(comfyui.pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+            assert not job.done()
+            why = job.why()
+            count = sum(asked.values())
+        finally:
+            os.kill(comfyui.pid, signal.SIGCONT)
+        clock = Clock(sure, job.prompt_id)
+        assert len(job.result(LIMIT).texts) == 1
+        print(f"{count} requests in {seconds} s; {why}")
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert ended(heard, job) == ["execution_success"]
+        assert heard.links == []
+
+
+# -- what it costs -----------------------------------------------------------------------
+
+
+def test_a_job_that_is_silent_for_long_costs_few_questions(
+    sure: ComfyApi, comfyui: ComfyUI
+) -> None:
+    """The whole queue, with everybody's graphs, is asked for once."""
+    with client(comfyui.url, ComfyApi) as (api, heard):
+        asked = Requests(api)
+        job = api.submit(sleeper(28.0, 1))
+        clock = Clock(sure, job.prompt_id)
+        assert len(job.result(LIMIT).texts) == 1
+        print(f"28 s of silence: {dict(asked)}")
+        assert clock.late() <= AFTER_CUTS + SLACK
+        assert asked["/queue"] <= 2
+        assert sum(asked.values()) <= 10
+        assert ended(heard, job) == ["execution_success"]
+
+
+# -- every version -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(any_comfyui: ComfyUI, any_api: ComfyApi) -> Iterator[tuple[ComfyApi, Heard, str]]:
+    """An idle server of each version, and what its client hears."""
+    _idle(any_api)
+    yield any_api, Heard(any_api), any_comfyui.version
+    _idle(any_api)
+
+
+def test_cancel_stops_this_prompt_and_no_other(here: tuple[ComfyApi, Heard, str]) -> None:
+    """Waiting or running; where the interrupt stops whatever runs, only by force."""
+    api, heard, version = here
+    running, waiting, last = api.submit(sleeper()), api.submit(sleeper()), api.submit(picture())
+    until(lambda: running.progress.step, LIMIT)
+    assert waiting.status == "pending"
+    assert waiting.cancel()
+    with pytest.raises(JobInterrupted):
+        waiting.result(LIMIT)
+    assert waiting.status == "interrupted"
+    assert running.status == "running"
+    if not has(version, "interrupt by id"):
+        with pytest.raises(NotSupported, match="force=True"):
+            running.cancel()
+        assert not running.done()
+    assert running.cancel(force=not has(version, "interrupt by id"))
+    with pytest.raises(JobInterrupted):
+        running.result(LIMIT)
+    assert len(last.result(LIMIT).images) == 1
+    assert not running.cancel()
+    assert not last.cancel()
+    for job, name in {
+        running: "execution_interrupted",
+        waiting: "execution_interrupted",
+        last: "execution_success",
+    }.items():
+        assert ended(heard, job) == [name]
+
+
+def test_a_job_is_taken_up_by_its_id(here: tuple[ComfyApi, Heard, str]) -> None:
+    """By another client: while it runs, when it has ended in any way, and when it is unknown."""
+    api, _, _ = here
+    ours = str(uuid.uuid4())  # older servers choose another
+    first = api.submit(sleeper(2.0, 20), prompt_id=ours)
+    failing = {"1": {"class_type": "TestFail", "inputs": {"message": "as told"}}}
+    second = api.submit(failing)
+    with client(api.host) as (other, heard):
+        job = other.job(ours)
+        until(lambda: job.status == "running", LIMIT)
+        assert job.result(LIMIT).texts == first.result(LIMIT).texts
+        assert job.prompt_id == first.prompt_id
+        assert job.status == first.status == "succeeded"
+        with pytest.raises(JobFailed, match="as told"):
+            second.result(LIMIT)
+        failed = other.job(second.prompt_id)
+        with pytest.raises(JobFailed, match="as told") as caught:
+            failed.result(LIMIT)
+        assert (caught.value.node_id, failed.status) == ("1", "failed")
+        again = other.job(ours)
+        assert len(again.result(LIMIT).texts) == 1
+        nowhere = other.job(str(uuid.uuid4()))
+        with pytest.raises(JobLost):
+            nowhere.result(LIMIT)
+        assert nowhere.status == "lost"
+        until(lambda: ended(heard, failed))
+        assert ended(heard, failed) == ["execution_error"]
+
+
+def test_status_and_place_are_known_while_it_goes_on(here: tuple[ComfyApi, Heard, str]) -> None:
+    """Pending with so many ahead, running, and then how it ended."""
+    api, _, _ = here
+    jobs = [api.submit(sleeper(1.0, 10)) for _ in range(3)]
+    until(lambda: jobs[0].status == "running", LIMIT)
+    assert [job.status for job in jobs[1:]] == ["pending", "pending"]
+    until(lambda: jobs[0].queue_position == 0 and jobs[2].queue_position == 2)
+    assert jobs[2].why().startswith("pending")
+    seen = []
+    while not jobs[0].done():
+        seen.append(jobs[0].progress.fraction)
+        time.sleep(0.05)
+    assert seen == sorted(seen)
+    for job in jobs:
+        job.result(LIMIT)
+        assert (job.status, job.queue_position, job.progress.fraction) == ("succeeded", None, 1.0)
+
+
+def test_a_part_that_is_refused_is_told_or_strictly_refused(
+    here: tuple[ComfyApi, Heard, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest runs with a warning; ``strict`` cancels it."""
+    api, _, version = here
+    graph = picture()
+    graph["8"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "none"}}
+    result = api.run(graph, timeout=LIMIT)
+    assert len(result.images) == 1
+    assert list(result.node_errors) == ["8"]
+    assert "without some of its outputs" in caplog.text
+    blocker = api.submit(sleeper())
+    until(lambda: blocker.status == "running", LIMIT)
+    with pytest.raises(PromptRejected, match="strict"):
+        api.submit(graph, strict=True)
+    until(lambda: not api.get_queue().pending)
+    blocker.cancel(force=not has(version, "interrupt by id"))
+    with pytest.raises(JobInterrupted):
+        blocker.result(LIMIT)

@@ -1,0 +1,371 @@
+"""The command line: what a newcomer types first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import comfy_client
+from comfy_client import ComfyApi
+from comfy_client.cli import main
+from comfy_client.testing import ComfyServer
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
+
+LIMIT = 30.0  # seconds for what should take a moment
+PACKAGE = Path(comfy_client.__file__).parent
+# Ctrl-C as a terminal has it, also where the tests themselves run in the background.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+{first}
+from comfy_client.__main__ import main
+main()
+"""
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def error_of(run: Result) -> str:
+    """The one line that an error is."""
+    assert run.exit_code == 1, run.output
+    [line] = run.stderr.splitlines()
+    return line
+
+
+@contextlib.contextmanager
+def started(*args: object, first: str = "", **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which does not outlive the block."""
+    env = {"PYTHONPATH": str(PACKAGE.parent), "PYTHONUNBUFFERED": "1"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    options["env"] = {**os.environ, **env, **options.get("env", {})}
+    command = [sys.executable, "-c", START.format(first=first), *map(str, args)]
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LIMIT
+    while not (value := found()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+def line_with(process: subprocess.Popen[str], words: str) -> str:
+    """The next line of its output with these words."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if words in line)
+
+
+def code_in(output: str) -> str:
+    """The Python that the demo shows."""
+    lines = output.partition("The same in Python:")[2].splitlines()
+    return textwrap.dedent("\n".join(line for line in lines if line.startswith("    ") or not line))
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have some."""
+    for name in ("COMFY_LOGIN", "COMFY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# -- demo -------------------------------------------------------------------------------
+
+
+def test_the_demo_makes_a_picture_and_a_preview_and_says_that_they_are_simulated(tmp_path):
+    """With no server at hand."""
+    run = invoke("demo", "--output", tmp_path / "new" / "folder", "--seed", 7)
+    assert run.exit_code == 0, run.output
+    picture = tmp_path / "new" / "folder" / "comfy-client-demo.png"
+    preview = picture.with_name("comfy-client-demo-preview.jpg")
+    assert f"picture: {picture}\npreview: {preview}\n" in run.output
+    assert "simulated" in run.output.splitlines()[0]
+    assert "\nstep 1 of 20\n" in run.output
+    assert "\nstep 20 of 20\n" in run.output
+    with Image.open(picture) as image, Image.open(preview) as small:
+        assert image.size == (512, 512)
+        assert small.size == (512, 512)
+        assert "seed" in image.info["prompt"]
+
+
+def test_the_code_that_the_demo_shows_makes_the_same_picture(tmp_path, monkeypatch):
+    """As it stands."""
+    run = invoke("demo", "--output", tmp_path, "--prompt", "a \"tower\"\n of 'bricks'")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_in(run.output), "the demo's code", "exec"), {})
+    first, second = (
+        Image.open(io.BytesIO(path.read_bytes())).tobytes()
+        for path in (tmp_path / "comfy-client-demo.png", tmp_path / "comfy-client-demo_00001_.png")
+    )
+    assert first == second
+
+
+def test_each_demo_has_a_seed_and_files_of_its_own(tmp_path):
+    """Nothing is written over."""
+    for _ in range(2):
+        assert invoke("demo", "--output", tmp_path).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "comfy-client-demo.png",
+        "comfy-client-demo-preview.jpg",
+        "comfy-client-demo (1).png",
+        "comfy-client-demo (1)-preview.jpg",
+    }
+    first, second = (path.read_bytes() for path in tmp_path.glob("*.png"))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("login", "in_url"), [("me:pass word", False), ("", True), ("me:wrong", True)]
+)
+def test_a_login_comes_from_the_url_or_the_environment_and_is_not_shown(
+    tmp_path, monkeypatch, login, in_url
+):
+    """And the checkpoint is one that the server has."""
+    monkeypatch.setenv("COMFY_LOGIN", login)
+    with ComfyServer(credentials=("me", "pass word"), prefix="/comfy") as server:
+        folder = server.root / "models" / "checkpoints"
+        (folder / "a.safetensors").touch()
+        url = server.url.replace("//", "//me:pass%20word@") if in_url else server.url
+        run = invoke("demo", "--host", url, "--output", tmp_path)
+        assert run.exit_code == 0, run.output
+        assert "checkpoint: a.safetensors\n" in run.output
+        assert "simulated" not in run.output
+        assert "pass" not in run.output
+        assert "EnvCredentials('COMFY_LOGIN', 'basic')" in run.output
+        monkeypatch.setenv("COMFY_LOGIN", "me:pass word")
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code_in(run.output), "the demo's code", "exec"), {})
+    assert (tmp_path / "comfy-client-demo_00001_.png").exists()
+
+
+def test_a_token_comes_from_the_environment(tmp_path, monkeypatch):
+    """As a bearer token."""
+    monkeypatch.setenv("COMFY_TOKEN", "secret")
+    with ComfyServer(credentials="secret", previews=False) as server:
+        run = invoke("demo", "--host", server.url, "--output", tmp_path)
+    assert run.exit_code == 0, run.output
+    assert "secret" not in run.output.replace("secret =", "").replace("=secret", "")
+    assert "preview: none came" in run.output
+
+
+def test_what_the_server_refuses_is_one_line(tmp_path):
+    """Not a traceback."""
+    with ComfyServer(credentials="secret") as server:
+        assert "401" in error_of(invoke("demo", "--host", server.url, "--output", tmp_path))
+    with ComfyServer() as server:
+        demo = ("demo", "--host", server.url, "--output", tmp_path)
+        told = error_of(invoke(*demo, "--checkpoint", "b\x1b[31m.ckpt"))
+        assert told.endswith("has no checkpoint b [31m.ckpt; it has 'simulated.safetensors'")
+        for file in (server.root / "models" / "checkpoints").iterdir():
+            file.unlink()
+        assert "has no checkpoint: put one into" in error_of(invoke(*demo))
+    assert "names no server" in error_of(invoke("demo", "--host", "a b", "--output", tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
+    """In one line."""
+    (tmp_path / "file").touch()
+    told = error_of(invoke("demo", "--output", tmp_path / "file" / "folder"))
+    assert told == f"Error: Not a directory: '{tmp_path / 'file' / 'folder'}'"
+
+
+def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
+    """And leaves nothing in the queue."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        demo = ("demo", "--host", server.url, "--output", tmp_path, "--timeout", 1)
+        assert error_of(invoke(*demo)) == "Error: no picture within 1 s; it was cancelled"
+        until(lambda: api.poll_status().queue_remaining == 0)
+        [entry] = api.get_histories().values()
+        assert not entry.outputs
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_ctrl_c_takes_back_what_was_queued_and_is_quiet(tmp_path, waits):
+    """Whether it runs or waits; what others have queued goes on."""
+    with ComfyServer(step_seconds=0.2) as server, ComfyApi(server.url) as api:
+        if waits:
+            other = load_workflow("txt2img_tiny", steps=1000, ckpt_name="simulated.safetensors")
+            job = api.submit(other)
+            until(lambda: api.get_queue().running)
+        with started("demo", "--host", server.url, "--output", tmp_path) as process:
+            if waits:
+                line_with(process, "prompts that come first: 1")
+                until(lambda: api.get_queue().pending)
+            else:
+                line_with(process, "step 1 of 20")
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=LIMIT)
+        assert (process.returncode, errors) == (130, "")
+        if waits:
+            queue = api.get_queue()
+            assert [item.prompt_id for item in queue.running] == [job.prompt_id]
+            assert not queue.pending
+            api.interrupt(job.prompt_id)
+        until(lambda: api.poll_status().queue_remaining == 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_on_a_terminal_the_progress_is_one_line(tmp_path):
+    """Written over at each step."""
+    here, there = pty.openpty()
+    with (
+        open(here, "rb", buffering=0) as terminal,
+        started("demo", "--output", tmp_path, stdout=there) as process,
+    ):
+        os.close(there)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while data := terminal.read(4096):
+                shown += data
+        assert process.wait(LIMIT) == 0
+    [line] = [line for line in shown.split(b"\r\n") if b"step" in line]
+    assert line.startswith(b"\r[")
+    assert line.endswith(b"\r[" + b"#" * 30 + b"] step 20 of 20 ")
+
+
+@pytest.mark.real
+def test_the_demo_works_on_real_servers(any_comfyui: ComfyUI, tmp_path, monkeypatch):
+    """With a true sampler; and so does the code that it shows."""
+    options = ("--size", 128, "--timeout", 100)
+    run = invoke("demo", "--host", any_comfyui.url, "--output", tmp_path, *options)
+    assert run.exit_code == 0, run.output
+    assert "checkpoint: tiny.ckpt\n" in run.output
+    assert "\nstep 20 of 20\n" in run.output
+    with Image.open(tmp_path / "comfy-client-demo.png") as picture:
+        assert picture.size == (128, 128)
+    assert (tmp_path / "comfy-client-demo-preview.jpg").stat().st_size > 500
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_in(run.output), "the demo's code", "exec"), {})
+
+
+# -- serve ------------------------------------------------------------------------------
+
+
+def url_in(line: str) -> str:
+    found = re.search(r"https?://\S+(?=;)", line)
+    assert found is not None, line
+    return found[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
+    """By Ctrl-C or by SIGTERM; of its files nothing is left."""
+    files = tmp_path / "files"
+    files.mkdir()
+    with started("serve", "--port", 0, env={"TMPDIR": str(files)}) as process:
+        with ComfyApi(url_in(line_with(process, "simulated"))) as api:
+            graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
+            assert api.run(graph, timeout=LIMIT).images[0].bytes()
+        assert list(files.iterdir())
+        process.send_signal(number)
+        assert process.communicate(timeout=LIMIT)[1] == ""
+    assert process.returncode == 0
+    assert not list(files.iterdir())
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
+    """A login comes from a file or a variable, never from the command line."""
+    authority, ca, pem = trustme.CA(), tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    login = tmp_path / "login"
+    login.write_text("me:a:word\n")
+    options = ["--port", 0, "--prefix", "/comfy", "--multi-user", "--no-previews"]
+    options += ["--version", "0.8", "--step-seconds", 0, "--tls-certfile", pem]
+    options += ["--login-file", login] if from_file else ["--login-env", "ITS_LOGIN"]
+    with started("serve", *options, env={"ITS_LOGIN": "me:a:word"}) as process:
+        url = url_in(line_with(process, "simulated"))
+        assert url.startswith("https://")
+        assert url.endswith("/comfy")
+        with ComfyApi(url, credentials=("me", "a:word"), verify=ca, user="default") as api:
+            assert api.get_user_config().users is not None
+            assert api.get_jobs().jobs == ()
+            seen: list[object] = []
+            graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
+            api.run(graph, timeout=LIMIT, on_preview=seen.append, preview_method="none")
+            assert not seen
+
+
+def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
+    """With the name of what is wrong."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("nothing")
+    monkeypatch.setenv("ITS_LOGIN", "no colon")
+    with ComfyServer() as server:
+        told = error_of(invoke("serve", "--port", server.port))
+        assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in told
+    for options, words in (
+        (["--version", "1"], "version is one of "),
+        (["--tls-certfile", broken], "no certificate and key in"),
+        (["--tls-keyfile", broken], "give both"),
+        (["--prefix", "comfy"], "a prefix looks like '/comfy'"),
+        (["--login-env", "ITS_LOGIN"], "the variable ITS_LOGIN does not hold user:password"),
+        (["--login-file", broken], "the first line of the file does not hold user:password"),
+        (["--login-env", "ITS_LOGIN", "--login-file", broken], "not both"),
+        (["--host", "no such name.invalid"], "cannot listen on no such name.invalid:8188"),
+    ):
+        told = error_of(invoke("serve", *options))
+        assert words in told
+        assert "no colon" not in told
+
+
+@pytest.mark.parametrize("options", [["--port", 70000], ["--step-seconds", -1], ["--nothing"]])
+def test_wrong_options_show_how_the_command_is_used(options):
+    """Exit status 2, as usual."""
+    run = invoke("serve", *options)
+    assert run.exit_code == 2
+    assert run.stderr.startswith("Usage: ")
+
+
+# -- what is missing --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "extra"),
+    [
+        ("click", ["--help"], "cli"),
+        ("aiohttp", ["demo"], "testing"),
+        ("PIL", ["serve", "--port", "0"], "testing"),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_names_it(tmp_path, module, args, extra):
+    """With what to type."""
+    first = f"sys.modules[{module!r}] = None"
+    with started(*args, first=first, cwd=tmp_path) as process:
+        _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    [line] = errors.splitlines()
+    assert f"needs {module}: pip install 'comfy-client-blocking[{extra}]'" in line
+
+
+def test_python_m_is_the_same_command(tmp_path):
+    """With the same name in its help."""
+    command = [sys.executable, "-m", "comfy_client", "--version"]
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert run.stdout == f"comfy-client, version {comfy_client.__version__}\n"

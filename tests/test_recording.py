@@ -1,0 +1,749 @@
+"""What ``record=`` writes down, and what it does not."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import gc
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfy_client import (
+    BearerCredentials,
+    ComfyApi,
+    ComfyError,
+    EnvCredentials,
+    HeaderCredentials,
+    JobFailed,
+    QueryCredentials,
+    recording,
+)
+from comfy_client.recording import Recorder
+from comfy_client.testing import ComfyServer, Request, cut, frame, never_answer
+from tests.heard import Quick, until
+
+SECRET = "hunter2-geheim"
+ROOT = Path(__file__).parents[1]
+
+
+def graph(color: int = 255, **inputs: Any) -> dict[str, Any]:
+    """A small picture."""
+    size = {"width": 16, "height": 16, "batch_size": 1, "color": color}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "blue", **inputs},
+        },
+    }
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a recording."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    """One for all tests here that leave it as it was."""
+    with ComfyServer() as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where to record."""
+    return tmp_path / "run.jsonl"
+
+
+# -- what is in it ----------------------------------------------------------------------
+
+
+def test_every_exchange_and_every_frame_is_there_in_order(server: ComfyServer, path: Path) -> None:
+    """In the words of the transcripts of real servers."""
+    with ComfyApi(server.url, record=path) as api:
+        events: list[str] = []
+        api.on("all", lambda event: events.append(event.name))
+        result = api.run(graph(1))
+        picture = result.images[0].bytes()
+        until(lambda: "executing" in events[-1:])
+    found = rows(path)
+    assert found[0]["kind"] == "note"
+    assert found[0]["format"] == 1
+    assert [row["t"] for row in found] == sorted(row["t"] for row in found)
+    opened = next(row for row in found if row["kind"] == "open")
+    assert (opened["ch"], opened["client_id"]) == ("ws1", api.client_id)
+    sent = next(row for row in found if row["kind"] == "sent")
+    assert sent["msg"]["type"] == "feature_flags"
+    assert found[-1]["kind"] == "closed"
+    assert found[-1]["by"] == "client"
+    greeting = ("status", "feature_flags")  # some of it came before anybody listened
+    told = [row["msg"]["type"] for row in found if row["kind"] == "json"]
+    told = [name for name in told if name not in greeting]
+    assert told == [name for name in events if name in told]
+    http = [(row["method"], row["path"]) for row in found if row["kind"] == "http"]
+    assert http[:2] == [("GET", "/api/prompt"), ("POST", "/api/prompt")]
+    post = next(row for row in found if row.get("method") == "POST")
+    assert post["request"]["prompt"] == graph(1)
+    assert post["response"]["prompt_id"] == result.prompt_id
+    assert 0 <= post["begun"] <= post["t"]
+    view = next(row for row in found if "/view" in row.get("path", ""))
+    assert base64.b64decode(view["body_b64"]) == picture
+    assert view["len"] == len(picture)
+    assert view["content_type"] == "image/png"
+
+
+def test_binary_frames_are_kept_with_what_they_say(server: ComfyServer, path: Path) -> None:
+    """The head as in the transcripts, and all of it beside that."""
+    picture = b"\xff\xd8\xff\xe0" + bytes(300)
+    metadata = json.dumps({"node_id": "3"}).encode()
+    frames = [
+        (1).to_bytes(4, "big") + (1).to_bytes(4, "big") + picture,
+        (4).to_bytes(4, "big") + len(metadata).to_bytes(4, "big") + metadata + picture,
+        (3).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"7some text",
+        b"\0\0",
+    ]
+    with ComfyApi(server.url, record=path) as api:
+        for data in frames:
+            server.push_binary(data, to=api.client_id)
+        until(lambda: sum(row["kind"] == "binary" for row in rows(path)) == 4)
+    found = [row for row in rows(path) if row["kind"] == "binary"]
+    assert [base64.b64decode(row["data_b64"]) for row in found] == frames
+    assert [base64.b64decode(row["head_b64"]) for row in found] == [f[:64] for f in frames]
+    assert [row["len"] for row in found] == [len(data) for data in frames]
+    assert [row["event"] for row in found[:3]] == [1, 4, 3]
+    assert found[0]["image_type"] == 1
+    assert found[0]["body"] == "JPEG"
+    assert found[1]["metadata"] == {"node_id": "3"}
+    assert found[1]["metadata_len"] == len(metadata)
+
+
+def test_what_is_large_is_noted_only(
+    server: ComfyServer, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By length, digest and head; an upload by its name and length."""
+    monkeypatch.setattr(recording, "WHOLE", 1000)
+    big = os.urandom(5000)
+    (server.root / "output" / "big.bin").write_bytes(big)
+    with ComfyApi(server.url, record=path) as api:
+        assert api.get_image({"filename": "big.bin"}) == big
+        api.upload_image(big, "up.png")
+        server.push_binary(big, to=api.client_id)
+        server.push({"type": "crystools.monitor", "data": {"x": "y" * 2000}}, to=api.client_id)
+        until(lambda: sum(row.get("len", 0) >= 2000 for row in rows(path)) == 3)
+    found = {row["kind"]: row for row in rows(path) if row.get("len", 0) >= 2000}
+    for kind in ("http", "binary"):
+        assert base64.b64decode(found[kind]["head_b64"]) == big[:64]
+        assert not {"data_b64", "body_b64"} & found[kind].keys()
+        assert len(found[kind]["sha256"]) == 64
+    assert "msg" not in found["json"]
+    upload = next(row for row in rows(path) if row.get("path") == "/api/upload/image")
+    assert upload["request"]["file"] == "up.png"
+    assert upload["request"]["len"] == 5000
+    assert path.stat().st_size < 10_000
+
+
+def test_bodies_have_a_limit_in_all(
+    server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it each is noted only."""
+    monkeypatch.setattr(recording, "MOST", 3000)
+    data = os.urandom(1000)
+    with ComfyApi(server.url, record=path) as api:
+        for _ in range(5):
+            server.push_binary(data, to=api.client_id)
+        until(lambda: sum(row["kind"] == "binary" for row in rows(path)) == 5)
+    kept = ["data_b64" in row for row in rows(path) if row["kind"] == "binary"]
+    assert kept in ([True, True, False, False, False], [True, True, True, False, False])
+
+
+def test_what_goes_wrong_is_there_too(server: ComfyServer, path: Path) -> None:
+    """A cut, a refused dial, an answer that does not come, one that ends too soon."""
+    with Quick(server.url, record=path, timeout=0.5) as api:
+        refused = server.faults.refuse_sockets(503)
+        server.faults.drop()
+        until(lambda: any(row.get("refused") == 503 for row in rows(path)))
+        refused.end()
+        until(lambda: sum(row["kind"] == "open" for row in rows(path)) == 2)
+        server.faults.close_politely(1001, "bye")
+        until(lambda: sum(row["kind"] == "open" for row in rows(path)) == 3)
+        with server.on("GET", "/features", never_answer), pytest.raises(ComfyError):
+            api.get_features()
+        with (
+            server.on("GET", "/object_info", cut((200, {}, {"x": "y" * 500}), 300)),
+            pytest.raises(ComfyError),
+        ):
+            api.get_node_defs()
+    found = rows(path)
+    closed = [(row["ch"], row["code"], row["by"]) for row in found if row["kind"] == "closed"]
+    assert closed == [
+        ("ws1", None, "server"),
+        ("ws2", 1001, "server"),
+        ("ws3", None, "client"),
+    ]
+    silent = next(row for row in found if row.get("path") == "/api/features")
+    assert silent["status"] is None
+    assert silent["error"] == "RequestTimeout"
+    short = next(row for row in found if row.get("path") == "/api/object_info")
+    assert short["short"] == "cut"
+    assert 0 < short["len"] < short["announced"]
+
+
+def test_junk_is_kept_as_text(server: ComfyServer, path: Path) -> None:
+    """The file stays JSON lines whatever a server sends."""
+    texts = ["no json", '{"a": "\u2028\\ud800"}', "[1,\r\n 2]", "[" * 100_000, "NaN", "\x00"]
+    with ComfyApi(server.url, record=path) as api:
+        until(lambda: "max_upload_size" in path.read_text())  # the last of the greeting
+        before = len(rows(path))
+        for text in texts:
+            server.push_raw(frame(1, text.encode()), to=api.client_id)
+        until(lambda: len(rows(path)) == before + len(texts))
+        found = rows(path)[before:]
+    assert found[0]["text"] == "no json"
+    assert found[1]["msg"] == {"a": "\u2028\ud800"}
+    assert found[2]["msg"] == [1, 2]
+    assert found[5]["text"] == "\x00"
+
+
+# -- the file ---------------------------------------------------------------------------
+
+
+def test_the_file_is_for_its_owner_only_from_the_beginning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made so, not changed later, and never through a link or over another file."""
+    made = []
+    original = os.open
+
+    def spy(name: Any, flags: int, mode: int = 0o777, **kw: Any) -> int:
+        made.append((flags & os.O_EXCL, flags & os.O_CREAT, mode))
+        return original(name, flags, mode, **kw)
+
+    mask = os.umask(0)
+    monkeypatch.setattr(recording.os, "open", spy)
+    try:
+        ComfyApi("http://127.0.0.1:1", record=str(path)).close()
+    finally:
+        os.umask(mask)
+    assert made == [(os.O_EXCL, os.O_CREAT, 0o600)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_path_that_cannot_be_written_is_told_at_once(path: Path, tmp_path: Path) -> None:
+    """The kind of ``OSError`` says why, the message which file."""
+    path.write_text("evidence")
+    (tmp_path / "link").symlink_to(path)
+    for there in (path, tmp_path / "link", tmp_path):
+        with pytest.raises(FileExistsError, match="nothing is overwritten"):
+            ComfyApi("http://127.0.0.1:1", record=there)
+    assert path.read_text() == "evidence"
+    missing = tmp_path / "no" / "run.jsonl"
+    with pytest.raises(FileNotFoundError, match=r"cannot record there.*no/run.jsonl"):
+        ComfyApi("http://127.0.0.1:1", record=missing)
+    with pytest.raises(TypeError):
+        ComfyApi("http://127.0.0.1:1", record=5)  # type: ignore[arg-type]
+
+
+def test_bad_arguments_leave_no_file(path: Path) -> None:
+    """The file is made last."""
+    with pytest.raises(ValueError, match="transport"):
+        ComfyApi("http://127.0.0.1:1", record=path, transport="pigeon")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout"):
+        ComfyApi("http://127.0.0.1:1", record=path, timeout=-1)
+    assert not path.exists()
+
+
+def full(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The disk takes so many more bytes."""
+    left = after
+    original = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = original(fd, data[:left])
+        left -= done
+        return done
+
+    monkeypatch.setattr(recording.os, "write", write)
+
+
+def test_a_full_disk_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line is written when the client is made."""
+    full(monkeypatch, 0)
+    with pytest.raises(OSError, match="No space left") as caught:
+        ComfyApi("http://127.0.0.1:1", record=path)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_disk_that_fills_up_ends_the_recording_and_nothing_else(
+    server: ComfyServer,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Said once; what was written stays whole."""
+    full(monkeypatch, 1500)
+    with caplog.at_level(logging.WARNING), ComfyApi(server.url, record=path) as api:
+        for color in range(3):
+            assert api.run(graph(color)).images
+    told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
+    assert told == [f"the recording {path} ends here: No space left on device"]
+    assert 2 < len(rows(path)) < 20
+    assert path.stat().st_size <= 1500
+
+
+def test_a_real_limit_of_the_system_does_the_same(server: ComfyServer, path: Path) -> None:
+    """In a process of its own, whose files may have 2,000 bytes."""
+    code = f"""
+        import resource
+        from comfy_client import ComfyApi
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        with ComfyApi({server.url!r}, record={str(path)!r}) as api:
+            for color in range(3):
+                api.run({graph()!r})
+    """
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    run_python(code)
+    assert rows(path)
+    assert path.stat().st_size <= 2000
+
+
+def run_python(code: str, *, killed: bool = False) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
+    return done.stdout
+
+
+def test_a_crash_loses_nothing_that_was_seen(server: ComfyServer, path: Path) -> None:
+    """Killed inside a callback, the process leaves what came before."""
+    run_python(
+        f"""
+        import os, signal
+        from comfy_client import ComfyApi
+        api = ComfyApi({server.url!r}, record={str(path)!r}).init()
+        api.on("executed", lambda event: os.kill(os.getpid(), signal.SIGKILL))
+        api.run({graph(77)!r})
+        """,
+        killed=True,
+    )
+    text = path.read_bytes()
+    whole = [json.loads(line) for line in text[: text.rindex(b"\n")].split(b"\n")]
+    assert any(row.get("msg", {}).get("type") == "executed" for row in whole)
+
+
+# -- life -------------------------------------------------------------------------------
+
+
+def descriptors(path: Path) -> list[str]:
+    """Who has the file open in this process."""
+    here = Path("/proc/self/fd")
+    return [fd for fd in os.listdir(here) if os.path.realpath(here / fd) == str(path)]
+
+
+def test_close_closes_the_file(server: ComfyServer, path: Path) -> None:
+    """And so does a client that its user forgot."""
+    with ComfyApi(server.url, record=path) as api:
+        api.run(graph())
+        assert len(descriptors(path)) == 1
+    assert not descriptors(path)
+    api.close()
+    other = path.with_name("other.jsonl")
+    forgotten = ComfyApi(server.url, record=other).init()
+    assert descriptors(other)
+    del forgotten
+    gc.collect()
+    until(lambda: not descriptors(other))
+    assert rows(other)[-1]["kind"] == "closed"
+
+
+def test_a_client_that_could_not_connect_leaves_no_open_file(path: Path) -> None:
+    """Its failure is in there."""
+    with (
+        contextlib.closing(ComfyApi("http://127.0.0.1:1", record=path)) as api,
+        pytest.raises(ComfyError),
+    ):
+        api.init(0.3)
+    assert not descriptors(path)
+    assert {row.get("error") for row in rows(path)} >= {"ServerUnreachable"}
+
+
+def test_a_pickle_does_not_record(server: ComfyServer, path: Path) -> None:
+    """Two clients in one file would make no sense."""
+    with ComfyApi(server.url, record=path) as api:
+        size = path.stat().st_size
+        with pickle.loads(pickle.dumps(api)) as other:
+            before = len(rows(path))
+            other.run(graph(5))
+            prompts = [row for row in rows(path)[before:] if row["kind"] == "http"]
+    assert not prompts
+    assert size
+
+
+def test_the_child_of_a_fork_does_not_record(server: ComfyServer, path: Path) -> None:
+    """The file is the parent's."""
+    out = run_python(
+        f"""
+        import os
+        from comfy_client import ComfyApi
+        with ComfyApi({server.url!r}, record={str(path)!r}) as api:
+            api.run({graph(1)!r})
+            child = os.fork()
+            if not child:
+                api.run({graph(2)!r})
+                here = "/proc/self/fd"
+                names = [os.path.realpath(os.path.join(here, fd)) for fd in os.listdir(here)]
+                os._exit(7 if {str(path)!r} in names else 3)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            api.run({graph(3)!r})
+        print(code)
+        """
+    )
+    assert out.split() == ["3"]
+    posts = [row["request"]["prompt"] for row in rows(path) if row.get("method") == "POST"]
+    assert posts == [graph(1), graph(3)]
+
+
+def test_many_threads_write_whole_lines(server: ComfyServer, path: Path) -> None:
+    """One after the other."""
+    with ComfyApi(server.url, record=path) as api:
+        threads = [
+            threading.Thread(target=lambda n=n: [api.run(graph(n * 9 + i)) for i in range(5)])
+            for n in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = rows(path)
+    assert sum(row.get("method") == "POST" for row in found) == 40
+    assert [row["t"] for row in found] == sorted(row["t"] for row in found)
+
+
+def test_without_record_nothing_is_done(server: ComfyServer) -> None:
+    """No recorder anywhere."""
+    with ComfyApi(server.url) as api:
+        assert api._recorder is None
+        assert api._http.recorder is None
+        assert api._connection._recorder is None
+
+
+# -- secrets ----------------------------------------------------------------------------
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, also what is in Base64."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            if key.endswith("_b64"):
+                yield base64.b64decode(each).decode("utf-8", "replace")
+            yield from texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts(each)
+
+
+def assert_nowhere(secret: str, path: Path) -> None:
+    """Neither as it is nor in any of its disguises."""
+    raw = path.read_text(encoding="ascii")
+    found = [text for row in rows(path) for text in texts(row)]
+    pair = base64.b64encode(f"me:{secret}".encode()).decode()
+    for word in (secret, pair, requests.utils.quote(secret, safe=""), json.dumps(secret)[1:-1]):
+        assert word not in raw
+        assert not [text for text in found if word in text], word
+
+
+def echo(server: ComfyServer, request: Request) -> tuple[int, dict[str, str], Any]:
+    """The worst server: it repeats all that it got, in every way."""
+    said: dict[str, Any] = {
+        "target": request.target,
+        "query": dict(request.query),
+        "headers": dict(request.headers),
+        "body": request.body.decode("utf-8", "replace"),
+    }
+    authorization = request.headers.get("Authorization", "")
+    if authorization.startswith("Basic "):
+        said["pair"] = base64.b64decode(authorization[6:]).decode("utf-8", "replace")
+    for name in ("me", "api_key"):
+        said[name] = list(said["headers"].values())
+    text = json.dumps(said)
+    picture = b"\x89PNG\r\n\x1a\n" + repr(said).encode()
+    for link in server.sockets:
+        server.push({"type": "logs", "data": said}, to=link.client_id)
+        server.push_binary(bytes(3) + b"\1" + bytes(3) + b"\1" + picture, to=link.client_id)
+    headers = {"ETag": text.encode("ascii", "replace").decode().replace("\n", "")}
+    if request.path.endswith("picture"):
+        return 200, {"Content-Type": "image/png", **headers}, picture
+    if request.path.endswith("page"):
+        return 403, {"Content-Type": "text/html"}, f"<p>{text}</p>"
+    return 200, headers, said
+
+
+def session(**settings: Any) -> requests.Session:
+    """A Session of the user's own."""
+    made = requests.Session()
+    for name, value in settings.items():
+        setattr(made, name, value)
+    return made
+
+
+#: Where a user may put a secret into the making of a client.
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "pair": lambda s: {"credentials": ("me", s)},
+    "bearer": lambda s: {"credentials": BearerCredentials(s)},
+    "header": lambda s: {"credentials": HeaderCredentials({"X-Key": s})},
+    "query": lambda s: {"credentials": QueryCredentials("k", s)},
+    "callable": lambda s: {"credentials": lambda: ("me", s)},
+    "environment": lambda s: {"credentials": EnvCredentials("COMFY_TEST_TOKEN", "query", "k")},
+    "headers": lambda s: {"headers": {"X-Any": s}},
+    "agent": lambda s: {"headers": {"User-Agent": s}},
+    "cookie header": lambda s: {"headers": {"Cookie": f"a=b; session={s}"}},
+    "session auth": lambda s: {"session": session(auth=("me", s))},
+    "session headers": lambda s: {"session": session(headers={"X-Any": s})},
+    "session params": lambda s: {"session": session(params={"any": s})},
+}
+in_headers = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=";, "),
+    min_size=8,
+    max_size=24,
+).filter(lambda s: len(set(s)) > 4 and any(c.isalpha() for c in s))
+anything = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=8, max_size=24).filter(
+    lambda s: len(set(s)) > 4 and any(c.isalpha() for c in s) and s == s.strip() and " " not in s
+)
+numbers = count()
+
+
+@pytest.mark.parametrize("place", PLACES)
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(secret=in_headers)
+def test_a_secret_of_the_client_is_nowhere(
+    server: ComfyServer, tmp_path: Path, place: str, secret: str
+) -> None:
+    """Even if the server repeats all that it is sent, over HTTP and on the socket."""
+    path = tmp_path / f"{next(numbers)}.jsonl"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        server.on("*", "/echo*", lambda request: echo(server, request)),
+    ):
+        patch.setenv("COMFY_TEST_TOKEN", secret)
+        with ComfyApi(server.url, record=path, **PLACES[place](secret)) as api:
+            for route in ("/echo", "/echo/picture"):
+                api.fetch_api(route)
+            with pytest.raises(ComfyError):
+                api.fetch_api("/echo/page")
+            until(lambda: sum(row["kind"] == "binary" for row in rows(path)) == 3)
+    assert_nowhere(secret, path)
+    assert "***" in path.read_text()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(secret=anything, name=st.sampled_from(["api_key", "X-Auth-Token", "clientSecret"]))
+def test_a_secret_in_a_request_is_nowhere(
+    server: ComfyServer, tmp_path: Path, secret: str, name: str
+) -> None:
+    """In extra data, in a node's input, in a body, a query: known by its name."""
+    path = tmp_path / f"{next(numbers)}.jsonl"
+    with (
+        server.on("*", "/echo*", lambda request: echo(server, request)),
+        ComfyApi(server.url, record=path) as api,
+    ):
+        extra = {"auth_token_comfy_org": secret + "1", "deep": [{name: secret + "2"}]}
+        options: dict[str, Any] = {"extra_data": extra, "comfy_api_key": secret}
+        result = api.run(graph(3, api_key=secret + "3"), **options)
+        api.get_history(result.prompt_id)
+        api.get_queue()
+        result.images[0].bytes()
+        api.fetch_api("/echo", params={name: secret})
+        api.fetch_api("/echo", "POST", json={"a": [{name: secret}]})
+        api.fetch_api("/echo", "POST", data=f'{{"{name}": "x"}}'.encode())
+        until(lambda: sum(row["kind"] == "binary" for row in rows(path)) >= 3)
+    assert_nowhere(secret, path)
+
+
+def test_what_a_server_has_in_its_queue_is_hidden_by_its_name(
+    server: ComfyServer, path: Path
+) -> None:
+    """Servers before 0.3.65 show the keys of others to everyone."""
+    extra = {"api_key_comfy_org": SECRET, "x": {"auth_token_comfy_org": SECRET}}
+    queue = {"queue_running": [[0, "id", {}, extra, []]], "queue_pending": []}
+    with (
+        server.on("GET", "/queue", (200, {}, queue)),
+        server.on("GET", "/history*", (200, {}, {"id": {"prompt": queue["queue_running"][0]}})),
+        ComfyApi(server.url, record=path) as api,
+    ):
+        api.get_queue()
+        api.get_histories()
+        server.push({"type": "status", "data": {"extra": extra}}, to=api.client_id)
+        until(lambda: rows(path)[-1]["kind"] == "json")
+    assert_nowhere(SECRET, path)
+
+
+def test_settings_that_may_be_secret_are_hidden(server: ComfyServer, path: Path) -> None:
+    """All texts of extensions; of ComfyUI's own, those with a name that says so."""
+    with ComfyApi(server.url, record=path) as api:
+        api.store_settings({"Some.Node.Login": SECRET, "Comfy.Locale": "de"})
+        api.store_setting("Comfy.Server.ApiKey", SECRET)
+        api.store_setting("Other", {"deep": [SECRET]})
+        assert api.get_settings()["Some.Node.Login"] == SECRET
+        assert api.get_setting("Comfy.Server.ApiKey") == SECRET
+    assert_nowhere(SECRET, path)
+    found = [r for r in rows(path) if r.get("path") == "/api/settings" and r["method"] == "GET"]
+    assert found[0]["response"]["Comfy.Locale"] == "de"
+
+
+def test_the_password_of_a_proxy_is_nowhere(server: ComfyServer, path: Path) -> None:
+    """Nor the header that it becomes, when the proxy repeats it."""
+    proxy = server.url.replace("//", f"//me:{SECRET}@")
+    with (
+        server.on("*", "*", lambda request: echo(server, request)),
+        contextlib.closing(
+            ComfyApi("http://comfy.example:8188", record=path, proxies={"http": proxy})
+        ) as api,
+    ):
+        api.fetch_api("/echo")
+    pair = base64.b64encode(f"me:{SECRET}".encode()).decode()
+    assert pair in str([dict(request.headers) for request in server.requests])
+    assert_nowhere(SECRET, path)
+
+
+def test_userinfo_in_the_url_of_the_server_is_nowhere(server: ComfyServer, path: Path) -> None:
+    """Nor in what the server says about itself."""
+    url = server.url.replace("//", f"//me:{SECRET}@")
+    with (
+        server.on("GET", "/echo", lambda request: (200, {}, {"url": url, "other": "//a:bc@d/"})),
+        ComfyApi(url, record=path) as api,
+    ):
+        api.fetch_api("/echo")
+    assert_nowhere(SECRET, path)
+    assert "a:bc@" not in path.read_text()
+
+
+def test_cookies_are_hidden(server: ComfyServer, path: Path) -> None:
+    """That which the server sets, and that which a Session brings."""
+    own = session()
+    own.cookies.set("id", SECRET + "-mine")
+    with (
+        server.on("*", "/echo*", lambda request: echo(server, request)),
+        server.on("GET", "/login", (200, {"Set-Cookie": f"id2={SECRET}; Path=/"}, {})),
+        ComfyApi(server.url, record=path, session=own) as api,
+    ):
+        api.fetch_api("/login")
+        assert SECRET in api.fetch_api("/echo").text
+        assert SECRET + "-mine" in api.fetch_api("/echo").text
+    own.close()
+    assert_nowhere(SECRET, path)
+
+
+def test_credentials_that_change_are_all_hidden(path: Path) -> None:
+    """The old one is secret too."""
+    answers = count()
+
+    def ask() -> BearerCredentials:
+        return BearerCredentials(f"{SECRET}-{next(answers)}")
+
+    with ComfyServer() as server:
+        server.on("*", "/echo*", lambda request: echo(server, request))
+        with Quick(server.url, record=path, credentials=ask) as api:
+            api.fetch_api("/echo")
+            server.faults.drop()
+            until(lambda: sum(row["kind"] == "open" for row in rows(path)) == 2)
+            api.fetch_api("/echo")
+    assert next(answers) > 2
+    assert_nowhere(SECRET, path)
+
+
+def test_paths_of_machines_are_as_in_the_transcripts(server: ComfyServer, path: Path) -> None:
+    """Who lives there, and where ComfyUI does, is nobody's business."""
+    traceback = [
+        '  File "/home/alice/dev/ComfyUI/execution.py", line 1, in f',
+        '  File "/home/alice/dev/ComfyUI/custom_nodes/x.py", line 1, in f',
+        '  File "/srv/venv/lib/python3.11/site-packages/torch/x.py", line 1',
+        '  File "/usr/local/py/lib/python3.11/json/decoder.py", line 1',
+        '  File "C:\\Users\\Alice Doe\\ComfyUI\\nodes.py", line 1',
+    ]
+    error = {"prompt_id": "x", "traceback": traceback}
+    with ComfyApi(server.url, record=path) as api:
+        server.push({"type": "execution_error", "data": error}, to=api.client_id)
+        until(lambda: "execution_error" in path.read_text())
+    row = next(row for row in rows(path) if row.get("msg", {}).get("type") == "execution_error")
+    assert row["msg"]["data"]["traceback"] == [
+        '  File "COMFY/execution.py", line 1, in f',
+        '  File "COMFY/custom_nodes/x.py", line 1, in f',
+        '  File "VENV/site-packages/torch/x.py", line 1',
+        '  File "PYTHON/lib/python3.11/json/decoder.py", line 1',
+        '  File "C:\\Users\\USER\\ComfyUI\\nodes.py", line 1',
+    ]
+
+
+def test_a_failure_keeps_its_traceback_otherwise(server: ComfyServer, path: Path) -> None:
+    """It is what a bug report is about."""
+    broken = graph(4)
+    broken["1"]["inputs"]["color"] = 4
+
+    class Broken:
+        """Fails."""
+
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+        CATEGORY = "test"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {}}
+
+        def run(self) -> tuple[()]:
+            raise RuntimeError("broken on purpose")
+
+    server.add_node(Broken)
+    with ComfyApi(server.url, record=path) as api, pytest.raises(JobFailed, match="on purpose"):
+        api.run({"1": {"class_type": "Broken", "inputs": {}}})
+    row = next(row for row in rows(path) if row.get("msg", {}).get("type") == "execution_error")
+    assert row["msg"]["data"]["exception_message"].strip() == "broken on purpose"
+    assert any("raise RuntimeError" in line for line in row["msg"]["data"]["traceback"])
+
+
+def test_the_recorder_never_raises(path: Path) -> None:
+    """Whatever a server sends, and after its end."""
+    recorder = Recorder(path)
+    recorder.opened("ws://x/ws?clientId=me")
+    for data in (b"", b"\0", b"\0\0\0\4\xff\xff\xff\xff", b"\0\0\0\4\0\0\0\2{]", b"\xff" * 9):
+        recorder.frame(False, data)
+        recorder.frame(True, data)
+    recorder.close()
+    recorder.frame(True, b"{}")
+    recorder.closed("server")
+    recorder.close()
+    assert len(rows(path)) == 13

@@ -1,0 +1,40 @@
+"""The picture of the simulated sampler."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import ImageChops, ImageStat
+
+from comfy_client.testing.scenery import draw
+
+
+def test_it_is_the_same_for_the_same_seed_and_prompt():
+    """And another for another of them, or another place in the batch."""
+    first = draw(64, 64, 7, "a lighthouse", 0, 1.0)
+    assert first == draw(64, 64, 7, "a lighthouse", 0, 1.0)
+    for other in ((8, "a lighthouse", 0), (7, "a tower", 0), (7, "a lighthouse", 1)):
+        assert first != draw(64, 64, *other, 1.0)
+
+
+def test_it_comes_out_of_noise():
+    """Each step is nearer to the finished picture."""
+    done = draw(128, 128, 7, "", 0, 1.0)
+    steps = [draw(128, 128, 7, "", 0, part / 4) for part in range(5)]
+    away = [sum(ImageStat.Stat(ImageChops.difference(done, step)).mean) for step in steps]
+    assert away == sorted(away, reverse=True)
+    assert away[-1] == 0
+
+
+def test_it_is_labelled():
+    """White on dark, at its foot."""
+    picture = draw(256, 256, 7, "a lighthouse", 0, 1.0)
+    foot = picture.crop((0, 220, 256, 256)).convert("L")
+    assert foot.getextrema()[1] > 240
+    assert ImageStat.Stat(foot).median[0] < 100
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (300, 8), (8, 2000), (3000, 16)])
+@pytest.mark.parametrize("text", ["", "\udc00\n\x00\U0001f3e0 \u706f\u53f0", "word " * 1000])
+def test_any_size_and_any_text_can_be_drawn(size, text):
+    """Also what the font has no signs for, and a line that is too long."""
+    assert draw(*size, 2**64 - 1, text, 0, 0.5).size == size

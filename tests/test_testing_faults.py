@@ -1,0 +1,1276 @@
+"""The faults of the embedded server, seen by plain sockets and requests; scripts and records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+import trustme
+import websocket
+
+from comfy_client import ComfyApi
+from comfy_client.testing import (
+    PROMPT_ID,
+    ComfyServer,
+    Fault,
+    Finish,
+    Request,
+    cut,
+    drip,
+    encode,
+    faults,
+    frame,
+    never_answer,
+    script,
+)
+
+LIMIT = 20.0
+Dial = Callable[..., websocket.WebSocket]
+
+
+@pytest.fixture
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer() as running:
+        yield running
+
+
+@pytest.fixture
+def dial(server: ComfyServer) -> Iterator[Dial]:
+    """Opens a socket, and has its greeting read."""
+    opened = []
+
+    def one(client_id: str = "me") -> websocket.WebSocket:
+        before = server.hellos.count(client_id)
+        url = f"ws://127.0.0.1:{server.port}/ws?clientId={client_id}"
+        ws = websocket.create_connection(url, timeout=LIMIT)
+        opened.append(ws)
+        greeting = json.loads(ws.recv())
+        assert greeting["data"]["sid"] == client_id
+        server.until(lambda: server.hellos.count(client_id) > before)
+        return ws
+
+    yield one
+    for ws in opened:
+        ws.shutdown()
+
+
+def get(server: ComfyServer, path: str, **options: Any) -> requests.Response:
+    options.setdefault("allow_redirects", False)
+    return requests.get(server.url + path, timeout=LIMIT, **options)
+
+
+def post(server: ComfyServer, path: str, body: Any, **options: Any) -> requests.Response:
+    return requests.post(server.url + path, json=body, timeout=LIMIT, **options)
+
+
+def picture(color: int = 5) -> dict[str, Any]:
+    size = {"width": 16, "height": 16, "batch_size": 1, "color": color}
+    save = {"images": ["1", 0], "filename_prefix": "x"}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "9": {"class_type": "SaveImage", "inputs": save},
+    }
+
+
+def submit(server: ComfyServer, client_id: str | None = "me", **more: Any) -> str:
+    body = {"prompt": picture(), "client_id": client_id, **more}
+    if client_id is None:
+        del body["client_id"]
+    answer = post(server, "/prompt", body)
+    assert answer.status_code == 200, answer.text
+    prompt_id: str = answer.json()["prompt_id"]
+    return prompt_id
+
+
+def ended(server: ComfyServer, prompt_id: str) -> None:
+    server.until(lambda: prompt_id in server.history, LIMIT)
+
+
+def heard(ws: websocket.WebSocket, until: str) -> list[Any]:
+    """The names of what comes, up to one of this name; the end marker is ``executing null``."""
+    names = []
+    while until not in names:
+        data = ws.recv()
+        if isinstance(data, bytes):
+            names.append("binary")
+            continue
+        message = json.loads(data)
+        null = message["type"] == "executing" and message["data"]["node"] is None
+        names.append("executing null" if null else message["type"])
+    return names
+
+
+def silent(ws: websocket.WebSocket, seconds: float = 0.15) -> bool:
+    """Whether nothing comes for a while."""
+    ws.settimeout(seconds)
+    try:
+        ws.recv_frame()
+    except websocket.WebSocketTimeoutException:
+        return True
+    finally:
+        ws.settimeout(LIMIT)
+    return False
+
+
+def pong(ws: websocket.WebSocket) -> bytes:
+    """What comes back for a ping."""
+    ws.ping(b"there?")
+    while True:
+        received = ws.recv_frame()
+        if received.opcode == websocket.ABNF.OPCODE_PONG:
+            return bytes(received.data)
+
+
+@contextlib.contextmanager
+def raw(server: ComfyServer, data: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+        connection.sendall(data)
+        yield connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    found = bytearray()
+    while data := connection.recv(65536):
+        found += data
+    return bytes(found)
+
+
+def asking(path: str, method: str = "GET", body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+# -- sockets ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_sockets_are_dropped(server: ComfyServer, dial: Dial, reset: bool) -> None:
+    """By RST or by FIN, all of them, and the next dial works."""
+    sockets = [dial("a"), dial("b")]
+    server.faults.drop(reset=reset)
+    expected = ConnectionResetError if reset else websocket.WebSocketConnectionClosedException
+    for ws in sockets:
+        with pytest.raises(expected):
+            ws.recv()
+    server.until(lambda: not server.sockets)
+    dial("a")
+    assert server.hellos == ["a", "b", "a"]
+
+
+def test_one_socket_is_dropped(server: ComfyServer, dial: Dial) -> None:
+    """Told by its client id."""
+    mine, theirs = dial("me"), dial("you")
+    [found] = [s for s in server.sockets if s.client_id == "you"]
+    found.hang_up(reset=False)
+    with pytest.raises(websocket.WebSocketConnectionClosedException):
+        theirs.recv()
+    server.push({"type": "x"})
+    assert json.loads(mine.recv()) == {"type": "x"}
+
+
+def test_what_was_said_before_a_drop_has_gone(server: ComfyServer, dial: Dial) -> None:
+    """A FIN comes behind the messages."""
+    ws = dial()
+    for number in range(100):
+        server.push({"type": "x", "data": number})
+    server.faults.drop(reset=False)
+    assert [json.loads(ws.recv())["data"] for _ in range(100)] == list(range(100))
+
+
+def test_sockets_are_closed_politely(server: ComfyServer, dial: Dial) -> None:
+    """With a close frame of code and reason."""
+    ws = dial()
+    server.faults.close_politely(1012, "restart")
+    received = ws.recv_frame()
+    assert received.opcode == websocket.ABNF.OPCODE_CLOSE
+    assert received.data == struct.pack(">H", 1012) + b"restart"
+
+
+def test_a_deaf_socket_gets_no_messages_and_answers_pings(server: ComfyServer, dial: Dial) -> None:
+    """Others hear all; it hears again when that ends."""
+    old = dial("old")
+    with server.faults.deaf():
+        new = dial("new")
+        server.push({"type": "x"})
+        assert json.loads(new.recv()) == {"type": "x"}
+        assert silent(old)
+        assert pong(old) == b"there?"
+    server.push({"type": "y"})
+    assert json.loads(old.recv()) == {"type": "y"}
+
+
+def test_a_stale_handler_takes_the_new_socket_with_it(server: ComfyServer, dial: Dial) -> None:
+    """F1: the id's old handler is slow, and forgets the id when the client is back."""
+    old = dial()
+    with server.faults.stale_handlers():
+        old.shutdown()
+        server.until(lambda: not server.sockets)
+        new = dial()
+        server.push({"type": "x"})
+        assert silent(new)
+        assert pong(new) == b"there?"
+    new.shutdown()
+    server.until(lambda: not server.sockets)
+    third = dial()
+    server.push({"type": "y"})
+    assert json.loads(third.recv()) == {"type": "y"}
+
+
+def test_a_dark_socket_is_neither_read_nor_written(server: ComfyServer, dial: Dial) -> None:
+    """New ones work, and HTTP; what was sent meanwhile is read when it ends."""
+    old = dial("old")
+    with server.faults.go_dark():
+        old.send('{"type": "hello"}')
+        old.ping(b"1")
+        server.push({"type": "x"})
+        assert silent(old)
+        new = dial("new")
+        server.push({"type": "y"})
+        assert json.loads(new.recv()) == {"type": "y"}
+        assert get(server, "/queue").status_code == 200
+        assert server.messages == []
+    received = old.recv_frame()
+    assert (received.opcode, received.data) == (websocket.ABNF.OPCODE_PONG, b"1")
+    server.until(lambda: server.messages)
+    server.push({"type": "z"})
+    assert json.loads(old.recv()) == {"type": "z"}
+
+
+def test_a_frozen_server_accepts_and_does_nothing(server: ComfyServer, dial: Dial) -> None:
+    """What came meanwhile is handled when it ends."""
+    ws = dial()
+    with server.faults.freeze(), raw(server, asking("/queue")) as connection:
+        ws.ping(b"1")
+        connection.settimeout(0.15)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert silent(ws)
+        with pytest.raises(RuntimeError, match="frozen"):
+            server.faults.drop()
+        connection.settimeout(LIMIT)
+        server.faults.clear()
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        assert ws.recv_frame().data == b"1"
+
+
+def test_a_frozen_server_can_be_stopped(server: ComfyServer) -> None:
+    """And started again."""
+    server.faults.freeze()
+    start = time.monotonic()
+    server.restart()
+    assert time.monotonic() - start < 5
+    assert get(server, "/queue").status_code == 200
+
+
+def test_pings_are_swallowed(server: ComfyServer, dial: Dial) -> None:
+    """And counted."""
+    ws = dial()
+    with server.faults.swallow_pings():
+        ws.ping(b"1")
+        server.until(lambda: server.pings == 1)
+        assert silent(ws)
+    assert pong(ws) == b"there?"
+    assert server.pings == 2
+
+
+def test_sockets_are_refused(server: ComfyServer, dial: Dial) -> None:
+    """With status, headers and body; those that are open stay."""
+    ws = dial()
+    with server.faults.refuse_sockets(418, {"no": "tea"}, {"X-Pot": "1"}) as fault:
+        answer = get(server, "/ws")
+        assert (answer.status_code, answer.json()) == (418, {"no": "tea"})
+        assert answer.headers["X-Pot"] == "1"
+        with pytest.raises(websocket.WebSocketBadStatusException):
+            dial()
+    assert fault.hits == 2
+    server.push({"type": "x"})
+    assert json.loads(ws.recv()) == {"type": "x"}
+    dial()
+
+
+def test_handshakes_are_stalled_or_slow(server: ComfyServer, dial: Dial) -> None:
+    """No answer while it lasts."""
+    handshake = (
+        b"GET /ws?clientId=raw HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with server.faults.stall_handshakes() as fault, raw(server, handshake) as connection:
+        connection.settimeout(0.15)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert fault.hits == 1
+        fault.end()
+        connection.settimeout(LIMIT)
+        assert connection.recv(12) == b"HTTP/1.1 101"
+    with server.faults.slow_handshakes(0.2):
+        start = time.monotonic()
+        dial()
+        assert time.monotonic() - start >= 0.2
+
+
+# -- messages ---------------------------------------------------------------------------
+
+
+def test_events_are_lost(server: ComfyServer, dial: Dial) -> None:
+    """By name and pattern; the end marker has a name of its own, and the rest comes."""
+    ws = dial()
+    with server.faults.lose("execut*", "progress*") as fault:
+        ended(server, submit(server))
+    assert fault.hits >= 4
+    server.push({"type": "over"})
+    assert set(heard(ws, "over")) == {"status", "over"}
+    with server.faults.lose("executing null"):
+        ended(server, submit(server))
+        server.push({"type": "over"})
+    names = heard(ws, "over")
+    assert "execution_success" in names
+    assert "executing null" not in names
+
+
+def test_events_are_withheld(server: ComfyServer, dial: Dial) -> None:
+    """They come later, in their order."""
+    ws = dial()
+    with server.faults.withhold():
+        prompt_id = submit(server)
+        ended(server, prompt_id)
+        server.until(lambda: server.ran[-1].status == "success")
+        assert silent(ws)
+    names = heard(ws, "executing null")
+    wanted = ["execution_start", "executed", "execution_success", "executing null"]
+    assert [name for name in names if name in wanted] == wanted
+
+
+def test_junk_comes_before_each_message(server: ComfyServer, dial: Dial) -> None:
+    """Each kind of it, while it lasts."""
+    ws = dial()
+    seen = []
+    with server.faults.junk() as fault:
+        while fault.hits < len(faults.JUNK):
+            ended(server, submit(server))
+        server.push({"type": "over"})
+        while (received := ws.recv_frame()).data != b'{"type": "over"}':
+            seen.append((received.opcode, bytes(received.data)))
+    assert set(faults.JUNK) <= set(seen)
+    assert len(seen) >= 2 * len(faults.JUNK)
+
+
+def test_foreign_traffic_comes_before_each_message(server: ComfyServer, dial: Dial) -> None:
+    """Of other prompts and extensions."""
+    ws = dial()
+    seen = []
+    with server.faults.foreign_traffic() as fault:
+        while fault.hits < len(faults.FOREIGN):
+            ended(server, submit(server))
+        server.push({"type": "over"})
+        while (message := json.loads(ws.recv())) != {"type": "over"}:
+            seen.append(message)
+    assert all(foreign in seen for foreign in faults.FOREIGN)
+
+
+def test_messages_come_in_fragments(server: ComfyServer, dial: Dial) -> None:
+    """With pings between them, and they are whole."""
+    ws = dial()
+    with server.faults.fragments(3):
+        submit(server, "other")
+        received = [ws.recv_frame() for _ in range(5)]
+    assert [(f.fin, f.opcode) for f in received] == [(0, 1), (1, 9), (0, 0), (1, 9), (1, 0)]
+    joined = b"".join(f.data for f in received if f.opcode != 9)
+    assert json.loads(joined)["type"] == "status"
+
+
+def test_messages_pause_in_their_frames(server: ComfyServer) -> None:
+    """Half of it comes at once, the rest later; pongs wait for their turn."""
+    ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId=me", timeout=LIMIT)
+    with contextlib.closing(ws), server.faults.pause_in_frames(0.3):
+        json.loads(ws.recv())
+        start = time.monotonic()
+        submit(server, "other")
+        ws.sock.recv(1)
+        ws.ping(b"1")
+        rest = b""
+        while frame(10, b"1") not in rest:
+            rest += ws.sock.recv(4096)
+        assert time.monotonic() - start >= 0.25
+
+
+def test_an_oversized_frame_is_announced(server: ComfyServer, dial: Dial) -> None:
+    """And nothing of it comes."""
+    ws = dial()
+    server.faults.oversized_frame(2**40)
+    assert ws.sock.recv(100) == b"\x82\x7f" + (2**40).to_bytes(8, "big")
+
+
+# -- prompts ----------------------------------------------------------------------------
+
+
+def test_history_comes_late(server: ComfyServer, dial: Dial) -> None:
+    """Meanwhile the prompt has said that it succeeded, and is in the queue."""
+    ws = dial()
+    with server.faults.late_history():
+        prompt_id = submit(server)
+        assert "executing null" not in heard(ws, "execution_success")
+        assert get(server, f"/history/{prompt_id}").json() == {}
+        assert [item[1] for item in server.running] == [prompt_id]
+    assert heard(ws, "executing null")
+    assert prompt_id in get(server, f"/history/{prompt_id}").json()
+    with server.faults.late_history(0.2):
+        prompt_id = submit(server)
+        heard(ws, "execution_success")
+        start = time.monotonic()
+        heard(ws, "executing null")
+        assert time.monotonic() - start > 0.1
+
+
+def test_history_never_comes_or_is_evicted(server: ComfyServer, dial: Dial) -> None:
+    """The prompt has run, all the same."""
+    ws = dial()
+    with server.faults.no_history():
+        submit(server)
+        heard(ws, "executing null")
+        assert server.history == {}
+    kept, gone = submit(server), submit(server)
+    ended(server, gone)
+    server.faults.evict(gone)
+    assert list(server.history) == [kept]
+    server.faults.evict()
+    assert server.history == {}
+    assert [ran.status for ran in server.ran] == ["success"] * 3
+
+
+def test_the_queue_is_lost(server: ComfyServer, dial: Dial) -> None:
+    """What waits and what runs, without a word; the next prompt runs, also under the same id."""
+    ws = dial()
+    with server.faults.hang_worker():
+        first, second = submit(server), submit(server)
+        server.until(lambda: server.running)
+        server.faults.lose_queue()
+        assert (server.running, server.pending, server.history) == ([], [], {})
+    server.push({"type": "over"})
+    assert not {"execution_success", "executing null"} & set(heard(ws, "over"))
+    submit(server, prompt_id=first)
+    assert "execution_success" in heard(ws, "executing null")
+    assert list(server.history) == [first]
+    assert [(ran.prompt_id, ran.status) for ran in server.ran] == [
+        (first, None),
+        (first, "success"),
+    ]
+    assert second not in server.history
+
+
+def test_the_worker_hangs(server: ComfyServer, dial: Dial) -> None:
+    """An interrupt changes nothing, HTTP works; when it ends, the prompt goes on."""
+    ws = dial()
+    with server.faults.hang_worker():
+        prompt_id = submit(server)
+        heard(ws, "execution_start")
+        post(server, "/interrupt", {})
+        assert [item[1] for item in get(server, "/queue").json()["queue_running"]] == [prompt_id]
+        assert server.history == {}
+    heard(ws, "executing null")
+    assert prompt_id in server.history
+
+
+def test_the_server_chooses_its_own_ids(server: ComfyServer) -> None:
+    """Whatever it is sent; the mark of the client tells them apart."""
+    ours = "00000000-0000-4000-8000-0000000000aa"
+    mark = {"comfy_client_prompt_id": ours}
+    with server.faults.other_prompt_ids():
+        other = submit(server, prompt_id=ours, extra_data=mark)
+    assert other != ours
+    assert submit(server, prompt_id=ours) == ours
+    ended(server, ours)
+    assert [(ran.prompt_id, ran.mark) for ran in server.ran] == [(other, ours), (ours, None)]
+
+
+def test_prompts_are_accepted_with_node_errors(server: ComfyServer) -> None:
+    """And run."""
+    errors = {"3": {"errors": [], "class_type": "X", "dependent_outputs": ["9"]}}
+    with server.faults.node_errors(errors):
+        answer = post(server, "/prompt", {"prompt": picture()})
+    assert (answer.status_code, answer.json()["node_errors"]) == (200, errors)
+    ended(server, answer.json()["prompt_id"])
+
+
+def test_events_come_before_the_reply(server: ComfyServer, dial: Dial) -> None:
+    """All of them, to the end marker."""
+    ws = dial()
+    order: list[str] = []
+    with server.faults.events_before_reply(), server.faults.late_history() as late:
+        posting = threading.Thread(target=lambda: (submit(server), order.append("reply")))
+        posting.start()
+        heard(ws, "execution_success")
+        order.append("success")
+        late.end()
+        posting.join(LIMIT)
+    assert order == ["success", "reply"]
+
+
+# -- answers ----------------------------------------------------------------------------
+
+
+def test_answers_are_delayed(server: ComfyServer) -> None:
+    """Before or after the request took effect."""
+    with server.faults.delay("POST", "/prompt", 0.2):
+        start = time.monotonic()
+        submit(server)
+        assert time.monotonic() - start >= 0.2
+    for ran in (False, True):
+        server.ran.clear()
+        with (
+            server.faults.delay("POST", "/prompt", ran=ran) as fault,
+            pytest.raises(requests.ReadTimeout),
+        ):
+            requests.post(f"{server.url}/prompt", json={"prompt": picture()}, timeout=0.3)
+        assert fault.hits == 1
+        if ran:
+            server.until(lambda: server.ran)
+        else:
+            submit(server)  # whose turn comes after one that was queued
+            server.until(lambda: server.ran and server.ran[-1].status)
+        assert len(server.ran) == 1
+
+
+def test_a_delay_ends_with_its_fault(server: ComfyServer) -> None:
+    """Also one for a number of times."""
+    for times in (None, 1):
+        with raw(server, asking("/queue")) as connection:
+            with server.faults.delay("GET", "/queue", times=times) as fault:
+                server.until(lambda fault=fault: fault.hits == 1)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("ran", [True, False])
+def test_answers_are_cut(server: ComfyServer, ran: bool, reset: bool) -> None:
+    """Before anything came of them."""
+    body = json.dumps({"prompt": picture()}).encode()
+    with (
+        server.faults.cut("POST", "/prompt", ran=ran, reset=reset, times=1),
+        raw(server, asking("/prompt", "POST", body)) as connection,
+    ):
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+        else:
+            assert connection.recv(1) == b""
+        other = submit(server)  # only once
+    ended(server, other)
+    assert len(server.ran) == 1 + ran
+
+
+def test_bodies_are_cut(server: ComfyServer) -> None:
+    """The head announces all of them; the request takes effect."""
+    with (
+        server.faults.cut("GET", "/queue", sent=5),
+        raw(server, asking("/queue")) as connection,
+    ):
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    whole = b'{"queue_running": [], "queue_pending": []}'
+    assert body == whole[:5]
+    assert f"Content-Length: {len(whole)}".encode() in head
+    body = json.dumps({"prompt": picture()}).encode()
+    with (
+        server.faults.cut("POST", "/prompt", sent=0),
+        raw(server, asking("/prompt", "POST", body)) as connection,
+    ):
+        assert everything(connection).startswith(b"HTTP/1.1 200 OK")
+    server.until(lambda: len(server.ran) == 1)
+
+
+def test_files_are_cut_and_dripped(server: ComfyServer) -> None:
+    """They are sent in another way than other answers."""
+    data = bytes(range(256)) * 300
+    (server.root / "output" / "a.bin").write_bytes(data)
+    path = "/view?filename=a.bin"
+    with server.faults.cut("GET", "/view", sent=1000), raw(server, asking(path)) as connection:
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+        assert (body, b"Content-Length: 76800" in head) == (data[:1000], True)
+    with server.faults.drip("GET", "/view", size=10000, pause=0.01):
+        assert get(server, path).content == data
+        assert get(server, path, headers={"Range": "bytes=1-3"}).content == data[1:4]
+
+
+def test_answers_drip(server: ComfyServer) -> None:
+    """Byte by byte."""
+    with (
+        server.faults.drip("GET", "/queue", pause=0.001),
+        raw(server, asking("/queue")) as connection,
+    ):
+        assert connection.recv(1000) == b"H"
+        assert everything(connection).endswith(b'"queue_pending": []}')
+
+
+def test_a_gateway_is_bad_for_a_while(server: ComfyServer) -> None:
+    """For a number of requests, or until it ends."""
+    with server.faults.bad_gateway(503, path="/queue", times=2) as fault:
+        codes = [get(server, "/queue").status_code for _ in range(3)]
+        assert codes == [503, 503, 200]
+        assert (fault.hits, fault.active) == (2, False)
+        assert get(server, "/prompt").status_code == 200
+    with server.faults.bad_gateway(524):
+        for path in ("/queue", "/ws", "/nope"):
+            answer = get(server, path)
+            assert (answer.status_code, "<h1>524" in answer.text) == (524, True)
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert get(server, "/queue").status_code == 200
+
+
+@pytest.mark.parametrize("status", [200, 302, 401])
+def test_a_login_page_is_everywhere(server: ComfyServer, status: int) -> None:
+    """As a page, or as the way to it."""
+    with server.faults.login_page(status):
+        for path in ("/queue", "/ws", "/api/nope", "/"):
+            answer = get(server, path)
+            assert (answer.status_code, "Please log in" in answer.text) == (status, True)
+            assert (answer.headers.get("Location") == "/login") is (status == 302)
+        assert post(server, "/prompt", {}, allow_redirects=False).status_code == status
+
+
+def test_requests_are_redirected(server: ComfyServer) -> None:
+    """To https by themselves, or wherever."""
+    with server.faults.redirect(method="POST"):
+        answer = post(server, "/prompt?x=1", {}, allow_redirects=False)
+        assert answer.status_code == 301
+        there = f"https://127.0.0.1:{server.port}/prompt?x=1"
+        assert answer.headers["Location"] == there
+        assert get(server, "/queue").status_code == 200
+    with server.faults.redirect(307, "http://other.test/", path="/q*"):
+        answer = get(server, "/queue")
+        assert (answer.status_code, answer.headers["Location"]) == (307, "http://other.test/")
+    assert server.ran == []
+
+
+def test_bodies_come_under_a_wrong_type(server: ComfyServer) -> None:
+    """JSON and files."""
+    (server.root / "output" / "a.png").write_bytes(b"x")
+    with server.faults.wrong_mime():
+        for path in ("/queue", "/view?filename=a.png"):
+            assert get(server, path).headers["Content-Type"] == "text/html"
+        assert get(server, "/queue").json()["queue_running"] == []
+    assert get(server, "/queue").headers["Content-Type"].startswith("application/json")
+
+
+def test_routes_are_missing(server: ComfyServer) -> None:
+    """As the server itself says it; with the prefix alone, if so told."""
+    unknown = [get(server, "/nope"), post(server, "/nope", {})]
+    with server.faults.missing("*", "/queue"):
+        for path in ("/queue", "/api/queue"):
+            answers = [get(server, path), post(server, path, {})]
+            for answer, known in zip(answers, unknown, strict=True):
+                assert (answer.status_code, answer.text) == (known.status_code, known.text)
+                assert answer.headers["Content-Type"] == known.headers["Content-Type"]
+                assert answer.headers.get("Allow") == known.headers.get("Allow")
+        assert get(server, "/prompt").status_code == 200
+    with server.faults.missing("*", "/api/*"):
+        assert get(server, "/api/queue").status_code == 404
+        assert get(server, "/queue").status_code == 200
+
+
+def upload(server: ComfyServer, data: bytes, name: str = "a.png") -> requests.Response:
+    files = {"image": (name, data)}
+    return requests.post(f"{server.url}/upload/image", files=files, timeout=LIMIT)
+
+
+def test_uploads_are_too_large(server: ComfyServer) -> None:
+    """For a proxy, above its limit."""
+    with server.faults.too_large(limit=1000):
+        assert upload(server, bytes(100)).status_code == 200
+        assert upload(server, bytes(2000)).status_code == 413
+    assert upload(server, bytes(2000), "b.png").status_code == 200
+
+
+def test_uploads_get_another_name(server: ComfyServer) -> None:
+    """And are there under it."""
+    with server.faults.rename_uploads("other.png"):
+        answer = upload(server, b"data").json()
+    assert answer == {"name": "other.png", "subfolder": "", "type": "input"}
+    assert (server.root / "input" / "other.png").read_bytes() == b"data"
+    assert not (server.root / "input" / "a.png").exists()
+
+
+def test_answers_are_rewritten(server: ComfyServer) -> None:
+    """If they are JSON, and no errors."""
+    with server.faults.rewrite("GET", "*", lambda answer: [answer]) as fault:
+        assert get(server, "/prompt").json() == [{"exec_info": {"queue_remaining": 0}}]
+        assert get(server, "/nope").status_code == 404
+    assert fault.hits == 2
+
+
+def test_the_last_fault_acts_first_and_others_behind_it(server: ComfyServer) -> None:
+    """Those that change an answer act together; of those that stand in for it, one."""
+    server.faults.rewrite("GET", "/prompt", lambda _: "one")
+    server.faults.rewrite("GET", "/prompt", lambda answer: [answer, "two"])
+    assert get(server, "/prompt").json() == ["one", "two"]
+    server.on("GET", "/prompt", (200, {}, "three"))
+    with server.faults.bad_gateway():
+        assert get(server, "/prompt").status_code == 502
+    assert get(server, "/prompt").text == "three"
+    server.on("GET", "/prompt", server.answer)
+    assert get(server, "/prompt").json() == ["one", "two"]
+
+
+# -- all of them ------------------------------------------------------------------------
+
+
+def test_an_unknown_fault_is_one_clear_error(server: ComfyServer) -> None:
+    """With the nearest names, or all."""
+    with pytest.raises(AttributeError, match=r"no fault 'dropp': did you mean drop"):
+        server.faults.dropp()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"no fault 'qqqqq': there are .*bad_gateway, .*"):
+        server.faults.qqqqq()  # type: ignore[attr-defined]
+    assert not hasattr(server.faults, "_nope")
+
+
+@pytest.mark.parametrize(
+    ("use", "match"),
+    [
+        (lambda f: f.delay("FETCH", "/x"), "method is one of"),
+        (lambda f: f.delay("GET", "queue"), "a path begins with"),
+        (lambda f: f.delay("GET", "/x", -1), "seconds are 0 or more"),
+        (lambda f: f.delay("GET", "/x", float("nan")), "seconds are 0 or more"),
+        (lambda f: f.delay("GET", "/x", times=0), "times is 1 or more"),
+        (lambda f: f.cut("GET", "/x", sent=-1), "a number of bytes"),
+        (lambda f: f.drip("GET", "/x", size=0), "1 byte or more"),
+        (lambda f: f.refuse_sockets(99), "a status is 100 to 999"),
+        (lambda f: f.refuse_sockets(403, object()), "not JSON serializable"),
+        (lambda f: f.bad_gateway(1000), "a status is 100 to 999"),
+        (lambda f: f.login_page(404), "200, 302, 401 or 403"),
+        (lambda f: f.redirect(200), "a redirect is"),
+        (lambda f: f.too_large(limit=-1), "a number of bytes"),
+        (lambda f: f.rename_uploads("a/b"), "name is one of a file"),
+        (lambda f: f.rewrite("GET", "/x", 5), "needs a function"),
+        (lambda f: f.answer("GET", "/x", "text"), "an answer is"),
+        (lambda f: f.fragments(1), "at least 2"),
+        (lambda f: f.pause_in_frames(-1), "seconds are 0 or more"),
+        (lambda f: f.late_history(-1), "seconds are 0 or more"),
+        (lambda f: f.oversized_frame(-1), "0 bytes or more"),
+        (lambda f: f.close_politely(5), "no close frame has code 5"),
+        (lambda f: f.close_politely(1001, "x" * 124), "a reason of 124"),
+    ],
+)
+def test_nonsense_is_a_value_error_at_once(
+    server: ComfyServer, use: Callable[[Any], object], match: str
+) -> None:
+    """And brings nothing into force."""
+    with pytest.raises(ValueError, match=match):
+        use(server.faults)
+    assert server.faults.active() == []
+
+
+LASTING: dict[str, Callable[[Any], Fault]] = {
+    "deaf": lambda f: f.deaf(),
+    "stale_handlers": lambda f: f.stale_handlers(),
+    "go_dark": lambda f: f.go_dark(),
+    "freeze": lambda f: f.freeze(),
+    "swallow_pings": lambda f: f.swallow_pings(),
+    "refuse_sockets": lambda f: f.refuse_sockets(),
+    "stall_handshakes": lambda f: f.stall_handshakes(),
+    "slow_handshakes": lambda f: f.slow_handshakes(1),
+    "lose": lambda f: f.lose("x"),
+    "withhold": lambda f: f.withhold("x"),
+    "junk": lambda f: f.junk(),
+    "foreign_traffic": lambda f: f.foreign_traffic(),
+    "fragments": lambda f: f.fragments(),
+    "pause_in_frames": lambda f: f.pause_in_frames(1),
+    "late_history": lambda f: f.late_history(),
+    "no_history": lambda f: f.no_history(),
+    "hang_worker": lambda f: f.hang_worker(),
+    "other_prompt_ids": lambda f: f.other_prompt_ids(),
+    "node_errors": lambda f: f.node_errors({}),
+    "events_before_reply": lambda f: f.events_before_reply(),
+    "delay": lambda f: f.delay("*", "*"),
+    "cut": lambda f: f.cut("*", "*"),
+    "drip": lambda f: f.drip("*", "*"),
+    "bad_gateway": lambda f: f.bad_gateway(),
+    "login_page": lambda f: f.login_page(),
+    "redirect": lambda f: f.redirect(),
+    "wrong_mime": lambda f: f.wrong_mime(),
+    "missing": lambda f: f.missing("*", "*"),
+    "too_large": lambda f: f.too_large("*"),
+    "rename_uploads": lambda f: f.rename_uploads(),
+    "rewrite": lambda f: f.rewrite("*", "*", lambda answer: 5),
+    "answer": lambda f: f.answer("*", "*", (500, {}, None)),
+}
+AT_ONCE = {"drop", "close_politely", "oversized_frame", "evict", "lose_queue", "clear", "active"}
+
+
+def test_each_fault_is_tested_here() -> None:
+    """All that the class offers."""
+    assert {n for n in dir(faults.Faults) if not n.startswith("_")} == set(LASTING) | AT_ONCE
+
+
+@pytest.mark.parametrize("how", ["with", "end", "clear"])
+@pytest.mark.parametrize("name", LASTING)
+def test_a_fault_is_undone(server: ComfyServer, name: str, how: str) -> None:
+    """Afterwards the server is as before, for sockets, requests and prompts."""
+    with ComfyApi(server.url) as api:
+        api.poll_status(LIMIT)
+        fault = LASTING[name](server.faults)
+        assert fault.name == name
+        assert fault.active
+        assert repr(server.faults) == f"<Faults: {name}>"
+        if how == "with":
+            with fault:
+                pass
+        elif how == "end":
+            fault.end()
+        else:
+            server.faults.clear()
+        fault.end()
+        assert not fault.active
+        assert repr(server.faults) == "<Faults: none>"
+        result = api.run(picture(), timeout=LIMIT)
+        assert len(result.images) == 1
+        assert result.images[0].bytes()
+    with ComfyApi(server.url) as api:
+        assert api.get_queue().pending == ()
+        server.until(lambda: api.client_id in server.hellos)
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_no_fault_holds_up_the_end(name: str) -> None:
+    """Whatever waits for whatever."""
+    with ComfyServer() as server:
+        LASTING[name](server.faults)
+        with contextlib.ExitStack() as stack:
+            for path in ("/queue", "/ws"):
+                stack.enter_context(raw(server, asking(path)))
+            body = json.dumps({"prompt": picture()}).encode()
+            stack.enter_context(raw(server, asking("/prompt", "POST", body)))
+            if name != "freeze":
+                server.until(lambda: len(server.requests) == 3)
+            start = time.monotonic()
+            server.stop()
+            assert time.monotonic() - start < 2
+    left = [
+        t.name for t in threading.enumerate() if t.name in ("ComfyServer", "ComfyServer worker")
+    ]
+    assert left == []
+
+
+# -- restarts ---------------------------------------------------------------------------
+
+
+def test_a_killed_server_resets_everything_and_comes_back(server: ComfyServer, dial: Dial) -> None:
+    """On its port; queue and history are lost, files, faults and records are kept."""
+    ws = dial()
+    ended(server, submit(server))
+    (server.root / "input" / "a.png").write_bytes(b"x")
+    url, root = server.url, server.root
+    server.faults.delay("GET", "/queue")
+    server.faults.rewrite("GET", "/prompt", lambda _: "still")
+    with raw(server, asking("/queue")) as connection:
+        server.until(lambda: server.requests[-1].path == "/queue")
+        server.kill()
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+        with pytest.raises(ConnectionResetError):
+            while True:
+                ws.recv()
+        assert server.url == url
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), LIMIT)
+        for ask in (lambda: server.root, lambda: server.faults.drop(), lambda: server.history):
+            with pytest.raises(RuntimeError, match="does not run"):
+                ask()
+    server.start()
+    assert (server.url, server.root) == (url, root)
+    assert (server.root / "input" / "a.png").read_bytes() == b"x"
+    assert get(server, "/history").json() == {}
+    assert get(server, "/prompt").json() == "still"
+    assert (server.hellos, len(server.ran)) == (["me"], 1)
+    server.faults.clear()
+    assert get(server, "/queue").status_code == 200
+
+
+def test_a_killed_server_can_be_stopped_or_restarted() -> None:
+    """Its port is free then."""
+    with ComfyServer() as server:
+        server.kill()
+        assert str(server.port) in repr(server)
+        server.restart()
+        assert get(server, "/queue").status_code == 200
+        server.kill()
+    with ComfyServer(server.port) as other:
+        assert other.port == server.port
+    assert repr(server) == "<ComfyServer stopped>"
+
+
+# -- what clients sent ------------------------------------------------------------------
+
+
+def test_requests_are_recorded(server: ComfyServer) -> None:
+    """Method, path, query, headers and body, uploads too; the server itself is not disturbed."""
+    post(server, "/api/queue?a=1&b=", {"clear": True}, headers={"X-Me": "you"})
+    upload(server, b"some data")
+    queue, uploading = server.requests
+    assert (queue.method, queue.path, queue.full_path) == ("POST", "/queue", "/api/queue")
+    assert (queue.target, queue.query) == ("/api/queue?a=1&b=", {"a": "1", "b": ""})
+    assert (queue.headers["x-me"], queue.json()) == ("you", {"clear": True})
+    assert b"some data" in uploading.body
+    assert (server.root / "input" / "a.png").read_bytes() == b"some data"
+    assert "some data" not in repr(uploading)
+
+
+def test_a_body_that_was_cut_off_is_recorded_as_far_as_it_came(server: ComfyServer) -> None:
+    """It takes no effect."""
+    with raw(server, b"POST /queue HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{") as one:
+        one.shutdown(socket.SHUT_WR)
+        everything(one)
+    server.until(lambda: server.requests)
+    assert server.requests[0].body == b"{"
+
+
+def test_bodies_of_any_kind_are_read_once_more_by_the_server(server: ComfyServer) -> None:
+    """In chunks, empty, large, too large."""
+    chunks = iter([b'{"clear"', b": true}"])
+    url = f"{server.url}/queue"
+    assert requests.post(url, data=chunks, timeout=LIMIT).status_code == 200
+    assert server.requests[-1].json() == {"clear": True}
+    data = bytes(3 * 2**20)
+    answer = requests.post(f"{server.url}/userdata/a.bin", data=data, timeout=LIMIT)
+    assert answer.status_code == 200
+    assert get(server, "/userdata/a.bin").content == data
+    with ComfyServer(max_upload_size=1000) as small:
+        assert upload(small, bytes(5000)).status_code == 413
+        assert post(small, "/prompt", {"x": "y" * 5000}).status_code == 413
+
+
+def test_records_are_bounded(server: ComfyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first; the last request is always there."""
+    monkeypatch.setattr(script, "_REQUESTS_KEPT", 3)
+    for number in range(5):
+        get(server, f"/nope/{number}")
+    assert [request.path for request in server.requests] == ["/nope/2", "/nope/3", "/nope/4"]
+    monkeypatch.setattr(script, "_BYTES_KEPT", 100)
+    post(server, "/queue", {"x": "y" * 80})
+    post(server, "/queue", {"x": "y" * 200})
+    assert [len(request.body) > 200 for request in server.requests] == [True]
+    monkeypatch.setattr(script, "_OTHERS_KEPT", 10)
+    for number in range(15):
+        server._keep(server.messages, number)
+    assert len(server.messages) <= 10
+    assert server.messages[-1] == 14
+
+
+def test_sockets_and_connections_are_recorded(server: ComfyServer, dial: Dial) -> None:
+    """What clients said, and how they introduced themselves."""
+    ws = dial("me")
+    ws.send('{"type": "feature_flags", "data": {"a": 1}}')
+    assert json.loads(ws.recv())["type"] == "feature_flags"
+    ws.send("no json")
+    ws.send("[1]")
+    ws.ping()
+    server.until(lambda: len(server.messages) == 2 and server.pings == 1)
+    assert server.first_messages == [{"type": "feature_flags", "data": {"a": 1}}]
+    assert server.messages[1] == [1]
+    assert server.handshakes[0]["Upgrade"] == "websocket"
+    assert (server.connections, server.open_connections) == (1, 1)
+    with requests.Session() as session:
+        for _ in range(3):
+            session.get(f"{server.url}/queue", timeout=LIMIT)
+        assert (server.connections, server.open_connections) == (2, 2)
+    server.until(lambda: server.open_connections == 1)
+
+
+def test_what_ran_is_recorded(server: ComfyServer) -> None:
+    """Each start, with its end; not what was refused, deleted, or still waits."""
+    with ComfyApi(server.url) as api:
+        result = api.run(picture(), timeout=LIMIT)
+        post(server, "/prompt", {"prompt": {}})
+        with server.faults.hang_worker():
+            waiting = api.submit(picture(6))
+            server.until(lambda: len(server.ran) == 2)
+            deleted = submit(server)
+            post(server, "/queue", {"delete": [deleted]})
+            assert server.ran[-1].status is None
+        waiting.result(LIMIT)
+        assert [(ran.prompt_id, ran.mark, ran.client_id, ran.status) for ran in server.ran] == [
+            (one, one, api.client_id, "success") for one in (result.prompt_id, waiting.prompt_id)
+        ]
+
+
+def test_to_wait_in_vain_is_an_assertion_error(server: ComfyServer) -> None:
+    """After the time."""
+    with pytest.raises(AssertionError, match="did not come true within 0.05 s"):
+        server.until(lambda: False, 0.05)
+
+
+# -- answers of one's own ---------------------------------------------------------------
+
+
+def test_handlers_replace_answers_and_hand_on(server: ComfyServer) -> None:
+    """The last handler wins, may ask for the usual answer, and can be taken back."""
+    server.on("*", "*", (503, {"Retry-After": "1"}, "busy"))
+    server.on("GET", "/queue", lambda request: server.answer(request))
+    assert get(server, "/history/1").headers["Retry-After"] == "1"
+    assert get(server, "/api/queue").json()["queue_running"] == []
+    server.off("*", "*")
+    assert get(server, "/history/1").json() == {}
+    assert [request.path for request in server.requests] == ["/history/1", "/queue", "/history/1"]
+    assert server.connections == 3
+
+
+def test_broken_answers(server: ComfyServer) -> None:
+    """Cut short, dripping, none at all, and odd ones."""
+    server.on("GET", "/view", cut((200, {}, bytes(100)), 10))
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        get(server, "/view")
+    server.on("GET", "/view", drip((200, {}, b"slow"), size=20, pause=0.01))
+    assert get(server, "/view").content == b"slow"
+    server.on("GET", "/view", never_answer)
+    with pytest.raises(requests.ReadTimeout):
+        requests.get(f"{server.url}/view", timeout=0.1)
+    server.on("*", "/view", (799, {"Content-Length": "3"}, "abc"))
+    assert get(server, "/view").status_code == 799
+    assert requests.head(f"{server.url}/view", timeout=LIMIT).headers["Content-Length"] == "3"
+
+
+def test_fixed_answers_keep_the_connection(server: ComfyServer) -> None:
+    """As usual ones do."""
+    server.on("GET", "/queue", (200, {}, {"a": 1}))
+    with requests.Session() as session:
+        for _ in range(3):
+            assert session.get(f"{server.url}/queue", timeout=LIMIT).json() == {"a": 1}
+            session.get(f"{server.url}/prompt", timeout=LIMIT)
+    assert server.connections == 1
+
+
+def test_a_handler_may_read_and_write_the_connection_itself(server: ComfyServer) -> None:
+    """Also large amounts, with no more memory than the other side reads."""
+    got: list[bytes] = []
+
+    def talk(request: Request) -> None:
+        request.socket.sendall(b"HTTP/1.1 200 OK\r\n\r\nname?")
+        got.append(request.socket.recv(3))
+        got.append(request.socket.recv(100))
+        for _ in range(20):
+            request.socket.sendall(bytes(2**20))
+
+    server.on("GET", "/talk", talk)
+    with raw(server, asking("/talk")) as connection:
+        assert connection.recv(1000).endswith(b"name?")
+        connection.sendall(b"Ann Other")
+        assert len(everything(connection)) == 20 * 2**20
+    assert got == [b"Ann", b" Other"]
+
+
+def test_an_error_in_a_handler_is_raised_at_the_end(server: ComfyServer) -> None:
+    """The client gets no answer; an error of the test itself comes first."""
+    other = ComfyServer()
+    with pytest.raises(json.JSONDecodeError), other:
+        other.on("POST", "/x", lambda request: request.json())
+        with pytest.raises(requests.ConnectionError):
+            requests.post(f"{other.url}/x", data=b"{", timeout=LIMIT)
+    with pytest.raises(KeyError), ComfyServer() as third:
+        third.errors.append(ValueError())
+        raise KeyError
+
+
+def test_a_handshake_can_be_answered_with_more(server: ComfyServer, dial: Dial) -> None:
+    """More headers, or more bytes behind it."""
+
+    def with_cookie(request: Request) -> Any:
+        status, headers, body = server.answer(request)
+        return status, {**headers, "Set-Cookie": "a=b"}, body
+
+    server.on("GET", "/ws", with_cookie)
+    assert dial().headers["set-cookie"] == "a=b"
+
+    def eager(request: Request) -> None:
+        data = encode(server.answer(request)) + frame(1, b'{"data": {"sid": "me"}}')
+        request.socket.sendall(data)
+        while received := request.socket.recv(4096):
+            request.socket.sendall(frame(2, received[:1]))
+
+    server.on("GET", "/ws", eager)
+    ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=LIMIT)
+    assert json.loads(ws.recv()) == {"data": {"sid": "me"}}
+    ws.ping()
+    assert ws.recv() == b"\x89"
+    ws.shutdown()
+
+
+# -- pushes -----------------------------------------------------------------------------
+
+
+def test_pushes(server: ComfyServer, dial: Dial) -> None:
+    """To one or all; text, binary, fragments, raw bytes, in order."""
+    ws, other = dial("me"), dial("you")
+    server.push({"type": "a"}, to="me")
+    server.push({"type": "b", "data": "x" * 70000}, fragments=3)
+    server.push_binary(b"\0" * 200)
+    server.push_status()
+    server.push_raw(frame(3, b"reserved"))
+    assert json.loads(ws.recv()) == {"type": "a"}
+    assert len(json.loads(ws.recv())["data"]) == 70000
+    assert ws.recv() == b"\0" * 200
+    assert json.loads(ws.recv())["data"] == {"status": {"exec_info": {"queue_remaining": 0}}}
+    with pytest.raises(websocket.WebSocketException):
+        ws.recv()
+    assert json.loads(other.recv())["type"] == "b"
+    with pytest.raises(ValueError, match="fragments are 1 or more"):
+        server.push({}, fragments=0)
+
+
+# -- scripts ----------------------------------------------------------------------------
+
+
+def say(kind: str, **data: Any) -> dict[str, Any]:
+    return {"type": kind, "data": {**data, "prompt_id": PROMPT_ID}}
+
+
+def test_prompts_play_a_script(server: ComfyServer, dial: Dial) -> None:
+    """Each in turn, with its own id, to its own client; nothing is validated."""
+    ws, other = dial("me"), dial("you")
+    go = threading.Event()
+    called: list[str] = []
+    server.script(
+        say("execution_start"),
+        b"\0\0\0\x01" + PROMPT_ID.encode(),
+        go,
+        say("executed", node="9", output={"images": []}),
+        called.append,
+        say("execution_success"),
+        Finish(),
+        say("executing", node=None),
+    )
+    body = {"prompt": {"9": {"class_type": "Unheard Of"}}, "client_id": "me"}
+    first, second = (post(server, "/prompt", body).json()["prompt_id"] for _ in range(2))
+    assert [name for name in heard(ws, "binary") if name != "status"] == [
+        "execution_start",
+        "binary",
+    ]
+    assert [item[1] for item in server.running] == [first]
+    assert [item[1] for item in server.pending] == [second]
+    go.set()
+    assert heard(ws, "executing null").count("execution_success") == 1
+    heard(ws, "executing null")
+    assert called == [first, second]
+    entry = server.history[first]
+    assert entry["outputs"] == {"9": {"images": []}}
+    assert entry["status"]["messages"][-1][0] == "execution_success"
+    server.push({"type": "over"})
+    assert set(heard(other, "over")) == {"status", "over"}
+    assert [(ran.prompt_id, ran.status) for ran in server.ran] == [
+        (first, "success"),
+        (second, "success"),
+    ]
+
+
+def test_a_script_without_an_end_runs_until_told(server: ComfyServer) -> None:
+    """By ``finish``, which may say how, or ``forget``."""
+    server.script()
+    first, second, third = (submit(server) for _ in range(3))
+    server.until(lambda: server.running)
+    server.finish(first, {"9": {"text": ["a"]}})
+    assert server.history[first]["outputs"] == {"9": {"text": ["a"]}}
+    server.finish(third, messages=[["execution_interrupted", {}]])
+    assert server.history[third]["status"]["status_str"] == "error"
+    server.until(lambda: [item[1] for item in server.running] == [second])
+    server.finish("unheard of", entry={"outputs": {}, "status": None, "prompt": []})
+    assert server.history["unheard of"] == {"outputs": {}, "status": None, "prompt": []}
+    server.forget()
+    assert (server.running, server.pending, server.history) == ([], [], {})
+
+
+def test_prompts_are_executed_again_when_the_script_ends(server: ComfyServer) -> None:
+    """And the last script counts."""
+    with server.script(Finish({"outputs": {"1": {}}})):
+        with server.script(Finish({"outputs": {"2": {}}})):
+            ended(server, last := submit(server))
+        ended(server, first := submit(server))
+    ended(server, really := submit(server))
+    outputs = [list(server.history[one]["outputs"]) for one in (last, first, really)]
+    assert outputs == [["2"], ["1"], ["9"]]
+
+
+def test_a_script_that_fails_is_raised_at_the_end() -> None:
+    """And what is no step is a ValueError at once."""
+    with pytest.raises(ZeroDivisionError), ComfyServer() as server:
+        with pytest.raises(ValueError, match="no step of a script: 5"):
+            server.script(5)  # type: ignore[arg-type]
+        server.script(lambda _: 1 / 0)
+        submit(server)
+        server.until(lambda: server.errors)
+
+
+def test_a_script_stops_with_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it waits for; to wait too long is an error."""
+    with ComfyServer() as server:
+        server.script(threading.Event())
+        submit(server)
+        server.until(lambda: server.running)
+    monkeypatch.setattr(script, "_LIMIT", 0.1)
+    with pytest.raises(TimeoutError, match=r"waited 0.1 s"), ComfyServer() as server:
+        server.script(threading.Event())
+        submit(server)
+        server.until(lambda: server.errors)
+
+
+# -- other servers ----------------------------------------------------------------------
+
+
+def test_faults_work_below_a_prefix() -> None:
+    """Paths are told without it."""
+    with ComfyServer(prefix="/deep") as server:
+        with server.faults.bad_gateway(path="/queue"):
+            assert get(server, "/api/queue").status_code == 502
+        server.on("GET", "/queue", server.answer)
+        assert get(server, "/queue").json()["queue_running"] == []
+        assert server.requests[-1].target == "/deep/queue"
+
+
+def test_faults_work_over_tls() -> None:
+    """Bytes of one's own, cuts and drops."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with ComfyServer(tls=context) as server:
+        server.on("GET", "/a", lambda r: r.socket.sendall(b"HTTP/1.1 200 OK\r\n\r\nmine"))
+        server.faults.cut("GET", "/b", reset=True)
+        server.on("GET", "/c", server.answer)
+
+        def ask(path: str) -> bytes:
+            plain = socket.create_connection(("127.0.0.1", server.port), LIMIT)
+            with trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+                connection.sendall(
+                    asking(path).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+                )
+                return everything(connection)
+
+        assert ask("/a").endswith(b"\r\n\r\nmine")
+        with pytest.raises(OSError, match=r"reset|EOF"):
+            ask("/b")
+        assert ask("/c").startswith(b"HTTP/1.1 404")
+        url = server.url.replace("https", "wss") + "/ws"
+        ws = websocket.create_connection(url, timeout=LIMIT, sslopt={"context": trust})
+        ws.recv()
+        server.faults.drop()
+        with pytest.raises((OSError, websocket.WebSocketException)):
+            ws.recv()
+        ws.shutdown()
+
+
+def test_faults_meet_who_has_no_password() -> None:
+    """A proxy's own trouble comes before its question for it; both are recorded."""
+    with ComfyServer(credentials=("me", "secret")) as server:
+        with server.faults.bad_gateway():
+            assert get(server, "/queue").status_code == 502
+        assert get(server, "/queue").status_code == 401
+        assert len(server.requests) == 2
+        server.on("GET", "/queue", server.answer)
+        assert get(server, "/queue").status_code == 401
+        assert get(server, "/queue", auth=("me", "secret")).status_code == 200
