@@ -690,7 +690,7 @@ class Visit:
         verdict = self._verdict(prompt_id)
         seconds = time.monotonic() - begun
         if generation is not None:
-            end = time.monotonic() + 1  # the event thread may have to wait for its turn
+            end = time.monotonic() + 2  # the event thread may have to wait for its turn
             while self.api._status_at == heard_at and time.monotonic() < end:
                 time.sleep(0.02)
             unbroken = own.state is State.CONNECTED and own.generation == generation
@@ -733,6 +733,8 @@ class Visit:
             history = self.get_json(f"/history/{prompt_id}")
             entry = history.get(prompt_id) if isinstance(history, dict) else None
             if isinstance(entry, dict):
+                with contextlib.suppress(ComfyError):
+                    self.until(over, 1.0)  # events may still be on their way
                 status = entry.get("status")
                 told = status.get("status_str") if isinstance(status, dict) else None
                 return "failed" if told == "error" else "succeeded"

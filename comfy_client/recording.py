@@ -136,7 +136,7 @@ class Recorder:
             if self._fd is None:
                 return
             now = time.monotonic() - self._begun
-            line = f'{{"t": {now:.4f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
+            line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
             try:
                 written = 0
                 while written < len(line):
@@ -344,7 +344,7 @@ class Exchange:
             facts["error"] = self._error
         if self._asked:
             facts["asked"] = self._secrets.hide(self._asked)
-        return _json(facts | {"begun": round(self._begun, 4)})[1:-1]
+        return _json(facts | {"begun": round(self._begun, 6)})[1:-1]
 
     def _answer(self, keeps: bool) -> dict[str, Any]:
         headers = self._headers

@@ -245,6 +245,7 @@ def test_a_listener_on_the_other_loopback_is_found(listens: str, asked: str) -> 
         report = ask(f"{asked}:{server.port}")
         assert failing(report) == ["port"]
         assert f"give {server.url} as host" in report["port"].advice
+        server.until(lambda: server.connections and not server.open_connections)
 
 
 def test_localhost_that_means_a_dead_loopback_first_is_a_warning(
@@ -944,7 +945,7 @@ def test_every_real_version_is_well(any_comfyui: ComfyUI) -> None:
     report = ask(any_comfyui.url, run=True)
     assert report.ok
     untold = {"previews", "upload"} if any_comfyui.version.startswith("2024") else set()
-    assert set(states(report)) <= untold
+    assert {name for name, state in states(report).items() if state == "unknown"} <= untold
     assert "executed" in report["run"].found
 
 

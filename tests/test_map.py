@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import threading
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 
 from comfy_client import (
+    ApiError,
+    AuthenticationError,
     ClientClosed,
     ComfyApi,
     JobFailed,
     PromptRejected,
     Result,
     ServerUnreachable,
+    UnexpectedResponse,
     Workflow,
     WorkflowError,
 )
@@ -204,17 +208,23 @@ def test_a_loop_that_breaks_leaves_only_what_runs(api, record) -> None:
     assert sorted(ends) == ["execution_interrupted"] * 2 + ["execution_success"] * 2
 
 
-def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, monkeypatch) -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, ordered) -> None:
     """As a break does."""
     record.gate = threading.Semaphore(0)
+    pressed: list[float] = []
 
-    def interrupted(*_: object, **__: object) -> None:
+    def press() -> None:
         until(lambda: len(api.get_queue().pending) == 2 and api.get_queue().running)
-        raise KeyboardInterrupt
+        pressed.append(time.monotonic())
+        _thread.interrupt_main()
 
-    monkeypatch.setattr("comfy_client.job.Job.exception", interrupted)
+    thread = threading.Thread(target=press)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
-        next(api.map(WORKFLOW, seeds(range(9)), in_flight=3))
+        next(api.map(WORKFLOW, seeds(range(9)), in_flight=3, ordered=ordered))
+    assert time.monotonic() - pressed[0] < 5
+    thread.join(LIMIT)
     assert api.get_queue().pending == ()
     assert len(api.get_queue().running) == 1
     record.gate = None
@@ -273,3 +283,48 @@ def test_what_the_iterable_raises_comes_through(api, record) -> None:
         next(results)
     assert api.get_queue().pending == ()
     record.gate = None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (ApiError("500", status=500), True),  # it stumbled over this graph
+        (ApiError("507", status=507), False),
+        (AuthenticationError("401", status=401), False),
+        (UnexpectedResponse("a login page"), False),
+    ],
+    ids=["stumbled", "full", "login", "page"],
+)
+def test_what_is_no_fault_of_one_prompt_is_raised_also_when_errors_are_kept(
+    api, record, monkeypatch, error, is_kept
+) -> None:
+    """After the results before it."""
+    submit = ComfyApi.submit
+
+    def submitted(self: ComfyApi, workflow: Any, **kw: Any) -> Any:
+        if workflow["Make"]["seed"] == 1:
+            raise error
+        return submit(self, workflow, **kw)
+
+    monkeypatch.setattr(ComfyApi, "submit", submitted)
+    results = api.map(WORKFLOW, seeds(range(3)), on_error="keep")
+    assert texts([next(results)]) == ["ax0"]
+    if is_kept:
+        kept, last = results
+        assert kept is error
+        assert texts([last]) == ["ax2"]
+    else:
+        with pytest.raises(type(error)):
+            next(results)
+
+
+def test_what_cannot_be_taken_back_is_told_in_the_log(server, api, record, caplog) -> None:
+    """The server is gone, or the client was closed before."""
+    record.gate = threading.Semaphore(2)
+    results = api.map(WORKFLOW, seeds(range(9)), in_flight=3)
+    next(results)
+    next(results)
+    record.gate = None
+    server.stop()
+    results.close()
+    assert "prompts may stay in the queue" in caplog.text

@@ -14,6 +14,7 @@ from docutils.utils import Reporter
 import comfy_client
 from comfy_client import ComfyApi
 from comfy_client.events import NAMES
+from comfy_client.testing import Faults
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.versions import rst
@@ -67,6 +68,14 @@ def test_the_commands_are_the_ones_that_ci_runs() -> None:
     assert '"$bin/comfy-client" demo' in done
     assert "lane 3.11 test,dev --real" in done
     assert '-m pytest "$@"' in done
+
+
+def test_every_fault_of_the_embedded_server_stands_in_the_table() -> None:
+    """And nothing stands there that does not exist."""
+    text = README.read_text(encoding="utf-8")
+    table = text.split("\nfault   ", 1)[1].split("``server.kill()``", 1)[0]
+    named = set(re.findall(r"``([a-z_]+)``", table)) - {"ran"}
+    assert named == {name for name in dir(Faults) if not name.startswith("_")}
 
 
 def test_every_public_method_stands_in_the_table() -> None:

@@ -63,7 +63,7 @@ def see(api: ComfyApi, workflow: Mapping[str, Any], **options: Any) -> Seen:
     seen = Seen([])
 
     def note(event: Any) -> None:
-        raw = json.loads(json.dumps(dict(event.raw)).replace(event.prompt_id or "-", "PROMPT"))
+        raw = json.loads(json.dumps(dict(event.raw or {})).replace(event.prompt_id or "-", "ID"))
         raw.pop("timestamp", None)
         picture = bytes(event.image) if hasattr(event, "image") else None
         seen.events.append((event.name, raw if picture is None else picture))
@@ -612,3 +612,17 @@ def test_runs_of_the_real_comfyui_are_the_same_again(comfyui: ComfyUI, path: Pat
         assert one.events == two.events
     assert second[5].outcome == first[5].outcome
     assert str(comfyui.root) not in path.read_text()
+
+
+@pytest.mark.real
+def test_every_version_of_comfyui_is_the_same_again(any_comfyui: ComfyUI, path: Path) -> None:
+    """Also those without ``/api``, with ids of their own, without previews of type 4."""
+    workflow = load_workflow("txt2img_tiny", seed=int(time.time()))
+    with ComfyApi(any_comfyui.url, record=path) as api:
+        first = [see(api, workflow), see(api, workflow)]
+    with ComfyServer.replay(path) as server, ComfyApi(server.url) as api:
+        second = [see(api, workflow), see(api, workflow)]
+    assert first[0].files
+    assert [seen.outcome for seen in second] == [seen.outcome for seen in first]
+    assert [seen.files for seen in second] == [seen.files for seen in first]
+    assert first[0].events == second[0].events

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -325,6 +326,21 @@ def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing
                 assert new.result.seeds == old.result.seeds == {"3": old.params["Make.seed"]}
                 for name in ("cached_nodes", "fully_cached", "complete", "node_errors"):
                     assert getattr(new.result, name) == getattr(old.result, name)
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "0.8", "new"])
+def test_servers_take_ids_that_follow_from_the_journal(journal, version) -> None:
+    """They are canonical UUIDs, which the newest insist on."""
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        furnish(server)
+        rows = api.sweep(WORKFLOW, GRID, journal=journal)
+        assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+        assert [row.prompt_id for row in rows] == [
+            str(uuid.uuid5(uuid.UUID(lines(journal)[0]["id"]), f"{point}/1")) for point in range(4)
+        ]
+        journal.write_text(json.dumps(lines(journal)[0]) + "\n")
+        api.sweep(WORKFLOW, GRID, journal=journal)
+        assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
 def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeypatch) -> None:

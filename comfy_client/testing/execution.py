@@ -89,7 +89,7 @@ class Director(Protocol):
         """Whether what ended is remembered."""
 
     def ended(self, prompt_id: str, status: str) -> None:
-        """A prompt has left the queue, with success or an error."""
+        """A prompt is about to leave the queue, with success or an error."""
 
 
 # -- for nodes --------------------------------------------------------------------------
@@ -489,9 +489,8 @@ class Executor:
         if self.director:
             self.director.before_history()
             keep = self.director.keeps_history
-        self._queue.done(result if keep else None)
-        if self.director:
             self.director.ended(prompt_id, result["status"].get("status_str"))
+        self._queue.done(result if keep else None)
         if self.client_id is not None:
             self.outlet.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
 

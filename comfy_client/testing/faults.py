@@ -126,6 +126,8 @@ class Fault:
 
     def end(self) -> None:
         """Undo it; idempotent."""
+        if self.name in _ABOUT_MESSAGES:
+            self._faults._flush()
         if self._faults._remove(self) and self._undo:
             self._undo()
 
@@ -180,10 +182,17 @@ class Faults:
     ) -> Fault:
         if times is not None and times < 1:
             raise ValueError(f"times is 1 or more, or None, not {times!r}")
+        if name in _ABOUT_MESSAGES:
+            self._flush()
         fault = Fault(name, self, settings, times, undo)
         with self._lock:
             self._active.insert(0, fault)
         return fault
+
+    def _flush(self) -> None:
+        """Have all messages so far sent as things are."""
+        with contextlib.suppress(RuntimeError):  # it does not run
+            self._stage._running().flush()
 
     def _remove(self, fault: Fault) -> bool:
         with self._lock:
@@ -669,6 +678,7 @@ class Faults:
 
 
 _OTHERS = ("active", "clear")
+_ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "pause_in_frames")
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 

@@ -180,7 +180,7 @@ def _steps(rows: list[Row]) -> list[_Step]:
                     named = (i for i in range(number) if _names(rows[i], exchange.prompt_id))
                     first = next(named, number)
                 else:
-                    first = min(number, bisect.bisect_left(times, begun))
+                    first = min(number, bisect.bisect_right(times, begun))
                 found.append(((first, 0), _Gate(exchange=exchange, row=row)))
     found.sort(key=lambda pair: pair[0])
     steps = [step for _, step in found]

@@ -417,13 +417,17 @@ class Core:
                 started.set_exception(exc)
             raise
         finally:
-            if listening is not None:
-                listening.close()
+            with contextlib.suppress(NotImplementedError):  # Windows
+                self._loop.remove_reader(listener)
+            self._hang_up()
             for task in self._tasks:
                 task.cancel()
-            for transport in self._transports():
-                hang_up(transport, reset=self._reset)
+            await _turns()
+            self._hang_up()  # on those that were just being accepted
+            if listening is not None:
+                listening.close()  # not before: asyncio would leave them open
             await runner.cleanup()
+            await _turns()
             publishing.cancel()
             listener.close()
 
@@ -435,11 +439,11 @@ class Core:
 
     def _transports(self) -> list[asyncio.Transport]:
         found = [one.transport for one in self._server.connections] if self._server else []
-        return [
-            transport
-            for transport in found
-            if isinstance(transport, asyncio.Transport) and transport not in self._private
-        ]
+        return [transport for transport in found if isinstance(transport, asyncio.Transport)]
+
+    def _hang_up(self) -> None:
+        for transport in self._transports():
+            hang_up(transport, reset=self._reset)
 
     def stop(self, *, reset: bool = False) -> None:
         """From any thread; with resets for connections, if wanted."""
@@ -589,11 +593,17 @@ class Core:
         assert self._server is not None  # noqa: S101  for the type checker
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(self._server, theirs)
+        try:
+            transport, _ = await loop.connect_accepted_socket(self._server, theirs)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         self._private[transport] = list(request.rest)
         try:
             return await exchange(ours, request)
         finally:
+            transport.close()
             del self._private[transport]
 
     def private(self, request: web.Request) -> list[Fault] | None:
@@ -611,7 +621,7 @@ class Core:
     @property
     def open_connections(self) -> int:
         """How many clients are connected."""
-        return len(self._transports())
+        return sum(transport not in self._private for transport in self._transports())
 
     def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run it in the server's thread; RuntimeError if the server stops meanwhile."""
@@ -726,7 +736,7 @@ class Core:
         return not self.stage.faults.active("no_history")
 
     def ended(self, prompt_id: str, status: str | None) -> None:
-        """A prompt has left the queue."""
+        """A prompt leaves the queue."""
         ran = next((r for r in reversed(self.stage.ran) if r.prompt_id == prompt_id), None)
         if ran is not None and prompt_id not in self._lost:
             ran.status = status
@@ -760,6 +770,12 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._core.log(self.format(record))
+
+
+async def _turns() -> None:
+    """Let everything else in the loop have its turn, and what follows from that."""
+    for _ in range(4):
+        await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

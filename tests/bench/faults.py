@@ -1,9 +1,9 @@
 """What clients do when things go wrong, side by side: ``python -m tests.bench faults``.
 
-Each column is a fault on a real ComfyUI, and the cell is judged by evidence, the same way for
+Each column is a fault on a real ComfyUI, and each cell is judged by evidence, the same way for
 all: pictures against those that the server made, errors against the facts that they should tell.
-Every client has a process for each column; a column on servers of its own never waits for
-another.
+Clients take turns, each in a fresh process for every column.  Columns of one client that share no
+server run at the same time.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Stage:
             return "wrong picture" if answer["pictures"] else "no error"
         facts = FACTS[self.column].items()
         name = answer["kind"] or "returned"
-        if all(re.search(pattern, answer["text"]) for _, pattern in facts):
+        text = f"{name}: {answer['text']}"
+        if all(re.search(pattern, text) for _, pattern in facts):
             return f"ok, {name}"
         lacks = [fact for fact, pattern in facts if not re.search(pattern, answer["told"])]
         return f"{name}, no {' or '.join(lacks)}" if lacks else f"ok inside, {name}"
@@ -435,5 +436,5 @@ def main(arguments: Sequence[str]) -> None:
         told = "; ".join(f"{column}: {words}" for column, words in found.items())
         print(f"{time.strftime('%X')} {rival.name}: {told}", flush=True)
     if args.rst and len(columns) == len(CAPS):
-        notes = [conditions(DEFAULT), *unable]
+        notes = [textwrap.fill(note, 100) for note in (conditions(DEFAULT), *unable)]
         args.rst.write_text("\n\n".join([*notes, as_rst(rows)]), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,8 +96,10 @@ def test_the_tables_of_faults_are_laid_out_as_the_command_writes_them() -> None:
     rows = readme_rows()
     text = README.read_text(encoding="utf-8")
     assert faults.as_rst([(mark(name), cells) for name, cells in rows]) in text
+    assert re.search(r"^Made on 20\d\d-\d\d-\d\d on ComfyUI [\d.]+, Python [\d.]+\.$", text, re.M)
+    words = " ".join(text.split())
     for rival in RIVALS:
-        assert rival.name in dict(rows) or f"{rival.name} cannot be installed" in text
+        assert rival.name in dict(rows) or f"{rival.name} cannot be installed: " in words
 
 
 def mark(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from tests.versions import TESTED
 
 #: Embedded servers are told from real ones by this.
 EMBEDDED = "embedded-"
+# The newest as one of many only with ``--real``: it has tests of its own.
 SERVERS = {
-    "comfyui": ([DEFAULT], [DEFAULT]),
-    "any_comfyui": (["2024-03", DEFAULT], TESTED),
+    "comfyui": ([f"{EMBEDDED}{DEFAULT}"], [DEFAULT]),
+    "any_comfyui": ([f"{EMBEDDED}2024-03"], [f"{EMBEDDED}{DEFAULT}", *TESTED]),
 }
 
 Server = ComfyServer | ComfyUI
@@ -29,14 +31,16 @@ Server = ComfyServer | ComfyUI
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = list(metafunc.definition.iter_markers())
-    for name, (embedded, real) in SERVERS.items():
+    for name, (always, real) in SERVERS.items():
         if name not in metafunc.fixturenames or any(
             mark.name == "parametrize" and mark.args[0] == name for mark in marks
         ):
             continue
-        servers = [pytest.param(version, marks=pytest.mark.real) for version in real]
-        if not any(mark.name == "real" for mark in marks):
-            servers = [pytest.param(f"{EMBEDDED}{version}") for version in embedded] + servers
+        servers: list[Any] = [pytest.param(one, marks=pytest.mark.real) for one in real]
+        if any(mark.name == "real" for mark in marks):
+            servers = [one for one in servers if not one.values[0].startswith(EMBEDDED)]
+        else:
+            servers = [*always, *servers]
         metafunc.parametrize(name, servers, indirect=True, scope="session")
 
 

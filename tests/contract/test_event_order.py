@@ -257,3 +257,89 @@ def test_a_prompt_of_somebody_else(api, heard, comfyui):
     with type(api)(comfyui.url) as other:
         other.run(picture(), timeout=LIMIT)
         until(lambda: heard.said == "S S S")
+
+
+# -- nodes that change the graph -----------------------------------------------------------
+
+
+def texts(**nodes):
+    """A workflow of nodes for texts; the values are class_type and inputs."""
+    return {key: {"class_type": kind, "inputs": dict(ins)} for key, (kind, ins) in nodes.items()}
+
+
+def expanding(what="text", **inputs):
+    return texts(
+        outer=("TestExpand", {"depth": 1, "what": what, "text": str(random.random()), **inputs}),
+        end=("PreviewAny", {"source": ["outer", 0]}),
+    )
+
+
+def test_a_node_that_expands(api, heard):
+    """Its nodes run in its place, and are shown in it; it has its outputs from them."""
+    result = api.run(expanding("show"), timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ps ex ed ps ex ed ps ex ed ps ps ex ed ps ps ex ps p ps ps ps ps ex ed ps ok S end"
+    executing = [e for e in heard.events if e.name == "executing" and e.node]
+    assert [(e.node, e.display_node) for e in executing] == [
+        ("outer", "outer"),
+        ("outer.inner", "outer"),
+        ("outer.shown", "outer"),
+        ("outer.inner.shown", "outer"),
+        ("outer.inner.inner", "outer"),
+        ("end", "end"),
+    ]
+    told = api.get_history(result.prompt_id)
+    assert told.meta["outer.inner.shown"] == {
+        "node_id": "outer.inner.shown",
+        "display_node": "outer",
+        "parent_node": "outer.inner",
+        "real_node_id": "outer",
+    }
+
+
+def test_what_a_node_expanded_into_is_cached_with_it(api, heard):
+    """Alone it is not listed as cached, nor executed."""
+    graph = expanding("show")
+    heard.forget(api.run(graph, timeout=LIMIT).prompt_id)
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert heard.said == "S S xs xc ed ps ed ps ok S end"
+    assert set(result.cached_nodes) == {"outer", "end"}
+
+
+def test_a_failure_inside_is_one_of_the_outer_node(api, heard):
+    """Only that is in the workflow; what ran inside is listed."""
+    with pytest.raises(JobFailed) as caught:
+        api.run(expanding("fail"), timeout=LIMIT)
+    heard.until_over(caught.value.prompt_id)
+    assert heard.said == "S S xs xc ps ex ed ps ex ed ps ex failed S end"
+    assert caught.value.node_id == "outer"
+    assert caught.value.class_type == "TestExpand"
+    assert caught.value.exception_message == "inside"
+
+
+def test_lazy_inputs_are_worked_out_when_asked_for(api, heard):
+    """The node begins, waits for the one that it chose, and begins anew; the other never runs."""
+    graph = texts(
+        one=("TestSleep", {"seconds": 0.0, "ticks": 1, "text": "one"}),
+        two=("TestSleep", {"seconds": 0.0, "ticks": 1, "text": "two"}),
+        switch=("TestSwitch", {"choose": "b", "a": ["one", 0], "b": ["two", 0]}),
+        end=("PreviewAny", {"source": ["switch", 0]}),
+    )
+    result = api.run(graph, timeout=LIMIT)
+    heard.until_over(result.prompt_id)
+    assert result["end"].texts == ("two",)
+    assert heard.said == "S S xs xc ps ex ps ex ps p ps ps ex ps ps ex ed ps ok S end"
+    executing = [e.node for e in heard.events if e.name == "executing" and e.node]
+    assert executing == ["switch", "two", "switch", "end"]
+
+
+def test_a_lazy_input_that_is_not_there_is_a_failure(api):
+    """In the words of the server."""
+    graph = texts(
+        switch=("TestSwitch", {"choose": "c"}), end=("PreviewAny", {"source": ["switch", 0]})
+    )
+    with pytest.raises(JobFailed, match="says it needs input c") as caught:
+        api.run(graph, timeout=LIMIT)
+    assert caught.value.node_id == "switch"
+    assert caught.value.exception_type == "comfy_execution.graph.NodeInputError"

@@ -217,11 +217,16 @@ def test_a_cut_during_the_download_leaves_no_half_file(
         graph = picture()
         graph["1"] = {"class_type": "LoadImage", "inputs": {"image": noise.name}}
         [image] = api.run(graph, timeout=LIMIT).images
-        cut = threading.Timer(0.6, link.cut)
-        cut.start()
+
+        def cut_in_the_middle() -> None:
+            until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
+            link.cut()
+
+        cutting = threading.Thread(target=cut_in_the_middle)
+        cutting.start()
         with pytest.raises(TransportError):
             image.save(tmp_path / "whole.png")
-        cut.join()
+        cutting.join()
         assert list(tmp_path.iterdir()) == []
         link.rate = None
         image.save(tmp_path / "whole.png")

@@ -21,6 +21,7 @@ from comfy_client import (
     ComfyApi,
     JobInterrupted,
     JobLost,
+    RequestTimeout,
     Sweep,
     SweepRow,
     Workflow,
@@ -167,7 +168,7 @@ def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
         )
     )
     thread.start()
-    until(lambda: len(lines(journal)) == 7 and api.get_queue().running)
+    until(lambda: len(lines(journal)) == 7 and len(api.get_queue().pending) == 1)
     server.restart()
     record.gate = None
     thread.join(LIMIT)
@@ -286,3 +287,27 @@ def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal) -
         rows = api.sweep(WORKFLOW, GRID, journal=journal)
         assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
         assert len(record.values()) == 4
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
+    api, record, journal, monkeypatch, arrives
+) -> None:
+    """It is looked for, then waited for until the server is sure, then sent again."""
+    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    post = ComfyApi._post_prompt
+    posted: list[str] = []
+
+    def unanswered(self: ComfyApi, body: Any, **kw: Any) -> Any:
+        posted.append(body["prompt_id"])
+        answer = post(self, body, **kw) if arrives or len(posted) != 2 else None
+        if len(posted) == 2:
+            raise RequestTimeout("no answer")
+        return answer
+
+    monkeypatch.setattr(ComfyApi, "_post_prompt", unanswered)
+    rows = api.sweep(WORKFLOW, GRID, journal=journal)
+    assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+    assert prompts(api) == dict.fromkeys(POINTS, 1)
+    assert len(set(posted)) == len(posted) == (4 if arrives else 5)
