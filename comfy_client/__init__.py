@@ -9,6 +9,7 @@
         result.images[0].save("out/")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -71,11 +72,11 @@ from .job import Job, JobProgress
 from .outputs import NodeOutput, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
-from .sweep import Sweep, SweepRow
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
     from .doctor import DoctorCheck, DoctorReport
+    from .sweep import Sweep, SweepRow
 
 __all__ = [
     "ApiError",
@@ -145,9 +146,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in ("DoctorCheck", "DoctorReport"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import doctor  # takes a while to import, and is wanted rarely
+#: What takes a while to import, and is wanted rarely.
+_LATE = {
+    "DoctorCheck": ".doctor",
+    "DoctorReport": ".doctor",
+    "Sweep": ".sweep",
+    "SweepRow": ".sweep",
+}
 
-    return getattr(doctor, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name], __name__), name)

@@ -38,7 +38,6 @@ from .events import (
 from .http import Answer, Http
 from .job import Job, OnInterrupt, cancelling, check_patience, wait
 from .jobs import Jobs
-from .many import SubmitOptions, run_map
 from .outputs import Result
 from .recording import Recorder
 from .routes import (
@@ -55,7 +54,6 @@ from .routes import (
 )
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .signals import EventQueue, Receivers
-from .sweep import Sweep, SweepRow, run_sweep
 from .wire import decode_binary, decode_text
 from .workflow.edit import load_graph
 from .workflow.graph import nearest
@@ -64,6 +62,8 @@ if TYPE_CHECKING:
     import requests
 
     from .doctor import DoctorReport
+    from .many import SubmitOptions
+    from .sweep import Sweep, SweepRow
 
 log = logging.getLogger("comfy_client")
 
@@ -519,6 +519,9 @@ class ComfyApi(
         Raises:
             ComfyError: As :meth:`run`.
         """
+        from .many import run_map  # as the next: not what every script waits for
+
+        self._check_open()
         return run_map(
             self,
             workflows,
@@ -549,9 +552,10 @@ class ComfyApi(
 
         With a ``journal`` (JSON lines, readable by its owner only, no keys in it) the same
         call carries on after whatever ended it: rows that have ended are taken from the file,
-        and prompts that are under way or ended meanwhile are taken up by their ids.  None runs twice, unless the server forgot it (a restart, its queue
-        or history cleared): then its result was not had, and it is submitted again, three
-        times at most.  Pictures of ``SaveImageWebsocket`` are not kept in it.
+        and prompts that are under way or ended meanwhile are taken up by their ids.  None runs
+        twice, unless the server forgot it (a restart, its queue or history cleared): then its
+        result was not had, and it is submitted again, three times at most.  Pictures of
+        ``SaveImageWebsocket`` are not kept in it.
 
         When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
         and the one that runs goes on.  A server that goes away meanwhile is waited for.
@@ -579,6 +583,9 @@ class ComfyApi(
             BlockingIOError: Another process is at work with the journal.
             ComfyError: The server cannot be reached, refuses us, or is none.
         """
+        from .sweep import run_sweep
+
+        self._check_open()
         return run_sweep(
             self,
             workflow,

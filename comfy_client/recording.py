@@ -26,7 +26,8 @@ JSON lines, one for each thing that happened, in the order in which the client s
 bytes, and each that comes after :data:`MOST` bytes of them, is noted by ``len``, ``sha256``
 and ``head_b64`` only; of uploaded files nothing but name and length is.  Workflows, prompts
 and pictures are in the file; secrets are not (see :mod:`comfy_client.redaction`), nor are
-headers but a few that hold none.
+headers but a few that hold none.  In what is no text stars of the same length take their
+place, so a picture in whose metadata one stood has a wrong check sum there.
 
 Each line is in the hands of the operating system before the client goes on, so a crash loses
 at most the one that was being written.  When that fails the recording ends, and the client
@@ -229,9 +230,9 @@ class Recorder:
             return (frame if hidden == text else frame[: 8 + size] + hidden.encode()), facts, size
         try:
             metadata = json.loads(head)
+            hidden = self.secrets.hide(metadata)
         except (ValueError, RecursionError):
             return frame, facts, size
-        hidden = self.secrets.hide(metadata)
         if hidden != metadata:
             head = _json(hidden).encode()
             frame = frame[:4] + len(head).to_bytes(4, "big") + head + rest
@@ -264,11 +265,11 @@ class Recorder:
         """A JSON text on one line, without its secrets; ``""``: it is no JSON."""
         try:
             value = json.loads(text)
+            if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
+                return text  # what comes several hundred times a second
+            return self._said(value)
         except (ValueError, RecursionError):
             return ""
-        if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
-            return text  # what comes several hundred times a second
-        return self._said(value)
 
     def _said(self, value: Any, *, all_texts: bool = False) -> str:
         return _json(self.secrets.hide(value, all_texts=all_texts))
@@ -398,11 +399,11 @@ class Exchange:
             return _noted(bytes(body), self._secrets)  # type: ignore[arg-type]
         try:
             value = json.loads(text)
+            self._secrets.add_named(value)
+            return self._hidden(value)
         except (ValueError, RecursionError):
             self._secrets.add_named(dict(parse_qsl(text[: WHOLE >> 6])))  # perhaps a form
             return self._secrets.hide_text(text)
-        self._secrets.add_named(value)
-        return self._hidden(value)
 
     def _hidden(self, value: Any) -> Any:
         hide = self._secrets.hide

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import html
 import json
 import re
@@ -25,7 +26,10 @@ SHORTEST: Final = 4
 #: A value that only its name makes secret is hidden elsewhere from this length on.
 SHORTEST_NAMED: Final = 8
 #: Words that are remembered; of tokens that change, the latest.
-MOST_WORDS: Final = 2000
+MOST_WORDS: Final = 500
+
+#: Levels of a JSON value that are looked through.
+DEEPEST: Final = 200
 
 #: Ends of names, without anything but letters and digits, whose values are secret.
 _ENDS = (
@@ -116,6 +120,7 @@ _SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey
 _AGENTS = ("comfy-client/", "python-requests/")
 
 
+@functools.lru_cache(4096)
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
     """Whether the value under such a name is secret."""
     bare = re.sub(r"[^a-z0-9]", "", name.lower())
@@ -236,19 +241,24 @@ class Secrets:
                 data = data.replace(word, b"*" * len(word))
         return data
 
-    def hide(self, value: Any, *, all_texts: bool = False) -> Any:
-        """A JSON value without its secrets; ``all_texts``: without any text at all."""
+    def hide(self, value: Any, *, all_texts: bool = False, depth: int = 0) -> Any:
+        """A JSON value without its secrets; ``all_texts``: without any text at all.
+
+        Raises ``RecursionError`` for one that is nested too deeply.
+        """
         if isinstance(value, str):
             return STARS if all_texts and value else self.hide_text(value)
+        if depth > DEEPEST:
+            raise RecursionError("nested too deeply")
         if isinstance(value, Mapping):
             return {
                 self._hide_key(key): STARS
                 if isinstance(each, str) and each and is_secret_name(key)
-                else self.hide(each, all_texts=all_texts)
+                else self.hide(each, all_texts=all_texts, depth=depth + 1)
                 for key, each in value.items()
             }
         if isinstance(value, list):
-            return [self.hide(each, all_texts=all_texts) for each in value]
+            return [self.hide(each, all_texts=all_texts, depth=depth + 1) for each in value]
         if isinstance(value, int | float) and str(value) in self._spellings:
             return STARS
         return value

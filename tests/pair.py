@@ -28,6 +28,7 @@ TIMES = {"timestamp", "create_time", "modified", "created", "t"}
 # Sets on the real server: in another order each time.
 UNORDERED = {"executed", "current_outputs", "nodes", "dependent_outputs", "errors"}
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])")
+_FOLDER = re.compile(r"/[^' ]*/(input|output|temp)\b/?")
 _LETTERS = re.compile(r"_temp_[a-z]{5}")
 _OBJECT = re.compile(r"^(tensor\(|\[?<(?!id \d)).*", re.DOTALL)
 
@@ -107,7 +108,7 @@ class Side:
         return text.replace("<etag>", self.etag)
 
     def named(self, text: str) -> str:
-        text = _LETTERS.sub("_temp_", text)
+        text = _FOLDER.sub(r"/\1", _LETTERS.sub("_temp_", text))
         return _ID.sub(lambda found: self.ids.setdefault(found[0], f"<id {len(self.ids)}>"), text)
 
     def comparable(self, value: Any, key: str = "") -> Any:

@@ -747,3 +747,52 @@ def test_the_recorder_never_raises(path: Path) -> None:
     recorder.closed("server")
     recorder.close()
     assert len(rows(path)) == 13
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=6) | st.sampled_from(["token", "data"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(messages=st.lists(nested, max_size=5), frames=st.lists(st.binary(max_size=40), max_size=5))
+def test_any_message_becomes_one_line(tmp_path: Path, messages: list[Any], frames: Any) -> None:
+    """And comes out of it as it was, where nothing had to be hidden."""
+    path = tmp_path / f"{next(numbers)}.jsonl"
+    recorder = Recorder(path)
+    recorder.opened("ws://x/ws?clientId=me")
+    for message in messages:
+        recorder.frame(True, json.dumps(message).encode())
+    for data in frames:
+        recorder.frame(False, data)
+    recorder.close()
+    found = rows(path)
+    assert len(found) == 3 + len(messages) + len(frames)
+    kept = [base64.b64decode(row["data_b64"]) for row in found if row["kind"] == "binary"]
+    assert kept == frames
+
+
+@pytest.mark.parametrize("depth", [150, 250, 900, 100_000])
+def test_deep_messages_are_lines_too(server: ComfyServer, path: Path, depth: int) -> None:
+    """From some depth on as text."""
+    deep = "[" * depth + '"\\u00e4"' + "]" * depth
+    recorder = Recorder(path)
+    recorder.opened("ws://x/ws?clientId=me")
+    recorder.frame(True, deep.encode())
+    head = b"\0\0\0\4" + len(deep).to_bytes(4, "big") + deep.encode()
+    recorder.frame(False, head + b"picture")
+    recorder.close()
+    assert len(rows(path)) == 5
+    other = path.with_name("other.jsonl")
+    with (
+        server.on("*", "/deep", (200, {"Content-Type": "application/json"}, deep)),
+        ComfyApi(server.url, record=other) as api,
+    ):
+        api.fetch_api("/deep", "POST", data=deep.encode())
+    row = next(row for row in rows(other) if row.get("path") == "/api/deep")
+    assert ("as_text" in row) is (depth > 200)

@@ -317,6 +317,19 @@ def test_answers_that_end_too_soon_do_so_again(path: Path) -> None:
         assert ask(api) == first
 
 
+@pytest.mark.parametrize("recorded", ["auto", "poll"])
+@pytest.mark.parametrize("played", ["auto", "poll"])
+def test_a_run_ends_whatever_the_transport(
+    server: ComfyServer, path: Path, recorded: Any, played: Any
+) -> None:
+    """What is asked now, and was not then, is told from what was."""
+    with Quick(server.url, record=path, transport=recorded) as api:
+        first = api.run(graph(3000))
+    with ComfyServer.replay(path) as other, Quick(other.url, transport=played) as api:
+        result = api.run(graph(3000), timeout=30)
+    assert [file.filename for file in result.images] == [file.filename for file in first.images]
+
+
 # -- what it answers --------------------------------------------------------------------
 
 
@@ -533,7 +546,12 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
         ('{"t": 0, "kind": "nothing"}\n', "line 1: no line of a recording"),
         ('{"kind": "note", "text": "x"}\n', "line 1: no line of a recording"),
         ('{"t": 0, "kind": "json", "msg": {}}\n', "line 1: a line of kind 'json' without"),
-        ('{"t": 0, "kind": "http", "method": "GET", "path": "/", "status": "x"}\n', "status"),
+        (
+            '{"t": 0, "kind": "http", "method": "GET", "path": "/", "status": "x"}\n',
+            "1: no proper 'status'",
+        ),
+        ('{"t": 0, "kind": "http", "method": "GET", "path": "/"}\n', "without a 'status'"),
+        ('{"t": 0, "kind": "closed", "ch": "ws1", "code": []}\n', "line 1: no proper 'code'"),
         ('{"t": 0, "kind": "note", "text": "x", "format": 99}\n', "newer than this"),
         (
             '{"t": 0, "kind": "binary", "ch": "ws1", "len": 1, "head_b64": "?"}\n',

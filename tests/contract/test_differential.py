@@ -488,23 +488,27 @@ class Graphs:
             # What no output needs is not looked at; some faults in such a node would end the
             # worker of an old server for good.
             is_safe = not self.old or node["class_type"] != "SaveImageWebsocket"
+            users = str(graph).count(f"['{key}', 0]")  # the first of them is blamed
+            raises = node["class_type"] == "LoadImage" and users > 1
             faults["class"].append((node, "class_type", ["Nope", "", "ImageBatchX"]))
             faults["extra"].append((inputs, "bogus", [1, "x", None, {"a": 1}]))
             for name, value in inputs.items():
-                faults["missing"].append((inputs, name, [MISSING]))
+                if not raises:
+                    faults["missing"].append((inputs, name, [MISSING]))
                 if name in ("width", "height", "batch_size"):
                     faults["range"].append((inputs, name, [0, -1, 16385, 99999, "0"]))
                 if name in ("upscale_method", "crop", "image") and name not in links:
-                    wrong = ["nope", "", 5, "NEAREST-EXACT", "no.png [temp]"]
+                    wrong = ["nope", "", "NEAREST-EXACT", "no.png [temp]"]
                     faults["choice"].append((inputs, name, wrong))
                 if name not in links:
-                    faults["type"].append((inputs, name, WRONG[: -3 if self.old else None]))
+                    if not raises:
+                        faults["type"].append((inputs, name, WRONG[: -3 if self.old else None]))
                     continue
                 if is_safe:
                     faults["slot"].append((inputs, name, [[value[0], n] for n in (1, 5, -1, "0")]))
                 if is_safe and len(links) == 1:
                     faults["circle"].append((inputs, name, [[key, 0]]))
-                if str(graph).count(f"['{key}', 0]") < 2:
+                if users < 2:
                     faults["nowhere"].append((inputs, name, [["77", 0]]))
                 if not self.old:
                     wrong_links = [[], ["1"], ["1", 0, 0], [["1"]]]

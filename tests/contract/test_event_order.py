@@ -278,7 +278,10 @@ def test_a_node_that_expands(api, heard):
     """Its nodes run in its place, and are shown in it; it has its outputs from them."""
     result = api.run(expanding("show"), timeout=LIMIT)
     heard.until_over(result.prompt_id)
-    assert heard.said == "S S xs xc ps ex ed ps ex ed ps ex ed ps ps ex ed ps ps ex ps p ps ps ps ps ex ed ps ok S end"
+    expansions = "ps ex ed ps ex ed"  # of the outer and the inner one: both show something
+    shown = "ps ex ed ps ps ex ed ps"
+    rest = "ps ex ps p ps ps ps"  # the innermost; then the two have their outputs
+    assert heard.said == f"S S xs xc {expansions} {shown} {rest} ps ex ed ps ok S end"
     executing = [e for e in heard.events if e.name == "executing" and e.node]
     assert [(e.node, e.display_node) for e in executing] == [
         ("outer", "outer"),

@@ -308,7 +308,7 @@ def test_a_link_that_was_dark_for_long_ends_the_wait_when_it_is_back(
         until(lambda: job.progress.step)
         link.dark()
         until(lambda: sure.get_history(job.prompt_id), LIMIT)
-        time.sleep(10.0)
+        time.sleep(7.0)
         assert not job.done()
         assert "last news" in job.why()
         link.light()
@@ -386,56 +386,32 @@ def test_a_server_that_is_killed_loses_its_jobs_soon_after_its_return(
         jobs = [api.submit(sleeper()), api.submit(picture())]
         until(lambda: jobs[0].progress.step)
         asked = Requests(api)
+        tries = []
         try:
             comfyui.kill()
-            died = time.monotonic()
-            time.sleep(12.0)
+            for _ in range(2):
+                before = sum(asked.values()) + len(heard("reconnecting"))
+                time.sleep(8.0)
+                tries.append(sum(asked.values()) + len(heard("reconnecting")) - before)
             assert not any(job.done() for job in jobs)
             assert "does not answer" in jobs[0].why()
         finally:
             comfyui.start()
         back = time.monotonic()
-        count = sum(asked.values()) + len(heard("reconnecting"))
         for job in jobs:
             with pytest.raises(JobLost, match="restarted"):
                 job.result(LIMIT)
-        print(
-            f"lost {time.monotonic() - back:.1f} s after its return; {count} tries in "
-            f"{back - died:.0f} s of absence: {dict(asked)}"
-        )
-        # The pause between questions is up to 15 s when it was away for long; two more looks.
-        assert time.monotonic() - back <= IN_THE_DARK + 5.0
-        assert count <= 2 * (back - died)
+        late = time.monotonic() - back
+        print(f"lost {late:.1f} s after the return; tries in twice 8 s of absence: {tries}")
+        # After so long, questions are up to 10 s apart; and what is lost is looked for twice.
+        assert late <= IN_THE_DARK
+        assert tries[1] <= tries[0] <= 2 * 8
         for job in jobs:
             assert ended(heard, job) == ["job_lost"]
         assert len(api.run(picture(), timeout=LIMIT).images) == 1
 
 
-def test_a_server_that_refuses_for_a_while_is_asked_less_and_less(
-    comfyui: ComfyUI, sure: ComfyApi
-) -> None:
-    """Nobody listens for 20 s: under two tries a second in the beginning, then fewer."""
-    with client(comfyui.url, ComfyApi) as (api, heard):
-        job = api.submit(sleeper())
-        until(lambda: job.progress.step)
-        asked = Requests(api)
-        counts = []
-        try:
-            comfyui.kill()
-            for _ in range(2):
-                before = sum(asked.values()) + len(heard("reconnecting"))
-                time.sleep(10.0)
-                counts.append(sum(asked.values()) + len(heard("reconnecting")) - before)
-        finally:
-            comfyui.start()
-        print(f"tries in the first and second 10 s: {counts}; {dict(asked)}")
-        assert counts[0] <= 20
-        assert counts[1] <= counts[0]
-        with pytest.raises(JobLost):
-            job.result(LIMIT)
-
-
-@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.soak)])
 def test_a_server_that_is_stopped_and_goes_on_costs_nothing(
     comfyui: ComfyUI, sure: ComfyApi, seconds: int
 ) -> None:
@@ -470,10 +446,10 @@ def test_a_job_that_is_silent_for_long_costs_few_questions(
     """The whole queue, with everybody's graphs, is asked for once."""
     with client(comfyui.url, ComfyApi) as (api, heard):
         asked = Requests(api)
-        job = api.submit(sleeper(28.0, 1))
+        job = api.submit(sleeper(18.0, 1))
         clock = Clock(sure, job.prompt_id)
         assert len(job.result(LIMIT).texts) == 1
-        print(f"28 s of silence: {dict(asked)}")
+        print(f"18 s of silence: {dict(asked)}")
         assert clock.late() <= AFTER_CUTS + SLACK
         assert asked["/queue"] <= 2
         assert sum(asked.values()) <= 10
@@ -524,7 +500,7 @@ def test_a_job_is_taken_up_by_its_id(here: tuple[ComfyApi, Heard, str]) -> None:
     """By another client: while it runs, when it has ended in any way, and when it is unknown."""
     api, _, _ = here
     ours = str(uuid.uuid4())  # older servers choose another
-    first = api.submit(sleeper(2.0, 20), prompt_id=ours)
+    first = api.submit(sleeper(6.0, 60), prompt_id=ours)
     failing = {"1": {"class_type": "TestFail", "inputs": {"message": "as told"}}}
     second = api.submit(failing)
     with client(api.host) as (other, heard):
