@@ -39,7 +39,6 @@ from .http import Answer, Http
 from .job import Job, OnInterrupt, cancelling, check_patience, wait
 from .jobs import Jobs
 from .outputs import Result
-from .recording import Recorder
 from .routes import (
     FileRoutes,
     HistoryRoutes,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
 
     from .doctor import DoctorReport
     from .many import SubmitOptions
+    from .recording import Recorder
     from .sweep import Sweep, SweepRow
 
 log = logging.getLogger("comfy_client")
@@ -180,7 +180,7 @@ class ComfyApi(
             "transport": transport,
         }
         self._receivers = Receivers(self, namespace)
-        self._recorder = self._http.recorder = None if record is None else Recorder(record)
+        self._recorder = self._http.recorder = None if record is None else _recorder(record)
         self._closed = threading.Event()
         self._set_up()
         _clients.add(self)
@@ -197,6 +197,7 @@ class ComfyApi(
         self._jobs = Jobs(self)
         self._status_at = float("-inf")  # when the socket last told the queue's state
         self._queue_remaining: int | None = None
+        self._advanced_at = float("-inf")  # when a prompt left the queue, of whomever
         self._wants_logs = False
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
@@ -768,8 +769,13 @@ class ComfyApi(
         for event in decode_text(data) if is_text else decode_binary(data):
             if isinstance(event, StatusEvent):
                 self._status_at = time.monotonic()
-                self._queue_remaining = event.queue_remaining
+                self._count(event.queue_remaining)
             self._jobs.handle(event)
+
+    def _count(self, remaining: int | None) -> None:
+        if (remaining or 0) < (self._queue_remaining or 0):
+            self._advanced_at = time.monotonic()
+        self._queue_remaining = remaining
 
     def _announce(self, event: Event) -> None:
         if isinstance(event, ConnectionEvent):
@@ -795,7 +801,7 @@ class ComfyApi(
     def _poll_queue(self) -> None:
         status = self.poll_status(timeout=5.0)
         if status.queue_remaining != self._queue_remaining:
-            self._queue_remaining = status.queue_remaining
+            self._count(status.queue_remaining)
             self._publish(
                 StatusEvent(
                     name="status",
@@ -812,6 +818,12 @@ class ComfyApi(
 
     def _flush(self) -> None:
         self._receivers.flush(jobs_module.FLUSH)
+
+
+def _recorder(path: str | os.PathLike[str]) -> Recorder:
+    from .recording import Recorder  # most clients do without
+
+    return Recorder(path)
 
 
 def _may_mend(exc: ComfyError) -> bool:

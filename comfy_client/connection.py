@@ -28,7 +28,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -45,8 +45,10 @@ from .errors import (
 from .events import ConnectionEvent, ErrorEvent, Event
 from .failures import causes, explain
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
-from .recording import Recorder
 from .wire import HELLO
+
+if TYPE_CHECKING:
+    from .recording import Recorder
 
 log = logging.getLogger("comfy_client")
 
@@ -207,6 +209,12 @@ class Connection:
         """Seconds since the last byte came over the socket; infinite when there is none."""
         frames = self._frames
         return float("inf") if frames is None else time.monotonic() - frames.heard
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a message is on its way, as for long on a slow line."""
+        frames = self._frames
+        return frames is not None and frames.is_within
 
     def redial(self, reason: str) -> None:
         """Give up the present socket, which is open but does not deliver."""

@@ -43,6 +43,11 @@ class Frames:
         self._fragments = bytearray()
         self.heard = time.monotonic()  #: When anything came last.
 
+    @property
+    def is_within(self) -> bool:
+        """Whether the beginning of a message has come, and its rest has not."""
+        return self._start != self._end or self._opcode != 0
+
     def read(self) -> None:
         """Wait once for more bytes; after a ``TimeoutError`` nothing is lost."""
         if self._start == self._end:

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -47,8 +47,10 @@ from .errors import (
 )
 from .failures import causes, explain
 from .multipart import Form, opened
-from .recording import Recorder
-from .redaction import Secrets
+
+if TYPE_CHECKING:
+    from .recording import Recorder
+    from .redaction import Secrets
 
 __all__ = ["MAX_ANSWER", "UNSET", "Answer", "Download", "Http", "segment"]
 

@@ -22,6 +22,7 @@ from .outputs import Result
 from .signals import EventQueue
 from .verdicts import ends
 from .workflow import class_of, title_of
+from .workflow.graph import origin
 
 if TYPE_CHECKING:
     from .client import ComfyApi
@@ -74,7 +75,8 @@ class Known:
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
     cached: frozenset[str] | None = None
-    visited: dict[str, None] = attrs.field(factory=dict)  #: Nodes in the order in which they ran.
+    node: str | None = None  #: Runs now.
+    visited: set[str] = attrs.field(factory=set)  #: Ran, or runs.
     step: Progress | None = None
     states: ProgressState | None = None
     fraction: float = 0.0
@@ -128,16 +130,28 @@ class Job(Future[Result]):
         self.graph = graph
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that the server dropped.
         self._known = Known()
+        self._twins: list[Job] = []  # the same prompt, taken up by another id
 
     def _begin(self) -> None:
         """A fresh future, as in the child of a fork, where any lock may be held for ever."""
         super().__init__()
         self.set_running_or_notify_cancel()
-        self._gate = threading.Lock()  # guards callbacks and taps
+        # Guards callbacks and taps.  Re-entrant: the collector may end an iterator in here.
+        self._gate = threading.RLock()
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
-        # Whoever reads late, gets of progress and previews only the newest.
-        self._taps: list[EventQueue] = [EventQueue(crowded=0)]
+        # Replaced, never changed.  Whoever reads late, gets of progress and previews only the
+        # newest.
+        self._taps: tuple[EventQueue, ...] = (EventQueue(crowded=0),)
         self._is_tapped = False
+
+    def _join(self, other: Job) -> None:
+        """Be one with another job, which turns out to be the same prompt."""
+        self.prompt_id = other.prompt_id
+        self.graph = self.graph or other.graph
+        self._known = other._known
+        other._twins.append(self)
+        if self._known.told is not None:
+            self._hear(self._known.told)
 
     # -- its end -------------------------------------------------------------------------
 
@@ -217,8 +231,15 @@ class Job(Future[Result]):
         """Seconds that a wait may take in one piece; not above 0 when patience is at its end."""
         left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
         if stall_timeout is not None:
-            left = min(left, self._known.news_at + stall_timeout - time.monotonic())
+            left = min(left, self._news_at + stall_timeout - time.monotonic())
         return left
+
+    @property
+    def _news_at(self) -> float:
+        """While it waits, any prompt that leaves the queue is news of its place in it."""
+        known = self._known
+        moved_at = self._api._advanced_at if known.running_since is None else 0.0
+        return max(known.news_at, moved_at)
 
     def _out_of_patience(
         self, timeout: float | None, deadline: float | None, stall_timeout: float | None
@@ -238,7 +259,8 @@ class Job(Future[Result]):
         )
 
     def _settle(self, outcome: Outcome) -> None:
-        for remark in self._known.remarks:
+        remarks, self._known.remarks = self._known.remarks, []
+        for remark in remarks:
             log.warning("%s", remark)
         if isinstance(outcome, Result):
             self.set_result(outcome)
@@ -251,6 +273,8 @@ class Job(Future[Result]):
             threading.Thread(
                 target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
             ).start()
+        for twin in self._twins:
+            twin._settle(outcome)
 
     def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
         for fn in callbacks:
@@ -274,7 +298,7 @@ class Job(Future[Result]):
                 self._is_tapped = True
                 return self._taps[0]
             tap = EventQueue()
-            self._taps.append(tap)
+            self._taps = (*self._taps, tap)
         if self._known.told is not None:  # twice at worst: whoever reads stops at the first
             tap.put(self._known.told)
         return tap
@@ -284,10 +308,10 @@ class Job(Future[Result]):
         self._taps[0].listen()
 
     def _hear(self, event: Event) -> None:
-        with self._gate:
-            taps = tuple(self._taps)
-        for tap in taps:
+        for tap in self._taps:
             tap.put(event)
+        for twin in self._twins:
+            twin._hear(event)
 
     def _follow(
         self, tap: EventQueue, timeout: float | None, stall_timeout: float | None = None
@@ -309,8 +333,7 @@ class Job(Future[Result]):
         finally:
             tap.close()
             with self._gate:
-                if tap in self._taps:
-                    self._taps.remove(tap)
+                self._taps = tuple(other for other in self._taps if other is not tap)
 
     # -- how it is doing -----------------------------------------------------------------
 
@@ -320,7 +343,8 @@ class Job(Future[Result]):
 
         ``pending`` and ``running`` until it ends as ``succeeded``, ``failed``,
         ``interrupted`` (cancelled while it waited, too) or ``lost``.  ``unknown``: nobody has
-        said yet (of a job taken up by its id), or the client was closed before the end.
+        said yet (of a job taken up by its id), or it ended for us alone: the client was closed,
+        or the server refuses to tell.
         """
         if not self.done():
             known = self._known
@@ -362,12 +386,12 @@ class Job(Future[Result]):
         began = known.running_since
         end = known.ended_at or time.monotonic()
         elapsed = None if began is None else end - began
-        if self.done():
-            done = super().exception(0) is None
-            return JobProgress(1.0 if done else known.fraction, elapsed=elapsed)
-        node_id = next(reversed(known.visited), None) if known.visited else None
+        node_id = known.node
         step = known.step if known.step is not None and known.step.node == node_id else None
         known.fraction = max(known.fraction, min(0.99, self._fraction(node_id, step)))
+        if self.done():
+            is_success = super().exception(0) is None
+            return JobProgress(1.0 if is_success else known.fraction, elapsed=elapsed)
         return JobProgress(
             known.fraction,
             node_id=node_id,
@@ -383,17 +407,14 @@ class Job(Future[Result]):
         to_run = self.graph.keys() - (known.cached or ())
         if not to_run:
             return 0.0
-        through = set(known.visited) - {node_id}
+        nodes = {} if known.states is None else known.states.nodes
+        finished = {key for key, node in nodes.items() if node.state == "finished"}
+        # One that has expanded into others runs until they are through.
+        running = {node_id, origin(self.graph, node_id), *nodes} - finished
+        through = (known.visited - running | finished) & to_run
         partial = 0.0
-        if step is not None and step.value and step.max:
+        if step is not None and step.value and step.max and node_id in to_run - through:
             partial = min(1.0, step.value / step.max)
-        if known.states is not None:
-            for node in known.states.nodes.values():
-                if node.state == "finished":
-                    through.add(node.node_id)
-        through &= to_run
-        if node_id in through:
-            partial = 0.0
         return (len(through) + partial) / len(to_run)
 
     def why(self) -> str:
@@ -519,7 +540,8 @@ def wait(
                 _call(job, on_progress, event)
             if on_preview is not None and event.name == "b_preview":
                 _call(job, on_preview, event)
-    return job.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    return job.result(left, stall_timeout=stall_timeout)
 
 
 def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:

@@ -14,6 +14,7 @@ is known from them.  Otherwise history is read, which the server writes after
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import threading
@@ -58,7 +59,7 @@ from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import PATIENCE, Lookout, Standing, find
+from .standing import PATIENCE, Lookout, Standing, find, is_away
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .verdicts import (
     SENDER,
@@ -72,7 +73,7 @@ from .verdicts import (
     with_finality,
 )
 from .workflow import class_of, sinks
-from .workflow.graph import needed, seeds_of
+from .workflow.graph import seeds_of
 
 if TYPE_CHECKING:
     from .client import ComfyApi
@@ -142,19 +143,24 @@ class Jobs:
     def __init__(self, api: ComfyApi) -> None:
         self._owner = weakref.ref(api)
         self._publish = api._receivers.publish
-        self._lock = threading.Lock()  # guards this object and what is known of its jobs
+        # Guards this object and what is known of its jobs.  Re-entrant: the collector may end
+        # a forgotten iterator of map() in here, which takes its jobs back.
+        self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
         self._recovered: deque[str] = deque(maxlen=1000)  # told over HTTP: the socket is late
-        self._posting = 0  # submissions without an answer yet
+        self._posting: set[Job] = set()  # submissions without an answer yet
         self._orphans: deque[JobEvent] = deque(maxlen=1000)  # maybe of one of these
         self._elsewhere = 0  # jobs whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
         self._thread: threading.Thread | None = None
         self._bell = _Bell()
         self._idle_since = 0.0
-        self._pause = 0.0  # between questions while HTTP fails
+        self._pause = 0.0  # between questions while HTTP fails ...
+        self._hold = 0.0  # ... which none comes before
         self.trouble: ComfyError | None = None  #: Why it fails.
         self._lookout = Lookout()
+        # Between these moments the queue changed, says HTTP; on this socket it is yet to show.
+        self._unheard: tuple[float, float] | None = None
         self._cancels_jobs = True  # until the server says that it cannot
         self._redialled_at = float("-inf")
         self._hinted = False
@@ -230,28 +236,32 @@ class Jobs:
         api._create_socket()
         connection.wait_settled(time_left(deadline, SETTLE), first_verdict=True)
         known = job._known
-        with self._lock:
-            if self._bell.stopped:
-                raise ClientClosed
-            if job.prompt_id in self._jobs:
-                raise ValueError(f"prompt {job.prompt_id} is outstanding already")
-            self._jobs[job.prompt_id] = job
-            self._posting += 1
-            if connection.state is State.CONNECTED:
-                known.generation = connection.generation
-            known.posted_at = time.monotonic()
         try:
+            with self._lock:
+                if self._bell.stopped:
+                    raise ClientClosed
+                if job.prompt_id in self._jobs:
+                    raise ValueError(f"prompt {job.prompt_id} is outstanding already")
+                self._jobs[job.prompt_id] = job
+                self._posting.add(job)
+                if connection.state is State.CONNECTED:
+                    known.generation = connection.generation
+                known.posted_at = time.monotonic()
             receipt = post(
                 api, job, body, deadline, resubmit=resubmit, pause=self._bell.wait_stopped
             )
             self._accept(job, receipt)
-        except BaseException:
+        except BaseException as exc:
             with self._lock:
-                self._jobs.pop(job.prompt_id, None)
+                if self._jobs.get(job.prompt_id) is job:
+                    del self._jobs[job.prompt_id]
+            if isinstance(exc, ComfyError) and not job.done():
+                # Another thread may have taken it up.  A copy: a job keeps no frames.
+                job._settle(known.early or copy.copy(exc))
             raise
         finally:
             with self._lock:
-                self._posting -= 1
+                self._posting.discard(job)
                 if not self._posting:
                     self._orphans.clear()
         if connection.state is not State.CONNECTED:
@@ -444,7 +454,8 @@ class Jobs:
             if event.node is None:
                 return self._after_the_end(job)
             known.runs()
-            known.visited[event.node] = None
+            known.node = event.node
+            known.visited.add(event.node)
         elif isinstance(event, Executed):
             if event.node is not None:
                 known.reported.add(event.node)
@@ -497,7 +508,9 @@ class Jobs:
     def hurry(self) -> None:
         """Ask about all jobs now: the socket came, or went."""
         with self._lock:
-            self._running = None  # with the socket goes what it said last
+            # With the socket goes what it said last, and what it owed us.
+            self._running = self._unheard = None
+            self._hold = 0.0
             for job in self._jobs.values():
                 job._known.interval = POLL_FIRST
                 self._hurry(job)
@@ -522,34 +535,41 @@ class Jobs:
     def tick(self) -> float | None:
         """Do what is due; seconds until something may be again, ``None`` to end the thread."""
         now = time.monotonic()
+        api = self._api()
         with self._lock:
             jobs = [job for job in self._jobs.values() if job._known.accepted_at is not None]
+        self._check_hearing(api, jobs, now)
+        with self._lock:
             if not self._jobs:
                 self._idle_since = self._idle_since or now
                 if now - self._idle_since > LINGER:
                     self._thread = None
                     return None
-                return SILENCE
+                return min(SILENCE, DEAF)
             self._idle_since = 0.0
-            due = [job for job in jobs if job._known.check_at <= now]
-        api = self._api()
-        self._check_hearing(api, jobs, now)
-        if due:
+        due = [job for job in jobs if job._known.check_at <= now]
+        if due and now >= self._hold:
+            due.sort(key=lambda job: job._known.check_at)  # what failed last time comes last
             self._ask(api, jobs, due)
         with self._lock:
             known = [job._known for job in self._jobs.values()]
             times = [one.check_at for one in known if one.accepted_at is not None]
-        return min(DEAF, max(0.01, min(times, default=now + DEAF) - time.monotonic()))
+        soon = max(self._hold, min(times, default=now + DEAF))
+        return min(DEAF, max(0.01, soon - time.monotonic()))
 
     def _check_hearing(self, api: ComfyApi, jobs: Sequence[Job], now: float) -> None:
-        """A socket on which our own submission did not show is deaf."""
-        for job in jobs:
-            known = job._known
-            mine = known.generation == api._connection.generation
-            since = now - (known.accepted_at or now)
-            if mine and since > DEAF and api._status_at < known.posted_at:
-                self._dial_again(api)
-                return
+        """A socket on which a change of the queue did not show is deaf."""
+        connection = api._connection
+        changes = [
+            (job._known.posted_at, job._known.accepted_at or now)
+            for job in jobs
+            if job._known.generation == connection.generation
+        ]
+        if self._unheard is not None:
+            changes.append(self._unheard)
+        is_silent = any(after < now - DEAF and api._status_at < before for before, after in changes)
+        if is_silent and not connection.is_receiving:
+            self._dial_again(api)
 
     def _dial_again(self, api: ComfyApi) -> None:
         """The socket is open but deaf.  Now and then only: it may be so again."""
@@ -561,7 +581,7 @@ class Jobs:
 
     def _ask(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> None:
         """One pass for all jobs."""
-        at_fault = due
+        at_fault: Sequence[Job] = due
         try:
             standing = None
             if not all(job._known.awaits_history for job in due):
@@ -577,7 +597,7 @@ class Jobs:
                 if entry is None and not waits and job._known.seek_mark:
                     entry = self._seek(api, job)
                 self._learn(job, entry, standing if waits else None)
-            self._pause = 0.0
+                self._pause = 0.0
             self.trouble = None
         except ClientClosed:
             return
@@ -591,7 +611,9 @@ class Jobs:
             first = standing.first_of({job.prompt_id for job in jobs})
             if first is None or api.get_history(first) is None:
                 return standing
-            self._dial_again(api)  # it has ended, and the socket did not say so
+            # It has ended, and the socket did not say so: it is late, or deaf.
+            if self._unheard is None or api._status_at >= self._unheard[0]:
+                self._unheard = self._lookout.at, time.monotonic()
         return self._lookout.look(api, graphs=not all(job.graph for job in jobs))
 
     def _seek(self, api: ComfyApi, job: Job) -> models.HistoryEntry | None:
@@ -601,7 +623,13 @@ class Jobs:
         if found is None or found == job.prompt_id:
             return None
         with self._lock:
-            self._rename(job, found)
+            other = self._jobs.get(found)
+            if other is None:
+                self._rename(job, found)
+            elif not job._known.decided:
+                self._jobs.pop(job.prompt_id, None)
+                self._elsewhere -= 1
+                job._join(other)
         return api.get_history(found)
 
     def _learn(
@@ -613,8 +641,8 @@ class Jobs:
         todo: list[Callable[[], None]] = []
         known = job._known
         with self._lock:
-            if known.decided:
-                return
+            if self._jobs.get(job.prompt_id) is not job:
+                return  # decided meanwhile, or one with another
             known.refusals = 0
             is_far = known.is_elsewhere and connected
             least, longest = (SILENCE, LONGEST) if connected else (POLL_FIRST, POLL_LONGEST)
@@ -697,6 +725,8 @@ class Jobs:
         self.trouble = exc
         self._pause = min(LONGEST, max(PAUSE, self._pause * 2.0))
         until = time.monotonic() + self._pause * random.uniform(0.7, 1.0)  # noqa: S311
+        if is_away(exc):
+            self._hold = until
         log.debug("asking about %d jobs failed: %s", len(jobs), exc)
         refused = isinstance(exc, AuthenticationError | UnexpectedResponse)
         no_socket = api._connection.state is not State.CONNECTED
@@ -711,7 +741,7 @@ class Jobs:
                 if known.told is not None:
                     outcome = self._result(job, known.outputs, complete=False)
                     todo.append(self._decide(job, outcome))
-                elif no_socket:
+                elif no_socket or known.ended:
                     event, _ = lost(job.prompt_id, f"out of reach: {exc}")
                     todo += self._conclude(job, event, exc)
         for call in todo:
@@ -737,7 +767,9 @@ class Jobs:
                 "did not bring all of this prompt: some may be missing"
             )
         cached = known.cached or frozenset()
-        ran = needed(job.graph, targets) - cached if targets else known.visited
+        saw_all = known.started and known.ended and self._is_whole(job)
+        # Nothing runs if no output has to; some of what is behind them may never have run.
+        ran = known.visited if saw_all or not targets else set(targets) - cached
         return make_result(
             job.prompt_id,
             job.graph,
@@ -793,9 +825,12 @@ class Jobs:
 
     def orphan(self) -> None:
         """In the child of a fork: these jobs are the parent's; no wait for them may hang."""
-        for job in list(self._jobs.values()):
-            job._begin()
-            job.set_exception(ClientClosed("the job belongs to the process that was forked"))
+        for listed in list(self._jobs.values()):
+            for job in (listed, *listed._twins):
+                for tap in job._taps:
+                    tap.reset()
+                job._begin()
+                job.set_exception(ClientClosed("the job belongs to the process that was forked"))
 
 
 def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:

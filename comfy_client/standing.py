@@ -8,15 +8,17 @@ socket is up that has heard none since the last look, that look still holds.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from . import models
 from .connection import State
-from .errors import NotSupported, UnexpectedResponse
+from .errors import ApiError, AuthenticationError, TransportError, UnexpectedResponse
 from .http import segment
 from .models._base import mapping
 from .routes.prompts import MARK
@@ -46,14 +48,18 @@ class Standing:
     #: Workflows by prompt_id, where the answer had them.
     graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """A queue may be long, and each of a thousand jobs asks for its place in it."""
+        return {one: place for place, one in enumerate((*self.running, *self.pending))}
+
     def __contains__(self, prompt_id: str) -> bool:
-        return prompt_id in self.running or prompt_id in self.pending
+        return prompt_id in self._places
 
     def ahead(self, prompt_id: str) -> int | None:
         """How many are before one that waits; ``None``: it runs."""
-        if prompt_id in self.running:
-            return None
-        return len(self.running) + self.pending.index(prompt_id)
+        place = self._places[prompt_id]
+        return None if place < len(self.running) else place
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
         """Which of these ends before the others."""
@@ -87,12 +93,14 @@ class Lookout:
     def _listed(self, api: ComfyApi) -> Standing | None:
         try:
             page = api.get_jobs(("pending", "in_progress"))
-        except (NotSupported, UnexpectedResponse) as exc:
-            log.debug("no jobs API: %s", exc)
+        except (ApiError, UnexpectedResponse) as exc:
+            if is_away(exc) or isinstance(exc, AuthenticationError):
+                raise
+            log.debug("no jobs API: %s", exc)  # or one that fails where the queue may not
             self._lists_jobs = False
             return None
         pending = [job for job in page.jobs if job.status == "pending"]
-        pending.sort(key=lambda job: float("inf") if job.priority is None else job.priority)
+        pending.sort(key=_place)
         return Standing(
             running=tuple(job.id for job in page.jobs if job.status == "in_progress"),
             pending=tuple(job.id for job in pending),
@@ -107,6 +115,18 @@ class Lookout:
         is_same = connection.state is State.CONNECTED and connection.generation == generation
         is_fresh = time.monotonic() - self.at < LOOK_AGAIN
         return standing if is_same and is_fresh and api._status_at < self.at else None
+
+
+def _place(job: models.JobInfo) -> float:
+    """What cannot be compared comes last."""
+    return job.priority if isinstance(job.priority, int | float) else float("inf")
+
+
+def is_away(exc: Exception) -> bool:
+    """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
+    if isinstance(exc, ApiError):
+        return exc.status in (502, 503, 504, 524)
+    return isinstance(exc, TransportError)
 
 
 def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
@@ -135,5 +155,4 @@ def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
 def heeds_id(api: ComfyApi) -> bool:
     """Whether the server's interrupt stops one prompt only; only its version tells."""
     version = api.get_system_stats().comfyui_version or ""
-    numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
-    return numbers >= _HEEDS_ID
+    return tuple(map(int, re.findall(r"\d+", version)[:3])) >= _HEEDS_ID

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .job import Job
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import PATIENCE, find, heeds_id
+from .standing import PATIENCE, find, heeds_id, is_away
 from .workflow import explain_rejection
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def post(
                 raise _uncertain(job, exc) from exc
             raise  # nothing was sent
         except (TransportError, ApiError) as exc:
-            # A proxy that answers for a server that is away does not know either.
-            if isinstance(exc, ApiError) and exc.status not in (502, 503, 504, 524):
+            if not is_away(exc):
                 raise
             found, is_sure = _look_up(api, job, exc, time_left(deadline, LOOK_UP), pause)
             if found is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.comfyui import DEFAULT, ComfyUI, setup
+from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, setup
 from tests.versions import TESTED
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = [item for item in session.items if item.get_closest_marker("real")]
     if wanted and not session.config.option.collectonly:
         given = [getattr(item, "callspec", None) for item in wanted]
-        versions = {
-            spec.params["any_comfyui"] for spec in given if spec and "any_comfyui" in spec.params
-        }
+        values = {str(value) for spec in given if spec for value in spec.params.values()}
+        versions = values.intersection(VERSIONS)
         capture = session.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
             for version in sorted({DEFAULT, *versions}):

@@ -37,6 +37,7 @@ class Client:
     flushed = 0
     _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
     _queue_remaining = 3
+    _advanced_at = 0.0
     _jobs = SimpleNamespace(
         running=lambda job: None,
         behind=lambda job: 1,

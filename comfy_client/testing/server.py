@@ -89,7 +89,8 @@ class ComfyServer(Stage):
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, an
-            unknown version.
+            unknown version, a number out of range.
+        TypeError: An argument of another type.
     """
 
     def __init__(
@@ -108,8 +109,15 @@ class ComfyServer(Stage):
     ) -> None:
         if version not in get_args(Version):
             raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+        for what, value in (("host", host), ("prefix", prefix)):
+            if not isinstance(value, str):
+                raise TypeError(f"{what} is a text, not {value!r}")
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
+        _check_number("port", port, 65535)
+        _check_number("max_upload_size", max_upload_size)
+        _check_number("step_seconds", step_seconds, whole=False)
+        _check_credentials(credentials)
         super().__init__(prefix)
         #: Which ComfyUI it is like.
         self.version: Version = version
@@ -171,6 +179,8 @@ class ComfyServer(Stage):
         Raises:
             TypeError: It lacks what makes a class a node; the message says what.
         """
+        if not isinstance(cls, type) or not isinstance(name, str | None):
+            raise TypeError(f"a node is a class, and its name a text: not {cls!r}, {name!r}")
         name = name or cls.__name__
         definition_of(name, cls)
         self._added[name] = cls
@@ -778,6 +788,21 @@ async def _turns() -> None:
         await asyncio.sleep(0)
 
 
+def _check_number(name: str, value: Any, most: float = float("inf"), *, whole: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise TypeError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
+    if not 0 <= value <= most:
+        limit = "0 or more" if most == float("inf") else f"from 0 to {most}"
+        raise ValueError(f"{name} is {limit}, not {value!r}")
+
+
+def _check_credentials(value: Any) -> None:
+    texts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    if value is not None and not all(isinstance(text, str) for text in texts):
+        # Not shown: it may be a secret all the same.
+        raise TypeError("credentials are a pair of user and password, or the text of a token")
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -790,6 +815,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:
     if tls is None or isinstance(tls, ssl.SSLContext):
         return tls
+    if not isinstance(tls, tuple) or len(tls) != 2:
+        raise TypeError("tls is an SSL context, or the paths of certificate and key")
     certificate, key = tls
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

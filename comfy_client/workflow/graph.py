@@ -49,18 +49,6 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(map(str, graph)) - linked
 
 
-def needed(graph: Mapping[str, Any], targets: Iterable[str]) -> frozenset[str]:
-    """Ids of the targets and of all nodes that they take something from, however far."""
-    found: set[str] = set()
-    waiting = list(targets)
-    while waiting:
-        node_id = waiting.pop()
-        if node_id in graph and node_id not in found:
-            found.add(node_id)
-            waiting += (source for _, source, _ in links_of(graph, node_id))
-    return frozenset(found)
-
-
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
     """What stands in the inputs ``seed`` and ``noise_seed``, by node id; links are left out."""
     found: dict[str, int] = {}
@@ -97,14 +85,20 @@ def as_link(value: object) -> tuple[str, int] | None:
     return None
 
 
-def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
+def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
+    """The node of the graph that a composite id belongs to; ``None``: it is unknown."""
     key = str(node_id)
     while key not in graph:
         cut = max(key.rfind("."), key.rfind(":"))
         if cut < 0:
-            return {}
+            return None
         key = key[:cut]
-    node = graph[key]
+    return key
+
+
+def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
+    key = origin(graph, node_id)
+    node = {} if key is None else graph[key]
     return node if isinstance(node, Mapping) else {}
 
 

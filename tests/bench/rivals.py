@@ -152,7 +152,7 @@ def running(rival: Rival, url: str) -> Iterator[Process]:
     """This client, connected to `url`."""
     with tempfile.TemporaryDirectory(prefix="comfy-bench-") as folder:
         log = Path(folder) / "log"
-        env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        env = {**os.environ, "PYTHONIOENCODING": "utf-8", "TMPDIR": folder}
         if not rival.packages:
             env["PYTHONPATH"] = str(Path(comfy_client.__file__).parents[1])
         else:
@@ -165,7 +165,7 @@ def running(rival: Rival, url: str) -> Iterator[Process]:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    cwd=folder,  # some write files where they stand
+                    cwd=folder,  # some leave files where they stand
                     env=env,
                     start_new_session=True,
                 ),

@@ -390,6 +390,45 @@ def in_flight(bench: Bench) -> list[Row]:
     return [Row(name, figure, "x", 0.95, *_n(rounds), at_least=True, note=note)]
 
 
+def embedded(bench: Bench) -> list[Row]:
+    """The embedded server of the tests: its start, and a trivial prompt beside the real one."""
+    from comfy_client.testing import ComfyServer
+
+    def start() -> float:
+        server = ComfyServer()
+        seconds = timed(server.start)
+        server.stop()
+        return seconds
+
+    block = 8
+    starts = interleave(bench.rounds(block), {"start": lambda: [start() for _ in range(block)]})
+    with ComfyServer() as server:
+        rounds = interleave(
+            bench.rounds(block),
+            {
+                "reference": lambda: reference_runs(bench.url, block),
+                "embedded": lambda: reference_runs(server.url, block),
+            },
+        )
+    return [
+        Row(
+            "embedded server, from nothing to listening",
+            estimate(starts, lambda some: 1000 * median_of("start")(some)),
+            "ms",
+            500,
+            *_n(starts),
+        ),
+        Row(
+            "embedded server, trivial prompt, beside the real one",
+            _ratio(rounds, "embedded"),
+            "x",
+            1.00,
+            *_n(rounds),
+            note=f"real {_ms(rounds, 'reference')}",
+        ),
+    ]
+
+
 ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     trivial,
     round_trips,
@@ -399,6 +438,7 @@ ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     files,
     imports,
     in_flight,
+    embedded,
 )
 
 

@@ -26,7 +26,7 @@ from .servers import running, stub
 if TYPE_CHECKING:
     from tests.comfyui import ComfyUI
 
-NEED_A_SERVER = {"trivial", "round_trips", "requests", "in_flight"}
+NEED_A_SERVER = {"trivial", "round_trips", "requests", "in_flight", "embedded"}
 
 
 @pytest.fixture(scope="module")

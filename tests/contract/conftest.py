@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,21 +81,27 @@ def any_comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def crowded(comfyui: Server) -> Iterator[Server]:
-    """Another server of that kind: with users, small uploads, and, a real one, a node pack."""
+    """Another server of that kind: with users, small uploads, and a node pack."""
     if isinstance(comfyui, ComfyServer):
         with ComfyServer(multi_user=True, max_upload_size=1 << 20) as embedded:
+            _add_pack(embedded.root)
             yield embedded
-        return
-    with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
-    pack = with_options.root / "custom_nodes" / "a_pack"
+    else:
+        with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
+        _add_pack(with_options.root)
+        with with_options as real:
+            yield real
+
+
+def _add_pack(root: Path) -> None:
+    """A node pack that brings a workflow, a subgraph and a translation along."""
+    pack = root / "custom_nodes" / "a_pack"
     for folder in ("example_workflows", "subgraphs", "locales/en"):
         (pack / folder).mkdir(parents=True)
     (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
     (pack / "example_workflows" / "first & best.json").write_text('{"nodes": []}')
     (pack / "subgraphs" / "blur.json").write_text('{"definitions": {}}')
     (pack / "locales" / "en" / "main.json").write_text('{"hello": "world"}')
-    with with_options as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

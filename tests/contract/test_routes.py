@@ -352,7 +352,6 @@ def test_a_server_without_packs_brings_nothing_along(api):
     assert api.get_i18n() == {}
 
 
-@pytest.mark.real
 def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     """Each by the name under which it is listed."""
     assert crowd.get_workflow_templates() == {"a_pack": ["first & best"]}
@@ -366,7 +365,6 @@ def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     assert crowd.get_i18n() == {"en": {"hello": "world"}}
 
 
-@pytest.mark.real
 def test_templates_and_subgraphs_that_are_not_there(crowd):
     """NotFound, though the server says 404 as for a missing route, or 200 with null."""
     with pytest.raises(NotFound, match="get_workflow_templates"):

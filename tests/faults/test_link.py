@@ -98,11 +98,11 @@ def test_the_old_socket_ends_before_the_new_one_begins(comfy: ComfyServer, quick
 def test_a_server_that_is_away_for_long_is_found_again(comfy: ComfyServer, quick: Quick) -> None:
     """Refused dials in between are no further disconnections."""
     heard = Heard(quick)
-    comfy.faults.refuse_sockets(502)
+    refusal = comfy.faults.refuse_sockets(502)
     comfy.on("GET", "/prompt", (502, {}, None))
     comfy.faults.drop()
     until(lambda: len(heard("reconnecting")) >= 6)
-    comfy.faults.clear()
+    refusal.end()
     _back(comfy, quick, 2)
     until(lambda: heard("reconnected"))
     assert heard.links == ["disconnected", "reconnected"]

@@ -66,6 +66,8 @@ SHORT = {
     "SETTLE": 1.5,
     "DEAF": 1.0,
     "HEARING": 4.0,
+    "LOOK_UP": 3.0,
+    "PATIENCE": 1.5,
 }
 
 
@@ -171,8 +173,7 @@ class Fact:
     puts: int = 0
     ends: list[str] = attrs.field(factory=list)
     over_at: float = 0.0  #: When the last of it was ended, deleted or lost.
-    is_gone: bool = False  #: Lost or deleted, or its history is.
-    history_failed: bool = False  #: Its history came late, or not at all.
+    gone_at: float = float("inf")  #: When it was lost or deleted, or its history was.
 
 
 class Record:
@@ -201,7 +202,7 @@ class Record:
         with self._lock:
             for item in items:
                 fact = self.of(item[3][TASK])
-                fact.is_gone = True
+                fact.gone_at = min(fact.gone_at, time.monotonic())
                 if len(fact.ends) < fact.puts or died:
                     fact.over_at = time.monotonic()
 
@@ -445,7 +446,7 @@ class Attempt:
     begun: float = attrs.field(factory=time.monotonic)
     over: float = 0.0
     told: list[list[Any]] = attrs.field(factory=list)  #: By ``events()``.
-    others: list[Any] = attrs.field(factory=list)  #: Outcomes of those who took it up.
+    taken_up: Any = None  #: The outcome of the one who took it up, and when that was.
     was_uncertain: bool = False
     why: str = ""
 
@@ -474,6 +475,7 @@ class Round:
         self.wrong: list[str] = []
         self.lost_workers: list[str] = []
         self.ends: dict[int, list[Any]] = {}
+        self.latest = 0.0
 
     def run(self) -> None:
         with recorded() as self.record:
@@ -608,7 +610,7 @@ class Round:
         attempt.why = job.why()
         attempt.prompt_id = job.prompt_id
         if other is not None:
-            attempt.others.append(_outcome(lambda: other.result(HANG)))
+            attempt.taken_up = _outcome(lambda: other.result(HANG)), time.monotonic()
         if isinstance(mine, ComfyError):
             raise mine
         return mine
@@ -619,9 +621,10 @@ class Round:
         self.wrong += [f"a worker hangs:\n{stack}" for stack in self.lost_workers]
         for attempt in self.attempts:
             fact = self.record.of(attempt.name)
-            problems = [*self._verdict(attempt, fact, attempt.outcome)]
-            for outcome in attempt.others:
-                problems += [f"taken up: {p}" for p in self._verdict(attempt, fact, outcome)]
+            problems = [*self._verdict(attempt, fact, attempt.outcome, attempt.over)]
+            if attempt.taken_up is not None:
+                found = self._verdict(attempt, fact, *attempt.taken_up)
+                problems += [f"taken up: {problem}" for problem in found]
             problems += self._numbers(attempt, fact)
             if problems:
                 what = self.trouble.between(attempt.begun, attempt.over)
@@ -636,8 +639,11 @@ class Round:
             if INTERRUPTED in fact.ends and not meant:
                 self.wrong.append(f"{name} was interrupted, and nobody wanted that")
 
-    def _verdict(self, attempt: Attempt, fact: Fact, outcome: Any) -> Iterator[str]:
+    def _verdict(
+        self, attempt: Attempt, fact: Fact, outcome: Any, known_at: float
+    ) -> Iterator[str]:
         task = attempt.task
+        is_gone = fact.gone_at < known_at
         if isinstance(outcome, Result):
             if SUCCESS not in fact.ends:
                 yield "a result of what did not succeed"
@@ -645,17 +651,21 @@ class Round:
                 yield f"another's result: {outcome.texts}"
             elif task.kind == "pictures":
                 yield from self._pictures(attempt, outcome)
+            elif not (
+                outcome.complete or is_gone or self._was(attempt, "late history", "worker hangs")
+            ):
+                yield "said to be incomplete"
         elif isinstance(outcome, JobFailed):
             if ERROR not in fact.ends:
                 yield "failed, and did not"
             elif (outcome.exception_message or "").strip() != task.text:
                 yield "another's failure"
         elif isinstance(outcome, JobInterrupted):
-            if INTERRUPTED not in fact.ends and not (task.way == "cancel" and fact.is_gone):
+            if INTERRUPTED not in fact.ends and not (task.way == "cancel" and is_gone):
                 yield "interrupted, and was not"
         elif isinstance(outcome, JobLost):
             never_came = attempt.was_uncertain and not fact.puts
-            if not (fact.is_gone or never_came or self._was(attempt, "login page")):
+            if not (is_gone or never_came or self._was(attempt, "login page")):
                 yield "lost, and the server knows it"
         elif isinstance(outcome, JobTimeout):
             yield "hangs"
@@ -681,6 +691,7 @@ class Round:
         if had and fact.puts and most == 1:
             since = max(fact.over_at, attempt.begun)
             late = self.trouble.free(since, attempt.over)
+            self.latest = max(self.latest, late)
             if late > self.grace:
                 yield f"known {late:.1f} s of peace late"
         for told in attempt.told:
@@ -704,7 +715,8 @@ class Round:
         return (
             f"seed {self.seed}: ComfyUI {self.version}, {len(self.attempts)} submissions in "
             f"{self.seconds:.1f} s with {len(self.trouble.log)} faults, {self.requests} requests "
-            f"({self.looks} of the whole queue); {told}"
+            f"({self.looks} of the whole queue), {self.latest:.1f} s of peace from an end to its "
+            f"verdict at most; {told}"
         )
 
 
@@ -732,13 +744,14 @@ def _play(
             for module in (jobs, submission):
                 if hasattr(module, name):
                     patch.setattr(module, name, seconds)
-        longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 8.0, Quick)
+        longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 6.0, Quick)
         one = Round(seed, count, longest, grace, clients)
         one.run()
     print(one.figures, flush=True)
     port_is_quiet = not open_sockets(one.port)
     assert not one.wrong, f"seed {seed}: {len(one.wrong)} wrong\n" + "\n".join(one.wrong[:10])
     assert port_is_quiet, f"seed {seed}: sockets left behind"
+    assert not one.root.exists(), f"seed {seed}: the server's folder left behind"
     assert _open_files() <= before, f"seed {seed}: files left behind"
     return one
 

@@ -1,0 +1,221 @@
+"""What the embedded server bears: many of it, many clients, and wrong arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import requests
+import websocket
+
+from comfy_client import ComfyApi
+from comfy_client.errors import PromptRejected
+from comfy_client.testing import ComfyServer
+
+LIMIT = 60.0
+CLIENTS, PROMPTS = 20, 50
+
+
+def open_files() -> set[str]:
+    """By number; nothing where the system does not tell."""
+    listed = Path("/proc/self/fd")
+    return {entry.name for entry in listed.iterdir()} if listed.exists() else set()
+
+
+def folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("comfy-server-*"))
+
+
+# -- many -------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_fifty_servers():
+    """No thread, port, open file or folder; each was used over HTTP and a socket."""
+
+    def once() -> tuple[Path, int]:
+        with ComfyServer() as server:
+            ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", LIMIT)
+            assert "status" in ws.recv()
+            ws.close()
+            assert requests.get(f"{server.url}/queue", timeout=LIMIT).status_code == 200
+            return server.root, server.port
+
+    once()
+    threads, files = set(threading.enumerate()), open_files()
+    for root, port in [once() for _ in range(50)]:
+        assert not root.exists()
+        with contextlib.closing(socket.socket()) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+    assert set(threading.enumerate()) == threads
+    assert len(open_files()) <= len(files) + 1  # the one that lists them
+
+
+def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path):
+    """Neither a thread nor a folder, whatever was wrong."""
+    with ComfyServer() as server:
+        threads, before = set(threading.enumerate()), folders()
+        with pytest.raises(OSError, match="cannot listen"):
+            ComfyServer(server.port).start()
+        with pytest.raises(ValueError, match="no certificate"):
+            ComfyServer(tls=(tmp_path / "a", tmp_path / "b")).start()
+        assert set(threading.enumerate()) == threads
+        assert folders() == before
+
+
+class Counted:
+    """Shows a text, and counts how often it was run with it."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    runs: ClassVar[Counter[str]] = Counter()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"text": ("STRING", {})}}
+
+    def run(self, text: str) -> dict[str, Any]:
+        self.runs[text] += 1
+        return {"ui": {"text": [text]}}
+
+
+def test_twenty_clients_at_once_lose_none_of_a_thousand_prompts():
+    """Each runs once, by the node's count and the server's, and each client has its own results."""
+    Counted.runs.clear()
+
+    def work(number: int) -> list[str]:
+        texts = [f"client {number}, prompt {index}" for index in range(PROMPTS)]
+        with ComfyApi(server.url) as api:
+            jobs = [
+                api.submit({"1": {"class_type": "Counted", "inputs": {"text": text}}})
+                for text in texts
+            ]
+            results = [job.result(LIMIT) for job in jobs]
+        assert [result.texts for result in results] == [(text,) for text in texts]
+        return [result.prompt_id for result in results]
+
+    with ComfyServer() as server:
+        server.add_node(Counted)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            ids = [one for of_client in pool.map(work, range(CLIENTS)) for one in of_client]
+        history = requests.get(f"{server.url}/history", timeout=LIMIT).json()
+        assert Counter(ran.prompt_id for ran in server.ran) == Counter(ids)
+    assert len(set(ids)) == CLIENTS * PROMPTS
+    assert set(history) == set(ids)
+    assert {entry["status"]["status_str"] for entry in history.values()} == {"success"}
+    assert len(Counted.runs) == CLIENTS * PROMPTS
+    assert set(Counted.runs.values()) == {1}
+
+
+# -- wrong arguments --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer() as running:
+        yield running
+
+
+def test_what_cannot_be_listened_on_is_one_clear_error(server):
+    """A port in use, an address that is not ours."""
+    with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: .*in use"):
+        ComfyServer(server.port).start()
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        ComfyServer(host="192.0.2.1").start()
+
+
+def test_files_that_are_no_certificate_are_one_clear_error(tmp_path):
+    """With their names."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    with pytest.raises(ValueError, match=r"no certificate and key in .*broken\.pem and"):
+        ComfyServer(tls=(broken, broken))
+    with pytest.raises(ValueError, match=r"gone\.pem.*No such file"):
+        ComfyServer(tls=(tmp_path / "gone.pem", broken))
+
+
+WRONG = [
+    ({"prefix": "comfy"}, ValueError, "a prefix looks like '/comfy', not 'comfy'"),
+    ({"prefix": "/comfy/"}, ValueError, "a prefix looks like '/comfy', not '/comfy/'"),
+    ({"prefix": "/"}, ValueError, "a prefix looks like '/comfy', not '/'"),
+    ({"prefix": None}, TypeError, "prefix is a text, not None"),
+    ({"host": 127}, TypeError, "host is a text, not 127"),
+    ({"port": -1}, ValueError, "port is from 0 to 65535, not -1"),
+    ({"port": 65536}, ValueError, "port is from 0 to 65535, not 65536"),
+    ({"port": "80"}, TypeError, "port is a whole number, not '80'"),
+    ({"port": True}, TypeError, "port is a whole number, not True"),
+    ({"max_upload_size": -1}, ValueError, "max_upload_size is 0 or more, not -1"),
+    ({"max_upload_size": 1.5}, TypeError, "max_upload_size is a whole number, not 1.5"),
+    ({"step_seconds": -0.1}, ValueError, "step_seconds is 0 or more, not -0.1"),
+    ({"step_seconds": float("nan")}, ValueError, "step_seconds is 0 or more, not nan"),
+    ({"step_seconds": "fast"}, TypeError, "step_seconds is a number, not 'fast'"),
+    ({"version": "0.1"}, ValueError, "version is one of 2024-03, 0.3.75, 0.8, new, not '0.1'"),
+    ({"version": None}, ValueError, "version is one of 2024-03, 0.3.75, 0.8, new, not None"),
+    ({"tls": "cert.pem"}, TypeError, "tls is an SSL context, or the paths of certificate and key"),
+    ({"tls": ("a", "b", "c")}, TypeError, "tls is an SSL context, or the paths of"),
+    ({"credentials": 5}, TypeError, "credentials are a pair of user and password, or the text"),
+    ({"credentials": ("u",)}, TypeError, "credentials are a pair of user and password"),
+    ({"credentials": ("u", 5)}, TypeError, "credentials are a pair of user and password"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "words"), WRONG, ids=str)
+def test_a_wrong_argument_is_one_clear_error(options, error, words):
+    """Before anything starts."""
+    with pytest.raises(error) as caught:
+        ComfyServer(**options)
+    assert str(caught.value).startswith(words)
+
+
+def test_wrong_credentials_are_not_shown():
+    """They may be a secret, in a place where it does not belong."""
+    with pytest.raises(TypeError) as caught:
+        ComfyServer(credentials=["user", "hidden"])
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_context_of_ones_own_is_taken_as_it_is():
+    """Nothing of it is looked at before a client comes."""
+    assert ComfyServer(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [("EmptyImage", None), (Counted(), None), (None, "a"), (Counted, 5)]
+)
+def test_a_node_that_is_no_class_is_one_clear_error(server, cls, name):
+    """Or one whose name is no text."""
+    with pytest.raises(TypeError, match="a node is a class, and its name a text"):
+        server.add_node(cls, name)
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("EmptyImage", {"width": -1}, "width.*-1"),
+        ("EmptyImage", {"height": 0}, "height.*0"),
+        ("EmptyImage", {"batch_size": -3}, "batch_size.*-3"),
+        ("EmptyImage", {"width": "wide"}, "width.*wide"),
+        ("ImageScaleBy", {"scale_by": -0.5}, "scale_by.*-0.5"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_words(server, class_type, inputs, words):
+    """As the real server refuses them, before anything runs."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
+    graph: dict[str, Any] = {"1": {"class_type": "EmptyImage", "inputs": size}}
+    scale = {"image": ["1", 0], "upscale_method": "area", "scale_by": 1.0}
+    graph["2"] = {"class_type": "ImageScaleBy", "inputs": scale}
+    graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+    place = "1" if class_type == "EmptyImage" else "2"
+    graph[place]["inputs"] |= inputs
+    with ComfyApi(server.url) as api, pytest.raises(PromptRejected, match=words):
+        api.run(graph, timeout=LIMIT)
