@@ -197,7 +197,8 @@ class ComfyApi(
         self._jobs = Jobs(self)
         self._status_at = float("-inf")  # when the socket last told the queue's state
         self._queue_remaining: int | None = None
-        self._advanced_at = float("-inf")  # when a prompt left the queue, of whomever
+        self._departed = 0  # how many prompts left the queue, of whomever ...
+        self._advanced_at = float("-inf")  # ... and when one did last
         self._wants_logs = False
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
@@ -773,7 +774,9 @@ class ComfyApi(
             self._jobs.handle(event)
 
     def _count(self, remaining: int | None) -> None:
-        if (remaining or 0) < (self._queue_remaining or 0):
+        gone = (self._queue_remaining or 0) - (remaining or 0)
+        if gone > 0:
+            self._departed += gone
             self._advanced_at = time.monotonic()
         self._queue_remaining = remaining
 

@@ -601,14 +601,21 @@ def _connect(
 
 def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
     """A connection through an HTTP proxy."""
-    parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    try:
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+        proxy_port = parts.port or 80
+    except ValueError:  # its words may repeat the password
+        raise ServerUnreachable(
+            "the proxy for the event socket is no URL: look at proxies= or the environment",
+            retryable=False,
+        ) from None
     if parts.scheme != "http":
         raise ServerUnreachable(
             f"the event socket goes through http proxies only, not {parts.scheme!r}; "
             "use transport='poll'",
             retryable=False,
         )
-    line = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
+    line = http.client.HTTPConnection(parts.hostname or "", proxy_port, timeout=timeout)
     headers = {}
     if parts.username is not None:
         pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 import attrs
 
@@ -165,6 +165,7 @@ class _Redactor:
     def _learn(self) -> None:
         """Whatever was given to the client, or stands in the environment, that may be secret."""
         http = self._api._http
+        http.tell_secrets(self._secrets)
         session = http._session
         words = [self._api.client_id, http._user or ""]
         for holder in (session.auth, http.credentials):
@@ -174,11 +175,6 @@ class _Redactor:
             value = os.environ.get(http.credentials.variable, "")
             words += [value, *value.split(":", 1)]
         words += [str(cookie.value) for cookie in session.cookies]
-        self._secrets.add_headers(http._given_headers)
-        if http._template is not None:  # else nothing was sent yet
-            query = urlsplit(http._template.url or "").query
-            words += [value for _, value in parse_qsl(query)]
-            self._secrets.add_headers(http._template.headers)
         proxies = [*(http._proxies or {}).values(), *session.proxies.values()]
         proxies += [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
         for proxy in proxies:

@@ -212,6 +212,8 @@ class Http:
             if changed or self._template is None:
                 self._applied = applied
                 self._template = self._prepare(applied)
+                if self.recorder is not None:  # before anybody sends them
+                    self.tell_secrets(self.recorder.secrets)
         if changed:
             _hide_in_logs(applied)
             self._warn_of_open_password(applied)
@@ -270,14 +272,15 @@ class Http:
         given = {name.lower() for name in (*headers, *self._session.headers)}
         if "cookie" not in given:  # the jar's may change, so each request asks it
             template.headers.pop("Cookie", None)
-        if self.recorder is not None:
-            self._tell_secrets(self.recorder.secrets, template)
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
 
-    def _tell_secrets(self, secrets: Secrets, template: requests.PreparedRequest) -> None:
-        secrets.add_headers(template.headers)
-        secrets.add_query((template.url or "").partition("?")[2])
+    def tell_secrets(self, secrets: Secrets) -> None:
+        """What we were given so far to prove who we are, to the server and to proxies."""
+        secrets.add_headers(self._given_headers)
+        if self._template is not None:  # else nothing was sent yet
+            secrets.add_headers(self._template.headers)
+            secrets.add_query((self._template.url or "").partition("?")[2])
         for proxy in self.proxies.values():
             secrets.add_url(proxy)
         auth = self._session.auth

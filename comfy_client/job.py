@@ -71,6 +71,7 @@ class Known:
     running_since: float | None = None  #: Whoever said so.
     number: float | None = None  #: Its place in the order, low first.
     ahead: int | None = None  #: Prompts before it, as the queue said last.
+    turn: int = 0  #: When so many prompts have left the queue, this one may have.
     news_at: float = attrs.field(factory=time.monotonic)
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.

@@ -392,13 +392,15 @@ class Jobs:
 
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""
+        departed = self._api()._departed
         with self._lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.
             soon = max(time.monotonic(), self._lookout.at + POLL_LONGEST)
             for job in self._jobs.values():
-                if job._known.is_elsewhere:
-                    job._known.check_at = min(job._known.check_at, soon)
-            self._bell.ring()
+                known = job._known
+                if known.is_elsewhere and departed >= known.turn and soon < known.check_at:
+                    known.check_at = soon
+                    self._bell.ring()
 
     def _attribute(self, event: PreviewEvent | ProgressText) -> PreviewEvent | ProgressText:
         """What comes without a prompt belongs to the one that runs."""
@@ -588,8 +590,7 @@ class Jobs:
                 standing = self._stand(api, jobs, due)
             # What one look tells of the others need not be asked again soon.
             others = [job for job in jobs if standing and job.prompt_id in standing]
-            asked = [*due, *(job for job in others if job not in due)]
-            for job in asked:
+            for job in dict.fromkeys([*due, *others]):
                 at_fault = [job]  # its record may be what cannot be read; others go on
                 told = job._known.awaits_history
                 waits = not told and standing is not None and job.prompt_id in standing
@@ -671,6 +672,7 @@ class Jobs:
         job.graph = job.graph or standing.graphs.get(job.prompt_id, {})
         before = (known.ahead, known.running_since is None)
         ahead = standing.ahead(job.prompt_id)
+        known.turn = standing.departed + (ahead or 0) + 1
         if ahead is None:
             known.runs()
         elif known.running_since is None:

@@ -102,10 +102,11 @@ def _stream(
                     has_more = False
                     break
                 prompt_id = api.generate_id()
-                window[prompt_id] = None  # Ctrl-C may come while it is sent
                 try:
+                    workflow = make(item)
+                    window[prompt_id] = None  # Ctrl-C may come while it is sent
                     window[prompt_id] = submit_patiently(
-                        api, make(item), patient=patient, prompt_id=prompt_id, **options
+                        api, workflow, patient=patient, prompt_id=prompt_id, **options
                     )
                     patient = True
                 except ComfyError as exc:

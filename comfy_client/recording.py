@@ -391,19 +391,20 @@ class Exchange:
     def _sent(self, body: bytes | str | Form | None) -> Any:
         if body is None or isinstance(body, Form):
             return None if body is None else self._hidden(body.facts)
-        if len(body) > WHOLE:
-            return _noted(body if isinstance(body, bytes) else body.encode(), self._secrets)
-        try:
-            text = body if isinstance(body, str) else body.decode("utf-8")
-        except UnicodeDecodeError:
-            return _noted(bytes(body), self._secrets)  # type: ignore[arg-type]
-        try:
-            value = json.loads(text)
-            self._secrets.add_named(value)
-            return self._hidden(value)
-        except (ValueError, RecursionError):
-            self._secrets.add_named(dict(parse_qsl(text[: WHOLE >> 6])))  # perhaps a form
-            return self._secrets.hide_text(text)
+        data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode()
+            is_kept = len(data) <= WHOLE
+            try:
+                value = json.loads(text)
+                self._secrets.add_named(value)  # of what is not kept, too: it may come back
+                if is_kept:
+                    return self._hidden(value)
+            except (ValueError, RecursionError):
+                self._secrets.add_named(dict(parse_qsl(text[: WHOLE >> 6])))  # perhaps a form
+                if is_kept:
+                    return self._secrets.hide_text(text)
+        return _noted(data, self._secrets)
 
     def _hidden(self, value: Any) -> Any:
         hide = self._secrets.hide

@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 STARS: Final = "***"
 
@@ -176,8 +176,8 @@ class Secrets:
 
     def add_url(self, url: str) -> None:
         """The password in the URL of a proxy."""
-        parts = urlsplit(url if "//" in url else f"//{url}")
-        name, password = parts.username or "", parts.password or ""
+        # Not by urlsplit, which raises for what is no URL.
+        name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
         # Some proxies take the token for a name, and nothing for a password.
         words = [password, unquote(password)] if password else [name, unquote(name)]
         pair = f"{unquote(name)}:{unquote(password)}".encode()
@@ -252,9 +252,9 @@ class Secrets:
             raise RecursionError("nested too deeply")
         if isinstance(value, Mapping):
             return {
-                self._hide_key(key): STARS
-                if isinstance(each, str) and each and is_secret_name(key)
-                else self.hide(each, all_texts=all_texts, depth=depth + 1)
+                self._hide_key(key): self.hide(
+                    each, all_texts=all_texts or _is_secret(key, each), depth=depth + 1
+                )
                 for key, each in value.items()
             }
         if isinstance(value, list):
@@ -309,13 +309,18 @@ def _words_of_header(name: str, value: str) -> Iterator[str]:
         yield pair.partition(":")[2] or pair
 
 
-def _named(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            if isinstance(each, str) and is_secret_name(str(key)):
-                yield each
-            else:
-                yield from _named(each)
+def _is_secret(name: str, value: Any) -> bool:
+    """Whether all texts in a value are secret, by its name; a list may be a link to a node."""
+    return not isinstance(value, list) and is_secret_name(str(name))
+
+
+def _named(value: Any, is_secret: bool = False) -> Iterator[str]:
+    if isinstance(value, str):
+        if is_secret:
+            yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _named(each, is_secret or _is_secret(name, each))
     elif isinstance(value, list):
         for each in value:
-            yield from _named(each)
+            yield from _named(each, is_secret)

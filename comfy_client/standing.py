@@ -47,6 +47,7 @@ class Standing:
     pending: tuple[str, ...]
     #: Workflows by prompt_id, where the answer had them.
     graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    departed: int = 0  #: How many had left the queue before, by the client's count.
 
     @cached_property
     def _places(self) -> Mapping[str, int]:
@@ -77,7 +78,7 @@ class Lookout:
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
         """``GET /api/jobs``, ComfyUI 0.8; else, and for the graphs, ``GET /queue``."""
-        at = time.monotonic()
+        at, departed = time.monotonic(), api._departed
         generation = api._connection.generation
         standing = self._listed(api) if self._lists_jobs and not graphs else None
         if standing is None:
@@ -87,6 +88,7 @@ class Lookout:
                 pending=tuple(item.prompt_id for item in queue.pending),
                 graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
             )
+        standing = attrs.evolve(standing, departed=departed)
         self._last, self.at = (standing, generation), at
         return standing
 

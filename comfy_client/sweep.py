@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from .errors import (
+    ApiError,
     ComfyError,
     JobError,
     JobFailed,
@@ -171,7 +172,6 @@ class _Sweeper:
         self._flights: dict[str, _Flight] = {}  # of the same prompts
         self._is_patient = False  # the server has answered once
         self._secrets = Secrets()
-        self._secrets.add_headers(api._http._applied.headers)
         varied = [{axis.input: value} for axis in grid.axes for value in axis.values]
         self._secrets.add_named([grid.workflow(0).to_dict(), varied, options])
 
@@ -335,6 +335,7 @@ class _Sweeper:
 
     def _record_of(self, row: SweepRow) -> dict[str, Any]:
         """The params are left out: they are in the grid, and may be anybody's secrets."""
+        self._api._http.tell_secrets(self._secrets)  # now: they may have changed
         record = {
             "point": row.index,
             "prompt_id": row.prompt_id,
@@ -431,7 +432,9 @@ def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
 # -- errors and JSON ----------------------------------------------------------------------
 
 _JOB_ERRORS: Final = {kind.__name__: kind for kind in (JobFailed, JobInterrupted, JobLost)}
-_REFUSALS: Final = {kind.__name__: kind for kind in (PromptRejected, WorkflowError, UploadTooLarge)}
+_REFUSALS: Final = {
+    kind.__name__: kind for kind in (ApiError, PromptRejected, WorkflowError, UploadTooLarge)
+}
 
 
 def _error_record(error: ComfyError) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy_client.jobs
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, Sweep
 from comfy_client.journal import Journal
 
 if TYPE_CHECKING:
@@ -105,6 +105,17 @@ def prompts(api: ComfyApi) -> Counter[tuple[Any, ...]]:
         (entry.workflow["3"]["inputs"]["seed"], entry.workflow["1"]["inputs"]["name"])
         for entry in api.get_histories(None).values()
     )
+
+
+def texts(rows: Sweep) -> list[str | None]:
+    """What was kept, by row."""
+    return [row.result.texts[0] if row.result else None for row in rows]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """What stands in a journal; not what is torn."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 # -- the process that is killed -------------------------------------------------------------

@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_client import ComfyApi
 from comfy_client.connection import Timing
+
+T = TypeVar("T")
 
 #: Patience that makes faults quick to see.
 FAST = Timing(dial=2.0, ping=0.2, dead=1.0, poll=0.1, pause=0.05, cap=0.3)
@@ -37,12 +39,13 @@ class Heard:
         return [event.name for event in self.events if event.name in kept]
 
 
-def until(predicate: Callable[[], object], timeout: float = 10.0) -> None:
-    """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
+def until(found: Callable[[], T], timeout: float = 30.0) -> T:
+    """Wait until something is true, and return it; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
-    while not predicate():
+    while not (value := found()):
         assert time.monotonic() < end, f"did not come true within {timeout} s"
         time.sleep(0.005)
+    return value
 
 
 def open_sockets(port: int) -> list[socket.socket]:

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from comfy_client.cli import main
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.heard import until
 
 LIMIT = 30.0  # seconds for what should take a moment
 PACKAGE = Path(comfy_client.__file__).parent
@@ -63,14 +63,6 @@ def started(*args: object, first: str = "", **options: Any) -> Iterator[subproce
             yield process
         finally:
             process.kill()
-
-
-def until(found: Callable[[], Any]) -> Any:
-    end = time.monotonic() + LIMIT
-    while not (value := found()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return value
 
 
 def line_with(process: subprocess.Popen[str], words: str) -> str:

@@ -618,6 +618,18 @@ def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, comfy: ComfyServer
     assert "secret" not in str(link.error)
 
 
+@pytest.mark.parametrize("proxy", ["http://u:secret@[x", "http://u:secret@proxy:port"])
+def test_a_proxy_that_is_no_url_is_refused_in_words(make: Make, proxy: str) -> None:
+    """The thread lives on, and nothing of the URL is told."""
+    owner, link = make("http://x", start=False)
+    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=proxy)
+    link.start()
+    until(lambda: link.error is not None)
+    assert link.is_hopeless
+    assert "proxies=" in str(link.error)
+    assert "secret" not in str(link.error)
+
+
 def test_a_proxy_of_another_kind_is_refused_in_words(make: Make) -> None:
     """Only http proxies carry the socket; what will not mend is hopeless."""
     owner, link = make("http://x", start=False)

@@ -11,18 +11,17 @@ from types import SimpleNamespace
 import pytest
 
 from comfy_client.connection import State
-from comfy_client.errors import JobError, JobFailed, JobInterrupted, JobTimeout
+from comfy_client.errors import JobFailed, JobTimeout
 from comfy_client.events import (
     Executing,
     PreviewEvent,
     Progress,
+    ProgressState,
     execution_error,
-    execution_interrupted,
     execution_success,
 )
 from comfy_client.job import Job, wait
 from comfy_client.outputs import make_result
-from comfy_client.verdicts import error_of, with_finality
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -144,6 +143,103 @@ def test_after_a_fork_a_job_begins_anew(job):
     assert job.result(0) is RESULT
 
 
+def test_a_job_by_another_id_ends_with_it(job):
+    """Both hear what comes from now on, and know the same."""
+    twin = Job(Client(), "by-another-id", {})
+    events = twin.events()
+    job._hear(progress(1))
+    twin._join(job)
+    job._known.told = SUCCESS
+    job._hear(SUCCESS)
+    late = Job(Client(), "by-a-third", {})
+    late._join(job)
+    job._settle(RESULT)
+    assert (twin.prompt_id, twin.graph) == ("the-id", GRAPH)
+    assert twin.result(0) is late.result(0) is RESULT
+    assert list(events) == list(late.events()) == [SUCCESS]
+
+
+# -- how far it is -----------------------------------------------------------------------
+
+
+def wide(*node_ids):
+    return Job(Client(), "the-id", {node_id: {"class_type": "A"} for node_id in node_ids})
+
+
+def runs(job, node_id):
+    """What ``Jobs`` notes of an ``executing`` event."""
+    job._known.runs()
+    job._known.node = node_id
+    job._known.visited.add(node_id)
+
+
+def states(**nodes):
+    data = {node_id.strip("_"): {"state": state} for node_id, state in nodes.items()}
+    return ProgressState(name="progress_state", raw={"nodes": data})
+
+
+def test_a_node_that_runs_again_is_the_one_that_runs():
+    """As one that asked for an input which was not worked out yet."""
+    job = wide("1", "2")
+    for node_id in ("2", "1", "2"):
+        runs(job, node_id)
+    assert job.progress.node_id == "2"
+    assert job.progress.fraction == 0.5
+
+
+def test_a_node_is_not_through_before_those_that_it_expanded_into():
+    """Whether or not the server tells states; steps inside count for nothing."""
+    job = wide("1", "2")
+    runs(job, "1")
+    runs(job, "1.0.0.1")
+    job._known.step = Progress(name="progress", node="1.0.0.1", value=3, max=3)
+    assert (job.progress.fraction, job.progress.step) == (0.0, 3)
+    runs(job, "1.0.0.2")
+    job._known.states = states(_1="running", **{"1.0.0.1": "finished", "1.0.0.2": "running"})
+    assert job.progress.fraction == 0.0
+    job._known.states = states(_1="finished")
+    assert job.progress.fraction == 0.5
+
+
+def test_a_job_that_failed_stays_where_it_was():
+    """Also if nobody looked before."""
+    job = wide("1", "2")
+    runs(job, "1")
+    runs(job, "2")
+    job._settle(JobFailed("broken", prompt_id="the-id"))
+    assert job.progress.fraction == 0.5
+
+
+def test_progress_may_be_read_while_it_is_written(job):
+    """By any thread, at any moment."""
+    stop = threading.Event()
+
+    def write():
+        number = 0
+        while not stop.is_set():
+            runs(job, f"3.{number % 5000}")
+            number += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(3000):
+            assert job.progress.title in (None, "Sampler")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_queue_that_moves_is_news_only_while_it_waits(job):
+    """What runs is not helped by others that end."""
+    job._api._advanced_at = time.monotonic() + 100
+    assert job._slice(None, 5.0) > 0
+    job._known.news_at -= 10
+    assert job._slice(None, 5.0) > 0
+    job._known.runs()
+    assert job._slice(None, 5.0) <= 0
+
+
 # -- waiting with callbacks --------------------------------------------------------------
 
 
@@ -222,53 +318,3 @@ def test_whoever_leaves_leaves_no_growing_queue(job):
         wait(job, 5, on_progress=leave)
     assert "goes on" in caught.value.__notes__[0]
     assert not job._taps
-
-
-# -- small parts -------------------------------------------------------------------------
-
-
-def test_a_failure_says_where_and_what():
-    """Title and class come from the workflow."""
-    said = {
-        "prompt_id": "the-id",
-        "node_id": "3",
-        "exception_type": "torch.OutOfMemoryError",
-        "exception_message": "CUDA out of memory\n",
-        "traceback": ["a\n", "b\n"],
-        "current_inputs": {"seed": [1]},
-    }
-    error = error_of(execution_error(said), "the-id", GRAPH)
-    assert isinstance(error, JobFailed)
-    assert "node 3 'Sampler' (KSampler)" in str(error)
-    assert (error.title, error.class_type, error.traceback) == ("Sampler", "KSampler", "a\nb\n")
-    assert error.is_oom
-    assert "free_memory" in error.__notes__[0]
-
-
-@pytest.mark.parametrize(
-    "said",
-    [{}, {"node_id": None}, {"node_id": 7, "traceback": "text", "current_inputs": []}],
-)
-@pytest.mark.parametrize("make", [execution_error, execution_interrupted])
-def test_a_failure_that_says_little_is_one_all_the_same(make, said):
-    """Whatever is missing."""
-    error = error_of(make(said), "the-id", GRAPH)
-    assert isinstance(error, JobError)
-    assert isinstance(error, JobFailed if make is execution_error else JobInterrupted)
-    assert str(error)
-
-
-@pytest.mark.parametrize(
-    ("event", "final"),
-    [
-        (preview("9"), True),
-        (preview("3"), False),
-        (preview("9.0.1"), True),
-        (preview("77"), False),
-        (preview("3", real_node_id="9"), True),
-        (preview(None), False),
-    ],
-)
-def test_a_picture_is_final_by_the_class_of_its_node(event, final):
-    """Not by its kind."""
-    assert with_finality(event, GRAPH).final is final

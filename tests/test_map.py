@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from tests.grids import LIMIT, WORKFLOW, Record, furnish
+from tests.heard import until
 
 
 @pytest.fixture
@@ -52,13 +53,6 @@ def seeds(numbers: Any) -> Iterator[dict[str, Any]]:
 
 def texts(results: Any) -> list[Any]:
     return [each.texts[0] if isinstance(each, Result) else type(each) for each in results]
-
-
-def until(predicate: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.005)
 
 
 def test_one_workflow_with_params_gives_a_result_for_each_in_their_order(api, record) -> None:
@@ -268,6 +262,13 @@ def test_wrong_arguments_are_told_at_once(api) -> None:
         api.map(WORKFLOW)
     with pytest.raises(TypeError, match="a workflow is a path"):
         api.map([WORKFLOW], [{}])
+
+
+def test_params_that_are_no_list_of_dicts_are_told_with_the_first(server, api) -> None:
+    """A grid is for sweep; nothing was sent, so nothing is taken back."""
+    with pytest.raises(TypeError, match=r"params are a dict .*: 'Make.seed'"):
+        next(api.map(WORKFLOW, {"Make.seed": range(8)}))
+    assert not [request for request in server.requests if request.method == "POST"]
 
 
 def test_what_the_iterable_raises_comes_through(api, record) -> None:

@@ -592,6 +592,20 @@ def test_a_secret_in_a_request_is_nowhere(
     assert_nowhere(secret, path)
 
 
+def test_a_secret_in_a_request_that_is_too_long_to_keep_is_known_all_the_same(
+    server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may repeat it in an answer that is short."""
+    monkeypatch.setattr(recording, "WHOLE", 1000)
+    told = server.on("POST", "/tell", (200, {}, {"said": f"you have the key {SECRET}"}))
+    with told, ComfyApi(server.url, record=path) as api:
+        body = {"filler": "x" * 1000, "api_key": SECRET}
+        assert SECRET in api.fetch_api("/tell", "POST", json=body).text
+    (row,) = [row for row in rows(path) if row.get("path") == "/api/tell"]
+    assert row["response"] == {"said": "you have the key ***"}
+    assert_nowhere(SECRET, path)
+
+
 def test_what_a_server_has_in_its_queue_is_hidden_by_its_name(
     server: ComfyServer, path: Path
 ) -> None:

@@ -66,6 +66,18 @@ def test_json_keeps_its_form(secrets: Secrets) -> None:
     assert secrets.hide({"a": ["x", {"b": 1}]}, all_texts=True) == {"a": ["***", {"b": 1}]}
 
 
+def test_all_that_stands_below_a_secret_name_is_secret() -> None:
+    """But a list beside it, which may be a link to a node, is not."""
+    value = {"credentials": {"user": "somebody", "deep": [{"x": "hf_12345678"}]}, "token": ["4", 0]}
+    secrets = Secrets()
+    secrets.add_named([value])
+    assert secrets.hide(value) == {
+        "credentials": {"user": "***", "deep": [{"x": "***"}]},
+        "token": ["4", 0],
+    }
+    assert secrets.hide_text("sent hf_12345678 by somebody") == "sent *** by ***"
+
+
 def test_bytes_keep_their_length(secrets: Secrets) -> None:
     """So a frame or a picture keeps its form."""
     data = b"\x89PNG" + SECRET.encode() + b"\x00"

@@ -10,23 +10,25 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client import (
+    ApiError,
+    BearerCredentials,
     ComfyApi,
     JobFailed,
     PromptRejected,
+    QueryCredentials,
     ServerUnreachable,
-    Sweep,
     SweepRow,
     Workflow,
     WorkflowError,
@@ -35,7 +37,8 @@ from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.grid import Grid, downstream, find_input
 from tests.conftest import load_workflow
-from tests.grids import GRID, LIMIT, POINTS, WORKFLOW, Record, furnish, prompts
+from tests.grids import GRID, LIMIT, POINTS, WORKFLOW, Record, furnish, lines, prompts, texts
+from tests.heard import until
 
 
 @pytest.fixture
@@ -58,23 +61,6 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
     return tmp_path / "sweep.jsonl"
-
-
-def until(predicate: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.005)
-
-
-def texts(rows: Sweep) -> list[str | None]:
-    return [row.result.texts[0] if row.result else None for row in rows]
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """What stands in a journal; not what is torn."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 # -- the grid ---------------------------------------------------------------------------------
@@ -379,8 +365,6 @@ def test_an_id_is_on_the_disk_before_the_prompt_is_sent(api, record, journal, mo
 def test_no_secret_comes_into_the_journal(journal) -> None:
     """Neither keys for partner nodes, nor credentials, nor values of the grid."""
     with ComfyServer(credentials="the-bearer-token") as server:
-        from comfy_client import BearerCredentials
-
         record = furnish(server)
         record.failing = {1}
         graph = copy.deepcopy(WORKFLOW)
@@ -400,6 +384,42 @@ def test_no_secret_comes_into_the_journal(journal) -> None:
         *("the-bearer-token", "sk-very-secret-key", "comfy-partner-key", "partner-token"),
     ):
         assert secret not in text
+
+
+@pytest.mark.parametrize("place", ["query", "header", "session", "callable"])
+def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
+    server, journal, place
+) -> None:
+    """Wherever they were given; the client need not have connected before."""
+    secret = "very-secret-word"
+
+    class Echo:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"n": ("INT", {})}}
+
+        def run(self, n: int) -> None:
+            raise RuntimeError(f"who asks with {secret}?")
+
+    server.add_node(Echo)
+    session = requests.Session()
+    session.auth = ("me", secret)
+    how: dict[str, Any] = {
+        "query": {"credentials": QueryCredentials("token", secret)},
+        "header": {"headers": {"X-Who": secret}},
+        "session": {"session": session},
+        "callable": {"credentials": lambda: BearerCredentials(secret)},
+    }
+    graph = {"1": {"class_type": "Echo", "inputs": {"n": 0}}}
+    with session, contextlib.closing(ComfyApi(server.url, **how[place])) as api:
+        (row,) = api.sweep(graph, {"Echo.n": [1]}, journal=journal)
+    assert isinstance(row.error, JobFailed)
+    assert "who asks with ***?" in journal.read_text()
+    assert secret not in journal.read_text()
 
 
 @pytest.mark.parametrize(
@@ -495,6 +515,17 @@ def test_failed_rows_run_again_when_told(api, record, journal) -> None:
     again = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(again) == texts(rows)
     assert all(row.from_journal for row in again)
+
+
+def test_a_graph_that_the_server_stumbled_over_is_told_the_same_again(
+    server, api, record, journal
+) -> None:
+    """An ApiError stays one."""
+    with server.faults.answer("POST", "/prompt", (500, {}, {"error": "boom"})):
+        (row,) = api.sweep(WORKFLOW, {"Make.seed": [5]}, journal=journal)
+    (again,) = api.sweep(WORKFLOW, {"Make.seed": [5]}, journal=journal)
+    assert type(row.error) is type(again.error) is ApiError
+    assert str(again.error) == str(row.error)
 
 
 def test_ctrl_c_and_the_same_call_again_runs_nothing_twice(api, record, journal) -> None:

@@ -17,8 +17,10 @@ A node is a class after ComfyUI's V1 conventions::
 
 An ``IMAGE`` comes as :class:`~comfy_client.testing.images.Pictures`.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
-hidden inputs, coroutines (one after the other), expansion into other nodes and lazy inputs work
-as there.
+hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
+``check_lazy_status``) and expansion work as there.  A node expands when it returns
+``{"expand": nodes, "result": outputs}``: nodes as in a workflow, whose ids begin with its own
+(hidden ``UNIQUE_ID``), and outputs that may be links to them.
 """
 
 from __future__ import annotations

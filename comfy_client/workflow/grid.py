@@ -153,6 +153,8 @@ def with_params(workflow: Workflow, params: Mapping[str, Any]) -> Workflow:
     Raises:
         WorkflowError: An unknown or ambiguous name, a value that cannot be sent.
     """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params are a dict for each prompt, {{'KSampler.seed': 7}}: {brief(params)}")
     copy = workflow.copy()
     for name, value in params.items():
         node, field = find_input(copy, name)

@@ -16,6 +16,7 @@ text in the place of a picture, and what depends on the random order of sets on 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -37,7 +38,7 @@ from tests.pair import Ask, Run, Side, differences
 pytestmark = pytest.mark.real
 
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "4"))
-COUNT = int(os.environ.get("DIFFERENTIAL_COUNT", "600"))
+COUNT = int(os.environ.get("DIFFERENTIAL_COUNT", "900"))
 VERSIONS = ["0.3.75", "2024-03"]
 CLIENT = "00000000000000000000000000000001"
 
@@ -49,7 +50,6 @@ class Pair:
     version: str
     real: Side
     embedded: Side
-    rng: random.Random
     output_classes: set[str]
     numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(100))
 
@@ -63,18 +63,30 @@ class Pair:
 
     def ask(self, ask: Ask) -> dict[str, Any]:
         """The real one's answer, if it is the other's, too."""
-        answers = [side.ask(ask) for side in self.sides]
+        with self.named(ask):
+            answers = [side.ask(ask) for side in self.sides]
         self.compare(ask, *answers)
         return answers[0]
 
     def compare(self, what: Any, real: Any, embedded: Any) -> None:
         lines = list(differences(real, embedded))
         if lines:
-            pytest.fail(
-                f"DIFFERENTIAL_SEED={SEED}, ComfyUI {self.version}: the answers differ to\n"
-                f"{what}\n\n" + "\n".join(lines[:30]),
-                pytrace=False,
-            )
+            about = f"{self.about}: the answers differ to\n{what}\n\n"
+            pytest.fail(about + "\n".join(lines[:30]), pytrace=False)
+
+    @property
+    def about(self) -> str:
+        """How to have the same again."""
+        return f"DIFFERENTIAL_SEED={SEED} DIFFERENTIAL_COUNT={COUNT}, ComfyUI {self.version}"
+
+    @contextlib.contextmanager
+    def named(self, what: Any) -> Iterator[None]:
+        """An error in here, such as no answer, says what was asked."""
+        try:
+            yield
+        except Exception as exc:
+            exc.add_note(f"{self.about}: on\n{what}")
+            raise
 
     def until_idle(self, running: int = 0) -> None:
         for side in self.sides:
@@ -84,7 +96,8 @@ class Pair:
         """Run a workflow on both; the real one's outputs go in an order of its own."""
         graph = body["prompt"]
         body["number"] = next(self.numbers)  # it may take the other one several attempts
-        real = self.real.run(body, client_id, flags=not self.old)
+        with self.named(json.dumps(body)):
+            real = self.real.run(body, client_id, flags=not self.old)
         sinks = [key for key, node in graph.items() if node["class_type"] in self.output_classes]
         if real.history:
             orders = [[*real.outputs, *(key for key in sinks if key not in real.outputs)]]
@@ -92,7 +105,9 @@ class Pair:
             orders = list(itertools.permutations(sinks))
         for order in orders:
             prompt = in_order(graph, list(order))
-            embedded = self.embedded.run({**body, "prompt": prompt}, client_id, flags=not self.old)
+            again = {**body, "prompt": prompt}
+            with self.named(json.dumps(again)):
+                embedded = self.embedded.run(again, client_id, flags=not self.old)
             if real.history or real.told() == embedded.told():
                 break
         self.compare(json.dumps(body), real.told(), embedded.told())
@@ -117,7 +132,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         sides = Side("the real one", real.port), Side("the embedded one", embedded.port)
         definitions = sides[1].json("/object_info")
         outputs = {name for name, each in definitions.items() if each["output_node"]}
-        yield Pair(version, *sides, random.Random(SEED), outputs)
+        yield Pair(version, *sides, outputs)
 
 
 # -- requests ---------------------------------------------------------------------------
@@ -133,6 +148,7 @@ READ = (*READ, "/global_subgraphs", "/global_subgraphs/x", "/api/jobs", "/node_r
 READ = (*READ, "/view_metadata/loras", "/view_metadata/loras?filename=x.safetensors")
 READ = (*READ, "/view_metadata/x?filename=a.safetensors", "/view_metadata/loras?filename=x")
 READ = (*READ, "/users", "/settings", "/queue", "/prompt")
+READ = (*READ, "/experiment/models/preview/nope/0/x.png")
 TO_POST = ("/prompt", "/queue", "/history", "/free", "/interrupt", "/users", "/settings/x")
 BODIES = (b"", b"{", b"[]", b"{}", b'"x"', b"5", b"null", b'{"delete":5}', b'{"delete":["a"]}')
 BODIES = (*BODIES, b'{"number":"x","prompt":{}}', b'{"prompt":null}', b'{"prompt":[]}')
@@ -143,7 +159,17 @@ CLASSES = (*CLASSES, "LoadImage", "LoadImageMask", "Nope", "a%2Fb", "PrimitiveFl
 FILES = ("a.png", "a b.png", "\u00e4.png", "x.html", "x.js", "x.txt", "x.json", "x", "x.webp")
 TYPES = ("input", "output", "temp", "nope", "")
 FOLDERS = ("", "s", "s/t", "s/../u", "..", "/etc")
-USER_FILES = ("a.txt", "f/a.txt", "f/b.json", "f/g/c.txt", "f", "../x", "../../x", "f/../a.txt")
+USER_FILES = (
+    "a.txt",
+    "p.png",
+    "f/a.txt",
+    "f/b.json",
+    "f/g/c.txt",
+    "f",
+    "../x",
+    "../../x",
+    "f/../a.txt",
+)
 USER_FOLDERS = ("", "f", "f/g", "a.txt", "nope", "..", "../..", "/etc")
 VALUES = (None, True, 5, 2.5, "v", [1], {"a": {"b": []}})
 ORIGINS = ("http://127.0.0.1:<port>", "http://127.0.0.1", "http://127.0.0.1:9", "null", "")

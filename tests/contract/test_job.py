@@ -181,6 +181,25 @@ def test_a_result_tells_seeds_and_whether_anything_ran(api):
     assert second["Save"].images
 
 
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_what_was_never_asked_for_does_not_count_as_run(server, transport):
+    """Whether anything ran is the same by events and by history: an input that is lazy."""
+    if server.version == "2024-03":
+        return  # has none
+    switch = {"class_type": "TestSwitch"}
+    graph = {
+        "1": switch | {"inputs": {"choose": ""}},
+        "2": switch | {"inputs": {"choose": " "}},
+        "3": switch | {"inputs": {"choose": "a", "a": ["1", 0], "b": ["2", 0]}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+    }
+    with ComfyApi(server.url, namespace=blinker.Namespace(), transport=transport) as client:
+        client.run(graph, timeout=LIMIT)
+        again = client.run(graph, timeout=LIMIT)
+    assert "2" not in again.cached_nodes
+    assert again.fully_cached
+
+
 # -- cancelling --------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import gc
 import logging
 import threading
 import time
+import uuid
 from collections import Counter
 from concurrent.futures import as_completed
 from concurrent.futures import wait as wait_for_all
@@ -272,6 +273,62 @@ def test_pictures_that_are_still_on_their_way_are_waited_for(comfy, api):
     result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
     assert len(result.images) == 1
     assert result.complete
+
+
+def trickle(comfy, prompt_id, *, meanwhile):
+    """A picture over a slow line; ``meanwhile(n)`` is called before each of its 40 pieces."""
+    about = b'{"node_id": "9", "prompt_id": "%s"}' % prompt_id.encode()
+    data = frame(2, (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + bytes(3900))
+    for number, start in enumerate(range(0, len(data), 100)):
+        meanwhile(number)
+        comfy.push_raw(data[start : start + 100])
+        threading.Event().wait(0.04)
+
+
+def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, api, monkeypatch):
+    """The ``status`` stands in line behind a picture; a new socket would cost that."""
+    monkeypatch.setattr(jobs, "DEAF", 0.3)
+
+    def late(prompt_id):
+        def end_it(number):
+            if number == 12:
+                comfy.until(lambda: asked(comfy, "/queue"), LIMIT)  # and so was seen to run
+                comfy.faults.withhold("status")
+                comfy.finish(prompt_id, {})
+
+        trickle(comfy, prompt_id, meanwhile=end_it)
+
+    running = say("executing", node="9", display_node="9")
+    comfy.script(START, CACHED, running, late, SUCCESS, OVER)
+    result = api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
+    assert len(result.images) == 1
+    assert len(comfy.hellos) == 1
+
+
+def test_a_submission_over_a_slow_line_does_not_make_it_deaf(comfy, api, monkeypatch):
+    """Its ``status`` stands in line behind a picture of another prompt."""
+    monkeypatch.setattr(jobs, "DEAF", 0.3)
+    half = threading.Event()
+    held = []
+
+    def slow(prompt_id):
+        def half_way(number):
+            if number == 3:
+                held.append(comfy.faults.withhold("status"))
+                half.set()
+
+        trickle(comfy, prompt_id, meanwhile=half_way)
+        held.pop().end()
+
+    running = say("executing", node="9", display_node="9")
+    comfy.script(START, CACHED, running, slow, SUCCESS, Finish({**ENTRY, "outputs": {}}), OVER)
+    first = api.submit(load_workflow("txt2img_websocket"))
+    assert half.wait(LIMIT)
+    comfy.script(*WELL)
+    second = api.submit(GRAPH)
+    assert len(first.result(LIMIT).images) == 1
+    check(second.result(LIMIT))
+    assert len(comfy.hellos) == 1
 
 
 def test_pictures_that_never_come_are_said_to_be_missing(comfy, api, caplog):
@@ -632,6 +689,25 @@ def test_a_login_page_cannot_hide_a_success(comfy, api):
     assert not result.complete
 
 
+def test_a_login_page_ends_what_is_over_though_nobody_said_how(comfy, api):
+    """F18: on a server without ``execution_success``, and the history cannot be read."""
+    told = Told(api)
+    comfy.on("GET", "/history/*", LOGIN)
+    comfy.script(START, ALL_CACHED, OVER)
+    with pytest.raises(UnexpectedResponse):
+        api.run(GRAPH, timeout=LIMIT)
+    assert [e.name for e in told.ends()] == ["job_lost"]
+
+
+def test_a_jobs_api_that_fails_is_done_without():
+    """The queue tells the same."""
+    with ComfyServer(version="0.8") as server:
+        server.script(*WELL)
+        server.on("GET", "/api/jobs", (500, {}, "out of order"))
+        with Impatient(server.url, transport="poll") as api:
+            check(api.run(GRAPH, timeout=LIMIT))
+
+
 def test_one_record_that_cannot_be_read_does_not_hold_up_others(comfy):
     """Each job is asked about for itself."""
     comfy.script(*WELL)
@@ -687,6 +763,38 @@ def test_a_server_that_is_away_is_asked_less_and_less(comfy, api):
     go.set()
     check(job.result(LIMIT))
     check(other.result(LIMIT))
+
+
+def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, api, monkeypatch):
+    """Forty have ended, says the socket, and HTTP answers 503: each would ask for its record."""
+    monkeypatch.setattr(jobs, "LONGEST", 5.0)
+    away = comfy.faults.bad_gateway(503, method="GET", path="/*")
+    comfy.script(START, ALL_CACHED, SUCCESS, Finish(ENTRY), OVER)
+    work = [api.submit(GRAPH) for _ in range(40)]
+    comfy.until(lambda: len(comfy.history) == 40 and away.hits >= 4, LIMIT)
+    assert away.hits < 10
+    away.end()
+    for job in work:
+        check(job.result(LIMIT))
+
+
+def test_a_busy_queue_does_not_hurry_what_fails(comfy, api, monkeypatch):
+    """Of a prompt that was taken up each change of the queue is news, but not at any price."""
+    monkeypatch.setattr(jobs, "LONGEST", 5.0)
+    go = threading.Event()
+    comfy.script(START, go, *WELL[1:])
+    job = api.submit(GRAPH)
+    with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
+        taken = other.job(job.prompt_id)
+        comfy.until(lambda: taken.status == "running", LIMIT)
+        away = comfy.faults.bad_gateway(503, method="GET", path="/*")
+        for _ in range(100):
+            comfy.push_status()
+            threading.Event().wait(0.02)
+        assert away.hits < 12
+        away.end()
+        go.set()
+        check(taken.result(LIMIT))
 
 
 # -- a submission without an answer ------------------------------------------------------
@@ -763,12 +871,62 @@ def test_a_refused_submission_leaves_nothing_behind(comfy, api):
     comfy.until(lambda: told.names("queue_error"), LIMIT)
 
 
+def test_a_refused_submission_ends_for_whoever_took_it_up(comfy, api):
+    """Another thread knew the id that it was given."""
+    entered, go = threading.Event(), threading.Event()
+    failures = []
+
+    def refuse(request):
+        entered.set()
+        go.wait(LIMIT)
+        return 400, {}, {"error": {"type": "prompt_no_outputs"}}
+
+    def submit():
+        try:
+            api.submit(GRAPH, prompt_id=mine)
+        except PromptRejected as exc:
+            failures.append(exc)
+
+    comfy.on("POST", "/prompt", refuse)
+    mine = str(uuid.uuid4())
+    thread = threading.Thread(target=submit)
+    thread.start()
+    assert entered.wait(LIMIT)
+    job = api.job(mine)
+    go.set()
+    thread.join()
+    assert str(job.exception(LIMIT)) == str(failures[0])
+
+
 def test_nobody_there_is_no_uncertainty():
     """Nothing was sent."""
     with ComfyServer() as gone:
         url = gone.url
     with contextlib.closing(ComfyApi(url)) as api, pytest.raises(ServerUnreachable):
         api.run(GRAPH, timeout=LIMIT)
+
+
+# -- taking up ---------------------------------------------------------------------------
+
+
+def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
+    """By the id that we chose and by that of the server: both end, with one end event."""
+    told = Told(api)
+    go = threading.Event()
+    comfy.faults.other_prompt_ids()
+    comfy.script(START, go, *WELL[1:])
+    mine = str(uuid.uuid4())
+    job = api.submit(GRAPH, prompt_id=mine)
+    twin = api.job(mine)
+    events = twin.events()
+    comfy.until(lambda: twin.prompt_id == job.prompt_id, LIMIT)
+    assert twin.status == job.status
+    go.set()
+    check(job.result(LIMIT))
+    check(twin.result(LIMIT))
+    assert [e.name for e in events][-1] == "execution_success"
+    assert [e.name for e in told.ends()] == ["execution_success"]
+    assert not api._jobs._elsewhere
 
 
 # -- waiting -----------------------------------------------------------------------------
@@ -889,6 +1047,26 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, api, call
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
+def test_no_news_is_a_timeout_after_the_end_event_too(comfy, api, callback):
+    """Success was told, and its outputs cannot be read."""
+    comfy.faults.bad_gateway(503, method="GET", path="/history*")
+    comfy.script(START, ALL_CACHED, SUCCESS, OVER)
+    with pytest.raises(JobTimeout, match="no news"):
+        api.run(GRAPH, timeout=LIMIT, stall_timeout=0.5, on_event=callback)
+
+
+@pytest.mark.parametrize("is_mine", [True, False], ids=["behind mine", "behind others'"])
+def test_a_queue_that_moves_is_news(comfy, api, monkeypatch, is_mine):
+    """Between two looks at it, which are rare."""
+    monkeypatch.setattr(jobs, "SILENCE", 10.0)
+    comfy.script(START, lambda _: threading.Event().wait(0.5), *WELL[1:])
+    with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
+        for _ in range(8):
+            (api if is_mine else other).submit(GRAPH)
+        check(api.run(GRAPH, timeout=LIMIT, stall_timeout=2.5))
+
+
+@pytest.mark.parametrize("callback", [None, lambda event: None])
 def test_ctrl_c_leaves_at_once(comfy, api, callback):
     """Also when only the interpreter is told; the client can be used on."""
     go = threading.Event()
@@ -991,6 +1169,24 @@ def test_the_thread_that_asks_ends_when_there_is_nothing_to_ask(comfy, api, monk
     for _ in range(2):
         check(api.run(GRAPH, timeout=LIMIT))
         comfy.until(lambda: not running(), LIMIT)
+
+
+def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, api):
+    """Also where a lock of ours is held: it takes back what waits, and its job's events."""
+    comfy.script(*WELL)
+    job = api.submit(GRAPH)
+    events = job.events()
+    next(events)
+    ended = threading.Event()
+
+    def collect():
+        with api._jobs._lock, job._gate:
+            api._jobs.withdrawn([job])  # what closing the iterator of map() does
+            events.close()
+        ended.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert ended.wait(LIMIT)
 
 
 def test_a_client_that_is_forgotten_takes_its_thread_along(comfy):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,19 @@ from comfy_client import (
 )
 from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
-from tests.grids import GRID, LIMIT, POINTS, WORKFLOW, Record, Victim, furnish, prompts
+from tests.grids import (
+    GRID,
+    LIMIT,
+    POINTS,
+    WORKFLOW,
+    Record,
+    Victim,
+    furnish,
+    lines,
+    prompts,
+    texts,
+)
+from tests.heard import until
 
 
 @pytest.fixture
@@ -51,23 +61,6 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
     return tmp_path / "sweep.jsonl"
-
-
-def until(predicate: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.005)
-
-
-def texts(rows: Sweep) -> list[str | None]:
-    return [row.result.texts[0] if row.result else None for row in rows]
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """What stands in a journal; not what is torn."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, journal) -> None:

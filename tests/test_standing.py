@@ -1,0 +1,211 @@
+"""Who runs and who waits, and for how long a look at that holds."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from comfy_client import standing
+from comfy_client.connection import State
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    NotSupported,
+    RequestTimeout,
+    ServerUnreachable,
+    UnexpectedResponse,
+)
+from comfy_client.models import JobInfo, JobPage, Queue
+from comfy_client.routes.prompts import MARK
+from comfy_client.standing import Lookout, Standing, find, heeds_id, is_away
+
+GRAPH = {"1": {"class_type": "A", "inputs": {}}}
+
+
+def item(number, prompt_id, mark=None):
+    return [number, prompt_id, GRAPH, {} if mark is None else {MARK: mark}, []]
+
+
+class Client:
+    """What a look needs of its client."""
+
+    def __init__(self, *, jobs=None, running=(), pending=()):
+        self._connection = SimpleNamespace(state=State.CONNECTED, generation=1)
+        self._status_at = time.monotonic()
+        self.jobs = jobs
+        self.queue = {"queue_running": list(running), "queue_pending": list(pending)}
+        self.asked = []
+
+    def get_jobs(self, status):
+        self.asked.append("jobs")
+        if isinstance(self.jobs, Exception):
+            raise self.jobs
+        return JobPage(jobs=tuple(JobInfo.from_json(job) for job in self.jobs))
+
+    def get_queue(self):
+        self.asked.append("queue")
+        return Queue.from_json(self.queue)
+
+
+# -- a look ------------------------------------------------------------------------------
+
+
+def test_a_standing_knows_places():
+    """What runs counts as before what waits."""
+    found = Standing(running=("r",), pending=("a", "b"))
+    assert [one in found for one in ("r", "b", "x")] == [True, True, False]
+    assert [found.ahead(one) for one in ("r", "a", "b")] == [None, 1, 2]
+    assert found.first_of({"b", "a"}) == "a"
+    assert found.first_of({"x"}) is None
+
+
+def test_the_jobs_api_is_preferred_but_has_no_graphs():
+    """It carries nobody's workflows; those only the queue tells."""
+    listed = [
+        {"id": "b", "status": "pending", "priority": 7},
+        {"id": "r", "status": "in_progress", "priority": 9},
+        {"id": "a", "status": "pending", "priority": 2},
+        {"id": "c", "status": "pending", "priority": "first"},
+    ]
+    api = Client(jobs=listed, running=[item(9, "r")], pending=[item(7, "b"), item(2, "a")])
+    lookout = Lookout()
+    found = lookout.look(api, graphs=False)
+    assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
+    found = lookout.look(api, graphs=True)
+    assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
+    assert api.asked == ["jobs", "queue"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        NotSupported("no such route", status=404),
+        ApiError("it is broken", status=500),
+        UnexpectedResponse("a page"),
+    ],
+)
+def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(failure):
+    """Nor is one relied on that fails."""
+    api = Client(jobs=failure, pending=[item(2, "a")])
+    lookout = Lookout()
+    assert lookout.look(api, graphs=False).pending == ("a",)
+    assert lookout.look(api, graphs=False).pending == ("a",)
+    assert api.asked == ["jobs", "queue", "queue"]
+
+
+@pytest.mark.parametrize(
+    "failure", [ServerUnreachable("gone"), ApiError("", status=503), AuthenticationError("")]
+)
+def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
+    """The queue would fail as well."""
+    api = Client(jobs=failure)
+    with pytest.raises(type(failure)):
+        Lookout().look(api, graphs=False)
+    assert api.asked == ["jobs"]
+
+
+# -- how long it holds -------------------------------------------------------------------
+
+
+@pytest.fixture
+def looked():
+    """A look, and its client."""
+    api = Client(jobs=[{"id": "a", "status": "pending"}])
+    lookout = Lookout()
+    return lookout, lookout.look(api, graphs=False), api
+
+
+def test_a_look_holds_while_the_socket_says_nothing_new(looked):
+    """Each change of the queue is broadcast."""
+    lookout, found, api = looked
+    assert lookout.still_holds(api) is found
+    api._status_at = time.monotonic()
+    assert lookout.still_holds(api) is None
+
+
+def test_what_changed_during_the_look_may_not_be_in_it(looked):
+    """A ``status`` that came between question and answer."""
+    lookout, _, api = looked
+    api._status_at = lookout.at
+    assert lookout.still_holds(api) is None
+
+
+@pytest.mark.parametrize(
+    "link", [{"state": State.WAITING, "generation": 1}, {"state": State.CONNECTED, "generation": 2}]
+)
+def test_a_look_does_not_outlast_its_socket(looked, link):
+    """Something may have been said while there was none."""
+    lookout, _, api = looked
+    api._connection = SimpleNamespace(**link)
+    assert lookout.still_holds(api) is None
+
+
+def test_a_look_does_not_hold_for_ever(looked, monkeypatch):
+    """The socket may be deaf."""
+    lookout, _, api = looked
+    monkeypatch.setattr(standing, "LOOK_AGAIN", 0.0)
+    assert lookout.still_holds(api) is None
+    assert Lookout().still_holds(api) is None
+
+
+# -- small parts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queue", "single", "recent", "found"),
+    [
+        ([item(1, "mine")], {}, {}, "mine"),
+        ([item(1, "theirs", "mine")], {}, {}, "theirs"),
+        ([], {"mine": {"prompt": item(1, "mine"), "outputs": {}}}, {}, "mine"),
+        ([], {}, {"theirs": {"prompt": item(1, "theirs", "mine"), "outputs": {}}}, "theirs"),
+        ([item(1, "other")], {}, {"old": {"prompt": item(0, "old"), "outputs": {}}}, None),
+    ],
+)
+def test_a_prompt_is_found_by_its_id_or_by_our_mark(queue, single, recent, found):
+    """In the queue, then in its own record, then among the newest records."""
+    answers = {
+        "/queue": {"queue_running": [], "queue_pending": queue},
+        "/history/mine": single,
+        "/history": recent,
+    }
+    http = SimpleNamespace(json=lambda method, route, params, timeout: answers[route])
+    assert find(SimpleNamespace(_http=http), "mine", time.monotonic() + 5) == found
+
+
+@pytest.mark.parametrize(
+    ("version", "heeds"),
+    [
+        ("0.3.56", False),
+        ("0.3.57", True),
+        ("0.3.75-dev", True),
+        ("v0.4.0", True),
+        ("0.26.1", True),
+        ("1.0", True),
+        ("0.2.99", False),
+        ("unknown", False),
+        (None, False),
+    ],
+)
+def test_only_the_version_says_whether_an_interrupt_heeds_the_id(version, heeds):
+    """If in doubt, it does not."""
+    stats = SimpleNamespace(comfyui_version=version)
+    assert heeds_id(SimpleNamespace(get_system_stats=lambda: stats)) is heeds
+
+
+@pytest.mark.parametrize(
+    ("failure", "away"),
+    [
+        (ServerUnreachable("gone"), True),
+        (RequestTimeout("silent"), True),
+        (ApiError("", status=502), True),
+        (ApiError("", status=524), True),
+        (ApiError("", status=500), False),
+        (AuthenticationError("", status=401), False),
+        (UnexpectedResponse("a page"), False),
+    ],
+)
+def test_a_proxy_that_answers_for_a_server_is_no_server(failure, away):
+    """It does not know what became of the request either."""
+    assert is_away(failure) is away

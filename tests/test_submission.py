@@ -1,0 +1,229 @@
+"""What is sent about one prompt, without any server."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from comfy_client import submission
+from comfy_client.errors import (
+    ApiError,
+    ClientClosed,
+    NotSupported,
+    PromptRejected,
+    RequestTimeout,
+    ServerUnreachable,
+    SubmitUncertain,
+)
+from comfy_client.models import Queue, QueuedPrompt
+from comfy_client.submission import post, stop, time_left, warn_or_refuse
+
+GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+RECEIPT = QueuedPrompt("the-id", number=3)
+
+
+def a_job(**known):
+    known = {"started": False, "decided": False, **known}
+    return SimpleNamespace(prompt_id="the-id", graph=GRAPH, _known=SimpleNamespace(**known))
+
+
+# -- exactly once ------------------------------------------------------------------------
+
+
+class Server:
+    """Answers POSTs in turn; ``found`` is what a look for the prompt gives."""
+
+    _http = SimpleNamespace(total_timeout=60.0)
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.posts = 0
+        self.looks = 0
+
+    def _post_prompt(self, body, timeout):
+        self.posts += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What looks for the prompt find, one after the other; the last one again and again."""
+    results = [None]
+
+    def find(api, prompt_id, end):
+        api.looks += 1
+        result = results.pop(0) if len(results) > 1 else results[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(submission, "find", find)
+    monkeypatch.setattr(submission, "LOOK_UP", 0.05)
+    return results
+
+
+def send(server, job=None, *, resubmit=False, pause=lambda seconds: time.sleep(0.01)):
+    return post(server, job or a_job(), {}, None, resubmit=resubmit, pause=pause)
+
+
+def test_an_answer_is_the_receipt(found):
+    """Nothing is looked for."""
+    server = Server(RECEIPT)
+    assert send(server) is RECEIPT
+    assert (server.posts, server.looks) == (1, 0)
+
+
+@pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("no", status=400)])
+def test_what_was_surely_not_taken_is_raised_as_it_is(found, failure):
+    """Nothing was sent, or the server said no."""
+    server = Server(failure)
+    with pytest.raises(type(failure)) as caught:
+        send(server)
+    assert caught.value is failure
+    assert server.looks == 0
+
+
+@pytest.mark.parametrize("failure", [RequestTimeout("silent"), ApiError("", status=504)])
+def test_what_may_have_been_taken_is_looked_for(found, failure):
+    """And not sent again."""
+    found[:] = [ServerUnreachable("gone"), None, "their-id"]
+    server = Server(failure)
+    assert send(server).prompt_id == "their-id"
+    assert (server.posts, server.looks) == (1, 3)
+
+
+def test_an_event_of_it_is_as_good_as_a_look(found):
+    """The socket was quicker."""
+    server = Server(RequestTimeout("silent"))
+    assert send(server, a_job(started=True)).prompt_id == "the-id"
+    assert server.looks == 0
+
+
+def test_what_left_no_trace_is_uncertain(found):
+    """The caller may say that it is to be sent again: twice, and then it is uncertain too."""
+    for resubmit, posts in ((False, 1), (True, 3)):
+        server = Server(*[RequestTimeout("silent")] * posts)
+        with pytest.raises(SubmitUncertain) as caught:
+            send(server, resubmit=resubmit)
+        assert caught.value.prompt_id == "the-id"
+        assert server.posts == posts
+
+
+def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(found):
+    """Looks that failed are no such word."""
+    found[:] = [ServerUnreachable("gone")]
+    server = Server(RequestTimeout("silent"))
+    with pytest.raises(SubmitUncertain):
+        send(server, resubmit=True)
+    assert server.posts == 1
+
+
+def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(found):
+    """That one may still appear."""
+    server = Server(RequestTimeout("silent"), ServerUnreachable("gone"))
+    with pytest.raises(SubmitUncertain):
+        send(server, resubmit=True)
+    assert server.posts == 2
+
+
+def test_closing_the_client_ends_the_search(found):
+    """At once."""
+    with pytest.raises(ClientClosed):
+        send(Server(RequestTimeout("silent")), pause=lambda seconds: True)
+
+
+def test_there_is_always_a_second_to_find_out_what_became_of_it():
+    """However short the caller's patience was."""
+    assert time_left(None, 60.0) == 60.0
+    assert time_left(time.monotonic() - 5, 60.0) == 1.0
+    assert 4 < time_left(time.monotonic() + 5, 60.0) <= 5
+    assert time_left(time.monotonic() + 100, 10.0) == 10.0
+
+
+# -- stopping ----------------------------------------------------------------------------
+
+
+class Queued:
+    """A server whose queue goes through these states, one at each look."""
+
+    def __init__(self, *states, version="0.3.75"):
+        self.states = list(states)
+        self.version = version
+        self.done = []
+        self._http = SimpleNamespace(request=self._request)
+
+    def get_queue(self):
+        state = self.states.pop(0)
+        item = [[0, "the-id", {}, {}, []]]
+        return Queue.from_json(
+            {
+                "queue_running": item if state == "runs" else [],
+                "queue_pending": item if state == "waits" else [],
+            }
+        )
+
+    def get_system_stats(self):
+        return SimpleNamespace(comfyui_version=self.version)
+
+    def delete_from_queue(self, prompt_id):
+        self.done.append(f"delete {prompt_id}")
+
+    def _request(self, method, route, json):
+        self.done.append(f"{route} {json['prompt_id']}")
+
+
+@pytest.mark.parametrize(
+    ("states", "done"),
+    [
+        (["gone"], []),
+        (["waits", "gone"], ["delete the-id"]),
+        (["runs"], ["/interrupt the-id"]),
+        (["waits", "runs"], ["delete the-id", "/interrupt the-id"]),
+    ],
+)
+def test_a_prompt_is_stopped_where_it_is(states, done):
+    """It may begin between look and act."""
+    server = Queued(*states)
+    assert stop(server, a_job(), force=False) is bool(done)
+    assert server.done == done
+
+
+def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
+    """And what merely waits is deleted on any server."""
+    server = Queued("runs", version="0.3.50")
+    with pytest.raises(NotSupported, match="force=True"):
+        stop(server, a_job(), force=False)
+    assert server.done == []
+    assert stop(Queued("runs", version="0.3.50"), a_job(), force=True)
+    assert stop(Queued("waits", "gone", version="0.3.50"), a_job(), force=False)
+
+
+@pytest.mark.parametrize(
+    ("cancel", "note"),
+    [
+        (lambda: True, None),
+        (lambda: False, "had ended"),
+        (ServerUnreachable("gone"), "may go on: gone"),
+    ],
+)
+def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(cancel, note):
+    """A note of the error that is raised either way."""
+
+    def act():
+        if isinstance(cancel, Exception):
+            raise cancel
+        return cancel()
+
+    job = a_job()
+    job.node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
+    job.cancel = act
+    with pytest.raises(PromptRejected) as caught:
+        warn_or_refuse(job, strict=True)
+    notes = getattr(caught.value, "__notes__", [])
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
