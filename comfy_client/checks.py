@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from . import credentials as creds
@@ -37,6 +37,7 @@ from .wire import HELLO, decode_binary, decode_text
 
 if TYPE_CHECKING:
     from .client import ComfyApi
+    from .doctor import Redactor
 
 log = logging.getLogger("comfy_client")
 
@@ -64,16 +65,6 @@ class Found(NamedTuple):
     state: CheckState
     found: str
     advice: str = ""
-
-
-class Redactor(Protocol):
-    """Takes out of a text what nobody else should read."""
-
-    def __call__(self, text: str) -> str:
-        """Of a text of ours."""
-
-    def told(self, text: object) -> str:
-        """Of what others wrote."""
 
 
 class Visit:
@@ -112,16 +103,18 @@ class Visit:
         """One check, in a thread that is left alone when it does not come back."""
         begun = time.monotonic()
         self.check_end = min(self.end, begun + limit)
-        told: queue.SimpleQueue[Found | BaseException] = queue.SimpleQueue()
+        told: queue.SimpleQueue[Found | ClientClosed] = queue.SimpleQueue()
 
         def work() -> None:
             try:
                 told.put(check(self))
-            except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
+            except ClientClosed as exc:
                 told.put(exc)
+            except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
+                told.put(Found("failed", self.redact.told(exc) or type(exc).__name__))
             except Exception as exc:
                 log.exception("a defect of comfy_client's doctor, in its check %r", name)
-                told.put(exc)
+                told.put(Found("unknown", f"a defect of comfy_client: {type(exc).__name__}"))
 
         thread = threading.Thread(target=work, name=f"comfy-doctor-{name}", daemon=True)
         thread.start()
@@ -133,14 +126,9 @@ class Visit:
         except queue.Empty:
             self.cut()
             return Found("failed", f"did not come to an end within {self.check_end - begun:.1f} s")
-        if isinstance(result, Found):
-            return result
         if isinstance(result, ClientClosed):
             raise result
-        text = self.redact.told(result) or type(result).__name__
-        if isinstance(result, ComfyError | OSError | ValueError | TypeError | Warning):
-            return Found("failed", text)
-        return Found("unknown", f"a defect of comfy_client: {type(result).__name__}")
+        return result
 
     def hold(self, sock: socket.socket) -> None:
         """From now on :meth:`cut` ends whatever this socket waits for."""

@@ -361,13 +361,14 @@ def serve(
         previews=not no_previews,
         step_seconds=step_seconds,
     )
-    with server:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
-            click.echo("Ctrl-C stops it.")
-            while True:
-                time.sleep(3600)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        stack.callback(server.stop)  # it may be told to end while it starts
+        server.start()
+        click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
+        click.echo("Ctrl-C stops it.")
+        while True:
+            time.sleep(3600)
 
 
 def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:

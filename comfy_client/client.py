@@ -555,9 +555,10 @@ class ComfyApi(
         With a ``journal`` (JSON lines, readable by its owner only, no keys in it) the same
         call carries on after whatever ended it: rows that have ended are taken from the file,
         and prompts that are under way or ended meanwhile are taken up by their ids.  None runs
-        twice, unless the server forgot it (a restart, its queue or history cleared): then its
-        result was not had, and it is submitted again, three times at most.  Pictures of
-        ``SaveImageWebsocket`` are not kept in it.
+        twice, unless the server forgot it (a restart, its queue or history cleared), or got
+        it later than it was looked for (an answer did not come, for ten seconds and more):
+        then its result was not had, and it is submitted again, three times at most.
+        Pictures of ``SaveImageWebsocket`` are not kept in it.
 
         When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
         and the one that runs goes on.  A server that goes away meanwhile is waited for.

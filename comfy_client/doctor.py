@@ -130,7 +130,7 @@ def _hanging(label: str, text: str) -> list[str]:
 # -- what is not shown ------------------------------------------------------------------
 
 
-class _Redactor:
+class Redactor:
     """Takes out of a text what nobody else should read."""
 
     def __init__(self, api: ComfyApi) -> None:
@@ -166,6 +166,7 @@ class _Redactor:
         """Whatever was given to the client, or stands in the environment, that may be secret."""
         http = self._api._http
         http.tell_secrets(self._secrets)
+        self._secrets.add_headers(http._given_headers)
         session = http._session
         words = [self._api.client_id, http._user or ""]
         for holder in (session.auth, http.credentials):
@@ -175,6 +176,8 @@ class _Redactor:
             value = os.environ.get(http.credentials.variable, "")
             words += [value, *value.split(":", 1)]
         words += [str(cookie.value) for cookie in session.cookies]
+        if http._template is not None:  # else nothing was sent yet
+            self._secrets.add_headers(http._template.headers)
         proxies = [*(http._proxies or {}).values(), *session.proxies.values()]
         proxies += [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
         for proxy in proxies:
@@ -236,7 +239,7 @@ def examine(api: ComfyApi, *, run: bool, timeout: float) -> DoctorReport:
         raise ValueError("timeout is in seconds, more than 0")
     api._check_open()
     started = datetime.now(UTC)
-    visit = Visit(api, _Redactor(api), timeout)
+    visit = Visit(api, Redactor(api), timeout)
     made: dict[str, DoctorCheck] = {}
     try:
         for step in _STEPS:

@@ -276,10 +276,16 @@ class Http:
         return template
 
     def tell_secrets(self, secrets: Secrets) -> None:
-        """What we were given so far to prove who we are, to the server and to proxies."""
-        secrets.add_headers(self._given_headers)
-        if self._template is not None:  # else nothing was sent yet
-            secrets.add_headers(self._template.headers)
+        """What proves who we are, to the server and to proxies, as far as it is known by now.
+
+        Of other headers those whose names say so: the rest may be any word.
+        """
+        from .redaction import is_secret_name  # whoever has secrets has loaded it
+
+        sent = self._given_headers if self._template is None else self._template.headers
+        secrets.add_headers(self._applied.headers)
+        secrets.add_headers({name: sent[name] for name in sent if is_secret_name(name)})
+        if self._template is not None:
             secrets.add_query((self._template.url or "").partition("?")[2])
         for proxy in self.proxies.values():
             secrets.add_url(proxy)
@@ -331,6 +337,12 @@ class Http:
         if answer.status >= 300 and answer.status not in allow:
             raise self._refusal(answer, size=len(body) if body else None)
         return answer
+
+    def order(self, method: str, route: str, **kw: Any) -> None:
+        """:meth:`request` of something to be done, to which a server says nothing: no page."""
+        answer = self.request(method, route, **kw)
+        if answer.is_page:
+            raise unexpected(answer, "an empty answer")
 
     def json(self, method: str, route: str, **kw: Any) -> Any:
         """:meth:`request`, decoded."""
@@ -521,7 +533,9 @@ class Http:
             if left <= 0:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
             current_deadline.set(deadline)
-            exchange = None if self.recorder is None else self.recorder.exchange(request)
+            exchange = None
+            if self.recorder is not None:
+                exchange = self.recorder.exchange(request, self.address.http_url)
             try:
                 response = self._session.send(
                     request,

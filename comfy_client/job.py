@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from .connection import State
-from .errors import ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
+from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
 from .events import Event, PreviewEvent, Progress, ProgressState
 from .outputs import Result
 from .signals import EventQueue
@@ -144,6 +144,15 @@ class Job(Future[Result]):
         # newest.
         self._taps: tuple[EventQueue, ...] = (EventQueue(crowded=0),)
         self._is_tapped = False
+
+    def _orphan(self) -> None:
+        """In the child of a fork it ends here; whoever follows it there, too."""
+        for tap in self._taps:
+            tap.reset()
+        self._begin()
+        self.set_exception(ClientClosed("the job belongs to the process that was forked"))
+        for twin in self._twins:
+            twin._orphan()
 
     def _join(self, other: Job) -> None:
         """Be one with another job, which turns out to be the same prompt."""

@@ -14,6 +14,7 @@ is known from them.  Otherwise history is read, which the server writes after
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import random
@@ -818,8 +819,9 @@ class Jobs:
         self._bell.ring(stop=True)
         with self._lock:
             settle = [self._decide(job, ClientClosed()) for job in list(self._jobs.values())]
-        for call in settle:
-            call()
+        with contextlib.ExitStack() as todo:  # all of them, though Ctrl-C come in between
+            for call in settle:
+                todo.callback(call)
 
     def shutdown(self) -> Callable[[], None]:
         """What ends the thread, without keeping a hold on this object."""
@@ -827,12 +829,8 @@ class Jobs:
 
     def orphan(self) -> None:
         """In the child of a fork: these jobs are the parent's; no wait for them may hang."""
-        for listed in list(self._jobs.values()):
-            for job in (listed, *listed._twins):
-                for tap in job._taps:
-                    tap.reset()
-                job._begin()
-                job.set_exception(ClientClosed("the job belongs to the process that was forked"))
+        for job in list(self._jobs.values()):
+            job._orphan()
 
 
 def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:

@@ -13,9 +13,10 @@ JSON lines, one for each thing that happened, in the order in which the client s
 ``binary`` ``ch``, ``len``, ``head_b64`` (64 bytes), what the bytes say (``event``, ``name``,
            ``header_hex``, ``image_type`` or ``metadata``, ``body``), and ``data_b64``: all of it
 ``closed`` ``ch``, ``code`` or ``null``, ``by`` (``"server"``: also by a link that broke)
-``http``   ``method``, ``path``, ``request``, ``status``, ``response``, ``content_type``,
-           ``len``; ``begun``: the ``t`` at which it was sent; ``asked`` and ``headers``:
-           those headers of both that hold no secret; ``body_b64``: a body that is no text.
+``http``   ``method``, ``path`` (below the host that the client was given), ``request``,
+           ``status``, ``response``, ``content_type``, ``len``; ``begun``: the ``t`` at which
+           it was sent; ``asked`` and ``headers``: those headers of both that hold no secret;
+           ``body_b64``: a body that is no text.
            ``status`` is ``null`` when no answer came.  ``short``: not all of its body did,
            ``announced`` bytes if that was said; ``"cut"``: it ended too soon; ``"left"``: the
            client read no further.  ``error`` says why.  ``as_text``: JSON by its type, but
@@ -240,9 +241,9 @@ class Recorder:
 
     # -- HTTP ----------------------------------------------------------------------------
 
-    def exchange(self, request: Any) -> Exchange:
-        """A request is about to be sent: a ``requests.PreparedRequest``."""
-        return Exchange(self, request)
+    def exchange(self, request: Any, host: str) -> Exchange:
+        """A request is about to be sent to the client's host: a ``requests.PreparedRequest``."""
+        return Exchange(self, request, request.url.removeprefix(host))
 
     def finish(self, exchange: Exchange) -> None:
         """Write it down."""
@@ -278,13 +279,12 @@ class Recorder:
 class Exchange:
     """One request and what came of it."""
 
-    def __init__(self, recorder: Recorder, request: Any) -> None:
+    def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
         self._recorder = recorder
         self._secrets = secrets = recorder.secrets
         self._begun = recorder.elapsed
         self._method: str = request.method
-        path = "/" + request.url.partition("://")[2].partition("/")[2]
-        self._route, _, query = path.partition("?")
+        self._route, _, query = target.partition("?")
         # Now, for the socket may repeat them before the answer comes.
         secrets.add_headers(request.headers)
         named = [v for name, v in parse_qsl(query) if is_secret_name(name, in_query=True)]
@@ -408,12 +408,12 @@ class Exchange:
 
     def _hidden(self, value: Any) -> Any:
         hide = self._secrets.hide
-        _, settings, name = self._route.removeprefix("/api").rpartition("/settings")
-        if not settings or name[:1] not in ("", "/"):
+        route, _, name = self._route.removeprefix("/api").removeprefix("/").partition("/")
+        if route != "settings":
             return hide(value)
         # Extensions keep keys there, under names of their own choice.
         if name:
-            return hide(value, all_texts=_may_be_secret(unquote(name[1:])))
+            return hide(value, all_texts=_may_be_secret(unquote(name)))
         if not isinstance(value, Mapping):
             return hide(value, all_texts=True)
         return {key: hide(each, all_texts=_may_be_secret(key)) for key, each in value.items()}

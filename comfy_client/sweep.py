@@ -267,8 +267,8 @@ class _Sweeper:
                 prompt_id=prompt_id,
                 **self._options,
             )
-        except SubmitUncertain:
-            self._take_up(point, prompt_id)  # ends when the server can tell
+        except SubmitUncertain:  # ends when the server can tell
+            self._window[prompt_id] = self._api.job(prompt_id, self._grid.workflow(point))
             return
         except ComfyError as exc:
             if not is_about_one(exc):

@@ -279,6 +279,20 @@ def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
     assert not list(files.iterdir())
 
 
+def test_a_server_that_is_told_to_end_while_it_starts_leaves_nothing(tmp_path):
+    """As by a supervisor that thinks better of it."""
+    first = """
+import os
+from comfy_client.testing import ComfyServer
+start = ComfyServer.start
+ComfyServer.start = lambda self: (start(self), os.kill(os.getpid(), signal.SIGTERM))[0]
+"""
+    with started("serve", "--port", 0, first=first, env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.communicate(timeout=LIMIT)[1] == ""
+    assert process.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("from_file", [True, False])
 def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
     """A login comes from a file or a variable, never from the command line."""

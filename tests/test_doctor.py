@@ -927,7 +927,7 @@ def test_names_of_people_are_no_part_of_it(
     verify = "/home/alice/own/ca.pem"
     for path in (verify, "/data/alice/ca.pem"):
         with contextlib.closing(ComfyApi("https://127.0.0.1:9", verify=path)) as api:
-            redact = doctor._Redactor(api)
+            redact = doctor.Redactor(api)
             assert "alice" not in redact(f"no file {path!r}, nor /mnt/alice")
     with ComfyServer(prefix="/user/alice/proxy") as prefixed:
         report = ask(prefixed.url, run=True)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from comfy_client.connection import State
-from comfy_client.errors import JobFailed, JobTimeout
+from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
 from comfy_client.events import (
     Executing,
     PreviewEvent,
@@ -134,13 +134,20 @@ def test_callbacks_run_in_order_in_their_own_thread(job, caplog):
     assert seen[1] == (job, threading.current_thread().name)
 
 
-def test_after_a_fork_a_job_begins_anew(job):
-    """Whatever lock was held when the process was copied."""
-    job._condition.acquire()
-    job._gate.acquire()
-    job._begin()
-    job._settle(RESULT)
-    assert job.result(0) is RESULT
+def test_a_job_ends_with_a_fork(job):
+    """Whatever lock another thread held when the process was copied."""
+    twin = Job(Client(), "by-another-id", {})
+    twin._join(job)
+    events = job.events()
+    locks = [job._condition, job._gate, job._taps[0]._changed, twin._condition]
+    held = threading.Thread(target=lambda: [lock.acquire() for lock in locks])
+    held.start()
+    held.join()  # and they stay so
+    job._orphan()
+    assert list(events) == []
+    for one in (job, twin):
+        assert isinstance(one.exception(0), ClientClosed)
+    assert job.status == "unknown"
 
 
 def test_a_job_by_another_id_ends_with_it(job):

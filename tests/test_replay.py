@@ -196,8 +196,11 @@ def test_an_interrupted_run_is_the_same_again(server: ComfyServer, path: Path) -
         assert interrupted(api, workflow).outcome == first.outcome
 
 
-def test_what_the_client_left_out_is_passed_over(server: ComfyServer, path: Path) -> None:
+def test_what_the_client_left_out_is_passed_over(
+    server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A later request tells that it will not come."""
+    monkeypatch.setattr("comfy_client.testing.replay._HOLD", 0.5)
     with ComfyApi(server.url, record=path) as api:
         api.store_setting("Comfy.Locale", "de")
         first = see(api, graph(1003))
@@ -244,8 +247,9 @@ def test_a_cut_in_the_middle_of_a_job_is_the_same_again(server: ComfyServer, pat
     assert second.files == first.files
 
 
-def test_a_job_that_got_lost_gets_lost_again(path: Path) -> None:
+def test_a_job_that_got_lost_gets_lost_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that was restarted, seen from the client."""
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
     with ComfyServer() as server, Quick(server.url, record=path) as api:
         server.script({"type": "executing", "data": {"node": "1", "prompt_id": "x"}})
         api.on("executing", lambda event: server.restart(), once=True)
@@ -253,6 +257,14 @@ def test_a_job_that_got_lost_gets_lost_again(path: Path) -> None:
             api.run(graph(), timeout=30)
     with ComfyServer.replay(path) as other, Quick(other.url) as api, pytest.raises(JobLost):
         api.run(graph(), timeout=30)
+
+
+def test_the_path_below_which_a_proxy_had_it_is_no_part_of_it(path: Path) -> None:
+    """A replay is a server of its own."""
+    with ComfyServer(prefix="/user/alice") as server, ComfyApi(server.url, record=path) as api:
+        first = see(api, graph())
+    assert "alice" not in path.read_text()
+    assert again(path, graph()) == first
 
 
 def test_a_refused_socket_is_refused_again(path: Path) -> None:
@@ -320,9 +332,10 @@ def test_answers_that_end_too_soon_do_so_again(path: Path) -> None:
 @pytest.mark.parametrize("recorded", ["auto", "poll"])
 @pytest.mark.parametrize("played", ["auto", "poll"])
 def test_a_run_ends_whatever_the_transport(
-    server: ComfyServer, path: Path, recorded: Any, played: Any
+    server: ComfyServer, path: Path, recorded: Any, played: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is asked now, and was not then, is told from what was."""
+    monkeypatch.setattr("comfy_client.testing.replay._HOLD", 0.5)
     with Quick(server.url, record=path, transport=recorded) as api:
         first = api.run(graph(3000))
     with ComfyServer.replay(path) as other, Quick(other.url, transport=played) as api:

@@ -34,6 +34,7 @@ class Client:
     def __init__(self, *, jobs=None, running=(), pending=()):
         self._connection = SimpleNamespace(state=State.CONNECTED, generation=1)
         self._status_at = time.monotonic()
+        self._departed = 4
         self.jobs = jobs
         self.queue = {"queue_running": list(running), "queue_pending": list(pending)}
         self.asked = []
@@ -73,6 +74,7 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
     lookout = Lookout()
     found = lookout.look(api, graphs=False)
     assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
+    assert found.departed == 4
     found = lookout.look(api, graphs=True)
     assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
     assert api.asked == ["jobs", "queue"]

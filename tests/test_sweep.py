@@ -247,8 +247,9 @@ def test_what_a_callback_raises_ends_the_sweep_and_what_waits_is_taken_back(api,
     record.gate = None
 
 
-def test_nobody_there_is_told_at_once(journal) -> None:
+def test_nobody_there_is_told_at_once(journal, monkeypatch) -> None:
     """Only a server that was there is waited for; the journal stays good."""
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
     api = ComfyApi("http://127.0.0.1:9")
     with contextlib.closing(api), pytest.raises(ServerUnreachable):
         api.sweep(WORKFLOW, GRID, journal=journal)
@@ -386,7 +387,7 @@ def test_no_secret_comes_into_the_journal(journal) -> None:
         assert secret not in text
 
 
-@pytest.mark.parametrize("place", ["query", "header", "session", "callable"])
+@pytest.mark.parametrize("place", ["query", "header", "auth", "session", "callable"])
 def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
     server, journal, place
 ) -> None:
@@ -407,10 +408,12 @@ def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
 
     server.add_node(Echo)
     session = requests.Session()
-    session.auth = ("me", secret)
+    session.auth = ("me", secret) if place == "auth" else None
+    session.headers["Authorization"] = f"Bearer {secret}"
     how: dict[str, Any] = {
         "query": {"credentials": QueryCredentials("token", secret)},
-        "header": {"headers": {"X-Who": secret}},
+        "header": {"headers": {"X-Api-Key": secret}},
+        "auth": {"session": session},
         "session": {"session": session},
         "callable": {"credentials": lambda: BearerCredentials(secret)},
     }
@@ -420,6 +423,15 @@ def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
     assert isinstance(row.error, JobFailed)
     assert "who asks with ***?" in journal.read_text()
     assert secret not in journal.read_text()
+
+
+def test_a_word_in_any_other_header_is_no_secret(server, record, journal) -> None:
+    """What came out stays what it is."""
+    headers = {"X-Project": "lighthouse"}
+    grid = {"Write.text": ["lighthouse"]}
+    with contextlib.closing(ComfyApi(server.url, headers=headers)) as api:
+        for _ in range(2):
+            assert texts(api.sweep(WORKFLOW, grid, journal=journal)) == ["alighthouse0"]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class HistoryRoutes(RouteGroup):
 
         ``POST /history``
         """
-        self._http.request("POST", "/history", json={"clear": True})
+        self._http.order("POST", "/history", json={"clear": True})
 
     def delete_history(self, *prompt_ids: str) -> None:
         """Forget these prompts; unknown ones are passed over, files stay.
@@ -73,4 +73,4 @@ class HistoryRoutes(RouteGroup):
         ``POST /history``
         """
         if prompt_ids:
-            self._http.request("POST", "/history", json={"delete": prompt_ids})
+            self._http.order("POST", "/history", json={"delete": prompt_ids})

@@ -22,7 +22,7 @@ class QueueRoutes(RouteGroup):
 
         ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
         """
-        self._http.request("POST", "/queue", json={"clear": True})
+        self._http.order("POST", "/queue", json={"clear": True})
 
     def delete_from_queue(self, *prompt_ids: str) -> None:
         """Remove pending prompts; unknown and running ones are left alone, silently.
@@ -30,7 +30,7 @@ class QueueRoutes(RouteGroup):
         ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
         """
         if prompt_ids:
-            self._http.request("POST", "/queue", json={"delete": prompt_ids})
+            self._http.order("POST", "/queue", json={"delete": prompt_ids})
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop what runs, at its next step.
@@ -45,6 +45,6 @@ class QueueRoutes(RouteGroup):
                 whether that prompt runs; what begins in that moment is stopped there.
         """
         if prompt_id is None:
-            self._http.request("POST", "/interrupt", json={})
+            self._http.order("POST", "/interrupt", json={})
         elif any(item.prompt_id == prompt_id for item in self.get_queue().running):
-            self._http.request("POST", "/interrupt", json={"prompt_id": prompt_id})
+            self._http.order("POST", "/interrupt", json={"prompt_id": prompt_id})

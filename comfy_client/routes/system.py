@@ -42,7 +42,7 @@ class SystemRoutes(RouteGroup):
                 the next prompt computes everything anew.
         """
         body = {"unload_models": unload_models, "free_memory": free_memory}
-        self._http.request("POST", "/free", json=body)
+        self._http.order("POST", "/free", json=body)
 
     def get_logs(self) -> str:
         """The latest terminal output, each write with its time.

@@ -63,7 +63,7 @@ class UserRoutes(RouteGroup):
         programs make at the same moment, the server may lose one.
         """
         with self._one_by_one():
-            self._http.request("POST", "/settings", json=dict(settings))
+            self._http.order("POST", "/settings", json=dict(settings))
 
     def store_setting(self, id: str, value: Any) -> None:
         """Change one setting to any JSON value.
@@ -71,7 +71,7 @@ class UserRoutes(RouteGroup):
         ``POST /settings/{id}``.  For changes at the same moment see :meth:`store_settings`.
         """
         with self._one_by_one():
-            self._http.request("POST", f"/settings/{segment(id)}", json=value)
+            self._http.order("POST", f"/settings/{segment(id)}", json=value)
 
     def _one_by_one(self) -> threading.Lock:
         # setdefault is atomic: two threads get the same lock.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 import hashlib
 import math
@@ -109,10 +110,9 @@ def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: in
     """As much of a line as there is room for."""
     if font.getlength(line[:500]) <= room:
         return line
-    for end in range(min(len(line), 500), 0, -1):
-        if font.getlength(f"{line[:end]}...") <= room:
-            return f"{line[:end]}..."
-    return line
+    ends = range(1, min(len(line), 500) + 1)
+    fitting = bisect.bisect(ends, float(room), key=lambda end: font.getlength(f"{line[:end]}..."))
+    return f"{line[:fitting]}..." if fitting else line
 
 
 def _gradient(stops: list[_Colour]) -> Image.Image:

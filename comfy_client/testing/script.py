@@ -211,7 +211,8 @@ class Stage:
                 with its id.
 
         Returns:
-            A handle: prompts are executed again when its ``with`` or its ``end()`` comes.
+            A handle: prompts that begin after its ``with`` or its ``end()`` are executed
+            again.  One that plays goes on playing.
         """
         for step in steps:
             known = isinstance(step, Mapping | bytes | threading.Event | Finish)
@@ -258,7 +259,10 @@ class Stage:
             "messages": list(messages),
         }
         made = {"outputs": dict(outputs or {}), "status": status, "meta": {}}
-        self._running().queue.settle(prompt_id, dict(entry) if entry else made)
+        result = dict(entry) if entry else made
+        core = self._running()
+        core.ended(prompt_id, (result.get("status") or {}).get("status_str"))
+        core.queue.settle(prompt_id, result)
 
     def forget(self) -> None:
         """Lose queue and history, as a server that was restarted; sockets stay."""

@@ -720,8 +720,6 @@ class Core:
         except Exception as exc:  # noqa: BLE001  told at the end of the server
             if not self.queue.closed:  # a step of a server that stops has nothing to say
                 self.stage._keep(self.stage.errors, exc)
-        entry = self.queue.entry(prompt_id).get(prompt_id, {})
-        self.ended(prompt_id, entry.get("status", {}).get("status_str"))
         return True
 
     def before_step(self) -> None:

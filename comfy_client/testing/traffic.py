@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import queue
 import socket
 import struct
@@ -239,7 +240,7 @@ def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
     connection = transport.get_extra_info("socket")
     if connection is not None:
         with contextlib.suppress(OSError):
-            linger = struct.pack("ii", 1, 0)
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()
 

@@ -154,7 +154,8 @@ def with_params(workflow: Workflow, params: Mapping[str, Any]) -> Workflow:
         WorkflowError: An unknown or ambiguous name, a value that cannot be sent.
     """
     if not isinstance(params, Mapping):
-        raise TypeError(f"params are a dict for each prompt, {{'KSampler.seed': 7}}: {brief(params)}")
+        what = brief(params)
+        raise TypeError(f"params are a dict for each prompt, as {{'KSampler.seed': 7}}: {what}")
     copy = workflow.copy()
     for name, value in params.items():
         node, field = find_input(copy, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import gc
+import io
 import logging
 import os
 import struct
@@ -24,7 +25,7 @@ from typing import Any
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, State, jobs, standing, submission
+from comfy_client import ComfyApi, State, jobs, models, submission
 from comfy_client.connection import Timing
 from comfy_client.errors import (
     AuthenticationError,
@@ -41,11 +42,10 @@ from comfy_client.errors import (
     TransportError,
     UnexpectedResponse,
     UploadTooLarge,
+    WorkflowError,
 )
 from comfy_client.testing import (
-    PROMPT_ID,
     ComfyServer,
-    Finish,
     Request,
     check_interrupted,
 )
@@ -61,6 +61,12 @@ class Quick(ComfyApi):
     """Finds out soon that a connection is dead, and dials again soon."""
 
     timing = FAST
+
+
+class Hasty(ComfyApi):
+    """Pings all the time."""
+
+    timing = Timing(ping=0.04, dead=1.0)
 
 
 class Calm(ComfyApi):
@@ -79,7 +85,7 @@ class Hold:
     gates: dict[str, threading.Event] = {}  # noqa: RUF012  filled by a test
 
     def hold(self, image: Any, gate: str) -> tuple[Any]:
-        while not self.gates[gate].wait(0.01):
+        while not self.gates.setdefault(gate, threading.Event()).wait(0.01):
             check_interrupted()
         return (image,)
 
@@ -112,8 +118,9 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
         "LONGEST": 0.6,
         "POLL_LONGEST": 0.2,
         "LOST_APART": 0.2,
-        "PAUSE": 0.1,
-        "HISTORY_GRACE": 2.0,
+        "PAUSE": 0.05,
+        "HISTORY_GRACE": 1.0,
+        "DEAF": 1.0,
         "SETTLE": 2.0,
     }.items():
         monkeypatch.setattr(jobs, name, seconds)
@@ -175,7 +182,7 @@ def runs(server: ComfyServer) -> None:
 def once(server: ComfyServer, told: Told, result: Any, *, recovered: bool | None = None) -> None:
     """One run, one picture, one end event."""
     [ran] = [ran for ran in server.ran if result.prompt_id == ran.prompt_id]
-    assert ran.status == "success"
+    server.until(lambda: ran.status == "success", LIMIT)
     assert len(result["Save"].images) == 1
     assert result["Save"].images[0].bytes().startswith(b"\x89PNG")
     event = told.end(result.prompt_id)
@@ -222,7 +229,7 @@ def test_f01_a_deaf_socket_that_answers_pings_is_no_obstacle(
     told = Told(api)
     with server.faults.deaf():
         once(server, told, api.run(picture(), timeout=LIMIT), recovered=True)
-    assert told("disconnected") in ([], [*told("disconnected")][:1])
+    assert told.links == []
 
 
 def test_f02_a_half_open_connection(server: ComfyServer, gate: Any) -> None:
@@ -312,11 +319,10 @@ def test_f06_a_server_that_is_busy_is_not_dead(
         assert len(server.hellos) == 1
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0])
-def test_f07_history_comes_late(server: ComfyServer, api: ComfyApi, seconds: float) -> None:
+def test_f07_history_comes_late(server: ComfyServer, api: ComfyApi) -> None:
     """``execution_success`` is there, and the outputs of cached nodes are not: it waits."""
     told = Told(api)
-    with server.faults.late_history(seconds):
+    with server.faults.late_history(1.0):
         once(server, told, api.run(picture(), timeout=LIMIT))
         again = api.run(picture(), timeout=LIMIT)
         once(server, told, again)
@@ -326,7 +332,7 @@ def test_f07_history_comes_late(server: ComfyServer, api: ComfyApi, seconds: flo
 def test_f07_history_comes_late_for_a_job_that_asks(server: ComfyServer) -> None:
     """No "no outputs": what has just ended is not lost."""
     with (
-        server.faults.late_history(1.0),
+        server.faults.late_history(0.5),
         contextlib.closing(Calm(server.url, transport="poll")) as api,
     ):
         told = Told(api)
@@ -368,7 +374,7 @@ def test_f10_everything_is_cached(server: ComfyServer, api: ComfyApi) -> None:
 
 
 def test_f11_history_has_no_outputs(server: ComfyServer, api: ComfyApi) -> None:
-    """Those of ``executed`` count; where there were none, the result says that it is incomplete."""
+    """Those of ``executed`` count; where there were none, to ask for them is a clear error."""
 
     def emptied(answer: Any) -> Any:
         return {key: {**entry, "outputs": {}} for key, entry in answer.items()}
@@ -377,12 +383,12 @@ def test_f11_history_has_no_outputs(server: ComfyServer, api: ComfyApi) -> None:
     server.faults.rewrite("GET", "/history*", emptied)
     told = Told(api)
     once(server, told, api.run(picture(), timeout=LIMIT))
-    with server.faults.lose("executed"):
-        result = api.run(picture(), timeout=LIMIT)
-    assert (result.files, result.complete) == ((), False)
-    with server.faults.deaf():
-        result = api.run(picture(), timeout=LIMIT)
-    assert (result.files, result.complete) == ((), False)
+    for fault in (server.faults.lose("executed"), server.faults.deaf()):
+        with fault, quickly(LIMIT / 2):
+            result = api.run(picture(), timeout=LIMIT)
+        assert result.files == ()
+        with pytest.raises(WorkflowError, match="no output of a node 'Save'"):
+            result["Save"]
 
 
 # -- F12 to F16: the prompt is stopped, deleted, lost ------------------------------------
@@ -439,7 +445,8 @@ def test_f14_killed_and_back_with_nothing(
     asked = len(server.requests)
     with pytest.raises(JobLost):
         job.result(LIMIT)
-    questions = [r.path for r in server.requests[asked:] if r.path.startswith("/history/")]
+    about = f"/history/{job.prompt_id}"
+    questions = [r for r in server.requests[asked:] if r.path == about]
     assert len(questions) <= 5
     assert (told.end(job.prompt_id).name, job.status) == ("job_lost", "lost")
     server.until(lambda: told("reconnected"), LIMIT)
@@ -466,15 +473,15 @@ def test_f15_the_worker_died(server: ComfyServer, api: ComfyApi) -> None:
     with server.faults.hang_worker():
         job = api.submit(picture())
         runs(server)
-        with pytest.raises(JobTimeout, match="has not ended within 0.5 s") as caught:
+        with pytest.raises(JobTimeout, match=r"has not ended within 0\.5 s") as caught:
             job.result(0.5)
         assert not caught.value.stalled
         with quickly(LIMIT), pytest.raises(JobTimeout, match="no news of prompt") as caught:
-            job.result(stall_timeout=1.0)
+            job.result(stall_timeout=0.5)
         assert caught.value.stalled
         assert "last news" in job.why()
         with pytest.raises(JobTimeout) as caught:
-            api.run(picture(2), stall_timeout=1.0)
+            api.run(picture(2), stall_timeout=0.5)
         assert caught.value.stalled
         assert job.status == "running"
     once(server, told, job.result(LIMIT))
@@ -543,7 +550,7 @@ def test_f17_strict_refuses_a_part(server: ComfyServer, api: ComfyApi, gate: Any
     gate("a").set()
     first.result(LIMIT)
     assert [ran.prompt_id for ran in server.ran] == [first.prompt_id]
-    assert (server.pending, server.running) == ([], [])
+    server.until(lambda: (server.pending, server.running) == ([], []), LIMIT)
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403])
@@ -558,7 +565,6 @@ def test_f18_a_login_page_is_everywhere(server: ComfyServer, status: int) -> Non
             api.get_system_stats,
             lambda: api.get_history("x"),
             lambda: api.upload_image(b"x", "a.png"),
-            api.interrupt,
         ]
         for call in calls:
             with quickly(LIMIT), pytest.raises(ComfyError) as caught:
@@ -573,6 +579,14 @@ def test_f18_a_login_page_is_everywhere(server: ComfyServer, status: int) -> Non
         with quickly(LIMIT), pytest.raises((UnexpectedResponse, AuthenticationError)):
             Calm(server.url).init(LIMIT)
     assert server.ran == []
+
+
+def test_f18_a_login_page_is_no_empty_answer(server: ComfyServer, api: ComfyApi) -> None:
+    """Where a server has nothing to say, a page says that nothing was done."""
+    with server.faults.login_page():
+        for call in (api.interrupt, api.clear_queue, api.clear_history, api.free_memory):
+            with pytest.raises(UnexpectedResponse, match="text/html"):
+                call()
 
 
 @pytest.mark.parametrize("status", [200, 302])
@@ -605,8 +619,9 @@ def test_f19_a_post_is_redirected(server: ComfyServer, api: ComfyApi, status: in
     assert server.ran == []
 
 
-@pytest.mark.parametrize("status", [502, 503, 504, 524])
-@pytest.mark.parametrize("transport", ["auto", "poll"])
+@pytest.mark.parametrize(
+    ("status", "transport"), [(502, "auto"), (503, "poll"), (504, "auto"), (524, "poll")]
+)
 def test_f20_a_gateway_is_bad_in_between(
     server: ComfyServer, gate: Any, caplog: pytest.LogCaptureFixture, status: int, transport: Any
 ) -> None:
@@ -761,12 +776,12 @@ def test_f27_a_reconnected_socket_is_told_of_a_node_without_a_prompt(
 
 
 def test_f28_fragments_and_pauses_in_frames(server: ComfyServer) -> None:
-    """Every message is whole, though each pauses for longer than a ping takes."""
-    with Quick(server.url) as api:
+    """Every message is whole, though each pauses for longer than it takes to ping."""
+    with Hasty(server.url) as api:
         told = Told(api)
         with server.faults.fragments(4):
             once(server, told, api.run(picture(1), timeout=LIMIT))
-        with server.faults.pause_in_frames(0.25):
+        with server.faults.pause_in_frames(0.1), server.faults.lose("progress_state"):
             once(server, told, api.run(picture(2), timeout=LIMIT))
         assert told.links == []
 
@@ -801,10 +816,10 @@ def test_f29_a_receiver_that_raises(
     def wrong(event: Any) -> None:
         raise RuntimeError("mine")
 
-    api.on("executing", wrong)
+    api.on("execution_start", wrong)
     told = Told(api)
     once(server, told, api.run(picture(), timeout=LIMIT), recovered=False)
-    assert len(told("executing")) >= 2
+    assert told("execution_start")
     assert caplog.text.count("RuntimeError: mine") == 1
 
 
@@ -842,7 +857,7 @@ def test_f29_a_receiver_that_closes(server: ComfyServer, gate: Any) -> None:
     api.on("executing", lambda e: api.close())
     with quickly(LIMIT / 2), pytest.raises(ClientClosed):
         api.run(held("a"), timeout=LIMIT)
-    assert api.state is State.CLOSED
+    server.until(lambda: api.state is State.CLOSED, LIMIT)
 
 
 @pytest.mark.parametrize("policy", ["leave", "cancel"])
@@ -1021,47 +1036,64 @@ def test_f35_an_upload_is_too_large_or_cut(server: ComfyServer, api: ComfyApi) -
             api.upload_image(bytes(5000), f"{ran}.png")
         assert len(server.requests) == before + 1
         assert (server.root / "input" / f"{ran}.png").exists() is ran
-
-    def hang_up(request: Request) -> None:
-        request.socket.sendall(b"HTTP/1.1 200")
-
-    server.on("POST", "/upload/image", hang_up)
-    with pytest.raises(TransportError):
+    with server.faults.cut("POST", "/upload/image", sent=5), pytest.raises(TransportError):
         api.upload_image(bytes(5000), "c.png")
+
+
+def test_f35_an_upload_is_cut_in_the_middle(server: ComfyServer, api: ComfyApi) -> None:
+    """The server dies with half of it; nothing is there under its name."""
+
+    class Deadly(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 4 * 2**20 and server.sockets:
+                server.kill()
+            return super().read(size)
+
+    with pytest.raises(TransportError):
+        api.upload_image(Deadly(bytes(64 * 2**20)), "a.bin")
+    server.start()
+    assert list((server.root / "input").iterdir()) == []
+    server.until(lambda: api.connected, LIMIT)
+    assert api.upload_image(bytes(5000), "a.bin").name == "a.bin"
 
 
 def test_f36_a_download_is_short_missing_or_slow(
     server: ComfyServer, api: ComfyApi, tmp_path: Any
 ) -> None:
     """Typed errors within the time, and no half of a file under its name, or any."""
+    (server.root / "models" / "checkpoints" / "tiny.ckpt").touch()
     image: Any = api.run(load_workflow("txt2img_tiny", seed=1), timeout=LIMIT).images[0]
     with server.faults.cut("GET", "/view", sent=100), pytest.raises(TransportError):
         image.save(tmp_path / "short.png")
     with server.faults.cut("GET", "/view", sent=100), pytest.raises(TransportError):
         image.bytes()
-    with server.faults.drip("GET", "/view", size=10, pause=0.02):
-        with quickly(LIMIT / 2), pytest.raises(RequestTimeout):
-            api.download_image(image, tmp_path / "slow.png", timeout=1.0)
-    (server.root / "output" / image.filename).unlink()
+    with (
+        server.faults.drip("GET", "/view", size=10, pause=0.02),
+        quickly(LIMIT / 2),
+        pytest.raises(RequestTimeout),
+    ):
+        api.download_image(image, tmp_path / "slow.png", timeout=1.0)
+    (server.root / "output" / image.subfolder / image.filename).unlink()
     with pytest.raises(NotFound):
         image.save(tmp_path / "gone.png")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_f37_a_server_from_before_the_prefix(server: ComfyServer) -> None:
-    """One question finds out, and it is remembered."""
+    """Found out at once, and remembered; the jobs API has no other place."""
     server.faults.missing("*", "/api/*")
     server.faults.missing("*", "/features")
     with Calm(server.url) as api:
         told = Told(api)
         once(server, told, api.run(picture(1), timeout=LIMIT))
         once(server, told, api.run(picture(2), timeout=LIMIT))
-        with pytest.raises(NotSupported):
-            api.get_features()
+        assert api.get_features() == models.Features()
         with pytest.raises(NotSupported):
             api.get_jobs()
-        asked = [r for r in server.requests if r.full_path.startswith("/api/") and r.path != "/ws"]
-        assert len([r for r in asked if not r.path.startswith("/jobs")]) == 1
+        paths = [r.full_path for r in server.requests]
+        first = next(n for n, path in enumerate(paths) if not path.startswith("/api/"))
+        assert first <= 2
+        assert [path for path in paths[first:] if path.startswith("/api/")] == ["/api/jobs"]
 
 
 def test_f37_a_server_without_a_jobs_api(server: ComfyServer, api: ComfyApi, gate: Any) -> None:

@@ -788,7 +788,7 @@ def test_a_busy_queue_does_not_hurry_what_fails(comfy, api, monkeypatch):
         taken = other.job(job.prompt_id)
         comfy.until(lambda: taken.status == "running", LIMIT)
         away = comfy.faults.bad_gateway(503, method="GET", path="/*")
-        for _ in range(100):
+        for _ in range(60):
             comfy.push_status()
             threading.Event().wait(0.02)
         assert away.hits < 12
@@ -929,6 +929,31 @@ def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
     assert not api._jobs._elsewhere
 
 
+def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
+    """One that was taken up cannot have ended before those in front of it."""
+    comfy.script(START)
+    work = [api.submit(GRAPH) for _ in range(3)]
+    with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
+        taken = other.job(work[2].prompt_id)
+        comfy.until(lambda: taken.queue_position == 2, LIMIT)
+
+        told = Told(other)
+
+        def is_due_after(change):
+            heard = len(told.names("status"))
+            taken._known.check_at = float("inf")
+            change()
+            comfy.until(lambda: len(told.names("status")) > heard, LIMIT)
+            return taken._known.check_at < float("inf")
+
+        assert not is_due_after(comfy.push_status)
+        assert not is_due_after(lambda: api.submit(GRAPH))
+        assert not is_due_after(lambda: comfy.finish(work[0].prompt_id))
+        comfy.finish(work[1].prompt_id)
+        comfy.finish(work[2].prompt_id)
+        assert taken.result(LIMIT)
+
+
 # -- waiting -----------------------------------------------------------------------------
 
 
@@ -1059,11 +1084,11 @@ def test_no_news_is_a_timeout_after_the_end_event_too(comfy, api, callback):
 def test_a_queue_that_moves_is_news(comfy, api, monkeypatch, is_mine):
     """Between two looks at it, which are rare."""
     monkeypatch.setattr(jobs, "SILENCE", 10.0)
-    comfy.script(START, lambda _: threading.Event().wait(0.5), *WELL[1:])
+    comfy.script(START, lambda _: threading.Event().wait(0.25), *WELL[1:])
     with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
         for _ in range(8):
             (api if is_mine else other).submit(GRAPH)
-        check(api.run(GRAPH, timeout=LIMIT, stall_timeout=2.5))
+        check(api.run(GRAPH, timeout=LIMIT, stall_timeout=1.5))
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
@@ -1141,6 +1166,22 @@ def test_closing_the_client_ends_all_waits(comfy, api):
         job.result(LIMIT)
     with pytest.raises(ClientClosed):
         api.submit(GRAPH)
+
+
+def test_ctrl_c_while_the_client_is_closed_leaves_no_wait_without_an_end(comfy, monkeypatch):
+    """It comes while one of its jobs is told."""
+    comfy.script(START)
+
+    def interrupted(outcome):
+        raise KeyboardInterrupt
+
+    with contextlib.closing(Impatient(comfy.url)) as api:
+        work = [api.submit(GRAPH) for _ in range(3)]
+        monkeypatch.setattr(work[1], "_settle", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api._jobs.close()
+        for job in (work[0], work[2]):
+            assert isinstance(job.exception(LIMIT), ClientClosed)
 
 
 def test_closing_the_client_during_a_submission_ends_it(comfy, api):

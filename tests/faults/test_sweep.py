@@ -150,9 +150,10 @@ def test_wherever_the_file_is_cut_it_is_carried_on_or_refused_but_nothing_runs_t
 
 
 def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
-    server, api, record, journal
+    server, api, record, journal, monkeypatch
 ) -> None:
     """Within one call: the prompts in flight are lost with its queue."""
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
     record.gate = threading.Semaphore(2)
     found: list[Sweep] = []
     thread = threading.Thread(
@@ -263,8 +264,9 @@ def test_a_disk_that_is_full_ends_it_before_the_post(api, record, journal, monke
     assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
-def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal) -> None:
+def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, monkeypatch) -> None:
     """It says nothing about the prompts, so the journal has no end for them."""
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
     with ComfyServer() as server, ComfyApi(server.url) as api:
         record = furnish(server)
 
@@ -302,5 +304,6 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     monkeypatch.setattr(ComfyApi, "_post_prompt", unanswered)
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+    assert all(row.seconds for row in rows)
     assert prompts(api) == dict.fromkeys(POINTS, 1)
     assert len(set(posted)) == len(posted) == (4 if arrives else 5)
