@@ -360,7 +360,16 @@ def test_an_id_of_ones_own_finds_the_prompt(api, stranger):
     assert stranger.job(mine).result(LIMIT).texts
 
 
-@pytest.mark.parametrize("bad", ["1", str(uuid.uuid4()).upper(), uuid.uuid4().hex, "", 7])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "1",
+        "",
+        7,
+        "5F3C0B1E-8A0D-4C57-9D53-0A7D1B0C6E11",
+        "5f3c0b1e8a0d4c579d530a7d1b0c6e11",
+    ],
+)
 def test_an_id_that_new_servers_refuse_is_refused_here(api, bad):
     """On every server alike."""
     with pytest.raises(ValueError, match="canonical"):

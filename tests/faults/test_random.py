@@ -216,6 +216,8 @@ def _recorded(record: Record) -> type[execution.Queue]:
         def put(self, item):
             with self._news:
                 record.put(item)
+                if self.closed:  # taken by a server that is about to end
+                    record.gone([item])
                 super().put(item)
 
         def done(self, result):
