@@ -195,7 +195,7 @@ class ComfyApi(
             recorder=self._recorder,
         )
         self._jobs = Jobs(self)
-        self._status_at = float("-inf")  # when the socket last told the queue's state
+        self._status_at = float("-inf")  # when the queue's state was told last
         self._queue_remaining: int | None = None
         self._departed = 0  # how many prompts left the queue, of whomever ...
         self._advanced_at = float("-inf")  # ... and when one did last
@@ -684,7 +684,7 @@ class ComfyApi(
 
     def _send_log_subscription(self, enabled: bool) -> None:
         wanted = {"clientId": self.client_id, "enabled": enabled}
-        self._http.request("PATCH", "/internal/logs/subscribe", json=wanted)
+        self._http.order("PATCH", "/internal/logs/subscribe", json=wanted)
 
     # -- anything else -------------------------------------------------------------------
 
@@ -805,6 +805,7 @@ class ComfyApi(
     def _poll_queue(self) -> None:
         status = self.poll_status(timeout=5.0)
         if status.queue_remaining != self._queue_remaining:
+            self._status_at = time.monotonic()
             self._count(status.queue_remaining)
             self._publish(
                 StatusEvent(

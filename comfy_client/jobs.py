@@ -614,7 +614,8 @@ class Jobs:
             if first is None or api.get_history(first) is None:
                 return standing
             # It has ended, and the socket did not say so: it is late, or deaf.
-            if self._unheard is None or api._status_at >= self._unheard[0]:
+            is_new = self._unheard is None or api._status_at >= self._unheard[0]
+            if is_new and api._connection.state is State.CONNECTED:
                 self._unheard = self._lookout.at, time.monotonic()
         return self._lookout.look(api, graphs=not all(job.graph for job in jobs))
 

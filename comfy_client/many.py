@@ -185,7 +185,7 @@ def withdraw(api: ComfyApi, window: Window) -> None:
     if not prompt_ids:
         return
     try:
-        api._http.request("POST", "/queue", json={"delete": prompt_ids}, timeout=LAST_WORD)
+        api._http.order("POST", "/queue", json={"delete": prompt_ids}, timeout=LAST_WORD)
     except ComfyError as exc:
         log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
     else:

@@ -1,8 +1,9 @@
 """Who runs and who waits: what the server says of its queue, asked for as seldom as will do.
 
 ``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.8 on list
-the same without them; and each change of the queue is broadcast as a ``status``, so while a
-socket is up that has heard none since the last look, that look still holds.
+the same without them; and each change of the queue is broadcast as a ``status`` (and shows in
+the number that is polled while there is no socket), so without one since the last look, that
+look still holds.
 """
 
 from __future__ import annotations
@@ -72,14 +73,15 @@ class Lookout:
     """Takes the looks of one client, and remembers the last."""
 
     def __init__(self) -> None:
-        self._last: tuple[Standing, int] | None = None  # what, and on which socket
+        # What was seen, and who would have told of a change: which socket, or the polls.
+        self._last: tuple[Standing, State, int] | None = None
         self.at = float("-inf")  #: When the last look was begun.
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
         """``GET /api/jobs``, ComfyUI 0.8; else, and for the graphs, ``GET /queue``."""
         at, departed = time.monotonic(), api._departed
-        generation = api._connection.generation
+        state, generation = api._connection.state, api._connection.generation
         standing = self._listed(api) if self._lists_jobs and not graphs else None
         if standing is None:
             queue = api.get_queue()
@@ -89,7 +91,7 @@ class Lookout:
                 graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
             )
         standing = attrs.evolve(standing, departed=departed)
-        self._last, self.at = (standing, generation), at
+        self._last, self.at = (standing, state, generation), at
         return standing
 
     def _listed(self, api: ComfyApi) -> Standing | None:
@@ -109,14 +111,15 @@ class Lookout:
         )
 
     def still_holds(self, api: ComfyApi) -> Standing | None:
-        """The last look, if as far as the socket tells nothing has changed since."""
+        """The last look, if as far as socket or polls tell nothing has changed since."""
         if self._last is None:
             return None
-        standing, generation = self._last
+        standing, state, generation = self._last
         connection = api._connection
-        is_same = connection.state is State.CONNECTED and connection.generation == generation
+        is_told = connection.state in (State.CONNECTED, State.POLLING)
+        is_same = (connection.state, connection.generation) == (state, generation)
         is_fresh = time.monotonic() - self.at < LOOK_AGAIN
-        return standing if is_same and is_fresh and api._status_at < self.at else None
+        return standing if is_told and is_same and is_fresh and api._status_at < self.at else None
 
 
 def _place(job: models.JobInfo) -> float:
@@ -127,7 +130,7 @@ def _place(job: models.JobInfo) -> float:
 def is_away(exc: Exception) -> bool:
     """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
     if isinstance(exc, ApiError):
-        return exc.status in (502, 503, 504, 524)
+        return exc.status in (502, 503, 504) or 520 <= exc.status <= 527
     return isinstance(exc, TransportError)
 
 

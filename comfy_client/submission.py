@@ -187,7 +187,7 @@ def stop(api: ComfyApi, job: Job, *, force: bool) -> bool:
                     method="POST",
                     path="/interrupt",
                 )
-            api._http.request("POST", "/interrupt", json={"prompt_id": job.prompt_id})
+            api._http.order("POST", "/interrupt", json={"prompt_id": job.prompt_id})
             return True
         else:
             break

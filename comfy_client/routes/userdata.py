@@ -117,7 +117,7 @@ class UserDataRoutes(RouteGroup):
             ApiError: It is a folder (500).
         """
         try:
-            self._http.request("DELETE", f"/userdata/{_segment(file)}")
+            self._http.order("DELETE", f"/userdata/{_segment(file)}")
         except NotFound:
             if not missing_ok:
                 raise
