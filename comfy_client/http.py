@@ -64,6 +64,9 @@ MAX_TRANSFER: Final = 3600.0
 POOL_SIZE: Final = 32
 #: Seconds that any exchange may take; more than this no socket can be told.
 _LONGEST: Final = 1e6
+#: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
+#: firewall on the way may have forgotten them without a word.
+STALE: Final = 20.0
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
@@ -115,6 +118,7 @@ class Http:
         self._own_session = session is None
         self._session = _new_session() if session is None else session
         self.recorder: Recorder | None = None  #: Takes down every exchange.
+        self._answered_at = float("-inf")
         self._given_headers = dict(headers or {})
         self._user = user
         self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
@@ -526,6 +530,8 @@ class Http:
         request = self._new_request(method, path, params, headers, body)
         verify, cert, proxies = self.verify, self.cert, self.proxies
         tries = 2 if method in ("GET", "HEAD") else 1
+        if tries == 1 and time.monotonic() - self._answered_at > STALE:
+            self._drop_kept(url)  # this one cannot be asked again
         while True:
             tries -= 1
             self._check_open()
@@ -550,6 +556,7 @@ class Http:
                 self._check_open()
                 error, cause = _transport_error(exc, method, url, self.connect_timeout)
             else:
+                self._answered_at = time.monotonic()
                 if exchange is not None:
                     head = response.status_code, response.raw.headers
                     response.raw = exchange.answered(*head, response.raw)
@@ -558,13 +565,17 @@ class Http:
                 exchange.failed(error)
             if type(error) is RequestTimeout:
                 # A kept connection may be dead and not know it, and so may the others.
-                self._session.get_adapter(url).close()
+                self._drop_kept(url)
             # Here, not in the except clause: what requests raises holds the headers and the
             # query that were sent, so it may not hang on our error as its context.
             # A kept connection may have died unseen (the server was restarted): a GET is
             # asked once more, on a new one.
             if not tries or type(error) is not TransportError:
                 raise error from cause
+
+    def _drop_kept(self, url: str) -> None:
+        """Close the connections that nobody uses; those in use go when they are done."""
+        self._session.get_adapter(url).close()
 
     def _whole(self, response: requests.Response, deadline: float, most: int = MAX_JSON) -> Answer:
         method = response.request.method or ""

@@ -574,11 +574,20 @@ class Jobs:
         if is_silent and not connection.is_receiving:
             self._dial_again(api)
 
+    def _suspect(self, since: float, now: float) -> None:
+        """A prompt has ended, and the socket did not say so: it is late, or deaf."""
+        if self._unheard is None or self._api()._status_at >= self._unheard[0]:
+            self._unheard = since, now
+
     def _dial_again(self, api: ComfyApi) -> None:
         """The socket is open but deaf.  Now and then only: it may be so again."""
         now = time.monotonic()
         if api._connection.state is State.CONNECTED and now - self._redialled_at >= HEARING:
-            log.warning("the socket is open but deaf; dialling again")
+            log.warning(
+                "the socket is open but deaf, as when another client uses the client_id %r; "
+                "dialling again",
+                api.client_id,
+            )
             self._redialled_at = now
             api._connection.redial("it was open, but the server sent nothing on it")
 
@@ -613,10 +622,8 @@ class Jobs:
             first = standing.first_of({job.prompt_id for job in jobs})
             if first is None or api.get_history(first) is None:
                 return standing
-            # It has ended, and the socket did not say so: it is late, or deaf.
-            is_new = self._unheard is None or api._status_at >= self._unheard[0]
-            if is_new and api._connection.state is State.CONNECTED:
-                self._unheard = self._lookout.at, time.monotonic()
+            if api._connection.state is State.CONNECTED:
+                self._suspect(self._lookout.at, time.monotonic())
         return self._lookout.look(api, graphs=not all(job.graph for job in jobs))
 
     def _seek(self, api: ComfyApi, job: Job) -> models.HistoryEntry | None:
@@ -658,6 +665,8 @@ class Jobs:
                 known.check_at = now + 1.0
             elif entry is not None:
                 job.graph = job.graph or entry.workflow
+                if not known.ended and self._is_whole(job):
+                    self._suspect(known.posted_at, now)
                 todo = self._conclude(job, *self._from_history(job, entry))
             elif known.cancelled and not known.awaits_history:
                 todo = self._conclude(job, *deleted(job.prompt_id))

@@ -999,6 +999,21 @@ def test_a_post_survives_a_connection_that_the_server_closed(
     assert len([r for r in comfy.requests if r.method == "POST"]) == 20
 
 
+def test_a_post_after_a_long_silence_has_a_connection_of_its_own(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NAT forgets connections that are idle, and a POST cannot be asked again."""
+    comfy.script()
+    for _ in range(3):
+        http.json("POST", "/prompt", json={"prompt": {}})
+    assert comfy.connections == 1
+    monkeypatch.setattr(edge, "STALE", 0.0)
+    http.json("GET", "/prompt")
+    assert comfy.connections == 1
+    http.json("POST", "/prompt", json={"prompt": {}})
+    assert comfy.connections == 2
+
+
 def test_sixteen_threads_share_one_edge(comfy: ComfyServer, http: Http) -> None:
     """Answers are not mixed up, and connections are kept."""
     comfy.on("GET", "/echo/*", lambda r: (200, {}, {"path": r.path}))

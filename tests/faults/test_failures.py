@@ -727,6 +727,11 @@ def test_f24_two_clients_share_an_id(server: ComfyServer, caplog: pytest.LogCapt
             ]
             for result, each in zip(results, told, strict=True):
                 once(server, each, result)
+        server.until(lambda: len(server.hellos) == 3, LIMIT)  # one of them has noticed, and said so
+        assert "'same'" in caplog.text
+        for number in range(3, 6):
+            for each, api in zip(told, (one, two), strict=True):
+                once(server, each, api.run(picture(number), timeout=LIMIT))
         assert len(server.hellos) <= 4
     with Calm(server.url) as one, Calm(server.url) as two:
         assert one.client_id != two.client_id
