@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the tests that take long")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Most tests wait for something, so four at a time; those on one real server take turns."""
+    return 0 if any(config.getoption(lane) for lane in LANES) else 4
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     off = [lane for lane in LANES if not config.getoption(lane)]
     out = [item for item in items if any(item.get_closest_marker(lane) for lane in off)]

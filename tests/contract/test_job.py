@@ -413,7 +413,7 @@ def test_strict_refuses_what_is_partly_valid(api, stranger):
     assert set(caught.value.node_errors) == {"7"}
     assert caught.value.status == 200
     busy.result(LIMIT)
-    assert api.poll_status(LIMIT).queue_remaining == 0
+    until(lambda: not api.poll_status(LIMIT).queue_remaining)
     assert api.run(picture(), strict=True, timeout=LIMIT)["Save"].images
 
 
