@@ -23,7 +23,7 @@ from ._version import __version__
 from .address import parse_host
 from .client import ComfyApi
 from .credentials import EnvCredentials
-from .errors import ComfyError, JobTimeout
+from .errors import AuthenticationError, ComfyError, JobTimeout
 from .events import PreviewEvent, Progress
 from .outputs import Result
 from .saving import write_atomically
@@ -38,6 +38,7 @@ _INTERRUPTED = 130  # exit status, as shells have it
 _Inputs = dict[tuple[str, str], str | int]
 
 _Options = ParamSpec("_Options")
+_LOGIN_ADVICE = "(here: COMFY_LOGIN=user:password or COMFY_TOKEN=... in the environment)"
 
 
 def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
@@ -49,6 +50,8 @@ def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
             command(*args, **options)
         except BrokenPipeError:
             raise  # nobody reads what we say, which click ends quietly
+        except AuthenticationError as exc:
+            raise click.ClickException(f"{_one_line(str(exc))} {_LOGIN_ADVICE}") from exc
         except (ComfyError, ModuleNotFoundError, OSError, ValueError) as exc:
             raise click.ClickException(_one_line(str(exc))) from exc
         except KeyboardInterrupt:
@@ -128,7 +131,7 @@ def demo(
             click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
         else:
             api = ComfyApi(host, credentials=_credentials(host))
-            click.echo(f"Running on {api.host}.")
+            click.echo(f"Connecting to {api.host} (a server that starts is waited for, 10 s).")
             stack.enter_context(api)
         inputs: _Inputs = {
             ("Positive prompt", "text"): prompt,

@@ -390,6 +390,9 @@ class ComfyApi(
             WorkflowError: The graph cannot be sent.
         """
         check_patience(timeout, stall_timeout)
+        for callback in (on_event, on_progress, on_preview):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"a callback is called with one event: {callback!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
         tapped = bool(on_event or on_progress or on_preview)
         self._check_open()
@@ -406,7 +409,7 @@ class ComfyApi(
             )
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not tapped:
-                return job.result(left, stall_timeout=stall_timeout)
+                return job._outcome(left, stall_timeout)
             return wait(
                 job,
                 left,
@@ -451,10 +454,12 @@ class ComfyApi(
     def job(self, prompt_id: str, workflow: AnyWorkflow | None = None) -> Job:
         """Take up a prompt from its id alone: in another process, after a crash or restart.
 
-        Asks ``GET /queue`` and ``GET /history/{prompt_id}`` in the background; the job ends
-        in its result, in its error, or in :class:`JobLost` when the server knows it neither
-        here nor there.  Its events come only to the client that submitted it, unless this one
-        has the same ``client_id``; without them the end is noticed by the queue's changes.
+        Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (some
+        seconds at most; without an answer it is ``unknown``), then in the background; the job
+        ends in its result, in its error, or in :class:`JobLost` when the server knows it
+        neither here nor there.  Its events come only to the client that submitted it, unless
+        this one has the same ``client_id``; without them the end is noticed by the queue's
+        changes.
 
         Args:
             prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`.

@@ -241,7 +241,13 @@ class WorkflowError(ComfyError):
 
 
 class ClientClosed(ComfyError):
-    """The client was used after ``close()``: make a new ``ComfyApi``."""
+    """The client was used after ``close()``: make a new ``ComfyApi``.
 
-    def __init__(self, message: str = "this ComfyApi is closed; make a new one") -> None:
+    Files of a result are fetched through the client that got it: save them before it ends.
+    """
+
+    def __init__(
+        self,
+        message: str = "this ComfyApi is closed; make a new one (and save results before the end)",
+    ) -> None:
         super().__init__(message)

@@ -191,7 +191,10 @@ class Job(Future[Result]):
         """
         check_patience(timeout, stall_timeout)
         with cancelling(on_interrupt, self):
-            self._await(timeout, stall_timeout)
+            return self._outcome(timeout, stall_timeout)
+
+    def _outcome(self, timeout: float | None, stall_timeout: float | None) -> Result:
+        self._await(timeout, stall_timeout)
         self._api._flush()
         return super().result(0)
 
@@ -207,7 +210,8 @@ class Job(Future[Result]):
         queue while it waits (``POST /queue``), or interrupted while it runs (``POST
         /interrupt``, which heeds the id since 0.3.57).  The job then ends in
         :class:`JobInterrupted`; one whose last node does not look may still succeed.
-        ``False``: it has ended already.
+        ``False``: it has ended already.  ``cancelled()`` stays false: what became of it is in
+        ``status``.
 
         Args:
             force: For servers before 0.3.57, whose interrupt stops whatever runs: do it when
@@ -258,12 +262,12 @@ class Job(Future[Result]):
         what = (
             f"no news of prompt {self.prompt_id} for {stall_timeout or 0:.3g} s"
             if is_stalled
-            else f"prompt {self.prompt_id} has not ended within {timeout or 0:.3g} s"
+            else f"prompt {self.prompt_id} has not ended within {round(timeout or 0, 1):g} s"
         )
         trouble = self._api._connection.error
-        gone = f", unless the server is gone ({trouble})" if trouble else ""
+        gone = f", unless the server is gone ({trouble})" if trouble else f" ({self.why()})"
         return JobTimeout(
-            f"{what}; it goes on{gone}: wait again, or take it up by api.job(...); {self.why()}",
+            f"{what}; it goes on{gone}: wait again, or take it up by api.job(...)",
             prompt_id=self.prompt_id,
             stalled=is_stalled,
         )
@@ -373,9 +377,9 @@ class Job(Future[Result]):
     def queue_position(self) -> int | None:
         """How many prompts are before it, at most, what runs included.
 
-        ``0``: it runs, or is the next.  ``None``: not known yet, or it is over.  The socket
-        tells how many there are in all; which of other clients' are before it, a look at the
-        queue now and then.
+        ``0``: it runs, or nothing is before it.  ``None``: not known yet, or it is over.  The
+        socket tells how many there are in all; which of other clients' are before it, a look
+        at the queue now and then.
         """
         if self.done():
             return None
@@ -384,9 +388,8 @@ class Job(Future[Result]):
             return 0
         remaining = self._api._queue_remaining
         is_heard = self._api._connection.state is State.CONNECTED and not known.is_elsewhere
-        most = None
-        if is_heard and remaining:
-            most = max(0, remaining - 1 - self._api._jobs.behind(self))
+        before, behind = self._api._jobs.around(self)
+        most = max(before, (remaining or 0) - 1 - behind) if is_heard else None
         return min((n for n in (known.ahead, most) if n is not None), default=None)
 
     @property
@@ -499,6 +502,8 @@ _STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
 def check_patience(*seconds: float | None) -> None:
     """ValueError for what is no time to wait."""
     for value in seconds:
+        if value is not None and not isinstance(value, int | float):
+            raise TypeError(f"a timeout is a number of seconds, or None: {value!r}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
 
@@ -512,6 +517,9 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
     try:
         yield begun
     except KeyboardInterrupt:
+        for job in begun:
+            if on_interrupt == "leave" and not job.done():
+                log.warning("prompt %s goes on: take it up by api.job(%r)", *[job.prompt_id] * 2)
         if on_interrupt == "cancel" and begun:
             # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
             last_word = threading.Thread(
@@ -551,7 +559,7 @@ def wait(
             if on_preview is not None and event.name == "b_preview":
                 _call(job, on_preview, event)
     left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    return job.result(left, stall_timeout=stall_timeout)
+    return job._outcome(left, stall_timeout)
 
 
 def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:

@@ -30,7 +30,7 @@ import attrs
 
 from . import models
 from .connection import State
-from .deadline import patience
+from .deadline import patience, patient
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -185,13 +185,14 @@ class Jobs:
                 return job
         return None
 
-    def behind(self, job: Job) -> int:
-        """How many of this client wait behind one that waits."""
+    def around(self, job: Job) -> tuple[int, int]:
+        """How many of this client are before one that waits, and how many behind it."""
         number = job._known.number
         if number is None:
-            return 0
-        numbers = (other._known.number for other in self.outstanding)
-        return sum(1 for other in numbers if other is not None and other > number)
+            return 0, 0
+        others = [other._known.number for other in self.outstanding]
+        numbers = [other for other in others if other is not None]
+        return sum(other < number for other in numbers), sum(other > number for other in numbers)
 
     # -- submitting ----------------------------------------------------------------------
 
@@ -318,9 +319,12 @@ class Jobs:
             known.is_elsewhere = known.seek_mark = True
             known.accepted_at = known.posted_at = time.monotonic()
             known.interval = POLL_FIRST
+            known.check_at = known.accepted_at + PATIENCE  # should what follows come to nothing
             self._elsewhere += 1
             self._start()
-            self._hurry(job)
+        with patient(PATIENCE):  # the first look at once: whoever takes it up wants to know
+            self._ask(api, [job], [job])
+        self._bell.ring()
         return job
 
     # -- cancelling ----------------------------------------------------------------------

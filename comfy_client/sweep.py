@@ -87,6 +87,10 @@ class Sweep(tuple[SweepRow, ...]):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        failed = sum(row.error is not None for row in self)
+        return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
+
     def table(self) -> list[dict[str, Any]]:
         """A flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
 

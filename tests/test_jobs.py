@@ -39,7 +39,7 @@ class Client:
     _advanced_at = 0.0
     _jobs = SimpleNamespace(
         running=lambda job: None,
-        behind=lambda job: 1,
+        around=lambda job: (0, 1),
         cancel=lambda job, force: False,
         trouble=None,
     )

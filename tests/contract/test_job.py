@@ -94,6 +94,7 @@ def ends_of(api) -> list:
 def test_a_job_knows_where_it_is(api, stops_one):
     """Running, or with how many before it; and says so in a sentence."""
     first, second, third = (api.submit(sleeper(ticks=1000)) for _ in range(3))
+    assert [job.queue_position for job in (second, third)] == [1, 2]
     until(lambda: first.status == "running" and first.progress.step)
     assert second.status == third.status == "pending"
     assert first.queue_position == 0
@@ -308,6 +309,20 @@ def test_a_job_is_taken_up_by_its_id_alone(api, stranger):
     assert theirs["Save"].images[0].bytes() == mine["Save"].images[0].bytes()
     assert taken.status == "succeeded"
     assert taken.graph.keys() == job.graph.keys()
+
+
+def test_a_job_that_is_taken_up_knows_at_once_where_it_is(api, stranger, stops_one):
+    """Running, waiting or over, before anybody waits for anything."""
+    over = api.submit(sleeper(0.01, 1))
+    over.result(LIMIT)
+    until(lambda: not api.poll_status(LIMIT).queue_remaining)
+    runs, waits = api.submit(sleeper()), api.submit(sleeper(0.01, 1))
+    until(lambda: runs.status == "running")
+    taken = [stranger.job(job.prompt_id) for job in (over, runs, waits)]
+    assert [job.status for job in taken] == ["succeeded", "running", "pending"]
+    assert taken[2].queue_position == 1
+    assert runs.cancel(force=not stops_one)
+    assert [type(job.exception(LIMIT)) for job in taken] == [type(None), JobInterrupted, type(None)]
 
 
 def test_a_job_is_taken_up_after_its_client_is_gone(server, api):

@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import gc
 import logging
+import re
 import threading
 import time
 import uuid
@@ -1092,8 +1093,8 @@ def test_a_queue_that_moves_is_news(comfy, api, monkeypatch, is_mine):
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
-def test_ctrl_c_leaves_at_once(comfy, api, callback):
-    """Also when only the interpreter is told; the client can be used on."""
+def test_ctrl_c_leaves_at_once(comfy, api, callback, caplog):
+    """Also when only the interpreter is told; it says how to go on, and the client can."""
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     timer = threading.Timer(0.3, _thread.interrupt_main)
@@ -1103,8 +1104,20 @@ def test_ctrl_c_leaves_at_once(comfy, api, callback):
         api.run(GRAPH, timeout=LIMIT, on_event=callback)
     assert time.monotonic() - start < 5
     timer.join()
+    [prompt_id] = re.findall(r"api\.job\('(.*)'\)", caplog.text)
     go.set()
+    check(api.job(prompt_id).result(LIMIT))
     check(api.run(GRAPH, timeout=LIMIT))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": "5"}, {"stall_timeout": "5"}, {"on_progress": 3}, {"on_event": "print"}]
+)
+def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, api, wrong):
+    """Not by the first event, with the prompt under way."""
+    with pytest.raises(TypeError, match=r"number of seconds|called with one event"):
+        api.run(GRAPH, **wrong)
+    assert posts(comfy) == []
 
 
 def test_done_callbacks_have_a_thread_of_their_own(comfy, api):
