@@ -847,7 +847,8 @@ def _may_mend(exc: ComfyError) -> bool:
 
 def _without_passwords(proxies: Mapping[str, str]) -> dict[str, str]:
     """Proxies for a pickle: one with a password in it stays behind."""
-    return {scheme: url for scheme, url in proxies.items() if "@" not in url}
+    # requests takes ``None`` for a scheme that has none.
+    return {scheme: url for scheme, url in proxies.items() if not url or "@" not in url}
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

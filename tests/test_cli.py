@@ -62,7 +62,7 @@ def started(*args: object, first: str = "", **options: Any) -> Iterator[subproce
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # so that a server may remove its files
 
 
 def line_with(process: subprocess.Popen[str], words: str) -> str:

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -33,6 +33,7 @@ from comfy_client.testing import (
     never_answer,
     script,
 )
+from comfy_client.testing.server import Core
 
 LIMIT = 20.0
 Dial = Callable[..., websocket.WebSocket]
@@ -273,6 +274,34 @@ def test_a_frozen_server_accepts_and_does_nothing(server: ComfyServer, dial: Dia
         assert ws.recv_frame().data == b"1"
 
 
+def test_a_server_that_is_frozen_twice_thaws_with_the_last(server: ComfyServer) -> None:
+    """And the second time costs no time."""
+    start = time.monotonic()
+    first, second = server.faults.freeze(), server.faults.freeze()
+    assert time.monotonic() - start < 5
+    with raw(server, asking("/queue")) as connection:
+        first.end()
+        connection.settimeout(0.15)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        second.end()
+        connection.settimeout(LIMIT)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize("name", ["deaf", "go_dark"])
+def test_a_fault_of_open_sockets_can_end_in_a_frozen_server(
+    server: ComfyServer, dial: Dial, name: str
+) -> None:
+    """They hear again when it thaws."""
+    ws = dial()
+    fault = getattr(server.faults, name)()
+    with server.faults.freeze():
+        fault.end()
+    server.push({"type": "x"})
+    assert heard(ws, "x") == ["x"]
+
+
 def test_a_frozen_server_can_be_stopped(server: ComfyServer) -> None:
     """And started again."""
     server.faults.freeze()
@@ -285,10 +314,11 @@ def test_a_frozen_server_can_be_stopped(server: ComfyServer) -> None:
 def test_pings_are_swallowed(server: ComfyServer, dial: Dial) -> None:
     """And counted."""
     ws = dial()
-    with server.faults.swallow_pings():
+    with server.faults.swallow_pings() as fault:
         ws.ping(b"1")
         server.until(lambda: server.pings == 1)
         assert silent(ws)
+        assert fault.hits == 1
     assert pong(ws) == b"there?"
     assert server.pings == 2
 
@@ -410,6 +440,21 @@ def test_messages_pause_in_their_frames(server: ComfyServer) -> None:
         while frame(10, b"1") not in rest:
             rest += ws.sock.recv(4096)
         assert time.monotonic() - start >= 0.25
+
+
+def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServer) -> None:
+    """Junk does, too; or nobody could read on."""
+    with server.faults.pause_in_frames(0.2), server.faults.junk() as junk:
+        url = f"ws://127.0.0.1:{server.port}/ws?clientId=me"
+        ws = websocket.create_connection(url, timeout=LIMIT)
+        server.until(lambda: server.sockets)  # and its greeting has begun
+        server.push({"type": "pushed"})
+        server.faults._stage._running().send("sent", None)
+        texts = [ws.recv_frame().data for _ in range(4)]
+        kinds = [json.loads(texts[index])["type"] for index in (0, 1, 3)]
+        assert kinds == ["status", "pushed", "sent"]
+        assert (texts[2], junk.hits) == (faults.JUNK[0][1], 1)
+        ws.shutdown()
 
 
 def test_an_oversized_frame_is_announced(server: ComfyServer, dial: Dial) -> None:
@@ -607,6 +652,34 @@ def test_files_are_cut_and_dripped(server: ComfyServer) -> None:
         assert get(server, path, headers={"Range": "bytes=1-3"}).content == data[1:4]
 
 
+def test_what_is_cut_can_be_cut_dripped_and_handed_on_again(server: ComfyServer) -> None:
+    """It comes no further than the faults behind let it, and nothing is an error."""
+    with server.faults.cut("POST", "/prompt", ran=True), server.faults.cut("*", "*", sent=10):
+        with pytest.raises(requests.ConnectionError):
+            submit(server)
+        server.until(lambda: len(server.ran) == 1)
+    with server.faults.cut("GET", "/object_info", sent=10) as fault:
+        with server.faults.drip("GET", "*", size=100, pause=0):
+            with raw(server, asking("/object_info")) as connection:
+                head, _, body = everything(connection).partition(b"\r\n\r\n")
+            assert (head[:12], len(body)) == (b"HTTP/1.1 200", 10)
+        server.on("GET", "*", server.answer)
+        with raw(server, asking("/object_info")) as connection:
+            assert everything(connection) == b""
+        assert fault.hits == 2
+
+
+def test_handshakes_are_cut_and_do_not_drip(server: ComfyServer, dial: Dial) -> None:
+    """The right answer to one opens a socket."""
+    with server.faults.cut("GET", "/ws", sent=0):
+        ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=LIMIT)
+        with pytest.raises(websocket.WebSocketConnectionClosedException):
+            ws.recv()
+        ws.shutdown()
+    with server.faults.drip("*", "*"):
+        assert pong(dial()) == b"there?"
+
+
 def test_answers_drip(server: ComfyServer) -> None:
     """Byte by byte."""
     with (
@@ -711,6 +784,30 @@ def test_answers_are_rewritten(server: ComfyServer) -> None:
         assert get(server, "/prompt").json() == [{"exec_info": {"queue_remaining": 0}}]
         assert get(server, "/nope").status_code == 404
     assert fault.hits == 2
+
+
+def test_an_error_in_what_rewrites_is_kept(server: ComfyServer) -> None:
+    """As one in a handler; the client gets a 500."""
+    server.faults.rewrite("GET", "/queue", lambda answer: 1 / 0)
+    assert get(server, "/queue").status_code == 500
+    assert [type(error) for error in server.errors] == [ZeroDivisionError]
+    server.errors.clear()
+
+
+def test_what_has_struck_often_enough_is_in_force_no_more(server: ComfyServer) -> None:
+    """Whom it struck last may wait for its end all the same."""
+    fault = server.faults.delay("GET", "/queue", times=1)
+    with raw(server, asking("/queue")) as connection:
+        server.until(lambda: fault.hits)
+        assert get(server, "/queue").status_code == 200
+        assert (fault.active, server.faults.active()) == (False, [])
+        assert repr(server.faults) == "<Faults: none>"
+        connection.settimeout(0.15)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        server.faults.clear()
+        connection.settimeout(LIMIT)
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def test_the_last_fault_acts_first_and_others_behind_it(server: ComfyServer) -> None:
@@ -896,6 +993,61 @@ def test_a_killed_server_resets_everything_and_comes_back(server: ComfyServer, d
     assert get(server, "/queue").status_code == 200
 
 
+class Last:
+    """A node that ends its server, or whatever `end` does."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    end: ClassVar[Callable[[], object]]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def run(self) -> dict[str, Any]:
+        type(self).end()
+        return {}
+
+
+@pytest.mark.parametrize("scripted", [True, False])
+@pytest.mark.parametrize("how", ["kill", "restart"])
+def test_a_node_or_a_script_may_end_its_server(
+    server: ComfyServer, how: str, scripted: bool
+) -> None:
+    """In the middle of a prompt, which has no end then."""
+    done = threading.Event()
+
+    def end() -> None:
+        getattr(server, how)()
+        done.set()
+
+    if scripted:
+        server.script(lambda _: end())
+    else:
+        server.add_node(Last)
+        Last.end = end
+    with contextlib.suppress(requests.ConnectionError):
+        post(server, "/prompt", {"prompt": {"1": {"class_type": "Last", "inputs": {}}}})
+    assert done.wait(LIMIT)
+    if how == "kill":
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), LIMIT)
+        server.start()
+    assert get(server, "/history").json() == {}
+    assert [ran.status for ran in server.ran] == [None]
+    assert server.errors == []
+
+
+def test_a_prompt_that_ran_when_its_server_died_has_no_end(server: ComfyServer) -> None:
+    """Though its node was told to stop."""
+    with server.faults.hang_worker():
+        submit(server)
+        server.until(lambda: server.ran)
+        server.kill()
+    assert [ran.status for ran in server.ran] == [None]
+
+
 def test_a_killed_server_can_be_stopped_or_restarted() -> None:
     """Its port is free then."""
     with ComfyServer() as server:
@@ -998,7 +1150,7 @@ def test_what_ran_is_recorded(server: ComfyServer) -> None:
             post(server, "/queue", {"delete": [deleted]})
             assert server.ran[-1].status is None
         waiting.result(LIMIT)
-        server.until(lambda: server.ran[-1].status)  # written down after the history
+        server.until(lambda: server.ran[-1].status)  # the client has heard of the end before
         assert [(ran.prompt_id, ran.mark, ran.client_id, ran.status) for ran in server.ran] == [
             (one, one, api.client_id, "success") for one in (result.prompt_id, waiting.prompt_id)
         ]
@@ -1224,6 +1376,67 @@ def test_a_script_stops_with_its_server(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(script, "_LIMIT", 0.1)
     with pytest.raises(TimeoutError, match=r"waited 0.1 s"), ComfyServer() as server:
         _fail_with(server, threading.Event())
+
+
+def test_what_waits_when_the_script_ends_is_executed(server: ComfyServer) -> None:
+    """With its outputs; of an invalid one nothing is, and the next has its turn."""
+    fault = server.script()
+    playing = submit(server)
+    bodies: list[Any] = [{}, {"9": {"class_type": "Unheard Of"}}, picture(), picture(7)]
+    waiting = [post(server, "/prompt", {"prompt": one}).json()["prompt_id"] for one in bodies]
+    server.until(lambda: server.running)
+    fault.end()
+    server.finish(playing)
+    server.until(lambda: len(server.history) == 5, LIMIT)
+    outputs = [list(server.history[one]["outputs"]) for one in waiting]
+    assert outputs == [[], [], ["9"], ["9"]]
+    assert server.history[waiting[1]]["status"]["status_str"] == "error"
+
+
+def test_a_list_of_jobs_has_scripted_ones() -> None:
+    """With what there is of them."""
+    with ComfyServer(version="0.8") as server:
+        server.script(
+            say("execution_start", timestamp=1000),
+            say("executed", node="9", output={"images": [{"filename": "a.png"}]}),
+            say("execution_success", timestamp=3000),
+            Finish(),
+        )
+        ended(server, played := submit(server))
+        with server.script(Finish({"outputs": {"9": None}})):
+            ended(server, given := submit(server))
+        server.finish("unheard of")
+        server.finish("no prompt", entry={"outputs": {}, "status": None, "prompt": []})
+        jobs = {job["id"]: job for job in get(server, "/api/jobs").json()["jobs"]}
+        assert jobs.keys() == {played, given, "unheard of"}
+        duration = jobs[played]["execution_end_time"] - jobs[played]["execution_start_time"]
+        assert (jobs[played]["outputs_count"], duration) == (1, 2000)
+        assert jobs["unheard of"] == {
+            "id": "unheard of",
+            "status": "completed",
+            "priority": 0,
+            "outputs_count": 0,
+        }
+        assert get(server, f"/api/jobs/{given}").json()["status"] == "failed"
+
+
+def test_a_script_that_the_end_cuts_off_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it was about to do."""
+    ending = threading.Event()
+    stop = Core.stop
+
+    def slowly(core: Core, *, reset: bool = False) -> None:
+        ending.set()
+        with contextlib.suppress(AssertionError):
+            server.until(lambda: server.errors, 0.3)
+        stop(core, reset=reset)
+
+    monkeypatch.setattr(Core, "stop", slowly)
+    with ComfyServer() as server:
+        server.script(ending, lambda _: server.push({"type": "x"}))
+        submit(server)
+        server.until(lambda: server.running)
+    assert server.errors == []
 
 
 # -- other servers ----------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -58,6 +60,24 @@ def test_nothing_is_left_of_fifty_servers():
             free.bind(("127.0.0.1", port))
     assert set(threading.enumerate()) == threads
     assert len(open_files()) <= len(files) + 1  # the one that lists them
+
+
+def test_a_process_that_does_not_stop_its_server_leaves_no_folder():
+    """Nor does a fork of it, which ends before, take that away."""
+    code = """
+import os, sys
+from comfy_client.testing import ComfyServer
+server = ComfyServer().start()
+if not os.fork():
+    sys.exit()
+os.wait()
+assert server.root.exists()
+print(server.root)
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert done.stderr == ""
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path):

@@ -187,6 +187,26 @@ def test_a_server_can_be_started_again():
         assert server.url in repr(server)
 
 
+def test_each_use_of_a_server_raises_its_own_errors_only():
+    """Not those of the one before."""
+
+    def wrong(request: Any) -> Any:
+        return 1 / 0
+
+    def use(times: int) -> None:
+        with server:
+            for _ in range(times):
+                server.faults.answer("GET", "/queue", wrong, times=1)
+                with pytest.raises(requests.ConnectionError):
+                    ask(server, "GET", "/queue")
+            assert ask(server, "GET", "/queue").status_code == 200
+
+    server = ComfyServer()
+    with pytest.raises(ZeroDivisionError):
+        use(1)
+    use(0)
+
+
 def test_a_missing_extra_is_told_with_the_way_to_get_it():
     """And the package alone can be imported without it."""
     code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
@@ -626,6 +646,16 @@ class Base:
         return ("",)
 
 
+class SaveText(Base):
+    """PreviewAny, which the oldest servers lack."""
+
+    RETURN_TYPES: tuple[str, ...] = ()
+    OUTPUT_NODE = True
+
+    def run(self, text: str) -> Any:
+        return {"ui": {"text": [text]}}
+
+
 def shown(api: ComfyApi, name: str, **inputs: Any) -> Any:
     """What a node hands on, as PreviewAny shows it."""
     graph = {"1": node(name, **inputs), "2": node("PreviewAny", source=["1", 0])}
@@ -789,6 +819,75 @@ def test_a_blocker_keeps_the_nodes_behind_it_from_running(server, api):
     }
     result = api.run(graph, timeout=LIMIT)
     assert set(result.nodes) == {"3"}
+
+
+def test_what_json_cannot_carry_is_a_failure_of_its_node(server, api):
+    """Whoever asked for it; the next prompt runs, and history can be read."""
+
+    @server.add_node
+    class Odd(Base):
+        OUTPUT_NODE = True
+
+        def run(self, text: str) -> Any:
+            return {"ui": {"text": [object()]}}
+
+    graph = {"1": node("Odd", text="")}
+    with pytest.raises(JobFailed, match="not JSON serializable"):
+        api.run(graph, timeout=LIMIT)
+    prompt_id = ask(server, "POST", "/prompt", json={"prompt": graph}).json()["prompt_id"]
+    until(lambda: prompt_id in server.history)
+    assert ask(server, "GET", f"/history/{prompt_id}").status_code == 200
+    assert shown(api, "PrimitiveString", value="x") == ("x",)
+
+
+def test_a_message_that_cannot_be_sent_is_kept_as_an_error(server, api):
+    """The next ones are sent."""
+
+    @server.add_node
+    class Odd(Base):
+        def run(self, text: str) -> Any:
+            send_event("odd", object())
+            return (text,)
+
+    seen: list[Any] = []
+    api.on("executed", seen.append)
+    assert shown(api, "Odd", text="x") == ("x",)
+    assert len(seen) == 1
+    [error] = server.errors
+    assert "not JSON serializable" in str(error)
+    server.errors.clear()
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
+def test_a_class_in_the_place_of_another_is_run(version):
+    """Though the workflow is the same."""
+
+    def says(words: str) -> Any:
+        return type("Says", (Base,), {"run": lambda self, text: (words,)})
+
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        for words in ("one", "two"):
+            server.add_node(says(words))
+            graph = {"1": node("Says", text=""), "2": node("SaveText", text=["1", 0])}
+            server.add_node(SaveText)
+            assert api.run(graph, timeout=LIMIT).texts == (words,)
+
+
+def test_a_class_can_be_added_while_the_others_are_listed(server):
+    """Here by one of them."""
+
+    added: list[str] = []
+
+    @server.add_node
+    class Parent(Base):
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            added.append(f"Child {len(added)}")
+            server.add_node(Base, added[-1])
+            return {"required": cls.INPUTS}
+
+    assert "Parent" in ask(server, "GET", "/object_info").json()
+    assert set(added) < ask(server, "GET", "/object_info").json().keys() | {added[-1]}
 
 
 def test_a_node_that_fails_is_told_with_its_traceback_and_inputs(server, api):

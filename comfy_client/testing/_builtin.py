@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import time
@@ -11,8 +12,8 @@ from typing import Any, ClassVar
 
 import attrs
 from PIL import Image, ImageMath, ImageOps, ImageSequence
-from PIL.PngImagePlugin import PngInfo
 
+from ..workflow.metadata import write_metadata
 from .execution import Preview, ProgressBar, wants_previews
 from .folders import Folders
 from .images import Frame, Pictures, scaled
@@ -257,15 +258,14 @@ class SaveImage(Node):
         folder, name, number, subfolder = self.folders.save_target(
             self.kind, prefix, *pictures.size
         )
-        texts = PngInfo()
-        if prompt is not None:
-            texts.add_text("prompt", json.dumps(prompt))
-        for key, value in (extra_pnginfo or {}).items():
-            texts.add_text(key, json.dumps(value))
+        texts = {} if prompt is None else {"prompt": prompt}
+        texts |= extra_pnginfo or {}
         saved = []
         for index, picture in enumerate(pictures):
             file = f"{name.replace('%batch_num%', str(index))}_{number + index:05}_.png"
-            picture.save(folder / file, pnginfo=texts, compress_level=self.level)
+            png = io.BytesIO()
+            picture.save(png, "PNG", compress_level=self.level)
+            (folder / file).write_bytes(write_metadata(png.getvalue(), texts))
             saved.append({"filename": file, "subfolder": subfolder, "type": self.kind})
         return {"ui": {"images": saved}}
 

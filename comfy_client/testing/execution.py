@@ -454,6 +454,7 @@ class Executor:
         self.director: Director | None = None
         self._queue = queue
         self._interrupted = threading.Event()
+        self._replaced = nodes.replaced
         self.reset()
 
     def reset(self) -> None:
@@ -498,6 +499,9 @@ class Executor:
         """One prompt; returns what history has of it, beside the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
         self._interrupted.clear()
+        if self._replaced != self.nodes.replaced:
+            self._replaced = self.nodes.replaced
+            self.reset()
         self.client_id = extra_data.get("client_id")
         run = self._new_run(prompt_id, graph, {**extra_data, **secrets})
         token = _here.set(run)
@@ -520,7 +524,7 @@ class Executor:
         except _Failure as exc:
             failure = exc
         except Exception as exc:  # noqa: BLE001  a class that fell over; the next prompt is due
-            failure = _Failure(next(iter(run.prompt)), exc, {})
+            failure = _Failure(next(iter(run.prompt), ""), exc, {})
         else:
             self._tell_success(run)
             return True
@@ -894,6 +898,7 @@ class _Run:
         ui = (
             {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
         )
+        json.dumps(ui)  # or it is this node's failure: ComfyUI would end over it
         return ui, results
 
     def resolved(self, node_id: str) -> list[Any]:

@@ -42,6 +42,7 @@ from .traffic import (
     more_headers,
     read_body,
     set_body,
+    upgrade,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Fault:
 
     #: The method of :class:`Faults` that it comes from.
     name: str
-    #: How often it struck.
+    #: How many requests, messages or pings it struck; of prompts and open sockets none count.
     hits: int = attrs.field(default=0, init=False)
     _faults: Faults = attrs.field(repr=False)
     #: What the server needs to know of it.
@@ -122,7 +123,7 @@ class Fault:
     @property
     def active(self) -> bool:
         """Whether it is in force, and has not struck as often as it was to."""
-        return self in self._faults.active() and not self._spent
+        return self in self._faults.active()
 
     def end(self) -> None:
         """Undo it; idempotent."""
@@ -164,13 +165,20 @@ class Faults:
 
     def clear(self) -> None:
         """End all faults, and what ``server.on`` and ``server.script`` have said."""
-        for fault in self.active():
+        with self._lock:
+            faults = list(self._active)
+        for fault in faults:
             fault.end()
 
     def active(self, *names: str) -> list[Fault]:
         """The faults in force (of these names), the last one first."""
         with self._lock:
-            return [f for f in self._active if not names or f.name in names]
+            return [f for f in self._active if not f._spent and (not names or f.name in names)]
+
+    def _lasts(self, fault: Fault | None) -> bool:
+        """Whether nobody has ended it: the last one that it struck may yet be waiting."""
+        with self._lock:
+            return fault in self._active
 
     def _add(
         self,
@@ -237,14 +245,14 @@ class Faults:
         core = self._stage._running()
         core.flush()
         links = core.links
+        for link in links:
+            core.call(getattr(link, do))
 
-        def each(what: str) -> None:
-            with contextlib.suppress(RuntimeError):  # stopped meanwhile
-                for link in links:
-                    core.call(getattr(link, what))
+        def undone() -> None:
+            for link in links:  # not waited for: the server may be frozen, or have stopped
+                core.later(getattr(link, undo))
 
-        each(do)
-        return self._add({"deaf": "deaf", "darken": "go_dark"}[do], undo=lambda: each(undo))
+        return self._add({"deaf": "deaf", "darken": "go_dark"}[do], undo=undone)
 
     def stale_handlers(self) -> Fault:
         """A socket that ends takes the route of the next one of its client id with it.
@@ -475,8 +483,8 @@ class Faults:
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             if sent is not None:
-                head, _, body = encode(await exchange.answer()).partition(b"\r\n\r\n")
-                exchange.write(head + b"\r\n\r\n" + body[:sent])
+                data = await exchange.answer()
+                exchange.write(data[: data.find(b"\r\n\r\n") + 4 + sent])
             elif ran:
                 await exchange.proceed()
             exchange.hang_up(reset=reset)
@@ -493,13 +501,15 @@ class Faults:
         pause: float = 0.05,
         times: int | None = None,
     ) -> Fault:
-        """The right answer, `size` bytes at a time, `pause` seconds apart."""
+        """The right answer, `size` bytes at a time, `pause` seconds apart; not to sockets."""
         if size < 1:
             raise ValueError(f"size is 1 byte or more, not {size}")
         pause = _seconds(pause)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
-            data = encode(await exchange.answer())
+            if exchange.seen.path == "/ws":
+                return await exchange.proceed()
+            data = await exchange.answer()
             for start in range(0, len(data), size):
                 if exchange.gone:
                     break
@@ -645,7 +655,12 @@ class Faults:
                 return response
             if response.content_type != "application/json":
                 return response
-            return web.json_response(function(json.loads(response.text or "null")))
+            try:
+                changed = function(json.loads(response.text or "null"))
+            except Exception as exc:
+                exchange.core.stage._keep(exchange.core.stage.errors, exc)
+                raise
+            return web.json_response(changed)
 
         return self._rule(name, method, path, respond, times)
 
@@ -763,8 +778,10 @@ class Exchange:
         threading.Thread(target=call, name="ComfyServer handler", daemon=True).start()
         return await done
 
-    async def answer(self) -> Answer:
-        """The right answer, whole."""
+    async def answer(self) -> bytes:
+        """The right answer, as far as the faults that are left let it come."""
+        if self.seen.path == "/ws":
+            return encode(upgrade(self.seen))
         return await self.core.loopback(self.seen)
 
     def replace_body(self, body: bytes) -> None:
@@ -781,9 +798,9 @@ class Exchange:
     async def wait(self, seconds: float | None) -> None:
         """Until the time or the fault is over, or the client gone."""
         loop = asyncio.get_running_loop()
-        faults = self.core.stage.faults
+        lasts = self.core.stage.faults._lasts
         end = None if seconds is None else loop.time() + seconds
-        while not self.gone and self._current in faults.active():
+        while not self.gone and lasts(self._current):
             if end is not None and loop.time() >= end:
                 break
             await asyncio.sleep(_LOOK)

@@ -49,7 +49,8 @@ class Frame:
 class Pictures(Sequence[Image.Image]):
     """A batch of pictures, the value of an ``IMAGE``: a sequence of Pillow images.
 
-    A node of your own gets one, and may return one, or any Pillow images in a list.
+    A node of your own gets one from the server's, and may return one, or any Pillow images in a
+    list; another of your own gets what it returned.
     """
 
     def __init__(self, frames: Iterable[Frame]) -> None:

@@ -1,4 +1,7 @@
-"""The jobs API of ComfyUI 0.8 and newer: queue and history as one list."""
+"""The jobs API of ComfyUI 0.8 and newer: queue and history as one list.
+
+A script may have left less in history than a run does: what is missing is left out.
+"""
 
 from __future__ import annotations
 
@@ -117,11 +120,15 @@ def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
 
 
 def _created(job: Mapping[str, Any]) -> Any:
-    return job["create_time"]
+    return job.get("create_time", 0)
 
 
 def _duration(job: Mapping[str, Any]) -> Any:
     return job.get("execution_end_time", 0) - job.get("execution_start_time", 0)
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _jobs(queue: Queue, newest: bool, *, details: bool = False) -> Iterator[dict[str, Any]]:
@@ -131,10 +138,11 @@ def _jobs(queue: Queue, newest: bool, *, details: bool = False) -> Iterator[dict
             job = {**_head(item, status), "outputs_count": 0, **_workflow_id(item)}
             yield {**job, **_workflow(item)} if details and newest else job
     for entry in queue.history().values():
+        if len(entry["prompt"]) < 5:
+            continue
         job = _ended(entry, newest)
         if details:
-            job["outputs"] = entry["outputs"]
-            job["execution_status"] = entry["status"]
+            job |= _present(outputs=entry.get("outputs"), execution_status=entry.get("status"))
             job |= _workflow(entry["prompt"])
         yield job
 
@@ -145,12 +153,8 @@ def _workflow(item: Any) -> dict[str, Any]:
 
 def _head(item: Any, status: str) -> dict[str, Any]:
     number, prompt_id, _, extra_data, _ = item
-    return {
-        "id": prompt_id,
-        "status": status,
-        "priority": number,
-        "create_time": extra_data["create_time"],
-    }
+    created = extra_data.get("create_time")
+    return _present(id=prompt_id, status=status, priority=number, create_time=created)
 
 
 def _workflow_id(item: Any) -> dict[str, Any]:
@@ -161,21 +165,21 @@ def _workflow_id(item: Any) -> dict[str, Any]:
 
 
 def _ended(entry: dict[str, Any], newest: bool) -> dict[str, Any]:
-    status = entry["status"]
-    messages = status["messages"]
+    status = entry.get("status") or {}
+    messages = status.get("messages") or [("", {})]
     name, last = messages[-1]
-    word = "completed" if status["completed"] else "failed"
+    word = "completed" if status.get("completed") else "failed"
     if newest and name == "execution_interrupted":
         word = "cancelled"
+    start, end = ((data or {}).get("timestamp") for _, data in (messages[0], messages[-1]))
     job = _head(entry["prompt"], word)
-    job["execution_start_time"] = messages[0][1]["timestamp"]
-    job["execution_end_time"] = last["timestamp"]
+    job |= _present(execution_start_time=start, execution_end_time=end)
     if name == "execution_error":  # of an interrupted one nothing more
         job["execution_error"] = last
     files = [
         (one, {"nodeId": node_id, "mediaType": kind})
-        for node_id, output in entry["outputs"].items()
-        for kind, ones in output.items()
+        for node_id, output in (entry.get("outputs") or {}).items()
+        for kind, ones in (output or {}).items()
         if kind != "animated"
         for one in ones
     ]

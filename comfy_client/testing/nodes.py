@@ -15,7 +15,8 @@ A node is a class after ComfyUI's V1 conventions::
 
     server.add_node(Blur)
 
-An ``IMAGE`` comes as :class:`~comfy_client.testing.images.Pictures`.  ``OUTPUT_NODE``,
+An ``IMAGE`` is a sequence of Pillow images: of the server's own nodes a
+:class:`~comfy_client.testing.Pictures`, of yours what they returned.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
 hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
 ``check_lazy_status``) and expansion work as there.  A node expands when it returns
@@ -57,6 +58,8 @@ class Nodes:
         self.classes: dict[str, Any] = {
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }
+        #: How often a class took the place of another, whose outputs then count no more.
+        self.replaced = 0
         if old:  # there it is no class method, and fails, which counts as a change
             self.classes["SaveImageWebsocket"].IS_CHANGED = None
         for name, cls in self.classes.items():
@@ -67,8 +70,9 @@ class Nodes:
 
     def add(self, name: str, cls: type) -> None:
         """Add a class of the user's, or put it in the place of another."""
+        self.replaced += name in self.classes
+        self.classes = {**self.classes, name: cls}  # the server's threads may be at the old one
         self._definitions.pop(name, None)
-        self.classes[name] = cls
 
     def definition(self, name: str) -> dict[str, Any]:
         """What ``GET /object_info`` says about one class."""

@@ -184,8 +184,6 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
         prompt_id = str(prompt_id)  # older servers take anything, and null for a name
         if "prompt" not in body:
             verdict = no_prompt(core.version)
-        elif core.stage.faults.active("script"):  # played, and not looked at
-            verdict = Verdict(True, None, {}, [], body["prompt"])
         else:
             verdict = validate(
                 body["prompt"],
@@ -194,6 +192,9 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
                 extra_checks=core.nodes.checks(),
                 version=core.version,
             )
+        if core.stage.faults.active("script") and isinstance(body.get("prompt"), dict):
+            graph = verdict.graph if verdict.ok else body["prompt"]  # any, since it is played
+            verdict = Verdict(True, None, {}, verdict.outputs_to_execute, graph)
         if verdict.crash is not None:
             raise RuntimeError(verdict.crash)
         extra_data = body.get("extra_data", {})
@@ -473,7 +474,10 @@ def _socket_handler(core: Core) -> Handler:
             async for message in ws:
                 if message.type is aiohttp.WSMsgType.PING:
                     stage._count("pings")
-                    if not stage.faults.active("swallow_pings"):
+                    swallowing = stage.faults.active("swallow_pings")
+                    for fault in swallowing:
+                        fault.hits += 1
+                    if not swallowing:
                         await link.pong(message.data)
                 elif message.type is aiohttp.WSMsgType.TEXT:
                     said = _decoded(stage, message.data, is_first)

@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from .faults import Fault, Faults
-from .traffic import Answer, Handler, Ran, Request, pieces, upgrade
+from .traffic import Answer, Handler, Ran, Request, decode, pieces, upgrade
 
 if TYPE_CHECKING:
     from .server import Core
@@ -90,8 +90,8 @@ class Stage:
         self.pings = 0
         #: Every prompt that has begun to run or to play, in order: what ran, and how often.
         self.ran: list[Ran] = []
-        #: What handlers and scripts raised.  The first is raised again at the end of the
-        #: server's ``with``, if nothing else is.
+        #: What handlers and scripts raised, and why messages could not be sent.  The first is
+        #: raised again at the end of the server's ``with``, if nothing else is.
         self.errors: list[BaseException] = []
         #: Everything that can go wrong, by name: see :class:`~comfy_client.testing.Faults`.
         self.faults = Faults(self)
@@ -167,11 +167,14 @@ class Stage:
         """What the server, or the next fault, would have answered: for handlers.
 
         The request takes effect; the JSON of the answer is decoded.
+
+        Raises:
+            ConnectionError: The next fault cuts it.
         """
         if request.path == "/ws":
             return upgrade(request)
         core = self._running()
-        return core.wait(core.loopback(request))
+        return decode(core.wait(core.loopback(request)), request.method)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class Stage:
     def script(self, *steps: Step) -> Fault:
         """What every prompt does from now on, one after the other, instead of being executed.
 
-        Nothing is validated.  A prompt whose script has no :class:`Finish` runs until
+        Invalid ones are played, too.  A prompt whose script has no :class:`Finish` runs until
         :meth:`finish` or :meth:`forget`.
 
         Args:
@@ -270,13 +273,14 @@ class Stage:
         self.faults.evict()
 
 
-def play(stage: Stage, core: Core, prompt_id: str, client_id: str | None) -> None:
-    """Play the script for one prompt, and wait until that has left the queue."""
-    fault = next(iter(stage.faults.active("script")))
+def play(
+    stage: Stage, core: Core, steps: Sequence[Step], prompt_id: str, client_id: str | None
+) -> None:
+    """Play a script for one prompt, and wait until that has left the queue."""
     outputs: dict[str, Any] = {}
     messages: list[Any] = []
     queue = core.queue
-    for step in fault._settings:
+    for step in steps:
         if queue.closed:
             return
         if isinstance(step, Mapping):

@@ -16,6 +16,7 @@ import ssl
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -35,7 +36,7 @@ from .nodes import Nodes, definition_of
 from .replay import Player
 from .routes import application
 from .script import Stage, play
-from .traffic import Answer, Link, Ran, Request, exchange, hang_up, made
+from .traffic import Link, Ran, Request, exchange, hang_up, made
 
 #: Which ComfyUI a server is like.
 Version = Literal["2024-03", "0.3.75", "0.8", "new"]
@@ -137,6 +138,7 @@ class ComfyServer(Stage):
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> ComfyServer:
+        self.errors.clear()  # the end before has raised them
         return self.start()
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -260,6 +262,8 @@ class ComfyServer(Stage):
     def _built(self) -> tuple[Core, web.Application]:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
+            # Also for a server that nobody stops, when its process ends.
+            self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         folders = Folders(self._root)
         settings = {"previews": self._previews, "step_seconds": self._step_seconds}
         nodes = Nodes(folders, settings, old=self.version == "2024-03")
@@ -286,9 +290,9 @@ class ComfyServer(Stage):
         """
         self._halt()
         self._release()
-        root, self._root = self._root, None
-        if root is not None:
-            shutil.rmtree(root, ignore_errors=True)
+        if self._root is not None:
+            self._root = None
+            self._remove_root()
 
     def restart(self) -> None:
         """Stop and start it on the same port: queue and history are lost, files are kept."""
@@ -321,12 +325,14 @@ class ComfyServer(Stage):
             reserved.close()
 
     def _halt(self, *, reset: bool = False) -> None:
-        core, self._core = self._core, None
+        core = self._core
         if core is None:
             return
-        core.stop(reset=reset)
+        core.stop(reset=reset)  # first: what misses the server then knows why
+        self._core = None
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            if thread is not threading.current_thread():  # a node or a script ends its server
+                thread.join(_PATIENCE)
         if self._reserved is not None:
             self._reserved.bind((self._address[0], self._port))
         shutil.rmtree(core.folders.root / "temp", ignore_errors=True)
@@ -461,10 +467,10 @@ class Core:
         self.queue.close()
         for frozen in list(self._frozen):
             frozen.set()
-        self._soon(self._end.set)
+        self.later(self._end.set)
 
-    def _soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Call in the server's thread; nothing if that has ended."""
+    def later(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call it in the server's thread, and do not wait; nothing if that has ended."""
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
@@ -531,12 +537,15 @@ class Core:
         self._later(partial(self.deliver, event, data, client_id))
 
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
-        self._soon(self._messages.put_nowait, sending)
+        self.later(self._messages.put_nowait, sending)
 
     async def _publish(self) -> None:
         while True:
             sending = await self._messages.get()
-            await sending()
+            try:
+                await sending()
+            except Exception as exc:  # noqa: BLE001  ComfyUI would end here; told at the end of ours
+                self.stage._keep(self.stage.errors, exc)
 
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
         """Send now; who is not connected misses it."""
@@ -555,7 +564,7 @@ class Core:
             fault.hits += 1
             for link in links:
                 if isinstance(extra, bytes):
-                    link.write(extra)
+                    await link.send_raw(extra)
                 else:
                     await link.send(extra, faults)
         message = made(event, data)
@@ -595,8 +604,8 @@ class Core:
         finally:
             self._tasks.discard(task)
 
-    async def loopback(self, request: Request) -> Answer:
-        """The answer to a request over a connection of our own, which no test sees.
+    async def loopback(self, request: Request) -> bytes:
+        """What a request brings over a connection of our own, which no test sees.
 
         Only the faults that the request has yet to meet are in its way.
         """
@@ -672,8 +681,8 @@ class Core:
         """Send bytes as they are behind all messages so far; to the deaf only if `everybody`."""
 
         async def write() -> None:
-            for link in self._links if everybody else self._hearing(to):
-                link.write(data)
+            for link in self.links if everybody else self._hearing(to):
+                await link.send_raw(data)
 
         self._later(write)
         self.flush()
@@ -686,8 +695,9 @@ class Core:
             frozen.set()
             thaw.wait()
 
-        self._soon(sleep)
-        frozen.wait(_PATIENCE)
+        self.later(sleep)
+        if not self._frozen:  # else its turn comes when the other ends
+            frozen.wait(_PATIENCE)
         self._frozen.add(thaw)
 
         def wake() -> None:
@@ -713,10 +723,11 @@ class Core:
             self._lost.discard(prompt_id)
         ran = Ran(prompt_id, extra_data.get("client_id"), extra_data)
         self.stage._keep(self.stage.ran, ran)
-        if not self.stage.faults.active("script"):
+        script = next(iter(self.stage.faults.active("script")), None)
+        if script is None:
             return False
         try:
-            play(self.stage, self, prompt_id, ran.client_id)
+            play(self.stage, self, script._settings, prompt_id, ran.client_id)
         except Exception as exc:  # noqa: BLE001  told at the end of the server
             if not self.queue.closed:  # a step of a server that stops has nothing to say
                 self.stage._keep(self.stage.errors, exc)
@@ -744,7 +755,9 @@ class Core:
         return not self.stage.faults.active("no_history")
 
     def ended(self, prompt_id: str, status: str | None) -> None:
-        """A prompt leaves the queue."""
+        """A prompt leaves the queue; if the server dies, it has no end."""
+        if self.queue.closed:
+            return
         ran = next((r for r in reversed(self.stage.ran) if r.prompt_id == prompt_id), None)
         if ran is not None and prompt_id not in self._lost:
             ran.status = status
@@ -753,7 +766,7 @@ class Core:
 
     def log(self, text: str) -> None:
         """Add a line to the log, from any thread."""
-        self._soon(self._add_to_log, text)
+        self.later(self._add_to_log, text)
 
     def _add_to_log(self, text: str) -> None:
         entry = {"t": datetime.now().isoformat(), "m": f"{text.rstrip()}\n"}
@@ -799,6 +812,12 @@ def _check_credentials(value: Any) -> None:
     if value is not None and not all(isinstance(text, str) for text in texts):
         # Not shown: it may be a secret all the same.
         raise TypeError("credentials are a pair of user and password, or the text of a token")
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a folder; not in a fork, where others still use it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

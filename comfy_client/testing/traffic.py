@@ -245,8 +245,8 @@ def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
     transport.abort()
 
 
-async def exchange(connection: socket.socket, request: Request) -> Answer:
-    """Send a request and read the whole answer."""
+async def exchange(connection: socket.socket, request: Request) -> bytes:
+    """Send a request and read all that comes back."""
     try:
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
@@ -259,13 +259,17 @@ async def exchange(connection: socket.socket, request: Request) -> Answer:
 
 async def _exchanged(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request
-) -> Answer:
+) -> bytes:
     drop = ("connection", "content-length", "transfer-encoding", "expect")
     lines = [f"{request.method} {request.target} HTTP/1.1"]
     lines += [f"{name}: {v}" for name, v in request.headers.items() if name.lower() not in drop]
     lines += ["Connection: close", f"Content-Length: {len(request.body)}", "", ""]
     writer.write("\r\n".join(lines).encode("utf-8", "surrogateescape") + request.body)
-    return decode(await reader.read(), request.method)
+    data = bytearray()
+    with contextlib.suppress(ConnectionError):  # a fault may have cut it
+        while piece := await reader.read(2**16):
+            data += piece
+    return bytes(data)
 
 
 class _Bytes(io.BytesIO):
@@ -276,10 +280,13 @@ class _Bytes(io.BytesIO):
 
 
 def decode(data: bytes, method: str) -> Answer:
-    """Read an answer; JSON is decoded."""
+    """Read an answer; JSON is decoded.  ConnectionResetError if it is none, or not whole."""
     response = http.client.HTTPResponse(_Bytes(data), method=method)  # type: ignore[arg-type]
     response.begin()
-    content = response.read()
+    try:
+        content = response.read()
+    except http.client.IncompleteRead as exc:
+        raise ConnectionResetError("the answer ends early") from exc
     framing = ("content-length", "transfer-encoding", "connection", "date", "server")
     headers = {name: value for name, value in response.getheaders() if name.lower() not in framing}
     body: Any = content or None
@@ -411,6 +418,11 @@ class Link:
             data = data[len(data) // 2 :]
         self.write(data)
 
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are, behind the frame that is on its way."""
+        async with self._writing:
+            self.write(data)
+
     async def pong(self, data: bytes) -> None:
         """Answer a ping."""
         async with self._writing:
@@ -418,7 +430,7 @@ class Link:
                 await self.ws.pong(data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes at once."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
