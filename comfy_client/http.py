@@ -29,6 +29,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
+from urllib3.exceptions import ClosedPoolError
 
 from . import credentials as creds
 from ._version import __version__
@@ -65,7 +66,8 @@ POOL_SIZE: Final = 32
 #: Seconds that any exchange may take; more than this no socket can be told.
 _LONGEST: Final = 1e6
 #: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
-#: firewall on the way may have forgotten them without a word.
+#: firewall on the way may have forgotten them without a word.  For questions whose patience is
+#: limited, it is that.
 STALE: Final = 20.0
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
@@ -530,10 +532,10 @@ class Http:
         request = self._new_request(method, path, params, headers, body)
         verify, cert, proxies = self.verify, self.cert, self.proxies
         tries = 2 if method in ("GET", "HEAD") else 1
-        if tries == 1 and time.monotonic() - self._answered_at > STALE:
-            self._drop_kept(url)  # this one cannot be asked again
+        # A POST cannot be asked again, and whoever has little patience cannot wait to find out.
+        if time.monotonic() - self._answered_at > (STALE if tries == 1 else patience.get()):
+            self._drop_kept(url)
         while True:
-            tries -= 1
             self._check_open()
             left = deadline - time.monotonic()
             if left <= 0:
@@ -554,6 +556,8 @@ class Http:
                 )
             except _FAILURES as exc:
                 self._check_open()
+                if any(isinstance(cause, ClosedPoolError) for cause in causes(exc)):
+                    continue  # another thread has dropped what was kept; nothing was sent
                 error, cause = _transport_error(exc, method, url, self.connect_timeout)
             else:
                 self._answered_at = time.monotonic()
@@ -570,6 +574,7 @@ class Http:
             # query that were sent, so it may not hang on our error as its context.
             # A kept connection may have died unseen (the server was restarted): a GET is
             # asked once more, on a new one.
+            tries -= 1
             if not tries or type(error) is not TransportError:
                 raise error from cause
 

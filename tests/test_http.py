@@ -8,10 +8,12 @@ import gzip
 import io
 import json
 import logging
+import math
 import os
 import pickle
 import socket
 import ssl
+import sys
 import threading
 import time
 import traceback
@@ -38,6 +40,7 @@ from comfy_client.credentials import (
     HeaderCredentials,
     QueryCredentials,
 )
+from comfy_client.deadline import patient
 from comfy_client.errors import (
     ApiError,
     AuthenticationError,
@@ -1012,6 +1015,43 @@ def test_a_post_after_a_long_silence_has_a_connection_of_its_own(
     assert comfy.connections == 1
     http.json("POST", "/prompt", json={"prompt": {}})
     assert comfy.connections == 2
+
+
+def test_a_question_of_little_patience_trusts_no_connection_that_was_silent_for_longer(
+    comfy: ComfyServer, http: Http
+) -> None:
+    """It would have to wait that long to find out that a kept one is dead."""
+    http.json("GET", "/prompt")
+    for connections, seconds in ((1, math.inf), (1, 40.0), (2, 20.0)):
+        http._answered_at -= 30.0
+        with patient(seconds):
+            http.json("GET", "/prompt")
+        assert comfy.connections == connections
+
+
+def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, http: Http) -> None:
+    """Another thread drops what was kept: a POST of this one is sent, and once."""
+    stop = threading.Event()
+
+    def drop() -> None:
+        while not stop.is_set():
+            http._drop_kept(http.address.http_url)
+
+    def clear(_: int) -> None:
+        http.order("POST", "/queue", json={"clear": True})
+
+    interval = sys.getswitchinterval()
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(clear, range(1000)))
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        dropping.join()
+    assert len([r for r in comfy.requests if r.path == "/queue"]) == 1000
 
 
 def test_sixteen_threads_share_one_edge(comfy: ComfyServer, http: Http) -> None:
