@@ -24,6 +24,7 @@ from .errors import (
 
 _SHOWN = 200
 _KEPT = 2000
+_READ = 1_000_000
 
 
 def _as_it_is(text: str) -> str:
@@ -69,9 +70,14 @@ class Answer:
             return json.loads(self.content)
         raise unexpected(self, "JSON")
 
+    @property
+    def start(self) -> str:
+        """The beginning of the body as text, without our secrets, none of which is cut in two."""
+        return self.redact(self.text[:_READ])[:_KEPT]
+
     def facts(self) -> dict[str, Any]:
         """What errors keep of it; ``body`` decoded when it is JSON, else its beginning."""
-        body: Any = self.redact(self.text[:_KEPT]) or None
+        body: Any = self.start or None
         if "json" in self.kind:
             with suppress(ValueError, RecursionError):
                 body = json.loads(self.redact(self.text))
@@ -94,9 +100,9 @@ class Download:
 
 def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
     """The error for an answer that is no ``due``, such as "JSON"."""
-    start = " ".join(answer.redact(answer.text[:_KEPT]).split())[:_SHOWN]
+    start = " ".join(answer.start.split())[:_SHOWN]
     guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
-    facts = answer.facts() | {"body": answer.redact(answer.text[:_KEPT])}
+    facts = answer.facts() | {"body": answer.start}
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: expected {due}, got "
         f"{answer.kind or 'no content type'} ({guess}): {start!r}",

@@ -8,15 +8,18 @@ origin and to nobody else, and never into a ``repr``, a log, an error or a pickl
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
-from urllib.parse import quote, quote_plus
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
 from .errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from .redaction import Secrets
 
 Answered = TypeVar("Answered")
 
@@ -145,14 +148,16 @@ class Applied:
 
     def redact(self, text: str) -> str:
         """``text`` with stars for what is secret in here, should a server repeat it."""
-        words = [word for value in self.headers.values() for word in value.split()]
-        for value in self.query.values():
-            words += [value, quote(value), quote_plus(value)]
-        # Longest first; what is short, or a scheme's name, tells nothing and occurs anywhere.
-        for word in sorted(words, key=len, reverse=True):
-            if len(word) > 3 and word.lower() not in ("basic", "bearer"):
-                text = text.replace(word, "***")
-        return text
+        return self._secrets.hide_words(text)
+
+    @functools.cached_property
+    def _secrets(self) -> Secrets:
+        from .redaction import Secrets  # only errors and logs want it
+
+        secrets = Secrets()
+        secrets.add_headers(self.headers)
+        secrets.add(self.query.values())
+        return secrets
 
 
 NOTHING = Applied({}, {})

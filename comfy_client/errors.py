@@ -168,7 +168,7 @@ class JobFailed(JobError):
 
     ``node_id``, ``title`` and ``class_type`` name the node, ``exception_type``,
     ``exception_message`` and ``traceback`` (text, with paths of the server) say what
-    happened, ``inputs`` what the node was given.  ``is_oom``: it ran out of memory.
+    happened, ``inputs`` what the workflow gave the node.  ``is_oom``: it ran out of memory.
     """
 
     def __init__(

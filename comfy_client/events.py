@@ -165,6 +165,7 @@ class ExecutionError(EndEvent):
     exception_message: str | None = None
     traceback: str = attrs.field(default="", repr=False)  #: With paths of the server.
     executed: tuple[str, ...] = ()
+    #: With hidden inputs, which may hold your API key.
     current_inputs: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     timestamp: int | None = None
 

@@ -8,6 +8,7 @@ as typed errors), ``deadline`` (connections that keep to one), ``multipart`` (bo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json as jsonlib
@@ -20,7 +21,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -286,7 +286,7 @@ class Http:
 
         Of other headers those whose names say so: the rest may be any word.
         """
-        from .redaction import is_secret_name  # whoever has secrets has loaded it
+        from .redaction import is_secret_name  # whoever has Secrets has loaded it
 
         sent = self._given_headers if self._template is None else self._template.headers
         secrets.add_headers(self._applied.headers)
@@ -294,7 +294,7 @@ class Http:
         if self._template is not None:
             secrets.add_query((self._template.url or "").partition("?")[2])
         for proxy in self.proxies.values():
-            secrets.add_url(proxy)
+            secrets.add_url(proxy or "")  # requests takes ``None`` for a scheme that has none
         auth = self._session.auth
         password = auth[1] if isinstance(auth, tuple) else getattr(auth, "password", None)
         secrets.add([password] if isinstance(password, str) else [])
@@ -357,7 +357,7 @@ class Http:
             raise unexpected(answer, "JSON")
         return answer.json()
 
-    @contextmanager
+    @contextlib.contextmanager
     def download(
         self,
         route: str,
@@ -444,7 +444,7 @@ class Http:
             return route
         return "/api" + route
 
-    @contextmanager
+    @contextlib.contextmanager
     def _exchange(
         self,
         method: str,
@@ -607,8 +607,21 @@ class Http:
             response.raw.headers,
             body.getvalue(),
             url,
-            self._applied.redact,
+            functools.partial(self._redact, response.request),
         )
+
+    def _redact(self, request: requests.PreparedRequest, text: str) -> str:
+        """``text`` without what a request proved or entrusted to the server, if that repeats it."""
+        from .redaction import Secrets, is_secret_name  # only errors want it
+
+        secrets = Secrets()
+        self.tell_secrets(secrets)
+        sent = request.headers
+        secrets.add_headers({name: sent[name] for name in sent if is_secret_name(name)})
+        if isinstance(request.body, bytes):
+            with contextlib.suppress(ValueError, RecursionError):
+                secrets.add_named(jsonlib.loads(request.body))
+        return secrets.hide_words(text)
 
     def _chunks(
         self, response: requests.Response, deadline: float, *, decode: bool = False

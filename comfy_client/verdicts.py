@@ -106,8 +106,23 @@ def error_of(
         exception_type=event.exception_type,
         exception_message=event.exception_message,
         traceback=event.traceback,
-        inputs=event.current_inputs,
+        inputs=_public(event.current_inputs, graph.get(event.node_id or "")),
     )
     if error.is_oom:
         error.add_note("out of memory: try a smaller size or batch, or api.free_memory(...)")
     return error
+
+
+def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
+    """Without hidden inputs, an API key among them: those of the workflow only.
+
+    Of a node that is not in it, since another has grown it, names have to tell.
+    """
+    from .redaction import is_secret_name  # failures are seldom
+
+    given = node.get("inputs", {}) if isinstance(node, Mapping) else None
+    return {
+        name: value
+        for name, value in inputs.items()
+        if (not is_secret_name(name) if given is None else name in given)
+    }

@@ -180,7 +180,8 @@ def test_redaction_covers_values_as_they_are_sent() -> None:
     """Header values, tokens plain and percent-encoded; not words that say nothing."""
     applied = apply(BasicCredentials("me", SECRET))
     sent = applied.headers["Authorization"]
-    assert applied.redact(f"Basic auth: {sent}!") == "Basic auth: Basic ***!"
+    assert applied.redact(f"Basic auth: {sent}!") == "Basic auth: ***!"
+    assert applied.redact(f"me:{SECRET} {sent.split()[1]}") == "me:*** ***"
     applied = apply(QueryCredentials("t", "a b/c&d"))
     assert applied.redact("t=a%20b/c%26d t=a+b%2Fc%26d a b/c&d") == "t=*** t=*** ***"
     assert NOTHING.redact("as it is") == "as it is"

@@ -382,6 +382,8 @@ FAILURES: dict[str, Callable[[ComfyServer], object]] = {
     "echo": lambda comfy: comfy.on("*", "*", echo),
     "echoed page": lambda comfy: comfy.on("*", "*", lambda r: (200, HTML, echo(r)[2])),
     "echoed JSON": lambda comfy: comfy.on("*", "*", lambda r: (400, {}, {"error": echo(r)[2]})),
+    "decoded": lambda comfy: comfy.on("*", "*", (401, {}, f"user me, password {SECRET}")),
+    "at the end of what is kept": lambda comfy: comfy.on("*", "*", lambda r: (500, {}, late(r))),
     "redirect": lambda comfy: comfy.on(
         "*", "*", lambda r: (302, {"Location": f"http://me:{SECRET}@x/l?next={r.target}"}, None)
     ),
@@ -397,6 +399,12 @@ FAILURES: dict[str, Callable[[ComfyServer], object]] = {
 
 def echo(request: Request) -> tuple[int, dict[str, str], Any]:
     return 502, {}, f"cannot serve {request.target} for\n{request.headers}"
+
+
+def late(request: Request) -> str:
+    """What was sent, where an error may cut its text in two."""
+    sent = request.target + str(request.headers)
+    return " " * (2000 - sent.index(SECRET) - 5) + sent if SECRET in sent else sent
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -425,8 +433,26 @@ def test_no_failure_shows_a_secret(
     seen += [repr(record.__dict__) for record in caplog.records]
     for text in seen:
         assert SECRET not in text
+        assert SECRET[:5] not in text
         assert basic("me", SECRET).split()[1] not in text
     assert not any("\n" in str(error) for error in errors)
+
+
+def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyServer) -> None:
+    """A cookie of the caller's, and a key in the body; a password as a page spells it."""
+    comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r} and a&lt;b&amp;c"))
+    headers = {"Cookie": f"session={SECRET}", "X-Colour": "turquoise"}
+    body = {"extra_data": {"api_key_comfy_org": SECRET[::-1]}}
+    with (
+        opened(comfy.url, headers=headers, credentials=("me", "a<b&c")) as http,
+        pytest.raises(ApiError) as caught,
+    ):
+        http.json("POST", "/prompt", json=body)
+    for shown in (texts(caught.value), repr(caught.value.body)):
+        assert SECRET not in shown
+        assert SECRET[::-1] not in shown
+        assert "a&lt;b" not in shown
+    assert "turquoise" in caught.value.body
 
 
 # -- redirects and strangers ------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from comfy_client.errors import JobError, JobFailed, JobInterrupted, JobLost
@@ -134,6 +136,17 @@ def test_a_failure_says_where_and_what():
     assert (error.title, error.class_type, error.traceback) == ("Sampler", "KSampler", "a\nb\n")
     assert error.is_oom
     assert "free_memory" in error.__notes__[0]
+
+
+@pytest.mark.parametrize("node_id", ["3", "3.0.0.1"])
+def test_a_failure_keeps_no_hidden_inputs(node_id):
+    """An API key may be one; of a node that another has grown only names tell."""
+    said = {"node_id": node_id, "current_inputs": {"seed": [1], "api_key": ["hunter2-geheim"]}}
+    graph = {"3": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    error = error_of(execution_error(said), "the-id", graph)
+    assert isinstance(error, JobFailed)
+    assert error.inputs == {"seed": [1]}
+    assert b"hunter2" not in pickle.dumps(error)
 
 
 @pytest.mark.parametrize(
