@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .client import ComfyApi
-from .connection import State
+from .connection import State, Timing
 from .credentials import (
     BasicCredentials,
     BearerCredentials,
@@ -47,6 +47,7 @@ from .errors import (
 )
 from .events import (
     ConnectionEvent,
+    EndEvent,
     ErrorEvent,
     Event,
     Executed,
@@ -57,8 +58,11 @@ from .events import (
     ExecutionStart,
     ExecutionSuccess,
     FeatureFlags,
+    JobEvent,
     JobLostEvent,
+    LogEntry,
     LogsEvent,
+    NodeProgress,
     NotificationEvent,
     PreviewEvent,
     Progress,
@@ -91,6 +95,7 @@ __all__ = [
     "Credentials",
     "DoctorCheck",
     "DoctorReport",
+    "EndEvent",
     "EnvCredentials",
     "ErrorEvent",
     "Event",
@@ -105,15 +110,18 @@ __all__ = [
     "HeaderCredentials",
     "Job",
     "JobError",
+    "JobEvent",
     "JobFailed",
     "JobInterrupted",
     "JobLost",
     "JobLostEvent",
     "JobProgress",
     "JobTimeout",
+    "LogEntry",
     "LogsEvent",
     "Node",
     "NodeOutput",
+    "NodeProgress",
     "NotFound",
     "NotSupported",
     "NotificationEvent",
@@ -135,6 +143,7 @@ __all__ = [
     "Sweep",
     "SweepRow",
     "TerminalEvent",
+    "Timing",
     "TransportError",
     "UnexpectedResponse",
     "UnknownEvent",

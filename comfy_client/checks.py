@@ -27,10 +27,10 @@ from urllib.parse import urlsplit
 from . import credentials as creds
 from . import models
 from .answers import Answer, route_is_missing
-from .connection import Line, Plan, State, open_line
+from .connection import Line, Plan, State, open_line, shut
 from .errors import AuthenticationError, ClientClosed, ComfyError, ServerUnreachable
 from .events import EndEvent, Event, Executing, FeatureFlags, JobEvent, StatusEvent
-from .failures import explain
+from .failures import explain, is_for_another
 from .frames import BINARY, PONG, TEXT
 from .routes.prompts import MARK
 from .wire import HELLO, decode_binary, decode_text
@@ -143,9 +143,7 @@ class Visit:
         with self._lock:
             sockets, self._sockets = self._sockets or [], None if for_good else []
         for sock in sockets:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket's own method, which takes the TLS state from under a reader.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            shut(sock)
             with contextlib.suppress(OSError):
                 sock.close()
 
@@ -429,7 +427,7 @@ class Visit:
             return Found("failed", f"{status} with {kind}, not the queue", "another program")
         if status < 400:
             return self._redirected(answer)
-        if status in (502, 503, 504):
+        if is_for_another(status):
             advice = "start ComfyUI, or wait until it has loaded; else mend the proxy's target"
             return Found("failed", f"{status}: a proxy answers, the server behind does not", advice)
         if status in (404, 405, 501):

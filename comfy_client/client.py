@@ -19,7 +19,6 @@ from .address import parse_host
 from .connection import Connection, Plan, State, Timing
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .errors import (
-    ApiError,
     AuthenticationError,
     ClientClosed,
     ComfyError,
@@ -35,6 +34,7 @@ from .events import (
     Progress,
     StatusEvent,
 )
+from .failures import is_away
 from .http import Answer, Http
 from .job import Job, OnInterrupt, cancelling, check_patience, wait
 from .jobs import Jobs
@@ -101,7 +101,8 @@ class ComfyApi(
             ``None``: a new UUID.
         credentials: ``(username, password)``, one of the ``...Credentials`` classes, or a
             callable that gives one, asked at each dial and again after a 401.
-        user: Your name on a server with ``--multi-user`` (header ``Comfy-User``).
+        user: Your id on a server with ``--multi-user``, as :meth:`create_user` returns it
+            (header ``Comfy-User``).
         timeout: Seconds to connect, and for the whole answer to a call; one number means
             both.  Transfers of files have an hour, or their own ``timeout``.
         verify: TLS: ``True`` for public CAs, the path of a CA bundle, or ``False``.  The same
@@ -504,7 +505,7 @@ class ComfyApi(
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
-        Nothing happens before the first ``next``.  Never are more than ``in_flight`` taken
+        Nothing is submitted before the first ``next``.  Never are more than ``in_flight`` taken
         whose results you have not had: endless iterables are fine, others get their turn in
         the queue, and little is left there when something breaks.
 
@@ -524,7 +525,10 @@ class ComfyApi(
             options: As for :meth:`submit`.
 
         Raises:
-            ComfyError: As :meth:`run`.
+            TypeError: One workflow without ``params``, or several with them.
+            ValueError: ``in_flight`` or ``on_error`` make no sense.
+            OSError: The workflow is a file that cannot be read.  These three at once.
+            ComfyError: As :meth:`run`, while it yields.
         """
         from .many import run_map  # as the next: not what every script waits for
 
@@ -614,7 +618,11 @@ class ComfyApi(
 
         Kept strongly until the client ends, or what is returned is called.  Callbacks run
         in the delivery thread, one after the other.  ``all`` gets every event.  Any name
-        that a custom node may send is allowed.
+        that a custom node may send is allowed.  ``once``: only for the first one.
+
+        Raises:
+            TypeError: It cannot be called with one event, or is a coroutine function.
+            ClientClosed: After :meth:`close`.
         """
         self._check_open()
         if name not in NAMES:
@@ -650,7 +658,7 @@ class ComfyApi(
         return event
 
     def events(self, name: str = "all") -> Iterator[Any]:
-        """All events from now on, as they come; ends with the client.
+        """All events of that name from now on, as they come; ends with the client.
 
         Events wait for a slow loop as they do for a slow receiver: under pressure the newest
         preview and progress of a node win.
@@ -730,8 +738,23 @@ class ComfyApi(
         """Ask any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
 
         With the client's credentials, limits and errors; ``answer.json()``, ``.text``,
-        ``.content``.  ``json=None`` sends no body.  Routes go below ``/api`` where the server
-        has that, except ``/internal/...`` and ``/api/...``.
+        ``.content``.
+
+        Args:
+            route: Begins with ``/``, without query.  It goes below ``/api`` where the server
+                has that, except ``/internal/...`` and ``/api/...``.
+            method: Of HTTP.  Only a ``GET`` or ``HEAD`` whose connection breaks is repeated.
+            params: The query; what is ``None`` is left out.
+            json: A body to be sent as JSON; ``None``: none.
+            data: Another body, in its place.
+            headers: Further headers of this request.
+            timeout: Seconds for the whole answer; ``None``: the client's.
+
+        Raises:
+            ValueError: The route does not begin with ``/``.
+            ApiError: Any status from 400 on; the classes below it tell which.
+            UnexpectedResponse: A redirect, or an answer of more than 1 GiB.
+            TransportError: No answer, or not in time.
         """
         kw: dict[str, Any] = {} if json is None else {"json": json}
         return self._fetch_api(
@@ -743,8 +766,8 @@ class ComfyApi(
             raise ValueError(f"a route begins with '/': {route!r}")
         return self._http.request(method, route, **kw)
 
-    def _test_credentials(self, timeout: float | None = None) -> bool:
-        """Whether the server lets us in; fires ``auth_success`` or ``auth_error``, and raises."""
+    def _test_credentials(self, timeout: float | None = None) -> None:
+        """Have the server let us in; fires ``auth_success`` or ``auth_error``, and raises."""
         try:
             self.poll_status(self._http.total_timeout if timeout is None else timeout)
         except AuthenticationError as exc:
@@ -752,7 +775,6 @@ class ComfyApi(
             raise
         if self._http.has_credentials:
             self._publish(ErrorEvent(name="auth_success"))
-        return True
 
     # -- for the threads -----------------------------------------------------------------
 
@@ -838,11 +860,7 @@ def _recorder(path: str | os.PathLike[str]) -> Recorder:
 
 def _may_mend(exc: ComfyError) -> bool:
     """Whether a server that answers so may merely be starting."""
-    if isinstance(exc, ServerUnreachable):
-        return exc.retryable
-    if isinstance(exc, ApiError):
-        return exc.status in (502, 503, 504)
-    return isinstance(exc, TransportError)
+    return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 
 def _without_passwords(proxies: Mapping[str, str]) -> dict[str, str]:

@@ -265,9 +265,7 @@ class Connection:
 
     def _shut(self) -> None:
         if self._raw is not None:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket's own method, which takes the TLS state from under the reader.
-                socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+            shut(self._raw)
 
     # -- the thread ----------------------------------------------------------------------
 
@@ -526,6 +524,13 @@ def hang_up(ws: websocket.WebSocket, sock: socket.socket, *, politely: bool) -> 
                 pass
     with contextlib.suppress(OSError, websocket.WebSocketException):
         ws.shutdown()
+
+
+def shut(sock: socket.socket) -> None:
+    """End a socket in which another thread reads."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own method, which takes the TLS state from under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Buffered:

@@ -87,7 +87,11 @@ class ApiError(ComfyError):
 
 
 class AuthenticationError(ApiError):
-    """401 or 403: the message says which, and what the server usually means by it."""
+    """401 or 403: the message says which, and what the server usually means by it.
+
+    Without a ``status``: the credentials cannot be had (a variable that is not set, a callable
+    that failed), and nothing was asked.
+    """
 
 
 class NotFound(ApiError):
@@ -95,11 +99,14 @@ class NotFound(ApiError):
 
 
 class NotSupported(ApiError):
-    """404 on GET or 405 otherwise: this server is too old (or too new) for the route."""
+    """404 on GET or 405 otherwise: this server is too old (or too new) for the route.
+
+    Without a ``status``: it was not asked, since it would do something else (``cancel``).
+    """
 
 
 class Conflict(ApiError):
-    """409: a file of that name exists already."""
+    """409: a file of that name exists already; a server without that answer was asked first."""
 
 
 class UploadTooLarge(ApiError):
@@ -117,7 +124,9 @@ class UploadTooLarge(ApiError):
 
 
 class PromptRejected(ApiError):
-    """``POST /prompt`` answered 400: the workflow did not pass the server's validation.
+    """The workflow did not pass the server's validation: ``POST /prompt`` answered 400.
+
+    Also 500 for an unknown class, before May 2024; and 200, of a part of it, with ``strict``.
 
     ``error`` is the server's summary (``type``, ``message``, ``details``), ``node_errors``
     what is wrong by node id.  The message tells both in words.
@@ -204,7 +213,10 @@ class JobFailed(JobError):
 
 
 class JobInterrupted(JobError):
-    """Someone stopped the prompt, while it ran.  ``node_id``: the node it had reached."""
+    """Someone stopped the prompt while it ran, or we cancelled it while it waited.
+
+    ``node_id``: the node it had reached, if any.
+    """
 
     def __init__(self, message: str, *, prompt_id: str, node_id: str | None = None) -> None:
         super().__init__(message, prompt_id=prompt_id)

@@ -226,10 +226,10 @@ class PreviewEvent(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True)
 class LogEntry:
-    """One piece of the server's terminal."""
+    """One piece of text that the server wrote to its terminal."""
 
-    time: str | None
-    text: str
+    time: str | None  #: ISO 8601, in the server's local time.
+    text: str  #: With its own line ends; not always a whole line.
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)

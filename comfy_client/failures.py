@@ -1,4 +1,4 @@
-"""From what sockets and TLS raise to one clear line; shared by HTTP and the socket."""
+"""What failed, in one clear line, and who is away; shared by HTTP and the socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from .errors import ComfyError, RequestTimeout, ServerUnreachable, TransportError
+from .errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 
 #: TLS may say so of any connection that ends too early, the request being sent already.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -47,6 +47,18 @@ def explain(exc: BaseException, what: str, url: str) -> ComfyError:
         if isinstance(cause, OSError) and cause.errno is not None and _is_no_route(cause):
             return ServerUnreachable(f"{url}: {cause.strerror}")
     return TransportError(f"{what}: the connection was cut before the answer was whole")
+
+
+def is_for_another(status: int) -> bool:
+    """Whether a proxy answered for a server that is away."""
+    return status in (502, 503, 504) or 520 <= status <= 527
+
+
+def is_away(exc: Exception) -> bool:
+    """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
+    if isinstance(exc, ApiError):
+        return is_for_another(exc.status)
+    return isinstance(exc, TransportError)
 
 
 def _is_no_route(exc: OSError) -> bool:

@@ -31,7 +31,7 @@ log = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C is heard on every system.
 SLICE: Final = 0.5
-#: Seconds that ``on_interrupt="cancel"`` has before Ctrl-C leaves all the same.
+#: Seconds for taking back what is not wanted any more, after Ctrl-C and other early ends.
 LAST_WORD: Final = 5.0
 
 Outcome = Result | Exception
@@ -119,7 +119,9 @@ class Job(Future[Result]):
     """One submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
 
     ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work.  All its properties tell
-    what is known already; none of them asks the server.
+    what is known already; none of them asks the server.  As a Future it runs from its
+    submission on (``running()``, and never ``cancelled()``): where the prompt is, ``status``
+    tells.
     """
 
     def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
@@ -296,7 +298,7 @@ class Job(Future[Result]):
 
     # -- its events ----------------------------------------------------------------------
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Iterator[Event]:
         """Its events as they come; ends with the job, and its last one is the end event.
 
         The first call begins with the submission; of the progress and previews until then

@@ -55,12 +55,13 @@ from .events import (
     ProgressText,
     StatusEvent,
 )
+from .failures import is_away
 from .http import segment
 from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import PATIENCE, Lookout, Standing, find, is_away
+from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .verdicts import (
     SENDER,

@@ -20,7 +20,7 @@ from .errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from .job import Job
+from .job import LAST_WORD, SLICE, Job
 from .outputs import Result
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .workflow import Workflow
@@ -32,12 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfy_client")
 
 #: Seconds between attempts to reach a server that has gone away; they grow.
-PAUSE: Final = 0.5
-LONGEST: Final = 5.0
-#: Seconds in one piece, so that Ctrl-C is heard on every system.
-SLICE: Final = 0.5
-#: Seconds for taking back what waits, when it ends early.
-LAST_WORD: Final = 5.0
+RETRY_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 5.0
 
 _ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
 
@@ -148,19 +144,19 @@ def check_in_flight(in_flight: int) -> None:
 
 def submit_patiently(api: ComfyApi, workflow: AnyWorkflow, *, patient: bool, **options: Any) -> Job:
     """Submit; if patient, wait for a server that has gone away: surely it got nothing."""
-    pause = PAUSE
+    pause = RETRY_PAUSE
     while True:
         try:
             return api.submit(workflow, **options)
         except ServerUnreachable as exc:
             if not (patient and exc.retryable):
                 raise
-            if pause == PAUSE:
+            if pause == RETRY_PAUSE:
                 log.warning("waiting for the server to come back: %s", exc)
         end = time.monotonic() + pause
         while time.monotonic() < end and not api._closed.wait(min(pause, SLICE)):
             pass
-        pause = min(LONGEST, pause * 1.6)
+        pause = min(LONGEST_PAUSE, pause * 1.6)
 
 
 def first_done(window: Window) -> str:

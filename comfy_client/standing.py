@@ -19,7 +19,8 @@ import attrs
 
 from . import models
 from .connection import State
-from .errors import ApiError, AuthenticationError, TransportError, UnexpectedResponse
+from .errors import ApiError, AuthenticationError, UnexpectedResponse
+from .failures import is_away
 from .http import segment
 from .models._base import mapping
 from .routes.prompts import MARK
@@ -125,13 +126,6 @@ class Lookout:
 def _place(job: models.JobInfo) -> float:
     """What cannot be compared comes last."""
     return job.priority if isinstance(job.priority, int | float) else float("inf")
-
-
-def is_away(exc: Exception) -> bool:
-    """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
-    if isinstance(exc, ApiError):
-        return exc.status in (502, 503, 504) or 520 <= exc.status <= 527
-    return isinstance(exc, TransportError)
 
 
 def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:

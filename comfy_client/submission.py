@@ -24,9 +24,10 @@ from .errors import (
     SubmitUncertain,
     TransportError,
 )
+from .failures import is_away
 from .job import Job
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import PATIENCE, find, heeds_id, is_away
+from .standing import PATIENCE, find, heeds_id
 from .workflow import explain_rejection
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ log = logging.getLogger("comfy_client")
 #: How often a point of a grid is submitted when the server forgets it.
 ATTEMPTS: Final = 3
 #: Seconds that the history may take to show an end that was told.
-HISTORY_GRACE: Final = 1.0
+TIMES_GRACE: Final = 1.0
 
 _KIND: Final = "sweep of comfy_client"
 _VERSION: Final = 1
@@ -416,7 +416,7 @@ class _Recovery:
 
 def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
     """By the server's clock; history is written a moment after the end is told."""
-    deadline = time.monotonic() + HISTORY_GRACE
+    deadline = time.monotonic() + TIMES_GRACE
     while True:
         try:
             entry = api.get_history(job.prompt_id)
@@ -425,9 +425,7 @@ def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
             return None
         if entry is not None:
             started, ended = entry.started, entry.ended
-            if isinstance(started, int) and isinstance(ended, int):
-                return (ended - started) / 1000
-            return None
+            return None if started is None or ended is None else ended - started
         if time.monotonic() > deadline:
             return None
         time.sleep(0.02)

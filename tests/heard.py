@@ -15,7 +15,7 @@ from comfy_client.connection import Timing
 T = TypeVar("T")
 
 #: Patience that makes faults quick to see.
-FAST = Timing(dial=2.0, ping=0.2, dead=1.0, poll=0.1, pause=0.05, cap=0.3)
+FAST = Timing(dial=2.0, ping=0.2, dead=2.0, poll=0.1, pause=0.05, cap=0.3)
 
 
 class Quick(ComfyApi):
@@ -39,12 +39,12 @@ class Heard:
         return [event.name for event in self.events if event.name in kept]
 
 
-def until(found: Callable[[], T], timeout: float = 30.0) -> T:
+def until(found: Callable[[], T], timeout: float = 60.0) -> T:
     """Wait until something is true, and return it; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not (value := found()):
         assert time.monotonic() < end, f"did not come true within {timeout} s"
-        time.sleep(0.005)
+        time.sleep(0.01)
     return value
 
 

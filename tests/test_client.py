@@ -340,9 +340,12 @@ def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str)
     port = int(refused.rpartition(":")[2])
     with contextlib.closing(ComfyApi(refused)) as api:
         caught: list[Any] = []
+        tries: list[float] = []
+        ask = api.poll_status
+        api.poll_status = lambda timeout: (tries.append(timeout), ask(timeout))[1]  # type: ignore[method-assign]
         thread = threading.Thread(target=lambda: caught.append(_raised(lambda: api.init(30), 40)))
         thread.start()
-        time.sleep(0.7)
+        until(lambda: len(tries) > 2)
         assert thread.is_alive()
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -498,7 +501,7 @@ def test_only_what_can_be_sent_whole_is_uploaded(comfy: ComfyServer) -> None:
 def _closes_quickly(api: ComfyApi) -> None:
     start = time.monotonic()
     api.close()
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 2.0  # a tenth of that, but the machine may be busy
     api.close()
     until(lambda: threads() == [])
     assert api.state is State.CLOSED
@@ -552,7 +555,7 @@ def test_close_from_a_receiver(comfy: ComfyServer, how: str) -> None:
         namespace.signal("status").connect(close)
         api._create_socket()
     until(lambda: took)
-    assert took[0] < 0.5
+    assert took[0] < 2.0
     _closes_quickly(api)
 
 
@@ -792,8 +795,6 @@ def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
 
 
 # -- processes --------------------------------------------------------------------------
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 def _in_child(work: Callable[[], object]) -> str:

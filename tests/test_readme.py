@@ -17,7 +17,8 @@ from comfy_client.events import NAMES
 from comfy_client.testing import Faults
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.versions import rst
+from tests.contract.test_differential import COUNT
+from tests.versions import TABLE, TESTED, rst
 
 README = Path(__file__).parents[1] / "README.rst"
 CI = Path(__file__).parents[1] / ".ci" / "run"
@@ -90,6 +91,26 @@ def test_every_public_method_stands_in_the_table() -> None:
 def test_the_table_of_versions_is_the_one_that_the_tests_hold_every_version_to() -> None:
     """``python -m tests.versions`` prints it."""
     assert rst().strip() in README.read_text(encoding="utf-8")
+
+
+def test_since_when_a_method_works_agrees_with_the_table_of_versions() -> None:
+    """What ComfyUI of March 2024 lacks is not said to be older."""
+    text = README.read_text(encoding="utf-8")
+    section = text.split("Every method\n---", 1)[1].split("Every ComfyUI\n---", 1)[0]
+    since: dict[str, str] = {}
+    for line in section.splitlines():
+        for name in re.findall(r"``([a-z_0-9]+)``", line):
+            since[name] = line.rpartition("  ")[2].strip()
+    lacking = [name for row in TABLE if row.since != TESTED[0] for name in row.methods]
+    assert lacking
+    old = {name: since[name] for name in lacking if since[name] in ("all", "Jan 2024")}
+    assert old == {}
+
+
+def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:
+    """So many random requests and workflows."""
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"{COUNT} random requests and {COUNT // 3} random workflows" in text
 
 
 def test_every_event_name_stands_in_the_table() -> None:

@@ -33,6 +33,7 @@ from comfy_client.events import (
 from comfy_client.signals import CROWDED, FULL, EventQueue, Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.wire import decode_text
+from tests.heard import until
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -75,13 +76,6 @@ class Gate:
     def __call__(self, *_: object) -> None:
         self.entered.set()
         assert self.free.wait(LIMIT)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.005)
 
 
 def note(value: object = 1) -> Event:

@@ -17,9 +17,10 @@ from comfy_client.errors import (
     ServerUnreachable,
     UnexpectedResponse,
 )
+from comfy_client.failures import is_away
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import MARK
-from comfy_client.standing import Lookout, Standing, find, heeds_id, is_away
+from comfy_client.standing import Lookout, Standing, find, heeds_id
 
 GRAPH = {"1": {"class_type": "A", "inputs": {}}}
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -40,6 +40,7 @@ from comfy_client.testing import (
     send_text,
 )
 from comfy_client.workflow.metadata import read_metadata
+from tests.heard import until
 
 LIMIT = 30.0
 STATUSES = "pending, in_progress, completed, failed"
@@ -71,14 +72,6 @@ def txt2img(seed: int = 1, text: str = "a lighthouse", **inputs: Any) -> dict[st
         "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
         "9": node("SaveImage", images=["8", 0], filename_prefix="t"),
     }
-
-
-def until(found: Callable[[], Any]) -> Any:
-    end = time.monotonic() + LIMIT
-    while not (value := found()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-    return value
 
 
 def png(color: tuple[int, ...] = (1, 2, 3), size: tuple[int, int] = (8, 8)) -> bytes:

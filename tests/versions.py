@@ -1,7 +1,8 @@
 """What each version of ComfyUI lacks, and what this library does there.
 
 One table: the tests of `tests/contract/test_versions.py` hold every version to it, and the
-README shows it.  The library itself never looks at a version; it goes by what a server does.
+README shows it.  The library itself goes by what a server does; a version it looks at only for
+the interrupt, of which nothing else tells whether it heeds an id.
 
     python -m tests.versions        prints the README's table
 """

@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..events import LogEntry
     from .files import UploadedImage
     from .history import HistoryEntry, HistoryStatus
     from .jobs import JobInfo, JobPage
     from .models import ModelFile, ModelFolder
     from .nodes import GlobalSubgraph, NodeDef, SamplerInfo, combo_options
     from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
-    from .system import Device, Features, LogEntry, PingResult, RawLogs, SystemStats
+    from .system import Device, Features, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
 
 __all__ = [

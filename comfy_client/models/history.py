@@ -123,15 +123,21 @@ class HistoryEntry:
         return ()
 
     @property
-    def started(self) -> int | None:
-        """When it started, in milliseconds since 1970; ``None`` before July 2024."""
+    def started(self) -> float | None:
+        """When it started, in seconds since 1970; ``None`` before July 2024."""
         for name, data in self.messages:
             if name == "execution_start":
-                return data.get("timestamp")
+                return _seconds(data)
         return None
 
     @property
-    def ended(self) -> int | None:
-        """When it ended, in milliseconds since 1970; ``None`` before July 2024."""
+    def ended(self) -> float | None:
+        """When it ended, in seconds since 1970; ``None`` before July 2024."""
         end = self._end
-        return end[1].get("timestamp") if end is not None else None
+        return None if end is None else _seconds(end[1])
+
+
+def _seconds(data: Mapping[str, Any]) -> float | None:
+    """The server's time stamps are in milliseconds."""
+    stamp = data.get("timestamp")
+    return stamp / 1000 if isinstance(stamp, int | float) else None

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ..errors import ComfyError
+from ..events import LogEntry
 from ._base import build, items, mapping
 
 
@@ -102,20 +103,6 @@ class Features(Mapping[str, Any]):
 
 
 @attrs.frozen
-class LogEntry:
-    """One piece of text that the server wrote to its terminal."""
-
-    time: str | None  #: ISO 8601, in the server's local time.
-    text: str  #: With its own line ends; not always a whole line.
-
-    @classmethod
-    def from_json(cls, data: object) -> LogEntry:
-        """From ``{"t": time, "m": text}``."""
-        source = mapping(data, "LogEntry")
-        return cls(source.get("t"), str(source.get("m", "")))
-
-
-@attrs.frozen
 class RawLogs:
     """The latest terminal output, from ``GET /internal/logs/raw``."""
 
@@ -131,11 +118,16 @@ class RawLogs:
         size = mapping(source.get("size") or {}, "RawLogs.size")
         entries = items(source.get("entries"), "RawLogs.entries")
         return cls(
-            tuple(map(LogEntry.from_json, entries)),
+            tuple(map(_log_entry, entries)),
             cols=size.get("cols"),
             rows=size.get("rows"),
             raw=source,
         )
+
+
+def _log_entry(data: object) -> LogEntry:
+    source = mapping(data, "LogEntry")
+    return LogEntry(time=source.get("t"), text=str(source.get("m", "")))
 
 
 @attrs.frozen

@@ -35,6 +35,8 @@ class JobRoutes(RouteGroup):
             status: One or more of ``pending``, ``in_progress``, ``completed``, ``failed``
                 and, on newer servers, ``cancelled``; ``None`` is all.
             workflow_id: Only prompts of the UI workflow with this id.
+            sort_by: ``created_at`` (as with ``None``) or ``execution_duration``.
+            sort_order: ``desc`` (as with ``None``) or ``asc``.
             limit: At most so many, 1 or more; ``None`` is all.
             offset: Leave out so many.
 

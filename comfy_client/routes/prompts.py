@@ -10,7 +10,7 @@ from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse
 from ..events import ErrorEvent, Event
 from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
-from ..workflow.edit import load_graph
+from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, nearest
 from ._base import RouteGroup
 
@@ -18,10 +18,13 @@ from ._base import RouteGroup
 MARK = "comfy_client_prompt_id"
 
 #: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
-_OTHERS = ("timeout", "on_event", "on_progress", "on_preview", "prompt_id", "number")
+_OTHERS = (
+    *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit"),
+    *("on_event", "on_progress", "on_preview", "prompt_id", "number"),
+)
 
-#: A workflow, or its graph in API format as a dict.
-AnyWorkflow = Workflow | Mapping[str, Any]
+#: A workflow, its graph in API format as a dict or as JSON text, or the path of a file with it.
+AnyWorkflow = Source
 
 
 class PromptOptions(TypedDict, total=False):
@@ -93,9 +96,15 @@ class PromptRoutes(RouteGroup):
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise
 
-    def append_prompt(self, workflow: AnyWorkflow, **kw: Any) -> models.QueuedPrompt:
-        """:meth:`queue_prompt` at the end of the queue."""
-        return self.queue_prompt(None, workflow, **kw)
+    def append_prompt(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> models.QueuedPrompt:
+        """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
+        return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
         """How many prompts run and wait, of everybody.  ``GET /prompt``.

@@ -110,10 +110,11 @@ class UserDataRoutes(RouteGroup):
     def delete_user_data(self, file: str, *, missing_ok: bool = False) -> None:
         """Delete a file.
 
-        ``DELETE /userdata/{file}``, since January 2024.
+        ``DELETE /userdata/{file}``, since June 2024.
 
         Raises:
             NotFound: There is no such file, unless ``missing_ok``.
+            NotSupported: The server is older.
             ApiError: It is a folder (500).
         """
         try:

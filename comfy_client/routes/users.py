@@ -51,7 +51,7 @@ class UserRoutes(RouteGroup):
     def get_setting(self, id: str, default: Any = None) -> Any:
         """One setting; ``default`` when it was never stored, or stored as null.
 
-        ``GET /settings/{id}``
+        ``GET /settings/{id}``, since January 2024.
         """
         value = self._http.json("GET", f"/settings/{segment(id)}")
         return default if value is None else value
@@ -59,8 +59,8 @@ class UserRoutes(RouteGroup):
     def store_settings(self, settings: Mapping[str, Any]) -> None:
         """Change these settings; the others stay.
 
-        ``POST /settings``.  Changes made by this process go one by one; of two that two
-        programs make at the same moment, the server may lose one.
+        ``POST /settings``, since January 2024.  Changes made by this process go one by one; of
+        two that two programs make at the same moment, the server may lose one.
         """
         with self._one_by_one():
             self._http.order("POST", "/settings", json=dict(settings))
@@ -68,7 +68,8 @@ class UserRoutes(RouteGroup):
     def store_setting(self, id: str, value: Any) -> None:
         """Change one setting to any JSON value.
 
-        ``POST /settings/{id}``.  For changes at the same moment see :meth:`store_settings`.
+        ``POST /settings/{id}``, since January 2024.  For changes at the same moment see
+        :meth:`store_settings`.
         """
         with self._one_by_one():
             self._http.order("POST", f"/settings/{segment(id)}", json=value)

@@ -24,10 +24,11 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ..workflow.validate import Version, check_version
 from .execution import Executor, Item, Queue
 from .faults import Fault, intruder, name_of, watch
 from .folders import Folders
@@ -37,9 +38,6 @@ from .replay import Player
 from .routes import application
 from .script import Stage, play
 from .traffic import Link, Ran, Request, exchange, hang_up, made
-
-#: Which ComfyUI a server is like.
-Version = Literal["2024-03", "0.3.75", "0.8", "new"]
 
 _LOG_LINES = 300
 _PATIENCE = 10.0  # seconds that a node gets to notice that the server stops
@@ -108,8 +106,7 @@ class ComfyServer(Stage):
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
     ) -> None:
-        if version not in get_args(Version):
-            raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+        check_version(version)
         for what, value in (("host", host), ("prefix", prefix)):
             if not isinstance(value, str):
                 raise TypeError(f"{what} is a text, not {value!r}")

@@ -119,9 +119,14 @@ class _Rules:
     new: bool  # other words for unknown classes, circles are reported
 
 
-def _rules(version: str) -> _Rules:
+def check_version(version: str) -> None:
+    """``ValueError`` for what is no :data:`Version`."""
     if version not in get_args(Version):
         raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+
+
+def _rules(version: str) -> _Rules:
+    check_version(version)
     return _Rules(version == "2024-03", version in ("0.8", "new"), version == "new")
 
 

@@ -30,6 +30,7 @@ from comfy_client import (
 from comfy_client.connection import Timing
 from tests.comfyui import ComfyUI
 from tests.doors import ForwardProxy, Nginx, certificates, names_lead_to
+from tests.heard import until
 
 pytestmark = pytest.mark.real
 
@@ -70,14 +71,6 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Iterator[ForwardProxy]:
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, f"http://walker:by@{proxy.address}")
         yield proxy
-
-
-def until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until it has happened."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def passes(api: ComfyApi, workflow: Load) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +11,7 @@ from comfy_client import ComfyApi
 from comfy_client.connection import Timing
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
 from comfy_client.events import ConnectionEvent, FeatureFlags, StatusEvent
+from tests.heard import until
 from tests.proxy import Proxy
 
 
@@ -37,13 +36,6 @@ SHORT = {
     "b_preview": "B",  # without a name: type 1
     "b_preview_with_metadata": "M",  # type 4
 }
-
-
-def until(predicate: Callable[[], object], timeout: float = LIMIT) -> None:
-    end = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.01)
 
 
 class Heard:

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import struct
-import sys
 import threading
 import time
 import uuid
@@ -28,6 +27,7 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
+from tests.heard import until
 from tests.proxy import Proxy
 
 LIMIT = 60.0
@@ -38,13 +38,6 @@ class Impatient(ComfyApi):
     """Dials again soon."""
 
     timing = Timing(pause=0.05, cap=0.5)
-
-
-def until(predicate: Callable[[], object], timeout: float = LIMIT) -> None:
-    end = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.01)
 
 
 def a_seed() -> int:
@@ -616,17 +609,16 @@ def test_run_with_a_timeout_leaves_the_prompt_alone(api):
     assert api.get_history(caught.value.prompt_id).succeeded
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals to a thread")
 @pytest.mark.parametrize("callback", [None, lambda event: None])
 def test_ctrl_c_leaves_at_once_and_the_prompt_goes_on(api, callback):
     """The client can be used on."""
-    graph = sleeper(seconds=2.0)
+    graph = sleeper(seconds=6.0)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     start = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         api.run(graph, timeout=LIMIT, on_event=callback)
-    assert time.monotonic() - start < 1.9
+    assert time.monotonic() - start < 5.0
     timer.join()
     [job] = api._jobs.outstanding
     assert len(job.result(LIMIT).texts) == 1

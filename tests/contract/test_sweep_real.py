@@ -6,9 +6,8 @@ import itertools
 import json
 import random
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from comfy_client import ComfyApi, Result, Sweep, SweepRow
 from tests.comfyui import ComfyUI
 from tests.grids import Victim
+from tests.heard import until
 
 pytestmark = pytest.mark.real
 
@@ -44,13 +44,6 @@ PICTURES: dict[str, Any] = {
     },
     "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "sweep/a"}},
 }
-
-
-def until(predicate: Callable[[], object], timeout: float = LIMIT) -> None:
-    end = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.01)
 
 
 def asleep(api: ComfyApi) -> Counter[str]:

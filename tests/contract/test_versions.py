@@ -29,20 +29,12 @@ from comfy_client.errors import (
 )
 from comfy_client.routes.prompts import MARK
 from tests.contract.conftest import Server
+from tests.heard import until
 from tests.versions import NOT_SUPPORTED, TABLE, has, without
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted", "job_lost")
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
-
-
-def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What ``found`` gives, once that is true."""
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return value
 
 
 def unique(suffix: str = "") -> str:

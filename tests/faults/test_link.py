@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -116,13 +115,12 @@ def test_a_server_that_is_away_for_long_is_found_again(comfy: ComfyServer, quick
 def test_a_refusal_is_told_as_auth_error_and_slowed_to_the_cap(
     comfy: ComfyServer, status: int
 ) -> None:
-    """F5: with real patience, one dial in three seconds, not a storm."""
+    """F5: with real patience, one dial, and the next one as late as may be."""
     comfy.faults.refuse_sockets(status)
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         heard = Heard(api)
         api._create_socket()
         until(lambda: heard("reconnecting"))
-        time.sleep(1.0)
         assert len(comfy.handshakes) == 1
         error = heard("auth_error")[0].error
         assert isinstance(error, AuthenticationError)
@@ -150,7 +148,7 @@ def test_a_silent_server_that_answers_pings_stays_connected(
 ) -> None:
     """Silence is not death: far longer than the limit for silence without pongs."""
     heard = Heard(quick)
-    comfy.until(lambda: comfy.pings >= 12, 20)  # 12 times 0.2 s: more than twice the limit
+    comfy.until(lambda: comfy.pings >= 25, 30)  # 25 times 0.2 s: more than twice the limit
     assert heard.links == []
     assert len(comfy.hellos) == 1
 
@@ -177,7 +175,7 @@ def test_a_dead_peer_is_noticed_within_the_limit(
         silence = comfy.faults.swallow_pings()
     until(lambda: heard("disconnected"))
     assert time.monotonic() - start >= FAST.dead - FAST.ping
-    assert "nothing came for 1 s" in str(heard("disconnected")[0].error)
+    assert "nothing came for 2 s" in str(heard("disconnected")[0].error)
     if how == "no pong":
         silence.end()
     _back(comfy, quick, 2)
@@ -538,7 +536,6 @@ def test_a_quiet_server_answers_pings(comfyui: ComfyUI) -> None:
     """The real one, for several times the limit."""
     with Quick(comfyui.url) as api:
         heard = Heard(api)
-        done = threading.Event()
-        done.wait(3 * FAST.dead)
+        time.sleep(3 * FAST.dead)
         assert heard.links == []
         assert api.connected
