@@ -92,6 +92,7 @@ class Known:
     told: Event | None = None  #: The end event that has gone out.
     ended: bool = False  #: The socket itself has said so.
     ended_at: float | None = None
+    took: float | None = None  #: Seconds that it ran, by the server's clock.
     decided: bool = False
     cancelled: bool = False  #: By us: that it is gone is no loss.
     awaits_history: bool = False  #: The end was told; only the record is wanted.
@@ -102,6 +103,11 @@ class Known:
     missed_at: float | None = None
     late_since: float = 0.0  #: Since when history knows more than the socket.
     refusals: int = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether its events go to another client: when it began, and where it is, they tell."""
+        return self.is_elsewhere and not self.started and self.node is None
 
     def is_news(self, source: str) -> None:
         """Something was learned."""
@@ -257,6 +263,9 @@ class Job(Future[Result]):
         moved_at = self._api._advanced_at if known.running_since is None else 0.0
         return max(known.news_at, moved_at)
 
+    def _say_that_it_goes_on(self) -> None:
+        log.warning("prompt %s goes on: take it up by api.job(%r)", self.prompt_id, self.prompt_id)
+
     def _out_of_patience(
         self, timeout: float | None, deadline: float | None, stall_timeout: float | None
     ) -> JobTimeout:
@@ -264,12 +273,12 @@ class Job(Future[Result]):
         what = (
             f"no news of prompt {self.prompt_id} for {stall_timeout or 0:.3g} s"
             if is_stalled
-            else f"prompt {self.prompt_id} has not ended within {round(timeout or 0, 1):g} s"
+            else f"prompt {self.prompt_id} has not ended within {timeout or 0:.3g} s"
         )
         trouble = self._api._connection.error
         gone = f", unless the server is gone ({trouble})" if trouble else f" ({self.why()})"
         return JobTimeout(
-            f"{what}; it goes on{gone}: wait again, or take it up by api.job(...)",
+            f"{what}; it goes on{gone}: wait again, or take it up by api.job({self.prompt_id!r})",
             prompt_id=self.prompt_id,
             stalled=is_stalled,
         )
@@ -392,7 +401,9 @@ class Job(Future[Result]):
         is_heard = self._api._connection.state is State.CONNECTED and not known.is_elsewhere
         before, behind = self._api._jobs.around(self)
         most = max(before, (remaining or 0) - 1 - behind) if is_heard else None
-        return min((n for n in (known.ahead, most) if n is not None), default=None)
+        at_most = min((n for n in (known.ahead, most) if n is not None), default=None)
+        # A look at the queue may be from before one of ours went to its front.
+        return None if at_most is None else max(before, at_most)
 
     @property
     def progress(self) -> JobProgress:
@@ -401,6 +412,8 @@ class Job(Future[Result]):
         began = known.running_since
         end = known.ended_at or time.monotonic()
         elapsed = None if began is None else end - began
+        if known.took is not None:
+            elapsed = known.took
         node_id = known.node
         step = known.step if known.step is not None and known.step.node == node_id else None
         known.fraction = max(known.fraction, min(0.99, self._fraction(node_id, step)))
@@ -455,7 +468,7 @@ class Job(Future[Result]):
                 words.append("running: a prompt of somebody else")
         elif status == "running":
             words[0] += f": {self._node_in_words()}"
-            if known.running_since is not None:
+            if known.running_since is not None and not known.is_quiet:
                 words[0] += f", for {now - known.running_since:.0f} s"
         link = (
             f"last news {now - known.news_at:.1f} s ago by {known.news_by}"
@@ -466,7 +479,8 @@ class Job(Future[Result]):
 
     def _node_in_words(self) -> str:
         progress = self.progress
-        text = progress.title or (f"node {progress.node_id}" if progress.node_id else "no node yet")
+        nowhere = "at which node, another client is told" if self._known.is_quiet else "no node yet"
+        text = progress.title or (f"node {progress.node_id}" if progress.node_id else nowhere)
         if progress.step is not None and progress.steps:
             text += f" {progress.step:g}/{progress.steps:g}"
         return text
@@ -489,6 +503,9 @@ class Job(Future[Result]):
         elapsed = self.progress.elapsed
         after = "" if elapsed is None else f" after {elapsed:.1f} s"
         return f"{status}{after}" + (f": {error}" if error is not None else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a job does not travel: hand on its prompt_id, and call api.job(prompt_id)")
 
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {self.status}>"
@@ -521,7 +538,7 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
     except KeyboardInterrupt:
         for job in begun:
             if on_interrupt == "leave" and not job.done():
-                log.warning("prompt %s goes on: take it up by api.job(%r)", *[job.prompt_id] * 2)
+                job._say_that_it_goes_on()
         if on_interrupt == "cancel" and begun:
             # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
             last_word = threading.Thread(

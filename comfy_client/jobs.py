@@ -191,7 +191,11 @@ class Jobs:
         number = job._known.number
         if number is None:
             return 0, 0
-        others = [other._known.number for other in self.outstanding]
+        # What runs is before it, though its number be higher than that of one at the front.
+        others = [
+            float("-inf") if other._known.running_since is not None else other._known.number
+            for other in self.outstanding
+        ]
         numbers = [other for other in others if other is not None]
         return sum(other < number for other in numbers), sum(other > number for other in numbers)
 
@@ -307,6 +311,8 @@ class Jobs:
     def take_up(self, prompt_id: str, graph: Mapping[str, Any]) -> Job:
         """A job for a prompt that somebody submitted, maybe in another process."""
         api = self._api()
+        if not isinstance(prompt_id, str):
+            raise TypeError(f"a job is taken up by its prompt_id, a text, not {prompt_id!r:.80}")
         segment(prompt_id)
         api._create_socket()
         with self._lock:
@@ -732,6 +738,8 @@ class Jobs:
             return failure(entry, job.prompt_id, job.graph)
         if known.cached is None:
             known.cached = frozenset(entry.cached_nodes)
+        if entry.started is not None and entry.ended is not None:
+            known.took = entry.ended - entry.started
         # History is the sure source; what only events told is kept beside it.
         outputs = {**known.outputs, **entry.outputs}
         event = success(job.prompt_id, recovered=True)

@@ -114,6 +114,9 @@ def _stream(
             outcome = _outcome(window[prompt_id], keep)
             del window[prompt_id]  # not before: Ctrl-C may come while it waits
             yield outcome
+    except KeyboardInterrupt:
+        say_what_runs(window)
+        raise
     finally:
         withdraw(api, window)
 
@@ -171,18 +174,26 @@ def first_done(window: Window) -> str:
             return next(prompt_id for job, prompt_id in jobs.items() if job in done)
 
 
-def withdraw(api: ComfyApi, window: Window) -> None:
-    """Take back what still waits in the queue; what runs, goes on."""
+def say_what_runs(window: Window) -> None:
+    """Of those that Ctrl-C leaves going, how to come back to them."""
+    for entry in window.values():
+        if isinstance(entry, Job) and entry.status == "running":
+            entry._say_that_it_goes_on()
+
+
+def withdraw(api: ComfyApi, window: Window) -> list[str]:
+    """Take back what still waits in the queue; what runs, goes on.  The ids of which, in all."""
     jobs = [entry for entry in window.values() if isinstance(entry, Job) and not entry.done()]
     prompt_ids = [job.prompt_id for job in jobs]
     for prompt_id, entry in window.items():
         if entry is None or isinstance(entry, SubmitUncertain):  # maybe it is there
             prompt_ids.append(prompt_id)
     if not prompt_ids:
-        return
+        return []
     try:
         api._http.order("POST", "/queue", json={"delete": prompt_ids}, timeout=LAST_WORD)
     except ComfyError as exc:
         log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
-    else:
-        api._jobs.withdrawn(jobs)
+        return []
+    api._jobs.withdrawn(jobs)
+    return prompt_ids

@@ -23,6 +23,7 @@ from .errors import (
     ServerUnreachable,
     SubmitUncertain,
     TransportError,
+    UnexpectedResponse,
 )
 from .failures import is_away
 from .job import Job
@@ -98,6 +99,11 @@ def post(
             if was_sent:
                 raise _uncertain(job, exc) from exc
             raise  # nothing was sent
+        except UnexpectedResponse as exc:
+            found = _behind_a_page(api, job) if exc.status < 300 else None
+            if found is None:
+                raise
+            return models.QueuedPrompt(found)
         except (TransportError, ApiError) as exc:
             if not is_away(exc):
                 raise
@@ -109,6 +115,15 @@ def post(
             was_sent = True
             repeats -= 1
             log.warning("prompt %s left no trace; submitting it again", job.prompt_id)
+
+
+def _behind_a_page(api: ComfyApi, job: Job) -> str | None:
+    """The id of a submission that something on the way has answered, if the server has it."""
+    try:
+        with patient(PATIENCE):
+            return find(api, job.prompt_id, time.monotonic() + PATIENCE)
+    except ComfyError:
+        return None
 
 
 def _uncertain(job: Job, cause: ComfyError) -> SubmitUncertain:
@@ -183,8 +198,8 @@ def stop(api: ComfyApi, job: Job, *, force: bool) -> bool:
             if not force and not heeds_id(api):
                 raise NotSupported(
                     f"prompt {job.prompt_id} runs, and this server's interrupt stops whatever "
-                    "runs when it comes (ComfyUI before 0.3.57): cancel(force=True) takes that "
-                    "risk",
+                    "runs when it comes (ComfyUI before 0.3.57): "
+                    f"api.job({job.prompt_id!r}).cancel(force=True) takes that risk",
                     method="POST",
                     path="/interrupt",
                 )

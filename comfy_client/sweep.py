@@ -39,6 +39,7 @@ from .many import (
     check_in_flight,
     first_done,
     is_about_one,
+    say_what_runs,
     submit_patiently,
     withdraw,
 )
@@ -169,6 +170,8 @@ class _Sweeper:
         self._journal: Journal | None = None
         self._recovery: _Recovery | None = None
         self._tries: Counter[int] = Counter()  # submissions of a point, in all processes
+        self._withdrawn: dict[int, str] = {}  # by an earlier call: deleted, unless they ran
+        self._told: set[int] = set()  # points that on_row has had
         self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
         self._rows: dict[int, SweepRow] = {}
         self._todo = deque(grid.order())
@@ -181,15 +184,26 @@ class _Sweeper:
 
     def run(self) -> Sweep:
         try:
-            for point in sorted(self._rows):
+            for point in sorted(self._rows.keys() - self._told):
                 self._tell(self._rows[point])
             while self._todo or self._window:
                 while self._todo and len(self._window) < self._in_flight:
                     self._start(self._todo.popleft())
                 if self._window:
                     self._end(first_done(self._window))
+        except KeyboardInterrupt:
+            if self._journal is None:
+                log.warning(
+                    "%d of %d rows had ended; with a journal= the same call would carry on",
+                    len(self._rows),
+                    len(self._grid),
+                )
+            say_what_runs(self._window)
+            raise
         finally:
-            withdraw(self._api, self._window)
+            for prompt_id in withdraw(self._api, self._window):
+                point = self._flights[prompt_id].point
+                self._write({"point": point, "withdrawn": prompt_id})
         return Sweep(self._rows[point] for point in range(len(self._grid)))
 
     # -- a journal that was begun before --------------------------------------------------
@@ -224,8 +238,9 @@ class _Sweeper:
         self._todo = deque(point for point in self._todo if point not in self._rows)
         if not self._todo:
             return
+        next_ids = (self._next_id(point) for point in self._todo)
         self._recovery = _Recovery(
-            self._api, {*open_ids.values(), *(self._next_id(point) for point in self._todo)}
+            self._api, {*open_ids.values(), *self._withdrawn.values(), *next_ids}
         )
         self._is_patient = True
         for point, prompt_id in open_ids.items():
@@ -238,6 +253,13 @@ class _Sweeper:
         point = record["point"]
         if type(point) is not int or not 0 <= point < len(self._grid):
             raise ValueError(f"there is no point {point!r}")
+        if "told" in record:
+            self._told.add(point)
+            return
+        if "withdrawn" in record:
+            self._withdrawn[point] = str(record["withdrawn"])
+            open_ids.pop(point, None)
+            return
         if "result" in record or "error" in record:
             open_ids.pop(point, None)
             if "result" in record or not retry_failed:
@@ -246,6 +268,8 @@ class _Sweeper:
         if "sent" in record:
             self._tries[point] += 1
             self._rows.pop(point, None)
+            self._told.discard(point)
+            self._withdrawn.pop(point, None)
         open_ids[point] = str(record.get("sent") or record["accepted"])
 
     # -- one point ------------------------------------------------------------------------
@@ -254,6 +278,10 @@ class _Sweeper:
         return str(uuid.uuid5(self._id, f"{point}/{self._tries[point] + 1}"))
 
     def _start(self, point: int) -> None:
+        withdrawn = self._withdrawn.pop(point, None)
+        if self._recovery and withdrawn and (ran := self._recovery.find(withdrawn)):
+            self._take_up(point, ran)
+            return
         prompt_id = self._next_id(point)
         self._tries[point] += 1
         self._write({"point": point, "sent": prompt_id})
@@ -275,9 +303,10 @@ class _Sweeper:
             self._window[prompt_id] = self._api.job(prompt_id, self._grid.workflow(point))
             return
         except ComfyError as exc:
+            del self._window[prompt_id]  # it did not arrive
             if not is_about_one(exc):
                 raise
-            del self._window[prompt_id], self._flights[prompt_id]
+            del self._flights[prompt_id]
             self._settle(SweepRow(point, self._grid.params(point), prompt_id, error=exc))
             return
         self._window[prompt_id] = job
@@ -330,6 +359,7 @@ class _Sweeper:
     def _tell(self, row: SweepRow) -> None:
         if self._on_row is not None:
             self._on_row(row)
+            self._write({"point": row.index, "told": True})
 
     # -- lines of the journal ---------------------------------------------------------------
 
