@@ -194,6 +194,5 @@ def _reason(answer: Answer, body: Any) -> str:
     if answer.is_page:  # a proxy's own words stand in the title
         title = re.search(r"<title>(?:\d+ )?([^<]*)</title>", str(body), re.IGNORECASE)
         body = title and title[1]
-    if not body:
-        return ""
-    return f": {' '.join(str(body).split())[:_SHOWN]}"
+    said = " ".join(str(body or "").split()).removeprefix(f"{answer.status}: ")
+    return f": {said[:_SHOWN]}" if said else ""

@@ -10,7 +10,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 import blinker
 
@@ -66,6 +66,9 @@ if TYPE_CHECKING:
     from .sweep import Sweep, SweepRow
 
 log = logging.getLogger("comfy_client")
+
+#: Seconds between the first two attempts of ``init``; they grow.
+FIRST_PAUSE: Final = 0.1
 
 _clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
 
@@ -256,7 +259,7 @@ class ComfyApi(
             RequestTimeout: Connected, but no answer in time.
         """
         deadline = time.monotonic() + timeout
-        pause = 0.1
+        pause = FIRST_PAUSE
         while True:
             self._check_open()
             left = max(0.05, deadline - time.monotonic())
@@ -268,6 +271,8 @@ class ComfyApi(
                 if not _may_mend(exc) or time.monotonic() + pause >= deadline:
                     self._publish(ErrorEvent(name="connection_error", error=exc))
                     raise
+                if pause == FIRST_PAUSE:  # whoever waits wants to know for what
+                    log.warning("waiting %g s for the server to come up: %s", timeout, exc)
                 log.debug("not up yet: %s", exc)
             self._closed.wait(pause)
             pause = min(1.0, pause * 1.6)
@@ -625,10 +630,7 @@ class ComfyApi(
             ClientClosed: After :meth:`close`.
         """
         self._check_open()
-        if name not in NAMES:
-            likely = nearest(name, NAMES, 1)
-            if likely:
-                log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
+        _warn_of_name(name)
         unsubscribe = self._receivers.on(name, callback, once=once)
         self._create_socket()
         return unsubscribe
@@ -646,9 +648,16 @@ class ComfyApi(
         """Block until an event of that name comes (and ``predicate(event)`` is true).
 
         ``timeout`` in seconds, then ``TimeoutError``; ``None`` waits as long as it takes.
-        Only events from now on count.  Raises :class:`ClientClosed` when the client ends.
+        Only events from now on count.  Raises :class:`ClientClosed` when the client ends, and
+        ``TypeError`` for a predicate that cannot be called.
         """
         self._check_open()
+        if not (predicate is None or callable(predicate)):
+            raise TypeError(
+                f"predicate is called with an event: {predicate!r}; timeout is the third"
+            )
+        check_patience(timeout)
+        _warn_of_name(name)
         queue = self._receivers.tap(name)
         self._create_socket()
         event = self._receivers.wait_for(queue, predicate, timeout)
@@ -664,6 +673,7 @@ class ComfyApi(
         preview and progress of a node win.
         """
         self._check_open()
+        _warn_of_name(name)
         queue = self._receivers.tap(name)
         self._create_socket()
         return self._follow(queue)
@@ -856,6 +866,13 @@ def _recorder(path: str | os.PathLike[str]) -> Recorder:
     from .recording import Recorder  # most clients do without
 
     return Recorder(path)
+
+
+def _warn_of_name(name: str) -> None:
+    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
+    likely = () if name in NAMES else nearest(name, NAMES, 1)
+    if likely:
+        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
 
 
 def _may_mend(exc: ComfyError) -> bool:

@@ -88,8 +88,10 @@ def segment(text: str) -> str:
 
     Raises ``ValueError`` for what could only mean another route: ``""``, ``"."``, ``".."``.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a name or an id is a text, not {text!r:.80}")
     if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} cannot stand in a path")
+        raise ValueError(f"the name or id {text!r} cannot stand in a path")
     return quote(text, safe="")
 
 
@@ -655,16 +657,18 @@ class Http:
         """The typed error for what the server refused."""
         error = refusal(answer, size)
         stranger = f"the user {self._user!r} is not known to it (see create_user)"
+        if not self._user:
+            stranger = "it keeps users (--multi-user): give user=... (see create_user)"
         if answer.status == 401:
             given = "refused the credentials" if self.has_credentials else "wants credentials"
             advice = "pass credentials=..."
             if self.left_behind:
                 advice = "they do not travel in a pickle: name them with EnvCredentials"
-            elif self._user:
+            elif self._user or _is_of_users(answer.path):
                 advice += f", or {stranger}"
             message = f"{error}, the server or a proxy before it {given}; {advice}"
             return AuthenticationError(message, **answer.facts())
-        if answer.status == 500 and self._user:
+        if answer.status == 500 and _is_of_users(answer.path):
             error.add_note(f"or {stranger}")
         if self._api is None and (answer.status == 404 or route_is_missing(answer)):
             return UnexpectedResponse(
@@ -673,6 +677,11 @@ class Http:
                 **answer.facts(),
             )
         return error
+
+
+def _is_of_users(path: str) -> bool:
+    """Whether a route wants to know who asks."""
+    return "/settings" in path or "/userdata" in path
 
 
 _warned: set[str] = set()

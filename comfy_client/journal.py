@@ -90,14 +90,20 @@ class Journal:
             try:
                 record = json.loads(line)
             except ValueError as exc:
-                raise ValueError(f"{self.path} is damaged: line {number} is no JSON") from exc
+                raise ValueError(_unreadable(self.path, number)) from exc
             if not isinstance(record, dict):
-                raise ValueError(f"{self.path} is damaged: line {number} is no object")
+                raise ValueError(_unreadable(self.path, number))
             records.append(record)
         self._file.seek(len(whole) + 1)
         if torn:
             self._file.truncate()
         return records
+
+
+def _unreadable(path: Path, number: int) -> str:
+    if number == 1:
+        return f"{path} is no journal: its first line is no JSON object"
+    return f"{path} is damaged: line {number} is no JSON object"
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

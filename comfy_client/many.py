@@ -182,18 +182,20 @@ def say_what_runs(window: Window) -> None:
 
 
 def withdraw(api: ComfyApi, window: Window) -> list[str]:
-    """Take back what still waits in the queue; what runs, goes on.  The ids of which, in all."""
-    jobs = [entry for entry in window.values() if isinstance(entry, Job) and not entry.done()]
-    prompt_ids = [job.prompt_id for job in jobs]
+    """Take back what still waits in the queue; what runs, goes on.  Both, as in the window."""
+    left: dict[str, Job | None] = {}
     for prompt_id, entry in window.items():
-        if entry is None or isinstance(entry, SubmitUncertain):  # maybe it is there
-            prompt_ids.append(prompt_id)
-    if not prompt_ids:
+        if isinstance(entry, Job) and not entry.done():
+            left[prompt_id] = entry
+        elif entry is None or isinstance(entry, SubmitUncertain):  # maybe it is there
+            left[prompt_id] = None
+    if not left:
         return []
+    ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
     try:
-        api._http.order("POST", "/queue", json={"delete": prompt_ids}, timeout=LAST_WORD)
+        api._http.order("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
     except ComfyError as exc:
-        log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
+        log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
         return []
-    api._jobs.withdrawn(jobs)
-    return prompt_ids
+    api._jobs.withdrawn([job for job in left.values() if job is not None])
+    return list(left)

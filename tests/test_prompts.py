@@ -80,7 +80,7 @@ def test_all_options_arrive(comfy, api):
         prompt_id=mine,
         extra_data=extra,
         workflow_ui={"nodes": []},
-        partial_execution_targets=["1", 2],
+        partial_execution_targets=["1", 1],
         preview_method="taesd",
         comfy_api_key="secret",
     )
@@ -89,7 +89,7 @@ def test_all_options_arrive(comfy, api):
         "prompt": GRAPH,
         "client_id": "me",
         "prompt_id": mine,
-        "partial_execution_targets": ["1", "2"],
+        "partial_execution_targets": ["1", "1"],
         "extra_data": {
             "note": 1,
             "extra_pnginfo": {"author": "me", "workflow": {"nodes": []}},

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from comfy_client import (
     ApiError,
+    AuthenticationError,
     BearerCredentials,
     ComfyApi,
     JobFailed,
@@ -458,8 +459,8 @@ def test_the_journal_of_another_sweep_is_refused(api, record, journal, workflow,
     [
         (b"", "not one complete line"),
         (b"no newline", "not one complete line"),
-        (b"a note\n", "line 1 is no JSON"),
-        (b"[]\n", "line 1 is no object"),
+        (b"a note\n", "no journal: its first line is no JSON"),
+        (b"[]\n", "no journal: its first line is no JSON"),
         (b"{}\n", "no journal of a sweep"),
         (b'{"journal": "sweep of comfy_client", "version": 2}\n', "newer version"),
     ],
@@ -538,6 +539,77 @@ def test_a_graph_that_the_server_stumbled_over_is_told_the_same_again(
     (again,) = api.sweep(WORKFLOW, {"Make.seed": [5]}, journal=journal)
     assert type(row.error) is type(again.error) is ApiError
     assert str(again.error) == str(row.error)
+
+
+def test_each_row_is_told_once_over_all_calls(api, record, journal) -> None:
+    """One whose callback did not come back is told again, and so is one that ran anew."""
+    told: list[tuple[Any, bool]] = []
+    record.failing = {1}
+
+    def on_row(row: SweepRow) -> None:
+        told.append((row.index, row.from_journal))
+        if len(told) == 2:
+            raise LookupError("the disk is full")
+
+    with pytest.raises(LookupError):
+        api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row)
+    second = told[1][0]
+    api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    assert told[2] == (second, True)
+    assert sorted(index for index, _ in told) == sorted([0, 1, 2, 3, second])
+    api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    assert len(told) == 5
+    record.failing = set()
+    rows = api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row, retry_failed=True)
+    assert [index for index, _ in told[5:]] == [row.index for row in rows if not row.from_journal]
+    assert len(told) == 7
+
+
+def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
+    """It is submitted without an alarm; what ran in spite of that is taken up."""
+    record.gate = threading.Semaphore(1)
+
+    def on_row(row: SweepRow) -> None:
+        until(lambda: api.get_queue().running)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    (running,) = api.get_queue().running
+    assert f"prompt {running.prompt_id} goes on: take it up by api.job" in caplog.text
+    withdrawn = [line["withdrawn"] for line in lines(journal) if "withdrawn" in line]
+    assert running.prompt_id in withdrawn
+    caplog.clear()
+    record.gate = None
+    with ComfyApi(api.host) as other:
+        rows = other.sweep(WORKFLOW, GRID, journal=journal)
+    assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+    assert caplog.text == ""
+    assert prompts(api) == dict.fromkeys(POINTS, 1)
+
+
+def test_ctrl_c_without_a_journal_says_what_one_is_good_for(api, record, caplog) -> None:
+    """And how to come back to what runs."""
+
+    def on_row(row: SweepRow) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, GRID, on_row=on_row)
+    assert "1 of 4 rows had ended; with a journal=" in caplog.text
+
+
+def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, caplog) -> None:
+    """Nothing was submitted."""
+    with ComfyServer(credentials=("me", "right")) as server:
+        furnish(server)
+        with (
+            ComfyApi(server.url, credentials=("me", "right")) as api,
+            server.faults.answer("POST", "/prompt", (401, {}, None)),
+            pytest.raises(AuthenticationError),
+        ):
+            api.sweep(WORKFLOW, GRID, journal=journal)
+    assert "may stay in the queue" not in caplog.text
 
 
 def test_ctrl_c_and_the_same_call_again_runs_nothing_twice(api, record, journal) -> None:

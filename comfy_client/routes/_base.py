@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from ..http import Http
 
 
@@ -9,3 +11,9 @@ class RouteGroup:
     """Methods for one noun of the server; all they share is the HTTP edge."""
 
     _http: Http
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path below one of the server's folders would leave it."""
+    plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
+    return plain.startswith(("../", "/")) or plain == ".."

@@ -15,7 +15,7 @@ from .. import models
 from ..errors import NotFound
 from ..http import Download
 from ..saving import IfExists, target_path, write_atomically
-from ._base import RouteGroup
+from ._base import RouteGroup, leads_out
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -76,7 +76,8 @@ class FileRoutes(RouteGroup):
         Raises:
             FileNotFoundError: There is no such local file.
             UploadTooLarge: More than the server, or a proxy before it, accepts.
-            ApiError: ``subfolder`` leaves the folder, or the name is no file name (400).
+            ValueError: ``subfolder`` leads out of the folder, or the name has folders in it.
+            ApiError: The name is no file name for the server (400).
         """
         fields = {"subfolder": subfolder, "type": type, "overwrite": str(overwrite).lower()}
         return self._upload("/upload/image", file, file_name, fields, timeout)
@@ -220,6 +221,8 @@ class FileRoutes(RouteGroup):
             raise ValueError("file_name is needed: the file has no name of its own")
         if name in (".", "..") or "/" in name or "\\" in name:
             raise ValueError(f"file_name: {name!r} has folders in it; use subfolder for them")
+        if leads_out(fields["subfolder"]):
+            raise ValueError(f"subfolder: {fields['subfolder']!r} leads out of the folder")
         answer = self._http.upload(route, fields, content, name, timeout=timeout)
         return models.UploadedImage.from_json(answer)
 
@@ -245,8 +248,13 @@ def _view_params(
         # An upload says "name" where an output says "filename".
         name = info.get("filename", info.get("name"))
         subfolder, kind = info.get("subfolder"), info.get("type")
-    else:
+    elif hasattr(info, "filename"):
         name, subfolder, kind = info.filename, info.subfolder, info.type
+    else:
+        raise TypeError(
+            "a file is named by what has filename, subfolder and type (of a result, an upload), or "
+            f"by a mapping of these, not {info!r:.200}"
+        )
     if not name or not isinstance(name, str):
         raise ValueError(f"no filename in {info!r:.200}")
     params: dict[str, str | None] = {

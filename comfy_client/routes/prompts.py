@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from .. import models
-from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse
+from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..events import ErrorEvent, Event
 from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
@@ -178,7 +178,7 @@ class PromptRoutes(RouteGroup):
         if isinstance(targets, str):
             raise TypeError("partial_execution_targets is a list of node ids")
         if targets is not None:
-            body["partial_execution_targets"] = list(map(str, targets))
+            body["partial_execution_targets"] = _targets(targets, graph)
         front = options.get("front")
         if front or (front is None and number == -1):
             body["front"] = True
@@ -195,7 +195,7 @@ class PromptRoutes(RouteGroup):
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, body["prompt"]) from exc
+                raise self._rejected(exc, body) from exc
             if exc.status == 500:
                 unknown = self._unknown_classes(body["prompt"])
                 if unknown:
@@ -226,13 +226,17 @@ class PromptRoutes(RouteGroup):
             )
         return queued
 
-    def _rejected(self, exc: ApiError, graph: Mapping[str, Any]) -> PromptRejected:
+    def _rejected(self, exc: ApiError, sent: Mapping[str, Any]) -> PromptRejected:
+        graph, targets = sent["prompt"], sent.get("partial_execution_targets")
         body = exc.body if isinstance(exc.body, Mapping) else {}
         names = self._node_names() if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
+        words = explain_rejection(exc.body, graph, node_names=names)
+        kind = error.get("type") if isinstance(error, Mapping) else None
+        if targets is not None and kind == "prompt_no_outputs":
+            words = f"none of partial_execution_targets {targets} is an output node"
         return PromptRejected(
-            "the server refused the workflow:\n"
-            + explain_rejection(exc.body, graph, node_names=names),
+            f"the server refused the workflow:\n{words}",
             error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
             node_errors=node_errors if isinstance(node_errors, Mapping) else {},
             method=exc.method,
@@ -265,3 +269,14 @@ class PromptRoutes(RouteGroup):
                 }
                 lines.append(explain_rejection(error, graph, node_names=names))
         return "the server refused the workflow:\n" + "\n".join(lines) if lines else ""
+
+
+def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:
+    found = list(map(str, targets))
+    for node_id in found:
+        if node_id not in graph:
+            raise WorkflowError(
+                f"partial_execution_targets: the workflow has no node with the id {node_id!r}",
+                candidates=tuple(nearest(node_id, list(graph), 3)),
+            )
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
@@ -11,7 +10,7 @@ from .. import models
 from ..errors import Conflict, NotFound
 from ..http import segment
 from ..models._base import items
-from ._base import RouteGroup
+from ._base import RouteGroup, leads_out
 
 
 class UserDataRoutes(RouteGroup):
@@ -258,8 +257,7 @@ def _flag(value: bool) -> str:
 
 def _encoded(path: str) -> str:
     """A path as the server wants it: it decodes any ``%`` a second time."""
-    plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
-    if plain.startswith(("../", "/")) or plain == "..":
+    if leads_out(path):
         raise ValueError(f"{path!r} leads out of the user's folder")
     return path.replace("%", "%25")
 

@@ -311,7 +311,7 @@ def _read(source: object) -> tuple[Any, str]:
         return source._graph, "the workflow"
     if isinstance(source, Mapping):
         return source, "the workflow"
-    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("{"):
+    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
         return _decode(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
     if isinstance(source, bytes):
         return _decode(source, "the workflow text"), "the workflow text"
