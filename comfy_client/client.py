@@ -36,7 +36,7 @@ from .events import (
 )
 from .failures import is_away
 from .http import Answer, Http
-from .job import Job, OnInterrupt, cancelling, check_patience, wait
+from .job import Job, OnInterrupt, cancelling, check_patience, in_full, wait
 from .jobs import Jobs
 from .outputs import Result
 from .routes import (
@@ -294,18 +294,18 @@ class ComfyApi(
 
         Waits for jobs end in :class:`ClientClosed`; the prompts go on.
         """
-        with self._lock:
-            if self._closed.is_set():
-                return
-            self._closed.set()
-        self._connection.stop()
-        self._jobs.close()
-        self._receivers.close()
-        self._http.close()
-        self._finalizer.detach()
-        self._connection.join(0.3)
+        self._closed.set()
+        steps: list[Callable[[], object]] = [
+            self._connection.stop,
+            self._jobs.close,
+            self._receivers.close,
+            self._http.close,
+            self._finalizer.detach,
+            lambda: self._connection.join(0.3),
+        ]
         if self._recorder is not None:
-            self._recorder.close()
+            steps.append(self._recorder.close)
+        in_full(steps)
 
     def __enter__(self) -> Self:
         try:
@@ -318,9 +318,11 @@ class ComfyApi(
         self._leave(exc)
 
     def _leave(self, exc: BaseException | None) -> None:
-        if isinstance(exc, ComfyError):
-            self._flush()  # who waits for auth_error, queue_error and the like shall hear of it
-        self.close()
+        try:
+            if isinstance(exc, ComfyError):
+                self._flush()  # who waits for auth_error, queue_error and the like shall hear it
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<ComfyApi {self.host} {self.state.value}>"

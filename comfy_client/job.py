@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -35,6 +35,14 @@ SLICE: Final = 0.5
 LAST_WORD: Final = 5.0
 
 Outcome = Result | Exception
+
+
+def in_full(calls: Iterable[Callable[[], object]]) -> None:
+    """All of them, in order, though Ctrl-C come in between or one raise."""
+    with contextlib.ExitStack() as todo:
+        for call in reversed(list(calls)):
+            todo.callback(call)
+
 
 #: Where a prompt is: see :attr:`Job.status`.
 JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
@@ -65,6 +73,9 @@ class Known:
     generation: int | None = None  #: Of the connection that saw the submission.
     early: Outcome | None = None  #: Decided before the submission was answered.
     is_elsewhere: bool = False  #: Taken up by its id: its events may go to another client.
+    #: Seconds between the two looks that make it lost: it may be on its way to the server yet.
+    lost_apart: float | None = None
+    looked: bool = False  #: HTTP was asked, or failed.
     seek_mark: bool = False  #: The server may have it under an id of its own.
     # Where it is.
     started: bool = False  #: The socket said so.
@@ -94,7 +105,7 @@ class Known:
     ended_at: float | None = None
     took: float | None = None  #: Seconds that it ran, by the server's clock.
     decided: bool = False
-    cancelled: bool = False  #: By us: that it is gone is no loss.
+    cancelled: bool = False  #: By us, while it waited: that it is gone is no loss.
     awaits_history: bool = False  #: The end was told; only the record is wanted.
     remarks: list[str] = attrs.field(factory=list)  #: Logged late: a handler may call us back.
     # When to ask about it.
@@ -117,6 +128,7 @@ class Known:
     def runs(self) -> None:
         """It has left the queue."""
         self.ahead = None
+        self.cancelled = False
         if self.running_since is None:
             self.running_since = time.monotonic()
 
@@ -291,15 +303,19 @@ class Job(Future[Result]):
             self.set_result(outcome)
         else:
             self.set_exception(outcome)
+        for twin in self._twins:
+            twin._settle(outcome)
         with self._gate:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
             # Somebody's code, which may take its time: not in the socket's thread.
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
-            ).start()
-        for twin in self._twins:
-            twin._settle(outcome)
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads on this machine
+                self._call_back(callbacks)
 
     def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
         for fn in callbacks:

@@ -14,7 +14,6 @@ is known from them.  Otherwise history is read, which the server writes after
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import random
@@ -30,8 +29,9 @@ import attrs
 
 from . import models
 from .connection import State
-from .deadline import patience, patient
+from .deadline import patience
 from .errors import (
+    ApiError,
     AuthenticationError,
     ClientClosed,
     ComfyError,
@@ -57,7 +57,7 @@ from .events import (
 )
 from .failures import is_away
 from .http import segment
-from .job import Job, Known, Outcome
+from .job import Job, Known, Outcome, in_full
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .routes.prompts import AnyWorkflow, PromptOptions
@@ -101,8 +101,13 @@ DEAF: Final = 3.0
 HEARING: Final = 60.0
 #: Seconds until the next question when one has failed; doubles up to LONGEST.
 PAUSE: Final = 0.5
-#: Refusals in a row (login page, 401) after which what is known has to do.
+#: Refusals in a row after which what is known has to do: login page, 401; other errors.
 REFUSALS: Final = 3
+STUMBLES: Final = 8
+#: Seconds between two looks for the reason that the socket came or went.
+BETWEEN: Final = 1.0
+#: Prompts whose end is remembered as told.
+REMEMBERED: Final = 1000
 #: Seconds that a submission waits for the socket.
 SETTLE: Final = 5.0
 #: Seconds that a result waits for slow receivers.
@@ -149,7 +154,9 @@ class Jobs:
         # a forgotten iterator of map() in here, which takes its jobs back.
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
-        self._recovered: deque[str] = deque(maxlen=1000)  # told over HTTP: the socket is late
+        # Prompts whose end was told, of late: whoever tells it again, a late socket or a job
+        # that takes the same prompt up, is not heard twice.
+        self._ended: dict[str, None] = {}
         self._posting: set[Job] = set()  # submissions without an answer yet
         self._orphans: deque[JobEvent] = deque(maxlen=1000)  # maybe of one of these
         self._elsewhere = 0  # jobs whose events may go to another client
@@ -258,13 +265,22 @@ class Jobs:
                 api, job, body, deadline, resubmit=resubmit, pause=self._bell.wait_stopped
             )
             self._accept(job, receipt)
-        except BaseException as exc:
+        except Exception as exc:
             with self._lock:
                 if self._jobs.get(job.prompt_id) is job:
                     del self._jobs[job.prompt_id]
-            if isinstance(exc, ComfyError) and not job.done():
+            if not job.done():
                 # Another thread may have taken it up.  A copy: a job keeps no frames.
                 job._settle(known.early or copy.copy(exc))
+            raise
+        except BaseException:  # Ctrl-C: it may be there, and another thread may wait for it
+            with self._lock:
+                known.accepted_at = time.monotonic()
+                known.lost_apart, known.seek_mark = LOOK_UP, True
+                self._hurry(job)
+                self._start()
+            if known.early is not None and not job.done():
+                job._settle(known.early)
             raise
         finally:
             with self._lock:
@@ -297,8 +313,7 @@ class Jobs:
             elif not connected:
                 self._bell.ring()  # the thread may sleep for much longer
             self._start()
-        for call in todo:
-            call()
+        in_full(todo)
 
     def _rename(self, job: Job, prompt_id: str) -> None:
         self._jobs.pop(job.prompt_id, None)
@@ -308,7 +323,9 @@ class Jobs:
 
     # -- taking up -----------------------------------------------------------------------
 
-    def take_up(self, prompt_id: str, graph: Mapping[str, Any]) -> Job:
+    def take_up(
+        self, prompt_id: str, graph: Mapping[str, Any], *, lost_apart: float | None = None
+    ) -> Job:
         """A job for a prompt that somebody submitted, maybe in another process."""
         api = self._api()
         if not isinstance(prompt_id, str):
@@ -326,12 +343,11 @@ class Jobs:
             known.is_elsewhere = known.seek_mark = True
             known.accepted_at = known.posted_at = time.monotonic()
             known.interval = POLL_FIRST
-            known.check_at = known.accepted_at + PATIENCE  # should what follows come to nothing
+            known.lost_apart = lost_apart
             self._elsewhere += 1
             self._start()
-        with patient(PATIENCE):  # the first look at once: whoever takes it up wants to know
-            self._ask(api, [job], [job])
-        self._bell.ring()
+            self._hurry(job)
+        self._let(lambda: known.looked or job.done(), PATIENCE)  # where is it?
         return job
 
     # -- cancelling ----------------------------------------------------------------------
@@ -341,44 +357,66 @@ class Jobs:
         if job.done():
             return False
         api = self._api()
-        if job._known.accepted_at is None:  # Ctrl-C came before the answer
+        known = job._known
+        end = time.monotonic() + LOOK_UP
+        while job in self._posting and time.monotonic() < end:
+            time.sleep(0.01)  # another thread submits it, and will know its id
+        if known.seek_mark:  # Ctrl-C came before the answer
             found = find(api, job.prompt_id, time.monotonic() + LOOK_UP)
             with self._lock:
-                job._known.accepted_at = time.monotonic()  # from now on it is watched
+                known.seek_mark = found is None
                 self._rename(job, found or job.prompt_id)
-                self._start()
-        if self._cancels_jobs:
-            try:
-                was_there = api.cancel_job(job.prompt_id)
-            except NotSupported:
-                self._cancels_jobs = False
-        if not self._cancels_jobs:
-            was_there = stop(api, job, force=force)
-        if not was_there:
-            return False
         with self._lock:
-            job._known.cancelled = True
-        if job._known.running_since is None:
-            # It waited: nobody will tell of its end.  Queue first, then history.
-            standing = self._lookout.look(api, graphs=False)
-            if job.prompt_id not in standing:
-                self._learn(job, api.get_history(job.prompt_id), standing)
+            # Before it is: Ctrl-C may come between the server's yes and here.  What runs tells
+            # of its end itself.
+            known.cancelled = known.running_since is None
+        try:
+            was_there = self._cancel(api, job, force=force)
+        except ApiError:
+            known.cancelled = False
+            raise
+        if not was_there:
+            known.cancelled = False
+            return False
+        self._lookout.forget()
         with self._lock:
             self._hurry(job)
+        if known.cancelled:  # nobody will tell of its end, which is found out at once
+            self._let(job.done, SILENCE)
         return True
+
+    def _let(self, happen: Callable[[], bool], seconds: float) -> None:
+        """Wait a little for the thread that asks; not in it (a log handler may be).
+
+        No lock is waited for: Ctrl-C in there could leave it held.
+        """
+        end = time.monotonic() + seconds
+        while threading.current_thread() is not self._thread and time.monotonic() < end:
+            if happen():
+                return
+            time.sleep(0.002)
+
+    def _cancel(self, api: ComfyApi, job: Job, *, force: bool) -> bool:
+        if self._cancels_jobs:
+            try:
+                return api.cancel_job(job.prompt_id)
+            except NotSupported:
+                self._cancels_jobs = False
+        return stop(api, job, force=force)
 
     def withdrawn(self, jobs: Sequence[Job]) -> None:
         """Those that waited were deleted from the queue: that they are gone is no loss."""
+        self._lookout.forget()
         with self._lock:
             for job in jobs:
-                job._known.cancelled = True
+                job._known.cancelled = job._known.running_since is None
                 self._hurry(job)
 
     # -- events, in the socket's thread ---------------------------------------------------
 
     def handle(self, event: Event) -> None:
         """Learn what an event says about our jobs, hand it on, and settle what it ends."""
-        if not isinstance(event, JobEvent) or not (self._jobs or self._recovered):
+        if not isinstance(event, JobEvent) or not (self._jobs or self._ended):
             if self._elsewhere and isinstance(event, StatusEvent):
                 self._queue_moved()
             self._publish(event)
@@ -394,13 +432,12 @@ class Jobs:
                 if job is not None:
                     event = with_finality(event, job.graph)
                     todo = self._tell(job, event)
-                elif ends(event) and event.prompt_id in self._recovered:
+                elif ends(event) and event.prompt_id in self._ended:
                     return  # receivers had this news already, over HTTP
                 elif self._posting:
                     self._orphans.append(event)
         self._publish(event)
-        for call in todo:
-            call()
+        in_full(todo)
 
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""
@@ -430,6 +467,7 @@ class Jobs:
             return []
         if ends(event):
             known.told = event
+            self._remember(job.prompt_id)
         job._hear(event)
         outcome = self._note(job, known, event)
         if outcome is None:
@@ -444,10 +482,16 @@ class Jobs:
         if job._known.told is None:
             job._known.told = event
             job._hear(event)
-            todo.append(partial(self._publish, event))
-            if event.recovered:
-                self._recovered.append(job.prompt_id)
+            if job.prompt_id not in self._ended:
+                todo.append(partial(self._publish, event))
+            self._remember(job.prompt_id)
         return [*todo, self._decide(job, outcome)]
+
+    def _remember(self, prompt_id: str) -> None:
+        """Its end is told."""
+        self._ended[prompt_id] = None
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def _note(self, job: Job, known: Known, event: JobEvent) -> Outcome | None:
         """What the job is told by one of its events; an outcome when that ends it."""
@@ -525,18 +569,22 @@ class Jobs:
             # With the socket goes what it said last, and what it owed us.
             self._running = self._unheard = None
             self._hold = 0.0
+            # A link that is cut all the time is no reason to ask all the time.
+            soon = self._lookout.at + BETWEEN
+            is_early = time.monotonic() < soon
             for job in self._jobs.values():
-                job._known.interval = POLL_FIRST
-                self._hurry(job)
+                job._known.interval = BETWEEN if is_early else POLL_FIRST
+                self._hurry(job, soon)
 
-    def _hurry(self, job: Job) -> None:
+    def _hurry(self, job: Job, at: float = 0.0) -> None:
         if job._known.accepted_at is not None:
-            job._known.check_at = 0.0
+            job._known.check_at = min(job._known.check_at, at)
             self._bell.ring()
 
     def _start(self) -> None:
         """With the lock held."""
-        if self._thread is None and not self._bell.stopped:
+        # One that could not be started, or that Ctrl-C kept from it, is none.
+        if (self._thread is None or not self._thread.is_alive()) and not self._bell.stopped:
             # Daemon: a script may end while prompts run.
             self._thread = threading.Thread(
                 target=_watch,
@@ -605,10 +653,18 @@ class Jobs:
     def _ask(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> None:
         """One pass for all jobs."""
         at_fault: Sequence[Job] = due
+        unsure: list[Job] = []  # in no history, and the queue cannot be read
+        standing: Standing | None = None
+        trouble: ComfyError | None = None
         try:
-            standing = None
+            due = [job for job in due if not self._has_ended(api, job)]
             if not all(job._known.awaits_history for job in due):
-                standing = self._stand(api, jobs, due)
+                try:
+                    standing = self._stand(api, jobs, due)
+                except (ApiError, UnexpectedResponse) as exc:
+                    if is_away(exc):
+                        raise
+                    trouble = exc  # the history may be readable all the same
             # What one look tells of the others need not be asked again soon.
             others = [job for job in jobs if standing and job.prompt_id in standing]
             for job in dict.fromkeys([*due, *others]):
@@ -616,6 +672,9 @@ class Jobs:
                 told = job._known.awaits_history
                 waits = not told and standing is not None and job.prompt_id in standing
                 entry = None if waits else api.get_history(job.prompt_id)
+                if trouble is not None and entry is None and not told:
+                    unsure.append(job)
+                    continue
                 if entry is None and not waits and job._known.seek_mark:
                     entry = self._seek(api, job)
                 self._learn(job, entry, standing if waits else None)
@@ -625,6 +684,17 @@ class Jobs:
             return
         except ComfyError as exc:
             self._put_off(api, at_fault, exc)
+        if trouble is not None and unsure:
+            self._put_off(api, unsure, trouble)
+
+    def _has_ended(self, api: ComfyApi, job: Job) -> bool:
+        """Of those that are taken up many are over, and nobody's graphs are needed to tell."""
+        entry = None
+        if job._known.is_elsewhere and not job._known.looked:
+            entry = api.get_history(job.prompt_id)
+        if entry is not None:
+            self._learn(job, entry, None)
+        return entry is not None
 
     def _stand(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> Standing:
         """Who runs and who waits; the last look again, if it still holds."""
@@ -664,6 +734,7 @@ class Jobs:
         with self._lock:
             if self._jobs.get(job.prompt_id) is not job:
                 return  # decided meanwhile, or one with another
+            known.looked = True
             known.refusals = 0
             is_far = known.is_elsewhere and connected
             least, longest = (SILENCE, LONGEST) if connected else (POLL_FIRST, POLL_LONGEST)
@@ -683,8 +754,7 @@ class Jobs:
                 todo = self._conclude(job, *deleted(job.prompt_id))
             else:
                 todo = self._missed(job, now)
-        for call in todo:
-            call()
+        in_full(todo)
 
     def _stands(self, job: Job, standing: Standing) -> None:
         """It is in the queue."""
@@ -725,7 +795,7 @@ class Jobs:
             else:  # an end that nobody told: the queue may know more
                 known.awaits_history = False
                 known.check_at = now
-        elif gone_for >= LOST_APART:
+        elif gone_for >= (known.lost_apart or LOST_APART):
             return self._conclude(job, *lost(job.prompt_id))
         else:
             known.check_at = known.missed_at + LOST_APART
@@ -754,24 +824,27 @@ class Jobs:
         if is_away(exc):
             self._hold = until
         log.debug("asking about %d jobs failed: %s", len(jobs), exc)
-        refused = isinstance(exc, AuthenticationError | UnexpectedResponse)
+        refused = not is_away(exc)
+        # A server that stumbles, or is asked too often, may mend.
+        is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
+        most = REFUSALS if is_final else STUMBLES
         no_socket = api._connection.state is not State.CONNECTED
         todo: list[Callable[[], None]] = []
         with self._lock:
             for job in jobs:
                 known = job._known
+                known.looked = True
                 known.check_at = max(known.check_at, until)
                 known.refusals = known.refusals + 1 if refused else 0
-                if known.refusals < REFUSALS or known.decided:
+                if known.refusals < most or known.decided:
                     continue
                 if known.told is not None:
                     outcome = self._result(job, known.outputs, complete=False)
                     todo.append(self._decide(job, outcome))
-                elif no_socket or known.ended:
+                elif no_socket or known.ended or known.is_elsewhere:
                     event, _ = lost(job.prompt_id, f"out of reach: {exc}")
                     todo += self._conclude(job, event, exc)
-        for call in todo:
-            call()
+        in_full(todo)
 
     # -- verdicts ------------------------------------------------------------------------
 
@@ -840,11 +913,12 @@ class Jobs:
     def close(self) -> None:
         """No verdict will come any more: all waits end in :class:`ClientClosed`."""
         self._bell.ring(stop=True)
+        in_full(partial(self._close, job) for job in self.outstanding)
+
+    def _close(self, job: Job) -> None:
         with self._lock:
-            settle = [self._decide(job, ClientClosed()) for job in list(self._jobs.values())]
-        with contextlib.ExitStack() as todo:  # all of them, though Ctrl-C come in between
-            for call in settle:
-                todo.callback(call)
+            settle = self._decide(job, ClientClosed())
+        settle()
 
     def shutdown(self) -> Callable[[], None]:
         """What ends the thread, without keeping a hold on this object."""

@@ -89,6 +89,7 @@ def _stream(
 ) -> Generator[Result | ComfyError, None, None]:
     window: Window = {}  # taken from the items, and not yet given out
     has_more, patient = True, False
+    failure: Exception | None = None  # of whoever gives the items
     try:
         while True:
             while has_more and len(window) < in_flight:
@@ -96,6 +97,9 @@ def _stream(
                     item = next(items)
                 except StopIteration:
                     has_more = False
+                    break
+                except Exception as exc:  # noqa: BLE001  raised when its turn has come
+                    has_more, failure = False, exc
                     break
                 prompt_id = api.generate_id()
                 try:
@@ -109,6 +113,8 @@ def _stream(
                     window[prompt_id] = exc
                     has_more = keep and is_about_one(exc)
             if not window:
+                if failure is not None:
+                    raise failure
                 return
             prompt_id = next(iter(window)) if ordered else first_done(window)
             outcome = _outcome(window[prompt_id], keep)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfy_client")
 
-#: Seconds after which a look is taken again although nothing says that the queue changed.
-LOOK_AGAIN: Final = 30.0
+#: Seconds for which a look holds as long as nothing says that the queue changed: a socket that
+#: is deaf says nothing.
+LOOK_AGAIN: Final = 7.0
 
 #: Seconds of silence after which a question has failed: the connection that it took may be
 #: dead and not know it, and the next one takes another.
@@ -95,6 +96,10 @@ class Lookout:
         self._last, self.at = (standing, state, generation), at
         return standing
 
+    def forget(self) -> None:
+        """The queue has changed, by our own hand."""
+        self._last = None
+
     def _listed(self, api: ComfyApi) -> Standing | None:
         try:
             page = api.get_jobs(("pending", "in_progress"))
@@ -116,11 +121,12 @@ class Lookout:
         if self._last is None:
             return None
         standing, state, generation = self._last
+        age = time.monotonic() - self.at
         connection = api._connection
         is_told = connection.state in (State.CONNECTED, State.POLLING)
         is_same = (connection.state, connection.generation) == (state, generation)
-        is_fresh = time.monotonic() - self.at < LOOK_AGAIN
-        return standing if is_told and is_same and is_fresh and api._status_at < self.at else None
+        holds = is_told and is_same and age < LOOK_AGAIN and api._status_at < self.at
+        return standing if holds else None
 
 
 def _place(job: models.JobInfo) -> float:

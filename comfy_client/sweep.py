@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from .deadline import patient
 from .errors import (
     ApiError,
     ComfyError,
@@ -47,6 +48,7 @@ from .models import HistoryEntry, QueueItem
 from .outputs import OutputFrame, Result, make_result
 from .redaction import Secrets
 from .routes.prompts import MARK, AnyWorkflow
+from .submission import LOOK_UP
 from .workflow.graph import seeds_of
 from .workflow.grid import Grid
 
@@ -172,6 +174,7 @@ class _Sweeper:
         self._tries: Counter[int] = Counter()  # submissions of a point, in all processes
         self._withdrawn: dict[int, str] = {}  # by an earlier call: deleted, unless they ran
         self._told: set[int] = set()  # points that on_row has had
+        self._sent_at: dict[int, float] = {}  # by the clock on the wall, as processes share it
         self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
         self._rows: dict[int, SweepRow] = {}
         self._todo = deque(grid.order())
@@ -245,7 +248,11 @@ class _Sweeper:
         self._is_patient = True
         for point, prompt_id in open_ids.items():
             self._todo.remove(point)
-            self._take_up(point, self._recovery.queued.get(prompt_id, prompt_id))
+            # One that was sent a moment ago may be on its way yet.
+            age = time.time() - self._sent_at.get(point, 0.0)
+            lost_apart = None if age > LOOK_UP else LOOK_UP
+            found = self._recovery.queued.get(prompt_id, prompt_id)
+            self._take_up(point, found, lost_apart=lost_apart)
 
     def _restore(
         self, record: Mapping[str, Any], open_ids: dict[int, str], retry_failed: bool
@@ -267,6 +274,7 @@ class _Sweeper:
             return
         if "sent" in record:
             self._tries[point] += 1
+            self._sent_at[point] = float(record["at"])
             self._rows.pop(point, None)
             self._told.discard(point)
             self._withdrawn.pop(point, None)
@@ -284,7 +292,7 @@ class _Sweeper:
             return
         prompt_id = self._next_id(point)
         self._tries[point] += 1
-        self._write({"point": point, "sent": prompt_id})
+        self._write({"point": point, "sent": prompt_id, "at": time.time()})
         known = self._recovery and self._recovery.find(prompt_id)
         if known:
             self._take_up(point, known)
@@ -314,9 +322,10 @@ class _Sweeper:
         if job.prompt_id != prompt_id:  # a server before 0.3.45
             self._write({"point": point, "accepted": job.prompt_id})
 
-    def _take_up(self, point: int, prompt_id: str) -> None:
+    def _take_up(self, point: int, prompt_id: str, *, lost_apart: float | None = None) -> None:
         self._flights[prompt_id] = _Flight(point)
-        self._window[prompt_id] = self._api.job(prompt_id, self._grid.workflow(point))
+        graph = self._grid.workflow(point).to_dict()
+        self._window[prompt_id] = self._api._jobs.take_up(prompt_id, graph, lost_apart=lost_apart)
 
     def _end(self, prompt_id: str) -> None:
         job = self._window[prompt_id]
@@ -449,7 +458,8 @@ def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
     deadline = time.monotonic() + TIMES_GRACE
     while True:
         try:
-            entry = api.get_history(job.prompt_id)
+            with patient(TIMES_GRACE):  # its end is known, and is to be written down
+                entry = api.get_history(job.prompt_id)
         except ComfyError as exc:
             log.debug("no times of prompt %s: %s", job.prompt_id, exc)
             return None
