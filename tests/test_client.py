@@ -322,8 +322,10 @@ def test_init_fails_at_once_when_the_handshake_is_refused(comfy: ComfyServer, st
         assert api.init(20).connected
 
 
-def test_init_waits_for_a_server_that_starts(comfy: ComfyServer) -> None:
-    """502 to 504 from a proxy, then ComfyUI itself."""
+def test_init_waits_for_a_server_that_starts(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """502 to 504 from a proxy, then ComfyUI itself; it says once what it waits for."""
     left = iter([502, 503, 504])
 
     def starting(request: Request) -> Any:
@@ -333,6 +335,8 @@ def test_init_waits_for_a_server_that_starts(comfy: ComfyServer) -> None:
     comfy.on("GET", "/prompt", starting)
     with ComfyApi(comfy.url) as api:
         assert api.connected
+    waits = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.startswith("waiting 10 s for the server to come up: ") for text in waits] == [True]
 
 
 def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str) -> None:

@@ -438,6 +438,22 @@ def test_no_failure_shows_a_secret(
     assert not any("\n" in str(error) for error in errors)
 
 
+def test_a_server_that_keeps_users_is_told_apart_from_one_that_wants_a_password() -> None:
+    """Both say 401, or stumble; the advice names what is missing."""
+    with ComfyServer(multi_user=True) as comfy:
+        for user, advice in (("", "give user=..."), ("bob", "'bob' is not known to it")):
+            with opened(comfy.url, user=user) as http:
+                with pytest.raises(AuthenticationError, match=advice) as caught:
+                    http.json("GET", "/settings")
+                assert "401: 401" not in str(caught.value)
+                with pytest.raises(ApiError) as stumbled:
+                    http.order("POST", "/userdata/a.txt", data=b"x")
+                assert any(advice in note for note in stumbled.value.__notes__)
+                with pytest.raises(NotFound) as other:
+                    http.json("GET", "/view", params={"filename": "x"})
+                assert not hasattr(other.value, "__notes__")
+
+
 def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyServer) -> None:
     """A cookie of the caller's, and a key in the body; a password as a page spells it."""
     comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r} and a&lt;b&amp;c"))

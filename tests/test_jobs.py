@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
 from concurrent.futures import as_completed
@@ -79,6 +80,12 @@ def test_a_job_that_has_not_ended_says_so(job):
     assert job.running()
     assert not job.cancelled()
     assert "pending" in repr(job)
+
+
+def test_a_job_does_not_travel(job):
+    """But its id does."""
+    with pytest.raises(TypeError, match=r"api\.job\(prompt_id\)"):
+        pickle.dumps(job)
 
 
 def test_a_job_that_has_ended_has_its_result(job):

@@ -70,6 +70,21 @@ def test_the_place_in_the_queue(comfy, api, number, front, wanted):
     assert {k: body[k] for k in ("front", "number") if k in body} == wanted
 
 
+def test_targets_that_cannot_be_run_are_told(comfy):
+    """An id that no node has, before anything is sent; a node that is no output."""
+    with ComfyApi(comfy.url) as api:
+        with pytest.raises(WorkflowError, match="no node with the id '11'") as caught:
+            api.queue_prompt(None, GRAPH, partial_execution_targets=["11"])
+        assert caught.value.candidates == ("1",)
+        assert not [r for r in comfy.requests if r.method == "POST"]
+        refused = {"error": {"type": "prompt_no_outputs", "message": "", "details": ""}}
+        comfy.on("POST", "/prompt", (400, {}, refused))
+        with pytest.raises(PromptRejected, match=r"none of .* \['1'\] is an output node"):
+            api.queue_prompt(None, GRAPH, partial_execution_targets=["1"])
+        with pytest.raises(PromptRejected, match="add one, such as SaveImage"):
+            api.queue_prompt(None, GRAPH)
+
+
 def test_all_options_arrive(comfy, api):
     """Each where the server looks for it; the caller's dicts stay as they are."""
     extra = {"note": 1, "extra_pnginfo": {"author": "me"}}

@@ -729,6 +729,23 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
         assert api._receivers._thread is None
 
 
+def test_what_can_be_no_event_nor_predicate_is_told(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A timeout in the wrong place, no number of seconds, a typo in the name."""
+    with ComfyApi(comfy.url) as api:
+        with pytest.raises(TypeError, match="timeout is the third"):
+            api.wait_for("executed", 0.5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a number of seconds"):
+            api.wait_for("executed", None, "1")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="0 or more"):
+            api.wait_for("executed", timeout=-1)
+        with pytest.raises(TimeoutError):
+            api.wait_for("exected", timeout=0)
+        api.events("exected")
+        assert caplog.text.count("did you mean 'executed'?") == 2
+
+
 def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
     """TimeoutError, ClientClosed, or whatever the predicate raises."""
     with ComfyApi(comfy.url) as api:

@@ -496,6 +496,19 @@ def test_an_upload_of_each_type_is_usable_by_its_ref(idle, workflow, kind):
     assert entry.succeeded, entry.execution_error
 
 
+def test_what_names_no_file_or_prompt_is_told(api):
+    """A name alone, an object of another kind; before anything is asked."""
+    for wrong in ("x.png", None, 7):
+        with pytest.raises(TypeError, match="a file is named by what has filename"):
+            api.get_image(wrong)
+        with pytest.raises(TypeError, match="its prompt_id, a text"):
+            api.job(None if wrong == "x.png" else wrong)
+    with pytest.raises(TypeError, match="is a text"):
+        api.get_history(7)
+    with pytest.raises(ValueError, match="cannot stand in a path"):
+        api.job("")
+
+
 def test_uploads_that_cannot_be_are_told_in_one_line(api, tmp_path):
     """A missing file, a folder, no name, a name with folders, an unknown type."""
     with pytest.raises(FileNotFoundError, match=r"no such file to upload: .*nope\.png"):

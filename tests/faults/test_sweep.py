@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from comfy_client import (
     SweepRow,
     Workflow,
 )
+from comfy_client.jobs import LOST_APART
 from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
 from tests.grids import (
@@ -116,6 +118,33 @@ def test_client_and_server_killed_at_random_moments_no_result_is_had_twice(
     assert not {rows[point][1][0] for point in had} & set(again)
     ends = Counter(line["point"] for line in lines(journal) if "result" in line)
     assert ends == dict.fromkeys(range(4), 1)
+
+
+def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
+    api, server, record, journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets there later than two looks at the queue take."""
+    sent: list[Any] = []
+
+    def lost_on_the_way(body: Any, timeout: float | None = None) -> Any:
+        sent.append(body)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "_post_prompt", lost_on_the_way)
+        with pytest.raises(KeyboardInterrupt):
+            api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
+    api.close()
+    late = threading.Timer(
+        LOST_APART + 1.0, requests.post, (f"{server.url}/prompt",), {"json": sent[0]}
+    )
+    late.start()
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # kill -9
+    with ComfyApi(server.url) as other:
+        rows = other.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
+        late.join(LIMIT)
+        assert texts(rows) == ["ax7"]
+        assert prompts(other) == {(7, "a"): 1}
 
 
 @pytest.fixture(scope="module")
