@@ -586,8 +586,9 @@ class ComfyApi(
             in_flight: How many of its prompts are in the queue, the running one included.
             journal: A file; it is made when missing.
             retry_failed: Run rows again for which the journal has an error.
-            on_row: Called with each row as it ends, in this thread; first with those that
-                the journal had.  What it raises ends the sweep.
+            on_row: Called with each row as it ends, in this thread.  With a journal, once
+                over all calls: first with rows that ended in an earlier call which did not
+                get so far.  What it raises ends the sweep; the row is told again next time.
             strict: As for :meth:`submit`.
             options: See :class:`PromptOptions`.
 
