@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if exc.name != "click":
             raise
-        sys.exit("the command line needs click: pip install 'comfy-client-blocking[cli]'")
+        sys.exit("the command line (extra [cli]) needs click: pip install click")
     commands(prog_name="comfy-client")
 
 

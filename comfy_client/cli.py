@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any, ParamSpec, cast
+from typing import IO, ParamSpec, get_args
 
 import click
 
@@ -29,6 +29,7 @@ from .outputs import Result
 from .saving import write_atomically
 from .workflow import Workflow
 from .workflow.graph import listing
+from .workflow.validate import Version
 
 #: Environment variables that a server's credentials are taken from, and what they hold.
 _SECRETS = {"COMFY_TOKEN": "bearer", "COMFY_LOGIN": "basic"}
@@ -58,6 +59,22 @@ def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
             raise click.exceptions.Exit(_INTERRUPTED) from None
 
     return run
+
+
+@contextlib.contextmanager
+def _ending_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is in here as Ctrl-C does: nothing is left behind."""
+    ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
+    # What is ignored stays so: that is how nohup keeps a command from ending.
+    known = {end: signal.getsignal(end) for end in ends if end}
+    before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
+    for end in before:
+        signal.signal(end, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)
 
 
 def _one_line(text: str) -> str:
@@ -124,6 +141,7 @@ def demo(
     """
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_as_by_ctrl_c())
         if host is None:
             from .testing import ComfyServer
 
@@ -305,7 +323,13 @@ def doctor(host: str, run: bool, timeout: float) -> None:
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
-@click.option("--version", default="0.3.75", show_default=True, help="Which ComfyUI to be like.")
+@click.option(
+    "--version",
+    type=click.Choice(get_args(Version)),
+    default="0.3.75",
+    show_default=True,
+    help="Which ComfyUI to be like.",
+)
 @click.option(
     "--login-env",
     metavar="NAME",
@@ -334,7 +358,7 @@ def doctor(host: str, run: bool, timeout: float) -> None:
 def serve(
     host: str,
     port: int,
-    version: str,
+    version: Version,
     login_env: str | None,
     login_file: IO[str] | None,
     multi_user: bool,
@@ -344,7 +368,7 @@ def serve(
     no_previews: bool,
     step_seconds: float,
 ) -> None:
-    """Run an embedded ComfyUI until Ctrl-C or SIGTERM.
+    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
 
     It executes workflows of ComfyUI's own nodes for pictures; sampling is simulated.  Its
     files lie in a temporary folder, of which nothing is left afterwards.
@@ -356,7 +380,7 @@ def serve(
     server = ComfyServer(
         port,
         host=host,
-        version=cast(Any, version),  # the server knows which there are
+        version=version,
         credentials=_login(login_env, login_file),
         multi_user=multi_user,
         tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
@@ -364,8 +388,8 @@ def serve(
         previews=not no_previews,
         step_seconds=step_seconds,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_as_by_ctrl_c())
         stack.callback(server.stop)  # it may be told to end while it starts
         server.start()
         click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")

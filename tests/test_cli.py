@@ -195,9 +195,12 @@ def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
         assert not entry.outputs
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_ctrl_c_takes_back_what_was_queued_and_is_quiet(tmp_path, waits):
-    """Whether it runs or waits; what others have queued goes on."""
+@pytest.mark.parametrize(
+    ("waits", "number"),
+    [(False, signal.SIGINT), (True, signal.SIGINT), (False, signal.SIGTERM)],
+)
+def test_an_end_takes_back_what_was_queued_and_is_quiet(tmp_path, waits, number):
+    """By Ctrl-C or SIGTERM, whether it runs or waits; what others have queued goes on."""
     with ComfyServer(step_seconds=0.2) as server, ComfyApi(server.url) as api:
         if waits:
             other = load_workflow("txt2img_tiny", steps=1000, ckpt_name="simulated.safetensors")
@@ -209,7 +212,7 @@ def test_ctrl_c_takes_back_what_was_queued_and_is_quiet(tmp_path, waits):
                 until(lambda: api.get_queue().pending)
             else:
                 line_with(process, "step 1 of 20")
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, errors = process.communicate(timeout=LIMIT)
         assert (process.returncode, errors) == (130, "")
         if waits:
@@ -219,6 +222,32 @@ def test_ctrl_c_takes_back_what_was_queued_and_is_quiet(tmp_path, waits):
             api.interrupt(job.prompt_id)
         until(lambda: api.poll_status().queue_remaining == 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, number):
+    """No files of its server."""
+    slow = "from comfy_client.testing import ComfyServer as C; C.__init__.__kwdefaults__"
+    first = f"{slow}['step_seconds'] = 30.0"
+    options = {"cwd": tmp_path, "env": {"TMPDIR": str(tmp_path)}}
+    with started("demo", first=first, **options) as process:
+        line_with(process, "checkpoint: ")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=LIMIT)
+    assert (process.returncode, errors) == (130, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_ignored_is_not_an_end(tmp_path):
+    """A command below nohup outlives its terminal."""
+    first = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    with started("serve", "--port", 0, first=first, env={"TMPDIR": str(tmp_path)}) as process:
+        url = url_in(line_with(process, "simulated"))
+        process.send_signal(signal.SIGHUP)
+        with ComfyApi(url) as api:
+            assert api.get_queue().pending == ()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
 
 
 def test_on_a_terminal_the_progress_is_one_line(tmp_path):
@@ -263,9 +292,14 @@ def url_in(line: str) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
+    """As the class has them."""
+    assert "[2024-03|0.3.75|0.8|new]" in "".join(invoke("serve", "--help").output.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
-    """By Ctrl-C or by SIGTERM; of its files nothing is left."""
+    """By Ctrl-C, by SIGTERM or when its terminal goes; of its files nothing is left."""
     files = tmp_path / "files"
     files.mkdir()
     with started("serve", "--port", 0, env={"TMPDIR": str(files)}) as process:
@@ -326,7 +360,7 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         told = error_of(invoke("serve", "--port", server.port))
         assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in told
     for options, words in (
-        (["--version", "1"], "version is one of "),
+        (["--step-seconds", "inf"], "step_seconds is finite, not inf"),
         (["--tls-certfile", broken], "no certificate and key in"),
         (["--tls-keyfile", broken], "give both"),
         (["--prefix", "comfy"], "a prefix looks like '/comfy'"),
@@ -340,7 +374,9 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         assert "no colon" not in told
 
 
-@pytest.mark.parametrize("options", [["--port", 70000], ["--step-seconds", -1], ["--nothing"]])
+@pytest.mark.parametrize(
+    "options", [["--port", 70000], ["--step-seconds", -1], ["--version", "1"], ["--nothing"]]
+)
 def test_wrong_options_show_how_the_command_is_used(options):
     """Exit status 2, as usual."""
     run = invoke("serve", *options)
@@ -352,21 +388,25 @@ def test_wrong_options_show_how_the_command_is_used(options):
 
 
 @pytest.mark.parametrize(
-    ("module", "args", "extra"),
+    ("module", "args", "told"),
     [
-        ("click", ["--help"], "cli"),
-        ("aiohttp", ["demo"], "testing"),
-        ("PIL", ["serve", "--port", "0"], "testing"),
+        ("click", ["--help"], "(extra [cli]) needs click: pip install click"),
+        ("aiohttp", ["demo"], "(extra [testing]) needs aiohttp: pip install aiohttp Pillow"),
+        (
+            "PIL",
+            ["serve", "--port", "0"],
+            "(extra [testing]) needs PIL: pip install aiohttp Pillow",
+        ),
     ],
 )
-def test_a_missing_extra_is_one_line_that_names_it(tmp_path, module, args, extra):
-    """With what to type."""
+def test_a_missing_extra_is_one_line_that_names_it(tmp_path, module, args, told):
+    """With what to type, which works though this package is on no index."""
     first = f"sys.modules[{module!r}] = None"
     with started(*args, first=first, cwd=tmp_path) as process:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     [line] = errors.splitlines()
-    assert f"needs {module}: pip install 'comfy-client-blocking[{extra}]'" in line
+    assert line.endswith(told)
 
 
 def test_python_m_is_the_same_command(tmp_path):

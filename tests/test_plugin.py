@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 import comfy_client
 from tests.conftest import load_workflow
@@ -31,7 +32,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One with the package installed; from a checkout, what an installation adds is added."""
     places = [str(PACKAGE.parent)]
-    if importlib.util.find_spec("pytest_comfy_client") is None:
+    found = importlib.util.find_spec("pytest_comfy_client")
+    if found is None or not Path(found.origin or "").is_relative_to(PACKAGE.parent):
         site = tmp_path_factory.mktemp("site")
         config = configparser.ConfigParser()
         config.read(ROOT / "setup.cfg")
@@ -104,7 +106,7 @@ def test_with(comfy_api):
 """
     done = run(code)
     assert "1 passed, 1 error" in done.stdout
-    told = "comfy_client.testing needs aiohttp: pip install 'comfy-client-blocking[testing]'"
+    told = "comfy_client.testing (extra [testing]) needs aiohttp: pip install aiohttp Pillow"
     assert re.search(rf"^{re.escape(told)}$", done.stdout, re.MULTILINE), done.stdout
     assert "Traceback" not in done.stdout
     assert "plugin" not in done.stdout
@@ -156,6 +158,32 @@ def test_of_its_own(comfy_server, comfy_api):
 """
     done = run(code, "--strict-markers")
     assert "2 passed" in done.stdout, done.stdout
+
+
+def test_the_client_of_a_test_gets_past_the_door_of_its_server(run: Run, tmp_path: Path) -> None:
+    """With the credentials and the certificate that the marker names."""
+    authority = trustme.CA()
+    issued, pem = authority.issue_cert("127.0.0.1"), tmp_path / "server.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(pem, append=True)
+    code = f"""
+import pytest
+
+@pytest.mark.comfy_server(credentials=("user", "pass:word"))
+def test_a_pair(comfy_api):
+    assert comfy_api.get_queue().pending == ()
+
+@pytest.mark.comfy_server(credentials="token")
+def test_a_token(comfy_api):
+    assert comfy_api.get_queue().pending == ()
+
+@pytest.mark.comfy_server(tls=({str(pem)!r}, {str(pem)!r}))
+def test_a_certificate(comfy_api):
+    assert comfy_api.connected
+    assert comfy_api.host.startswith("https://")
+"""
+    done = run(code, "-W", "error")
+    assert "3 passed" in done.stdout, done.stdout
 
 
 def test_every_package_is_installed() -> None:

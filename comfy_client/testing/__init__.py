@@ -68,6 +68,6 @@ def __getattr__(name: str) -> Any:
         if exc.name not in ("aiohttp", "PIL"):
             raise
         raise ModuleNotFoundError(
-            f"comfy_client.testing needs {exc.name}: pip install 'comfy-client-blocking[testing]'",
+            f"comfy_client.testing (extra [testing]) needs {exc.name}: pip install aiohttp Pillow",
             name=exc.name,
         ) from exc

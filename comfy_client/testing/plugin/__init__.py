@@ -42,8 +42,16 @@ def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
-    """A connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test."""
-    from comfy_client import ComfyApi
+    """A connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test.
 
-    with ComfyApi(comfy_server.url) as api:
+    It brings the server's ``credentials``, and trusts the certificate file of a ``tls`` pair.
+    What an ``ssl.SSLContext`` has is not known: there, make a client of your own with
+    ``ComfyApi(comfy_server.url, verify=...)``.
+    """
+    from comfy_client import BearerCredentials, ComfyApi
+
+    given = comfy_server._credentials
+    credentials = BearerCredentials(given) if isinstance(given, str) else given
+    verify = comfy_server._certificate or True
+    with ComfyApi(comfy_server.url, credentials=credentials, verify=verify) as api:
         yield api
