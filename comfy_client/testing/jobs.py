@@ -5,6 +5,7 @@ A script may have left less in history than a run does: what is missing is left 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+_TEXTS = (".txt", ".md", ".json")
+#: Kinds of outputs, and endings of others, that the editor shows; the newest one shows more.
+_SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
+_ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
+_EXCERPT = 1024  # characters of a text that stands for a whole job
 
 
 def add_job_routes(
@@ -36,7 +43,8 @@ def add_job_routes(
 
     @table.get("/api/jobs/{id}")
     async def get_job(request: web.Request) -> web.Response:
-        for job in _jobs(queue, newest, details=True):
+        found = list(_jobs(queue, newest, details=True))
+        for job in reversed(found):  # of one id, first what has ended
             if job["id"] == request.match_info["id"]:
                 return web.json_response(job)
         return web.json_response({"error": "Job not found"}, status=404)
@@ -54,10 +62,16 @@ def add_job_routes(
 
     @table.post("/api/jobs/cancel")
     async def cancel_jobs(request: web.Request) -> web.Response:
-        ids = (await request.json())["job_ids"]
-        wrong = [job_id for job_id in ids if not is_uuid(job_id)]
+        try:
+            body = await request.json()
+        except json.JSONDecodeError:
+            return web.json_response({"error": "Request body must be valid JSON"}, status=400)
+        ids = body.get("job_ids") if isinstance(body, dict) else None
+        if not isinstance(ids, list):
+            return web.json_response({"error": "job_ids must be a list"}, status=400)
+        wrong = [one if isinstance(one, str) else repr(one) for one in ids if not is_uuid(one)]
         if wrong:
-            answer = {"error": "job_ids must be UUIDs", "invalid_ids": wrong}
+            answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
             return web.json_response(answer, status=400)
         cancelled = [cancel(job_id) for job_id in ids]  # all of them
         return web.json_response({"cancelled": any(cancelled)})
@@ -79,44 +93,45 @@ def _page(
     jobs: list[dict[str, Any]], query: Mapping[str, str], statuses: tuple[str, ...]
 ) -> dict[str, Any]:
     """Those that are asked for; ValueError in the server's words if that cannot be."""
-    wanted = [word.strip() for word in query.get("status", "").split(",") if word.strip()]
+    status = query.get("status", "")
+    wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
     wrong = [word for word in wanted if word not in statuses]
     if wrong:
         raise ValueError(
             f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(statuses)}"
         )
-    sort_by, order = query.get("sort_by", "created_at"), query.get("sort_order", "desc")
+    sort_by = query.get("sort_by", "created_at").lower()
+    order = query.get("sort_order", "desc").lower()
     if sort_by not in _SORT_KEYS:
         raise ValueError("sort_by must be 'created_at' or 'execution_duration'")
     if order not in ("asc", "desc"):
         raise ValueError("sort_order must be 'asc' or 'desc'")
-    limit, offset = _number(query, "limit", 1), _number(query, "offset", 0) or 0
-    if wanted:
+    limit, offset = _number(query, "limit"), max(0, _number(query, "offset") or 0)
+    if limit is not None and limit < 1:
+        raise ValueError("limit must be a positive integer")
+    if status:
         jobs = [job for job in jobs if job["status"] in wanted]
-    if "workflow_id" in query:
+    if query.get("workflow_id"):
         jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
     key = _created if sort_by == "created_at" else _duration
     jobs.sort(key=key, reverse=order == "desc")
-    end = len(jobs) if limit is None else offset + limit
+    page = jobs[offset : None if limit is None else offset + limit]
     pagination = {
         "offset": offset,
         "limit": limit,
         "total": len(jobs),
-        "has_more": end < len(jobs),
+        "has_more": offset + len(page) < len(jobs),
     }
-    return {"jobs": jobs[offset:end], "pagination": pagination}
+    return {"jobs": page, "pagination": pagination}
 
 
-def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
+def _number(query: Mapping[str, str], name: str) -> int | None:
     if name not in query:
         return None
     try:
-        number = int(query[name])
+        return int(query[name])
     except ValueError:
         raise ValueError(f"{name} must be an integer") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}")
-    return number
 
 
 def _created(job: Mapping[str, Any]) -> Any:
@@ -124,7 +139,8 @@ def _created(job: Mapping[str, Any]) -> Any:
 
 
 def _duration(job: Mapping[str, Any]) -> Any:
-    return job.get("execution_end_time", 0) - job.get("execution_start_time", 0)
+    start, end = job.get("execution_start_time"), job.get("execution_end_time")
+    return end - start if start and end else 0
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -133,9 +149,9 @@ def _present(**fields: Any) -> dict[str, Any]:
 
 def _jobs(queue: Queue, newest: bool, *, details: bool = False) -> Iterator[dict[str, Any]]:
     shown = queue.shown()
-    for key, status in (("queue_pending", "pending"), ("queue_running", "in_progress")):
+    for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending")):
         for item in shown[key]:
-            job = {**_head(item, status), "outputs_count": 0, **_workflow_id(item)}
+            job = {**_head(item, status), **_summary({}, newest), **_workflow_id(item)}
             yield {**job, **_workflow(item)} if details and newest else job
     for entry in queue.history().values():
         if len(entry["prompt"]) < 5:
@@ -166,26 +182,68 @@ def _workflow_id(item: Any) -> dict[str, Any]:
 
 def _ended(entry: dict[str, Any], newest: bool) -> dict[str, Any]:
     status = entry.get("status") or {}
-    messages = status.get("messages") or [("", {})]
-    name, last = messages[-1]
-    word = "completed" if status.get("completed") else "failed"
-    if newest and name == "execution_interrupted":
+    told = {name: data or {} for name, data in status.get("messages") or ()}
+    word = "failed" if status.get("status_str") == "error" else "completed"
+    if word == "failed" and newest and "execution_interrupted" in told:
         word = "cancelled"
-    start, end = ((data or {}).get("timestamp") for _, data in (messages[0], messages[-1]))
-    job = _head(entry["prompt"], word)
-    job |= _present(execution_start_time=start, execution_end_time=end)
-    if name == "execution_error":  # of an interrupted one nothing more
-        job["execution_error"] = last
+    end = next((told[name] for name in reversed(told) if name in _ENDS), {})
+    return {
+        **_head(entry["prompt"], word),
+        **_present(
+            execution_start_time=told.get("execution_start", {}).get("timestamp"),
+            execution_end_time=end.get("timestamp"),
+            execution_error=told.get("execution_error"),
+        ),
+        **_summary(entry.get("outputs") or {}, newest),
+        **_workflow_id(entry["prompt"]),
+    }
+
+
+def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
+    """How many files there are, and which of them, or at last which text, stands for all."""
     files = [
-        (one, {"nodeId": node_id, "mediaType": kind})
-        for node_id, output in (entry.get("outputs") or {}).items()
-        for kind, ones in (output or {}).items()
-        if kind != "animated"
-        for one in ones
+        (kind, {**one, "nodeId": node_id, "mediaType": kind})
+        for node_id, kind, one in _each(outputs)
+        if isinstance(one, dict)
     ]
-    job["outputs_count"] = len(files)
-    shown = [{**one, **where} for one, where in files if isinstance(one, dict)]
-    kept = [one for one in shown if one.get("type") == "output"]
-    if shown:
-        job["preview_output"] = (kept or shown)[0]
-    return {**job, **_workflow_id(entry["prompt"])}
+    shown = [file for kind, file in files if _is_shown(kind, file, newest)]
+    texts = [
+        {**_excerpt(str(one)), "nodeId": node_id, "mediaType": kind}
+        for node_id, kind, one in _each(outputs)
+        if newest and kind == "text" and not isinstance(one, dict)
+    ]
+    return _present(
+        outputs_count=len(files),
+        previewable_outputs_count=len(shown) if newest else None,
+        preview_output=next(iter([*sorted(shown, key=_rank), *texts]), None),
+    )
+
+
+def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Node, kind and value of all that nodes left."""
+    for node_id, output in outputs.items():
+        for kind, ones in output.items() if isinstance(output, dict) else ():
+            if kind != "animated" and isinstance(ones, list):
+                yield from ((node_id, kind, one) for one in ones)
+
+
+def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
+    """Whether the editor can show it."""
+    name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
+    return form.startswith(("video/", "audio/")) or any(
+        kind in kinds or name.endswith(endings)
+        for kinds, endings in ((_SHOWN, _ALSO_SHOWN) if newest else (_SHOWN,))
+    )
+
+
+def _rank(file: Mapping[str, Any]) -> int:
+    """0 for the best one to stand for a job: pictures before texts, and what is to be kept."""
+    name = str(file.get("filename", "")).lower()
+    if file["mediaType"] == "text" or name.endswith(_TEXTS):
+        return 2
+    return 0 if file.get("type") == "output" else 1
+
+
+def _excerpt(text: str) -> dict[str, Any]:
+    cut = {"truncated": True} if len(text) > _EXCERPT else {}
+    return {"content": text[:_EXCERPT], **cut}

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 _INVALID_ID = {
     "error": {
         "type": "invalid_prompt_id",
-        "message": "prompt_id must be a UUID",
-        "details": "prompt_id must be a UUID in its canonical form",
+        "message": "prompt_id must be a valid UUID",
+        "details": (
+            "prompt_id must be a UUID string in canonical lowercase hyphenated form; "
+            "omit it to let the server generate one"
+        ),
         "extra_info": {},
     },
     "node_errors": {},
@@ -179,7 +182,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
             prompt_id = body.get("prompt_id", prompt_id)
         if core.is_newest:
             prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
-            if not is_uuid(prompt_id):
+            if "prompt" in body and not is_uuid(prompt_id):
                 return web.json_response(_INVALID_ID, status=400)
         prompt_id = str(prompt_id)  # older servers take anything, and null for a name
         if "prompt" not in body:
@@ -200,6 +203,9 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
         extra_data = body.get("extra_data", {})
         if "client_id" in body and "prompt" in body:
             extra_data["client_id"] = body["client_id"]
+        source = request.headers.get("Comfy-Usage-Source") if core.is_newest else None
+        if source:
+            extra_data.setdefault("comfy_usage_source", source)
         if not verdict.ok:
             core.log(f"invalid prompt: {verdict.error}")
             answer = {"error": verdict.error, "node_errors": verdict.node_errors}
