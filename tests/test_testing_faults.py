@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -680,6 +683,27 @@ def test_handshakes_are_cut_and_do_not_drip(server: ComfyServer, dial: Dial) -> 
         assert pong(dial()) == b"there?"
 
 
+def test_a_socket_is_cut_behind_the_answer_to_its_handshake(server: ComfyServer) -> None:
+    """That the request takes effect is told by the answer; nothing else comes."""
+    with server.faults.cut("GET", "/ws", ran=True) as fault:
+        ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=LIMIT)
+        with pytest.raises(websocket.WebSocketConnectionClosedException):
+            ws.recv()
+        ws.shutdown()
+    assert fault.hits == 1
+    assert server.hellos == []
+
+
+def test_a_handshake_waits_also_if_it_is_to_have_run(server: ComfyServer, dial: Dial) -> None:
+    """It takes effect with its answer."""
+    with ThreadPoolExecutor() as pool, server.faults.delay("GET", "/ws", ran=True) as fault:
+        dialled = pool.submit(dial)
+        server.until(lambda: fault.hits)
+        assert server.hellos == []
+        fault.end()
+        assert pong(dialled.result(LIMIT)) == b"there?"
+
+
 def test_answers_drip(server: ComfyServer) -> None:
     """Byte by byte."""
     with (
@@ -835,6 +859,10 @@ def test_an_unknown_fault_is_one_clear_error(server: ComfyServer) -> None:
     assert not hasattr(server.faults, "_nope")
 
 
+async def a_coroutine(request: Request) -> None:
+    """No handler."""
+
+
 @pytest.mark.parametrize(
     ("use", "match"),
     [
@@ -843,23 +871,46 @@ def test_an_unknown_fault_is_one_clear_error(server: ComfyServer) -> None:
         (lambda f: f.delay("GET", "/x", -1), "seconds are 0 or more"),
         (lambda f: f.delay("GET", "/x", float("nan")), "seconds are 0 or more"),
         (lambda f: f.delay("GET", "/x", times=0), "times is 1 or more"),
-        (lambda f: f.cut("GET", "/x", sent=-1), "a number of bytes"),
-        (lambda f: f.drip("GET", "/x", size=0), "1 byte or more"),
-        (lambda f: f.refuse_sockets(99), "a status is 100 to 999"),
+        (lambda f: f.delay("GET", "/x", "1"), "seconds are 0 or more, not '1'"),
+        (lambda f: f.delay("GET", "/x", times=1.5), "times is a whole number, not 1.5"),
+        (lambda f: f.delay("GET", "/x", times="1"), "times is a whole number, not '1'"),
+        (lambda f: f.cut("GET", "/x", sent=-1), "sent is 0 or more, not -1"),
+        (lambda f: f.drip("GET", "/x", size=0), "size is 1 or more, not 0"),
+        (lambda f: f.drip("GET", "/x", size=1.5), "size is a whole number, not 1.5"),
+        (lambda f: f.drip("GET", "/x", size="1"), "size is a whole number, not '1'"),
+        (lambda f: f.refuse_sockets(99), "status is 100 to 999, not 99"),
         (lambda f: f.refuse_sockets(403, object()), "not JSON serializable"),
-        (lambda f: f.bad_gateway(1000), "a status is 100 to 999"),
+        (lambda f: f.bad_gateway(1000), "status is 100 to 999, not 1000"),
+        (lambda f: f.bad_gateway("502"), "status is a whole number, not '502'"),
         (lambda f: f.login_page(404), "200, 302, 401 or 403"),
         (lambda f: f.redirect(200), "a redirect is"),
-        (lambda f: f.too_large(limit=-1), "a number of bytes"),
+        (lambda f: f.redirect(location="/a\r\nX: y"), "a header is a name and a text of one line"),
+        (lambda f: f.wrong_mime(content_type=5), "a header is a name and a text of one line"),
+        (lambda f: f.too_large(limit=-1), "limit is 0 or more, not -1"),
         (lambda f: f.rename_uploads("a/b"), "name is one of a file"),
+        (lambda f: f.rename_uploads(".."), "name is one of a file"),
+        (lambda f: f.rename_uploads("a\0"), "name is one of a file"),
+        (lambda f: f.node_errors({"a": object()}), "node errors: .* not JSON serializable"),
+        (lambda f: f.node_errors(5), "node errors are a mapping by node id, not 5"),
+        (lambda f: f.lose(5), "an event is told by its name, not 5"),
+        (lambda f: f.lose(["x"]), r"an event is told by its name, not \['x'\]"),
+        (lambda f: f.withhold(5), "an event is told by its name, not 5"),
         (lambda f: f.rewrite("GET", "/x", 5), "needs a function"),
         (lambda f: f.answer("GET", "/x", "text"), "an answer is"),
-        (lambda f: f.fragments(1), "at least 2"),
+        (lambda f: f.answer("GET", "/x", (200, {"A": "b\nC: d"}, None)), "a text of one line"),
+        (lambda f: f.answer("GET", "/x", (200, {"A": 5}, None)), "a text of one line"),
+        (lambda f: f.answer("GET", "/x", (200, 5, None)), "headers are a mapping, not 5"),
+        (lambda f: f.answer("GET", "/x", a_coroutine), "a handler is a plain function"),
+        (lambda f: f.fragments(1), "parts is 2 or more, not 1"),
+        (lambda f: f.fragments(2.5), "parts is a whole number, not 2.5"),
         (lambda f: f.pause_in_frames(-1), "seconds are 0 or more"),
         (lambda f: f.late_history(-1), "seconds are 0 or more"),
-        (lambda f: f.oversized_frame(-1), "0 bytes or more"),
-        (lambda f: f.close_politely(5), "no close frame has code 5"),
-        (lambda f: f.close_politely(1001, "x" * 124), "a reason of 124"),
+        (lambda f: f.late_history("1"), "seconds are 0 or more, not '1'"),
+        (lambda f: f.oversized_frame(-1), "size is 0 to 9223372036854775807, not -1"),
+        (lambda f: f.oversized_frame(1.5), "size is a whole number, not 1.5"),
+        (lambda f: f.oversized_frame(2**70), "size is 0 to 9223372036854775807"),
+        (lambda f: f.close_politely(5), "code is 1000 to 4999, not 5"),
+        (lambda f: f.close_politely(1001, "x" * 124), "a reason is a text of up to 123 bytes"),
     ],
 )
 def test_nonsense_is_a_value_error_at_once(
@@ -868,6 +919,25 @@ def test_nonsense_is_a_value_error_at_once(
     """And brings nothing into force."""
     with pytest.raises(ValueError, match=match):
         use(server.faults)
+    assert server.faults.active() == []
+
+
+@pytest.mark.parametrize(
+    ("use", "match"),
+    [
+        (lambda s: s.script({"type": object()}), "a step of a script: .* not JSON serializable"),
+        (lambda s: s.script(Finish({"a": object()})), "a step of a script: .* not JSON"),
+        (lambda s: s.push_raw("x"), "what is sent as it is are bytes, not 'x'"),
+        (lambda s: s.push({}, fragments=0), "fragments is 1 or more, not 0"),
+        (lambda s: s.push_binary(b"", fragments="2"), "fragments is a whole number, not '2'"),
+    ],
+)
+def test_nonsense_to_say_is_a_value_error_at_once(
+    server: ComfyServer, use: Callable[[Any], object], match: str
+) -> None:
+    """As with faults."""
+    with pytest.raises(ValueError, match=match):
+        use(server)
     assert server.faults.active() == []
 
 
@@ -960,6 +1030,17 @@ def test_no_fault_holds_up_the_end(name: str) -> None:
 
 
 # -- restarts ---------------------------------------------------------------------------
+
+
+def test_what_was_about_one_life_of_a_server_ends_with_it(server: ComfyServer, dial: Dial) -> None:
+    """Deaf and dark sockets, and a thread that stands still; the rest stays in force."""
+    dial()
+    server.faults.lose("x")
+    ended = [server.faults.deaf(), server.faults.go_dark(), server.faults.freeze()]
+    server.restart()
+    assert repr(server.faults) == "<Faults: lose>"
+    assert not any(fault.active for fault in ended)
+    assert get(server, "/queue").status_code == 200
 
 
 def test_a_killed_server_resets_everything_and_comes_back(server: ComfyServer, dial: Dial) -> None:
@@ -1235,6 +1316,68 @@ def _provoke(server: ComfyServer) -> None:
         requests.post(f"{server.url}/x", data=b"{", timeout=LIMIT)
 
 
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("junk", r"an answer is \(status, headers, body\), not 'junk'"),
+        ((200, {}), r"an answer is \(status, headers, body\)"),
+        ((99, {}, None), "status is 100 to 999, not 99"),
+        ((200, {"A": "b\r\nC: d"}, None), "a header is a name and a text of one line"),
+        ((200, {}, object()), "not JSON serializable"),
+    ],
+    ids=["no tuple", "two", "status", "header", "body"],
+)
+def test_a_wrong_result_of_a_handler_is_kept(server: ComfyServer, result: Any, words: str) -> None:
+    """As an error of it: the client gets no answer."""
+    server.on("GET", "/queue", lambda request: result)
+    with pytest.raises(requests.ConnectionError):
+        get(server, "/queue")
+    [error] = server.errors
+    assert re.search(f"a handler returned .*: .*{words}", str(error)), error
+    assert isinstance(error, TypeError)
+    server.errors.clear()
+
+
+def test_what_rewrites_into_no_json_is_kept(server: ComfyServer) -> None:
+    """The client gets a 500."""
+    server.faults.rewrite("GET", "/queue", lambda answer: object())
+    assert get(server, "/queue").status_code == 500
+    [error] = server.errors
+    assert "not JSON serializable" in str(error)
+    server.errors.clear()
+
+
+@pytest.mark.parametrize("end", [pytest.fail, sys.exit])
+def test_what_is_no_exception_in_a_handler_is_kept(server: ComfyServer, end: Any) -> None:
+    """The client gets no answer, and the server goes on."""
+    server.on("GET", "/system_stats", lambda request: end("wrong"))
+    server.faults.rewrite("GET", "/queue", lambda answer: end("wrong, too"))
+    with pytest.raises(requests.ConnectionError):
+        get(server, "/system_stats")
+    assert get(server, "/queue").status_code == 500
+    assert [str(error) for error in server.errors] == ["wrong", "wrong, too"]
+    server.errors.clear()
+    assert get(server, "/prompt").status_code == 200
+
+
+@pytest.mark.parametrize("end", [pytest.fail, sys.exit])
+def test_what_is_no_exception_in_a_script_is_kept(server: ComfyServer, end: Any) -> None:
+    """The next prompt runs."""
+    with server.script(lambda prompt_id: end("wrong")):
+        submit(server)
+        server.until(lambda: server.errors)
+    assert [str(error) for error in server.errors] == ["wrong"]
+    server.errors.clear()
+    ended(server, submit(server))
+
+
+def test_how_to_answer_is_told_where_one_looks(server: ComfyServer) -> None:
+    """What a handler is given and returns, in the help of ``on`` itself."""
+    told = ComfyServer.on.__doc__ or ""
+    for words in ("(status, headers, body)", "Request", "request.socket", "ValueError"):
+        assert words in told
+
+
 def test_a_handshake_can_be_answered_with_more(server: ComfyServer, dial: Dial) -> None:
     """More headers, or more bytes behind it."""
 
@@ -1277,8 +1420,6 @@ def test_pushes(server: ComfyServer, dial: Dial) -> None:
     with pytest.raises(websocket.WebSocketException):
         ws.recv()
     assert json.loads(other.recv())["type"] == "b"
-    with pytest.raises(ValueError, match="fragments are 1 or more"):
-        server.push({}, fragments=0)
 
 
 # -- scripts ----------------------------------------------------------------------------
@@ -1417,7 +1558,7 @@ def test_a_list_of_jobs_has_scripted_ones() -> None:
             "priority": 0,
             "outputs_count": 0,
         }
-        assert get(server, f"/api/jobs/{given}").json()["status"] == "failed"
+        assert get(server, f"/api/jobs/{given}").json()["status"] == "completed"
 
 
 def test_a_script_that_the_end_cuts_off_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1450,6 +1591,17 @@ def test_faults_work_below_a_prefix() -> None:
         server.on("GET", "/queue", server.answer)
         assert get(server, "/queue").json()["queue_running"] == []
         assert server.requests[-1].target == "/deep/queue"
+
+
+@pytest.mark.parametrize("path", ["/queue", "/deeper/queue", "/deep%2Fqueue"])
+def test_no_fault_is_met_outside_of_the_prefix(path: str) -> None:
+    """There is nothing there."""
+    with ComfyServer(prefix="/deep") as server:
+        server.on("*", "*", (200, {}, "mine"))
+        outside = server.url.removesuffix("/deep") + path
+        assert requests.get(outside, timeout=LIMIT).status_code == 404
+        assert get(server, "/queue").text == "mine"
+        assert get(server, "").text == "mine"
 
 
 def test_faults_work_over_tls() -> None:

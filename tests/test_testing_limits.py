@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ import requests
 import websocket
 
 from comfy_client import ComfyApi
-from comfy_client.errors import PromptRejected
-from comfy_client.testing import ComfyServer
+from comfy_client.errors import JobInterrupted, PromptRejected
+from comfy_client.testing import ComfyServer, check_interrupted
+from tests.conftest import load_workflow
 
 LIMIT = 60.0
 CLIENTS, PROMPTS = 20, 50
@@ -137,6 +139,63 @@ def test_twenty_clients_at_once_lose_none_of_a_thousand_prompts():
     assert set(Counted.runs.values()) == {1}
 
 
+def test_of_eight_starts_at_once_one_succeeds():
+    """And one server is there, of which nothing is left when it stops."""
+    server, before = ComfyServer(), set(threading.enumerate())
+    ready = threading.Barrier(8)
+
+    def starts() -> bool:
+        ready.wait(LIMIT)
+        try:
+            return bool(server.start())
+        except RuntimeError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(lambda _: starts(), range(8)))
+    server.stop()
+    assert started.count(True) == 1
+    assert set(threading.enumerate()) == before
+
+
+def test_a_node_cannot_hold_up_the_end_by_wanting_it_too():
+    """Who stops a server waits for its nodes, not the other way round."""
+    runs = threading.Event()
+
+    class Ending(Counted):
+        def run(self, text: str) -> dict[str, Any]:
+            runs.set()
+            with contextlib.suppress(Exception):
+                while not time.sleep(0.01):
+                    check_interrupted()
+            server.stop()
+            return {}
+
+    with ComfyServer() as server:
+        server.add_node(Ending)
+        graph = {"1": {"class_type": "Ending", "inputs": {"text": ""}}}
+        requests.post(f"{server.url}/prompt", json={"prompt": graph}, timeout=LIMIT)
+        assert runs.wait(LIMIT)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+
+
+def test_a_slow_sampler_notices_that_it_is_to_end():
+    """In the middle of a step: when the prompt is interrupted, and when the server stops."""
+    with ComfyServer(step_seconds=300) as server, ComfyApi(server.url) as api:
+        graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
+        job = api.submit(graph)
+        server.until(lambda: server.ran, LIMIT)
+        job.cancel()
+        with pytest.raises(JobInterrupted):
+            job.result(LIMIT)
+        api.submit(graph)
+        server.until(lambda: len(server.ran) == 2, LIMIT)
+        start = time.monotonic()
+        server.stop()
+        assert time.monotonic() - start < 5
+
+
 # -- wrong arguments --------------------------------------------------------------------
 
 
@@ -168,8 +227,15 @@ WRONG = [
     ({"prefix": "comfy"}, ValueError, "a prefix looks like '/comfy', not 'comfy'"),
     ({"prefix": "/comfy/"}, ValueError, "a prefix looks like '/comfy', not '/comfy/'"),
     ({"prefix": "/"}, ValueError, "a prefix looks like '/comfy', not '/'"),
+    *(
+        ({"prefix": prefix}, ValueError, "a prefix looks like '/comfy', not ")
+        for prefix in ("/a b", "/\u00fc", "/a%20b", "/a//b", "/{x}", "/{", "/a?b", "/a#b", "/a/..")
+    ),
     ({"prefix": None}, TypeError, "prefix is a text, not None"),
     ({"host": 127}, TypeError, "host is a text, not 127"),
+    ({"host": ""}, ValueError, "host is a name or an address to listen on, not ''"),
+    ({"host": "\u00fc" * 70}, ValueError, "host is a name or an address to listen on, not '\u00fc"),
+    ({"host": "a\0"}, ValueError, "host is a name or an address to listen on, not "),
     ({"port": -1}, ValueError, "port is from 0 to 65535, not -1"),
     ({"port": 65536}, ValueError, "port is from 0 to 65535, not 65536"),
     ({"port": "80"}, TypeError, "port is a whole number, not '80'"),
@@ -178,10 +244,12 @@ WRONG = [
     ({"max_upload_size": 1.5}, TypeError, "max_upload_size is a whole number, not 1.5"),
     ({"step_seconds": -0.1}, ValueError, "step_seconds is 0 or more, not -0.1"),
     ({"step_seconds": float("nan")}, ValueError, "step_seconds is 0 or more, not nan"),
+    ({"step_seconds": float("inf")}, ValueError, "step_seconds is finite, not inf"),
     ({"step_seconds": "fast"}, TypeError, "step_seconds is a number, not 'fast'"),
     ({"version": "0.1"}, ValueError, "version is one of 2024-03, 0.3.75, 0.8, new, not '0.1'"),
     ({"version": None}, ValueError, "version is one of 2024-03, 0.3.75, 0.8, new, not None"),
     ({"tls": "cert.pem"}, TypeError, "tls is an SSL context, or the paths of certificate and key"),
+    ({"tls": (None, None)}, TypeError, "tls is an SSL context, or the paths of"),
     ({"tls": ("a", "b", "c")}, TypeError, "tls is an SSL context, or the paths of"),
     ({"credentials": 5}, TypeError, "credentials are a pair of user and password, or the text"),
     ({"credentials": ("u",)}, TypeError, "credentials are a pair of user and password"),
@@ -195,6 +263,22 @@ def test_a_wrong_argument_is_one_clear_error(options, error, words):
     with pytest.raises(error) as caught:
         ComfyServer(**options)
     assert str(caught.value).startswith(words)
+
+
+def test_a_server_that_could_not_be_made_can_be_shown():
+    """As in a traceback, which has the object half made."""
+    server = ComfyServer.__new__(ComfyServer)
+    with pytest.raises(ValueError, match="version is one of"):
+        server.__init__(version="x")  # type: ignore[misc, arg-type]
+    assert repr(server) == "<ComfyServer stopped>"
+
+
+@pytest.mark.parametrize("prefix", ["/a", "/a/b-c_d.e~f", "/.hidden/9"])
+def test_a_prefix_is_a_path_of_plain_characters(prefix):
+    """And works as it is."""
+    with ComfyServer(prefix=prefix) as server:
+        assert server.url.endswith(prefix)
+        assert requests.get(f"{server.url}/queue", timeout=LIMIT).status_code == 200
 
 
 def test_wrong_credentials_are_not_shown():

@@ -39,6 +39,7 @@ from comfy_client.testing import (
     send_event,
     send_text,
 )
+from comfy_client.testing.server import Core
 from comfy_client.workflow.metadata import read_metadata
 from tests.heard import until
 
@@ -205,8 +206,8 @@ def test_a_missing_extra_is_told_with_the_way_to_get_it():
     code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
     for name in ("aiohttp", "PIL"):
         run = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True)
-        assert b"comfy-client-blocking[testing]" in run.stderr
-        assert name.encode() in run.stderr
+        told = f"(extra [testing]) needs {name}: pip install aiohttp Pillow"
+        assert told.encode() in run.stderr
     code = "import sys, comfy_client.testing; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -573,6 +574,48 @@ def test_pictures_are_loaded_with_their_alpha(api, server):
         api.run({"5": graph["5"], "1": node("LoadImage", image="gone.png")}, timeout=LIMIT)
 
 
+def transparent(mode: str, kind: str = "PNG") -> bytes:
+    """Of one colour, which is the transparent one."""
+    file = io.BytesIO()
+    picture = Image.new("RGB", (8, 8), (255, 128, 0))
+    if mode == "P":
+        picture.quantize(2).save(file, kind, transparency=0)
+    else:
+        picture.save(file, kind, transparency=(255, 128, 0))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "version", "mask"),
+    [
+        (transparent("P"), "0.3.75", ((8, 8), 1.0)),
+        (transparent("P", "GIF"), "0.3.75", ((8, 8), 1.0)),
+        (transparent("RGB"), "0.3.75", ((64, 64), 0.0)),
+        (transparent("P"), "2024-03", ((64, 64), 0.0)),
+    ],
+    ids=["palette", "GIF", "RGB", "palette before 2024-03"],
+)
+def test_pictures_with_a_transparent_colour_have_three_channels(data, version, mask):
+    """A mask comes of a palette only."""
+    seen: list[Any] = []
+
+    class See(Base):
+        INPUTS: ClassVar[dict[str, Any]] = {"mask": ("MASK",), "image": ("IMAGE",)}
+        OUTPUT_NODE = True
+
+        def run(self, mask: Any, image: Any) -> Any:
+            seen.append((mask[0].size, mask[0].getpixel((0, 0)), image[0].mode))
+            return {}
+
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        (server.root / "input" / "a.png").write_bytes(data)
+        server.add_node(See)
+        load = node("LoadImage", image="a.png")
+        see = node("See", mask=["1", 1], image=["1", 0])
+        api.run({"1": load, "2": see}, timeout=LIMIT)
+    assert seen == [(*mask, "RGB")]
+
+
 def test_values_pass_through_primitives_and_are_shown(api):
     """Converted as the server converts them."""
     graph = {
@@ -918,6 +961,102 @@ def test_a_class_that_falls_over_costs_its_prompt_only(server, api):
     assert shown(api, "PrimitiveString", value="on") == ("on",)
 
 
+@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
+@pytest.mark.parametrize("end", [pytest.fail, pytest.skip, sys.exit])
+def test_what_is_no_exception_fails_its_prompt_and_is_kept(version, end):
+    """Also out of IS_CHANGED; the next prompt runs."""
+
+    class Ending(Base):
+        def run(self, text: str) -> Any:
+            end("wrong picture")
+
+    class Asking(Ending):
+        @classmethod
+        def IS_CHANGED(cls, text: str) -> Any:
+            end("wrong picture")
+
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        for cls in (Ending, Asking):
+            server.add_node(SaveText)
+            server.add_node(cls)
+            graph = {"1": node(cls.__name__, text=""), "2": node("SaveText", text=["1", 0])}
+            with pytest.raises(JobFailed, match="wrong picture"):
+                api.run(graph, timeout=LIMIT)
+            assert api.run(picture(), timeout=LIMIT).images
+            [error] = server.errors
+            assert str(error) == "wrong picture"
+            server.errors.clear()
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
+def test_an_error_or_an_input_without_a_text_is_told_all_the_same(version):
+    """By its class; as of any node, it is nothing for the end of the test."""
+
+    class Failing(Base):
+        def run(self, text: str) -> Any:
+            raise Mute
+
+    class Giving(Base):
+        def run(self, text: str) -> Any:
+            return (Mute(),)
+
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        for cls in (SaveText, Failing, Giving):
+            server.add_node(cls)
+        graph = {
+            "1": node("Giving", text=""),
+            "2": node("Failing", text=["1", 0]),
+            "3": node("SaveText", text=["2", 0]),
+        }
+        with pytest.raises(JobFailed) as failed:
+            api.run(graph, timeout=LIMIT)
+        told = "<Mute whose text fails with ValueError>"
+        assert failed.value.exception_message.strip() == told
+        assert failed.value.inputs == {"text": [told]}
+        assert api.run(picture(), timeout=LIMIT).images
+        assert server.errors == []
+
+
+def test_what_is_no_exception_in_a_check_is_kept(server, api):
+    """The request is answered, and so is the next."""
+
+    @server.add_node
+    class Checking(Base):
+        OUTPUT_NODE = True
+
+        @classmethod
+        def VALIDATE_INPUTS(cls, text: str) -> Any:
+            sys.exit(text)
+
+    body = {"prompt": {"1": node("Checking", text="a")}}
+    assert ask(server, "POST", "/prompt", json=body).status_code == 500
+    with server.on("POST", "/prompt", server.answer):
+        body["prompt"]["1"]["inputs"]["text"] = "b"
+        assert ask(server, "POST", "/prompt", json=body).status_code == 500
+    assert [str(error) for error in server.errors] == ["a", "b"]
+    assert {type(error) for error in server.errors} == {SystemExit}
+    server.errors.clear()
+    assert api.run(picture(), timeout=LIMIT).images
+
+
+def test_a_fault_of_the_worker_itself_costs_its_prompt_only(server, api, monkeypatch):
+    """Whatever it is, the test hears of it."""
+    monkeypatch.setattr(Core, "keeps_history", property(lambda self: 1 / 0))
+    ask(server, "POST", "/prompt", json={"prompt": picture()})
+    server.until(lambda: server.errors, LIMIT)
+    monkeypatch.undo()
+    assert [type(error) for error in server.errors] == [ZeroDivisionError]
+    server.errors.clear()
+    assert api.run(picture(), timeout=LIMIT).images
+
+
 def test_a_node_that_no_output_needs_may_be_anything(api):
     """Nobody looks at it."""
     loose = {"1": node("PreviewAny", source="on"), "2": {"class_type": "EmptyImage"}}
@@ -1084,7 +1223,9 @@ def test_a_newer_server_lists_jobs(newer):
         ("sort_by=bogus", "sort_by must be 'created_at' or 'execution_duration'"),
         ("sort_order=up", "sort_order must be 'asc' or 'desc'"),
         ("limit=x", "limit must be an integer"),
-        ("limit=0", "limit must be at least 1"),
+        ("limit=0", "limit must be a positive integer"),
+        ("limit=-1", "limit must be a positive integer"),
+        ("offset=x", "offset must be an integer"),
     ],
 )
 def test_a_newer_server_refuses_what_it_cannot_list(newer, query, words):
@@ -1093,6 +1234,73 @@ def test_a_newer_server_refuses_what_it_cannot_list(newer, query, words):
     assert (answer.status_code, answer.json()) == (400, {"error": words})
     gone = ask(newer, "GET", "/api/jobs/unknown")
     assert (gone.status_code, gone.json()) == (404, {"error": "Job not found"})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "offset=-1",
+        "status=COMPLETED,Failed",
+        "sort_by=Created_At",
+        "sort_order=DESC",
+        "workflow_id=",
+    ],
+)
+def test_a_newer_server_lists_what_is_asked_for_in_any_case(newer, query):
+    """Nor does it mind an offset that is none."""
+    with ComfyApi(newer.url) as api:
+        run = api.run(picture(7), timeout=LIMIT)
+    answer = ask(newer, "GET", f"/api/jobs?{query}")
+    assert answer.status_code == 200
+    assert run.prompt_id in [job["id"] for job in answer.json()["jobs"]]
+    assert answer.json()["pagination"]["offset"] == 0
+
+
+@pytest.mark.parametrize("version", ["0.8", "new"])
+def test_jobs_count_files_and_the_newest_ones_show_texts(version):
+    """Pictures come before texts, and what is kept before what is temporary."""
+    texts = {"1": node("PreviewAny", source="x" * 2000)}
+    mixed = {**picture(), "2": node("PreviewAny", source="y"), "3": canvas(1)}
+    mixed["4"] = node("PreviewImage", images=["3", 0])
+    is_newest = version == "new"
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+        ids = [api.run(graph, timeout=LIMIT).prompt_id for graph in (texts, mixed)]
+        listed = {job["id"]: job for job in ask(server, "GET", "/api/jobs").json()["jobs"]}
+        text, both = (listed[one] for one in ids)
+    assert (text["outputs_count"], both["outputs_count"]) == (0, 2)
+    shown = [job.get("previewable_outputs_count") for job in (text, both)]
+    assert shown == ([0, 2] if is_newest else [None, None])
+    excerpt = {"content": "x" * 1024, "truncated": True, "nodeId": "1", "mediaType": "text"}
+    assert text.get("preview_output") == (excerpt if is_newest else None)
+    assert (both["preview_output"]["nodeId"], both["preview_output"]["type"]) == ("9", "output")
+
+
+@pytest.mark.parametrize(
+    ("output", "version", "counts", "shown"),
+    [
+        ({"latents": [{"filename": "a.latent"}]}, "new", (1, 0), None),
+        ({"files": [{"filename": "a.glb"}]}, "0.8", (1, None), "a.glb"),
+        ({"files": [{"filename": "a.usdz"}]}, "0.8", (1, None), None),
+        ({"files": [{"filename": "a.TXT", "type": "output"}]}, "new", (1, 1), "a.TXT"),
+        ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, "0.8", (1, None), "a"),
+        (
+            {"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]},
+            "new",
+            (2, 2),
+            "a.png",
+        ),
+        ({"images": [{"filename": "a.png"}], "animated": [True]}, "new", (1, 1), "a.png"),
+        ({"images": None, "text": [5]}, "new", (0, 0), None),
+    ],
+    ids=str,
+)
+def test_a_job_is_stood_for_by_what_can_be_shown(output, version, counts, shown):
+    """By kind, format or ending; all files count."""
+    with ComfyServer(version=version) as server:
+        server.finish("a", {"9": output})
+        [job] = ask(server, "GET", "/api/jobs").json()["jobs"]
+    assert (job["outputs_count"], job.get("previewable_outputs_count")) == counts
+    assert job.get("preview_output", {}).get("filename") == shown
 
 
 def test_a_prompt_may_choose_its_previews_on_newer_servers(newer, server):
@@ -1136,7 +1344,11 @@ def test_the_newest_server_takes_only_uuids(newest, server):
         body = {"prompt": picture(), "prompt_id": prompt_id}
         answer = ask(newest, "POST", "/prompt", json=body)
         assert answer.status_code == 400
-        assert answer.json()["error"]["type"] == "invalid_prompt_id"
+        error = answer.json()["error"]
+        assert error["type"] == "invalid_prompt_id"
+        assert error["message"] == "prompt_id must be a valid UUID"
+    error = ask(newest, "POST", "/prompt", json={"prompt_id": "mine"}).json()["error"]
+    assert error["type"] == "no_prompt"
     mine = str(uuid.uuid4())
     answer = ask(newest, "POST", "/prompt", json={"prompt": picture(), "prompt_id": mine})
     assert answer.json()["prompt_id"] == mine
@@ -1144,6 +1356,40 @@ def test_the_newest_server_takes_only_uuids(newest, server):
     assert str(uuid.UUID(answer.json()["prompt_id"])) == answer.json()["prompt_id"]
     answer = ask(server, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
     assert answer.json()["prompt_id"] == "None"
+
+
+def test_the_newest_server_keeps_where_a_prompt_comes_from(newest, server):
+    """From a header, unless the request says so itself."""
+    header = {"Comfy-Usage-Source": "a tool"}
+    for where, extra, kept in (
+        (newest, {}, "a tool"),
+        (newest, {"comfy_usage_source": "mine"}, "mine"),
+        (server, {}, None),
+    ):
+        body = {"prompt": picture(), "extra_data": extra}
+        prompt_id = ask(where, "POST", "/prompt", json=body, headers=header).json()["prompt_id"]
+        where.until(lambda where=where, one=prompt_id: one in where.history, LIMIT)
+        assert where.history[prompt_id]["prompt"][3].get("comfy_usage_source") == kept
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (b"{", {"error": "Request body must be valid JSON"}),
+        (b"{}", {"error": "job_ids must be a list"}),
+        (b"[]", {"error": "job_ids must be a list"}),
+        (b'{"job_ids": "ab"}', {"error": "job_ids must be a list"}),
+        (
+            b'{"job_ids": ["ab", 5, null]}',
+            {"error": "job_ids contains invalid id(s)", "invalid_ids": ["ab", "5", "None"]},
+        ),
+    ],
+)
+def test_the_newest_server_says_what_it_cannot_cancel(newest, body, answer):
+    """In upstream's words."""
+    headers = {"Content-Type": "application/json"}
+    told = ask(newest, "POST", "/api/jobs/cancel", data=body, headers=headers)
+    assert (told.status_code, told.json()) == (400, answer)
 
 
 def test_the_newest_server_cancels_jobs_by_id(newest):

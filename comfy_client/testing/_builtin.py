@@ -6,18 +6,24 @@ import hashlib
 import io
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
-from PIL import Image, ImageMath, ImageOps, ImageSequence
+from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 
-from ..workflow.metadata import write_metadata
-from .execution import Preview, ProgressBar, wants_previews
+from ..workflow.metadata import add_texts
+from .execution import Preview, ProgressBar, check_interrupted, wants_previews
 from .folders import Folders
 from .images import Frame, Pictures, scaled
 from .scenery import draw
+
+_LOOK = 0.05  # seconds between two looks at whether the prompt was interrupted
+_leniency = threading.Lock()  # guards Pillow's own switch, which is one for all threads
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 class Node:
@@ -27,6 +33,7 @@ class Node:
     RETURN_TYPES: ClassVar[list[str]] = []
     OUTPUT_NODE = False
     folders: ClassVar[Folders]
+    old: ClassVar[bool]
     previews: ClassVar[bool]
     step_seconds: ClassVar[float]
 
@@ -47,6 +54,33 @@ class _Loader(Node):
     def exists(cls, image: str) -> bool | str:
         return cls.folders.input_file(image).exists() or f"Invalid image file: {image}"
 
+    @classmethod
+    def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:
+        """Call it again for a file that ends early, which then counts as a whole one."""
+        try:
+            return function(argument)
+        except (OSError, ValueError):
+            if cls.old:
+                raise
+            with _leniency:
+                before = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+                try:
+                    return function(argument)
+                finally:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+    @classmethod
+    def mask(cls, picture: Image.Image) -> Image.Image:
+        """1 where a picture is transparent; of one without alpha, 64 by 64 pixels of nothing.
+
+        What is transparent by a colour has an alpha only if that is one of a palette.
+        """
+        by_palette = picture.mode == "P" and "transparency" in picture.info and not cls.old
+        if "A" not in picture.getbands() and not by_palette:
+            return Image.new("F", (64, 64))
+        return _inverted(Frame.of(picture, "RGBA").channels[3])
+
 
 class LoadImage(_Loader):
     """Reads a picture and its alpha, all frames of it."""
@@ -58,17 +92,17 @@ class LoadImage(_Loader):
     def run(self, image: str) -> tuple[Pictures, list[Image.Image]]:
         frames: list[Frame] = []
         masks = []
-        with Image.open(self.folders.input_file(image)) as file:
+        with self.read(Image.open, self.folders.input_file(image)) as file:
             single = file.format == "MPO"
             for part in ImageSequence.Iterator(file):
-                picture = ImageOps.exif_transpose(part)
+                picture = self.read(ImageOps.exif_transpose, part)
                 if picture.mode == "I":
                     picture = picture.point(lambda value: value * (1 / 255))
-                frame = Frame.of(picture.convert("RGB"))
+                frame = Frame.of(picture, "RGB")
                 if frames and (single or frame.size != frames[0].size):
                     continue
                 frames.append(frame)
-                masks.append(_mask(picture))
+                masks.append(self.mask(picture))
         return Pictures(frames), masks
 
 
@@ -80,21 +114,14 @@ class LoadImageMask(_Loader):
         return cls.exists(image)
 
     def run(self, image: str, channel: str) -> tuple[list[Image.Image]]:
-        with Image.open(self.folders.input_file(image)) as file:
-            picture = ImageOps.exif_transpose(file)
+        with self.read(Image.open, self.folders.input_file(image)) as file:
+            picture = self.read(ImageOps.exif_transpose, file)
             if picture.mode == "I":
                 picture = picture.point(lambda value: value * (1 / 255))
             if channel == "alpha":
-                return ([_mask(picture.convert("RGBA"))],)
+                return ([self.mask(picture.convert("RGBA"))],)
             index = ["red", "green", "blue"].index(channel)
-            return ([Frame.of(picture.convert("RGB")).channels[index]],)
-
-
-def _mask(picture: Image.Image) -> Image.Image:
-    """1 where a picture is transparent; of one without alpha, 64 by 64 pixels of nothing."""
-    if not picture.has_transparency_data:
-        return Image.new("F", (64, 64))
-    return _inverted(Frame.of(picture.convert("RGBA")).channels[3])
+            return ([Frame.of(picture, "RGB").channels[index]],)
 
 
 class EmptyImage(Node):
@@ -173,6 +200,8 @@ class ImageBlend(Node):
         channels = len(first.frames[0].channels)
         if first.size != second.size:
             second = _all(second, lambda f: scaled(f, *first.size, "bicubic", "center"))
+        if blend_mode not in _BLEND:
+            raise ValueError(f"Unsupported blend mode: {blend_mode}")
         count = max(len(first), len(second))
         if {len(first), len(second)} - {1, count}:
             raise RuntimeError(
@@ -258,14 +287,16 @@ class SaveImage(Node):
         folder, name, number, subfolder = self.folders.save_target(
             self.kind, prefix, *pictures.size
         )
-        texts = {} if prompt is None else {"prompt": prompt}
-        texts |= extra_pnginfo or {}
+        entries = {} if prompt is None else {"prompt": prompt}
+        entries |= extra_pnginfo or {}
+        # Also under keys that PNG does not allow, as there.
+        texts = {k.encode("latin-1"): json.dumps(v).encode() for k, v in entries.items()}
         saved = []
         for index, picture in enumerate(pictures):
             file = f"{name.replace('%batch_num%', str(index))}_{number + index:05}_.png"
             png = io.BytesIO()
             picture.save(png, "PNG", compress_level=self.level)
-            (folder / file).write_bytes(write_metadata(png.getvalue(), texts))
+            (folder / file).write_bytes(add_texts(png.getvalue(), texts))
             saved.append({"filename": file, "subfolder": subfolder, "type": self.kind})
         return {"ui": {"images": saved}}
 
@@ -378,10 +409,16 @@ class KSampler(Simulated):
         bar = ProgressBar(steps)
         latent = attrs.evolve(latent_image, seed=seed, text=str(positive))
         for step in range(1, steps + 1):
-            time.sleep(self.step_seconds)
+            self._wait()
             latent = attrs.evolve(latent, sampled=step / steps)
             bar.update_absolute(step, preview=self._preview(latent))
         return (latent,)
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self.step_seconds
+        while (left := end - time.monotonic()) > 0:
+            check_interrupted()
+            time.sleep(min(left, _LOOK))
 
     def _preview(self, latent: _Latent) -> Preview | None:
         if not wants_previews(self.previews):

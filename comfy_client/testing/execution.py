@@ -12,7 +12,6 @@ import hashlib
 import heapq
 import inspect
 import io
-import itertools
 import json
 import math
 import struct
@@ -90,6 +89,9 @@ class Director(Protocol):
 
     def ended(self, prompt_id: str, status: str) -> None:
         """A prompt is about to leave the queue, with success or an error."""
+
+    def keep(self, error: BaseException) -> None:
+        """Have the test hear of an error that was none of a node's own."""
 
 
 # -- for nodes --------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class Queue:
             if offset < 0 and max_items is not None:
                 offset = len(self._history) - max_items
             end = None if max_items is None else max(offset, 0) + max(max_items, 1)
-            return dict(itertools.islice(self._history.items(), max(offset, 0), end))
+            return dict(list(self._history.items())[max(offset, 0) : end])
 
     def entry(self, prompt_id: str) -> dict[str, Any]:
         """The history of one prompt by its id; empty if there is none."""
@@ -477,13 +479,24 @@ class Executor:
         """Run what is queued until the queue is closed."""
         while not self._queue.closed:
             item = self._queue.get()
-            if item is not None and not (self.director and self.director.plays(item)):
-                start = time.perf_counter()
-                self._end(item[1], self._execute(item))
-                seconds = time.perf_counter() - start
-                self.outlet.log(f"Prompt executed in {seconds:.2f} seconds")
+            try:
+                if item is not None and not (self.director and self.director.plays(item)):
+                    self._take(item)
+            except BaseException as exc:  # noqa: BLE001  the next prompt is due all the same
+                self._keep(exc)
+                self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
+
+    def _take(self, item: Item) -> None:
+        start = time.perf_counter()
+        self._end(item[1], self._execute(item))
+        seconds = time.perf_counter() - start
+        self.outlet.log(f"Prompt executed in {seconds:.2f} seconds")
+
+    def _keep(self, error: BaseException) -> None:
+        if self.director:
+            self.director.keep(error)
 
     def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
         keep = True
@@ -523,11 +536,13 @@ class Executor:
             self._steps(run, outputs, executed)
         except _Failure as exc:
             failure = exc
-        except Exception as exc:  # noqa: BLE001  a class that fell over; the next prompt is due
+        except BaseException as exc:  # noqa: BLE001  a class that fell over
             failure = _Failure(next(iter(run.prompt), ""), exc, {})
         else:
             self._tell_success(run)
             return True
+        if not isinstance(failure.error, Exception):  # such as a test's own pytest.fail()
+            self._keep(failure.error)
         message: dict[str, Any] = {
             "prompt_id": run.prompt_id,
             "node_id": failure.node_id,
@@ -538,7 +553,7 @@ class Executor:
             self.outlet.log("Processing interrupted")
             run.say("execution_interrupted", message, to_all=True)
         else:
-            self.outlet.log(f"!!! Exception during processing !!! {failure.error}")
+            self.outlet.log(f"!!! Exception during processing !!! {_text(failure.error)}")
             run.say("execution_error", {**message, **run.details(failure)})
         # Of waiting for each other, history says success: what counts there is the last node.
         return isinstance(failure.error, DependencyCycleError)
@@ -594,7 +609,7 @@ class Executor:
                     return False
                 outputs = _merged([result for _, result in results], node) if results else []
             run.keep(node_id, outputs)
-        except Exception as exc:  # whatever a node raises ends the prompt only
+        except BaseException as exc:  # whatever a node raises ends the prompt only
             shown = {name: [_shown(value) for value in values] for name, values in inputs.items()}
             raise _Failure(run.graph.get_real_node_id(node_id), exc, shown) from exc
         run.finish(node_id)
@@ -654,7 +669,7 @@ class _Run:
         """What ``execution_error`` says beside where it was."""
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
-            "exception_message": f"{failure.error}{'' if is_cycle else chr(10)}",
+            "exception_message": f"{_text(failure.error)}{'' if is_cycle else chr(10)}",
             "exception_type": failure.exception_type,
             "traceback": traceback.format_tb(None if is_cycle else failure.error.__traceback__),
             "current_inputs": failure.inputs,
@@ -1163,7 +1178,14 @@ def _merged(results: list[Any], node: Any) -> list[Any]:
 
 
 def _shown(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | None) else str(value)
+    return value if isinstance(value, int | float | str | None) else _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as exc:  # noqa: BLE001  a class of the user's
+        return f"<{type(value).__name__} whose text fails with {type(exc).__name__}>"
 
 
 def _encoded(preview: Preview) -> bytes:

@@ -188,8 +188,8 @@ class Faults:
         times: int | None = None,
         undo: Callable[[], object] | None = None,
     ) -> Fault:
-        if times is not None and times < 1:
-            raise ValueError(f"times is 1 or more, or None, not {times!r}")
+        if times is not None:
+            count("times", times, 1)
         if name in _ABOUT_MESSAGES:
             self._flush()
         fault = Fault(name, self, settings, times, undo)
@@ -224,8 +224,9 @@ class Faults:
         Raises:
             ValueError: A code that is not 1000 to 4999, or a reason above 123 bytes.
         """
-        if not 1000 <= code <= 4999 or len(reason.encode()) > 123:
-            raise ValueError(f"no close frame has code {code} and a reason of {len(reason)}")
+        count("code", code, 1000, 4999)
+        if not isinstance(reason, str) or len(reason.encode()) > 123:
+            raise ValueError(f"a reason is a text of up to 123 bytes, not {reason!r}")
         data = code.to_bytes(2, "big") + reason.encode()
         self._stage._running().push(frame(8, data), everybody=True)
 
@@ -306,7 +307,7 @@ class Faults:
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
         Without a name, all.
         """
-        return self._add("lose", events or ("*",))
+        return self._add("lose", _names(events))
 
     def withhold(self, *events: str) -> Fault:
         """As :meth:`lose`, but they are sent when it ends, in their order."""
@@ -318,7 +319,7 @@ class Faults:
                 for message in kept:
                     core.send(*message)
 
-        return self._add("withhold", (events or ("*",), kept), undo=send)
+        return self._add("withhold", (_names(events), kept), undo=send)
 
     def junk(self) -> Fault:
         """Before each message comes another that nobody should send.
@@ -338,9 +339,7 @@ class Faults:
 
     def fragments(self, parts: int = 3) -> Fault:
         """Each message comes in so many frames, with a ping between them."""
-        if parts < 2:
-            raise ValueError(f"fragments are at least 2, not {parts}")
-        return self._add("fragments", parts)
+        return self._add("fragments", count("parts", parts, 2))
 
     def pause_in_frames(self, seconds: float) -> Fault:
         """Each message stops for so long in the middle of its frame."""
@@ -351,8 +350,7 @@ class Faults:
 
         What is sent to them later is taken for its content: their end is to hang up.
         """
-        if size < 0:
-            raise ValueError(f"a frame has 0 bytes or more, not {size}")
+        count("size", size, 0, 2**63 - 1)
         self._stage._running().push(b"\x82\x7f" + size.to_bytes(8, "big"), everybody=True)
 
     # -- prompts ------------------------------------------------------------------------
@@ -398,7 +396,9 @@ class Faults:
 
     def node_errors(self, errors: Mapping[str, Any]) -> Fault:
         """Prompts are accepted, with these ``node_errors``."""
-        wanted = dict(errors)
+        wanted = jsonable("node errors", errors)
+        if not isinstance(wanted, dict):
+            raise ValueError(f"node errors are a mapping by node id, not {errors!r}")
         return self._rewrite(
             "node_errors", "POST", "/prompt", lambda a: {**a, "node_errors": wanted}, None
         )
@@ -433,7 +433,8 @@ class Faults:
             method: Of the request, or ``*``.
             path: As in the module's description.
             seconds: How long.
-            ran: Whether the wait is after the request took effect, or before.
+            ran: Whether the wait is after the request took effect, or before.  A socket
+                takes effect with its answer: it is always before.
             times: How often.
         """
         wait = None if seconds is None else _seconds(seconds)
@@ -449,7 +450,7 @@ class Faults:
         times: int | None,
     ) -> Fault:
         async def respond(exchange: Exchange) -> web.StreamResponse:
-            response = await exchange.proceed() if ran else None
+            response = await exchange.proceed() if ran and not exchange.is_socket else None
             await exchange.wait(wait)
             if exchange.gone:
                 return exchange.done(keep=False)
@@ -472,19 +473,22 @@ class Faults:
         Args:
             method: Of the request, or ``*``.
             path: As in the module's description.
-            ran: Whether the request takes effect: a prompt that is queued, and no answer.
+            ran: Whether the request takes effect: a prompt that is queued, and no answer.  Of
+                a socket comes the answer, and then the end.
             sent: How many bytes of the answer's body come; its ``Content-Length`` announces
                 all.  ``None``: not even a status.  The request takes effect, then.
             reset: With a RST instead of a FIN.
             times: How often.
         """
-        if sent is not None and sent < 0:
-            raise ValueError(f"sent is a number of bytes, not {sent}")
+        if sent is not None:
+            count("sent", sent)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             if sent is not None:
                 data = await exchange.answer()
                 exchange.write(data[: data.find(b"\r\n\r\n") + 4 + sent])
+            elif ran and exchange.is_socket:
+                exchange.write(await exchange.answer())
             elif ran:
                 await exchange.proceed()
             exchange.hang_up(reset=reset)
@@ -502,12 +506,11 @@ class Faults:
         times: int | None = None,
     ) -> Fault:
         """The right answer, `size` bytes at a time, `pause` seconds apart; not to sockets."""
-        if size < 1:
-            raise ValueError(f"size is 1 byte or more, not {size}")
+        count("size", size, 1)
         pause = _seconds(pause)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
-            if exchange.seen.path == "/ws":
+            if exchange.is_socket:
                 return await exchange.proceed()
             data = await exchange.answer()
             for start in range(0, len(data), size):
@@ -528,7 +531,7 @@ class Faults:
         times: int | None = None,
     ) -> Fault:
         """A proxy's page with this status, while the server starts or is overloaded."""
-        text = http.client.responses.get(status, "A timeout occurred")
+        text = http.client.responses.get(count("status", status), "A timeout occurred")
         answer = _answer(status, _HTML, _PAGE.format(f"{status} {text}"))
         return self._rule("bad_gateway", method, path, answer, times)
 
@@ -560,6 +563,8 @@ class Faults:
         """
         if status not in (301, 302, 303, 307, 308):
             raise ValueError(f"a redirect is 301, 302, 303, 307 or 308, not {status}")
+        if location is not None:
+            _header("Location", location)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             there = location or f"https://{exchange.request.host}{exchange.seen.target}"
@@ -578,6 +583,7 @@ class Faults:
         times: int | None = None,
     ) -> Fault:
         """The right body under another content type."""
+        _header("Content-Type", content_type)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             response = await exchange.proceed()
@@ -601,8 +607,7 @@ class Faults:
         self, path: str = "/upload/*", limit: int = 0, *, times: int | None = None
     ) -> Fault:
         """A proxy refuses bodies above `limit` bytes with a 413."""
-        if limit < 0:
-            raise ValueError(f"limit is a number of bytes, not {limit}")
+        count("limit", limit)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             if len(exchange.seen.body) <= limit:
@@ -613,7 +618,7 @@ class Faults:
 
     def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
         """Uploads are stored, and answered, under this name."""
-        if not name or "/" in name:
+        if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
             raise ValueError(f"name is one of a file, not {name!r}")
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
@@ -656,11 +661,10 @@ class Faults:
             if response.content_type != "application/json":
                 return response
             try:
-                changed = function(json.loads(response.text or "null"))
-            except Exception as exc:
-                exchange.core.stage._keep(exchange.core.stage.errors, exc)
-                raise
-            return web.json_response(changed)
+                return web.json_response(function(json.loads(response.text or "null")))
+            except BaseException as exc:
+                exchange.core.keep(exc)
+                raise RuntimeError(f"{name} failed") from exc
 
         return self._rule(name, method, path, respond, times)
 
@@ -678,10 +682,10 @@ class Faults:
                 ``request.socket`` itself, and the connection ends.
             times: How often.
         """
+        if inspect.iscoroutinefunction(answer):
+            raise ValueError(f"a handler is a plain function, which may wait, not {answer!r}")
         if not callable(answer):
-            if not isinstance(answer, tuple) or len(answer) != 3:
-                raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
-            answer = _answer(*answer)
+            answer = _answer(*_three(answer))
         return self._rule("answer", method, path, answer, times)
 
     def _rule(self, name: str, method: str, path: str, answer: Any, times: int | None) -> Fault:
@@ -692,6 +696,8 @@ class Faults:
         return self._add(name, Rule(method, path, answer), times=times)
 
 
+#: They end with the sockets, or the thread, that they are about.
+OF_ONE_LIFE = ("deaf", "go_dark", "freeze")
 _OTHERS = ("active", "clear")
 _ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "pause_in_frames")
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -707,9 +713,10 @@ class Rule:
     answer: Any
 
     def meets(self, request: Request) -> bool:
-        """Whether a request is meant."""
+        """Whether a request is meant; none outside of the server's prefix."""
         path = request.full_path if self.path.startswith("/api") else request.path
-        return fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
+        fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
+        return fits and request.is_below
 
 
 @attrs.define(eq=False)
@@ -765,12 +772,11 @@ class Exchange:
         def call() -> None:
             result = None
             try:
-                result = handler(self.seen)
+                result = _returned(handler(self.seen))
             except OSError:
                 pass  # the client has left
-            except Exception as exc:  # noqa: BLE001  told at the end of the server
-                if not self.core.queue.closed:
-                    self.core.stage._keep(self.core.stage.errors, exc)
+            except BaseException as exc:  # noqa: BLE001  told at the end of the server
+                self.core.keep(exc)
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(finish, result)
 
@@ -780,9 +786,14 @@ class Exchange:
 
     async def answer(self) -> bytes:
         """The right answer, as far as the faults that are left let it come."""
-        if self.seen.path == "/ws":
+        if self.is_socket:
             return encode(upgrade(self.seen))
         return await self.core.loopback(self.seen)
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it is for a WebSocket, whose handler ends only with that."""
+        return self.seen.path == "/ws"
 
     def replace_body(self, body: bytes) -> None:
         """Let the server read another body."""
@@ -850,8 +861,7 @@ def watch(core: Core) -> Any:
     """Middleware that keeps every request, and lets the faults at it."""
     stage = core.stage
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
+    async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
         rest = core.private(request)
         if rest is not None:
             if not rest:
@@ -870,6 +880,16 @@ def watch(core: Core) -> Any:
             ]
             return await Exchange(request, seen, core, handler, rules).proceed()
 
+    @web.middleware
+    async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
+        try:
+            return await respond(request, handler)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as exc:  # of a node's own check: it would end the server's thread
+            core.keep(exc)
+            raise RuntimeError(f"{type(exc).__name__} in a node") from exc
+
     return middleware
 
 
@@ -877,20 +897,65 @@ def watch(core: Core) -> Any:
 
 
 def _answer(status: int, headers: Mapping[str, str] | None, body: Any) -> Answer:
-    if not 100 <= status <= 999:
-        raise ValueError(f"a status is 100 to 999, not {status!r}")
-    answer = (status, dict(headers or {}), body)
+    count("status", status, 100, 999)
+    if not isinstance(headers, Mapping | None):
+        raise ValueError(f"headers are a mapping, not {headers!r}")
+    for name, value in (headers or {}).items():
+        _header(name, value)
+    if not isinstance(body, bytes | str | None):
+        jsonable("the body of an answer", body)
+    return status, dict(headers or {}), body
+
+
+def _returned(result: Any) -> Answer | None:
+    """What a handler gives; TypeError if that is no answer."""
     try:
-        encode(answer)
-    except TypeError as exc:
-        raise ValueError(f"no body of an answer: {exc}") from exc
+        return None if result is None else _answer(*_three(result))
+    except ValueError as exc:
+        raise TypeError(f"a handler returned {result!r}: {exc}") from None
+
+
+def _three(answer: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(answer, tuple) or len(answer) != 3:
+        raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
     return answer
 
 
+def _header(name: Any, value: Any) -> None:
+    texts = isinstance(name, str) and isinstance(value, str)
+    if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
+        raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")
+
+
+def count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {limit}, not {value}")
+    return value
+
+
+def jsonable(name: str, value: Any) -> Any:
+    """What JSON makes of a value; ValueError if it cannot carry it."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"{name}: {exc}") from None
+
+
 def _seconds(value: float) -> float:
-    if not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"seconds are 0 or more, not {value!r}")
     return value
+
+
+def _names(events: tuple[Any, ...]) -> tuple[str, ...]:
+    for event in events:
+        if not isinstance(event, str):
+            raise ValueError(f"an event is told by its name, not {event!r}")
+    return events or ("*",)
 
 
 def _json_of(response: web.StreamResponse) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from aiohttp import web
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from ..workflow.metadata import copy_texts
 from .folders import Folders, is_inside
 
 Save = Callable[[bytes, Any, Path], None]
@@ -56,9 +56,12 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool) ->
         query = request.query
         if "filename" not in query:
             return web.Response(status=404)
-        found = _find(folders, query["filename"], query.get("type", "output"), query, old=old)
-        if isinstance(found, int):
-            return web.Response(status=found)
+        place = _place(folders, query["filename"], query.get("type", "output"), query, old=old)
+        if isinstance(place, int):
+            return web.Response(status=place)
+        found = place[0] / os.path.basename(place[1])
+        if not found.is_file():
+            return web.Response(status=404)
         if "preview" in query:
             wanted = query["preview"].split(";")
             channel = query.get("channel", "")
@@ -96,8 +99,10 @@ def converted(
     return web.Response(body=file.getvalue(), content_type=f"image/{kind}", headers=headers)
 
 
-def _find(folders: Folders, name: str, kind: str, query: Any, *, old: bool = False) -> Path | int:
-    """The file that is meant, or the status that refuses it."""
+def _place(
+    folders: Folders, name: str, kind: str, query: Any, *, old: bool
+) -> tuple[Path, str] | int:
+    """The folder and the name that are meant, or the status that refuses them."""
     name, folder = folders.annotated(name)
     if old and not name:
         raise IndexError("string index out of range")
@@ -109,8 +114,7 @@ def _find(folders: Folders, name: str, kind: str, query: Any, *, old: bool = Fal
     inner = folder / query.get("subfolder", "")
     if not is_inside(inner, folder):
         return 403
-    path = inner / os.path.basename(name)
-    return path if path.is_file() else 404
+    return inner, name
 
 
 def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Response:
@@ -150,13 +154,14 @@ def _save_masked(
     folders: Folders, ref: dict[str, Any], mask: bytes, path: Path, *, old: bool
 ) -> None:
     """The original with the mask's alpha; without an original nothing, and nobody is told."""
-    found = _find(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
-    if isinstance(found, int):
+    place = _place(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
+    if isinstance(place, int) or not (found := place[0] / place[1]).is_file():
         return
-    with Image.open(found) as original, Image.open(io.BytesIO(mask)) as alpha:
-        texts = PngInfo()
-        for key, value in getattr(original, "text", {}).items():
-            texts.add_text(key, value)
+    source = found.read_bytes()
+    with Image.open(io.BytesIO(source)) as original, Image.open(io.BytesIO(mask)) as alpha:
         masked = original.convert("RGBA")
         masked.putalpha(alpha.convert("RGBA").getchannel("A"))
-        masked.save(path, compress_level=4, pnginfo=texts)
+        masked.save(path, compress_level=4)
+        has_texts = original.format == "PNG" and path.suffix.lower() in (".png", ".apng")
+    if has_texts:
+        path.write_bytes(copy_texts(source, path.read_bytes()))

@@ -98,7 +98,7 @@ class Folders:
         """Folder, base name, first free number and subfolder for files with a prefix.
 
         Raises:
-            ValueError: The prefix leads out of the folder.
+            Exception: The prefix leads out of the folder; of no other class, as on the server.
         """
         now = time.localtime()
         for word, value in (
@@ -114,9 +114,14 @@ class Folders:
             prefix = prefix.replace(word, value)
         base = self.root / kind
         subfolder, name = os.path.split(os.path.normpath(prefix))
-        if not is_inside(base / subfolder, base):
-            raise ValueError(f"cannot save outside of the {kind} folder: {prefix}")
         folder = base / subfolder
+        if not is_inside(folder, base):
+            raise Exception(
+                "**** ERROR: Saving image outside the output folder is not allowed."
+                f"\n full_output_folder: {os.path.abspath(folder)}"
+                f"\n         output_dir: {base}"
+                f"\n         commonpath: {os.path.commonpath((base, os.path.abspath(folder)))}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         return folder, name, 1 + max(_numbers(folder, name), default=0), subfolder
 

@@ -23,9 +23,9 @@ class Frame:
     channels: tuple[Image.Image, ...]
 
     @classmethod
-    def of(cls, picture: Image.Image) -> Frame:
-        """From a picture of any mode; alpha is kept."""
-        mode = "RGBA" if picture.has_transparency_data else "RGB"
+    def of(cls, picture: Image.Image, mode: str | None = None) -> Frame:
+        """From a picture of any mode, as ``RGB`` or ``RGBA``; ``None`` keeps an alpha."""
+        mode = mode or ("RGBA" if picture.has_transparency_data else "RGB")
         bands = picture.convert(mode).split()
         return cls(tuple(band.convert("F").point(lambda v: v * (1 / 255) + 0) for band in bands))
 
@@ -89,7 +89,9 @@ class Pictures(Sequence[Image.Image]):
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
     """One frame in another size; ``crop="center"`` keeps its proportions.
 
-    As torch does it, pixel by pixel but for ``bicubic``, which is Pillow's.
+    ``nearest-exact`` is torch's pixel by pixel, and ``lanczos`` Pillow's there, too.  Of the
+    others, values from 0 to 255 differ: by 1 for ``bilinear`` and ``area``, by up to 7 for
+    ``bicubic``.
     """
     if crop == "center":
         frame = _cropped_to(frame, width / height)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import attrs
 
-from .execution import Executor, Preview, _called, _Failure, _merged, _Run, _shown, _slices
+from .execution import Executor, Preview, _called, _Failure, _merged, _Run, _shown, _slices, _text
 
 
 @attrs.define
@@ -95,7 +95,7 @@ class MarchExecutor(Executor):
             past.outputs[node_id] = _merged([one for _, one in results], node) if results else []
             if ui:
                 run.show(node_id, ui)
-        except Exception as exc:  # whatever a node raises ends the prompt only
+        except BaseException as exc:  # whatever a node raises ends the prompt only
             shown = {name: [_shown(value) for value in values] for name, values in inputs.items()}
             raise _Failure(node_id, exc, shown) from exc
         executed.add(node_id)
@@ -114,7 +114,7 @@ class _MarchRun(_Run):
 
     def details(self, failure: _Failure) -> dict[str, Any]:
         return {
-            "exception_message": str(failure.error),
+            "exception_message": _text(failure.error),
             "exception_type": failure.exception_type,
             "traceback": traceback.format_tb(failure.error.__traceback__),
             "current_inputs": failure.inputs,

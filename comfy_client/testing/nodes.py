@@ -54,7 +54,7 @@ class Nodes:
         self.argv = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]
-        bound = {"folders": folders, **settings}
+        bound = {"folders": folders, "old": old, **settings}
         self.classes: dict[str, Any] = {
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }

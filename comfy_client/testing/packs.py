@@ -37,7 +37,7 @@ def add_pack_routes(
         for file in _files(root, _TEMPLATES):
             if (file.parent.parent.name, file.name) == wanted:
                 return web.FileResponse(file)
-        raise web.HTTPNotFound
+        return web.Response(status=404)
 
     @table.get("/i18n")
     async def translations(request: web.Request) -> web.Response:

@@ -238,7 +238,7 @@ class Player:
     """Answers requests, and sends messages, as a recording has it."""
 
     def __init__(self, path: str | os.PathLike[str], pace: float) -> None:
-        if not pace >= 0:
+        if isinstance(pace, bool) or not isinstance(pace, int | float) or not pace >= 0:
             raise ValueError("pace is how much of the pauses to keep: 0 for none, 1 for all")
         rows = read(path)
         self._name = os.path.basename(os.fspath(path))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from .faults import Fault, Faults
+from .faults import Fault, Faults, count, jsonable
 from .traffic import Answer, Handler, Ran, Request, decode, pieces, upgrade
 
 if TYPE_CHECKING:
@@ -151,9 +151,24 @@ class Stage:
     # -- answers ------------------------------------------------------------------------
 
     def on(self, method: str, path: str, answer: Answer | Handler) -> Fault:
-        """Answer a route this way until :meth:`off`; see :meth:`Faults.answer`.
+        """Answer a route this way until :meth:`off`; the last one added wins.
 
-        The last one added wins.
+        Args:
+            method: Of the request, or ``*``.
+            path: With and without ``/api`` before it; ``*`` stands for any part of it.
+            answer: ``(status, headers, body)``, with a body of bytes, text, ``None``, or what
+                JSON can say; or a function that is given the
+                :class:`~comfy_client.testing.Request` and returns that.  It runs in a thread
+                of its own and may wait; :meth:`answer` gives it the server's own answer.  If
+                it returns ``None``, it has written to ``request.socket`` itself, and the
+                connection ends.  What else it returns or raises ends the connection, too, and
+                is told in :attr:`errors`.
+
+        Returns:
+            A handle: its ``with`` or its ``end()`` takes it back, too.
+
+        Raises:
+            ValueError: No method, path or answer.
         """
         return self.faults.answer(method, path, answer)
 
@@ -192,11 +207,12 @@ class Stage:
 
     def push_raw(self, data: bytes, *, to: str | None = None) -> None:
         """Send bytes as they are, for frames that no server should send (see :func:`frame`)."""
+        if not isinstance(data, bytes):
+            raise ValueError(f"what is sent as it is are bytes, not {data!r}")
         self._running().push(data, to)
 
     def _push(self, opcode: int, payload: bytes, to: str | None, fragments: int) -> None:
-        if fragments < 1:
-            raise ValueError(f"fragments are 1 or more, not {fragments}")
+        count("fragments", fragments, 1)
         self.push_raw(b"".join(pieces(opcode, payload, fragments)), to=to)
 
     # -- prompts ------------------------------------------------------------------------
@@ -221,6 +237,9 @@ class Stage:
             known = isinstance(step, Mapping | bytes | threading.Event | Finish)
             if not known and not callable(step):
                 raise ValueError(f"no step of a script: {step!r}")
+            message = step.entry if isinstance(step, Finish) else step
+            if isinstance(message, Mapping):
+                jsonable("a step of a script", message)
         return self.faults._add("script", steps)
 
     @property

@@ -10,6 +10,7 @@ import hmac
 import itertools
 import logging
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -30,7 +31,7 @@ from aiohttp import web
 
 from ..workflow.validate import Version, check_version
 from .execution import Executor, Item, Queue
-from .faults import Fault, intruder, name_of, watch
+from .faults import OF_ONE_LIFE, Fault, intruder, name_of, watch
 from .folders import Folders
 from .march import MarchExecutor
 from .nodes import Nodes, definition_of
@@ -41,6 +42,9 @@ from .traffic import Link, Ran, Request, exchange, hang_up, made
 
 _LOG_LINES = 300
 _PATIENCE = 10.0  # seconds that a node gets to notice that the server stops
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # what no client writes otherwise
+_LOOK = 0.05  # seconds between two looks at something that nobody tells of
+_UPLOAD_SIZE = 100 * 2**20
 
 _Class = TypeVar("_Class", bound=type)
 _T = TypeVar("_T")
@@ -71,7 +75,8 @@ class ComfyServer(Stage):
             for a bearer token, ``None`` for nothing (as ComfyUI itself).
         multi_user: As ``--multi-user``: settings and files belong to the ``Comfy-User``.
         tls: An SSL context, or the paths of certificate and key (PEM), for https and wss.
-        prefix: Path below which everything is, such as ``"/comfy"``.
+        prefix: Path below which everything is, such as ``"/comfy"``: of letters, digits and
+            ``-._~``.
         previews: Whether the sampler sends them; as ``--preview-method``.
         max_upload_size: Bytes that a request may bring; larger ones get a 413.
         step_seconds: How long the simulated sampler takes for a step.
@@ -87,10 +92,14 @@ class ComfyServer(Stage):
             in history for everybody, and no requests from other sites.
 
     Raises:
-        ValueError: A certificate that cannot be loaded, a prefix that is no path, an
-            unknown version, a number out of range.
+        ValueError: A certificate that cannot be loaded, a prefix that is no path, a host that
+            cannot be an address, an unknown version, a number out of range.
         TypeError: An argument of another type.
     """
+
+    # For those who ask what failed to be made: repr() is in tracebacks.
+    _core: Core | None = None
+    _reserved: socket.socket | None = None
 
     def __init__(
         self,
@@ -102,7 +111,7 @@ class ComfyServer(Stage):
         tls: _Tls | None = None,
         prefix: str = "",
         previews: bool = True,
-        max_upload_size: int = 100 * 2**20,
+        max_upload_size: int = _UPLOAD_SIZE,
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
     ) -> None:
@@ -110,8 +119,9 @@ class ComfyServer(Stage):
         for what, value in (("host", host), ("prefix", prefix)):
             if not isinstance(value, str):
                 raise TypeError(f"{what} is a text, not {value!r}")
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        if prefix and not _PREFIX.fullmatch(prefix):
             raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
+        _check_host(host)
         _check_number("port", port, 65535)
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
@@ -123,16 +133,17 @@ class ComfyServer(Stage):
         self._credentials = credentials
         self._multi_user = multi_user
         self._tls = _tls_context(tls)
+        #: What a client may trust; ``None`` if that is not known.
+        self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._prefix = prefix
         self._previews = previews
         self._max_upload_size = max_upload_size
         self._step_seconds = step_seconds
         self._added: dict[str, type] = {}
-        self._core: Core | None = None
         self._port = port
-        self._reserved: socket.socket | None = None
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []
+        self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
     def __enter__(self) -> ComfyServer:
         self.errors.clear()  # the end before has raised them
@@ -226,9 +237,10 @@ class ComfyServer(Stage):
             OSError: The address cannot be listened on, since it is in use or not ours.
             RuntimeError: It runs already.
         """
-        if self._core:
-            raise RuntimeError(f"already running at {self.url}")
-        return self._start(self._address[1] if self._reserved is None else self._port)
+        with self._alone():
+            if self._core:
+                raise RuntimeError(f"already running at {self.url}")
+            return self._start(self._address[1] if self._reserved is None else self._port)
 
     def _start(self, port: int) -> ComfyServer:
         listener = _listen(self._address[0], port)
@@ -285,19 +297,21 @@ class ComfyServer(Stage):
 
         A node that runs gets 10 seconds to notice.
         """
-        self._halt()
-        self._release()
-        if self._root is not None:
-            self._root = None
-            self._remove_root()
+        with self._alone():
+            self._halt()
+            self._release()
+            if self._root is not None:
+                self._root = None
+                self._remove_root()
 
     def restart(self) -> None:
         """Stop and start it on the same port: queue and history are lost, files are kept."""
-        if self._reserved is None:
-            self._running()
-            self._reserve()
-            self._halt()
-        self._start(self._port)
+        with self._alone():
+            if self._reserved is None:
+                self._running()
+                self._reserve()
+                self._halt()
+            self._start(self._port)
 
     def kill(self) -> None:
         """Let it die: all connections are reset, answers cut; :meth:`start` brings it back.
@@ -305,9 +319,26 @@ class ComfyServer(Stage):
         Queue and history are lost, files are kept, and so is the port: who dials it meanwhile
         is refused.
         """
-        self._running()
-        self._reserve()
-        self._halt(reset=True)
+        with self._alone():
+            self._running()
+            self._reserve()
+            self._halt(reset=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One start or stop at a time.
+
+        Whoever stops a server waits for its threads: one of these cannot wait in turn, and
+        gets a RuntimeError.
+        """
+        is_ours = threading.current_thread() in self._threads
+        while not self._lock.acquire(timeout=_LOOK if is_ours else -1):
+            if self._core is None:
+                raise RuntimeError("another thread stops the server")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _reserve(self) -> None:
         """Bound, and not listening: nobody else gets the port, and dials are refused."""
@@ -327,6 +358,8 @@ class ComfyServer(Stage):
             return
         core.stop(reset=reset)  # first: what misses the server then knows why
         self._core = None
+        for fault in self.faults.active(*OF_ONE_LIFE):
+            fault.end()
         for thread in self._threads:
             if thread is not threading.current_thread():  # a node or a script ends its server
                 thread.join(_PATIENCE)
@@ -369,7 +402,10 @@ class Core:
         self.multi_user = multi_user
         self.features: dict[str, Any] = {
             "supports_preview_metadata": True,
-            "max_upload_size": max_upload_size,
+            # A number of megabytes with a fraction there, if one gives it.
+            "max_upload_size": max_upload_size
+            if max_upload_size == _UPLOAD_SIZE
+            else float(max_upload_size),
         }
         if self.is_newer:
             self.features["extension"] = {"manager": {"supports_v4": True}}
@@ -725,10 +761,17 @@ class Core:
             return False
         try:
             play(self.stage, self, script._settings, prompt_id, ran.client_id)
-        except Exception as exc:  # noqa: BLE001  told at the end of the server
-            if not self.queue.closed:  # a step of a server that stops has nothing to say
-                self.stage._keep(self.stage.errors, exc)
+        except BaseException as exc:  # noqa: BLE001  told at the end of the server
+            self.keep(exc)
         return True
+
+    def keep(self, error: BaseException) -> None:
+        """Have the end of the server tell of an error; of one that stops, there is nothing to say.
+
+        Also of what is no Exception, such as ``pytest.fail``: no thread of ours ends over it.
+        """
+        if not self.queue.closed:
+            self.stage._keep(self.stage.errors, error)
 
     def before_step(self) -> None:
         """Wait while the worker is to hang."""
@@ -799,9 +842,20 @@ async def _turns() -> None:
 def _check_number(name: str, value: Any, most: float = float("inf"), *, whole: bool = True) -> None:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise TypeError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
+    if value == float("inf"):
+        raise ValueError(f"{name} is finite, not {value!r}")
     if not 0 <= value <= most:
         limit = "0 or more" if most == float("inf") else f"from 0 to {most}"
         raise ValueError(f"{name} is {limit}, not {value!r}")
+
+
+def _check_host(host: str) -> None:
+    try:
+        usable = bool(host.encode("idna"))
+    except UnicodeError:
+        usable = False
+    if not usable or "\0" in host:
+        raise ValueError(f"host is a name or an address to listen on, not {host!r}")
 
 
 def _check_credentials(value: Any) -> None:
@@ -829,7 +883,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:
     if tls is None or isinstance(tls, ssl.SSLContext):
         return tls
-    if not isinstance(tls, tuple) or len(tls) != 2:
+    are_paths = isinstance(tls, tuple) and all(isinstance(p, str | os.PathLike) for p in tls)
+    if not are_paths or len(tls) != 2:
         raise TypeError("tls is an SSL context, or the paths of certificate and key")
     certificate, key = tls
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

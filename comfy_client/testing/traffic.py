@@ -132,6 +132,8 @@ class Request:
     #: What was read of it: less than announced if the client was cut off.
     body: bytes = attrs.field(repr=False)
     _wire: Callable[[], Wire] = attrs.field(repr=False)
+    #: Whether it is below the server's prefix; what is not, no fault meets.
+    is_below: bool = attrs.field(default=True, repr=False)
     #: The faults that it has yet to meet.
     rest: list[Fault] = attrs.field(factory=list, repr=False, init=False)
 
@@ -171,7 +173,8 @@ class Ran:
 def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
     """A record of what aiohttp has parsed."""
     url = urlsplit(request.raw_path)
-    path = url.path.removeprefix(prefix)
+    is_below = f"{url.path}/".startswith(f"{prefix}/")
+    path = url.path.removeprefix(prefix) if is_below else url.path
     wires: list[Wire] = []
     loop = asyncio.get_running_loop()
 
@@ -191,6 +194,7 @@ def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
         request.headers,
         body,
         wire,
+        is_below,
     )
 
 

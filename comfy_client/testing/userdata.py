@@ -117,7 +117,10 @@ def _add_settings(table: web.RouteTableDef, users: Users) -> None:
 
     @table.get("/settings/{id}")
     async def get_setting(request: web.Request) -> web.Response:
-        return web.json_response(load(request).get(request.match_info["id"]))
+        settings, name = load(request), request.match_info["id"]
+        if name not in settings:  # any JSON: users can write that file themselves
+            return web.json_response(None)
+        return web.json_response(settings[name])
 
     @table.post("/settings")
     async def post_settings(request: web.Request) -> web.Response:
@@ -139,7 +142,7 @@ def _add_lists(table: web.RouteTableDef, users: Users) -> None:
         path = users.path(request, folder)
         if path is None:
             return web.Response(status=403, text="Invalid directory")
-        if not path.exists():
+        if not os.path.exists(path):
             return web.Response(status=404, text="Directory not found")
 
         def asked(name: str) -> bool:
@@ -166,7 +169,7 @@ def _add_lists(table: web.RouteTableDef, users: Users) -> None:
         folder = users.path(request, asked, create=False)
         if folder is None:
             return web.Response(status=400, text="Invalid path requested")
-        if not folder.exists():
+        if not os.path.exists(folder):
             if folder == home:
                 return web.json_response([])
             return web.Response(status=404, text="Requested path not found")
@@ -188,12 +191,12 @@ def _add_files(table: web.RouteTableDef, users: Users) -> None:
 
     def find_existing(request: web.Request) -> Path:
         path = find(request)
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists(), also of a name that is too long
             raise _Refused(404)
         return path
 
     def may_write(request: web.Request, path: Path) -> None:
-        if request.query.get("overwrite", "true") == "false" and path.exists():
+        if request.query.get("overwrite", "true") == "false" and os.path.exists(path):
             raise _Refused(409, "File already exists")
 
     def told(request: web.Request, path: Path) -> web.Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import WorkflowError
@@ -59,16 +59,38 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
         WorkflowError: It is no PNG, it is damaged, a key cannot be one, or JSON cannot
             carry a value.
     """
-    texts = {_key(name): _encode(name, value) for name, value in entries.items()}
+    return add_texts(png, {_key(name): _encode(name, value) for name, value in entries.items()})
+
+
+def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
+    """As :func:`write_metadata`, with texts as they are; a key may be one that PNG forbids."""
+    return _with_chunks(
+        png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
+    )
+
+
+def copy_texts(source: bytes, png: bytes) -> bytes:
+    """A PNG with all texts of another one, in the form that they have there.
+
+    Raises:
+        WorkflowError: One of the two is no PNG, or damaged.
+    """
+    data = memoryview(source)
+    found = [(kind, data[start:end]) for kind, start, end in _chunks(data) if kind in _TEXT_CHUNKS]
+    return _with_chunks(png, [_chunk(kind, bytes(content)) for kind, content in found], ())
+
+
+def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]) -> bytes:
+    """With chunks behind the first one, and without the texts of some keys."""
     data = memoryview(png)
     parts = [memoryview(_SIGNATURE)]
     done = len(_SIGNATURE)
     for kind, start, end in _chunks(data):
         done = end + 4
-        if _key_of(kind, data[start:end]) not in texts:
+        if kind not in _TEXT_CHUNKS or _key_of(kind, data[start:end]) not in without:
             parts.append(data[start - 8 : done])
         if kind == b"IHDR":
-            parts += [memoryview(_chunk(b"tEXt", k + b"\0" + t)) for k, t in texts.items()]
+            parts += map(memoryview, chunks)
     return b"".join([*parts, data[done:]])
 
 
