@@ -37,7 +37,7 @@ def add_pack_routes(
         for file in _files(root, _TEMPLATES):
             if (file.parent.parent.name, file.name) == wanted:
                 return web.FileResponse(file)
-        return web.Response(status=404)
+        return web.Response(status=404, content_type="application/octet-stream")
 
     @table.get("/i18n")
     async def translations(request: web.Request) -> web.Response:

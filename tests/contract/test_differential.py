@@ -32,7 +32,7 @@ import pytest
 from comfy_client.testing import ComfyServer
 from tests import furnished
 from tests.comfyui import ComfyUI
-from tests.contract.test_routes import png
+from tests.contract.test_routes import PICTURES, loading, png
 from tests.pair import Ask, Run, Side, differences
 
 pytestmark = pytest.mark.real
@@ -148,7 +148,7 @@ READ = (*READ, "/global_subgraphs", "/global_subgraphs/x", "/api/jobs", "/node_r
 READ = (*READ, "/view_metadata/loras", "/view_metadata/loras?filename=x.safetensors")
 READ = (*READ, "/view_metadata/x?filename=a.safetensors", "/view_metadata/loras?filename=x")
 READ = (*READ, "/users", "/settings", "/queue", "/prompt")
-READ = (*READ, "/experiment/models/preview/nope/0/x.png")
+READ = (*READ, "/experiment/models/preview/nope/0/x.png", "/api/workflow_templates/x/y")
 TO_POST = ("/prompt", "/queue", "/history", "/free", "/interrupt", "/users", "/settings/x")
 BODIES = (b"", b"{", b"[]", b"{}", b'"x"', b"5", b"null", b'{"delete":5}', b'{"delete":["a"]}')
 BODIES = (*BODIES, b'{"number":"x","prompt":{}}', b'{"prompt":null}', b'{"prompt":[]}')
@@ -157,6 +157,8 @@ BODIES = (*BODIES, b'{"unload_models":true}', b'{"prompt_id":"nope"}', b'{"promp
 CLASSES = ("EmptyImage", "SaveImage", "PreviewAny", "ImageBlend", "ImageScale", "ImageCrop")
 CLASSES = (*CLASSES, "LoadImage", "LoadImageMask", "Nope", "a%2Fb", "PrimitiveFloat")
 FILES = ("a.png", "a b.png", "\u00e4.png", "x.html", "x.js", "x.txt", "x.json", "x", "x.webp")
+MASKED = ("a.png", "testbed.png", "s/a.png")  # their originals; the last one in its folder
+MASKS = tuple(f"m{number}.png" for number in range(9))
 TYPES = ("input", "output", "temp", "nope", "")
 FOLDERS = ("", "s", "s/t", "s/../u", "..", "/etc")
 USER_FILES = (
@@ -169,6 +171,7 @@ USER_FILES = (
     "../x",
     "../../x",
     "f/../a.txt",
+    "x" * 300,
 )
 USER_FOLDERS = ("", "f", "f/g", "a.txt", "nope", "..", "../..", "/etc")
 VALUES = (None, True, 5, 2.5, "v", [1], {"a": {"b": []}})
@@ -225,6 +228,7 @@ class Requests:
     def history(self) -> None:
         query = ["", "?max_items=1", "?max_items=3&offset=1", "?offset=2", "?max_items=0"]
         query += ["?max_items=x", "?offset=x", "?max_items=-1", "?offset=-3", "/<id 0>", "/<id 3>"]
+        query += [f"?max_items={10**21}", f"?max_items=1&offset={10**21}"]
         self.ask("GET", f"/history{self.rng.choice(query)}")
 
     def forget(self) -> None:
@@ -245,11 +249,12 @@ class Requests:
         self.ask("POST", "/upload/image", *multipart(fields, file, name))
 
     def mask(self) -> None:
-        ref: dict[str, Any] = {"filename": self.rng.choice(["a.png", "testbed.png", "no.png", ""])}
+        ref: dict[str, Any] = {"filename": self.rng.choice([*MASKED, "no.png", ""])}
         ref |= self.rng.choice([{"type": "input"}, {"type": "nope"}, {}, {"subfolder": "s"}])
         fields = {"original_ref": self.rng.choice([json.dumps(ref), json.dumps(ref), "{}", "x"])}
-        name = f"m{self.rng.randrange(9)}.png"
+        name = self.rng.choice(MASKS)
         self.ask("POST", "/upload/mask", *multipart(fields, png(), name))
+        self.ask("GET", f"/view?filename={name}&type=input")
 
     def view(self) -> None:
         name = self.rng.choice([*FILES, "testbed.png", "a (1).png", "/x", "a..b", "s/a.png", ""])
@@ -552,6 +557,50 @@ class Graphs:
     def any(self) -> dict[str, Any]:
         kinds = [self.pictures, self.texts, self.spoiled, self.spoiled]
         return self.rng.choice([self.pictures, self.spoiled] if self.old else kinds)()
+
+
+ODD_TEXTS = {"": 1, "k" * 100: "long", "\u00e4": None}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_any_kind_are_loaded_alike(pair, name):
+    """Transparent by a colour or an alpha, or cut off."""
+    fields = {"overwrite": "true"}
+    pair.ask(Ask("POST", "/upload/image", *multipart(fields, PICTURES[name], name)))
+    pair.run({"prompt": loading(name)})
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "extra"),
+    [
+        ("SaveImage", {"images": ["1", 0], "filename_prefix": "/etc/a"}, {}),
+        ("PreviewImage", {"images": ["1", 0]}, {"extra_pnginfo": ODD_TEXTS}),
+        ("PreviewImage", {"images": ["1", 0]}, {"extra_pnginfo": {"\u4f60": 1}}),
+    ],
+)
+def test_pictures_are_saved_alike(pair, class_type, inputs, extra):
+    """Or refused in the same words: outside of the folder, under keys that PNG forbids."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "2": {"class_type": class_type, "inputs": inputs},
+    }
+    pair.run({"prompt": graph, "extra_data": extra})
+
+
+def test_a_mode_of_blending_that_is_none_is_told_alike(pair):
+    """Where it is not refused before."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
+    blend = {"image1": ["1", 0], "image2": ["1", 0], "blend_factor": 0.5, "blend_mode": "x"}
+    pair.run(
+        {
+            "prompt": {
+                "1": {"class_type": "EmptyImage", "inputs": size},
+                "2": {"class_type": "ImageBlend", "inputs": blend},
+                "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+            }
+        }
+    )
 
 
 def test_workflows_run_alike(pair):

@@ -15,12 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from comfy_client import ComfyApi
 from comfy_client.errors import (
     ApiError,
     AuthenticationError,
     Conflict,
+    JobFailed,
     NotFound,
     NotSupported,
     UploadTooLarge,
@@ -79,6 +83,28 @@ def finished(api: ComfyApi, prompt_id: str) -> HistoryEntry:
     entry = until(lambda: api.get_history(prompt_id))
     assert isinstance(entry, HistoryEntry)
     return entry
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pictured(data: bytes) -> Image.Image:
+    """A file as a picture."""
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def answered(
+    server: Server, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, str, bytes]:
+    """Status, content type and body of an answer, without a client in between."""
+    answer = requests.request(method, f"{server.url}{path}", json=body, headers=headers, timeout=60)
+    return answer.status_code, answer.headers.get("Content-Type", ""), answer.content
 
 
 @pytest.fixture
@@ -559,6 +585,32 @@ def test_a_mask_gives_the_original_its_alpha(api):
         assert api.get_image(made, channel="rgb") == api.get_image(original, channel="rgb")
 
 
+def test_a_mask_finds_an_original_whose_folder_stands_in_its_name(comfyui, api):
+    """As that of nodes, and unlike a file that is viewed."""
+    folder, name = unique(), unique(".png")
+    original = api.upload_image(png(pixel=b"\x0a\x0b\x0c\xff"), name, subfolder=folder)
+    ref = {"filename": f"{folder}/{original.name}", "type": "input"}
+    fields = {"original_ref": json.dumps(ref), "type": "input"}
+    made = api._http.upload("/upload/mask", fields, png(pixel=b"\0\0\0\x40"), unique(".png"))
+    stored = pictured(api.get_image(UploadedImage.from_json(made)))
+    assert stored.getpixel((0, 0)) == (0x0A, 0x0B, 0x0C, 0x40)
+
+
+def test_a_masked_picture_has_all_texts_of_its_original(api):
+    """Whatever they are, and in whichever form."""
+    texts = {"prompt": '{"1": "\u00e4"}', "Software": "a pencil", "": "none", "k" * 100: "long"}
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text, zip=key == "Software")
+    info.add_itxt("Title", "\u4f60\u597d", "en", "Title")
+    data = encoded(Image.new("RGB", (8, 8)), pnginfo=info)
+    original = api.upload_image(data, unique(".png"))
+    made = api.upload_mask(png(), original, unique(".png"))
+    found = pictured(api.get_image(made)).text
+    assert found == pictured(data).text
+    assert found["Title"] == "\u4f60\u597d"
+
+
 def test_a_mask_for_a_missing_original_is_not_found(api, comfyui):
     """The server would say 200 and write nothing, or leave an older file of that name."""
     mask, name = png(), unique(".png")
@@ -592,6 +644,82 @@ def test_a_mask_of_another_size_is_an_error(api):
     for wrong in (png(4, 4), b"no picture"):
         with pytest.raises(ApiError, match="500"):
             api.upload_mask(wrong, original, unique(".png"))
+
+
+# -- files: read and written by nodes ------------------------------------------------------
+
+ORANGE = Image.new("RGB", (8, 8), (255, 128, 0))
+PICTURES = {
+    "palette.png": encoded(ORANGE.quantize(2), transparency=0),
+    "palette.gif": encoded(ORANGE.quantize(2), "GIF", transparency=0),
+    "colour.png": encoded(ORANGE, transparency=(255, 128, 0)),
+    "grey.png": encoded(Image.new("L", (8, 8), 77), transparency=77),
+    "alpha.png": encoded(Image.new("RGBA", (8, 8), (255, 128, 0, 0))),
+    "cut.png": encoded(Image.effect_noise((64, 64), 50).convert("RGB"))[:-900],
+}
+
+
+def loading(name: str) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_loaded_with_three_channels(idle, name):
+    """Also one that has a transparent colour, or ends early: the rest of that is black."""
+    uploaded = idle.upload_image(PICTURES[name], unique(name))
+    [image] = idle.run(loading(uploaded.name), timeout=60).images
+    loaded = pictured(image.bytes())
+    assert loaded.mode == "RGB"
+    if name == "cut.png":
+        assert loaded.size == (64, 64)
+        assert loaded.getpixel((63, 63)) == (0, 0, 0)
+    else:
+        wanted = (77, 77, 77) if name == "grey.png" else (255, 128, 0)
+        assert loaded.getpixel((7, 7)) == wanted
+
+
+def test_what_nodes_cannot_do_is_told_alike(idle):
+    """By type and words: a folder outside, a mode of blending that is none."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
+    image = {"class_type": "EmptyImage", "inputs": size}
+    save = {"images": ["1", 0], "filename_prefix": "../outside/a"}
+    with pytest.raises(JobFailed) as failed:
+        idle.run({"1": image, "2": {"class_type": "SaveImage", "inputs": save}}, timeout=60)
+    assert failed.value.exception_type == "Exception"
+    words = failed.value.exception_message.split()
+    assert " ".join(words[:11]) == (
+        "**** ERROR: Saving image outside the output folder is not allowed."
+    )
+    assert [w for w in words[11:] if "/" not in w] == [
+        "full_output_folder:",
+        "output_dir:",
+        "commonpath:",
+    ]
+    inputs = {"image1": ["1", 0], "image2": ["1", 0], "blend_factor": 0.5, "blend_mode": "x"}
+    graph = {"1": image, "2": {"class_type": "ImageBlend", "inputs": inputs}}
+    graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+    with pytest.raises(JobFailed, match="Unsupported blend mode: x") as failed:
+        idle.run(graph, timeout=60)
+    assert failed.value.exception_type == "ValueError"
+
+
+def test_texts_of_a_picture_may_have_keys_that_png_forbids(idle):
+    """They are written, as any others are."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    extra = {"extra_pnginfo": {"": [1], "k" * 100: {"a": 2}, "\u00e4": 3}}
+    entry = finished(idle, submit(idle, graph, extra_data=extra))
+    assert entry.status.status_str == "success"
+    picture = pictured(idle.get_image(entry.outputs["2"]["images"][0]))
+    assert json.loads(picture.text["k" * 100]) == {"a": 2}
+    assert json.loads(picture.text["\u00e4"]) == 3
+    assert json.loads(picture.text["prompt"])["1"]["inputs"] == size
 
 
 # -- files: download ----------------------------------------------------------------------
@@ -942,6 +1070,45 @@ def test_user_data_outside_the_users_folder_is_refused(api, path):
     ):
         with pytest.raises(ValueError, match="leads out"):
             ask(path)
+
+
+def test_a_name_of_user_data_that_is_too_long_is_none(comfyui):
+    """Nothing is there, and nothing can be put there."""
+    name = "x" * 300
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/move/a")):
+        assert answered(comfyui, method, f"/userdata/{name}{path}")[0] == 404
+    for query in ("", "?overwrite=false"):
+        assert answered(comfyui, "POST", f"/userdata/{name}{query}", "x")[0] == 400
+
+
+def test_a_file_of_settings_that_is_a_list_has_no_settings(crowded):
+    """Users can write it themselves."""
+    user = json.loads(answered(crowded, "POST", "/users", {"username": unique()})[2])
+    head = {"Comfy-User": user}
+    path = "/userdata/comfy.settings.json"
+    assert answered(crowded, "POST", path, ["b"], **head)[0] == 200
+    assert answered(crowded, "GET", "/settings/a", **head)[::2] == (200, b"null")
+    assert answered(crowded, "GET", "/settings/b", **head)[0] == 500
+
+
+def test_a_template_that_is_not_there_is_a_404_without_a_word(crowded):
+    """As of any file."""
+    for path in ("x/y", "a_pack/y"):
+        answer = answered(crowded, "GET", f"/api/workflow_templates/{path}")
+        assert answer == (404, "application/octet-stream", b"")
+
+
+def test_more_histories_can_be_asked_for_than_there_are(comfyui):
+    """By any number."""
+    large = 10**21
+    assert answered(comfyui, "GET", f"/history?max_items={large}")[0] == 200
+    assert answered(comfyui, "GET", f"/history?offset={large}")[::2] == (200, b"{}")
+
+
+def test_a_limit_of_uploads_that_was_given_is_a_number_with_a_fraction(comfyui, crowded):
+    """One that was not is none."""
+    for server, told in ((comfyui, b"104857600"), (crowded, b"1048576.0")):
+        assert b'"max_upload_size": ' + told in answered(server, "GET", "/features")[2]
 
 
 # -- system -------------------------------------------------------------------------------
