@@ -699,6 +699,7 @@ def test_a_handshake_waits_also_if_it_is_to_have_run(server: ComfyServer, dial: 
     with ThreadPoolExecutor() as pool, server.faults.delay("GET", "/ws", ran=True) as fault:
         dialled = pool.submit(dial)
         server.until(lambda: fault.hits)
+        assert get(server, "/queue").status_code == 200  # later than what the fault lets through
         assert server.hellos == []
         fault.end()
         assert pong(dialled.result(LIMIT)) == b"there?"
@@ -1324,8 +1325,9 @@ def _provoke(server: ComfyServer) -> None:
         ((99, {}, None), "status is 100 to 999, not 99"),
         ((200, {"A": "b\r\nC: d"}, None), "a header is a name and a text of one line"),
         ((200, {}, object()), "not JSON serializable"),
+        ((200, {}, "\ud800"), "surrogates not allowed"),
     ],
-    ids=["no tuple", "two", "status", "header", "body"],
+    ids=["no tuple", "two", "status", "header", "body", "text"],
 )
 def test_a_wrong_result_of_a_handler_is_kept(server: ComfyServer, result: Any, words: str) -> None:
     """As an error of it: the client gets no answer."""

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -22,6 +23,7 @@ import trustme
 import websocket
 from PIL import Image
 
+import comfy_client
 from comfy_client import ComfyApi
 from comfy_client.credentials import BasicCredentials, BearerCredentials
 from comfy_client.errors import (
@@ -653,6 +655,18 @@ def test_pictures_carry_their_workflow(api):
     texts = read_metadata(image.bytes())
     assert texts["workflow"] == {"nodes": []}
     assert texts["prompt"] == graph
+
+
+def test_one_module_writes_texts_into_pictures():
+    """That of workflow metadata; Pillow is not asked to."""
+    package = Path(comfy_client.__file__).parent
+    words = ("PngInfo", "pnginfo=", "add_text(", 'b"tEXt"')
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(word in path.read_text(encoding="utf-8") for word in words)
+    }
+    assert found == {"workflow/metadata.py"}
 
 
 def test_names_of_files_are_filled_in_counted_and_kept_inside(api):

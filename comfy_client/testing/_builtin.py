@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import threading
 import time
@@ -52,7 +53,7 @@ class _Loader(Node):
 
     @classmethod
     def exists(cls, image: str) -> bool | str:
-        return cls.folders.input_file(image).exists() or f"Invalid image file: {image}"
+        return os.path.exists(cls.folders.input_file(image)) or f"Invalid image file: {image}"
 
     @classmethod
     def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:

@@ -91,7 +91,7 @@ class Director(Protocol):
         """A prompt is about to leave the queue, with success or an error."""
 
     def keep(self, error: BaseException) -> None:
-        """Have the test hear of an error that was none of a node's own."""
+        """Have the test hear of an error that is more than a node's failure."""
 
 
 # -- for nodes --------------------------------------------------------------------------

@@ -902,9 +902,13 @@ def _answer(status: int, headers: Mapping[str, str] | None, body: Any) -> Answer
         raise ValueError(f"headers are a mapping, not {headers!r}")
     for name, value in (headers or {}).items():
         _header(name, value)
-    if not isinstance(body, bytes | str | None):
-        jsonable("the body of an answer", body)
-    return status, dict(headers or {}), body
+    answer = (status, dict(headers or {}), body)
+    if not isinstance(body, bytes):
+        try:
+            encode(answer)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ValueError(f"no body of an answer: {exc}") from None
+    return answer
 
 
 def _returned(result: Any) -> Answer | None:

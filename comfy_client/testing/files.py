@@ -60,7 +60,7 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool) ->
         if isinstance(place, int):
             return web.Response(status=place)
         found = place[0] / os.path.basename(place[1])
-        if not found.is_file():
+        if not os.path.isfile(found):  # unlike Path.is_file(), also of a name that is too long
             return web.Response(status=404)
         if "preview" in query:
             wanted = query["preview"].split(";")
@@ -155,7 +155,7 @@ def _save_masked(
 ) -> None:
     """The original with the mask's alpha; without an original nothing, and nobody is told."""
     place = _place(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
-    if isinstance(place, int) or not (found := place[0] / place[1]).is_file():
+    if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
         return
     source = found.read_bytes()
     with Image.open(io.BytesIO(source)) as original, Image.open(io.BytesIO(mask)) as alpha:

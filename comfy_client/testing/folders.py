@@ -146,7 +146,7 @@ class Folders:
         """The file of a model; ``None`` if there is none."""
         inside = os.path.relpath(os.path.join("/", name), "/")
         paths = (folder / inside for folder in self.models.get(kind, ()))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:

@@ -90,8 +90,9 @@ class Stage:
         self.pings = 0
         #: Every prompt that has begun to run or to play, in order: what ran, and how often.
         self.ran: list[Ran] = []
-        #: What handlers and scripts raised, and why messages could not be sent.  The first is
-        #: raised again at the end of the server's ``with``, if nothing else is.
+        #: What handlers and scripts raised, and why messages could not be sent; of nodes only
+        #: what is no Exception, such as of ``pytest.fail``.  The first is raised again at the
+        #: end of the server's ``with``, if nothing else is.
         self.errors: list[BaseException] = []
         #: Everything that can go wrong, by name: see :class:`~comfy_client.testing.Faults`.
         self.faults = Faults(self)

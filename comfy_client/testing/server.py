@@ -766,9 +766,9 @@ class Core:
         return True
 
     def keep(self, error: BaseException) -> None:
-        """Have the end of the server tell of an error; of one that stops, there is nothing to say.
+        """Raise an error at the end of the server's ``with``; not one that comes of the end.
 
-        Also of what is no Exception, such as ``pytest.fail``: no thread of ours ends over it.
+        May be what is no Exception, such as of ``pytest.fail``: no thread ends over it.
         """
         if not self.queue.closed:
             self.stage._keep(self.stage.errors, error)

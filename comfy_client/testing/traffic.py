@@ -173,7 +173,7 @@ class Ran:
 def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
     """A record of what aiohttp has parsed."""
     url = urlsplit(request.raw_path)
-    is_below = f"{url.path}/".startswith(f"{prefix}/")
+    is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
     path = url.path.removeprefix(prefix) if is_below else url.path
     wires: list[Wire] = []
     loop = asyncio.get_running_loop()

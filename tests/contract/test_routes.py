@@ -760,6 +760,17 @@ def test_previews_and_channels(api, tmp_path):
         assert saved.read_bytes().startswith(start)
 
 
+def test_a_name_of_a_file_that_is_too_long_is_none(comfyui):
+    """In all that looks for one."""
+    name = "x" * 300
+    assert answered(comfyui, "GET", f"/view?filename={name}.png&type=input")[0] == 404
+    path = f"/view_metadata/loras?filename={name}.safetensors"
+    assert answered(comfyui, "GET", path)[0] == 404
+    status, _, body = answered(comfyui, "POST", "/prompt", {"prompt": loading(f"{name}.png")})
+    errors = json.loads(body)["node_errors"]["1"]["errors"]
+    assert (status, errors[0]["type"]) == (400, "custom_validation_failed")
+
+
 def test_files_that_cannot_be_read(api, tmp_path):
     """Not there, outside, of no type, no picture."""
     with pytest.raises(NotFound):
