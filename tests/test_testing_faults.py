@@ -581,6 +581,7 @@ def test_answers_are_delayed(server: ComfyServer) -> None:
         start = time.monotonic()
         submit(server)
         assert time.monotonic() - start >= 0.2
+    server.until(lambda: server.ran and server.ran[-1].status)
     for ran in (False, True):
         server.ran.clear()
         with server.faults.delay("POST", "/prompt", ran=ran) as fault:
