@@ -36,14 +36,6 @@ LAST_WORD: Final = 5.0
 
 Outcome = Result | Exception
 
-
-def in_full(calls: Iterable[Callable[[], object]]) -> None:
-    """All of them, in order, though Ctrl-C come in between or one raise."""
-    with contextlib.ExitStack() as todo:
-        for call in reversed(list(calls)):
-            todo.callback(call)
-
-
 #: Where a prompt is: see :attr:`Job.status`.
 JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
 
@@ -541,6 +533,13 @@ def check_patience(*seconds: float | None) -> None:
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
+
+
+def in_full(calls: Iterable[Callable[[], object]]) -> None:
+    """All of them, in order, though Ctrl-C come in between or one raise."""
+    with contextlib.ExitStack() as todo:
+        for call in reversed(list(calls)):
+            todo.callback(call)
 
 
 @contextlib.contextmanager

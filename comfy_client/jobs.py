@@ -437,7 +437,8 @@ class Jobs:
                 elif self._posting:
                     self._orphans.append(event)
         self._publish(event)
-        in_full(todo)
+        if todo:
+            in_full(todo)
 
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""
