@@ -35,6 +35,7 @@ import attrs
 import websocket
 
 from .credentials import BasicCredentials
+from .deadline import answer_until, seconds_left
 from .errors import (
     AuthenticationError,
     ComfyError,
@@ -83,7 +84,7 @@ _NEXT: Mapping[State, frozenset[State]] = {
 class Timing:
     """The patience of the event thread, in seconds."""
 
-    dial: float = 10.0  #: For TCP, TLS and handshake, and again for the first message.
+    dial: float = 10.0  #: From the name to the end of the handshake; again for the first message.
     ping: float = 8.0  #: Quiet for so long: ask whether the other side is there.
     dead: float = 90.0  #: No frame at all for so long: it is not.
     poll: float = 2.0  #: Between questions over HTTP while there is no socket.
@@ -483,13 +484,15 @@ def dial(
 ) -> tuple[websocket.WebSocket, socket.socket, bytes]:
     """What sends, what is read from, and what was read of it beyond the handshake.
 
-    ``hold`` gets each socket before it waits for anything, so that it can be ended; whoever
-    holds the last one closes it after a failure.
+    ``timeout`` seconds are for all of it, however often a byte comes.  ``hold`` gets each
+    socket before it waits for anything, so that it can be ended; whoever holds the last one
+    closes it after a failure.
     """
+    end = time.monotonic() + timeout
     ws = websocket.WebSocket(skip_utf8_validation=True)
     try:
         sock = open_line(plan, timeout, hold)
-        stream = _Buffered(sock)
+        stream = _Buffered(sock, end)
         headers = dict(plan.headers)
         host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
         ws.connect(
@@ -503,6 +506,7 @@ def dial(
         )
         if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
             raise websocket.WebSocketException("redirected")
+        sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
     except Exception as exc:
         if isinstance(exc, ComfyError):
             raise
@@ -536,11 +540,13 @@ def shut(sock: socket.socket) -> None:
 class _Buffered:
     """The socket during the handshake, which websocket-client reads byte by byte.
 
-    Each ``recv`` lets go of the interpreter and has to win it back.
+    Each ``recv`` lets go of the interpreter and has to win it back.  All of them are over
+    at ``end``.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, end: float) -> None:
         self._sock = sock
+        self._end = end
         self._allowance = MAX_HANDSHAKE
         self.rest = b""  #: Read, and not asked for yet.
 
@@ -549,6 +555,7 @@ class _Buffered:
         if not size:  # websocket-client 1.8 asks so for a body of no length
             return b""
         if not self.rest:
+            self._sock.settimeout(seconds_left(self._end))
             self.rest = self._sock.recv(4096)
             self._allowance -= len(self.rest)
         if self._allowance < 0:
@@ -563,20 +570,22 @@ class _Buffered:
 def open_line(plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> socket.socket:
     """A connected socket, through the proxy and with TLS where the plan says so.
 
-    ``hold`` gets each socket before it waits for anything, so that it can be ended.
+    ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
+    anything, so that it can be ended.
     """
+    end = time.monotonic() + timeout
     parts = urlsplit(plan.url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     if plan.proxy:
-        sock = _tunnel(plan.proxy, host, port, timeout)
-        hold(sock)
+        sock = _tunnel(plan.proxy, host, port, end, hold)
     else:
         try:
-            sock = _connect(host, port, timeout, hold)
+            sock = _connect(host, port, end, hold)
         except TimeoutError as exc:
             raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.settimeout(seconds_left(end))  # of a handshake of TLS, too, it bounds the whole
     if parts.scheme != "wss" or plan.ssl_context is None:
         return sock
     secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
@@ -586,15 +595,17 @@ def open_line(plan: Plan, timeout: float, hold: Callable[[socket.socket], None])
 
 
 def _connect(
-    host: str, port: int, timeout: float, hold: Callable[[socket.socket], None]
+    host: str, port: int, end: float, hold: Callable[[socket.socket], None]
 ) -> socket.socket:
     """As ``socket.create_connection``, which keeps its socket to itself until it is done."""
     failure = OSError(f"{host} has no address")
-    for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for tried, (family, kind, proto, _, address) in enumerate(found):
         sock = socket.socket(family, kind, proto)
         try:
             hold(sock)
-            sock.settimeout(timeout)
+            # A fair share: the first may swallow packets, and another one work.
+            sock.settimeout(seconds_left(end) / (len(found) - tried))
             sock.connect(address)
         except OSError as exc:
             sock.close()
@@ -604,8 +615,13 @@ def _connect(
     raise failure
 
 
-def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
-    """A connection through an HTTP proxy."""
+def _tunnel(
+    proxy: str, host: str, port: int, end: float, hold: Callable[[socket.socket], None]
+) -> socket.socket:
+    """A connection through an HTTP proxy.
+
+    Not by ``http.client``, which keeps its socket to itself until the proxy has answered.
+    """
     try:
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
         proxy_port = parts.port or 80
@@ -620,21 +636,23 @@ def _tunnel(proxy: str, host: str, port: int, timeout: float) -> socket.socket:
             "use transport='poll'",
             retryable=False,
         )
-    line = http.client.HTTPConnection(parts.hostname or "", proxy_port, timeout=timeout)
-    headers = {}
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if parts.username is not None:
         pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))
-        headers["Proxy-Authorization"] = pair.headers()["Authorization"]
-    line.set_tunnel(host, port, headers)
+        lines.append(f"Proxy-Authorization: {pair.headers()['Authorization']}")
+    what = f"the proxy {parts.hostname} on the way"
     try:
-        line.connect()
+        sock = _connect(parts.hostname or "", proxy_port, end, hold)
+        sock.settimeout(seconds_left(end))
+        sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        with answer_until(end, sock, method="CONNECT") as answer:
+            answer.begin()
     except (OSError, http.client.HTTPException) as exc:
-        line.close()
-        text = f"the proxy {parts.hostname} on the way: {exc}"
-        if str(exc).startswith("Tunnel"):  # many let requests pass, but no tunnel to odd ports
-            raise _NoWebSocket(text) from exc
-        raise ServerUnreachable(text) from exc
-    return line.sock
+        raise ServerUnreachable(f"{what}: {exc}") from exc
+    if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
+        raise _NoWebSocket(f"{what}: no tunnel, but {answer.status} {answer.reason:.80}")
+    return sock
 
 
 def _refused(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:

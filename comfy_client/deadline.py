@@ -47,10 +47,10 @@ def seconds_left(end: float) -> float:
 class _Reader(io.RawIOBase):
     """What a socket receives, until the deadline."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, end: float) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._end = deadline.get()
+        self._end = end
         self._pause = sock.gettimeout()  # urllib3 has just set the limit of a single read
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -70,8 +70,15 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+def answer_until(
+    end: float, sock: socket.socket, *args: Any, **kw: Any
+) -> http.client.HTTPResponse:
+    """The answer that comes out of a socket, read until ``end``."""
+    return http.client.HTTPResponse(_Reader(sock, end), *args, **kw)  # type: ignore[arg-type]
+
+
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
-    return http.client.HTTPResponse(_Reader(sock), *args, **kw)  # type: ignore[arg-type]
+    return answer_until(deadline.get(), sock, *args, **kw)
 
 
 class _InTime:

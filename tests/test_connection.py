@@ -301,6 +301,43 @@ def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, comfy: ComfyServ
     comfy.faults.clear()
 
 
+def _drips(start: bytes) -> Callable[[Request], None]:
+    """The beginning of an answer, and then a byte now and then."""
+
+    def dripping(request: Request) -> None:
+        with contextlib.suppress(OSError):
+            request.socket.sendall(start)
+            while True:
+                request.socket.sendall(b"x")
+                time.sleep(0.01)
+
+    return dripping
+
+
+def test_a_handshake_that_drips_for_ever_is_given_up(make: Make, comfy: ComfyServer) -> None:
+    """The time to dial is for all of it, not for each byte; and it is made up for by polling."""
+    comfy.on("GET", "/ws", _drips(b"HTTP/1.1 101 Switching Protocols\r\nX-Drip: "))
+    owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
+    owner.poll_error = None
+    until(lambda: "websocket_unavailable" in owner.names())
+    assert "not answered in time" in str(link.error)
+    comfy.faults.clear()
+    until(lambda: link.state is State.CONNECTED)
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(
+    make: Make, comfy: ComfyServer, black_hole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a name that has an IPv6 address as well, where there is no IPv6."""
+    ports = [int(black_hole.rpartition(":")[2]), comfy.port]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+    monkeypatch.setattr(connection.socket, "getaddrinfo", lambda *_, **__: found)
+    owner, link = make("http://two.example", start=False)
+    link.start()
+    until(lambda: link.state is State.CONNECTED)
+    assert owner.names() == ["connected"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -638,3 +675,37 @@ def test_a_proxy_of_another_kind_is_refused_in_words(make: Make) -> None:
     until(lambda: link.error is not None)
     assert link.is_hopeless
     assert "transport='poll'" in str(link.error)
+
+
+def test_a_proxy_whose_answer_drips_is_given_up(make: Make, comfy: ComfyServer) -> None:
+    """Its CONNECT is part of the dial, and has no more time than that."""
+    comfy.on("CONNECT", "*", _drips(b"HTTP/1.1 200 Connection established\r\nX-Drip: "))
+    owner, link = make("http://x", start=False, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
+    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
+    link.start()
+    until(lambda: len(owner.names("reconnecting")) >= 2)
+    assert "the proxy 127.0.0.1 on the way" in str(link.error)
+    comfy.faults.clear()
+
+
+def test_stop_while_a_proxy_says_nothing(make: Make, comfy: ComfyServer) -> None:
+    """Its socket is ended, too."""
+    comfy.on("CONNECT", "*", never_answer)
+    owner, link = make("http://x", start=False, timing=Timing())
+    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
+    link.start()
+    comfy.until(lambda: comfy.requests)
+    _stops_quickly(link)
+
+
+def test_a_tunnel_to_an_ipv6_address_is_asked_for_in_brackets(
+    make: Make, comfy: ComfyServer
+) -> None:
+    """As a URL has it: its own colons are no port's."""
+    comfy.on("CONNECT", "*", (403, {}, None))
+    owner, link = make("http://x", start=False)
+    owner.plan = Plan("ws://[fd00::5]:8188/ws", {}, proxy=comfy.url)
+    link.start()
+    until(lambda: link.error is not None)
+    assert comfy.requests[0].target == "[fd00::5]:8188"
+    assert comfy.requests[0].headers["Host"] == "[fd00::5]:8188"
