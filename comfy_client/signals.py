@@ -97,7 +97,11 @@ class EventQueue:
     def reset(self) -> None:
         """As new, with a new lock: after a fork the old one may be held for ever."""
         self.dropped = 0  #: Events that gave way to newer ones.
-        self._changed = threading.Condition()  # guards all in here
+        # Guards all in here.  Re-entrant, and what it guards stands it: the collector may end an
+        # iterator, or a signal handler the client, while this very thread is in here.  Taken
+        # itself: a Ctrl-C in the Condition's own ``with`` may leave it held for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
         self._last = 0  # number of the event that was put last
@@ -107,22 +111,23 @@ class EventQueue:
     def put(self, event: Event) -> None:
         """Never blocks for long, never raises."""
         kind = _kind(event)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
-            waiting = len(self._waiting)
-            if waiting >= self._crowded:
-                older = self._of_kind.pop(kind, []) if kind is not None else []
+            waiting, of_kind = self._waiting, self._of_kind
+            count = len(waiting)
+            if count >= self._crowded:
+                older = of_kind.pop(kind, []) if kind is not None else []
                 for number in older:
-                    del self._waiting[number]
+                    waiting.pop(number, None)
                 self.dropped += len(older)
-                if waiting >= FULL and not older and not _must_arrive(event):
+                if count >= FULL and not older and not _must_arrive(event):
                     self.dropped += 1
                     return
-            self._last += 1
-            self._waiting[self._last] = event
+            self._last = number = self._last + 1
+            waiting[number] = event
             if kind is not None:
-                self._of_kind.setdefault(kind, []).append(self._last)
+                of_kind.setdefault(kind, []).append(number)
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> Event | None:
@@ -130,21 +135,22 @@ class EventQueue:
 
         Taking an event says that the one before is done with, which :meth:`flush` waits for.
         """
-        with self._changed:
+        with self._lock:
             self._in_hand = None
             self._crowded = CROWDED
             self._changed.notify_all()
             if not self._waiting:
                 self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-            if not self._waiting:
+            waiting, of_kind = self._waiting, self._of_kind
+            if not waiting:
                 return None
-            self._in_hand, event = self._waiting.popitem(last=False)
+            self._in_hand, event = waiting.popitem(last=False)
             kind = _kind(event)
-            if kind is not None:
-                numbers = self._of_kind[kind]
-                del numbers[0]
+            numbers = of_kind.get(kind, [])
+            if self._in_hand in numbers:
+                numbers.remove(self._in_hand)
                 if not numbers:
-                    del self._of_kind[kind]
+                    del of_kind[kind]
             return event
 
     def listen(self) -> None:
@@ -153,7 +159,7 @@ class EventQueue:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was put before this call is done with; whether it is."""
-        with self._changed:
+        with self._lock:
             goal = self._last
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
 
@@ -165,10 +171,10 @@ class EventQueue:
 
     def close(self) -> None:
         """What still waits is dropped; ``get`` answers ``None`` from now on."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._waiting.clear()
-            self._of_kind.clear()
+            # Not cleared: whoever is in the middle of it goes on with what is dropped.
+            self._waiting, self._of_kind = OrderedDict(), {}
             self._changed.notify_all()
 
     @property
@@ -186,6 +192,8 @@ class _Registration:
     once: bool
 
 
+#: By name, in the order in which they came.
+_Callbacks = dict[str, tuple[_Registration, ...]]
 #: How a receiver takes its arguments; ``None``: not at all.
 _Way = Literal["positional", "keyword"] | None
 
@@ -196,7 +204,7 @@ class Receivers:
     def __init__(self, sender: object, namespace: blinker.Namespace | None) -> None:
         self._sender = weakref.ref(sender)
         self._namespace = blinker.default_namespace if namespace is None else namespace
-        self._callbacks: dict[str, list[_Registration]] = {}
+        self._callbacks: _Callbacks = {}
         # Weakly, so that the tap of an iterator that nobody keeps is gone with it.
         self._taps: list[tuple[str, weakref.ref[EventQueue]]] = []
         # Of functions, and of the functions of bound methods, which have one argument more.
@@ -208,7 +216,9 @@ class Receivers:
 
     def reset(self) -> None:
         """A fresh queue and no thread, as after a fork; who listens stays."""
-        self._lock = threading.Lock()  # guards the lists, which are replaced, never changed
+        # Guards what is replaced, never changed.  Re-entrant: the collector may end an iterator
+        # in here, or somebody's ``__del__`` take a callback back.
+        self._lock = threading.RLock()
         self._queue = EventQueue()
         self._thread: threading.Thread | None = None
         for _, queue in self._live_taps():
@@ -226,8 +236,7 @@ class Receivers:
         if not callable(callback) or not (_is_plain(callback) and _takes(callback, 1)):
             raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
-        with self._lock:
-            self._callbacks[name] = [*self._callbacks.get(name, ()), registration]
+        self._replace(lambda known: {**known, name: (*known.get(name, ()), registration)})
 
         def unsubscribe() -> None:
             self._remove(name, registration)
@@ -243,20 +252,33 @@ class Receivers:
                 return found is not None
 
     def _remove(self, name: str, registration: _Registration) -> bool:
+        def without(known: _Callbacks) -> _Callbacks:
+            if registration not in known.get(name, ()):
+                return known
+            left = tuple(item for item in known[name] if item is not registration)
+            others = {other: known[other] for other in known if other != name}
+            return {**others, name: left} if left else others
+
+        return registration in self._replace(without).get(name, ())
+
+    def _replace(self, change: Callable[[_Callbacks], _Callbacks]) -> _Callbacks:
+        """Have other callbacks from now on; those until now."""
         with self._lock:
-            before = self._callbacks.get(name, [])
-            after = [item for item in before if item is not registration]
-            if after:
-                self._callbacks[name] = after
-            else:
-                self._callbacks.pop(name, None)
-            return len(after) < len(before)
+            while True:
+                before = self._callbacks
+                after = change(before)
+                # If nobody did the same within.  Nothing comes in between these two lines: it
+                # would need a call, or a jump back.
+                if self._callbacks is before:
+                    self._callbacks = after
+                    return before
 
     def tap(self, name: str) -> EventQueue:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
         queue = EventQueue()
         with self._lock:
-            taps = [(name, weakref.ref(queue)) for name, queue in self._live_taps()]
+            # One that is ended within may come back: it is closed, and goes with the next.
+            taps = [item for item in self._taps if item[1]() is not None]
             self._taps = [*taps, (name, weakref.ref(queue))]
         return queue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -34,6 +35,7 @@ from comfy_client.signals import CROWDED, FULL, EventQueue, Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.wire import decode_text
 from tests.heard import until
+from tests.interrupted import at_each_step, interrupt_conditions
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -814,6 +816,88 @@ def test_an_iterator_that_nobody_keeps_costs_nothing(station: Station) -> None:
         del events
         gc.collect()
         assert station.receivers._live_taps() == []
+
+
+def in_time(work: Callable[[], object]) -> None:
+    """Run it in a thread, which must come to its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
+    """The collector may end one that nobody keeps in the middle of any call of this thread."""
+
+    def end_within() -> None:
+        tap = station.receivers.tap("all")
+        events = station.receivers.events(tap)
+        tap.put(note())
+        next(events)
+        with station.receivers._lock:
+            del events
+        ended.append(tap.closed)
+
+    ended: list[bool] = []
+    in_time(end_within)
+    assert ended == [True]
+    assert station.receivers._live_taps() == []
+
+
+def test_a_callback_taken_back_within_another_change_stays_away(station: Station) -> None:
+    """As by the ``__del__`` of an object that the collector finds just then."""
+    got: list[Any] = []
+    forget = station.on("notification", got.append)
+
+    def change(known: Any) -> Any:
+        forget()
+        return {**known, "other": ()}
+
+    station.receivers._replace(change)
+    assert set(station.receivers._callbacks) == {"other"}
+    station.publish(note())
+    station.flush()
+    assert got == []
+
+
+def test_a_queue_may_be_closed_in_the_middle_of_anything() -> None:
+    """By a finalizer, or by the handler of a signal: nothing is raised, and it is closed."""
+
+    def work() -> None:
+        nonlocal events
+        events = EventQueue(crowded=2)
+        for value in range(4):
+            events.put(progress(value))
+        events.put(note())
+        for _ in range(2):
+            events.get(0)
+
+    def close() -> None:
+        events.close()
+
+    events = EventQueue()
+    runs = 0
+    for raised in at_each_step(work, close, lambda frame: frame.f_code in PUT_AND_GET):
+        runs += 1
+        assert raised is None
+        assert events.closed
+        assert events.get(0) is None
+    assert runs > 100
+
+
+PUT_AND_GET = {EventQueue.put.__code__, EventQueue.get.__code__}
+
+
+def test_a_ctrl_c_leaves_no_queue_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come when a lock was taken, and before that is known to who took it."""
+    events = EventQueue()
+    with monkeypatch.context() as patch:
+        interrupt_conditions(patch)
+        for call in (lambda: events.put(note()), lambda: events.get(0), lambda: events.flush(0)):
+            with contextlib.suppress(KeyboardInterrupt):
+                call()
+    in_time(lambda: events.put(note()))
+    in_time(events.close)
 
 
 def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:

@@ -1,0 +1,75 @@
+"""What comes in between, before any bytecode: a Ctrl-C, a finalizer, a handler of a signal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+#: Whether to look into a frame.
+Within = Callable[[FrameType], bool]
+
+
+def at_each_step(
+    work: Callable[[], object], between: Callable[[], object], within: Within
+) -> Iterator[BaseException | None]:
+    """Run ``work`` once for each bytecode of it, with ``between`` before that one.
+
+    Gives what came out of each run.  ``work`` must be repeatable.
+    """
+    step = 0
+    while True:
+        step += 1
+        came, raised = _at_step(step, work, between, within)
+        if not came:
+            return
+        yield raised
+
+
+def _at_step(
+    step: int, work: Callable[[], object], between: Callable[[], object], within: Within
+) -> tuple[bool, BaseException | None]:
+    count = 0
+
+    def enter(frame: FrameType, event: str, arg: Any) -> Any:
+        if not within(frame):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return count_steps
+
+    def count_steps(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        if event == "opcode":
+            count += 1
+            if count == step:
+                between()
+        return count_steps
+
+    raised = None
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        work()
+    except BaseException as exc:
+        raised = exc
+    finally:
+        sys.settrace(before)
+    return count >= step, raised
+
+
+def interrupt_conditions(patch: pytest.MonkeyPatch) -> None:
+    """From now on a Ctrl-C comes in this thread whenever a ``Condition`` has taken its lock."""
+    me = threading.get_ident()
+    take = threading.Condition.__enter__
+
+    def enter(self: threading.Condition) -> bool:
+        taken = take(self)
+        if threading.get_ident() == me:
+            raise KeyboardInterrupt
+        return taken
+
+    patch.setattr(threading.Condition, "__enter__", enter)
