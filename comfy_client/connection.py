@@ -26,6 +26,7 @@ import socket
 import ssl
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -494,12 +495,13 @@ def dial(
         sock = open_line(plan, timeout, hold)
         stream = _Buffered(sock, end)
         headers = dict(plan.headers)
+        url = urlsplit(plan.url)
         host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
         ws.connect(
-            plan.url,
+            url._replace(netloc=_NOBODY).geturl(),
             socket=stream,
             header=[f"{name}: {value}" for name, value in headers.items()],
-            host=host,
+            host=host or url.netloc,
             suppress_origin=True,
             redirect_limit=0,
             timeout=timeout,
@@ -691,8 +693,13 @@ def _without_frames(exc: Exception) -> Exception:
     return exc
 
 
+#: The host by whose name websocket-client, which has its socket already, looks for cookies: it
+#: keeps them for all clients of the process, ours come from a Session.
+_NOBODY: Final = f"{uuid.uuid4()}.invalid"
+
+
 def _forget_cookies() -> None:
-    """websocket-client keeps cookies for all clients of the process; ours come from a Session."""
+    """They are for nobody."""
     jar = getattr(getattr(websocket, "_handshake", None), "CookieJar", None)
     if jar is not None:
         jar.jar.clear()
