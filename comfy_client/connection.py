@@ -154,8 +154,10 @@ class Connection:
         self._uniform = uniform
         self._recorder = recorder
         # Guards all that follows.  Re-entrant, as no Event is: the finalizer of a forgotten
-        # client calls stop() in whichever thread, at whichever moment.
-        self._changed = threading.Condition(threading.RLock())
+        # client calls stop() in whichever thread, at whichever moment.  Taken itself: a Ctrl-C
+        # in the Condition's own ``with`` may leave it held for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._state = State.IDLE
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -177,11 +179,16 @@ class Connection:
 
     def start(self) -> None:
         """Start the thread, unless it runs or has run."""
-        with self._changed:
-            if self._thread is None and self._state is State.IDLE:
+        with self._lock:
+            if not self._has_thread and self._state is State.IDLE:
                 # Daemon: a script that ends without close() must end.
                 self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
+
+    @property
+    def _has_thread(self) -> bool:
+        """Whether it was started, which a Ctrl-C or a lack of threads may have prevented."""
+        return self._thread is not None and self._thread.ident is not None
 
     def wait_settled(self, timeout: float, *, first_verdict: bool) -> State:
         """Wait until events or polls flow; ``first_verdict``: or a first dial has failed."""
@@ -194,7 +201,7 @@ class Connection:
                 or (self.error is not None and (first_verdict or self.is_hopeless))
             )
 
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
             return self._state
 
@@ -220,14 +227,14 @@ class Connection:
 
     def redial(self, reason: str) -> None:
         """Give up the present socket, which is open but does not deliver."""
-        with self._changed:
+        with self._lock:
             if self._state is State.CONNECTED:
                 self._redial = reason
                 self._shut()
 
     def nudge(self) -> None:
         """Dial now instead of at the end of the pause: the server has just answered."""
-        with self._changed:
+        with self._lock:
             if self._state is State.WAITING and not self.is_hopeless:
                 self._woken = True
                 self._changed.notify_all()
@@ -235,7 +242,7 @@ class Connection:
     def retry(self) -> None:
         """Start, or dial now and forget what was wrong: someone waits for a fresh verdict."""
         self.start()
-        with self._changed:
+        with self._lock:
             if self._state is State.WAITING:
                 self.error = None
                 self._woken = True
@@ -243,18 +250,18 @@ class Connection:
 
     def stop(self) -> None:
         """End the thread; at once, from any thread, any number of times."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._shut()
-            if self._thread is None:
+            if not self._has_thread:
                 self._state = State.CLOSED
             self._changed.notify_all()
 
     def join(self, timeout: float) -> None:
         """Wait a little for the thread's end, unless called by it."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        if self._thread is not None:
+            with contextlib.suppress(RuntimeError):  # this very thread, or one never started
+                self._thread.join(timeout)
 
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's socket without ending it."""
@@ -272,6 +279,9 @@ class Connection:
     # -- the thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # a Ctrl-C came while it was started, and another has taken its place
         cause: Exception | None = None
         try:
             while not self._stopped:
@@ -303,7 +313,7 @@ class Connection:
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
         """The one place that changes the state."""
-        with self._changed:
+        with self._lock:
             if state is not self._state and state not in _NEXT[self._state]:
                 raise RuntimeError(f"no way from {self._state} to {state}")
             self._state = state
@@ -351,7 +361,7 @@ class Connection:
         except Exception as exc:
             if self._recorder is not None and not self._stopped:
                 self._recorder.refused(exc)
-            with self._changed:
+            with self._lock:
                 if self._raw is not None:
                     self._raw.close()
                     self._raw = None
@@ -359,7 +369,7 @@ class Connection:
 
     def _hold(self, raw: socket.socket) -> None:
         """From now on stop() ends whatever this socket is waiting for."""
-        with self._changed:
+        with self._lock:
             self._raw = raw
             if self._stopped:
                 raw.close()
@@ -415,7 +425,7 @@ class Connection:
 
     def _hang_up(self, ws: websocket.WebSocket, sock: socket.socket) -> None:
         hang_up(ws, sock, politely=not self._stopped)
-        with self._changed:
+        with self._lock:
             self._raw = None
             self._frames = None
 
@@ -451,7 +461,7 @@ class Connection:
 
     def _sleep(self, seconds: float) -> bool:
         """A pause; whether it was cut short."""
-        with self._changed:
+        with self._lock:
             cut = self._changed.wait_for(lambda: self._woken or self._stopped, seconds)
             self._woken = False
         return cut

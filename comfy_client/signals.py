@@ -320,12 +320,17 @@ class Receivers:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
-            if self._thread is None:
+            if not self._has_thread:
                 self._start()
+
+    @property
+    def _has_thread(self) -> bool:
+        """Whether it was started, which a Ctrl-C or a lack of threads may have prevented."""
+        return self._thread is not None and self._thread.ident is not None
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is None and not self._queue.closed:
+            if not self._has_thread and not self._queue.closed:
                 # Daemon: a script that ends must not wait for its receivers.
                 self._thread = threading.Thread(
                     target=_deliver,
@@ -333,7 +338,15 @@ class Receivers:
                     name="comfy-delivery",
                     daemon=True,
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as exc:  # the next event tries again
+                    log.warning("receivers have to wait: %s", exc)
+
+    def is_served_here(self) -> bool:
+        """Whether this is the delivery thread; after a Ctrl-C in its start it may be another."""
+        with self._lock:
+            return self._thread is threading.current_thread()
 
     def deliver(self, event: Event) -> None:
         """Call everyone who listens to this event; in the delivery thread."""
@@ -388,7 +401,7 @@ class Receivers:
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._has_thread and self._thread is not threading.current_thread():
             self._queue.flush(timeout)
 
     def close(self) -> None:
@@ -475,6 +488,10 @@ def _call(receiver: Callable[..., object], *args: object, **kw: object) -> None:
 
 def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
     """The delivery thread.  It holds the queue, and the rest only while it calls."""
+    receivers = owner()
+    if receivers is None or not receivers.is_served_here():
+        return
+    del receivers
     while (event := queue.get()) is not None:
         receivers = owner()
         if receivers is None:

@@ -61,6 +61,19 @@ def _at_step(
     return count >= step, raised
 
 
+def fail_next_start(patch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """The next thread of ours is not started: this is raised instead."""
+    start = threading.Thread.start
+    errors = [error]
+
+    def fail(self: threading.Thread) -> None:
+        if errors and self.name.startswith("comfy-"):
+            raise errors.pop()
+        start(self)
+
+    patch.setattr(threading.Thread, "start", fail)
+
+
 def interrupt_conditions(patch: pytest.MonkeyPatch) -> None:
     """From now on a Ctrl-C comes in this thread whenever a ``Condition`` has taken its lock."""
     me = threading.get_ident()

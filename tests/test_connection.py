@@ -24,6 +24,7 @@ from comfy_client.events import Event
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
 from comfy_client.wire import HELLO
 from tests.heard import FAST, open_sockets, until
+from tests.interrupted import fail_next_start, interrupt_conditions
 
 
 class Owner:
@@ -165,6 +166,59 @@ def test_start_twice_is_one_thread(make: Make, comfy: ComfyServer) -> None:
         caller.join()
     comfy.until(lambda: link.state is State.CONNECTED)
     assert len(comfy.handshakes) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_a_thread_that_could_not_start_is_started_by_the_next_call(
+    make: Make, comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Until then there is nothing to join, and stop() is final as ever."""
+    made = [make(comfy.url, start=False)[1] for _ in range(2)]
+    for link in made:
+        fail_next_start(monkeypatch, error)
+        with pytest.raises(type(error)):
+            link.start()
+        link.join(1)
+    given_up, link = made
+    given_up.stop()
+    assert given_up.state is State.CLOSED
+    link.start()
+    comfy.until(lambda: link.state is State.CONNECTED)
+    given_up.start()
+    assert len(comfy.handshakes) == 1
+
+
+def test_a_thread_whose_place_was_taken_ends(make: Make, comfy: ComfyServer) -> None:
+    """A Ctrl-C may come when it was started, and before anybody could know."""
+    _, link = make(comfy.url, start=False)
+    with link._lock:
+        link.start()
+        first, link._thread = link._thread, None
+        link.start()
+    assert first is not None
+    first.join(20)
+    assert not first.is_alive()
+    comfy.until(lambda: link.state is State.CONNECTED)
+    assert len(comfy.handshakes) == 1
+
+
+def test_a_ctrl_c_leaves_no_connection_locked(
+    make: Make, comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come when the lock was taken, and before that is known to who took it."""
+    _, link = make(comfy.url)
+    comfy.until(lambda: link.state is State.CONNECTED)
+    with monkeypatch.context() as patch:
+        interrupt_conditions(patch)
+        for call in (
+            lambda: link.wait_settled(0, first_verdict=True),
+            link.nudge,
+            lambda: link.redial("a Ctrl-C"),
+        ):
+            with contextlib.suppress(KeyboardInterrupt):
+                call()
+    comfy.until(lambda: len(comfy.hellos) == 2)
+    comfy.until(lambda: link.state is State.CONNECTED)
 
 
 # -- dialling ---------------------------------------------------------------------------

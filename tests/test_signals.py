@@ -35,7 +35,7 @@ from comfy_client.signals import CROWDED, FULL, EventQueue, Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.wire import decode_text
 from tests.heard import until
-from tests.interrupted import at_each_step, interrupt_conditions
+from tests.interrupted import at_each_step, fail_next_start, interrupt_conditions
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -1144,6 +1144,39 @@ def test_no_thread_starts_and_nothing_is_kept_while_nobody_listens(station: Stat
     assert [event.value for event in got] == ["heard"]
     assert station.receivers._thread is not None
     assert station.receivers._thread.daemon
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_a_thread_that_could_not_start_is_started_by_the_next_event(
+    station: Station, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Nobody waits for it until then, and the events that came before are not lost."""
+    got: list[Any] = []
+    station.on("notification", got.append)
+    fail_next_start(monkeypatch, error)
+    with contextlib.suppress(KeyboardInterrupt):  # the other does not end the socket's thread
+        station.publish(note("before"))
+    begun = time.monotonic()
+    station.flush()
+    assert time.monotonic() - begun < LIMIT / 2
+    station.publish(note("after"))
+    station.flush()
+    assert [event.value for event in got] == ["before", "after"]
+
+
+def test_a_delivery_thread_whose_place_was_taken_ends(station: Station) -> None:
+    """A Ctrl-C may come when it was started, and before anybody could know."""
+    got: list[Any] = []
+    station.on("notification", lambda event: got.append(threading.current_thread()))
+    with station.receivers._lock:
+        station.publish(note())
+        first, station.receivers._thread = station.receivers._thread, None
+        station.publish(note())
+    assert first is not None
+    first.join(LIMIT)
+    assert not first.is_alive()
+    station.flush()
+    assert got == [station.receivers._thread] * 2
 
 
 def test_all_receivers_run_in_one_thread_that_is_not_the_publishers(station: Station) -> None:
