@@ -1,8 +1,12 @@
-"""Connections of urllib3 that keep to a deadline.
+"""Connections of urllib3 that keep to a deadline, and a pool of them without a lock.
 
 A timeout of a socket is for each of its reads, so a server that sends a byte now and then
 holds its client for ever, in the headers already.  These connections give each read and
 each piece that is sent the time that is left for the whole exchange.
+
+A Ctrl-C that comes when the lock of a pool was just taken leaves it held for ever, and a
+handler of a signal that asks something itself waits for what its own thread holds.  So
+connections are kept in what needs no lock.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import contextlib
 import http.client
 import io
 import math
+import queue
 import socket
 import time
 from collections.abc import Iterator
@@ -101,12 +106,36 @@ class _HttpsConnection(_InTime, HTTPSConnection):
     pass
 
 
+class _Kept:
+    """A ``LifoQueue`` for which nobody waits: each step is one of a list, and so whole."""
+
+    def __init__(self, maxsize: int) -> None:
+        self._most = maxsize
+        self._items: list[Any] = []
+
+    def put(self, item: Any, block: bool = False) -> None:
+        if len(self._items) >= self._most:  # a few more in a race of threads do no harm
+            raise queue.Full
+        self._items.append(item)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+
 class _HttpPool(HTTPConnectionPool):
     ConnectionCls = _HttpConnection
+    QueueCls: Any = _Kept
 
 
 class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
+    QueueCls: Any = _Kept
 
 
 #: For ``PoolManager.pool_classes_by_scheme``.

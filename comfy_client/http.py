@@ -128,7 +128,9 @@ class Http:
         self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
         self._cert = cert
         self._proxies = proxies
-        self._lock = threading.Lock()  # guards the template, which every request copies
+        # Guards the template, which every request copies.  Re-entrant: a finalizer or a handler
+        # of a signal may ask something, too.
+        self._lock = threading.RLock()
         self._template: requests.PreparedRequest | None = None
         self._applied = creds.NOTHING
         self._api: bool | None = None  # whether routes live under /api; None: not known yet
@@ -218,8 +220,8 @@ class Http:
         with self._lock:
             changed = applied != self._applied
             if changed or self._template is None:
-                self._applied = applied
-                self._template = self._prepare(applied)
+                template = self._prepare(applied)
+                self._applied, self._template = applied, template
                 if self.recorder is not None:  # before anybody sends them
                     self.tell_secrets(self.recorder.secrets)
         if changed:
@@ -428,7 +430,7 @@ class Http:
 
     def after_fork(self) -> None:
         """In the child: the pool's connections are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.recorder = None  # the file is the parent's
         self._session.close()  # ends nothing of the parent's; a Session goes on with new ones
         if self._own_session:
@@ -459,23 +461,33 @@ class Http:
         if self._template is None:
             self.refresh_credentials()
         path = self._path(route)
-        response = self._send(method, path, params, headers, body, deadline, pause)
+        rest = params, headers, body, deadline, pause
         try:
-            if response.status_code == 401 and self.refresh_credentials():
+            response = self._send(method, path, *rest)
+            try:
+                if response.status_code == 401 and self.refresh_credentials():
+                    response.close()
+                    response = self._send(method, path, *rest)
+                if self._api is None and path != route:
+                    if response.status_code < 300:
+                        self._api = True
+                    elif response.status_code in (404, 405, 501):
+                        self._find_routes(deadline)
+                        # Nobody took the request, so it may be sent to where the routes are.
+                        if self._api is False:
+                            response.close()
+                            response = self._send(method, route, *rest)
+                yield response
+            finally:
                 response.close()
-                response = self._send(method, path, params, headers, body, deadline, pause)
-            if self._api is None and path != route:
-                if response.status_code < 300:
-                    self._api = True
-                elif response.status_code in (404, 405, 501):
-                    self._find_routes(deadline)
-                    # Nobody took the request, so it may be sent to where the routes are.
-                    if self._api is False:
-                        response.close()
-                        response = self._send(method, route, params, headers, body, deadline, pause)
-            yield response
-        finally:
-            response.close()
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException:
+            # A Ctrl-C may come anywhere in urllib3: when a connection was given back, and who
+            # gave it does not know yet and would do so again, for two others to share.
+            if self._own_session:
+                self._drop_kept(self.address.http_url)
+            raise
 
     def _find_routes(self, deadline: float) -> None:
         """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there; else not known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ import logging
 import math
 import os
 import pickle
+import queue
 import socket
 import ssl
 import sys
@@ -23,11 +25,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import parse_headers
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import requests
 import trustme
+import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
 from comfy_client import http as edge
@@ -57,11 +61,13 @@ from comfy_client.errors import (
 )
 from comfy_client.http import Http, segment
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
+from tests.interrupted import at_each_step
 
 SECRET = "hunter2-geheim"
 PAGE = "<html><title>Sign in</title><form>user, password</form></html>"
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 MIB = 1 << 20
+LIMIT = 20.0  # seconds that any wait in here may take
 
 
 @contextlib.contextmanager
@@ -1094,6 +1100,111 @@ def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, h
         stop.set()
         dropping.join()
     assert len([r for r in comfy.requests if r.path == "/queue"]) == 1000
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # its connection is collected
+def test_a_ctrl_c_at_any_step_leaves_the_edge_usable(comfy: ComfyServer, http: Http) -> None:
+    """Where a connection is taken and given back: the next request has its answer in time."""
+
+    def ask() -> None:
+        http.json("GET", "/prompt", timeout=LIMIT)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        for raised in at_each_step(ask, interrupt, is_of_pool):
+            steps.append(type(raised))
+            ask()
+
+    steps: list[object] = []
+    ask()
+    assert not isinstance(kept(http), queue.Queue)  # it would hang here, beyond all deadlines
+    in_time(work)
+    gc.collect()
+    assert len(steps) > 50
+    assert set(steps) == {KeyboardInterrupt}
+
+
+def kept(http: Http) -> Any:
+    """Where connections are that nobody uses."""
+    return http._session.get_adapter(http.address.http_url)._pool.pool  # type: ignore[attr-defined]
+
+
+def in_time(work: Callable[[], object]) -> None:
+    """Run it in a thread, which must come to its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(4 * LIMIT)
+    assert not thread.is_alive()
+
+
+def is_of_pool(frame: FrameType) -> bool:
+    """Whether this takes a connection from the pool, or gives it back."""
+    code = frame.f_code
+    if frame.f_back is not None and frame.f_back.f_code.co_name == "_close_pool_connections":
+        return False  # by a finalizer, out of which nothing comes
+    return (
+        code.co_filename in (queue.__file__, threading.__file__)
+        or code.co_name in ("_get_conn", "_put_conn", "release_conn")
+        or getattr(code, "co_qualname", "").startswith("_Kept.")
+    )
+
+
+def test_a_request_within_any_step_of_another_has_its_answer(http: Http) -> None:
+    """As a handler of a signal asks it, in the thread that is in the middle of something."""
+
+    def ask() -> None:
+        http.json("GET", "/prompt", timeout=LIMIT)
+
+    def work() -> None:
+        steps.extend(at_each_step(ask, ask, is_of_pool))
+        with http._lock:
+            ask()
+
+    steps: list[object] = []
+    ask()
+    assert not isinstance(kept(http), queue.Queue)
+    in_time(work)
+    assert len(steps) > 50
+    assert set(steps) == {None}
+
+
+def test_a_connection_that_was_given_back_in_a_ctrl_c_is_not_shared(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be given back once more, and two requests have it at once."""
+    together = threading.Barrier(2)
+
+    def echo_together(request: Request) -> tuple[int, dict[str, str], Any]:
+        together.wait(LIMIT)
+        return 200, {}, {"path": request.path}
+
+    def give_back(self: Any) -> None:
+        patch.undo()
+        self._pool._put_conn(self._connection)
+        raise KeyboardInterrupt
+
+    http.json("GET", "/prompt")
+    kept(http)._items.pop(0)  # as by a request that is under way: there is room for one more
+    comfy.on("GET", "/echo/*", echo_together)
+    with monkeypatch.context() as patch:
+        patch.setattr(urllib3.HTTPResponse, "release_conn", give_back)
+        with pytest.raises(KeyboardInterrupt):
+            http.json("GET", "/prompt")
+    with ThreadPoolExecutor(2) as pool:
+        paths = ["/echo/1", "/echo/2"]
+        assert [a["path"] for a in pool.map(lambda path: http.json("GET", path), paths)] == paths
+
+
+def test_a_ctrl_c_leaves_a_given_session_its_connections(comfy: ComfyServer) -> None:
+    """They are not ours alone."""
+    with requests.Session() as session, opened(comfy.url, session=session) as http:
+        http.json("GET", "/prompt")
+        with pytest.raises(KeyboardInterrupt), http.download("/prompt"):
+            raise KeyboardInterrupt
+        pool = session.get_adapter(comfy.url).poolmanager.connection_from_url(comfy.url)
+        assert pool.pool is not None
 
 
 def test_sixteen_threads_share_one_edge(comfy: ComfyServer, http: Http) -> None:
