@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy_client.jobs
+import comfy_client.sweep
 from comfy_client import ComfyApi, Sweep
 from comfy_client.journal import Journal
 
@@ -191,6 +192,7 @@ def main() -> None:
     what = json.loads(more[0]) if more else [WORKFLOW, GRID]
     # Everything is near, and nobody is slow for long.
     comfy_client.jobs.LOST_APART = 0.7  # type: ignore[misc]
+    comfy_client.sweep.LOOK_UP = 1.5  # type: ignore[misc]
     for line in sys.stdin:
         how, *number = line.split()
         child = os.fork()
