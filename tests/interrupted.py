@@ -51,6 +51,7 @@ def _at_step(
 
     raised = None
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks whether any frame wants it now
     sys.settrace(enter)
     try:
         work()
