@@ -75,11 +75,18 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer that may be dropped at any moment, as by a Ctrl-C."""
+
+    def flush(self) -> None:
+        """Nothing: it is only read.  What it reads the collector may have closed before it."""
+
+
 def answer_until(
     end: float, sock: socket.socket, *args: Any, **kw: Any
 ) -> http.client.HTTPResponse:
     """The answer that comes out of a socket, read until ``end``."""
-    return http.client.HTTPResponse(_Reader(sock, end), *args, **kw)  # type: ignore[arg-type]
+    return _Response(_Reader(sock, end), *args, **kw)  # type: ignore[arg-type]
 
 
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:

@@ -34,6 +34,7 @@ def _at_step(
     step: int, work: Callable[[], object], between: Callable[[], object], within: Within
 ) -> tuple[bool, BaseException | None]:
     count = 0
+    counts = sys.version_info < (3, 13)
 
     def enter(frame: FrameType, event: str, arg: Any) -> Any:
         if not within(frame):
@@ -43,7 +44,7 @@ def _at_step(
 
     def count_steps(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count
-        if event == "opcode":
+        if event == "opcode" and counts:
             count += 1
             if count == step:
                 between()
@@ -54,6 +55,9 @@ def _at_step(
     sys._getframe().f_trace_opcodes = True  # Python 3.12 looks whether any frame wants it now
     sys.settrace(enter)
     try:
+        if not counts:  # which tells of the steps of a function from its second run on
+            work()
+            counts = True
         work()
     except BaseException as exc:
         raised = exc

@@ -1122,7 +1122,7 @@ def test_a_ctrl_c_at_any_step_leaves_the_edge_usable(comfy: ComfyServer, http: H
     assert not isinstance(kept(http), queue.Queue)  # it would hang here, beyond all deadlines
     in_time(work)
     gc.collect()
-    assert len(steps) > 10  # Python 3.13 tells of fewer than 3.11
+    assert len(steps) > 50
     assert set(steps) == {KeyboardInterrupt}
 
 
@@ -1166,7 +1166,7 @@ def test_a_request_within_any_step_of_another_has_its_answer(http: Http) -> None
     ask()
     assert not isinstance(kept(http), queue.Queue)
     in_time(work)
-    assert len(steps) > 10  # Python 3.13 tells of fewer than 3.11
+    assert len(steps) > 50
     assert set(steps) == {None}
 
 
