@@ -36,7 +36,7 @@ from .events import (
 )
 from .failures import is_away
 from .http import Answer, Http
-from .job import Job, OnInterrupt, cancelling, check_patience, in_full, wait
+from .job import Job, OnInterrupt, cancelling, check_patience, wait
 from .jobs import Jobs
 from .outputs import Result
 from .routes import (
@@ -53,6 +53,7 @@ from .routes import (
 )
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .signals import EventQueue, Receivers
+from .threads import in_full
 from .wire import decode_binary, decode_text
 from .workflow.edit import load_graph
 from .workflow.graph import nearest
@@ -185,13 +186,12 @@ class ComfyApi(
         }
         self._receivers = Receivers(self, namespace)
         self._recorder = self._http.recorder = None if record is None else _recorder(record)
-        self._closed = threading.Event()
+        self._closed = False
         self._set_up()
         _clients.add(self)
 
     def _set_up(self) -> None:
         """What belongs to one process; made anew in the child of a fork."""
-        self._lock = threading.Lock()  # guards closing, and what is told once
         self._connection = Connection(
             self,
             poll_only=self._transport == "poll",
@@ -249,8 +249,9 @@ class ComfyApi(
         but no WebSocket, ``websocket_unavailable`` fires and the queue is asked over HTTP.
 
         Args:
-            timeout: Seconds.  A server that is still starting (refused, 502 to 504) is asked
-                again until then; what will not mend fails at once.
+            timeout: Seconds.  A server that is still starting (refused, or a proxy says that it
+                is away: 502 to 504, 520 to 527) is asked again until then; what will not mend
+                fails at once.
 
         Raises:
             ServerUnreachable: Nobody answers, unknown name, TLS failure.
@@ -274,7 +275,7 @@ class ComfyApi(
                 if pause == FIRST_PAUSE:  # whoever waits wants to know for what
                     log.warning("waiting %g s for the server to come up: %s", timeout, exc)
                 log.debug("not up yet: %s", exc)
-            self._closed.wait(pause)
+            self._jobs.pause(pause)
             pause = min(1.0, pause * 1.6)
         self._connection.retry()
         left = max(0.05, deadline - time.monotonic())
@@ -294,7 +295,7 @@ class ComfyApi(
 
         Waits for jobs end in :class:`ClientClosed`; the prompts go on.
         """
-        self._closed.set()
+        self._closed = True
         steps: list[Callable[[], object]] = [
             self._connection.stop,
             self._jobs.close,
@@ -331,12 +332,12 @@ class ComfyApi(
         return _unpickle, (type(self), self._config, self._http.has_secrets)
 
     def _check_open(self) -> None:
-        if self._closed.is_set():
+        if self._closed:
             raise ClientClosed
 
     def _after_fork(self) -> None:
         """In the child: the parent keeps its id, its socket, its pool and its jobs."""
-        was_closed = self._closed.is_set()
+        was_closed = self._closed
         self._finalizer.detach()
         self._connection.abandon()
         if self._recorder is not None:
@@ -346,7 +347,7 @@ class ComfyApi(
         self._http.after_fork()
         self._receivers.reset()
         self.client_id = self.generate_id()
-        self._closed = threading.Event()
+        self._closed = False
         self._set_up()
         if was_closed:
             self.close()
@@ -374,7 +375,7 @@ class ComfyApi(
         than 5 seconds).
 
         Args:
-            workflow: In API format, a :class:`Workflow` or a dict.
+            workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
             timeout: Seconds; ``None`` waits as long as it takes.  A submission that gets no
                 answer is given the client's own ``timeout`` first, and looked for.
             stall_timeout: Seconds without any news of it; ``None``: for ever.  Behind a long

@@ -47,6 +47,7 @@ from .errors import (
 from .events import ConnectionEvent, ErrorEvent, Event
 from .failures import causes, explain
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
+from .threads import was_started
 from .wire import HELLO
 
 if TYPE_CHECKING:
@@ -180,15 +181,10 @@ class Connection:
     def start(self) -> None:
         """Start the thread, unless it runs or has run."""
         with self._lock:
-            if not self._has_thread and self._state is State.IDLE:
+            if not was_started(self._thread) and self._state is State.IDLE:
                 # Daemon: a script that ends without close() must end.
                 self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
-
-    @property
-    def _has_thread(self) -> bool:
-        """Whether it was started, which a Ctrl-C or a lack of threads may have prevented."""
-        return self._thread is not None and self._thread.ident is not None
 
     def wait_settled(self, timeout: float, *, first_verdict: bool) -> State:
         """Wait until events or polls flow; ``first_verdict``: or a first dial has failed."""
@@ -253,7 +249,7 @@ class Connection:
         with self._lock:
             self._stopped = True
             self._shut()
-            if not self._has_thread:
+            if not was_started(self._thread):
                 self._state = State.CLOSED
             self._changed.notify_all()
 

@@ -8,18 +8,14 @@ origin and to nobody else, and never into a ``repr``, a log, an error or a pickl
 from __future__ import annotations
 
 import base64
-import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
 from .errors import AuthenticationError
-
-if TYPE_CHECKING:
-    from .redaction import Secrets
 
 Answered = TypeVar("Answered")
 
@@ -145,19 +141,6 @@ class Applied:
 
     headers: Mapping[str, str] = attrs.field(repr=False)
     query: Mapping[str, str] = attrs.field(repr=False)
-
-    def redact(self, text: str) -> str:
-        """``text`` with stars for what is secret in here, should a server repeat it."""
-        return self._secrets.hide_words(text)
-
-    @functools.cached_property
-    def _secrets(self) -> Secrets:
-        from .redaction import Secrets  # only errors and logs want it
-
-        secrets = Secrets()
-        secrets.add_headers(self.headers)
-        secrets.add(self.query.values())
-        return secrets
 
 
 NOTHING = Applied({}, {})

@@ -86,6 +86,7 @@ def answer_until(
     end: float, sock: socket.socket, *args: Any, **kw: Any
 ) -> http.client.HTTPResponse:
     """The answer that comes out of a socket, read until ``end``."""
+    # A socket, as far as an answer asks for one.
     return _Response(_Reader(sock, end), *args, **kw)  # type: ignore[arg-type]
 
 

@@ -777,7 +777,9 @@ def _new_session() -> requests.Session:
 class _QueryFilter(logging.Filter):
     """urllib3 logs URLs with their query, in which a token may stand."""
 
-    hidden: tuple[creds.Applied, ...] = ()
+    def __init__(self, secrets: Secrets) -> None:
+        super().__init__()
+        self.secrets = secrets
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -785,23 +787,25 @@ class _QueryFilter(logging.Filter):
         return True
 
     def _redacted(self, arg: object) -> object:
-        shown = text = str(arg)
-        for applied in self.hidden:
-            shown = applied.redact(shown)
+        text = str(arg)
+        shown = self.secrets.hide_words(text)
         return arg if shown == text else shown
 
 
-_HIDDEN: Final = 1000
-_query_filter = _QueryFilter()
+@functools.cache
+def _query_filter() -> _QueryFilter:
+    """The one of this process."""
+    from .redaction import Secrets  # few clients have a token in their query
+
+    return _QueryFilter(Secrets())
 
 
 def _hide_in_logs(applied: creds.Applied) -> None:
     if applied.query:
-        secret = creds.Applied({}, applied.query)
-        if secret not in _query_filter.hidden:  # of tokens that change, the latest
-            _query_filter.hidden = (*_query_filter.hidden, secret)[-_HIDDEN:]
+        hiding = _query_filter()
+        hiding.secrets.add(applied.query.values())
         for name in ("connectionpool", "connection", "util.retry"):
-            logging.getLogger(f"urllib3.{name}").addFilter(_query_filter)
+            logging.getLogger(f"urllib3.{name}").addFilter(hiding)
 
 
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:

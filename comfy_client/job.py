@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -65,8 +65,8 @@ class Known:
     generation: int | None = None  #: Of the connection that saw the submission.
     early: Outcome | None = None  #: Decided before the submission was answered.
     is_elsewhere: bool = False  #: Taken up by its id: its events may go to another client.
-    #: Seconds between the two looks that make it lost: it may be on its way to the server yet.
-    lost_apart: float | None = None
+    #: Seconds between the two looks that make it lost, as long as it may be on its way yet.
+    lost_apart: float | None = None  #: ``None``: as usual.
     looked: bool = False  #: HTTP was asked, or failed.
     seek_mark: bool = False  #: The server may have it under an id of its own.
     # Where it is.
@@ -533,13 +533,6 @@ def check_patience(*seconds: float | None) -> None:
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
-
-
-def in_full(calls: Iterable[Callable[[], object]]) -> None:
-    """All of them, in order, though Ctrl-C come in between or one raise."""
-    with contextlib.ExitStack() as todo:
-        for call in reversed(list(calls)):
-            todo.callback(call)
 
 
 @contextlib.contextmanager

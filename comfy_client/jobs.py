@@ -36,6 +36,7 @@ from .errors import (
     ClientClosed,
     ComfyError,
     NotSupported,
+    ServerUnreachable,
     UnexpectedResponse,
 )
 from .events import (
@@ -57,12 +58,13 @@ from .events import (
 )
 from .failures import is_away
 from .http import segment
-from .job import Job, Known, Outcome, in_full
+from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
+from .threads import in_full, was_started
 from .verdicts import (
     SENDER,
     deleted,
@@ -124,23 +126,24 @@ class _Bell:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())  # guards both
+        self._lock = threading.RLock()  # guards both; taken itself, as in EventQueue
+        self._changed = threading.Condition(self._lock)
         self._rung = False
         self.stopped = False
 
     def ring(self, *, stop: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             self._rung = True
             self.stopped = self.stopped or stop
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._rung, seconds)
             self._rung = False
 
     def wait_stopped(self, seconds: float) -> bool:
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 
 
@@ -261,9 +264,7 @@ class Jobs:
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
                 known.posted_at = time.monotonic()
-            receipt = post(
-                api, job, body, deadline, resubmit=resubmit, pause=self._bell.wait_stopped
-            )
+            receipt = post(api, job, body, deadline, resubmit=resubmit, pause=self.pause)
             self._accept(job, receipt)
         except Exception as exc:
             with self._lock:
@@ -277,6 +278,7 @@ class Jobs:
             with self._lock:
                 known.accepted_at = time.monotonic()
                 known.lost_apart, known.seek_mark = LOOK_UP, True
+                known.generation = None  # that nothing shows on the socket, tells nothing
                 self._hurry(job)
                 self._start()
             if known.early is not None and not job.done():
@@ -328,8 +330,6 @@ class Jobs:
     ) -> Job:
         """A job for a prompt that somebody submitted, maybe in another process."""
         api = self._api()
-        if not isinstance(prompt_id, str):
-            raise TypeError(f"a job is taken up by its prompt_id, a text, not {prompt_id!r:.80}")
         segment(prompt_id)
         api._create_socket()
         with self._lock:
@@ -346,6 +346,7 @@ class Jobs:
             known.lost_apart = lost_apart
             self._elsewhere += 1
             self._start()
+            self._hold = 0.0  # somebody waits for a fresh look
             self._hurry(job)
         self._let(lambda: known.looked or job.done(), PATIENCE)  # where is it?
         return job
@@ -361,25 +362,24 @@ class Jobs:
         end = time.monotonic() + LOOK_UP
         while job in self._posting and time.monotonic() < end:
             time.sleep(0.01)  # another thread submits it, and will know its id
-        if known.seek_mark:  # Ctrl-C came before the answer
-            found = find(api, job.prompt_id, time.monotonic() + LOOK_UP)
-            with self._lock:
-                known.seek_mark = found is None
-                self._rename(job, found or job.prompt_id)
+        if known.seek_mark:  # Ctrl-C came before the answer, or it was just taken up
+            self._find(api, job)
+            known = job._known  # it may be one with another now
         with self._lock:
             # Before it is: Ctrl-C may come between the server's yes and here.  What runs tells
             # of its end itself.
-            known.cancelled = known.running_since is None
+            before, known.cancelled = known.cancelled, known.running_since is None
         try:
             was_there = self._cancel(api, job, force=force)
-        except ApiError:
-            known.cancelled = False
+        except (ApiError, ServerUnreachable):  # surely not done; of others nobody knows
+            known.cancelled = before
             raise
         if not was_there:
-            known.cancelled = False
+            known.cancelled = before
             return False
         self._lookout.forget()
         with self._lock:
+            self._hold = 0.0  # the server has just answered
             self._hurry(job)
         if known.cancelled:  # nobody will tell of its end, which is found out at once
             self._let(job.done, SILENCE)
@@ -584,8 +584,7 @@ class Jobs:
 
     def _start(self) -> None:
         """With the lock held."""
-        # One that could not be started, or that Ctrl-C kept from it, is none.
-        if (self._thread is None or not self._thread.is_alive()) and not self._bell.stopped:
+        if not was_started(self._thread) and not self._bell.stopped:
             # Daemon: a script may end while prompts run.
             self._thread = threading.Thread(
                 target=_watch,
@@ -600,6 +599,8 @@ class Jobs:
         now = time.monotonic()
         api = self._api()
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return None  # a Ctrl-C came while it was started, and another took its place
             jobs = [job for job in self._jobs.values() if job._known.accepted_at is not None]
         self._check_hearing(api, jobs, now)
         with self._lock:
@@ -658,7 +659,10 @@ class Jobs:
         standing: Standing | None = None
         trouble: ComfyError | None = None
         try:
-            due = [job for job in due if not self._has_ended(api, job)]
+            for job in due:
+                at_fault = [job]
+                self._look_for_end(api, job)
+            at_fault = due = [job for job in due if not job._known.decided]
             if not all(job._known.awaits_history for job in due):
                 try:
                     standing = self._stand(api, jobs, due)
@@ -688,14 +692,13 @@ class Jobs:
         if trouble is not None and unsure:
             self._put_off(api, unsure, trouble)
 
-    def _has_ended(self, api: ComfyApi, job: Job) -> bool:
+    def _look_for_end(self, api: ComfyApi, job: Job) -> None:
         """Of those that are taken up many are over, and nobody's graphs are needed to tell."""
-        entry = None
         if job._known.is_elsewhere and not job._known.looked:
             entry = api.get_history(job.prompt_id)
-        if entry is not None:
-            self._learn(job, entry, None)
-        return entry is not None
+            if entry is not None:
+                self._learn(job, entry, None)
+                self._pause = 0.0
 
     def _stand(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> Standing:
         """Who runs and who waits; the last look again, if it still holds."""
@@ -710,19 +713,25 @@ class Jobs:
 
     def _seek(self, api: ComfyApi, job: Job) -> models.HistoryEntry | None:
         """A server that chooses its own ids has it under one of these, with our mark."""
+        before = job.prompt_id
+        self._find(api, job)
+        return None if job.prompt_id == before else api.get_history(job.prompt_id)
+
+    def _find(self, api: ComfyApi, job: Job) -> None:
+        """Learn under which id the server has it, if it has it; ask no more, unless it may come."""
         found = find(api, job.prompt_id, time.monotonic() + LOOK_UP)
-        job._known.seek_mark = False
-        if found is None or found == job.prompt_id:
-            return None
         with self._lock:
+            known = job._known
+            known.seek_mark = found is None and known.lost_apart is not None
+            if found is None or found == job.prompt_id or known.decided:
+                return
             other = self._jobs.get(found)
             if other is None:
                 self._rename(job, found)
-            elif not job._known.decided:
+            else:
                 self._jobs.pop(job.prompt_id, None)
-                self._elsewhere -= 1
+                self._elsewhere -= known.is_elsewhere
                 job._join(other)
-        return api.get_history(found)
 
     def _learn(
         self, job: Job, entry: models.HistoryEntry | None, standing: Standing | None
@@ -796,21 +805,21 @@ class Jobs:
             else:  # an end that nobody told: the queue may know more
                 known.awaits_history = False
                 known.check_at = now
-        elif gone_for >= (known.lost_apart or LOST_APART):
+        elif gone_for >= (apart := known.lost_apart or LOST_APART):
             return self._conclude(job, *lost(job.prompt_id))
         else:
-            known.check_at = known.missed_at + LOST_APART
+            known.check_at = min(now + LOST_APART, known.missed_at + apart)
         return []
 
     def _from_history(self, job: Job, entry: models.HistoryEntry) -> tuple[EndEvent, Outcome]:
         known = job._known
         known.is_news("HTTP")
+        if entry.started is not None and entry.ended is not None:
+            known.took = entry.ended - entry.started
         if not entry.succeeded:
             return failure(entry, job.prompt_id, job.graph)
         if known.cached is None:
             known.cached = frozenset(entry.cached_nodes)
-        if entry.started is not None and entry.ended is not None:
-            known.took = entry.ended - entry.started
         # History is the sure source; what only events told is kept beside it.
         outputs = {**known.outputs, **entry.outputs}
         event = success(job.prompt_id, recovered=True)
@@ -920,6 +929,10 @@ class Jobs:
         with self._lock:
             settle = self._decide(job, ClientClosed())
         settle()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait, unless the client ends before; whether it does."""
+        return self._bell.wait_stopped(seconds)
 
     def shutdown(self) -> Callable[[], None]:
         """What ends the thread, without keeping a hold on this object."""

@@ -163,7 +163,7 @@ def submit_patiently(api: ComfyApi, workflow: AnyWorkflow, *, patient: bool, **o
             if pause == RETRY_PAUSE:
                 log.warning("waiting for the server to come back: %s", exc)
         end = time.monotonic() + pause
-        while time.monotonic() < end and not api._closed.wait(min(pause, SLICE)):
+        while time.monotonic() < end and not api._jobs.pause(min(pause, SLICE)):
             pass
         pause = min(LONGEST_PAUSE, pause * 1.6)
 

@@ -40,6 +40,7 @@ from .events import (
     StatusEvent,
     UnknownEvent,
 )
+from .threads import was_started
 
 log = logging.getLogger("comfy_client")
 
@@ -320,17 +321,12 @@ class Receivers:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
-            if not self._has_thread:
+            if not was_started(self._thread):
                 self._start()
-
-    @property
-    def _has_thread(self) -> bool:
-        """Whether it was started, which a Ctrl-C or a lack of threads may have prevented."""
-        return self._thread is not None and self._thread.ident is not None
 
     def _start(self) -> None:
         with self._lock:
-            if not self._has_thread and not self._queue.closed:
+            if not was_started(self._thread) and not self._queue.closed:
                 # Daemon: a script that ends must not wait for its receivers.
                 self._thread = threading.Thread(
                     target=_deliver,
@@ -401,7 +397,7 @@ class Receivers:
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
-        if self._has_thread and self._thread is not threading.current_thread():
+        if was_started(self._thread) and self._thread is not threading.current_thread():
             self._queue.flush(timeout)
 
     def close(self) -> None:

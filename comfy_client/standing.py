@@ -3,7 +3,7 @@
 ``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.8 on list
 the same without them; and each change of the queue is broadcast as a ``status`` (and shows in
 the number that is polled while there is no socket), so without one since the last look, that
-look still holds.
+look holds for some seconds yet.
 """
 
 from __future__ import annotations
@@ -118,9 +118,10 @@ class Lookout:
 
     def still_holds(self, api: ComfyApi) -> Standing | None:
         """The last look, if as far as socket or polls tell nothing has changed since."""
-        if self._last is None:
+        last = self._last  # once: forget() may come from another thread
+        if last is None:
             return None
-        standing, state, generation = self._last
+        standing, state, generation = last
         age = time.monotonic() - self.at
         connection = api._connection
         is_told = connection.state in (State.CONNECTED, State.POLLING)

@@ -79,7 +79,8 @@ class SweepRow:
     #: From the submission to the end, the wait in the queue included.  ``None``: it was not
     #: submitted, or a process submitted it that saw no end of it.
     seconds: float | None = None
-    #: Of these, how long it ran, by the server's clock.  ``None`` before July 2024.
+    #: Of these, how long it ran, by the server's clock.  ``None`` before July 2024, and when the
+    #: server did not say soon.
     execution_seconds: float | None = None
     cached: int | None = None  #: Nodes that did not run again; ``None`` with an error.
     from_journal: bool = False  #: Its end was known already when the sweep began.
@@ -274,7 +275,7 @@ class _Sweeper:
             return
         if "sent" in record:
             self._tries[point] += 1
-            self._sent_at[point] = float(record["at"])
+            self._sent_at[point] = float(record.get("at", 0.0))
             self._rows.pop(point, None)
             self._told.discard(point)
             self._withdrawn.pop(point, None)
@@ -455,6 +456,8 @@ class _Recovery:
 
 def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
     """By the server's clock; history is written a moment after the end is told."""
+    if job._known.took is not None:
+        return job._known.took
     deadline = time.monotonic() + TIMES_GRACE
     while True:
         try:

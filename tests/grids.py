@@ -192,7 +192,7 @@ def main() -> None:
     what = json.loads(more[0]) if more else [WORKFLOW, GRID]
     # Everything is near, and nobody is slow for long.
     comfy_client.jobs.LOST_APART = 0.7  # type: ignore[misc]
-    comfy_client.sweep.LOOK_UP = 1.5  # type: ignore[misc]
+    comfy_client.sweep.LOOK_UP = 1.5
     for line in sys.stdin:
         how, *number = line.split()
         child = os.fork()

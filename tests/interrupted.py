@@ -66,13 +66,21 @@ def _at_step(
     return count >= step, raised
 
 
-def fail_next_start(patch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """The next thread of ours is not started: this is raised instead."""
+def in_time(work: Callable[[], object], seconds: float = 60.0) -> None:
+    """Run it in a thread, which must come to its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive()
+
+
+def fail_next_start(patch: pytest.MonkeyPatch, error: Any, name: str = "comfy-") -> None:
+    """The next thread of ours with such a name is not started: this is raised instead."""
     start = threading.Thread.start
     errors = [error]
 
     def fail(self: threading.Thread) -> None:
-        if errors and self.name.startswith("comfy-"):
+        if errors and self.name.startswith(name):
             raise errors.pop()
         start(self)
 

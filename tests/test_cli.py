@@ -63,6 +63,10 @@ def started(*args: object, first: str = "", **options: Any) -> Iterator[subproce
             yield process
         finally:
             process.terminate()  # so that a server may remove its files
+            try:
+                process.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def line_with(process: subprocess.Popen[str], words: str) -> str:

@@ -339,14 +339,18 @@ def test_init_waits_for_a_server_that_starts(
     assert [text.startswith("waiting 10 s for the server to come up: ") for text in waits] == [True]
 
 
-def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str) -> None:
+def test_init_waits_for_a_port_that_opens_late(
+    comfy: ComfyServer, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refused, refused, and there it is."""
     port = int(refused.rpartition(":")[2])
     with contextlib.closing(ComfyApi(refused)) as api:
         caught: list[Any] = []
         tries: list[float] = []
         ask = api.poll_status
-        api.poll_status = lambda timeout: (tries.append(timeout), ask(timeout))[1]  # type: ignore[method-assign]
+        monkeypatch.setattr(
+            api, "poll_status", lambda timeout: (tries.append(timeout), ask(timeout))[1]
+        )
         thread = threading.Thread(target=lambda: caught.append(_raised(lambda: api.init(30), 40)))
         thread.start()
         until(lambda: len(tries) > 2)

@@ -61,7 +61,7 @@ from comfy_client.errors import (
 )
 from comfy_client.http import Http, segment
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
-from tests.interrupted import at_each_step
+from tests.interrupted import at_each_step, in_time
 
 SECRET = "hunter2-geheim"
 PAGE = "<html><title>Sign in</title><form>user, password</form></html>"
@@ -1077,6 +1077,24 @@ def test_a_question_of_little_patience_trusts_no_connection_that_was_silent_for_
         assert comfy.connections == connections
 
 
+def test_silence_behind_a_slow_beginning_ends_at_the_deadline(
+    comfy: ComfyServer, http: Http
+) -> None:
+    """The last read has only the time that is left."""
+
+    def handler(request: Request) -> None:
+        request.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n")
+        time.sleep(1.8)
+        request.socket.sendall(b"\r\n")
+        never_answer(request)
+
+    comfy.on("GET", "/queue", handler)
+    start = time.monotonic()
+    with pytest.raises(RequestTimeout):
+        http.json("GET", "/queue", timeout=2.0)
+    assert time.monotonic() - start < 3.0
+
+
 def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, http: Http) -> None:
     """Another thread drops what was kept: a POST of this one is sent, and once."""
     stop = threading.Event()
@@ -1129,14 +1147,6 @@ def test_a_ctrl_c_at_any_step_leaves_the_edge_usable(comfy: ComfyServer, http: H
 def kept(http: Http) -> Any:
     """Where connections are that nobody uses."""
     return http._session.get_adapter(http.address.http_url)._pool.pool  # type: ignore[attr-defined]
-
-
-def in_time(work: Callable[[], object]) -> None:
-    """Run it in a thread, which must come to its end."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(4 * LIMIT)
-    assert not thread.is_alive()
 
 
 def is_of_pool(frame: FrameType) -> bool:

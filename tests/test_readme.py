@@ -17,7 +17,7 @@ from comfy_client.events import NAMES
 from comfy_client.testing import Faults
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.contract.test_differential import COUNT
+from tests.contract.test_differential import USUAL
 from tests.versions import TABLE, TESTED, rst
 
 README = Path(__file__).parents[1] / "README.rst"
@@ -110,7 +110,7 @@ def test_since_when_a_method_works_agrees_with_the_table_of_versions() -> None:
 def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:
     """So many random requests and workflows."""
     text = " ".join(README.read_text(encoding="utf-8").split())
-    assert f"{COUNT} random requests and {COUNT // 3} random workflows" in text
+    assert f"{USUAL} random requests and {USUAL // 3} random workflows" in text
 
 
 def test_every_event_name_stands_in_the_table() -> None:

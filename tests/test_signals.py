@@ -35,7 +35,7 @@ from comfy_client.signals import CROWDED, FULL, EventQueue, Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.wire import decode_text
 from tests.heard import until
-from tests.interrupted import at_each_step, fail_next_start, interrupt_conditions
+from tests.interrupted import at_each_step, fail_next_start, in_time, interrupt_conditions
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -816,14 +816,6 @@ def test_an_iterator_that_nobody_keeps_costs_nothing(station: Station) -> None:
         del events
         gc.collect()
         assert station.receivers._live_taps() == []
-
-
-def in_time(work: Callable[[], object]) -> None:
-    """Run it in a thread, which must come to its end."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(LIMIT)
-    assert not thread.is_alive()
 
 
 def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:

@@ -21,6 +21,7 @@ from comfy_client.failures import is_away
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import MARK
 from comfy_client.standing import Lookout, Standing, find, heeds_id
+from tests.interrupted import at_each_step
 
 GRAPH = {"1": {"class_type": "A", "inputs": {}}}
 
@@ -143,6 +144,21 @@ def test_a_look_does_not_outlast_its_socket(looked, link):
     lookout, _, api = looked
     api._connection = SimpleNamespace(**link)
     assert lookout.still_holds(api) is None
+
+
+def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
+    """What was decided on it stands, or it holds no more."""
+    lookout, found, api = looked
+    last = lookout._last
+    results = []
+
+    def ask():
+        lookout._last = last
+        results.append(lookout.still_holds(api))
+
+    within = lambda frame: frame.f_code.co_name == "still_holds"  # noqa: E731
+    assert set(at_each_step(ask, lookout.forget, within)) == {None}
+    assert set(map(id, results)) <= {id(found), id(None)}
 
 
 def test_a_look_does_not_hold_for_ever(looked, monkeypatch):

@@ -541,8 +541,20 @@ def test_a_graph_that_the_server_stumbled_over_is_told_the_same_again(
     assert str(again.error) == str(row.error)
 
 
+def cut_off(api: ComfyApi, record: Record, journal: Path | None) -> None:
+    """Ctrl-C after the first row, while the next one runs."""
+    record.gate = threading.Semaphore(1)
+
+    def on_row(row: SweepRow) -> None:
+        until(lambda: api.get_queue().running)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+
+
 def test_each_row_is_told_once_over_all_calls(api, record, journal) -> None:
-    """One whose callback did not come back is told again, and so is one that ran anew."""
+    """One whose callback did not come back is told again."""
     told: list[tuple[Any, bool]] = []
     record.failing = {1}
 
@@ -565,16 +577,27 @@ def test_each_row_is_told_once_over_all_calls(api, record, journal) -> None:
     assert len(told) == 7
 
 
-def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
-    """It is submitted without an alarm; what ran in spite of that is taken up."""
-    record.gate = threading.Semaphore(1)
+def test_a_row_that_ran_anew_is_told_anew(api, record, journal) -> None:
+    """Until its callback has come back, though the one of its failure had."""
+    record.failing = {1}
+    api.sweep(WORKFLOW, GRID, journal=journal, on_row=lambda row: None)
+    record.failing = set()
+    told: list[tuple[int, bool]] = []
 
     def on_row(row: SweepRow) -> None:
-        until(lambda: api.get_queue().running)
-        raise KeyboardInterrupt
+        told.append((row.index, row.from_journal))
+        if len(told) == 1:
+            raise LookupError("the disk is full")
 
-    with pytest.raises(KeyboardInterrupt):
-        api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    with pytest.raises(LookupError):
+        api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row, retry_failed=True)
+    api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    assert told[1] == (told[0][0], True)
+
+
+def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
+    """It is submitted without an alarm; what ran in spite of that is taken up."""
+    cut_off(api, record, journal)
     (running,) = api.get_queue().running
     assert f"prompt {running.prompt_id} goes on: take it up by api.job" in caplog.text
     withdrawn = [line["withdrawn"] for line in lines(journal) if "withdrawn" in line]
@@ -590,13 +613,10 @@ def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal,
 
 def test_ctrl_c_without_a_journal_says_what_one_is_good_for(api, record, caplog) -> None:
     """And how to come back to what runs."""
-
-    def on_row(row: SweepRow) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        api.sweep(WORKFLOW, GRID, on_row=on_row)
+    cut_off(api, record, None)
     assert "1 of 4 rows had ended; with a journal=" in caplog.text
+    assert "goes on: take it up by api.job" in caplog.text
+    record.gate = None
 
 
 def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, caplog) -> None:
@@ -605,7 +625,7 @@ def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, capl
         furnish(server)
         with (
             ComfyApi(server.url, credentials=("me", "right")) as api,
-            server.faults.answer("POST", "/prompt", (401, {}, None)),
+            server.faults.answer("POST", "*", (401, {}, None)),
             pytest.raises(AuthenticationError),
         ):
             api.sweep(WORKFLOW, GRID, journal=journal)
@@ -614,14 +634,7 @@ def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, capl
 
 def test_ctrl_c_and_the_same_call_again_runs_nothing_twice(api, record, journal) -> None:
     """What ran at that moment is taken up, what waited was taken back."""
-    record.gate = threading.Semaphore(1)
-
-    def on_row(row: SweepRow) -> None:
-        until(lambda: api.get_queue().running)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    cut_off(api, record, journal)
     assert api.get_queue().pending == ()
     threading.Timer(0.5, lambda: setattr(record, "gate", None)).start()
     rows = api.sweep(WORKFLOW, GRID, journal=journal)

@@ -274,7 +274,7 @@ def test_a_server_that_could_not_be_made_can_be_shown():
     """As in a traceback, which has the object half made."""
     server = ComfyServer.__new__(ComfyServer)
     with pytest.raises(ValueError, match="version is one of"):
-        server.__init__(version="x")  # type: ignore[misc, arg-type]
+        server.__init__(version="x")  # type: ignore[misc]
     assert repr(server) == "<ComfyServer stopped>"
 
 

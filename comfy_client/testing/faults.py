@@ -903,11 +903,10 @@ def _answer(status: int, headers: Mapping[str, str] | None, body: Any) -> Answer
     for name, value in (headers or {}).items():
         _header(name, value)
     answer = (status, dict(headers or {}), body)
-    if not isinstance(body, bytes):
-        try:
-            encode(answer)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise ValueError(f"no body of an answer: {exc}") from None
+    try:
+        encode(answer)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"no answer that can be sent: {exc}") from None
     return answer
 
 

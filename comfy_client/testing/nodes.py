@@ -70,9 +70,10 @@ class Nodes:
 
     def add(self, name: str, cls: type) -> None:
         """Add a class of the user's, or put it in the place of another."""
-        self.replaced += name in self.classes
+        is_known = name in self.classes
         self.classes = {**self.classes, name: cls}  # the server's threads may be at the old one
         self._definitions.pop(name, None)
+        self.replaced += is_known  # last: what ran with the old one meanwhile is forgotten
 
     def definition(self, name: str) -> dict[str, Any]:
         """What ``GET /object_info`` says about one class."""

@@ -146,7 +146,7 @@ class ComfyServer(Stage):
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
     def __enter__(self) -> ComfyServer:
-        self.errors.clear()  # the end before has raised them
+        self.errors.clear()  # those of the use before
         return self.start()
 
     def __exit__(self, kind: object, *_: object) -> None:

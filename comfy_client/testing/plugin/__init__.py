@@ -44,7 +44,8 @@ def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
 def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
     """A connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test.
 
-    It brings the server's ``credentials``, and trusts the certificate file of a ``tls`` pair.
+    It brings the server's ``credentials``, and trusts the certificate file of a ``tls`` pair, if
+    that is self-signed or has its CA in it too.
     What an ``ssl.SSLContext`` has is not known: there, make a client of your own with
     ``ComfyApi(comfy_server.url, verify=...)``.
     """
