@@ -330,6 +330,8 @@ class Jobs:
     ) -> Job:
         """A job for a prompt that somebody submitted, maybe in another process."""
         api = self._api()
+        if not isinstance(prompt_id, str):
+            raise TypeError(f"a job is taken up by its prompt_id, a text, not {prompt_id!r:.80}")
         segment(prompt_id)
         api._create_socket()
         with self._lock:
