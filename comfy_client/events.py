@@ -23,6 +23,11 @@ class Event:
     name: str  #: The signal that it fires.
     raw: Any = attrs.field(default=None, repr=False)
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it ends its prompt.  Each prompt of ours fires exactly one event that does."""
+        return False
+
     def __repr__(self) -> str:
         # One for all: to have attrs make one for each class takes much of the import.
         fields = attrs.fields(type(self))
@@ -147,6 +152,11 @@ class EndEvent(JobEvent):
     #: True when it was learned over HTTP, since the socket did not bring it.
     recovered: bool = False
 
+    @property
+    def is_end(self) -> bool:
+        """True; only an ``execution_error`` may be a notice, see there."""
+        return True
+
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionSuccess(EndEvent):
@@ -157,7 +167,11 @@ class ExecutionSuccess(EndEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionError(EndEvent):
-    """A node raised: ``execution_error``."""
+    """A node raised: ``execution_error``.
+
+    Servers send it also for a node that another one has blocked (``exception_type`` is
+    ``"ExecutionBlocked"``).  The prompt goes on, and ends in another event: see ``is_end``.
+    """
 
     node_id: str | None = None
     node_type: str | None = None
@@ -171,7 +185,7 @@ class ExecutionError(EndEvent):
 
     @property
     def is_end(self) -> bool:
-        """Whether this ends the prompt.  A node that was merely blocked does not."""
+        """Whether it ends the prompt.  That a node was blocked (``ExecutionBlocked``) does not."""
         return self.exception_type != "ExecutionBlocked"
 
 

@@ -20,7 +20,6 @@ from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost
 from .events import Event, PreviewEvent, Progress, ProgressState
 from .outputs import Result
 from .signals import EventQueue
-from .verdicts import ends
 from .workflow import class_of, title_of
 from .workflow.graph import origin
 
@@ -320,7 +319,8 @@ class Job(Future[Result]):
 
         The first call begins with the submission; of the progress and previews until then
         only the newest of each node is left.  Another call begins now, and after the end has
-        the end event only.  Raises nothing when the job fails: ask :meth:`result`.
+        the end event only.  A preview comes once, as ``b_preview``.  Exactly one event has
+        ``is_end``.  Raises nothing when the job fails: ask :meth:`result`.
         """
         return self._follow(self._tap(), None)
 
@@ -341,6 +341,8 @@ class Job(Future[Result]):
         self._taps[0].listen()
 
     def _hear(self, event: Event) -> None:
+        if event.name == "b_preview_with_metadata":
+            return  # the same picture comes as ``b_preview``
         for tap in self._taps:
             tap.put(event)
         for twin in self._twins:
@@ -359,7 +361,7 @@ class Job(Future[Result]):
                 event = tap.get(0 if is_over else left)
                 if event is not None:
                     yield event
-                    if ends(event):
+                    if event.is_end:
                         return
                 elif is_over:
                     return

@@ -68,7 +68,6 @@ from .threads import in_full, was_started
 from .verdicts import (
     SENDER,
     deleted,
-    ends,
     error_of,
     failure,
     lost,
@@ -434,7 +433,7 @@ class Jobs:
                 if job is not None:
                     event = with_finality(event, job.graph)
                     todo = self._tell(job, event)
-                elif ends(event) and event.prompt_id in self._ended:
+                elif event.is_end and event.prompt_id in self._ended:
                     return  # receivers had this news already, over HTTP
                 elif self._posting:
                     self._orphans.append(event)
@@ -468,7 +467,7 @@ class Jobs:
         known = job._known
         if known.decided:
             return []
-        if ends(event):
+        if event.is_end:
             known.told = event
             self._remember(job.prompt_id)
         job._hear(event)
@@ -527,7 +526,7 @@ class Jobs:
             known.runs()
         elif isinstance(event, ExecutionCached):
             known.cached = frozenset(event.nodes)
-        elif ends(event):
+        elif event.is_end:
             known.ended = True
             if isinstance(event, ExecutionError | ExecutionInterrupted):
                 return error_of(event, job.prompt_id, job.graph)

@@ -13,7 +13,6 @@ import attrs
 from .errors import JobError, JobFailed, JobInterrupted, JobLost
 from .events import (
     EndEvent,
-    Event,
     ExecutionError,
     ExecutionInterrupted,
     ExecutionSuccess,
@@ -34,13 +33,6 @@ SENDER: Final = "SaveImageWebsocket"
 _GONE: Final = "in no queue and no history: the server was restarted, or the prompt was deleted"
 
 Graph = Mapping[str, Any]
-
-
-def ends(event: Event) -> bool:
-    """Whether this event is the last of its prompt; ``ExecutionBlocked`` is only a notice."""
-    if isinstance(event, ExecutionError):
-        return event.is_end
-    return isinstance(event, EndEvent)
 
 
 def sends_pictures(graph: Graph) -> bool:

@@ -18,7 +18,6 @@ from comfy_client.events import (
 from comfy_client.models import HistoryEntry
 from comfy_client.verdicts import (
     deleted,
-    ends,
     error_of,
     failure,
     lost,
@@ -110,7 +109,7 @@ def test_what_is_gone_is_lost_unless_we_took_it_out():
 )
 def test_an_end_is_known_by_its_class(event, is_end):
     """But a node that was blocked ends nothing."""
-    assert ends(event) is is_end
+    assert event.is_end is is_end
 
 
 def test_only_some_workflows_send_pictures():

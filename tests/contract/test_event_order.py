@@ -10,7 +10,7 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.connection import Timing
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
-from comfy_client.events import ConnectionEvent, FeatureFlags, StatusEvent
+from comfy_client.events import ConnectionEvent, FeatureFlags, PreviewEvent, StatusEvent
 from tests.heard import until
 from tests.proxy import Proxy
 
@@ -113,6 +113,22 @@ def test_a_run_with_sampler_previews(api, heard, workflow):
     assert re.fullmatch(rf"S S xs xc( {node})+ ok S end", heard.said)
     assert heard.said.count("ps M p") >= 7
     assert heard.said.count(" p ") == 8
+
+
+def test_each_preview_is_an_event_of_its_job_once(api, workflow):
+    """Though it fires two signals; so it is for ``on_event``, too."""
+    fired = {"b_preview": [], "b_preview_with_metadata": []}
+    for name, events in fired.items():
+        api.on(name, events.append)
+    graphs = [workflow("txt2img_tiny", seed=random.randrange(1 << 40)) for _ in range(2)]
+    told = []
+    api.run(graphs[0], timeout=LIMIT, on_event=told.append)
+    told += api.submit(graphs[1]).events()
+    previews = [e for e in told if isinstance(e, PreviewEvent)]
+    assert {e.name for e in previews} == {"b_preview"}
+    assert all(e.node_id for e in previews)
+    until(lambda: [len(events) for events in fired.values()] == [len(previews)] * 2)
+    assert len(previews) >= 14
 
 
 def test_a_fully_cached_run(api, heard):

@@ -533,7 +533,8 @@ def test_a_picture_is_sampled_with_previews_that_name_their_node(here: Any) -> N
     assert len(previews) == 8
     assert {(e.node_id, e.prompt_id, e.final) for e in previews} == {("3", result.prompt_id, False)}
     assert all(e.mime == "image/jpeg" and e.image.startswith(JPEG) for e in previews)
-    assert names.count("b_preview_with_metadata") == 8 * here.has("preview metadata")
+    named = here.heard("b_preview_with_metadata", prompt_id=result.prompt_id)
+    assert len(named) == 8 * here.has("preview metadata")
     assert ("progress_state" in names) == here.has("new events")
     assert here.heard.ends(result.prompt_id) == ["execution_success"]
     assert [e.recovered for e in here.heard("execution_success")] == [False]

@@ -513,12 +513,15 @@ def test_two_clients_of_one_id_have_their_results(comfy, caplog):
 
 
 def test_a_blocked_node_is_no_end(comfy, api):
-    """An ``execution_error`` of the type ExecutionBlocked; the prompt goes on to a success."""
+    """An ``execution_error`` of the type ExecutionBlocked; the prompt goes on to its one end."""
     blocked = say("execution_error", node_id="1", exception_type="ExecutionBlocked")
     comfy.script(START, CACHED, blocked, *WELL[2:])
-    events = []
+    told, events = Told(api), []
     check(api.run(GRAPH, timeout=LIMIT, on_event=events.append))
-    assert [e.is_end for e in events if e.name == "execution_error"] == [False]
+    for heard in (told.events, events):
+        names = [e.name for e in heard if e.name.startswith("execution_")]
+        assert names[-2:] == ["execution_error", "execution_success"]
+        assert [e.name for e in heard if e.is_end] == ["execution_success"]
 
 
 # -- caches and old servers --------------------------------------------------------------
