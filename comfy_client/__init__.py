@@ -73,7 +73,7 @@ from .events import (
     UnknownEvent,
 )
 from .job import Job, JobProgress
-from .outputs import NodeOutput, OutputFile, OutputFrame, Result
+from .outputs import NodeOutput, Output, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
 from .workflow import Node, Workflow
@@ -125,6 +125,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "NotificationEvent",
+    "Output",
     "OutputFile",
     "OutputFrame",
     "PreviewEvent",

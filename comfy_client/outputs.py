@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from .errors import WorkflowError
-from .routes.files import FileRoutes
+from .routes.files import IN_MEMORY, FileRoutes
 from .saving import IfExists, safe_name, target_path, write_atomically
 from .workflow import class_of, title_of
 from .workflow.graph import nearest
@@ -26,22 +27,61 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 
 @attrs.frozen(eq=False)
-class OutputFile:
-    """A file on the server.  Nothing is downloaded before you ask for it."""
+class Output(ABC):
+    """What a node left: a file on the server, or a picture that came over the socket.
 
-    filename: str
-    subfolder: str = ""
-    #: ``output`` is kept; ``temp`` (of preview nodes) goes at the server's next restart.
+    All of it works for both, so nobody has to ask which it is.
+    """
+
+    filename: str  #: Its name on the server, without folders; made up here for an OutputFrame.
+    subfolder: str = ""  #: Folders below the type's own; empty for none.
+    #: ``output`` is kept; ``temp`` (of preview nodes) goes at the server's next restart;
+    #: ``websocket`` is no folder of the server, the picture is in memory here.
     type: str = "output"
-    node_id: str = ""
-    key: str = "images"  #: Under which the node listed it; says little about what it is.
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    _files: FileRoutes | None = attrs.field(default=None, repr=False)
+    node_id: str = ""  #: The node that left it.
 
     @property
     def media(self) -> str:
-        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file's ending."""
+        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the name's ending."""
         return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
+
+    @property
+    @abstractmethod
+    def url(self) -> str | None:
+        """Where a browser finds it, without credentials; ``None``: it is on no server."""
+
+    @abstractmethod
+    def bytes(self) -> bytes:
+        """The content, in memory.
+
+        Of a file by ``GET /view``, which raises :class:`NotFound` when it was deleted meanwhile,
+        and what any request may.
+        """
+
+    @abstractmethod
+    def save(
+        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+    ) -> Path:
+        """Write it to the disk, and return where it is; a file's ``GET /view`` in pieces.
+
+        Args:
+            path: A folder, if it ends in ``/`` or there is one of that name: the file keeps its
+                name there.  Else exactly that file, with an ending or without.  A :class:`Path`
+                drops the ``/`` at its end: give ``"out/"``, or make the folder before.
+            if_exists: ``"number"`` (``None`` in a folder), ``"overwrite"`` (``None`` for an
+                exact file) or ``"skip"``.
+
+        The file appears complete or not at all.
+        """
+
+
+@attrs.frozen(eq=False)
+class OutputFile(Output):
+    """A file on the server.  Nothing is downloaded before you ask for it."""
+
+    key: str = "images"  #: Under which the node listed it; says little about what it is.
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: As the server gave it.
+    _files: FileRoutes | None = attrs.field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -54,64 +94,51 @@ class OutputFile:
             raise ValueError(f"{self.filename!r} belongs to no client")
         return self._files
 
-    def bytes(self) -> bytes:
-        """The content, in memory.  ``GET /view``.
-
-        Raises :class:`NotFound` when it was deleted meanwhile, and what any request may.
-        """
+    def bytes(self) -> bytes:  # noqa: D102  # help() shows those of Output
         return self._routes.get_image(self)
 
-    def save(
+    def save(  # noqa: D102
         self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
     ) -> Path:
-        """Write it to the disk, and return where it is.  ``GET /view``, constant memory.
-
-        ``path`` is a folder (ends in ``/``, or exists) that keeps the server's name, or the
-        exact file.  ``if_exists``: ``"number"`` (default in a folder), ``"overwrite"``
-        (default for an exact file) or ``"skip"``.  The file appears complete or not at all.
-        """
         return self._routes.download_image(self, path, if_exists=if_exists)
 
 
 @attrs.frozen(eq=False)
-class OutputFrame:
+class OutputFrame(Output):
     """A finished picture of ``SaveImageWebsocket``: it came over the socket and is in memory."""
 
-    mime: str
-    node_id: str
-    filename: str  #: Made here: such a picture has no name on the server.
-    _data: memoryview = attrs.field(repr=False)
-
-    media: str = attrs.field(default="image", init=False)
+    type: str = attrs.field(default=IN_MEMORY, init=False)
+    mime: str = attrs.field(kw_only=True)  #: Such as ``image/png``.
+    _data: memoryview = attrs.field(kw_only=True, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _frame, (self.mime, self.node_id, self.filename, self.bytes())
+        return _frame, (self.filename, self.node_id, self.mime, self.bytes())
 
-    def bytes(self) -> bytes:
-        """The encoded picture."""
+    @property
+    def url(self) -> None:
+        """``None``: it is on no server."""
+
+    def bytes(self) -> bytes:  # noqa: D102
         return bytes(self._data)
 
-    def save(
+    def save(  # noqa: D102
         self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
     ) -> Path:
-        """Write it to the disk, and return where it is; as :meth:`OutputFile.save`."""
         target, rule = target_path(path, self.filename, if_exists)
         return write_atomically(target, [self.bytes()], if_exists=rule)
 
 
-def _frame(mime: str, node_id: str, filename: str, data: bytes) -> OutputFrame:
+def _frame(filename: str, node_id: str, mime: str, data: bytes) -> OutputFrame:
     """Out of a pickle, which carries no memoryview."""
-    return OutputFrame(mime, node_id, filename, memoryview(data))
-
-
-Output = OutputFile | OutputFrame
+    return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data))
 
 
 @attrs.frozen(eq=False)
 class _Outputs:
     """What results and their nodes have in common."""
 
-    files: tuple[Output, ...] = ()  #: All files and frames, in the server's order.
+    #: All files and pictures in the server's order, those that are kept before ``temp`` ones.
+    files: tuple[Output, ...] = ()
     texts: tuple[str, ...] = ()  #: What text nodes show.
 
     def _of(self, media: str) -> tuple[Output, ...]:
@@ -137,6 +164,7 @@ class _Outputs:
     ) -> list[Path]:
         """Write all files into a folder, which is made when missing; where they are.
 
+        ``folder`` is one whether it ends in ``/`` or not, unlike the path of :meth:`Output.save`.
         ``if_exists`` is about what was there before, and ``"number"`` unless given.  Files
         that have one name on the server (in different folders of it) are numbered.
         """
@@ -174,7 +202,8 @@ class Result(_Outputs):
     cached_nodes: tuple[str, ...] = ()  #: Node ids that did not run again.
     #: Nothing ran, since nothing had changed: for another picture change the seed.
     fully_cached: bool = False
-    #: What stood in the inputs ``seed`` and ``noise_seed``, by node id.
+    #: The numbers in the inputs ``seed`` and ``noise_seed``, by node id.  One that is linked to
+    #: another node is not among them: it stands there under some other name, or is made there.
     seeds: Mapping[str, int] = attrs.field(factory=dict)
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs the server dropped.
     #: False when outputs may be missing: history was gone before it could be read, or the
@@ -232,7 +261,8 @@ def make_result(
         texts[node_id] = said
     for index, (node_id, mime, picture) in enumerate(frames, 1):
         name = f"{title_of(graph, node_id) or class_of(graph, node_id) or 'image'}_{index:05d}_"
-        frame = OutputFrame(mime, node_id, f"{name}.{_ENDINGS.get(mime, 'jpg')}", picture)
+        name = f"{name}.{_ENDINGS.get(mime, 'jpg')}"
+        frame = OutputFrame(name, node_id=node_id, mime=mime, data=picture)
         by_node.setdefault(node_id, []).append(frame)
     nodes = {
         node_id: NodeOutput(
@@ -245,8 +275,11 @@ def make_result(
         )
         for node_id, found in by_node.items()
     }
+    files_of_all = [item for node in nodes.values() for item in node.files]
     return Result(
-        files=tuple(item for node in nodes.values() for item in node.files),
+        # What runs first depends on what is cached, and previews of nodes amid the graph come
+        # and go with it: the picture that was saved stays the first.
+        files=tuple(sorted(files_of_all, key=lambda item: item.type == "temp")),
         texts=tuple(text for node in nodes.values() for text in node.texts),
         prompt_id=prompt_id,
         nodes=nodes,

@@ -8,7 +8,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import NotFound, WorkflowError
-from comfy_client.outputs import OutputFile, OutputFrame, make_result
+from comfy_client.outputs import Output, OutputFile, OutputFrame, make_result
 
 GRAPH = {
     "1": {"class_type": "SaveImage", "inputs": {}, "_meta": {"title": "First"}},
@@ -98,6 +98,20 @@ def test_the_order_is_the_servers():
         "1": {"images": [ref("m.png")]},
     }
     assert [f.filename for f in result_of(outputs).files] == ["z.png", "a.png", "m.png"]
+
+
+def test_what_is_kept_comes_before_previews_whichever_ran_first():
+    """Nodes amid the graph that show something are told in another place once they are cached."""
+    outputs = {
+        "1": {"images": [ref("crop.png", type="temp")]},
+        "2": {"images": [ref("saved.png"), ref("also.png")]},
+    }
+    frames = [("4", "image/png", memoryview(b"sent"))]
+    for told in (outputs, dict(reversed(outputs.items()))):
+        result = result_of(told, frames=frames)
+        kept = ["saved.png", "also.png", "Sent_00001_.png"]
+        assert [f.filename for f in result.images] == [*kept, "crop.png"]
+        assert list(result.nodes) == [*told, "4"]
 
 
 def test_temporary_files_say_so():
@@ -259,6 +273,43 @@ def test_frames_are_outputs_of_their_node(tmp_path):
     [first, second] = result["Sent"].save(tmp_path)
     assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
     assert result["Sent"].images[0].bytes() == b"one"
+
+
+def test_a_picture_is_used_alike_wherever_it_is(comfy, api, tmp_path):
+    """As a file of the server, or in memory; only a URL there is none of."""
+    (comfy.root / "output" / "a.png").write_bytes(b"file")
+    frames = [("4", "image/png", memoryview(b"frame"))]
+    pictures = result_of({"1": {"images": [ref("a.png")]}}, files=api, frames=frames).images
+    assert all(isinstance(picture, Output) for picture in pictures)
+    assert [
+        (p.filename, p.subfolder, p.type, p.node_id, p.media, p.bytes(), p.save(tmp_path).name)
+        for p in pictures
+    ] == [
+        ("a.png", "", "output", "1", "image", b"file", "a.png"),
+        ("Sent_00001_.png", "", "websocket", "4", "image", b"frame", "Sent_00001_.png"),
+    ]
+    [file, frame] = pictures
+    assert file.url == api.get_path_image(file)
+    assert api.get_image(file) == b"file"
+    assert frame.url is None
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda api, frame, path: api.get_image(frame),
+        lambda api, frame, path: api.get_path_image(frame),
+        lambda api, frame, path: api.download_image(frame, path),
+        lambda api, frame, path: api.stream_image(frame),
+        lambda api, frame, path: api.upload_mask(b"mask", frame, "mask.png"),
+    ],
+)
+def test_what_came_over_the_socket_is_not_asked_of_the_server(comfy, api, tmp_path, ask):
+    """One sentence says where it is."""
+    [frame] = result_of({}, frames=[("4", "image/png", memoryview(b"data"))]).files
+    with pytest.raises(ValueError, match=r"in memory here, not on the server: take its bytes\(\)"):
+        ask(api, frame, tmp_path)
+    assert not comfy.requests
 
 
 def test_a_result_goes_to_another_process_with_its_frames(api):

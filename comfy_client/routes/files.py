@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from .. import models
 from ..errors import NotFound
@@ -19,6 +19,10 @@ from ._base import RouteGroup, leads_out
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
+
+
+#: The type of a picture that came over the socket: it is in no folder of the server.
+IN_MEMORY: Final = "websocket"
 
 
 class FileRef(Protocol):
@@ -257,6 +261,11 @@ def _view_params(
         )
     if not name or not isinstance(name, str):
         raise ValueError(f"no filename in {info!r:.200}")
+    if kind == IN_MEMORY:
+        raise ValueError(
+            f"{name!r} came over the socket and is in memory here, not on the server: take its "
+            "bytes() or save()"
+        )
     params: dict[str, str | None] = {
         "filename": name,
         "subfolder": (subfolder or "").replace("\\", "/"),  # of a Windows server
