@@ -25,7 +25,7 @@ from comfy_client.events import (
 )
 
 RECORDINGS = Path(__file__).with_name("recordings")
-VERSIONS = ["2024-03", "0.3.52", "0.3.75"]
+VERSIONS = ["2024-03", "0.3.52", "0.3.75", "0.28.1"]
 
 
 def said(version: str, scenario: str, name: str) -> list[dict[str, Any]]:

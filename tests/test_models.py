@@ -162,7 +162,7 @@ def test_queue_status_is_the_number_within():
 # -- history ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
 def test_a_recorded_success_is_one(version):
     """Also where the server had no execution_success yet."""
     found = last_history(version, "cached_rerun")
@@ -174,7 +174,7 @@ def test_a_recorded_success_is_one(version):
     assert found.cached_nodes
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
 def test_a_recorded_failure_tells_its_error(version):
     """With node and exception."""
     found = last_history(version, "runtime_error")
@@ -184,7 +184,7 @@ def test_a_recorded_failure_tells_its_error(version):
     assert found.execution_error["exception_message"]
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
 def test_a_recorded_interrupt_is_no_failure(version):
     """Only the last message tells them apart."""
     found = last_history(version, "interrupt")
@@ -249,14 +249,19 @@ def test_an_output_that_is_no_object_is_left_out():
 # -- jobs ---------------------------------------------------------------------------------
 
 
-def jobs_answers() -> list[dict[str, Any]]:
+JOBS = [("0.8.0", "jobs_api"), ("0.28.1", "jobs_list")]
+TIMES = ("create_time", "execution_start_time", "execution_end_time")
+
+
+def jobs_answers(version: str, name: str) -> list[dict[str, Any]]:
     """Recorded answers of the jobs API."""
-    return answers("0.8.0", "jobs_api", "/api/jobs")
+    return [body for body in answers(version, name, "/api/jobs") if "cancelled" not in body]
 
 
-def test_every_recorded_page_of_jobs_is_read():
-    """Each field that the server sent is on the value."""
-    pages = [body for body in jobs_answers() if "jobs" in body]
+@pytest.mark.parametrize(("version", "name"), JOBS)
+def test_every_recorded_page_of_jobs_is_read(version, name):
+    """Each field that the server sent is on the value; its times are milliseconds."""
+    pages = [body for body in jobs_answers(version, name) if "jobs" in body]
     assert len(pages) > 5
     for body in pages:
         page = JobPage.from_json(body)
@@ -268,22 +273,39 @@ def test_every_recorded_page_of_jobs_is_read():
             "has_more": page.has_more,
         } == body["pagination"]
         for job, wire in zip(page.jobs, body["jobs"], strict=True):
-            assert {name: getattr(job, name) for name in wire} == wire
+            times = {name: wire[name] / 1000 for name in TIMES if name in wire}
+            assert {name: getattr(job, name) for name in wire} == {**wire, **times}
 
 
-def test_recorded_details_of_jobs_are_read():
+@pytest.mark.parametrize(("version", "name"), JOBS)
+def test_recorded_details_of_jobs_are_read(version, name):
     """A completed, a failed and interrupted ones, with outputs, status and workflow."""
-    jobs = [JobInfo.from_json(body) for body in jobs_answers() if "jobs" not in body]
+    jobs = [JobInfo.from_json(body) for body in jobs_answers(version, name) if "jobs" not in body]
     completed = [job for job in jobs if job.status == "completed"]
-    assert completed[0].outputs["9"]["images"][0]["filename"].endswith(".png")
+    (output,) = completed[0].outputs.values()
+    assert output["images"][0]["filename"].endswith(".png")
     assert completed[0].execution_status.status_str == "success"
     assert completed[0].execution_status.messages[0][0] == "execution_start"
-    assert completed[0].workflow["prompt"]["3"]["class_type"] == "KSampler"
+    assert all(node["class_type"] for node in completed[0].workflow["prompt"].values())
     failed = [job for job in jobs if job.execution_error]
     assert failed[0].execution_error["exception_type"] == "OSError"
     pending = [job for job in jobs if job.status == "pending"]
     assert pending[0].execution_status is None
     assert pending[0].outputs_count == 0
+    # ComfyUI 0.9 has a word of its own for what someone has stopped.
+    stopped = [job for job in jobs if job.execution_status and job not in (*completed, *failed)]
+    assert {job.status for job in stopped} == {"failed" if version == "0.8.0" else "cancelled"}
+
+
+def test_the_preview_of_a_job_may_be_a_text():
+    """Of a prompt that has no file to show; a long one is cut."""
+    said = answers("0.28.1", "progress_text", "/api/jobs")
+    jobs = [JobInfo.from_json(job) for body in said for job in body.get("jobs", [body])]
+    previews = [job.preview_output for job in jobs if job.outputs_count == 0]
+    assert [(p["mediaType"], p.get("truncated", False), len(p["content"])) for p in previews] == [
+        ("text", False, 38),
+        ("text", True, 1024),
+    ]
 
 
 # -- nodes --------------------------------------------------------------------------------
@@ -430,6 +452,57 @@ def test_model_files_use_our_names():
     assert ModelFile.from_json({"name": "a"}).path_index is None
     folder = ModelFolder.from_json({"name": "loras", "folders": ["x", "y"]})
     assert folder == ModelFolder("loras", ("x", "y"))
+    assert folder.extensions is None
+    newer = ModelFolder.from_json({"name": "loras", "folders": [], "extensions": [".pt"]})
+    assert newer.extensions == (".pt",)
+
+
+@pytest.mark.parametrize("sent", [1795620219.488, 1795620219488, 1795620219488.0])
+@pytest.mark.parametrize(
+    ("cls", "least"),
+    [
+        (UserDataInfo, {"path": "a"}),
+        (UserDataEntry, {"name": "a", "path": "a", "type": "file"}),
+        (ModelFile, {"name": "a"}),
+    ],
+)
+def test_times_are_seconds_whatever_the_server_counts_in(cls, least, sent):
+    """Some routes send milliseconds since 0.21, as ints, others seconds."""
+    assert cls.from_json({**least, "modified": sent}).modified == 1795620219.488
+
+
+@pytest.mark.parametrize("odd", [10**400, float("nan"), float("-inf"), "1", True, [], {}, None])
+def test_a_number_that_is_none_is_not_said(odd):
+    """It stays in raw."""
+    for found, name in (
+        (UserDataInfo.from_json({"path": "a", "size": odd}), "size"),
+        (UserDataInfo.from_json({"path": "a", "modified": odd}), "modified"),
+        (Device.from_json({"name": "a", "vram_free": odd}), "vram_free"),
+        (JobInfo.from_json({"id": "a", "status": "b", "priority": odd}), "priority"),
+        (JobInfo.from_json({"id": "a", "status": "b", "create_time": odd}), "create_time"),
+        (QueuedPrompt.from_json({"prompt_id": "a", "number": odd}), "number"),
+    ):
+        assert getattr(found, name) is None
+        assert found.raw[name] is odd
+    assert entry(("execution_start", {"timestamp": odd})).started is None
+    assert QueueItem.from_json([odd, "p"]).number is None
+    assert Features.from_json({"max_upload_size": odd}).max_upload_size is None
+    with pytest.raises(UnexpectedResponse, match="queue_remaining"):
+        QueueStatus.from_json({"exec_info": {"queue_remaining": odd}})
+
+
+@pytest.mark.parametrize("odd", ["x" * 300, "\ud800", 5, None, {}])
+def test_a_receipt_with_an_id_that_nobody_can_ask_for_is_none(odd):
+    """Too long, not to be written into a URL, no text."""
+    with pytest.raises(UnexpectedResponse, match="prompt_id"):
+        QueuedPrompt.from_json({"prompt_id": odd})
+
+
+def test_a_prompt_of_another_user_spoils_no_queue():
+    """Servers before 0.25 take any text as an id: it is cut, and what no URL carries replaced."""
+    pending = [[2, "x" * 300], [1, "a\ud800"], [3, 7], [4, "ours"]]
+    queue = Queue.from_json({"queue_running": [], "queue_pending": pending})
+    assert [item.prompt_id for item in queue.pending] == ["a?", f"{'x' * 253}...", "7", "ours"]
 
 
 @pytest.mark.parametrize(

@@ -487,7 +487,7 @@ def transcript(version: str, name: str) -> tuple[Path, list[dict[str, Any]]]:
     return there, [json.loads(line) for line in there.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
 def test_transcripts_of_runs_play(version: str) -> None:
     """All events of the file, in its order."""
     there, lines = transcript(version, "normal_previews")
@@ -505,7 +505,7 @@ def test_transcripts_of_runs_play(version: str) -> None:
     assert [file.filename for file in result.images]
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
 def test_transcripts_of_failures_play(version: str) -> None:
     """As the typed errors that they are."""
     failed, _ = transcript(version, "runtime_error")

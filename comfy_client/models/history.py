@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ._base import build, items, mapping
+from ._base import build, identifier, items, mapping, seconds, sequence, table, text
 from .queue import prompt_record
 
 Message = tuple[str, Mapping[str, Any]]
@@ -30,9 +30,11 @@ class HistoryStatus:
         """From ``{"status_str", "completed", "messages": [[name, data], ...]}``."""
         said = items(mapping(data, "HistoryStatus").get("messages") or [], "messages")
         messages = tuple(
-            (str(message[0]), mapping(message[1], str(message[0])))
+            (name, table(message[1]) or {})
             for message in said
-            if isinstance(message, list) and len(message) >= 2
+            if isinstance(message, list)
+            and len(message) >= 2
+            and (name := text(message[0])) is not None
         )
         return build(cls, data, messages=messages)
 
@@ -42,7 +44,7 @@ class HistoryEntry:
     """One prompt that has ended, from ``GET /history/{prompt_id}``."""
 
     prompt_id: str
-    number: float
+    number: float | None
     workflow: Mapping[str, Any] = attrs.field(repr=False)
     extra_data: Mapping[str, Any] = attrs.field(repr=False)
     #: What each node left, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
@@ -70,7 +72,7 @@ class HistoryEntry:
                 if isinstance(output, Mapping)
             },
             status=None if status is None else HistoryStatus.from_json(status),
-            meta=source.get("meta") or {},
+            meta=table(source.get("meta")) or {},
             raw=source,
         )
 
@@ -118,8 +120,7 @@ class HistoryEntry:
         """Ids of the nodes whose outputs were taken over from an earlier prompt."""
         for name, data in self.messages:
             if name == "execution_cached":
-                nodes = data.get("nodes")
-                return tuple(map(str, nodes)) if isinstance(nodes, list) else ()
+                return sequence(data.get("nodes"), identifier) or ()
         return ()
 
     @property
@@ -127,17 +128,11 @@ class HistoryEntry:
         """When it started, in seconds since 1970; ``None`` before July 2024."""
         for name, data in self.messages:
             if name == "execution_start":
-                return _seconds(data)
+                return seconds(data.get("timestamp"))
         return None
 
     @property
     def ended(self) -> float | None:
         """When it ended, in seconds since 1970; ``None`` before July 2024."""
         end = self._end
-        return None if end is None else _seconds(end[1])
-
-
-def _seconds(data: Mapping[str, Any]) -> float | None:
-    """The server's time stamps are in milliseconds."""
-    stamp = data.get("timestamp")
-    return stamp / 1000 if isinstance(stamp, int | float) else None
+        return None if end is None else seconds(end[1].get("timestamp"))

@@ -1,4 +1,4 @@
-"""Answers of the jobs API (ComfyUI 0.8 and newer)."""
+"""Answers of the jobs API (ComfyUI 0.6 and newer)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ._base import build, items, mapping
+from ._base import Id, Seconds, build, items, mapping, table
 from .history import HistoryStatus
 
 
@@ -15,16 +15,17 @@ from .history import HistoryStatus
 class JobInfo:
     """One prompt as the jobs API tells it: queued, running or ended."""
 
-    id: str  #: The prompt_id.
-    #: ``pending``, ``in_progress``, ``completed``, ``failed``; newer servers ``cancelled``.
-    #: ComfyUI 0.8 calls an interrupted prompt ``failed``, without ``execution_error``.
+    id: Id  #: The prompt_id.
+    #: ``pending``, ``in_progress``, ``completed``, ``failed``; since ComfyUI 0.9 ``cancelled``:
+    #: before, an interrupted prompt is ``failed``, without ``execution_error``.
     status: str
     priority: float | None = None  #: The ``number`` of the queue, low first.
-    create_time: int | None = None  #: Milliseconds since 1970, as all times here.
-    execution_start_time: int | None = None
-    execution_end_time: int | None = None
+    create_time: Seconds | None = None  #: Seconds since 1970, as all times here.
+    execution_start_time: Seconds | None = None
+    execution_end_time: Seconds | None = None
     outputs_count: int | None = None
-    #: A file reference, with ``nodeId`` and ``mediaType``.
+    #: A file reference, with ``nodeId`` and ``mediaType``.  Since ComfyUI 0.16 it may be a text:
+    #: ``mediaType`` is ``text`` then, ``content`` its beginning, ``truncated`` whether it is cut.
     preview_output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     workflow_id: str | None = None  #: Id inside the UI workflow that was sent along.
     execution_error: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
@@ -38,7 +39,7 @@ class JobInfo:
     @classmethod
     def from_json(cls, data: object) -> JobInfo:
         """From one job of a list, or from a job's details."""
-        status = mapping(data, "JobInfo").get("execution_status")
+        status = table(mapping(data, "JobInfo").get("execution_status"))
         return build(
             cls,
             data,
@@ -61,7 +62,6 @@ class JobPage:
     def from_json(cls, data: object) -> JobPage:
         """From ``{"jobs": [...], "pagination": {...}}``."""
         source = mapping(data, "JobPage")
-        page = mapping(source.get("pagination") or {}, "JobPage.pagination")
         jobs = tuple(JobInfo.from_json(job) for job in items(source.get("jobs"), "JobPage.jobs"))
-        known = {key: page[key] for key in ("offset", "limit", "total", "has_more") if key in page}
-        return build(cls, source, jobs=jobs, **known)
+        page = table(source.get("pagination")) or {}
+        return attrs.evolve(build(cls, page, jobs=jobs), raw=source)

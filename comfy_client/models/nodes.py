@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ._base import build, mapping
+from ._base import build, mapping, sequence, text
 
 
 def combo_options(spec: Any) -> list[Any] | None:
@@ -24,7 +24,7 @@ def combo_options(spec: Any) -> list[Any] | None:
         return list(kind)
     if kind == "COMBO":
         settings = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
-        return list(settings.get("options") or ())
+        return list(sequence(settings.get("options")) or ())
     return None
 
 
@@ -44,6 +44,8 @@ class NodeDef:
     output: tuple[Any, ...] = ()  #: Type of each output slot.
     output_is_list: tuple[bool, ...] = attrs.field(default=(), repr=False)
     output_name: tuple[str, ...] = attrs.field(default=(), repr=False)
+    #: Whether it takes the lists of its inputs whole.  Since ComfyUI 0.12, ``None`` before.
+    is_input_list: bool | None = attrs.field(default=None, repr=False)
     output_node: bool = False  #: Whether a prompt may end in it (it saves or shows).
     deprecated: bool = attrs.field(default=False, repr=False)
     experimental: bool = attrs.field(default=False, repr=False)
@@ -54,14 +56,10 @@ class NodeDef:
     def from_json(cls, name: str, data: object) -> NodeDef:
         """From one value of the answer."""
         source = mapping(data, f"NodeDef {name}")
-        # A custom node may give null, or a bare string, where a list is due.
-        lists: dict[str, Any] = {
-            key: tuple(source[key]) if isinstance(source.get(key), list) else ()
-            for key in ("output", "output_is_list", "output_name")
-        }
-        given = source.get("input")
-        inputs = given if isinstance(given, Mapping) else {}
-        return build(cls, source, name=name, input=inputs, **lists)
+        # Their places count, so that nothing may be left out.
+        is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
+        names = tuple(text(item) or "" for item in sequence(source.get("output_name")) or ())
+        return build(cls, source, name=name, output_is_list=is_list, output_name=names)
 
     def inputs(self) -> dict[str, Any]:
         """Required, then optional inputs: name -> ``[type, settings]``."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr as brief
 from typing import Any, NamedTuple
 
 import attrs
 
 from ..errors import UnexpectedResponse
-from ._base import build, items, mapping
+from ._base import build, identifier, items, mapping, number, sequence
 
 
 class PromptRecord(NamedTuple):
     """The positional record that queue and history share."""
 
-    number: float
+    number: float | None
     prompt_id: str
     workflow: Mapping[str, Any]
     extra_data: Mapping[str, Any]
@@ -28,17 +29,18 @@ def prompt_record(data: object, what: str) -> PromptRecord:
     the workflow is told apart by its type.
     """
     parts = items(data, what)
-    if len(parts) < 2:
-        raise UnexpectedResponse(f"{what}: expected number and prompt_id, got {parts!r:.80}")
-    number, prompt_id, *rest = parts
+    prompt_id = identifier(parts[1]) if len(parts) > 1 else None
+    if prompt_id is None:
+        raise UnexpectedResponse(f"{what}: expected number and prompt_id, got {brief(parts)}")
+    place, _, *rest = parts
     mappings = [part for part in rest if isinstance(part, Mapping)]
     lists = [part for part in rest if isinstance(part, list)]
     return PromptRecord(
-        number,
-        str(prompt_id),
+        number(place),
+        prompt_id,
         mappings[0] if mappings else {},
         mappings[1] if len(mappings) > 1 else {},
-        tuple(map(str, lists[0])) if lists else (),
+        (sequence(lists[0], identifier) or ()) if lists else (),
     )
 
 
@@ -70,15 +72,17 @@ class QueuedPrompt:
     @classmethod
     def from_json(cls, data: object) -> QueuedPrompt:
         """From the answer; early servers give ``node_errors`` as an empty list."""
-        errors = mapping(data, "QueuedPrompt").get("node_errors")
-        return build(cls, data, node_errors=errors if isinstance(errors, Mapping) else {})
+        given = mapping(data, "QueuedPrompt").get("prompt_id")
+        if identifier(given) != given:  # with another id one would ask for another prompt
+            raise UnexpectedResponse(f"QueuedPrompt: {brief(given)} is no prompt_id")
+        return build(cls, data)
 
 
 @attrs.frozen
 class QueueItem:
     """One prompt in the queue."""
 
-    number: float  #: Low runs first.
+    number: float | None  #: Low runs first.
     prompt_id: str
     workflow: Mapping[str, Any] = attrs.field(repr=False)
     #: ``client_id``, ``create_time`` (ms), ``extra_pnginfo``, and what else was sent along.
@@ -93,8 +97,8 @@ class QueueItem:
 
 
 def _place(item: QueueItem) -> float:
-    """What cannot be compared comes last."""
-    return item.number if isinstance(item.number, int | float) else float("inf")
+    """What has no number comes last."""
+    return float("inf") if item.number is None else item.number
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import ComfyError
 from ..events import LogEntry
-from ._base import build, items, mapping
+from ._base import build, items, mapping, table, text, whole
 
 
 @attrs.frozen
@@ -54,14 +54,8 @@ class SystemStats:
         """From ``{"system": {...}, "devices": [...]}``."""
         source = mapping(data, "SystemStats")
         system = mapping(source.get("system"), "SystemStats.system")
-        argv = system.get("argv")
         devices = items(source.get("devices") or [], "SystemStats.devices")
-        return build(
-            cls,
-            {**source, **system},
-            argv=tuple(argv) if isinstance(argv, list) else None,
-            devices=tuple(map(Device.from_json, devices)),
-        )
+        return build(cls, {**source, **system}, devices=tuple(map(Device.from_json, devices)))
 
 
 @attrs.frozen(eq=False)
@@ -93,13 +87,12 @@ class Features(Mapping[str, Any]):
     @property
     def supports_preview_metadata(self) -> bool:
         """Whether previews can say which node and prompt they belong to."""
-        return bool(self.raw.get("supports_preview_metadata"))
+        return self.raw.get("supports_preview_metadata") is True
 
     @property
     def max_upload_size(self) -> int | None:
         """Largest request body in bytes; ``None`` when the server does not say."""
-        size = self.raw.get("max_upload_size")
-        return int(size) if isinstance(size, (int, float)) else None
+        return whole(self.raw.get("max_upload_size"))
 
 
 @attrs.frozen
@@ -115,19 +108,19 @@ class RawLogs:
     def from_json(cls, data: object) -> RawLogs:
         """From ``{"entries": [...], "size": {"cols", "rows"}}``."""
         source = mapping(data, "RawLogs")
-        size = mapping(source.get("size") or {}, "RawLogs.size")
+        size = table(source.get("size")) or {}
         entries = items(source.get("entries"), "RawLogs.entries")
         return cls(
             tuple(map(_log_entry, entries)),
-            cols=size.get("cols"),
-            rows=size.get("rows"),
+            cols=whole(size.get("cols")),
+            rows=whole(size.get("rows")),
             raw=source,
         )
 
 
 def _log_entry(data: object) -> LogEntry:
     source = mapping(data, "LogEntry")
-    return LogEntry(time=source.get("t"), text=str(source.get("m", "")))
+    return LogEntry(time=text(source.get("t")), text=text(source.get("m")) or "")
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ._base import build
+from ._base import Seconds, build
 
 
 @attrs.frozen
@@ -31,13 +31,16 @@ class UserDataInfo:
 
     path: str  #: With ``/``; in a list relative to the listed folder, else to the root.
     size: int | None = None  #: Bytes.
-    modified: float | None = None  #: Seconds since 1970.
-    created: float | None = None  #: Seconds since 1970.
+    modified: Seconds | None = None  #: Seconds since 1970.
+    created: Seconds | None = None  #: Seconds since 1970.
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod
     def from_json(cls, data: object) -> UserDataInfo:
-        """From one item of a list, or the answer to a store or a move."""
+        """From one item of a list, or the answer to a store or a move.
+
+        Since ComfyUI 0.21 the times come in milliseconds there.
+        """
         return build(cls, data)
 
 
@@ -49,7 +52,7 @@ class UserDataEntry:
     path: str  #: With ``/``, relative to the user's root.
     type: str  #: ``file`` or ``directory``.
     size: int | None = None  #: Bytes; files only.
-    modified: float | None = None  #: Seconds since 1970; files only.
+    modified: Seconds | None = None  #: Seconds since 1970; files only.
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod

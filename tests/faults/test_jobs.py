@@ -628,7 +628,7 @@ def test_a_server_that_forgot_everything_lost_the_job(comfy, api):
 @pytest.mark.parametrize(
     ("name", "workflow"), [("runtime_error", "failing_runtime"), ("interrupt", "txt2img_slow")]
 )
-@pytest.mark.parametrize("version", ["0.3.75", "0.3.52", "2024-03"])
+@pytest.mark.parametrize("version", ["0.28.1", "0.3.75", "0.3.52", "2024-03"])
 def test_polling_knows_as_much_of_an_error_as_the_socket(comfy, version, name, workflow):
     """The same class of exception, with the same facts."""
     comfy.script(*recording(version, name).steps)
