@@ -10,7 +10,8 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import blinker
 
@@ -26,10 +27,10 @@ from .errors import (
     TransportError,
 )
 from .events import (
-    NAMES,
     ConnectionEvent,
     ErrorEvent,
     Event,
+    JobEvent,
     PreviewEvent,
     Progress,
     StatusEvent,
@@ -52,11 +53,11 @@ from .routes import (
     UserRoutes,
 )
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .signals import EventQueue, Receivers
+from .signals import Receivers
+from .subscriptions import Subscriptions
 from .threads import in_full
 from .wire import decode_binary, decode_text
 from .workflow.edit import load_graph
-from .workflow.graph import nearest
 
 if TYPE_CHECKING:
     import requests
@@ -85,6 +86,7 @@ class ComfyApi(
     UserRoutes,
     UserDataRoutes,
     SystemRoutes,
+    Subscriptions,
 ):
     """A blocking client of one ComfyUI server.
 
@@ -142,7 +144,7 @@ class ComfyApi(
         timeout: float | tuple[float, float] = (5.0, 60.0),
         verify: bool | str | os.PathLike[str] = True,
         cert: str | tuple[str, str] | None = None,
-        proxies: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
         transport: Literal["auto", "poll"] = "auto",
@@ -363,7 +365,7 @@ class ComfyApi(
         strict: bool = False,
         resubmit: bool = False,
         on_interrupt: OnInterrupt = "leave",
-        on_event: Callable[[Any], object] | None = None,
+        on_event: Callable[[JobEvent], object] | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         on_preview: Callable[[PreviewEvent], object] | None = None,
         **options: Unpack[PromptOptions],
@@ -476,6 +478,25 @@ class ComfyApi(
         """
         self._check_open()
         return self._jobs.take_up(prompt_id, {} if workflow is None else load_graph(workflow))
+
+    def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+        """Yield jobs as they end, each once; :func:`concurrent.futures.as_completed`, of jobs.
+
+        Asks nothing of the server.  How a job ended, ``job.result()`` or ``job.exception()``
+        tells; this raises for none of them.
+
+        Args:
+            jobs: As :meth:`submit` and :meth:`job` return them, of other clients too; a dict by
+                job will do.
+            timeout: Seconds from this call to the last end; ``None`` waits as long as it
+                takes, ``0`` yields what has ended.
+
+        Raises:
+            TimeoutError: Some have not ended within ``timeout``; they go on, and another call
+                yields them.
+        """
+        check_patience(timeout)
+        return _as_completed(set(jobs), None if timeout is None else time.monotonic() + timeout)
 
     @overload
     def map(
@@ -619,72 +640,6 @@ class ComfyApi(
         )
 
     # -- events --------------------------------------------------------------------------
-
-    def on(
-        self, name: str, callback: Callable[[Any], object], *, once: bool = False
-    ) -> Callable[[], None]:
-        """Call ``callback(event)`` for each event of that name; starts the event thread.
-
-        Kept strongly until the client ends, or what is returned is called.  Callbacks run
-        in the delivery thread, one after the other.  ``all`` gets every event.  Any name
-        that a custom node may send is allowed.  ``once``: only for the first one.
-
-        Raises:
-            TypeError: It cannot be called with one event, or is a coroutine function.
-            ClientClosed: After :meth:`close`.
-        """
-        self._check_open()
-        _warn_of_name(name)
-        unsubscribe = self._receivers.on(name, callback, once=once)
-        self._create_socket()
-        return unsubscribe
-
-    def off(self, name: str, callback: Callable[[Any], object]) -> bool:
-        """Take one registration of :meth:`on` back; whether there was one."""
-        return self._receivers.off(name, callback)
-
-    def wait_for(
-        self,
-        name: str,
-        predicate: Callable[[Any], bool] | None = None,
-        timeout: float | None = None,
-    ) -> Any:
-        """Block until an event of that name comes (and ``predicate(event)`` is true).
-
-        ``timeout`` in seconds, then ``TimeoutError``; ``None`` waits as long as it takes.
-        Only events from now on count.  Raises :class:`ClientClosed` when the client ends, and
-        ``TypeError`` for a predicate that cannot be called.
-        """
-        self._check_open()
-        if not (predicate is None or callable(predicate)):
-            raise TypeError(
-                f"predicate is called with an event: {predicate!r}; timeout is the third"
-            )
-        check_patience(timeout)
-        _warn_of_name(name)
-        queue = self._receivers.tap(name)
-        self._create_socket()
-        event = self._receivers.wait_for(queue, predicate, timeout)
-        if event is None:
-            self._check_open()
-            raise TimeoutError(f"no event {name!r} within {timeout or 0:g} s")
-        return event
-
-    def events(self, name: str = "all") -> Iterator[Any]:
-        """All events of that name from now on, as they come; ends with the client.
-
-        Events wait for a slow loop as they do for a slow receiver: under pressure the newest
-        preview and progress of a node win.
-        """
-        self._check_open()
-        _warn_of_name(name)
-        queue = self._receivers.tap(name)
-        self._create_socket()
-        return self._follow(queue)
-
-    def _follow(self, queue: EventQueue) -> Iterator[Any]:
-        """A generator of this object: who iterates keeps the client."""
-        yield from self._receivers.events(queue)
 
     def subscribe_logs(self, enabled: bool = True) -> None:
         """Have the server's terminal sent as ``logs`` and ``terminal`` events, or stop it.
@@ -866,17 +821,15 @@ class ComfyApi(
         self._receivers.flush(jobs_module.FLUSH)
 
 
+def _as_completed(jobs: set[Job], deadline: float | None) -> Iterator[Job]:
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    return cast(Iterator[Job], futures.as_completed(jobs, left))
+
+
 def _recorder(path: str | os.PathLike[str]) -> Recorder:
     from .recording import Recorder  # most clients do without
 
     return Recorder(path)
-
-
-def _warn_of_name(name: str) -> None:
-    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
-    likely = () if name in NAMES else nearest(name, NAMES, 1)
-    if likely:
-        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
 
 
 def _may_mend(exc: ComfyError) -> bool:
@@ -884,9 +837,8 @@ def _may_mend(exc: ComfyError) -> bool:
     return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 
-def _without_passwords(proxies: Mapping[str, str]) -> dict[str, str]:
+def _without_passwords(proxies: Mapping[str, str | None]) -> dict[str, str | None]:
     """Proxies for a pickle: one with a password in it stays behind."""
-    # requests takes ``None`` for a scheme that has none.
     return {scheme: url for scheme, url in proxies.items() if not url or "@" not in url}
 
 

@@ -180,7 +180,7 @@ class Redactor:
             self._secrets.add_headers(http._template.headers)
         proxies = [*(http._proxies or {}).values(), *session.proxies.values()]
         proxies += [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
-        for proxy in proxies:
+        for proxy in filter(None, proxies):
             userinfo = proxy.rpartition("@")[0].rpartition("//")[2]
             pair = (userinfo, *userinfo.split(":", 1))
             words += [*pair, *map(unquote, pair)]

@@ -36,18 +36,6 @@ class Event:
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
-class UnknownEvent(Event):
-    """An event of a custom node, or one newer than this library."""
-
-    data: Any = None  #: Whatever JSON the server sent.
-
-    @property
-    def prompt_id(self) -> str | None:
-        """The prompt, when the message names one as all of ComfyUI's own do."""
-        return _text(self.data.get("prompt_id")) if isinstance(self.data, Mapping) else None
-
-
-@attrs.frozen(eq=False, kw_only=True, repr=False)
 class StatusEvent(Event):
     """The queue changed, for whomever: ``status``."""
 
@@ -61,6 +49,16 @@ class JobEvent(Event):
 
     #: The prompt; ``None`` where the server does not say (a replay after a reconnect).
     prompt_id: str | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
+class UnknownEvent(JobEvent):
+    """An event of a custom node, or one newer than this library.
+
+    Of a prompt, when its data name one as all of ComfyUI's own do.
+    """
+
+    data: Any = None  #: Whatever JSON the server sent.
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -300,32 +298,6 @@ class ErrorEvent(Event):
     error: Exception | None = None
 
 
-#: Names that a server's JSON messages may fire, and what makes the event of the data.
-FROM_SERVER: Mapping[str, Callable[[Mapping[str, Any]], Event]]
-
-#: Names that only this library fires; a server message of that name fires nothing but ``all``.
-FROM_CLIENT = frozenset(
-    {
-        "all",
-        "auth_success",
-        "auth_error",
-        "connection_error",
-        "connected",
-        "reconnecting",
-        "reconnected",
-        "disconnected",
-        "websocket_unavailable",
-        "b_preview",
-        "b_preview_with_metadata",
-        "progress_text",
-        "job_lost",
-        "queue_error",
-        "terminal",
-        "terminal_subscription_error",
-    }
-)
-
-
 # -- from the server's data; tolerant of whatever stands there ----------------------------
 
 
@@ -496,7 +468,49 @@ def _notification(data: Mapping[str, Any]) -> Event:
     return NotificationEvent(name="notification", raw=data, value=_text(data.get("value")))
 
 
-FROM_SERVER = {
+def unknown(kind: str, message: Mapping[str, Any]) -> UnknownEvent:
+    """What a message is whose type is not known here, or whose data are in no form for it."""
+    data = message.get("data")
+    prompt_id = _text(data.get("prompt_id")) if isinstance(data, Mapping) else None
+    return UnknownEvent(name=kind, raw=message, data=data, prompt_id=prompt_id)
+
+
+#: The class of the events of each documented name, which are the signals in blinker's default
+#: namespace.  Any other name gives an ``UnknownEvent``.
+CLASSES: Mapping[str, type[Event]] = {
+    "all": Event,
+    "status": StatusEvent,
+    "execution_start": ExecutionStart,
+    "execution_cached": ExecutionCached,
+    "executing": Executing,
+    "progress": Progress,
+    "progress_state": ProgressState,
+    "progress_text": ProgressText,
+    "executed": Executed,
+    "execution_success": ExecutionSuccess,
+    "execution_error": ExecutionError,
+    "execution_interrupted": ExecutionInterrupted,
+    "job_lost": JobLostEvent,
+    "b_preview": PreviewEvent,
+    "b_preview_with_metadata": PreviewEvent,
+    "connected": ConnectionEvent,
+    "reconnecting": ConnectionEvent,
+    "reconnected": ConnectionEvent,
+    "disconnected": ConnectionEvent,
+    "websocket_unavailable": ConnectionEvent,
+    "auth_success": ErrorEvent,
+    "auth_error": ErrorEvent,
+    "connection_error": ErrorEvent,
+    "queue_error": ErrorEvent,
+    "terminal_subscription_error": ErrorEvent,
+    "logs": LogsEvent,
+    "terminal": TerminalEvent,
+    "feature_flags": FeatureFlags,
+    "notification": NotificationEvent,
+}
+
+#: Names that a server's JSON messages may fire, and what makes the event of the data.
+FROM_SERVER: Mapping[str, Callable[[Mapping[str, Any]], Event]] = {
     "status": _status,
     "execution_start": _execution_start,
     "execution_cached": _execution_cached,
@@ -512,5 +526,7 @@ FROM_SERVER = {
     "notification": _notification,
 }
 
-#: All documented names: the signals that live in blinker's default namespace.
-NAMES = frozenset(FROM_SERVER) | FROM_CLIENT
+NAMES = frozenset(CLASSES)
+
+#: Names that only this library fires; a server message of that name fires nothing but ``all``.
+FROM_CLIENT = NAMES - FROM_SERVER.keys()

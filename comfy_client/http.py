@@ -107,7 +107,7 @@ class Http:
         timeout: float | tuple[float, float] = (5.0, 60.0),
         verify: bool | str | os.PathLike[str] = True,
         cert: str | tuple[str, str] | None = None,
-        proxies: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
     ) -> None:
@@ -176,7 +176,8 @@ class Http:
         if self.address.is_loopback:
             return {}, "the own machine is never reached through one"
         if self._proxies is not None:
-            return dict(self._proxies), "proxies="
+            given = self._proxies.items()  # requests takes ``None`` for a scheme that has none
+            return {scheme: url or "" for scheme, url in given}, "proxies="
         if self._session.proxies:
             return dict(self._session.proxies), "proxies of the Session"
         if not self._session.trust_env:
@@ -298,7 +299,7 @@ class Http:
         if self._template is not None:
             secrets.add_query((self._template.url or "").partition("?")[2])
         for proxy in self.proxies.values():
-            secrets.add_url(proxy or "")  # requests takes ``None`` for a scheme that has none
+            secrets.add_url(proxy)
         auth = self._session.auth
         password = auth[1] if isinstance(auth, tuple) else getattr(auth, "password", None)
         secrets.add([password] if isinstance(password, str) else [])

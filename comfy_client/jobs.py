@@ -55,6 +55,7 @@ from .events import (
     ProgressState,
     ProgressText,
     StatusEvent,
+    UnknownEvent,
 )
 from .failures import is_away
 from .http import segment
@@ -498,6 +499,8 @@ class Jobs:
     def _note(self, job: Job, known: Known, event: JobEvent) -> Outcome | None:
         """What the job is told by one of its events; an outcome when that ends it."""
         known.is_news("socket")
+        if isinstance(event, UnknownEvent):
+            return None  # of a node; no word on where the prompt is
         known.check_at = known.news_at + SILENCE
         known.interval = SILENCE
         known.missed_at = None

@@ -423,7 +423,7 @@ class Receivers:
     def wait_for(
         self,
         queue: EventQueue,
-        predicate: Callable[[Any], bool] | None,
+        predicate: Callable[[Any], object] | None,
         timeout: float | None,
     ) -> Event | None:
         """The first event of a tap that satisfies; ``None`` when time ran out or it closed."""

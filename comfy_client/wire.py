@@ -25,7 +25,7 @@ from .events import (
     PreviewEvent,
     ProgressText,
     TerminalEvent,
-    UnknownEvent,
+    unknown,
 )
 
 log = logging.getLogger("comfy_client")
@@ -55,7 +55,7 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     payload = message.get("data")
     make = FROM_SERVER.get(kind)
     if make is None or not isinstance(payload, Mapping):
-        return (UnknownEvent(name=kind, raw=message, data=payload),)
+        return (unknown(kind, message),)
     event = make(payload)
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))

@@ -646,7 +646,7 @@ def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
 # -- use after close --------------------------------------------------------------------
 
 #: What a closed client still does: none of it needs the server, all of it cleans up.
-HARMLESS = {"close", "off", "generate_id", "get_path_image"}
+HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image"}
 #: ping() never raises; it answers with the reason.
 ANSWERS = {"ping"}
 
@@ -715,6 +715,39 @@ def test_what_a_closed_client_still_does(refused: str) -> None:
     assert api.host == refused
     assert repr(api) == f"<ComfyApi {refused} closed>"
     assert threads() == []
+
+
+# -- jobs as they end -------------------------------------------------------------------
+
+
+def test_jobs_come_as_they_end_each_once(comfy: ComfyServer) -> None:
+    """Of several clients, with those that had ended first."""
+    with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:
+        first, second, third = api.submit(GRAPH), other.submit(GRAPH), api.submit(GRAPH)
+        comfy.finish(first.prompt_id)
+        first.result(20)
+        ended = api.as_completed({first: 1, second: 2, third: 3}, timeout=20)
+        assert next(ended) is first
+        for job in (second, third):
+            comfy.finish(job.prompt_id)
+            assert next(ended) is job
+        assert list(ended) == []
+        assert list(api.as_completed([third, third], timeout=0)) == [third]
+
+
+def test_jobs_that_do_not_end_in_time_are_a_timeout(comfy: ComfyServer) -> None:
+    """Seconds from the call; they go on, and what cannot be a time is told at once."""
+    with ComfyApi(comfy.url) as api:
+        job = api.submit(GRAPH)
+        ended = api.as_completed([job], timeout=0.2)
+        time.sleep(0.2)
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            next(ended)
+        assert time.monotonic() - start < 0.15
+        assert not job.done()
+        with pytest.raises(ValueError, match="seconds"):
+            api.as_completed([job], timeout=-1)
 
 
 # -- forgotten --------------------------------------------------------------------------

@@ -52,6 +52,17 @@ class UserDataRoutes(RouteGroup):
         full_info: Literal[True],
     ) -> models.UserDataInfo: ...
 
+    @overload
+    def store_user_data(
+        self,
+        file: str,
+        data: Any,
+        *,
+        overwrite: bool = True,
+        stringify: bool | None = None,
+        full_info: bool,
+    ) -> str | models.UserDataInfo: ...
+
     def store_user_data(
         self,
         file: str,
@@ -137,6 +148,11 @@ class UserDataRoutes(RouteGroup):
         self, source: str, dest: str, *, overwrite: bool = False, full_info: Literal[True]
     ) -> models.UserDataInfo: ...
 
+    @overload
+    def move_user_data(
+        self, source: str, dest: str, *, overwrite: bool = False, full_info: bool
+    ) -> str | models.UserDataInfo: ...
+
     def move_user_data(
         self, source: str, dest: str, *, overwrite: bool = False, full_info: bool = False
     ) -> str | models.UserDataInfo:
@@ -190,6 +206,16 @@ class UserDataRoutes(RouteGroup):
         split: bool = False,
         full_info: Literal[True],
     ) -> list[models.UserDataInfo]: ...
+
+    @overload
+    def list_user_data(
+        self,
+        dir: str = "",
+        *,
+        recurse: bool = False,
+        split: bool = False,
+        full_info: bool = False,
+    ) -> list[str] | list[list[str]] | list[models.UserDataInfo]: ...
 
     def list_user_data(
         self,

@@ -1,0 +1,570 @@
+"""Who wants which events: ``on``, ``off``, ``wait_for`` and ``events``, typed by the event's name.
+
+The overloads spell out ``events.CLASSES``, since no type can be computed from a table; a test
+holds them equal.  Any other name is of an event that a custom node sends, so a callback may
+expect an ``UnknownEvent``; but a ``str`` that is no literal may be any name, so what is
+returned for it is an ``Event``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, overload
+
+from .events import (
+    NAMES,
+    ConnectionEvent,
+    ErrorEvent,
+    Event,
+    Executed,
+    Executing,
+    ExecutionCached,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionStart,
+    ExecutionSuccess,
+    FeatureFlags,
+    JobLostEvent,
+    LogsEvent,
+    NotificationEvent,
+    PreviewEvent,
+    Progress,
+    ProgressState,
+    ProgressText,
+    StatusEvent,
+    TerminalEvent,
+    UnknownEvent,
+)
+from .job import check_patience
+from .signals import EventQueue, Receivers
+from .workflow.graph import nearest
+
+log = logging.getLogger("comfy_client")
+
+
+class Subscriptions:
+    """What a client offers to whoever wants its events."""
+
+    _receivers: Receivers
+
+    def _check_open(self) -> None:
+        """Raises :class:`ClientClosed` after ``close()``."""
+        raise NotImplementedError
+
+    def _create_socket(self) -> None:
+        """Have the event thread run."""
+        raise NotImplementedError
+
+    @overload
+    def on(
+        self, name: Literal["all"], callback: Callable[[Event], object], *, once: bool = False
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["status"],
+        callback: Callable[[StatusEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["execution_start"],
+        callback: Callable[[ExecutionStart], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["execution_cached"],
+        callback: Callable[[ExecutionCached], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["executing"],
+        callback: Callable[[Executing], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["progress"],
+        callback: Callable[[Progress], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["progress_state"],
+        callback: Callable[[ProgressState], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["progress_text"],
+        callback: Callable[[ProgressText], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["executed"],
+        callback: Callable[[Executed], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["execution_success"],
+        callback: Callable[[ExecutionSuccess], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["execution_error"],
+        callback: Callable[[ExecutionError], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["execution_interrupted"],
+        callback: Callable[[ExecutionInterrupted], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["job_lost"],
+        callback: Callable[[JobLostEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["b_preview", "b_preview_with_metadata"],
+        callback: Callable[[PreviewEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal[
+            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
+        ],
+        callback: Callable[[ConnectionEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal[
+            "auth_success",
+            "auth_error",
+            "connection_error",
+            "queue_error",
+            "terminal_subscription_error",
+        ],
+        callback: Callable[[ErrorEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self, name: Literal["logs"], callback: Callable[[LogsEvent], object], *, once: bool = False
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["terminal"],
+        callback: Callable[[TerminalEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["feature_flags"],
+        callback: Callable[[FeatureFlags], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self,
+        name: Literal["notification"],
+        callback: Callable[[NotificationEvent], object],
+        *,
+        once: bool = False,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def on(
+        self, name: str, callback: Callable[[UnknownEvent], object], *, once: bool = False
+    ) -> Callable[[], None]: ...
+
+    def on(
+        self, name: str, callback: Callable[[Any], object], *, once: bool = False
+    ) -> Callable[[], None]:
+        """Call ``callback(event)`` for each event of that name; starts the event thread.
+
+        Kept strongly until the client ends, or what is returned is called.  Callbacks run
+        in the delivery thread, one after the other.  ``all`` gets every event.  Any name
+        that a custom node may send is allowed.  ``once``: only for the first one.
+
+        Raises:
+            TypeError: It cannot be called with one event, or is a coroutine function.
+            ClientClosed: After :meth:`close`.
+        """
+        self._check_open()
+        _warn_of_name(name)
+        unsubscribe = self._receivers.on(name, callback, once=once)
+        self._create_socket()
+        return unsubscribe
+
+    def off(self, name: str, callback: Callable[[Any], object]) -> bool:
+        """Take one registration of :meth:`on` back; whether there was one."""
+        return self._receivers.off(name, callback)
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["all"],
+        predicate: Callable[[Event], object] | None = None,
+        timeout: float | None = None,
+    ) -> Event: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["status"],
+        predicate: Callable[[StatusEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> StatusEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["execution_start"],
+        predicate: Callable[[ExecutionStart], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecutionStart: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["execution_cached"],
+        predicate: Callable[[ExecutionCached], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecutionCached: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["executing"],
+        predicate: Callable[[Executing], object] | None = None,
+        timeout: float | None = None,
+    ) -> Executing: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["progress"],
+        predicate: Callable[[Progress], object] | None = None,
+        timeout: float | None = None,
+    ) -> Progress: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["progress_state"],
+        predicate: Callable[[ProgressState], object] | None = None,
+        timeout: float | None = None,
+    ) -> ProgressState: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["progress_text"],
+        predicate: Callable[[ProgressText], object] | None = None,
+        timeout: float | None = None,
+    ) -> ProgressText: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["executed"],
+        predicate: Callable[[Executed], object] | None = None,
+        timeout: float | None = None,
+    ) -> Executed: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["execution_success"],
+        predicate: Callable[[ExecutionSuccess], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecutionSuccess: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["execution_error"],
+        predicate: Callable[[ExecutionError], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecutionError: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["execution_interrupted"],
+        predicate: Callable[[ExecutionInterrupted], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecutionInterrupted: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["job_lost"],
+        predicate: Callable[[JobLostEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> JobLostEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["b_preview", "b_preview_with_metadata"],
+        predicate: Callable[[PreviewEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> PreviewEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal[
+            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
+        ],
+        predicate: Callable[[ConnectionEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> ConnectionEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal[
+            "auth_success",
+            "auth_error",
+            "connection_error",
+            "queue_error",
+            "terminal_subscription_error",
+        ],
+        predicate: Callable[[ErrorEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> ErrorEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["logs"],
+        predicate: Callable[[LogsEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> LogsEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["terminal"],
+        predicate: Callable[[TerminalEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> TerminalEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["feature_flags"],
+        predicate: Callable[[FeatureFlags], object] | None = None,
+        timeout: float | None = None,
+    ) -> FeatureFlags: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: Literal["notification"],
+        predicate: Callable[[NotificationEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> NotificationEvent: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: str,
+        predicate: Callable[[UnknownEvent], object] | None = None,
+        timeout: float | None = None,
+    ) -> Event: ...
+
+    def wait_for(
+        self,
+        name: str,
+        predicate: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+    ) -> Event:
+        """Block until an event of that name comes (and ``predicate(event)`` is true).
+
+        ``timeout`` in seconds, then ``TimeoutError``; ``None`` waits as long as it takes.
+        Only events from now on count.  Raises :class:`ClientClosed` when the client ends, and
+        ``TypeError`` for a predicate that cannot be called.
+        """
+        self._check_open()
+        if not (predicate is None or callable(predicate)):
+            raise TypeError(
+                f"predicate is called with an event: {predicate!r}; timeout is the third"
+            )
+        check_patience(timeout)
+        _warn_of_name(name)
+        queue = self._receivers.tap(name)
+        self._create_socket()
+        event = self._receivers.wait_for(queue, predicate, timeout)
+        if event is None:
+            self._check_open()
+            raise TimeoutError(f"no event {name!r} within {timeout or 0:g} s")
+        return event
+
+    @overload
+    def events(self, name: Literal["all"] = "all") -> Iterator[Event]: ...
+
+    @overload
+    def events(self, name: Literal["status"]) -> Iterator[StatusEvent]: ...
+
+    @overload
+    def events(self, name: Literal["execution_start"]) -> Iterator[ExecutionStart]: ...
+
+    @overload
+    def events(self, name: Literal["execution_cached"]) -> Iterator[ExecutionCached]: ...
+
+    @overload
+    def events(self, name: Literal["executing"]) -> Iterator[Executing]: ...
+
+    @overload
+    def events(self, name: Literal["progress"]) -> Iterator[Progress]: ...
+
+    @overload
+    def events(self, name: Literal["progress_state"]) -> Iterator[ProgressState]: ...
+
+    @overload
+    def events(self, name: Literal["progress_text"]) -> Iterator[ProgressText]: ...
+
+    @overload
+    def events(self, name: Literal["executed"]) -> Iterator[Executed]: ...
+
+    @overload
+    def events(self, name: Literal["execution_success"]) -> Iterator[ExecutionSuccess]: ...
+
+    @overload
+    def events(self, name: Literal["execution_error"]) -> Iterator[ExecutionError]: ...
+
+    @overload
+    def events(self, name: Literal["execution_interrupted"]) -> Iterator[ExecutionInterrupted]: ...
+
+    @overload
+    def events(self, name: Literal["job_lost"]) -> Iterator[JobLostEvent]: ...
+
+    @overload
+    def events(
+        self, name: Literal["b_preview", "b_preview_with_metadata"]
+    ) -> Iterator[PreviewEvent]: ...
+
+    @overload
+    def events(
+        self,
+        name: Literal[
+            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
+        ],
+    ) -> Iterator[ConnectionEvent]: ...
+
+    @overload
+    def events(
+        self,
+        name: Literal[
+            "auth_success",
+            "auth_error",
+            "connection_error",
+            "queue_error",
+            "terminal_subscription_error",
+        ],
+    ) -> Iterator[ErrorEvent]: ...
+
+    @overload
+    def events(self, name: Literal["logs"]) -> Iterator[LogsEvent]: ...
+
+    @overload
+    def events(self, name: Literal["terminal"]) -> Iterator[TerminalEvent]: ...
+
+    @overload
+    def events(self, name: Literal["feature_flags"]) -> Iterator[FeatureFlags]: ...
+
+    @overload
+    def events(self, name: Literal["notification"]) -> Iterator[NotificationEvent]: ...
+
+    @overload
+    def events(self, name: str) -> Iterator[Event]: ...
+
+    def events(self, name: str = "all") -> Iterator[Any]:
+        """All events of that name from now on, as they come; ends with the client.
+
+        Events wait for a slow loop as they do for a slow receiver: under pressure the newest
+        preview and progress of a node win.
+        """
+        self._check_open()
+        _warn_of_name(name)
+        queue = self._receivers.tap(name)
+        self._create_socket()
+        return self._follow(queue)
+
+    def _follow(self, queue: EventQueue) -> Iterator[Any]:
+        """A generator of this object: who iterates keeps the client."""
+        yield from self._receivers.events(queue)
+
+
+def _warn_of_name(name: str) -> None:
+    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
+    likely = () if name in NAMES else nearest(name, NAMES, 1)
+    if likely:
+        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])

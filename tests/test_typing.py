@@ -1,0 +1,160 @@
+"""What a type checker says of programs that use the client: of the README's, and of wrong ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import typing
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import comfy_client
+from comfy_client.events import CLASSES, Event
+from comfy_client.subscriptions import Subscriptions
+from tests.test_readme import blocks
+
+PACKAGE = Path(comfy_client.__file__).parent
+
+BLOCKS = {f"readme_{index:02d}": code for index, (_, code) in enumerate(blocks())}
+
+#: What ends in ``# E: code`` is refused with that code, all else is right.
+USES = """
+from typing import Literal, assert_type
+
+from collections.abc import Callable, Iterator
+
+from comfy_client import (
+    ComfyApi, Event, Executed, ExecutionSuccess, Job, JobEvent, PreviewEvent, Progress, StatusEvent,
+    UnknownEvent,
+)
+
+def with_progress(event: Progress) -> None: ...
+def with_executed(event: Executed) -> None: ...
+def with_any_of_a_prompt(event: JobEvent) -> None: ...
+def with_either(event: Progress | Executed) -> None: ...
+def with_unknown(event: UnknownEvent) -> None: ...
+def with_all(event: Event) -> None: ...
+
+def calls(api: ComfyApi, name: str, either: Literal["progress", "executed"], flag: bool) -> None:
+    assert_type(api.on("progress", with_progress), Callable[[], None])
+    api.on("progress", with_executed)  # E: arg-type
+    api.on("progress", with_any_of_a_prompt, once=flag)
+    api.on("status", with_progress)  # E: arg-type
+    api.on("progress", lambda event: print(event.value, event.max))
+    api.on("progress", lambda event: print(event.output))  # E: attr-defined
+    api.on("connected", lambda event: print(event.attempt))
+    api.on("all", lambda event: print(event.name))
+    api.on("all", with_progress)  # E: arg-type
+    api.on(either, with_either)
+    api.on(either, with_progress)  # E: arg-type
+    api.on("somebodys.node", with_unknown)
+    api.on("somebodys.node", lambda event: print(event.data, event.prompt_id))
+    api.on("somebodys.node", with_progress)  # E: arg-type
+    api.on(name, with_all)
+    api.on(name, with_progress)  # E: arg-type
+
+def waits(api: ComfyApi, name: str, either: Literal["progress", "executed"]) -> None:
+    assert_type(api.wait_for("b_preview"), PreviewEvent)
+    assert_type(api.wait_for("progress", lambda event: event.value == 3, 5.0), Progress)
+    assert_type(api.wait_for("execution_success", timeout=5).recovered, bool)
+    assert_type(api.wait_for(either), Event)
+    assert_type(api.wait_for(name), Event)
+    api.wait_for("progress", with_executed)  # E: arg-type
+
+def iterators(api: ComfyApi, name: str, either: Literal["progress", "executed"]) -> None:
+    assert_type(api.events(), Iterator[Event])
+    assert_type(api.events("all"), Iterator[Event])
+    assert_type(api.events("status"), Iterator[StatusEvent])
+    assert_type(api.events(either), Iterator[Event])
+    assert_type(api.events(name), Iterator[Event])
+    for event in api.events(name):
+        if isinstance(event, UnknownEvent):
+            print(event.data)
+
+def runs(api: ComfyApi) -> None:
+    api.run({}, on_event=with_any_of_a_prompt)
+    api.run({}, on_event=with_all)
+    api.run({}, on_event=with_progress)  # E: arg-type
+    jobs = {api.submit({}): 1}
+    for job in api.as_completed(jobs, timeout=5):
+        assert_type(job, Job)
+        print(jobs[job])
+
+def flags(api: ComfyApi, flag: bool) -> None:
+    assert_type(api.store_user_data("a", b"", full_info=False), str)
+    api.store_user_data("a", b"", full_info=flag)
+    api.move_user_data("a", "b", full_info=flag)
+    api.list_user_data(split=flag)
+    api.list_user_data(full_info=flag)
+    ComfyApi(proxies={"http": None, "https": "http://proxy:3128"})
+"""
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
+    """By module and line, what mypy says; one run over all, since a start takes long."""
+    folder = tmp_path_factory.mktemp("typing")
+    for name, code in {**BLOCKS, "uses": USES}.items():
+        (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
+    command += ["--follow-imports=silent", "."]  # of programs, not of the package
+    # mypy finds an installed package by itself, but not one that is installed editable.
+    source = {} if "site-packages" in PACKAGE.parts else {"MYPYPATH": str(PACKAGE.parent)}
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **source},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.stderr == ""
+    found: dict[str, dict[int, str]] = defaultdict(dict)
+    for line in done.stdout.splitlines():
+        match = re.fullmatch(r"(\w+)\.py:(\d+): (error|note): (.*)", line)
+        assert match, line
+        if match[3] == "error":
+            found[match[1]][int(match[2])] = match[4]
+    return found
+
+
+@pytest.mark.parametrize("name", BLOCKS, ids=[title for title, _ in blocks()])
+def test_every_block_of_the_readme_is_typed(
+    name: str, complaints: dict[str, dict[int, str]]
+) -> None:
+    """As it stands, by ``mypy --strict``."""
+    assert complaints[name] == {}
+
+
+def test_events_are_typed_by_their_names(complaints: dict[str, dict[int, str]]) -> None:
+    """What is right passes, and a callback of another event does not."""
+    lines = enumerate(USES.splitlines(), 1)
+    expected = {number: line.split("# E: ")[1] for number, line in lines if "# E: " in line}
+    found = {number: text.rpartition("[")[2][:-1] for number, text in complaints["uses"].items()}
+    assert found == expected, complaints["uses"]
+
+
+@pytest.mark.parametrize("method", [Subscriptions.on, Subscriptions.wait_for, Subscriptions.events])
+def test_the_overloads_are_the_table_of_events(method: typing.Any) -> None:
+    """Each name with its class, and one for any other name at the end."""
+    table: dict[str, type[Event]] = {}
+    *documented, other = [typing.get_type_hints(one) for one in typing.get_overloads(method)]
+    for hints in documented:
+        kinds = {hints.get("return"), *_arguments(hints.get("callback"))}
+        kinds |= {*_arguments(hints.get("predicate")), *_arguments(hints["return"])}
+        (kind,) = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Event)}
+        for name in typing.get_args(hints["name"]):
+            assert name not in table
+            table[name] = kind
+    assert table == CLASSES
+    assert other["name"] is str
+
+
+def _arguments(hint: object) -> set[object]:
+    """All that stands in the brackets of a type, at any depth."""
+    inner = hint if isinstance(hint, list) else typing.get_args(hint)
+    return {item for item in inner if isinstance(item, type)}.union(*map(_arguments, inner))
