@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -10,7 +11,13 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.connection import Timing
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
-from comfy_client.events import ConnectionEvent, FeatureFlags, PreviewEvent, StatusEvent
+from comfy_client.events import (
+    ConnectionEvent,
+    FeatureFlags,
+    PreviewEvent,
+    StatusEvent,
+    UnknownEvent,
+)
 from tests.heard import until
 from tests.proxy import Proxy
 
@@ -354,3 +361,20 @@ def test_a_lazy_input_that_is_not_there_is_a_failure(api):
         api.run(graph, timeout=LIMIT)
     assert caught.value.node_id == "switch"
     assert caught.value.exception_type == "comfy_execution.graph.NodeInputError"
+
+
+def test_an_event_of_a_custom_node_is_of_the_prompt_that_it_names(api):
+    """``on_event`` and ``job.events()`` have it, and nobody else's job does."""
+    prompt_id = api.generate_id()
+    told = {"prompt_id": prompt_id, "cpu": 3}
+    graph = {
+        "1": {
+            "class_type": "TestCustomEvent",
+            "inputs": {"event": "somebodys.monitor", "data": json.dumps(told)},
+        }
+    }
+    job = api.submit(graph, prompt_id=prompt_id)
+    named = job.prompt_id == prompt_id  # servers before 0.3.45 choose another
+    found = [event for event in job.events() if isinstance(event, UnknownEvent)]
+    assert [(event.name, event.data) for event in found] == [("somebodys.monitor", told)] * named
+    assert job.result(LIMIT)["1"].texts == ("",)
