@@ -449,8 +449,9 @@ class ComfyApi(
             prompt_id: Your own id, a canonical UUID never used before, for those who write it
                 down first.  ``None``: a new one.  Servers before 0.3.45 choose another:
                 ``job.prompt_id`` counts; :meth:`job` finds it by yours all the same.
-            strict: When the server would run only the valid part of the workflow, cancel it
-                and raise :class:`PromptRejected`; else that is warned about, and stands in
+            strict: When only a part of the workflow would run, cancel it and raise
+                :class:`PromptRejected` (:class:`WorkflowError` for a link to a node that is not
+                there, which is never sent); else that is warned about, and stands in
                 ``job.node_errors``.
             resubmit: A submission that got no answer, and of which the server shows no trace,
                 is sent again (at most twice, under the same id) instead of raising

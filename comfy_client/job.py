@@ -140,7 +140,7 @@ class Job(Future[Result]):
         #: What was submitted, in API format; of a job that was taken up by its id, empty
         #: until the server has told it.
         self.graph = graph
-        self.node_errors: Mapping[str, Any] = {}  #: Outputs that the server dropped.
+        self.node_errors: Mapping[str, Any] = {}  #: Outputs that were dropped.
         self._known = Known()
         self._twins: list[Job] = []  # the same prompt, taken up by another id
 

@@ -62,7 +62,7 @@ from .http import segment
 from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
-from .routes.prompts import AnyWorkflow, PromptOptions
+from .routes.prompts import AnyWorkflow, Prompt, PromptOptions
 from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .threads import in_full, was_started
@@ -227,12 +227,12 @@ class Jobs:
         """Socket first, then the waiter, then the POST; the caller's deadline bounds each."""
         api = self._api()
         try:
-            job, body = prepare(api, workflow, prompt_id, wants_previews, options)
+            job, prompt = prepare(api, workflow, prompt_id, wants_previews, options, strict=strict)
             if tapped:
                 job._tap_all()
             if begun is not None:
                 begun(job)
-            self._send(api, job, body, deadline, resubmit=resubmit)
+            self._send(api, job, prompt, deadline, resubmit=resubmit)
             if job.node_errors:
                 warn_or_refuse(job, strict=strict)
         except ComfyError as exc:
@@ -244,7 +244,7 @@ class Jobs:
         self,
         api: ComfyApi,
         job: Job,
-        body: Mapping[str, Any],
+        prompt: Prompt,
         deadline: float | None,
         *,
         resubmit: bool,
@@ -264,7 +264,7 @@ class Jobs:
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
                 known.posted_at = time.monotonic()
-            receipt = post(api, job, body, deadline, resubmit=resubmit, pause=self.pause)
+            receipt = post(api, job, prompt, deadline, resubmit=resubmit, pause=self.pause)
             self._accept(job, receipt)
         except Exception as exc:
             with self._lock:
@@ -297,7 +297,7 @@ class Jobs:
         todo: list[Callable[[], None]] = []
         known = job._known
         with self._lock:
-            job.node_errors = receipt.node_errors
+            job.node_errors = {**job.node_errors, **receipt.node_errors}
             known.accepted_at = time.monotonic()
             known.number = receipt.number
             if receipt.prompt_id != job.prompt_id:

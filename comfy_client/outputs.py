@@ -205,7 +205,7 @@ class Result(_Outputs):
     #: The numbers in the inputs ``seed`` and ``noise_seed``, by node id.  One that is linked to
     #: another node is not among them: it stands there under some other name, or is made there.
     seeds: Mapping[str, int] = attrs.field(factory=dict)
-    node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs the server dropped.
+    node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs that were dropped.
     #: False when outputs may be missing: history was gone before it could be read, or the
     #: socket was away, over which alone pictures of ``SaveImageWebsocket`` come.
     complete: bool = True

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from . import models
 from .deadline import patient
@@ -27,7 +27,7 @@ from .errors import (
 )
 from .failures import is_away
 from .job import Job
-from .routes.prompts import AnyWorkflow, PromptOptions
+from .routes.prompts import AnyWorkflow, Prompt, PromptOptions
 from .standing import PATIENCE, find, heeds_id
 from .workflow import explain_rejection
 
@@ -53,19 +53,23 @@ def prepare(
     prompt_id: str | None,
     wants_previews: bool,
     options: PromptOptions,
-) -> tuple[Job, Mapping[str, Any]]:
-    """A job that nobody knows of yet, and the body of its POST."""
+    *,
+    strict: bool,
+) -> tuple[Job, Prompt]:
+    """A job that nobody knows of yet, and what is to be submitted."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
-    body = api._prompt_body(
+    prompt = api._prompt(
         workflow,
         prompt_id=prompt_id,
         wants_previews=wants_previews or api._wants_previews(),
+        strict=strict,
         **options,
     )
-    job = Job(api, prompt_id, body["prompt"])
-    method = body["extra_data"].get("preview_method")
+    job = Job(api, prompt_id, prompt.graph)
+    job.node_errors = prompt.left_out
+    method = prompt.body["extra_data"].get("preview_method")
     job._known.wants_previews = method is not None and method != "none"
-    return job, body
+    return job, prompt
 
 
 def _canonical(prompt_id: str) -> str:
@@ -82,7 +86,7 @@ def _canonical(prompt_id: str) -> str:
 def post(
     api: ComfyApi,
     job: Job,
-    body: Mapping[str, Any],
+    prompt: Prompt,
     deadline: float | None,
     *,
     resubmit: bool,
@@ -94,7 +98,7 @@ def post(
     was_sent = False
     while True:
         try:
-            return api._post_prompt(body, timeout=time_left(deadline, total))
+            return api._post_prompt(prompt, timeout=time_left(deadline, total))
         except ServerUnreachable as exc:
             if was_sent:
                 raise _uncertain(job, exc) from exc

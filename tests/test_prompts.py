@@ -308,3 +308,18 @@ def test_a_mistyped_argument_is_told_before_anything_is_sent(comfy: ComfyServer,
         with pytest.raises(TypeError, match="'timout'; did you mean 'timeout'"):
             getattr(api, call)(*arguments, timout=1)
     assert not [request for request in comfy.requests if request.method == "POST"]
+
+
+def test_a_refusal_names_what_was_left_out_too(comfy, api):
+    """Else the workflow would be said to have no output, which it has."""
+    comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["99", 0]}},
+    }
+    with pytest.raises(
+        PromptRejected, match=r"node 2 .* links to node '99', which is not"
+    ) as caught:
+        api.queue_prompt(None, graph, partial_execution_targets=["2"])
+    assert list(sent(comfy)[0]["prompt"]) == ["1"]
+    assert list(caught.value.node_errors) == ["2"]

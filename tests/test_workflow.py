@@ -17,7 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.errors import WorkflowError
-from comfy_client.workflow import Node, Workflow, check_graph, class_of, sinks, title_of
+from comfy_client.workflow import (
+    Node,
+    Workflow,
+    check_graph,
+    check_parts,
+    class_of,
+    explain_rejection,
+    sinks,
+    title_of,
+)
 
 GRAPH: dict[str, Any] = {
     "3": {
@@ -542,6 +551,54 @@ def test_what_cannot_be_sent_is_refused_with_node_and_input(
     text = str(refusal(check_graph, graph))
     assert text.startswith("node 3 'Sampler' (KSampler), input 'cfg': ")
     assert says in text
+
+
+def forked(**more: Any) -> dict[str, Any]:
+    """One output that is whole, and one that hangs on node 99, which is not there."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "ImageBlend", "inputs": {"a": ["1", 0], "b": ["99", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        **more,
+    }
+
+
+def test_a_good_graph_is_sent_as_a_whole(graph: dict[str, Any]) -> None:
+    """It is looked at once, and not copied."""
+    whole, part, left_out = check_parts(graph)
+    assert whole is part is graph
+    assert left_out == {}
+
+
+def test_what_hangs_on_a_missing_node_is_left_out() -> None:
+    """If it is not all that there is; told as the server tells what it drops."""
+    graph = forked()
+    whole, part, left_out = check_parts(graph)
+    assert whole == graph == forked()
+    assert list(part) == ["1", "2"]
+    assert {key: entry["dependent_outputs"] for key, entry in left_out.items()} == {"3": ["4", "5"]}
+    told = explain_rejection({"node_errors": left_out}, graph)
+    assert told == "node 3 (ImageBlend): input 'b' links to node '99', which is not there"
+    del graph["2"]
+    with pytest.raises(WorkflowError, match="links to node '99'"):
+        check_parts(graph)
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"a": [512, 512]}, "__value__"),
+        ({"a": ["6", 0]}, "links the node to itself"),
+        ({"a": math.nan}, "nan is not a number"),
+        ({"a": math.nan, "b": ["99", 0]}, "nan is not a number"),
+    ],
+)
+def test_other_faults_are_refused_whatever_is_left_out(node: dict[str, Any], says: str) -> None:
+    """No server drops these alone, and a list of two numbers is hardly meant as a link."""
+    graph = forked(**{"6": {"class_type": "PreviewAny", "inputs": node}})
+    assert says in str(refusal(check_parts, graph))
 
 
 def test_keys_that_are_not_strings_are_refused_at_every_level(graph: dict[str, Any]) -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+import attrs
+
 from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..events import ErrorEvent, Event
-from ..workflow import Workflow, check_graph, explain_rejection, unknown_class
+from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, nearest
 from ._base import RouteGroup
@@ -43,6 +45,15 @@ class PromptOptions(TypedDict, total=False):
     preview_method: str | None
     #: For partner nodes.  Servers before 0.3.65 show it to everyone in ``/queue``.
     comfy_api_key: str | None
+
+
+@attrs.frozen
+class Prompt:
+    """What is to be submitted."""
+
+    body: Mapping[str, Any]  #: Of ``POST /prompt``.
+    graph: Mapping[str, Any]  #: All of the workflow.
+    left_out: Mapping[str, Any]  #: ``node_errors`` of what is not in the body.
 
 
 class PromptRoutes(RouteGroup):
@@ -80,18 +91,21 @@ class PromptRoutes(RouteGroup):
 
         Raises:
             PromptRejected: The server refused; the message says why in words.
-            WorkflowError: The graph cannot be sent: NaN, a dangling link, UI format.
+            WorkflowError: The graph cannot be sent: NaN, UI format, a link to a node that is not
+                there.  When such a link concerns only some of the outputs, the others are sent,
+                and ``node_errors`` of the answer names what was left out.
             UploadTooLarge: The body exceeds the server's limit.
         """
         try:
-            body = self._prompt_body(
+            prompt = self._prompt(
                 workflow,
                 number=number,
                 prompt_id=prompt_id,
                 wants_previews=self._wants_previews(),
                 **options,
             )
-            return self._post_prompt(body)
+            queued = self._post_prompt(prompt)
+            return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -135,15 +149,16 @@ class PromptRoutes(RouteGroup):
             return models.PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
         return models.PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
 
-    def _prompt_body(
+    def _prompt(
         self,
         workflow: AnyWorkflow,
         *,
         number: float | None = None,
         prompt_id: str | None = None,
         wants_previews: bool = False,
+        strict: bool = False,
         **options: Unpack[PromptOptions],
-    ) -> dict[str, Any]:
+    ) -> Prompt:
         for name in options.keys() - PromptOptions.__annotations__.keys():
             # At run time ``**options`` takes anything, so a typo would go unnoticed.
             likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
@@ -153,10 +168,10 @@ class PromptRoutes(RouteGroup):
             raise TypeError(f"unexpected keyword argument {name!r}{hint}")
         graph = workflow.to_dict() if isinstance(workflow, Workflow) else load_graph(workflow)
         # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
-        body: dict[str, Any] = {
-            "prompt": check_graph(graph),
-            "client_id": self.client_id,
-        }
+        if strict:
+            check_graph(graph)
+        graph, part, left_out = check_parts(graph)
+        body: dict[str, Any] = {"prompt": part, "client_id": self.client_id}
         extra = dict(options.get("extra_data") or {})
         ui_graph = options.get("workflow_ui")
         if ui_graph is not None:
@@ -184,18 +199,16 @@ class PromptRoutes(RouteGroup):
             body["front"] = True
         elif number and number != -1:
             body["number"] = number
-        return body
+        return Prompt(body, graph, left_out)
 
-    def _post_prompt(
-        self, body: Mapping[str, Any], timeout: float | None = None
-    ) -> models.QueuedPrompt:
-        answer = None
+    def _post_prompt(self, prompt: Prompt, timeout: float | None = None) -> models.QueuedPrompt:
+        answer, body = None, prompt.body
         try:
             answer = self._http.json("POST", "/prompt", json=body, timeout=timeout)
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, body) from exc
+                raise self._rejected(exc, prompt) from exc
             if exc.status == 500:
                 unknown = self._unknown_classes(body["prompt"])
                 if unknown:
@@ -226,19 +239,24 @@ class PromptRoutes(RouteGroup):
             )
         return queued
 
-    def _rejected(self, exc: ApiError, sent: Mapping[str, Any]) -> PromptRejected:
-        graph, targets = sent["prompt"], sent.get("partial_execution_targets")
+    def _rejected(self, exc: ApiError, prompt: Prompt) -> PromptRejected:
+        graph, targets = prompt.graph, prompt.body.get("partial_execution_targets")
         body = exc.body if isinstance(exc.body, Mapping) else {}
         names = self._node_names() if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
-        words = explain_rejection(exc.body, graph, node_names=names)
+        node_errors = node_errors if isinstance(node_errors, Mapping) else {}
+        said: object = exc.body
+        if prompt.left_out:
+            node_errors = {**prompt.left_out, **node_errors}
+            said = {**body, "node_errors": node_errors}
+        words = explain_rejection(said, graph, node_names=names)
         kind = error.get("type") if isinstance(error, Mapping) else None
-        if targets is not None and kind == "prompt_no_outputs":
+        if targets is not None and kind == "prompt_no_outputs" and not prompt.left_out:
             words = f"none of partial_execution_targets {targets} is an output node"
         return PromptRejected(
             f"the server refused the workflow:\n{words}",
             error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
-            node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+            node_errors=node_errors,
             method=exc.method,
             path=exc.path,
             status=exc.status,

@@ -5,12 +5,13 @@ Pure: nothing here talks to a server.
 
 from .edit import Node, Workflow
 from .explain import explain_rejection, unknown_class
-from .graph import check_graph, class_of, sinks, title_of
+from .graph import check_graph, check_parts, class_of, sinks, title_of
 
 __all__ = [
     "Node",
     "Workflow",
     "check_graph",
+    "check_parts",
     "class_of",
     "explain_rejection",
     "sinks",

@@ -165,6 +165,75 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     return json_graph(graph, links=True)
 
 
+def check_parts(
+    graph: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """:func:`check_graph` for a workflow of which a part may be left out.
+
+    A server drops the outputs that hang on a node which is not there, and runs the others; but
+    where it does not check the input (an optional one on the earliest, everywhere one that the
+    node does not know), its worker ends in it.  So what hangs on such a node is not sent.
+
+    Returns the graph, what of it is to be sent, and what a server says of the rest, as
+    ``node_errors``.
+
+    Raises:
+        WorkflowError: As :func:`check_graph`; for such a link when no other output is left.
+    """
+    try:
+        whole = check_graph(graph)
+        return whole, whole, {}
+    except WorkflowError:
+        errors = _links_to_nothing(graph)
+        lost = _downstream(graph, errors)
+        outputs = sinks(graph)
+        if not errors or outputs <= lost:
+            raise
+    for node_id, entry in errors.items():
+        entry["dependent_outputs"] = sorted(outputs & _downstream(graph, [node_id]))
+    whole = json_graph(graph, links=False)
+    part = check_graph({key: node for key, node in whole.items() if key not in lost})
+    return {**whole, **part}, part, errors
+
+
+def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a server says of nodes that take something from one that is not there.
+
+    A list that begins with a number is more likely a literal one; that is refused.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for node_id, node in graph.items():
+        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        for value in inputs.values() if isinstance(inputs, Mapping) else ():
+            link = as_link(value)
+            if link and isinstance(value[0], str) and value[0] not in graph:
+                error = {
+                    "type": "exception_during_validation",
+                    "message": "Exception when validating node",
+                    "details": repr(value[0]),
+                    "extra_info": {"exception_type": "KeyError"},
+                }
+                entry: dict[str, Any] = {"errors": [], "class_type": class_of(graph, node_id)}
+                found.setdefault(node_id, entry)["errors"].append(error)
+    return found
+
+
+def _downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
+    """These nodes, and all that take something from them."""
+    takers: dict[str, list[str]] = {}
+    for node_id in graph:
+        for _, source, _ in links_of(graph, node_id):
+            takers.setdefault(source, []).append(node_id)
+    found: set[str] = set()
+    ahead = list(node_ids)
+    while ahead:
+        node_id = ahead.pop()
+        if node_id not in found:
+            found.add(node_id)
+            ahead += takers.get(node_id, ())
+    return found
+
+
 def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
     """:func:`check_graph`, with or without refusing bad links."""
     changed = {}

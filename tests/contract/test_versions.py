@@ -26,6 +26,7 @@ from comfy_client.errors import (
     NotFound,
     NotSupported,
     PromptRejected,
+    WorkflowError,
 )
 from comfy_client.routes.prompts import MARK
 from tests.contract.conftest import Server
@@ -765,6 +766,38 @@ def test_a_node_that_is_blocked_is_no_end(here: Any) -> None:
     assert [e.name for e in here.heard(*ENDS) if e.name != "execution_error"] == [
         "execution_success"
     ]
+
+
+DANGLING: dict[str, tuple[str, dict[str, Any]]] = {
+    "required": ("ImageInvert", {"image": ["99", 0]}),
+    "optional": (
+        "ImageCompositeMasked",
+        {"destination": ["3", 0], "source": ["3", 0], "x": 0, "y": 0, "resize_source": False}
+        | {"mask": ["99", 0]},
+    ),
+    "unknown": ("ImageInvert", {"image": ["3", 0], "other": ["99", 0]}),
+}
+
+
+@pytest.mark.parametrize("kind", DANGLING)
+def test_what_hangs_on_a_node_that_is_not_there_is_left_out(
+    here: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest runs; the worker of a server that was sent it all could end in it."""
+    class_type, inputs = DANGLING[kind]
+    graph = here.workflow("image_ops")
+    graph["97"] = {"class_type": class_type, "inputs": inputs}
+    save = {"filename_prefix": "left out", "images": ["97", 0]}
+    graph["98"] = {"class_type": "SaveImage", "inputs": save}
+    with pytest.raises(WorkflowError, match="links to node '99', which is not there"):
+        here.api.submit(graph, strict=True)
+    result = here.api.run(graph, timeout=60)
+    assert set(result.nodes) == {"4", "5"}
+    assert "links to node '99', which is not there" in caplog.text
+    receipt = here.api.append_prompt(graph)
+    assert ended(here, receipt.prompt_id).succeeded
+    for errors in (result.node_errors, receipt.node_errors):
+        assert {key: entry["dependent_outputs"] for key, entry in errors.items()} == {"97": ["98"]}
 
 
 def test_texts_of_a_running_node(here: Any) -> None:
