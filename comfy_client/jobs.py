@@ -175,6 +175,7 @@ class Jobs:
         self._unheard: tuple[float, float] | None = None
         self._cancels_jobs = True  # until the server says that it cannot
         self._redialled_at = float("-inf")
+        self._received_at = float("-inf")  # when a message was seen on its way
         self._hinted = False
 
     def _api(self) -> ComfyApi:
@@ -636,7 +637,10 @@ class Jobs:
         if self._unheard is not None:
             changes.append(self._unheard)
         is_silent = any(after < now - DEAF and api._status_at < before for before, after in changes)
-        if is_silent and not connection.is_receiving:
+        if connection.is_receiving:
+            self._received_at = now
+        # On a slow line the next message has not begun when one has ended.
+        elif is_silent and now - self._received_at > 2 * DEAF:
             self._dial_again(api)
 
     def _suspect(self, since: float, now: float) -> None:

@@ -1,6 +1,7 @@
 """Lanes and fixtures.
 
 ``pytest`` needs no ComfyUI, ``--real`` adds the tests on a real one, ``--soak`` the long ones.
+``--hypothesis-profile=thorough`` tries ten times as many examples.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+from xdist.scheduler import LoadGroupScheduling
 
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, setup
 from tests.versions import TESTED
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 WORKFLOWS = Path(__file__).with_name("workflows")
 LANES = ("real", "soak")
 
+# No deadline: an example that takes long says something of the machine only.
+settings.register_profile("usual", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile("usual")
+
 # As a terminal has it: a shell that runs the tests in the background has Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -37,8 +45,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Most tests wait for something, so four at a time; those on one real server take turns."""
-    return 0 if any(config.getoption(lane) for lane in LANES) else 4
+    """Most tests wait for something, so four at a time; long ones are to be watched."""
+    return 0 if config.getoption("soak") else 4
+
+
+class OneServerOneWorker(LoadGroupScheduling):
+    """The tests of a real server stay together, of all others those of one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+    is_ours = config.getvalue("dist") == "loadgroup"
+    return OneServerOneWorker(config, log) if is_ours else None
+
+
+def real_version(item: pytest.Item) -> str | None:
+    """The version of ComfyUI that a test is for; None of a test that needs no real one."""
+    if item.get_closest_marker("real") is None:
+        return None
+    spec = getattr(item, "callspec", None)
+    values = [str(value) for value in spec.params.values()] if spec else []
+    if any(value.startswith("embedded-") for value in values):
+        return None  # only beside the real ones, but without them
+    given = {value.removeprefix("real-") for value in values}
+    return next((version for version in VERSIONS if version in given), DEFAULT)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,20 +79,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
+    for item in items:
+        if version := real_version(item):
+            item.add_marker(pytest.mark.xdist_group(f"real {version}"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Set ComfyUI up before the first test, in sight and outside any test's time limit."""
+    """Set ComfyUI up before the first test."""
     gc.freeze()  # what tests collect is theirs; looking through all modules takes long
-    wanted = [item for item in session.items if item.get_closest_marker("real")]
-    if wanted and not session.config.option.collectonly:
-        given = [getattr(item, "callspec", None) for item in wanted]
-        values = {str(value) for spec in given if spec for value in spec.params.values()}
-        versions = values.intersection(VERSIONS)
-        capture = session.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            for version in sorted({DEFAULT, *versions}):
-                setup(version)
+    config = session.config
+    if not (config.option.collectonly or hasattr(config, "workerinput")):
+        _set_up(config, {version for item in session.items if (version := real_version(item))})
+
+
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """The same before there are workers; what they will collect is not known yet."""
+    if config.getoption("real"):
+        _set_up(config, {DEFAULT, *TESTED})
+
+
+def _set_up(config: pytest.Config, versions: set[str]) -> None:
+    """In sight, and outside any test's time limit."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        for version in sorted(versions):
+            setup(version)
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +173,11 @@ def comfy() -> Iterator[ComfyServer]:
 def workflow() -> Callable[..., dict[str, Any]]:
     """Reads a workflow: ``workflow("txt2img_tiny", seed=5)``."""
     return load_workflow
+
+
+def examples(usual: int) -> int:
+    """How many examples hypothesis tries: ten times as many with the profile ``thorough``."""
+    return usual * settings().max_examples // 100
 
 
 def load_workflow(name: str, **inputs: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.traffic import Request, encode, upgrade
 from tests.comfyui import ComfyUI, free_port
+from tests.conftest import examples
 from tests.doors import ForwardProxy, Nginx, certificates
 
 #: What a check needs does not have to be told again.
@@ -815,7 +816,7 @@ FACTS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.DataObject) -> None:
     """Any JSON in the place of any answer makes a report."""
@@ -834,7 +835,7 @@ def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.Da
     assert "defect" not in str(report)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     status=st.sampled_from([200, 200, 201, 204, 299, 302, 400, 401, 403, 404, 407, 418, 500, 503]),
     kind=st.sampled_from(["", "application/json", "text/html", "text/plain; charset=klingon"]),
@@ -860,7 +861,7 @@ SECRETS = st.text(
 ).map(lambda text: f"S3{text}")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), secrets=st.lists(SECRETS, min_size=11, max_size=11, unique=True))
 def test_a_secret_is_nowhere_in_the_text_wherever_it_stood(
     shared: ComfyServer, data: st.DataObject, secrets: list[str]

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from comfy_client import frames
 from comfy_client.frames import AT_ONCE, BINARY, CLOSE, PING, PONG, ROOM, TEXT, FrameError, Frames
 from comfy_client.testing import frame
+from tests.conftest import examples
 
 LIMIT = 1 << 20
 
@@ -402,7 +403,7 @@ def _by_websocket_client(pieces: list[bytes]) -> list[tuple[int, bytes]]:
     return found
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(MESSAGES, CUTS, st.sampled_from([16, 17, 64, 1000, ROOM]), st.integers(0, 1 << 16))
 def test_any_legal_stream_is_read_as_websocket_client_reads_it(
     messages: list[Any], cuts: list[int], room: int, seed: int
@@ -414,7 +415,7 @@ def test_any_legal_stream_is_read_as_websocket_client_reads_it(
     assert found == _by_websocket_client(pieces)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     st.lists(
         st.one_of(

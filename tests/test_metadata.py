@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.metadata import read_metadata, write_metadata
+from tests.conftest import examples
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "text": "Gruß \u2603"}}}
 EDITOR = {"nodes": [], "links": [], "version": 0.4}
@@ -178,7 +179,7 @@ def test_a_zip_bomb_takes_no_memory_to_speak_of() -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_damaged_bytes_raise_nothing_else(data: st.DataObject) -> None:
     """Whatever bytes are changed: an answer, or a WorkflowError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import re
 from pathlib import Path
@@ -62,13 +63,10 @@ def test_the_commands_are_the_ones_that_ci_runs() -> None:
     told = re.findall(r"^    (pip install .*)$", text, re.MULTILINE)
     assert told == [
         'pip install ".[cli,testing]" && comfy-client demo',
-        'pip install ".[test]" && python -m pytest --real',
+        'pip install ".[test]" && python -m pytest',
     ]
-    done = CI.read_text(encoding="utf-8")
-    assert "\ndemo 3.11 cli,testing\n" in done
-    assert '"$bin/comfy-client" demo' in done
-    assert "lane 3.11 test,dev --real" in done
-    assert '-m pytest "$@"' in done
+    done = re.findall(r"^as_told \S+ 3\.11 '(.*)'$", CI.read_text(encoding="utf-8"), re.MULTILINE)
+    assert done == told
 
 
 def test_every_fault_of_the_embedded_server_stands_in_the_table() -> None:
@@ -131,6 +129,23 @@ def test_every_error_stands_in_the_table() -> None:
         if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
     }
     assert {n for n in errors if f"``{n}``" in section} == errors
+
+
+def test_every_extra_stands_in_the_table_and_all_is_all_of_them() -> None:
+    """But for those of the project's own tests."""
+    metadata = configparser.ConfigParser()
+    metadata.read(README.with_name("setup.cfg"), encoding="utf-8")
+    extras = {
+        n: set(text.split("\n")[1:]) for n, text in metadata["options.extras_require"].items()
+    }
+    wanted = {name: extras[name] for name in extras.keys() - {"test", "dev", "all"}}
+    assert extras["all"] == set().union(*wanted.values())
+    assert extras["all"] <= extras["test"]
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line[:3] == "``["]
+    table = {row[3 : row.index("]")]: row for row in rows}
+    assert table.keys() == {*wanted, "all"}
+    for name, packages in wanted.items():
+        assert all(package.split()[0] in table[name] for package in packages)
 
 
 @pytest.mark.real

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from comfy_client.saving import MAX_NAME, safe_name, target_path, write_atomically
+from tests.conftest import examples
 
 DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]
 NAMES = st.one_of(
@@ -131,7 +132,7 @@ def test_no_name_leaves_the_folder(tmp_path, name):
 
 
 @given(NAMES)
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_name_can_be_written(tmp_path, name):
     """The file system takes what safe_name gives, numbered too."""
     target, rule = target_path(tmp_path, name)

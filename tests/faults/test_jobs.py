@@ -307,8 +307,8 @@ def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, a
 
 
 def test_a_submission_over_a_slow_line_does_not_make_it_deaf(comfy, api, monkeypatch):
-    """Its ``status`` stands in line behind a picture of another prompt."""
-    monkeypatch.setattr(jobs, "DEAF", 0.3)
+    """Its ``status`` stands in line behind a picture of another prompt, and is slow to begin."""
+    monkeypatch.setattr(jobs, "DEAF", 1.0)
     half = threading.Event()
     held = []
 
@@ -319,6 +319,7 @@ def test_a_submission_over_a_slow_line_does_not_make_it_deaf(comfy, api, monkeyp
                 half.set()
 
         trickle(comfy, prompt_id, meanwhile=half_way)
+        threading.Event().wait(1.2)
         held.pop().end()
 
     running = say("executing", node="9", display_node="9")

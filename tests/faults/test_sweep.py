@@ -28,6 +28,7 @@ from comfy_client import (
 from comfy_client.jobs import LOST_APART
 from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
+from tests.conftest import examples
 from tests.grids import (
     GRID,
     LIMIT,
@@ -157,7 +158,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyAp
         yield api, path, path.read_bytes()
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=examples(60))
 @given(data=st.data())
 def test_wherever_the_file_is_cut_it_is_carried_on_or_refused_but_nothing_runs_twice(
     finished: tuple[ComfyApi, Path, bytes], data: st.DataObject
