@@ -186,6 +186,25 @@ class TestExpand:
         return {"ui": {"parents": [parents]}, "expand": expand, "result": ([inner, 0], parents)}
 
 
+class TestBareBatch:
+    """Returns its batch in place of a tuple, a mistake; and says all that a class can say."""
+
+    CATEGORY = "tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("IMAGE",)
+    OUTPUT_TOOLTIPS = ("The batch.",)
+    DEPRECATED = True
+    EXPERIMENTAL = True
+    API_NODE = False
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",)}}
+
+    def run(self, image):
+        return image
+
+
 NODE_CLASS_MAPPINGS = {
     cls.__name__: cls
     for cls in (
@@ -197,5 +216,6 @@ NODE_CLASS_MAPPINGS = {
         TestCustomEvent,
         TestSwitch,
         TestExpand,
+        TestBareBatch,
     )
 }

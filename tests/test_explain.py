@@ -134,6 +134,22 @@ def test_the_newest_servers_give_class_and_node_as_fields() -> None:
     assert unknown_class(body, graph) == "FancyNode"
 
 
+def test_a_server_may_hint_at_what_to_do_about_an_unknown_class() -> None:
+    """As the embedded one does; then nobody is asked for a custom node."""
+    error: dict[str, Any] = {
+        "type": "invalid_prompt",
+        "message": "Cannot execute because node Fancy does not exist.",
+        "details": "Node ID '#5'",
+        "extra_info": {"hint": "have it made"},
+    }
+    graph = {"5": {"class_type": "Fancy", "inputs": {}}}
+    assert explain_rejection({"error": error, "node_errors": {}}, graph) == (
+        "node 5 (Fancy): the server has no node class 'Fancy'\nhave it made"
+    )
+    error["extra_info"]["hint"] = "x" * 5000
+    assert len(explain_rejection({"error": error}, graph)) < 1500
+
+
 def test_other_refusals_have_no_unknown_class() -> None:
     """Neither a missing ``class_type`` nor a wrong value, nor anything odd."""
     for case in REAL.values():

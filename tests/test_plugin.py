@@ -142,22 +142,29 @@ def test_after():
 
 
 def test_a_marker_passes_options_to_the_server(run: Run) -> None:
-    """The nearest one counts, and it is known to --strict-markers."""
+    """They add up, the nearest one counts, and it is known to --strict-markers."""
     code = """
 import pytest
 
-pytestmark = pytest.mark.comfy_server(version="0.8")
+pytestmark = pytest.mark.comfy_server(version="0.8", prefix="/far")
 
 def test_of_the_module(comfy_server):
     assert comfy_server.version == "0.8"
 
-@pytest.mark.comfy_server(prefix="/comfy")
-def test_of_its_own(comfy_server, comfy_api):
-    assert comfy_server.version == "0.3.75"
-    assert comfy_api.host.endswith("/comfy")
+@pytest.mark.comfy_server(prefix="/near")
+class TestIt:
+    def test_of_the_class(self, comfy_server, comfy_api):
+        assert comfy_server.version == "0.8"
+        assert comfy_api.host.endswith("/near")
+
+    @pytest.mark.comfy_server(version="new", credentials="secret")
+    def test_of_its_own(self, comfy_server, comfy_api):
+        assert comfy_server.version == "new"
+        assert comfy_api.host.endswith("/near")
+        assert comfy_api.get_queue().pending == ()
 """
     done = run(code, "--strict-markers")
-    assert "2 passed" in done.stdout, done.stdout
+    assert "3 passed" in done.stdout, done.stdout
 
 
 def test_the_client_of_a_test_gets_past_the_door_of_its_server(run: Run, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import websocket
 from comfy_client import ComfyApi
 from comfy_client.testing import (
     PROMPT_ID,
+    Answer,
     ComfyServer,
     Fault,
     Finish,
@@ -1258,6 +1259,24 @@ def test_handlers_replace_answers_and_hand_on(server: ComfyServer) -> None:
     assert get(server, "/history/1").json() == {}
     assert [request.path for request in server.requests] == ["/history/1", "/queue", "/history/1"]
     assert server.connections == 3
+
+
+def test_a_handler_may_be_decorated(server: ComfyServer) -> None:
+    """It stays the function that it was, and is checked as any other."""
+
+    @server.on("GET", "/queue")
+    def queue(request: Request) -> Answer:
+        return 503, {}, request.path
+
+    assert get(server, "/queue").text == "/queue"
+    server.off("GET", "/queue")
+    assert get(server, "/queue").status_code == 200
+    assert callable(queue)
+    with pytest.raises(ValueError, match="plain function"):
+
+        @server.on("GET", "/queue")
+        async def later(request: Request) -> Answer:
+            return 200, {}, ""
 
 
 def test_broken_answers(server: ComfyServer) -> None:

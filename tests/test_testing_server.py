@@ -1455,6 +1455,96 @@ def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, serve
     assert ask(server, "GET", "/node_replacements").status_code == 404
 
 
+def test_a_refusal_of_an_unknown_class_says_which_there_are(server, api):
+    """And how to have one more; a node of one's own among them."""
+
+    class Mine:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {}
+
+        def run(self) -> tuple[()]:
+            return ()
+
+    server.add_node(Mine)
+    with pytest.raises(PromptRejected, match=r"no node class 'VAELoader'") as caught:
+        api.run({"1": node("VAELoader")}, timeout=LIMIT)
+    assert "custom node" not in str(caught.value)
+    for words in ("embedded server", "CheckpointLoaderSimple", "Mine", "server.add_node"):
+        assert words in str(caught.value)
+
+
+def test_a_node_that_returns_its_batch_and_no_tuple_does_not_pass_for_a_right_one(server, api):
+    """As on ComfyUI: its first picture is taken for a batch, of which most nodes cannot work."""
+
+    class Bare:
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"image": ("IMAGE",)}}
+
+        def run(self, image: Any) -> Any:
+            return image
+
+    server.add_node(Bare)
+    graph = {"1": canvas(width=6), "2": node("Bare", image=["1", 0])}
+    saved = {"9": node("SaveImage", images=["2", 0], filename_prefix="bare")}
+    rows = api.run({**graph, **saved}, timeout=LIMIT).images
+    opened = [Image.open(io.BytesIO(row.bytes())) for row in rows]
+    assert [(row.mode, row.size) for row in opened] == [("L", (3, 6))] * 8
+    crop = node("ImageCrop", image=["2", 0], width=1, height=1, x=0, y=0)
+    shown = {"3": crop, "9": node("PreviewImage", images=["3", 0])}
+    with pytest.raises(JobFailed, match="returns a tuple"):
+        api.run({**graph, **shown}, timeout=LIMIT)
+
+
+def test_what_a_class_says_of_itself_stands_in_its_definition(server):
+    """As of ComfyUI's own: only what it says."""
+
+    class Told:
+        RETURN_TYPES = ("INT",)
+        FUNCTION = "run"
+        OUTPUT_TOOLTIPS = ("How many.",)
+        DEPRECATED = True
+        EXPERIMENTAL = True
+        API_NODE = False
+        RELATIVE_PYTHON_MODULE = "custom_nodes.mine"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {}
+
+        def run(self) -> tuple[int]:
+            return (1,)
+
+    class Silent(Told):
+        DEPRECATED = EXPERIMENTAL = False
+
+    keys = ("output_tooltips", "deprecated", "experimental", "api_node", "python_module")
+    for cls, words in (
+        (Told, (["How many."], True, True, False, "custom_nodes.mine")),
+        (Silent, (["How many."], None, None, False, "custom_nodes.mine")),
+    ):
+        server.add_node(cls)
+        definition = ask(server, "GET", f"/object_info/{cls.__name__}").json()[cls.__name__]
+        assert tuple(definition.get(key) for key in keys) == words
+
+
+def test_files_of_the_user_outlive_a_restart():
+    """Also where they took the place of ours."""
+    with ComfyServer() as server:
+        (server.root / "web" / "index.html").write_text("an editor")
+        (server.root / "models" / "configs" / "v1-inference.yaml").unlink()
+        server.restart()
+        assert ask(server, "GET", "/").text == "an editor"
+        assert len(ask(server, "GET", "/models/configs").json()) == 10
+
+
 # -- load -------------------------------------------------------------------------------
 
 

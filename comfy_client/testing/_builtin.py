@@ -21,6 +21,7 @@ from .folders import Folders
 from .images import Frame, Pictures, scaled
 from .scenery import draw
 
+_PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _LOOK = 0.05  # seconds between two looks at whether the prompt was interrupted
 _leniency = threading.Lock()  # guards Pillow's own switch, which is one for all threads
 _A = TypeVar("_A")
@@ -143,7 +144,7 @@ class ImageScale(Node):
     def run(
         self, image: Any, upscale_method: str, width: int, height: int, crop: str
     ) -> tuple[Pictures]:
-        pictures = Pictures.of(image)
+        pictures = Pictures.whole(image)
         old_width, old_height = pictures.size
         if not width and not height:
             return (pictures,)
@@ -156,7 +157,7 @@ class ImageScaleBy(Node):
     """By a factor."""
 
     def run(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Pictures]:
-        pictures = Pictures.of(image)
+        pictures = Pictures.whole(image)
         width, height = (round(side * scale_by) for side in pictures.size)
         return (_all(pictures, lambda f: scaled(f, width, height, upscale_method, "disabled")),)
 
@@ -172,7 +173,7 @@ class ImageCrop(Node):
     """A part, cut off at the edges."""
 
     def run(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Pictures]:
-        pictures = Pictures.of(image)
+        pictures = Pictures.whole(image)
         full_width, full_height = pictures.size
         x, y = min(x, full_width - 1), min(y, full_height - 1)
         box = (x, y, min(x + width, full_width), min(y + height, full_height))
@@ -183,7 +184,7 @@ class ImageBatch(Node):
     """Two batches in one; the second takes the size of the first."""
 
     def run(self, image1: Any, image2: Any) -> tuple[Pictures]:
-        first, second = Pictures.of(image1), Pictures.of(image2)
+        first, second = Pictures.whole(image1), Pictures.whole(image2)
         if first.size != second.size:
             second = _all(second, lambda f: scaled(f, *first.size, "bilinear", "center"))
         frames = (*first.frames, *second.frames)
@@ -197,7 +198,7 @@ class ImageBlend(Node):
     def run(
         self, image1: Any, image2: Any, blend_factor: float, blend_mode: str
     ) -> tuple[Pictures]:
-        first, second = Pictures.of(image1), Pictures.of(image2)
+        first, second = Pictures.whole(image1), Pictures.whole(image2)
         channels = len(first.frames[0].channels)
         if first.size != second.size:
             second = _all(second, lambda f: scaled(f, *first.size, "bicubic", "center"))
@@ -365,6 +366,11 @@ class _Latent:
         """The picture: the same for the same seed and prompt, and labelled as no real one."""
         return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
 
+    def preview(self) -> Image.Image:
+        """The same picture with an eighth of the pixels, enlarged."""
+        size = (self.width // 8, self.height // 8)
+        return draw(*size, self.seed, self.text, 0, self.sampled, box=_PREVIEW_SIZE)
+
 
 class CheckpointLoaderSimple(Simulated):
     """Takes any file for a checkpoint."""
@@ -424,8 +430,7 @@ class KSampler(Simulated):
     def _preview(self, latent: _Latent) -> Preview | None:
         if not wants_previews(self.previews):
             return None
-        small = attrs.evolve(latent, width=latent.width // 8, height=latent.height // 8)
-        return "JPEG", small.drawn(), 512
+        return "JPEG", latent.preview(), _PREVIEW_SIZE
 
 
 class VAEDecode(Simulated):

@@ -732,7 +732,7 @@ class _Run:
         outlet, client_id = self.executor.outlet, self.client_id
         self._states[self.node_id] = {"value": value, "max": total, "state": "running"}
         self._tell_states()
-        with_metadata = outlet.knows_metadata(client_id)
+        with_metadata = preview is not None and outlet.knows_metadata(client_id)
         if preview and with_metadata:
             outlet.send(PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
         self._tell_progress(self.node_id, value, total)

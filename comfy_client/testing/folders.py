@@ -39,10 +39,30 @@ _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "model_patches": ("models/model_patches",),
     "audio_encoders": ("models/audio_encoders",),
 }
+#: Of kinds that are not ``MODEL_ENDINGS``; no endings are all of them.
 _ENDINGS = {
     "configs": frozenset({".yaml"}),
-    "diffusers": frozenset[str](),
+    "diffusers": frozenset({"folder"}),
     "classifiers": frozenset({""}),
+    "custom_nodes": frozenset[str](),
+}
+#: Files that every ComfyUI brings along: only their names count here.
+_SHIPPED = {
+    "models/configs": (
+        "anything_v3.yaml",
+        "v1-inference.yaml",
+        "v1-inference_clip_skip_2.yaml",
+        "v1-inference_clip_skip_2_fp16.yaml",
+        "v1-inference_fp16.yaml",
+        "v1-inpainting-inference.yaml",
+        "v2-inference-v.yaml",
+        "v2-inference-v_fp32.yaml",
+        "v2-inference.yaml",
+        "v2-inference_fp32.yaml",
+        "v2-inpainting-inference.yaml",
+    ),
+    "custom_nodes": ("example_node.py.example", "websocket_image_save.py"),
+    "web/extensions/core": ("clipspace.js", "groupNode.js", "widgetInputs.js"),
 }
 _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 
@@ -57,15 +77,23 @@ class Folders:
         self.models = {
             kind: [root / name for name in names] for kind, names in _MODEL_FOLDERS.items()
         }
+        is_new = not self.web.exists()  # else the files are the user's by now
         for name in ("input", "output", "temp", "user/default", "web"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for folders in self.models.values():
             folders[0].mkdir(parents=True, exist_ok=True)
+        if is_new:
+            self._ship()
+
+    def _ship(self) -> None:
+        """Files that a ComfyUI has from the start; one checkpoint among them."""
         page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its editor."
         (self.web / "index.html").write_text(page, encoding="utf-8")
+        for folder, names in _SHIPPED.items():
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (self.root / folder / name).touch()
         checkpoints = self.models["checkpoints"][0]
-        if any(checkpoints.iterdir()):
-            return
         note = {"__metadata__": {"simulated": "there are no weights in this file"}}
         header = json.dumps(note).encode()
         (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
@@ -128,19 +156,26 @@ class Folders:
     # -- models -------------------------------------------------------------------------
 
     def model_files(self, kind: str) -> Iterator[tuple[int, str, Path]]:
-        """Index of the folder, name relative to it, and path, of each model of a kind."""
-        endings = _ENDINGS.get(kind, MODEL_ENDINGS)
+        """Index of the folder, name relative to it, and path, of each file of weights of a kind."""
         for index, folder in enumerate(self.models[kind]):
             for at, folders, names in os.walk(folder):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(names):
-                    if not name.startswith(".") and os.path.splitext(name)[1] in endings:
+                    if not name.startswith(".") and _ending(name) in MODEL_ENDINGS:
                         path = Path(at, name)
                         yield index, os.path.relpath(path, folder), path
 
     def model_names(self, kind: str) -> list[str]:
-        """Sorted, each once."""
-        return sorted({name for _, name, _ in self.model_files(kind)})
+        """Of all files that count as this kind: sorted, each once."""
+        endings = _ENDINGS.get(kind, MODEL_ENDINGS)
+        found = set()
+        for folder in self.models[kind]:
+            for at, folders, names in os.walk(folder):
+                folders[:] = [name for name in folders if name != ".git"]
+                for name in names:
+                    if not endings or _ending(name) in endings:
+                        found.add(os.path.relpath(os.path.join(at, name), folder))
+        return sorted(found)
 
     def model_file(self, kind: str, name: str) -> Path | None:
         """The file of a model; ``None`` if there is none."""
@@ -150,8 +185,19 @@ class Folders:
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Whether a path, once ``..`` is resolved, is below a folder or the folder itself."""
-    return os.path.commonpath((os.path.abspath(path), folder)) == str(folder)
+    """Whether a path is below a folder, or the folder itself; also where its links lead to.
+
+    The folder itself may be a link, as somebody has put that there who wants it so.  What no
+    system takes for a name is nowhere.
+    """
+    try:
+        real = os.path.realpath(path), os.path.realpath(folder)
+        return (
+            os.path.commonpath((os.path.abspath(path), folder)) == str(folder)
+            and os.path.commonpath(real) == real[1]
+        )
+    except ValueError:  # a NUL; on Windows another drive
+        return False
 
 
 def is_image(name: str) -> bool:
@@ -164,6 +210,10 @@ def safetensors_header(path: Path, limit: int) -> Any:
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         return json.loads(file.read(size)) if size <= limit else None
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _numbers(folder: Path, name: str) -> Iterator[int]:

@@ -7,7 +7,7 @@ Pillow's mode ``F`` has the same numbers, so that the same workflow gives the sa
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import attrs
@@ -18,7 +18,10 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @attrs.frozen
 class Frame:
-    """One picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``."""
+    """One picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``.
+
+    A single channel is a row of a picture that stands in the place of a batch.
+    """
 
     channels: tuple[Image.Image, ...]
 
@@ -37,7 +40,7 @@ class Frame:
 
     @property
     def mode(self) -> str:
-        """``RGB`` or ``RGBA``."""
+        """``RGB`` or ``RGBA``; ``L`` of a row."""
         return _MODES[len(self.channels)]
 
     def to_image(self) -> Image.Image:
@@ -58,11 +61,28 @@ class Pictures(Sequence[Image.Image]):
 
     @classmethod
     def of(cls, value: Any) -> Pictures:
-        """From what a node returned as ``IMAGE``: a batch, one Pillow image, or several."""
+        """From what a node returned as ``IMAGE``: a batch, or Pillow images in a list.
+
+        A picture in the place of a batch, such as of a node that returns its batch and not a
+        tuple, is taken as ComfyUI takes it: row by row, each for a grey picture of its own, as
+        wide as there are channels.
+        """
         if isinstance(value, Pictures):
             return value
-        pictures = [value] if isinstance(value, Image.Image) else value
-        return cls(Frame.of(picture) for picture in pictures)
+        if isinstance(value, Image.Image):
+            return cls(_rows(Frame.of(value)))
+        return cls(Frame.of(picture) for picture in value)
+
+    @classmethod
+    def whole(cls, value: Any) -> Pictures:
+        """The same for what does not work with rows; RuntimeError for those."""
+        pictures = cls.of(value)
+        if any(len(frame.channels) == 1 for frame in pictures.frames):
+            raise RuntimeError(
+                "an IMAGE is a batch, and this is a single picture: "
+                "a node returns a tuple of its outputs, as in `return (images,)`"
+            )
+        return pictures
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,6 +104,17 @@ class Pictures(Sequence[Image.Image]):
     def __repr__(self) -> str:
         width, height = self.size
         return f"<{len(self)} pictures of {width}x{height}>"
+
+
+def _rows(frame: Frame) -> Iterator[Frame]:
+    """The rows of a picture, each lying on its side, with a column for each channel."""
+    width, height = frame.size
+    for y in range(height):
+        row = Image.new("F", (len(frame.channels), width))
+        for x, channel in enumerate(frame.channels):
+            line = channel.crop((0, y, width, y + 1))
+            row.paste(line.transpose(Image.Transpose.TRANSPOSE), (x, 0))
+        yield Frame((row,))
 
 
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:

@@ -37,7 +37,10 @@ from ..workflow.validate import Check
 from ._builtin import CLASSES, Simulated
 from .folders import Folders
 
-_LATER = ("input_order", "python_module")  # than March 2024
+# What March 2024 has not.
+_LATER = {"input_order", "python_module", "output_tooltips", "deprecated", "experimental"}
+_LATER |= {"api_node"}
+_NAMED = 40  # classes, at most, in a hint
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
 
@@ -98,6 +101,15 @@ class Nodes:
                 found[name] = self.definition(name)
         return found
 
+    def hint(self) -> str:
+        """What to do about a class that is not there; a real server does not say that."""
+        names = sorted(self.classes)
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return (
+            f"this is the embedded server, which has {', '.join(names[:_NAMED])}{more}; "
+            "server.add_node(cls) gives it a class of your own"
+        )
+
     def checks(self) -> dict[str, Check]:
         """The classes' own checks, ``VALIDATE_INPUTS``."""
         found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
@@ -127,10 +139,20 @@ def definition_of(name: str, cls: Any) -> dict[str, Any]:
             "name": name,
             "display_name": getattr(cls, "DISPLAY_NAME", name),
             "description": getattr(cls, "DESCRIPTION", ""),
-            "python_module": f"custom_nodes.{cls.__module__}",
+            "python_module": getattr(
+                cls, "RELATIVE_PYTHON_MODULE", f"custom_nodes.{cls.__module__}"
+            ),
             "category": getattr(cls, "CATEGORY", "sd"),
             "output_node": getattr(cls, "OUTPUT_NODE", False) is True,
         }
+        # As there, only when a class says so.
+        if hasattr(cls, "OUTPUT_TOOLTIPS"):
+            definition["output_tooltips"] = cls.OUTPUT_TOOLTIPS
+        for name_there in ("DEPRECATED", "EXPERIMENTAL"):
+            if getattr(cls, name_there, False):
+                definition[name_there.lower()] = True
+        if hasattr(cls, "API_NODE"):
+            definition["api_node"] = cls.API_NODE
         # With lists in place of tuples, as the wire has them.
         decoded: dict[str, Any] = json.loads(json.dumps(definition))
     except Exception as exc:

@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from ..workflow.explain import unknown_class
 from ..workflow.validate import Verdict, no_prompt, validate
 from .execution import SECRETS
 from .files import add_file_routes, converted
 from .folders import is_image, safetensors_header
 from .jobs import add_job_routes, is_uuid
-from .packs import add_pack_routes
+from .packs import add_extension_files, add_extension_routes, add_pack_routes
 from .traffic import Link, made, more_headers
 from .userdata import Users, add_user_routes
 
@@ -67,6 +68,7 @@ def application(core: Core) -> web.Application:
     table = web.RouteTableDef()
     _add_prompt_routes(table, core)
     _add_catalogue_routes(table, core)
+    add_extension_routes(table, core.folders)
     _add_system_routes(table, core)
     add_file_routes(table, core.folders, old=core.is_oldest)
     users = Users(core.folders.user, multi=core.multi_user, old=core.is_oldest)
@@ -95,6 +97,7 @@ def application(core: Core) -> web.Application:
         add_job_routes(prefixed, core.queue, core.executor.interrupt, newest=core.is_newest)
     app.add_routes(prefixed)
     app.add_routes(table)
+    add_extension_files(app.router, core.folders)
     app.router.add_static("/", core.folders.web)  # all else: 404 to GET, 405 to the rest
     return app
 
@@ -209,6 +212,8 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
         if not verdict.ok:
             core.log(f"invalid prompt: {verdict.error}")
             answer = {"error": verdict.error, "node_errors": verdict.node_errors}
+            if isinstance(verdict.error, dict) and unknown_class(answer, body.get("prompt", {})):
+                verdict.error["extra_info"]["hint"] = core.nodes.hint()
             return web.json_response(answer, status=400)
         secrets = {}
         if core.is_oldest:
@@ -311,10 +316,6 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
         @table.get("/node_replacements")
         async def replacements(request: web.Request) -> web.Response:
             return web.json_response({})
-
-    @table.get("/extensions")
-    async def extensions(request: web.Request) -> web.Response:
-        return web.json_response([])
 
     @table.get("/embeddings")
     async def embeddings(request: web.Request) -> web.Response:

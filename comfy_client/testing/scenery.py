@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _LABEL = "simulated by comfy_client: no model was run"
 _WATER = 0.68  # where it begins, as a part of the height
@@ -17,8 +17,17 @@ _LARGEST = 1280  # pixels of the longer side; beyond, the drawing is enlarged
 _Colour = tuple[int, int, int]
 
 
-def draw(width: int, height: int, seed: int, text: str, index: int, sampled: float) -> Image.Image:
-    """The picture, labelled as no real one.
+def draw(
+    width: int,
+    height: int,
+    seed: int,
+    text: str,
+    index: int,
+    sampled: float,
+    *,
+    box: int | None = None,
+) -> Image.Image:
+    """The picture, labelled as no real one if there is room for that.
 
     Args:
         width: In pixels.
@@ -27,6 +36,7 @@ def draw(width: int, height: int, seed: int, text: str, index: int, sampled: flo
         text: The prompt.
         index: The place in the batch.
         sampled: 0 to 1: noise, the finished picture.
+        box: Enlarge it to so many pixels before it is labelled, as previews are shown.
     """
     key = hashlib.sha256(f"{seed}/{index}/{text}".encode(errors="replace")).digest()
     dice = random.Random(key)  # noqa: S311  must repeat
@@ -36,6 +46,8 @@ def draw(width: int, height: int, seed: int, text: str, index: int, sampled: flo
     if sampled < 1:
         noise = Image.frombytes("RGB", (width, height), dice.randbytes(3 * width * height))
         picture = Image.blend(noise, picture, sampled)
+    if box is not None:
+        picture = ImageOps.contain(picture, (box, box), Image.Resampling.BILINEAR)
     _label(picture, f"seed {seed}: {' '.join(text.split())}")
     return picture
 
@@ -95,6 +107,8 @@ def _label(picture: Image.Image, text: str) -> None:
     width, height = picture.size
     font = ImageFont.load_default(min(24.0, max(10.0, width / 32)))
     lines = [_LABEL, text] if width >= 240 else ["simulated"]
+    if font.getlength(lines[0]) > width - 4:
+        return  # half a word tells nothing
     row = round(font.getbbox("Ag")[3] * 1.3)
     top = max(0, height - row * len(lines) - row // 3)
     shadow = Image.new("RGB", (width, height - top), (0, 0, 0))

@@ -18,7 +18,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
@@ -35,6 +35,7 @@ _LIMIT = 10.0  # seconds that any wait in here may take
 _REQUESTS_KEPT, _BYTES_KEPT, _OTHERS_KEPT = 10_000, 64 * 2**20, 100_000
 
 _T = TypeVar("_T")
+_H = TypeVar("_H", bound=Handler)
 
 
 @attrs.frozen
@@ -151,8 +152,20 @@ class Stage:
 
     # -- answers ------------------------------------------------------------------------
 
-    def on(self, method: str, path: str, answer: Answer | Handler) -> Fault:
+    @overload
+    def on(self, method: str, path: str, answer: Answer | Handler) -> Fault: ...
+    @overload
+    def on(self, method: str, path: str) -> Callable[[_H], _H]: ...
+    def on(
+        self, method: str, path: str, answer: Answer | Handler | None = None
+    ) -> Fault | Callable[[_H], _H]:
         """Answer a route this way until :meth:`off`; the last one added wins.
+
+        Without an answer it is a decorator of the function that makes them::
+
+            @server.on("GET", "/queue")
+            def queue(request):
+                return 502, {}, "bad gateway"
 
         Args:
             method: Of the request, or ``*``.
@@ -166,12 +179,20 @@ class Stage:
                 is told in :attr:`errors`.
 
         Returns:
-            A handle: its ``with`` or its ``end()`` takes it back, too.
+            A handle: its ``with`` or its ``end()`` takes it back, too.  As a decorator, the
+            function itself.
 
         Raises:
             ValueError: No method, path or answer.
         """
-        return self.faults.answer(method, path, answer)
+        if answer is not None:
+            return self.faults.answer(method, path, answer)
+
+        def added(handler: _H) -> _H:
+            self.faults.answer(method, path, handler)
+            return handler
+
+        return added
 
     def off(self, method: str, path: str) -> None:
         """Take back what :meth:`on` said for exactly these."""

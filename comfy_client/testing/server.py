@@ -561,9 +561,12 @@ class Core:
         self._flags[client_id] = flags
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether a client said that it takes previews with metadata."""
-        flags = self._flags.get(client_id or "")
-        return isinstance(flags, dict) and flags.get("supports_preview_metadata") is True
+        """Whether a client said that it takes previews with metadata.
+
+        Of flags that are no object an AttributeError, which ends the prompt there, too.
+        """
+        flags = self._flags.get(client_id or "", {})
+        return flags.get("supports_preview_metadata") is True
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
         """Queue a message, from any thread; to all clients without a `client_id`."""

@@ -41,7 +41,9 @@ def explain_rejection(
         return f"the server says: {text}" if text else "the server gave no reason"
     unknown = unknown_class(body, graph)
     if unknown is not None:
-        lines = list(_unknown_lines(unknown, _refused_node(body), graph, list(node_names)))
+        hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
+        names = list(node_names)
+        lines = list(_unknown_lines(unknown, _refused_node(body), graph, names, hint))
     else:
         lines = list(_node_lines(body.get("node_errors"), graph)) or [_summary(body, graph)]
     if len(lines) > _MAX_LINES:
@@ -78,18 +80,24 @@ def _refused_node(body: object) -> str:
 
 
 def _unknown_lines(
-    unknown: str, node_id: str, graph: Mapping[str, Any], names: list[str]
+    unknown: str, node_id: str, graph: Mapping[str, Any], names: list[str], hint: str
 ) -> Iterator[str]:
-    """The class that the server named, then the others that it would name next."""
+    """The class that the server named, then the others that it would name next.
+
+    At last the hint that the embedded server gives.
+    """
     found = {node_id: unknown}
     if names:
         classes = {str(key): class_of(graph, key) for key in graph}
         found |= {key: name for key, name in classes.items() if name and name not in names}
     for key, name in found.items():
         near = nearest(name, names)
-        hint = f"nearest: {listing(near)}" if near else "is a custom node missing, or not loaded?"
+        why = "" if hint else "; is a custom node missing, or not loaded?"
+        why = f"; nearest: {listing(near)}" if near else why
         who = f"{describe(graph, key, name)}: " if key else ""
-        yield f"{who}the server has no node class {brief(name)}; {hint}"
+        yield f"{who}the server has no node class {brief(name)}{why}"
+    if hint:
+        yield hint
 
 
 def _node_lines(node_errors: object, graph: Mapping[str, Any]) -> Iterator[str]:
@@ -246,9 +254,9 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _clean(value: object) -> str:
+def _clean(value: object, most: int = 200) -> str:
     """Text of the server in one short line, without tracebacks and folders."""
     text = value if isinstance(value, str) else "" if value is None else brief(value)
     if "Traceback (most recent call last)" in text:
         text = text.strip().rpartition("\n")[2]
-    return shorten(_FOLDERS.sub("", text[:2000]), 200)
+    return shorten(_FOLDERS.sub("", text[:2000]), most)

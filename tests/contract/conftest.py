@@ -96,9 +96,14 @@ def crowded(comfyui: Server) -> Iterator[Server]:
 def _add_pack(root: Path) -> None:
     """A node pack that brings a workflow, a subgraph and a translation along."""
     pack = root / "custom_nodes" / "a_pack"
-    for folder in ("example_workflows", "subgraphs", "locales/en"):
+    for folder in ("example_workflows", "subgraphs", "locales/en", "scripts/a", "web"):
         (pack / folder).mkdir(parents=True)
-    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    code = 'NODE_CLASS_MAPPINGS = {}\nWEB_DIRECTORY = "./scripts"\n'
+    (pack / "__init__.py").write_text(code)
+    project = '[project]\nname = "a-pack"\nversion = "1"\n[tool.comfy]\nweb = "web"\n'
+    (pack / "pyproject.toml").write_text(project)
+    (pack / "scripts" / "a" / "b.js").write_text("// b")
+    (pack / "web" / "c.js").write_text("// c")
     (pack / "example_workflows" / "first & best.json").write_text('{"nodes": []}')
     (pack / "subgraphs" / "blur.json").write_text('{"definitions": {}}')
     (pack / "locales" / "en" / "main.json").write_text('{"hello": "world"}')

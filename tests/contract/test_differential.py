@@ -8,8 +8,8 @@ tracebacks and random letters of file names aside.  A failure shows the request 
 
 The count is of requests and, a third of that, of workflows, for each version.
 
-Not asked, since these are not about the protocol: the editor's page and the files it ships
-(``/models/configs`` are some, too), ``/system_stats``, ``/internal`` (paths and log lines), nodes
+Not asked, since these are not about the protocol: the editor's page and the files it ships,
+``/system_stats``, ``/internal`` (paths and log lines), nodes
 that the embedded server lacks, the descriptions of those that it simulates, what Python says to a
 text in the place of a picture, and what depends on the random order of sets on the real server.
 """
@@ -143,7 +143,8 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 PATHS = ("/nope", "/nope.png", "/x.js", "/prompt", "/queue", "/history", "/history/x", "/free")
 PATHS = (*PATHS, "/ws", "/upload/image", "/view", "/users", "/settings/x", "/userdata/a")
 PATHS = (*PATHS, "/userdata/a/b", "/extensions/x.js", "/embeddings", "/object_info/x", "/interrupt")
-READ = ("/models", "/models/loras", "/models/nope", "/models/clip", "/models/unet")
+READ = ("/models", "/models/configs", "/experiment/models/configs", "/models/diffusers")
+READ = (*READ, "/models/loras", "/models/nope", "/models/clip", "/models/unet")
 READ = (*READ, "/experiment/models/nope", "/experiment/models/loras", "/features", "/embeddings")
 READ = (*READ, "/experiment/models/preview/loras/0/x.ckpt", "/i18n", "/workflow_templates")
 READ = (*READ, "/global_subgraphs", "/global_subgraphs/x", "/api/jobs", "/node_replacements")
@@ -588,6 +589,27 @@ def test_pictures_are_saved_alike(pair, class_type, inputs, extra):
         "2": {"class_type": class_type, "inputs": inputs},
     }
     pair.run({"prompt": graph, "extra_data": extra})
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "size"),
+    [("SaveImage", "images", 1), ("SaveImage", "images", 2), ("ImageInvert", "image", 1)],
+)
+def test_a_batch_in_the_place_of_a_tuple_is_taken_alike(pair, class_type, name, size):
+    """Its first picture, row by row; what works with whole pictures fails."""
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "testbed.png"}},
+        "2": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["1", 0]}},
+        "3": {"class_type": "TestBareBatch", "inputs": {"image": [str(size), 0]}},
+        "4": {"class_type": class_type, "inputs": {name: ["3", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    if class_type == "SaveImage":
+        graph["4"]["inputs"]["filename_prefix"] = "bare"
+        del graph["5"]
+    run = pair.run({"prompt": graph})
+    assert len(run.pictures) == 64  # its height
+    assert run.pictures[0][1:3] == ["L", [3, 96]]
 
 
 def test_a_mode_of_blending_that_is_none_is_told_alike(pair):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 
 import pytest
+import requests
+import websocket
 
 from comfy_client import ComfyApi
 from comfy_client.connection import Timing
@@ -378,3 +381,27 @@ def test_an_event_of_a_custom_node_is_of_the_prompt_that_it_names(api):
     found = [event for event in job.events() if isinstance(event, UnknownEvent)]
     assert [(event.name, event.data) for event in found] == [("somebodys.monitor", told)] * named
     assert job.result(LIMIT)["1"].texts == ("",)
+
+
+@pytest.mark.parametrize("flags", ["text", [], None, 5])
+def test_flags_that_are_no_object_end_what_has_previews(comfyui, flags):
+    """They are taken without a word, and the prompt falls over them later."""
+    url = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId=flags"
+    canvas = {"width": 8, "height": 8, "batch_size": 1, "color": random.randrange(1 << 24)}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": canvas},
+        "2": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
+    }
+    with contextlib.closing(websocket.create_connection(url, LIMIT)) as ws:
+        ws.send(json.dumps({"type": "feature_flags", "data": flags}))
+        while json.loads(ws.recv())["type"] != "feature_flags":
+            pass
+        body = {"prompt": graph, "client_id": "flags"}
+        requests.post(f"{comfyui.url}/prompt", json=body, timeout=LIMIT).raise_for_status()
+        kinds = []
+        while (event := json.loads(ws.recv()))["type"] != "execution_error":
+            kinds.append(event["type"])
+    assert "progress_state" in kinds
+    assert "progress" not in kinds
+    assert event["data"]["exception_type"] == "AttributeError"
+    assert "has no attribute 'get'" in event["data"]["exception_message"]

@@ -370,6 +370,20 @@ def test_a_server_without_packs_brings_nothing_along(api):
     assert api.get_i18n() == {}
 
 
+def test_scripts_of_the_editor_and_of_packs_are_listed_and_served(crowd, crowded):
+    """Of a pack those in the folder that it names, in one way or the other."""
+    scripts = crowd.get_extensions()
+    assert "/extensions/core/clipspace.js" in scripts
+    assert {"/extensions/a_pack/a/b.js", "/extensions/a-pack/c.js"} <= set(scripts)
+    assert answered(crowded, "GET", "/extensions/core/clipspace.js")[0] == 200
+    assert answered(crowded, "GET", "/extensions/a_pack/a/b.js")[2] == b"// b"
+    assert answered(crowded, "GET", "/extensions/a-pack/c.js")[2] == b"// c"
+    assert answered(crowded, "GET", "/extensions/a_pack/a")[0] == 403
+    outside = ("a_pack/..%2F__init__.py", "..%2F..%2F..%2Fmodels%2F..%2Fmain.py", "a_pack/x\0.js")
+    for path in ("a_pack/none.js", "none/a.js", "..%2F..%2Fnone.js", *outside):
+        assert answered(crowded, "GET", f"/extensions/{path}".replace("\0", "%00"))[0] == 404
+
+
 def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     """Each by the name under which it is listed."""
     assert crowd.get_workflow_templates() == {"a_pack": ["first & best"]}
@@ -396,6 +410,15 @@ def test_templates_and_subgraphs_that_are_not_there(crowd):
 
 
 # -- models -------------------------------------------------------------------------------
+
+
+def test_files_that_a_server_brings_along_are_listed(api):
+    """Some of them no models."""
+    configs = api.get_models("configs")
+    assert (len(configs), configs[0]) == (11, "anything_v3.yaml")
+    brought = {"example_node.py.example", "websocket_image_save.py"}
+    assert brought <= set(api.get_models("custom_nodes"))
+    assert api.get_model_files("configs") == []
 
 
 def test_models_by_kind(api):

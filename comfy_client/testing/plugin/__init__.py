@@ -8,7 +8,7 @@ So ``comfy_client`` itself is imported when a fixture is used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,15 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
     """A fresh :class:`comfy_client.testing.ComfyServer`, stopped after the test.
 
-    ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.
+    ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.  Markers of
+    module, class and test add up; of one option, the nearest counts.
     Needs the extra ``[testing]``.
     """
     try:
         from comfy_client.testing import ComfyServer
     except ModuleNotFoundError as exc:
         pytest.fail(str(exc), pytrace=False)
-    marker = request.node.get_closest_marker("comfy_server") or pytest.mark.comfy_server.mark
-    with ComfyServer(*marker.args, **marker.kwargs) as server:
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any] = {}
+    for marker in request.node.iter_markers("comfy_server"):  # the nearest first
+        args = args or marker.args
+        options = {**marker.kwargs, **options}
+    with ComfyServer(*args, **options) as server:
         yield server
 
 
