@@ -19,9 +19,9 @@ from .connection import State
 from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
 from .events import Event, PreviewEvent, Progress, ProgressState
 from .outputs import Result
+from .progress import fraction, targets, weights
 from .signals import EventQueue
 from .workflow import class_of, title_of
-from .workflow.graph import origin
 
 if TYPE_CHECKING:
     from .client import ComfyApi
@@ -46,7 +46,9 @@ OnInterrupt = Literal["leave", "cancel"]
 class JobProgress:
     """How far a prompt is."""
 
-    fraction: float  #: 0 to 1; never falls, and is 1 only when the result is there.
+    #: 0 to 1; never falls, and is 1 only when the result is there.  Nodes count by the steps of
+    #: samplers, and by how long they took in earlier runs of this client.
+    fraction: float
     node_id: str | None = None  #: The node that runs now.
     title: str | None = None  #: Its title, or its class when it has none.
     step: float | None = None  #: Steps that it has made; ``None`` when it tells none.
@@ -77,8 +79,11 @@ class Known:
     news_at: float = attrs.field(factory=time.monotonic)
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
+    targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
     cached: frozenset[str] | None = None
     node: str | None = None  #: Runs now.
+    node_since: float = 0.0
+    spent: dict[str, float] = attrs.field(factory=dict)  #: Seconds, by node of the workflow.
     visited: set[str] = attrs.field(factory=set)  #: Ran, or runs.
     step: Progress | None = None
     states: ProgressState | None = None
@@ -143,6 +148,8 @@ class Job(Future[Result]):
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that were dropped.
         self._known = Known()
         self._twins: list[Job] = []  # the same prompt, taken up by another id
+        #: What the weights of its nodes were worked out from, and they.
+        self._weighed: tuple[tuple[object, ...], Mapping[str, float]] = ((None,) * 4, {})
 
     def _begin(self) -> None:
         """A fresh future, as in the child of a fork, where any lock may be held for ever."""
@@ -425,8 +432,17 @@ class Job(Future[Result]):
         if known.took is not None:
             elapsed = known.took
         node_id = known.node
-        step = known.step if known.step is not None and known.step.node == node_id else None
-        known.fraction = max(known.fraction, min(0.99, self._fraction(node_id, step)))
+        told = known.step
+        step = told if told is not None and told.node == node_id else None
+        done = fraction(
+            self.graph,
+            self._weights(),
+            visited=known.visited,
+            node_id=node_id,
+            step=told,
+            states=known.states,
+        )
+        known.fraction = max(known.fraction, min(0.99, done))
         if self.done():
             is_success = super().exception(0) is None
             return JobProgress(1.0 if is_success else known.fraction, elapsed=elapsed)
@@ -439,21 +455,19 @@ class Job(Future[Result]):
             elapsed=elapsed,
         )
 
-    def _fraction(self, node_id: str | None, step: Progress | None) -> float:
-        """Nodes that are through, and what the running one has done of its steps."""
+    def _weights(self) -> Mapping[str, float]:
+        """Of the nodes that are to run; worked out again when more is known of which these are."""
         known = self._known
-        to_run = self.graph.keys() - (known.cached or ())
-        if not to_run:
-            return 0.0
-        nodes = {} if known.states is None else known.states.nodes
-        finished = {key for key, node in nodes.items() if node.state == "finished"}
-        # One that has expanded into others runs until they are through.
-        running = {node_id, origin(self.graph, node_id), *nodes} - finished
-        through = (known.visited - running | finished) & to_run
-        partial = 0.0
-        if step is not None and step.value and step.max and node_id in to_run - through:
-            partial = min(1.0, step.value / step.max)
-        return (len(through) + partial) / len(to_run)
+        told = (self.graph, known.cached, known.targets, self.node_errors)
+        if any(one is not other for one, other in zip(told, self._weighed[0], strict=True)):
+            found = weights(
+                self.graph,
+                cached=known.cached or (),
+                targets=targets(self.graph, known.targets, self.node_errors),
+                times=self._api._jobs.times,
+            )
+            self._weighed = told, found
+        return self._weighed[1]
 
     def why(self) -> str:
         """One sentence on what it waits for, or how it ended.

@@ -62,6 +62,7 @@ from .http import segment
 from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
+from .progress import NodeTimes
 from .routes.prompts import AnyWorkflow, Prompt, PromptOptions
 from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
@@ -77,7 +78,7 @@ from .verdicts import (
     with_finality,
 )
 from .workflow import class_of, sinks
-from .workflow.graph import seeds_of
+from .workflow.graph import origin, seeds_of
 
 if TYPE_CHECKING:
     from .client import ComfyApi
@@ -170,6 +171,7 @@ class Jobs:
         self._pause = 0.0  # between questions while HTTP fails ...
         self._hold = 0.0  # ... which none comes before
         self.trouble: ComfyError | None = None  #: Why it fails.
+        self.times = NodeTimes()  #: Of the nodes of prompts that this client followed.
         self._lookout = Lookout()
         # Between these moments the queue changed, says HTTP; on this socket it is yet to show.
         self._unheard: tuple[float, float] | None = None
@@ -515,10 +517,12 @@ class Jobs:
                 known.frames.append((event.node_id or "", event.mime, event.view))
             known.previewed = known.previewed or not event.final
         elif isinstance(event, Executing):
+            if known.told is None:
+                self._time(job, known)
             if event.node is None:
                 return self._after_the_end(job)
             known.runs()
-            known.node = event.node
+            known.node, known.node_since = event.node, known.news_at
             known.visited.add(event.node)
         elif isinstance(event, Executed):
             if event.node is not None:
@@ -534,12 +538,21 @@ class Jobs:
             known.ended = True
             if isinstance(event, ExecutionError | ExecutionInterrupted):
                 return error_of(event, job.prompt_id, job.graph)
+            self._time(job, known)
             if self._saw_it_all(job):
                 return self._result(job, known.outputs)
             # ``executing`` without a node will say when it is written; if not, the next look.
             known.awaits_history = True
             known.check_at = 0.0
         return None
+
+    def _time(self, job: Job, known: Known) -> None:
+        """The node that ran is through: remember how long it took."""
+        node_id = origin(job.graph, known.node)
+        if node_id is not None and self._is_whole(job):  # else events may be missing
+            spent = known.spent.get(node_id, 0.0) + known.news_at - known.node_since
+            known.spent[node_id] = spent
+            self.times.learn(job.graph, node_id, spent)
 
     def _after_the_end(self, job: Job) -> Outcome | None:
         """``executing`` without a node: it is over, and history has it."""

@@ -67,6 +67,7 @@ def prepare(
     )
     job = Job(api, prompt_id, prompt.graph)
     job.node_errors = prompt.left_out
+    job._known.targets = prompt.body.get("partial_execution_targets")
     method = prompt.body["extra_data"].get("preview_method")
     job._known.wants_previews = method is not None and method != "none"
     return job, prompt

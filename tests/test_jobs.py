@@ -10,6 +10,8 @@ from concurrent.futures import as_completed
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from comfy_client.connection import State
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
@@ -23,6 +25,7 @@ from comfy_client.events import (
 )
 from comfy_client.job import Job, wait
 from comfy_client.outputs import make_result
+from comfy_client.progress import NodeTimes
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -43,6 +46,7 @@ class Client:
         around=lambda job: (0, 1),
         cancel=lambda job, force: False,
         trouble=None,
+        times=NodeTimes(),
     )
 
     def _flush(self):
@@ -213,6 +217,42 @@ def test_a_node_is_not_through_before_those_that_it_expanded_into():
     assert job.progress.fraction == 0.0
     job._known.states = states(_1="finished")
     assert job.progress.fraction == 0.5
+
+
+HAPPENS = st.one_of(
+    st.builds(lambda *nodes: ("cached", frozenset(nodes)), *[st.sampled_from("345679")] * 3),
+    st.tuples(st.just("runs"), st.sampled_from(["3", "4", "9", "3.0.0.1", "x"])),
+    st.tuples(st.just("step"), st.builds(progress, st.integers(-1, 4))),
+    st.tuples(
+        st.just("states"),
+        st.dictionaries(
+            st.sampled_from(["_3", "_4", "_9", "_x"]), st.sampled_from(["running", "finished"])
+        ).map(lambda told: states(**told)),
+    ),
+    st.tuples(
+        st.just("dropped"), st.builds(lambda key: {key: {"dependent_outputs": [key]}}, st.just("9"))
+    ),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(HAPPENS))
+def test_how_far_it_is_never_falls_whatever_comes(course):
+    """Also when it turns out late what is cached, or that less is to run; 1 is the end alone."""
+    job = Job(Client(), "the-id", {**GRAPH, "4": {"class_type": "A", "inputs": {"x": ["3", 0]}}})
+    seen = []
+    for what, value in course:
+        if what == "runs":
+            runs(job, value)
+        elif what == "dropped":
+            job.node_errors = value
+        else:
+            setattr(job._known, what, value)
+        seen.append(job.progress.fraction)
+    assert seen == sorted(seen)
+    assert all(0 <= fraction < 1 for fraction in seen)
+    job._settle(RESULT)
+    assert job.progress.fraction == 1.0
 
 
 def test_a_job_that_failed_stays_where_it_was():

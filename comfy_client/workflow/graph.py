@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import WorkflowError
@@ -47,6 +47,21 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
         if source != node_id
     }
     return frozenset(map(str, graph)) - linked
+
+
+def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[str]) -> set[str]:
+    """What has to run for these nodes: they, and all that they take from, but what is cached.
+
+    Neither runs what only a cached node takes from.
+    """
+    found: set[str] = set()
+    ahead = list(targets)
+    while ahead:
+        node_id = ahead.pop()
+        if node_id in graph and node_id not in found and node_id not in cached:
+            found.add(node_id)
+            ahead += (source for _, source, _ in links_of(graph, node_id))
+    return found
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:

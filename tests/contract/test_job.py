@@ -141,6 +141,27 @@ def test_progress_is_one_fraction_that_never_falls(api):
     assert 0.2 < seen[-1].elapsed < LIMIT
 
 
+def test_a_client_learns_what_its_nodes_cost(api):
+    """Before its first run all nodes that are no samplers count the same."""
+    runs = []
+    for _ in range(2):
+        quick = {"seconds": 0.02, "ticks": 1, "text": str(random.random())}
+        slow = {"seconds": 1.5, "ticks": 10, "text": ["1", 0]}
+        graph = {
+            "1": {"class_type": "TestSleep", "inputs": quick},
+            "2": {"class_type": "TestSleepOutput", "inputs": slow},
+        }
+        job = api.submit(graph)
+        seen = [job.progress for _ in job.events()]
+        runs.append([(p.step / 10, p.fraction) for p in seen if p.node_id == "2" and p.step])
+        job.result(LIMIT)
+    first, second = runs
+    # What the server says of a step may be one ahead of the step itself.
+    assert all(abs(fraction - (1 + part) / 2) < 0.06 for part, fraction in first)
+    assert all(abs(fraction - part) < 0.2 for part, fraction in second)
+    assert len(first) > 3 < len(second)
+
+
 def test_a_job_gives_its_events_from_the_submission_to_the_end(api):
     """Also when it is over before anybody asks; then only the newest of progress is left."""
     job = api.submit(sleeper(0.2, 10))
