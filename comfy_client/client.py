@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from . import jobs as jobs_module
 from .address import parse_host
 from .connection import Connection, Plan, State, Timing
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
+from .deadline import check_patience
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -37,7 +39,7 @@ from .events import (
 )
 from .failures import is_away
 from .http import Answer, Http
-from .job import Job, OnInterrupt, cancelling, check_patience, wait
+from .job import FLUSH, Job, Limits, OnInterrupt, cancelling, wait
 from .jobs import Jobs
 from .outputs import Result
 from .routes import (
@@ -244,24 +246,26 @@ class ComfyApi(
         """Previews and progress that gave way to newer ones since receivers were slow."""
         return self._receivers.dropped
 
-    def init(self, timeout: float = 10.0) -> Self:
+    def init(self, timeout: float | None = 10.0) -> Self:
         """Connect, and return the client itself.
 
         Waits until the server answers and its socket has greeted us.  Where there is HTTP
         but no WebSocket, ``websocket_unavailable`` fires and the queue is asked over HTTP.
 
         Args:
-            timeout: Seconds.  A server that is still starting (refused, or a proxy says that it
-                is away: 502 to 504, 520 to 527) is asked again until then; what will not mend
-                fails at once.
+            timeout: Seconds; ``None`` waits as long as it takes.  A server that is still
+                starting (refused, or a proxy says that it is away: 502 to 504, 520 to 527) is
+                asked again until then; what will not mend fails at once.
 
         Raises:
             ServerUnreachable: Nobody answers, unknown name, TLS failure.
             AuthenticationError: 401 or 403, on HTTP or on the socket's handshake.
             UnexpectedResponse: Something else than a ComfyUI answers.
             RequestTimeout: Connected, but no answer in time.
+            ValueError: ``timeout`` is negative, or ``nan``; TypeError: it is no number.
+            ClientClosed: After :meth:`close`, or when it is called meanwhile.
         """
-        deadline = time.monotonic() + timeout
+        deadline = Limits(timeout).deadline or math.inf
         pause = FIRST_PAUSE
         while True:
             self._check_open()
@@ -275,7 +279,8 @@ class ComfyApi(
                     self._publish(ErrorEvent(name="connection_error", error=exc))
                     raise
                 if pause == FIRST_PAUSE:  # whoever waits wants to know for what
-                    log.warning("waiting %g s for the server to come up: %s", timeout, exc)
+                    patience = "" if timeout is None else f"{timeout:g} s "
+                    log.warning("waiting %sfor the server to come up: %s", patience, exc)
                 log.debug("not up yet: %s", exc)
             self._jobs.pause(pause)
             pause = min(1.0, pause * 1.6)
@@ -400,11 +405,10 @@ class ComfyApi(
             SubmitUncertain: No answer to the submission, and no trace of it.
             WorkflowError: The graph cannot be sent.
         """
-        check_patience(timeout, stall_timeout)
+        limits = Limits(timeout, stall_timeout)
         for callback in (on_event, on_progress, on_preview):
             if callback is not None and not callable(callback):
                 raise TypeError(f"a callback is called with one event: {callback!r}")
-        deadline = None if timeout is None else time.monotonic() + timeout
         tapped = bool(on_event or on_progress or on_preview)
         self._check_open()
         with cancelling(on_interrupt) as to_cancel:
@@ -412,19 +416,17 @@ class ComfyApi(
                 workflow,
                 tapped=tapped,
                 wants_previews=on_preview is not None,
-                deadline=deadline,
+                deadline=limits.deadline,
                 strict=strict,
                 resubmit=resubmit,
                 begun=to_cancel.append,
                 **options,
             )
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not tapped:
-                return job._outcome(left, stall_timeout)
+                return job._outcome(limits)
             return wait(
                 job,
-                left,
-                stall_timeout=stall_timeout,
+                limits,
                 on_event=on_event,
                 on_progress=on_progress,
                 on_preview=on_preview,
@@ -818,8 +820,8 @@ class ComfyApi(
     def _wants_previews(self) -> bool:
         return self._receivers.listens("b_preview", "b_preview_with_metadata")
 
-    def _flush(self) -> None:
-        self._receivers.flush(jobs_module.FLUSH)
+    def _flush(self, seconds: float = FLUSH) -> None:
+        self._receivers.flush(seconds)
 
 
 def _as_completed(jobs: set[Job], deadline: float | None) -> Iterator[Job]:

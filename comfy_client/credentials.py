@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 import attrs
 
 from .errors import AuthenticationError
+from .failures import interruption
 
 Answered = TypeVar("Answered")
 
@@ -188,6 +189,8 @@ def _ask(source: Callable[[], Answered], what: str) -> Answered:
     except AuthenticationError:
         raise  # says already what is missing
     except Exception as exc:  # somebody's code, which may well ask another server
+        if interruption(exc) is not None:
+            raise
         raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
 
 

@@ -15,6 +15,7 @@ import contextlib
 import http.client
 import io
 import math
+import numbers
 import queue
 import socket
 import time
@@ -39,6 +40,15 @@ def patient(seconds: float) -> Iterator[None]:
         yield
     finally:
         patience.reset(token)
+
+
+def check_patience(*seconds: float | None) -> None:
+    """TypeError or ValueError for what is no time to wait."""
+    for value in seconds:
+        if value is not None and not isinstance(value, numbers.Real):  # numpy's, too
+            raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
+        if value is not None and not value >= 0:
+            raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
 
 
 def seconds_left(end: float) -> float:

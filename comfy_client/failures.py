@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
+from types import CodeType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,6 +28,37 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
         seen.add(id(item))
         yield item
         todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
+
+
+def interruption(exc: BaseException) -> BaseException | None:
+    """What a handler of a signal has raised, in an exception or in what that wraps.
+
+    The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None  # handlers run in that one only
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    for cause in causes(exc):
+        if not isinstance(cause, Exception):
+            return cause
+        if type(cause).__module__.startswith(("requests.", "urllib3.")):
+            continue  # has the traceback of what it wraps
+        step = cause.__traceback__
+        while step is not None:
+            if step.tb_frame.f_code in handlers:
+                return cause
+            step = step.tb_next
+    return None
+
+
+def _code_of(handler: object) -> CodeType | None:
+    """What runs when a signal comes: of a function, a method, a partial or an object."""
+    handler = getattr(handler, "func", handler)
+    handler = getattr(handler, "__func__", handler)
+    if not hasattr(handler, "__code__"):
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def explain(exc: BaseException, what: str, url: str) -> ComfyError:

@@ -46,7 +46,7 @@ from .errors import (
     TransportError,
     UnexpectedResponse,
 )
-from .failures import causes, explain
+from .failures import causes, explain, interruption
 from .multipart import Form, opened
 
 if TYPE_CHECKING:
@@ -481,11 +481,11 @@ class Http:
                 yield response
             finally:
                 response.close()
-        except (Exception, GeneratorExit):
+        except (ComfyError, GeneratorExit):
             raise
         except BaseException:
-            # A Ctrl-C may come anywhere in urllib3: when a connection was given back, and who
-            # gave it does not know yet and would do so again, for two others to share.
+            # A Ctrl-C, or an alarm, may come anywhere in urllib3: when a connection was given
+            # back, and who gave it does not know yet and would do so again, for two to share.
             if self._own_session:
                 self._drop_kept(self.address.http_url)
             raise
@@ -851,8 +851,11 @@ def _short(method: str, url: str, got: int, length: int) -> TransportError:
 
 def _transport_error(
     exc: BaseException, method: str, url: str, connect_timeout: float
-) -> tuple[ComfyError, BaseException | None]:
+) -> tuple[BaseException, BaseException | None]:
     """Our error, and its cause below requests and urllib3, whose errors hold secrets."""
+    interrupted = interruption(exc)
+    if interrupted is not None:
+        return interrupted, interrupted.__cause__
     chain = list(causes(exc))
     cause = next((c for c in chain if not type(c).__module__.startswith(_LIBRARIES)), None)
     names = {type(cause).__name__ for cause in chain}

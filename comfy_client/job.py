@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_all
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from .connection import State
+from .deadline import check_patience
 from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
 from .events import Event, PreviewEvent, Progress, ProgressState
 from .outputs import Result
@@ -30,6 +32,8 @@ log = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C is heard on every system.
 SLICE: Final = 0.5
+#: Seconds that a result waits for slow receivers, when the caller has as many.
+FLUSH: Final = 5.0
 #: Seconds for taking back what is not wanted any more, after Ctrl-C and other early ends.
 LAST_WORD: Final = 5.0
 
@@ -40,6 +44,24 @@ JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", 
 
 #: What becomes of a prompt when Ctrl-C ends the wait for it.
 OnInterrupt = Literal["leave", "cancel"]
+
+
+@attrs.frozen
+class Limits:
+    """How long a caller waits, from now on: in all, and without any news."""
+
+    timeout: float | None = None
+    stall_timeout: float | None = None
+    deadline: float | None = attrs.field(init=False)
+
+    @deadline.default
+    def _deadline(self) -> float | None:
+        check_patience(self.timeout, self.stall_timeout)
+        return None if self.timeout is None else time.monotonic() + self.timeout
+
+    def left(self, most: float) -> float:
+        """Seconds that something may take; ``most``, when there is time for more."""
+        return most if self.deadline is None else min(most, self.deadline - time.monotonic())
 
 
 @attrs.frozen
@@ -195,8 +217,8 @@ class Job(Future[Result]):
         Args:
             timeout: Seconds; ``None`` waits as long as it takes, ``0`` looks once.
             stall_timeout: Seconds without any news of it (an event of it, or a change of its
-                place in the queue); ``None``: for ever.  Behind a long job of somebody else
-                there is no news either.
+                place in the queue); ``None``: for ever.  Loading a model, and a long prompt of
+                somebody else before it, are minutes without news.
             on_interrupt: What becomes of the prompt when Ctrl-C ends the wait: it goes on
                 (``"leave"``), or is cancelled, for which there are 5 seconds.
 
@@ -207,18 +229,22 @@ class Job(Future[Result]):
             JobTimeout: Time ran out, or no news came.  The prompt goes on: call again, or
                 take it up later by ``api.job(job.prompt_id)``.
         """
-        check_patience(timeout, stall_timeout)
+        limits = Limits(timeout, stall_timeout)
         with cancelling(on_interrupt, self):
-            return self._outcome(timeout, stall_timeout)
+            return self._outcome(limits)
 
-    def _outcome(self, timeout: float | None, stall_timeout: float | None) -> Result:
-        self._await(timeout, stall_timeout)
-        self._api._flush()
+    def _outcome(self, limits: Limits) -> Result:
+        self._await(limits)
+        self._api._flush(limits.left(FLUSH))
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error in which it ended, or ``None``; waits as :meth:`result` does."""
-        self._await(timeout)
+        """The error in which it ended, or ``None``; waits as :meth:`result` does.
+
+        Raises:
+            JobTimeout: It has not ended within ``timeout`` seconds; it goes on.
+        """
+        self._await(Limits(timeout))
         return super().exception(0)
 
     def cancel(self, *, force: bool = False) -> bool:
@@ -249,21 +275,19 @@ class Job(Future[Result]):
                 return
         super().add_done_callback(fn)
 
-    def _await(self, timeout: float | None, stall_timeout: float | None = None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _await(self, limits: Limits) -> None:
         while not self.done():
-            left = self._slice(deadline, stall_timeout)
-            try:
-                super().exception(max(0.0, left))
-            except TimeoutError:
-                if left <= 0 and not self.done():
-                    raise self._out_of_patience(timeout, deadline, stall_timeout) from None
+            left = self._slice(limits)
+            # Tells by what it returns: a TimeoutError in here is an alarm of the caller's.
+            is_done = bool(wait_for_all([self], max(0.0, left)).done)
+            if left <= 0 and not is_done:
+                raise self._out_of_patience(limits)
 
-    def _slice(self, deadline: float | None, stall_timeout: float | None) -> float:
+    def _slice(self, limits: Limits) -> float:
         """Seconds that a wait may take in one piece; not above 0 when patience is at its end."""
-        left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
-        if stall_timeout is not None:
-            left = min(left, self._news_at + stall_timeout - time.monotonic())
+        left = limits.left(SLICE)
+        if limits.stall_timeout is not None:
+            left = min(left, self._news_at + limits.stall_timeout - time.monotonic())
         return left
 
     @property
@@ -276,14 +300,12 @@ class Job(Future[Result]):
     def _say_that_it_goes_on(self) -> None:
         log.warning("prompt %s goes on: take it up by api.job(%r)", self.prompt_id, self.prompt_id)
 
-    def _out_of_patience(
-        self, timeout: float | None, deadline: float | None, stall_timeout: float | None
-    ) -> JobTimeout:
-        is_stalled = deadline is None or time.monotonic() < deadline
+    def _out_of_patience(self, limits: Limits) -> JobTimeout:
+        is_stalled = limits.left(1.0) > 0
         what = (
-            f"no news of prompt {self.prompt_id} for {stall_timeout or 0:.3g} s"
+            f"no news of prompt {self.prompt_id} for {limits.stall_timeout or 0:g} s"
             if is_stalled
-            else f"prompt {self.prompt_id} has not ended within {timeout or 0:.3g} s"
+            else f"prompt {self.prompt_id} has not ended within {limits.timeout or 0:g} s"
         )
         trouble = self._api._connection.error
         gone = f", unless the server is gone ({trouble})" if trouble else f" ({self.why()})"
@@ -329,7 +351,7 @@ class Job(Future[Result]):
         the end event only.  A preview comes once, as ``b_preview``.  Exactly one event has
         ``is_end``.  Raises nothing when the job fails: ask :meth:`result`.
         """
-        return self._follow(self._tap(), None)
+        return self._follow(self._tap(), Limits())
 
     def _tap(self) -> EventQueue:
         """The queue that was filled from the beginning, or for whoever comes later a new one."""
@@ -355,16 +377,13 @@ class Job(Future[Result]):
         for twin in self._twins:
             twin._hear(event)
 
-    def _follow(
-        self, tap: EventQueue, timeout: float | None, stall_timeout: float | None = None
-    ) -> Generator[Event, None, None]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _follow(self, tap: EventQueue, limits: Limits) -> Generator[Event, None, None]:
         try:
             while True:
                 is_over = self.done()
-                left = self._slice(deadline, stall_timeout)
+                left = self._slice(limits)
                 if left <= 0 and not is_over:
-                    raise self._out_of_patience(timeout, deadline, stall_timeout)
+                    raise self._out_of_patience(limits)
                 event = tap.get(0 if is_over else left)
                 if event is not None:
                     yield event
@@ -542,15 +561,6 @@ _STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
 }
 
 
-def check_patience(*seconds: float | None) -> None:
-    """ValueError for what is no time to wait."""
-    for value in seconds:
-        if value is not None and not isinstance(value, int | float):
-            raise TypeError(f"a timeout is a number of seconds, or None: {value!r}")
-        if value is not None and not value >= 0:
-            raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
-
-
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
     """Ctrl-C in here leaves at once, or first cancels the jobs and those that were added."""
@@ -583,16 +593,14 @@ def _cancel(jobs: Sequence[Job]) -> None:
 
 def wait(
     job: Job,
-    timeout: float | None,
+    limits: Limits,
     *,
-    stall_timeout: float | None = None,
     on_event: Callable[[Any], object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
     """Wait for a job, and call back in this thread meanwhile."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    events = job._follow(job._tap(), timeout, stall_timeout)
+    events = job._follow(job._tap(), limits)
     with contextlib.closing(events):
         for event in events:
             if on_event is not None:
@@ -601,8 +609,7 @@ def wait(
                 _call(job, on_progress, event)
             if on_preview is not None and event.name == "b_preview":
                 _call(job, on_preview, event)
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    return job._outcome(left, stall_timeout)
+    return job._outcome(limits)
 
 
 def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:

@@ -113,8 +113,6 @@ BETWEEN: Final = 1.0
 REMEMBERED: Final = 1000
 #: Seconds that a submission waits for the socket.
 SETTLE: Final = 5.0
-#: Seconds that a result waits for slow receivers.
-FLUSH: Final = 5.0
 #: Seconds after which the thread ends when there are no jobs.
 LINGER: Final = 10.0
 
@@ -269,7 +267,7 @@ class Jobs:
                 known.posted_at = time.monotonic()
             receipt = post(api, job, prompt, deadline, resubmit=resubmit, pause=self.pause)
             self._accept(job, receipt)
-        except Exception as exc:
+        except (ComfyError, ValueError) as exc:
             with self._lock:
                 if self._jobs.get(job.prompt_id) is job:
                     del self._jobs[job.prompt_id]
@@ -277,7 +275,7 @@ class Jobs:
                 # Another thread may have taken it up.  A copy: a job keeps no frames.
                 job._settle(known.early or copy.copy(exc))
             raise
-        except BaseException:  # Ctrl-C: it may be there, and another thread may wait for it
+        except BaseException:  # Ctrl-C, an alarm: it may be there, and others may wait for it
             with self._lock:
                 known.accepted_at = time.monotonic()
                 known.lost_apart, known.seek_mark = LOOK_UP, True

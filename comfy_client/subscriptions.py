@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, overload
 
+from .deadline import check_patience
 from .events import (
     NAMES,
     ConnectionEvent,
@@ -36,7 +37,6 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .job import check_patience
 from .signals import EventQueue, Receivers
 from .workflow.graph import nearest
 

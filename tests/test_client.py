@@ -402,6 +402,36 @@ def test_init_gives_up_in_time(refused: str) -> None:
     assert 0.3 < time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ((5, 60), TypeError)],
+)
+def test_what_is_no_time_to_wait_is_told_at_once(
+    refused: str, timeout: Any, error: type[Exception]
+) -> None:
+    """By whatever waits; ``nan`` would have no end."""
+    with contextlib.closing(ComfyApi(refused)) as api:
+        for wait in (
+            lambda: api.init(timeout),
+            lambda: api.run(GRAPH, timeout=timeout),
+            lambda: api.run(GRAPH, stall_timeout=timeout),
+            lambda: api.wait_for("progress", timeout=timeout),
+            lambda: api.job("x").result(timeout),
+            lambda: api.job("x").exception(timeout),
+        ):
+            raised = _raised(wait, 30)
+            assert isinstance(raised, error)
+            assert "timeout is" in str(raised)
+
+
+def test_init_may_wait_as_long_as_it_takes(comfy: ComfyServer) -> None:
+    """Without a time it ends with the answer."""
+    comfy.kill()
+    threading.Timer(0.5, comfy.start).start()
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        assert api.init(None).connected
+
+
 def test_init_is_done_in_time_although_the_handshake_stalls(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,7 +23,7 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.job import Job, wait
+from comfy_client.job import Job, Limits, wait
 from comfy_client.outputs import make_result
 from comfy_client.progress import NodeTimes
 
@@ -49,7 +49,7 @@ class Client:
         times=NodeTimes(),
     )
 
-    def _flush(self):
+    def _flush(self, seconds):
         self.flushed += 1
 
 
@@ -287,11 +287,11 @@ def test_progress_may_be_read_while_it_is_written(job):
 def test_the_queue_that_moves_is_news_only_while_it_waits(job):
     """What runs is not helped by others that end."""
     job._api._advanced_at = time.monotonic() + 100
-    assert job._slice(None, 5.0) > 0
+    assert job._slice(Limits(stall_timeout=5.0)) > 0
     job._known.news_at -= 10
-    assert job._slice(None, 5.0) > 0
+    assert job._slice(Limits(stall_timeout=5.0)) > 0
     job._known.runs()
-    assert job._slice(None, 5.0) <= 0
+    assert job._slice(Limits(stall_timeout=5.0)) <= 0
 
 
 # -- waiting with callbacks --------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_events_are_handed_to_the_one_that_waits(job):
     all_of_them, steps, pictures = [], [], []
     result = wait(
         job,
-        5,
+        Limits(5),
         on_event=all_of_them.append,
         on_progress=steps.append,
         on_preview=pictures.append,
@@ -328,7 +328,7 @@ def test_a_verdict_without_an_event_ends_the_wait(job):
     """As when the client is closed."""
     threading.Timer(0.05, job._settle, (JobFailed("no", prompt_id="the-id"),)).start()
     with pytest.raises(JobFailed):
-        wait(job, 30, on_event=lambda event: None)
+        wait(job, Limits(30), on_event=lambda event: None)
 
 
 def test_a_blocked_node_does_not_end_the_wait(job):
@@ -338,7 +338,7 @@ def test_a_blocked_node_does_not_end_the_wait(job):
         job._hear(event)
     job._settle(RESULT)
     got = []
-    wait(job, 5, on_event=got.append)
+    wait(job, Limits(5), on_event=got.append)
     assert [e.name for e in got] == ["execution_error", "progress", "execution_success"]
 
 
@@ -355,7 +355,7 @@ def test_a_wait_with_callbacks_ends_in_time(job, timeout):
     thread.start()
     start = time.monotonic()
     with pytest.raises(JobTimeout):
-        wait(job, timeout, on_event=lambda event: None)
+        wait(job, Limits(timeout), on_event=lambda event: None)
     assert time.monotonic() - start < 5
     stop.set()
     thread.join()
@@ -369,6 +369,6 @@ def test_whoever_leaves_leaves_no_growing_queue(job):
 
     job._hear(progress(1))
     with pytest.raises(KeyError) as caught:
-        wait(job, 5, on_progress=leave)
+        wait(job, Limits(5), on_progress=leave)
     assert "goes on" in caught.value.__notes__[0]
     assert not job._taps
