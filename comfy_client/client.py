@@ -106,7 +106,8 @@ class ComfyApi(
         host: ``gpu-box:8188``, ``https://example.org/comfy/``, ``user:pass@host``, ...
             Without a scheme it is http, without scheme and port the port is 8188.
         client_id: Routes the server's events to this client; never share one between two.
-            ``None``: a new UUID.
+            ``None``: a new UUID.  A server that lets it in no more (it closes the next socket
+            with code 1008) is dialled with a fresh one.
         credentials: ``(username, password)``, one of the ``...Credentials`` classes, or a
             callable that gives one, asked at each dial and again after a 401.
         user: Your id on a server with ``--multi-user``, as :meth:`create_user` returns it
@@ -766,6 +767,17 @@ class ComfyApi(
             proxy=self._http.proxy,
         )
 
+    def _renew_client_id(self) -> None:
+        refused, self.client_id = self.client_id, self.generate_id()
+        self._jobs.cut_off()
+        log.warning(
+            "%s: the server lets the client_id %r in no more (code 1008); going on as %r: prompts "
+            "that are under way end all the same, but bring no more events of their course",
+            self.host,
+            refused,
+            self.client_id,
+        )
+
     def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
         for event in decode_text(data) if is_text else decode_binary(data):
             if isinstance(event, StatusEvent):
@@ -825,8 +837,9 @@ class ComfyApi(
 
 
 def _as_completed(jobs: set[Job], deadline: float | None) -> Iterator[Job]:
+    # Begins with the first ``next``, as the clock of the other does.
     left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    return cast(Iterator[Job], futures.as_completed(jobs, left))
+    yield from cast(Iterator[Job], futures.as_completed(jobs, left))
 
 
 def _recorder(path: str | os.PathLike[str]) -> Recorder:

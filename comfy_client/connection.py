@@ -5,9 +5,11 @@ handshake and what is sent; the loop that reads is ours, as is then every limit 
 
 * Silence is not death: the server sends nothing while it is idle or loads a model.  After a
   quiet period a ping is sent; only a long time without any frame at all ends the socket.
-* Pauses between dials grow, with full jitter, up to a cap, and start anew with the first
-  message of a connection (not with the handshake: a port that accepts and drops would be
-  hammered).
+* Pauses between dials grow, with full jitter, up to a cap, and start anew with a connection that
+  lasts: one that outlived the longest pause that could have come before it.  A server that
+  accepts, or greets, and drops would be hammered.
+* A client id that the server does not let in again (it closes the next socket of it with 1008) is
+  given up for a fresh one.
 * The old socket is closed before a new one is dialled: the server forgets the route of a
   client id as soon as *any* socket of that id ends.
 
@@ -59,6 +61,8 @@ log = logging.getLogger("comfy_client")
 MAX_FRAME: Final = 512 << 20
 #: Largest answer to a handshake, in bytes.
 MAX_HANDSHAKE: Final = 1 << 20
+#: The code with which a server closes a socket that it does not let in.
+POLICY_VIOLATION: Final = 1008
 
 
 class State(enum.Enum):
@@ -124,6 +128,9 @@ class Owner(Protocol):
     def _poll_queue(self) -> None:
         """Ask for the state of the queue over HTTP; raises when that fails."""
 
+    def _renew_client_id(self) -> None:
+        """Have another id from the next dial on: the server refuses this one; must be quick."""
+
 
 class _NoWebSocket(ComfyError):
     """HTTP answered, but there is no socket to be had there."""
@@ -131,6 +138,10 @@ class _NoWebSocket(ComfyError):
 
 class _Lost(TransportError):
     """The socket that we had is gone."""
+
+
+class _Refused(_Lost):
+    """The server ended the socket that we had for who we are: by the code 1008."""
 
 
 class _Quiet(_Lost):
@@ -165,7 +176,10 @@ class Connection:
         self._woken = False  # ends a pause early
         self._raw: socket.socket | None = None  # the socket that stop() has to shut
         self._redial: str | None = None
-        self._failures = 0  # dials since the last first message
+        self._attempts = 0  # dials since the last first message
+        self._failures = 0  # dials without one, and short connections, since one that lasted
+        self._greeted_at = 0.0
+        self._is_known = False  # whether this client id was greeted before
         self._fallback_told = False
         self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
         self.generation = 0  #: How many connections have been greeted.
@@ -400,7 +414,8 @@ class Connection:
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
                 if recorder is not None:
                     recorder.ending(code)
-                raise _Lost(f"the server closed the socket (code {code})")
+                kind = _Refused if code == POLICY_VIOLATION else _Lost
+                raise kind(f"the server closed the socket (code {code})")
             if opcode == PING:
                 ws.pong(bytes(data))
             if opcode in (TEXT, BINARY):
@@ -412,8 +427,8 @@ class Connection:
                 self._owned()._receive(opcode == TEXT, data)
 
     def _greeted(self) -> None:
-        attempts, self._failures = self._failures + 1, 0
-        self._fallback_told = False
+        attempts, self._attempts = self._attempts + 1, 0
+        self._greeted_at = time.monotonic()
         self._redial = None
         first = self.generation == 0
         self._enter(State.CONNECTED)
@@ -430,9 +445,19 @@ class Connection:
     def _pause_after(self, exc: Exception) -> None:
         """Tell what happened, and wait for the time of the next dial, polling if that works."""
         was_connected = self._state is State.CONNECTED
-        self._failures += 0 if was_connected else 1
-        longest = min(self.timing.cap, self.timing.pause * 2.0 ** min(self._failures, 16))
-        delay = self._uniform(0.0, longest)
+        self._attempts += 0 if was_connected else 1
+        up_for = time.monotonic() - self._greeted_at if was_connected else 0.0
+        if was_connected and up_for >= self._longest_pause:
+            self._failures = 0
+            self._fallback_told = False
+        else:
+            self._failures += 1
+        if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:
+            self._is_known = False
+            self._owned()._renew_client_id()
+        elif was_connected:
+            self._is_known = True
+        delay = self._uniform(0.0, self._longest_pause)
         refused = isinstance(exc, AuthenticationError)
         if refused or isinstance(exc, _NoWebSocket):
             # Neither mends soon: the first try may be a moment of a restart, then the cap.
@@ -443,7 +468,7 @@ class Connection:
             self._tell("disconnected", error=exc)
         if refused:
             self._owned()._announce(ErrorEvent(name="auth_error", error=exc))
-        self._tell("reconnecting", attempt=self._failures + 1, delay=delay, error=exc)
+        self._tell("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
         no_socket = isinstance(exc, _NoWebSocket) or (self._failures >= 3 and not refused)
         if no_socket and self._polls():
             self._enter(State.POLLING, exc)
@@ -454,6 +479,10 @@ class Connection:
             self._poll_for(delay)
         else:
             self._sleep(delay)
+
+    @property
+    def _longest_pause(self) -> float:
+        return min(self.timing.cap, self.timing.pause * 2.0 ** min(self._failures, 16))
 
     def _sleep(self, seconds: float) -> bool:
         """A pause; whether it was cut short."""

@@ -253,6 +253,8 @@ class Jobs:
         connection = api._connection
         api._create_socket()
         connection.wait_settled(time_left(deadline, SETTLE), first_verdict=True)
+        # It may have a fresh one by now, as the socket was refused; events go to whom this names.
+        prompt = attrs.evolve(prompt, body={**prompt.body, "client_id": api.client_id})
         known = job._known
         try:
             with self._lock:
@@ -271,6 +273,7 @@ class Jobs:
             with self._lock:
                 if self._jobs.get(job.prompt_id) is job:
                     del self._jobs[job.prompt_id]
+                    self._elsewhere -= known.is_elsewhere
             if not job.done():
                 # Another thread may have taken it up.  A copy: a job keeps no frames.
                 job._settle(known.early or copy.copy(exc))
@@ -579,6 +582,13 @@ class Jobs:
         return not known.cached or not (known.cached & sinks(job.graph)) - known.reported
 
     # -- over HTTP, in the thread that watches -------------------------------------------
+
+    def cut_off(self) -> None:
+        """What was submitted until now names a client id of which no socket comes any more."""
+        with self._lock:
+            for job in self._jobs.values():
+                self._elsewhere += not job._known.is_elsewhere
+                job._known.is_elsewhere = True
 
     def hurry(self) -> None:
         """Ask about all jobs now: the socket came, or went."""

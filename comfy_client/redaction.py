@@ -39,6 +39,7 @@ _ENDS = (
     "bearer",
     "cookie",
     "credential",
+    "credentialkey",
     "credentials",
     "jwt",
     "licensekey",
@@ -85,7 +86,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1***"),
     (
         re.compile(
-            r"(?i)((?:api[_-]?key|token|secret|passw(?:or)?d|passphrase|cookie)\w{0,30}"
+            r"(?i)((?:(?:api|credential)[_-]?key|token|secret|passw(?:or)?d|passphrase|cookie)\w{0,30}"
             r"[\"']?\s{0,5}[=:]\s{0,5}[\"']?)[^\s\"'&,;]{4,}"
         ),
         r"\1***",

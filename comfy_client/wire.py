@@ -46,11 +46,11 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     try:
         message = json.loads(str(data, "utf-8", "replace"))
     except (ValueError, RecursionError):
-        log.debug("skipped a text frame that is no JSON: %r", bytes(data[:80]))
+        log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
         return ()
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:
-        log.debug("skipped a message without a type: %r", bytes(data[:80]))
+        log.debug("skipped a message of %d bytes without a type", len(data))
         return ()
     payload = message.get("data")
     make = FROM_SERVER.get(kind)

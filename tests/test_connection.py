@@ -37,6 +37,7 @@ class Owner:
         self.events: list[Any] = []
         self.polls: list[float] = []
         self.poll_error: Exception | None = TransportError("HTTP is down")
+        self.renewals = 0
 
     def _plan(self) -> Plan:
         self.plans += 1
@@ -52,6 +53,9 @@ class Owner:
         self.polls.append(time.monotonic())
         if self.poll_error is not None:
             raise self.poll_error
+
+    def _renew_client_id(self) -> None:
+        self.renewals += 1
 
     def names(self, *wanted: str) -> list[str]:
         return [e.name for e in self.events if not wanted or e.name in wanted]
@@ -455,26 +459,67 @@ def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) ->
     assert Connection(owner)._uniform == random.uniform
 
 
-def test_pauses_start_anew_with_the_first_message_only(make: Make, comfy: ComfyServer) -> None:
-    """A port that upgrades and drops does not count as a connection."""
+def test_pauses_start_anew_with_a_connection_that_lasts(make: Make, comfy: ComfyServer) -> None:
+    """Longer than the longest pause; not with a port that upgrades, or greets, and drops."""
     drawn: list[float] = []
 
     def uniform(low: float, high: float) -> float:
         drawn.append(high)
         return 0.0
 
-    comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request))
-    owner, link = make(comfy.url, timing=Timing(pause=1.0, cap=8.0), uniform=uniform)
-    comfy.until(lambda: len(drawn) >= 5)
-    assert drawn[:5] == [2.0, 4.0, 8.0, 8.0, 8.0]
+    def greet_and_drop(request: Request) -> None:
+        _upgraded(comfy, request, frame(1, b"{}"))
+
+    fault = comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request))
+    owner, link = make(comfy.url, timing=Timing(pause=0.1, cap=0.8), uniform=uniform)
+    comfy.until(lambda: len(drawn) >= 4)
+    assert drawn[:4] == [0.2, 0.4, 0.8, 0.8]
+    comfy.on("GET", "/ws", greet_and_drop)
+    fault.end()
+    comfy.until(lambda: len(owner.names("reconnected")) >= 3)
+    assert set(drawn[3:]) == {0.8}
+    # A drop and the next greeting are two dials apart at most, whatever the pauses.
+    assert {e.attempt for e in owner.events if e.name == "reconnected"} == {1}
     comfy.faults.clear()
-    comfy.until(lambda: link.state is State.CONNECTED)
+    comfy.until(lambda: len(comfy.hellos) == 1 and link.state is State.CONNECTED)
+    time.sleep(0.8)
     del drawn[:]
     comfy.faults.drop()
     comfy.until(lambda: len(comfy.hellos) == 2)
-    assert drawn == [1.0]
+    assert drawn == [0.1]
+
+
+def test_a_server_that_greets_and_drops_is_told_of_once(make: Make, comfy: ComfyServer) -> None:
+    """It is as good as one without a WebSocket: the queue is asked over HTTP meanwhile."""
+    comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request, frame(1, b"{}")))
+    owner, _ = make(comfy.url)
+    owner.poll_error = None
+    until(lambda: len(owner.names("connected", "reconnected")) >= 6)
+    assert owner.names("websocket_unavailable") == ["websocket_unavailable"]
+    assert owner.polls
+
+
+@pytest.mark.parametrize("greeting", [b"", frame(1, b"{}")], ids=["at once", "after a greeting"])
+def test_an_id_that_is_let_in_no_more_is_given_up(
+    make: Make, comfy: ComfyServer, greeting: bytes
+) -> None:
+    """By the close code 1008 at a re-dial; not when it comes on a socket that was up for long."""
+    owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
     comfy.until(lambda: link.state is State.CONNECTED)
-    assert owner.names("connected", "reconnected") == ["connected", "reconnected"]
+    time.sleep(0.3)
+    comfy.faults.close_politely(1008)
+    comfy.until(lambda: len(comfy.hellos) == 2)
+    assert owner.renewals == 0
+    refusal = frame(8, (1008).to_bytes(2, "big"))
+    comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request, greeting + refusal))
+    comfy.faults.drop()
+    until(lambda: owner.renewals == 1)
+    comfy.faults.clear()
+    comfy.until(lambda: len(comfy.hellos) == 3)
+    time.sleep(0.3)
+    comfy.faults.close_politely(1008)  # of the fresh one, the first socket
+    comfy.until(lambda: len(comfy.hellos) == 4)
+    assert owner.renewals == 1
 
 
 def test_a_nudge_ends_a_pause(make: Make, comfy: ComfyServer) -> None:

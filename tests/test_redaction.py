@@ -66,6 +66,18 @@ def test_json_keeps_its_form(secrets: Secrets) -> None:
     assert secrets.hide({"a": ["x", {"b": 1}]}, all_texts=True) == {"a": ["***", {"b": 1}]}
 
 
+def test_the_key_of_a_socket_is_secret() -> None:
+    """With it another one could take its place: of the first ``status``, say, and in texts."""
+    said = {"type": "status", "data": {"sid": "me", "credential_key": "k-12345678"}}
+    secrets = Secrets()
+    secrets.add_named([said])
+    assert secrets.hide(said)["data"] == {"sid": "me", "credential_key": "***"}
+    assert secrets.hide_text("again with k-12345678") == "again with ***"
+    text = json.dumps({"credential_key": "another-one", "X-Comfy-Credential-Key": "a-third"})
+    assert "another" not in Secrets().hide_text(text)
+    assert "third" not in Secrets().hide_text(text)
+
+
 def test_all_that_stands_below_a_secret_name_is_secret() -> None:
     """But a list beside it, which may be a link to a node, is not."""
     value = {"credentials": {"user": "somebody", "deep": [{"x": "hf_12345678"}]}, "token": ["4", 0]}

@@ -21,7 +21,6 @@ from comfy_client.errors import SubmitUncertain
 from comfy_client.events import Executed
 from comfy_client.outputs import Result
 from comfy_client.testing import ComfyServer
-from comfy_client.verdicts import ends
 from tests.comfyui import ComfyUI
 from tests.heard import Heard, until
 from tests.proxy import Proxy
@@ -126,14 +125,14 @@ def crowd(
 
     ids = [each.result.prompt_id for each in told]
     assert len(set(ids)) == count
-    ended = Counter(e.prompt_id for e in heard.events if ends(e))
+    ended = Counter(e.prompt_id for e in heard.events if e.is_end)
     assert ended == Counter(ids)
     for number, each in enumerate(told):
         prompt_id = each.result.prompt_id
         assert each.result.texts == (f"prompt {number}",)
         assert each.result.complete
         assert {e.prompt_id for e in each.events if hasattr(e, "prompt_id")} == {prompt_id}
-        assert [e for e in each.events if ends(e)] == each.events[-1:]
+        assert [e for e in each.events if e.is_end] == each.events[-1:]
         shown = [e.output["text"] for e in each.events if isinstance(e, Executed)]
         assert shown in ([], [[f"prompt {number}"]])
     total = sum(asked.values())

@@ -16,7 +16,6 @@ from comfy_client.connection import State, Timing
 from comfy_client.errors import JobInterrupted, JobLost, ServerUnreachable
 from comfy_client.job import Job
 from comfy_client.testing import ComfyServer
-from comfy_client.verdicts import ends
 from tests.heard import until
 from tests.interrupted import fail_next_start, in_time, interrupt_conditions
 
@@ -79,7 +78,7 @@ def shows(text: str = "x", *, waits: bool = False) -> dict[str, Any]:
 def heard_ends(api: ComfyApi) -> list[str]:
     """The prompts of all end events from now on."""
     found: list[str] = []
-    api.on("all", lambda event: found.append(event.prompt_id) if ends(event) else None)
+    api.on("all", lambda event: found.append(event.prompt_id) if event.is_end else None)
     return found
 
 

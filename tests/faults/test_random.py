@@ -44,7 +44,6 @@ from comfy_client.errors import (
 from comfy_client.outputs import OutputFrame, Result
 from comfy_client.testing import ComfyServer, ProgressBar, execution
 from comfy_client.testing import server as server_module
-from comfy_client.verdicts import ends
 from tests.heard import open_sockets
 
 WORKERS = 8
@@ -525,7 +524,7 @@ class Round:
 
     def _hear(self, number: int) -> Callable[[Any], None]:
         def hear(event: Any) -> None:
-            if ends(event):
+            if event.is_end:
                 self.ends[number].append(event)
 
         return hear
@@ -709,7 +708,7 @@ class Round:
             if late > self.grace:
                 yield f"known {late:.1f} s of peace late"
         for told in attempt.told:
-            if had and ([e for e in told if ends(e)] != told[-1:] or not told):
+            if had and ([e for e in told if e.is_end] != told[-1:] or not told):
                 yield f"events() gave {[e.name for e in told]}"
             strangers = {e.prompt_id for e in told if hasattr(e, "prompt_id")}
             if strangers - {attempt.prompt_id}:

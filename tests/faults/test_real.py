@@ -30,7 +30,6 @@ from comfy_client.errors import (
     PromptRejected,
     TransportError,
 )
-from comfy_client.verdicts import ends
 from tests.comfyui import ComfyUI
 from tests.heard import Heard, until
 from tests.proxy import Proxy
@@ -111,7 +110,7 @@ class Clock:
 
 def ended(heard: Heard, job: Job) -> list[str]:
     """The ends that were told of a job."""
-    return [e.name for e in list(heard.events) if ends(e) and e.prompt_id == job.prompt_id]
+    return [e.name for e in list(heard.events) if e.is_end and e.prompt_id == job.prompt_id]
 
 
 def _idle(api: ComfyApi) -> None:
