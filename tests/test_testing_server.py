@@ -1282,38 +1282,36 @@ def test_jobs_count_files_and_the_newest_ones_show_texts(version):
         listed = {job["id"]: job for job in ask(server, "GET", "/api/jobs").json()["jobs"]}
         text, both = (listed[one] for one in ids)
     assert (text["outputs_count"], both["outputs_count"]) == (0, 2)
-    shown = [job.get("previewable_outputs_count") for job in (text, both)]
-    assert shown == ([0, 2] if is_newest else [None, None])
     excerpt = {"content": "x" * 1024, "truncated": True, "nodeId": "1", "mediaType": "text"}
     assert text.get("preview_output") == (excerpt if is_newest else None)
     assert (both["preview_output"]["nodeId"], both["preview_output"]["type"]) == ("9", "output")
 
 
 @pytest.mark.parametrize(
-    ("output", "version", "counts", "shown"),
+    ("output", "version", "count", "shown"),
     [
-        ({"latents": [{"filename": "a.latent"}]}, "new", (1, 0), None),
-        ({"files": [{"filename": "a.glb"}]}, "0.8", (1, None), "a.glb"),
-        ({"files": [{"filename": "a.usdz"}]}, "0.8", (1, None), None),
-        ({"files": [{"filename": "a.TXT", "type": "output"}]}, "new", (1, 1), "a.TXT"),
-        ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, "0.8", (1, None), "a"),
+        ({"latents": [{"filename": "a.latent"}]}, "new", 1, None),
+        ({"files": [{"filename": "a.glb"}]}, "0.8", 1, "a.glb"),
+        ({"files": [{"filename": "a.usdz"}]}, "0.8", 1, None),
+        ({"files": [{"filename": "a.TXT", "type": "output"}]}, "new", 1, "a.TXT"),
+        ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, "0.8", 1, "a"),
         (
             {"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]},
             "new",
-            (2, 2),
+            2,
             "a.png",
         ),
-        ({"images": [{"filename": "a.png"}], "animated": [True]}, "new", (1, 1), "a.png"),
-        ({"images": None, "text": [5]}, "new", (0, 0), None),
+        ({"images": [{"filename": "a.png"}], "animated": [True]}, "new", 1, "a.png"),
+        ({"images": None, "text": [5]}, "new", 0, None),
     ],
     ids=str,
 )
-def test_a_job_is_stood_for_by_what_can_be_shown(output, version, counts, shown):
+def test_a_job_is_stood_for_by_what_can_be_shown(output, version, count, shown):
     """By kind, format or ending; all files count."""
     with ComfyServer(version=version) as server:
         server.finish("a", {"9": output})
         [job] = ask(server, "GET", "/api/jobs").json()["jobs"]
-    assert (job["outputs_count"], job.get("previewable_outputs_count")) == counts
+    assert job["outputs_count"] == count
     assert job.get("preview_output", {}).get("filename") == shown
 
 
@@ -1323,6 +1321,7 @@ def test_a_prompt_may_choose_its_previews_on_newer_servers(newer, server):
         (newer, "none", 0),
         (newer, "auto", 3),
         (newer, "default", 0),
+        (newer, "bogus", 0),
         (server, "none", 3),
     ):
         with ComfyApi(where.url) as api:
@@ -1413,7 +1412,7 @@ def test_the_newest_server_cancels_jobs_by_id(newest):
         until(lambda: api.get_queue().running)
         waiting = [api.submit(picture(number)) for number in range(3)]
         until(lambda: len(api.get_queue().pending) == 3)
-        assert api.get_job(waiting[0].prompt_id).workflow["prompt"] == picture(0)
+        assert api.get_job(waiting[0].prompt_id).workflow is None
         assert api.cancel_job(waiting[0].prompt_id)
         assert not api.cancel_job(waiting[0].prompt_id)
         assert api.cancel_jobs(*(job.prompt_id for job in waiting))
@@ -1425,6 +1424,7 @@ def test_the_newest_server_cancels_jobs_by_id(newest):
             running.result(LIMIT)
         until(lambda: api.get_job(running.prompt_id).status == "cancelled")
         assert running.prompt_id in [job.id for job in api.get_jobs("cancelled").jobs]
+        assert api.get_job(running.prompt_id).workflow["prompt"]["3"]["inputs"]["steps"] == 10000
     gone = ask(newest, "POST", f"/api/jobs/{uuid.uuid4()}/cancel")
     assert (gone.status_code, gone.json()) == (200, {"cancelled": False})
 
@@ -1451,7 +1451,7 @@ def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, serve
     for where, status in ((newest, 403), (server, 200)):
         headers = {"Sec-Fetch-Site": "cross-site"}
         assert ask(where, "GET", "/prompt", headers=headers).status_code == status
-    assert ask(newest, "GET", "/node_replacements").json() == {}
+    assert ask(newest, "GET", "/node_replacements").json()["ImageBatch"]
     assert ask(server, "GET", "/node_replacements").status_code == 404
 
 
@@ -1543,6 +1543,75 @@ def test_files_of_the_user_outlive_a_restart():
         server.restart()
         assert ask(server, "GET", "/").text == "an editor"
         assert len(ask(server, "GET", "/models/configs").json()) == 10
+
+
+@pytest.mark.parametrize("extra", [None, [], {"workflow": None}, {"workflow": "text"}], ids=str)
+def test_one_odd_prompt_spoils_the_list_of_jobs_of_the_newest_server(extra):
+    """For everybody, until it leaves the history; as recorded."""
+    with ComfyServer(version="new") as server:
+
+        def job(path: str) -> int:
+            return ask(server, "GET", f"/api/jobs{path}").status_code
+
+        good, odd = (
+            ask(server, "POST", "/prompt", json={"prompt": picture(), "extra_data": data}).json()
+            for data in ({"extra_pnginfo": {}}, {"extra_pnginfo": extra})
+        )
+        until(lambda: odd["prompt_id"] in server.history)
+        assert [job(""), job(f"/{odd['prompt_id']}")] == [500, 500]
+        assert [job("?status=pending"), job(f"/{good['prompt_id']}")] == [200, 200]
+        ask(server, "POST", "/history", json={"delete": [odd["prompt_id"]]})
+        assert job("") == 200
+
+
+def test_the_newest_server_shows_what_nodes_in_the_middle_show_also_when_they_are_cached():
+    """Then after the others, and to history without a client, too."""
+
+    class Middle:
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "run"
+        HAS_INTERMEDIATE_OUTPUT = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"image": ("IMAGE",)}}
+
+        def run(self, image: Any) -> dict[str, Any]:
+            return {"ui": {"text": ["seen"]}, "result": (image,)}
+
+    last = node("SaveImage", images=["2", 0], filename_prefix="m")
+    graph = {"1": canvas(), "2": node("Middle", image=["1", 0]), "3": last}
+    with ComfyServer(version="new") as server:
+        server.add_node(Middle)
+        with Socket(server, "a") as socket:
+            for order in (["2", "3"], ["3", "2"]):
+                body = {"prompt": graph, "client_id": "a"}
+                ask(server, "POST", "/prompt", json=body)
+                heard = socket.until("execution_success")
+                executed = [one["data"]["node"] for one in heard if one["type"] == "executed"]
+                assert executed == order
+        ask(server, "POST", "/prompt", json={"prompt": graph})
+        server.until(lambda: len(server.history) == 3)
+        assert [list(entry["outputs"]) for entry in server.history.values()] == [
+            ["2", "3"],
+            ["3", "2"],
+            ["3", "2"],
+        ]
+        definition = ask(server, "GET", "/object_info/Middle").json()["Middle"]
+        assert (definition["has_intermediate_output"], definition["is_input_list"]) == (True, False)
+
+
+def test_the_newest_server_has_files_saved_that_could_run_scripts(newest):
+    """And says of all that they are what they are called; names of files tell their folder."""
+    for name, shown in (("a.svg", False), ("a.html", False), ("a.png", True)):
+        ask(newest, "POST", "/upload/image", files={"image": (name, png())})
+        answer = ask(newest, "GET", "/view", params={"filename": name, "type": "input"})
+        mark = "" if shown else "attachment; "
+        assert answer.headers["Content-Disposition"] == f'{mark}filename="{name}"'
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "a.svg [input]" in ask(newest, "GET", "/internal/files/input").json()
+    ask(newest, "POST", "/userdata/user.css", data=b"a {}")
+    assert "Content-Disposition" not in ask(newest, "GET", "/userdata/user.css").headers
 
 
 # -- load -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -54,7 +55,10 @@ class _Loader(Node):
 
     @classmethod
     def exists(cls, image: str) -> bool | str:
-        return os.path.exists(cls.folders.input_file(image)) or f"Invalid image file: {image}"
+        with contextlib.suppress(ValueError):
+            if os.path.exists(cls.folders.input_file(image)):
+                return True
+        return f"Invalid image file: {image}"
 
     @classmethod
     def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:
@@ -300,7 +304,7 @@ class SaveImage(Node):
             picture.save(png, "PNG", compress_level=self.level)
             (folder / file).write_bytes(add_texts(png.getvalue(), texts))
             saved.append({"filename": file, "subfolder": subfolder, "type": self.kind})
-        return {"ui": {"images": saved}}
+        return {"ui": {"images": saved}, "result": (images,)[: len(self.RETURN_TYPES)]}
 
 
 class PreviewImage(SaveImage):
@@ -333,12 +337,11 @@ class PreviewAny(Node):
     """Shows any value as text."""
 
     def run(self, source: Any = None) -> dict[str, Any]:
-        if source is None or isinstance(source, str | int | float):
-            return {"ui": {"text": [str(source)]}}
-        try:
-            return {"ui": {"text": [json.dumps(source, indent=4)]}}
-        except (TypeError, ValueError):
-            return {"ui": {"text": [str(source)]}}
+        text = str(source)
+        if source is not None and not isinstance(source, str | int | float):
+            with contextlib.suppress(TypeError, ValueError):
+                text = json.dumps(source, indent=4)
+        return {"ui": {"text": [text]}, "result": (text,)[: len(self.RETURN_TYPES)]}
 
 
 class Primitive(Node):

@@ -40,6 +40,7 @@ _Result = tuple[dict[str, Any] | None, Any]
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # kinds of binary frames
+_PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
 _HISTORY_LIMIT = 10_000
 
 
@@ -132,8 +133,8 @@ def wants_previews(default: bool) -> bool:
     """Whether the running prompt is to have previews, if it may say so itself."""
     run = _here.get()
     known = run.executor.preview_methods
-    method = run.extra_data.get("preview_method", "default") if known else "default"
-    return default if method == "default" else method != "none"
+    method = run.extra_data.get("preview_method") if known else None
+    return method != "none" if method in _PREVIEW_METHODS else default
 
 
 def send_event(event: str, data: Any) -> None:
@@ -440,11 +441,12 @@ class Executor:
         outlet: Outlet,
         *,
         preview_methods: bool,
-        tells_cached: bool,
+        newest: bool,
     ) -> None:
         self.nodes = nodes
-        # Older servers leave them out of history when the prompt has no client.
-        self._tells_cached = tells_cached
+        # Older servers leave what is cached out of history when the prompt has no client, and
+        # know no outputs but those of output nodes.
+        self._newest = newest
         #: Whether prompts may say how they want their previews.
         self.preview_methods = preview_methods
         self.outlet = outlet
@@ -574,15 +576,15 @@ class Executor:
             node_id = plan.pick()
             if self._step(run, plan, node_id, executed):
                 plan.complete(node_id)
+        for node_id in cached if self._newest else ():
+            if node_id not in run.ui and run.is_intermediate(node_id):
+                self._tell_cached(run, node_id, run.cached(node_id))
 
     def _step(self, run: _Run, plan: _Plan, node_id: str, executed: set[str]) -> bool:
         """One node, from the cache or really; whether it is done, or waits for others now."""
         cached = run.cached(node_id)
         if cached is not None:
-            if run.client_id is not None:
-                run.tell_executed(node_id, (cached.ui or {}).get("output"))
-            if cached.ui is not None and (self._tells_cached or run.client_id is not None):
-                run.ui[node_id] = cached.ui
+            self._tell_cached(run, node_id, cached)
             run.finish(node_id)
             return True
         run.node_id = node_id
@@ -615,6 +617,14 @@ class Executor:
         run.finish(node_id)
         executed.add(node_id)
         return True
+
+    def _tell_cached(self, run: _Run, node_id: str, cached: _Cached | None) -> None:
+        """To client and history: what a node has shown before."""
+        ui = cached.ui if cached else None
+        if run.client_id is not None:
+            run.tell_executed(node_id, (ui or {}).get("output"))
+        if ui is not None and (self._newest or run.client_id is not None):
+            run.ui[node_id] = ui
 
     def _expand(self, run: _Run, plan: _Plan, node_id: str, results: list[_Result]) -> None:
         """Put the nodes that a node returned into the graph; it gets its outputs from them."""
@@ -829,6 +839,11 @@ class _Run:
     def is_output(self, node_id: str) -> bool:
         cls = self.executor.nodes.classes[self.graph.get_node(node_id)["class_type"]]
         return bool(getattr(cls, "OUTPUT_NODE", False))
+
+    def is_intermediate(self, node_id: str) -> bool:
+        """Whether it shows something, though it is no output node."""
+        cls = self.executor.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return bool(getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
         """Outputs, since people wait for them; coroutines, since others can run meanwhile."""

@@ -29,12 +29,15 @@ _NOT_SHOWN = frozenset(
         "text/css",
     }
 )
+#: Since 2026.
+_NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 
-def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool) -> None:
+def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool, newest: bool) -> None:
     """``/upload/image``, ``/upload/mask`` and ``/view``.
 
-    An `old` server numbers also what it has already, and shows pages as such.
+    An `old` server numbers also what it has already, and shows pages as such.  The newest has
+    pages, and pictures that are written like them, saved instead of shown.
     """
 
     @table.post("/upload/image")
@@ -76,9 +79,15 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool) ->
             headers = {"Content-Disposition": f'filename="{found.name}"'}
             return web.FileResponse(found, headers=headers)
         kind = _KINDS.get(found.suffix) or mimetypes.guess_type(found.name)[0] or _BYTES
-        if kind in _NOT_SHOWN:
+        place_of_name = f'filename="{found.name}"'
+        headers = {}
+        if newest:
+            headers["X-Content-Type-Options"] = "nosniff"
+        if newest and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
+            kind, place_of_name = _BYTES, f"attachment; {place_of_name}"
+        elif kind in _NOT_SHOWN:
             kind = _BYTES
-        headers = {"Content-Disposition": f'filename="{found.name}"', "Content-Type": kind}
+        headers |= {"Content-Disposition": place_of_name, "Content-Type": kind}
         return web.FileResponse(found, headers=headers)
 
 

@@ -64,19 +64,29 @@ _SHIPPED = {
     "custom_nodes": ("example_node.py.example", "websocket_image_save.py"),
     "web/extensions/core": ("clipspace.js", "groupNode.js", "widgetInputs.js"),
 }
+#: Since 2026.
+_NEW_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
+    kind: (f"models/{kind}",)
+    for kind in (
+        "background_removal",
+        "frame_interpolation",
+        "geometry_estimation",
+        "optical_flow",
+        "detection",
+    )
+}
 _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 
 
 class Folders:
     """Where things are; all paths are absolute."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, newest: bool) -> None:
         self.root = root
         self.user = root / "user"
         self.web = root / "web"
-        self.models = {
-            kind: [root / name for name in names] for kind, names in _MODEL_FOLDERS.items()
-        }
+        kinds = {**_MODEL_FOLDERS, **_NEW_MODEL_FOLDERS} if newest else _MODEL_FOLDERS
+        self.models = {kind: [root / name for name in names] for kind, names in kinds.items()}
         is_new = not self.web.exists()  # else the files are the user's by now
         for name in ("input", "output", "temp", "user/default", "web"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -111,9 +121,12 @@ class Folders:
         return name, None
 
     def input_file(self, name: str) -> Path:
-        """The file that a loader means by this value."""
-        plain, folder = self.annotated(name)
-        return (folder or self.root / "input") / plain
+        """The file that a loader means by this value; ValueError if it leaves its folder."""
+        plain, given = self.annotated(name)
+        folder = given or self.root / "input"
+        if not is_inside(folder / plain, folder):
+            raise ValueError(f"Invalid image file: {name}")
+        return folder / plain
 
     def inputs(self, *, images: bool) -> list[str]:
         """What loaders offer: files at the top of the input folder."""
@@ -165,9 +178,13 @@ class Folders:
                         path = Path(at, name)
                         yield index, os.path.relpath(path, folder), path
 
+    def model_endings(self, kind: str) -> frozenset[str]:
+        """How files of a kind end; none is any ending."""
+        return _ENDINGS.get(kind, MODEL_ENDINGS)
+
     def model_names(self, kind: str) -> list[str]:
         """Of all files that count as this kind: sorted, each once."""
-        endings = _ENDINGS.get(kind, MODEL_ENDINGS)
+        endings = self.model_endings(kind)
         found = set()
         for folder in self.models[kind]:
             for at, folders, names in os.walk(folder):

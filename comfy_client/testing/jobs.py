@@ -1,4 +1,4 @@
-"""The jobs API of ComfyUI 0.8 and newer: queue and history as one list.
+"""The jobs API of ComfyUI 0.6 and newer: queue and history as one list.
 
 A script may have left less in history than a run does: what is missing is left out.
 """
@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from aiohttp import web
 
 if TYPE_CHECKING:
@@ -30,23 +31,23 @@ def add_job_routes(
 ) -> None:
     """``/api/jobs``, which is there with this prefix only.
 
-    The newest call interrupted jobs cancelled, and can cancel by id.
+    The newest call interrupted jobs cancelled, can cancel by id, and fall over a prompt whose
+    ``extra_pnginfo``, or the ``workflow`` in it, is no object.
     """
     statuses = (*_STATUSES, "cancelled") if newest else _STATUSES
 
     @table.get("/api/jobs")
     async def get_jobs(request: web.Request) -> web.Response:
         try:
-            return web.json_response(_page(list(_jobs(queue, newest)), request.query, statuses))
+            return web.json_response(_page(_jobs(queue, newest), request.query, statuses))
         except ValueError as exc:
             return web.json_response({"error": str(exc)}, status=400)
 
     @table.get("/api/jobs/{id}")
     async def get_job(request: web.Request) -> web.Response:
-        found = list(_jobs(queue, newest, details=True))
-        for job in reversed(found):  # of one id, first what has ended
-            if job["id"] == request.match_info["id"]:
-                return web.json_response(job)
+        for job in reversed(_jobs(queue, newest)):  # of one id, first what has ended
+            if job.id == request.match_info["id"]:
+                return web.json_response({**job.told(), **job.details()})
         return web.json_response({"error": "Job not found"}, status=404)
 
     if not newest:
@@ -89,9 +90,7 @@ def is_uuid(value: Any) -> bool:
         return False
 
 
-def _page(
-    jobs: list[dict[str, Any]], query: Mapping[str, str], statuses: tuple[str, ...]
-) -> dict[str, Any]:
+def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
     """Those that are asked for; ValueError in the server's words if that cannot be."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
@@ -109,8 +108,7 @@ def _page(
     limit, offset = _number(query, "limit"), max(0, _number(query, "offset") or 0)
     if limit is not None and limit < 1:
         raise ValueError("limit must be a positive integer")
-    if status:
-        jobs = [job for job in jobs if job["status"] in wanted]
+    jobs = [job.told() for job in found if not status or job.status in wanted]
     if query.get("workflow_id"):
         jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
     key = _created if sort_by == "created_at" else _duration
@@ -147,56 +145,77 @@ def _present(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _jobs(queue: Queue, newest: bool, *, details: bool = False) -> Iterator[dict[str, Any]]:
+@attrs.frozen
+class _Job:
+    """One prompt of queue or history."""
+
+    status: str
+    _item: Any
+    _newest: bool
+    _entry: Mapping[str, Any] | None = None  # of history
+
+    @property
+    def id(self) -> str:
+        prompt_id: str = self._item[1]
+        return prompt_id
+
+    def told(self) -> dict[str, Any]:
+        """What a list has of it."""
+        number, prompt_id, _, extra_data, _ = self._item
+        entry = self._entry or {}
+        messages = (entry.get("status") or {}).get("messages") or ()
+        told = {name: data or {} for name, data in messages}
+        end = next((told[name] for name in reversed(told) if name in _ENDS), {})
+        return {
+            "id": prompt_id,
+            "status": self.status,
+            **_present(
+                priority=number,
+                create_time=extra_data.get("create_time"),
+                execution_start_time=told.get("execution_start", {}).get("timestamp"),
+                execution_end_time=end.get("timestamp"),
+                execution_error=told.get("execution_error"),
+            ),
+            **_summary(entry.get("outputs") or {}, self._newest),
+            **_present(workflow_id=self._workflow_id()),
+        }
+
+    def _workflow_id(self) -> Any:
+        found = self._item[3]
+        for key in ("extra_pnginfo", "workflow", "id"):
+            # The newest servers ask whatever is there.
+            found = found.get(key, {}) if self._newest or isinstance(found, dict) else {}
+        return found or None
+
+    def details(self) -> dict[str, Any]:
+        """What else is told of it alone: of what has ended only."""
+        if self._entry is None:
+            return {}
+        workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
+        found = {"outputs": self._entry.get("outputs"), "status": self._entry.get("status")}
+        return {
+            **_present(outputs=found["outputs"], execution_status=found["status"]),
+            "workflow": workflow,
+        }
+
+
+def _jobs(queue: Queue, newest: bool) -> list[_Job]:
     shown = queue.shown()
-    for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending")):
-        for item in shown[key]:
-            job = {**_head(item, status), **_summary({}, newest), **_workflow_id(item)}
-            yield {**job, **_workflow(item)} if details and newest else job
-    for entry in queue.history().values():
-        if len(entry["prompt"]) < 5:
-            continue
-        job = _ended(entry, newest)
-        if details:
-            job |= _present(outputs=entry.get("outputs"), execution_status=entry.get("status"))
-            job |= _workflow(entry["prompt"])
-        yield job
+    jobs = [
+        _Job(status, item, newest)
+        for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending"))
+        for item in shown[key]
+    ]
+    ended = [entry for entry in queue.history().values() if len(entry["prompt"]) >= 5]
+    return jobs + [_Job(_status(one, newest), one["prompt"], newest, one) for one in ended]
 
 
-def _workflow(item: Any) -> dict[str, Any]:
-    return {"workflow": {"prompt": item[2], "extra_data": item[3]}}
-
-
-def _head(item: Any, status: str) -> dict[str, Any]:
-    number, prompt_id, _, extra_data, _ = item
-    created = extra_data.get("create_time")
-    return _present(id=prompt_id, status=status, priority=number, create_time=created)
-
-
-def _workflow_id(item: Any) -> dict[str, Any]:
-    found = item[3]
-    for key in ("extra_pnginfo", "workflow", "id"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return {} if found is None else {"workflow_id": found}
-
-
-def _ended(entry: dict[str, Any], newest: bool) -> dict[str, Any]:
+def _status(entry: Mapping[str, Any], newest: bool) -> str:
     status = entry.get("status") or {}
-    told = {name: data or {} for name, data in status.get("messages") or ()}
-    word = "failed" if status.get("status_str") == "error" else "completed"
-    if word == "failed" and newest and "execution_interrupted" in told:
-        word = "cancelled"
-    end = next((told[name] for name in reversed(told) if name in _ENDS), {})
-    return {
-        **_head(entry["prompt"], word),
-        **_present(
-            execution_start_time=told.get("execution_start", {}).get("timestamp"),
-            execution_end_time=end.get("timestamp"),
-            execution_error=told.get("execution_error"),
-        ),
-        **_summary(entry.get("outputs") or {}, newest),
-        **_workflow_id(entry["prompt"]),
-    }
+    if status.get("status_str") != "error":
+        return "completed"
+    events = [name for name, _ in status.get("messages") or ()]
+    return "cancelled" if newest and "execution_interrupted" in events else "failed"
 
 
 def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
@@ -214,7 +233,6 @@ def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
     ]
     return _present(
         outputs_count=len(files),
-        previewable_outputs_count=len(shown) if newest else None,
         preview_output=next(iter([*sorted(shown, key=_rank), *texts]), None),
     )
 

@@ -19,9 +19,10 @@ An ``IMAGE`` is a sequence of Pillow images: of the server's own nodes a
 :class:`~comfy_client.testing.Pictures`, of yours what they returned.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
 hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
-``check_lazy_status``) and expansion work as there.  A node expands when it returns
-``{"expand": nodes, "result": outputs}``: nodes as in a workflow, whose ids begin with its own
-(hidden ``UNIQUE_ID``), and outputs that may be links to them.
+``check_lazy_status``) and expansion work as there, and ``HAS_INTERMEDIATE_OUTPUT`` with
+``version="new"``.  A node expands when it returns ``{"expand": nodes, "result": outputs}``: nodes
+as in a workflow, whose ids begin with its own (hidden ``UNIQUE_ID``), and outputs that may be
+links to them.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 class Nodes:
     """The node classes of one server, and their definitions."""
 
-    def __init__(self, folders: Folders, settings: Mapping[str, Any], *, old: bool) -> None:
-        name = "definitions_2024-03.json" if old else "definitions.json"
-        shipped = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    def __init__(
+        self, folders: Folders, settings: Mapping[str, Any], *, old: bool, newest: bool
+    ) -> None:
+        name = "definitions_2024-03" if old else "definitions_0.28" if newest else "definitions"
         self._old = old
-        self._definitions: dict[str, Any] = json.loads(shipped)
+        self._newest = newest
+        self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
         #: As the command line would have it.
         self.argv = ["main.py", "--cpu"]
@@ -80,14 +83,14 @@ class Nodes:
 
     def definition(self, name: str) -> dict[str, Any]:
         """What ``GET /object_info`` says about one class."""
-        shipped: dict[str, Any] | None = self._definitions.get(name)
-        if shipped is None:
-            definition = definition_of(name, self.classes[name])
+        known: dict[str, Any] | None = self._definitions.get(name)
+        if known is None:
+            definition = definition_of(name, self.classes[name], newest=self._newest)
             return {k: definition[k] for k in definition if not (self._old and k in _LATER)}
         choices = self._choices(name)
         if choices is None:
-            return shipped
-        definition = copy.deepcopy(shipped)
+            return known
+        definition = copy.deepcopy(known)
         next(iter(definition["input"]["required"].values()))[0] = choices
         return definition
 
@@ -124,7 +127,12 @@ class Nodes:
         )
 
 
-def definition_of(name: str, cls: Any) -> dict[str, Any]:
+def shipped(name: str) -> Any:
+    """What a data file of this package holds."""
+    return json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
     """The definition of a class, from its attributes; TypeError if that cannot be."""
     try:
         inputs = cls.INPUT_TYPES()
@@ -153,6 +161,12 @@ def definition_of(name: str, cls: Any) -> dict[str, Any]:
                 definition[name_there.lower()] = True
         if hasattr(cls, "API_NODE"):
             definition["api_node"] = cls.API_NODE
+        if newest:
+            definition["is_input_list"] = getattr(cls, "INPUT_IS_LIST", False)
+            definition["has_intermediate_output"] = getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False)
+            definition["search_aliases"] = getattr(cls, "SEARCH_ALIASES", [])
+            if hasattr(cls, "ESSENTIALS_CATEGORY"):
+                definition["essentials_category"] = cls.ESSENTIALS_CATEGORY
         # With lists in place of tuples, as the wire has them.
         decoded: dict[str, Any] = json.loads(json.dumps(definition))
     except Exception as exc:

@@ -21,8 +21,9 @@ from ..workflow.explain import unknown_class
 from ..workflow.validate import Verdict, no_prompt, validate
 from .execution import SECRETS
 from .files import add_file_routes, converted
-from .folders import is_image, safetensors_header
+from .folders import is_image, is_inside, safetensors_header
 from .jobs import add_job_routes, is_uuid
+from .nodes import shipped
 from .packs import add_extension_files, add_extension_routes, add_pack_routes
 from .traffic import Link, made, more_headers
 from .userdata import Users, add_user_routes
@@ -45,7 +46,20 @@ _INVALID_ID = {
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_VERSIONS = {"2024-03": "", "0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.45.2"}
+_VERSIONS = {"2024-03": "", "0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
+_NEW_SYSTEM = {
+    "required_frontend_version": "1.45.21",
+    "required_templates_version": "0.11.11",
+    "comfy_package_versions": [
+        {"name": name, "installed": None, "required": version}
+        for name, version in (
+            ("comfyui-frontend-package", "1.45.21"),
+            ("comfyui-workflow-templates", "0.11.11"),
+            ("comfyui-embedded-docs", "0.5.8"),
+        )
+    ],
+    "deploy_environment": "local-git",
+}
 _MEMORY = 16 * 2**30  # bytes that the simulated device says it has
 
 
@@ -70,8 +84,9 @@ def application(core: Core) -> web.Application:
     _add_catalogue_routes(table, core)
     add_extension_routes(table, core.folders)
     _add_system_routes(table, core)
-    add_file_routes(table, core.folders, old=core.is_oldest)
-    users = Users(core.folders.user, multi=core.multi_user, old=core.is_oldest)
+    is_newest = core.is_newest
+    add_file_routes(table, core.folders, old=core.is_oldest, newest=is_newest)
+    users = Users(core.folders.user, multi=core.multi_user, old=core.is_oldest, newest=is_newest)
     add_user_routes(table, users)
     table.get("/ws")(_socket_handler(core))
     if core.is_oldest:
@@ -94,7 +109,9 @@ def application(core: Core) -> web.Application:
         if isinstance(route, web.RouteDef):  # there are no others
             prefixed.route(route.method, f"/api{route.path}")(route.handler)
     if core.is_newer:
-        add_job_routes(prefixed, core.queue, core.executor.interrupt, newest=core.is_newest)
+        add_job_routes(prefixed, core.queue, core.executor.interrupt, newest=is_newest)
+    if is_newest:
+        _add_asset_routes(prefixed)
     app.add_routes(prefixed)
     app.add_routes(table)
     add_extension_files(app.router, core.folders)
@@ -315,7 +332,7 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
 
         @table.get("/node_replacements")
         async def replacements(request: web.Request) -> web.Response:
-            return web.json_response({})
+            return web.json_response(shipped("replacements_0.28"))
 
     @table.get("/embeddings")
     async def embeddings(request: web.Request) -> web.Response:
@@ -335,13 +352,13 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
 
     @table.get("/experiment/models")
     async def model_folders(request: web.Request) -> web.Response:
-        return web.json_response(
-            [
-                {"name": kind, "folders": list(map(str, paths))}
-                for kind, paths in folders.models.items()
-                if kind not in ("configs", "custom_nodes")
-            ]
-        )
+        found: list[dict[str, Any]] = []
+        for kind, paths in folders.models.items():
+            if kind not in ("configs", "custom_nodes"):
+                found.append({"name": kind, "folders": list(map(str, paths))})
+                if core.is_newest:
+                    found[-1]["extensions"] = sorted(folders.model_endings(kind))
+        return web.json_response(found)
 
     @table.get("/experiment/models/{kind}")
     async def model_files(request: web.Request) -> web.Response:
@@ -364,14 +381,27 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
 
     @table.get("/experiment/models/preview/{kind}/{index}/{name:.*}")
     async def model_preview(request: web.Request) -> web.Response:
-        kind, index = request.match_info["kind"], int(request.match_info["index"])
+        kind = request.match_info["kind"]
+        try:
+            index = int(request.match_info["index"])
+        except ValueError:
+            if core.is_newest:
+                return web.Response(status=400)
+            raise
         if kind not in folders.models:
             return web.Response(status=404)
-        path = folders.models[kind][index] / request.match_info["name"]
+        if core.is_newest and not 0 <= index < len(folders.models[kind]):
+            return web.Response(status=404)
+        folder = folders.models[kind][index]
+        path = folder / request.match_info["name"]
+        if not is_inside(path, folder):
+            return web.Response(status=403)
         near = path.parent.iterdir() if path.parent.is_dir() else iter(())
         stems = (path.stem, f"{path.stem}.preview")
         pictures = sorted(p for p in near if p.stem in stems and is_image(p.name))
-        return converted(pictures[0], "webp") if pictures else web.Response(status=404)
+        if not pictures or not is_inside(pictures[0], folder):
+            return web.Response(status=404)
+        return converted(pictures[0], "webp")
 
     @table.get("/view_metadata/{kind}")
     async def view_metadata(request: web.Request) -> web.Response:
@@ -385,13 +415,43 @@ def _add_catalogue_routes(table: web.RouteTableDef, core: Core) -> None:
         return web.json_response(header["__metadata__"])
 
 
+_ASSET = "/api/assets/{id:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
+_ASSET_ROUTES = (
+    ("GET", "/api/assets"),
+    ("POST", "/api/assets"),
+    *((method, _ASSET) for method in ("GET", "PUT", "DELETE")),
+    ("GET", f"{_ASSET}/content"),
+    ("HEAD", "/api/assets/hash/{hash}"),
+    ("GET", "/api/tags"),
+    ("GET", "/api/assets/tags/refine"),
+    ("GET", "/api/assets/seed/status"),
+    ("POST", "/api/assets/seed"),
+    ("POST", "/api/assets/prune"),
+)
+
+
+def _add_asset_routes(table: web.RouteTableDef) -> None:
+    """Switched off, as they are unless one asks for them."""
+
+    async def off(request: web.Request) -> web.Response:
+        text = (
+            "Assets system is disabled. Start the server with --enable-assets to use this feature."
+        )
+        error = {"code": "SERVICE_DISABLED", "message": text, "details": {}}
+        return web.json_response({"error": error}, status=503)
+
+    for method, path in _ASSET_ROUTES:
+        table.route(method, path)(off)
+
+
 # -- the system -------------------------------------------------------------------------
 
 
 def _add_system_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.get("/")
     async def index(request: web.Request) -> web.FileResponse:
-        headers = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "0"}
+        caching = "no-store, must-revalidate" if core.is_newest else "no-cache"
+        headers = {"Cache-Control": caching, "Pragma": "no-cache", "Expires": "0"}
         return web.FileResponse(core.folders.web / "index.html", headers=headers)
 
     @table.get("/features")
@@ -408,6 +468,7 @@ def _add_system_routes(table: web.RouteTableDef, core: Core) -> None:
             "required_frontend_version": "1.32.9",
             "installed_templates_version": None,
             "required_templates_version": "0.7.25",
+            **(_NEW_SYSTEM if core.is_newest else {}),
             "python_version": sys.version,
             "pytorch_version": "simulated by comfy_client.testing",
             "embedded_python": False,
@@ -453,7 +514,8 @@ def _internal_routes(core: Core) -> web.RouteTableDef:
             return web.json_response({"error": "Invalid directory type"}, status=400)
         entries = [entry for entry in os.scandir(folder) if entry.is_file()]
         entries.sort(key=lambda entry: -entry.stat().st_mtime)
-        return web.json_response([entry.name for entry in entries])
+        mark = f" [{folder.name}]" if core.is_newest else ""
+        return web.json_response([f"{entry.name}{mark}" for entry in entries])
 
     return table
 

@@ -87,9 +87,10 @@ class ComfyServer(Stage):
             and interrupting by id; an unknown class is answered 500, and nodes neither expand
             nor have lazy inputs.  ``"0.8"`` has the jobs API (``/api/jobs``), takes
             ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs.
-            ``"new"`` is like the newest sources of 2026: a ``prompt_id`` must be a UUID, jobs can
-            be cancelled, other words for unknown classes and for circles, outputs of cached runs
-            in history for everybody, and no requests from other sites.
+            ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
+            cancelled and texts stand for them, other words for unknown classes and for circles,
+            outputs of cached runs in history for everybody, times of user data in milliseconds,
+            names of ``/internal/files`` with their folder, and assets that are switched off.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, a host that
@@ -273,9 +274,10 @@ class ComfyServer(Stage):
             self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
             # Also for a server that nobody stops, when its process ends.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
-        folders = Folders(self._root)
+        is_newest = self.version == "new"
+        folders = Folders(self._root, newest=is_newest)
         settings = {"previews": self._previews, "step_seconds": self._step_seconds}
-        nodes = Nodes(folders, settings, old=self.version == "2024-03")
+        nodes = Nodes(folders, settings, old=self.version == "2024-03", newest=is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         core = Core(
@@ -409,13 +411,16 @@ class Core:
         }
         if self.is_newer:
             self.features["extension"] = {"manager": {"supports_v4": True}}
+        if self.is_newest:
+            self.features |= {"supports_model_type_tags": True, "node_replacements": True}
+            self.features["assets"] = False
         self.queue = Queue(self._queue_changed)
         self.executor = (MarchExecutor if self.is_oldest else Executor)(
             nodes,
             self.queue,
             self,
             preview_methods=self.is_newer,
-            tells_cached=self.is_newest,
+            newest=self.is_newest,
         )
         self._numbers = itertools.count()
         self.executor.director = self

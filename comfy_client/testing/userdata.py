@@ -23,11 +23,13 @@ _SETTINGS = "comfy.settings.json"
 class Users:
     """Who there is, and where their files are."""
 
-    def __init__(self, root: Path, *, multi: bool, old: bool) -> None:
+    def __init__(self, root: Path, *, multi: bool, old: bool, newest: bool) -> None:
         self.root = root
         self.multi = multi
         #: As in March 2024: no folders, few errors in words.
         self.old = old
+        #: Times in whole milliseconds, downloads as attachments.
+        self.newest = newest
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 
     def add(self, name: str) -> str:
@@ -95,7 +97,8 @@ def add_user_routes(table: web.RouteTableDef, users: Users) -> None:
 def _add_settings(table: web.RouteTableDef, users: Users) -> None:
     def load(request: web.Request) -> dict[str, Any]:
         try:
-            text = (users.home(request) / _SETTINGS).read_text(encoding="utf-8")
+            path = users.path(request, _SETTINGS)  # makes the user's folder, too
+            text = "" if path is None else path.read_text(encoding="utf-8")
             settings: dict[str, Any] = json.loads(text)
         except KeyError:
             if users.old:
@@ -153,7 +156,7 @@ def _add_lists(table: web.RouteTableDef, users: Users) -> None:
         found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
         files = [file for file in found if file.is_file()]
         if asked("full_info"):
-            return web.json_response([_info(file, path) for file in files])
+            return web.json_response([_info(file, path, users.newest) for file in files])
         names = [file.relative_to(path).as_posix() for file in files]
         if asked("split"):
             return web.json_response([[name, *name.split("/")] for name in names])
@@ -202,13 +205,18 @@ def _add_files(table: web.RouteTableDef, users: Users) -> None:
     def told(request: web.Request, path: Path) -> web.Response:
         home = users.home(request)
         if request.query.get("full_info", "false").lower() == "true":
-            return web.json_response(_info(path, home))
+            return web.json_response(_info(path, home, users.newest))
         return web.json_response(os.path.relpath(path, home))
 
     @table.get("/userdata/{file}")
     @_answered
     async def get_file(request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(find_existing(request))
+        path, headers = find_existing(request), {}
+        if users.newest:
+            headers["X-Content-Type-Options"] = "nosniff"
+            if path != users.home(request) / "user.css":  # which pages link to
+                headers["Content-Disposition"] = "attachment"
+        return web.FileResponse(path, headers=headers)
 
     @table.post("/userdata/{file}")
     @_answered
@@ -261,13 +269,14 @@ def _answered(handler: Any) -> Any:
     return answering
 
 
-def _info(path: Path, base: Path) -> dict[str, Any]:
+def _info(path: Path, base: Path, newest: bool) -> dict[str, Any]:
     stat = path.stat()
+    modified, created = stat.st_mtime, stat.st_ctime
     return {
         "path": path.relative_to(base).as_posix(),
         "size": stat.st_size,
-        "modified": stat.st_mtime,
-        "created": stat.st_ctime,
+        "modified": int(modified * 1000) if newest else modified,
+        "created": int(created * 1000) if newest else created,
     }
 
 
