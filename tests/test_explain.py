@@ -150,6 +150,88 @@ def test_a_server_may_hint_at_what_to_do_about_an_unknown_class() -> None:
     assert len(explain_rejection({"error": error}, graph)) < 1500
 
 
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        (
+            "the same with a title",
+            (
+                "node 1 'My gone node' (NoSuchNode): the server has no node class 'NoSuchNode'; "
+                "is a custom node missing, or not loaded?"
+            ),
+        ),
+        ("no class_type", "node 1 has no class_type"),
+        ("class_type null", "node 1 has no class_type"),
+        (
+            "a ring of two nodes",
+            (
+                "node 2 (ImageInvert): the links go in a circle: node 2 (ImageInvert) -> "
+                "node 1 (ImageInvert) -> node 2 (ImageInvert)"
+            ),
+        ),
+        (
+            "a ring beside a good output",
+            (
+                "node 1 (ImageInvert): the links go in a circle: "
+                "node 1 (ImageInvert) -> node 1 (ImageInvert)"
+            ),
+        ),
+        (
+            "dynamic combo: no sub-input",
+            "node 2 (ResizeImageMaskNode): input 'resize_type.multiplier' is missing",
+        ),
+        (
+            "bad combos: old style list, V3 COMBO, too many choices",
+            (
+                "node 2 (ImageScale): crop = 5 is not one of the choices; the choices are: "
+                "'disabled', 'center'\n"
+                "node 2 (ImageScale): upscale_method = 'a' is not one of the choices; the choices "
+                "are: 'nearest-exact', 'bilinear', 'area', 'bicubic', 'lanczos'\n"
+                "node 1 (KSamplerSelect): sampler_name = 'nope' is not one of the choices; the "
+                "server has 44, too many to list; see get_node_defs('KSamplerSelect')"
+            ),
+        ),
+    ],
+)
+def test_refusals_of_a_server_of_2026_are_told_in_words(note: str, told: str) -> None:
+    """Each once, as recorded from 0.28.1."""
+    path = Path(__file__).parent / "recordings" / "0.28.1" / "validation_new.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    start = next(n for n, row in enumerate(rows) if row.get("text") == note)
+    row = next(row for row in rows[start:] if row.get("path") == "/prompt")
+    assert explain_rejection(row["response"], row["request"]["prompt"]) == told
+
+
+def test_of_several_choices_the_wrong_ones_are_told() -> None:
+    """Which are only in the details, one ``repr`` each; the value has the good ones too."""
+    fault = node_error(
+        "value_not_in_list",
+        input_name="styles",
+        input_config=["COMBO", {"options": ["a", "b"], "multiselect": True}],
+        received_value=["a", "x", "y"],
+    )
+    (told,) = fault["node_errors"]["3"]["errors"]
+    told["details"] = "styles: 'x', 'y' not in ['a', 'b']"
+    assert explain_rejection(fault, INVALID).partition(": ")[2] == (
+        "styles: 'x', 'y' not among the choices; the choices are: 'a', 'b'"
+    )
+
+
+def test_a_dynamic_input_that_does_not_fit_is_told_with_its_value() -> None:
+    """From the workflow, for the server sends none."""
+    fault = node_error("invalid_dynamic_input", input_name="steps")
+    (told,) = fault["node_errors"]["3"]["errors"]
+    told["details"] = "steps: no such option"
+    assert explain_rejection(fault, INVALID).partition(": ")[2] == (
+        "steps = 0 does not fit this node: no such option"
+    )
+
+
+def test_a_node_that_refuses_its_inputs_as_a_whole_names_none() -> None:
+    """Its own check took none by name."""
+    assert one("custom_validation_failed") == "the node refuses its inputs"
+
+
 def test_other_refusals_have_no_unknown_class() -> None:
     """Neither a missing ``class_type`` nor a wrong value, nor anything odd."""
     for case in REAL.values():
@@ -336,7 +418,7 @@ def test_relative_names_and_urls_are_kept() -> None:
 
 def test_an_unknown_kind_of_error_is_passed_on() -> None:
     """Servers grow new ones."""
-    body = copy.deepcopy(node_error("dependency_cycle"))
+    body = copy.deepcopy(node_error("a_new_kind"))
     assert explain_rejection(body, INVALID) == "node 3 'Sampler' (KSampler): Told"
     assert explain_rejection({"node_errors": {"3": {"errors": [{"type": "x"}]}}}, {}) == (
         "node 3: no reason given"
@@ -360,6 +442,7 @@ _KINDS = sorted(
         for report in case["body"]["node_errors"].values()
         for fault in report["errors"]
     }
+    | {"dependency_cycle", "invalid_dynamic_input"}
     | {case["body"]["error"]["type"] for case in REAL.values()}
     | {"missing_node_type"}
 )

@@ -13,6 +13,8 @@ from typing import Any
 from .graph import brief, class_of, describe, links_of, listing, nearest, shorten
 
 _MAX_LINES = 20
+#: Characters that are looked at of a text of the server.
+_READ = 2000
 _NODE_ID = re.compile(r"Node ID '#(.*)'")
 _UNKNOWN = re.compile(r"because node (.+) does not exist", re.DOTALL)
 #: The folders of an absolute path, POSIX, Windows or UNC, in front of the file's name.
@@ -63,7 +65,7 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
     named = _mapping(error.get("extra_info")).get("class_type")
     if isinstance(named, str) and named:
         return named
-    told = _UNKNOWN.search(_text(error.get("message")))
+    told = _UNKNOWN.search(_text(error.get("message"))[:_READ])
     if told:
         return told[1]
     return class_of(graph, _refused_node(body))
@@ -75,7 +77,7 @@ def _refused_node(body: object) -> str:
     node_id = _mapping(error.get("extra_info")).get("node_id")
     if isinstance(node_id, (str, int)):
         return str(node_id)
-    found = _NODE_ID.search(_text(error.get("details")))
+    found = _NODE_ID.search(_text(error.get("details"))[:_READ])
     return found[1] if found else ""
 
 
@@ -101,12 +103,17 @@ def _unknown_lines(
 
 
 def _node_lines(node_errors: object, graph: Mapping[str, Any]) -> Iterator[str]:
+    circles: set[str] = set()
     for node_id, report in _mapping(node_errors).items():
         who = describe(graph, node_id, _mapping(report).get("class_type"))
         faults = _mapping(report).get("errors")
         for fault in faults if isinstance(faults, list) else [report]:
             text = "" if isinstance(fault, Mapping) else _clean(fault)
             text = text or _tell(_mapping(fault), graph, str(node_id))
+            if _mapping(fault).get("type") == "dependency_cycle":
+                if text in circles:
+                    continue  # each of its nodes says the same
+                circles.add(text)
             yield f"{who}: {text or 'no reason given'}"
 
 
@@ -125,8 +132,11 @@ def _tell(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id: str) -> s
         case "value_bigger_than_max":
             return f"{given} is too big{_range(config)}"
         case "value_not_in_list":
-            class_type = class_of(graph, node_id)
-            return f"{given} is not one of the choices; {_choices(info, details, class_type)}"
+            choices = _choices(info, details, class_of(graph, node_id))
+            if isinstance(info.get("received_value"), list):  # of an input that takes several
+                wrong = details.removeprefix(f"{name}: ").rpartition(" not in ")[0]
+                return f"{name}: {wrong or 'some'} not among the choices; {choices}"
+            return f"{given} is not one of the choices; {choices}"
         case "invalid_input_type":
             return f"{given} cannot be converted to {_type(config)}{_range(config)}"
         case "bad_linked_input":
@@ -139,7 +149,15 @@ def _tell(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id: str) -> s
         case "custom_validation_failed":
             # "image - Invalid image file: x.png", or the name alone.
             reason = details.removeprefix(name).lstrip(" -")
-            return f"the node refuses input {brief(name)}" + (f": {reason}" if reason else "")
+            what = f"input {brief(name)}" if info.get("input_name") else "its inputs"
+            return f"the node refuses {what}" + (f": {reason}" if reason else "")
+        case "invalid_dynamic_input":
+            inputs = _mapping(_mapping(graph.get(node_id)).get("inputs"))
+            value = f" = {brief(inputs[name])}" if name in inputs else ""
+            reason = details.removeprefix(name).lstrip(" :-")
+            return f"{name}{value} does not fit this node" + (f": {reason}" if reason else "")
+        case "dependency_cycle":
+            return _cycle(info, details, graph)
         case "exception_during_validation" | "exception_during_inner_validation":
             return _exception(info, details, graph, node_id)
     return ": ".join(filter(None, (_clean(fault.get("message")), details)))
@@ -210,14 +228,29 @@ def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
         return "the request holds no workflow"
     if kind == "prompt_no_outputs":
         return "the workflow has no output node to run: add one, such as SaveImage or PreviewImage"
-    if kind == "invalid_prompt" and "class_type" in message:
+    info = _mapping(_mapping(error).get("extra_info"))
+    is_bare = kind == "missing_node_type" and info.get("class_type", "") is None
+    if is_bare or (kind == "invalid_prompt" and "class_type" in message):
         return f"{describe(graph, _refused_node(body) or '?')} has no class_type"
     circle = _circle(graph)
     if circle:
-        return f"the links go in a circle: {' -> '.join(describe(graph, node) for node in circle)}"
+        return _in_a_circle(circle, graph)
     if message and details and details != message:
         return f"the server says: {message}: {details}"
     return f"the server says: {message or details}" if message or details else _NO_REASON
+
+
+def _cycle(info: Mapping[str, Any], details: str, graph: Mapping[str, Any]) -> str:
+    """What the server says of each node of a circle, in the order of its links."""
+    named = info.get("cycle_nodes")
+    nodes = [str(node) for node in named[:_MAX_LINES]] if isinstance(named, list) else []
+    if nodes:
+        return _in_a_circle([*nodes, nodes[0]], graph)
+    return f"the links go in a circle: {details}" if details else "the links go in a circle"
+
+
+def _in_a_circle(nodes: list[str], graph: Mapping[str, Any]) -> str:
+    return f"the links go in a circle: {' -> '.join(describe(graph, node) for node in nodes)}"
 
 
 _NO_REASON = "the server gave no reason"
@@ -259,4 +292,4 @@ def _clean(value: object, most: int = 200) -> str:
     text = value if isinstance(value, str) else "" if value is None else brief(value)
     if "Traceback (most recent call last)" in text:
         text = text.strip().rpartition("\n")[2]
-    return shorten(_FOLDERS.sub("", text[:2000]), most)
+    return shorten(_FOLDERS.sub("", text[:_READ]), most)
