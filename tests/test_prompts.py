@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import uuid
+from pathlib import Path
 
 import blinker
 import pytest
@@ -21,7 +23,11 @@ from comfy_client.errors import (
 from comfy_client.routes.prompts import MARK
 from comfy_client.testing import ComfyServer, never_answer
 
-GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"width": 5}}}
+GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"width": 5}, "_meta": {"title": "Save"}}}
+
+
+LOOP = []
+LOOP.append(LOOP)
 
 
 @pytest.fixture
@@ -114,6 +120,85 @@ def test_all_options_arrive(comfy, api):
         },
     }
     assert extra == {"note": 1, "extra_pnginfo": {"author": "me"}}
+
+
+def test_every_node_is_sent_with_a_meta(comfy, api):
+    """Servers since 0.14 may fail at one without, or null; the caller's graph stays as it is."""
+    graph = {
+        "1": {"class_type": "A", "inputs": {}},
+        "2": {"class_type": "B", "inputs": {}, "_meta": None},
+        "3": {"class_type": "C", "inputs": {}, "_meta": {"title": "Mine", "more": 1}},
+    }
+    before = copy.deepcopy(graph)
+    api.queue_prompt(None, graph)
+    assert graph == before
+    [body] = sent(comfy)
+    assert [body["prompt"][key].get("_meta") for key in "123"] == [{}, {}, graph["3"]["_meta"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "sent_info"),
+    [
+        ({"extra_data": {"extra_pnginfo": None}}, None),
+        ({"extra_data": {"extra_pnginfo": {"workflow": None}}}, None),
+        ({"extra_data": {"extra_pnginfo": {"workflow": None, "a": 1}}}, {"a": 1}),
+        (
+            {"extra_data": {"extra_pnginfo": None}, "workflow_ui": {"id": "x"}},
+            {"workflow": {"id": "x"}},
+        ),
+        ({"extra_data": {"extra_pnginfo": []}}, "refused"),
+        ({"extra_data": {"extra_pnginfo": {"workflow": []}}}, "refused"),
+        ({"extra_data": {"extra_pnginfo": {"workflow": "text"}}}, "refused"),
+        ({"workflow_ui": "text"}, "refused"),
+        ({"extra_data": ["a"]}, "refused"),
+    ],
+)
+def test_what_would_fail_the_jobs_list_of_everybody_is_not_sent(comfy, api, options, sent_info):
+    """ComfyUI 0.6 and newer want objects there, and say 500 as long as they have the prompt."""
+    if sent_info == "refused":
+        with pytest.raises(TypeError, match="must be a mapping"):
+            api.queue_prompt(None, GRAPH, **options)
+        assert sent(comfy) == []
+        return
+    api.queue_prompt(None, GRAPH, **options)
+    [body] = sent(comfy)
+    assert body.get("extra_data", {}).get("extra_pnginfo") == sent_info
+
+
+class Scalar:
+    """As numpy has them."""
+
+    shape = ()
+
+    def __init__(self, value):
+        self.value = value
+
+    def item(self):
+        return self.value
+
+
+def test_numbers_of_numpy_in_extra_data_are_numbers(comfy, api):
+    """As in the workflow."""
+    api.queue_prompt(None, GRAPH, extra_data={"a": [Scalar(1), (Scalar(0.5),)]})
+    [body] = sent(comfy)
+    assert body["extra_data"] == {"a": [1, [0.5]]}
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "words"),
+    [
+        ({"a": [0, 1, 2, Path("x")]}, TypeError, r"extra_data\['a'\]\[3\]: .*path on this machine"),
+        ({"a": {"b": {1, 2}}}, TypeError, r"extra_data\['a'\]\['b'\]: JSON cannot carry"),
+        ({"a": {"b": math.nan}}, ValueError, r"extra_data\['a'\]\['b'\]: nan"),
+        ({"a": {"b": {5: Scalar(1)}}}, TypeError, r"extra_data\['a'\]\['b'\]: the key 5"),
+        ({"a": [LOOP]}, TypeError, r"extra_data\['a'\]: nested too deeply"),
+    ],
+)
+def test_what_json_cannot_carry_in_extra_data_is_named_by_its_place(comfy, api, extra, kind, words):
+    """Before anything is sent."""
+    with pytest.raises(kind, match=words):
+        api.queue_prompt(None, GRAPH, extra_data=extra)
+    assert sent(comfy) == []
 
 
 def test_targets_are_a_list(comfy, api):

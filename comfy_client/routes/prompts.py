@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import attrs
@@ -13,7 +14,7 @@ from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, W
 from ..events import ErrorEvent, Event
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
-from ..workflow.graph import brief, nearest
+from ..workflow.graph import brief, json_value, nearest
 from ._base import RouteGroup
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
@@ -34,16 +35,17 @@ class PromptOptions(TypedDict, total=False):
 
     #: Put it at the front; ``None`` leaves that to ``number``.
     front: bool | None
-    #: Kept with the prompt in queue and history, for everyone to read.
+    #: Kept with the prompt in queue and history, for everyone to read.  Like the workflow, it
+    #: may hold numbers of numpy; what JSON cannot carry is a ``TypeError`` that says where.
     extra_data: Mapping[str, Any] | None
     #: The editor's graph, which the server embeds in the pictures.
     workflow_ui: Mapping[str, Any] | None
     #: Ids of output nodes; only these run.  ComfyUI 0.3.48.
     partial_execution_targets: Sequence[str] | None
-    #: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ComfyUI 0.8; others ignore it.
+    #: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ComfyUI 0.5; older ones ignore it.
     #: ``None``: ``auto`` when anyone listens to ``b_preview``.
     preview_method: str | None
-    #: For partner nodes.  Servers before 0.3.65 show it to everyone in ``/queue``.
+    #: For partner nodes.  Servers before 0.3.68 show it to everyone in ``/queue``.
     comfy_api_key: str | None
 
 
@@ -171,11 +173,8 @@ class PromptRoutes(RouteGroup):
         if strict:
             check_graph(graph)
         graph, part, left_out = check_parts(graph)
-        body: dict[str, Any] = {"prompt": part, "client_id": self.client_id}
-        extra = dict(options.get("extra_data") or {})
-        ui_graph = options.get("workflow_ui")
-        if ui_graph is not None:
-            extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {}), "workflow": ui_graph}
+        body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": self.client_id}
+        extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
         preview_method = options.get("preview_method")
         if preview_method is not None:
             extra["preview_method"] = preview_method
@@ -287,6 +286,72 @@ class PromptRoutes(RouteGroup):
                 }
                 lines.append(explain_rejection(error, graph, node_names=names))
         return "the server refused the workflow:\n" + "\n".join(lines) if lines else ""
+
+
+def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
+    """The graph with a ``_meta`` in each node.
+
+    Servers since 0.14 fail (500) at a node without one when its class is gone and they know
+    another in its place, and at a null when they know none.
+    """
+    bare = {
+        node_id: {**node, "_meta": {}}
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping) and not isinstance(node.get("_meta"), Mapping)
+    }
+    return {**graph, **bare} if bare else graph
+
+
+def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
+    """``extra_data`` as JSON carries it, and as no server stumbles over it."""
+    extra = dict(_object(given, "extra_data"))
+    # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
+    info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))
+    if workflow_ui is None:
+        ui_graph = _object(info.pop("workflow", None), "extra_data['extra_pnginfo']['workflow']")
+    else:
+        ui_graph = _object(workflow_ui, "workflow_ui")
+    if ui_graph:
+        info["workflow"] = ui_graph
+    if info:
+        extra["extra_pnginfo"] = info
+    try:
+        json.dumps(extra, allow_nan=False)  # quick, and all that most of it needs
+    except (TypeError, ValueError, RecursionError):
+        try:
+            return dict(json_value(extra))
+        except (ValueError, RecursionError) as exc:
+            where, value = _fault("extra_data", extra)
+            kind = ValueError if isinstance(value, float) else TypeError
+            raise kind(
+                f"{where}: {exc if isinstance(exc, ValueError) else 'nested too deeply'}"
+            ) from None
+    return extra
+
+
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a mapping, not {brief(value)}")
+    return value
+
+
+def _fault(where: str, value: Any) -> tuple[str, Any]:
+    """Where the innermost value is that JSON cannot carry, as Python would write it; and that."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    for key, item in inner:
+        try:
+            json_value(item)
+        except ValueError:
+            return _fault(f"{where}[{key!r}]", item)
+        except RecursionError:
+            return f"{where}[{key!r}]", item
+    return where, value
 
 
 def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:
