@@ -21,6 +21,7 @@ from .errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
+from .since import who_has
 
 _SHOWN = 200
 _KEPT = 2000
@@ -123,7 +124,7 @@ def route_is_missing(answer: Answer) -> bool:
     return answer.status == 404 and (by_catch_all or answer.content == b"404: Not Found")
 
 
-def refusal(answer: Answer, size: int | None) -> ComfyError:
+def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
     """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
     status = answer.status
     facts = answer.facts()
@@ -141,7 +142,9 @@ def refusal(answer: Answer, size: int | None) -> ComfyError:
             **facts,
         )
     if route_is_missing(answer):
-        return NotSupported(f"{what}: this server has no such route ({status})", **facts)
+        has_it = who_has(answer.method, route)
+        newer = f"; {has_it} has it" if has_it else ""
+        return NotSupported(f"{what}: this server has no such route ({status}){newer}", **facts)
     if status == 404:
         return NotFound(f"{what}: not found{reason}", **facts)
     if status == 409:

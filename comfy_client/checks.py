@@ -526,7 +526,7 @@ class Visit:
         self.has_jobs = "json" in job.kind and not route_is_missing(job)
         without = []
         if not self.has_jobs:
-            without.append("the jobs API, and previews that a prompt asks for (ComfyUI 0.8)")
+            without.append("the jobs API (ComfyUI 0.6), and previews that a prompt asks for (0.5)")
         if not self.features:
             without.append("prompt ids of our own, progress_state and features (0.3.45)")
         if self.stats is not None and self.stats.comfyui_version is None:

@@ -648,7 +648,7 @@ class ComfyApi(
     def subscribe_logs(self, enabled: bool = True) -> None:
         """Have the server's terminal sent as ``logs`` and ``terminal`` events, or stop it.
 
-        ``PATCH /internal/logs/subscribe``; ComfyUI, November 2024.  Renewed after each
+        ``PATCH /internal/logs/subscribe``, since November 2024.  Renewed after each
         reconnect.  On failure ``terminal_subscription_error`` fires too.
 
         Raises:

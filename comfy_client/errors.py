@@ -99,9 +99,10 @@ class NotFound(ApiError):
 
 
 class NotSupported(ApiError):
-    """404 on GET or 405 otherwise: this server is too old (or too new) for the route.
+    """404 on GET or 405 otherwise: this server is too old for the route, or it is none.
 
-    Without a ``status``: it was not asked, since it would do something else (``cancel``).
+    The message says which ComfyUI has it.  Without a ``status``: it was not asked, since it
+    would do something else (``cancel``).
     """
 
 

@@ -668,7 +668,7 @@ class Http:
 
     def _refusal(self, answer: Answer, *, size: int | None = None) -> ComfyError:
         """The typed error for what the server refused."""
-        error = refusal(answer, size)
+        error = refusal(answer, size, answer.url.removeprefix(self.address.http_url))
         stranger = f"the user {self._user!r} is not known to it (see create_user)"
         if not self._user:
             stranger = "it keeps users (--multi-user): give user=... (see create_user)"

@@ -927,7 +927,7 @@ class Jobs:
         self._hinted = True
         known.remarks.append(
             "someone listens to previews, but the server sends none: start ComfyUI with "
-            "--preview-method auto (servers from 0.8 on are asked for them by this library)"
+            "--preview-method auto (servers from 0.5 on are asked for them by this library)"
         )
 
     def _decide(self, job: Job, outcome: Outcome) -> Callable[[], None]:

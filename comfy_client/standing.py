@@ -1,6 +1,6 @@
 """Who runs and who waits: what the server says of its queue, asked for as seldom as will do.
 
-``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.8 on list
+``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.6 on list
 the same without them; and each change of the queue is broadcast as a ``status`` (and shows in
 the number that is polled while there is no socket), so without one since the last look, that
 look holds for some seconds yet.
@@ -81,7 +81,7 @@ class Lookout:
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
-        """``GET /api/jobs``, ComfyUI 0.8; else, and for the graphs, ``GET /queue``."""
+        """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs, ``GET /queue``."""
         at, departed = time.monotonic(), api._departed
         state, generation = api._connection.state, api._connection.generation
         standing = self._listed(api) if self._lists_jobs and not graphs else None

@@ -15,11 +15,12 @@ from docutils.utils import Reporter
 import comfy_client
 from comfy_client import ComfyApi
 from comfy_client.events import NAMES
+from comfy_client.since import SINCE
 from comfy_client.testing import Faults
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.test_differential import USUAL
-from tests.versions import TABLE, TESTED, rst
+from tests.versions import routes_of, rst
 
 README = Path(__file__).parents[1] / "README.rst"
 CI = Path(__file__).parents[1] / ".ci" / "run"
@@ -91,18 +92,19 @@ def test_the_table_of_versions_is_the_one_that_the_tests_hold_every_version_to()
     assert rst().strip() in README.read_text(encoding="utf-8")
 
 
-def test_since_when_a_method_works_agrees_with_the_table_of_versions() -> None:
-    """What ComfyUI of March 2024 lacks is not said to be older."""
+def test_since_when_a_method_works_agrees_with_the_package() -> None:
+    """And so with the docstrings, the errors and the table of versions."""
     text = README.read_text(encoding="utf-8")
     section = text.split("Every method\n---", 1)[1].split("Every ComfyUI\n---", 1)[0]
-    since: dict[str, str] = {}
-    for line in section.splitlines():
-        for name in re.findall(r"``([a-z_0-9]+)``", line):
-            since[name] = line.rpartition("  ")[2].strip()
-    lacking = [name for row in TABLE if row.since != TESTED[0] for name in row.methods]
-    assert lacking
-    old = {name: since[name] for name in lacking if since[name] in ("all", "Jan 2024")}
-    assert old == {}
+    table = section[section.index("=====") :]
+    (body,) = docutils.core.publish_doctree(table).findall(docutils.nodes.tbody)
+    for row in body:
+        methods, _, since = (cell.astext() for cell in row)
+        names = re.findall(r"[a-z_0-9]+", methods)
+        said = set(re.findall(r"[A-Z][a-z]{2}|\d[\d.]*", since))
+        known = {SINCE[route] for name in names for route in routes_of(name) if route in SINCE}
+        words = " ".join(known).replace("ComfyUI ", "")
+        assert (names, said) == (names, set(re.findall(r"[A-Z][a-z]{2}|\d[\d.]*", words)))
 
 
 def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import uuid
+from typing import Any
+
 import docutils.core
 import docutils.nodes
 import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import NotFound, NotSupported
+from comfy_client.since import SINCE, who_has
 from comfy_client.testing import ComfyServer
 from tests.comfyui import VERSIONS
 from tests.versions import TABLE, TESTED, has, rst
@@ -36,6 +42,61 @@ def test_the_tested_versions_can_be_set_up() -> None:
     assert has("2024-03", "get_queue")
     with pytest.raises(KeyError):
         has("2024-03", "no such feature")
+
+
+def test_docstrings_say_since_when_as_the_package_knows_it() -> None:
+    """Each route that not all servers have stands in a docstring, with the same words."""
+    told: dict[str, set[str]] = {}
+    for name in dir(ComfyApi):
+        text = " ".join((inspect.getdoc(getattr(ComfyApi, name)) or "").split())
+        named = re.findall(
+            r"``([A-Z]+ /[^\s`]+)``(?:, since (ComfyUI [\d.]*\d|[A-Z][a-z]+ \d{4}))?", text
+        )
+        for route, since in named if not name.startswith("_") else ():
+            told.setdefault(route, set()).add(since)
+    known = {route: {since} for route, since in SINCE.items()}
+    assert {route: since for route, since in told.items() if since != {""}} == known
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "has_it"),
+    [
+        ("GET", "/api/jobs", "ComfyUI 0.6 or newer"),
+        ("GET", "/api/jobs/1-2", "ComfyUI 0.6 or newer"),
+        ("POST", "/api/jobs/1-2/cancel", "ComfyUI 0.26 or newer"),
+        ("GET", "/api/models", "ComfyUI of September 2024 or newer"),
+        ("GET", "/models/loras", "ComfyUI of August 2024 or newer"),
+        ("GET", "/api/experiment/models/loras", "ComfyUI of December 2024 or newer"),
+        ("GET", "/experiment/models/preview/loras/0/a/b.pt", "ComfyUI of December 2024 or newer"),
+        ("POST", "/userdata/a%2Fb/move/c", "ComfyUI of June 2024 or newer"),
+        ("POST", "/userdata/a", "ComfyUI of January 2024 or newer"),
+        ("GET", "/queue", None),
+        ("POST", "/api/jobs", None),
+        ("GET", "/no/such/models", None),
+    ],
+)
+def test_which_comfyui_has_a_route_is_known(method: str, route: str, has_it: str | None) -> None:
+    """By what was asked."""
+    assert who_has(method, route) == has_it
+
+
+@pytest.mark.parametrize("prefix", ["", "/comfy"])
+@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
+def test_an_error_says_which_comfyui_has_the_route(version: Any, prefix: str) -> None:
+    """Also where the server is below a path, or has no ``/api``."""
+    with ComfyServer(version=version, prefix=prefix) as server, ComfyApi(server.url) as api:
+        with pytest.raises(NotSupported, match=r"ComfyUI 0\.6 or newer has it"):
+            api.get_jobs()
+        with pytest.raises(NotSupported, match=r"ComfyUI 0\.26 or newer has it"):
+            api.cancel_job(str(uuid.uuid4()))
+        if version == "2024-03":
+            with pytest.raises(NotSupported, match="ComfyUI of September 2024 or newer has it"):
+                api.get_model_types()
+            with pytest.raises(NotSupported, match=r"ComfyUI of August 2024 or newer has it"):
+                api.get_logs()
+        with pytest.raises(NotSupported) as caught:
+            api.fetch_api("/no/such/route")
+        assert "newer" not in str(caught.value)
 
 
 def test_an_old_aiohttp_says_in_words_that_a_route_is_missing(comfy: ComfyServer) -> None:

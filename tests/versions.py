@@ -9,8 +9,14 @@ the interrupt, of which nothing else tells whether it heeds an id.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
+from datetime import datetime
+from inspect import getdoc
+
+from comfy_client import ComfyApi
+from comfy_client.since import SINCE
 
 #: The versions that the tests run, oldest first.
 TESTED = ("2024-03", "2024-07", "2024-12", "0.3.52", "0.3.75")
@@ -37,23 +43,52 @@ class Row:
         return self.since is not None and TESTED.index(version) >= TESTED.index(self.since)
 
 
+def routes_of(method: str) -> list[str]:
+    """The routes that a method's docstring names, as "GET /models"."""
+    return re.findall(r"``([A-Z]+ /[^\s`]*)``", getdoc(getattr(ComfyApi, method, None)) or "")
+
+
+def age(since: str) -> tuple[int, ...]:
+    """What sorts versions and months: those with three numbers came after all months."""
+    if re.fullmatch(r"\d{4}-\d\d", since):
+        return (0, *map(int, since.split("-")))
+    if since.startswith("ComfyUI ") or since[:1].isdigit():
+        return (1, *map(int, since.removeprefix("ComfyUI ").split(".")))
+    month = datetime.strptime(since, "%B %Y")
+    return (0, month.year, month.month)
+
+
+def first_tested(since: str) -> str | None:
+    """The first tested version that has what came then."""
+    return next((version for version in TESTED if age(version) >= age(since)), None)
+
+
+def methods(what: str, without: str = NOT_SUPPORTED) -> Row:
+    """A row of methods, since when the package itself says of their routes."""
+    names = what.replace("``", "").split(", ")
+    firsts = {first_tested(SINCE[route]) for name in names for route in routes_of(name)}
+    (since,) = firsts
+    return Row(what, since, without)
+
+
 TABLE = (
     # methods
-    Row("``delete_user_data``, ``move_user_data``", "2024-07", NOT_SUPPORTED),
-    Row("``list_user_data``", "2024-07", NOT_SUPPORTED),
-    Row("``get_model_types``, ``get_models``", "2024-12", NOT_SUPPORTED),
-    Row("``get_model_folders``, ``get_model_files``", "2024-12", NOT_SUPPORTED),
-    Row("``get_model_preview``", "2024-12", NOT_SUPPORTED),
-    Row("``get_logs``, ``get_raw_logs``, ``subscribe_logs``", "2024-12", NOT_SUPPORTED),
-    Row("``get_folder_paths``", "2024-12", NOT_SUPPORTED),
-    Row("``get_internal_files``", "0.3.52", NOT_SUPPORTED),
-    Row("``list_user_data_v2``", "0.3.52", NOT_SUPPORTED),
-    Row("``get_workflow_templates``, ``get_workflow_template``", "0.3.52", NOT_SUPPORTED),
-    Row("``get_i18n``", "0.3.52", NOT_SUPPORTED),
-    Row("``get_features``", "0.3.52", "empty"),
-    Row("``get_global_subgraphs``, ``get_global_subgraph``", "0.3.75", NOT_SUPPORTED),
-    Row("``get_jobs``, ``get_job``", None, NOT_SUPPORTED),
-    Row("``cancel_job``, ``cancel_jobs``", None, NOT_SUPPORTED),
+    methods("``delete_user_data``, ``move_user_data``"),
+    methods("``list_user_data``"),
+    methods("``get_model_types``, ``get_models``"),
+    methods("``get_model_folders``, ``get_model_files``"),
+    methods("``get_model_preview``"),
+    methods("``get_logs``, ``get_raw_logs``, ``subscribe_logs``"),
+    methods("``get_folder_paths``"),
+    methods("``get_internal_files``"),
+    methods("``list_user_data_v2``"),
+    methods("``get_workflow_templates``, ``get_workflow_template``"),
+    methods("``get_i18n``"),
+    methods("``get_features``", "empty"),
+    methods("``get_global_subgraphs``, ``get_global_subgraph``"),
+    methods("``get_jobs``, ``get_job``"),
+    methods("``get_node_replacements``"),
+    methods("``cancel_job``, ``cancel_jobs``"),
     # requests
     Row("routes below ``/api``", "2024-07", "asked at the root from then on", "api"),
     Row(

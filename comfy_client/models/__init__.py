@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .history import HistoryEntry, HistoryStatus
     from .jobs import JobInfo, JobPage
     from .models import ModelFile, ModelFolder
-    from .nodes import GlobalSubgraph, NodeDef, SamplerInfo, combo_options
+    from .nodes import GlobalSubgraph, NodeDef, NodeReplacement, SamplerInfo, combo_options
     from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
     from .system import Device, Features, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
@@ -32,6 +32,7 @@ __all__ = [
     "ModelFile",
     "ModelFolder",
     "NodeDef",
+    "NodeReplacement",
     "PingResult",
     "Queue",
     "QueueItem",
@@ -52,7 +53,7 @@ _MODULES = {
     "history": "HistoryEntry HistoryStatus",
     "jobs": "JobInfo JobPage",
     "models": "ModelFile ModelFolder",
-    "nodes": "GlobalSubgraph NodeDef SamplerInfo combo_options",
+    "nodes": "GlobalSubgraph NodeDef NodeReplacement SamplerInfo combo_options",
     "queue": "Queue QueuedPrompt QueueItem QueueStatus",
     "system": "Device Features LogEntry PingResult RawLogs SystemStats",
     "users": "UserConfig UserDataEntry UserDataInfo",

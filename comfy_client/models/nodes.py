@@ -80,6 +80,27 @@ class NodeDef:
 
 
 @attrs.frozen
+class NodeReplacement:
+    """Which node class takes the place of one that is gone, from ``GET /node_replacements``."""
+
+    old_node_id: str  #: The ``class_type`` that is gone.
+    new_node_id: str  #: The ``class_type`` in its place.
+    #: Inputs of the old class in the order in which a UI workflow has their values.
+    old_widget_ids: tuple[str, ...] | None = attrs.field(default=None, repr=False)
+    #: Each input of the new class that gets a value: ``new_id``, and ``old_id`` (an input of the
+    #: old class) or ``set_value``.  ``None``: it gets none.
+    input_mapping: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, repr=False)
+    #: Each output that has another slot now: ``old_idx``, ``new_idx``.  ``None``: none has.
+    output_mapping: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> NodeReplacement:
+        """From one item of the answer."""
+        return build(cls, data)
+
+
+@attrs.frozen
 class SamplerInfo:
     """What ``KSampler`` offers on this server."""
 

@@ -1,4 +1,4 @@
-"""The jobs API: queue and history as one list.  ComfyUI 0.8 and newer."""
+"""The jobs API: queue and history as one list.  ComfyUI 0.6 and newer."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class JobRoutes(RouteGroup):
     ) -> models.JobPage:
         """One page of the prompts that the server knows, newest first.
 
-        ``GET /api/jobs``, ComfyUI 0.8 and newer.
+        ``GET /api/jobs``, since ComfyUI 0.6.
 
         Args:
             status: One or more of ``pending``, ``in_progress``, ``completed``, ``failed``
-                and, on newer servers, ``cancelled``; ``None`` is all.
+                and, since ComfyUI 0.9, ``cancelled``; ``None`` is all.
             workflow_id: Only prompts of the UI workflow with this id.
             sort_by: ``created_at`` (as with ``None``) or ``execution_duration``.
             sort_order: ``desc`` (as with ``None``) or ``asc``.
@@ -42,6 +42,8 @@ class JobRoutes(RouteGroup):
 
         Raises:
             ApiError: The server does not take an argument (400); its words are in the message.
+                500 to everybody when any client submitted a prompt whose ``extra_pnginfo`` is no
+                object (never this library): queue and history go on.
             NotSupported: This server has no jobs API.
         """
         words = status if status is None or isinstance(status, str) else ",".join(status)
@@ -58,7 +60,7 @@ class JobRoutes(RouteGroup):
     def get_job(self, job_id: str) -> models.JobInfo:
         """One prompt in detail; ``job_id`` is its prompt_id.
 
-        ``GET /api/jobs/{job_id}``, ComfyUI 0.8 and newer.
+        ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.
 
         Raises:
             NotFound: The server knows no such prompt (any more).
@@ -69,7 +71,7 @@ class JobRoutes(RouteGroup):
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a prompt, pending or running; whether there was anything to cancel.
 
-        ``POST /api/jobs/{job_id}/cancel``, ComfyUI 0.26 and newer.
+        ``POST /api/jobs/{job_id}/cancel``, since ComfyUI 0.26.
 
         Raises:
             NotSupported: This server cannot cancel by id: delete it from the queue, or
@@ -81,7 +83,7 @@ class JobRoutes(RouteGroup):
     def cancel_jobs(self, *job_ids: str) -> bool:
         """Cancel several prompts; whether any of them was there to cancel.
 
-        ``POST /api/jobs/cancel``, ComfyUI 0.26 and newer.
+        ``POST /api/jobs/cancel``, since ComfyUI 0.26.
 
         Raises:
             ApiError: An id is no UUID (400).

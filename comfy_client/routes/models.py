@@ -7,7 +7,7 @@ from typing import Any
 from .. import models
 from ..errors import NotFound
 from ..http import segment
-from ..models._base import items, mapping
+from ..models._base import items, mapping, texts
 from ._base import RouteGroup
 
 
@@ -19,7 +19,7 @@ class ModelRoutes(RouteGroup):
 
         ``GET /models``, since September 2024; :class:`NotSupported` before.
         """
-        return items(self._http.json("GET", "/models"), "GET /models")
+        return texts(self._http.json("GET", "/models"), "GET /models")
 
     def get_models(self, folder: str) -> list[str]:
         """Names of the models of one kind, with the server's own separators.
@@ -31,12 +31,12 @@ class ModelRoutes(RouteGroup):
             NotSupported: The server is older; ``get_node_defs("CheckpointLoaderSimple")``
                 and its like list models there.
         """
-        return items(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
+        return texts(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
 
     def get_model_folders(self) -> list[models.ModelFolder]:
         """Kinds of models and where on the server their files lie.
 
-        ``GET /experiment/models``, since ComfyUI 0.3.10; :class:`NotSupported` before.
+        ``GET /experiment/models``, since December 2024; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/experiment/models")
         return [
@@ -47,7 +47,7 @@ class ModelRoutes(RouteGroup):
     def get_model_files(self, folder: str) -> list[models.ModelFile]:
         """Models of one kind with sizes and times.
 
-        ``GET /experiment/models/{folder}``, since ComfyUI 0.3.10.
+        ``GET /experiment/models/{folder}``, since December 2024.
 
         Raises:
             NotFound: There is no such kind; :meth:`get_model_folders` lists them.
@@ -62,8 +62,7 @@ class ModelRoutes(RouteGroup):
     def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
         """The preview picture of a model, as WebP.
 
-        ``GET /experiment/models/preview/{folder}/{path_index}/{file_name}``, ComfyUI 0.3.10
-        up to some time in 2026.
+        ``GET /experiment/models/preview/{folder}/{path_index}/{file_name}``, since December 2024.
 
         Args:
             folder: The kind of model.
@@ -71,8 +70,9 @@ class ModelRoutes(RouteGroup):
             file_name: The ``name`` of the :class:`ModelFile`.
 
         Raises:
-            NotFound: The model has no preview, or there is no such model.
-            ApiError: ``path_index`` is out of range (500).
+            NotFound: The model has no preview, or there is no such model; since ComfyUI 0.28
+                also when ``path_index`` is out of range.
+            ApiError: ``path_index`` is out of range (500, before ComfyUI 0.28).
             NotSupported: This server has no previews of models.
         """
         name = "/".join(segment(part) for part in file_name.split("/"))

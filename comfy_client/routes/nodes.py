@@ -7,7 +7,8 @@ from typing import Any
 from .. import models
 from ..errors import NotFound, NotSupported
 from ..http import segment
-from ..models._base import items, mapping
+from ..models._base import items, mapping, sequence, text, texts, texts_by_name
+from ..models.nodes import combo_options
 from ._base import RouteGroup
 
 #: Seconds for all node definitions: the server reads its model folders for them, and these
@@ -51,16 +52,16 @@ class NodeRoutes(RouteGroup):
 
     def get_extensions(self) -> list[str]:
         """Paths of the web extensions' scripts.  ``GET /extensions``"""
-        return items(self._http.json("GET", "/extensions"), "GET /extensions")
+        return texts(self._http.json("GET", "/extensions"), "GET /extensions")
 
     def get_embeddings(self) -> list[str]:
         """Names of the embeddings, without file endings.  ``GET /embeddings``"""
-        return items(self._http.json("GET", "/embeddings"), "GET /embeddings")
+        return texts(self._http.json("GET", "/embeddings"), "GET /embeddings")
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
         """Subgraphs of the installed node packs by id, without their ``data``.
 
-        ``GET /global_subgraphs``, since ComfyUI 0.3.66 or so; :class:`NotSupported` before.
+        ``GET /global_subgraphs``, since ComfyUI 0.3.67; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/global_subgraphs")
         return {
@@ -71,7 +72,7 @@ class NodeRoutes(RouteGroup):
     def get_global_subgraph(self, subgraph_id: str) -> models.GlobalSubgraph:
         """One subgraph with its ``data``, which is JSON text.
 
-        ``GET /global_subgraphs/{subgraph_id}``, since ComfyUI 0.3.66 or so.
+        ``GET /global_subgraphs/{subgraph_id}``, since ComfyUI 0.3.67.
 
         Raises:
             NotFound: The server has no such subgraph.
@@ -94,7 +95,7 @@ class NodeRoutes(RouteGroup):
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/workflow_templates")
-        return dict(mapping(found, "GET /workflow_templates"))
+        return texts_by_name(found, "GET /workflow_templates")
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
         """One example workflow, as it was saved in the UI.
@@ -130,6 +131,21 @@ class NodeRoutes(RouteGroup):
         """
         return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
 
+    def get_node_replacements(self) -> dict[str, list[models.NodeReplacement]]:
+        """What the server puts in the place of node classes that are gone, by the old class.
+
+        ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  It does so
+        when a prompt comes, with the first of the list, unless it still has the old class.
+        """
+        found = self._http.json("GET", "/node_replacements")
+        return {
+            name: [
+                models.NodeReplacement.from_json(one)
+                for one in items(listed, f"GET /node_replacements: {name}")
+            ]
+            for name, listed in mapping(found, "GET /node_replacements").items()
+        }
+
     def _node_def(self, name: str) -> models.NodeDef:
         node = self.get_node_defs(name).get(name)
         if node is None:
@@ -141,10 +157,10 @@ class NodeRoutes(RouteGroup):
 
 
 def _choices(node: models.NodeDef, input_name: str) -> list[str]:
-    choices = node.options(input_name) if input_name in node.inputs() else None
+    choices = sequence(combo_options(node.inputs().get(input_name)), text)
     if choices is None:
         raise NotFound(
             f"{node.name} has no choice of {input_name} on this server",
             path=f"/object_info/{node.name}",
         )
-    return choices
+    return list(choices)

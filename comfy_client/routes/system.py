@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from reprlib import repr as brief
 from typing import Any, Literal
 
 from .. import models
-from ..errors import NotFound, NotSupported
+from ..errors import NotFound, NotSupported, UnexpectedResponse
 from ..http import segment
-from ..models._base import items, mapping
+from ..models._base import text, texts, texts_by_name
+from ..since import who_has
 from ._base import RouteGroup
 
 
@@ -49,7 +51,11 @@ class SystemRoutes(RouteGroup):
 
         ``GET /internal/logs``, since August 2024; :class:`NotSupported` before.
         """
-        return str(self._internal("logs"))
+        said = self._internal("logs")
+        logs = text(said)
+        if logs is None:
+            raise UnexpectedResponse(f"GET /internal/logs: expected a text, got {brief(said)}")
+        return logs
 
     def get_raw_logs(self) -> models.RawLogs:
         """The latest 300 pieces of terminal output, and the size of the terminal.
@@ -63,22 +69,28 @@ class SystemRoutes(RouteGroup):
 
         ``GET /internal/folder_paths``, since September 2024; :class:`NotSupported` before.
         """
-        return dict(mapping(self._internal("folder_paths"), "GET /internal/folder_paths"))
+        return texts_by_name(self._internal("folder_paths"), "GET /internal/folder_paths")
 
     def get_internal_files(self, type: Literal["output", "input", "temp"]) -> list[str]:
         """Names of the files at the top of a folder, newest first; not in its subfolders.
 
         ``GET /internal/files/{type}``, since ComfyUI 0.3.15; :class:`NotSupported` before.
         """
-        return items(self._internal(f"files/{segment(type)}"), "GET /internal/files/{type}")
+        found = self._internal(f"files/{segment(type)}")
+        # Since ComfyUI 0.20 each has its folder behind it.
+        return [
+            name.removesuffix(f" [{type}]") for name in texts(found, "GET /internal/files/{type}")
+        ]
 
     def _internal(self, route: str) -> Any:
         try:
             return self._http.json("GET", f"/internal/{route}")
         except NotFound as exc:
             # All that is asked for here exists where the route does.
+            has_it = who_has("GET", f"/internal/{route}")
+            newer = f"; {has_it} has it" if has_it else ""
             raise NotSupported(
-                f"{exc} (this server has no /internal/{route})",
+                f"{exc} (this server has no /internal/{route}{newer})",
                 method=exc.method,
                 path=exc.path,
                 status=exc.status,

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 from .. import models
 from ..errors import Conflict, NotFound
 from ..http import segment
-from ..models._base import items
+from ..models._base import items, text, texts
 from ._base import RouteGroup, leads_out
 
 
@@ -251,10 +251,16 @@ class UserDataRoutes(RouteGroup):
                 found = [item for item in deep if "/" not in _path(item)]
         except NotFound:
             return []
-        return [_with_info(item) for item in found] if full_info else found
+        return found
 
     def _list(self, params: Mapping[str, str]) -> list[Any]:
-        return items(self._http.json("GET", "/userdata", params=params), "GET /userdata")
+        what = "GET /userdata"
+        found = items(self._http.json("GET", "/userdata", params=params), what)
+        if params["full_info"] == "true":
+            return [_with_info(item) for item in found]
+        if params["split"] == "true":
+            return [texts(item, what) for item in found]
+        return texts(found, what)
 
     def list_user_data_v2(self, path: str = "") -> list[models.UserDataEntry]:
         """Files and folders below a folder, at any depth, folders first.
@@ -292,21 +298,21 @@ def _segment(file: str) -> str:
     return segment(_encoded(file))
 
 
-def _path(item: Any) -> str:
+def _path(item: str | list[str] | models.UserDataInfo) -> str:
     """The path of an item of a list in any of its shapes."""
     if isinstance(item, list):
-        return "/".join(map(str, item[1:]))
-    path = item.get("path") if isinstance(item, Mapping) else item
-    return str(path).replace("\\", "/")  # of a Windows server
+        return "/".join(item[1:])
+    path = item if isinstance(item, str) else item.path
+    return path.replace("\\", "/")  # of a Windows server
 
 
 def _stored(answer: Any, full_info: bool) -> str | models.UserDataInfo:
-    if full_info or not isinstance(answer, str):
-        return _with_info(answer)
-    return _path(answer)
+    info = _with_info(answer)
+    return info if full_info or not isinstance(answer, str) else info.path
 
 
 def _with_info(answer: Any) -> models.UserDataInfo:
-    if isinstance(answer, str):
-        return models.UserDataInfo(_path(answer))
+    path = text(answer)  # of a server before September 2024
+    if path is not None:
+        return models.UserDataInfo(_path(path))
     return models.UserDataInfo.from_json(answer)

@@ -341,6 +341,9 @@ METHODS: dict[str, Callable[[Any], None]] = {
     "get_global_subgraph": get_global_subgraph,
     "get_workflow_templates": as_is("get_workflow_templates", check=lambda found: found == {}),
     "get_workflow_template": get_workflow_template,
+    "get_node_replacements": as_is(
+        "get_node_replacements", check=lambda found: isinstance(found, dict)
+    ),
     "get_i18n": as_is("get_i18n", check=lambda found: found == {}),
     "get_model_types": as_is("get_model_types", check=lambda found: "loras" in found),
     "get_models": as_is("get_models", "checkpoints", check=lambda found: "tiny.ckpt" in found),
