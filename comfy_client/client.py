@@ -12,6 +12,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent import futures
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import blinker
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     import requests
 
     from .doctor import DoctorReport
-    from .many import SubmitOptions
+    from .many import SubmitOptions, Window
     from .recording import Recorder
     from .sweep import Sweep, SweepRow
 
@@ -204,6 +205,8 @@ class ComfyApi(
             recorder=self._recorder,
         )
         self._jobs = Jobs(self)
+        # Prompts of map() and sweep(), which keep this object, and not the other way round.
+        self._windows: weakref.WeakSet[Window] = weakref.WeakSet()
         self._status_at = float("-inf")  # when the queue's state was told last
         self._queue_remaining: int | None = None
         self._departed = 0  # how many prompts left the queue, of whomever ...
@@ -213,6 +216,7 @@ class ComfyApi(
         self._finalizer = weakref.finalize(
             self,
             _shut_down,
+            partial(_withdraw, self._windows),  # at exit, when there are still some
             self._connection.stop,
             self._jobs.shutdown(),
             self._receivers.shutdown(),
@@ -301,10 +305,13 @@ class ComfyApi(
     def close(self) -> None:
         """Let go of everything: at once, from any thread or callback, any number of times.
 
-        Waits for jobs end in :class:`ClientClosed`; the prompts go on.
+        Waits for jobs end in :class:`ClientClosed`; the prompts go on.  Of a :meth:`map` or
+        :meth:`sweep` that has not ended, those that still wait are deleted from the queue first
+        (5 seconds at most).
         """
         self._closed = True
         steps: list[Callable[[], object]] = [
+            partial(_withdraw, self._windows),
             self._connection.stop,
             self._jobs.close,
             self._receivers.close,
@@ -511,6 +518,8 @@ class ComfyApi(
         in_flight: int = 4,
         ordered: bool = True,
         on_error: Literal["raise"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result, None, None]: ...
 
@@ -523,6 +532,8 @@ class ComfyApi(
         in_flight: int = 4,
         ordered: bool = True,
         on_error: Literal["keep"],
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]: ...
 
@@ -534,6 +545,8 @@ class ComfyApi(
         in_flight: int = 4,
         ordered: bool = True,
         on_error: Literal["raise", "keep"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
@@ -573,6 +586,8 @@ class ComfyApi(
             in_flight=in_flight,
             ordered=ordered,
             on_error=on_error,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
             options=options,
         )
 
@@ -584,6 +599,8 @@ class ComfyApi(
         in_flight: int = 4,
         journal: str | os.PathLike[str] | None = None,
         retry_failed: bool = False,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         on_row: Callable[[SweepRow], object] | None = None,
         strict: bool = False,
         **options: Unpack[PromptOptions],
@@ -639,6 +656,8 @@ class ComfyApi(
             in_flight=in_flight,
             journal=journal,
             retry_failed=retry_failed,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
             on_row=on_row,
             options={"strict": strict, **options},
         )
@@ -856,6 +875,11 @@ def _may_mend(exc: ComfyError) -> bool:
 def _without_passwords(proxies: Mapping[str, str | None]) -> dict[str, str | None]:
     """Proxies for a pickle: one with a password in it stays behind."""
     return {scheme: url for scheme, url in proxies.items() if not url or "@" not in url}
+
+
+def _withdraw(windows: Iterable[Window]) -> None:
+    for window in list(windows):
+        window.withdraw()
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

@@ -1,8 +1,12 @@
-"""A file that remembers what was begun and how it ended, whatever becomes of the process.
+"""What a sweep has begun and how it ended, on the disk, whatever becomes of the process.
 
-JSON lines, the first of which says whose journal it is.  A line is on the disk before
-:meth:`Journal.write` returns; the file appears with its first line complete, and for its
-owner only.  What a crash tore off the end is cut away; other damage is refused.
+An SQLite file with a row for each point that was ever submitted, found by the digest of its
+graph.  A write has reached the disk before it returns, and happens in full or not at all,
+though the disk be full or the process be killed.
+
+SQLite itself keeps a second process out, by the lock that it keeps while the journal is open.
+No write-ahead log: what has been written is in this one file, which may be copied as one.  What
+SQLite needs to undo half a write lies beside it only while a sweep is at work, or was killed.
 """
 
 from __future__ import annotations
@@ -12,25 +16,69 @@ import errno
 import json
 import os
 import secrets
-import sys
-from collections.abc import Mapping
+import sqlite3
+import stat
+import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self, TypeAlias
+
+import attrs
 
 from .saving import place
 
-if sys.platform == "win32":
-    import msvcrt
+#: In the header of the file, so that nothing else is taken for a journal.
+_APPLICATION: Final = int.from_bytes(b"CoSw")
+_VERSION: Final = 1
+_MAGIC: Final = b"SQLite format 3\x00"
+#: Seconds that are given to somebody who reads the file at the moment.
+_READERS: Final = 5.0
 
-    def _lock(file: int) -> None:
-        """Windows keeps others from reading what is locked: a byte behind the end."""
-        os.lseek(file, 2**40, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
+_SCHEMA: Final = f"""
+    PRAGMA journal_mode = OFF;
+    PRAGMA application_id = {_APPLICATION};
+    PRAGMA user_version = {_VERSION};
+    CREATE TABLE journal (id TEXT NOT NULL, host TEXT NOT NULL);
+    CREATE TABLE points (
+        digest TEXT NOT NULL,  -- of the graph
+        occurrence INTEGER NOT NULL,  -- counts equal graphs of one grid, from 1
+        tries INTEGER NOT NULL,
+        prompt_id TEXT NOT NULL,  -- of the last try
+        sent_at REAL NOT NULL,  -- Unix time
+        withdrawn INTEGER NOT NULL DEFAULT 0,  -- deleted from the queue, unless it ran
+        told INTEGER NOT NULL DEFAULT 0,  -- on_row has returned
+        seconds REAL,
+        execution_seconds REAL,
+        result TEXT,  -- JSON; this or error says that it has ended
+        error TEXT,  -- JSON
+        PRIMARY KEY (digest, occurrence)
+    );
+"""
 
-    def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+#: A point: the digest of its graph, and which one it is of those with equal graphs.
+Key: TypeAlias = tuple[str, int]
+
+#: Journals that are open in this process, by device and file number.  Whoever opens and closes
+#: such a file in the same process, as here to read its header, lifts the locks on it (POSIX).
+_in_use: dict[tuple[int, int], Journal] = {}
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_use.clear)
+
+
+@attrs.frozen
+class Record:
+    """What a journal has of one point."""
+
+    tries: int
+    prompt_id: str
+    sent_at: float
+    withdrawn: bool
+    told: bool
+    seconds: float | None
+    execution_seconds: float | None
+    result: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
 
 
 class Journal:
@@ -38,86 +86,229 @@ class Journal:
 
     Args:
         path: Of the file; it is made when missing, its folder is not.
-        head: What stands in the first line of a new one.
+        host: The server, for a new one.
 
     Raises:
-        BlockingIOError: Somebody else has it open.
-        ValueError: It is no journal, or damaged otherwise than at its end.
+        BlockingIOError: Somebody else is at work with it.
+        ValueError: It is no journal (then it is left as it is), or damaged.
         OSError: It cannot be made, read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str], host: str) -> None:
         self.path = Path(path)
-        if not os.path.lexists(self.path):
-            _create(self.path, _line(head))
-        self._file = self.path.open("r+b", buffering=0)
+        self.is_new = not os.path.lexists(self.path) and _create(self.path, host)
+        found = self.path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{self.path} is no journal of a sweep: it is no file at all")
+        self._identity = found.st_dev, found.st_ino
+        self._pid = os.getpid()
+        if _in_use.setdefault(self._identity, self) is not self:
+            raise self._busy()
+        self._connection: sqlite3.Connection | None = None
         try:
-            self._claim()
-            #: What stood in it: the first line, and the others.
-            self.head, *self.records = self._read()
+            with self.path.open("r+b", buffering=0) as file:
+                _check_header(self.path, file.read(100))
+            self._connection = _connect(self.path)
+            self._claim(self._connection)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
+
+    def _claim(self, connection: sqlite3.Connection) -> None:
+        """Keep everybody else out, and read whose it is."""
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = PERSIST")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+            ((name, self.host),) = connection.execute("SELECT id, host FROM journal")
+            #: Of which the ids of its prompts are made.
+            self.id = uuid.UUID(name)
+        except sqlite3.Error as exc:
+            raise self._explained(exc) from exc
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise self._damaged(exc) from exc
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add a line, and wait until the disk has it."""
-        line = _line(record)
-        if self._file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        os.fsync(self._file.fileno())
+    def close(self) -> None:
+        """Let others have it."""
+        if self._connection is not None:
+            if os.getpid() == self._pid:  # or it is the parent's, and so is what lies beside it
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA locking_mode = NORMAL")
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+        if _in_use.get(self._identity) is self:
+            del _in_use[self._identity]
 
-    def _claim(self) -> None:
+    # -- reading -------------------------------------------------------------------------
+
+    def records(self, keys: Collection[Key]) -> dict[Key, Record]:
+        """What it has of these points."""
+        assert self._connection is not None  # noqa: S101
+        found: dict[Key, Record] = {}
         try:
-            _lock(self._file.fileno())
-        except (BlockingIOError, PermissionError) as exc:
-            raise BlockingIOError(
-                errno.EAGAIN, "another process is writing this journal", str(self.path)
-            ) from exc
+            for row in self._connection.execute(
+                "SELECT digest, occurrence, tries, prompt_id, sent_at, withdrawn, told, seconds, "
+                "execution_seconds, result, error FROM points"
+            ):
+                if row[:2] in keys:
+                    found[row[:2]] = _record(*row[2:])
+        except sqlite3.Error as exc:
+            raise self._explained(exc) from exc
+        except (TypeError, ValueError) as exc:
+            raise self._damaged(exc) from exc
+        return found
 
-    def _read(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        whole, newline, torn = self._file.readall().rpartition(b"\n")
-        if not newline:
-            raise ValueError(f"{self.path} is no journal: it has not one complete line")
-        records = []
-        for number, line in enumerate(whole.split(b"\n"), 1):
-            try:
-                record = json.loads(line)
-            except ValueError as exc:
-                raise ValueError(_unreadable(self.path, number)) from exc
-            if not isinstance(record, dict):
-                raise ValueError(_unreadable(self.path, number))
-            records.append(record)
-        self._file.seek(len(whole) + 1)
-        if torn:
-            self._file.truncate()
-        return records
+    # -- writing: on the disk when it returns ----------------------------------------------
+
+    def sent(self, key: Key, prompt_id: str, tries: int, at: float) -> None:
+        """It is about to be submitted; what became of it before does not count any more."""
+        self._write(
+            "INSERT OR REPLACE INTO points (digest, occurrence, tries, prompt_id, sent_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            *key,
+            tries,
+            prompt_id,
+            at,
+        )
+
+    def accepted(self, key: Key, prompt_id: str) -> None:
+        """The server has it under another id."""
+        self._write(
+            "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
+        )
+
+    def withdrawn(self, key: Key) -> None:
+        """It was deleted from the queue, unless it had begun to run."""
+        self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
+
+    def ended(
+        self,
+        key: Key,
+        prompt_id: str,
+        *,
+        seconds: float | None,
+        execution_seconds: float | None,
+        result: Mapping[str, Any] | None,
+        error: Mapping[str, Any] | None,
+    ) -> None:
+        """It has a result, or an error."""
+        self._write(
+            "UPDATE points SET prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
+            "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",
+            prompt_id,
+            seconds,
+            execution_seconds,
+            None if result is None else json.dumps(result),
+            None if error is None else json.dumps(error),
+            *key,
+        )
+
+    def ran(self, key: Key, execution_seconds: float) -> None:
+        """How long, as the server says later than of its end."""
+        self._write(
+            "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
+            execution_seconds,
+            *key,
+        )
+
+    def told(self, key: Key) -> None:
+        """The caller's callback has had its row, and returned."""
+        self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
+
+    def _write(self, statement: str, *values: object) -> None:
+        assert self._connection is not None  # noqa: S101
+        try:
+            self._connection.execute(statement, values)
+        except sqlite3.Error as exc:
+            raise self._explained(exc) from exc
+
+    # -- what goes wrong -------------------------------------------------------------------
+
+    def _busy(self) -> OSError:
+        text = "another process is writing this journal"
+        return BlockingIOError(errno.EAGAIN, text, str(self.path))
+
+    def _damaged(self, exc: Exception) -> ValueError:
+        return ValueError(f"{self.path} is damaged: {exc}")
+
+    def _explained(self, exc: sqlite3.Error) -> Exception:
+        """SQLite's errors as those of any file."""
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        path = str(self.path)
+        if code == sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if code == sqlite3.SQLITE_BUSY:
+            return self._busy()
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if code == sqlite3.SQLITE_IOERR:
+            text = f"the journal cannot be read or written ({exc}); is the disk full?"
+            return OSError(errno.EIO, text, path)
+        return self._damaged(exc)
 
 
-def _unreadable(path: Path, number: int) -> str:
-    if number == 1:
-        return f"{path} is no journal: its first line is no JSON object"
-    return f"{path} is damaged: line {number} is no JSON object"
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=_READERS
+    )
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
+def _check_header(path: Path, header: bytes) -> None:
+    """Before SQLite has a look at it, which may tidy up behind whoever wrote it last."""
+    if header[:16] != _MAGIC or int.from_bytes(header[68:72]) != _APPLICATION:
+        raise ValueError(f"{path} is no journal of a sweep; give another file")
+    version = int.from_bytes(header[60:64])
+    if version != _VERSION:
+        raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
 
 
-def _create(path: Path, line: bytes) -> None:
+def _record(
+    tries: int,
+    prompt_id: str,
+    sent_at: float,
+    withdrawn: int,
+    told: int,
+    seconds: float | None,
+    execution_seconds: float | None,
+    result: str | None,
+    error: str | None,
+) -> Record:
+    return Record(
+        tries=tries,
+        prompt_id=prompt_id,
+        sent_at=sent_at,
+        withdrawn=bool(withdrawn),
+        told=bool(told),
+        seconds=seconds,
+        execution_seconds=execution_seconds,
+        result=None if result is None else json.loads(result),
+        error=None if error is None else json.loads(error),
+    )
+
+
+def _create(path: Path, host: str) -> bool:
+    """Have it appear complete; ``False``: somebody was faster, and theirs counts."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(line)
-            file.flush()
+        # For its owner alone; what SQLite puts beside it for a moment, too.
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with contextlib.closing(_connect(part)) as connection:
+            connection.executescript(_SCHEMA)
+            connection.execute("INSERT INTO journal VALUES (?, ?)", (str(uuid.uuid4()), host))
+        with part.open("r+b") as file:
             os.fsync(file.fileno())
-        place(part, path)  # if somebody was faster, theirs counts
+        is_ours = place(part, path)
+    except sqlite3.Error as exc:
+        raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from exc
     finally:
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # where folders can be opened, their entries too
@@ -126,3 +317,4 @@ def _create(path: Path, line: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    return is_ours

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import attrs
 
 from .errors import (
     ApiError,
+    ClientClosed,
     ComfyError,
     JobError,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
     UploadTooLarge,
     WorkflowError,
 )
-from .job import LAST_WORD, SLICE, Job
+from .failures import causes, is_away
+from .job import LAST_WORD, SLICE, Job, check_patience
 from .outputs import Result
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .workflow import Workflow
+from .workflow.edit import load_graph
 from .workflow.grid import with_params
 
 if TYPE_CHECKING:
@@ -31,14 +41,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfy_client")
 
+T = TypeVar("T")
+
 #: Seconds between attempts to reach a server that has gone away; they grow.
 RETRY_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
+#: How often a prompt is submitted when the server forgets it.
+ATTEMPTS: Final = 3
 
 _ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
-
-#: By prompt_id what was submitted, or why it was not; ``None`` while that is under way.
-Window: TypeAlias = dict[str, Job | ComfyError | None]
 
 
 class SubmitOptions(PromptOptions, total=False):
@@ -46,6 +57,9 @@ class SubmitOptions(PromptOptions, total=False):
 
     strict: bool
     resubmit: bool
+
+
+# -- map ------------------------------------------------------------------------------------
 
 
 def run_map(
@@ -56,10 +70,13 @@ def run_map(
     in_flight: int,
     ordered: bool,
     on_error: Literal["raise", "keep"],
+    timeout: float | None,
+    stall_timeout: float | None,
     options: Mapping[str, Any],
 ) -> Generator[Result | ComfyError, None, None]:
     """See :meth:`ComfyApi.map`.  Wrong arguments are told at once, the rest on the way."""
     check_in_flight(in_flight)
+    check_patience(timeout, stall_timeout)
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
 
@@ -67,19 +84,21 @@ def run_map(
         if isinstance(workflows, Workflow | Mapping | str | bytes | os.PathLike):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
         made: Iterable[Any] = workflows
-        make: Callable[[Any], AnyWorkflow] = _itself
+        make: Callable[[Any], AnyWorkflow] = _loaded
     else:
         made = params
         make = partial(with_params, Workflow(workflows))  # type: ignore[arg-type]  # it tells
-    return _stream(api, iter(made), make, in_flight, ordered, on_error == "keep", options)
+    window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
+    return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 
 
-def _itself(workflow: AnyWorkflow) -> AnyWorkflow:
-    return workflow
+def _loaded(workflow: AnyWorkflow) -> AnyWorkflow:
+    """Read now, if it is a file."""
+    return workflow if isinstance(workflow, Workflow) else load_graph(workflow)
 
 
 def _stream(
-    api: ComfyApi,
+    window: Window,
     items: Iterator[Any],
     make: Callable[[Any], AnyWorkflow],
     in_flight: int,
@@ -87,9 +106,9 @@ def _stream(
     keep: bool,
     options: Mapping[str, Any],
 ) -> Generator[Result | ComfyError, None, None]:
-    window: Window = {}  # taken from the items, and not yet given out
-    has_more, patient = True, False
-    failure: Exception | None = None  # of whoever gives the items
+    has_more = True
+    failure: Exception | None = None  # raised when its turn has come: results before it are had
+    outcome: Result | ComfyError | None = None
     try:
         while True:
             while has_more and len(window) < in_flight:
@@ -98,44 +117,36 @@ def _stream(
                 except StopIteration:
                     has_more = False
                     break
-                except Exception as exc:  # noqa: BLE001  raised when its turn has come
+                except Exception as exc:  # noqa: BLE001
                     has_more, failure = False, exc
                     break
-                prompt_id = api.generate_id()
+                prompt_id = window.api.generate_id()
                 try:
-                    workflow = make(item)
-                    window[prompt_id] = None  # Ctrl-C may come while it is sent
-                    window[prompt_id] = submit_patiently(
-                        api, workflow, patient=patient, prompt_id=prompt_id, **options
-                    )
-                    patient = True
-                except ComfyError as exc:
-                    window[prompt_id] = exc
-                    has_more = keep and is_about_one(exc)
+                    window.submit(prompt_id, make(item), options)
+                except Exception as exc:
+                    if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
+                        raise
+                    if isinstance(exc, ComfyError) and keep and is_about_one(exc):
+                        window.put(prompt_id, exc)
+                    else:
+                        has_more, failure = False, exc
             if not window:
                 if failure is not None:
                     raise failure
                 return
-            prompt_id = next(iter(window)) if ordered else first_done(window)
-            outcome = _outcome(window[prompt_id], keep)
-            del window[prompt_id]  # not before: Ctrl-C may come while it waits
+            prompt_id, outcome = window.next_end(ordered=ordered)
+            if isinstance(outcome, JobLost) and window.submit_again(prompt_id, outcome, options):
+                continue
+            window.pop(prompt_id)
+            if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
+                raise outcome
             yield outcome
     except KeyboardInterrupt:
-        say_what_runs(window)
+        window.say_what_runs()
         raise
     finally:
-        withdraw(api, window)
-
-
-def _outcome(entry: Job | ComfyError | None, keep: bool) -> Result | ComfyError:
-    error: BaseException | None = entry if isinstance(entry, ComfyError) else None
-    if isinstance(entry, Job):
-        error = entry.exception()
-        if error is None:
-            return entry.result()
-    if keep and isinstance(error, ComfyError) and is_about_one(error):
-        return error
-    raise error or AssertionError("it was sent by now")
+        failure = outcome = None  # an error, its traceback and this frame make no circle
+        window.withdraw()
 
 
 def is_about_one(error: BaseException) -> bool:
@@ -151,14 +162,232 @@ def check_in_flight(in_flight: int) -> None:
         raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
 
 
-def submit_patiently(api: ComfyApi, workflow: AnyWorkflow, *, patient: bool, **options: Any) -> Job:
-    """Submit; if patient, wait for a server that has gone away: surely it got nothing."""
+# -- prompts that are under way ---------------------------------------------------------------
+
+#: What :meth:`ComfyApi.submit` raises.  Anything else is somebody else's, such as an alarm's,
+#: and may come when the prompt is there already.
+_SAID_NO: Final = (ComfyError, TypeError, ValueError)
+
+
+@attrs.define(eq=False)
+class Window:
+    """The prompts of one call that are under way, in the order of their submission.
+
+    One thread works with it; another may :meth:`withdraw` what is in it when the client ends,
+    which knows it weakly for that.
+    """
+
+    api: ComfyApi
+    timeout: float | None = attrs.field(default=None, kw_only=True)
+    stall_timeout: float | None = attrs.field(default=None, kw_only=True)
+    is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
+    withdrawn: list[str] = attrs.field(factory=list)  #: What was deleted from the queue.
+    #: By prompt_id; ``None`` while it is being sent.
+    _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
+    _since: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: Submissions without an answer, and how often each was tried.
+    _unsure: dict[str, tuple[AnyWorkflow, int]] = attrs.field(factory=dict, init=False)
+    _ended_at: float = attrs.field(default=float("-inf"), init=False)  # the last one that ended
+
+    def __attrs_post_init__(self) -> None:
+        self.api._windows.add(self)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._entries
+
+    def submit(
+        self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any], *, tries: int = 1
+    ) -> Job:
+        """Submit one more; one that gets no answer is in it, too, until the server can tell."""
+        self._entries[prompt_id] = None  # Ctrl-C may come while it is sent
+        try:
+            job = self._submitted(prompt_id, workflow, options)
+        except SubmitUncertain as exc:
+            log.warning("%s; waiting until the server can tell", exc)
+            self._unsure[prompt_id] = workflow, tries
+            job = self.api.job(prompt_id, workflow)
+        except _SAID_NO:
+            self._entries.pop(prompt_id, None)  # it did not arrive
+            raise
+        self.is_patient = True
+        self.put(prompt_id, job)
+        return job
+
+    def _submitted(self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any]) -> Job:
+        def submit() -> Job:
+            return self.api.submit(workflow, prompt_id=prompt_id, **options)
+
+        return patiently(self.api, submit, _got_nothing) if self.is_patient else submit()
+
+    def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
+        """Have a prompt in it that was submitted before, or why one was not."""
+        self._entries[prompt_id] = entry
+        self._since[prompt_id] = time.monotonic()
+
+    def submit_again(self, prompt_id: str, error: JobLost, options: Mapping[str, Any]) -> bool:
+        """Whether it never came, and has its place again under another id."""
+        workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
+        if workflow is None or tries >= ATTEMPTS:
+            return False
+        log.warning("%s; submitting it again", error)
+        again = self.api.generate_id()
+        others = {name: entry for name, entry in self._entries.items() if name != prompt_id}
+        self._entries = {again: None, **others}
+        try:
+            self.submit(again, workflow, options, tries=tries + 1)
+        except ComfyError as exc:
+            self._entries = {again: exc, **self._entries}
+        return True
+
+    def pop(self, prompt_id: str) -> Job | ComfyError | None:
+        """It has ended, and what became of it is known: not before, since Ctrl-C may come."""
+        self._ended_at = time.monotonic()
+        self._since.pop(prompt_id, None)
+        self._unsure.pop(prompt_id, None)
+        return self._entries.pop(prompt_id, None)
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def next_end(self, *, ordered: bool = False) -> tuple[str, Result | ComfyError]:
+        """Wait until the first one is over, or whichever is; which one, and what became of it."""
+        entries = self._entries.copy()  # close() in another thread may empty it
+        if not entries:
+            raise ClientClosed
+        if ordered:
+            first = next(iter(entries))
+            entries = {first: entries[first]}
+        jobs = {entry: name for name, entry in entries.items() if isinstance(entry, Job)}
+        while True:
+            ended = [name for name, entry in entries.items() if _is_over(entry)]
+            if ended:  # what may end the call comes last
+                name = next((name for name in ended if _has_result(entries[name])), ended[0])
+                return name, _outcome(entries[name])
+            now = time.monotonic()
+            due = [one for job, name in jobs.items() for one in self._deadlines(job, name)]
+            over = [one for one in due if one.at <= now]
+            if over:
+                # Of several the one that runs: those behind it may yet have their turn.
+                first_up = next((one for one in over if one.job.status == "running"), over[0])
+                return jobs[first_up.job], _give_up(first_up)
+            soon = min((one.at - now for one in due), default=SLICE)
+            futures.wait(jobs, min(SLICE, soon), futures.FIRST_COMPLETED)
+
+    def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
+        """When there is no more patience with one.
+
+        It waits for others of this call, which is no fault of its own: its time begins when
+        one of them ends, and news of any of them will do.
+        """
+        if self.timeout is not None:
+            since = max(self._since.get(name, 0.0), self._ended_at)
+            what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
+            yield _Deadline(since + self.timeout, job, what)
+        if self.stall_timeout is not None:
+            entries = list(self._entries.values()) if job.status != "running" else []
+            heard = [job, *(entry for entry in entries if isinstance(entry, Job))]
+            news_at = max(self._ended_at, *(one._news_at for one in heard))
+            what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
+            yield _Deadline(news_at + self.stall_timeout, job, what, stalled=True)
+
+    # -- ending early --------------------------------------------------------------------
+
+    def say_what_runs(self) -> None:
+        """Of those that Ctrl-C leaves going, how to come back to them."""
+        for entry in self._entries.values():
+            if isinstance(entry, Job) and entry.status == "running":
+                entry._say_that_it_goes_on()
+
+    def withdraw(self) -> None:
+        """Take back what still waits in the queue; what runs, goes on.  Both, as in here."""
+        entries, self._entries = self._entries, {}
+        left: dict[str, Job | None] = {}
+        for prompt_id, entry in entries.items():
+            if isinstance(entry, Job) and not entry.done():
+                left[prompt_id] = entry
+            elif entry is None:  # maybe it is there
+                left[prompt_id] = None
+        if not left:
+            return
+        ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
+        try:
+            self.api._http.order("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
+        except ComfyError as exc:
+            log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
+            return
+        self.api._jobs.withdrawn([job for job in left.values() if job is not None])
+        self.withdrawn += left
+
+
+@attrs.frozen
+class _Deadline:
+    """The moment until which an end, or news, of a job is waited for."""
+
+    at: float
+    job: Job
+    what: str  #: Went wrong, when it has passed.
+    stalled: bool = False
+
+
+def _is_over(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, ComfyError) or (entry is not None and entry.done())
+
+
+def _has_result(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, Job) and entry.exception() is None
+
+
+def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
+    """Of one that is over."""
+    error = entry.exception() if isinstance(entry, Job) else entry
+    if isinstance(entry, Job) and error is None:
+        return entry.result()
+    if isinstance(error, ComfyError):
+        return error
+    raise error or AssertionError("it was sent by now")
+
+
+def _give_up(deadline: _Deadline) -> Result | ComfyError:
+    """Stop one whose time is up, unless it has just ended."""
+    job, why = deadline.job, deadline.job.why()
+    is_cancelled = _cancelled_in_time(job)
+    if job.done() and not isinstance(job.exception(), JobInterrupted):
+        return _outcome(job)
+    what = "it was cancelled" if is_cancelled else "it could not be cancelled, and may go on"
+    return JobTimeout(
+        f"{deadline.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=deadline.stalled
+    )
+
+
+def _cancelled_in_time(job: Job) -> bool:
+    """Whether the server was asked to stop it; it may not answer at all."""
+    said: list[bool] = []
+
+    def cancel() -> None:
+        try:
+            said.append(job.cancel())
+        except ComfyError as exc:
+            log.warning("prompt %s could not be cancelled: %s", job.prompt_id, exc)
+
+    thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
+    thread.start()
+    thread.join(LAST_WORD)
+    return any(said)
+
+
+# -- a server that goes away ------------------------------------------------------------------
+
+
+def patiently(api: ComfyApi, ask: Callable[[], T], is_waited_for: Callable[[Exception], bool]) -> T:
+    """Ask, and again as long as it fails like that: the server will come back."""
     pause = RETRY_PAUSE
     while True:
         try:
-            return api.submit(workflow, **options)
-        except ServerUnreachable as exc:
-            if not (patient and exc.retryable):
+            return ask()
+        except ComfyError as exc:
+            if not is_waited_for(exc):
                 raise
             if pause == RETRY_PAUSE:
                 log.warning("waiting for the server to come back: %s", exc)
@@ -168,40 +397,18 @@ def submit_patiently(api: ComfyApi, workflow: AnyWorkflow, *, patient: bool, **o
         pause = min(LONGEST_PAUSE, pause * 1.6)
 
 
-def first_done(window: Window) -> str:
-    """Wait until one of them is over, and say which."""
-    jobs = {entry: prompt_id for prompt_id, entry in window.items() if isinstance(entry, Job)}
-    for prompt_id, entry in window.items():
-        if isinstance(entry, ComfyError) or (entry is not None and entry.done()):
-            return prompt_id
-    while True:
-        done = futures.wait(jobs, SLICE, futures.FIRST_COMPLETED).done
-        if done:
-            return next(prompt_id for job, prompt_id in jobs.items() if job in done)
+def _got_nothing(exc: Exception) -> bool:
+    """Whether the server surely has nothing of it, and may come back.
+
+    That its name is known to nobody is a fault of the net: it was known before.
+    """
+    return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
 
 
-def say_what_runs(window: Window) -> None:
-    """Of those that Ctrl-C leaves going, how to come back to them."""
-    for entry in window.values():
-        if isinstance(entry, Job) and entry.status == "running":
-            entry._say_that_it_goes_on()
+def went_away(exc: Exception) -> bool:
+    """Whether a question may be answered yet."""
+    return is_away(exc) and (not isinstance(exc, ServerUnreachable) or _got_nothing(exc))
 
 
-def withdraw(api: ComfyApi, window: Window) -> list[str]:
-    """Take back what still waits in the queue; what runs, goes on.  Both, as in the window."""
-    left: dict[str, Job | None] = {}
-    for prompt_id, entry in window.items():
-        if isinstance(entry, Job) and not entry.done():
-            left[prompt_id] = entry
-        elif entry is None or isinstance(entry, SubmitUncertain):  # maybe it is there
-            left[prompt_id] = None
-    if not left:
-        return []
-    ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
-    try:
-        api._http.order("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
-    except ComfyError as exc:
-        log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
-        return []
-    api._jobs.withdrawn([job for job in left.values() if job is not None])
-    return list(left)
+def _is_of_names(exc: Exception) -> bool:
+    return any(isinstance(cause, socket.gaierror) for cause in causes(exc))

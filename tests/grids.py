@@ -7,16 +7,19 @@ SWEEP is JSON text of a workflow and a grid.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +116,61 @@ def texts(rows: Sweep) -> list[str | None]:
     return [row.result.texts[0] if row.result else None for row in rows]
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """What stands in a journal; not what is torn."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def points(path: Path) -> list[dict[str, Any]]:
+    """The rows of a journal, in the order in which they were sent last."""
+    if not path.exists():
+        return []
+    for _ in range(99):  # it is read without a lock, maybe in the middle of a write
+        try:
+            uri = f"file:{path}?mode=ro&immutable=1"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+                connection.row_factory = sqlite3.Row
+                rows = connection.execute("SELECT * FROM points ORDER BY rowid").fetchall()
+        except sqlite3.DatabaseError:
+            continue
+        found = [dict(row) for row in rows]
+        for row in found:
+            for name in ("result", "error"):
+                row[name] = None if row[name] is None else json.loads(row[name])
+        return found
+    raise AssertionError(f"{path} cannot be read")
+
+
+def change(path: Path, statement: str) -> None:
+    """Change a journal by hand."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+#: Ways in which a server may be away for a while.
+HOW = ("refused", "nameless", "behind a proxy")
+
+
+@contextlib.contextmanager
+def away(server: ComfyServer, how: str) -> Iterator[None]:
+    """A server that is restarted, and for a client at ``localhost`` is away meanwhile.
+
+    Nobody listens; or nobody knows its name either, as without a net; or a proxy answers.
+    """
+    look_up = socket.getaddrinfo
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    if how == "behind a proxy":
+        with server.faults.bad_gateway():
+            server.faults.lose_queue()
+            server.faults.drop()
+            yield
+        return
+    server.kill()
+    if how == "nameless":
+        socket.getaddrinfo = unknown
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = look_up
+        server.start()
 
 
 # -- the process that is killed -------------------------------------------------------------
@@ -163,18 +217,25 @@ class Victim:
 def killed_at(step: int) -> None:
     """Have this process die at a step: before, in or after a write, before or after a POST."""
     steps = itertools.count(1)
-    write, submit = Journal.write, ComfyApi.submit
+    write, submit = Journal._write, ComfyApi.submit
 
-    def die_if_it_is_time(*torn: Any) -> None:
+    def die_if_it_is_time(before: Callable[[], object] = lambda: None) -> None:
         if next(steps) == step:
-            for file, text in torn:
-                file.write(text)
+            before()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def written(journal: Journal, record: Mapping[str, Any]) -> None:
+    def written(journal: Journal, statement: str, *values: object) -> None:
+        def half() -> None:
+            # More than SQLite keeps in memory: the file itself is changed, and not to its end.
+            execute = journal._connection.execute
+            execute("PRAGMA cache_size = 1")
+            execute("BEGIN")
+            execute(statement, values)
+            execute("CREATE TABLE torn AS SELECT randomblob(20000) FROM points, points")
+
         die_if_it_is_time()
-        die_if_it_is_time((journal._file, json.dumps(record)[:-5].encode()))
-        write(journal, record)
+        die_if_it_is_time(half)
+        write(journal, statement, *values)
         die_if_it_is_time()
 
     def submitted(api: ComfyApi, *args: Any, **kw: Any) -> Any:
@@ -183,7 +244,7 @@ def killed_at(step: int) -> None:
         die_if_it_is_time()
         return job
 
-    Journal.write = written  # type: ignore[method-assign]
+    Journal._write = written  # type: ignore[method-assign]
     ComfyApi.submit = submitted  # type: ignore[method-assign]
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import itertools
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +22,7 @@ from comfy_client import (
     ClientClosed,
     ComfyApi,
     JobFailed,
+    JobTimeout,
     PromptRejected,
     Result,
     ServerUnreachable,
@@ -25,7 +31,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.testing import ComfyServer
-from tests.grids import LIMIT, WORKFLOW, Record, furnish
+from tests.grids import HOW, LIMIT, WORKFLOW, Record, away, furnish
 from tests.heard import until
 
 
@@ -223,22 +229,49 @@ def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, ordered) -
     record.gate = None
 
 
-def test_a_server_that_goes_away_is_waited_for(server, api, record, caplog) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog, monkeypatch) -> None:
     """Between two prompts of one map, not before the first."""
-    results = api.map(WORKFLOW, seeds(range(3)), in_flight=1)
-    found = [next(results)]
-    port = server.port
-    server.stop()
-    thread = threading.Thread(target=lambda: found.extend(results))
-    thread.start()
-    until(lambda: "waiting for the server to come back" in caplog.text)
-    again = ComfyServer(port=port)
-    furnish(again)
-    with again:
+    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    with ComfyApi(f"http://localhost:{server.port}") as api:
+        results = api.map(WORKFLOW, seeds(range(3)), in_flight=1)
+        found = [next(results)]
+        with away(server, how):
+            thread = threading.Thread(target=lambda: found.extend(results))
+            thread.start()
+            until(lambda: "waiting" in caplog.text)
         thread.join(LIMIT)
         assert texts(found) == ["ax0", "ax1", "ax2"]
-    with pytest.raises(ServerUnreachable):
+        assert record.values() == ["ax0", "ax1", "ax2"]
+
+
+def test_nobody_there_is_told_with_the_first() -> None:
+    """Only a server that was there is waited for."""
+    with (
+        contextlib.closing(ComfyApi("http://127.0.0.1:9")) as api,
+        pytest.raises(ServerUnreachable),
+    ):
         next(api.map(WORKFLOW, seeds(range(3))))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_submission_without_an_answer_is_taken_up(
+    server, api, record, monkeypatch, ordered
+) -> None:
+    """Once the server can tell: it came, and runs once."""
+    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
+    results = api.map(WORKFLOW, seeds(range(4)), in_flight=2, ordered=ordered)
+    found = [next(results)]
+    with server.faults.bad_gateway(method="GET"):
+        with server.faults.cut("POST", "/prompt", ran=True, times=1):
+            thread = threading.Thread(target=lambda: found.extend(results))
+            thread.start()
+            until(lambda: any(each.method == "GET" for each in server.requests[-3:]))
+        time.sleep(1.0)
+    thread.join(LIMIT)
+    assert sorted(texts(found)) == ["ax0", "ax1", "ax2", "ax3"]
+    assert sorted(record.values()) == ["ax0", "ax1", "ax2", "ax3"]
 
 
 def test_a_client_that_is_closed_ends_the_wait(server, api, record) -> None:
@@ -268,6 +301,159 @@ def test_params_that_are_no_list_of_dicts_are_told_with_the_first(server, api) -
     with pytest.raises(TypeError, match=r"params are a dict .*: 'Make.seed'"):
         next(api.map(WORKFLOW, {"Make.seed": range(8)}))
     assert not [request for request in server.requests if request.method == "POST"]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+@pytest.mark.parametrize(
+    ("workflows", "params", "error"),
+    [
+        ([WORKFLOW, WORKFLOW, "missing.json"], None, FileNotFoundError),
+        ([WORKFLOW, WORKFLOW, None], None, TypeError),
+        (WORKFLOW, [{"Make.seed": 0}, {"Make.seed": 1}, "Make.seed"], TypeError),
+        (WORKFLOW, [{"Make.seed": 0}, {"Make.seed": 1}, {7: 1}], TypeError),
+    ],
+    ids=["no file", "no workflow", "no params", "no name"],
+)
+def test_results_before_whatever_is_raised_are_had(
+    api, record, ordered, on_error, workflows, params, error
+) -> None:
+    """Though it be no error of ours, which has no place among results."""
+    found: list[Any] = []
+    results = api.map(workflows, params, ordered=ordered, on_error=on_error)
+    with pytest.raises(error):
+        found.extend(results)
+    assert len(texts(found)) == 2
+
+
+def test_an_error_that_leaves_the_client_takes_back_what_waits(server, record) -> None:
+    """Though the results were left in a variable, which the traceback keeps."""
+    record.gate = threading.Semaphore(1)
+
+    def script() -> None:
+        with ComfyApi(server.url) as api:
+            results = api.map(WORKFLOW, seeds(range(9)), in_flight=4)
+            next(results)
+            until(lambda: api.get_queue().running)
+            raise LookupError("in the loop's body")
+
+    with pytest.raises(LookupError) as caught:
+        script()
+    assert caught.value.__traceback__ is not None
+    with ComfyApi(server.url) as api:
+        assert api.get_queue().pending == ()
+        assert len(api.get_queue().running) == 1
+        record.gate = None
+
+
+def test_a_script_that_ends_takes_back_what_waits_and_says_nothing(server, record, api) -> None:
+    """It may have forgotten all about its results."""
+    record.gate = threading.Semaphore(1)
+    code = (
+        "import sys\n"
+        "from comfy_client import ComfyApi\n"
+        "from tests.grids import WORKFLOW\n"
+        "api = ComfyApi(sys.argv[1])\n"
+        "results = api.map(WORKFLOW, ({'Make.seed': n} for n in range(9)), in_flight=4)\n"
+        "print(next(results).texts[0])\n"
+        "while not api.get_queue().running: pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, server.url],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (done.stdout, done.stderr) == ("ax0\n", "")
+    assert api.get_queue().pending == ()
+    assert len(api.get_queue().running) == 1
+    record.gate = None
+
+
+# -- patience ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(
+    api, record, ordered, stalls
+) -> None:
+    """With errors kept; it says how long it was waited for."""
+    record.gate = threading.Semaphore(0)
+    patience: Any = {"stall_timeout" if stalls else "timeout": 0.6}
+    found: list[Any] = []
+    for each in api.map(
+        WORKFLOW, seeds(range(3)), on_error="keep", in_flight=2, ordered=ordered, **patience
+    ):
+        found.append(each)
+        record.gate = None
+    assert texts(found) == [JobTimeout, "ax1", "ax2"]
+    assert found[0].stalled == stalls
+    assert "0.6 s (running" in str(found[0])
+    assert "it was cancelled" in str(found[0])
+    assert record.values() == ["ax1", "ax2"]
+
+
+def test_a_worker_that_is_dead_hangs_nothing(server, api, record) -> None:
+    """What waits behind is taken out of the queue, one by one; nothing is waited for in vain."""
+    with server.faults.hang_worker():
+        results = api.map(WORKFLOW, seeds(range(3)), on_error="keep", timeout=0.5)
+        assert texts(results) == [JobTimeout] * 3
+        assert api.get_queue().pending == ()
+        with pytest.raises(JobTimeout):
+            next(api.map(WORKFLOW, seeds(range(3)), stall_timeout=0.5))
+        until(lambda: api.get_queue().pending == ())
+
+
+@pytest.mark.parametrize("patience", ["timeout", "stall_timeout"])
+def test_waiting_for_prompts_of_the_same_call_is_nobodys_delay(api, record, patience) -> None:
+    """Each has its time from when the one before it ended."""
+    record.gate = threading.Semaphore(0)
+
+    def release() -> None:
+        for done in range(4):
+            until(lambda done=done: len(record.values()) == done)
+            time.sleep(0.8)
+            record.gate.release()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    results: Any = api.map(WORKFLOW, seeds(range(4)), in_flight=4, **{patience: 2.0})
+    assert texts(results) == ["ax0", "ax1", "ax2", "ax3"]
+    thread.join(LIMIT)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_what_is_no_time_to_wait_is_told_at_once(api, seconds) -> None:
+    """Before anything is asked for."""
+    for patience in ("timeout", "stall_timeout"):
+        with pytest.raises(ValueError, match="a timeout is in seconds"):
+            api.map(WORKFLOW, [], **{patience: seconds})
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_an_alarm_ends_the_wait(server, api, record, is_away) -> None:
+    """Also the one for a server that went away: what a signal handler raises is its own."""
+
+    def alarm(*_: Any) -> None:
+        raise TimeoutError("mine")
+
+    results = api.map(WORKFLOW, seeds(range(9)), in_flight=2)
+    next(results)
+    if is_away:
+        server.stop()
+    else:
+        record.gate = threading.Semaphore(0)
+    old = signal.signal(signal.SIGALRM, alarm)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        with pytest.raises(TimeoutError, match="mine"):
+            list(results)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    record.gate = None
 
 
 def test_what_the_iterable_raises_comes_through(api, record) -> None:

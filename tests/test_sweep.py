@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -31,6 +33,7 @@ from comfy_client import (
     QueryCredentials,
     ServerUnreachable,
     SweepRow,
+    UploadTooLarge,
     Workflow,
     WorkflowError,
 )
@@ -38,7 +41,18 @@ from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.grid import Grid, downstream, find_input
 from tests.conftest import load_workflow
-from tests.grids import GRID, LIMIT, POINTS, WORKFLOW, Record, furnish, lines, prompts, texts
+from tests.grids import (
+    GRID,
+    LIMIT,
+    POINTS,
+    WORKFLOW,
+    Record,
+    change,
+    furnish,
+    points,
+    prompts,
+    texts,
+)
 from tests.heard import until
 
 
@@ -61,7 +75,12 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    return tmp_path / "sweep.jsonl"
+    return tmp_path / "sweep.db"
+
+
+def id_of(journal: Path) -> uuid.UUID:
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        return uuid.UUID(connection.execute("SELECT id FROM journal").fetchone()[0])
 
 
 # -- the grid ---------------------------------------------------------------------------------
@@ -148,15 +167,32 @@ def test_a_grid_that_makes_no_sense_is_refused_before_anything_is_sent(axes, err
 
 
 def test_the_digest_is_that_of_what_is_run() -> None:
-    """What an input had before it was varied does not count; order and values do."""
-    digest = Grid(WORKFLOW, GRID).digest()
+    """What an input had before it was varied, titles, and the order of axes do not count."""
+    digest = Grid(WORKFLOW, GRID).digest(1)
     other = copy.deepcopy(WORKFLOW)
     other["3"]["inputs"]["seed"] = 99
-    assert Grid(other, {"3.seed": (0, 1), "1.name": ["a", "b"]}).digest() == digest
-    assert Grid(WORKFLOW, dict(reversed(GRID.items()))).digest() != digest
-    assert Grid(WORKFLOW, {**GRID, "Make.seed": [1, 0]}).digest() != digest
+    other["1"]["_meta"]["title"] = "another"
+    assert Grid(other, {"3.seed": (0, 1), "1.name": ["a", "b"]}).digest(1) == digest
+    assert Grid(WORKFLOW, dict(reversed(GRID.items()))).digest(2) == digest
+    assert Grid(WORKFLOW, {"Make.seed": [0], "Load.name": ["b", "c"]}).digest(0) == digest
+    assert Grid(Grid(WORKFLOW, GRID).workflow(1), {"Write.text": ["x"]}).digest(0) == digest
     other["2"]["inputs"]["text"] = "y"
-    assert Grid(other, GRID).digest() != digest
+    assert Grid(other, GRID).digest(1) != digest
+    grid = Grid(WORKFLOW, {"Make.seed": [0, 0.0, False, 1]})
+    assert len({grid.digest(point) for point in range(4)}) == 4
+
+
+def picture(**inputs: Any) -> dict[str, Any]:
+    """A picture that is saved; the inputs are those of SaveImage."""
+    size = {"width": 8, "height": 8, "batch_size": 1, "color": 7}
+    return {
+        "6": {"class_type": "EmptyImage", "inputs": size},
+        "7": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["6", 0], "filename_prefix": "n", **inputs},
+            "_meta": {"title": "Save"},
+        },
+    }
 
 
 # -- rows -------------------------------------------------------------------------------------
@@ -260,13 +296,133 @@ def test_nobody_there_is_told_at_once(journal, monkeypatch) -> None:
 
 
 def test_strict_refuses_what_the_server_would_run_in_part(api, record) -> None:
-    """As submit does."""
+    """As submit does; at once, since no point would do."""
     graph = copy.deepcopy(WORKFLOW)
     graph["5"] = {"class_type": "Keep", "inputs": {}}
-    (row,) = api.sweep(graph, {"Make.seed": [1]}, strict=True)
-    assert isinstance(row.error, PromptRejected)
-    (row,) = api.sweep(graph, {"Make.seed": [2]})
+    with pytest.raises(PromptRejected, match="would run only a part"):
+        api.sweep(graph, {"Make.seed": [1, 2]}, strict=True)
+    (row,) = api.sweep(graph, {"Make.seed": [3]})
     assert row.result.node_errors
+
+
+def simulated() -> dict[str, Any]:
+    """What the embedded server can run."""
+    graph = txt2img()
+    graph["4"]["inputs"]["ckpt_name"] = "simulated.safetensors"
+    return graph
+
+
+def unknown_model(graph: dict[str, Any]) -> None:
+    graph["4"]["inputs"]["ckpt_name"] = "misspelt.safetensors"
+
+
+def beside_the_axis(graph: dict[str, Any]) -> None:
+    graph["3"]["inputs"]["sampler_name"] = "misspelt"
+
+
+def unknown_class(graph: dict[str, Any]) -> None:
+    graph["8"]["class_type"] = "VAEDecoed"
+
+
+def no_output(graph: dict[str, Any]) -> None:
+    del graph["9"]
+
+
+def no_such_node(graph: dict[str, Any]) -> None:
+    graph["3"]["inputs"]["model"] = ["99", 0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (unknown_model, PromptRejected),
+        (beside_the_axis, PromptRejected),
+        (unknown_class, PromptRejected),
+        (no_output, PromptRejected),
+        (no_such_node, WorkflowError),
+    ],
+)
+def test_a_refusal_that_no_axis_causes_ends_the_sweep_at_its_first_row(
+    server, api, journal, spoil, error
+) -> None:
+    """With that error; the next call begins where it was."""
+    graph = simulated()
+    grid = {"KSampler.seed": range(3), "Positive prompt.text": ["a", "b"]}
+    spoil(graph)
+    with pytest.raises(error) as caught:
+        api.sweep(graph, grid, journal=journal)
+    assert "about no input of the grid" in caught.value.__notes__[0]
+    posts = [each for each in server.requests if (each.method, each.path) == ("POST", "/prompt")]
+    assert len(posts) <= 1
+    with pytest.raises(error):
+        api.sweep(graph, grid, journal=journal)
+    rows = api.sweep(simulated(), grid, journal=journal)
+    assert [row.error for row in rows] == [None] * 6
+    assert len(api.get_histories()) == 6
+
+
+def test_a_refusal_that_an_axis_causes_is_that_of_its_row(api) -> None:
+    """A value, or a link to what is refused."""
+    graph = simulated()
+    graph["20"] = copy.deepcopy(graph["4"])
+    unknown_model({"4": graph["20"]})
+    for grid in (
+        {"4.ckpt_name": ["misspelt.safetensors", "simulated.safetensors"]},
+        {"KSampler.model": [["20", 0], ["4", 0]]},
+    ):
+        refused, done = api.sweep(graph, grid, in_flight=1)
+        assert isinstance(refused.error, PromptRejected)
+        assert done.error is None
+
+
+def fault(kind: str, name: str | None = None) -> dict[str, Any]:
+    return {"type": kind, "extra_info": {} if name is None else {"input_name": name}}
+
+
+@pytest.mark.parametrize(
+    ("node_id", "errors", "may"),
+    [
+        ("3", [fault("value_not_in_list", "sampler_name")], False),
+        ("3", [fault("value_bigger_than_max", "seed")], True),
+        ("3", [fault("value_not_in_list")], True),
+        ("3", [fault("required_input_missing", "seed.nested")], True),
+        ("3", [fault("custom_validation_failed", "sampler_name")], True),
+        ("3", [fault("return_type_mismatch", "model")], True),
+        ("9", [fault("return_type_mismatch", "images")], True),
+        ("4", [fault("return_type_mismatch", "model")], False),
+        ("9", [fault("custom_validation_failed", "filename_prefix")], False),
+        ("9", [fault("exception_during_inner_validation", "images")], True),
+        ("4", [fault("value_not_in_list", "ckpt_name"), fault("of 2027")], False),
+        ("9", [fault("value_not_in_list", "x"), fault("of 2027")], True),
+        ("4", [], False),
+        ("9", ["a text"], True),
+    ],
+)
+def test_what_an_axis_may_cause(node_id, errors, may) -> None:
+    """In doubt, it may."""
+    grid = Grid(txt2img(), {"KSampler.seed": [1, 2]})
+    report = {"errors": errors, "dependent_outputs": ["9"], "class_type": "x"}
+    error = PromptRejected(
+        "no", error={"type": "prompt_outputs_failed_validation"}, node_errors={node_id: report}
+    )
+    assert grid.may_cause(error) is may
+    # Another output could be run with another value.
+    error.node_errors["3"] = {"errors": [fault("value_smaller_than_min", "seed")]}
+    assert grid.may_cause(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PromptRejected("no", error={"type": "dependency_cycle"}),
+        PromptRejected("no"),
+        ApiError("boom", status=500),
+        UploadTooLarge("413"),
+    ],
+)
+def test_what_nobody_knows_an_axis_may_cause(error) -> None:
+    """A custom node's own refusal, a graph that the server stumbles over, a text too long."""
+    assert Grid(txt2img(), {"KSampler.seed": [1]}).may_cause(error)
 
 
 # -- the journal ------------------------------------------------------------------------------
@@ -277,16 +433,7 @@ def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing
 ) -> None:
     """With results whose files can be had, and with errors."""
     record.failing = {1}
-    graph = copy.deepcopy(WORKFLOW)
-    graph["6"] = {
-        "class_type": "EmptyImage",
-        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 7},
-    }
-    graph["7"] = {
-        "class_type": "SaveImage",
-        "inputs": {"images": ["6", 0], "filename_prefix": "in a folder/n"},
-        "_meta": {"title": "Save"},
-    }
+    graph = {**WORKFLOW, **picture(filename_prefix="in a folder/n")}
     rows = api.sweep(graph, GRID, journal=journal)
     with ComfyApi(server.url) as other:
         asked = []
@@ -324,9 +471,10 @@ def test_servers_take_ids_that_follow_from_the_journal(journal, version) -> None
         rows = api.sweep(WORKFLOW, GRID, journal=journal)
         assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
         assert [row.prompt_id for row in rows] == [
-            str(uuid.uuid5(uuid.UUID(lines(journal)[0]["id"]), f"{point}/1")) for point in range(4)
+            str(uuid.uuid5(id_of(journal), f"{Grid(WORKFLOW, GRID).digest(point)}/1/1"))
+            for point in range(4)
         ]
-        journal.write_text(json.dumps(lines(journal)[0]) + "\n")
+        change(journal, "DELETE FROM points")
         api.sweep(WORKFLOW, GRID, journal=journal)
         assert prompts(api) == dict.fromkeys(POINTS, 1)
 
@@ -338,7 +486,7 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeyp
     monkeypatch.setattr(os, "link", lambda a, b: (modes.append(os.stat(a).st_mode), link(a, b)))
     old = os.umask(0)
     try:
-        Journal(tmp_path / "j", {"a": 1}).__exit__()
+        Journal(tmp_path / "j", "http://here").close()
     finally:
         os.umask(old)
     assert [mode & 0o777 for mode in modes] == [0o600]
@@ -347,21 +495,30 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeyp
 
 
 def test_an_id_is_on_the_disk_before_the_prompt_is_sent(api, record, journal, monkeypatch) -> None:
-    """Synced, not only written."""
-    happened: list[str] = []
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (happened.append("synced"), fsync(file))[1])
+    """Where another process finds it."""
+    posted: list[str] = []
     post = ComfyApi._post_prompt
 
-    def posted(self: ComfyApi, body: Any, **kw: Any) -> Any:
-        assert lines(journal)[-1]["sent"] == body["prompt_id"]
-        assert happened[-1] == "synced"
-        happened.append("posted")
+    def posting(self: ComfyApi, body: Any, **kw: Any) -> Any:
+        assert points(journal)[-1]["prompt_id"] == body["prompt_id"]
+        posted.append(body["prompt_id"])
         return post(self, body, **kw)
 
-    monkeypatch.setattr(ComfyApi, "_post_prompt", posted)
+    monkeypatch.setattr(ComfyApi, "_post_prompt", posting)
     api.sweep(WORKFLOW, GRID, journal=journal)
-    assert happened.count("posted") == 4
+    assert len(posted) == 4
+
+
+def test_a_write_waits_for_the_disk(journal, monkeypatch) -> None:
+    """Each; and what tells SQLite that it is done is no file that is deleted, but synced, too."""
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *a, **kw: (made.append(connect(*a, **kw)), made[-1])[1]
+    )
+    with Journal(journal, "http://here"):
+        assert made[-1].execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert made[-1].execute("PRAGMA journal_mode").fetchone() == ("persist",)
 
 
 def test_no_secret_comes_into_the_journal(journal) -> None:
@@ -380,7 +537,7 @@ def test_no_secret_comes_into_the_journal(journal) -> None:
                 extra_data={"auth_token_comfy_org": "partner-token"},
             )
     assert isinstance(rows[1].error, JobFailed)
-    text = journal.read_text()
+    text = journal.read_bytes().decode("latin-1")
     assert "seed 1 is one that fails" in text
     for secret in (
         *("the-bearer-token", "sk-very-secret-key", "comfy-partner-key", "partner-token"),
@@ -422,8 +579,8 @@ def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
     with session, contextlib.closing(ComfyApi(server.url, **how[place])) as api:
         (row,) = api.sweep(graph, {"Echo.n": [1]}, journal=journal)
     assert isinstance(row.error, JobFailed)
-    assert "who asks with ***?" in journal.read_text()
-    assert secret not in journal.read_text()
+    assert b"who asks with ***?" in journal.read_bytes()
+    assert secret.encode() not in journal.read_bytes()
 
 
 def test_a_word_in_any_other_header_is_no_secret(server, record, journal) -> None:
@@ -435,59 +592,168 @@ def test_a_word_in_any_other_header_is_no_secret(server, record, journal) -> Non
             assert texts(api.sweep(WORKFLOW, grid, journal=journal)) == ["alighthouse0"]
 
 
+def test_names_of_files_stand_in_the_journal_as_they_are(journal) -> None:
+    """Though a word in them be a password; other texts are without it."""
+    graph = picture(filename_prefix="test/test")
+    with ComfyServer(credentials=("me", "test")) as server:
+        furnish(server)
+        graph["8"] = {"class_type": "Keep", "inputs": {"value": "a test"}}
+        for _ in range(2):
+            with ComfyApi(server.url, credentials=("me", "test")) as api:
+                (row,) = api.sweep(graph, {"EmptyImage.color": [1]}, journal=journal)
+                (file,) = row.result.images
+                assert (file.filename, file.subfolder) == ("test_00001_.png", "test")
+                assert file.bytes()
+        assert row.from_journal
+        assert row.result.texts == ("a ****",)
+
+
+@pytest.mark.parametrize("secret", ["JobFailed", "exception_type", "RuntimeError", "Make"])
+def test_a_password_that_is_a_word_of_the_protocol_damages_no_journal(journal, secret) -> None:
+    """Kinds of errors and names of classes are no texts."""
+    with ComfyServer(credentials=("me", secret)) as server:
+        furnish(server).failing = {1}
+        for _ in range(2):
+            with ComfyApi(server.url, credentials=("me", secret)) as api:
+                (row,) = api.sweep(WORKFLOW, {"Make.seed": [1]}, journal=journal)
+    assert isinstance(row.error, JobFailed)
+    assert (row.error.class_type, row.error.exception_type) == ("Make", "RuntimeError")
+
+
 @pytest.mark.parametrize(
-    ("workflow", "grid"),
+    ("workflow", "grid", "known"),
     [
-        ({**WORKFLOW, "2": {"class_type": "Write", "inputs": {"text": "other"}}}, GRID),
-        (WORKFLOW, {"Make.seed": [0, 1], "Load.name": ["a", "c"]}),
-        (WORKFLOW, {"Load.name": ["a", "b"], "Make.seed": [0, 1]}),
+        (WORKFLOW, {"Make.seed": [0, 1, 2], "Load.name": ["a", "b"]}, 4),
+        (WORKFLOW, {"Make.seed": [5, 1], "Load.name": ["c", "b"]}, 1),
+        (WORKFLOW, {"Load.name": ["b", "a"], "Make.seed": [1, 0]}, 4),
+        (WORKFLOW, {"Make.seed": [1]}, 1),
+        (WORKFLOW, {**GRID, "Write.text": ["y", "x"]}, 4),
+        ({**WORKFLOW, "2": {"class_type": "Write", "inputs": {"text": "y"}}}, GRID, 0),
     ],
-    ids=["workflow", "values", "order"],
+    ids=["more", "others", "order", "fewer", "another axis", "workflow"],
 )
-def test_the_journal_of_another_sweep_is_refused(api, record, journal, workflow, grid) -> None:
-    """In words, before anything is sent, and it stays as it is."""
+def test_of_another_grid_only_points_that_are_not_known_are_run(
+    api, record, journal, workflow, grid, known
+) -> None:
+    """And those that were known before, are later."""
     api.sweep(WORKFLOW, GRID, journal=journal)
-    before = journal.read_bytes()
-    with pytest.raises(ValueError, match="the journal of another sweep"):
-        api.sweep(workflow, grid, journal=journal)
-    assert journal.read_bytes() == before
-    assert len(api.get_histories()) == 4
+    before = len(record.values())
+    rows = api.sweep(workflow, grid, journal=journal)
+    expected = [
+        f"{each.get('Load.name', 'a')}{text}{each['Make.seed']}"
+        for each in (row.params for row in rows)
+        for text in (each.get("Write.text", workflow["2"]["inputs"]["text"]),)
+    ]
+    assert texts(rows) == expected
+    assert sum(row.from_journal for row in rows) == known
+    assert len(record.values()) == before + len(rows) - known
+    for what in ((workflow, grid), (WORKFLOW, GRID)):
+        assert all(row.from_journal for row in api.sweep(*what, journal=journal))
+
+
+def test_points_with_equal_graphs_each_have_a_row_and_run(api, record, journal) -> None:
+    """As without a journal; with more or fewer of them the first ones are known."""
+    rows = api.sweep(WORKFLOW, {"Make.seed": [7, 8, 7]}, journal=journal)
+    assert texts(rows) == ["ax7", "ax8", "ax7"]
+    assert len({row.prompt_id for row in rows}) == 3
+    more = api.sweep(WORKFLOW, {"Make.seed": [7, 7, 7, 8]}, journal=journal)
+    assert texts(more) == ["ax7", "ax7", "ax7", "ax8"]
+    assert [row.from_journal for row in more] == [True, True, False, True]
+    (one,) = api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
+    assert one.prompt_id == rows[0].prompt_id
+    assert Counter(record.values()) == {"ax7": 3, "ax8": 1}
+
+
+def test_with_other_outputs_to_run_a_point_is_another(api, record, journal) -> None:
+    """The graph alone does not say what came out."""
+    graph = copy.deepcopy(WORKFLOW)
+    graph["5"] = {"class_type": "Keep", "inputs": {"value": ["1", 0]}}
+    sweep = functools.partial(api.sweep, graph, {"Make.seed": [3]}, journal=journal)
+    for targets, found in ((None, {"ax3", "a"}), (["5"], {"a"}), (["4"], {"ax3"})):
+        for is_known in (False, True):
+            (row,) = sweep(partial_execution_targets=targets)
+            assert (set(row.result.texts), row.from_journal) == (found, is_known)
+
+
+def other_database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE points (digest TEXT, occurrence INTEGER, tries INTEGER)")
+
+
+def database_in_use(path: Path) -> None:
+    """Killed in the middle of a write: whoever opens it by SQLite, changes it."""
+    code = (
+        "import os, sqlite3, sys\n"
+        "run = sqlite3.connect(sys.argv[1], isolation_level=None).execute\n"
+        "run('CREATE TABLE t (x)'), run('PRAGMA cache_size = 1'), run('BEGIN')\n"
+        "[run('INSERT INTO t VALUES (randomblob(9000))') for _ in range(9)]\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+
+
+def database_with_a_log(path: Path) -> None:
+    code = (
+        "import os, sqlite3, sys\n"
+        "run = sqlite3.connect(sys.argv[1], isolation_level=None).execute\n"
+        "run('PRAGMA journal_mode = WAL'), run('CREATE TABLE t (x)')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+
+
+def newer_journal(path: Path) -> None:
+    Journal(path, "http://here").close()
+    change(path, "PRAGMA user_version = 2")
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
+    ("make", "match"),
     [
-        (b"", "not one complete line"),
-        (b"no newline", "not one complete line"),
-        (b"a note\n", "no journal: its first line is no JSON"),
-        (b"[]\n", "no journal: its first line is no JSON"),
-        (b"{}\n", "no journal of a sweep"),
-        (b'{"journal": "sweep of comfy_client", "version": 2}\n', "newer version"),
+        (lambda path: path.write_bytes(b""), "no journal of a sweep"),
+        (lambda path: path.write_bytes(b"a note\n"), "no journal of a sweep"),
+        (lambda path: path.write_bytes(b'{"journal": "x"}\n' * 99), "no journal of a sweep"),
+        (lambda path: path.write_bytes(b"SQLite format 3\x00"), "no journal of a sweep"),
+        (other_database, "no journal of a sweep"),
+        (database_in_use, "no journal of a sweep"),
+        (database_with_a_log, "no journal of a sweep"),
+        (newer_journal, "another version"),
+        (os.mkfifo, "no file at all"),
     ],
+    ids=["empty", "text", "lines", "short", "SQLite", "torn", "log", "newer", "pipe"],
 )
-def test_other_files_are_refused_and_left_alone(api, journal, content, match) -> None:
-    """A typo in the name costs nothing."""
-    journal.write_bytes(content)
-    with pytest.raises(ValueError, match=match):
+def test_other_files_are_refused_and_left_alone(api, journal, make, match) -> None:
+    """A typo in the name costs nothing, neither the file nor what lies beside it."""
+
+    def there() -> dict[str, bytes]:
+        files = [path for path in journal.parent.iterdir() if path.is_file()]
+        return {path.name: path.read_bytes() for path in files}
+
+    make(journal)
+    before = there()
+    with pytest.raises(ValueError, match=match) as caught:
         api.sweep(WORKFLOW, GRID, journal=journal)
-    assert journal.read_bytes() == content
+    assert "\n" not in str(caught.value)
+    assert there() == before
+    assert api.get_histories() == {}
 
 
 @pytest.mark.parametrize(
-    "line",
+    "statement",
     [
-        b"\x00\x00\x00",
-        b'{"point": 99, "sent": "x"}',
-        b'{"sent": "x"}',
-        b'{"point": 0}',
-        b'{"point": 0, "prompt_id": "x", "seconds": 1, "execution_seconds": 1, "result": 7}',
+        "UPDATE points SET result = '{'",
+        "UPDATE points SET result = 7",
+        "UPDATE points SET result = '{}'",
+        "UPDATE points SET result = NULL, error = '{}'",
+        "UPDATE journal SET id = 'x'",
+        "DELETE FROM journal",
+        "DROP TABLE points",
     ],
 )
-def test_damage_before_the_end_is_refused(api, record, journal, line) -> None:
-    """Only what a crash tears off the end is mended."""
+def test_damage_is_refused_and_nothing_runs(api, record, journal, statement) -> None:
+    """Whatever did it."""
     api.sweep(WORKFLOW, GRID, journal=journal)
-    content = journal.read_bytes().splitlines()
-    journal.write_bytes(b"\n".join([*content[:3], line, *content[3:]]) + b"\n")
+    change(journal, statement)
     with pytest.raises(ValueError, match="is damaged"):
         api.sweep(WORKFLOW, GRID, journal=journal)
     assert len(api.get_histories()) == 4
@@ -499,20 +765,52 @@ def test_two_at_once_on_one_journal_are_refused(api, record, journal) -> None:
     thread = threading.Thread(target=lambda: api.sweep(WORKFLOW, GRID, journal=journal))
     thread.start()
     until(lambda: api.get_queue().running)
-    with pytest.raises(BlockingIOError, match="another process is writing this journal"):
-        api.sweep(WORKFLOW, GRID, journal=journal)
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match="another process is writing this journal"):
+            api.sweep(WORKFLOW, GRID, journal=journal)
+        assert "another process is writing this journal" in opened_elsewhere(journal)
+    record.gate = None
+    thread.join(LIMIT)
+    assert opened_elsewhere(journal) == "opened\n"
+    api.sweep(WORKFLOW, GRID, journal=journal)
+    assert len(api.get_histories()) == 4
+
+
+def opened_elsewhere(journal: Path) -> str:
+    """What another process is told that wants it."""
     code = (
         "import sys; from comfy_client.journal import Journal\n"
-        "try: Journal(sys.argv[1], {})\nexcept BlockingIOError as exc: print(exc)"
+        "try: Journal(sys.argv[1], 'http://here'); print('opened')\n"
+        "except BlockingIOError as exc: print(exc)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, journal], check=True, capture_output=True, text=True
     )
-    assert "another process is writing this journal" in told.stdout
-    record.gate = None
-    thread.join(LIMIT)
-    api.sweep(WORKFLOW, GRID, journal=journal)
-    assert len(api.get_histories()) == 4
+    return told.stdout
+
+
+def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal) -> None:
+    """It gets what any other process gets, and its end ends nothing."""
+
+    def on_row(row: SweepRow) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                Journal(journal, "http://here")
+            except BlockingIOError:
+                sys.exit(7)  # closes what it has inherited, out of the sweep of its parent
+            os._exit(8)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    pid = os.getpid()
+    try:
+        rows = api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
+    except SystemExit as exc:
+        if os.getpid() != pid:
+            os._exit(exc.code)
+        raise
+    assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+    assert all(row.from_journal for row in api.sweep(WORKFLOW, GRID, journal=journal))
 
 
 def test_failed_rows_run_again_when_told(api, record, journal) -> None:
@@ -530,15 +828,33 @@ def test_failed_rows_run_again_when_told(api, record, journal) -> None:
     assert all(row.from_journal for row in again)
 
 
-def test_a_graph_that_the_server_stumbled_over_is_told_the_same_again(
-    server, api, record, journal
-) -> None:
-    """An ApiError stays one."""
-    with server.faults.answer("POST", "/prompt", (500, {}, {"error": "boom"})):
-        (row,) = api.sweep(WORKFLOW, {"Make.seed": [5]}, journal=journal)
-    (again,) = api.sweep(WORKFLOW, {"Make.seed": [5]}, journal=journal)
-    assert type(row.error) is type(again.error) is ApiError
-    assert str(again.error) == str(row.error)
+def test_what_was_refused_ran_nothing_and_is_tried_again(server, api, record, journal) -> None:
+    """By the next call, without being told: the model may be there by now."""
+    grid = {"Make.seed": [5, "many"]}
+    told: list[tuple[Any, bool]] = []
+    on_row = lambda row: told.append((row.index, row.error is None))  # noqa: E731
+    with server.faults.answer("POST", "/prompt", (500, {}, {"error": "boom"}), times=1):
+        stumbled, refused = api.sweep(WORKFLOW, grid, journal=journal, on_row=on_row, in_flight=1)
+    assert (type(stumbled.error), type(refused.error)) == (ApiError, PromptRejected)
+    first, second = api.sweep(WORKFLOW, grid, journal=journal, on_row=on_row)
+    assert texts([first]) == ["ax5"]
+    assert (type(second.error), second.from_journal) == (PromptRejected, False)
+    assert second.prompt_id != refused.prompt_id
+    assert sorted(told) == [(0, False), (0, True), (1, False), (1, False)]
+
+
+def test_one_warning_sums_up_what_failed(api, record, caplog) -> None:
+    """Without what may be secret; none when nothing did."""
+    record.failing = {1, 2}
+    graph = copy.deepcopy(WORKFLOW)
+    graph["3"]["inputs"]["api_key"] = "sk-very-secret-key"
+    api.sweep(graph, {"Make.seed": [0, 1, 2, "many"]})
+    (said,) = (line for line in caplog.messages if "failed: " in line)
+    assert said.startswith("3 of 4 rows failed: 2 JobFailed, 1 PromptRejected; the first: node 3")
+    assert "sk-very" not in said
+    caplog.clear()
+    api.sweep(WORKFLOW, {"Make.seed": [0, 5]})
+    assert caplog.messages == []
 
 
 def cut_off(api: ComfyApi, record: Record, journal: Path | None) -> None:
@@ -600,7 +916,7 @@ def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal,
     cut_off(api, record, journal)
     (running,) = api.get_queue().running
     assert f"prompt {running.prompt_id} goes on: take it up by api.job" in caplog.text
-    withdrawn = [line["withdrawn"] for line in lines(journal) if "withdrawn" in line]
+    withdrawn = [row["prompt_id"] for row in points(journal) if row["withdrawn"]]
     assert running.prompt_id in withdrawn
     caplog.clear()
     record.gate = None

@@ -11,12 +11,25 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors import WorkflowError
+from ..errors import ComfyError, PromptRejected, WorkflowError
 from .edit import Node, Source, Workflow
-from .graph import brief, links_of
+from .explain import unknown_class
+from .graph import as_link, brief, links_of
 
 #: Points in a grid; more is a mistake, such as an iterable without end.
 MOST: Final = 100_000
+
+#: What the server finds wrong with one input, whatever stands in others.
+_OF_ONE_INPUT: Final = frozenset(
+    {
+        "bad_linked_input",
+        "invalid_input_type",
+        "required_input_missing",
+        "value_bigger_than_max",
+        "value_not_in_list",
+        "value_smaller_than_min",
+    }
+)
 
 
 @attrs.frozen
@@ -45,6 +58,8 @@ class Grid:
         if not axes:
             raise ValueError("a grid without an input to vary")
         self._base = Workflow(workflow)
+        self._graph = self._base.to_dict()
+        self._canonical = {node: canonical(self._graph[node]) for node in sorted(self._graph)}
         self.axes = tuple(self._axis(name, values) for name, values in axes.items())
         named: dict[tuple[str, str], str] = {}
         for axis in self.axes:
@@ -76,8 +91,7 @@ class Grid:
         The input with the most nodes behind it is the outermost loop, and every other time a
         loop runs backwards: from one point to the next a single value changes.
         """
-        graph = self._base.to_dict()
-        behind = [len(downstream(graph, axis.node_id)) for axis in self.axes]
+        behind = [len(downstream(self._graph, axis.node_id)) for axis in self.axes]
         loops = sorted(range(len(self.axes)), key=lambda index: behind[index])  # inner first
         strides = [math.prod(self._sizes[index + 1 :]) for index in range(len(self.axes))]
         order = [0]
@@ -89,10 +103,55 @@ class Grid:
             ]
         return order
 
-    def digest(self) -> str:
-        """Equal for equal grids; what an input had before it was varied does not count."""
-        what = [self.workflow(0).to_dict(), [[a.node_id, a.input, a.values] for a in self.axes]]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    def digest(self, point: int) -> str:
+        """Equal for equal graphs, titles left out: for points at which the same is run."""
+        inputs: dict[str, dict[str, Any]] = {}
+        for axis, value in zip(self.axes, self.params(point).values(), strict=True):
+            inputs.setdefault(axis.node_id, {})[axis.input] = value
+        nodes = dict(self._canonical)
+        for node_id, values in inputs.items():
+            node = self._graph[node_id]
+            nodes[node_id] = canonical({**node, "inputs": {**node["inputs"], **values}})
+        whole = "".join(f"{json.dumps(node_id)}:{node}" for node_id, node in nodes.items())
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    def may_cause(self, error: ComfyError) -> bool:
+        """Whether the server might take the prompt with other values; in doubt, yes.
+
+        No: what it refused would be refused at each point, since no axis has anything to do
+        with it.
+        """
+        if isinstance(error, WorkflowError):
+            return False  # the values of axes were checked when they were given
+        if not isinstance(error, PromptRejected):
+            return True
+        kind = error.error.get("type")
+        if kind in ("missing_node_type", "prompt_no_outputs"):
+            return False
+        if unknown_class({"error": error.error}, self._graph) is not None:
+            return False
+        if not error.node_errors or any(as_link(v) for axis in self.axes for v in axis.values):
+            return True  # with another link, another part of the graph counts
+        return any(
+            self._may_cause(str(node_id), fault)
+            for node_id, report in error.node_errors.items()
+            for fault in _faults(report)
+        )
+
+    def _may_cause(self, node_id: str, fault: Mapping[str, Any]) -> bool:
+        """Whether an axis may have to do with one entry of ``node_errors[id]["errors"]``."""
+        ours = [axis for axis in self.axes if axis.node_id == node_id]
+        kind, info = fault.get("type"), fault.get("extra_info")
+        if kind in _OF_ONE_INPUT:
+            name = info.get("input_name") if isinstance(info, Mapping) else None
+            # What is nested in an input ("mode.width") is there by its value.
+            return any(
+                not isinstance(name, str) or name.split(".")[0] == axis.input.split(".")[0]
+                for axis in ours
+            )
+        if kind == "custom_validation_failed":  # knows all inputs of its node, and no other
+            return bool(ours)
+        return any(node_id in downstream(self._graph, axis.node_id) for axis in self.axes)
 
     def _axis(self, name: str, values: Iterable[Any]) -> Axis:
         node, field = find_input(self._base, name)
@@ -107,6 +166,20 @@ class Grid:
             trial.set(field, value)
             plain.append(trial[field])
         return Axis(name, node.id, field, tuple(plain))
+
+
+def canonical(node: Mapping[str, Any]) -> str:
+    """A node as one text, its title left out."""
+    return json.dumps({name: node[name] for name in node if name != "_meta"}, sort_keys=True)
+
+
+def _faults(report: object) -> list[Mapping[str, Any]]:
+    """What is wrong with a node; something that nobody knows, if it cannot be read."""
+    errors = report.get("errors") if isinstance(report, Mapping) else None
+    return [
+        fault if isinstance(fault, Mapping) else {}
+        for fault in (errors if isinstance(errors, list) and errors else [{}])
+    ]
 
 
 def find_input(workflow: Workflow, name: str) -> tuple[Node, str]:

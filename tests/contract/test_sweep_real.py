@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
+import sqlite3
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from comfy_client import ComfyApi, Result, Sweep, SweepRow
 from tests.comfyui import ComfyUI
-from tests.grids import Victim
+from tests.grids import Victim, change, points
 from tests.heard import until
 
 pytestmark = pytest.mark.real
@@ -114,7 +115,7 @@ def test_rows_from_a_journal_have_files_that_can_be_had(
 ) -> None:
     """Also after a restart of the server, which forgot all about them."""
     grid = {"EmptyImage.color": colors()}
-    journal = tmp_path / "sweep.jsonl"
+    journal = tmp_path / "sweep.db"
     rows = api.sweep(PICTURES, grid, journal=journal)
     pictures = [row.result.images[0].bytes() for row in rows]
     comfyui.restart()
@@ -137,7 +138,7 @@ def test_killed_again_and_again_each_point_runs_once(
 ) -> None:
     """On each version, also those that choose the prompt's id themselves."""
     any_api.clear_history()
-    with Victim(any_comfyui.url, tmp_path / "sweep.jsonl", SLEEP, TEXTS) as victim:
+    with Victim(any_comfyui.url, tmp_path / "sweep.db", SLEEP, TEXTS) as victim:
         for moment in itertools.islice(moments, 4):
             victim.tell(f"after {moment}")
         rows = victim.tell("run")
@@ -151,7 +152,7 @@ def test_killed_around_the_post_each_point_runs_once(
     """Before it, before its answer is written down, and where the next one begins."""
     for step in (4, 5, 6, 7):
         any_api.clear_history()
-        with Victim(any_comfyui.url, tmp_path / f"{step}.jsonl", SLEEP, TEXTS) as victim:
+        with Victim(any_comfyui.url, tmp_path / f"{step}.db", SLEEP, TEXTS) as victim:
             assert victim.tell(f"step {step}") is None
             assert len(victim.tell("run")) == 5
         assert asleep(any_api) == dict.fromkeys("abcde", 1), f"step {step}"
@@ -160,14 +161,25 @@ def test_killed_around_the_post_each_point_runs_once(
 def test_a_journal_that_lost_its_ends_runs_nothing_again(any_api: ComfyApi, tmp_path: Path) -> None:
     """Nor one that lost all but its first line: each prompt is looked for first."""
     any_api.clear_history()
-    journal = tmp_path / "sweep.jsonl"
+    journal = tmp_path / "sweep.db"
     any_api.sweep(SLEEP, TEXTS, journal=journal)
-    lines = journal.read_text().splitlines(keepends=True)
-    without_ends = [line for line in lines if "result" not in json.loads(line)]
-    # As when the answer to the POST came too late.
-    without_ids = [line for line in without_ends if "accepted" not in json.loads(line)]
-    for kept in (without_ends, without_ids, lines[:1]):
-        journal.write_text("".join(kept))
+    ours: dict[str, str] = {}
+    ends = ("result", "error", "seconds", "execution_seconds")
+    without_ends = "UPDATE points SET " + ", ".join(f"{name} = NULL" for name in ends)
+    id_of = sqlite3.connect(journal).execute("SELECT id FROM journal").fetchone()[0]
+    for row in points(journal):
+        key = f"{row['digest']}/{row['occurrence']}/1"
+        # As when the answer to the POST came too late, on a server that chooses the id.
+        ours[row["prompt_id"]] = str(uuid.uuid5(uuid.UUID(id_of), key))
+    for lost in (without_ends, "ids", "DELETE FROM points"):
+        if lost == "ids":
+            change(journal, without_ends)
+            for theirs, own in ours.items():
+                change(
+                    journal, f"UPDATE points SET prompt_id = '{own}' WHERE prompt_id = '{theirs}'"
+                )
+        else:
+            change(journal, lost)
         rows = any_api.sweep(SLEEP, TEXTS, journal=journal)
         assert [row.result.texts for row in rows] == [("a",), ("b",), ("c",), ("d",), ("e",)]
         assert asleep(any_api) == dict.fromkeys("abcde", 1)
@@ -177,7 +189,7 @@ def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
     comfyui: ComfyUI, tmp_path: Path
 ) -> None:
     """Within one call; what had ended is not run again."""
-    journal = tmp_path / "sweep.jsonl"
+    journal = tmp_path / "sweep.db"
     ended = threading.Event()
     rows: list[SweepRow] = []
     found: list[Sweep] = []
@@ -199,12 +211,9 @@ def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
     comfyui.start()
     thread.join(LIMIT)
     assert [row.result.texts[0] for row in found[0]] == list("abcdef")
-    records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
-    assert Counter(record["point"] for record in records if "result" in record) == dict.fromkeys(
-        range(6), 1
-    )
-    sent = Counter(record["point"] for record in records if "sent" in record)
-    assert 1 <= sum(times - 1 for times in sent.values()) <= 2
+    tries = [row["tries"] for row in points(journal) if row["result"]]
+    assert len(tries) == 6
+    assert 1 <= sum(times - 1 for times in tries) <= 2
     with ComfyApi(comfyui.url) as api:
         before = {row.params["TestSleepOutput.text"] for row in rows[:2]}
         assert before.isdisjoint(asleep(api))

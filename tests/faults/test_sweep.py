@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import random
+import resource
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +21,11 @@ from hypothesis import strategies as st
 
 from comfy_client import (
     AuthenticationError,
+    ClientClosed,
     ComfyApi,
     JobInterrupted,
     JobLost,
+    JobTimeout,
     RequestTimeout,
     Sweep,
     SweepRow,
@@ -31,13 +37,16 @@ from comfy_client.testing import ComfyServer
 from tests.conftest import examples
 from tests.grids import (
     GRID,
+    HOW,
     LIMIT,
     POINTS,
     WORKFLOW,
     Record,
     Victim,
+    away,
+    change,
     furnish,
-    lines,
+    points,
     prompts,
     texts,
 )
@@ -63,7 +72,7 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    return tmp_path / "sweep.jsonl"
+    return tmp_path / "sweep.db"
 
 
 def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, journal) -> None:
@@ -110,15 +119,15 @@ def test_client_and_server_killed_at_random_moments_no_result_is_had_twice(
             if chance.random() < 0.5:
                 assert all(times == 1 for times in prompts(api).values())
                 server.restart()
-            had = {line["point"] for line in lines(journal) if "result" in line}
+            had = {row["prompt_id"] for row in points(journal) if row["result"]}
             ran = len(record.values())
         rows = victim.tell("run")
     assert [said for _, said in rows] == [["ax0"], ["bx0"], ["ax1"], ["bx1"]]
     assert all(times == 1 for times in prompts(api).values())
     again = record.values()[ran:]
-    assert not {rows[point][1][0] for point in had} & set(again)
-    ends = Counter(line["point"] for line in lines(journal) if "result" in line)
-    assert ends == dict.fromkeys(range(4), 1)
+    kept = {prompt_id: said[0] for prompt_id, said in rows}
+    assert had <= kept.keys()
+    assert not {kept[prompt_id] for prompt_id in had} & set(again)
 
 
 def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
@@ -140,7 +149,7 @@ def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
         LOST_APART + 1.0, requests.post, (f"{server.url}/prompt",), {"json": sent[0]}
     )
     late.start()
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # kill -9
+    change(journal, "UPDATE points SET withdrawn = 0")  # kill -9
     with ComfyApi(server.url) as other:
         rows = other.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
         late.join(LIMIT)
@@ -151,7 +160,7 @@ def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyApi, Path, bytes]]:
     """A sweep that has ended, and its journal."""
-    path = tmp_path_factory.mktemp("journals") / "sweep.jsonl"
+    path = tmp_path_factory.mktemp("journals") / "sweep.db"
     with ComfyServer() as server, ComfyApi(server.url) as api:
         furnish(server)
         api.sweep(WORKFLOW, GRID, journal=path)
@@ -163,19 +172,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyAp
 def test_wherever_the_file_is_cut_it_is_carried_on_or_refused_but_nothing_runs_twice(
     finished: tuple[ComfyApi, Path, bytes], data: st.DataObject
 ) -> None:
-    """Also where no crash can cut it, since a line is on the disk before what it tells."""
+    """By no crash, then."""
     api, path, content = finished
-    cut = data.draw(st.integers(0, len(content)))
-    tail = data.draw(st.sampled_from([b"", b"\x00" * 9, b'{"point"']))
+    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    tail = data.draw(st.sampled_from([b"", b"\x00" * 9, b"\x00" * 4096]))
     path.write_bytes(content[:cut] + tail)
     try:
         rows = api.sweep(WORKFLOW, GRID, journal=path)
     except ValueError as exc:
-        assert "complete line" in str(exc) or "damaged" in str(exc) or tail  # noqa: PT017
-        assert cut <= content.index(b"\n")
+        assert "no journal" in str(exc) or "damaged" in str(exc)  # noqa: PT017
+        assert cut < len(content)
     else:
         assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
-        assert len(lines(path)) >= 9
     assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
@@ -192,14 +200,14 @@ def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
         )
     )
     thread.start()
-    until(lambda: len(lines(journal)) == 7 and len(api.get_queue().pending) == 1)
+    until(lambda: len(points(journal)) == 4 and len(api.get_queue().pending) == 1)
     server.restart()
     record.gate = None
     thread.join(LIMIT)
     assert texts(found[0]) == [f"ax{n}" for n in range(5)]
     assert Counter(record.values()) == dict.fromkeys(texts(found[0]), 1)
-    sent = Counter(line["point"] for line in lines(journal) if "sent" in line)
-    assert sent == {0: 1, 1: 1, 2: 2, 3: 2, 4: 1}
+    tries = {row["prompt_id"]: row["tries"] for row in points(journal)}
+    assert [tries[row.prompt_id] for row in found[0]] == [1, 1, 2, 2, 1]
     again = api.sweep(WORKFLOW, {"Make.seed": range(5)}, journal=journal)
     assert texts(again) == texts(found[0])
 
@@ -276,22 +284,39 @@ def test_another_host_is_warned_about(server, api, record, journal, caplog) -> N
     assert "was begun on http://127.0.0.1" in caplog.text
 
 
-def test_a_disk_that_is_full_ends_it_before_the_post(api, record, journal, monkeypatch) -> None:
-    """And what was torn then is mended the next time."""
-    write = Journal.write
-
-    def full(self: Journal, record: Any) -> None:
-        if "sent" in record and record["point"] == 2:
-            self._file.write(b'{"poi')
-            raise OSError(28, "No space left on device")
-        write(self, record)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Journal, "write", full)
-        with pytest.raises(OSError, match="No space"):
-            api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1)
-    assert texts(api.sweep(WORKFLOW, GRID, journal=journal)) == ["ax0", "bx0", "ax1", "bx1"]
-    assert prompts(api) == dict.fromkeys(POINTS, 1)
+@pytest.mark.parametrize("seeds", [40, 200])
+def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
+    api, record, journal, seeds
+) -> None:
+    """With one clear error, wherever in a row's life it is full; nothing runs twice."""
+    grid = {"Make.seed": range(seeds)}
+    with Journal(journal, api.host):
+        pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = journal.stat().st_size
+    refused = 0
+    try:
+        # Room for what is written twice, and then a little more each time.
+        for room in itertools.count(size + 12_000, 4_100):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+            try:
+                rows = api.sweep(WORKFLOW, grid, journal=journal)
+            except OSError as exc:
+                assert "is the disk full?" in str(exc)  # noqa: PT017
+                assert exc.__context__ is None or isinstance(exc.__context__, sqlite3.Error)  # noqa: PT017
+                refused += 1
+            else:
+                break
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            if seeds == 40:  # room in time for what it takes back
+                rows = api.sweep(WORKFLOW, grid, journal=journal)
+                break
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused
+    assert texts(rows) == [f"ax{seed}" for seed in range(seeds)]
+    assert prompts(api) == {(seed, "a"): 1 for seed in range(seeds)}
 
 
 def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, monkeypatch) -> None:
@@ -337,3 +362,121 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     assert all(row.seconds for row in rows)
     assert prompts(api) == dict.fromkeys(POINTS, 1)
     assert len(set(posted)) == len(posted) == (4 if arrives else 5)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_server_that_goes_away_is_waited_for(how, record, server, journal, monkeypatch) -> None:
+    """Also while it is asked what it knows of a journal that was begun before."""
+    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    with ComfyApi(f"http://localhost:{server.port}") as api:
+        api.sweep(WORKFLOW, {"Make.seed": [0]}, journal=journal)
+        back: list[threading.Timer] = []
+
+        def on_row(row: SweepRow) -> None:
+            if row.index == 1:
+                gone = contextlib.ExitStack()
+                gone.enter_context(away(server, how))
+                back.append(threading.Timer(1.5, gone.close))
+                back[0].start()
+
+        rows = api.sweep(
+            WORKFLOW, {"Make.seed": range(4)}, journal=journal, in_flight=1, on_row=on_row
+        )
+        back[0].join(LIMIT)
+        assert texts(rows) == ["ax0", "ax1", "ax2", "ax3"]
+        assert record.values() == ["ax0", "ax1", "ax2", "ax3"]
+
+
+def test_a_worker_that_is_dead_hangs_no_sweep(server, api, record, journal) -> None:
+    """Each row has its time; the error stands in the journal, as any other of a run."""
+    sweep = functools.partial(api.sweep, WORKFLOW, {"Make.seed": range(3)}, journal=journal)
+    with server.faults.hang_worker():
+        rows = sweep(timeout=0.5)
+        assert [type(row.error) for row in rows] == [JobTimeout] * 3
+        assert api.get_queue().pending == ()
+        (running,) = api.get_queue().running
+        assert running.prompt_id == rows[0].prompt_id
+    again = sweep()
+    assert [str(row.error) for row in again] == [str(row.error) for row in rows]
+    assert [(row.error.stalled, row.from_journal) for row in again] == [(False, True)] * 3
+    until(lambda: api.poll_status().queue_remaining == 0)
+    assert texts(sweep(retry_failed=True)) == ["ax0", "ax1", "ax2"]
+
+
+def test_a_row_of_which_there_is_no_news_is_cancelled_and_the_next_one_runs(api, record) -> None:
+    """What has ended in time counts, whatever became of the order to stop it."""
+    record.gate = threading.Semaphore(0)
+
+    def on_row(row: SweepRow) -> None:
+        record.gate = None
+
+    first, second = api.sweep(WORKFLOW, {"Make.seed": range(2)}, stall_timeout=0.5, on_row=on_row)
+    assert isinstance(first.error, JobTimeout)
+    assert first.error.stalled
+    assert first.seconds >= 0.5
+    assert texts([second]) == ["ax1"]
+
+
+@pytest.mark.parametrize("slowness", ["late", "slow"])
+def test_how_long_it_ran_is_asked_again_at_the_end(
+    server, api, record, journal, monkeypatch, slowness
+) -> None:
+    """Of rows whose history came too late; what is in the journal has it, too."""
+    monkeypatch.setattr("comfy_client.sweep.TIMES_GRACE", 0.05)
+    told: list[float | None] = []
+    fault = (
+        server.faults.late_history(0.7)
+        if slowness == "late"
+        else server.faults.delay("GET", "/history/*", 0.3)
+    )
+    with fault:
+        rows = api.sweep(
+            WORKFLOW,
+            {"Make.seed": range(3)},
+            journal=journal,
+            on_row=lambda row: told.append(row.execution_seconds),
+        )
+    assert None in told
+    assert all(row.execution_seconds is not None for row in rows)
+    again = api.sweep(WORKFLOW, {"Make.seed": range(3)}, journal=journal)
+    assert [row.execution_seconds for row in again] == [row.execution_seconds for row in rows]
+
+
+def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record, monkeypatch) -> None:
+    """Before July 2024."""
+    with ComfyServer(version="2024-03") as server, ComfyApi(server.url) as api:
+        furnish(server)
+        rows = api.sweep(WORKFLOW, {"Make.seed": range(5)})
+        asked = [each for each in server.requests if each.path.startswith("/history/")]
+        assert [row.execution_seconds for row in rows] == [None] * 5
+        assert len(asked) <= 5 * 2 + 1
+
+
+def test_close_in_another_thread_takes_back_what_waits_and_the_journal_knows(
+    server, api, record, journal, caplog
+) -> None:
+    """The next call submits it at once, without an alarm."""
+    record.gate = threading.Semaphore(0)
+    other = ComfyApi(server.url)
+    failed: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            other.sweep(WORKFLOW, GRID, journal=journal, in_flight=3)
+        except ClientClosed as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    until(lambda: len(api.get_queue().pending) == 2 and api.get_queue().running)
+    other.close()
+    thread.join(LIMIT)
+    assert len(failed) == 1
+    assert api.get_queue().pending == ()
+    assert sum(row["withdrawn"] for row in points(journal)) >= 2
+    caplog.clear()
+    record.gate = None
+    assert texts(api.sweep(WORKFLOW, GRID, journal=journal)) == ["ax0", "bx0", "ax1", "bx1"]
+    assert caplog.messages == []
+    assert prompts(api) == dict.fromkeys(POINTS, 1)
