@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -184,12 +185,13 @@ def apply(credentials: AnyCredentials | None) -> Applied:
 
 
 def _ask(source: Callable[[], Answered], what: str) -> Answered:
+    outer = sys.exception()
     try:
         return source()
     except AuthenticationError:
         raise  # says already what is missing
     except Exception as exc:  # somebody's code, which may well ask another server
-        if interruption(exc) is not None:
+        if interruption(exc, outer) is not None:
             raise
         raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
 

@@ -17,10 +17,13 @@ from .errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, Tra
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-def causes(exc: BaseException) -> Iterator[BaseException]:
-    """An exception and all that it wraps; libraries keep them as reasons and arguments too."""
+def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
+    """An exception and all that it wraps; libraries keep them as reasons and arguments too.
+
+    ``outer`` is what was being handled when the call began that failed with it, no cause of it.
+    """
     todo: list[object] = [exc]
-    seen: set[int] = set()
+    seen = {id(outer)}
     while todo:
         item = todo.pop(0)
         if not isinstance(item, BaseException) or id(item) in seen:
@@ -30,15 +33,16 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
         todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
 
 
-def interruption(exc: BaseException) -> BaseException | None:
+def interruption(exc: BaseException, outer: BaseException | None) -> BaseException | None:
     """What a handler of a signal has raised, in an exception or in what that wraps.
 
+    ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
     The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
     """
     if threading.current_thread() is not threading.main_thread():
         return None  # handlers run in that one only
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    for cause in causes(exc):
+    for cause in causes(exc, outer):
         if not isinstance(cause, Exception):
             return cause
         if type(cause).__module__.startswith(("requests.", "urllib3.")):
@@ -61,9 +65,11 @@ def _code_of(handler: object) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
-def explain(exc: BaseException, what: str, url: str) -> ComfyError:
+def explain(
+    exc: BaseException, what: str, url: str, outer: BaseException | None = None
+) -> ComfyError:
     """Our error for a failed connection.  ``what`` names the request, ``url`` has no secret."""
-    chain = list(causes(exc))
+    chain = list(causes(exc, outer))
     for cause in chain:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             return _about_tls(cause, url)

@@ -17,6 +17,7 @@ import math
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 import warnings
@@ -551,7 +552,7 @@ class Http:
             if left <= 0:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
             current_deadline.set(deadline)
-            exchange = None
+            exchange, outer = None, sys.exception()
             if self.recorder is not None:
                 exchange = self.recorder.exchange(request, self.address.http_url)
             try:
@@ -568,7 +569,7 @@ class Http:
                 self._check_open()
                 if any(isinstance(cause, ClosedPoolError) for cause in causes(exc)):
                     continue  # another thread has dropped what was kept; nothing was sent
-                error, cause = _transport_error(exc, method, url, self.connect_timeout)
+                error, cause = _transport_error(exc, outer, method, url, self.connect_timeout)
             else:
                 self._answered_at = time.monotonic()
                 if exchange is not None:
@@ -644,11 +645,12 @@ class Http:
         while length is None or got < length:
             if time.monotonic() > deadline:
                 raise RequestTimeout(f"{method} {url}: still dripping in at its deadline")
+            outer = sys.exception()
             try:
                 # read1 returns what has come; read would wait for all of the amount.
                 chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
             except _FAILURES as exc:
-                error, cause = _transport_error(exc, method, url, self.connect_timeout)
+                error, cause = _transport_error(exc, outer, method, url, self.connect_timeout)
                 if type(error) is TransportError and length is not None:
                     error = _short(method, url, got, length)
             else:
@@ -850,13 +852,17 @@ def _short(method: str, url: str, got: int, length: int) -> TransportError:
 
 
 def _transport_error(
-    exc: BaseException, method: str, url: str, connect_timeout: float
+    exc: BaseException,
+    outer: BaseException | None,
+    method: str,
+    url: str,
+    connect_timeout: float,
 ) -> tuple[BaseException, BaseException | None]:
     """Our error, and its cause below requests and urllib3, whose errors hold secrets."""
-    interrupted = interruption(exc)
+    interrupted = interruption(exc, outer)
     if interrupted is not None:
         return interrupted, interrupted.__cause__
-    chain = list(causes(exc))
+    chain = list(causes(exc, outer))
     cause = next((c for c in chain if not type(c).__module__.startswith(_LIBRARIES)), None)
     names = {type(cause).__name__ for cause in chain}
     error: ComfyError
@@ -879,7 +885,7 @@ def _transport_error(
             "or it wants https:// in host"
         )
     else:
-        error = explain(exc, f"{method} {url}", url)
+        error = explain(exc, f"{method} {url}", url, outer)
         # A route that breaks under a connection that was up says nothing of what was sent.
         if (
             type(error) is ServerUnreachable

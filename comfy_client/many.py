@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import attrs
 
+from .deadline import check_patience
 from .errors import (
     ApiError,
     ClientClosed,
@@ -29,7 +30,7 @@ from .errors import (
     WorkflowError,
 )
 from .failures import causes, is_away
-from .job import LAST_WORD, SLICE, Job, check_patience
+from .job import LAST_WORD, SLICE, Job
 from .outputs import Result
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .workflow import Workflow

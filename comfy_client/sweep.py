@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from .deadline import patient
+from .deadline import check_patience, patient
 from .errors import (
     ApiError,
     ClientClosed,
@@ -34,7 +34,7 @@ from .errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from .job import Job, check_patience
+from .job import Job
 from .journal import Journal, Key, Record
 from .many import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
 from .models import HistoryEntry, QueueItem

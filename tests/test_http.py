@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import queue
+import signal
 import socket
 import ssl
 import sys
@@ -34,6 +35,7 @@ import trustme
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
+from comfy_client import ComfyApi
 from comfy_client import http as edge
 from comfy_client.address import parse_host
 from comfy_client.answers import Answer
@@ -1746,3 +1748,22 @@ def test_a_file_that_stands_at_its_end_is_told_rather_than_sent_empty(
     with pytest.raises(ValueError, match="rewind"):
         http.upload("/upload/image", {}, file, "a.png")
     assert not comfy.requests
+
+
+@pytest.mark.parametrize("outer", [KeyboardInterrupt(), TimeoutError("of an alarm")])
+def test_what_is_being_handled_is_no_cause_of_a_failure(outer: BaseException) -> None:
+    """Whoever tidies up behind a Ctrl-C, or an alarm, is told what the server says then."""
+
+    def alarm(*_: object) -> None:
+        raise outer
+
+    old = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with contextlib.closing(ComfyApi("http://127.0.0.1:9")) as api:
+            try:
+                alarm()
+            except type(outer):
+                with pytest.raises(ServerUnreachable, match="refused"):
+                    api.get_queue()
+    finally:
+        signal.signal(signal.SIGALRM, old)
