@@ -248,7 +248,11 @@ class ComfyApi(
 
     @property
     def dropped_events(self) -> int:
-        """Previews and progress that gave way to newer ones since receivers were slow."""
+        """Events that receivers and iterators were too slow for.
+
+        Previews and progress that gave way to newer ones, and what found no room: at most
+        10,000 events wait for each, and 256 MiB of them.
+        """
         return self._receivers.dropped
 
     def init(self, timeout: float | None = 10.0) -> Self:

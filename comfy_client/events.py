@@ -22,6 +22,8 @@ class Event:
 
     name: str  #: The signal that it fires.
     raw: Any = attrs.field(default=None, repr=False)
+    #: About how many bytes of memory it takes, by the message that brought it; 0: made here.
+    nbytes: int = attrs.field(default=0, repr=False)
 
     @property
     def is_end(self) -> bool:

@@ -48,8 +48,11 @@ _other_names = blinker.Namespace()
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
 CROWDED: Final = 64
-#: At most this many wait; then what is neither an end, an output nor a state is dropped.
+#: At most this many wait ...
 FULL: Final = 10_000
+#: ... or so many bytes of them.  Then of what comes, only an output, an end or a change of the
+#: connection is taken, and the oldest of what matters less goes for it.
+FULL_BYTES: Final = 256 << 20
 
 
 def signal(name: str) -> blinker.NamedSignal:
@@ -77,11 +80,14 @@ def _kind(event: Event) -> Hashable | None:
     return event.name if isinstance(event, StatusEvent) else None
 
 
-def _must_arrive(event: Event) -> bool:
+def _rank(event: Event) -> int:
+    """How much it matters that it arrives: 0 little, 1 much, 2 nothing else says it."""
+    if isinstance(event, EndEvent):
+        return 2
     if isinstance(event, PreviewEvent):
-        return event.final
-    kinds = (EndEvent, Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
-    return isinstance(event, kinds)
+        return int(event.final)
+    kinds = (Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
+    return int(isinstance(event, kinds))
 
 
 class EventQueue:
@@ -97,7 +103,7 @@ class EventQueue:
 
     def reset(self) -> None:
         """As new, with a new lock: after a fork the old one may be held for ever."""
-        self.dropped = 0  #: Events that gave way to newer ones.
+        self.dropped = 0  #: Events that gave way to newer ones, or found no room.
         # Guards all in here.  Re-entrant, and what it guards stands it: the collector may end an
         # iterator, or a signal handler the client, while this very thread is in here.  Taken
         # itself: a Ctrl-C in the Condition's own ``with`` may leave it held for ever.
@@ -105,6 +111,7 @@ class EventQueue:
         self._changed = threading.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
+        self._bytes = 0  # of all that waits
         self._last = 0  # number of the event that was put last
         self._in_hand: int | None = None  # of the one that was taken and is not done with
         self._closed = False
@@ -116,20 +123,43 @@ class EventQueue:
             if self._closed:
                 return
             waiting, of_kind = self._waiting, self._of_kind
-            count = len(waiting)
-            if count >= self._crowded:
-                older = of_kind.pop(kind, []) if kind is not None else []
-                for number in older:
-                    waiting.pop(number, None)
-                self.dropped += len(older)
-                if count >= FULL and not older and not _must_arrive(event):
+            if kind is not None and len(waiting) >= self._crowded:
+                for number in of_kind.pop(kind, ()):
+                    if (older := waiting.pop(number, None)) is not None:
+                        self._bytes -= older.nbytes
+                        self.dropped += 1
+            if len(waiting) >= FULL or self._bytes >= FULL_BYTES:
+                if not _rank(event):
                     self.dropped += 1
                     return
+                self._make_room()
             self._last = number = self._last + 1
             waiting[number] = event
+            self._bytes += event.nbytes
             if kind is not None:
                 of_kind.setdefault(kind, []).append(number)
             self._changed.notify_all()
+
+    def _make_room(self) -> None:
+        """Drop the oldest of what matters least, to three quarters: not a search for each event."""
+        waiting, of_kind = self._waiting, self._of_kind
+        for rank in range(3):
+            for number in [n for n, event in waiting.items() if _rank(event) == rank]:
+                if len(waiting) <= FULL * 3 // 4 and self._bytes <= FULL_BYTES * 3 // 4:
+                    return
+                if (event := waiting.pop(number, None)) is not None:
+                    self._left(of_kind, number, event)
+                    self.dropped += 1
+
+    def _left(self, of_kind: dict[Hashable, list[int]], number: int, event: Event) -> None:
+        """It waits no more."""
+        self._bytes -= event.nbytes
+        kind = _kind(event)
+        numbers = of_kind.get(kind, [])
+        if number in numbers:
+            numbers.remove(number)
+            if not numbers:
+                del of_kind[kind]
 
     def get(self, timeout: float | None = None) -> Event | None:
         """The next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
@@ -146,12 +176,7 @@ class EventQueue:
             if not waiting:
                 return None
             self._in_hand, event = waiting.popitem(last=False)
-            kind = _kind(event)
-            numbers = of_kind.get(kind, [])
-            if self._in_hand in numbers:
-                numbers.remove(self._in_hand)
-                if not numbers:
-                    del of_kind[kind]
+            self._left(of_kind, self._in_hand, event)
             return event
 
     def listen(self) -> None:
@@ -193,8 +218,8 @@ class _Registration:
     once: bool
 
 
-#: By name, in the order in which they came.
-_Callbacks = dict[str, tuple[_Registration, ...]]
+#: By name, in the order in which they came; replaced, never changed.
+_Callbacks = dict[str, dict[_Registration, None]]
 #: How a receiver takes its arguments; ``None``: not at all.
 _Way = Literal["positional", "keyword"] | None
 
@@ -221,14 +246,15 @@ class Receivers:
         # in here, or somebody's ``__del__`` take a callback back.
         self._lock = threading.RLock()
         self._queue = EventQueue()
+        self._dropped = 0  # by iterators that are gone
         self._thread: threading.Thread | None = None
         for _, queue in self._live_taps():
             queue.reset()
 
     @property
     def dropped(self) -> int:
-        """Events that gave way to newer ones since receivers were slow."""
-        return self._queue.dropped
+        """Events that gave way to newer ones, or found no room, since who wants them is slow."""
+        return self._dropped + sum(queue.dropped for queue in self._queues())
 
     # -- who listens ---------------------------------------------------------------------
 
@@ -237,7 +263,7 @@ class Receivers:
         if not callable(callback) or not (_is_plain(callback) and _takes(callback, 1)):
             raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
-        self._replace(lambda known: {**known, name: (*known.get(name, ()), registration)})
+        self._replace(lambda known: {**known, name: known.get(name, {}) | {registration: None}})
 
         def unsubscribe() -> None:
             self._remove(name, registration)
@@ -256,7 +282,7 @@ class Receivers:
         def without(known: _Callbacks) -> _Callbacks:
             if registration not in known.get(name, ()):
                 return known
-            left = tuple(item for item in known[name] if item is not registration)
+            left = {item: None for item in known[name] if item is not registration}
             others = {other: known[other] for other in known if other != name}
             return {**others, name: left} if left else others
 
@@ -287,7 +313,12 @@ class Receivers:
         """No more events for this queue."""
         queue.close()
         with self._lock:
+            if any(other is queue for _, other in self._live_taps()):
+                self._dropped += queue.dropped
             self._taps = [item for item in self._taps if item[1]() not in (queue, None)]
+
+    def _queues(self) -> list[EventQueue]:
+        return [self._queue, *(queue for _, queue in self._live_taps())]
 
     def _live_taps(self) -> list[tuple[str, EventQueue]]:
         pairs = [(name, tap()) for name, tap in self._taps]

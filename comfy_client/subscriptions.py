@@ -550,7 +550,8 @@ class Subscriptions:
         """All events of that name from now on, as they come; ends with the client.
 
         Events wait for a slow loop as they do for a slow receiver: under pressure the newest
-        preview and progress of a node win.
+        preview and progress of a node win.  At most 10,000 wait, and 256 MiB of them; then the
+        oldest go, those that end a prompt last.  ``dropped_events`` counts what went.
         """
         self._check_open()
         _warn_of_name(name)

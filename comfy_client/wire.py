@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .events import (
@@ -33,6 +34,15 @@ log = logging.getLogger("comfy_client")
 #: What we tell the server in the first message of each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
+#: About how much more memory JSON takes than its text.
+_IN_MEMORY = 8
+#: Of a frozen event; by its slot, since this is done for each message.
+_set_nbytes: Callable[[Event, int], None] = vars(Event)["nbytes"].__set__
+#: As ``json.loads``, which looks at its arguments each time.
+_loads: Callable[[str], Any] = json.JSONDecoder().decode
+
+#: Type, and by it a format or a size.
+_HEAD = struct.Struct(">II")
 _FORMATS = {1: "image/jpeg", 2: "image/png"}
 _MAGIC = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -44,7 +54,7 @@ _MAGIC = (
 def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
     try:
-        message = json.loads(str(data, "utf-8", "replace"))
+        message = _loads(str(data, "utf-8", "replace"))
     except (ValueError, RecursionError):
         log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
         return ()
@@ -55,8 +65,11 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     payload = message.get("data")
     make = FROM_SERVER.get(kind)
     if make is None or not isinstance(payload, Mapping):
-        return (unknown(kind, message),)
-    event = make(payload)
+        event: Event = unknown(kind, message)
+    else:
+        event = make(payload)
+    # Not by what makes it, which history uses too, and which knows no message.
+    _set_nbytes(event, _IN_MEMORY * len(data))
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))
     return (event,)
@@ -64,7 +77,13 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
 
 def _terminal(event: LogsEvent) -> tuple[Event, ...]:
     return tuple(
-        TerminalEvent(name="terminal", raw=event.raw, time=entry.time, text=entry.text)
+        TerminalEvent(
+            name="terminal",
+            raw=event.raw,
+            nbytes=len(entry.text),
+            time=entry.time,
+            text=entry.text,
+        )
         for entry in event.entries
     )
 
@@ -72,23 +91,26 @@ def _terminal(event: LogsEvent) -> tuple[Event, ...]:
 def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
     """The events of a binary frame; none when it is broken or of a type unknown here."""
     frame = memoryview(data)
-    kind = int.from_bytes(frame[:4], "big") if len(frame) >= 8 else 0
+    kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)
     if kind in (1, 2):
         picture = frame[8:]
-        mime = _FORMATS.get(int.from_bytes(frame[4:8], "big")) or _sniff(picture)
-        return (PreviewEvent(name="b_preview", mime=mime, view=picture),) if picture else ()
+        mime = _FORMATS.get(number) or _sniff(picture)
+        if not picture:
+            return ()
+        return (PreviewEvent(name="b_preview", mime=mime, view=picture, nbytes=len(frame)),)
     if kind == 3:
-        node, text = _prefixed(frame)
+        node, text = _prefixed(frame, number)
         if node is not None:
             return (
                 ProgressText(
                     name="progress_text",
+                    nbytes=len(frame),
                     node=str(node, "utf-8", "replace") or None,
                     text=str(text, "utf-8", "replace"),
                 ),
             )
     if kind == 4:
-        header, picture = _prefixed(frame)
+        header, picture = _prefixed(frame, number)
         about = _object(header)
         if about is not None and picture:
             return _with_metadata(about, picture)
@@ -96,9 +118,9 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
     return ()
 
 
-def _prefixed(frame: memoryview) -> tuple[memoryview | None, memoryview]:
-    """The part whose length stands at offset 4, and what follows; ``None``: too short."""
-    end = 8 + int.from_bytes(frame[4:8], "big")
+def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
+    """The part of that size behind type and size, and what follows; ``None``: too short."""
+    end = 8 + size
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
@@ -106,7 +128,7 @@ def _object(header: memoryview | None) -> Mapping[str, Any] | None:
     if header is None:
         return None
     try:
-        about = json.loads(str(header, "utf-8", "replace"))
+        about = _loads(str(header, "utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return about if isinstance(about, dict) else None
@@ -119,6 +141,7 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview) -> tuple[Event
 
     facts: dict[str, Any] = {
         "raw": about,
+        "nbytes": len(picture),
         "mime": text("image_type") or _sniff(picture),
         "view": picture,
         "prompt_id": text("prompt_id"),

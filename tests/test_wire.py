@@ -280,6 +280,20 @@ def test_an_unknown_name_keeps_the_whole_message() -> None:
     assert event.data is None
 
 
+def test_events_know_about_how_much_memory_they_take() -> None:
+    """JSON some times its text, pictures as many bytes as they have, entries of logs their own."""
+    for kind in ("executed", "somebodys.event"):
+        frame = text_frame({"type": kind, "data": {"output": {"text": ["x" * 1000]}}})
+        (event,) = decode_text(frame)
+        assert 4 * len(frame) < event.nbytes < 20 * len(frame)
+    frame = text_frame({"type": "logs", "data": {"entries": [{"t": "now", "m": "x" * 100}] * 50}})
+    event, *entries = decode_text(frame)
+    assert event.nbytes > sum(entry.nbytes for entry in entries) >= 5000
+    for binary in (struct.pack(">II", 1, 1) + JPEG, prefixed(4, json.dumps(ABOUT).encode(), JPEG)):
+        for event in decode_binary(binary):
+            assert len(JPEG) <= event.nbytes <= len(binary)
+
+
 @pytest.mark.parametrize("name", sorted(FROM_CLIENT))
 def test_a_server_cannot_fire_the_names_of_the_client(name: str) -> None:
     """Such a message is in ``all`` and nowhere else."""
