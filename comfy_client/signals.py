@@ -20,7 +20,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 import blinker
@@ -41,10 +42,9 @@ from .events import (
     UnknownEvent,
 )
 from .threads import was_started
+from .workflow.graph import nearest
 
 log = logging.getLogger("comfy_client")
-
-_other_names = blinker.Namespace()
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
 CROWDED: Final = 64
@@ -55,14 +55,53 @@ FULL: Final = 10_000
 FULL_BYTES: Final = 256 << 20
 
 
+_Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
+
+
+class _Signal(blinker.NamedSignal):
+    """blinker's, with a word for whoever connects what will be gone at once."""
+
+    _has_warned = False
+
+    def connect(
+        self, receiver: _Receiver, sender: Any = blinker.ANY, weak: bool = True
+    ) -> _Receiver:
+        is_nameless = getattr(receiver, "__name__", None) == "<lambda>"
+        if weak and not self._has_warned and (is_nameless or isinstance(receiver, partial)):
+            self._has_warned = True
+            log.warning(
+                "signal(%r) keeps only a weak reference to %r, which is gone, and never called, "
+                "unless something else keeps it: connect a named function, or pass weak=False",
+                self.name,
+                receiver,
+            )
+        return super().connect(receiver, sender, weak)
+
+
+_other_names = blinker.Namespace()
+
+
 def signal(name: str) -> blinker.NamedSignal:
     """The signal of that name: blinker's own for documented names, else one of ours.
 
     ``signal("progress").connect(fn)`` keeps only a weak reference to ``fn``, as blinker
     does: connect a named function, or pass ``weak=False``.  ``fn`` is called with the
-    ``ComfyApi`` and one event, in the delivery thread.
+    ``ComfyApi`` and one event, in the delivery thread.  A lambda that is connected without
+    ``weak=False``, and a name that is nearly one of ComfyUI's own, are warned about once.
     """
-    return blinker.signal(name) if name in NAMES else _other_names.signal(name)
+    namespace = blinker.default_namespace if name in NAMES else _other_names
+    if name not in namespace:
+        warn_of_name(name)
+        # Of one that was made by ``blinker.signal`` before, blinker knows nothing to say.
+        namespace.setdefault(name, _Signal(name))
+    return namespace[name]
+
+
+def warn_of_name(name: str) -> None:
+    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
+    likely = () if name in NAMES else nearest(name, NAMES, 1)
+    if likely:
+        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
 
 
 # -- the queue between threads ----------------------------------------------------------
@@ -154,7 +193,7 @@ class EventQueue:
     def _left(self, of_kind: dict[Hashable, list[int]], number: int, event: Event) -> None:
         """It waits no more."""
         self._bytes -= event.nbytes
-        kind = _kind(event)
+        kind = _kind(event) if of_kind else None
         numbers = of_kind.get(kind, [])
         if number in numbers:
             numbers.remove(number)

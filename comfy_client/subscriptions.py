@@ -8,13 +8,11 @@ returned for it is an ``Event``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, overload
 
 from .deadline import check_patience
 from .events import (
-    NAMES,
     ConnectionEvent,
     ErrorEvent,
     Event,
@@ -37,10 +35,7 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .signals import EventQueue, Receivers
-from .workflow.graph import nearest
-
-log = logging.getLogger("comfy_client")
+from .signals import EventQueue, Receivers, warn_of_name
 
 
 class Subscriptions:
@@ -255,7 +250,7 @@ class Subscriptions:
             ClientClosed: After :meth:`close`.
         """
         self._check_open()
-        _warn_of_name(name)
+        warn_of_name(name)
         unsubscribe = self._receivers.on(name, callback, once=once)
         self._create_socket()
         return unsubscribe
@@ -458,7 +453,7 @@ class Subscriptions:
                 f"predicate is called with an event: {predicate!r}; timeout is the third"
             )
         check_patience(timeout)
-        _warn_of_name(name)
+        warn_of_name(name)
         queue = self._receivers.tap(name)
         self._create_socket()
         event = self._receivers.wait_for(queue, predicate, timeout)
@@ -554,7 +549,7 @@ class Subscriptions:
         oldest go, those that end a prompt last.  ``dropped_events`` counts what went.
         """
         self._check_open()
-        _warn_of_name(name)
+        warn_of_name(name)
         queue = self._receivers.tap(name)
         self._create_socket()
         return self._follow(queue)
@@ -562,10 +557,3 @@ class Subscriptions:
     def _follow(self, queue: EventQueue) -> Iterator[Any]:
         """A generator of this object: who iterates keeps the client."""
         yield from self._receivers.events(queue)
-
-
-def _warn_of_name(name: str) -> None:
-    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
-    likely = () if name in NAMES else nearest(name, NAMES, 1)
-    if likely:
-        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])

@@ -430,6 +430,46 @@ def test_a_lambda_that_nobody_keeps_is_gone_and_a_named_function_is_not(station:
     assert sorted(got[3:]) == ["on", "strong"]
 
 
+@pytest.mark.parametrize("name", ["b_preview_with_metadata", "somebodys.node"])
+@pytest.mark.parametrize("receiver", [lambda api, event: None, functools.partial(print, end="")])
+def test_what_will_be_gone_at_once_is_warned_about_once(
+    name: str,
+    receiver: Callable[..., object],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lambda that is connected weakly; not a function, and not with ``weak=False``."""
+    for namespace in (blinker.default_namespace, signals._other_names):
+        monkeypatch.delitem(namespace, name, raising=False)
+    found = comfy_client.signal(name)
+    assert comfy_client.signal(name) is found
+    found.connect(errors)
+    found.connect(receiver, weak=False)
+    with found.connected_to(receiver):
+        pass
+    assert caplog.text == ""
+    for _ in range(3):
+        found.connect(receiver)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert name in record.getMessage()
+    assert "weak=False" in record.getMessage()
+
+
+def test_a_signal_that_nobody_sends_is_warned_about_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is nearly ComfyUI's own; those of custom nodes may have any other name."""
+    monkeypatch.delitem(signals._other_names, "b_previw", raising=False)
+    comfy_client.signal("b_preview")
+    comfy_client.signal("crystools.monitor")
+    assert caplog.text == ""
+    for _ in range(3):
+        comfy_client.signal("b_previw")
+    (record,) = caplog.records
+    assert "did you mean 'b_preview'?" in record.getMessage()
+
+
 def test_looking_at_a_receiver_keeps_no_hold_on_it(station: Station) -> None:
     """What was found out about its arguments goes with it."""
 
