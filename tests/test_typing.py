@@ -23,13 +23,14 @@ BLOCKS = {f"readme_{index:02d}": code for index, (_, code) in enumerate(blocks()
 
 #: What ends in ``# E: code`` is refused with that code, all else is right.
 USES = """
-from typing import Literal, assert_type
-
+import webbrowser
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, assert_type
 
 from comfy_client import (
-    ComfyApi, Event, Executed, ExecutionSuccess, Job, JobEvent, PreviewEvent, Progress, StatusEvent,
-    UnknownEvent,
+    ComfyApi, Event, Executed, ExecutionSuccess, Job, JobEvent, Output, OutputFile, OutputFrame,
+    PreviewEvent, Progress, PromptOptions, Result, StatusEvent, UnknownEvent,
 )
 
 def with_progress(event: Progress) -> None: ...
@@ -91,6 +92,35 @@ def flags(api: ComfyApi, flag: bool) -> None:
     api.list_user_data(split=flag)
     api.list_user_data(full_info=flag)
     ComfyApi(proxies={"http": None, "https": "http://proxy:3128"})
+
+def show(picture: Output) -> None: ...
+
+def pictures(api: ComfyApi, result: Result) -> None:
+    picture = result.images[0]
+    show(picture)
+    assert_type((picture.url, picture.filename), tuple[str | None, str])
+    assert_type((picture.subfolder, picture.type, picture.media), tuple[str, str, str])
+    assert_type((picture.bytes(), picture.save("out/")), tuple[bytes, Path])
+    webbrowser.open(picture.url)  # E: arg-type
+    assert_type(api.get_image(result.files[0]), bytes)
+    api.get_path_image(result["Save"].files[0])
+    if isinstance(picture, OutputFile):
+        webbrowser.open(picture.url)
+    if isinstance(picture, OutputFrame):
+        print(picture.mime)
+
+def ends(job: Job) -> list[str]:
+    return [event.name for event in job.events() if event.is_end]
+
+def options(api: ComfyApi, anything: dict[str, Any]) -> None:
+    options: PromptOptions = {"front": True, "preview_method": "none"}
+    api.run({}, timeout=5, **options)
+    api.submit({}, **options)
+    api.queue_prompt(None, {}, **options)
+    api.map({}, [], **options)
+    api.sweep({}, {}, **options)
+    api.run({}, **anything)
+    wrong: PromptOptions = {"frnt": True}  # E: typeddict-unknown-key
 """
 
 
@@ -130,8 +160,10 @@ def test_every_block_of_the_readme_is_typed(
     assert complaints[name] == {}
 
 
-def test_events_are_typed_by_their_names(complaints: dict[str, dict[int, str]]) -> None:
-    """What is right passes, and a callback of another event does not."""
+def test_what_is_right_passes_and_what_is_wrong_is_refused(
+    complaints: dict[str, dict[int, str]],
+) -> None:
+    """Events by their names, pictures wherever they are, options of a prompt."""
     lines = enumerate(USES.splitlines(), 1)
     expected = {number: line.split("# E: ")[1] for number, line in lines if "# E: " in line}
     found = {number: text.rpartition("[")[2][:-1] for number, text in complaints["uses"].items()}
