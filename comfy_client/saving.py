@@ -63,7 +63,8 @@ def target_path(
     """Where to write, and what to do when that exists.
 
     Args:
-        path: A folder, when it ends in a separator or is an existing one; else the exact file.
+        path: A folder, when it ends in a separator (which a ``Path`` drops) or is an existing
+            one; else the exact file.
         name: What the server calls the file; used within a folder, by :func:`safe_name`.
         if_exists: ``None`` means ``"number"`` in a folder and ``"overwrite"`` for an exact file.
 
