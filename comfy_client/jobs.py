@@ -63,7 +63,7 @@ from .job import Job, Known, Outcome
 from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .progress import NodeTimes
-from .routes.prompts import AnyWorkflow, Prompt, PromptOptions
+from .routes.prompts import AnyWorkflow, PromptOptions
 from .standing import PATIENCE, Lookout, Standing, find
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .threads import in_full, was_started
@@ -228,12 +228,12 @@ class Jobs:
         """Socket first, then the waiter, then the POST; the caller's deadline bounds each."""
         api = self._api()
         try:
-            job, prompt = prepare(api, workflow, prompt_id, wants_previews, options, strict=strict)
+            job, body = prepare(api, workflow, prompt_id, wants_previews, options, strict=strict)
             if tapped:
                 job._tap_all()
             if begun is not None:
                 begun(job)
-            self._send(api, job, prompt, deadline, resubmit=resubmit)
+            self._send(api, job, body, deadline, resubmit=resubmit)
             if job.node_errors:
                 warn_or_refuse(job, strict=strict)
         except ComfyError as exc:
@@ -245,7 +245,7 @@ class Jobs:
         self,
         api: ComfyApi,
         job: Job,
-        prompt: Prompt,
+        body: Mapping[str, Any],
         deadline: float | None,
         *,
         resubmit: bool,
@@ -254,7 +254,7 @@ class Jobs:
         api._create_socket()
         connection.wait_settled(time_left(deadline, SETTLE), first_verdict=True)
         # It may have a fresh one by now, as the socket was refused; events go to whom this names.
-        prompt = attrs.evolve(prompt, body={**prompt.body, "client_id": api.client_id})
+        body = {**body, "client_id": api.client_id}
         known = job._known
         try:
             with self._lock:
@@ -267,7 +267,7 @@ class Jobs:
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
                 known.posted_at = time.monotonic()
-            receipt = post(api, job, prompt, deadline, resubmit=resubmit, pause=self.pause)
+            receipt = post(api, job, body, deadline, resubmit=resubmit, pause=self.pause)
             self._accept(job, receipt)
         except (ComfyError, ValueError) as exc:
             with self._lock:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from . import models
 from .deadline import patient
@@ -27,7 +27,7 @@ from .errors import (
 )
 from .failures import is_away
 from .job import Job
-from .routes.prompts import AnyWorkflow, Prompt, PromptOptions
+from .routes.prompts import AnyWorkflow, PromptOptions, blame_what_was_left_out
 from .standing import PATIENCE, find, heeds_id
 from .workflow import explain_rejection
 
@@ -55,8 +55,8 @@ def prepare(
     options: PromptOptions,
     *,
     strict: bool,
-) -> tuple[Job, Prompt]:
-    """A job that nobody knows of yet, and what is to be submitted."""
+) -> tuple[Job, Mapping[str, Any]]:
+    """A job that nobody knows of yet, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     prompt = api._prompt(
         workflow,
@@ -70,7 +70,7 @@ def prepare(
     job._known.targets = prompt.body.get("partial_execution_targets")
     method = prompt.body["extra_data"].get("preview_method")
     job._known.wants_previews = method is not None and method != "none"
-    return job, prompt
+    return job, prompt.body
 
 
 def _canonical(prompt_id: str) -> str:
@@ -87,7 +87,7 @@ def _canonical(prompt_id: str) -> str:
 def post(
     api: ComfyApi,
     job: Job,
-    prompt: Prompt,
+    body: Mapping[str, Any],
     deadline: float | None,
     *,
     resubmit: bool,
@@ -99,7 +99,10 @@ def post(
     was_sent = False
     while True:
         try:
-            return api._post_prompt(prompt, timeout=time_left(deadline, total))
+            return api._post_prompt(body, timeout=time_left(deadline, total))
+        except PromptRejected as exc:
+            blame_what_was_left_out(exc, job.graph, job.node_errors)
+            raise
         except ServerUnreachable as exc:
             if was_sent:
                 raise _uncertain(job, exc) from exc

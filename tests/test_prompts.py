@@ -395,16 +395,21 @@ def test_a_mistyped_argument_is_told_before_anything_is_sent(comfy: ComfyServer,
     assert not [request for request in comfy.requests if request.method == "POST"]
 
 
-def test_a_refusal_names_what_was_left_out_too(comfy, api):
-    """Else the workflow would be said to have no output, which it has."""
-    comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
+@pytest.mark.parametrize("ask", [ComfyApi.append_prompt, ComfyApi.submit])
+def test_a_refusal_names_what_was_left_out_too(comfy, api, ask):
+    """When nothing else is wrong, it is what is wrong."""
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["99", 0]}},
     }
-    with pytest.raises(
-        PromptRejected, match=r"node 2 .* links to node '99', which is not"
-    ) as caught:
-        api.queue_prompt(None, graph, partial_execution_targets=["2"])
-    assert list(sent(comfy)[0]["prompt"]) == ["1"]
-    assert list(caught.value.node_errors) == ["2"]
+    comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
+    with pytest.raises(WorkflowError, match=r"node 2 .* links to node '99', which is not"):
+        ask(api, graph)
+    assert [list(body["prompt"]) for body in sent(comfy)] == [["1"]]
+    error = {"type": "value_smaller_than_min", "message": "too small", "details": "width"}
+    errors = {"1": {"errors": [error], "class_type": "EmptyImage", "dependent_outputs": ["1"]}}
+    comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "x"}, "node_errors": errors}))
+    with pytest.raises(PromptRejected, match="node 1 ") as caught:
+        ask(api, graph)
+    assert "links to node '99'" in caught.value.__notes__[0]
+    assert set(caught.value.node_errors) == {"1", "2"}

@@ -500,8 +500,8 @@ def test_an_id_is_on_the_disk_before_the_prompt_is_sent(api, record, journal, mo
     post = ComfyApi._post_prompt
 
     def posting(self: ComfyApi, body: Any, **kw: Any) -> Any:
-        assert points(journal)[-1]["prompt_id"] == body.body["prompt_id"]
-        posted.append(body.body["prompt_id"])
+        assert points(journal)[-1]["prompt_id"] == body["prompt_id"]
+        posted.append(body["prompt_id"])
         return post(self, body, **kw)
 
     monkeypatch.setattr(ComfyApi, "_post_prompt", posting)

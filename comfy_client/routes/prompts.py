@@ -106,7 +106,11 @@ class PromptRoutes(RouteGroup):
                 wants_previews=self._wants_previews(),
                 **options,
             )
-            queued = self._post_prompt(prompt)
+            try:
+                queued = self._post_prompt(prompt.body)
+            except PromptRejected as exc:
+                blame_what_was_left_out(exc, prompt.graph, prompt.left_out)
+                raise
             return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
@@ -200,14 +204,16 @@ class PromptRoutes(RouteGroup):
             body["number"] = number
         return Prompt(body, graph, left_out)
 
-    def _post_prompt(self, prompt: Prompt, timeout: float | None = None) -> models.QueuedPrompt:
-        answer, body = None, prompt.body
+    def _post_prompt(
+        self, body: Mapping[str, Any], timeout: float | None = None
+    ) -> models.QueuedPrompt:
+        answer = None
         try:
             answer = self._http.json("POST", "/prompt", json=body, timeout=timeout)
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, prompt) from exc
+                raise self._rejected(exc, body) from exc
             if exc.status == 500:
                 unknown = self._unknown_classes(body["prompt"])
                 if unknown:
@@ -238,24 +244,19 @@ class PromptRoutes(RouteGroup):
             )
         return queued
 
-    def _rejected(self, exc: ApiError, prompt: Prompt) -> PromptRejected:
-        graph, targets = prompt.graph, prompt.body.get("partial_execution_targets")
+    def _rejected(self, exc: ApiError, sent: Mapping[str, Any]) -> PromptRejected:
+        graph, targets = sent["prompt"], sent.get("partial_execution_targets")
         body = exc.body if isinstance(exc.body, Mapping) else {}
         names = self._node_names() if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
-        node_errors = node_errors if isinstance(node_errors, Mapping) else {}
-        said: object = exc.body
-        if prompt.left_out:
-            node_errors = {**prompt.left_out, **node_errors}
-            said = {**body, "node_errors": node_errors}
-        words = explain_rejection(said, graph, node_names=names)
+        words = explain_rejection(exc.body, graph, node_names=names)
         kind = error.get("type") if isinstance(error, Mapping) else None
-        if targets is not None and kind == "prompt_no_outputs" and not prompt.left_out:
+        if targets is not None and kind == "prompt_no_outputs":
             words = f"none of partial_execution_targets {targets} is an output node"
         return PromptRejected(
             f"the server refused the workflow:\n{words}",
             error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
-            node_errors=node_errors,
+            node_errors=node_errors if isinstance(node_errors, Mapping) else {},
             method=exc.method,
             path=exc.path,
             status=exc.status,
@@ -352,6 +353,19 @@ def _fault(where: str, value: Any) -> tuple[str, Any]:
         except RecursionError:
             return f"{where}[{key!r}]", item
     return where, value
+
+
+def blame_what_was_left_out(
+    exc: PromptRejected, graph: Mapping[str, Any], left_out: Mapping[str, Any]
+) -> None:
+    """Add to a refusal what was not even sent; WorkflowError when that is all that is wrong."""
+    if not left_out:
+        return
+    if exc.error.get("type") == "prompt_no_outputs":
+        check_graph(graph)
+    exc.node_errors = {**left_out, **exc.node_errors}
+    words = explain_rejection({"node_errors": left_out}, graph)
+    exc.add_note(f"and what was left out of it:\n{words}")
 
 
 def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:

@@ -137,7 +137,7 @@ def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
     sent: list[Any] = []
 
     def lost_on_the_way(body: Any, timeout: float | None = None) -> Any:
-        sent.append(body.body)
+        sent.append(body)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -350,7 +350,7 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     posted: list[str] = []
 
     def unanswered(self: ComfyApi, body: Any, **kw: Any) -> Any:
-        posted.append(body.body["prompt_id"])
+        posted.append(body["prompt_id"])
         answer = post(self, body, **kw) if arrives or len(posted) != 2 else None
         if len(posted) == 2:
             raise RequestTimeout("no answer")
