@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from urllib.parse import quote, unquote, urlsplit
 
 import attrs
+from urllib3.util import parse_url
 
 DEFAULT_PORT = 8188
 
@@ -86,7 +88,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
         parts = urlsplit(f"{scheme}://{_bracket(server)}")
         port = parts.port
         name = parts.hostname or ("127.0.0.1" if port is not None else "")
-        name = name.encode("idna").decode("ascii")
+        name = _ascii(name)
     except ValueError:
         raise ValueError(
             f"host {shown!r} is no name:port (port: up to 65535; IPv6: [::1]:8188)"
@@ -101,6 +103,13 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     username, _, password = userinfo.partition(":")
     pair = (unquote(username), unquote(password)) if at else None
     return Address(scheme, name, port, prefix), pair
+
+
+def _ascii(name: str) -> str:
+    """As name servers know it, by IDNA 2008, which has other names for some than Python's."""
+    if name.isascii():
+        return name.encode("idna").decode("ascii")  # checks its length
+    return parse_url(f"//{unicodedata.normalize('NFKC', name)}").host or ""
 
 
 def _bracket(server: str) -> str:

@@ -26,10 +26,15 @@ from .since import who_has
 _SHOWN = 200
 _KEPT = 2000
 _READ = 1_000_000
+#: What servers with TLS say to those who come without: nginx, Apache, those written in Go.
+_WANTS_TLS = re.compile(
+    r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
+    re.IGNORECASE,
+)
 
 
-def _as_it_is(text: str) -> str:
-    return text
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @attrs.frozen
@@ -42,8 +47,8 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(repr=False)
     content: bytes = attrs.field(repr=False)
     url: str = attrs.field(default="", repr=False)  #: Without query.
-    #: Takes our secrets out of what is shown: some pages repeat the request.
-    redact: Callable[[str], str] = attrs.field(default=_as_it_is, repr=False, eq=False)
+    #: Takes our secrets out of a text, or out of the texts in JSON: some pages repeat the request.
+    redact: Callable[[Any], Any] = attrs.field(default=_as_it_is, repr=False, eq=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not what redacts: it knows the secrets.
@@ -74,14 +79,16 @@ class Answer:
     @property
     def start(self) -> str:
         """The beginning of the body as text, without our secrets, none of which is cut in two."""
-        return self.redact(self.text[:_READ])[:_KEPT]
+        text: str = self.redact(self.text[:_READ])
+        return text[:_KEPT]
 
     def facts(self) -> dict[str, Any]:
         """What errors keep of it; ``body`` decoded when it is JSON, else its beginning."""
         body: Any = self.start or None
         if "json" in self.kind:
             with suppress(ValueError, RecursionError):
-                body = json.loads(self.redact(self.text))
+                # Decoded first: a weak secret may be a word of the format, or a number.
+                body = self.redact(json.loads(self.content))
         return {"method": self.method, "path": self.path, "status": self.status, "body": body}
 
 
@@ -124,6 +131,11 @@ def route_is_missing(answer: Answer) -> bool:
     return answer.status == 404 and (by_catch_all or answer.content == b"404: Not Found")
 
 
+def wants_tls(answer: Answer) -> bool:
+    """Whether plain HTTP came to who speaks TLS only, and says so."""
+    return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.text[:_READ]))
+
+
 def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
     """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
     status = answer.status
@@ -132,6 +144,8 @@ def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
     reason = _reason(answer, facts["body"])
     if status < 400:
         return UnexpectedResponse(f"{what}: {_about_redirect(answer)}", **facts)
+    if wants_tls(answer):
+        return UnexpectedResponse(f"{what}: {status}{reason}; use https:// in host", **facts)
     if status == 401:
         return AuthenticationError(f"{what}: 401{reason}", **facts)
     if status == 403:

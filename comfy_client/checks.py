@@ -26,9 +26,17 @@ from urllib.parse import urlsplit
 
 from . import credentials as creds
 from . import models
-from .answers import Answer, route_is_missing
-from .connection import Line, Plan, State, open_line, shut
-from .errors import AuthenticationError, ClientClosed, ComfyError, ServerUnreachable
+from .answers import Answer, route_is_missing, wants_tls
+from .connection import Line, Plan, State, open_line, speaks_tls
+from .deadline import shut
+from .errors import (
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+)
 from .events import EndEvent, Event, Executing, FeatureFlags, JobEvent, StatusEvent
 from .failures import explain, is_for_another
 from .frames import BINARY, PONG, TEXT
@@ -362,6 +370,8 @@ class Visit:
                     "something accepts and does not answer: the server hangs or loads a model, "
                     "or another program has the port; look into its terminal"
                 )
+            elif self._is_for_tls(exc):
+                advice = "it speaks TLS, not plain http: use https:// in host"
             return Found("failed", self.redact.told(exc), advice)
         seconds = time.monotonic() - begun
         by = self.brief(answer.headers.get("server", "a server that does not say its name"))
@@ -372,6 +382,15 @@ class Visit:
         if seconds > 2:
             return Found("warning", text, "the server, or the way to it, is slow")
         return Found("ok", text)
+
+    def _is_for_tls(self, exc: ComfyError) -> bool:
+        """Whether plain http was answered by nothing, or by what is none, for want of TLS."""
+        address = self.http.address
+        return (
+            address.scheme == "http"
+            and type(exc) in (TransportError, UnexpectedResponse)
+            and speaks_tls(address, self.http.proxy, self.left, self.hold)
+        )
 
     def _route(self, answer: Answer) -> str:
         return answer.path.removeprefix(self.http.address.prefix)
@@ -436,7 +455,10 @@ class Visit:
                 "ComfyUI, as in 'https://example.org/comfy'"
             )
             return Found("failed", f"{status}: there is no /prompt", advice)
-        return Found("failed", f"{status} to GET /prompt", "the log of the server may say why")
+        advice = "the log of the server may say why"
+        if wants_tls(answer):
+            advice = "it speaks TLS, not plain http: use https:// in host"
+        return Found("failed", f"{status} to GET /prompt", advice)
 
     def _redirected(self, answer: Answer) -> Found:
         address = self.http.address

@@ -19,7 +19,7 @@ import blinker
 
 from . import jobs as jobs_module
 from .address import parse_host
-from .connection import Connection, Plan, State, Timing
+from .connection import Connection, Plan, State, Timing, speaks_tls
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .deadline import check_patience
 from .errors import (
@@ -39,7 +39,7 @@ from .events import (
     StatusEvent,
 )
 from .failures import is_away
-from .http import Answer, Http
+from .http import Answer, Http, Params
 from .job import FLUSH, Job, Limits, OnInterrupt, cancelling, wait
 from .jobs import Jobs
 from .outputs import Result
@@ -284,9 +284,14 @@ class ComfyApi(
                 break
             except ComfyError as exc:
                 self._check_open()
+                if pause == FIRST_PAUSE and self._is_for_tls(exc, deadline):
+                    exc = ServerUnreachable(
+                        f"{self.host}: speaks TLS, not plain http; use https:// in host",
+                        retryable=False,
+                    )
                 if not _may_mend(exc) or time.monotonic() + pause >= deadline:
                     self._publish(ErrorEvent(name="connection_error", error=exc))
-                    raise
+                    raise exc
                 if pause == FIRST_PAUSE:  # whoever waits wants to know for what
                     patience = "" if timeout is None else f"{timeout:g} s "
                     log.warning("waiting %sfor the server to come up: %s", patience, exc)
@@ -306,12 +311,21 @@ class ComfyApi(
             log.warning("HTTP works, but the event socket is not up yet (%s)", error or "slow")
         return self
 
+    def _is_for_tls(self, exc: ComfyError, deadline: float) -> bool:
+        """Whether a server that cut us short wants https; asked for a second at most."""
+        address = self._http.address
+        if type(exc) is not TransportError or address.scheme != "http":
+            return False
+        left = min(1.0, self._http.connect_timeout, max(0.05, deadline - time.monotonic()))
+        return speaks_tls(address, self._http.proxy, left, lambda _: None)
+
     def close(self) -> None:
         """Let go of everything: at once, from any thread or callback, any number of times.
 
-        Waits for jobs end in :class:`ClientClosed`; the prompts go on.  Of a :meth:`map` or
-        :meth:`sweep` that has not ended, those that still wait are deleted from the queue first
-        (5 seconds at most).
+        Waits for jobs end in :class:`ClientClosed`, and so do requests and transfers that are
+        under way in other threads (while one still looks up a name or connects, as soon as that
+        is done); the prompts go on.  Of a :meth:`map` or :meth:`sweep` that has not ended, those
+        that still wait are deleted from the queue first (5 seconds at most).
         """
         self._closed = True
         steps: list[Callable[[], object]] = [
@@ -725,7 +739,7 @@ class ComfyApi(
         route: str,
         method: str = "GET",
         *,
-        params: Mapping[str, str | int | float | None] | None = None,
+        params: Params | None = None,
         json: Any = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
@@ -740,14 +754,15 @@ class ComfyApi(
             route: Begins with ``/``, without query.  It goes below ``/api`` where the server
                 has that, except ``/internal/...`` and ``/api/...``.
             method: Of HTTP.  Only a ``GET`` or ``HEAD`` whose connection breaks is repeated.
-            params: The query; what is ``None`` is left out.
+            params: The query, by name or as pairs; what is ``None`` is left out.  A name with
+                several values, as in ``{"tags": ["a", "b"]}``, is repeated.
             json: A body to be sent as JSON; ``None``: none.
             data: Another body, in its place.
             headers: Further headers of this request.
             timeout: Seconds for the whole answer; ``None``: the client's.
 
         Raises:
-            ValueError: The route does not begin with ``/``.
+            ValueError: The route does not begin with ``/``, or ``timeout`` is less than 0.
             ApiError: Any status from 400 on; the classes below it tell which.
             UnexpectedResponse: A redirect, or an answer of more than 1 GiB.
             TransportError: No answer, or not in time.

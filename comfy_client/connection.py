@@ -37,8 +37,9 @@ from urllib.parse import unquote, urlsplit
 import attrs
 import websocket
 
+from .address import Address
 from .credentials import BasicCredentials
-from .deadline import answer_until, seconds_left
+from .deadline import answer_until, seconds_left, shut
 from .errors import (
     AuthenticationError,
     ComfyError,
@@ -567,13 +568,6 @@ def hang_up(ws: websocket.WebSocket, sock: socket.socket, *, politely: bool) -> 
         ws.shutdown()
 
 
-def shut(sock: socket.socket) -> None:
-    """End a socket in which another thread reads."""
-    with contextlib.suppress(OSError):
-        # Not SSLSocket's own method, which takes the TLS state from under the reader.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
 class _Buffered:
     """The socket during the handshake, which websocket-client reads byte by byte.
 
@@ -629,6 +623,32 @@ def open_line(plan: Plan, timeout: float, hold: Callable[[socket.socket], None])
     hold(secure)
     secure.do_handshake()
     return secure
+
+
+def speaks_tls(
+    address: Address, proxy: str | None, timeout: float, hold: Callable[[socket.socket], None]
+) -> bool:
+    """Whether a server takes a handshake of TLS, whatever its certificate; asks nothing else.
+
+    ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`open_line`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    plan = Plan(f"wss://{address.netloc}/", {}, context, proxy)
+    with contextlib.ExitStack() as opened:
+
+        def held(sock: socket.socket) -> None:
+            opened.callback(sock.close)
+            hold(sock)
+
+        try:
+            open_line(plan, timeout, held)
+        except ssl.SSLError as exc:
+            return "ALERT" in str(exc)  # such as that it wants a certificate of ours
+        except (OSError, ComfyError):
+            return False
+        return True
 
 
 def _connect(

@@ -43,10 +43,18 @@ class _HeadersOnly:
 
 @attrs.frozen
 class BasicCredentials(_HeadersOnly):
-    """User name and password; UTF-8.  A plain ``(username, password)`` means the same."""
+    """User name and password; UTF-8.  A plain ``(username, password)`` means the same.
 
-    username: str
+    ``ValueError`` for a user name with a colon, where the password would begin for the server.
+    """
+
+    username: str = attrs.field()
     password: str = attrs.field(repr=False)
+
+    @username.validator
+    def _has_no_colon(self, _: object, value: str) -> None:
+        if ":" in value:
+            raise ValueError("a user name cannot hold a colon: the password begins behind it")
 
     def headers(self) -> Mapping[str, str]:
         """``Authorization: Basic ...``."""
@@ -209,3 +217,11 @@ def check_headers(headers: Mapping[str, str], whose: str) -> None:
                 f"{whose} {name} header holds a control sign, a letter that headers cannot "
                 "carry, or a space at an end"
             )
+
+
+def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
+    """Headers as a server reads them, in UTF-8; requests would send texts in Latin-1."""
+    return {
+        name: value.encode() if isinstance(value, str) and not value.isascii() else value
+        for name, value in headers.items()
+    }

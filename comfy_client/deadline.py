@@ -2,7 +2,8 @@
 
 A timeout of a socket is for each of its reads, so a server that sends a byte now and then
 holds its client for ever, in the headers already.  These connections give each read and
-each piece that is sent the time that is left for the whole exchange.
+each piece that is sent the time that is left for the whole exchange, and another thread can
+end it.
 
 A Ctrl-C that comes when the lock of a pool was just taken leaves it held for ever, and a
 handler of a signal that asks something itself waits for what its own thread holds.  So
@@ -12,6 +13,7 @@ connections are kept in what needs no lock.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
 import math
@@ -26,8 +28,49 @@ from typing import Any, Final
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-#: When the exchange that this thread is about to begin must be over (``time.monotonic``).
-deadline: Final[ContextVar[float]] = ContextVar("deadline")
+#: Seconds that any exchange may take; more than this no socket can be told.
+LONGEST: Final = 1e6
+#: Answers that only announce the answer (100, 102, 103), of which so many may come before it.
+MOST_INTERIM: Final = 100
+#: Bytes that are sent at once where each piece has a limit of its own.
+_PIECE: Final = 1 << 16
+#: Bytes that the system may hold back unsent, so that what it takes has nearly been sent.
+_UNSENT: Final = 1 << 17
+
+
+def shut(sock: socket.socket) -> None:
+    """End a socket in which another thread reads or sends."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own method, which takes the TLS state from under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Exchange:
+    """A request and its answer: when they must be over, and the socket that they use by now."""
+
+    __slots__ = ("_is_cut", "_sock", "end", "pause")
+
+    def __init__(self, end: float, pause: float = math.inf) -> None:
+        self.end = end  #: By ``time.monotonic``.
+        self.pause = pause  #: Seconds in which some of the request must get away.
+        self._sock: socket.socket | None = None
+        self._is_cut = False
+
+    def uses(self, sock: socket.socket) -> None:
+        """From now on :meth:`cut` ends this socket; ``OSError`` when that was called."""
+        self._sock = sock
+        if self._is_cut:  # asked in this order, as cut() does it in the other
+            raise ConnectionAbortedError("ended by another thread")
+
+    def cut(self) -> None:
+        """End it, from any thread: at once, or as soon as it has a socket."""
+        self._is_cut = True
+        if self._sock is not None:
+            shut(self._sock)
+
+
+#: What this thread is about to send; ``None`` for requests of others over the same pool.
+current: Final[ContextVar[Exchange | None]] = ContextVar("current", default=None)
 #: Seconds for which the server may be silent in any exchange of this thread.
 patience: Final[ContextVar[float]] = ContextVar("patience", default=math.inf)
 
@@ -49,6 +92,12 @@ def check_patience(*seconds: float | None) -> None:
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
+
+
+def deadline_in(seconds: float) -> float:
+    """When so many seconds will have passed, by ``time.monotonic``; 0 and more."""
+    check_patience(seconds)
+    return time.monotonic() + min(seconds, LONGEST)
 
 
 def seconds_left(end: float) -> float:
@@ -91,6 +140,15 @@ class _Response(http.client.HTTPResponse):
     def flush(self) -> None:
         """Nothing: it is only read.  What it reads the collector may have closed before it."""
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Of the answer itself: http.client takes any interim one but 100 for it."""
+        for _ in range(MOST_INTERIM):
+            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if line[1] >= 200 or line[1] == http.client.SWITCHING_PROTOCOLS:
+                return line
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("announcements without end in place of an answer")
+
 
 def answer_until(
     end: float, sock: socket.socket, *args: Any, **kw: Any
@@ -101,7 +159,10 @@ def answer_until(
 
 
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
-    return answer_until(deadline.get(), sock, *args, **kw)
+    exchange = current.get()
+    if exchange is None:
+        return _Response(sock, *args, **kw)
+    return answer_until(exchange.end, sock, *args, **kw)
 
 
 class _InTime:
@@ -111,9 +172,26 @@ class _InTime:
     sock: Any
 
     def send(self, data: Any) -> None:
-        if self.sock is not None:  # else sending connects, which has a limit of its own
-            self.sock.settimeout(seconds_left(deadline.get()))
-        super().send(data)  # type: ignore[misc]
+        exchange = current.get()
+        if exchange is None:
+            super().send(data)  # type: ignore[misc]
+            return
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]  # as sending does, within a limit of its own
+        exchange.uses(self.sock)
+        if exchange.pause < LONGEST:
+            self._send_in_pieces(memoryview(data), exchange)
+        else:
+            self.sock.settimeout(seconds_left(exchange.end))
+            super().send(data)  # type: ignore[misc]
+
+    def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
+        """Until the deadline, while some of it gets away again and again."""
+        with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        while data:
+            self.sock.settimeout(min(exchange.pause, seconds_left(exchange.end)))
+            data = data[self.sock.send(data[:_PIECE]) :]
 
 
 class _HttpConnection(_InTime, HTTPConnection):
@@ -158,3 +236,24 @@ class _HttpsPool(HTTPSConnectionPool):
 
 #: For ``PoolManager.pool_classes_by_scheme``.
 POOL_CLASSES: Final = {"http": _HttpPool, "https": _HttpsPool}
+
+
+@functools.cache
+def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
+    return type(kind.__name__, (_InTime, kind), {})
+
+
+def keep_to_deadlines(pool: Any) -> None:
+    """Have a pool that is not one of ours make connections that keep to deadlines, too.
+
+    Requests of others go over them as before.
+    """
+    kind = pool.ConnectionCls
+    if issubclass(kind, _InTime):
+        return
+    pool.ConnectionCls = _in_time(kind)
+    with contextlib.suppress(queue.Empty, AttributeError):  # a pool that is closed keeps none
+        while True:
+            kept = pool.pool.get(block=False)
+            if kept is not None:
+                kept.close()

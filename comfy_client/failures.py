@@ -75,6 +75,8 @@ def explain(
             return _about_tls(cause, url)
         if isinstance(cause, socket.gaierror):
             host = urlsplit(url).hostname
+            if cause.errno == socket.EAI_AGAIN:  # offline for a moment, as after sleep
+                return ServerUnreachable(f"{url}: no name server tells now who {host!r} is")
             return ServerUnreachable(f"{url}: the name {host!r} is not known", retryable=False)
         if isinstance(cause, ConnectionRefusedError):
             return ServerUnreachable(

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -31,13 +31,13 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
 from urllib3.exceptions import ClosedPoolError
+from urllib3.util import Retry
 
 from . import credentials as creds
 from ._version import __version__
 from .address import Address
 from .answers import Answer, Download, refusal, route_is_missing, unexpected
-from .deadline import POOL_CLASSES, patience
-from .deadline import deadline as current_deadline
+from .deadline import POOL_CLASSES, Exchange, current, deadline_in, keep_to_deadlines, patience
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -62,19 +62,24 @@ MAX_ANSWER = 1 << 30
 MAX_JSON: Final = 256 << 20
 #: Seconds that one upload or download may take in all.
 MAX_TRANSFER: Final = 3600.0
+#: Bytes a second at which a server stores what was uploaded, at the least, before it answers.
+STORED: Final = 10e6
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
-#: Seconds that any exchange may take; more than this no socket can be told.
-_LONGEST: Final = 1e6
 #: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
 #: firewall on the way may have forgotten them without a word.  For questions whose patience is
 #: limited, it is that.
 STALE: Final = 20.0
 
+#: Proxies that requests knows.
+_PROXIES: Final = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
 
-Params = Mapping[str, str | int | float | None]
+Value = str | int | float | None
+#: A query: a name may stand for several values, and what is ``None`` is left out.
+Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
 
 class _Unset:
@@ -122,6 +127,9 @@ class Http:
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
         self._own_session = session is None
         self._session = _new_session() if session is None else session
+        if session is not None:
+            _check_adapter(session, address)
+        self._live: set[Exchange] = set()  # each step of a set is whole: no lock
         self.recorder: Recorder | None = None  #: Takes down every exchange.
         self._answered_at = float("-inf")
         self._given_headers = dict(headers or {})
@@ -135,6 +143,7 @@ class Http:
         self._template: requests.PreparedRequest | None = None
         self._applied = creds.NOTHING
         self._api: bool | None = None  # whether routes live under /api; None: not known yet
+        self._is_foreign = False  # whether neither was there when it was looked for last
         self._closed = False
         self.left_behind = False  #: Whether a pickle, in which no secret travels, lost some.
 
@@ -210,6 +219,23 @@ class Http:
         """The proxy that the socket has to take, or ``None``."""
         return requests.utils.select_proxy(self.address.http_url, self.proxies) or None
 
+    @functools.cached_property
+    def _usable_proxies(self) -> dict[str, str]:
+        """:attr:`proxies`; an error when the one for us is none, which requests says in its own."""
+        proxy = self.proxy or "http://none"
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            is_one = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one:  # and what is given is not shown: it may hold a password
+            raise ServerUnreachable(
+                f"{self.address.http_url}: what is given as a proxy ({self.proxy_reason}) is none; "
+                "write http://proxy:3128, or take none with proxies={}",
+                retryable=False,
+            )
+        return self.proxies
+
     def url(self, route: str, params: Params | None = None) -> str:
         """The absolute URL of a route, without credentials."""
         return self.address.http_url + self._path(route) + _query(params)
@@ -257,7 +283,7 @@ class Http:
             "origin",
         }
         headers = {
-            name: value.decode("latin-1") if isinstance(value, bytes) else value
+            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             for name, value in request.headers.items()
             if name.lower() not in skip
         }
@@ -284,6 +310,7 @@ class Http:
         given = {name.lower() for name in (*headers, *self._session.headers)}
         if "cookie" not in given:  # the jar's may change, so each request asks it
             template.headers.pop("Cookie", None)
+        template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
 
@@ -330,21 +357,25 @@ class Http:
         timeout: float | None = None,
         allow: Collection[int] = (),
         most: int | None = None,
+        pause: float = math.inf,
     ) -> Answer:
         """One request and its whole answer.
 
         ``timeout`` is the deadline in seconds for all of it; ``None`` takes the client's.
-        ``most`` bytes are read; ``None``: :data:`MAX_ANSWER`.
+        ``most`` bytes are read; ``None``: :data:`MAX_ANSWER`.  ``pause``: seconds for which
+        the server may be silent, before its answer and within it.
         Raises the typed error for any status from 300 on that is not in ``allow``.
         """
-        extra = dict(headers or {})
+        extra: dict[str, str | bytes] = {}
+        if headers:
+            creds.check_headers(headers, "the given")
+            extra = creds.as_sent(headers)
         body = data
         if not isinstance(json, _Unset):
             body = jsonlib.dumps(json, allow_nan=False, separators=(",", ":")).encode()
             extra.setdefault("Content-Type", "application/json")
-        seconds = self.total_timeout if timeout is None else timeout
-        deadline = _deadline(seconds)
-        with self._exchange(method, route, params, extra, body, deadline) as response:
+        deadline = deadline_in(self.total_timeout if timeout is None else timeout)
+        with self._exchange(method, route, params, extra, body, deadline, pause) as response:
             answer = self._whole(response, deadline, MAX_ANSWER if most is None else most)
         if answer.status >= 300 and answer.status not in allow:
             raise self._refusal(answer, size=len(body) if body else None)
@@ -360,6 +391,16 @@ class Http:
         """:meth:`request`, decoded, whatever kind it says to be: some proxies call all a page."""
         return self.request(method, route, most=MAX_JSON, **kw).json()
 
+    def content(
+        self, route: str, *, params: Params | None = None, timeout: float | None = None
+    ) -> bytes:
+        """A file, in memory; as :meth:`download`."""
+        timeout = MAX_TRANSFER if timeout is None else timeout
+        answer = self.request(
+            "GET", route, params=params, timeout=timeout, pause=self.total_timeout
+        )
+        return answer.content
+
     @contextlib.contextmanager
     def download(
         self,
@@ -374,7 +415,7 @@ class Http:
         ``timeout`` is the deadline in seconds for the whole body; ``None``: an hour.  A
         pause of the client's own timeout ends it too.
         """
-        deadline = _deadline(MAX_TRANSFER if timeout is None else timeout)
+        deadline = deadline_in(MAX_TRANSFER if timeout is None else timeout)
         # The length of what arrives is checked, so no encoding may come between.
         extra = {"Accept-Encoding": "identity", **(headers or {})}
         pause = self.total_timeout
@@ -402,14 +443,17 @@ class Http:
     ) -> Any:
         """A multipart POST that streams ``file``, and its decoded answer.
 
-        ``timeout`` is the deadline in seconds; ``None``: an hour.
+        ``timeout`` is the deadline in seconds; ``None``: an hour.  It ends, too, when for the
+        client's own timeout nothing gets away, or there is no answer once all of it has; a
+        second more for each 10 MB, which the server has to store first.
         """
-        deadline = _deadline(MAX_TRANSFER if timeout is None else timeout)
+        deadline = deadline_in(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size)
             extra = {"Content-Type": form.content_type}
+            pause = self.total_timeout + size / STORED
             try:
-                with self._exchange("POST", route, None, extra, form, deadline) as response:
+                with self._exchange("POST", route, None, extra, form, deadline, pause) as response:
                     answer = self._whole(response, deadline)
             except TransportError:
                 if form.failure is None:
@@ -421,8 +465,13 @@ class Http:
         return answer.json()
 
     def close(self) -> None:
-        """Close our own Session; a Session that was given stays open.  Safe to repeat."""
+        """End all that is under way in other threads, which get :class:`ClientClosed`.
+
+        Closes our own Session; a Session that was given stays open.  Safe to repeat.
+        """
         self._closed = True
+        for exchange in self._live.copy():
+            exchange.cut()
         if self._own_session:
             self._session.close()
 
@@ -433,6 +482,7 @@ class Http:
     def after_fork(self) -> None:
         """In the child: the pool's connections are the parent's."""
         self._lock = threading.RLock()
+        self._live = set()
         self.recorder = None  # the file is the parent's
         self._session.close()  # ends nothing of the parent's; a Session goes on with new ones
         if self._own_session:
@@ -451,7 +501,7 @@ class Http:
         method: str,
         route: str,
         params: Params | None,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str | bytes],
         body: bytes | Form | None,
         deadline: float,
         pause: float = math.inf,
@@ -463,20 +513,23 @@ class Http:
         if self._template is None:
             self.refresh_credentials()
         path = self._path(route)
-        rest = params, headers, body, deadline, pause
+        # While a file is sent it is enough that it moves; for the rest there is the deadline.
+        exchange = Exchange(deadline, self.total_timeout if isinstance(body, Form) else math.inf)
+        rest = params, headers, body, exchange, pause
         try:
+            self._live.add(exchange)
             response = self._send(method, path, *rest)
             try:
                 if response.status_code == 401 and self.refresh_credentials():
                     response.close()
                     response = self._send(method, path, *rest)
-                if self._api is None and path != route:
-                    if response.status_code < 300:
+                if self._api is None:
+                    if response.status_code < 300 and path != route:
                         self._api = True
                     elif response.status_code in (404, 405, 501):
                         self._find_routes(deadline)
                         # Nobody took the request, so it may be sent to where the routes are.
-                        if self._api is False:
+                        if self._api is False and path != route:
                             response.close()
                             response = self._send(method, route, *rest)
                 yield response
@@ -490,23 +543,34 @@ class Http:
             if self._own_session:
                 self._drop_kept(self.address.http_url)
             raise
+        finally:
+            self._live.discard(exchange)
 
     def _find_routes(self, deadline: float) -> None:
-        """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there; else not known."""
-        for path in ("/api/prompt", "/prompt"):
-            with self._send("GET", path, None, {}, None, deadline) as response:
-                if response.status_code == 200 and "json" in response.headers.get(
-                    "content-type", ""
-                ):
-                    self._api = path != "/prompt"
-                    return
+        """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there."""
+        exchange = Exchange(deadline)
+        statuses = set()
+        try:
+            self._live.add(exchange)
+            for path in ("/api/prompt", "/prompt"):
+                with self._send("GET", path, None, {}, None, exchange) as response:
+                    statuses.add(response.status_code)
+                    if response.status_code == 200 and "json" in response.headers.get(
+                        "content-type", ""
+                    ):
+                        self._api = path != "/prompt"
+                        return
+        finally:
+            self._live.discard(exchange)
+        # What else is said (401, 502) tells nothing of who is there.
+        self._is_foreign = statuses <= {200, 404, 405, 501}
 
     def _new_request(
         self,
         method: str,
         path: str,
         params: Params | None,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str | bytes],
         body: bytes | Form | None,
     ) -> requests.PreparedRequest:
         with self._lock:
@@ -518,7 +582,7 @@ class Http:
         if fixed:
             request.url += f"{'&' if '?' in request.url else '?'}{fixed}"
         request.headers = template.headers.copy()
-        request.headers.update(headers)
+        request.headers.update(headers)  # type: ignore[arg-type]  # bytes are sent as they are
         request.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
         request.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
         if body is not None or method in ("POST", "PUT", "PATCH"):
@@ -534,28 +598,31 @@ class Http:
         method: str,
         path: str,
         params: Params | None,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str | bytes],
         body: bytes | Form | None,
-        deadline: float,
+        exchange: Exchange,
         pause: float = math.inf,
     ) -> requests.Response:
         url = self.address.http_url + path
         request = self._new_request(method, path, params, headers, body)
-        verify, cert, proxies = self.verify, self.cert, self.proxies
+        verify, cert, proxies = self.verify, self.cert, self._usable_proxies
         tries = 2 if method in ("GET", "HEAD") else 1
         # A POST cannot be asked again, and whoever has little patience cannot wait to find out.
         if time.monotonic() - self._answered_at > (STALE if tries == 1 else patience.get()):
             self._drop_kept(url)
         while True:
             self._check_open()
-            left = deadline - time.monotonic()
+            left = exchange.end - time.monotonic()
             if left <= 0:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
-            current_deadline.set(deadline)
-            exchange, outer = None, sys.exception()
+            record, outer = None, sys.exception()
             if self.recorder is not None:
-                exchange = self.recorder.exchange(request, self.address.http_url)
+                record = self.recorder.exchange(request, self.address.http_url)
+            token = current.set(exchange)
+            cause: BaseException | None
             try:
+                if not self._own_session:
+                    self._prepare_pool(request)
                 response = self._session.send(
                     request,
                     stream=True,
@@ -566,18 +633,23 @@ class Http:
                     allow_redirects=False,
                 )
             except _FAILURES as exc:
-                self._check_open()
-                if any(isinstance(cause, ClosedPoolError) for cause in causes(exc)):
+                if any(isinstance(each, ClosedPoolError) for each in causes(exc, outer)):
                     continue  # another thread has dropped what was kept; nothing was sent
                 error, cause = _transport_error(exc, outer, method, url, self.connect_timeout)
             else:
                 self._answered_at = time.monotonic()
-                if exchange is not None:
-                    head = response.status_code, response.raw.headers
-                    response.raw = exchange.answered(*head, response.raw)
-                return response
-            if exchange is not None:
-                exchange.failed(error)
+                if response.status_code >= 200:
+                    if record is not None:
+                        head = response.status_code, response.raw.headers
+                        response.raw = record.answered(*head, response.raw)
+                    return response
+                response.raw.close()  # with its connection, on which the answer may follow
+                error, cause = _only_announced(response.status_code, method, url), None
+            finally:
+                current.reset(token)
+            if record is not None:
+                record.failed(error)
+            self._check_open()
             if type(error) is RequestTimeout:
                 # A kept connection may be dead and not know it, and so may the others.
                 self._drop_kept(url)
@@ -588,6 +660,15 @@ class Http:
             tries -= 1
             if not tries or type(error) is not TransportError:
                 raise error from cause
+
+    def _prepare_pool(self, request: requests.PreparedRequest) -> None:
+        """Have the pool of a given Session keep to our deadlines, if it is one of requests."""
+        adapter = self._session.get_adapter(request.url or "")
+        if isinstance(adapter, HTTPAdapter):
+            pool = adapter.get_connection_with_tls_context(
+                request, self.verify, proxies=self._usable_proxies, cert=self.cert
+            )
+            keep_to_deadlines(pool)
 
     def _drop_kept(self, url: str) -> None:
         """Close the connections that nobody uses; those in use go when they are done."""
@@ -621,8 +702,8 @@ class Http:
             functools.partial(self._redact, response.request),
         )
 
-    def _redact(self, request: requests.PreparedRequest, text: str) -> str:
-        """``text`` without what a request proved or entrusted to the server, if that repeats it."""
+    def _redact(self, request: requests.PreparedRequest, value: Any) -> Any:
+        """A text, or texts in JSON, without what a request proved or entrusted to the server."""
         from .redaction import Secrets, is_secret_name  # only errors want it
 
         secrets = Secrets()
@@ -632,7 +713,7 @@ class Http:
         if isinstance(request.body, bytes):
             with contextlib.suppress(ValueError, RecursionError):
                 secrets.add_named(jsonlib.loads(request.body))
-        return secrets.hide_words(text)
+        return secrets.hide_words_in(value)
 
     def _chunks(
         self, response: requests.Response, deadline: float, *, decode: bool = False
@@ -659,8 +740,10 @@ class Http:
                     yield chunk
                     continue
                 if length is None:
+                    self._check_open()  # else this may be no end, but that of the client
                     return
                 error, cause = _short(method, url, got, length), None
+            self._check_open()
             raise error from cause
         response.raw.drain_conn()  # nothing is left: this gives the connection back
 
@@ -685,7 +768,11 @@ class Http:
             return AuthenticationError(message, **answer.facts())
         if answer.status == 500 and _is_of_users(answer.path):
             error.add_note(f"or {stranger}")
-        if self._api is None and (answer.status == 404 or route_is_missing(answer)):
+        if (
+            self._api is None
+            and self._is_foreign
+            and (answer.status == 404 or route_is_missing(answer))
+        ):
             return UnexpectedResponse(
                 f"{error}. Nor is there any /prompt, so this is no ComfyUI: another program on "
                 "this port, or host lacks the path below which a proxy has it",
@@ -811,6 +898,37 @@ def _hide_in_logs(applied: creds.Applied) -> None:
             logging.getLogger(f"urllib3.{name}").addFilter(hiding)
 
 
+def _check_adapter(session: requests.Session, address: Address) -> None:
+    """``ValueError`` when a Session would send a POST again that may have arrived."""
+    with contextlib.suppress(requests.exceptions.InvalidSchema):
+        retries = getattr(session.get_adapter(address.http_url + "/"), "max_retries", None)
+        if isinstance(retries, Retry) and _repeats_posts(retries):
+            raise ValueError(
+                "session: its adapter sends a POST again whose answer did not come, and so a "
+                "prompt might run twice: leave POST out of allowed_methods of its Retry"
+            )
+
+
+def _repeats_posts(retries: Retry) -> bool:
+    """Asked of itself: its counters and its methods decide together."""
+    statuses = {413, 429, 503, *(retries.status_forcelist or ())}
+    outcomes = [
+        {"error": urllib3.exceptions.ProtocolError()},
+        *(
+            {"response": urllib3.HTTPResponse(status=status)}
+            for status in statuses
+            if retries.is_retry("POST", status, has_retry_after=True)
+        ),
+    ]
+    for outcome in outcomes:
+        try:
+            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]
+        except urllib3.exceptions.HTTPError:
+            continue
+        return True
+    return False
+
+
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     connect, total = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     what = "timeout is in seconds, more than 0: one number or (connect, total)"
@@ -821,12 +939,13 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     return float(connect), float(total)
 
 
-def _deadline(seconds: float) -> float:
-    return time.monotonic() + min(seconds, _LONGEST)
-
-
 def _query(params: Params | None) -> str:
-    given = {name: value for name, value in (params or {}).items() if value is not None}
+    if not params:
+        return ""
+    given: list[tuple[str, Value]] = []
+    for name, value in params.items() if isinstance(params, Mapping) else params:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        given += [(name, each) for each in values if each is not None]
     return "?" + urlencode(given, quote_via=quote) if given else ""
 
 
@@ -845,6 +964,15 @@ def _length(response: requests.Response) -> int | None:
 
 #: What requests, urllib3 (while a body is read) and the socket raise.
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+def _only_announced(status: int, method: str, url: str) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{method} {url}: {status}, which announces an answer and is none",
+        method=method,
+        path=urlsplit(url).path,
+        status=status,
+    )
 
 
 def _short(method: str, url: str, got: int, length: int) -> TransportError:
@@ -866,14 +994,15 @@ def _transport_error(
     cause = next((c for c in chain if not type(c).__module__.startswith(_LIBRARIES)), None)
     names = {type(cause).__name__ for cause in chain}
     error: ComfyError
-    if "NameResolutionError" in names:
-        error = explain(socket.gaierror(), f"{method} {url}", url)
+    if isinstance(exc, requests.exceptions.InvalidSchema):
+        error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
     elif "ProxyError" in names:
         said = f": {cause}" if cause is not None else ""
+        unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
         error = ServerUnreachable(
             f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
             f"does not let us through{said}",
-            retryable="Tunnel connection failed: 4" not in said,
+            retryable=not unknown and "Tunnel connection failed: 4" not in said,
         )
     elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
         error = ServerUnreachable(f"{url}: no connection within {connect_timeout:g} s")
@@ -886,14 +1015,24 @@ def _transport_error(
         )
     else:
         error = explain(exc, f"{method} {url}", url, outer)
-        # A route that breaks under a connection that was up says nothing of what was sent.
-        if (
-            type(error) is ServerUnreachable
-            and error.retryable
-            and "NewConnectionError" not in names
-        ):
+        is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
+        if type(error) is ServerUnreachable and error.retryable and not is_new:
+            # A route that breaks under a connection that was up says nothing of what was sent.
             error = TransportError(f"{error}, when the request may have been sent")
+        elif is_new and not isinstance(error, ServerUnreachable):
+            # Whatever it was that failed, such as a SOCKS proxy, nothing was sent.
+            error = ServerUnreachable(f"{url}: no connection ({cause or 'no reason is given'})")
     return error, cause
+
+
+def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
+    if "SOCKS" in str(exc):
+        return (
+            "a SOCKS proxy (proxies=, ALL_PROXY, HTTP_PROXY or HTTPS_PROXY) needs PySocks: "
+            "pip install 'requests[socks]'; the event socket goes through http proxies only, so "
+            "use transport='poll'; or take none with proxies={}"
+        )
+    return "the Session has no adapter for it"
 
 
 _LIBRARIES = ("requests.", "urllib3.")

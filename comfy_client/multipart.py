@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +21,26 @@ def opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
     if isinstance(file, bytes):
         yield io.BytesIO(file), len(file)
     elif isinstance(file, Path):
-        with file.open("rb") as stream:
-            yield stream, os.fstat(stream.fileno()).st_size
+        with file.open("rb") as stream, opened(stream) as whole:
+            yield whole
     else:
-        start = file.tell()
-        size = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
+        try:
+            start = file.tell()
+            size = file.seek(0, os.SEEK_END) - start
+            file.seek(start)
+        except OSError:  # a pipe, as a shell's <(...) or standard input
+            start = size = 0
         if start and size <= 0:
             raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
-        yield file, size
+        if size > 0:
+            yield file, size
+            return
+        # What has no size may still have content, as all that is in /proc.
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, _CHUNK)
+            size = copy.tell()
+            copy.seek(0)
+            yield copy, size
 
 
 class Form:

@@ -51,16 +51,21 @@ class Output(ABC):
         """Where a browser finds it, without credentials; ``None``: it is on no server."""
 
     @abstractmethod
-    def bytes(self) -> bytes:
+    def bytes(self, *, timeout: float | None = None) -> bytes:
         """The content, in memory.
 
         Of a file by ``GET /view``, which raises :class:`NotFound` when it was deleted meanwhile,
-        and what any request may.
+        and what any request may.  ``timeout`` is in seconds; ``None``: an hour.  A server that
+        is silent for the client's own ``timeout`` ends it, too.
         """
 
     @abstractmethod
     def save(
-        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+        self,
+        path: str | os.PathLike[str] = "./",
+        *,
+        if_exists: IfExists | None = None,
+        timeout: float | None = None,
     ) -> Path:
         """Write it to the disk, and return where it is; a file's ``GET /view`` in pieces.
 
@@ -70,6 +75,7 @@ class Output(ABC):
                 drops the ``/`` at its end: give ``"out/"``, or make the folder before.
             if_exists: ``"number"`` (``None`` in a folder), ``"overwrite"`` (``None`` for an
                 exact file) or ``"skip"``.
+            timeout: As for :meth:`bytes`.
 
         The file appears complete or not at all.
         """
@@ -94,13 +100,18 @@ class OutputFile(Output):
             raise ValueError(f"{self.filename!r} belongs to no client")
         return self._files
 
-    def bytes(self) -> bytes:  # noqa: D102  # help() shows those of Output
-        return self._routes.get_image(self)
+    # help() shows the texts of Output.
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
+        return self._routes.get_image(self, timeout=timeout)
 
     def save(  # noqa: D102
-        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+        self,
+        path: str | os.PathLike[str] = "./",
+        *,
+        if_exists: IfExists | None = None,
+        timeout: float | None = None,
     ) -> Path:
-        return self._routes.download_image(self, path, if_exists=if_exists)
+        return self._routes.download_image(self, path, if_exists=if_exists, timeout=timeout)
 
 
 @attrs.frozen(eq=False)
@@ -118,11 +129,15 @@ class OutputFrame(Output):
     def url(self) -> None:
         """``None``: it is on no server."""
 
-    def bytes(self) -> bytes:  # noqa: D102
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
         return bytes(self._data)
 
     def save(  # noqa: D102
-        self, path: str | os.PathLike[str] = "./", *, if_exists: IfExists | None = None
+        self,
+        path: str | os.PathLike[str] = "./",
+        *,
+        if_exists: IfExists | None = None,
+        timeout: float | None = None,
     ) -> Path:
         target, rule = target_path(path, self.filename, if_exists)
         return write_atomically(target, [self.bytes()], if_exists=rule)

@@ -163,7 +163,7 @@ class Secrets:
     def add_headers(self, headers: Mapping[str, str | bytes]) -> None:
         """What a request or a handshake brings along to prove who we are."""
         for name, given in headers.items():
-            value = given.decode("latin-1") if isinstance(given, bytes) else given
+            value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
             if name.lower() in _PLAIN_HEADERS or (name, value) in self._seen:
                 continue
             if len(self._seen) < MOST_WORDS:
@@ -207,6 +207,16 @@ class Secrets:
             if word in text:
                 text = text.replace(word, STARS)
         return text
+
+    def hide_words_in(self, value: Any) -> Any:
+        """A JSON value, in whose texts the known words are hidden; names and numbers stay."""
+        if isinstance(value, str):
+            return self.hide_words(value)
+        if isinstance(value, Mapping):
+            return {key: self.hide_words_in(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.hide_words_in(each) for each in value]
+        return value
 
     def hide_text(self, text: str) -> str:
         """``text`` without its secrets."""

@@ -32,6 +32,9 @@ from comfy_client.address import Address, parse_host
         ("0.0.0.0:8188", "http://127.0.0.1:8188", "ws://127.0.0.1:8188"),
         ("[::]:8188", "http://127.0.0.1:8188", "ws://127.0.0.1:8188"),
         ("münchen:8188", "http://xn--mnchen-3ya:8188", "ws://xn--mnchen-3ya:8188"),
+        ("GRÖSSE.de:1", "http://xn--grsse-kua.de:1", "ws://xn--grsse-kua.de:1"),
+        # IDNA 2008, as browsers and requests have it: fass.de belongs to somebody else.
+        ("faß.de:1", "http://xn--fa-hia.de:1", "ws://xn--fa-hia.de:1"),
     ],
 )
 def test_hosts_become_urls(host: str, http_url: str, ws_url: str) -> None:
@@ -79,6 +82,8 @@ def test_userinfo_is_taken_out(host: str, pair: tuple[str, str], http_url: str) 
         ("host:80:90", "port"),
         ("a..b", "name:port"),
         ("x" * 64, "name:port"),
+        ("ü" * 64, "name:port"),
+        ("\u2603\ufe0f:1", "name:port"),
         ("[nonsense]:1", "name:port"),
         ("ftp://host", "scheme must be http or https"),
         ("http://host/?token=hunter2", "QueryCredentials"),

@@ -21,6 +21,7 @@ LIBRARIES = {
     "comfy_client": {"attrs"},
     "comfy_client.http": {"requests", "urllib3"},
     "comfy_client.deadline": {"urllib3"},
+    "comfy_client.address": {"urllib3"},
     "comfy_client.connection": {"websocket"},
     "comfy_client.signals": {"blinker"},
     "comfy_client.client": {"blinker"},

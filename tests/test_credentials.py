@@ -105,6 +105,15 @@ def test_what_is_no_credentials_is_a_type_error_without_it(given: Any) -> None:
         assert "user:pass" not in str(caught.value)
 
 
+def test_a_user_name_with_a_colon_is_refused() -> None:
+    """The server would take what follows for the beginning of the password."""
+    for given in (lambda: BasicCredentials("a:b", SECRET), lambda: apply(("a:b", SECRET))):
+        with pytest.raises(ValueError, match="colon") as caught:
+            given()
+        assert SECRET not in str(caught.value)
+    assert apply(("a", f"b:{SECRET}")).headers == basic(f"a:b:{SECRET}")
+
+
 def test_a_callable_is_asked_each_time() -> None:
     """``check`` does not ask it."""
     answers = iter([BearerCredentials("one"), BearerCredentials("two")])

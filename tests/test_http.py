@@ -29,13 +29,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import attrs
 import pytest
 import requests
 import trustme
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
+from urllib3.util import Retry
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, OutputFile
 from comfy_client import http as edge
 from comfy_client.address import parse_host
 from comfy_client.answers import Answer
@@ -206,6 +208,40 @@ def test_bodies_and_params_arrive_as_given(comfy: ComfyServer, http: Http) -> No
     assert (three.body, three.headers["Content-Length"]) == (b"", "0")
     assert four.body == b"null"
     assert all("Origin" not in r.headers for r in comfy.requests)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"tag": ["a", "b", None], "n": 1, "none": None, "empty": ()},
+        [("tag", "a"), ("tag", "b"), ("n", 1), ("none", None)],
+        (pair for pair in [("tag", ("a", "b")), ("n", 1)]),
+    ],
+    ids=["lists", "pairs", "both"],
+)
+def test_a_name_in_a_query_may_stand_for_several_values(
+    comfy: ComfyServer, http: Http, params: Any
+) -> None:
+    """As the routes of assets want it."""
+    comfy.on("GET", "/assets", (200, {}, {}))
+    http.json("GET", "/assets", params=params)
+    assert comfy.requests[-1].target == "/api/assets?tag=a&tag=b&n=1"
+
+
+def test_a_header_with_an_umlaut_arrives_alike_by_request_and_handshake(
+    comfy: ComfyServer,
+) -> None:
+    """In UTF-8, as ComfyUI reads it, whoever gave it."""
+    with requests.Session() as session:
+        session.headers["X-Session"] = "Zoë"
+        with opened(comfy.url, headers={"X-Who": "Jörg"}, session=session) as http:
+            http.request("GET", "/queue", headers={"X-Now": "für jetzt"})
+            _, shaken = http.handshake("/ws", {})
+    sent = comfy.requests[-1].headers
+    assert (sent["X-Who"], sent["X-Session"], sent["X-Now"]) == ("Jörg", "Zoë", "für jetzt")
+    assert (shaken["X-Who"], shaken["X-Session"]) == ("Jörg", "Zoë")
+    with opened(comfy.url) as http, pytest.raises(ValueError, match="header"):
+        http.request("GET", "/queue", headers={"X-Now": "a\r\nX-More: b"})
 
 
 def test_nan_is_refused_before_anything_is_sent(comfy: ComfyServer, http: Http) -> None:
@@ -479,6 +515,25 @@ def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyS
     assert "turquoise" in caught.value.body
 
 
+@pytest.mark.parametrize("secret", ["1234", "node", "true", "null", "rror", "Value"])
+def test_a_secret_that_is_a_common_word_leaves_the_facts_of_a_refusal(
+    comfy: ComfyServer, secret: str
+) -> None:
+    """It is hidden in texts only: names and numbers are facts, and JSON stays JSON."""
+    said = {
+        "error": {"type": "invalid", "message": f"Value {secret}56 is too big"},
+        "node_errors": {"1234": {"received": 123456, "true": True, "none": None}},
+    }
+    comfy.on("POST", "/prompt", (400, {}, said))
+    with (
+        opened(comfy.url, credentials=("me", secret)) as http,
+        pytest.raises(ApiError) as caught,
+    ):
+        http.json("POST", "/prompt", json={})
+    assert caught.value.body["node_errors"] == said["node_errors"]
+    assert secret not in caught.value.body["error"]["message"]
+
+
 # -- redirects and strangers ------------------------------------------------------------
 
 
@@ -602,6 +657,113 @@ def test_refused_and_unknown_names_are_unreachable(monkeypatch: pytest.MonkeyPat
         with pytest.raises(ServerUnreachable, match=r"'gpu\.invalid' is not known") as caught:
             http.json("GET", "/prompt")
         assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("proxies", [{}, {"http": "http://proxy.invalid:3128"}])
+def test_a_moment_without_name_servers_may_mend_and_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch, method: str, proxies: dict[str, str]
+) -> None:
+    """As after sleep, or while the network changes; a proxy's name likewise."""
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    with opened("gpu.invalid", proxies=proxies) as http:
+        with pytest.raises(ServerUnreachable) as caught:
+            http.json(method, "/prompt")
+        assert caught.value.retryable
+        assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+def test_init_waits_for_name_servers_but_not_for_unknown_names(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its timeout; what is unknown is told at once."""
+    real, failures = socket.getaddrinfo, [socket.EAI_AGAIN] * 3
+
+    def look_up(host: Any, *args: Any, **kw: Any) -> Any:
+        if failures:
+            raise socket.gaierror(failures.pop(), "no")
+        return real(host, *args, **kw)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with ComfyApi(f"localhost:{comfy.port}") as api:
+        assert api.connected
+    assert not failures
+    failures += [socket.EAI_NONAME]
+    with (
+        contextlib.closing(ComfyApi(f"localhost:{comfy.port}")) as api,
+        pytest.raises(ServerUnreachable, match="not known"),
+    ):
+        api.init()
+
+
+# -- announcements ----------------------------------------------------------------------
+
+
+class Passing(requests.adapters.BaseAdapter):
+    """Somebody's own adapter, into whose connections nobody sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = requests.adapters.HTTPAdapter()
+
+    def send(self, *args: Any, **kw: Any) -> requests.Response:
+        return self.inner.send(*args, **kw)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def announcing(connection: socket.socket) -> None:
+    """Answers each request by its path, and announces some answers before."""
+    while True:
+        path = head_of(connection).split()[1]
+        if b"hint" in path:
+            connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n")
+            connection.sendall(b"Link: </a.css>; rel=preload\r\n\r\n")
+            time.sleep(0.05)  # the answer is another packet
+        connection.sendall(encode((200, {}, {"path": path.decode()})))
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
+def test_what_announces_an_answer_is_not_taken_for_it(given: bool) -> None:
+    """Nor does any later answer belong to the request before."""
+    with (
+        raw_server(announcing) as port,
+        requests.Session() as session,
+        opened(f"127.0.0.1:{port}", session=session if given else None) as http,
+    ):
+        for route in ("/hint", "/a", "/b", "/hint", "/a"):
+            assert http.json("GET", route) == {"path": f"/api{route}"}
+
+
+def test_an_adapter_that_takes_an_announcement_for_an_answer_loses_its_connection() -> None:
+    """The answer that follows on it would be taken for the next one."""
+    with raw_server(announcing) as port, requests.Session() as session:
+        session.mount("http://", Passing())
+        with opened(f"127.0.0.1:{port}", session=session) as http:
+            with pytest.raises(UnexpectedResponse, match="102"):
+                http.json("GET", "/hint")
+            assert http.json("GET", "/a") == {"path": "/api/a"}
+
+
+def test_a_switch_of_protocols_that_nobody_asked_for_is_no_answer() -> None:
+    """What follows on that connection is not HTTP any more."""
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+
+    def handle(connection: socket.socket) -> None:
+        if b"/switch" in head_of(connection):
+            connection.sendall(switch)
+        answers((200, {}, {}))(connection)
+
+    with raw_server(handle) as port, opened(f"127.0.0.1:{port}") as http:
+        with pytest.raises(UnexpectedResponse, match="101"):
+            http.json("GET", "/switch")
+        with pytest.raises(TransportError):  # of that connection there is none left to answer
+            http.json("GET", "/a", timeout=0.3)
 
 
 def test_a_host_that_swallows_packets_ends_at_the_connect_timeout() -> None:
@@ -963,6 +1125,72 @@ def test_a_download_that_stalls_ends_at_the_timeout_of_the_client(comfy: ComfySe
         assert time.monotonic() - start < 5
 
 
+def test_a_file_in_memory_has_the_time_of_a_transfer(comfy: ComfyServer) -> None:
+    """An hour, or its own; but not for silence."""
+    (comfy.root / "output" / "a.png").write_bytes(b"0123456789" * 3)
+    file = OutputFile("a.png")
+    with contextlib.closing(ComfyApi(comfy.url, timeout=(5, 0.5))) as api:
+        file = attrs.evolve(file, files=api)
+        with comfy.faults.drip("GET", "/view", size=20, pause=0.1):  # headers as well
+            start = time.monotonic()
+            assert file.bytes() == api.get_image(file) == b"0123456789" * 3
+            assert time.monotonic() - start > 1.0  # twice, in pieces
+            with pytest.raises(RequestTimeout):
+                file.bytes(timeout=0.3)
+            with pytest.raises(RequestTimeout):
+                api.get_image(file, timeout=0.3)
+        with comfy.faults.drip("GET", "/view", size=20, pause=5):
+            start = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                file.bytes()
+            assert time.monotonic() - start < 3
+
+
+def test_an_upload_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client() -> None:
+    """Whether all of it was sent, or the rest does not get away; it had an hour."""
+    end = threading.Event()
+    with raw_server(lambda connection: end.wait(LIMIT)) as port:
+        with opened(f"127.0.0.1:{port}", timeout=(5, 0.5)) as http:
+            for size in (100, 64 * MIB):
+                start = time.monotonic()
+                with pytest.raises(RequestTimeout):
+                    http.upload("/upload/image", {}, Zeros(size), "a")
+                assert time.monotonic() - start < 0.5 + 3
+        end.set()
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_an_upload_that_moves_may_take_longer_than_the_timeout_of_the_client(
+    ca: trustme.CA, bundle: Path, secured: bool
+) -> None:
+    """However slowly; and the server, too, may take its time to store much."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    size = 8 * MIB
+
+    def read_slowly(connection: socket.socket) -> None:
+        head, _, body = head_of(connection).partition(b"\r\n\r\n")
+        (line,) = [line for line in head.split(b"\r\n") if b"Content-Length" in line]
+        left = int(line.split()[1]) - len(body)
+        while left:
+            time.sleep(0.02)
+            left -= len(connection.recv(min(left, 1 << 17)))
+        time.sleep(0.9)  # stores it: half a second, and 0.8 more for 8 MiB
+        connection.sendall(encode((200, {}, {})))
+
+    with (
+        raw_server(read_slowly, context if secured else None) as port,
+        opened(
+            f"{'https' if secured else 'http'}://127.0.0.1:{port}",
+            timeout=(5, 0.5),
+            verify=bundle,
+        ) as http,
+    ):
+        start = time.monotonic()
+        assert http.upload("/upload/image", {}, bytes(size), "a") == {}
+        assert time.monotonic() - start > 2
+
+
 def test_no_time_left_asks_nothing(comfy: ComfyServer, http: Http) -> None:
     """A deadline that has passed is a ``RequestTimeout`` as well."""
     with pytest.raises(RequestTimeout):
@@ -982,6 +1210,31 @@ def test_what_is_no_timeout_is_refused_in_words(timeout: Any) -> None:
     """Not in those of a comparison."""
     with pytest.raises(TypeError, match="in seconds"):
         Http(parse_host("x")[0], timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ([5], TypeError)],
+)
+def test_what_is_no_timeout_of_a_call_is_refused_before_anything_is_asked(
+    comfy: ComfyServer, tmp_path: Path, timeout: Any, error: type[Exception]
+) -> None:
+    """By each that takes one, in the same words."""
+    file = {"filename": "a.png"}
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        for call in (
+            lambda: api.init(timeout),
+            lambda: api.ping(timeout),
+            lambda: api.poll_status(timeout),
+            lambda: api.fetch_api("/queue", timeout=timeout),
+            lambda: api.get_image(file, timeout=timeout),
+            lambda: api.stream_image(file, timeout=timeout).__enter__(),
+            lambda: api.download_image(file, tmp_path, timeout=timeout),
+            lambda: api.upload_image(b"x", "x", timeout=timeout),
+        ):
+            with pytest.raises(error, match="a timeout is"):
+                call()
+    assert not comfy.requests
 
 
 def test_a_timeout_may_be_infinite(comfy: ComfyServer) -> None:
@@ -1240,6 +1493,88 @@ def test_close_ends_the_connections_that_were_kept(comfy: ComfyServer, http: Htt
     comfy.until(lambda: not comfy.open_connections)
 
 
+def silent(connection: socket.socket) -> None:
+    head_of(connection)
+    never_end(connection)
+
+
+def cut_short(connection: socket.socket) -> None:
+    """Of no known length: its end may be one, or not."""
+    head_of(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nthe beginning")
+    never_end(connection)
+
+
+ASK: dict[str, Callable[[Http], object]] = {
+    "request": lambda http: http.request("POST", "/x", json={}),
+    "body": lambda http: http.request("GET", "/x"),
+    "download": lambda http: download(http),
+    "upload": lambda http: http.upload("/upload/image", {}, b"x", "x"),
+    "sending": lambda http: http.upload("/upload/image", {}, bytes(64 * MIB), "x"),
+}
+
+
+def download(http: Http) -> None:
+    with http.download("/view") as pieces:
+        list(pieces)
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
+@pytest.mark.parametrize("what", ASK)
+def test_close_ends_what_other_threads_wait_for(
+    ca: trustme.CA, bundle: Path, what: str, given: bool, secured: bool
+) -> None:
+    """At once, wherever they are; a Session that was given goes on."""
+    begun = threading.Event()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+
+    def handle(connection: socket.socket) -> None:
+        if what == "sending":
+            connection.recv(1)
+            begun.set()
+            ended.wait(LIMIT)  # and nothing more is read
+            return
+        threading.Timer(0.1, begun.set).start()
+        (cut_short if what in ("body", "download") else silent)(connection)
+
+    ended = threading.Event()
+    with (
+        raw_server(handle, context if secured else None) as port,
+        requests.Session() as session,
+        ThreadPoolExecutor(1) as pool,
+        opened(
+            f"{'https' if secured else 'http'}://127.0.0.1:{port}",
+            verify=bundle,
+            session=session if given else None,
+        ) as http,
+    ):
+        future = pool.submit(ASK[what], http)
+        assert begun.wait(LIMIT)
+        http.close()
+        with pytest.raises(ClientClosed) as caught:
+            future.result(3)
+        assert caught.value.__context__ is None  # what requests raises shows what was sent
+        ended.set()
+
+
+def test_close_leaves_a_given_session_to_other_clients(comfy: ComfyServer) -> None:
+    """Whose exchanges and kept connections are not ours."""
+    with (
+        requests.Session() as session,
+        ThreadPoolExecutor(1) as pool,
+        opened(comfy.url, session=session) as ours,
+        opened(comfy.url, session=session) as theirs,
+        comfy.faults.delay("GET", "/queue", 0.5),
+    ):
+        ours.json("GET", "/prompt")
+        future = pool.submit(theirs.json, "GET", "/queue")
+        comfy.until(lambda: any(r.path == "/queue" for r in comfy.requests))
+        ours.close()
+        assert future.result(LIMIT)
+
+
 def test_after_close_every_call_says_so(comfy: ComfyServer, http: Http) -> None:
     """And closing again is harmless."""
     http.json("GET", "/prompt")
@@ -1302,6 +1637,34 @@ def test_a_missing_route_of_a_new_server_does_not_cost_the_prefix(
     http.json("GET", "/queue")
     assert comfy.requests[-1].target == "/api/queue"
     assert http.url("/queue") == comfy.url + "/api/queue"
+
+
+@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
+def test_the_first_request_of_all_may_be_of_a_route_that_is_missing(version: str) -> None:
+    """Explicit ones, too: a ComfyUI is no stranger for that."""
+    with ComfyServer(version=version) as comfy:
+        for method, route in (
+            ("GET", "/api/no/such"),
+            ("POST", "/api/no/such"),
+            ("GET", "/internal/no/such"),
+            ("GET", "/no/such"),
+        ):
+            with opened(comfy.url) as http, pytest.raises(NotSupported):
+                http.request(method, route)
+    with ComfyServer() as comfy, opened(comfy.url) as http:
+        comfy.on("GET", "/api/thing", (404, {"Content-Type": "application/json"}, {"error": "no"}))
+        with pytest.raises(NotFound):
+            http.request("GET", "/api/thing")
+
+
+@pytest.mark.parametrize("status", [401, 502])
+def test_who_does_not_tell_whether_there_is_a_prompt_route_is_not_called_a_stranger(
+    comfy: ComfyServer, status: int
+) -> None:
+    """A proxy that wants a password for it, or whose server is away."""
+    comfy.on("GET", "/prompt", (status, {}, None))
+    with opened(comfy.url) as http, pytest.raises(NotSupported):
+        http.request("GET", "/no/such")
 
 
 # -- TLS --------------------------------------------------------------------------------
@@ -1430,6 +1793,56 @@ def test_https_to_a_plain_port_says_use_http(comfy: ComfyServer) -> None:
         http.json("GET", "/prompt")
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        "<html><title>400 The plain HTTP request was sent to HTTPS port</title></html>",
+        "Reason: You're speaking plain HTTP to an SSL-enabled server port.",
+        "Client sent an HTTP request to an HTTPS server.\n",
+    ],
+    ids=["nginx", "Apache", "Go"],
+)
+def test_a_server_that_says_it_wants_https_is_understood(comfy: ComfyServer, says: str) -> None:
+    """In words of our own, and at once."""
+    comfy.on("*", "*", (400, HTML, says))
+    with (
+        contextlib.closing(ComfyApi(comfy.url)) as api,
+        pytest.raises(UnexpectedResponse, match="use https:// in host"),
+    ):
+        api.init()
+
+
+@pytest.mark.parametrize("says", ["nothing", "an alert"])
+def test_init_finds_out_that_a_server_which_hangs_up_wants_https(ca: trustme.CA, says: str) -> None:
+    """As ComfyUI with a certificate does; one that merely hangs up is waited for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+
+    def handle(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) != b"\x16":  # no ClientHello
+            connection.recv(65536)
+            return
+        if says == "an alert":  # as who wants a certificate of ours
+            connection.recv(65536)
+            connection.sendall(b"\x15\x03\x03\x00\x02\x02\x28")
+            return
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(1)
+
+    with raw_server(handle) as port, contextlib.closing(ComfyApi(f"127.0.0.1:{port}")) as api:
+        start = time.monotonic()
+        with pytest.raises(ServerUnreachable, match="use https:// in host") as caught:
+            api.init(timeout=LIMIT)
+        assert not caught.value.retryable
+        assert time.monotonic() - start < 5
+    with (
+        raw_server(lambda c: head_of(c)) as port,
+        contextlib.closing(ComfyApi(f"127.0.0.1:{port}")) as api,
+        pytest.raises(TransportError, match="cut"),
+    ):
+        api.init(timeout=0.5)
+
+
 def test_plain_http_to_an_https_port_is_a_typed_error(secure: str) -> None:
     """What arrives is no HTTP, or nothing."""
     with (
@@ -1522,6 +1935,45 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     assert SECRET not in texts(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        (f"socks5://me:{SECRET}@127.0.0.1:1", r"pip install 'requests\[socks\]'"),
+        (f"ftp://me:{SECRET}@127.0.0.1:1", "write http://proxy:3128"),
+        (f"http://me:{SECRET}@", "write http://proxy:3128"),
+        (f"http://me:{SECRET}@proxy:port", "write http://proxy:3128"),
+        (f"me:{SECRET}@", "write http://proxy:3128"),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_proxy_that_cannot_be_used_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, words: str, given: bool, method: str
+) -> None:
+    """In plain words, with what to install; nobody waits for it, nor wonders what was sent."""
+    monkeypatch.setitem(sys.modules, "socks", None)  # PySocks, should it be installed
+    with requests.Session() as session:
+        options = {"session": session if given else None, "proxies": {"http": proxy}}
+        with (
+            opened("gpu.invalid", **options) as http,
+            pytest.raises(ServerUnreachable, match=words) as caught,
+        ):
+            http.request(method, "/prompt")
+    assert not caught.value.retryable
+    assert SECRET not in texts(caught.value)
+
+
+def test_a_scheme_without_a_proxy_is_named_by_none() -> None:
+    """Whatever there is for all the others, as in requests."""
+    with a_proxy() as (proxy, seen):
+        options = {"proxies": {"http": None, "all": proxy}}
+        with opened("gpu.invalid:8188", **options) as http:
+            assert http.proxy is None
+        with opened("https://gpu.invalid:8188", **options) as http:
+            assert http.proxy == proxy
+    assert not seen
+
+
 # -- a Session of the caller ------------------------------------------------------------
 
 
@@ -1576,6 +2028,65 @@ def test_a_given_session_is_honoured_and_not_changed(comfy: ComfyServer) -> None
     assert "mine=a+b" in url
     assert (sent["Cookie"], sent["X-Mine"]) == ("sid=c1", "1")
     assert sent["X-Signature"] == "GET /ws?clientId=me&mine=a+b 0"
+
+
+@pytest.mark.parametrize(
+    ("retries", "fits"),
+    [
+        (0, True),
+        (3, True),
+        (Retry(3), True),
+        (Retry(3, allowed_methods=["GET", "POST"]), False),
+        (Retry(3, allowed_methods=None), False),
+        (Retry(connect=3, read=0, status=0, allowed_methods=None), True),
+        (Retry(3, read=False, allowed_methods=None, status_forcelist=[502]), False),
+        (Retry(3, read=False, allowed_methods=None, respect_retry_after_header=False), True),
+    ],
+)
+def test_an_adapter_that_sends_a_post_again_is_refused(
+    comfy: ComfyServer, retries: Any, fits: bool
+) -> None:
+    """A prompt would run twice; what is surely not sent may be tried again."""
+    comfy.script()
+    with requests.Session() as session:
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
+        if not fits:
+            with pytest.raises(ValueError, match="POST"):
+                Http(parse_host(comfy.url)[0], session=session)
+            return
+        with (
+            opened(comfy.url, session=session) as http,
+            comfy.faults.cut("POST", "/prompt"),
+            pytest.raises(TransportError),
+        ):
+            http.json("POST", "/prompt", json={"prompt": {}})
+    assert len(comfy.requests) == 1
+
+
+def test_a_given_session_keeps_to_deadlines_over_kept_connections_too() -> None:
+    """Though they were made before, and for requests of its owner, who has no deadline."""
+
+    def handle(connection: socket.socket) -> None:
+        while True:
+            path = head_of(connection).split()[1]
+            if b"quick" in path:
+                connection.sendall(encode((200, {}, {})))
+                continue
+            for byte in encode((200, {}, {})):
+                connection.sendall(bytes([byte]))
+                time.sleep(0.02)
+
+    with raw_server(handle) as port, requests.Session() as session:
+        url = f"http://127.0.0.1:{port}"
+        assert session.get(f"{url}/quick").json() == {}
+        with opened(url, session=session) as http:
+            for _ in range(2):
+                start = time.monotonic()
+                with pytest.raises(TransportError):
+                    http.request("GET", "/slow", timeout=0.4)
+                assert time.monotonic() - start < 1.2
+            assert session.get(f"{url}/slow").json() == {}
+            assert session.post(f"{url}/quick", data=b"x" * 99).json() == {}
 
 
 def test_credentials_win_over_the_auth_of_a_session(comfy: ComfyServer) -> None:
@@ -1727,6 +2238,28 @@ def test_a_file_that_cannot_be_read_says_so(comfy: ComfyServer, http: Http, tmp_
     assert not isinstance(caught.value, ComfyError)
     with pytest.raises(FileNotFoundError):
         http.upload("/upload/image", {}, tmp_path / "none.png", "a")
+
+
+@pytest.mark.parametrize("kind", ["path", "stream", "pipe"])
+def test_a_file_without_a_size_is_sent_with_what_it_holds(
+    comfy: ComfyServer, http: Http, kind: str
+) -> None:
+    """As all in /proc, and what another program writes."""
+    comfy.on("POST", "/upload/image", (200, {}, {"name": "x"}))
+    path = Path("/proc/self/cmdline")
+    content = path.read_bytes()
+    with contextlib.ExitStack() as stack:
+        file: Any = path
+        if kind == "stream":
+            file = stack.enter_context(path.open("rb"))
+        elif kind == "pipe":
+            reading, writing = os.pipe()
+            file = stack.enter_context(os.fdopen(reading, "rb"))
+            with os.fdopen(writing, "wb") as end:
+                end.write(content)
+        http.upload("/upload/image", {}, file, "x")
+    assert content
+    assert comfy.requests[-1].body.split(b"\r\n")[4] == content
 
 
 def test_answers_and_downloads_show_no_content_in_repr(comfy: ComfyServer, http: Http) -> None:

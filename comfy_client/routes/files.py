@@ -68,20 +68,23 @@ class FileRoutes(RouteGroup):
         ``LoadImage``: when the name is taken by different content, the server adds a number.
 
         Args:
-            file: A path, the content, or a binary file that can be rewound, sent from where
-                it stands.
+            file: A path, the content, or a binary file, sent from where it stands.  What has no
+                size, such as a pipe, is copied to a temporary file first.
             file_name: What the server shall call it, without folders; ``None``: as it is
                 called here.
             subfolder: Where below the type's folder; made when missing.
             type: Which of the server's folders.
             overwrite: Replace what has the name.
-            timeout: Seconds for all of it; ``None``: an hour.
+            timeout: Seconds for all of it; ``None``: an hour.  The client's own ``timeout`` ends
+                it earlier when nothing moves for so long, or when the server, having all of it,
+                does not answer (a second more for each 10 MB, which it has to store).
 
         Raises:
             FileNotFoundError: There is no such local file.
             UploadTooLarge: More than the server, or a proxy before it, accepts.
             ValueError: ``subfolder`` leads out of the folder, or the name has folders in it.
             ApiError: The name is no file name for the server (400).
+            RequestTimeout: See ``timeout``; the server may have stored it or not.
         """
         fields = {"subfolder": subfolder, "type": type, "overwrite": str(overwrite).lower()}
         return self._upload("/upload/image", file, file_name, fields, timeout)
@@ -134,27 +137,35 @@ class FileRoutes(RouteGroup):
         return self._http.url("/view", _view_params(info, preview, channel))
 
     def get_image(
-        self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
+        self,
+        info: FileInfo,
+        *,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
     ) -> bytes:
         """The content of a file of any kind.
 
-        ``GET /view``.  In memory as a whole: for large files see :meth:`stream_image` and
-        :meth:`download_image`.
+        ``GET /view``.  In memory as a whole, 1 GiB at most: for large files see
+        :meth:`stream_image` and :meth:`download_image`.
 
         Args:
             info: The file; see the class.
             preview: Re-encode a picture at full size: ``"webp"`` or ``"jpeg"``, with a
                 quality as in ``"jpeg;50"``.  ``None``: as it is, with its metadata.
             channel: ``"rgb"``: a PNG without alpha; ``"a"``: a PNG of the alpha alone.
+            timeout: Seconds for all of it; ``None``: an hour.  The client's own ``timeout`` ends
+                it earlier when the server is silent for so long.
 
         Raises:
             NotFound: There is no such file (files of type ``temp`` go at each restart).
             AuthenticationError: ``subfolder`` leaves the folder (403).
             ApiError: The name has ``..`` in it, or the type is unknown (400); a preview of
                 what is no picture (500).
+            RequestTimeout: See ``timeout``.
         """
         params = _view_params(info, preview, channel)
-        return self._http.request("GET", "/view", params=params).content
+        return self._http.content("/view", params=params, timeout=timeout)
 
     def stream_image(
         self,
@@ -173,8 +184,8 @@ class FileRoutes(RouteGroup):
                     ...
 
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
-        of :meth:`get_image`; ``timeout`` is seconds for all of it, ``None`` an hour.  When the
-        content is cut short, the iteration ends in a :class:`TransportError`.
+        of :meth:`get_image`.  When the content is cut short, the iteration ends in a
+        :class:`TransportError`.
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
