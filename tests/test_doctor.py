@@ -362,7 +362,18 @@ def test_https_to_a_plain_server_and_http_to_a_secure_one(
     pem = papers / "server.pem"
     with ComfyServer(tls=(pem, pem)) as secure:
         report = ask(secure.url.replace("https:", "http:"))
-    assert set(failing(report)) <= {"http", "comfyui"}
+    assert failing(report) == ["http"]
+    assert "use https://" in report["http"].advice
+    with ComfyServer() as other:
+        said = "<title>400 The plain HTTP request was sent to HTTPS port</title>"
+        other.on("*", "*", (400, {"Content-Type": "text/html"}, said))
+        report = ask(other.url)
+        assert failing(report) == ["comfyui"]
+        assert "use https://" in report["comfyui"].advice
+        other.on("*", "*", lambda request: None)  # hangs up, and takes no handshake either
+        report = ask(other.url)
+        assert failing(report) == ["http"]
+        assert "https" not in report["http"].advice
 
 
 def test_a_ca_bundle_that_is_not_there_is_told_without_its_folder(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_plain_http_to_a_tls_port_is_told(comfyui: ComfyUI, papers: Path) -> Non
     """nginx answers 400 with a page."""
     with (
         Nginx(comfyui.port, certificates=papers) as door,
-        pytest.raises(ApiError, match="plain HTTP request was sent to HTTPS port"),
+        pytest.raises(UnexpectedResponse, match="use https:// in host"),
         ComfyApi(door.url.replace("https", "http")),
     ):
         pass
