@@ -573,9 +573,14 @@ class ComfyApi(
         whose results you have not had: endless iterables are fine, others get their turn in
         the queue, and little is left there when something breaks.
 
-        When it ends early (``break``, ``close()``, Ctrl-C, an error) those of its prompts
-        that still wait are deleted from the queue; the one that runs goes on to its end.  A
-        server that goes away meanwhile is waited for.
+        When it ends early (``break``, ``close()`` of it or of the client, Ctrl-C, an error, the
+        end of the script) those of its prompts that still wait are deleted from the queue; the
+        one that runs goes on to its end.
+
+        Once the server has taken a prompt, it is waited for when it goes away: nobody listens,
+        a proxy answers for it (502 to 504), its name is not known for a while.  What it got in
+        that time is taken up, and what surely never came is submitted again.  What it got and
+        forgot in a restart is :class:`JobLost`.
 
         Args:
             workflows: Several workflows, or with ``params`` a single one.
@@ -583,16 +588,25 @@ class ComfyApi(
                 by id, title or class.  Each is applied to a copy.
             in_flight: How many of its prompts are in the queue, the running one included.
             ordered: Yield in the order of the workflows, or as they end.
-            on_error: ``"raise"`` what went wrong with a prompt, once the results before it
-                were yielded; ``"keep"`` yields the exception in its place.  What goes wrong
-                with the server itself is raised either way.
+            on_error: ``"raise"`` what went wrong with a prompt; ``"keep"`` yields the exception
+                in its place.  What goes wrong otherwise (with the server itself, with your
+                iterable, a file that is missing) is raised either way, and ends the submitting.
+                Whatever is raised, results of prompts before it are yielded first.
+            timeout: Seconds for each prompt, from its submission, or from the end of the one of
+                this call that ended before it: to wait for its turn among these costs nothing,
+                to wait behind prompts of others does.  Then it is a :class:`JobTimeout`, and
+                the prompt is cancelled (5 seconds at most; should it have ended by then, its
+                end counts).  ``None``: as long as it takes.
+            stall_timeout: The same for seconds without any news: of the prompt, or, while it
+                waits, of any prompt of this call.  A server that is away gives none.
             options: As for :meth:`submit`.
 
         Raises:
             TypeError: One workflow without ``params``, or several with them.
-            ValueError: ``in_flight`` or ``on_error`` make no sense.
+            ValueError: ``in_flight``, ``on_error`` or a timeout make no sense.
             OSError: The workflow is a file that cannot be read.  These three at once.
-            ComfyError: As :meth:`run`, while it yields.
+            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since
+                such prompts are waited for until the server can tell.
         """
         from .many import run_map  # as the next: not what every script waits for
 
@@ -629,16 +643,19 @@ class ComfyApi(
         single value changes, and what feeds the most nodes changes the least.  The rows come
         back in the order of the grid, the last input varying fastest.
 
-        With a ``journal`` (JSON lines, readable by its owner only, no keys in it) the same
-        call carries on after whatever ended it: rows that have ended are taken from the file,
-        and prompts that are under way or ended meanwhile are taken up by their ids.  None runs
-        twice, unless the server forgot it (a restart, its queue or history cleared), or got
-        it later than it was looked for (an answer did not come, for ten seconds and more):
-        then its result was not had, and it is submitted again, three times at most.
-        Pictures of ``SaveImageWebsocket`` are not kept in it.
+        With a ``journal`` (an SQLite file, readable by its owner only, no keys and no values of
+        the grid in it) the same call carries on after whatever ended it: rows that have ended
+        are taken from the file, and prompts that are under way or ended meanwhile are taken up
+        by their ids.  None runs twice, unless the server forgot it (a restart, its queue or
+        history cleared), or got it later than it was looked for (an answer did not come, for ten
+        seconds and more): then its result was not had, and it is submitted again, three times at
+        most.  Points are known by their graphs, so the grid may change, and the workflow, too:
+        what was run before with the same values is not run again.  Points of one grid with
+        equal graphs run each for itself.  Pictures of ``SaveImageWebsocket`` are not kept in it.
 
         When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
-        and the one that runs goes on.  A server that goes away meanwhile is waited for.
+        and the one that runs goes on.  A server that goes away meanwhile is waited for, as by
+        :meth:`map`.  One warning in the log sums up how many rows have an error.
 
         Args:
             workflow: In API format.
@@ -646,10 +663,16 @@ class ComfyApi(
                 class.
             in_flight: How many of its prompts are in the queue, the running one included.
             journal: A file; it is made when missing.
-            retry_failed: Run rows again for which the journal has an error.
+            retry_failed: Also run rows again for which the journal has the error of a run.  Those
+                that the server refused ran nothing, and are submitted again in any case.
+            timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
+                :class:`JobTimeout`.
+            stall_timeout: Seconds without any news, as for :meth:`map`.
             on_row: Called with each row as it ends, in this thread.  With a journal, once
                 over all calls: first with rows that ended in an earlier call which did not
-                get so far.  What it raises ends the sweep; the row is told again next time.
+                get so far.  What it raises ends the sweep.  A row is told again next time if
+                it raised, or if the process was killed before it had returned and that was
+                written down.
             strict: As for :meth:`submit`.
             options: See :class:`PromptOptions`.
 
@@ -659,9 +682,13 @@ class ComfyApi(
         Raises:
             WorkflowError: An unknown or ambiguous name, or a value that cannot be sent; told
                 before anything is submitted.
-            ValueError: An input without values, or twice; the journal is of another sweep
-                (another workflow, other values), or damaged.
+            PromptRejected: The server refuses the first prompt for what no input of the grid has
+                to do with (a model that is missing, say): it would refuse all.
+            ValueError: An input without values, or twice; a timeout makes no sense; the file is
+                no journal, and is left as it is, or it is damaged.
             BlockingIOError: Another process is at work with the journal.
+            OSError: The journal cannot be read or written, as when the disk is full; call again
+                when there is room.
             ComfyError: The server cannot be reached, refuses us, or is none.
         """
         from .sweep import run_sweep
