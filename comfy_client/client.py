@@ -206,7 +206,7 @@ class ComfyApi(
         )
         self._jobs = Jobs(self)
         # Prompts of map() and sweep(), which keep this object, and not the other way round.
-        self._windows: weakref.WeakSet[Window] = weakref.WeakSet()
+        self._windows: set[weakref.ref[Window]] = set()
         self._status_at = float("-inf")  # when the queue's state was told last
         self._queue_remaining: int | None = None
         self._departed = 0  # how many prompts left the queue, of whomever ...
@@ -923,9 +923,11 @@ def _without_passwords(proxies: Mapping[str, str | None]) -> dict[str, str | Non
     return {scheme: url for scheme, url in proxies.items() if not url or "@" not in url}
 
 
-def _withdraw(windows: Iterable[Window]) -> None:
-    for window in list(windows):
-        window.withdraw()
+def _withdraw(windows: set[weakref.ref[Window]]) -> None:
+    for known in windows.copy():  # another thread may begin one, or forget it
+        window = known()
+        if window is not None:
+            window.withdraw()
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

@@ -32,7 +32,7 @@ _APPLICATION: Final = int.from_bytes(b"CoSw")
 _VERSION: Final = 1
 _MAGIC: Final = b"SQLite format 3\x00"
 #: Seconds that are given to somebody who reads the file at the moment.
-_READERS: Final = 5.0
+_READERS: Final = 1.0
 
 _SCHEMA: Final = f"""
     PRAGMA journal_mode = OFF;
@@ -250,10 +250,10 @@ class Journal:
             return self._busy()
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        if code == sqlite3.SQLITE_IOERR:
-            text = f"the journal cannot be read or written ({exc}); is the disk full?"
-            return OSError(errno.EIO, text, path)
-        return self._damaged(exc)
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            return self._damaged(exc)
+        hint = "; is the disk full?" if code == sqlite3.SQLITE_IOERR else ""
+        return OSError(errno.EIO, f"the journal cannot be read or written ({exc}){hint}", path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

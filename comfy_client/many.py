@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
@@ -191,7 +192,7 @@ class Window:
     _ended_at: float = attrs.field(default=float("-inf"), init=False)  # the last one that ended
 
     def __attrs_post_init__(self) -> None:
-        self.api._windows.add(self)
+        self.api._windows.add(weakref.ref(self, self.api._windows.discard))
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -31,6 +31,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.testing import ComfyServer
+from tests.conftest import load_workflow
 from tests.grids import HOW, LIMIT, WORKFLOW, Record, away, furnish
 from tests.heard import until
 
@@ -326,6 +327,20 @@ def test_results_before_whatever_is_raised_are_had(
     assert len(texts(found)) == 2
 
 
+def test_unordered_results_that_are_there_come_before_an_error_that_ends_it(api, record) -> None:
+    """Whichever ended first."""
+    record.failing = {1}
+    results = api.map(WORKFLOW, seeds(range(3)), in_flight=3, ordered=False)
+    ended: list[str] = []
+    for name in ("execution_success", "execution_error"):
+        api.on(name, lambda event: ended.append(event.prompt_id))
+    assert texts([next(results)]) == ["ax0"]
+    until(lambda: len(ended) == 3)
+    assert texts([next(results)]) == ["ax2"]
+    with pytest.raises(JobFailed):
+        next(results)
+
+
 def test_an_error_that_leaves_the_client_takes_back_what_waits(server, record) -> None:
     """Though the results were left in a variable, which the traceback keeps."""
     record.gate = threading.Semaphore(1)
@@ -422,6 +437,16 @@ def test_waiting_for_prompts_of_the_same_call_is_nobodys_delay(api, record, pati
     results: Any = api.map(WORKFLOW, seeds(range(4)), in_flight=4, **{patience: 2.0})
     assert texts(results) == ["ax0", "ax1", "ax2", "ax3"]
     thread.join(LIMIT)
+
+
+def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
+    """It may run for long, as its steps show."""
+    graph = load_workflow("txt2img_tiny")
+    graph["4"]["inputs"]["ckpt_name"] = "simulated.safetensors"
+    graph["3"]["inputs"]["steps"] = 20
+    with ComfyServer(step_seconds=0.15) as server, ComfyApi(server.url) as api:
+        grid = ({"KSampler.seed": number} for number in range(2))
+        assert len(list(api.map(graph, grid, stall_timeout=1.5))) == 2
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])

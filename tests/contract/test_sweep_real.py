@@ -6,6 +6,7 @@ import itertools
 import random
 import sqlite3
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi, Result, Sweep, SweepRow
+from comfy_client import ComfyApi, JobTimeout, PromptRejected, Result, Sweep, SweepRow
 from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
 from tests.grids import Victim, change, points
 from tests.heard import until
 
@@ -183,6 +185,64 @@ def test_a_journal_that_lost_its_ends_runs_nothing_again(any_api: ComfyApi, tmp_
         rows = any_api.sweep(SLEEP, TEXTS, journal=journal)
         assert [row.result.texts for row in rows] == [("a",), ("b",), ("c",), ("d",), ("e",)]
         assert asleep(any_api) == dict.fromkeys("abcde", 1)
+
+
+def test_of_a_grid_that_has_changed_only_new_points_are_run(
+    any_api: ComfyApi, tmp_path: Path
+) -> None:
+    """More values, or fewer."""
+    any_api.clear_history()
+    journal = tmp_path / "sweep.db"
+    any_api.sweep(SLEEP, TEXTS, journal=journal)
+    for texts, known in (("fbcdeg", 4), ("ag", 2), ("abcdefg", 7)):
+        rows = any_api.sweep(SLEEP, {"TestSleepOutput.text": list(texts)}, journal=journal)
+        assert [row.result.texts for row in rows] == [(text,) for text in texts]
+        assert sum(row.from_journal for row in rows) == known
+    assert asleep(any_api) == dict.fromkeys("abcdefg", 1)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "change"),
+    [
+        ("4", {"inputs": {"ckpt_name": "misspelt.safetensors"}}),
+        ("3", {"inputs": {"sampler_name": "misspelt"}}),
+        ("8", {"class_type": "VAEDecoed"}),
+    ],
+    ids=["model", "beside the axis", "class"],
+)
+def test_a_refusal_that_no_axis_causes_ends_the_sweep_at_its_first_row(
+    any_api: ComfyApi, node_id: str, change: dict[str, Any]
+) -> None:
+    """However a version puts it."""
+    any_api.clear_history()
+    graph = load_workflow("txt2img_tiny")
+    node = graph[node_id]
+    graph[node_id] = {**node, **change, "inputs": {**node["inputs"], **change.get("inputs", {})}}
+    told: list[SweepRow] = []
+    with pytest.raises(PromptRejected):
+        any_api.sweep(graph, {"3.seed": range(9), "6.text": ["a", "b"]}, on_row=told.append)
+    assert told == []
+    assert any_api.get_histories() == {}
+
+
+def test_a_refusal_that_an_axis_causes_is_that_of_its_row(any_api: ComfyApi) -> None:
+    """The others run."""
+    graph = load_workflow("txt2img_tiny")
+    names = ["misspelt.safetensors", graph["4"]["inputs"]["ckpt_name"]]
+    refused, done = any_api.sweep(graph, {"4.ckpt_name": names, "3.steps": [1]}, in_flight=1)
+    assert isinstance(refused.error, PromptRejected)
+    assert done.error is None
+
+
+def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(api: ComfyApi) -> None:
+    """By its id alone."""
+    grid = {"TestSleepOutput.seconds": [60.0, 0.0], "TestSleepOutput.ticks": [600]}
+    begun = time.monotonic()
+    late, done = api.sweep(SLEEP, grid, timeout=3.0)
+    assert isinstance(late.error, JobTimeout)
+    assert "it was cancelled" in str(late.error)
+    assert done.error is None
+    assert time.monotonic() - begun < 30
 
 
 def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
