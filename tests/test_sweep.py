@@ -375,6 +375,14 @@ def test_a_refusal_that_an_axis_causes_is_that_of_its_row(api) -> None:
         assert done.error is None
 
 
+def test_a_link_of_an_axis_may_lead_to_what_cannot_be_sent(api, record) -> None:
+    """Elsewhere it can."""
+    graph = {**WORKFLOW, "5": {"class_type": "Write", "inputs": {"text": ["99", 0]}}}
+    refused, done = api.sweep(graph, {"Make.model": [["5", 0], ["1", 0]]}, in_flight=1)
+    assert isinstance(refused.error, WorkflowError)
+    assert texts([done]) == ["ax0"]
+
+
 def fault(kind: str, name: str | None = None) -> dict[str, Any]:
     return {"type": kind, "extra_info": {} if name is None else {"input_name": name}}
 

@@ -121,8 +121,10 @@ class Grid:
         No: what it refused would be refused at each point, since no axis has anything to do
         with it.
         """
+        # With another link, another part of the graph counts.
+        relinks = any(as_link(value) for axis in self.axes for value in axis.values)
         if isinstance(error, WorkflowError):
-            return False  # the values of axes were checked when they were given
+            return relinks  # the values themselves were checked when they were given
         if not isinstance(error, PromptRejected):
             return True
         kind = error.error.get("type")
@@ -130,8 +132,8 @@ class Grid:
             return False
         if unknown_class({"error": error.error}, self._graph) is not None:
             return False
-        if not error.node_errors or any(as_link(v) for axis in self.axes for v in axis.values):
-            return True  # with another link, another part of the graph counts
+        if relinks or not error.node_errors:
+            return True
         return any(
             self._may_cause(str(node_id), fault)
             for node_id, report in error.node_errors.items()
