@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import os
@@ -101,7 +102,10 @@ class ComfyApi(
 
     Making one asks nothing of anybody; :meth:`init` (or ``with``) connects.  All methods
     may be called from several threads.  After ``os.fork`` the child has an id and
-    connections of its own.  A pickle carries the configuration without any secret.
+    connections of its own.  ``copy.copy`` makes a client of the same configuration, which
+    does not record; ``copy.deepcopy``, of a result too, keeps the very client.  A pickle carries
+    the configuration without any secret, and without ``headers``, ``session`` and
+    ``namespace``; where it is read, a warning names what stayed behind.
 
     Args:
         host: ``gpu-box:8188``, ``https://example.org/comfy/``, ``user:pass@host``, ...
@@ -190,6 +194,32 @@ class ComfyApi(
             "proxies": None if proxies is None else _without_passwords(proxies),
             "transport": transport,
         }
+        self._stays_behind = tuple(
+            name
+            for name, stays in {
+                "credentials": credentials is not None and self._config["credentials"] is None,
+                "proxies": proxies is not None and self._config["proxies"] != dict(proxies),
+                "headers": bool(headers),
+                "session": session is not None,
+                "namespace": namespace is not None,
+            }.items()
+            if stays
+        )
+        kind, sent = type(self), dict(headers or {})
+        # It holds secrets, so it is nothing that shows them; and it does not hold this object.
+        self._like_this: Callable[[], ComfyApi] = lambda: kind(
+            address.http_url,
+            credentials=credentials,
+            user=user,
+            timeout=timeout,
+            verify=verify,
+            cert=cert,
+            proxies=proxies,
+            headers=sent,
+            session=session,
+            transport=transport,
+            namespace=namespace,
+        )
         self._receivers = Receivers(self, namespace)
         self._recorder = self._http.recorder = None if record is None else _recorder(record)
         self._closed = False
@@ -362,7 +392,18 @@ class ComfyApi(
         return f"<ComfyApi {self.host} {self.state.value}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (type(self), self._config, self._http.has_secrets)
+        return _unpickle, (
+            type(self),
+            self._config,
+            self._http.has_secrets,
+            self._stays_behind,
+        )
+
+    def __copy__(self) -> ComfyApi:
+        return self._like_this()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # as of a module or a thread: there is no second one of its connections
 
     def _check_open(self) -> None:
         if self._closed:
@@ -945,10 +986,28 @@ def _renew_logs(owner: weakref.ref[ComfyApi]) -> None:
         api._publish(ErrorEvent(name="terminal_subscription_error", error=exc))
 
 
-def _unpickle(cls: type[ComfyApi], config: dict[str, Any], left_behind: bool) -> ComfyApi:
+def _unpickle(
+    cls: type[ComfyApi],
+    config: dict[str, Any],
+    left_behind: bool,
+    stays_behind: tuple[str, ...] = (),
+) -> ComfyApi:
     api = cls(**config)
     api._http.left_behind = left_behind
+    if stays_behind:
+        _warn_of_pickle(api.host, stays_behind)
     return api
+
+
+@functools.lru_cache(100)
+def _warn_of_pickle(host: str, stays_behind: tuple[str, ...]) -> None:
+    """Once per process: results hold their client, and many of them may come."""
+    log.warning(
+        "the client of %s comes out of a pickle without its %s: make one with them here, and name "
+        "credentials with EnvCredentials, which travel",
+        host,
+        ", ".join(stays_behind),
+    )
 
 
 def _after_fork() -> None:

@@ -237,6 +237,15 @@ class PreviewEvent(JobEvent):
         """The encoded picture, ready to be written to a file."""
         return bytes(self.view)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return _preview, ({**fields, "view": bytes(self.view)},)
+
+
+def _preview(fields: dict[str, Any]) -> PreviewEvent:
+    """Out of a pickle, which carries no memoryview."""
+    return PreviewEvent(**{**fields, "view": memoryview(fields["view"])})
+
 
 @attrs.frozen(eq=False, kw_only=True)
 class LogEntry:

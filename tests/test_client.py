@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import inspect
 import io
@@ -48,6 +49,13 @@ END = (
     {"type": "executing", "data": {"node": None, "prompt_id": PROMPT_ID}},
 )
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+PICTURE = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
 
 
 @pytest.fixture
@@ -1077,6 +1085,60 @@ def test_a_pickle_carries_the_configuration() -> None:
     assert twin._http.credentials == EnvCredentials("COMFY_TOKEN", kind="query", key="token")
     api.close()
     twin.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "lost"),
+    [
+        ({"credentials": ("ann", "s3cret")}, "credentials"),
+        ({"proxies": {"http": "http://ann:s3cret@proxy:3128"}}, "proxies"),
+        ({"headers": {"X-Tenant": "blue"}}, "headers"),
+        ({"session": requests.Session(), "namespace": blinker.Namespace()}, "session, namespace"),
+        ({"credentials": EnvCredentials("COMFY_TOKEN"), "proxies": {"http": None}}, None),
+    ],
+)
+def test_what_stays_behind_of_a_pickle_is_warned_about_once(
+    given: dict[str, Any], lost: str | None, caplog: pytest.LogCaptureFixture, refused: str
+) -> None:
+    """By name, where it is read; many results of one client may come."""
+    data = pickle.dumps(ComfyApi(refused, **given))
+    assert caplog.text == ""
+    for _ in range(3):
+        pickle.loads(data)
+    assert [f"without its {lost}:" in record.getMessage() for record in caplog.records] == (
+        [True] if lost else []
+    )
+
+
+@pytest.mark.parametrize(
+    "how", [{"host": "http://ann:s3cret@127.0.0.1:{port}"}, {"credentials": ("ann", "s3cret")}]
+)
+def test_a_copy_of_a_client_is_another_one_with_the_same_configuration(how: dict[str, Any]) -> None:
+    """Credentials, headers, namespace and all; but no id, which no two clients may share."""
+    namespace = blinker.Namespace()
+    with ComfyServer(credentials=("ann", "s3cret")) as server:
+        host = how.get("host", server.url).format(port=server.port)
+        rest = {name: value for name, value in how.items() if name != "host"}
+        first = Quick(host, headers={"X-Tenant": "blue"}, namespace=namespace, **rest)
+        with contextlib.closing(first), copy.copy(first) as twin:
+            assert type(twin) is Quick
+            assert twin.client_id != first.client_id
+            assert twin._config == first._config
+            assert server.handshakes[-1]["X-Tenant"] == "blue"
+            assert twin._receivers._namespace is namespace
+        assert "s3cret" not in repr(vars(first))
+
+
+def test_a_deep_copy_of_a_result_keeps_the_very_client() -> None:
+    """With its credentials and its connections."""
+    with (
+        ComfyServer(credentials=("ann", "s3cret")) as server,
+        ComfyApi(server.url, credentials=("ann", "s3cret")) as api,
+    ):
+        result = copy.deepcopy(api.run(PICTURE))
+        assert result.images[0].bytes().startswith(b"\x89PNG")
+        assert result.images[0]._files is api
+        assert copy.deepcopy(api) is api
 
 
 @pytest.mark.parametrize(

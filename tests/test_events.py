@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from comfy_client.errors import JobLost
 from comfy_client.events import (
+    CLASSES,
     FROM_CLIENT,
     FROM_SERVER,
     NAMES,
@@ -275,3 +279,20 @@ def test_big_fields_are_not_in_the_repr() -> None:
             assert len(repr(make({"output": {"a": big}, "traceback": [big], "more": big}))) < 400
     assert isinstance(UnknownEvent(name="mine", data=5), Event)
     assert isinstance(UnknownEvent(name="mine"), JobEvent)
+
+
+@pytest.mark.parametrize("kind", sorted(set(CLASSES.values()), key=lambda kind: kind.__name__))
+def test_events_can_be_pickled_and_copied(kind: type[Event]) -> None:
+    """Each class; of a picture its bytes."""
+    given: dict[str, Any] = (
+        {"error": JobLost("gone", prompt_id="p")} if hasattr(kind, "error") else {}
+    )
+    if kind is PreviewEvent:
+        given = {"view": memoryview(b"..picture")[2:], "node_id": "3", "raw": {"a": 1}}
+    event = kind(name="some", nbytes=5, **given)
+    for twin in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event), copy.copy(event)):
+        assert type(twin) is kind
+        assert repr(twin) == repr(event)
+        assert (twin.raw, twin.nbytes) == (event.raw, 5)
+        if isinstance(twin, PreviewEvent):
+            assert twin.image == bytes(twin.view) == b"picture"
