@@ -446,7 +446,7 @@ class ComfyApi(
 
         ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.
         Receivers have had all events of the prompt when it returns (unless they take more
-        than 5 seconds).
+        than 5 seconds, or than is left of ``timeout``).
 
         Args:
             workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
@@ -458,7 +458,8 @@ class ComfyApi(
             resubmit: As for :meth:`submit`.
             on_interrupt: Ctrl-C leaves at once, and the prompt goes on (``"leave"``), or is
                 cancelled first (``"cancel"``, 5 seconds at most).
-            on_event: Called with every event of this prompt, in this thread.
+            on_event: Called with every event of this prompt, in this thread; also with those of
+                custom nodes whose data name it as ``prompt_id``.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
             options: See :class:`PromptOptions`.
