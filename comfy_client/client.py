@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from .recording import Recorder
     from .sweep import Sweep, SweepRow
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds between the first two attempts of ``init``; they grow.
 FIRST_PAUSE: Final = 0.1
@@ -170,7 +170,7 @@ class ComfyApi(
             raise TypeError("client_id is a text; a port goes into host, as in 'gpu-box:8188'")
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
-        self.client_id = client_id or self.generate_id()  #: Ours, in queue and events.
+        self.client_id: str = client_id or self.generate_id()  #: Ours, in queue and events.
         self._transport = transport
         self._http = Http(
             address,

@@ -56,7 +56,7 @@ from .wire import HELLO
 if TYPE_CHECKING:
     from .recording import Recorder
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Largest message that is read, in bytes; a larger one ends the connection.
 MAX_FRAME: Final = 512 << 20
@@ -163,7 +163,7 @@ class Connection:
     ) -> None:
         self._owner = weakref.ref(owner)
         self._poll_only = poll_only
-        self.timing = timing or Timing()
+        self.timing: Timing = timing or Timing()
         self._uniform = uniform
         self._recorder = recorder
         # Guards all that follows.  Re-entrant, as no Event is: the finalizer of a forgotten
@@ -183,7 +183,7 @@ class Connection:
         self._is_known = False  # whether this client id was greeted before
         self._fallback_told = False
         self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
-        self.generation = 0  #: How many connections have been greeted.
+        self.generation: int = 0  #: How many connections have been greeted.
         self._frames: Frames | None = None
 
     # -- from any thread -----------------------------------------------------------------

@@ -142,8 +142,8 @@ class PromptRejected(ApiError):
         **kw: Any,
     ) -> None:
         super().__init__(message, **kw)
-        self.error = dict(error or {})
-        self.node_errors = dict(node_errors or {})
+        self.error: dict[str, Any] = dict(error or {})
+        self.node_errors: dict[str, Any] = dict(node_errors or {})
 
 
 class UnexpectedResponse(ComfyError):
@@ -201,7 +201,7 @@ class JobFailed(JobError):
         self.exception_type = exception_type
         self.exception_message = exception_message
         self.traceback = traceback
-        self.inputs = dict(inputs or {})
+        self.inputs: dict[str, Any] = dict(inputs or {})
 
     @property
     def is_oom(self) -> bool:

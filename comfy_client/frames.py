@@ -41,7 +41,7 @@ class Frames:
         self._needed = 0  # bytes from the start on, as far as is known of the frame there
         self._opcode = 0  # of a message of which only fragments have come
         self._fragments = bytearray()
-        self.heard = time.monotonic()  #: When anything came last.
+        self.heard: float = time.monotonic()  #: When anything came last.
 
     @property
     def is_within(self) -> bool:

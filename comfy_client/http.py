@@ -124,6 +124,8 @@ class Http:
         if isinstance(credentials, tuple):  # whose repr would show it
             credentials = creds.BasicCredentials(*credentials)
         self.credentials = credentials
+        self.connect_timeout: float
+        self.total_timeout: float
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
         self._own_session = session is None
         self._session = _new_session() if session is None else session

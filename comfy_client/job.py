@@ -28,7 +28,7 @@ from .workflow import class_of, title_of
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C is heard on every system.
 SLICE: Final = 0.5
@@ -163,10 +163,10 @@ class Job(Future[Result]):
     def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
         self._api = api  # whoever holds the job, holds the client that decides it
         self._begin()
-        self.prompt_id = prompt_id  #: As the server knows it.
+        self.prompt_id: str = prompt_id  #: As the server knows it.
         #: What was submitted, in API format; of a job that was taken up by its id, empty
         #: until the server has told it.
-        self.graph = graph
+        self.graph: Mapping[str, Any] = graph
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that were dropped.
         self._known = Known()
         self._twins: list[Job] = []  # the same prompt, taken up by another id

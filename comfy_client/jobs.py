@@ -83,7 +83,7 @@ from .workflow.graph import origin, seeds_of
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds without news of a job after which HTTP is asked, and the most between questions,
 #: one of which may have to be asked again (see PATIENCE): 15 in all.
@@ -169,7 +169,7 @@ class Jobs:
         self._pause = 0.0  # between questions while HTTP fails ...
         self._hold = 0.0  # ... which none comes before
         self.trouble: ComfyError | None = None  #: Why it fails.
-        self.times = NodeTimes()  #: Of the nodes of prompts that this client followed.
+        self.times: NodeTimes = NodeTimes()  #: Of the nodes of prompts that this client followed.
         self._lookout = Lookout()
         # Between these moments the queue changed, says HTTP; on this socket it is yet to show.
         self._unheard: tuple[float, float] | None = None

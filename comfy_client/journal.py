@@ -95,8 +95,8 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], host: str) -> None:
-        self.path = Path(path)
-        self.is_new = not os.path.lexists(self.path) and _create(self.path, host)
+        self.path: Path = Path(path)
+        self.is_new: bool = not os.path.lexists(self.path) and _create(self.path, host)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{self.path} is no journal of a sweep: it is no file at all")
@@ -125,7 +125,7 @@ class Journal:
             connection.execute("COMMIT")
             ((name, self.host),) = connection.execute("SELECT id, host FROM journal")
             #: Of which the ids of its prompts are made.
-            self.id = uuid.UUID(name)
+            self.id: uuid.UUID = uuid.UUID(name)
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError, AttributeError) as exc:

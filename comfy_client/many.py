@@ -41,7 +41,7 @@ from .workflow.grid import with_params
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
 
@@ -54,10 +54,15 @@ class Form:
         self, fields: Mapping[str, str], part: str, file_name: str, stream: BinaryIO, size: int
     ) -> None:
         boundary = secrets.token_hex(16)
-        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self.content_type: str = f"multipart/form-data; boundary={boundary}"
         self.failure: OSError | None = None  #: Why the file could not be read to its end.
         #: What a recording says of it.
-        self.facts = {"fields": dict(fields), "part": part, "file": file_name, "len": size}
+        self.facts: dict[str, Any] = {
+            "fields": dict(fields),
+            "part": part,
+            "file": file_name,
+            "len": size,
+        }
         head = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in fields.items()

@@ -54,7 +54,7 @@ from ._version import __version__
 from .multipart import Form
 from .redaction import SHORTEST_NAMED, Secrets, is_secret_name
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Bytes of one body or one frame that are kept whole.
 WHOLE: Final = 4 << 20
@@ -82,8 +82,8 @@ class Recorder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.secrets = Secrets()
+        self.path: str = os.fspath(path)
+        self.secrets: Secrets = Secrets()
         # Guards the file.  Re-entrant: a finalizer closes it in whichever thread, at any moment.
         self._lock = threading.RLock()
         self._fd: int | None = None
@@ -303,7 +303,7 @@ class Exchange:
         self._digest = hashlib.sha256()
         self._content = bytearray()
         self._ended = False
-        self.len = 0  #: Bytes of the answer's body so far.
+        self.len: int = 0  #: Bytes of the answer's body so far.
 
     def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
         """The head of the answer came; what to read its body from in place of ``raw``."""

@@ -44,7 +44,7 @@ from .events import (
 from .threads import was_started
 from .workflow.graph import nearest
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
 CROWDED: Final = 64
@@ -142,7 +142,7 @@ class EventQueue:
 
     def reset(self) -> None:
         """As new, with a new lock: after a fork the old one may be held for ever."""
-        self.dropped = 0  #: Events that gave way to newer ones, or found no room.
+        self.dropped: int = 0  #: Events that gave way to newer ones, or found no room.
         # Guards all in here.  Re-entrant, and what it guards stands it: the collector may end an
         # iterator, or a signal handler the client, while this very thread is in here.  Taken
         # itself: a Ctrl-C in the Condition's own ``with`` may leave it held for ever.

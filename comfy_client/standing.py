@@ -28,7 +28,7 @@ from .routes.prompts import MARK
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds for which a look holds as long as nothing says that the queue changed: a socket that
 #: is deaf says nothing.
@@ -77,7 +77,7 @@ class Lookout:
     def __init__(self) -> None:
         # What was seen, and who would have told of a change: which socket, or the polls.
         self._last: tuple[Standing, State, int] | None = None
-        self.at = float("-inf")  #: When the last look was begun.
+        self.at: float = float("-inf")  #: When the last look was begun.
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:

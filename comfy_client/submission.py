@@ -34,7 +34,7 @@ from .workflow import explain_rejection
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds in which an unanswered submission is looked for.
 LOOK_UP: Final = 10.0

@@ -48,7 +48,7 @@ from .workflow.grid import Grid
 if TYPE_CHECKING:
     from .client import ComfyApi
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds that the history may take to show an end that was told; and, once all is done, to
 #: show those that were not there in time.

@@ -29,7 +29,7 @@ from .events import (
     unknown,
 )
 
-log = logging.getLogger("comfy_client")
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: What we tell the server in the first message of each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})

@@ -106,7 +106,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: float) -> None:
-        self.total = total
+        self.total: float = total
         self.current: float = 0
 
     def update(self, value: float) -> None:

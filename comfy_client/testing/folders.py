@@ -83,10 +83,12 @@ class Folders:
 
     def __init__(self, root: Path, *, newest: bool) -> None:
         self.root = root
-        self.user = root / "user"
-        self.web = root / "web"
+        self.user: Path = root / "user"
+        self.web: Path = root / "web"
         kinds = {**_MODEL_FOLDERS, **_NEW_MODEL_FOLDERS} if newest else _MODEL_FOLDERS
-        self.models = {kind: [root / name for name in names] for kind, names in kinds.items()}
+        self.models: dict[str, list[Path]] = {
+            kind: [root / name for name in names] for kind, names in kinds.items()
+        }
         is_new = not self.web.exists()  # else the files are the user's by now
         for name in ("input", "output", "temp", "user/default", "web"):
             (root / name).mkdir(parents=True, exist_ok=True)

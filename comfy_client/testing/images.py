@@ -57,7 +57,7 @@ class Pictures(Sequence[Image.Image]):
     """
 
     def __init__(self, frames: Iterable[Frame]) -> None:
-        self.frames = tuple(frames)
+        self.frames: tuple[Frame, ...] = tuple(frames)
 
     @classmethod
     def of(cls, value: Any) -> Pictures:

@@ -96,7 +96,7 @@ class Stage:
         #: end of the server's ``with``, if nothing else is.
         self.errors: list[BaseException] = []
         #: Everything that can go wrong, by name: see :class:`~comfy_client.testing.Faults`.
-        self.faults = Faults(self)
+        self.faults: Faults = Faults(self)
         self._prefix = prefix
         self._changed = threading.Condition()  # guards the above, told of each change
         self._bytes = 0

@@ -395,9 +395,9 @@ class Core:
         #: What tests look at, and its faults.
         self.stage = stage
         self.version: Version = version
-        self.is_oldest = version == "2024-03"
-        self.is_newer = version in ("0.8", "new")
-        self.is_newest = version == "new"
+        self.is_oldest: bool = version == "2024-03"
+        self.is_newer: bool = version in ("0.8", "new")
+        self.is_newest: bool = version == "new"
         self.folders = folders
         self.nodes = nodes
         self.max_upload_size = max_upload_size
@@ -414,8 +414,8 @@ class Core:
         if self.is_newest:
             self.features |= {"supports_model_type_tags": True, "node_replacements": True}
             self.features["assets"] = False
-        self.queue = Queue(self._queue_changed)
-        self.executor = (MarchExecutor if self.is_oldest else Executor)(
+        self.queue: Queue = Queue(self._queue_changed)
+        self.executor: Executor | MarchExecutor = (MarchExecutor if self.is_oldest else Executor)(
             nodes,
             self.queue,
             self,

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ..errors import WorkflowError
 from .graph import (
@@ -279,7 +279,7 @@ class Workflow:
     def __eq__(self, other: object) -> bool:
         return self._graph == other._graph if isinstance(other, Workflow) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         classes = list(dict.fromkeys(node.class_type for node in self))

@@ -60,7 +60,9 @@ class Grid:
         self._base = Workflow(workflow)
         self._graph = self._base.to_dict()
         self._canonical = {node: canonical(self._graph[node]) for node in sorted(self._graph)}
-        self.axes = tuple(self._axis(name, values) for name, values in axes.items())
+        self.axes: tuple[Axis, ...] = tuple(
+            self._axis(name, values) for name, values in axes.items()
+        )
         named: dict[tuple[str, str], str] = {}
         for axis in self.axes:
             other = named.setdefault((axis.node_id, axis.input), axis.name)
