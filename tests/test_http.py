@@ -2290,7 +2290,7 @@ def test_what_is_being_handled_is_no_cause_of_a_failure(outer: BaseException) ->
     def alarm(*_: object) -> None:
         raise outer
 
-    old = signal.signal(signal.SIGALRM, alarm)
+    old = signal.signal(signal.SIGUSR1, alarm)
     try:
         with contextlib.closing(ComfyApi("http://127.0.0.1:9")) as api:
             try:
@@ -2299,4 +2299,4 @@ def test_what_is_being_handled_is_no_cause_of_a_failure(outer: BaseException) ->
                 with pytest.raises(ServerUnreachable, match="refused"):
                     api.get_queue()
     finally:
-        signal.signal(signal.SIGALRM, old)
+        signal.signal(signal.SIGUSR1, old)
