@@ -809,6 +809,8 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
                 sys.exit(7)  # closes what it has inherited, out of the sweep of its parent
             os._exit(8)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        # What SQLite would undo half a write with.
+        assert journal.with_name(f"{journal.name}-journal").exists()
 
     pid = os.getpid()
     try:
