@@ -345,6 +345,13 @@ def doctor(host: str, run: bool, timeout: float) -> None:
 @click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
 @click.option("--tls-keyfile", metavar="FILE", help="Its key, unless that is in the same file.")
 @click.option("--prefix", default="", metavar="PATH", help="Path below which all is: /comfy.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Name by which clients may ask for it, such as that of a proxy; * allows any.",
+)
 @click.option("--no-previews", is_flag=True, help="Send none while sampling.")
 @click.option(
     "--step-seconds",
@@ -365,6 +372,7 @@ def serve(
     tls_certfile: str | None,
     tls_keyfile: str | None,
     prefix: str,
+    allowed_hosts: tuple[str, ...],
     no_previews: bool,
     step_seconds: float,
 ) -> None:
@@ -385,6 +393,7 @@ def serve(
         multi_user=multi_user,
         tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
         prefix=prefix,
+        allowed_hosts=allowed_hosts or None,
         previews=not no_previews,
         step_seconds=step_seconds,
     )

@@ -162,10 +162,10 @@ def any_api(any_comfyui: ComfyUI) -> Iterator[ComfyApi]:
 
 @pytest.fixture
 def comfy() -> Iterator[ComfyServer]:
-    """An embedded server."""
+    """An embedded server, by whatever name it is asked."""
     from comfy_client.testing import ComfyServer
 
-    with ComfyServer() as server:
+    with ComfyServer(allowed_hosts=["*"]) as server:
         yield server
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import trustme
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -341,6 +342,7 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
     login.write_text("me:a:word\n")
     options = ["--port", 0, "--prefix", "/comfy", "--multi-user", "--no-previews"]
     options += ["--version", "0.8", "--step-seconds", 0, "--tls-certfile", pem]
+    options += ["--allowed-host", "comfy.example"]
     options += ["--login-file", login] if from_file else ["--login-env", "ITS_LOGIN"]
     with started("serve", *options, env={"ITS_LOGIN": "me:a:word"}) as process:
         url = url_in(line_with(process, "simulated"))
@@ -353,6 +355,10 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
             graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
             api.run(graph, timeout=LIMIT, on_preview=seen.append, preview_method="none")
             assert not seen
+        for host, status in (("comfy.example", 200), ("evil.example", 403)):
+            ask = {"auth": ("me", "a:word"), "verify": ca, "timeout": LIMIT}
+            answer = requests.get(f"{url}/prompt", headers={"Host": host}, **ask)
+            assert answer.status_code == status
 
 
 def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
@@ -367,6 +373,7 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         (["--step-seconds", "inf"], "step_seconds is finite, not inf"),
         (["--tls-certfile", broken], "no certificate and key in"),
         (["--tls-keyfile", broken], "give both"),
+        (["--allowed-host", "a b"], "a host looks like 'comfy.example'"),
         (["--prefix", "comfy"], "a prefix looks like '/comfy'"),
         (["--login-env", "ITS_LOGIN"], "the variable ITS_LOGIN does not hold user:password"),
         (["--login-file", broken], "the first line of the file does not hold user:password"),

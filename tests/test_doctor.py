@@ -63,7 +63,7 @@ def _no_proxies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server() -> Iterator[ComfyServer]:
     """A server to oneself."""
-    with ComfyServer() as running:
+    with ComfyServer(allowed_hosts=["*"]) as running:
         yield running
 
 

@@ -72,7 +72,7 @@ def so_far(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[ComfyServer]:
     """One for all tests here that leave it as it was."""
-    with ComfyServer() as running:
+    with ComfyServer(allowed_hosts=["*"]) as running:
         yield running
 
 

@@ -1477,6 +1477,29 @@ def test_a_refusal_of_an_unknown_class_says_which_there_are(server, api):
         assert words in str(caught.value)
 
 
+def test_several_errors_of_one_node_come_in_the_order_of_its_definition(server):
+    """ComfyUI has another at each start, so nobody can rely on the first one there."""
+    inputs = {"color": -1, "batch_size": 0, "height": "tall", "width": 0}
+    graph = {"1": node("EmptyImage", **inputs), "2": node("PreviewImage", images=["1", 0])}
+    answer = ask(server, "POST", "/prompt", json={"prompt": graph})
+    errors = answer.json()["node_errors"]["1"]["errors"]
+    names = [error["extra_info"]["input_name"] for error in errors]
+    assert names == ["width", "height", "batch_size", "color"]
+
+
+def test_a_message_that_cannot_be_sent_is_lost_alone_and_told_at_the_end():
+    """ComfyUI ends over it."""
+
+    def use() -> None:
+        with ComfyServer() as server:
+            ask(server, "POST", "/prompt", json={"prompt": picture(), "client_id": [1]})
+            until(lambda: server.history)
+            assert ask(server, "GET", "/prompt").status_code == 200
+
+    with pytest.raises(TypeError, match="unhashable"):
+        use()
+
+
 def test_a_node_that_returns_its_batch_and_no_tuple_does_not_pass_for_a_right_one(server, api):
     """As on ComfyUI: its first picture is taken for a batch, of which most nodes cannot work."""
 

@@ -63,7 +63,8 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool, ne
         if isinstance(place, int):
             return web.Response(status=place)
         found = place[0] / os.path.basename(place[1])
-        if not os.path.isfile(found):  # unlike Path.is_file(), also of a name that is too long
+        # Unlike Path.is_file(), isfile() bears a name that is too long.
+        if not os.path.isfile(found) or not is_inside(found, place[0]):
             return web.Response(status=404)
         if "preview" in query:
             wanted = query["preview"].split(";")
@@ -140,7 +141,7 @@ def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Resp
     subfolder = post.get("subfolder", "")
     folder = root / os.path.normpath(subfolder)
     path = Path(os.path.abspath(folder / name))
-    if not is_inside(path, root):
+    if not is_inside(path, root) or not is_inside(folder, root):
         return web.Response(status=400)
     folder.mkdir(parents=True, exist_ok=True)
     data = image.file.read()
@@ -154,6 +155,8 @@ def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Resp
                 number += 1
                 name = f"{stem} ({number}){ending}"
                 path = folder / name
+    if not is_inside(path, root):  # a link under the new name
+        return web.Response(status=400)
     if not is_known:
         save(data, post, path)
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
@@ -165,6 +168,8 @@ def _save_masked(
     """The original with the mask's alpha; without an original nothing, and nobody is told."""
     place = _place(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
     if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
+        return
+    if not is_inside(found, place[0]):
         return
     source = found.read_bytes()
     with Image.open(io.BytesIO(source)) as original, Image.open(io.BytesIO(mask)) as alpha:

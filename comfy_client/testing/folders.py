@@ -199,8 +199,10 @@ class Folders:
     def model_file(self, kind: str, name: str) -> Path | None:
         """The file of a model; ``None`` if there is none."""
         inside = os.path.relpath(os.path.join("/", name), "/")
-        paths = (folder / inside for folder in self.models.get(kind, ()))
-        return next((path for path in paths if os.path.isfile(path)), None)
+        for folder in self.models.get(kind, ()):
+            if os.path.isfile(folder / inside) and is_inside(folder / inside, folder):
+                return folder / inside
+        return None
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:

@@ -22,6 +22,7 @@ from ..workflow.validate import Verdict, no_prompt, validate
 from .execution import SECRETS
 from .files import add_file_routes, converted
 from .folders import is_image, is_inside, safetensors_header
+from .hosts import is_same_site
 from .jobs import add_job_routes, is_uuid
 from .nodes import shipped
 from .packs import add_extension_files, add_extension_routes, add_pack_routes
@@ -148,8 +149,10 @@ async def _no_cache(request: web.Request, handler: Handler) -> web.StreamRespons
 async def _origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses pages of other sites; answers OPTIONS."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
-    if host is not None and origin is not None and not _is_same_site(host.lower(), origin.lower()):
-        return web.Response(status=403)
+    if host is not None and origin is not None:
+        host, origin = host.lower(), origin.lower()
+        if not is_same_site(host, origin) and _is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return web.Response(status=403)
     return web.Response() if request.method == "OPTIONS" else await handler(request)
 
 
@@ -157,14 +160,6 @@ async def _origin(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _same_site(request: web.Request, handler: Handler) -> web.StreamResponse:
     is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
     return web.Response(status=403) if is_foreign else await handler(request)
-
-
-def _is_same_site(host: str, origin: str) -> bool:
-    here, there = urlsplit(f"//{host}"), urlsplit(origin)
-    # A port that one of the two leaves out does not count for the other either.
-    ours = here.hostname if there.port is None else host
-    theirs = there.hostname if here.port is None else there.netloc
-    return not ours or not theirs or ours == theirs or not _is_loopback(here.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:

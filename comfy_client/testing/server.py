@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -33,6 +33,7 @@ from ..workflow.validate import Version, check_version
 from .execution import Executor, Item, Queue
 from .faults import OF_ONE_LIFE, Fault, intruder, name_of, watch
 from .folders import Folders
+from .hosts import ANY, check_hosts, door, names_of
 from .march import MarchExecutor
 from .nodes import Nodes, definition_of
 from .replay import Player
@@ -92,6 +93,11 @@ class ComfyServer(Stage):
             outputs of cached runs in history for everybody, times of user data in milliseconds,
             names of ``/internal/files`` with their folder, and assets that are switched off.
 
+        allowed_hosts: Names by which clients may ask for it (``Host``), beside those of loopback
+            and ``host``, such as that of a proxy before it.  ``None``: no others while it listens
+            on loopback, else any.  ``["*"]`` lets in whom ComfyUI lets in, pages of browsers
+            included.
+
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, a host that
             cannot be an address, an unknown version, a number out of range.
@@ -115,8 +121,10 @@ class ComfyServer(Stage):
         max_upload_size: int = _UPLOAD_SIZE,
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
+        allowed_hosts: Collection[str] | None = None,
     ) -> None:
         check_version(version)
+        check_hosts(allowed_hosts)
         for what, value in (("host", host), ("prefix", prefix)):
             if not isinstance(value, str):
                 raise TypeError(f"{what} is a text, not {value!r}")
@@ -137,6 +145,7 @@ class ComfyServer(Stage):
         #: What a client may trust; ``None`` if that is not known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._prefix = prefix
+        self._allowed_hosts = allowed_hosts
         self._previews = previews
         self._max_upload_size = max_upload_size
         self._step_seconds = step_seconds
@@ -209,6 +218,7 @@ class ComfyServer(Stage):
         host: str = "127.0.0.1",
         tls: _Tls | None = None,
         prefix: str = "",
+        allowed_hosts: Collection[str] | None = None,
     ) -> ComfyServer:
         """A server that says again what is in a recording, to a client that does the same again.
 
@@ -218,14 +228,14 @@ class ComfyServer(Stage):
         Args:
             path: A file of ``ComfyApi(record=...)``.
             pace: How much to keep of the recorded pauses: 0 for none, 1 for all.
-            port: As for any server; so are ``host``, ``tls`` and ``prefix``.
+            port: As for any server; so are ``host``, ``tls``, ``prefix``, ``allowed_hosts``.
 
         Raises:
             ValueError: This is no recording; the message names the line.
             OSError: The file cannot be read.
         """
         player = Player(path, pace)
-        server = cls(port, host=host, tls=tls, prefix=prefix)
+        server = cls(port, host=host, tls=tls, prefix=prefix, allowed_hosts=allowed_hosts)
         player.join(server)
         return server
 
@@ -247,7 +257,7 @@ class ComfyServer(Stage):
         listener = _listen(self._address[0], port)
         self._release()
         try:
-            core, app = self._built()
+            core, app = self._built(listener.getsockname()[0])
         except BaseException:
             listener.close()
             raise
@@ -269,7 +279,7 @@ class ComfyServer(Stage):
             raise
         return self
 
-    def _built(self) -> tuple[Core, web.Application]:
+    def _built(self, address: str) -> tuple[Core, web.Application]:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
             # Also for a server that nobody stops, when its process ends.
@@ -292,6 +302,9 @@ class ComfyServer(Stage):
         if self._credentials is not None:
             app.middlewares.append(_guard(self._credentials))
         app.middlewares.insert(0, watch(core))
+        if ANY not in (self._allowed_hosts or ()):
+            names = names_of(self._address[0], address, self._allowed_hosts)
+            app.middlewares.insert(0, door(names))
         return core, app
 
     def stop(self) -> None:

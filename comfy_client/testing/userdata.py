@@ -109,8 +109,9 @@ def _add_settings(table: web.RouteTableDef, users: Users) -> None:
         return settings
 
     def save(request: web.Request, settings: dict[str, Any]) -> web.Response:
-        path = users.home(request) / _SETTINGS
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = users.path(request, _SETTINGS)
+        if path is None:
+            return web.Response(status=403)
         path.write_text(json.dumps(settings, indent=4), encoding="utf-8")
         return web.Response()
 
@@ -154,7 +155,7 @@ def _add_lists(table: web.RouteTableDef, users: Users) -> None:
         # Not rglob(): the server's way leaves out what begins with a dot.
         pattern = os.path.join(glob.escape(str(path)), *(["**"] if asked("recurse") else []), "*")
         found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
-        files = [file for file in found if file.is_file()]
+        files = [file for file in found if file.is_file() and is_inside(file, path)]
         if asked("full_info"):
             return web.json_response([_info(file, path, users.newest) for file in files])
         names = [file.relative_to(path).as_posix() for file in files]

@@ -128,7 +128,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     version = request.param
     with (
         ComfyUI(version=version) as real,
-        ComfyServer(version=version) as embedded,
+        ComfyServer(version=version, allowed_hosts=["*"]) as embedded,  # as the real one
     ):
         furnished.furnish(embedded)
         sides = Side("the real one", real.port), Side("the embedded one", embedded.port)

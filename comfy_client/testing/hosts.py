@@ -1,0 +1,117 @@
+"""Who may ask an embedded server: by which name, and from which page of a browser.
+
+ComfyUI lets in whoever finds it.  A server for tests runs on the machine of a developer, whose
+browser shows pages of strangers meanwhile: such a page can have its own name lead to 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
+ANY = "*"
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re.IGNORECASE)
+
+
+def check_hosts(allowed: Any) -> None:
+    """TypeError or ValueError for what are no names of hosts."""
+    if allowed is None:
+        return
+    if isinstance(allowed, str) or not isinstance(allowed, Collection):
+        raise TypeError(f"allowed_hosts are names in a list, not {allowed!r}")
+    for name in allowed:
+        if not isinstance(name, str) or (name != ANY and name_of(name) is None):
+            raise ValueError(f"a host looks like 'comfy.example' or '10.0.0.5', not {name!r}")
+
+
+def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozenset[str] | None:
+    """By which names a server may be asked, beside those of loopback; ``None``: by any.
+
+    Args:
+        host: Where it was told to listen.
+        address: Where it listens.
+        allowed: What it was given; ``None``: its own names on loopback, else any.
+    """
+    if allowed is None:
+        return frozenset({host.lower()}) if is_loopback(address) else None
+    given = {name_of(name) or name for name in allowed}
+    return None if ANY in given else frozenset({host.lower(), *given})
+
+
+def name_of(host: str) -> str | None:
+    """The name in a ``Host``, without port; ``None`` if that is none."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower().removesuffix(".") if found else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or ``localhost``, is of this machine alone; asks no DNS."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_same_site(host: str, origin: str) -> bool:
+    """Whether a page belongs to the host that is asked, as ComfyUI sees it."""
+    here, there = urlsplit(f"//{host}"), urlsplit(origin)
+    # A port that one of the two leaves out does not count for the other either.
+    ours = here.hostname if there.port is None else host
+    theirs = there.hostname if here.port is None else there.netloc
+    return not ours or not theirs or ours == theirs
+
+
+def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
+    """Why a request is refused, in words for a developer; ``None`` if it is not."""
+    hosts = headers.getall("Host", [])  # no browser leaves it out
+    if names is not None:
+        for host in hosts:
+            name = name_of(host)
+            if name is None or not (name in names or is_loopback(name)):
+                return (
+                    f"{host[:100]!r} is no name of this server, which is for this machine alone; "
+                    "ComfyServer(allowed_hosts=[...]) or `serve --allowed-host` allows it"
+                )
+    for origin in headers.getall("Origin", []):
+        if not _host_of(origin):
+            return f"a page whose origin is {origin[:100]!r} may not ask"
+        if names is not None and not all(_is_same(host, origin) for host in hosts):
+            return f"a page of {origin[:100]!r} may not ask"
+    if "cross-site" in map(str.lower, headers.getall("Sec-Fetch-Site", [])):
+        return "a page of another site may not ask"
+    return None
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
+def _is_same(host: str, origin: str) -> bool:
+    try:
+        return is_same_site(host.lower(), origin.lower())
+    except ValueError:  # a port that is none
+        return False
+
+
+def door(names: frozenset[str] | None) -> Any:
+    """Middleware that refuses, before anything else sees the request."""
+
+    @web.middleware
+    async def check(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        reason = refusal(request.headers, names)
+        return await handler(request) if reason is None else web.Response(status=403, text=reason)
+
+    return check
