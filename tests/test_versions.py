@@ -16,7 +16,7 @@ from comfy_client.errors import NotFound, NotSupported
 from comfy_client.since import SINCE, who_has
 from comfy_client.testing import ComfyServer
 from tests.comfyui import VERSIONS
-from tests.versions import TABLE, TESTED, has, rst
+from tests.versions import TABLE, TESTED, age, has, rst
 
 #: The answer of aiohttp before 3.10 to a GET of an unknown path.
 OLD_404 = (404, {"Content-Type": "text/plain; charset=utf-8"}, "404: Not Found")
@@ -35,9 +35,11 @@ def test_the_table_is_proper_rst() -> None:
 
 
 def test_the_tested_versions_can_be_set_up() -> None:
-    """And each row says which of them begins to have it."""
+    """And each row tells some of them from others, or from newer ones."""
     assert set(TESTED) <= set(VERSIONS)
-    assert {row.since for row in TABLE} <= {*TESTED[1:], None}
+    assert list(TESTED) == sorted(TESTED, key=age)
+    assert not [row.what for row in TABLE if row.is_in("2024-03")]
+    assert [row.what for row in TABLE if not row.is_in("new")] == []
     assert not has("2024-03", "get_models")
     assert has("2024-03", "get_queue")
     with pytest.raises(KeyError):

@@ -2,7 +2,8 @@
 
 A test that uses ``comfyui`` or ``api`` runs on an embedded server and, with ``--real``, on a
 real one of the newest version; one that uses ``any_comfyui`` or ``any_api`` on embedded servers
-and, with ``--real``, on real ones of each version.  One that is marked ``real`` runs on those only.
+and, with ``--real``, on real ones of each version; one that uses ``server`` on some of both.
+One that is marked ``real`` runs on those only.  With ``--comfyui`` all run on that one alone.
 """
 
 from __future__ import annotations
@@ -14,20 +15,29 @@ from typing import Any
 
 import pytest
 
+from comfy_client.outputs import Result
 from comfy_client.testing import ComfyServer
 from tests import furnished
 from tests.comfyui import DEFAULT, ComfyUI
-from tests.versions import TESTED
+from tests.given import GIVEN, Running
+from tests.versions import TESTED, has
 
 #: Embedded servers are told from real ones by this.
 EMBEDDED = "embedded-"
 # The newest as one of many only with ``--real``: it has tests of its own.
 SERVERS = {
     "comfyui": ([f"{EMBEDDED}{DEFAULT}"], [DEFAULT]),
-    "any_comfyui": ([f"{EMBEDDED}2024-03"], [f"{EMBEDDED}{DEFAULT}", *TESTED]),
+    "any_comfyui": (
+        [f"{EMBEDDED}2024-03", f"{EMBEDDED}new"],
+        [f"{EMBEDDED}{DEFAULT}", *TESTED],
+    ),
+    "server": (
+        [f"{EMBEDDED}{version}" for version in (DEFAULT, "0.8", "new")],
+        [DEFAULT, "0.3.52", "2024-03"],
+    ),
 }
 
-Server = ComfyServer | ComfyUI
+Server = ComfyServer | ComfyUI | Running
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -37,6 +47,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             mark.name == "parametrize" and mark.args[0] == name for mark in marks
         ):
             continue
+        if metafunc.config.getoption("comfyui"):
+            always, real = [], [GIVEN]
         servers: list[Any] = [pytest.param(one, marks=pytest.mark.real) for one in real]
         if any(mark.name == "real" for mark in marks):
             servers = [one for one in servers if not one.values[0].startswith(EMBEDDED)]
@@ -47,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @contextmanager
 def running(version: str) -> Iterator[Server]:
-    """A server by the id of its parameter; embedded ones have what real ones for tests have."""
+    """A server by its parameter; embedded ones have what real ones for tests have."""
     if version.startswith(EMBEDDED):
         embedded = ComfyServer(version=version.removeprefix(EMBEDDED), step_seconds=0.05)
         with embedded as server:
@@ -58,11 +70,27 @@ def running(version: str) -> Iterator[Server]:
             yield real
 
 
+@pytest.fixture(autouse=True)
+def _skip_what_the_given_one_is_too_old_for(request: pytest.FixtureRequest) -> None:
+    """What it does instead is for ``test_versions.py``."""
+    mark = request.node.get_closest_marker("needs")
+    if mark is not None and request.config.getoption("comfyui"):
+        version = request.getfixturevalue("real_comfyui").version
+        lacking = [key for key in mark.args if not has(version, key)]
+        if lacking:
+            pytest.skip(f"ComfyUI {version} has no {', '.join(lacking)}")
+
+
+def forgot(server: Server, result: Result, *nodes: str) -> bool:
+    """Whether nothing can be said of the cache: a newer server forgets when memory is short."""
+    return has(server.version, "forgetful cache") and not set(nodes) <= set(result.cached_nodes)
+
+
 @pytest.fixture(scope="session")
 def comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A running server of the newest version."""
     version = getattr(request, "param", DEFAULT)
-    if version == DEFAULT:
+    if version in (DEFAULT, GIVEN):
         yield request.getfixturevalue("real_comfyui")
     else:
         with running(version) as server:
@@ -72,7 +100,7 @@ def comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def any_comfyui(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A running server of each version; pytest keeps the tests of one together."""
-    if request.param == DEFAULT:
+    if request.param in (DEFAULT, GIVEN):
         yield request.getfixturevalue("real_comfyui")
     else:
         with running(request.param) as server:
@@ -87,7 +115,7 @@ def crowded(comfyui: Server) -> Iterator[Server]:
             _add_pack(embedded.root)
             yield embedded
     else:
-        with_options = ComfyUI("--multi-user", "--max-upload-size", "1")
+        with_options = comfyui.another("--multi-user", "--max-upload-size", "1")
         _add_pack(with_options.root)
         with with_options as real:
             yield real
@@ -117,5 +145,5 @@ def other(comfyui: Server) -> Iterator[Server]:
             furnished.furnish(embedded)
             yield embedded
     else:
-        with ComfyUI("--preview-method", "none") as server:
+        with comfyui.another("--preview-method", "none") as server:
             yield server

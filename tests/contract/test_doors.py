@@ -55,9 +55,9 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[ComfyUI]:
+def shared(comfyui: ComfyUI) -> Iterator[ComfyUI]:
     """A server with ``--multi-user``, on both loopback addresses."""
-    with ComfyUI("--multi-user", "--listen", "127.0.0.1,::1") as server:
+    with comfyui.another("--multi-user", "--listen", "127.0.0.1,::1") as server:
         yield server
 
 

@@ -27,11 +27,13 @@ from comfy_client.errors import (
     JobFailed,
     NotFound,
     NotSupported,
+    PromptRejected,
     UploadTooLarge,
 )
 from comfy_client.models import HistoryEntry, UploadedImage
-from tests.contract.conftest import Server
+from tests.contract.conftest import Server, forgot
 from tests.heard import until
+from tests.versions import has
 
 # Space, query and fragment signs, percent with and without digits, other scripts.
 ODD_NAMES = [
@@ -176,6 +178,7 @@ def test_clearing_the_queue_leaves_the_running_prompt(idle, workflow):
     assert running in queue
 
 
+@pytest.mark.needs("interrupt by id")
 def test_interrupting_another_prompt_does_nothing(idle, workflow):
     """A pending and an unknown one stay what they are; the right id stops it."""
     running = submit(idle, workflow("sleep", seconds=60.0))
@@ -219,13 +222,14 @@ def test_history_tells_how_a_prompt_ended(idle, workflow):
     assert bad.execution_error["exception_message"].strip() == "failed as told"
 
 
-def test_a_rerun_names_its_cached_nodes(idle, workflow):
+def test_a_rerun_names_its_cached_nodes(idle, comfyui, workflow):
     """And still has its outputs."""
     graph = workflow("image_ops")
     first = finished(idle, submit(idle, graph))
     again = finished(idle, submit(idle, graph))
-    assert set(again.cached_nodes) == set(graph)
-    assert again.outputs == first.outputs
+    if not forgot(comfyui, again, *graph):
+        assert set(again.cached_nodes) == set(graph)
+        assert again.outputs == first.outputs
 
 
 def test_a_prompt_that_has_not_ended_has_no_history(idle, workflow):
@@ -239,10 +243,14 @@ def test_a_prompt_that_has_not_ended_has_no_history(idle, workflow):
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a/b", "../prompt", "..."])
-def test_any_id_finds_its_history(idle, workflow, name):
-    """This server takes any text as an id; it is one segment of the path."""
+def test_any_id_finds_its_history(idle, comfyui, workflow, name):
+    """Where the server takes any text as an id; it is one segment of the path."""
     prompt_id = f"{unique()} {name}"
     assert idle.get_history(name) is None
+    if has(comfyui.version, "canonical ids only"):
+        with pytest.raises(PromptRejected, match="UUID"):
+            idle.queue_prompt(None, workflow("sleep"), prompt_id=prompt_id)
+        prompt_id = str(uuid.uuid4())
     assert submit(idle, workflow("sleep", seconds=0.0), prompt_id=prompt_id) == prompt_id
     assert finished(idle, prompt_id).prompt_id == prompt_id
     idle.delete_history(prompt_id)
@@ -291,17 +299,18 @@ def test_histories_come_oldest_first_and_in_pieces(idle, workflow):
 # -- jobs ---------------------------------------------------------------------------------
 
 
-def test_a_server_without_the_jobs_api_says_so(api):
+def test_a_server_without_the_jobs_api_says_so(api, comfyui):
     """404 to a GET, 405 to a POST: both are NotSupported."""
-    for ask in (
+    looks = (
         api.get_jobs,
         lambda: api.get_jobs(["pending", "in_progress"], limit=1, sort_by="created_at"),
         lambda: api.get_job("unknown"),
-        lambda: api.cancel_job("unknown"),
-        lambda: api.cancel_jobs("unknown"),
-    ):
-        with pytest.raises(NotSupported):
-            ask()
+    )
+    cancels = (lambda: api.cancel_job("unknown"), lambda: api.cancel_jobs("unknown"))
+    for method, asks in (("get_jobs", looks), ("cancel_job", cancels)):
+        for ask in asks if not has(comfyui.version, method) else ():
+            with pytest.raises(NotSupported):
+                ask()
     assert api.cancel_jobs() is False
 
 
@@ -363,11 +372,13 @@ def test_extensions_and_embeddings_are_lists_of_names(api, comfyui):
     assert all(path.endswith(".js") for path in api.get_extensions())
 
 
-def test_a_server_without_packs_brings_nothing_along(api):
-    """Empty, but no error."""
+@pytest.mark.needs("get_global_subgraphs")
+def test_a_server_without_packs_brings_nothing_along(api, comfyui):
+    """Empty, but no error; newer ones have subgraphs of their own."""
     assert api.get_workflow_templates() == {}
-    assert api.get_global_subgraphs() == {}
-    assert api.get_i18n() == {}
+    if not has(comfyui.version, "subgraphs of its own"):
+        assert api.get_global_subgraphs() == {}
+        assert api.get_i18n() == {}
 
 
 def test_scripts_of_the_editor_and_of_packs_are_listed_and_served(crowd, crowded):
@@ -384,19 +395,23 @@ def test_scripts_of_the_editor_and_of_packs_are_listed_and_served(crowd, crowded
         assert answered(crowded, "GET", f"/extensions/{path}".replace("\0", "%00"))[0] == 404
 
 
+@pytest.mark.needs("get_global_subgraphs")
 def test_templates_subgraphs_and_translations_of_a_pack(crowd):
     """Each by the name under which it is listed."""
     assert crowd.get_workflow_templates() == {"a_pack": ["first & best"]}
     assert crowd.get_workflow_template("a_pack", "first & best") == {"nodes": []}
-    ((subgraph_id, listed),) = crowd.get_global_subgraphs().items()
+    found = crowd.get_global_subgraphs()
+    [subgraph_id] = [key for key, one in found.items() if one.name == "blur"]
+    listed = found[subgraph_id]
     assert (listed.id, listed.name, listed.data) == (subgraph_id, "blur", None)
     assert listed.info == {"node_pack": "custom_nodes.a_pack"}
     found = crowd.get_global_subgraph(subgraph_id)
     assert (found.id, found.name) == (subgraph_id, "blur")
     assert json.loads(found.data) == {"definitions": {}}
-    assert crowd.get_i18n() == {"en": {"hello": "world"}}
+    assert crowd.get_i18n()["en"]["hello"] == "world"
 
 
+@pytest.mark.needs("get_global_subgraphs")
 def test_templates_and_subgraphs_that_are_not_there(crowd):
     """NotFound, though the server says 404 as for a missing route, or 200 with null."""
     with pytest.raises(NotFound, match="get_workflow_templates"):
@@ -424,10 +439,9 @@ def test_files_that_a_server_brings_along_are_listed(api):
 def test_models_by_kind(api):
     """The kinds, the names, and the files with sizes."""
     assert {"checkpoints", "loras", "embeddings"} <= set(api.get_model_types())
-    assert api.get_models("checkpoints") == ["tiny.ckpt"]
+    assert "tiny.ckpt" in api.get_models("checkpoints")
     folders = {folder.name: folder.folders for folder in api.get_model_folders()}
-    (file,) = api.get_model_files("checkpoints")
-    assert file.name == "tiny.ckpt"
+    [file] = [one for one in api.get_model_files("checkpoints") if one.name == "tiny.ckpt"]
     path = Path(folders["checkpoints"][file.path_index], file.name)
     assert file.size == path.stat().st_size
     assert file.modified == pytest.approx(path.stat().st_mtime)
@@ -465,12 +479,12 @@ def test_preview_and_metadata_of_a_model(api, comfyui, name):
 
 
 def test_preview_and_metadata_that_are_not_there(api, comfyui):
-    """NotFound, None, and the server's own stumbling over an index."""
+    """NotFound, None, and the server's own stumbling over an index (until ComfyUI 0.28)."""
     with pytest.raises(NotFound):
         api.get_model_preview("checkpoints", 0, "tiny.ckpt")
     with pytest.raises(NotFound):
         api.get_model_preview("checkpoints", 0, "unknown.ckpt")
-    with pytest.raises(ApiError, match="500"):
+    with pytest.raises(ApiError, match=r"404|500"):
         api.get_model_preview("checkpoints", 99, "tiny.ckpt")
     for wrong in ("", "/a", "a//b", "../a", "a/.."):
         with pytest.raises(ValueError, match="path"):
@@ -690,9 +704,17 @@ def loading(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_loaded_with_three_channels(idle, name):
-    """Also one that has a transparent colour, or ends early: the rest of that is black."""
+def test_a_picture_is_loaded_with_three_channels(idle, comfyui, name):
+    """Also one that has a transparent colour, or ends early: the rest of that is black.
+
+    Newer servers have libav read it, which may keep a fourth channel, and takes nothing that is
+    cut; that is not for a client to say.
+    """
     uploaded = idle.upload_image(PICTURES[name], unique(name))
+    if has(comfyui.version, "pictures by libav"):
+        job = idle.submit(loading(uploaded.name))
+        assert isinstance(job.exception(60), JobFailed) or job.result(0).images
+        return
     [image] = idle.run(loading(uploaded.name), timeout=60).images
     loaded = pictured(image.bytes())
     assert loaded.mode == "RGB"
@@ -705,7 +727,10 @@ def test_a_picture_is_loaded_with_three_channels(idle, name):
 
 
 def test_what_nodes_cannot_do_is_told_alike(idle):
-    """By type and words: a folder outside, a mode of blending that is none."""
+    """By type and words: a folder outside, a mode of blending that is none.
+
+    Newer servers check such a mode before anything runs.
+    """
     size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
     image = {"class_type": "EmptyImage", "inputs": size}
     save = {"images": ["1", 0], "filename_prefix": "../outside/a"}
@@ -724,9 +749,11 @@ def test_what_nodes_cannot_do_is_told_alike(idle):
     inputs = {"image1": ["1", 0], "image2": ["1", 0], "blend_factor": 0.5, "blend_mode": "x"}
     graph = {"1": image, "2": {"class_type": "ImageBlend", "inputs": inputs}}
     graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
-    with pytest.raises(JobFailed, match="Unsupported blend mode: x") as failed:
+    with pytest.raises((JobFailed, PromptRejected), match=r"blend.mode.*\bx\b") as failed:
         idle.run(graph, timeout=60)
-    assert failed.value.exception_type == "ValueError"
+    if isinstance(failed.value, JobFailed):
+        assert "Unsupported blend mode: x" in str(failed.value)
+        assert failed.value.exception_type == "ValueError"
 
 
 def test_texts_of_a_picture_may_have_keys_that_png_forbids(idle):
@@ -899,6 +926,7 @@ def test_users_of_a_server_for_many(crowd, crowded):
                 nobody.list_user_data()
 
 
+@pytest.mark.needs("words about users")
 @pytest.mark.parametrize(
     ("name", "words"), [("", "not provided"), ("  ", "not provided"), ("__a", "not allowed")]
 )
@@ -1132,6 +1160,7 @@ def test_a_template_that_is_not_there_is_a_404_without_a_word(crowded):
         assert answer == (404, "application/octet-stream", b"")
 
 
+@pytest.mark.needs("offset")
 def test_more_histories_can_be_asked_for_than_there_are(comfyui):
     """By any number."""
     large = 10**21
@@ -1153,10 +1182,11 @@ def test_system_stats(api, comfyui):
     stats = api.get_system_stats()
     assert stats.comfyui_version == comfyui.version
     assert stats.python_version.startswith("3.")
-    assert "--cpu" in stats.argv
     assert 0 < stats.ram_free <= stats.ram_total
-    assert [device.type for device in stats.devices] == ["cpu"]
-    assert stats.devices[0].index is None
+    assert stats.devices
+    if "--cpu" in stats.argv:  # as on those that the tests start
+        assert {device.type for device in stats.devices} == {"cpu"}
+        assert stats.devices[0].index is None
 
 
 def test_features(api):
@@ -1185,7 +1215,7 @@ def test_freeing_memory_makes_the_next_run_compute_anew(idle, workflow):
 def test_logs(api):
     """As one text and as pieces."""
     text = api.get_logs()
-    assert "comfyui_nodes" in text or "Starting server" in text
+    assert text
     raw = api.get_raw_logs()
     assert raw.entries
     assert all(entry.time and entry.time in text for entry in raw.entries[:5])

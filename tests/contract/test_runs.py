@@ -27,8 +27,10 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
+from tests.contract.conftest import forgot
 from tests.heard import until
 from tests.proxy import Proxy
+from tests.versions import has
 
 LIMIT = 60.0
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
@@ -231,12 +233,14 @@ def test_a_picture_is_sampled_with_previews_and_progress(api, workflow, tmp_path
     assert result.complete
 
 
-def test_the_second_of_two_equal_runs_has_the_outputs(api):
+def test_the_second_of_two_equal_runs_has_the_outputs(api, comfyui):
     """All nodes cached, nothing executed, the same file."""
     graph = picture()
     first, second = api.run(graph, timeout=LIMIT), api.run(graph, timeout=LIMIT)
-    assert second.cached_nodes == ("1", "9")
-    assert [f.filename for f in second.files] == [f.filename for f in first.files]
+    assert second.complete
+    if not forgot(comfyui, second, *graph):
+        assert second.cached_nodes == ("1", "9")
+        assert [f.filename for f in second.files] == [f.filename for f in first.files]
     assert second.images[0].bytes() == first.images[0].bytes()
 
 
@@ -444,14 +448,15 @@ def test_a_job_whose_server_is_killed_is_lost(other):
 
 
 def test_a_server_without_previews_is_told_of_once(other, workflow, caplog):
-    """When someone wants previews."""
+    """When someone wants previews; newer ones make some for each prompt that does."""
     with ComfyApi(other.url) as api:
         api.run(workflow("txt2img_tiny", seed=a_seed()), timeout=LIMIT)
         assert "--preview-method" not in caplog.text
         for _ in range(2):
             graph = workflow("txt2img_tiny", seed=a_seed())
             api.run(graph, timeout=LIMIT, on_preview=lambda event: None)
-    assert caplog.text.count("--preview-method auto") == 1
+    told = caplog.text.count("--preview-method auto")
+    assert told == (0 if has(other.version, "preview method") else 1)
 
 
 # -- broken links ------------------------------------------------------------------------
@@ -504,6 +509,7 @@ def test_a_long_way_costs_no_events(comfyui):
 
 def test_two_clients_get_their_own_events_only(comfyui, workflow):
     """Both run at the same time; pictures and steps do not cross."""
+    owned = has(comfyui.version, "progress_state for its owner alone")
     with ComfyApi(comfyui.url) as one, ComfyApi(comfyui.url) as two:
         heard = {one: [], two: []}
         for client in heard:
@@ -516,7 +522,9 @@ def test_two_clients_get_their_own_events_only(comfyui, workflow):
         for client, mine in work.items():
             ids = {job.prompt_id for job in mine}
             assert all(len(job.result(LIMIT).images) == 1 for job in mine)
-            named = {getattr(e, "prompt_id", None) for e in heard[client]}
+            states = () if owned else ("progress_state",)
+            told = [e for e in heard[client] if e.name not in states]
+            named = {getattr(e, "prompt_id", None) for e in told}
             assert named - {None} == ids
             previews = [e for e in heard[client] if e.name == "b_preview"]
             assert {e.prompt_id for e in previews} == ids

@@ -29,7 +29,8 @@ from comfy_client.errors import (
     WorkflowError,
 )
 from comfy_client.routes.prompts import MARK
-from tests.contract.conftest import Server
+from tests.comfyui import pictures
+from tests.contract.conftest import Server, forgot
 from tests.heard import until
 from tests.versions import NOT_SUPPORTED, TABLE, has, without
 
@@ -77,7 +78,7 @@ def here(
         api=any_api,
         heard=Heard(any_api),
         has=lambda key: has(any_comfyui.version, key),
-        root=any_comfyui.root,
+        server=any_comfyui,
         url=any_comfyui.url,
         workflow=workflow,
         tmp=tmp_path,
@@ -135,9 +136,24 @@ def history(here: Any) -> None:
     assert api.get_histories() == {}
 
 
-def jobs_api(here: Any) -> None:
-    """On no tested version."""
-    raise AssertionError
+def get_jobs(here: Any) -> None:
+    job = here.api.submit(text(here))
+    job.result(60)
+    found = until(lambda: here.api.get_job(job.prompt_id))
+    assert (found.id, found.status) == (job.prompt_id, "completed")
+    assert job.prompt_id in {one.id for one in here.api.get_jobs(["completed"]).jobs}
+    with pytest.raises(NotFound):
+        here.api.get_job(str(uuid.uuid4()))
+
+
+def cancel_job(here: Any) -> None:
+    """One that runs and one that waits, and whatever is over."""
+    running, waiting = (here.api.submit(text(here, seconds=60.0, ticks=1000)) for _ in range(2))
+    until(lambda: running.prompt_id in here.api.get_queue())
+    assert here.api.cancel_job(waiting.prompt_id)
+    assert here.api.cancel_jobs(running.prompt_id)
+    for job in (running, waiting):
+        assert isinstance(job.exception(60), JobInterrupted | JobLost)
 
 
 def node_defs(here: Any) -> None:
@@ -161,7 +177,7 @@ def get_model_preview(here: Any) -> None:
 def view_metadata(here: Any) -> None:
     head = json.dumps({"__metadata__": {"made": "here"}}).encode()
     name = unique(".safetensors")
-    lora = here.root / "models" / "loras" / name
+    lora = here.server.root / "models" / "loras" / name
     lora.write_bytes(struct.pack("<Q", len(head)) + head)
     try:
         assert here.api.view_metadata("loras", name) == {"made": "here"}
@@ -184,7 +200,7 @@ def get_global_subgraph(here: Any) -> None:
 def files(here: Any) -> None:
     """Up, looked at, and down again."""
     api = here.api
-    picture = (here.root / "input" / "testbed.png").read_bytes()
+    picture = pictures()["testbed.png"]
     info = api.upload_image(picture, unique(".png"), subfolder="a/b")
     assert (info.subfolder, info.type) == ("a/b", "input")
     assert api.get_image(info) == picture
@@ -204,7 +220,7 @@ def files(here: Any) -> None:
 
 def get_system_stats(here: Any) -> None:
     stats = here.api.get_system_stats()
-    assert stats.devices[0].type == "cpu"
+    assert {device.type for device in stats.devices} == {"cpu"} or "--cpu" not in stats.argv
     assert stats.python_version
     assert (stats.comfyui_version is not None) == here.has("own version")
 
@@ -327,24 +343,27 @@ METHODS: dict[str, Callable[[Any], None]] = {
     "get_history": history,
     "clear_history": history,
     "delete_history": history,
-    "get_jobs": jobs_api,
-    "get_job": jobs_api,
-    "cancel_job": jobs_api,
-    "cancel_jobs": jobs_api,
+    "get_jobs": get_jobs,
+    "get_job": get_jobs,
+    "cancel_job": cancel_job,
+    "cancel_jobs": cancel_job,
     "get_node_defs": node_defs,
     "get_checkpoints": node_defs,
     "get_loras": node_defs,
     "get_sampler_info": node_defs,
     "get_embeddings": node_defs,
     "get_extensions": node_defs,
-    "get_global_subgraphs": as_is("get_global_subgraphs", check=lambda found: found == {}),
+    # Newer servers bring some of their own.
+    "get_global_subgraphs": as_is(
+        "get_global_subgraphs", check=lambda found: all(one.name for one in found.values())
+    ),
     "get_global_subgraph": get_global_subgraph,
     "get_workflow_templates": as_is("get_workflow_templates", check=lambda found: found == {}),
     "get_workflow_template": get_workflow_template,
     "get_node_replacements": as_is(
         "get_node_replacements", check=lambda found: isinstance(found, dict)
     ),
-    "get_i18n": as_is("get_i18n", check=lambda found: found == {}),
+    "get_i18n": as_is("get_i18n", check=lambda found: isinstance(found, dict)),
     "get_model_types": as_is("get_model_types", check=lambda found: "loras" in found),
     "get_models": as_is("get_models", "checkpoints", check=lambda found: "tiny.ckpt" in found),
     "get_model_folders": as_is("get_model_folders", check=bool),
@@ -377,7 +396,7 @@ METHODS: dict[str, Callable[[Any], None]] = {
     "get_raw_logs": get_raw_logs,
     "get_folder_paths": as_is("get_folder_paths", check=lambda found: "loras" in found),
     "get_internal_files": as_is(
-        "get_internal_files", "input", check=lambda found: "testbed.png" in found
+        "get_internal_files", "input", check=lambda found: "testbed.png" in str(found)
     ),
     "subscribe_logs": subscribe_logs,
     "fetch_api": fetch_api,
@@ -485,7 +504,7 @@ def test_user_data_in_folders_and_under_odd_names(here: Any) -> None:
     api.store_user_data(name, b"b")
     assert api.get_user_data(name) == b"b"
     kept = name if here.has("user data percent") else name.replace("%", "%25")
-    assert (here.root / "user" / "default" / kept).read_bytes() == b"b"
+    assert (here.server.root / "user" / "default" / kept).read_bytes() == b"b"
     info = api.store_user_data(name, b"c", full_info=True)
     assert info.path in (name, kept)
     assert (info.size == 1) == here.has("user data info")
@@ -582,12 +601,13 @@ def test_a_rerun_from_the_cache_has_its_outputs(here: Any) -> None:
     first = here.api.run(graph, timeout=60)
     seen: list[Any] = []
     again = here.api.run(graph, timeout=60, on_event=seen.append)
-    assert set(again.cached_nodes) == set(graph)
-    assert {(f.node_id, f.filename, f.type) for f in again.images} == {
-        (f.node_id, f.filename, f.type) for f in first.images
-    }
-    assert len(again.images) == 2
-    assert bool([e for e in seen if e.name == "executed"]) == here.has("executed of cached")
+    assert len(first.images) == len(again.images) == 2
+    if not forgot(here.server, again, *graph):
+        assert set(again.cached_nodes) == set(graph)
+        assert {(f.node_id, f.filename, f.type) for f in again.images} == {
+            (f.node_id, f.filename, f.type) for f in first.images
+        }
+        assert bool([e for e in seen if e.name == "executed"]) == here.has("executed of cached")
     assert here.heard.ends(again.prompt_id) == ["execution_success"]
 
 
@@ -707,7 +727,7 @@ def test_a_job_ends_without_any_socket(here: Any) -> None:
             result = polling.run(here.workflow("image_ops"), timeout=60)
             assert len(result.images) == 2
             assert [e.recovered for e in heard(*ENDS, prompt_id=result.prompt_id)] == [True]
-        assert len(result.cached_nodes) == 5
+        assert len(result.cached_nodes) == 5 or here.has("forgetful cache")
         job = polling.submit(text(here, seconds=60.0, ticks=1000))
         until(lambda: job.prompt_id in [item.prompt_id for item in polling.get_queue().running])
         polling.interrupt(job.prompt_id)
@@ -753,7 +773,7 @@ def test_options_that_a_server_does_not_know_do_no_harm(here: Any) -> None:
     seen: list[Any] = []
     sampled = here.workflow("txt2img_tiny", seed=time.time_ns() % 2**32, steps=2)
     here.api.run(sampled, timeout=90, preview_method=method, on_preview=seen.append)
-    assert len(seen) == 2
+    assert len(seen) == (0 if here.has("preview method") else 2)
 
 
 def test_a_node_that_is_blocked_is_no_end(here: Any) -> None:

@@ -7,6 +7,8 @@ a defect may want a few repetitions.
 
 ``COMFY_FAULT_SEED``      of the only round, or of the first one under ``--soak``
 ``COMFY_SOAK_MINUTES``    for how long ``--soak`` plays rounds of 200 jobs; 20
+
+    COMFY_SOAK_MINUTES=30 COMFY_FAULT_SEED=1 python -m pytest --soak -s tests/faults/test_random.py
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 import os
 import random
+import signal
+import socket
 import sys
 import threading
 import time
@@ -23,7 +28,7 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 import blinker
@@ -42,7 +47,7 @@ from comfy_client.errors import (
     SubmitUncertain,
 )
 from comfy_client.outputs import OutputFrame, Result
-from comfy_client.testing import ComfyServer, ProgressBar, execution
+from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, execution
 from comfy_client.testing import server as server_module
 from tests.heard import open_sockets
 
@@ -140,7 +145,17 @@ KINDS = {
     "deleted": 8,  # by somebody else, if it has not begun
     "pictures": 15,
 }
-WAYS = {"run": 4, "submit": 4, "events": 3, "take up": 3, "cancel": 2, "resubmit": 1}
+WAYS = {
+    "run": 4,
+    "submit": 4,
+    "events": 3,
+    "take up": 3,
+    "cancel": 2,
+    "resubmit": 1,
+    "ask early": 2,  # another client asks for the id from before the submission on
+    "ask again": 2,  # the same client asks for the id after the end
+    "alarm": 2,  # in the main thread; an alarm ends the wait, and it is taken up
+}
 
 
 def _draw(rng: random.Random, weights: dict[str, int]) -> str:
@@ -170,6 +185,7 @@ class Fact:
     """What the server did with one submission."""
 
     puts: int = 0
+    put_at: float = float("inf")  #: When it came first.
     ends: list[str] = attrs.field(factory=list)
     over_at: float = 0.0  #: When the last of it was ended, deleted or lost.
     gone_at: float = float("inf")  #: When it was lost or deleted, or its history was.
@@ -188,7 +204,9 @@ class Record:
 
     def put(self, item: Any) -> None:
         with self._lock:
-            self.of(item[3][TASK]).puts += 1
+            fact = self.of(item[3][TASK])
+            fact.puts += 1
+            fact.put_at = min(fact.put_at, time.monotonic())
 
     def ended(self, item: Any, messages: list[Any]) -> None:
         with self._lock:
@@ -329,7 +347,46 @@ LASTING: dict[str, tuple[int, Fault]] = {
     "bad gateway": (4, lambda f, r, s: f.bad_gateway(r.choice((502, 503, 504)))),
     "login page": (2, lambda f, r, s: f.login_page(r.choice((200, 302, 401)), times=2)),
     "wrong type": (1, lambda f, r, s: f.wrong_mime("GET", "*", times=4)),
+    "no names": (3, lambda f, r, s: NoNames()),
+    "queue refused": (3, lambda f, r, s: f.answer("GET", "/queue", (r.choice((403, 500)), {}, ""))),
+    "interim answers": (3, lambda f, r, s: interim(f, r)),
 }
+#: Requests that may be answered in another way than the rest.
+REQUESTS = (("POST", "/prompt"), ("GET", "/queue"), ("GET", "/history/*"), ("GET", "/prompt"))
+
+
+def interim(faults: Faults, rng: random.Random) -> Any:
+    """Some requests get answers that are none before their answer."""
+    heads = b"".join(
+        b"HTTP/1.1 %d Wait\r\nLink: <x>\r\n\r\n" % rng.choice((100, 102, 103))
+        for _ in range(rng.randint(1, 3))
+    )
+
+    def respond(request: Request) -> None:
+        status, _, body = faults._stage.answer(request)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        with contextlib.suppress(OSError):  # the client may have left
+            request.socket.sendall(heads + head.encode() + data)
+
+    return faults.answer(*rng.choice(REQUESTS), respond)
+
+
+class NoNames:
+    """While it lasts no name or address is found; for now, says the resolver."""
+
+    def __init__(self) -> None:
+        self._true = socket.getaddrinfo
+        socket.getaddrinfo = self._fail
+
+    def _fail(self, *_: Any, **__: Any) -> NoReturn:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    def end(self) -> None:
+        socket.getaddrinfo = self._true
+
+
 #: Those that leave nothing to undo.
 SUDDEN: dict[str, tuple[int, Callable[[ComfyServer, random.Random], Any]]] = {
     "drop": (6, lambda s, r: s.faults.drop(reset=r.random() < 0.5)),
@@ -458,8 +515,43 @@ class Attempt:
     over: float = 0.0
     told: list[list[Any]] = attrs.field(factory=list)  #: By ``events()``.
     taken_up: Any = None  #: The outcome of the one who took it up, and when that was.
+    early: Any = None  #: The same of one who asked for it before, and since when.
+    again: Any = None  #: What the same client says after the end.
     was_uncertain: bool = False
     why: str = ""
+
+
+class Alarm(TimeoutError):
+    """What a signal handler of the user's raises."""
+
+    rang = False
+
+
+@contextlib.contextmanager
+def alarms() -> Iterator[None]:
+    """Whoever handled them before does so again."""
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def ringing(alarm: Alarm, seconds: float) -> Iterator[None]:
+    """Raises it after so many seconds, wherever the main thread is, until the end of the block."""
+
+    def ring(*_: object) -> NoReturn:
+        alarm.rang = True
+        raise alarm
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 def _outcome(wait: Callable[[], Result]) -> Any:
@@ -530,9 +622,10 @@ class Round:
         return hear
 
     def _work(self) -> None:
-        todo = list(reversed(self.tasks))
+        mine = [task for task in reversed(self.tasks) if task.way == "alarm"]
+        theirs = [task for task in reversed(self.tasks) if task.way != "alarm"]
 
-        def work() -> None:
+        def work(todo: list[Task]) -> None:
             while todo:
                 with contextlib.suppress(IndexError):
                     task = todo.pop()
@@ -542,10 +635,13 @@ class Round:
                         self.wrong.append(f"{task}: {traceback.format_exc()}")
 
         workers = [
-            threading.Thread(target=work, name="worker", daemon=True) for _ in range(WORKERS)
+            threading.Thread(target=work, args=(theirs,), name="worker", daemon=True)
+            for _ in range(WORKERS)
         ]
         for worker in workers:
             worker.start()
+        with alarms():
+            work(mine)
         for worker in workers:
             worker.join(3 * HANG)
             if worker.is_alive():
@@ -568,6 +664,8 @@ class Round:
         api = attempt.clients[0]
         options: dict[str, Any] = {"extra_data": {TASK: attempt.name}}
         options["resubmit"] = task.way == "resubmit"
+        if task.way == "alarm":
+            return self._interrupted_wait(attempt, api, options)
         if task.way == "run":
             told: list[Any] = []
             attempt.told.append(told)
@@ -581,11 +679,57 @@ class Round:
                 raise
             attempt.prompt_id = result.prompt_id
             return result
+        prompt_id = str(uuid.uuid4())
+        with self._asked_early(attempt, prompt_id):
+            try:
+                job = api.submit(task.graph(), prompt_id=prompt_id, **options)
+            except SubmitUncertain as exc:
+                return self._look_again(attempt, api, exc)
+            return self._follow(attempt, job)
+
+    @contextlib.contextmanager
+    def _asked_early(self, attempt: Attempt, prompt_id: str) -> Iterator[None]:
+        """Another client knows the id from elsewhere, perhaps before the server does."""
+        if attempt.task.way != "ask early":
+            yield
+            return
+        other, since = self.clients[attempt.task.other], time.monotonic()
+
+        def ask() -> None:
+            outcome = _outcome(lambda: other.job(prompt_id).result(HANG))
+            attempt.early = outcome, time.monotonic(), since
+
+        asking = threading.Thread(target=ask, name="early", daemon=True)
+        asking.start()
         try:
-            job = api.submit(task.graph(), prompt_id=str(uuid.uuid4()), **options)
-        except SubmitUncertain as exc:
-            return self._look_again(attempt, api, exc)
-        return self._follow(attempt, job)
+            yield
+        finally:
+            asking.join(2 * HANG)
+
+    def _interrupted_wait(self, attempt: Attempt, api: ComfyApi, options: Any) -> Result:
+        """An alarm ends submission or wait, as itself; then the prompt is taken up by its id."""
+        prompt_id = attempt.prompt_id = str(uuid.uuid4())
+        alarm = Alarm(attempt.name)
+        job = None
+        was_heard = False
+        try:
+            with ringing(alarm, attempt.task.after):
+                job = api.submit(attempt.task.graph(), prompt_id=prompt_id, **options)
+                job.result(HANG)
+        except SubmitUncertain:
+            attempt.was_uncertain = True
+        except Alarm as exc:
+            was_heard = True
+            if exc is not alarm or exc.__cause__ is not None:
+                self.wrong.append(f"{attempt.task}: another alarm: {exc!r} of {exc.__cause__!r}")
+            attempt.was_uncertain = job is None  # it may never have been sent
+        if alarm.rang and not was_heard:
+            self.wrong.append(f"{attempt.task}: its alarm was swallowed")
+        job = job or api.job(prompt_id)
+        try:
+            return job.result(HANG)
+        finally:
+            attempt.prompt_id = job.prompt_id
 
     def _look_again(self, attempt: Attempt, api: ComfyApi, exc: SubmitUncertain) -> Result:
         """It may have arrived all the same: the job finds out."""
@@ -622,6 +766,10 @@ class Round:
         attempt.over = time.monotonic()
         attempt.why = job.why()
         attempt.prompt_id = job.prompt_id
+        if task.way == "ask again":
+            attempt.again = _outcome(
+                lambda: self.clients[task.client].job(job.prompt_id).result(HANG)
+            )
         if other is not None:
             attempt.taken_up = _outcome(lambda: other.result(HANG)), time.monotonic()
         if isinstance(mine, ComfyError):
@@ -637,7 +785,15 @@ class Round:
             problems = [*self._verdict(attempt, fact, attempt.outcome, attempt.over)]
             if attempt.taken_up is not None:
                 found = self._verdict(attempt, fact, *attempt.taken_up)
-                problems += [f"taken up: {problem}" for problem in found]
+                problems += [f"taken up, {attempt.taken_up[0]!r}: {problem}" for problem in found]
+            if attempt.early is not None:
+                outcome, known_at, since = attempt.early
+                # Who asks for what is not there yet is told so.
+                if not (isinstance(outcome, JobLost) and fact.put_at > since):
+                    found = self._verdict(attempt, fact, outcome, known_at)
+                    problems += [f"asked early, {outcome!r}: {problem}" for problem in found]
+            if attempt.again is not None and type(attempt.again) is not type(attempt.outcome):
+                problems.append(f"told again as {attempt.again!r}")
             problems += self._numbers(attempt, fact)
             if problems:
                 what = self.trouble.between(attempt.begun, attempt.over)
@@ -773,6 +929,7 @@ def _seed() -> int:
     return int(os.environ.get("COMFY_FAULT_SEED", "20261125"))
 
 
+@pytest.mark.timeout(method="thread")  # its own would ring instead of ours
 def test_jobs_under_random_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """None hangs, is lost, runs twice, or ends in another way than on the server."""
     _play(_seed(), 80, monkeypatch)
