@@ -41,8 +41,8 @@ def text(value: object) -> str | None:
 
 def identifier(value: object) -> str | None:
     """A short text, or a number as a text; one that is too long is cut, and says so."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = None if number(value) is None else str(value)
+    if not isinstance(value, str):
+        value = str(value) if type(value) is int and number(value) is not None else None
     found = text(value)
     return found if found is None or len(found) <= MOST_ID else f"{found[: MOST_ID - 3]}..."
 
@@ -173,7 +173,9 @@ def build(cls: type[T], data: object, **given: Any) -> T:
     for name, convert, is_required in _fields(make):
         if name in given:
             continue
-        value = convert(source[name]) if name in source else None
+        value = source.get(name)
+        if value is not None:
+            value = convert(value)
         if value is not None:
             known[name] = value
         elif is_required:

@@ -29,7 +29,8 @@ class JobInfo:
     preview_output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     workflow_id: str | None = None  #: Id inside the UI workflow that was sent along.
     execution_error: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    #: What each node left, by node id.  This and the rest only in :meth:`get_job` answers.
+    #: What each node left, by node id.  This and the rest only in :meth:`get_job` answers, of
+    #: prompts that have ended.
     outputs: Mapping[str, Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
     execution_status: HistoryStatus | None = attrs.field(default=None, repr=False)
     #: ``prompt`` (the workflow) and ``extra_data``.

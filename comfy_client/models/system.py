@@ -39,13 +39,13 @@ class SystemStats:
     comfyui_version: str | None = None
     python_version: str | None = None
     pytorch_version: str | None = None
-    #: ``posix`` or ``nt``; newer servers ``linux``, ``win32``, ``darwin``.
+    #: ``posix`` or ``nt``; since ComfyUI 0.4 ``linux``, ``win32``, ``darwin``, ...
     os: str | None = None
     ram_total: int | None = None  #: Bytes.
     ram_free: int | None = None  #: Bytes.
     embedded_python: bool | None = attrs.field(default=None, repr=False)
     argv: tuple[str, ...] | None = attrs.field(default=None, repr=False)
-    devices: tuple[Device, ...] = ()
+    devices: tuple[Device, ...] = ()  #: The main one first; all of them since ComfyUI 0.23.
     #: The fields of ``system``, and ``system`` and ``devices`` as received.
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 

@@ -42,8 +42,8 @@ class JobRoutes(RouteGroup):
 
         Raises:
             ApiError: The server does not take an argument (400); its words are in the message.
-                500 to everybody when any client submitted a prompt whose ``extra_pnginfo`` is no
-                object (never this library): queue and history go on.
+                500: some prompt was submitted with an ``extra_pnginfo`` that is no object, which
+                this library never does; :meth:`get_queue` and :meth:`get_histories` go on.
             NotSupported: This server has no jobs API.
         """
         words = status if status is None or isinstance(status, str) else ",".join(status)

@@ -96,6 +96,8 @@ class PromptRoutes(RouteGroup):
             WorkflowError: The graph cannot be sent: NaN, UI format, a link to a node that is not
                 there.  When such a link concerns only some of the outputs, the others are sent,
                 and ``node_errors`` of the answer names what was left out.
+            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot carry, or is not
+                of the form that servers need; the message names the place.
             UploadTooLarge: The body exceeds the server's limit.
         """
         try:
