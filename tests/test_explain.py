@@ -33,7 +33,9 @@ def node_error(kind: str, **info: Any) -> dict[str, Any]:
     fault = {"type": kind, "message": "Told", "details": "", "extra_info": info}
     return {
         "error": {"type": "prompt_outputs_failed_validation", "message": "", "details": ""},
-        "node_errors": {"3": {"errors": [fault], "dependent_outputs": [], "class_type": "K"}},
+        "node_errors": {
+            "3": {"errors": [fault], "dependent_outputs": [], "class_type": "KSampler"}
+        },
     }
 
 
@@ -200,6 +202,20 @@ def test_refusals_of_a_server_of_2026_are_told_in_words(note: str, told: str) ->
     start = next(n for n, row in enumerate(rows) if row.get("text") == note)
     row = next(row for row in rows[start:] if row.get("path") == "/prompt")
     assert explain_rejection(row["response"], row["request"]["prompt"]) == told
+
+
+def test_a_class_that_the_server_put_in_the_place_of_another_is_told() -> None:
+    """Its list of replacements says nothing of the inputs of this one, so all of them are lost."""
+    path = Path(__file__).parent / "recordings" / "0.28.1" / "node_replacements.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    (body,) = [row["response"] for row in rows if row.get("status") == 400]
+    graph = {"20": {"class_type": "ConditioningAverage ", "inputs": {"conditioning_from": 1}}}
+    lines = explain_rejection(body, graph).splitlines()
+    assert len(lines) == 3
+    assert lines[1] == (
+        "node 20 (ConditioningAverage), in whose place the server put 'ConditioningAverage': "
+        "input 'conditioning_from' is missing"
+    )
 
 
 def test_of_several_choices_the_wrong_ones_are_told() -> None:

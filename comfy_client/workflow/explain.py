@@ -105,7 +105,12 @@ def _unknown_lines(
 def _node_lines(node_errors: object, graph: Mapping[str, Any]) -> Iterator[str]:
     circles: set[str] = set()
     for node_id, report in _mapping(node_errors).items():
-        who = describe(graph, node_id, _mapping(report).get("class_type"))
+        checked = _mapping(report).get("class_type")
+        who = describe(graph, node_id, checked)
+        sent = _mapping(graph.get(node_id)).get("class_type")
+        if isinstance(checked, str) and isinstance(sent, str) and checked != sent:
+            # With a map of inputs that it may not have: servers since 0.14 do so by themselves.
+            who += f", in whose place the server put {brief(checked)}"
         faults = _mapping(report).get("errors")
         for fault in faults if isinstance(faults, list) else [report]:
             text = "" if isinstance(fault, Mapping) else _clean(fault)
