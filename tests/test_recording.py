@@ -50,10 +50,11 @@ def graph(color: int = 255, **inputs: Any) -> dict[str, Any]:
     """A small picture."""
     size = {"width": 16, "height": 16, "batch_size": 1, "color": color}
     return {
-        "1": {"class_type": "EmptyImage", "inputs": size},
+        "1": {"class_type": "EmptyImage", "inputs": size, "_meta": {}},
         "2": {
             "class_type": "SaveImage",
             "inputs": {"images": ["1", 0], "filename_prefix": "blue", **inputs},
+            "_meta": {},
         },
     }
 
