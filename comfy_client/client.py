@@ -12,9 +12,8 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent import futures
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 import blinker
 
@@ -22,7 +21,6 @@ from . import jobs as jobs_module
 from .address import parse_host
 from .connection import Connection, Plan, State, Timing, speaks_tls
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
-from .deadline import check_patience
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -41,7 +39,7 @@ from .events import (
 )
 from .failures import is_away
 from .http import Answer, Http, Params
-from .job import FLUSH, Job, Limits, OnInterrupt, cancelling, wait
+from .job import FLUSH, SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .jobs import Jobs
 from .outputs import Result
 from .routes import (
@@ -450,10 +448,10 @@ class ComfyApi(
 
         Args:
             workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
-            timeout: Seconds; ``None`` waits as long as it takes.  A submission that gets no
-                answer is given the client's own ``timeout`` first, and looked for.
-            stall_timeout: Seconds without any news of it; ``None``: for ever.  Behind a long
-                job of somebody else there is no news either.
+            timeout: Seconds for all of it; ``None`` waits as long as it takes.  What then
+                became of a submission without an answer is found out in two seconds more.
+            stall_timeout: Seconds without any news of it; ``None``: for ever.  Loading a model,
+                and a long prompt of somebody else before it, are minutes without news.
             strict: As for :meth:`submit`.
             resubmit: As for :meth:`submit`.
             on_interrupt: Ctrl-C leaves at once, and the prompt goes on (``"leave"``), or is
@@ -543,15 +541,20 @@ class ComfyApi(
         this one has the same ``client_id``; without them the end is noticed by the queue's
         changes.
 
+        No end that this client was told is taken back (it remembers the last thousand): this
+        gives the same job while anybody holds that; else an error stands as it was, and of a
+        success only the result is read from the history again.
+
         Args:
-            prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`.
+            prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`; a UUID in any
+                of its forms.
             workflow: What was submitted, for the titles of nodes; ``None``: the server tells.
         """
         self._check_open()
         return self._jobs.take_up(prompt_id, {} if workflow is None else load_graph(workflow))
 
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
-        """Yield jobs as they end, each once; :func:`concurrent.futures.as_completed`, of jobs.
+        """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.
 
         Asks nothing of the server.  How a job ended, ``job.result()`` or ``job.exception()``
         tells; this raises for none of them.
@@ -566,8 +569,7 @@ class ComfyApi(
             TimeoutError: Some have not ended within ``timeout``; they go on, and another call
                 yields them.
         """
-        check_patience(timeout)
-        return _as_completed(set(jobs), None if timeout is None else time.monotonic() + timeout)
+        return _as_completed(set(jobs), Limits(timeout))
 
     @overload
     def map(
@@ -689,7 +691,7 @@ class ComfyApi(
         the grid in it) the same call carries on after whatever ended it: rows that have ended
         are taken from the file, and prompts that are under way or ended meanwhile are taken up
         by their ids.  None runs twice, unless the server forgot it (a restart, its queue or
-        history cleared), or got it later than it was looked for (an answer did not come, for ten
+        history cleared), or got it later than it was looked for (an answer did not come, for five
         seconds and more): then its result was not had, and it is submitted again, three times at
         most.  Points are known by their graphs, so the grid may change, and the workflow, too:
         what was run before with the same values is not run again.  Points of one grid with
@@ -943,10 +945,19 @@ class ComfyApi(
         self._receivers.flush(seconds)
 
 
-def _as_completed(jobs: set[Job], deadline: float | None) -> Iterator[Job]:
-    # Begins with the first ``next``, as the clock of the other does.
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    yield from cast(Iterator[Job], futures.as_completed(jobs, left))
+def _as_completed(jobs: set[Job], limits: Limits) -> Iterator[Job]:
+    """As that of concurrent.futures, but an alarm in it harms no other thread."""
+    count = len(jobs)
+    while jobs:
+        left = limits.left(SLICE)
+        if wait_for_one(jobs, left):
+            done = [job for job in jobs if job.done()]
+            jobs.difference_update(done)
+            yield from done
+        elif left <= 0:
+            raise TimeoutError(
+                f"{len(jobs)} of {count} prompts have not ended within {limits.timeout:g} s"
+            )
 
 
 def _recorder(path: str | os.PathLike[str]) -> Recorder:

@@ -9,9 +9,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for_all
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
@@ -184,6 +183,8 @@ class Job(Future[Result]):
         # newest.
         self._taps: tuple[EventQueue, ...] = (EventQueue(crowded=0),)
         self._is_tapped = False
+        self._bells: list[threading.Lock] = []  # of those who wait, released at the end
+        self._is_done = False
 
     def _orphan(self) -> None:
         """In the child of a fork it ends here; whoever follows it there, too."""
@@ -191,6 +192,7 @@ class Job(Future[Result]):
             tap.reset()
         self._begin()
         self.set_exception(ClientClosed("the job belongs to the process that was forked"))
+        self._is_done = True
         for twin in self._twins:
             twin._orphan()
 
@@ -247,6 +249,10 @@ class Job(Future[Result]):
         self._await(Limits(timeout))
         return super().exception(0)
 
+    def done(self) -> bool:
+        """Whether it has ended, and its result or error is here."""
+        return self._is_done  # without a lock, which an alarm could leave held
+
     def cancel(self, *, force: bool = False) -> bool:
         """Stop this prompt, and no other; whether the server had it and was asked to.
 
@@ -278,8 +284,7 @@ class Job(Future[Result]):
     def _await(self, limits: Limits) -> None:
         while not self.done():
             left = self._slice(limits)
-            # Tells by what it returns: a TimeoutError in here is an alarm of the caller's.
-            is_done = bool(wait_for_all([self], max(0.0, left)).done)
+            is_done = wait_for_one([self], left)
             if left <= 0 and not is_done:
                 raise self._out_of_patience(limits)
 
@@ -319,10 +324,19 @@ class Job(Future[Result]):
         remarks, self._known.remarks = self._known.remarks, []
         for remark in remarks:
             log.warning("%s", remark)
-        if isinstance(outcome, Result):
-            self.set_result(outcome)
-        else:
-            self.set_exception(outcome)
+        try:
+            if isinstance(outcome, Result):
+                self.set_result(outcome)
+            else:
+                self.set_exception(outcome)
+        except RuntimeError:
+            # A Ctrl-C, or an alarm, in a ``wait`` of concurrent.futures has let go of the lock
+            # that this one takes there.
+            log.debug("who waits for prompt %s was interrupted", self.prompt_id, exc_info=True)
+        self._is_done = True
+        for bell in tuple(self._bells):
+            with contextlib.suppress(RuntimeError):  # rung by another job
+                bell.release()
         for twin in self._twins:
             twin._settle(outcome)
         with self._gate:
@@ -559,6 +573,27 @@ _STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
     JobInterrupted: "interrupted",
     JobLost: "lost",
 }
+
+
+def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
+    """Wait until one of them has ended, ``seconds`` at most; whether one has.
+
+    Tells by what it returns: a ``TimeoutError`` in here is an alarm of the caller's.  Nor is
+    there a lock that anybody else takes: an alarm in the middle of a ``Condition`` may let go
+    of one that another thread holds by then.
+    """
+    bell = threading.Lock()
+    bell.acquire()
+    try:
+        for job in jobs:
+            job._bells.append(bell)
+        if not any(job.done() for job in jobs):
+            bell.acquire(timeout=max(0.0, seconds))
+    finally:
+        for job in jobs:
+            with contextlib.suppress(ValueError):
+                job._bells.remove(bell)
+    return any(job.done() for job in jobs)
 
 
 @contextlib.contextmanager

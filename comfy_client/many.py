@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent import futures
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -31,7 +30,7 @@ from .errors import (
     WorkflowError,
 )
 from .failures import causes, is_away
-from .job import LAST_WORD, SLICE, Job
+from .job import LAST_WORD, SLICE, Job, wait_for_one
 from .outputs import Result
 from .routes.prompts import AnyWorkflow, PromptOptions
 from .workflow import Workflow
@@ -275,7 +274,7 @@ class Window:
                 first_up = next((one for one in over if one.job.status == "running"), over[0])
                 return jobs[first_up.job], _give_up(first_up)
             soon = min((one.at - now for one in due), default=SLICE)
-            futures.wait(jobs, min(SLICE, soon), futures.FIRST_COMPLETED)
+            wait_for_one(jobs, min(SLICE, soon))
 
     def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
         """When there is no more patience with one.

@@ -23,9 +23,11 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.job import Job, Limits, wait
+from comfy_client.job import Job, Limits, wait, wait_for_one
 from comfy_client.outputs import make_result
 from comfy_client.progress import NodeTimes
+from tests.heard import until
+from tests.interrupted import at_each_step, in_time
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -123,6 +125,41 @@ def test_a_wait_ends_with_the_job(job):
     threading.Timer(0.05, job._settle, (RESULT,)).start()
     assert job.result(30) is RESULT
     assert list(as_completed([job], 5)) == [job]
+
+
+def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(job):
+    """Were it to come inside a ``Condition``, that would let go of the lock of another thread."""
+    mine = TimeoutError("mine")
+
+    def alarm():
+        raise mine
+
+    within = lambda frame: frame.f_code.co_filename.endswith(  # noqa: E731
+        ("/job.py", "/threading.py", "/_base.py")
+    )
+    raised = list(at_each_step(lambda: wait_for_one([job], 0.001), alarm, within))
+    assert len(raised) > 20
+    assert set(raised) == {mine}
+    in_time(lambda: job._settle(RESULT))
+    assert job.result(0) is RESULT
+
+
+def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(job):
+    """``wait`` of concurrent.futures may leave its lock to nobody, which only then comes out."""
+    told = threading.Event()
+    job.add_done_callback(lambda _: told.set())
+
+    def add_result(_):
+        raise RuntimeError("release unlocked lock")
+
+    job._waiters.append(SimpleNamespace(add_result=add_result))  # as ``wait`` does
+    waiter = threading.Thread(target=job.result)
+    waiter.start()
+    until(lambda: job._bells)
+    job._settle(RESULT)
+    assert told.wait(10)
+    waiter.join(10)
+    assert not waiter.is_alive()
 
 
 def test_callbacks_run_in_order_in_their_own_thread(job, caplog):
