@@ -231,6 +231,8 @@ class JobLost(JobError):
 class JobTimeout(JobError, TimeoutError):
     """The caller's time ran out.  The prompt goes on: wait again, or cancel it.
 
+    One of :meth:`ComfyApi.map` or :meth:`ComfyApi.sweep` was cancelled, as the message says.
+
     ``stalled``: it was ``stall_timeout`` that ran out, since no news of the prompt came.
     """
 
