@@ -447,7 +447,7 @@ def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
     graph["3"]["inputs"]["steps"] = 20
     with ComfyServer(step_seconds=0.15) as server, ComfyApi(server.url) as api:
         grid = ({"KSampler.seed": number} for number in range(2))
-        assert len(list(api.map(graph, grid, stall_timeout=1.5))) == 2
+        assert len(list(api.map(graph, grid, stall_timeout=1.5, ordered=False))) == 2
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
