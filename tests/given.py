@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -85,9 +86,13 @@ def given(path_or_url: str) -> Iterator[ComfyUI | Running]:
 
 
 def asked_version(url: str) -> str:
-    """What a server says that it is; those that do not, by what they have."""
+    """What a server says that it is; one that does not, by what it has."""
     system = json.loads(_get(f"{url}/system_stats") or b"{}").get("system", {})
-    return system.get("comfyui_version") or ("2024-07" if _get(f"{url}/api/prompt") else "2024-03")
+    # In 2024 it asked git, which may not know.
+    if found := re.search(r"\d+\.\d+\.\d+", system.get("comfyui_version") or ""):
+        return found[0]
+    routes = {"2024-12": "/api/experiment/models", "2024-07": "/api/prompt"}
+    return next((version for version, route in routes.items() if _get(url + route)), "2024-03")
 
 
 def _get(url: str) -> bytes | None:

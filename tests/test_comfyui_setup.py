@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,10 @@ import pytest
 import requests
 import websocket
 
-from tests.comfyui import ComfyUI, _locked, _requirements, python311
+from comfy_client.testing import ComfyServer
+from tests.comfyui import ComfyUI, _copy, _locked, _requirements, python311
+from tests.furnished import furnish
+from tests.given import Running, asked_version, tree_of
 
 Run = Callable[..., list[Any]]
 
@@ -62,6 +66,63 @@ def test_two_set_ups_wait_for_each_other(tmp_path: Path) -> None:
         order.append("first")
     thread.join(5)
     assert order == ["first", "second"]
+
+
+def test_only_what_is_at_the_top_of_a_tree_is_left_out(tmp_path: Path) -> None:
+    """Below it such names are ComfyUI's own packages."""
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    for folder in ("input", "comfy_api/input", "comfy_api/output"):
+        (tree / folder).mkdir(parents=True)
+        (tree / folder / "a.py").touch()
+    _copy(tree, copy, {"input", "output"})
+    assert sorted(str(path.relative_to(copy)) for path in copy.rglob("*.py")) == [
+        "comfy_api/input/a.py",
+        "comfy_api/output/a.py",
+    ]
+
+
+def test_any_comfyui_that_runs_can_be_tested() -> None:
+    """Here the embedded one, like one that is newer than those that are set up."""
+    with ComfyServer(version="new") as server:
+        furnish(server)
+        wanted = ("--real", f"--comfyui={server.url}", "-p", "no:cacheprovider")
+        cases = (
+            "test_a_normal_run or test_any_id_finds or test_system_stats or kept_in or large_file"
+        )
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *wanted, "tests/contract", "-k", cases],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"\b1\d passed, 1 skipped", run.stdout), run.stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "known_as"),
+    [("0.3.64", "0.3.64"), ("v0.3.10-4-gabc", "0.3.10"), ("unknown", "2024-12")],
+)
+def test_a_server_that_does_not_say_its_version_is_known_by_what_it_has(
+    comfy: ComfyServer, told: str, known_as: str
+) -> None:
+    """As those of 2024."""
+    comfy.on("GET", "/system_stats", (200, {}, {"system": {"comfyui_version": told}}))
+    assert asked_version(comfy.url) == known_as
+
+
+def test_the_oldest_servers_are_known_by_what_they_lack() -> None:
+    """Nothing below ``/api``."""
+    with ComfyServer(version="2024-03") as server:
+        assert asked_version(server.url) == "2024-03"
+
+
+def test_what_is_neither_a_tree_nor_on_this_machine_is_told(tmp_path: Path) -> None:
+    """Before anything is started."""
+    with pytest.raises(pytest.UsageError, match="neither a URL nor a source tree"):
+        tree_of(str(tmp_path))
+    with pytest.raises(pytest.UsageError, match="ssh -L"):
+        Running("http://gpu-box:8188")
 
 
 @pytest.fixture

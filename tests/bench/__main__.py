@@ -1,6 +1,7 @@
 """Prints a table.
 
 python -m tests.bench [URL] [--quick] [--rivals] [--rst FILE]      how fast it is
+python -m tests.bench [URL] [--quick] --against CHECKOUT           than another version of it
 python -m tests.bench faults [CLIENT ...] [--rst FILE]             what happens in faults
 """
 
@@ -11,7 +12,9 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +28,8 @@ from .rows import ROWS, Bench
 from .servers import running, stub
 
 PAIRS, QUICK_PAIRS = 300, 30
+NAMES = [row.__name__ for row in ROWS]
+HERE = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -40,9 +45,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
     parser.add_argument("--rivals", action="store_true", help="install and run other clients too")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="also write the table to a file")
+    parser.add_argument(
+        "--row", action="append", metavar="NAME", help="only this row, or these", choices=NAMES
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="row by row beside the package there"
+    )
     args = parser.parse_args()
+    rows = [row for row in ROWS if args.row is None or row.__name__ in args.row]
     with contextlib.ExitStack() as stack:
         url = args.url or stack.enter_context(ComfyUI()).url
+        if args.against:
+            options = ("--quick",) if args.quick else ()
+            against(args.against, [row.__name__ for row in rows], url, *options)
+            return
         bench = Bench(
             url=url,
             stub=stack.enter_context(running(stub)),
@@ -51,12 +67,31 @@ def main() -> None:
         conditions = measured_on(url)
         print(conditions, flush=True)
         measured: list[Row] = []
-        for row in (*ROWS, *([rivals] if args.rivals else [])):
+        for row in (*rows, *([rivals] if args.rivals else [])):
             found = row(bench)
             measured += found
             print(*(line(each) for each in found), sep="\n", flush=True)
             if args.rst:
                 args.rst.write_text(as_rst(measured, conditions), encoding="utf-8")
+
+
+def against(other: Path, names: Sequence[str], url: str, *options: str) -> None:
+    """The same rows with the package of this checkout and of another one, twice in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {}
+        for side, checkout in (("here", HERE), ("there", other.resolve())):
+            sides[side] = Path(folder, side)
+            sides[side].mkdir()
+            (sides[side] / "comfy_client").symlink_to(checkout / "comfy_client")
+            (sides[side] / "tests").symlink_to(HERE / "tests")
+        for name in names:
+            for side in ("here", "there", "there", "here"):
+                command = (sys.executable, "-m", "tests.bench", url, "--row", name, *options)
+                run = subprocess.run(command, cwd=sides[side], capture_output=True, text=True)
+                if run.returncode:
+                    print(f"{side:6} {name} failed: {run.stderr.splitlines()[-1:]}", flush=True)
+                for text in run.stdout.splitlines()[1:]:
+                    print(f"{side:6} {text}", flush=True)
 
 
 def measured_on(url: str) -> str:
