@@ -430,6 +430,7 @@ class Connection:
     def _greeted(self) -> None:
         attempts, self._attempts = self._attempts + 1, 0
         self._greeted_at = time.monotonic()
+        self._fallback_told = False
         self._redial = None
         first = self.generation == 0
         self._enter(State.CONNECTED)
@@ -450,7 +451,6 @@ class Connection:
         up_for = time.monotonic() - self._greeted_at if was_connected else 0.0
         if was_connected and up_for >= self._longest_pause:
             self._failures = 0
-            self._fallback_told = False
         else:
             self._failures += 1
         if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:
@@ -462,7 +462,7 @@ class Connection:
         refused = isinstance(exc, AuthenticationError)
         if refused or isinstance(exc, _NoWebSocket):
             # Neither mends soon: the first try may be a moment of a restart, then the cap.
-            delay = self.timing.cap if refused or self._failures > 1 else self.timing.pause
+            delay = self.timing.cap if refused or self._attempts > 1 else self.timing.pause
         self._woken = False
         self._enter(State.WAITING, exc)
         if was_connected:
@@ -470,7 +470,7 @@ class Connection:
         if refused:
             self._owned()._announce(ErrorEvent(name="auth_error", error=exc))
         self._tell("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
-        no_socket = isinstance(exc, _NoWebSocket) or (self._failures >= 3 and not refused)
+        no_socket = isinstance(exc, _NoWebSocket) or (self._attempts >= 3 and not refused)
         if no_socket and self._polls():
             self._enter(State.POLLING, exc)
             if not self._fallback_told:

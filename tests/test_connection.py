@@ -489,16 +489,6 @@ def test_pauses_start_anew_with_a_connection_that_lasts(make: Make, comfy: Comfy
     assert drawn == [0.1]
 
 
-def test_a_server_that_greets_and_drops_is_told_of_once(make: Make, comfy: ComfyServer) -> None:
-    """It is as good as one without a WebSocket: the queue is asked over HTTP meanwhile."""
-    comfy.on("GET", "/ws", lambda request: _upgraded(comfy, request, frame(1, b"{}")))
-    owner, _ = make(comfy.url)
-    owner.poll_error = None
-    until(lambda: len(owner.names("connected", "reconnected")) >= 6)
-    assert owner.names("websocket_unavailable") == ["websocket_unavailable"]
-    assert owner.polls
-
-
 @pytest.mark.parametrize("greeting", [b"", frame(1, b"{}")], ids=["at once", "after a greeting"])
 def test_an_id_that_is_let_in_no_more_is_given_up(
     make: Make, comfy: ComfyServer, greeting: bytes
