@@ -523,7 +523,8 @@ class ComfyApi(
                 ``job.node_errors``.
             resubmit: A submission that got no answer, and of which the server shows no trace,
                 is sent again (at most twice, under the same id) instead of raising
-                :class:`SubmitUncertain`.  If the first one was merely late, it runs twice.
+                :class:`SubmitUncertain`; a server that is away is waited for first, for the
+                client's ``timeout``.  If the first one was merely late, it runs twice.
             options: See :class:`PromptOptions`.
         """
         self._check_open()
@@ -940,6 +941,9 @@ class ComfyApi(
 
     def _wants_previews(self) -> bool:
         return self._receivers.listens("b_preview", "b_preview_with_metadata")
+
+    def _awaits_record(self, prompt_id: str) -> bool:
+        return self._jobs.awaits_record(prompt_id)
 
     def _flush(self, seconds: float = FLUSH) -> None:
         self._receivers.flush(seconds)

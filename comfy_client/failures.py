@@ -33,7 +33,7 @@ def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[B
         todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
 
 
-def interruption(exc: BaseException, outer: BaseException | None) -> BaseException | None:
+def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
     """What a handler of a signal has raised, in an exception or in what that wraps.
 
     ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.

@@ -18,7 +18,15 @@ import attrs
 from .connection import State
 from .deadline import check_patience
 from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
-from .events import Event, PreviewEvent, Progress, ProgressState
+from .events import (
+    Event,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+    PreviewEvent,
+    Progress,
+    ProgressState,
+)
 from .outputs import Result
 from .progress import fraction, targets, weights
 from .signals import EventQueue
@@ -338,7 +346,8 @@ class Job(Future[Result]):
             with contextlib.suppress(RuntimeError):  # rung by another job
                 bell.release()
         for twin in self._twins:
-            twin._settle(outcome)
+            if not twin.done():
+                twin._settle(outcome)
         with self._gate:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
@@ -417,12 +426,15 @@ class Job(Future[Result]):
         """Where it is, as far as we know.
 
         ``pending`` and ``running`` until it ends as ``succeeded``, ``failed``,
-        ``interrupted`` (cancelled while it waited, too) or ``lost``.  ``unknown``: nobody has
+        ``interrupted`` (cancelled while it waited, too) or ``lost``, which nothing takes back;
+        the result may follow a moment later.  ``unknown``: nobody has
         said yet (of a job taken up by its id), or it ended for us alone: the client was closed,
         or the server refuses to tell.
         """
         if not self.done():
             known = self._known
+            if type(known.told) in _STATUS_TOLD:
+                return _STATUS_TOLD[type(known.told)]  # and nothing takes it back
             if known.running_since is not None:
                 return "running"
             return "unknown" if known.is_elsewhere and known.ahead is None else "pending"
@@ -513,7 +525,7 @@ class Job(Future[Result]):
         known = self._known
         now = time.monotonic()
         status = self.status
-        words = [str(status)]
+        words = [str(status) if known.told is None else f"{status}, its record is awaited"]
         if status == "pending":
             ahead = self.queue_position
             if ahead is not None:
@@ -567,6 +579,12 @@ class Job(Future[Result]):
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {self.status}>"
 
+
+_STATUS_TOLD: Mapping[object, JobStatus] = {
+    ExecutionSuccess: "succeeded",
+    ExecutionError: "failed",
+    ExecutionInterrupted: "interrupted",
+}
 
 _STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
     JobFailed: "failed",

@@ -23,7 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import attrs
 
@@ -50,6 +50,7 @@ from .events import (
     ExecutionInterrupted,
     ExecutionStart,
     JobEvent,
+    JobLostEvent,
     PreviewEvent,
     Progress,
     ProgressState,
@@ -64,7 +65,7 @@ from .models.queue import prompt_record
 from .outputs import Result, make_result
 from .progress import NodeTimes
 from .routes.prompts import AnyWorkflow, PromptOptions
-from .standing import PATIENCE, Lookout, Standing, find
+from .standing import PATIENCE, Lookout, Standing, find, spellings
 from .submission import LOOK_UP, post, prepare, stop, time_left, warn_or_refuse
 from .threads import in_full, was_started
 from .verdicts import (
@@ -82,6 +83,8 @@ from .workflow.graph import origin, seeds_of
 
 if TYPE_CHECKING:
     from .client import ComfyApi
+
+T = TypeVar("T")
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -109,8 +112,15 @@ REFUSALS: Final = 3
 STUMBLES: Final = 8
 #: Seconds between two looks for the reason that the socket came or went.
 BETWEEN: Final = 1.0
-#: Prompts whose end is remembered as told.
+#: Prompts whose end is remembered as told, of late.
 REMEMBERED: Final = 1000
+#: Seconds after the end event in which the server writes its record.
+RECORDED: Final = 1.0
+#: Seconds between looks at the queue for a job whose start its socket has told.
+FOLLOWED: Final = 60.0
+#: Jobs that have not ended, in the order of the queue, behind which none has: one may have been
+#: put before others.
+AHEAD: Final = 4
 #: Seconds that a submission waits for the socket.
 SETTLE: Final = 5.0
 #: Seconds after which the thread ends when there are no jobs.
@@ -146,6 +156,17 @@ class _Bell:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 
 
+@attrs.define
+class _Ending:
+    """How one of our prompts ended, as far as that was told."""
+
+    event: EndEvent
+    job: weakref.ref[Job]  # kept by its user, or not at all: a result may be large
+    has_record: bool  # or none will be written, as of a prompt that was lost
+    is_final: bool  # or the server merely refuses to tell, and may be asked again
+    due: float  # until when the record may not be written yet
+
+
 class Jobs:
     """All outstanding jobs of one client.  The client owns it; its thread holds it weakly."""
 
@@ -157,8 +178,9 @@ class Jobs:
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
         # Prompts whose end was told, of late: whoever tells it again, a late socket or a job
-        # that takes the same prompt up, is not heard twice.
-        self._ended: dict[str, None] = {}
+        # that takes the same prompt up, is not heard twice, and cannot take it back.
+        self._ended: dict[str, _Ending] = {}
+        self._renamed: dict[str, str] = {}  # the server's ids of late, by ours
         self._posting: set[Job] = set()  # submissions without an answer yet
         self._orphans: deque[JobEvent] = deque(maxlen=1000)  # maybe of one of these
         self._elsewhere = 0  # jobs whose events may go to another client
@@ -263,6 +285,8 @@ class Jobs:
                 if job.prompt_id in self._jobs:
                     raise ValueError(f"prompt {job.prompt_id} is outstanding already")
                 self._jobs[job.prompt_id] = job
+                self._ended.pop(job.prompt_id, None)  # what ended was another by this id
+                self._renamed.pop(job.prompt_id, None)
                 self._posting.add(job)
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
@@ -305,10 +329,17 @@ class Jobs:
             known.accepted_at = time.monotonic()
             known.number = receipt.number
             if receipt.prompt_id != job.prompt_id:
+                # Somebody may have seen it in the queue, and taken it up.
+                other = self._jobs.get(receipt.prompt_id)
                 self._rename(job, receipt.prompt_id)
+                if len(self._orphans) == self._orphans.maxlen:
+                    known.generation = None  # some are gone: events alone may not decide
                 for event in self._orphans:  # receivers had these already
                     if event.prompt_id == job.prompt_id:
                         todo += self._tell(job, with_finality(event, job.graph))
+                if other is not None:
+                    self._elsewhere -= other._known.is_elsewhere
+                    other._join(job)
             if known.early is not None:
                 todo.append(self._settling(job, known.early))
             connected = self._api()._connection.state is State.CONNECTED
@@ -323,6 +354,7 @@ class Jobs:
 
     def _rename(self, job: Job, prompt_id: str) -> None:
         self._jobs.pop(job.prompt_id, None)
+        _put(self._renamed, job.prompt_id, prompt_id)
         job.prompt_id = prompt_id
         if not job._known.decided:
             self._jobs[prompt_id] = job
@@ -332,7 +364,11 @@ class Jobs:
     def take_up(
         self, prompt_id: str, graph: Mapping[str, Any], *, lost_apart: float | None = None
     ) -> Job:
-        """A job for a prompt that somebody submitted, maybe in another process."""
+        """A job for a prompt that somebody submitted, maybe in another process.
+
+        Of one that ended here of late, the same job if anybody has it yet; else what was told
+        of its end stands, and only the outputs are asked for.
+        """
         api = self._api()
         if not isinstance(prompt_id, str):
             raise TypeError(f"a job is taken up by its prompt_id, a text, not {prompt_id!r:.80}")
@@ -341,21 +377,54 @@ class Jobs:
         with self._lock:
             if self._bell.stopped:
                 raise ClientClosed
-            job = self._jobs.get(prompt_id)
-            if job is not None:
-                return job
-            job = self._jobs[prompt_id] = Job(api, prompt_id, graph)
+            prompt_id, *others = spellings(prompt_id)
+            ids = [self._renamed.get(one, one) for one in (prompt_id, *others)]
+            for one in ids:
+                job = self._jobs.get(one) or self._ended_job(one)
+                if job is not None:
+                    return job
+            ending = next((self._ended[one] for one in ids if one in self._ended), None)
+            told = None if ending is None or not ending.is_final else ending.event
+            prompt_id = prompt_id if told is None else told.prompt_id or prompt_id
+            job = Job(api, prompt_id, graph)
             known = job._known
             known.is_elsewhere = known.seek_mark = True
             known.accepted_at = known.posted_at = time.monotonic()
             known.interval = POLL_FIRST
             known.lost_apart = lost_apart
             self._elsewhere += 1
-            self._start()
-            self._hold = 0.0  # somebody waits for a fresh look
-            self._hurry(job)
-        self._let(lambda: known.looked or job.done(), PATIENCE)  # where is it?
+            self._jobs[prompt_id] = job
+            if told is not None:
+                known.told, known.seek_mark = told, False
+                job._hear(told)
+                known.awaits_history = True
+            settle = _nothing
+            if ending is not None and ending.is_final and not ending.has_record:
+                settle = self._decide(job, self._as_told(job))
+            else:
+                self._start()
+                self._hold = 0.0  # somebody waits for a fresh look
+                self._hurry(job)
+        settle()
+
+        def is_found() -> bool:
+            known = job._known  # of another, if they have turned out to be the same
+            return known.looked or not known.is_elsewhere or job.done()
+
+        self._let(is_found, PATIENCE)
         return job
+
+    def _ended_job(self, prompt_id: str) -> Job | None:
+        """The job of a prompt that has ended here of late, if anybody keeps it."""
+        ending = self._ended.get(prompt_id)
+        return None if ending is None or not ending.is_final else ending.job()
+
+    def awaits_record(self, prompt_id: str) -> bool:
+        """Whether a prompt is known to have ended a moment ago, and its record may be to come."""
+        if threading.current_thread() is self._thread:
+            return False  # which looks again by itself
+        ending = self._ended.get(prompt_id)
+        return ending is not None and time.monotonic() < ending.due
 
     # -- cancelling ----------------------------------------------------------------------
 
@@ -440,7 +509,7 @@ class Jobs:
                     todo = self._tell(job, event)
                 elif event.is_end and event.prompt_id in self._ended:
                     return  # receivers had this news already, over HTTP
-                elif self._posting:
+                if self._posting and (job is None or job._known.is_elsewhere):
                     self._orphans.append(event)
         self._publish(event)
         if todo:
@@ -472,9 +541,9 @@ class Jobs:
         known = job._known
         if known.decided:
             return []
-        if event.is_end:
+        if event.is_end and isinstance(event, EndEvent):
             known.told = event
-            self._remember(job.prompt_id)
+            self._remember(job, event)
         job._hear(event)
         outcome = self._note(job, known, event)
         if outcome is None:
@@ -483,7 +552,15 @@ class Jobs:
             return [self._decide(job, outcome)]
         return self._conclude(job, success(job.prompt_id), outcome)
 
-    def _conclude(self, job: Job, event: EndEvent, outcome: Outcome) -> list[Callable[[], None]]:
+    def _conclude(
+        self,
+        job: Job,
+        event: EndEvent,
+        outcome: Outcome,
+        *,
+        has_record: bool = True,
+        is_final: bool = True,
+    ) -> list[Callable[[], None]]:
         """A verdict that no end event has told: tell it by one of ours, unless that is done."""
         todo: list[Callable[[], None]] = []
         if job._known.told is None:
@@ -491,14 +568,16 @@ class Jobs:
             job._hear(event)
             if job.prompt_id not in self._ended:
                 todo.append(partial(self._publish, event))
-            self._remember(job.prompt_id)
+            self._remember(job, event, has_record=has_record, is_final=is_final)
         return [*todo, self._decide(job, outcome)]
 
-    def _remember(self, prompt_id: str) -> None:
+    def _remember(
+        self, job: Job, event: EndEvent, *, has_record: bool = True, is_final: bool = True
+    ) -> None:
         """Its end is told."""
-        self._ended[prompt_id] = None
-        if len(self._ended) > REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+        due = 0.0 if event.recovered or not has_record else time.monotonic() + RECORDED
+        ending = _Ending(event, weakref.ref(job), has_record, is_final, due)
+        _put(self._ended, job.prompt_id, ending)
 
     def _note(self, job: Job, known: Known, event: JobEvent) -> Outcome | None:
         """What the job is told by one of its events; an outcome when that ends it."""
@@ -692,38 +771,89 @@ class Jobs:
                 at_fault = [job]
                 self._look_for_end(api, job)
             at_fault = due = [job for job in due if not job._known.decided]
-            if not all(job._known.awaits_history for job in due):
+            unseen = [job for job in due if not self._is_told_of(job)]
+            spared = self._lookout.spared()
+            if spared is not None and unseen and all(map(self._may_wait, unseen)):
+                running = 0
+                for job in self._in_order(unseen, spared):
+                    at_fault = [job]
+                    self._look_for_end(api, job, again=True)
+                    running += not job._known.decided
+                    if running == AHEAD:
+                        break
+                self._spare([job for job in unseen if not job._known.decided], spared)
+                due = [job for job in due if job not in unseen]
+            elif unseen:
                 try:
-                    standing = self._stand(api, jobs, due)
-                except (ApiError, UnexpectedResponse) as exc:
-                    if is_away(exc):
+                    standing = self._stand(api, jobs, unseen)
+                except Exception as exc:
+                    trouble = _refusal(exc)  # the history may be readable all the same
+                    if trouble is None:
                         raise
-                    trouble = exc  # the history may be readable all the same
+                    if self._is_empty(api):  # which says as much
+                        standing = Standing(running=(), pending=())
             # What one look tells of the others need not be asked again soon.
             others = [job for job in jobs if standing and job.prompt_id in standing]
             for job in dict.fromkeys([*due, *others]):
                 at_fault = [job]  # its record may be what cannot be read; others go on
-                told = job._known.awaits_history
+                told = job in due and job not in unseen
                 waits = not told and standing is not None and job.prompt_id in standing
                 entry = None if waits else api.get_history(job.prompt_id)
-                if trouble is not None and entry is None and not told:
+                if standing is None and entry is None and not told:
                     unsure.append(job)
                     continue
                 if entry is None and not waits and job._known.seek_mark:
                     entry = self._seek(api, job)
-                self._learn(job, entry, standing if waits else None)
+                    waits = entry is None and standing is not None and job.prompt_id in standing
+                self._learn(job, entry, standing if waits else None, is_told=told)
+                job._known.refusals = 0
                 self._pause = 0.0
             self.trouble = None
         except ClientClosed:
             return
         except ComfyError as exc:
             self._put_off(api, at_fault, exc)
+        except Exception as exc:  # no answer of a server may stop this thread
+            log.debug("an answer that makes no sense", exc_info=True)
+            self._put_off(api, at_fault, UnexpectedResponse(_nonsense(exc)))
         if trouble is not None and unsure:
-            self._put_off(api, unsure, trouble)
+            # The history can be read, and will have it when it has ended.
+            self._put_off(api, unsure, trouble, counts=False)
 
-    def _look_for_end(self, api: ComfyApi, job: Job) -> None:
+    def _is_told_of(self, job: Job) -> bool:
+        """Whether the queue would say nothing new: the socket told its end, or that it runs."""
+        known = job._known
+        if known.awaits_history or known.missed_at is not None:
+            return known.awaits_history
+        is_recent = time.monotonic() - self._lookout.at < FOLLOWED
+        return known.started and is_recent and self._is_whole(job)
+
+    def _may_wait(self, job: Job) -> bool:
+        """Whether nobody waits for a first word of where it is."""
+        return job._known.looked or not job._known.is_elsewhere
+
+    def _in_order(self, jobs: Sequence[Job], standing: Standing) -> list[Job]:
+        """As they will end: those that an earlier look has seen, and then as they were sent."""
+        return sorted(jobs, key=lambda job: (standing.place(job.prompt_id), job._known.posted_at))
+
+    def _spare(self, jobs: Sequence[Job], standing: Standing) -> None:
+        """The queue was looked at a while ago, which took long; what it said has to do."""
+        for job in jobs:
+            if job.prompt_id in standing:
+                self._learn(job, None, standing)
+            else:
+                job._known.check_at = min(self._lookout.spared_until, time.monotonic() + LONGEST)
+
+    def _is_empty(self, api: ComfyApi) -> bool:
+        """Whether nothing runs or waits, as ``GET /prompt`` knows without the queue."""
+        try:
+            return api.poll_status(PATIENCE).queue_remaining == 0
+        except ComfyError:
+            return False
+
+    def _look_for_end(self, api: ComfyApi, job: Job, *, again: bool = False) -> None:
         """Of those that are taken up many are over, and nobody's graphs are needed to tell."""
-        if job._known.is_elsewhere and not job._known.looked:
+        if again or (job._known.is_elsewhere and not job._known.looked):
             entry = api.get_history(job.prompt_id)
             if entry is not None:
                 self._learn(job, entry, None)
@@ -763,9 +893,17 @@ class Jobs:
                 job._join(other)
 
     def _learn(
-        self, job: Job, entry: models.HistoryEntry | None, standing: Standing | None
+        self,
+        job: Job,
+        entry: models.HistoryEntry | None,
+        standing: Standing | None,
+        *,
+        is_told: bool = False,
     ) -> None:
-        """What queue (if it is there) and history say about one job."""
+        """What queue (if it is there) and history say about one job.
+
+        ``is_told``: the queue was not asked, for the socket tells where it is.
+        """
         now = time.monotonic()
         connected = self._api()._connection.state is State.CONNECTED
         todo: list[Callable[[], None]] = []
@@ -774,7 +912,6 @@ class Jobs:
             if self._jobs.get(job.prompt_id) is not job:
                 return  # decided meanwhile, or one with another
             known.looked = True
-            known.refusals = 0
             is_far = known.is_elsewhere and connected
             least, longest = (SILENCE, LONGEST) if connected else (POLL_FIRST, POLL_LONGEST)
             least = POLL_LONGEST if is_far else least
@@ -789,8 +926,10 @@ class Jobs:
                 if not known.ended and self._is_whole(job):
                     self._suspect(known.posted_at, now)
                 todo = self._conclude(job, *self._from_history(job, entry))
+            elif is_told and not known.awaits_history:
+                pass  # it runs
             elif known.cancelled and not known.awaits_history:
-                todo = self._conclude(job, *deleted(job.prompt_id))
+                todo = self._conclude(job, *deleted(job.prompt_id), has_record=False)
             else:
                 todo = self._missed(job, now)
         in_full(todo)
@@ -830,18 +969,30 @@ class Jobs:
             if gone_for < HISTORY_GRACE:
                 known.check_at = now + max(POLL_FIRST, gone_for / 2)
             elif known.told is not None:
-                return [self._decide(job, self._result(job, known.outputs, complete=False))]
+                return [self._decide(job, self._as_told(job))]
             else:  # an end that nobody told: the queue may know more
                 known.awaits_history = False
                 known.check_at = now
         elif gone_for >= (apart := known.lost_apart or LOST_APART):
-            return self._conclude(job, *lost(job.prompt_id))
+            return self._conclude(job, *lost(job.prompt_id), has_record=False)
         else:
             known.check_at = min(now + LOST_APART, known.missed_at + apart)
         return []
 
+    def _as_told(self, job: Job) -> Outcome:
+        """What its end event alone makes of it."""
+        event = job._known.told
+        if isinstance(event, ExecutionError | ExecutionInterrupted):
+            return error_of(event, job.prompt_id, job.graph)
+        if isinstance(event, JobLostEvent):
+            return lost(job.prompt_id, event.reason)[1]
+        return self._result(job, job._known.outputs, complete=False)
+
     def _from_history(self, job: Job, entry: models.HistoryEntry) -> tuple[EndEvent, Outcome]:
         known = job._known
+        ending = self._ended.get(job.prompt_id)
+        if ending is not None:
+            ending.due = 0.0
         known.is_news("HTTP")
         if entry.started is not None and entry.ended is not None:
             known.took = entry.ended - entry.started
@@ -855,15 +1006,20 @@ class Jobs:
         targets = prompt_record(entry.raw.get("prompt"), "prompt").outputs
         return event, self._result(job, outputs, targets=targets)
 
-    def _put_off(self, api: ComfyApi, jobs: Sequence[Job], exc: ComfyError) -> None:
-        """HTTP fails: ask again later, and later still; give up only where it is refused."""
+    def _put_off(
+        self, api: ComfyApi, jobs: Sequence[Job], exc: ComfyError, *, counts: bool = True
+    ) -> None:
+        """HTTP fails: ask again later, and later still.
+
+        Given up only is what is refused, again and again while nobody else would tell.
+        """
         self.trouble = exc
         self._pause = min(LONGEST, max(PAUSE, self._pause * 2.0))
         until = time.monotonic() + self._pause * random.uniform(0.7, 1.0)  # noqa: S311
         if is_away(exc):
             self._hold = until
         log.debug("asking about %d jobs failed: %s", len(jobs), exc)
-        refused = not is_away(exc)
+        refused = counts and not is_away(exc)
         # A server that stumbles, or is asked too often, may mend.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
         most = REFUSALS if is_final else STUMBLES
@@ -874,15 +1030,17 @@ class Jobs:
                 known = job._known
                 known.looked = True
                 known.check_at = max(known.check_at, until)
-                known.refusals = known.refusals + 1 if refused else 0
+                # What a gap has swallowed, no socket tells any more.
+                is_over = not self._is_whole(job) and api._queue_remaining == 0
+                is_alone = no_socket or known.ended or known.is_elsewhere or is_over
+                known.refusals = known.refusals + 1 if refused and is_alone else 0
                 if known.refusals < most or known.decided:
                     continue
                 if known.told is not None:
-                    outcome = self._result(job, known.outputs, complete=False)
-                    todo.append(self._decide(job, outcome))
-                elif no_socket or known.ended or known.is_elsewhere:
+                    todo.append(self._decide(job, self._as_told(job)))
+                else:
                     event, _ = lost(job.prompt_id, f"out of reach: {exc}")
-                    todo += self._conclude(job, event, exc)
+                    todo += self._conclude(job, event, exc, has_record=False, is_final=False)
         in_full(todo)
 
     # -- verdicts ------------------------------------------------------------------------
@@ -940,9 +1098,18 @@ class Jobs:
         self._elsewhere -= known.is_elsewhere
         self._jobs.pop(job.prompt_id, None)
         if known.accepted_at is None:
-            known.early = outcome  # the answer to the submission may have more to say
-            return _nothing
+            return partial(self._decide_early, job, outcome)
         return self._settling(job, outcome)
+
+    def _decide_early(self, job: Job, outcome: Outcome) -> None:
+        """Receivers have its end; the answer to the submission may have more to say."""
+        settle = _nothing
+        with self._lock:
+            if job._known.accepted_at is None:
+                job._known.early = outcome
+            else:
+                settle = self._settling(job, outcome)
+        settle()
 
     def _settling(self, job: Job, outcome: Outcome) -> Callable[[], None]:
         if isinstance(outcome, Result) and outcome.node_errors is not job.node_errors:
@@ -991,6 +1158,26 @@ def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
         if delay is None:
             return
         bell.wait(delay)
+
+
+def _refusal(exc: Exception) -> ComfyError | None:
+    """That a server would not tell, or tells what makes no sense; ``None``: it is another case."""
+    if not isinstance(exc, ComfyError):
+        return UnexpectedResponse(_nonsense(exc))
+    told = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)
+    return exc if told else None
+
+
+def _nonsense(exc: Exception) -> str:
+    return f"what the server says makes no sense: {exc!r:.200}"
+
+
+def _put(memory: dict[str, T], key: str, value: T) -> None:
+    """Remember it, and forget what is oldest."""
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
 
 
 def _nothing() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping
+import uuid
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,11 @@ log: logging.Logger = logging.getLogger("comfy_client")
 #: Seconds for which a look holds as long as nothing says that the queue changed: a socket that
 #: is deaf says nothing.
 LOOK_AGAIN: Final = 7.0
+
+#: A look that took so many seconds is not repeated before this many times as many have passed:
+#: while a queue of megabytes is decoded, no other thread runs.
+LONG: Final = 0.3
+REST: Final = 30.0
 
 #: Seconds of silence after which a question has failed: the connection that it took may be
 #: dead and not know it, and the next one takes another.
@@ -57,6 +63,10 @@ class Standing:
         """A queue may be long, and each of a thousand jobs asks for its place in it."""
         return {one: place for place, one in enumerate((*self.running, *self.pending))}
 
+    def place(self, prompt_id: str) -> float:
+        """Its place in the queue, what runs included; infinite when it is not in it."""
+        return self._places.get(prompt_id, float("inf"))
+
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self._places
 
@@ -78,6 +88,7 @@ class Lookout:
         # What was seen, and who would have told of a change: which socket, or the polls.
         self._last: tuple[Standing, State, int] | None = None
         self.at: float = float("-inf")  #: When the last look was begun.
+        self.spared_until: float = float("-inf")  #: No other one before, since it took long.
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
@@ -93,12 +104,19 @@ class Lookout:
                 graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
             )
         standing = attrs.evolve(standing, departed=departed)
+        took = time.monotonic() - at
+        self.spared_until = at + REST * took if took >= LONG else at
         self._last, self.at = (standing, state, generation), at
         return standing
 
     def forget(self) -> None:
         """The queue has changed, by our own hand."""
         self._last = None
+
+    def spared(self) -> Standing | None:
+        """The last look, when the next one is to wait: it takes long."""
+        is_spared = self._last is not None and time.monotonic() < self.spared_until
+        return self._last[0] if self._last is not None and is_spared else None
 
     def _listed(self, api: ComfyApi) -> Standing | None:
         try:
@@ -135,6 +153,20 @@ def _place(job: models.JobInfo) -> float:
     return job.priority if isinstance(job.priority, int | float) else float("inf")
 
 
+def spellings(prompt_id: str) -> tuple[str, ...]:
+    """An id as it was given, and as a canonical UUID if it is another form of one.
+
+    Servers from 0.25 on take no other than canonical ones; those before keep any as they are.
+    """
+    try:
+        canonical = str(uuid.UUID(prompt_id))
+    except ValueError:
+        return (prompt_id,)
+    # No route has a place for one in braces.
+    given = () if "{" in prompt_id else (prompt_id,)
+    return tuple(dict.fromkeys((*given, canonical)))
+
+
 def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
     """The id under which a server has our prompt: ours, or its own with our mark.
 
@@ -145,16 +177,26 @@ def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
         left = max(0.1, end - time.monotonic())
         return api._http.json("GET", route, params=params, timeout=left)
 
+    ids = spellings(prompt_id)
     queue = models.Queue.from_json(ask("/queue"))
-    records: list[models.QueueItem | models.HistoryEntry] = [*queue.running, *queue.pending]
-    if not any(prompt_id in (item.prompt_id, item.extra_data.get(MARK)) for item in records):
-        found = ask(f"/history/{segment(prompt_id)}") or ask("/history", max_items=64)
-        records = [
-            models.HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()
-        ]
-    for item in records:
-        if prompt_id in (item.prompt_id, item.extra_data.get(MARK)):
-            return item.prompt_id
+    found = _named([*queue.running, *queue.pending], ids)
+    for one in () if found else ids:
+        found = found or _named(_records(ask(f"/history/{segment(one)}")), ids)
+    return found or _named(_records(ask("/history", max_items=64)), ids)
+
+
+def _records(found: object) -> list[models.HistoryEntry]:
+    return [models.HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()]
+
+
+def _named(
+    records: Sequence[models.QueueItem | models.HistoryEntry], ids: Sequence[str]
+) -> str | None:
+    """The id of the record that has one of these as its own, or as our mark."""
+    for one in ids:
+        for record in records:
+            if one in (record.prompt_id, record.extra_data.get(MARK)):
+                return record.prompt_id
     return None
 
 

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds in which an unanswered submission is looked for.
+#: Seconds in which an unanswered submission is looked for, while the server cannot tell.
 LOOK_UP: Final = 10.0
+#: It can tell: so many looks in a row, over so many seconds, have found nothing.
+LOOKS: Final = 3
+LOOKS_FOR: Final = 3.0
 #: How often ``resubmit=True`` repeats what left no trace.
 REPEATS: Final = 2
 
@@ -97,6 +100,7 @@ def post(
     total = api._http.total_timeout
     repeats = REPEATS if resubmit else 0
     was_sent = False
+    cause: ComfyError
     while True:
         try:
             return api._post_prompt(body, timeout=time_left(deadline, total))
@@ -104,9 +108,9 @@ def post(
             blame_what_was_left_out(exc, job.graph, job.node_errors)
             raise
         except ServerUnreachable as exc:
-            if was_sent:
-                raise _uncertain(job, exc) from exc
-            raise  # nothing was sent
+            if not was_sent:
+                raise  # nothing was
+            cause = exc
         except UnexpectedResponse as exc:
             found = _behind_a_page(api, job) if exc.status < 300 else None
             if found is None:
@@ -115,14 +119,17 @@ def post(
         except (TransportError, ApiError) as exc:
             if not is_away(exc):
                 raise
-            found, is_sure = _look_up(api, job, exc, time_left(deadline, LOOK_UP), pause)
-            if found is not None:
-                return models.QueuedPrompt(found)
-            if not (is_sure and repeats):
-                raise _uncertain(job, exc) from exc
-            was_sent = True
-            repeats -= 1
-            log.warning("prompt %s left no trace; submitting it again", job.prompt_id)
+            cause = exc
+        # Whoever wants it sent again wants to wait for a server that is away.
+        seconds = time_left(deadline, max(LOOK_UP, total) if repeats else LOOK_UP)
+        found, is_sure = _look_up(api, job, cause, seconds, pause)
+        if found is not None:
+            return models.QueuedPrompt(found)
+        if not (is_sure and repeats):
+            raise _uncertain(job, cause) from cause
+        was_sent = True
+        repeats -= 1
+        log.warning("prompt %s left no trace; submitting it again", job.prompt_id)
 
 
 def _behind_a_page(api: ComfyApi, job: Job) -> str | None:
@@ -153,24 +160,25 @@ def _look_up(
     log.warning("prompt %s: no answer (%s); looking for it", job.prompt_id, cause)
     end = time.monotonic() + seconds
     between = 0.2
-    is_sure = False
-    while time.monotonic() < end:
+    looks, since = 0, 0.0  # of those in a row that have found nothing
+    while time.monotonic() < end and not (looks >= LOOKS and since < time.monotonic() - LOOKS_FOR):
         if job._known.started or job._known.decided:
             return job.prompt_id, True
         try:
             with patient(PATIENCE):
                 found = find(api, job.prompt_id, end)
         except ComfyError as exc:
-            is_sure = False
+            looks = 0
             log.debug("look-up failed: %s", exc)
         else:
-            is_sure = True
             if found is not None:
                 return found, True
+            since = since if looks else time.monotonic()
+            looks += 1
         if pause(between):
             raise ClientClosed
         between = min(between * 1.6, 2.0)
-    return None, is_sure
+    return None, looks > 0
 
 
 def warn_or_refuse(job: Job, *, strict: bool) -> None:

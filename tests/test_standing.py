@@ -20,7 +20,7 @@ from comfy_client.errors import (
 from comfy_client.failures import is_away
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import MARK
-from comfy_client.standing import Lookout, Standing, find, heeds_id
+from comfy_client.standing import Lookout, Standing, find, heeds_id, spellings
 from tests.interrupted import at_each_step
 
 GRAPH = {"1": {"class_type": "A", "inputs": {}}}
@@ -169,6 +169,22 @@ def test_a_look_does_not_hold_for_ever(looked, monkeypatch):
     assert Lookout().still_holds(api) is None
 
 
+def test_a_look_that_took_long_has_to_do_for_a_while(monkeypatch):
+    """The rarer, the longer it took; what our own hand has changed is looked at anew."""
+    api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
+    monkeypatch.setattr(standing, "LONG", 0.0)
+    lookout = Lookout()
+    assert lookout.spared() is None
+    monkeypatch.setattr(standing, "REST", 1e6)
+    found = lookout.look(api, graphs=False)
+    assert lookout.spared() is found
+    lookout.forget()
+    assert lookout.spared() is None
+    monkeypatch.setattr(standing, "LONG", 5.0)
+    lookout.look(api, graphs=False)
+    assert lookout.spared() is None
+
+
 # -- small parts -------------------------------------------------------------------------
 
 
@@ -191,6 +207,21 @@ def test_a_prompt_is_found_by_its_id_or_by_our_mark(queue, single, recent, found
     }
     http = SimpleNamespace(json=lambda method, route, params, timeout: answers[route])
     assert find(SimpleNamespace(_http=http), "mine", time.monotonic() + 5) == found
+
+
+def test_an_id_as_it_was_given_counts_before_another_form_of_it():
+    """Servers before 0.25 keep what they are sent, be it in capitals."""
+    lower = "0d8a5a1c-2c75-4b43-9a5d-2f6f2c0fb0aa"
+    assert spellings(lower) == (lower,)
+    assert spellings("any text") == ("any text",)
+    assert spellings(lower.upper()) == (lower.upper(), lower)
+    assert spellings(f"{{{lower}}}") == (lower,)
+    queue = [item(1, lower), item(2, lower.upper())]
+    answer = {"queue_running": [], "queue_pending": queue}
+    api = SimpleNamespace(_http=SimpleNamespace(json=lambda *_, **__: answer))
+    end = time.monotonic() + 5
+    assert find(api, lower.upper(), end) == lower.upper()
+    assert find(api, lower, end) == find(api, f"{{{lower}}}", end) == lower
 
 
 @pytest.mark.parametrize(

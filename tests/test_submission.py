@@ -138,11 +138,30 @@ def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(found)
 
 
 def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(found):
-    """That one may still appear."""
-    server = Server(RequestTimeout("silent"), ServerUnreachable("gone"))
+    """That one may still appear; meanwhile it goes on."""
+    gone = ServerUnreachable("gone")
+    server = Server(RequestTimeout("silent"), gone, gone)
     with pytest.raises(SubmitUncertain):
         send(server, resubmit=True)
-    assert server.posts == 2
+    assert server.posts == 3
+    assert send(Server(RequestTimeout("silent"), gone, RECEIPT), resubmit=True) is RECEIPT
+
+
+def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(found):
+    """For the client's own time, not only as long as a submission is looked for."""
+    found[:] = [ServerUnreachable("gone")] * 12 + [None]
+    assert send(Server(RequestTimeout("silent"), RECEIPT), resubmit=True) is RECEIPT
+    assert submission.LOOK_UP < submission.time.now < 60.0
+
+
+def test_a_server_that_is_well_soon_says_that_it_has_nothing(found):
+    """Several looks in a row, apart in time; one that failed begins the count anew."""
+    found[:] = [None, None, ServerUnreachable("gone"), None]
+    server = Server(RequestTimeout("silent"))
+    with pytest.raises(SubmitUncertain):
+        send(server)
+    assert server.looks >= 3 + submission.LOOKS
+    assert submission.LOOKS_FOR <= submission.time.now < submission.LOOK_UP
 
 
 def test_closing_the_client_ends_the_search(found):

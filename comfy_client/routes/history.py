@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import models
 from ..http import segment
 from ..models._base import mapping
-from ._base import RouteGroup
+from ._base import RECORD_PAUSE, RouteGroup
 
 #: More than a server keeps, which is about 10000.
 _BEHIND_ALL: Final = 1_000_000_000
@@ -53,11 +54,17 @@ class HistoryRoutes(RouteGroup):
         """The record of one prompt that has ended.
 
         ``GET /history/{prompt_id}``.  ``None`` for a prompt that waits, runs, was deleted or
-        was never there: only the queue, asked *before*, tells these apart.
+        was never there: only the queue, asked *before*, tells these apart.  The record of a
+        prompt that this client knows to have ended is waited for, a second at most: the server
+        tells the end before it writes it.
         """
-        found = mapping(
-            self._http.json("GET", f"/history/{segment(prompt_id)}"), "GET /history/{prompt_id}"
-        )
+        while True:
+            found = mapping(
+                self._http.json("GET", f"/history/{segment(prompt_id)}"), "GET /history/{prompt_id}"
+            )
+            if prompt_id in found or not self._awaits_record(prompt_id):
+                break
+            time.sleep(RECORD_PAUSE)
         return models.HistoryEntry.from_json(found[prompt_id]) if prompt_id in found else None
 
     def clear_history(self) -> None:
@@ -70,7 +77,9 @@ class HistoryRoutes(RouteGroup):
     def delete_history(self, *prompt_ids: str) -> None:
         """Forget these prompts; unknown ones are passed over, files stay.
 
-        ``POST /history``
+        ``POST /history``.  Records are waited for as by :meth:`get_history`.
         """
+        for prompt_id in filter(self._awaits_record, prompt_ids):
+            self.get_history(prompt_id)
         if prompt_ids:
             self._http.order("POST", "/history", json={"delete": prompt_ids})

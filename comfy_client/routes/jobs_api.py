@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Literal
 
 from .. import models
 from ..http import segment
 from ..models._base import mapping
-from ._base import RouteGroup
+from ._base import RECORD_PAUSE, RouteGroup
 
 
 class JobRoutes(RouteGroup):
@@ -60,13 +61,19 @@ class JobRoutes(RouteGroup):
     def get_job(self, job_id: str) -> models.JobInfo:
         """One prompt in detail; ``job_id`` is its prompt_id.
 
-        ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.
+        ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.  Of one that this client knows to have
+        ended, the end is waited for, a second at most: the server tells it before it is listed.
 
         Raises:
             NotFound: The server knows no such prompt (any more).
             NotSupported: This server has no jobs API.
         """
-        return models.JobInfo.from_json(self._http.json("GET", f"/api/jobs/{segment(job_id)}"))
+        while True:
+            found = self._http.json("GET", f"/api/jobs/{segment(job_id)}")
+            job = models.JobInfo.from_json(found)
+            if job.status not in ("pending", "in_progress") or not self._awaits_record(job_id):
+                return job
+            time.sleep(RECORD_PAUSE)
 
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a prompt, pending or running; whether there was anything to cancel.

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 import uuid
+import weakref
 from collections import Counter
 from concurrent.futures import as_completed
 from concurrent.futures import wait as wait_for_all
@@ -17,7 +18,7 @@ from concurrent.futures import wait as wait_for_all
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, jobs, submission
+from comfy_client import ComfyApi, jobs, standing, submission
 from comfy_client.connection import Timing
 from comfy_client.errors import (
     ClientClosed,
@@ -169,6 +170,56 @@ def test_a_socket_that_hears_is_left_alone(comfy, api, monkeypatch):
     go.set()
     check(job.result(LIMIT))
     assert len(comfy.hellos) == 1
+
+
+def test_a_prompt_that_the_socket_has_seen_begin_is_asked_for_alone(comfy, api):
+    """A queue may hold megabytes of graphs; once in a while it is looked at all the same."""
+    comfy.script(START, CACHED, RUNS)
+    job = api.submit(GRAPH)
+    comfy.until(lambda: len(asked(comfy, "/history")) >= 2, LIMIT)
+    before = len(asked(comfy, "/queue")), len(asked(comfy, "/history"))
+    for _ in range(3):
+        comfy.push_status()
+        now = len(asked(comfy, "/history"))
+        comfy.until(lambda: len(asked(comfy, "/history")) > now, LIMIT)  # noqa: B023
+    assert len(asked(comfy, "/queue")) == before[0] == 1
+    comfy.finish(job.prompt_id, {"9": OUTPUT})
+    check(job.result(LIMIT))
+
+
+def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, api, monkeypatch):
+    """At the next of the rare looks."""
+    monkeypatch.setattr(jobs, "FOLLOWED", 1.0)
+    comfy.script(START, CACHED, RUNS)
+    job = api.submit(GRAPH)
+    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    comfy.forget()
+    with pytest.raises(JobLost):
+        job.result(LIMIT)
+
+
+def test_a_queue_that_takes_long_to_read_is_looked_at_less(comfy, api, monkeypatch):
+    """Ends are found without it: in the history, of those that are next."""
+    monkeypatch.setattr(standing, "LONG", 0.2)
+
+    def slow(request):
+        threading.Event().wait(0.25)
+        return comfy.answer(request)
+
+    comfy.on("GET", "/queue", slow)
+    comfy.script(START)
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as other:
+        work = [other.submit(GRAPH) for _ in range(20)]
+        comfy.until(lambda: all(job.status != "unknown" for job in work), LIMIT)
+        comfy.until(lambda: work[0].status == "running", LIMIT)
+        before = len(asked(comfy, "/queue"))
+        begun = len(asked(comfy, "/history"))
+        comfy.finish(work[0].prompt_id, {"9": OUTPUT})
+        check(work[0].result(LIMIT))
+        comfy.finish(work[1].prompt_id, {"9": OUTPUT})
+        check(work[1].result(LIMIT))
+        assert len(asked(comfy, "/queue")) <= before + 1
+        assert len(asked(comfy, "/history")) - begun < 60
 
 
 def test_a_job_that_ends_in_a_gap_has_its_result(comfy, api):
@@ -680,9 +731,67 @@ def test_a_login_page_ends_a_wait_that_has_no_socket(comfy):
         told = Told(api)
         job = api.submit(GRAPH)
         comfy.on("GET", "/queue", LOGIN)
+        comfy.on("GET", "/history/*", LOGIN)
         with pytest.raises(UnexpectedResponse):
             job.result(LIMIT)
         assert [e.name for e in told.ends(job.prompt_id)] == ["job_lost"]
+        comfy.off("GET", "/queue")
+        comfy.off("GET", "/history/*")
+        comfy.finish(job.prompt_id, {"9": OUTPUT})
+        check(api.job(job.prompt_id).result(LIMIT))  # it refused to tell, and may be asked again
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_a_queue_that_is_refused_ends_no_wait_while_the_history_answers(comfy, transport):
+    """It will have the prompt when that has ended; nor does a gap of the socket change this."""
+    go = threading.Event()
+    comfy.script(START, CACHED, RUNS, go, LEFT, SUCCESS, Finish(ENTRY), OVER)
+    comfy.on("GET", "/queue", (403, {}, "not for you"))
+    with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
+        job = api.submit(GRAPH)
+        for _ in range(2):
+            before = len(asked(comfy, "/queue"))
+            comfy.until(lambda: len(asked(comfy, "/queue")) > before + jobs.REFUSALS, LIMIT)  # noqa: B023
+            comfy.faults.drop()
+        assert not job.done()
+        go.set()
+        check(job.result(LIMIT))
+
+
+def test_a_prompt_is_lost_though_the_queue_is_refused(comfy):
+    """How many prompts there are is told by another route: none."""
+    comfy.script(START)
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
+        job = api.submit(GRAPH)
+        comfy.on("GET", "/queue", (403, {}, "not for you"))
+        comfy.until(lambda: len(asked(comfy, "/queue")) > jobs.REFUSALS, LIMIT)
+        assert not job.done()
+        comfy.forget()
+        assert isinstance(job.exception(LIMIT), JobLost)
+
+
+@pytest.mark.parametrize("what", ["get_history", "get_queue"])
+def test_an_answer_that_our_code_stumbles_over_stops_no_thread(comfy, monkeypatch, caplog, what):
+    """A record is the trouble of its own job, and a queue that makes no sense is one refused."""
+    hold = threading.Event()
+    comfy.script(START, hold, Finish(ENTRY))
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
+        read = getattr(api, what)
+        bad = api.submit(GRAPH)
+
+        def stumble(*ids):
+            return ids[0] < 3 if ids in ((), (bad.prompt_id,)) else read(*ids)
+
+        monkeypatch.setattr(api, what, stumble)
+        good = api.submit(GRAPH)
+        hold.set()
+        check(good.result(LIMIT))
+        if what == "get_queue":
+            check(bad.result(LIMIT))
+        else:
+            with pytest.raises(UnexpectedResponse, match="makes no sense: TypeError"):
+                bad.result(LIMIT)
+    assert "defect" not in caplog.text
 
 
 def test_a_login_page_cannot_hide_a_success(comfy, api):
@@ -959,6 +1068,164 @@ def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
         assert taken.result(LIMIT)
 
 
+@pytest.mark.parametrize("is_early", [True, False], ids=["events first", "answer first"])
+def test_what_is_taken_up_before_its_submission_is_answered_ends_with_it(comfy, api, is_early):
+    """By the id of a server that chooses its own, as seen in the queue; nothing is missing."""
+    told = Told(api)
+    go, answered = threading.Event(), threading.Event()
+    comfy.faults.other_prompt_ids()
+    steps = recording("2024-03", "save_image_websocket").steps
+    comfy.script(*steps[:2], go, *steps[2:])
+
+    def late(request):
+        answer = comfy.answer(request)
+        comfy.until(answered.is_set, LIMIT)
+        return answer
+
+    comfy.on("POST", "/prompt", late)
+    got = []
+    graph = load_workflow("txt2img_websocket")
+    sender = threading.Thread(target=lambda: got.append(api.submit(graph)))
+    sender.start()
+    comfy.until(lambda: comfy.running, LIMIT)
+    taken = api.job(api.get_queue().running[0].prompt_id)
+    events = taken.events()
+    if is_early:
+        go.set()
+        comfy.until(lambda: taken._known.ended, LIMIT)
+    answered.set()
+    sender.join()
+    go.set()
+    [job] = got
+    assert job.prompt_id == taken.prompt_id
+    assert len(job.result(LIMIT).images) == 2
+    assert taken.result(LIMIT).images
+    assert [e.name for e in events if e.is_end] == ["execution_success"]
+    assert [e.name for e in told.ends()] == ["execution_success"]
+    assert not api._jobs._elsewhere
+    assert api._jobs.outstanding == ()
+
+
+@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
+@pytest.mark.parametrize("spell", [str.upper, "{{{}}}".format, lambda one: one.replace("-", "")])
+def test_a_prompt_is_found_by_any_spelling_of_its_id(version, spell):
+    """Here and from elsewhere, while it runs and after; an id that is no UUID is as it is."""
+    with ComfyServer(version=version) as comfy:
+        go = threading.Event()
+        comfy.script(START, go, *WELL[1:])
+        with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:
+            job = api.submit(GRAPH)
+            assert api.job(spell(job.prompt_id)) is job
+            taken = other.job(spell(job.prompt_id))
+            assert taken.status == "running"
+            assert taken.prompt_id == job.prompt_id
+            go.set()
+            check(taken.result(LIMIT))
+            check(api.job(spell(job.prompt_id)).result(LIMIT))
+            with ComfyApi(comfy.url) as late:
+                check(late.job(spell(job.prompt_id)).result(LIMIT))
+
+
+# -- an end that was told ----------------------------------------------------------------
+
+
+def test_an_end_that_was_told_is_not_taken_back(comfy, api):
+    """By whom it is asked about, and how soon: here before the server has written its record."""
+    go = threading.Event()
+    seen = []
+    api.on("execution_success", lambda e: seen.append(api.job(e.prompt_id).status))
+    comfy.script(*WELL[:5], go, Finish(ENTRY), OVER)
+    prompt_id = api.run(GRAPH, timeout=LIMIT).prompt_id
+    assert prompt_id not in comfy.history
+    gc.collect()
+    job = api.job(prompt_id)
+    assert seen == [job.status] == ["succeeded"]
+    assert api.job(prompt_id) is job
+    go.set()
+    assert job.result(LIMIT)["9"].images
+
+
+def test_a_job_that_has_ended_is_given_again_while_it_is_kept(comfy, api):
+    """Without asking anybody; its result may be large, so it is not kept for that."""
+    comfy.script(*WELL)
+    job = api.submit(GRAPH)
+    check(job.result(LIMIT))
+    before = len(comfy.requests)
+    assert api.job(job.prompt_id) is job
+    assert len(comfy.requests) == before
+    prompt_id = job.prompt_id
+    result = weakref.ref(job)
+    del job
+    gc.collect()
+    assert result() is None
+    check(api.job(prompt_id, GRAPH).result(LIMIT))
+
+
+FAILED = say("execution_error", node_id="1", exception_type="ValueError", exception_message="no")
+STOPPED = say("execution_interrupted", node_id="1")
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "status"),
+    [
+        ((FAILED,), JobFailed, "failed"),
+        ((STOPPED,), JobInterrupted, "interrupted"),
+        ((lambda prompt: None,), JobLost, "lost"),
+    ],
+)
+def test_an_error_that_was_told_stands_though_the_server_has_forgotten_it(
+    comfy, api, end, error, status
+):
+    """And is told to receivers once."""
+    told = Told(api)
+    comfy.script(START, CACHED, RUNS, *end)
+    job = api.submit(GRAPH)
+    if error is JobLost:
+        comfy.until(lambda: comfy.running, LIMIT)
+        comfy.forget()
+    assert isinstance(job.exception(LIMIT), error)
+    prompt_id = job.prompt_id
+    comfy.forget()
+    del job
+    gc.collect()
+    again = api.job(prompt_id)
+    assert again.status == status
+    assert [e.is_end for e in again.events()] == [True]
+    assert isinstance(again.exception(LIMIT), error)
+    assert again.exception().prompt_id == prompt_id
+    api._flush()
+    assert len(told.ends()) == 1
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "0.8"])
+def test_a_record_that_is_to_come_is_waited_for(version):
+    """The server tells of the end before it writes it: read, listed and deleted afterwards."""
+    with ComfyServer(version=version) as comfy, ComfyApi(comfy.url) as api:
+        comfy.faults.late_history(0.3)
+        comfy.script(*WELL)
+        first, second, third = (api.run(GRAPH, timeout=LIMIT).prompt_id for _ in range(3))
+        assert api.get_history(third).succeeded
+        prompt_id = api.run(GRAPH, timeout=LIMIT).prompt_id
+        api.delete_history(prompt_id, second)
+        assert set(api.get_histories()) == {first, third}
+        begun = time.monotonic()
+        assert api.get_history(prompt_id) is None
+        assert time.monotonic() - begun < 3
+        if version == "0.8":
+            assert api.get_job(api.run(GRAPH, timeout=LIMIT).prompt_id).status == "completed"
+
+
+def test_an_id_that_is_used_again_is_another_prompt(comfy):
+    """Its end is told, too."""
+    comfy.script(START, Finish(ENTRY))
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
+        told = Told(api)
+        mine = api.generate_id()
+        for count in (1, 2):
+            check(api.submit(GRAPH, prompt_id=mine).result(LIMIT))
+            assert len(told.ends()) == count
+
+
 # -- waiting -----------------------------------------------------------------------------
 
 
@@ -975,6 +1242,30 @@ def test_receivers_have_had_the_end_when_run_returns(comfy, api):
     comfy.script(*WELL)
     check(api.run(GRAPH, timeout=LIMIT))
     assert had == ["executed", "execution_success"]
+
+
+def test_receivers_have_had_an_end_that_comes_before_the_answer(comfy, api, monkeypatch):
+    """However the threads take turns: the answer comes between the verdict and the telling."""
+    told = Told(api)
+    answer = threading.Event()
+    publish = api._jobs._publish
+
+    def late(request):
+        status = comfy.answer(request)
+        assert answer.wait(LIMIT)
+        return status
+
+    def slow(event):
+        if event.name == "execution_success":
+            answer.set()
+            time.sleep(0.3)
+        publish(event)
+
+    monkeypatch.setattr(api._jobs, "_publish", slow)
+    comfy.on("POST", "/prompt", late)
+    comfy.script(*WELL)
+    check(api.run(GRAPH, timeout=LIMIT))
+    assert len(told.ends()) == 1
 
 
 def test_waiting_no_longer_does_not_wait_for_receivers(comfy, api):

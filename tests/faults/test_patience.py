@@ -68,7 +68,7 @@ def test_a_second_try_that_reaches_nobody_leaves_the_first_uncertain(
 ) -> None:
     """With ``resubmit``, "nothing was sent" would be said of the second only."""
     monkeypatch.setattr(submission, "LOOK_UP", 0.3)
-    answers: list[Exception] = [TransportError("cut"), ServerUnreachable("gone")]
+    answers: list[Exception] = [TransportError("cut"), *[ServerUnreachable("gone")] * 2]
 
     def post(*_: Any, **__: Any) -> Any:
         raise answers.pop(0)
