@@ -198,11 +198,11 @@ def test_what_a_handler_raised_is_told_from_what_a_socket_did(handler: Any) -> N
     try:
         with pytest.raises(ConnectionError) as caught:
             _wrapped(signal.raise_signal, signal.SIGUSR1)
-        assert str(interruption(caught.value)) == "mine"
+        assert str(interruption(caught.value, None)) == "mine"
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert interruption(caught.value) is None
-    assert interruption(TimeoutError("timed out")) is None
+    assert interruption(caught.value, None) is None
+    assert interruption(TimeoutError("timed out"), None) is None
 
 
 def _wrapped(call: Callable[..., object], *args: object) -> None:
