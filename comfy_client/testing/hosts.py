@@ -6,6 +6,7 @@ browser shows pages of strangers meanwhile: such a page can have its own name le
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Collection
@@ -74,8 +75,7 @@ def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str
     hosts = headers.getall("Host", [])  # no browser leaves it out
     if names is not None:
         for host in hosts:
-            name = name_of(host)
-            if name is None or not (name in names or is_loopback(name)):
+            if not _is_one_of(names, host[:300]):
                 return (
                     f"{host[:100]!r} is no name of this server, which is for this machine alone; "
                     "ComfyServer(allowed_hosts=[...]) or `serve --allowed-host` allows it"
@@ -88,6 +88,12 @@ def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str
     if "cross-site" in map(str.lower, headers.getall("Sec-Fetch-Site", [])):
         return "a page of another site may not ask"
     return None
+
+
+@functools.lru_cache(64)
+def _is_one_of(names: frozenset[str], host: str) -> bool:
+    name = name_of(host)
+    return name is not None and (name in names or is_loopback(name))
 
 
 def _host_of(origin: str) -> str | None:
