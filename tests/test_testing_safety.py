@@ -386,6 +386,38 @@ def tree(folder: Path, name: str = "") -> Any:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
+def test_a_pack_of_nodes_shows_nothing_outside_of_it(server: ComfyServer, tmp_path: Path):
+    """It may be a link itself, but neither links in it nor what it calls its folder lead out."""
+    pack, other = tmp_path / "pack", tmp_path / "other"
+    for folder in ("example_workflows", "subgraphs", "locales/en", "web"):
+        (pack / folder).mkdir(parents=True)
+        (pack / folder / "good.json").write_text('{"good": 1}')
+    other.mkdir()
+    (other / "secret.json").write_text('{"secret": 1}')
+    (other / "secret.js").write_text("secret")
+    for folder in ("example_workflows", "subgraphs", "locales/en", "web"):
+        (pack / folder / "bad.json").symlink_to(other / "secret.json")
+    (pack / "web" / "bad.js").symlink_to(other / "secret.js")
+    (pack / "web" / "good.js").write_text("good")
+    (pack / "__init__.py").write_text('WEB_DIRECTORY = "web"')
+    project = f"[project]\nname = 'astray'\n[tool.comfy]\nweb = '{other}'\n"
+    (pack / "pyproject.toml").write_text(project)
+    (server.root / "custom_nodes" / "pack").symlink_to(pack)
+    assert asked(server, "/api/workflow_templates/pack/good.json")[0] == 200
+    assert asked(server, "/extensions/pack/good.js") == (200, b"good")
+    ids = list(json.loads(asked(server, "/global_subgraphs")[1]))
+    assert len(ids) == 1
+    paths = ["/workflow_templates", "/i18n", "/extensions", f"/global_subgraphs/{ids[0]}"]
+    paths += [
+        "/extensions/pack/bad.js",
+        "/extensions/pack/bad.json",
+        "/extensions/astray/secret.js",
+    ]
+    for path in (*paths, "/api/workflow_templates/pack/bad.json"):
+        assert b"secret" not in asked(server, path)[1], path
+    (server.root / "custom_nodes" / "pack").unlink()
+
+
 def test_names_as_on_windows_are_plain_names(server: ComfyServer):
     """On a system where they are; the file lies in the folder all the same."""
     for name in ("..\\..\\a.png", "C:\\a.png", "a.png:stream", "CON.png"):

@@ -50,7 +50,7 @@ def add_pack_routes(
     @table.get("/i18n")
     async def translations(request: web.Request) -> web.Response:
         found: dict[str, Any] = {}
-        for file in sorted(root.glob("*/locales/*/*.json")):
+        for file in _files(root, "locales/*"):
             words = json.loads(file.read_text(encoding="utf-8"))
             of_language = found.setdefault(file.parent.name, {})
             of_language |= words if file.stem == "main" else {file.stem: words}
@@ -119,7 +119,7 @@ def _web_folders(root: Path) -> dict[str, Path]:
     found = {}
     for pack in sorted(path for path in root.iterdir() if path.is_dir()):
         for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):
-            if folder and (pack / folder).is_dir():
+            if folder and (pack / folder).is_dir() and is_inside(pack / folder, pack):
                 found[name] = Path(os.path.abspath(pack / folder))
     return found
 
@@ -149,4 +149,7 @@ def _of_module(pack: Path) -> str:
 
 
 def _files(root: Path, folder: str) -> Iterator[Path]:
-    return iter(sorted(root.glob(f"*/{folder}/*.json")))
+    """Files in one folder of each pack; none to which a link leads out of its pack."""
+    for file in sorted(root.glob(f"*/{folder}/*.json")):
+        if is_inside(file, root / file.relative_to(root).parts[0]):
+            yield file
