@@ -78,6 +78,23 @@ def said(server: ComfyServer, *lines: str) -> int:
         return int(sock.recv(12).split()[1])
 
 
+# -- what is not there ------------------------------------------------------------------
+
+
+def test_there_is_a_page_in_the_place_of_the_editor(server: ComfyServer):
+    """Which says so."""
+    assert b"An embedded ComfyUI, without its editor" in asked(server, "/")[1]
+
+
+def test_no_class_is_replaced_by_a_newer_one(server: ComfyServer):
+    """Though the newest server lists which could be."""
+    graph = {"1": {**node("T2IAdapterLoader", t2i_adapter_name="a"), "_meta": {"title": "t"}}}
+    body = json.dumps({"prompt": graph}).encode()
+    error = json.loads(asked(server, method="POST", body=body)[1])["error"]
+    named = error["extra_info"].get("class_type") or error["message"]
+    assert "T2IAdapterLoader" in named
+
+
 # -- names ------------------------------------------------------------------------------
 
 OURS = (
