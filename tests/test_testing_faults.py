@@ -161,7 +161,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def asking(path: str, method: str = "GET", body: bytes = b"") -> bytes:
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -345,7 +345,7 @@ def test_sockets_are_refused(server: ComfyServer, dial: Dial) -> None:
 def test_handshakes_are_stalled_or_slow(server: ComfyServer, dial: Dial) -> None:
     """No answer while it lasts."""
     handshake = (
-        b"GET /ws?clientId=raw HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"GET /ws?clientId=raw HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
         b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
@@ -1163,7 +1163,9 @@ def test_requests_are_recorded(server: ComfyServer) -> None:
 
 def test_a_body_that_was_cut_off_is_recorded_as_far_as_it_came(server: ComfyServer) -> None:
     """It takes no effect."""
-    with raw(server, b"POST /queue HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{") as one:
+    with raw(
+        server, b"POST /queue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+    ) as one:
         one.shutdown(socket.SHUT_WR)
         everything(one)
     server.until(lambda: server.requests)

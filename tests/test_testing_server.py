@@ -314,6 +314,13 @@ def test_what_is_not_there_is_said_as_the_real_server_says_it(server):
     assert ask(server, "POST", "/prompt", data=b"[]").json()["error"]["type"] == "no_prompt"
 
 
+@pytest.fixture(scope="module")
+def anybodys() -> Iterator[ComfyServer]:
+    """One that lets in whom ComfyUI lets in."""
+    with ComfyServer(allowed_hosts=["*"]) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     ("origin", "host", "status"),
     [
@@ -327,12 +334,12 @@ def test_what_is_not_there_is_said_as_the_real_server_says_it(server):
         ("http://LOCALHOST", "localhost:5", 200),
     ],
 )
-def test_pages_of_other_sites_are_refused(server, origin, host, status):
-    """When the server is addressed as this machine."""
-    here = f"127.0.0.1:{server.port}"
-    headers = {"Origin": origin.format(here=here, port=server.port), "Host": host or here}
-    assert ask(server, "GET", "/prompt", headers=headers).status_code == status
-    assert ask(server, "OPTIONS", "/prompt", headers=headers).status_code == status
+def test_pages_of_other_sites_are_refused_as_by_comfyui(anybodys, origin, host, status):
+    """When the server is addressed as this machine; see test_testing_safety.py for more."""
+    here = f"127.0.0.1:{anybodys.port}"
+    headers = {"Origin": origin.format(here=here, port=anybodys.port), "Host": host or here}
+    assert ask(anybodys, "GET", "/prompt", headers=headers).status_code == status
+    assert ask(anybodys, "OPTIONS", "/prompt", headers=headers).status_code == status
 
 
 def test_files_are_sent_in_parts_and_only_when_changed(server, api):
@@ -1094,7 +1101,7 @@ def test_a_class_that_is_no_node_is_refused_in_words():
 
 @pytest.fixture(scope="module")
 def oldest() -> Iterator[ComfyServer]:
-    with ComfyServer(version="2024-03") as running:
+    with ComfyServer(version="2024-03", allowed_hosts=["*"]) as running:
         yield running
 
 
@@ -1442,15 +1449,16 @@ def test_a_cached_run_of_nobody_has_outputs_in_history_on_the_newest_server(vers
         assert bool(entry["outputs"]) == told
 
 
-def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, server):
-    """``missing_node_type``, and a 403 to what a browser calls cross-site."""
+def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, server, anybodys):
+    """``missing_node_type``, and a 403 to what a browser calls cross-site, whoever may ask."""
     graph = {"1": node("Unknown")}
     for where, word in ((newest, "missing_node_type"), (server, "invalid_prompt")):
         error = ask(where, "POST", "/prompt", json={"prompt": graph}).json()["error"]
         assert error["type"] == word
-    for where, status in ((newest, 403), (server, 200)):
-        headers = {"Sec-Fetch-Site": "cross-site"}
-        assert ask(where, "GET", "/prompt", headers=headers).status_code == status
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert ask(anybodys, "GET", "/prompt", headers=headers).status_code == 200
+    with ComfyServer(version="new", allowed_hosts=["*"]) as open_to_all:
+        assert ask(open_to_all, "GET", "/prompt", headers=headers).status_code == 403
     assert ask(newest, "GET", "/node_replacements").json()["ImageBatch"]
     assert ask(server, "GET", "/node_replacements").status_code == 404
 
