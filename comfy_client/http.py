@@ -800,6 +800,22 @@ def _keep_redirect(response: requests.Response, **_: Any) -> None:
     response.headers.pop("Location", None)
 
 
+class _Response(requests.Response):
+    """What this module uses of one, without the jar for cookies that each of them makes."""
+
+    def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
+        self.status_code = raw.status
+        self.headers = raw.headers
+        self.raw = raw
+        self.url = request.url or ""
+        self.request = request
+
+    def close(self) -> None:
+        """Done with the body, read or not."""
+        self.raw.close()
+        self.raw.release_conn()
+
+
 class _Adapter(HTTPAdapter):
     """The one pool for the one server, of connections that keep to a deadline."""
 
@@ -829,13 +845,7 @@ class _Adapter(HTTPAdapter):
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """What this module uses of it."""
-        response = requests.Response()
-        response.status_code = raw.status
-        response.headers = raw.headers
-        response.raw = raw
-        response.url = request.url or ""
-        response.request = request
-        return response
+        return _Response(request, raw)
 
     def close(self) -> None:
         """At once: a pool that is merely let go ends its connections when it is collected."""
