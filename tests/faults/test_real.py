@@ -23,11 +23,13 @@ import pytest
 from comfy_client import ComfyApi, Job
 from comfy_client.connection import Timing
 from comfy_client.errors import (
+    ClientClosed,
     JobFailed,
     JobInterrupted,
     JobLost,
     NotSupported,
     PromptRejected,
+    RequestTimeout,
     TransportError,
 )
 from tests.comfyui import ComfyUI
@@ -561,3 +563,35 @@ def test_a_part_that_is_refused_is_told_or_strictly_refused(
     blocker.cancel(force=not has(version, "interrupt by id"))
     with pytest.raises(JobInterrupted):
         blocker.result(LIMIT)
+
+
+def test_a_transfer_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client(
+    comfyui: ComfyUI,
+) -> None:
+    """An upload, too, of which all was sent; or at once, when the client is closed."""
+    ended: list[BaseException] = []
+
+    def send(api: ComfyApi) -> None:
+        try:
+            api.upload_image(bytes(100), "dark.bin")
+        except ClientClosed as exc:
+            ended.append(exc)
+
+    with Proxy(comfyui.port) as proxy, client(proxy.url, timeout=(5, 2)) as (api, _):
+        ref = api.upload_image(bytes(100), "light.bin")
+        assert api.get_image(ref) == bytes(100)
+        proxy.dark()
+        for ask in (lambda: api.upload_image(bytes(100), "dark.bin"), lambda: api.get_image(ref)):
+            start = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                ask()
+            assert 1.9 < time.monotonic() - start < 2 + SLACK
+        thread = threading.Thread(target=send, args=(api,))
+        thread.start()
+        until(lambda: api._http._live)
+        time.sleep(0.2)  # it has sent all
+        start = time.monotonic()
+        api.close()
+        thread.join(LIMIT)
+        assert ended
+        assert time.monotonic() - start < SLACK
