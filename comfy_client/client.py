@@ -116,7 +116,8 @@ class ComfyApi(
         user: Your id on a server with ``--multi-user``, as :meth:`create_user` returns it
             (header ``Comfy-User``).
         timeout: Seconds to connect, and for the whole answer to a call; one number means
-            both.  Transfers of files have an hour, or their own ``timeout``.
+            both.  Transfers of files have an hour, or their own ``timeout``, and end earlier when
+            nothing moves for so long.
         verify: TLS: ``True`` for public CAs, the path of a CA bundle, or ``False``.  The same
             for HTTP and the socket.
         cert: Client certificate: a path, or (certificate, key).
@@ -125,7 +126,8 @@ class ComfyApi(
         headers: Further headers of every request and of the handshake.  They are no place
             for secrets: use ``HeaderCredentials``.
         session: A :class:`requests.Session` of yours (adapters, cookies, auth); it stays
-            yours to close.
+            yours to close.  Its adapter may retry, but no POST that the server may have had.
+            With one that is no ``HTTPAdapter``, a slow answer may take longer than ``timeout``.
         transport: ``"auto"``, or ``"poll"`` to never open a WebSocket.
         namespace: Where the documented signals live; ``None``: blinker's default one.
         record: Path of a new file that takes down, without secrets, what this client and the
@@ -133,7 +135,8 @@ class ComfyApi(
             :mod:`comfy_client.recording`.  Neither a pickle nor the child of a fork records.
 
     Raises:
-        ValueError: ``host`` or ``timeout`` make no sense; ``TypeError`` for credentials.
+        ValueError: ``host`` or ``timeout`` make no sense, or ``session`` would send a POST
+            again; ``TypeError`` for credentials.
         OSError: ``record`` cannot be written, or exists already (``FileExistsError``).
     """
 

@@ -837,6 +837,7 @@ class _Adapter(HTTPAdapter):
         """Found once: neither the origin nor TLS nor the proxy of a client change."""
         if self._pool is None:
             self._pool = super().get_connection_with_tls_context(request, *args, **kw)
+            keep_to_deadlines(self._pool)  # those of SOCKS are not ours
         return self._pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
