@@ -565,6 +565,7 @@ def test_a_proxy_that_is_away_is_named(
 # -- users ------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_each_user_has_settings_and_files_of_their_own(shared: ComfyUI, workflow: Load) -> None:
     """``user=`` is the id that ``create_user`` gives."""
     with ComfyApi(shared.url) as anyone:
@@ -581,6 +582,7 @@ def test_each_user_has_settings_and_files_of_their_own(shared: ComfyUI, workflow
             passes(api, workflow)
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_an_unknown_user_is_told(shared: ComfyUI) -> None:
     """Settings answer 401, user data 500 or 400; both errors name the user."""
     with ComfyApi(shared.url, user="nobody") as api:

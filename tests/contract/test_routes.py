@@ -242,6 +242,7 @@ def test_a_prompt_that_has_not_ended_has_no_history(idle, workflow):
     assert idle.get_history("unknown") is None
 
 
+@pytest.mark.needs("own prompt_id")
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a/b", "../prompt", "..."])
 def test_any_id_finds_its_history(idle, comfyui, workflow, name):
     """Where the server takes any text as an id; it is one segment of the path."""
@@ -317,6 +318,7 @@ def test_a_server_without_the_jobs_api_says_so(api, comfyui):
 # -- nodes --------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("get_features")
 def test_node_definitions_of_all_and_of_one(api):
     """One is what it is among all; an unknown one is nothing."""
     everything = api.get_node_defs()
@@ -381,6 +383,7 @@ def test_a_server_without_packs_brings_nothing_along(api, comfyui):
         assert api.get_i18n() == {}
 
 
+@pytest.mark.needs("get_features")
 def test_scripts_of_the_editor_and_of_packs_are_listed_and_served(crowd, crowded):
     """Of a pack those in the folder that it names, in one way or the other."""
     scripts = crowd.get_extensions()
@@ -436,6 +439,7 @@ def test_files_that_a_server_brings_along_are_listed(api):
     assert api.get_model_files("configs") == []
 
 
+@pytest.mark.needs("get_features")
 def test_models_by_kind(api):
     """The kinds, the names, and the files with sizes."""
     assert {"checkpoints", "loras", "embeddings"} <= set(api.get_model_types())
@@ -591,6 +595,7 @@ def test_uploads_that_cannot_be_are_told_in_one_line(api, tmp_path):
             api.upload_image(b"x", "a.png", subfolder=subfolder)
 
 
+@pytest.mark.needs("get_features")
 def test_an_upload_that_is_too_large_says_what_is_allowed(crowd):
     """1 MiB on this server, as its features say too."""
     assert crowd.get_features().max_upload_size == 1 << 20
@@ -900,6 +905,7 @@ def test_users_of_a_server_for_one(api):
     assert api.create_user(name := unique()).startswith(name)
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_users_of_a_server_for_many(crowd, crowded):
     """Each has own settings and files; nobody and strangers have none."""
     name = f"J\u00fcrgen {unique()}"
@@ -995,6 +1001,7 @@ def test_settings_stored_at_once_are_all_kept(api, comfyui):
 # -- user data ----------------------------------------------------------------------------
 
 
+@pytest.mark.needs("list_user_data_v2")
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a..b", "...", ".hidden"])
 def test_user_data_under_any_path_comes_back(api, name):
     """Stored, read, listed, moved, deleted: also where the server decodes twice."""
@@ -1075,6 +1082,7 @@ def test_user_data_with_full_info(api):
     assert (listed.path, listed.size) == ("b.txt", 5)
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_user_data_is_listed_flat_deep_and_split(api):
     """Relative to the folder."""
     folder = unique()
@@ -1099,6 +1107,7 @@ def test_user_data_is_listed_flat_deep_and_split(api):
         assert f"{folder}/x" in [entry.path for entry in api.list_user_data_v2(root)]
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_user_data_that_is_not_there(api):
     """An empty list, NotFound, or nothing at all, as told."""
     gone = unique()
@@ -1134,6 +1143,7 @@ def test_user_data_outside_the_users_folder_is_refused(api, path):
             ask(path)
 
 
+@pytest.mark.needs("list_user_data_v2")
 def test_a_name_of_user_data_that_is_too_long_is_none(comfyui):
     """Nothing is there, and nothing can be put there."""
     name = "x" * 300
@@ -1168,6 +1178,7 @@ def test_more_histories_can_be_asked_for_than_there_are(comfyui):
     assert answered(comfyui, "GET", f"/history?offset={large}")[::2] == (200, b"{}")
 
 
+@pytest.mark.needs("get_features")
 def test_a_limit_of_uploads_that_was_given_is_a_number_with_a_fraction(comfyui, crowded):
     """One that was not is none."""
     for server, told in ((comfyui, b"104857600"), (crowded, b"1048576.0")):
@@ -1180,7 +1191,7 @@ def test_a_limit_of_uploads_that_was_given_is_a_number_with_a_fraction(comfyui, 
 def test_system_stats(api, comfyui):
     """Versions, memory, devices."""
     stats = api.get_system_stats()
-    assert stats.comfyui_version == comfyui.version
+    assert stats.comfyui_version in (comfyui.version, "unknown")  # so it was in 2024, without git
     assert stats.python_version.startswith("3.")
     assert 0 < stats.ram_free <= stats.ram_total
     assert stats.devices
@@ -1189,6 +1200,7 @@ def test_system_stats(api, comfyui):
         assert stats.devices[0].index is None
 
 
+@pytest.mark.needs("get_features")
 def test_features(api):
     """As a mapping."""
     features = api.get_features()
@@ -1222,6 +1234,7 @@ def test_logs(api):
     assert raw.cols is None or raw.cols > 0
 
 
+@pytest.mark.needs("get_internal_files")
 def test_internal_files(api):
     """Newest first; an unknown folder is an error."""
     names = [unique(".txt"), unique(".txt")]

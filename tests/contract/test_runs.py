@@ -133,6 +133,7 @@ def test_prompts_run_in_the_order_of_their_numbers(api, held):
     assert order == wanted
 
 
+@pytest.mark.needs("own prompt_id")
 def test_the_id_may_be_ours(api):
     """And it is the same in the answer, the queue and the history."""
     mine = str(uuid.uuid4())
@@ -147,6 +148,7 @@ def test_without_an_id_the_server_chooses(api):
     uuid.UUID(api.queue_prompt(None, picture()).prompt_id)
 
 
+@pytest.mark.needs("own prompt_id")
 def test_extra_data_is_kept(api, held):
     """In queue and history, beside our own; a key for partner nodes is not shown."""
     queued = api.queue_prompt(
@@ -176,6 +178,7 @@ def test_the_editors_graph_is_embedded_in_the_picture(api):
     assert "EmptyImage" in texts["prompt"]
 
 
+@pytest.mark.needs("targets")
 def test_only_the_targets_run(api, workflow):
     """Ids of output nodes; the other outputs stay away."""
     graph = workflow("image_ops", width=random.randrange(8, 200))
@@ -569,6 +572,7 @@ def test_jobs_are_futures(api):
 # -- other things that nodes say ---------------------------------------------------------
 
 
+@pytest.mark.needs("progress_text")
 def test_texts_on_the_way_belong_to_the_job(api, workflow):
     """The frame names a node only; it is of the prompt that runs."""
     events = []

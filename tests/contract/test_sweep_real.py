@@ -234,6 +234,7 @@ def test_a_refusal_that_an_axis_causes_is_that_of_its_row(any_api: ComfyApi) -> 
     assert done.error is None
 
 
+@pytest.mark.needs("interrupt by id")
 def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(api: ComfyApi) -> None:
     """By its id alone."""
     grid = {"TestSleepOutput.seconds": [60.0, 0.0], "TestSleepOutput.ticks": [600]}
