@@ -771,7 +771,8 @@ class Jobs:
                 at_fault = [job]
                 self._look_for_end(api, job)
             at_fault = due = [job for job in due if not job._known.decided]
-            unseen = [job for job in due if not self._is_told_of(job)]
+            told_of = {job for job in due if self._is_told_of(job)}
+            unseen = [job for job in due if job not in told_of]
             spared = self._lookout.spared()
             if spared is not None and unseen and all(map(self._may_wait, unseen)):
                 running = 0
@@ -782,7 +783,7 @@ class Jobs:
                     if running == AHEAD:
                         break
                 self._spare([job for job in unseen if not job._known.decided], spared)
-                due = [job for job in due if job not in unseen]
+                due = [job for job in due if job in told_of]
             elif unseen:
                 try:
                     standing = self._stand(api, jobs, unseen)
@@ -796,7 +797,7 @@ class Jobs:
             others = [job for job in jobs if standing and job.prompt_id in standing]
             for job in dict.fromkeys([*due, *others]):
                 at_fault = [job]  # its record may be what cannot be read; others go on
-                told = job in due and job not in unseen
+                told = job in told_of
                 waits = not told and standing is not None and job.prompt_id in standing
                 entry = None if waits else api.get_history(job.prompt_id)
                 if standing is None and entry is None and not told:
