@@ -426,7 +426,7 @@ def test_how_long_it_ran_is_asked_again_at_the_end(
     monkeypatch.setattr("comfy_client.sweep.TIMES_GRACE", 0.05)
     told: list[float | None] = []
     fault = (
-        server.faults.late_history(0.7)
+        server.faults.late_history(1.5)  # get_history waits a second for it
         if slowness == "late"
         else server.faults.delay("GET", "/history/*", 0.3)
     )
