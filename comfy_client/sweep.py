@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that the history may take to show an end that was told; and, once all is done, to
-#: show those that were not there in time.
+#: Seconds that a busy server may keep silent when it is asked how long a prompt ran; and, once
+#: all is done, for all that it did not say in time.
 TIMES_GRACE: Final = 1.0
 TIMES_AGAIN: Final = 5.0
 
@@ -501,22 +501,16 @@ class _Recovery:
 
 
 def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
-    """By the server's clock; history is written a moment after the end is told."""
+    """By the server's clock; the record is written a moment after the end is told."""
     if job._known.took is not None:
         return job._known.took
-    deadline = time.monotonic() + TIMES_GRACE
-    while True:
-        try:
-            with patient(TIMES_GRACE):  # its end is known, and is to be written down
-                entry = api.get_history(job.prompt_id)
-        except ComfyError as exc:
-            log.debug("no times of prompt %s: %s", job.prompt_id, exc)
-            return None
-        if entry is not None:
-            return _ran_for(entry)
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.02)
+    try:
+        with patient(TIMES_GRACE):  # its end is known, and is to be written down
+            entry = api.get_history(job.prompt_id)
+    except ComfyError as exc:
+        log.debug("no times of prompt %s: %s", job.prompt_id, exc)
+        return None
+    return None if entry is None else _ran_for(entry)
 
 
 def _ran_for(entry: HistoryEntry) -> float | None:

@@ -334,6 +334,8 @@ def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, m
         with pytest.raises(AuthenticationError):
             api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row)
         del api._post_prompt
+        # What never came need not be looked for.
+        assert [row["withdrawn"] for row in points(journal) if not row["result"]] == [1]
         rows = api.sweep(WORKFLOW, GRID, journal=journal)
         assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
         assert len(record.values()) == 4
