@@ -835,10 +835,12 @@ class _Adapter(HTTPAdapter):
         self, request: requests.PreparedRequest, *args: Any, **kw: Any
     ) -> Any:
         """Found once: neither the origin nor TLS nor the proxy of a client change."""
-        if self._pool is None:
-            self._pool = super().get_connection_with_tls_context(request, *args, **kw)
-            keep_to_deadlines(self._pool)  # those of SOCKS are not ours
-        return self._pool
+        pool = self._pool  # once: close() in another thread forgets it at any moment
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, *args, **kw)
+            keep_to_deadlines(pool)  # those of SOCKS are not ours
+            self._pool = pool
+        return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """The path at once where there is no proxy, which may need the whole URL."""
