@@ -1201,8 +1201,7 @@ def test_an_error_that_was_told_stands_though_the_server_has_forgotten_it(
 def test_a_record_that_is_to_come_is_waited_for(version):
     """The server tells of the end before it writes it: read, listed and deleted afterwards."""
     with ComfyServer(version=version) as comfy, ComfyApi(comfy.url) as api:
-        comfy.faults.late_history(0.3)
-        comfy.script(*WELL)
+        comfy.script(*WELL[:5], lambda _: threading.Event().wait(0.3), *WELL[5:])
         first, second, third = (api.run(GRAPH, timeout=LIMIT).prompt_id for _ in range(3))
         assert api.get_history(third).succeeded
         prompt_id = api.run(GRAPH, timeout=LIMIT).prompt_id
