@@ -252,8 +252,13 @@ def keep_to_deadlines(pool: Any) -> None:
     if issubclass(kind, _InTime):
         return
     pool.ConnectionCls = _in_time(kind)
+    places = 0
     with contextlib.suppress(queue.Empty, AttributeError):  # a pool that is closed keeps none
         while True:
             kept = pool.pool.get(block=False)
+            places += 1
             if kept is not None:
                 kept.close()
+    with contextlib.suppress(queue.Full, AttributeError):
+        for _ in range(places):  # a pool with ``block`` waits for one of them
+            pool.pool.put(None, block=False)

@@ -1575,6 +1575,21 @@ def test_close_leaves_a_given_session_to_other_clients(comfy: ComfyServer) -> No
         assert future.result(LIMIT)
 
 
+def test_a_given_session_may_bound_its_connections(comfy: ComfyServer) -> None:
+    """With ``pool_block=True`` a request waits for one that is free, and all of them are."""
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=2, pool_block=True)
+    found: list[Any] = []
+    with requests.Session() as session, opened(comfy.url, session=session) as http:
+        session.mount("http://", adapter)
+        ask = threading.Thread(
+            target=lambda: found.append(http.json("GET", "/prompt")), daemon=True
+        )
+        ask.start()
+        ask.join(5)
+        assert found
+        assert session.get(f"{comfy.url}/prompt", timeout=LIMIT).ok
+
+
 def test_after_close_every_call_says_so(comfy: ComfyServer, http: Http) -> None:
     """And closing again is harmless."""
     http.json("GET", "/prompt")
