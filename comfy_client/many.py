@@ -138,7 +138,8 @@ def _stream(
             prompt_id, outcome = window.next_end(ordered=ordered)
             if isinstance(outcome, JobLost) and window.submit_again(prompt_id, outcome, options):
                 continue
-            window.pop(prompt_id)
+            if window.pop(prompt_id) is None:  # close() in another thread has taken it back
+                raise ClientClosed
             if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
                 raise outcome
             yield outcome

@@ -31,6 +31,7 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
+from comfy_client.connection import Connection
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.grids import HOW, LIMIT, WORKFLOW, Record, away, furnish
@@ -284,6 +285,31 @@ def test_a_client_that_is_closed_ends_the_wait(server, api, record) -> None:
     threading.Timer(0.3, api.close).start()
     with pytest.raises(ClientClosed):
         next(results)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+def test_what_a_close_takes_back_is_not_passed_over(
+    server, api, record, monkeypatch, on_error
+) -> None:
+    """That its prompts are deleted is told before the rest of the client has ended."""
+    record.gate = threading.Semaphore(0)
+    blocking = api.submit(WORKFLOW)
+    until(lambda: blocking.status == "running")
+    stop = Connection.stop
+
+    def late(self: Connection) -> None:
+        time.sleep(0.5)  # as when another thread has its turn
+        stop(self)
+
+    with ComfyApi(server.url) as closed:
+        monkeypatch.setattr(Connection, "stop", late)
+        results = closed.map(WORKFLOW, seeds(range(3)), in_flight=3, on_error=on_error)
+        waiting = threading.Timer(0.5, closed.close)
+        waiting.start()
+        with pytest.raises(ClientClosed):
+            list(results)
+        waiting.join()
+    record.gate = None
 
 
 def test_wrong_arguments_are_told_at_once(api) -> None:
