@@ -624,7 +624,7 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
         yield begun
     except KeyboardInterrupt:
         for job in begun:
-            if on_interrupt == "leave" and not job.done():
+            if on_interrupt == "leave" and job._known.posted_at and not job.done():
                 job._say_that_it_goes_on()
         if on_interrupt == "cancel" and begun:
             # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.

@@ -127,6 +127,10 @@ class Lookout:
             log.debug("no jobs API: %s", exc)  # or one that fails where the queue may not
             self._lists_jobs = False
             return None
+        if page.has_more:  # unasked: what is not on it may be there all the same
+            log.debug("the jobs API lists %d jobs only", len(page.jobs))
+            self._lists_jobs = False
+            return None
         pending = [job for job in page.jobs if job.status == "pending"]
         pending.sort(key=_place)
         return Standing(

@@ -45,6 +45,8 @@ class Client:
         self.asked.append("jobs")
         if isinstance(self.jobs, Exception):
             raise self.jobs
+        if isinstance(self.jobs, JobPage):
+            return self.jobs
         return JobPage(jobs=tuple(JobInfo.from_json(job) for job in self.jobs))
 
     def get_queue(self):
@@ -80,6 +82,17 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
     found = lookout.look(api, graphs=True)
     assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
     assert api.asked == ["jobs", "queue"]
+
+
+def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
+    """A server that gives pages unasked is asked for its queue, from then on at once."""
+    first = JobInfo.from_json({"id": "a", "status": "in_progress"})
+    page = JobPage(jobs=(first,), limit=1, total=2, has_more=True)
+    api = Client(jobs=page, running=[item(0, "a")], pending=[item(1, "b")])
+    lookout = Lookout()
+    for _ in range(2):
+        assert "b" in lookout.look(api, graphs=False)
+    assert api.asked == ["jobs", "queue", "queue"]
 
 
 @pytest.mark.parametrize(

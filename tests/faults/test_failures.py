@@ -894,6 +894,22 @@ def test_f30_ctrl_c_while_waiting(
     once(server, told, api.run(picture(7), timeout=LIMIT))
 
 
+def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waited for the socket: the server has nothing to be taken up."""
+
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with Calm(server.url) as api:
+        monkeypatch.setattr("comfy_client.connection.Connection.wait_settled", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            api.run(picture(7), timeout=LIMIT)
+    assert "goes on" not in caplog.text
+    assert not server.ran
+
+
 def test_f31_twenty_forgotten_clients(server: ComfyServer) -> None:
     """Their threads end, and their connections."""
     for _ in range(20):
