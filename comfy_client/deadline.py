@@ -246,19 +246,16 @@ def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
 def keep_to_deadlines(pool: Any) -> None:
     """Have a pool that is not one of ours make connections that keep to deadlines, too.
 
-    Requests of others go over them as before.
+    Requests of others go over them as before, but for ``pool_block``: urllib3 waits for a free
+    connection without any limit, so here nobody waits for one, and a few more are made.
     """
     kind = pool.ConnectionCls
     if issubclass(kind, _InTime):
         return
     pool.ConnectionCls = _in_time(kind)
-    places = 0
+    pool.block = False
     with contextlib.suppress(queue.Empty, AttributeError):  # a pool that is closed keeps none
         while True:
             kept = pool.pool.get(block=False)
-            places += 1
             if kept is not None:
                 kept.close()
-    with contextlib.suppress(queue.Full, AttributeError):
-        for _ in range(places):  # a pool with ``block`` waits for one of them
-            pool.pool.put(None, block=False)

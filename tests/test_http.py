@@ -1575,17 +1575,21 @@ def test_close_leaves_a_given_session_to_other_clients(comfy: ComfyServer) -> No
         assert future.result(LIMIT)
 
 
-def test_a_given_session_may_bound_its_connections(comfy: ComfyServer) -> None:
-    """With ``pool_block=True`` a request waits for one that is free, and all of them are."""
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=2, pool_block=True)
+def test_no_call_waits_for_a_connection_of_a_given_session(comfy: ComfyServer) -> None:
+    """Though ``pool_block=True`` would: a download, or a refusal, may keep the only one."""
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=1, pool_block=True)
     found: list[Any] = []
+
+    def ask() -> None:
+        with pytest.raises(NotSupported):  # the first answer of all, and no route
+            http.request("GET", "/nothing")
+        found.append(http.json("GET", "/prompt"))
+
     with requests.Session() as session, opened(comfy.url, session=session) as http:
         session.mount("http://", adapter)
-        ask = threading.Thread(
-            target=lambda: found.append(http.json("GET", "/prompt")), daemon=True
-        )
-        ask.start()
-        ask.join(5)
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(5)
         assert found
         assert session.get(f"{comfy.url}/prompt", timeout=LIMIT).ok
 
