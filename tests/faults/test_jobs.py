@@ -1116,6 +1116,7 @@ def test_a_prompt_is_found_by_any_spelling_of_its_id(version, spell):
         with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:
             job = api.submit(GRAPH)
             assert api.job(spell(job.prompt_id)) is job
+            comfy.until(lambda: api.get_queue().running)
             taken = other.job(spell(job.prompt_id))
             assert taken.status == "running"
             assert taken.prompt_id == job.prompt_id
