@@ -572,8 +572,15 @@ class ComfyApi(
         Raises:
             TimeoutError: Some have not ended within ``timeout``; they go on, and another call
                 yields them.
+            TypeError: What is given is no job; :meth:`job` makes one of a ``prompt_id``.
         """
-        return _as_completed(set(jobs), Limits(timeout))
+        waited_for = set(jobs)
+        for job in waited_for:
+            if not isinstance(job, Job):
+                raise TypeError(
+                    f"as_completed takes jobs, as submit and job return them: {job!r:.80}"
+                )
+        return _as_completed(waited_for, Limits(timeout))
 
     @overload
     def map(

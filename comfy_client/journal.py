@@ -234,7 +234,7 @@ class Journal:
     # -- what goes wrong -------------------------------------------------------------------
 
     def _busy(self) -> OSError:
-        text = "another process is writing this journal"
+        text = "this journal is in use, by this process or another one"
         return BlockingIOError(errno.EAGAIN, text, str(self.path))
 
     def _damaged(self, exc: Exception) -> ValueError:
@@ -265,7 +265,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _check_header(path: Path, header: bytes) -> None:
     """Before SQLite has a look at it, which may tidy up behind whoever wrote it last."""
     if header[:16] != _MAGIC or int.from_bytes(header[68:72]) != _APPLICATION:
-        raise ValueError(f"{path} is no journal of a sweep; give another file")
+        raise ValueError(
+            f"{path} is no journal of a sweep, which is an SQLite file; give another file"
+        )
     version = int.from_bytes(header[60:64])
     if version != _VERSION:
         raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
@@ -298,6 +300,8 @@ def _record(
 def _create(path: Path, host: str) -> bool:
     """Have it appear complete; ``False``: somebody was faster, and theirs counts."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     try:
         # For its owner alone; what SQLite puts beside it for a moment, too.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

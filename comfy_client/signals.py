@@ -70,8 +70,8 @@ class _Signal(blinker.NamedSignal):
         if weak and not self._has_warned and (is_nameless or isinstance(receiver, partial)):
             self._has_warned = True
             log.warning(
-                "signal(%r) keeps only a weak reference to %r, which is gone, and never called, "
-                "unless something else keeps it: connect a named function, or pass weak=False",
+                "signal(%r) keeps only a weak reference to %r, which is gone at once, and never "
+                "called, unless something else keeps it: connect a named function, or pass weak=False",
                 self.name,
                 receiver,
             )

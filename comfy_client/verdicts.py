@@ -30,7 +30,9 @@ from .workflow.graph import describe
 #: The node whose pictures are outputs, though they come like previews.
 SENDER: Final = "SaveImageWebsocket"
 
-_GONE: Final = "in no queue and no history: the server was restarted, or the prompt was deleted"
+_GONE: Final = (
+    "in no queue and no history: the server was restarted, the prompt was deleted, or never there"
+)
 
 Graph = Mapping[str, Any]
 

@@ -799,6 +799,11 @@ def test_a_client_that_is_let_in_no_more_goes_on_under_a_fresh_id(
 # -- jobs as they end -------------------------------------------------------------------
 
 
+def test_what_is_no_job_is_not_waited_for(comfy: ComfyServer) -> None:
+    with ComfyApi(comfy.url) as api, pytest.raises(TypeError, match="as_completed takes jobs"):
+        api.as_completed([api.generate_id()])  # type: ignore[list-item]
+
+
 def test_jobs_come_as_they_end_each_once(comfy: ComfyServer) -> None:
     """Of several clients, with those that had ended first."""
     with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:

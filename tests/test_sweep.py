@@ -767,6 +767,14 @@ def test_damage_is_refused_and_nothing_runs(api, record, journal, statement) -> 
     assert len(api.get_histories()) == 4
 
 
+def test_a_journal_in_no_folder_names_the_folder(tmp_path: Path) -> None:
+    """And not the file that would have been made first."""
+    path = tmp_path / "nowhere" / "journal.db"
+    with pytest.raises(FileNotFoundError) as caught:
+        Journal(path, "http://127.0.0.1:9")
+    assert caught.value.filename == str(path.parent)
+
+
 def test_two_at_once_on_one_journal_are_refused(api, record, journal) -> None:
     """In one process as in two; afterwards it is free again."""
     record.gate = threading.Semaphore(0)
@@ -774,9 +782,9 @@ def test_two_at_once_on_one_journal_are_refused(api, record, journal) -> None:
     thread.start()
     until(lambda: api.get_queue().running)
     for _ in range(2):
-        with pytest.raises(BlockingIOError, match="another process is writing this journal"):
+        with pytest.raises(BlockingIOError, match="this journal is in use"):
             api.sweep(WORKFLOW, GRID, journal=journal)
-        assert "another process is writing this journal" in opened_elsewhere(journal)
+        assert "this journal is in use" in opened_elsewhere(journal)
     record.gate = None
     thread.join(LIMIT)
     assert opened_elsewhere(journal) == "opened\n"

@@ -713,7 +713,7 @@ def test_answers_drip(server: ComfyServer) -> None:
         server.faults.drip("GET", "/queue", pause=0.001),
         raw(server, asking("/queue")) as connection,
     ):
-        assert connection.recv(1000) == b"H"
+        assert len(connection.recv(1000)) < 20  # one, unless this reader is slow
         assert everything(connection).endswith(b'"queue_pending": []}')
 
 

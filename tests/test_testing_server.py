@@ -1286,6 +1286,7 @@ def test_jobs_count_files_and_the_newest_ones_show_texts(version):
     is_newest = version == "new"
     with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
         ids = [api.run(graph, timeout=LIMIT).prompt_id for graph in (texts, mixed)]
+        assert all(api.get_history(one) for one in ids)  # the last record may be on its way
         listed = {job["id"]: job for job in ask(server, "GET", "/api/jobs").json()["jobs"]}
         text, both = (listed[one] for one in ids)
     assert (text["outputs_count"], both["outputs_count"]) == (0, 2)

@@ -34,6 +34,7 @@ from comfy_client.errors import (
 from comfy_client.events import Event
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, never_answer
 from tests.conftest import load_workflow
+from tests.heard import until
 from tests.recorded import recording
 
 GRAPH = {
@@ -1115,6 +1116,7 @@ def test_a_prompt_is_found_by_any_spelling_of_its_id(version, spell):
         comfy.script(START, go, *WELL[1:])
         with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:
             job = api.submit(GRAPH)
+            until(lambda: job.status == "running")
             assert api.job(spell(job.prompt_id)) is job
             comfy.until(lambda: api.get_queue().running)
             taken = other.job(spell(job.prompt_id))
