@@ -71,7 +71,8 @@ class _Signal(blinker.NamedSignal):
             self._has_warned = True
             log.warning(
                 "signal(%r) keeps only a weak reference to %r, which is gone at once, and never "
-                "called, unless something else keeps it: connect a named function, or pass weak=False",
+                "called, unless something else keeps it: connect a named function, or pass "
+                "weak=False",
                 self.name,
                 receiver,
             )
