@@ -1,0 +1,1 @@
+"""Servers, proxies and other users that mean us ill."""
