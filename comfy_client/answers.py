@@ -24,8 +24,10 @@ from .errors import (
 from .since import who_has
 
 _SHOWN = 200
+#: Characters of a text that an error keeps, and in which patterns are looked for.
 _KEPT = 2000
-_READ = 1_000_000
+#: Bytes of an answer that an error decodes.
+_READ = 1 << 20
 #: What servers with TLS say to those who come without: nginx, Apache, those written in Go.
 _WANTS_TLS = re.compile(
     r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
@@ -79,13 +81,21 @@ class Answer:
     @property
     def start(self) -> str:
         """The beginning of the body as text, without our secrets, none of which is cut in two."""
-        text: str = self.redact(self.text[:_READ])
+        text: str = self.redact(self.content[:_READ].decode("utf-8", "replace"))
         return text[:_KEPT]
 
+    @property
+    def words(self) -> str:
+        """The beginning of the body as text, as it came: what patterns are looked for in."""
+        return self.content[:_KEPT].decode("utf-8", "replace")
+
     def facts(self) -> dict[str, Any]:
-        """What errors keep of it; ``body`` decoded when it is JSON, else its beginning."""
+        """What errors keep of it; ``body`` decoded when it is JSON of up to 1 MiB.
+
+        Else its beginning.
+        """
         body: Any = self.start or None
-        if "json" in self.kind:
+        if "json" in self.kind and len(self.content) <= _READ:
             with suppress(ValueError, RecursionError):
                 # Decoded first: a weak secret may be a word of the format, or a number.
                 body = self.redact(json.loads(self.content))
@@ -106,6 +116,16 @@ class Download:
         return self._chunks
 
 
+def size_decoded(content: bytes) -> int:
+    """About how many bytes JSON takes when it is decoded, rather too many than too few.
+
+    By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
+    list, 184 for an object with one key, and 28 to 60 for a number or a short text.
+    """
+    values, lists, objects = map(content.count, (b",", b"[", b"{"))
+    return len(content) + 48 * values + 64 * lists + 170 * objects
+
+
 def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
     """The error for an answer that is no ``due``, such as "JSON"."""
     start = " ".join(answer.start.split())[:_SHOWN]
@@ -113,7 +133,7 @@ def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
     facts = answer.facts() | {"body": answer.start}
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: expected {due}, got "
-        f"{answer.kind or 'no content type'} ({guess}): {start!r}",
+        f"{answer.kind[:80] or 'no content type'} ({guess}): {start!r}",
         **facts,
     )
 
@@ -133,7 +153,7 @@ def route_is_missing(answer: Answer) -> bool:
 
 def wants_tls(answer: Answer) -> bool:
     """Whether plain HTTP came to who speaks TLS only, and says so."""
-    return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.text[:_READ]))
+    return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
 
 
 def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
@@ -165,7 +185,7 @@ def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
         return Conflict(f"{what}: conflict{reason}", **facts)
     if status == 413:
         return _too_large(answer, size, what, facts)
-    if status == 500 and "Server got itself in trouble" in answer.text:
+    if status == 500 and "Server got itself in trouble" in answer.words:
         return ApiError(
             f"{what}: 500, the server stumbled over an argument; its log says why", **facts
         )
@@ -175,7 +195,7 @@ def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
 def _too_large(
     answer: Answer, size: int | None, what: str, facts: dict[str, Any]
 ) -> UploadTooLarge:
-    found = re.search(r"body size (\d+)\S* exceeded", answer.text)
+    found = re.search(r"body size (\d{1,18})\S{0,99} exceeded", answer.words)
     limit = int(found[1]) if found else None
     return UploadTooLarge(
         f"{what}: {size or 'too many'} bytes are more than "
@@ -192,7 +212,7 @@ def _about_redirect(answer: Answer) -> str:
     try:
         to, here = urlsplit(target), urlsplit(answer.url)
         shown = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
-        shown = answer.redact(shown + to.path)
+        shown = answer.redact(shown + to.path)[:_SHOWN]
         if to.hostname == here.hostname and to.scheme not in ("", here.scheme):
             return f"{answer.status}, redirected to {shown}; use {to.scheme}:// in host"
     except ValueError:

@@ -38,7 +38,7 @@ from .events import (
     StatusEvent,
 )
 from .failures import is_away
-from .http import Answer, Http, Params
+from .http import MAX_JSON, Answer, Http, Params
 from .job import FLUSH, SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .jobs import Jobs
 from .outputs import Result
@@ -133,10 +133,14 @@ class ComfyApi(
         record: Path of a new file that takes down, without secrets, what this client and the
             server say to each other, for ``ComfyServer.replay``; see
             :mod:`comfy_client.recording`.  Neither a pickle nor the child of a fork records.
+        max_json: Bytes of the largest answer that is decoded: node definitions, the queue,
+            history, lists.  One that is larger, or that would take more than 10 times as much in
+            memory, is an :class:`UnexpectedResponse`.  Answers that are small by nature (counts,
+            receipts, features) have 1 MiB, and of refusals so much is looked at.
 
     Raises:
-        ValueError: ``host`` or ``timeout`` make no sense, or ``session`` would send a POST
-            again; ``TypeError`` for credentials.
+        ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
+            send a POST again; ``TypeError`` for credentials.
         OSError: ``record`` cannot be written, or exists already (``FileExistsError``).
     """
 
@@ -159,6 +163,7 @@ class ComfyApi(
         transport: Literal["auto", "poll"] = "auto",
         namespace: blinker.Namespace | None = None,
         record: str | os.PathLike[str] | None = None,
+        max_json: int = MAX_JSON,
     ) -> None:
         address, userinfo = parse_host(host)
         if userinfo is not None:
@@ -183,6 +188,7 @@ class ComfyApi(
             proxies=proxies,
             headers=headers,
             session=session,
+            max_json=max_json,
         )
         # What a pickle carries; a secret is in none of it.
         self._config: dict[str, Any] = {
@@ -194,6 +200,7 @@ class ComfyApi(
             "cert": cert,
             "proxies": None if proxies is None else _without_passwords(proxies),
             "transport": transport,
+            "max_json": max_json,
         }
         self._stays_behind = tuple(
             name
@@ -220,6 +227,7 @@ class ComfyApi(
             session=session,
             transport=transport,
             namespace=namespace,
+            max_json=max_json,
         )
         self._receivers = Receivers(self, namespace)
         self._recorder = self._http.recorder = None if record is None else _recorder(record)
@@ -846,7 +854,8 @@ class ComfyApi(
         Raises:
             ValueError: The route does not begin with ``/``, or ``timeout`` is less than 0.
             ApiError: Any status from 400 on; the classes below it tell which.
-            UnexpectedResponse: A redirect, or an answer of more than 1 GiB.
+            UnexpectedResponse: A redirect, a part (206) that no ``Range`` among ``headers`` asked
+                for, or an answer of more than 1 GiB; ``answer.json()`` decodes all of it.
             TransportError: No answer, or not in time.
         """
         kw: dict[str, Any] = {} if json is None else {"json": json}

@@ -22,6 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from http.cookiejar import Cookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -29,14 +30,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Retry
 
 from . import credentials as creds
 from ._version import __version__
 from .address import Address
-from .answers import Answer, Download, refusal, route_is_missing, unexpected
+from .answers import Answer, Download, refusal, route_is_missing, size_decoded, unexpected
 from .deadline import POOL_CLASSES, Exchange, current, deadline_in, keep_to_deadlines, patience
 from .errors import (
     AuthenticationError,
@@ -54,12 +55,19 @@ if TYPE_CHECKING:
     from .recording import Recorder
     from .redaction import Secrets
 
-__all__ = ["MAX_ANSWER", "UNSET", "Answer", "Download", "Http", "segment"]
+__all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Answer", "Download", "Http", "segment"]
 
-#: Largest answer that is kept in memory, in bytes.
+#: Largest answer that is kept in memory as it came, in bytes.
 MAX_ANSWER = 1 << 30
-#: Largest answer that is decoded, which takes a multiple of its size.
-MAX_JSON: Final = 256 << 20
+#: Largest answer that is decoded, unless the caller says so: definitions, queue, history.
+MAX_JSON: Final = 64 << 20
+#: Largest answer of routes that say little: receipts, counts, refusals.
+SMALL: Final = 1 << 20
+#: Bytes that one byte of an answer may take when it is decoded.  What a ComfyUI sends takes
+#: 5 to 8; brackets alone take 27, and seconds, in which no other thread runs.
+GROWTH: Final = 10
+#: Bytes of all cookies that are kept: ComfyUI takes 8190 of any header, most proxies 16 KiB.
+MOST_COOKIES: Final = 1 << 14
 #: Seconds that one upload or download may take in all.
 MAX_TRANSFER: Final = 3600.0
 #: Bytes a second at which a server stores what was uploaded, at the least, before it answers.
@@ -116,6 +124,7 @@ class Http:
         proxies: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
+        max_json: int = MAX_JSON,
     ) -> None:
         creds.check(credentials)
         creds.check_headers(headers or {}, "the given")
@@ -127,6 +136,7 @@ class Http:
         self.connect_timeout: float
         self.total_timeout: float
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
+        self.max_json = _bytes("max_json", max_json)
         self._own_session = session is None
         self._session = _new_session() if session is None else session
         if session is not None:
@@ -366,7 +376,8 @@ class Http:
         ``timeout`` is the deadline in seconds for all of it; ``None`` takes the client's.
         ``most`` bytes are read; ``None``: :data:`MAX_ANSWER`.  ``pause``: seconds for which
         the server may be silent, before its answer and within it.
-        Raises the typed error for any status from 300 on that is not in ``allow``.
+        Raises the typed error for any status from 300 on that is not in ``allow``; of what
+        such an answer says, the first :data:`SMALL` bytes are read.
         """
         extra: dict[str, str | bytes] = {}
         if headers:
@@ -378,29 +389,45 @@ class Http:
             extra.setdefault("Content-Type", "application/json")
         deadline = deadline_in(self.total_timeout if timeout is None else timeout)
         with self._exchange(method, route, params, extra, body, deadline, pause) as response:
-            answer = self._whole(response, deadline, MAX_ANSWER if most is None else most)
-        if answer.status >= 300 and answer.status not in allow:
-            raise self._refusal(answer, size=len(body) if body else None)
-        return answer
+            if response.status_code >= 300 and response.status_code not in allow:
+                answer = self._beginning(response, deadline)
+                raise self._refusal(answer, size=len(body) if body else None)
+            return self._whole(response, deadline, MAX_ANSWER if most is None else most)
 
     def order(self, method: str, route: str, **kw: Any) -> None:
         """:meth:`request` of something to be done, to which a server says nothing: no page."""
-        answer = self.request(method, route, **kw)
+        answer = self.request(method, route, most=SMALL, **kw)
         if answer.is_page:
             raise unexpected(answer, "an empty answer")
 
-    def json(self, method: str, route: str, **kw: Any) -> Any:
-        """:meth:`request`, decoded, whatever kind it says to be: some proxies call all a page."""
-        return self.request(method, route, most=MAX_JSON, **kw).json()
+    def json(self, method: str, route: str, *, most: int | None = None, **kw: Any) -> Any:
+        """:meth:`request`, decoded, whatever kind it says to be: some proxies call all a page.
+
+        ``most`` bytes are read; ``None``: ``max_json``.
+        """
+        most = self.max_json if most is None else most
+        answer = self.request(method, route, most=most, **kw)
+        needed = size_decoded(answer.content) if len(answer.content) > SMALL else 0
+        if needed > GROWTH * most:
+            raise self._too_much(
+                answer, f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
+            )
+        return answer.json()
 
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
         """A file, in memory; as :meth:`download`."""
-        timeout = MAX_TRANSFER if timeout is None else timeout
         answer = self.request(
-            "GET", route, params=params, timeout=timeout, pause=self.total_timeout
+            "GET",
+            route,
+            params=params,
+            headers=_AS_IT_IS,
+            timeout=MAX_TRANSFER if timeout is None else timeout,
+            pause=self.total_timeout,
         )
+        if not _is_file(answer.status, answer.headers):
+            raise _no_file(answer)
         return answer.content
 
     @contextlib.contextmanager
@@ -409,7 +436,6 @@ class Http:
         route: str,
         *,
         params: Params | None = None,
-        headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Iterator[Download]:
         """A body as it comes, with constant memory.
@@ -418,14 +444,14 @@ class Http:
         pause of the client's own timeout ends it too.
         """
         deadline = deadline_in(MAX_TRANSFER if timeout is None else timeout)
-        # The length of what arrives is checked, so no encoding may come between.
-        extra = {"Accept-Encoding": "identity", **(headers or {})}
         pause = self.total_timeout
-        with self._exchange("GET", route, params, extra, None, deadline, pause) as response:
+        with self._exchange("GET", route, params, _AS_IT_IS, None, deadline, pause) as response:
             if response.status_code >= 300:
-                raise self._refusal(self._whole(response, deadline))
+                raise self._refusal(self._beginning(response, deadline))
             if "html" in response.headers.get("content-type", ""):
-                raise unexpected(self._whole(response, deadline), "a file")
+                raise unexpected(self._beginning(response, deadline), "a file")
+            if not _is_file(response.status_code, response.headers):
+                raise _no_file(self._answer(response, b""))
             yield Download(
                 response.status_code,
                 response.headers,
@@ -456,7 +482,12 @@ class Http:
             pause = self.total_timeout + size / STORED
             try:
                 with self._exchange("POST", route, None, extra, form, deadline, pause) as response:
-                    answer = self._whole(response, deadline)
+                    refused = response.status_code >= 300
+                    answer = (
+                        self._beginning(response, deadline)
+                        if refused
+                        else self._whole(response, deadline, SMALL)
+                    )
             except TransportError:
                 if form.failure is None:
                     raise
@@ -534,6 +565,8 @@ class Http:
                         if self._api is False and path != route:
                             response.close()
                             response = self._send(method, route, *rest)
+                if response.status_code == 206 and "Range" not in response.request.headers:
+                    raise _only_a_part(self._answer(response, b""))
                 yield response
             finally:
                 response.close()
@@ -676,32 +709,50 @@ class Http:
         """Close the connections that nobody uses; those in use go when they are done."""
         self._session.get_adapter(url).close()
 
-    def _whole(self, response: requests.Response, deadline: float, most: int = MAX_JSON) -> Answer:
-        method = response.request.method or ""
-        url = (response.url or "").partition("?")[0]
-        length = _length(response) or 0
-        body = io.BytesIO()  # grows in place, and gives its bytes without a copy
-        chunks = self._chunks(response, deadline, decode=True)
-        while length <= most and body.tell() <= most:
-            chunk = next(chunks, b"")
-            if not chunk:
-                break
-            body.write(chunk)
-        else:
-            raise UnexpectedResponse(
-                f"{method} {url}: the answer exceeds the {most} bytes allowed",
-                method=method,
-                path=urlsplit(url).path,
-                status=response.status_code,
+    def _whole(self, response: requests.Response, deadline: float, most: int) -> Answer:
+        """All of it, in memory; an error when that is more than ``most`` bytes."""
+        content = None
+        if (_length(response) or 0) <= most:
+            content = self._up_to(most, response, deadline)
+        if content is None or len(content) > most:
+            raise self._too_much(
+                self._answer(response, b""), f"exceeds the {most} bytes that are", most
             )
+        return self._answer(response, content)
+
+    def _beginning(self, response: requests.Response, deadline: float) -> Answer:
+        """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
+        return self._answer(response, self._up_to(SMALL, response, deadline))
+
+    def _up_to(self, most: int, response: requests.Response, deadline: float) -> bytes:
+        """The body; when it is longer than ``most`` bytes, more than these of it."""
+        body = io.BytesIO()  # grows in place, and gives its bytes without a copy
+        for chunk in self._chunks(response, deadline, decode=True):
+            body.write(chunk)
+            if body.tell() > most:
+                break
+        return body.getvalue()
+
+    def _answer(self, response: requests.Response, content: bytes) -> Answer:
+        url = (response.url or "").partition("?")[0]
         return Answer(
-            method,
+            response.request.method or "",
             urlsplit(url).path,
             response.status_code,
             response.raw.headers,
-            body.getvalue(),
+            content,
             url,
             functools.partial(self._redact, response.request),
+        )
+
+    def _too_much(self, answer: Answer, how: str, most: int | None = None) -> UnexpectedResponse:
+        may_be_raised = most is None or most == self.max_json
+        advice = f"; max_json={2 * self.max_json} allows twice as much" if may_be_raised else ""
+        return UnexpectedResponse(
+            f"{answer.method} {answer.url}: the answer {how} allowed{advice}",
+            method=answer.method,
+            path=answer.path,
+            status=answer.status,
         )
 
     def _redact(self, request: requests.PreparedRequest, value: Any) -> Any:
@@ -747,7 +798,10 @@ class Http:
                 error, cause = _short(method, url, got, length), None
             self._check_open()
             raise error from cause
-        response.raw.drain_conn()  # nothing is left: this gives the connection back
+        if "transfer-encoding" in response.headers:
+            response.raw.close()  # whatever follows an answer that has no body
+        else:
+            response.raw.drain_conn()  # nothing is left: this gives the connection back
 
     def _check_open(self) -> None:
         if self._closed:
@@ -858,6 +912,25 @@ class _Adapter(HTTPAdapter):
         super().close()
 
 
+class _Cookies(RequestsCookieJar):
+    """As many as a server can take; others, however many it sets, are not kept."""
+
+    def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:
+        """Keep it, if there is room beside the others."""
+        kept: Iterable[Any] = list(self)  # of cookies, whatever the stubs say
+        others = (other for other in kept if _key(other) != _key(cookie))
+        if sum(map(_size, (cookie, *others))) <= MOST_COOKIES:
+            super().set_cookie(cookie, *args, **kw)
+
+
+def _key(cookie: Cookie) -> tuple[str, str, str]:
+    return cookie.domain, cookie.path, cookie.name
+
+
+def _size(cookie: Cookie) -> int:
+    return len(cookie.domain) + len(cookie.path) + len(cookie.name) + len(cookie.value or "")
+
+
 class _Session(requests.Session):
     """Sends without what this module has no use for: redirects, hooks, a history."""
 
@@ -871,6 +944,7 @@ class _Session(requests.Session):
 
 def _new_session() -> requests.Session:
     session = _Session()
+    session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
     del session.headers["Connection"]  # says what HTTP/1.1 means anyhow
     adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
@@ -954,6 +1028,14 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     return float(connect), float(total)
 
 
+def _bytes(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of bytes, not {value!r:.80}")
+    if value < 1:
+        raise ValueError(f"{name} is a number of bytes, more than 0")
+    return value
+
+
 def _query(params: Params | None) -> str:
     if not params:
         return ""
@@ -968,10 +1050,43 @@ def _length(response: requests.Response) -> int | None:
     """Bytes of the body that will come out, ``None`` when that is not known."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
+    if "transfer-encoding" in response.headers:  # which counts, whatever length is named beside
+        return None
     text = response.headers.get("content-length", "")
     encoded = "content-encoding" in response.headers
     # Python converts no number of thousands of digits.
     return int(text) if text.isdecimal() and len(text) < 20 and not encoded else None
+
+
+#: Asked of files: the length of what arrives is checked, so no encoding may come between.
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+
+
+def _is_file(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a body is a whole file, byte for byte."""
+    encoding = headers.get("content-encoding", "").strip().lower()
+    return status in (200, 203) and encoding in ("", "identity")
+
+
+def _no_file(answer: Answer) -> UnexpectedResponse:
+    encoding = answer.headers.get("content-encoding", "")
+    said = f"encoded ({encoding[:40]}), which was not asked for" if encoding else "without a file"
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: {answer.status}, an answer {said}",
+        method=answer.method,
+        path=answer.path,
+        status=answer.status,
+    )
+
+
+def _only_a_part(answer: Answer) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: 206, a part of the answer, which was not asked for; "
+        "something on the way (a cache, a proxy) does not keep to HTTP",
+        method=answer.method,
+        path=answer.path,
+        status=answer.status,
+    )
 
 
 # -- failures of the transport ----------------------------------------------------------

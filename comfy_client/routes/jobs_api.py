@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from .. import models
-from ..http import segment
+from ..http import SMALL, segment
 from ..models._base import mapping
 from ._base import RECORD_PAUSE, RouteGroup
 
@@ -84,7 +84,8 @@ class JobRoutes(RouteGroup):
             NotSupported: This server cannot cancel by id: delete it from the queue, or
                 interrupt it.
         """
-        answer = self._http.json("POST", f"/api/jobs/{segment(job_id)}/cancel")
+        route = f"/api/jobs/{segment(job_id)}/cancel"
+        answer = self._http.json("POST", route, most=SMALL)
         return bool(mapping(answer, "cancel_job").get("cancelled"))
 
     def cancel_jobs(self, *job_ids: str) -> bool:
@@ -98,5 +99,5 @@ class JobRoutes(RouteGroup):
         """
         if not job_ids:
             return False
-        answer = self._http.json("POST", "/api/jobs/cancel", json={"job_ids": job_ids})
+        answer = self._http.json("POST", "/api/jobs/cancel", json={"job_ids": job_ids}, most=SMALL)
         return bool(mapping(answer, "cancel_jobs").get("cancelled"))

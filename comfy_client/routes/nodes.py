@@ -78,14 +78,14 @@ class NodeRoutes(RouteGroup):
             NotFound: The server has no such subgraph.
             NotSupported: This server has no global subgraphs.
         """
-        answer = self._http.request("GET", f"/global_subgraphs/{segment(subgraph_id)}")
-        entry = answer.json()
+        route = f"/global_subgraphs/{segment(subgraph_id)}"
+        entry = self._http.json("GET", route)
         if entry is None:
             raise NotFound(
                 f"the server has no subgraph {subgraph_id!r}; get_global_subgraphs() lists them",
-                method=answer.method,
-                path=answer.path,
-                status=answer.status,
+                method="GET",
+                path=route,
+                status=200,
             )
         return models.GlobalSubgraph.from_json(subgraph_id, entry)
 

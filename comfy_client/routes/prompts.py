@@ -10,8 +10,10 @@ from typing import Any, TypedDict, Unpack
 import attrs
 
 from .. import models
+from ..deadline import deadline_in, seconds_left
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..events import ErrorEvent, Event
+from ..http import SMALL
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, json_value, nearest
@@ -133,7 +135,7 @@ class PromptRoutes(RouteGroup):
 
         ``timeout`` is the deadline in seconds; then it is a :class:`RequestTimeout`.
         """
-        data = self._http.json("GET", "/prompt", timeout=timeout)
+        data = self._http.json("GET", "/prompt", timeout=timeout, most=SMALL)
         try:
             return models.QueueStatus.from_json(data)
         except UnexpectedResponse as exc:
@@ -210,14 +212,15 @@ class PromptRoutes(RouteGroup):
         self, body: Mapping[str, Any], timeout: float | None = None
     ) -> models.QueuedPrompt:
         answer = None
+        end = deadline_in(self._http.total_timeout if timeout is None else timeout)
         try:
-            answer = self._http.json("POST", "/prompt", json=body, timeout=timeout)
+            answer = self._http.json("POST", "/prompt", json=body, timeout=timeout, most=SMALL)
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, body) from exc
+                raise self._rejected(exc, body, end) from exc
             if exc.status == 500:
-                unknown = self._unknown_classes(body["prompt"])
+                unknown = self._unknown_classes(body["prompt"], end)
                 if unknown:
                     error = {"type": "missing_node_type", "message": unknown, "details": ""}
                     raise PromptRejected(
@@ -246,10 +249,10 @@ class PromptRoutes(RouteGroup):
             )
         return queued
 
-    def _rejected(self, exc: ApiError, sent: Mapping[str, Any]) -> PromptRejected:
+    def _rejected(self, exc: ApiError, sent: Mapping[str, Any], end: float) -> PromptRejected:
         graph, targets = sent["prompt"], sent.get("partial_execution_targets")
         body = exc.body if isinstance(exc.body, Mapping) else {}
-        names = self._node_names() if unknown_class(body, graph) else ()
+        names = self._node_names(end) if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
         words = explain_rejection(exc.body, graph, node_names=names)
         kind = error.get("type") if isinstance(error, Mapping) else None
@@ -265,30 +268,26 @@ class PromptRoutes(RouteGroup):
             body=exc.body,
         )
 
-    def _node_names(self) -> Sequence[str]:
-        """Classes of the server, for a hint; no hint is worth a failure."""
+    def _node_names(self, end: float) -> Sequence[str]:
+        """Classes of the server, for a hint; no hint is worth a failure, or more time."""
         try:
-            info = self._http.json("GET", "/object_info", timeout=20.0)
-        except ComfyError:
+            left = min(20.0, seconds_left(end))
+            info = self._http.json("GET", "/object_info", timeout=left)
+        except (ComfyError, TimeoutError):
             return ()
         return list(info) if isinstance(info, Mapping) else ()
 
-    def _unknown_classes(self, graph: Mapping[str, Any]) -> str:
+    def _unknown_classes(self, graph: Mapping[str, Any], end: float) -> str:
         """What a 500 hides: servers before May 2024 stumble over an unknown class."""
-        names = self._node_names()
-        if not names:
-            return ""
+        names = self._node_names(end)
         known = set(names)
-        error = {"error": {"type": "missing_node_type", "extra_info": {}}}
-        lines = []
         for node_id, node in graph.items():
-            if node["class_type"] not in known:
-                error["error"]["extra_info"] = {
-                    "node_id": node_id,
-                    "class_type": node["class_type"],
-                }
-                lines.append(explain_rejection(error, graph, node_names=names))
-        return "the server refused the workflow:\n" + "\n".join(lines) if lines else ""
+            if names and node["class_type"] not in known:
+                info = {"node_id": node_id, "class_type": node["class_type"]}
+                error = {"error": {"type": "missing_node_type", "extra_info": info}}
+                words = explain_rejection(error, graph, node_names=names)  # of the others, too
+                return f"the server refused the workflow:\n{words}"
+        return ""
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .. import models
 from ..errors import NotFound, NotSupported, UnexpectedResponse
-from ..http import segment
+from ..http import SMALL, segment
 from ..models._base import text, texts, texts_by_name
 from ..since import who_has
 from ._base import RouteGroup
@@ -21,7 +21,7 @@ class SystemRoutes(RouteGroup):
 
     def get_system_stats(self) -> models.SystemStats:
         """Versions, memory and devices.  ``GET /system_stats``"""
-        return models.SystemStats.from_json(self._http.json("GET", "/system_stats"))
+        return models.SystemStats.from_json(self._http.json("GET", "/system_stats", most=SMALL))
 
     def get_features(self) -> models.Features:
         """What the server says it can do.
@@ -29,9 +29,10 @@ class SystemRoutes(RouteGroup):
         ``GET /features``, since ComfyUI 0.3.45; empty for servers before.
         """
         try:
-            return models.Features.from_json(self._http.json("GET", "/features"))
+            found = self._http.json("GET", "/features", most=SMALL)
         except (NotFound, NotSupported):
             return models.Features()
+        return models.Features.from_json(found)
 
     def free_memory(self, unload_models: bool = False, free_memory: bool = False) -> None:
         """Ask the server to give memory back, when it has done what it is doing.

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from .. import models
 from ..errors import Conflict, NotFound
-from ..http import segment
+from ..http import SMALL, segment
 from ..models._base import items, text, texts
 from ._base import RouteGroup, leads_out
 
@@ -103,6 +103,7 @@ class UserDataRoutes(RouteGroup):
             route,
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
             data=data.encode() if isinstance(data, str) else data,
+            most=SMALL,
         )
         # Servers before June 2024 say nothing.
         return _stored(answer.json() if answer.content else file, full_info)
@@ -174,6 +175,7 @@ class UserDataRoutes(RouteGroup):
             "POST",
             f"/userdata/{_segment(source)}/move/{_segment(dest)}",
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
+            most=SMALL,
         )
         return _stored(answer, full_info)
 

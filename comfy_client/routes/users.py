@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import models
 from ..errors import UnexpectedResponse
-from ..http import segment
+from ..http import SMALL, segment
 from ..models._base import mapping
 from ._base import RouteGroup
 
@@ -39,7 +39,7 @@ class UserRoutes(RouteGroup):
         Raises:
             ApiError: The name is taken, empty or reserved (400); the message says which.
         """
-        user_id = self._http.json("POST", "/users", json={"username": username})
+        user_id = self._http.json("POST", "/users", json={"username": username}, most=SMALL)
         if not isinstance(user_id, str):
             raise UnexpectedResponse(f"create_user: expected an id, got {user_id!r:.80}")
         return user_id

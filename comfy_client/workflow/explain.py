@@ -7,12 +7,15 @@ from a proxy anything may come.  Nothing here raises on what a server may send.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from .graph import brief, class_of, describe, links_of, listing, nearest, shorten
 
 _MAX_LINES = 20
+#: Choices of an input among which the nearest are looked for.
+_MOST_CHOICES = 200
 #: Characters that are looked at of a text of the server.
 _READ = 2000
 _NODE_ID = re.compile(r"Node ID '#(.*)'")
@@ -25,7 +28,7 @@ _FOLDERS = re.compile(
 
 
 def explain_rejection(
-    body: object, graph: Mapping[str, Any], *, node_names: Iterable[str] = ()
+    body: object, graph: Mapping[str, Any], *, node_names: Collection[str] = ()
 ) -> str:
     """The body of a refusal by ``POST /prompt`` in words, one line for each problem.
 
@@ -44,12 +47,14 @@ def explain_rejection(
     unknown = unknown_class(body, graph)
     if unknown is not None:
         hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
-        names = list(node_names)
-        lines = list(_unknown_lines(unknown, _refused_node(body), graph, names, hint))
+        found = _unknown_classes(unknown, _refused_node(body), graph, set(node_names))
+        told, count = _unknown_lines(found, graph, node_names, hint), len(found)
     else:
-        lines = list(_node_lines(body.get("node_errors"), graph)) or [_summary(body, graph)]
+        reports = _mapping(body.get("node_errors"))
+        told, count = _node_lines(reports, graph), sum(map(len, map(_faults, reports.values())))
+    lines = list(islice(told, _MAX_LINES + 1)) or [_summary(body, graph)]
     if len(lines) > _MAX_LINES:
-        lines[_MAX_LINES:] = [f"... ({len(lines)} problems in all)"]
+        lines[_MAX_LINES:] = [f"... ({count} problems in all)"]
     return "\n".join(lines)
 
 
@@ -81,17 +86,21 @@ def _refused_node(body: object) -> str:
     return found[1] if found else ""
 
 
-def _unknown_lines(
-    unknown: str, node_id: str, graph: Mapping[str, Any], names: list[str], hint: str
-) -> Iterator[str]:
-    """The class that the server named, then the others that it would name next.
-
-    At last the hint that the embedded server gives.
-    """
+def _unknown_classes(
+    unknown: str, node_id: str, graph: Mapping[str, Any], names: set[str]
+) -> dict[str, str]:
+    """By node, the class that the server named, then the others that it would name next."""
     found = {node_id: unknown}
     if names:
         classes = {str(key): class_of(graph, key) for key in graph}
         found |= {key: name for key, name in classes.items() if name and name not in names}
+    return found
+
+
+def _unknown_lines(
+    found: Mapping[str, str], graph: Mapping[str, Any], names: Iterable[str], hint: str
+) -> Iterator[str]:
+    """A line for each; at last the hint that the embedded server gives."""
     for key, name in found.items():
         near = nearest(name, names)
         why = "" if hint else "; is a custom node missing, or not loaded?"
@@ -102,17 +111,21 @@ def _unknown_lines(
         yield hint
 
 
-def _node_lines(node_errors: object, graph: Mapping[str, Any]) -> Iterator[str]:
+def _faults(report: object) -> list[Any]:
+    faults = _mapping(report).get("errors")
+    return faults if isinstance(faults, list) else [report]
+
+
+def _node_lines(reports: Mapping[str, Any], graph: Mapping[str, Any]) -> Iterator[str]:
     circles: set[str] = set()
-    for node_id, report in _mapping(node_errors).items():
+    for node_id, report in reports.items():
         checked = _mapping(report).get("class_type")
         who = describe(graph, node_id, checked)
         sent = _mapping(graph.get(node_id)).get("class_type")
         if isinstance(checked, str) and isinstance(sent, str) and checked != sent:
             # With a map of inputs that it may not have: servers since 0.14 do so by themselves.
             who += f", in whose place the server put {brief(checked)}"
-        faults = _mapping(report).get("errors")
-        for fault in faults if isinstance(faults, list) else [report]:
+        for fault in _faults(report):
             text = "" if isinstance(fault, Mapping) else _clean(fault)
             text = text or _tell(_mapping(fault), graph, str(node_id))
             if _mapping(fault).get("type") == "dependency_cycle":
@@ -183,12 +196,15 @@ def _choices(info: Mapping[str, Any], details: str, class_type: str | None) -> s
     # ["a", "b"] in place of the type, or "COMBO" with options.
     choices = first if isinstance(first, list) else _option(config, "options")
     if not isinstance(choices, list):
-        length = re.search(r"\(list of length (\d+)\)", details)
+        length = re.search(r"\(list of length (\d{1,18})\)", details)
         count = f"the server has {length[1]}, too many to list" if length else "they are not told"
         return count + (f"; see get_node_defs({brief(class_type)})" if class_type else "")
     if not choices:
         return "the server has none at all"
-    near = nearest(str(info.get("received_value")), map(str, choices))
+    given = info.get("received_value")
+    # Servers name 20 at the most.
+    names = (choice for choice in choices[:_MOST_CHOICES] if isinstance(choice, str))
+    near = nearest(given if isinstance(given, str) else brief(given), names)
     return f"nearest: {listing(near)}" if near else f"the choices are: {listing(choices)}"
 
 
@@ -196,7 +212,8 @@ def _giver(info: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     link = info.get("linked_node")
     received = _type([info.get("received_type")])
     if isinstance(link, list) and len(link) == 2:
-        return f"{describe(graph, link[0])}, slot {brief(link[1])}, gives {received}"
+        source = link[0] if isinstance(link[0], str) else brief(link[0])
+        return f"{describe(graph, source)}, slot {brief(link[1])}, gives {received}"
     return f"it is linked to {received}"
 
 
@@ -248,7 +265,8 @@ def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
 def _cycle(info: Mapping[str, Any], details: str, graph: Mapping[str, Any]) -> str:
     """What the server says of each node of a circle, in the order of its links."""
     named = info.get("cycle_nodes")
-    nodes = [str(node) for node in named[:_MAX_LINES]] if isinstance(named, list) else []
+    named = named[:_MAX_LINES] if isinstance(named, list) else []
+    nodes = [node if isinstance(node, str) else brief(node) for node in named]
     if nodes:
         return _in_a_circle([*nodes, nodes[0]], graph)
     return f"the links go in a circle: {details}" if details else "the links go in a circle"
