@@ -92,7 +92,8 @@ class Features(Mapping[str, Any]):
     @property
     def max_upload_size(self) -> int | None:
         """Largest request body in bytes; ``None`` when the server does not say."""
-        return whole(self.raw.get("max_upload_size"))
+        size = whole(self.raw.get("max_upload_size"))
+        return size if size is not None and size >= 0 else None
 
 
 @attrs.frozen
