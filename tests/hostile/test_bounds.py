@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import random
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,24 +155,23 @@ def test_a_pattern_that_is_looked_for_in_a_refusal_takes_no_time(
         assert caught.value.limit is None
 
 
+NAMES = [f"name-{n}" for n in range(20)]
+#: Alike enough to be compared in full, and as slowly as can be.
+LONG = [bytes(random.Random(n).choices(b"ab", k=95)).decode() for n in range(150)]
+
+
+def not_among(choices: Iterable[str]) -> dict[str, Any]:
+    info = {"received_value": LONG[0][::-1], "input_config": [[*choices], {}]}
+    return {"type": "value_not_in_list", "extra_info": info}
+
+
 REJECTIONS: dict[str, Any] = {
     "because node": {"error": {"type": "invalid_prompt", "message": "because node " * 8000}},
     "details": {"error": {"type": "invalid_prompt", "details": "Node ID '#" * 8000}},
-    "many faults": {"node_errors": {"3": {"errors": [{"message": "x"}] * 30_000}}},
-    "many nodes": {"node_errors": {f"{n}": {"errors": [{}]} for n in range(20_000)}},
+    "many faults": {"node_errors": {"3": {"errors": [not_among(NAMES[:15])] * 2500}}},
     "long choices": {
         "node_errors": {
-            "3": {
-                "errors": [
-                    {
-                        "type": "value_not_in_list",
-                        "extra_info": {
-                            "received_value": "ab" * 100,
-                            "input_config": [["ba" * 99 + f"{n}" for n in range(3000)], {}],
-                        },
-                    }
-                ]
-            }
+            "3": {"errors": [not_among(f"{n}{name}" for n in range(25)) for name in LONG]}
         }
     },
 }
@@ -184,6 +184,22 @@ def test_a_rejection_is_explained_in_no_time(server: Comfy, api: ComfyApi, name:
     with within(2.0), pytest.raises(PromptRejected) as caught:
         api.run(GRAPH, timeout=30)
     assert len(str(caught.value).splitlines()) <= 22
+
+
+def test_only_the_lines_that_are_told_are_made() -> None:
+    """The others are counted."""
+
+    class Fault(dict[str, Any]):
+        looks = 0
+
+        def get(self, *args: Any) -> Any:
+            Fault.looks += 1
+            return super().get(*args)
+
+    faults = [Fault(type="x", message="y")] * 9000
+    words = explain_rejection({"node_errors": {"3": {"errors": faults}}}, GRAPH)
+    assert words.endswith("... (9000 problems in all)")
+    assert Fault.looks < 300
 
 
 def test_lists_in_lists_in_a_rejection_are_explained() -> None:
