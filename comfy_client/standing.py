@@ -207,4 +207,4 @@ def _named(
 def heeds_id(api: ComfyApi) -> bool:
     """Whether the server's interrupt stops one prompt only; only its version tells."""
     version = api.get_system_stats().comfyui_version or ""
-    return tuple(map(int, re.findall(r"\d+", version)[:3])) >= _HEEDS_ID
+    return tuple(map(int, re.findall(r"\d{1,9}", version[:100])[:3])) >= _HEEDS_ID

@@ -162,6 +162,8 @@ class FileRoutes(RouteGroup):
             AuthenticationError: ``subfolder`` leaves the folder (403).
             ApiError: The name has ``..`` in it, or the type is unknown (400); a preview of
                 what is no picture (500).
+            UnexpectedResponse: More than 1 GiB; a part of the file (206), or the file in an
+                encoding, neither of which was asked for.
             RequestTimeout: See ``timeout``.
         """
         params = _view_params(info, preview, channel)
@@ -185,7 +187,8 @@ class FileRoutes(RouteGroup):
 
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
         of :meth:`get_image`.  When the content is cut short, the iteration ends in a
-        :class:`TransportError`.
+        :class:`TransportError`.  A part of it (206), or the content in an encoding, neither of
+        which was asked for, is an :class:`UnexpectedResponse`.
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)

@@ -27,7 +27,7 @@ class HistoryRoutes(RouteGroup):
 
         Args:
             max_items: At most so many; without ``offset``, the last ones.  ``None`` is all,
-                which can be tens of megabytes; ``0`` is none.
+                which can be tens of megabytes (see ``max_json`` of the client); ``0`` is none.
             offset: Leave out so many of the oldest.  Servers before ComfyUI 0.3.60 cannot:
                 all of their history is read, and cut here.
         """

@@ -12,8 +12,8 @@ class QueueRoutes(RouteGroup):
     def get_queue(self) -> models.Queue:
         """Prompts running, and pending in the order in which they will run.
 
-        ``GET /queue``.  Carries the whole workflow of each; to know only how many,
-        use ``poll_status``.
+        ``GET /queue``.  Carries the whole workflow of each (see ``max_json`` of the client);
+        to know only how many, use ``poll_status``.
         """
         return models.Queue.from_json(self._http.json("GET", "/queue"))
 

@@ -26,6 +26,7 @@ from comfy_client.errors import (
     UploadTooLarge,
 )
 from comfy_client.models import Features, UploadedImage
+from comfy_client.standing import heeds_id
 from comfy_client.workflow import explain_rejection
 from comfy_client.workflow.graph import nearest
 from tests.hostile.server import GRAPH, Comfy, Request, answer
@@ -168,6 +169,7 @@ def not_among(choices: Iterable[str]) -> dict[str, Any]:
 REJECTIONS: dict[str, Any] = {
     "because node": {"error": {"type": "invalid_prompt", "message": "because node " * 8000}},
     "details": {"error": {"type": "invalid_prompt", "details": "Node ID '#" * 8000}},
+    "an id of dots": {"node_errors": {"." * 900_000: {"errors": [{"message": "x"}]}}},
     "many faults": {"node_errors": {"3": {"errors": [not_among(NAMES[:15])] * 2500}}},
     "long choices": {
         "node_errors": {
@@ -327,6 +329,14 @@ def test_cookies_of_a_server_have_a_limit(server: Comfy, api: ComfyApi) -> None:
     sent = server.requests[-1].headers["cookie"]
     assert "session=1" in sent
     assert 8000 < len(sent) < 20_000
+
+
+def test_a_version_of_any_digits_is_read(server: Comfy, api: ComfyApi) -> None:
+    """Python converts no number of thousands of digits."""
+    for version, heeds in (("9" * 5000, True), ("0.3." + "0" * 5000, False), (".", False)):
+        stats = {"system": {"comfyui_version": version}, "devices": []}
+        server.lies = {"GET /system_stats": lambda _, stats=stats: answer(200, stats)}
+        assert heeds_id(api) is heeds
 
 
 def test_sizes_and_references_of_any_type_are_survived() -> None:
