@@ -41,6 +41,7 @@ class Canned:
     """An HTTP edge that has one answer to everything."""
 
     address = Address("http", "127.0.0.1", 8188)
+    total_timeout = 60.0
 
     def __init__(self, body: Any) -> None:
         self.body = body
