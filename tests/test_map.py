@@ -109,7 +109,7 @@ def test_an_endless_iterable_is_read_no_further_than_in_flight(api, record, in_f
         assert len(taken) <= done + in_flight - 1
     results.close()
     until(lambda: api.poll_status().queue_remaining == 0)
-    assert max(lengths) <= in_flight + 1  # the server counts one that has just ended a moment longer
+    assert max(lengths) <= in_flight + 1  # one that has just ended is counted a moment longer
 
 
 def test_in_flight_prompts_stand_in_the_queue_while_it_waits(api, record) -> None:
