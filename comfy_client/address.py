@@ -107,9 +107,9 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
 
 def _ascii(name: str) -> str:
     """As name servers know it, by IDNA 2008, which has other names for some than Python's."""
-    if name.isascii():
-        return name.encode("idna").decode("ascii")  # checks its length
-    return parse_url(f"//{unicodedata.normalize('NFKC', name)}").host or ""
+    if not name.isascii():
+        name = parse_url(f"//{unicodedata.normalize('NFKC', name)}").host or ""
+    return name.encode("idna").decode("ascii")  # checks the length of its parts
 
 
 def _bracket(server: str) -> str:
