@@ -488,8 +488,9 @@ def test_preview_and_metadata_that_are_not_there(api, comfyui):
         api.get_model_preview("checkpoints", 0, "tiny.ckpt")
     with pytest.raises(NotFound):
         api.get_model_preview("checkpoints", 0, "unknown.ckpt")
-    with pytest.raises(ApiError, match=r"404|500"):
+    with pytest.raises(ApiError) as caught:
         api.get_model_preview("checkpoints", 99, "tiny.ckpt")
+    assert caught.value.status in (404, 500)
     for wrong in ("", "/a", "a//b", "../a", "a/.."):
         with pytest.raises(ValueError, match="path"):
             api.get_model_preview("checkpoints", 0, wrong)

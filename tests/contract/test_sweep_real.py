@@ -109,7 +109,8 @@ def test_no_more_than_in_flight_stand_in_the_queue(api: ComfyApi) -> None:
     assert texts == [str(number) for number in range(10)]
     assert api.get_queue().pending == ()
     until(lambda: api.poll_status().queue_remaining == 0)
-    assert max(lengths) <= 3
+    # A prompt that has told its end is counted until the worker puts it away.
+    assert max(lengths) <= 3 + 1
 
 
 def test_rows_from_a_journal_have_files_that_can_be_had(
