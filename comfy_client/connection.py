@@ -48,7 +48,7 @@ from .errors import (
     UnexpectedResponse,
 )
 from .events import ConnectionEvent, ErrorEvent, Event
-from .failures import causes, explain
+from .failures import bare, causes, explain, is_of_the_system, told
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
 from .threads import was_started
 from .wire import HELLO
@@ -357,9 +357,11 @@ class Connection:
                 recorder.closed(self._ended_by(exc))
             if isinstance(exc, _Lost):
                 raise
-            raise _Lost(self._redial or f"the socket ended: {exc}") from exc
+            reason = self._redial or _why_ended(exc)
+            cause = bare(exc) if is_of_the_system(exc) else None
         finally:
             self._hang_up(ws, sock)
+        raise _Lost(reason) from cause
 
     def _ended_by(self, exc: Exception) -> str:
         ours = self._stopped or self._redial or isinstance(exc, FrameError | _Quiet)
@@ -527,32 +529,40 @@ def dial(
     """
     end = time.monotonic() + timeout
     ws = websocket.WebSocket(skip_utf8_validation=True)
+    error: BaseException
     try:
         sock = open_line(plan, timeout, hold)
         stream = _Buffered(sock, end)
-        headers = dict(plan.headers)
-        url = urlsplit(plan.url)
-        host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
-        ws.connect(
-            url._replace(netloc=_NOBODY).geturl(),
-            socket=stream,
-            header=[f"{name}: {value}" for name, value in headers.items()],
-            host=host or url.netloc,
-            suppress_origin=True,
-            redirect_limit=0,
-            timeout=timeout,
-        )
-        if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
-            raise websocket.WebSocketException("redirected")
+        _shake_hands(ws, stream, plan, timeout)
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
-    except Exception as exc:
-        if isinstance(exc, ComfyError):
-            raise
-        # What websocket-client raises repeats headers and bodies; it stays out of sight.
-        raise _refused(exc, ws, plan) from (exc if isinstance(exc, OSError) else None)
+        return ws, sock, stream.rest
+    except ComfyError as exc:
+        error, cause = exc, exc.__cause__
+    except Exception as exc:  # noqa: BLE001  # raised below
+        error, cause = _refused(exc, ws, plan), exc
     finally:
         _forget_cookies()
-    return ws, sock, stream.rest
+    # Here, and without frames: what libraries raise repeats headers and bodies, and what led to
+    # it knows passwords of proxies.
+    cause = bare(cause) if cause is not None and is_of_the_system(cause) else None
+    raise bare(error) from cause
+
+
+def _shake_hands(ws: websocket.WebSocket, stream: _Buffered, plan: Plan, timeout: float) -> None:
+    headers = dict(plan.headers)
+    url = urlsplit(plan.url)
+    host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
+    ws.connect(
+        url._replace(netloc=_NOBODY).geturl(),
+        socket=stream,
+        header=[f"{name}: {value}" for name, value in headers.items()],
+        host=host or url.netloc,
+        suppress_origin=True,
+        redirect_limit=0,
+        timeout=timeout,
+    )
+    if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
+        raise websocket.WebSocketException("redirected")
 
 
 def hang_up(ws: websocket.WebSocket, sock: socket.socket, *, politely: bool) -> None:
@@ -706,9 +716,11 @@ def _tunnel(
         with answer_until(end, sock, method="CONNECT") as answer:
             answer.begin()
     except (OSError, http.client.HTTPException) as exc:
-        raise ServerUnreachable(f"{what}: {exc}") from exc
+        # Not what is no answer: it may repeat what was sent.
+        said = told(exc) if is_of_the_system(exc) else "its answer is not in HTTP"
+        raise ServerUnreachable(f"{what}: {said}") from exc
     if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
-        raise _NoWebSocket(f"{what}: no tunnel, but {answer.status} {answer.reason:.80}")
+        raise _NoWebSocket(f"{what}: no tunnel, but {answer.status}")
     return sock
 
 
@@ -741,10 +753,21 @@ def _refused(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
     return exc
 
 
+def _why_ended(exc: Exception) -> str:
+    """In words of ours, or the system's."""
+    if isinstance(exc, FrameError):
+        return f"the socket ended: {exc}"
+    said = told(exc) if is_of_the_system(exc) else type(exc).__name__
+    return f"the socket ended: {said}"
+
+
 def _without_frames(exc: Exception) -> Exception:
     """Frames in a traceback hold the owner, which must not live as long as its last error."""
-    for cause in causes(exc):
+    for cause in list(causes(exc)):
         cause.__traceback__ = None
+        context = cause.__context__
+        if context is not None and not isinstance(context, ComfyError | OSError):
+            cause.__context__ = None
     return exc
 
 
@@ -804,7 +827,9 @@ class Line:
     def _do(self, action: Callable[[], object]) -> None:
         try:
             action()
+            return
         except TimeoutError:
             raise
         except (websocket.WebSocketException, FrameError, OSError) as exc:
-            raise _Lost(f"the socket ended: {exc}") from exc
+            reason, cause = _why_ended(exc), bare(exc) if is_of_the_system(exc) else None
+        raise _Lost(reason) from cause

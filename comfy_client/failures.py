@@ -7,11 +7,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from types import CodeType
-from typing import Final
+from types import CodeType, TracebackType
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+
+Error = TypeVar("Error", bound=BaseException)
 
 #: TLS may say so of any connection that ends too early, the request being sent already.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -87,8 +89,70 @@ def explain(
         if isinstance(cause, TimeoutError):
             return RequestTimeout(f"{what}: no complete answer in time")
         if isinstance(cause, OSError) and cause.errno is not None and _is_no_route(cause):
-            return ServerUnreachable(f"{url}: {cause.strerror}")
+            return ServerUnreachable(f"{url}: {told(cause)}")
     return TransportError(f"{what}: the connection was cut before the answer was whole")
+
+
+def is_of_the_system(exc: BaseException) -> bool:
+    """Whether the words of an exception are the system's, or Python's, and no server's."""
+    if isinstance(exc, ssl.SSLError | ConnectionError | TimeoutError):
+        return True
+    # Libraries raise bare ones, with what a proxy has said.
+    return isinstance(exc, OSError) and isinstance(exc.errno, int) and _is_builtin(exc)
+
+
+def _is_builtin(exc: BaseException) -> bool:
+    return type(exc).__module__ in ("builtins", "socket", "ssl")
+
+
+def told(exc: BaseException) -> str:
+    """What an exception of the system says, in one line."""
+    return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
+
+
+def bare(exc: Error) -> Error:
+    """An exception without the frames and the chain in which libraries hold what was sent."""
+    exc.__cause__ = exc.__context__ = exc.__traceback__ = None
+    return exc
+
+
+def without_libraries(exc: BaseException) -> BaseException:
+    """What passes through, such as a Ctrl-C, without what libraries were at, with what headers."""
+    seen: set[int] = set()
+    each: BaseException | None = exc
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        each.__traceback__ = _of_others(each.__traceback__)
+        if each.__context__ is not None and _is_of_library(type(each.__context__).__module__):
+            each.__context__ = None
+        each = each.__context__
+    return exc
+
+
+def _of_others(step: TracebackType | None) -> TracebackType | None:
+    steps = []
+    while step is not None:
+        if not _is_of_library(step.tb_frame.f_globals.get("__name__", "")):
+            steps.append(step)
+        step = step.tb_next
+    made: TracebackType | None = None
+    for step in reversed(steps):
+        made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return made
+
+
+def _is_of_library(module: str) -> bool:
+    return f"{module}.".startswith(_LIBRARIES)
+
+
+_LIBRARIES: Final = ("requests.", "urllib3.", "http.client.", "websocket.", "socks.")
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """A text on one line, in which no sign does anything to a log or a terminal."""
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def is_for_another(status: int) -> bool:

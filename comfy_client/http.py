@@ -15,17 +15,20 @@ import json as jsonlib
 import logging
 import math
 import os
+import re
 import socket
 import ssl
 import sys
 import threading
 import time
+import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from http.cookiejar import Cookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import requests
 import urllib3
@@ -48,7 +51,16 @@ from .errors import (
     TransportError,
     UnexpectedResponse,
 )
-from .failures import causes, explain, interruption
+from .failures import (
+    bare,
+    causes,
+    explain,
+    interruption,
+    is_of_the_system,
+    one_line,
+    told,
+    without_libraries,
+)
 from .multipart import Form, opened
 
 if TYPE_CHECKING:
@@ -139,6 +151,7 @@ class Http:
         self.max_json = _bytes("max_json", max_json)
         self._own_session = session is None
         self._session = _new_session() if session is None else session
+        self._given_cookies = [str(cookie.value) for cookie in self._session.cookies]
         if session is not None:
             _check_adapter(session, address)
         self._live: set[Exchange] = set()  # each step of a set is whole: no lock
@@ -158,6 +171,7 @@ class Http:
         self._is_foreign = False  # whether neither was there when it was looked for last
         self._closed = False
         self.left_behind = False  #: Whether a pickle, in which no secret travels, lost some.
+        _hide_in_logs(self)
 
     # -- what does not change ------------------------------------------------------------
 
@@ -259,13 +273,14 @@ class Http:
         applied = creds.apply(self.credentials)
         with self._lock:
             changed = applied != self._applied
+            if changed and self._template is not None:
+                self.secrets()  # those that were sent stay secret
             if changed or self._template is None:
                 template = self._prepare(applied)
                 self._applied, self._template = applied, template
                 if self.recorder is not None:  # before anybody sends them
                     self.tell_secrets(self.recorder.secrets)
         if changed:
-            _hide_in_logs(applied)
             self._warn_of_open_password(applied)
         return changed
 
@@ -333,16 +348,35 @@ class Http:
         """
         from .redaction import is_secret_name  # whoever has Secrets has loaded it
 
-        sent = self._given_headers if self._template is None else self._template.headers
-        secrets.add_headers(self._applied.headers)
-        secrets.add_headers({name: sent[name] for name in sent if is_secret_name(name)})
-        if self._template is not None:
-            secrets.add_query((self._template.url or "").partition("?")[2])
-        for proxy in self.proxies.values():
+        template, session = self._template, self._session
+        sent = self._given_headers if template is None else template.headers
+        secrets.add_headers(self._applied.headers, pinned=True)
+        named = {name: sent[name] for name in sent if is_secret_name(name)}
+        secrets.add_headers(named, pinned=True)
+        secrets.add(self._applied.query.values(), pinned=True)
+        if template is not None:
+            secrets.add_query((template.url or "").partition("?")[2])
+        given = [*(self._proxies or {}).values(), *session.proxies.values()]
+        for proxy in filter(None, [*given, *self.proxies.values()]):
             secrets.add_url(proxy)
-        auth = self._session.auth
-        password = auth[1] if isinstance(auth, tuple) else getattr(auth, "password", None)
-        secrets.add([password] if isinstance(password, str) else [])
+        secrets.add_auth(session.auth)
+        secrets.add(self._given_cookies, pinned=True)
+        secrets.add(str(cookie.value) for cookie in session.cookies)  # of servers, too
+
+    @functools.cached_property
+    def _secrets(self) -> Secrets:
+        from .redaction import Secrets  # only errors want it
+
+        return Secrets()
+
+    def secrets(self) -> Secrets:
+        """All that is secret and was sent so far, credentials that were changed since included."""
+        self.tell_secrets(self._secrets)
+        return self._secrets
+
+    def hide(self, value: Any) -> Any:
+        """A text, or the texts in JSON, of a server without what is secret of ours."""
+        return self.secrets().hide_words_in(value)
 
     def _warn_of_open_password(self, applied: creds.Applied) -> None:
         open_line = self.address.scheme == "http" and not self.address.is_loopback
@@ -572,7 +606,8 @@ class Http:
                 response.close()
         except (ComfyError, GeneratorExit):
             raise
-        except BaseException:
+        except BaseException as exc:
+            without_libraries(exc)
             # A Ctrl-C, or an alarm, may come anywhere in urllib3: when a connection was given
             # back, and who gave it does not know yet and would do so again, for two to share.
             if self._own_session:
@@ -640,7 +675,8 @@ class Http:
     ) -> requests.Response:
         url = self.address.http_url + path
         request = self._new_request(method, path, params, headers, body)
-        verify, cert, proxies = self.verify, self.cert, self._usable_proxies
+        verify, cert = self.verify, self.cert
+        _ = self._usable_proxies  # which have passwords in them: no local of this frame
         tries = 2 if method in ("GET", "HEAD") else 1
         # A POST cannot be asked again, and whoever has little patience cannot wait to find out.
         if time.monotonic() - self._answered_at > (STALE if tries == 1 else patience.get()):
@@ -664,7 +700,7 @@ class Http:
                     timeout=(min(self.connect_timeout, left), min(pause, patience.get(), left)),
                     verify=verify,
                     cert=cert,
-                    proxies=proxies,
+                    proxies=self._usable_proxies,
                     allow_redirects=False,
                 )
             except _FAILURES as exc:
@@ -757,12 +793,13 @@ class Http:
 
     def _redact(self, request: requests.PreparedRequest, value: Any) -> Any:
         """A text, or texts in JSON, without what a request proved or entrusted to the server."""
-        from .redaction import Secrets, is_secret_name  # only errors want it
+        from .redaction import is_secret_name  # only errors want it
 
-        secrets = Secrets()
-        self.tell_secrets(secrets)
+        secrets = self.secrets()
         sent = request.headers
         secrets.add_headers({name: sent[name] for name in sent if is_secret_name(name)})
+        query = parse_qsl((request.url or "").partition("?")[2])
+        secrets.add(word for name, word in query if is_secret_name(name, in_query=True))
         if isinstance(request.body, bytes):
             with contextlib.suppress(ValueError, RecursionError):
                 secrets.add_named(jsonlib.loads(request.body))
@@ -953,38 +990,69 @@ def _new_session() -> requests.Session:
     return session
 
 
-class _QueryFilter(logging.Filter):
-    """urllib3 logs URLs with their query, in which a token may stand."""
+class _Hiding(logging.Filter):
+    """Has the logs of libraries, and tracebacks in ours, show no secret of a client that lives.
 
-    def __init__(self, secrets: Secrets) -> None:
+    urllib3 logs URLs with their query, and headers of a server that it cannot read;
+    websocket-client the whole handshake.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.secrets = secrets
+        self._lock = threading.RLock()  # guards the set, which threads may add to meanwhile
+        self._clients: weakref.WeakSet[Http] = weakref.WeakSet()
+
+    def add(self, client: Http) -> None:
+        """From now on, of this client too."""
+        with self._lock:
+            self._clients.add(client)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(map(self._redacted, record.args))
+        try:
+            self._hide(record)
+        except Exception as exc:  # noqa: BLE001  # a log is no reason to fail
+            record.msg, record.args = f"a record that cannot be told: {type(exc).__name__}", ()
+            record.exc_info = None
         return True
 
-    def _redacted(self, arg: object) -> object:
-        text = str(arg)
-        shown = self.secrets.hide_words(text)
-        return arg if shown == text else shown
+    def _hide(self, record: logging.LogRecord) -> None:
+        if record.name != _OURS:
+            said = record.getMessage()
+            shown = one_line(self._hidden(said))
+            if shown != said:
+                record.msg, record.args = shown, ()
+        elif isinstance(record.args, tuple):
+            # An error may hold a server's words: no line of a log is made by them.
+            record.args = tuple(
+                one_line(str(arg)) if isinstance(arg, BaseException) else arg for arg in record.args
+            )
+        if record.exc_info and record.exc_info[1] is not None:
+            said = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+            shown = self._hidden(said)
+            if shown != said:
+                record.exc_info, record.exc_text = None, shown
+
+    def _hidden(self, text: str) -> str:
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            text = client.secrets().hide_words(text)
+        return text
 
 
-@functools.cache
-def _query_filter() -> _QueryFilter:
-    """The one of this process."""
-    from .redaction import Secrets  # few clients have a token in their query
-
-    return _QueryFilter(Secrets())
+_OURS = "comfy_client"
+_hiding: Final = _Hiding()
 
 
-def _hide_in_logs(applied: creds.Applied) -> None:
-    if applied.query:
-        hiding = _query_filter()
-        hiding.secrets.add(applied.query.values())
-        for name in ("connectionpool", "connection", "util.retry"):
-            logging.getLogger(f"urllib3.{name}").addFilter(hiding)
+def _hide_in_logs(client: Http) -> None:
+    _hiding.add(client)
+    known = [name for name in list(logging.root.manager.loggerDict) if name.startswith(_LOGGERS)]
+    for name in (*known, "websocket", _OURS):
+        logging.getLogger(name).addFilter(_hiding)  # which it has once only
+
+
+#: Libraries that log what is sent and what comes.
+_LOGGERS = ("requests", "urllib3", "websocket")
 
 
 def _check_adapter(session: requests.Session, address: Address) -> None:
@@ -1116,23 +1184,24 @@ def _transport_error(
     url: str,
     connect_timeout: float,
 ) -> tuple[BaseException, BaseException | None]:
-    """Our error, and its cause below requests and urllib3, whose errors hold secrets."""
+    """Our error, and what the system said: errors of libraries hold what was sent, and came."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
-        return interrupted, interrupted.__cause__
+        return without_libraries(interrupted), interrupted.__cause__
     chain = list(causes(exc, outer))
-    cause = next((c for c in chain if not type(c).__module__.startswith(_LIBRARIES)), None)
+    cause = next((c for c in chain if is_of_the_system(c)), None)
     names = {type(cause).__name__ for cause in chain}
     error: ComfyError
     if isinstance(exc, requests.exceptions.InvalidSchema):
         error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
     elif "ProxyError" in names:
-        said = f": {cause}" if cause is not None else ""
+        status = next(filter(None, map(_tunnel_status, chain)), None)
+        said = f": it answered {status}" if status else f": {told(cause)}" if cause else ""
         unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
         error = ServerUnreachable(
             f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
             f"does not let us through{said}",
-            retryable=not unknown and "Tunnel connection failed: 4" not in said,
+            retryable=not unknown and not (status and 400 <= status < 500),
         )
     elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
         error = ServerUnreachable(f"{url}: no connection within {connect_timeout:g} s")
@@ -1151,8 +1220,15 @@ def _transport_error(
             error = TransportError(f"{error}, when the request may have been sent")
         elif is_new and not isinstance(error, ServerUnreachable):
             # Whatever it was that failed, such as a SOCKS proxy, nothing was sent.
-            error = ServerUnreachable(f"{url}: no connection ({cause or 'no reason is given'})")
-    return error, cause
+            reason = told(cause) if cause else "no reason is given"
+            error = ServerUnreachable(f"{url}: no connection ({reason})")
+    return error, None if cause is None else bare(cause)
+
+
+def _tunnel_status(exc: BaseException) -> int | None:
+    """What a proxy answered, whose reason phrase may be anything."""
+    found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
+    return int(found[1]) if found else None
 
 
 def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
@@ -1163,6 +1239,3 @@ def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
             "use transport='poll'; or take none with proxies={}"
         )
     return "the Session has no adapter for it"
-
-
-_LIBRARIES = ("requests.", "urllib3.")

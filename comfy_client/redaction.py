@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import html
+import html.entities
 import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 STARS: Final = "***"
@@ -136,44 +137,55 @@ class Secrets:
     """The words that are known to be secret; grows, and may be asked from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards adding; a finalizer may come in between
+        self._lock = threading.RLock()  # guards what follows; a finalizer may come in between
+        #: Credentials, which nothing that a server sends pushes out; and the rest.
+        self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
-        self._spellings: tuple[str, ...] = ()  # longest first
-        self._bytes: tuple[bytes, ...] = ()
-        self._seen: set[tuple[str, str]] = set()  # headers that were looked at
+        self._found: _Found | None = None  #: What to look for; made when it is wanted.
         self._folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Secrets {len(self._known)}>"
+        return f"<Secrets {len(self._pinned) + len(self._known)}>"
 
     # -- learning ------------------------------------------------------------------------
 
-    def add(self, words: Iterable[str], shortest: int = SHORTEST) -> None:
-        """Hide these from now on."""
-        new = [word for word in words if len(word) >= shortest and word not in self._known]
+    def add(self, words: Iterable[str], shortest: int = SHORTEST, *, pinned: bool = False) -> None:
+        """Hide these from now on; ``pinned``: they are ours, and no server's doing."""
+        new = [word for word in words if len(word) >= shortest]
         if not new:
             return
         with self._lock:
-            known = dict.fromkeys([*self._known, *new][-MOST_WORDS:])
-            found = {spelling for word in known for spelling in _spellings(word)}
-            self._spellings = tuple(sorted(found, key=len, reverse=True))
-            self._bytes = tuple(word.encode("utf-8", "surrogatepass") for word in self._spellings)
-            self._known = known
+            to = self._pinned if pinned else self._known
+            is_new = False
+            for word in new:
+                if not pinned and word in self._pinned:
+                    continue
+                is_new |= word not in to
+                to.pop(word, None)
+                to[word] = None  # the latest, also when it was known before
+            while len(to) > MOST_WORDS:
+                del to[next(iter(to))]
+            if is_new:
+                self._found = None
 
-    def add_headers(self, headers: Mapping[str, str | bytes]) -> None:
+    @property
+    def _sought(self) -> _Found:
+        found = self._found
+        if found is None:
+            with self._lock:
+                found = self._found = _Found.of([*self._pinned, *self._known])
+        return found
+
+    def add_headers(self, headers: Mapping[str, str | bytes], *, pinned: bool = False) -> None:
         """What a request or a handshake brings along to prove who we are."""
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
-            if name.lower() in _PLAIN_HEADERS or (name, value) in self._seen:
-                continue
-            if len(self._seen) < MOST_WORDS:
-                self._seen.add((name, value))
-            if not value.startswith(_AGENTS):
-                self.add(_words_of_header(name, value))
+            if name.lower() not in _PLAIN_HEADERS and not value.startswith(_AGENTS):
+                self.add(_words_of_header(name, value), pinned=pinned)
 
     def add_query(self, query: str) -> None:
         """Parameters that go on every request."""
-        self.add(value for _, value in parse_qsl(query))
+        self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
         """The password in the URL of a proxy."""
@@ -184,11 +196,20 @@ class Secrets:
         pair = f"{unquote(name)}:{unquote(password)}".encode()
         if name:
             words.append(base64.b64encode(pair).decode())
-        self.add(words)
+        self.add(words, pinned=True)
 
-    def add_named(self, value: Any) -> None:
+    def add_named(self, value: Any, *, pinned: bool = False) -> None:
         """Values in JSON of ours whose names make them secret."""
-        self.add(_named(value), SHORTEST_NAMED)
+        self.add(_named(value), SHORTEST_NAMED, pinned=pinned)
+
+    def add_auth(self, auth: object) -> None:
+        """The ``auth`` of a Session: a pair, or an object with a password or a token."""
+        if isinstance(auth, tuple):
+            words = [each for each in auth[1:] if isinstance(each, str)]
+        else:
+            fields = getattr(auth, "__dict__", {})
+            words = [*_named({n: v for n, v in fields.items() if isinstance(v, str | Mapping)})]
+        self.add(words, pinned=True)
 
     # -- hiding --------------------------------------------------------------------------
 
@@ -197,26 +218,51 @@ class Secrets:
         small = text.lower()
         return (
             "\\" in text  # in JSON an escape may spell any letter
-            or any(word in text for word in (*self._spellings, *self._folders))
+            or "%" in text
+            or "&" in text
+            or any(word in text for word in (*self._sought.texts, *self._folders))
             or any(sign in small for sign in _SIGNS)
         )
 
-    def hide_words(self, text: str) -> str:
-        """A text of ours without the words that are known."""
-        for word in self._spellings:
-            if word in text:
-                text = text.replace(word, STARS)
+    def hide_words(self, text: str, shortest: int = SHORTEST) -> str:
+        """A text without the words that are known and of so many letters, however written."""
+        sought = self._sought
+        for spelling in sought.texts:
+            if spelling in text and len(spelling) >= shortest:
+                text = text.replace(spelling, STARS)
+        if _ENCODED.search(text):
+            # A mixture that nobody writes who does not mean to: nothing of it is a fact.
+            plain = list(_decoded(text))
+            words = (word for word in sought.words if len(word) >= shortest)
+            if any(word in each for word in words for each in plain):
+                return STARS
         return text
 
+    def hide_name(self, name: str) -> str:
+        """A name or an id that a server has given: a short word may be the protocol's own."""
+        return self.hide_words(name, SHORTEST_NAMED)
+
     def hide_words_in(self, value: Any) -> Any:
-        """A JSON value, in whose texts the known words are hidden; names and numbers stay."""
+        """A JSON value, in whose texts the known words are hidden; facts stay."""
         if isinstance(value, str):
             return self.hide_words(value)
         if isinstance(value, Mapping):
-            return {key: self.hide_words_in(each) for key, each in value.items()}
-        if isinstance(value, list):
+            return {
+                self.hide_name(key) if isinstance(key, str) else key: self.hide_words_in(each)
+                for key, each in value.items()
+            }
+        if isinstance(value, list | tuple):
             return [self.hide_words_in(each) for each in value]
+        if isinstance(value, int | float) and self._is_secret_number(value):
+            return STARS
         return value
+
+    def _is_secret_number(self, value: float) -> bool:
+        # Python writes no number of thousands of digits, and no secret is one of that length.
+        if isinstance(value, int) and value.bit_length() > 1000:
+            return False
+        text = str(value)
+        return len(text) >= SHORTEST_NAMED and text in self._sought.texts
 
     def hide_text(self, text: str) -> str:
         """``text`` without its secrets."""
@@ -247,7 +293,7 @@ class Secrets:
 
     def hide_bytes(self, data: bytes) -> bytes:
         """As long as before; the words only: what is no text has no patterns."""
-        for word in self._bytes:
+        for word in self._sought.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))
         return data
@@ -263,23 +309,16 @@ class Secrets:
             raise RecursionError("nested too deeply")
         if isinstance(value, Mapping):
             return {
-                self._hide_key(key): self.hide(
+                self.hide_name(key): self.hide(
                     each, all_texts=all_texts or _is_secret(key, each), depth=depth + 1
                 )
                 for key, each in value.items()
             }
         if isinstance(value, list):
             return [self.hide(each, all_texts=all_texts, depth=depth + 1) for each in value]
-        if isinstance(value, int | float) and str(value) in self._spellings:
+        if isinstance(value, int | float) and self._is_secret_number(value):
             return STARS
         return value
-
-    def _hide_key(self, key: str) -> str:
-        # A short word may be one that the protocol uses too.
-        for word in self._spellings:
-            if len(word) >= SHORTEST_NAMED and word in key:
-                key = key.replace(word, STARS)
-        return key
 
     def hide_query(self, query: str) -> str:
         """The part of a URL behind ``?``."""
@@ -292,16 +331,95 @@ class Secrets:
         return "&".join(pairs)
 
 
-def _spellings(word: str) -> Iterator[str]:
-    """How a word may look in a URL, a page, or JSON within a text."""
-    yield word
-    yield quote(word)
-    yield quote(word, safe="")
-    yield quote_plus(word)
-    yield html.escape(word)
-    yield json.dumps(word)[1:-1]
-    yield json.dumps(word, ensure_ascii=False)[1:-1]
-    yield repr(word)[1:-1]
+class _Found(NamedTuple):
+    """What is looked for, longest first."""
+
+    words: tuple[str, ...]
+    texts: tuple[str, ...]  #: The words in all their spellings.
+    data: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, words: list[str]) -> _Found:
+        spelled = {spelling for word in words for spelling in _spellings(word)}
+        texts = tuple(sorted(spelled, key=len, reverse=True))
+        plain = {
+            each for word in words for each in (word, *_decoded(word)) if len(each) >= SHORTEST
+        }
+        data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
+        return cls(tuple(sorted(plain, key=len, reverse=True)), texts, data)
+
+
+@functools.lru_cache(2 * MOST_WORDS)
+def _spellings(word: str) -> frozenset[str]:
+    """How a word may look in a URL, a page, JSON (of PHP and Go, too), and in base64."""
+    plain = word.encode("utf-8", "surrogatepass")
+    quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
+    in_json = [json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]]
+    found = {
+        word,
+        *quoted,
+        *(_PERCENT.sub(lambda found: found[0].lower(), each) for each in quoted),
+        *map(quote, quoted),
+        *in_json,
+        *(each.replace("/", "\\/") for each in in_json),
+        *(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", each) for each in in_json),
+        html.escape(word),
+        *(_SIGN.sub(partial(_as_entity, form), word) for form in _ENTITIES),
+        repr(word)[1:-1],
+    }
+    for encoded in (base64.b64encode(plain), base64.urlsafe_b64encode(plain)):
+        bare = encoded.decode().rstrip("=")
+        # Without its last letter, into which what follows would reach.
+        found |= {encoded.decode(), bare, bare[:-1] if len(plain) % 3 else bare}
+    return frozenset(each for each in found if len(each) >= SHORTEST)
+
+
+_PERCENT = re.compile("%[0-9A-F]{2}")
+_SIGN = re.compile(r"[^\w.~-]")
+_ENTITIES = ("&#{};", "&#x{:x};", "&#x{:X};")
+
+#: Without one of these a text is what it says.
+_ENCODED = re.compile(r"[\\%&]")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([^ux]))", re.DOTALL)
+_ENTITY = re.compile(r"&#(?:[xX]0*([0-9a-fA-F]{1,6})|0*([0-9]{1,7}));?")
+_NAMED = re.compile("&([A-Za-z]{2,31});")
+_DEPTH = 4  #: Encodings within each other that are looked through.
+
+
+def _decoded(text: str) -> Iterator[str]:
+    """What a text says once it is decoded, by each way alone, then by all, again and again."""
+    yield _without_escapes(text)
+    yield unquote(text)
+    for _ in range(_DEPTH):
+        plain = _NAMED.sub(_sign_of_name, _ENTITY.sub(_letter, text))
+        plain = unquote(_without_escapes(plain))
+        if plain == text:
+            return
+        yield (text := plain)
+
+
+def _without_escapes(text: str) -> str:
+    plain = _ESCAPE.sub(lambda found: _letter(found) or found[3], text)
+    if any("\ud800" <= sign <= "\udfff" for sign in plain):  # halves of one that is encoded
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return plain
+
+
+def _as_entity(form: str, found: re.Match[str]) -> str:
+    return form.format(ord(found[0]))
+
+
+def _sign_of_name(found: re.Match[str]) -> str:
+    return html.entities.html5.get(f"{found[1]};", found[0])
+
+
+def _letter(found: re.Match[str]) -> str:
+    digits = found[1] or found[2]
+    if not digits:
+        return ""
+    is_decimal = found[0].startswith("&") and found[1] is None
+    number = int(digits, 10 if is_decimal else 16)
+    return chr(number) if number < 0x110000 else ""
 
 
 def _words_of_header(name: str, value: str) -> Iterator[str]:
