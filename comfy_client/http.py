@@ -676,7 +676,6 @@ class Http:
         url = self.address.http_url + path
         request = self._new_request(method, path, params, headers, body)
         verify, cert = self.verify, self.cert
-        _ = self._usable_proxies  # which have passwords in them: no local of this frame
         tries = 2 if method in ("GET", "HEAD") else 1
         # A POST cannot be asked again, and whoever has little patience cannot wait to find out.
         if time.monotonic() - self._answered_at > (STALE if tries == 1 else patience.get()):
@@ -700,7 +699,7 @@ class Http:
                     timeout=(min(self.connect_timeout, left), min(pause, patience.get(), left)),
                     verify=verify,
                     cert=cert,
-                    proxies=self._usable_proxies,
+                    proxies=self._usable_proxies,  # no local: passwords stand in them
                     allow_redirects=False,
                 )
             except _FAILURES as exc:

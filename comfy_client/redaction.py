@@ -342,8 +342,12 @@ class _Found(NamedTuple):
     def of(cls, words: list[str]) -> _Found:
         spelled = {spelling for word in words for spelling in _spellings(word)}
         texts = tuple(sorted(spelled, key=len, reverse=True))
+        # A backslash may be the word's own, or that of an encoding.
         plain = {
-            each for word in words for each in (word, *_decoded(word)) if len(each) >= SHORTEST
+            each
+            for word in words
+            for each in (word, word.replace("\\", ""), *_decoded(word))
+            if len(each) >= SHORTEST
         }
         data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
         return cls(tuple(sorted(plain, key=len, reverse=True)), texts, data)
@@ -391,11 +395,18 @@ def _decoded(text: str) -> Iterator[str]:
     yield _without_escapes(text)
     yield unquote(text)
     for _ in range(_DEPTH):
-        plain = _NAMED.sub(_sign_of_name, _ENTITY.sub(_letter, text))
-        plain = unquote(_without_escapes(plain))
-        if plain == text:
+        before = text
+        for step in (_without_entities, _without_escapes, unquote):
+            plain = step(text)
+            if plain != text:  # each, for a word may itself look like an encoding
+                yield plain
+            text = plain
+        if text == before:
             return
-        yield (text := plain)
+
+
+def _without_entities(text: str) -> str:
+    return _NAMED.sub(_sign_of_name, _ENTITY.sub(_letter, text))
 
 
 def _without_escapes(text: str) -> str:
