@@ -60,6 +60,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Largest message that is read, in bytes; a larger one ends the connection.
 MAX_FRAME: Final = 512 << 20
+#: The same of a text, which takes many times its size once it is decoded.
+MAX_TEXT: Final = 32 << 20
 #: Largest answer to a handshake, in bytes.
 MAX_HANDSHAKE: Final = 1 << 20
 #: The code with which a server closes a socket that it does not let in.
@@ -185,6 +187,7 @@ class Connection:
         self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
         self.generation: int = 0  #: How many connections have been greeted.
         self._frames: Frames | None = None
+        self._unforeseen: set[type[Exception]] = set()  # what was logged as such
 
     # -- from any thread -----------------------------------------------------------------
 
@@ -293,28 +296,47 @@ class Connection:
         with self._lock:
             if self._thread is not threading.current_thread():
                 return  # a Ctrl-C came while it was started, and another has taken its place
-        cause: Exception | None = None
         try:
             while not self._stopped:
-                if self._poll_only:
-                    self._enter(State.POLLING)
-                    self._polls()
-                    self._poll_for(float("inf"))
-                    continue
-                self._enter(State.CONNECTING)
                 try:
-                    self._listen()
-                except (ComfyError, OSError) as exc:
-                    if self._stopped:
-                        return
-                    self._pause_after(_without_frames(exc))
-        except ReferenceError:
-            return
-        except Exception as exc:  # a bug of ours: end loudly, never spin
-            cause = exc
-            log.exception("the event thread ended by a defect of comfy_client")
+                    self._once()
+                except ReferenceError:
+                    return
+                except Exception as exc:  # noqa: BLE001 - in what pauses and tells
+                    with contextlib.suppress(Exception):  # as there may be no memory for a line
+                        self._log(exc)
+                    with contextlib.suppress(Exception):
+                        self._failures += 1
+                        self._enter(State.WAITING, _failed(exc))
+                        self._sleep(self._longest_pause)
         finally:
-            self._enter(State.CLOSED, cause)
+            self._enter(State.CLOSED)
+
+    def _once(self) -> None:
+        """One dial, all that comes of it, and the pause behind it; or polls without end."""
+        if self._poll_only:
+            self._enter(State.POLLING)
+            self._polls()
+            self._poll_for(float("inf"))
+            return
+        self._enter(State.CONNECTING)
+        try:
+            self._listen()
+        except ReferenceError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - looked at below
+            if self._stopped:
+                return
+            is_foreseen = isinstance(exc, ComfyError | OSError)
+            if not is_foreseen:
+                self._log(exc)
+            self._pause_after(_without_frames(exc if is_foreseen else _failed(exc)))
+
+    def _log(self, exc: Exception) -> None:
+        """Something of which nobody thought: once of each kind, whatever the server sends."""
+        if type(exc) not in self._unforeseen:
+            self._unforeseen.add(type(exc))
+            log.error("the event thread failed by a defect of comfy_client", exc_info=exc)
 
     def _owned(self) -> Owner:
         owner = self._owner()
@@ -359,12 +381,17 @@ class Connection:
                 raise
             reason = self._redial or _why_ended(exc)
             cause = bare(exc) if is_of_the_system(exc) else None
+        except Exception as exc:
+            if recorder is not None:
+                recorder.closed(self._ended_by(exc))
+            raise
         finally:
             self._hang_up(ws, sock)
         raise _Lost(reason) from cause
 
     def _ended_by(self, exc: Exception) -> str:
-        ours = self._stopped or self._redial or isinstance(exc, FrameError | _Quiet)
+        theirs = isinstance(exc, websocket.WebSocketException | OSError | _Lost)
+        ours = self._stopped or self._redial or isinstance(exc, _Quiet) or not theirs
         return "client" if ours else "server"
 
     def _dial(self, plan: Plan) -> tuple[websocket.WebSocket, socket.socket, bytes]:
@@ -389,7 +416,7 @@ class Connection:
                 raise _Lost("stopped while dialling")
 
     def _read(self, ws: websocket.WebSocket, sock: socket.socket, begun: bytes) -> None:
-        frames = self._frames = Frames(sock, MAX_FRAME, begun)
+        frames = self._frames = Frames(sock, MAX_FRAME, begun, most_text=MAX_TEXT)
         recorder = self._recorder
         dialled = time.monotonic()
         greeted = False
@@ -509,7 +536,11 @@ class Connection:
         """Whether the queue could be asked over HTTP."""
         try:
             self._owned()._poll_queue()
-        except (ComfyError, OSError) as exc:
+        except ReferenceError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - looked at below
+            if not isinstance(exc, ComfyError | OSError):
+                self._log(exc)
             log.debug("poll failed: %s", exc)
             return False
         return True
@@ -761,6 +792,11 @@ def _why_ended(exc: Exception) -> str:
     return f"the socket ended: {said}"
 
 
+def _failed(exc: Exception) -> TransportError:
+    """What is told of a failure of which nobody thought; the log has the rest."""
+    return _Lost(f"the event thread failed by {type(exc).__name__}")
+
+
 def _without_frames(exc: Exception) -> Exception:
     """Frames in a traceback hold the owner, which must not live as long as its last error."""
     for cause in list(causes(exc)):
@@ -794,7 +830,7 @@ class Line:
 
     def __init__(self, plan: Plan, timeout: float, hold: Callable[[socket.socket], None]) -> None:
         self._ws, self._sock, begun = dial(plan, timeout, hold)
-        self._frames = Frames(self._sock, MAX_FRAME, begun)
+        self._frames = Frames(self._sock, MAX_FRAME, begun, most_text=MAX_TEXT)
 
     def send(self, text: str) -> None:
         """One text message."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from reprlib import repr as brief
 from typing import Any
 
 import attrs
+
+from .values import MOST_ID, by_id, identifier, number, sequence, shallow, text, whole
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -114,16 +117,16 @@ class ProgressState(JobEvent):
     def nodes(self) -> Mapping[str, NodeProgress]:
         """By node id; nodes that have not begun are left out."""
         given = self.raw.get("nodes") if isinstance(self.raw, Mapping) else None
+        found = by_id(given, lambda node: node if isinstance(node, Mapping) else None)
         return {
             key: NodeProgress(
                 node_id=key,
-                state=_text(node.get("state")),
-                value=_number(node.get("value")),
-                max=_number(node.get("max")),
-                display_node_id=_text(node.get("display_node_id")),
+                state=text(node.get("state"), MOST_ID),
+                value=number(node.get("value")),
+                max=number(node.get("max")),
+                display_node_id=identifier(node.get("display_node_id")),
             )
-            for key, node in (given.items() if isinstance(given, Mapping) else ())
-            if isinstance(node, Mapping)
+            for key, node in found.items()
         }
 
 
@@ -312,37 +315,13 @@ class ErrorEvent(Event):
 # -- from the server's data; tolerant of whatever stands there ----------------------------
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _id(value: object) -> str | None:
-    """Ids are text, also where somebody's node sent a number."""
-    if isinstance(value, str) or value is None:  # most of them; the line below is slow
-        return value
-    return None if isinstance(value, (bool, dict, list)) else str(value)
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) and type(value) is not bool else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and type(value) is not bool else None
-
-
-def _ids(value: object) -> tuple[str, ...]:
-    given = value if isinstance(value, list) else ()
-    return tuple(text for item in given if (text := _id(item)) is not None)
-
-
 def _map(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
 def queue_remaining(data: Mapping[str, Any]) -> int | None:
     """The number in ``{"exec_info": {"queue_remaining": N}}``."""
-    return _whole(_map(data.get("exec_info")).get("queue_remaining"))
+    return whole(_map(data.get("exec_info")).get("queue_remaining"))
 
 
 def _status(data: Mapping[str, Any]) -> Event:
@@ -350,7 +329,7 @@ def _status(data: Mapping[str, Any]) -> Event:
         name="status",
         raw=data,
         queue_remaining=queue_remaining(_map(data.get("status"))),
-        sid=_text(data.get("sid")),
+        sid=text(data.get("sid"), MOST_ID),
     )
 
 
@@ -358,8 +337,8 @@ def _execution_start(data: Mapping[str, Any]) -> Event:
     return ExecutionStart(
         name="execution_start",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        timestamp=_whole(data.get("timestamp")),
+        prompt_id=identifier(data.get("prompt_id")),
+        timestamp=whole(data.get("timestamp")),
     )
 
 
@@ -367,19 +346,22 @@ def _execution_cached(data: Mapping[str, Any]) -> Event:
     return ExecutionCached(
         name="execution_cached",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        nodes=_ids(data.get("nodes")),
-        timestamp=_whole(data.get("timestamp")),
+        prompt_id=identifier(data.get("prompt_id")),
+        nodes=sequence(data.get("nodes"), identifier) or (),
+        timestamp=whole(data.get("timestamp")),
     )
 
 
 def _executing(data: Mapping[str, Any]) -> Event:
+    given = data.get("node")
+    node = identifier(given)
     return Executing(
         name="executing",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        node=_id(data.get("node")),
-        display_node=_id(data.get("display_node")),
+        prompt_id=identifier(data.get("prompt_id")),
+        # None would say that the prompt is over.
+        node=node if given is None or node is not None else brief(given),
+        display_node=identifier(data.get("display_node")),
     )
 
 
@@ -387,15 +369,17 @@ def _progress(data: Mapping[str, Any]) -> Event:
     return Progress(
         name="progress",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        value=_number(data.get("value")),
-        max=_number(data.get("max")),
-        node=_id(data.get("node")),
+        prompt_id=identifier(data.get("prompt_id")),
+        value=number(data.get("value")),
+        max=number(data.get("max")),
+        node=identifier(data.get("node")),
     )
 
 
 def _progress_state(data: Mapping[str, Any]) -> Event:
-    return ProgressState(name="progress_state", raw=data, prompt_id=_id(data.get("prompt_id")))
+    return ProgressState(
+        name="progress_state", raw=data, prompt_id=identifier(data.get("prompt_id"))
+    )
 
 
 def _executed(data: Mapping[str, Any]) -> Event:
@@ -403,9 +387,9 @@ def _executed(data: Mapping[str, Any]) -> Event:
     return Executed(
         name="executed",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        node=_id(data.get("node")),
-        display_node=_id(data.get("display_node")),
+        prompt_id=identifier(data.get("prompt_id")),
+        node=identifier(data.get("node")),
+        display_node=identifier(data.get("display_node")),
         output=output if isinstance(output, Mapping) else None,
     )
 
@@ -415,29 +399,28 @@ def execution_success(data: Mapping[str, Any], *, recovered: bool = False) -> Ex
     return ExecutionSuccess(
         name="execution_success",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        timestamp=_whole(data.get("timestamp")),
+        prompt_id=identifier(data.get("prompt_id")),
+        timestamp=whole(data.get("timestamp")),
         recovered=recovered,
     )
 
 
 def execution_error(data: Mapping[str, Any], *, recovered: bool = False) -> ExecutionError:
     """From the event's data, which is also what history keeps."""
-    trace = data.get("traceback")
-    lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
-    message = _text(data.get("exception_message"))
+    lines = sequence(data.get("traceback"), text) or ()
+    message = text(data.get("exception_message"))
     return ExecutionError(
         name="execution_error",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        node_id=_id(data.get("node_id")),
-        node_type=_text(data.get("node_type")),
-        exception_type=_text(data.get("exception_type")),
+        prompt_id=identifier(data.get("prompt_id")),
+        node_id=identifier(data.get("node_id")),
+        node_type=text(data.get("node_type"), MOST_ID),
+        exception_type=text(data.get("exception_type"), MOST_ID),
         exception_message=message.strip() if message else message,
-        traceback="".join(lines),
-        executed=_ids(data.get("executed")),
-        current_inputs=_map(data.get("current_inputs")),
-        timestamp=_whole(data.get("timestamp")),
+        traceback=text("".join(lines)) or "",
+        executed=sequence(data.get("executed"), identifier) or (),
+        current_inputs=shallow(data.get("current_inputs")) or {},
+        timestamp=whole(data.get("timestamp")),
         recovered=recovered,
     )
 
@@ -449,26 +432,23 @@ def execution_interrupted(
     return ExecutionInterrupted(
         name="execution_interrupted",
         raw=data,
-        prompt_id=_id(data.get("prompt_id")),
-        node_id=_id(data.get("node_id")),
-        node_type=_text(data.get("node_type")),
-        executed=_ids(data.get("executed")),
-        timestamp=_whole(data.get("timestamp")),
+        prompt_id=identifier(data.get("prompt_id")),
+        node_id=identifier(data.get("node_id")),
+        node_type=text(data.get("node_type"), MOST_ID),
+        executed=sequence(data.get("executed"), identifier) or (),
+        timestamp=whole(data.get("timestamp")),
         recovered=recovered,
     )
 
 
 def _logs(data: Mapping[str, Any]) -> Event:
-    entries = data.get("entries")
-    return LogsEvent(
-        name="logs",
-        raw=data,
-        entries=tuple(
-            LogEntry(time=_text(item.get("t")), text=_text(item.get("m")) or "")
-            for item in (entries if isinstance(entries, list) else ())
-            if isinstance(item, Mapping)
-        ),
-    )
+    return LogsEvent(name="logs", raw=data, entries=sequence(data.get("entries"), _log_entry) or ())
+
+
+def _log_entry(item: object) -> LogEntry | None:
+    if not isinstance(item, Mapping):
+        return None
+    return LogEntry(time=text(item.get("t"), MOST_ID), text=text(item.get("m")) or "")
 
 
 def _feature_flags(data: Mapping[str, Any]) -> Event:
@@ -476,13 +456,14 @@ def _feature_flags(data: Mapping[str, Any]) -> Event:
 
 
 def _notification(data: Mapping[str, Any]) -> Event:
-    return NotificationEvent(name="notification", raw=data, value=_text(data.get("value")))
+    return NotificationEvent(name="notification", raw=data, value=text(data.get("value")))
 
 
 def unknown(kind: str, message: Mapping[str, Any]) -> UnknownEvent:
     """What a message is whose type is not known here, or whose data are in no form for it."""
     data = message.get("data")
-    prompt_id = _text(data.get("prompt_id")) if isinstance(data, Mapping) else None
+    given = data.get("prompt_id") if isinstance(data, Mapping) else None
+    prompt_id = text(given, MOST_ID)
     return UnknownEvent(name=kind, raw=message, data=data, prompt_id=prompt_id)
 
 

@@ -92,6 +92,7 @@ class Known:
     # Its submission.
     posted_at: float = 0.0
     accepted_at: float | None = None
+    client_id: str = ""  #: In whose name.
     generation: int | None = None  #: Of the connection that saw the submission.
     early: Outcome | None = None  #: Decided before the submission was answered.
     is_elsewhere: bool = False  #: Taken up by its id: its events may go to another client.

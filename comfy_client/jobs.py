@@ -14,6 +14,7 @@ is known from them.  Otherwise history is read, which the server writes after
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import random
@@ -276,8 +277,9 @@ class Jobs:
         api._create_socket()
         connection.wait_settled(time_left(deadline, SETTLE), first_verdict=True)
         # It may have a fresh one by now, as the socket was refused; events go to whom this names.
-        body = {**body, "client_id": api.client_id}
         known = job._known
+        known.client_id = api.client_id
+        body = {**body, "client_id": known.client_id}
         try:
             with self._lock:
                 if self._bell.stopped:
@@ -388,6 +390,7 @@ class Jobs:
             prompt_id = prompt_id if told is None else told.prompt_id or prompt_id
             job = Job(api, prompt_id, graph)
             known = job._known
+            known.client_id = api.client_id
             known.is_elsewhere = known.seek_mark = True
             known.accepted_at = known.posted_at = time.monotonic()
             known.interval = POLL_FIRST
@@ -879,7 +882,8 @@ class Jobs:
 
     def _find(self, api: ComfyApi, job: Job) -> None:
         """Learn under which id the server has it, if it has it; ask no more, unless it may come."""
-        found = find(api, job.prompt_id, time.monotonic() + LOOK_UP)
+        end = time.monotonic() + LOOK_UP
+        found = find(api, job.prompt_id, job._known.client_id, end)
         with self._lock:
             known = job._known
             known.seek_mark = found is None and known.lost_apart is not None
@@ -1044,6 +1048,10 @@ class Jobs:
                     todo += self._conclude(job, event, exc, has_record=False, is_final=False)
         in_full(todo)
 
+    def give_up(self, exc: Exception) -> None:
+        """No question could be asked, for a reason that nobody thought of: all are at fault."""
+        self._put_off(self._api(), self.outstanding, UnexpectedResponse(_nonsense(exc)))
+
     # -- verdicts ------------------------------------------------------------------------
 
     def _result(
@@ -1144,6 +1152,7 @@ class Jobs:
 def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
     """The thread that asks over HTTP.  It holds the jobs only while it works."""
     patience.set(PATIENCE)
+    logged: set[type[Exception]] = set()
     while not bell.stopped:
         jobs = owner()
         if jobs is None:
@@ -1152,9 +1161,13 @@ def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
             delay = jobs.tick()
         except ClientClosed:
             return
-        except Exception:  # a defect of ours must not leave waits without an end
-            log.exception("asking about jobs failed by a defect of comfy_client")
+        except Exception as exc:  # a defect of ours must not leave waits without an end
+            if type(exc) not in logged:
+                logged.add(type(exc))
+                log.exception("asking about jobs failed by a defect of comfy_client")
             delay = SILENCE
+            with contextlib.suppress(Exception):
+                jobs.give_up(exc)
         del jobs
         if delay is None:
             return

@@ -14,8 +14,12 @@ import attrs
 from .errors import WorkflowError
 from .routes.files import IN_MEMORY, FileRoutes
 from .saving import IfExists, safe_name, target_path, write_atomically
+from .values import MOST_ID, exact, identifier, text
 from .workflow import class_of, title_of
 from .workflow.graph import nearest
+
+#: Characters of a file's name, and of its folders': no system has longer ones.
+MOST_NAME: Final = 4096
 
 _MEDIA: Final = {
     "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
@@ -302,29 +306,30 @@ def make_result(
     )
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
 def _walk(
     node_id: str, output: Mapping[str, Any], files: FileRoutes | None
 ) -> tuple[list[OutputFile], list[str]]:
-    """Every list is looked at, whatever its key: a dict with a filename is a file."""
+    """Every list is looked at, whatever its key: a dict with a filename is a file.
+
+    One that could not be asked for by its name is none, and stays in ``raw``.
+    """
     found: list[OutputFile] = []
     texts: list[str] = []
     for key, values in output.items():
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):
-                texts.append(value)
-            elif isinstance(value, Mapping) and _is_name(value.get("filename")):
-                subfolder, kind = value.get("subfolder"), value.get("type")
+                texts.append(text(value, len(value)) or "")
+            elif isinstance(value, Mapping) and exact(value.get("filename"), MOST_NAME):
+                subfolder = value.get("subfolder")
+                if isinstance(subfolder, str) and exact(subfolder, MOST_NAME) is None:
+                    continue
                 found.append(
                     OutputFile(
                         filename=value["filename"],
                         subfolder=subfolder if isinstance(subfolder, str) else "",
-                        type=kind if isinstance(kind, str) and kind else "output",
+                        type=text(value.get("type"), MOST_ID) or "output",
                         node_id=node_id,
-                        key=str(key),
+                        key=identifier(key) or "",
                         raw=value,
                         files=files,
                     )

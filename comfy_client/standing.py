@@ -171,10 +171,12 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*given, canonical)))
 
 
-def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
+def find(api: ComfyApi, prompt_id: str, client_id: str, end: float) -> str | None:
     """The id under which a server has our prompt: ours, or its own with our mark.
 
-    Asks until the moment ``end`` of the monotonic clock.
+    The mark counts where the id itself is nowhere, and beside the ``client_id`` of the
+    submission: anybody can see it, and send it with a prompt of theirs.  Asks until the moment
+    ``end`` of the monotonic clock.
     """
 
     def ask(route: str, **params: int) -> Any:
@@ -183,28 +185,55 @@ def find(api: ComfyApi, prompt_id: str, end: float) -> str | None:
 
     ids = spellings(prompt_id)
     queue = models.Queue.from_json(ask("/queue"))
-    found = _named([*queue.running, *queue.pending], ids)
+    seen: list[_Record] = [*queue.running, *queue.pending]
+    found = _named(seen, ids)
     for one in () if found else ids:
-        found = found or _named(_records(ask(f"/history/{segment(one)}")), ids)
-    return found or _named(_records(ask("/history", max_items=64)), ids)
+        records = _records(ask(f"/history/{segment(one)}"))
+        found = found or _named(records, ids)
+        seen += records
+    if found is None:
+        found = _marked(seen, ids, client_id)
+    if found is None:
+        records = _records(ask("/history", max_items=64))
+        found = _named(records, ids) or _marked(records, ids, client_id)
+    return found
+
+
+_Record = models.QueueItem | models.HistoryEntry
 
 
 def _records(found: object) -> list[models.HistoryEntry]:
-    return [models.HistoryEntry.from_json(entry) for entry in mapping(found, "history").values()]
+    """Those that are about the prompt by whose id they are kept."""
+    records = (
+        (key, models.HistoryEntry.from_json(entry))
+        for key, entry in mapping(found, "history").items()
+    )
+    return [entry for key, entry in records if entry.prompt_id == key]
 
 
-def _named(
-    records: Sequence[models.QueueItem | models.HistoryEntry], ids: Sequence[str]
-) -> str | None:
-    """The id of the record that has one of these as its own, or as our mark."""
+def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
+    """The first of these ids that a record has as its own."""
+    own = {record.prompt_id for record in records}
+    return next((one for one in ids if one in own), None)
+
+
+def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
+    """The id of the record that has one of these as the mark of that client."""
     for one in ids:
         for record in records:
-            if one in (record.prompt_id, record.extra_data.get(MARK)):
+            if is_marked(record, one, client_id):
                 return record.prompt_id
     return None
+
+
+def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
+    """Whether that client has sent it, by this id of its own."""
+    extra = record.extra_data
+    return extra.get(MARK) == prompt_id and extra.get("client_id") == client_id
 
 
 def heeds_id(api: ComfyApi) -> bool:
     """Whether the server's interrupt stops one prompt only; only its version tells."""
     version = api.get_system_stats().comfyui_version or ""
-    return tuple(map(int, re.findall(r"\d{1,9}", version[:100])[:3])) >= _HEEDS_ID
+    parts = re.findall(r"\d{1,9}", version[:100], re.ASCII)
+    return tuple(map(int, parts[:3])) >= _HEEDS_ID

@@ -136,7 +136,7 @@ def _behind_a_page(api: ComfyApi, job: Job) -> str | None:
     """The id of a submission that something on the way has answered, if the server has it."""
     try:
         with patient(PATIENCE):
-            return find(api, job.prompt_id, time.monotonic() + PATIENCE)
+            return find(api, job.prompt_id, job._known.client_id, time.monotonic() + PATIENCE)
     except ComfyError:
         return None
 
@@ -166,7 +166,7 @@ def _look_up(
             return job.prompt_id, True
         try:
             with patient(PATIENCE):
-                found = find(api, job.prompt_id, end)
+                found = find(api, job.prompt_id, job._known.client_id, end)
         except ComfyError as exc:
             looks = 0
             log.debug("look-up failed: %s", exc)

@@ -483,14 +483,20 @@ class _Recovery:
         self._api = api
         queue = api.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
+        marked: list[QueueItem | HistoryEntry] = []
         if not api.get_features():  # before 0.3.45 servers chose the ids
             records += api.get_histories(None).values()
+            # Whose they are, the client_id beside the mark would tell; it was another process's.
+            marked = records
         #: The server's ids by ours.
         self.queued: dict[str, str] = {}
-        for record in records:
-            for name in (record.prompt_id, record.extra_data.get(MARK)):
-                if isinstance(name, str) and name in prompt_ids:
-                    self.queued[name] = record.prompt_id
+        for record in marked:
+            mark = record.extra_data.get(MARK)
+            if isinstance(mark, str) and mark in prompt_ids:
+                self.queued[mark] = record.prompt_id
+        for record in records:  # which counts more
+            if record.prompt_id in prompt_ids:
+                self.queued[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
         """Under which id the server has it, if it has it."""

@@ -28,12 +28,15 @@ from .events import (
     TerminalEvent,
     unknown,
 )
+from .values import MOST_ID, MOST_LEVELS, MOST_TEXT, identifier, is_shallow, text
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
 #: What we tell the server in the first message of each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
+#: Characters of JSON that cannot nest too deep.
+_NO_MATTER = 2 * MOST_LEVELS
 #: About how much more memory JSON takes than its text.
 _IN_MEMORY = 8
 #: Of a frozen event; by its slot, since this is done for each message.
@@ -53,10 +56,14 @@ _MAGIC = (
 
 def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
+    said = str(data, "utf-8", "replace")
     try:
-        message = _loads(str(data, "utf-8", "replace"))
+        message = _loads(said)
     except (ValueError, RecursionError):
         log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
+        return ()
+    if len(said) > _NO_MATTER and _is_deep(said, message):
+        log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
         return ()
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:
@@ -65,7 +72,7 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     payload = message.get("data")
     make = FROM_SERVER.get(kind)
     if make is None or not isinstance(payload, Mapping):
-        event: Event = unknown(kind, message)
+        event: Event = unknown(identifier(kind) or "", message)
     else:
         event = make(payload)
     # Not by what makes it, which history uses too, and which knows no message.
@@ -73,6 +80,11 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))
     return (event,)
+
+
+def _is_deep(said: str, message: object) -> bool:
+    """Whether a JSON text nests too deep; the brackets that it opens tell quickly of most."""
+    return said.count("[") + said.count("{") > MOST_LEVELS and not is_shallow(message)
 
 
 def _terminal(event: LogsEvent) -> tuple[Event, ...]:
@@ -99,14 +111,14 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
             return ()
         return (PreviewEvent(name="b_preview", mime=mime, view=picture, nbytes=len(frame)),)
     if kind == 3:
-        node, text = _prefixed(frame, number)
+        node, said = _prefixed(frame, number)
         if node is not None:
             return (
                 ProgressText(
                     name="progress_text",
                     nbytes=len(frame),
-                    node=str(node, "utf-8", "replace") or None,
-                    text=str(text, "utf-8", "replace"),
+                    node=identifier(str(node[: 4 * MOST_ID], "utf-8", "replace")) or None,
+                    text=text(str(said[: 4 * MOST_TEXT], "utf-8", "replace")) or "",
                 ),
             )
     if kind == 4:
@@ -127,28 +139,26 @@ def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryvi
 def _object(header: memoryview | None) -> Mapping[str, Any] | None:
     if header is None:
         return None
+    said = str(header, "utf-8", "replace")
     try:
-        about = _loads(str(header, "utf-8", "replace"))
+        about = _loads(said)
     except (ValueError, RecursionError):
         return None
-    return about if isinstance(about, dict) else None
+    is_one = isinstance(about, dict) and not (len(said) > _NO_MATTER and _is_deep(said, about))
+    return about if is_one else None
 
 
 def _with_metadata(about: Mapping[str, Any], picture: memoryview) -> tuple[Event, ...]:
-    def text(key: str) -> str | None:
-        value = about.get(key)
-        return value if isinstance(value, str) else None
-
     facts: dict[str, Any] = {
         "raw": about,
         "nbytes": len(picture),
-        "mime": text("image_type") or _sniff(picture),
+        "mime": text(about.get("image_type"), MOST_ID) or _sniff(picture),
         "view": picture,
-        "prompt_id": text("prompt_id"),
-        "node_id": text("node_id"),
-        "display_node_id": text("display_node_id"),
-        "parent_node_id": text("parent_node_id"),
-        "real_node_id": text("real_node_id"),
+        "prompt_id": identifier(about.get("prompt_id")),
+        "node_id": identifier(about.get("node_id")),
+        "display_node_id": identifier(about.get("display_node_id")),
+        "parent_node_id": identifier(about.get("parent_node_id")),
+        "real_node_id": identifier(about.get("real_node_id")),
     }
     return tuple(
         PreviewEvent(name=name, **facts) for name in ("b_preview_with_metadata", "b_preview")

@@ -654,18 +654,42 @@ def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
     until(lambda: not open_sockets(comfy.port))
 
 
-def test_a_defect_ends_the_thread_loudly(
-    make: Make, comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("at", ["_receive", "_announce", "_plan"])
+def test_a_defect_is_a_failed_dial_and_logged_once(
+    make: Make, comfy: ComfyServer, caplog: pytest.LogCaptureFixture, at: str
 ) -> None:
-    """It is logged with its traceback and kept; waiters wake; nothing spins."""
+    """With its traceback; the thread lives, does not spin, and goes on when it is over."""
     owner, link = make(comfy.url, start=False)
-    owner._receive = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+    well, calls = getattr(owner, at), []
+
+    def fail(*_: Any) -> Any:
+        calls.append(time.monotonic())
+        if len(calls) <= 4:
+            raise ZeroDivisionError
+        return well(*_)
+
+    setattr(owner, at, fail)
     link.start()
-    assert link.wait_settled(5, first_verdict=False) in (State.CONNECTED, State.CLOSED)
-    link.join(5)
-    assert link.state is State.CLOSED
-    assert isinstance(link.error, ZeroDivisionError)
-    assert "defect of comfy_client" in caplog.text
+    until(lambda: len(calls) > 4 and link.state is State.CONNECTED)
+    assert calls[4] - calls[0] > 0.01
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert ["defect of comfy_client" in record.getMessage() for record in told] == [True]
+    assert told[0].exc_info is not None
+
+
+def test_a_defect_in_a_poll_does_not_end_the_polls(make: Make) -> None:
+    """Nor does anything else of which nobody thought."""
+    owner, link = make("http://127.0.0.1:1", start=False, poll_only=True)
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise MemoryError if len(calls) < 4 else TransportError("gone")
+
+    owner._poll_queue = fail  # type: ignore[method-assign]
+    link.start()
+    until(lambda: len(calls) > 6)
+    assert link.state is State.POLLING
 
 
 def test_stop_may_interrupt_itself_anywhere(make: Make, comfy: ComfyServer) -> None:

@@ -26,8 +26,13 @@ from tests.interrupted import at_each_step
 GRAPH = {"1": {"class_type": "A", "inputs": {}}}
 
 
-def item(number, prompt_id, mark=None):
-    return [number, prompt_id, GRAPH, {} if mark is None else {MARK: mark}, []]
+def item(number, prompt_id, mark=None, client_id="me"):
+    extra = {} if mark is None else {MARK: mark, "client_id": client_id}
+    return [number, prompt_id, GRAPH, extra, []]
+
+
+def record(prompt_id, mark=None, client_id="me"):
+    return {"prompt": item(1, prompt_id, mark, client_id), "outputs": {}}
 
 
 class Client:
@@ -205,13 +210,20 @@ def test_a_look_that_took_long_has_to_do_for_a_while(monkeypatch):
     ("queue", "single", "recent", "found"),
     [
         ([item(1, "mine")], {}, {}, "mine"),
-        ([item(1, "theirs", "mine")], {}, {}, "theirs"),
-        ([], {"mine": {"prompt": item(1, "mine"), "outputs": {}}}, {}, "mine"),
-        ([], {}, {"theirs": {"prompt": item(1, "theirs", "mine"), "outputs": {}}}, "theirs"),
-        ([item(1, "other")], {}, {"old": {"prompt": item(0, "old"), "outputs": {}}}, None),
+        ([item(1, "own", "mine")], {}, {}, "own"),
+        ([], {"mine": record("mine")}, {}, "mine"),
+        ([], {}, {"own": record("own", "mine")}, "own"),
+        ([item(1, "other")], {}, {"old": record("old")}, None),
+        # Anybody may send our mark, and a server may say of any prompt that it is ours.
+        ([item(1, "theirs", "mine"), item(2, "mine")], {}, {}, "mine"),
+        ([item(1, "theirs", "mine")], {"mine": record("mine")}, {}, "mine"),
+        ([item(1, "theirs", "mine", "them")], {}, {}, None),
+        ([], {}, {"theirs": record("theirs", "mine", "them")}, None),
+        ([], {"mine": record("theirs")}, {}, None),
+        ([], {"mine": record("theirs", "mine")}, {"own": record("own", "mine")}, "own"),
     ],
 )
-def test_a_prompt_is_found_by_its_id_or_by_our_mark(queue, single, recent, found):
+def test_a_prompt_is_found_by_its_id_or_else_by_our_mark(queue, single, recent, found):
     """In the queue, then in its own record, then among the newest records."""
     answers = {
         "/queue": {"queue_running": [], "queue_pending": queue},
@@ -219,7 +231,7 @@ def test_a_prompt_is_found_by_its_id_or_by_our_mark(queue, single, recent, found
         "/history": recent,
     }
     http = SimpleNamespace(json=lambda method, route, params, timeout: answers[route])
-    assert find(SimpleNamespace(_http=http), "mine", time.monotonic() + 5) == found
+    assert find(SimpleNamespace(_http=http), "mine", "me", time.monotonic() + 5) == found
 
 
 def test_an_id_as_it_was_given_counts_before_another_form_of_it():
@@ -233,8 +245,8 @@ def test_an_id_as_it_was_given_counts_before_another_form_of_it():
     answer = {"queue_running": [], "queue_pending": queue}
     api = SimpleNamespace(_http=SimpleNamespace(json=lambda *_, **__: answer))
     end = time.monotonic() + 5
-    assert find(api, lower.upper(), end) == lower.upper()
-    assert find(api, lower, end) == find(api, f"{{{lower}}}", end) == lower
+    assert find(api, lower.upper(), "me", end) == lower.upper()
+    assert find(api, lower, "me", end) == find(api, f"{{{lower}}}", "me", end) == lower
 
 
 @pytest.mark.parametrize(
@@ -249,6 +261,7 @@ def test_an_id_as_it_was_given_counts_before_another_form_of_it():
         ("0.2.99", False),
         ("unknown", False),
         (None, False),
+        ("\u0664.0", False),  # a four, but not of a version
     ],
 )
 def test_only_the_version_says_whether_an_interrupt_heeds_the_id(version, heeds):

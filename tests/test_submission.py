@@ -24,7 +24,7 @@ RECEIPT = QueuedPrompt("the-id", number=3)
 
 
 def a_job(**known):
-    known = {"started": False, "decided": False, **known}
+    known = {"client_id": "me", "started": False, "decided": False, **known}
     return SimpleNamespace(prompt_id="the-id", graph=GRAPH, _known=SimpleNamespace(**known))
 
 
@@ -69,7 +69,7 @@ def found(monkeypatch):
     results = [None]
     monkeypatch.setattr(submission, "time", Clock())
 
-    def find(api, prompt_id, end):
+    def find(api, prompt_id, client_id, end):
         api.looks += 1
         result = results.pop(0) if len(results) > 1 else results[0]
         if isinstance(result, Exception):

@@ -169,7 +169,7 @@ def test_a_bare_picture_is_in_all_once() -> None:
 
 def test_metadata_may_lack_everything() -> None:
     """Missing and odd fields are None, and the picture tells its type."""
-    for about in ({}, dict.fromkeys(ABOUT), dict.fromkeys(ABOUT, 5), {"node_id": [], "x": {}}):
+    for about in ({}, dict.fromkeys(ABOUT), dict.fromkeys(ABOUT, True), {"node_id": [], "x": {}}):
         for event in decode_binary(prefixed(4, text_frame(about), PNG)):
             assert (event.prompt_id, event.node_id, event.real_node_id) == (None, None, None)
             assert event.mime == "image/png"

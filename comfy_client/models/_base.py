@@ -1,15 +1,14 @@
 """How answers of the server become frozen values.
 
 What a server sends may be anything.  Each value that a model takes over passes one of the
-converters here, which gives ``None`` for what is of another kind: a field that may be missing
-is then at its default, and the value itself stays in ``raw``; where the model cannot do
-without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised.
+converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a
+field that may be missing is then at its default, and the value itself stays in ``raw``; where
+the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from reprlib import repr as brief
 from types import NoneType, UnionType
@@ -18,78 +17,20 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 import attrs
 
 from ..errors import UnexpectedResponse
+from ..values import (
+    MOST_ITEMS,
+    Converter,
+    flag,
+    identifier,
+    number,
+    seconds,
+    sequence,
+    table,
+    text,
+    whole,
+)
 
 T = TypeVar("T")
-Converter = Callable[[Any], Any]
-
-#: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 take any text from anybody.
-MOST_ID = 256
-#: Times above this are in milliseconds: as seconds they would be after the year 5000.
-_LATEST = 1e11
-
-
-# -- one value ----------------------------------------------------------------------------
-
-
-def text(value: object) -> str | None:
-    """A text that any encoding carries, file names and URLs too."""
-    if not isinstance(value, str):
-        return None
-    # JSON can hold half of a surrogate pair, which can be neither written nor sent.
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
-
-
-def identifier(value: object) -> str | None:
-    """A short text, or a number as a text; one that is too long is cut, and says so."""
-    if not isinstance(value, str):
-        value = str(value) if type(value) is int and number(value) is not None else None
-    found = text(value)
-    return found if found is None or len(found) <= MOST_ID else f"{found[: MOST_ID - 3]}..."
-
-
-def number(value: object) -> float | None:
-    """A finite number, as ``int`` or ``float``."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # an int that no float can hold
-        return None
-
-
-def whole(value: object) -> int | None:
-    """A number without its fraction: some sizes come as floats."""
-    found = number(value)
-    return None if found is None else int(found)
-
-
-def flag(value: object) -> bool | None:
-    """True or false."""
-    return value if isinstance(value, bool) else None
-
-
-def seconds(value: object) -> float | None:
-    """A time as seconds since 1970, whether it came in seconds or in milliseconds."""
-    found = number(value)
-    return found / 1000 if found is not None and abs(found) > _LATEST else found
-
-
-def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...] | None:
-    """A JSON array, without the items that ``convert`` has no use for."""
-    if not isinstance(value, list | tuple):
-        return None
-    if convert is None:
-        return tuple(value)
-    return tuple(item for item in map(convert, value) if item is not None)
-
-
-def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
-    """A JSON object, without the values that ``convert`` has no use for."""
-    if not isinstance(value, Mapping) or convert is None:
-        return value if isinstance(value, Mapping) else None
-    converted = ((str(key), convert(item)) for key, item in value.items())
-    return {key: item for key, item in converted if item is not None}
-
 
 # -- what cannot be missing ---------------------------------------------------------------
 
@@ -105,6 +46,8 @@ def items(data: object, what: str) -> list[Any]:
     """``data`` as a JSON array."""
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
+    if len(data) > MOST_ITEMS:
+        raise UnexpectedResponse(f"{what}: {len(data)} items, beyond all measure")
     return data
 
 

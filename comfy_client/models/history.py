@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from ._base import build, identifier, items, mapping, seconds, sequence, table, text
+from ..values import by_id, identifier, seconds, sequence, shallow, table, text
+from ._base import build, items, mapping
 from .queue import prompt_record
 
 Message = tuple[str, Mapping[str, Any]]
@@ -66,11 +67,7 @@ class HistoryEntry:
             workflow=record.workflow,
             extra_data=record.extra_data,
             # A node of a custom pack may leave null.
-            outputs={
-                str(node_id): output
-                for node_id, output in mapping(source.get("outputs") or {}, "outputs").items()
-                if isinstance(output, Mapping)
-            },
+            outputs=by_id(mapping(source.get("outputs") or {}, "outputs"), shallow),
             status=None if status is None else HistoryStatus.from_json(status),
             meta=table(source.get("meta")) or {},
             raw=source,

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from ._base import Id, Seconds, build, items, mapping, table
+from ..values import table
+from ._base import Id, Seconds, build, items, mapping
 from .history import HistoryStatus
 
 

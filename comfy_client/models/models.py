@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from ._base import Seconds, build, mapping, texts, whole
+from ..values import whole
+from ._base import Seconds, build, mapping, texts
 
 
 @attrs.frozen

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from ._base import build, mapping, sequence, text
+from ..values import sequence, text
+from ._base import build, mapping
 
 
 def combo_options(spec: Any) -> list[Any] | None:

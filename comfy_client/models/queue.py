@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import attrs
 
 from ..errors import UnexpectedResponse
-from ._base import build, identifier, items, mapping, number, sequence
+from ..values import identifier, number, sequence
+from ._base import build, items, mapping
 
 
 class PromptRecord(NamedTuple):

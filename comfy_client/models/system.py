@@ -9,7 +9,8 @@ import attrs
 
 from ..errors import ComfyError
 from ..events import LogEntry
-from ._base import build, items, mapping, table, text, whole
+from ..values import table, text, whole
+from ._base import build, items, mapping
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import models
+from ..errors import UnexpectedResponse
 from ..http import segment
 from ..models._base import mapping
 from ._base import RECORD_PAUSE, RouteGroup
@@ -65,7 +66,14 @@ class HistoryRoutes(RouteGroup):
             if prompt_id in found or not self._awaits_record(prompt_id):
                 break
             time.sleep(RECORD_PAUSE)
-        return models.HistoryEntry.from_json(found[prompt_id]) if prompt_id in found else None
+        if prompt_id not in found:
+            return None
+        entry = models.HistoryEntry.from_json(found[prompt_id])
+        if entry.prompt_id != prompt_id:
+            raise UnexpectedResponse(
+                f"the history of prompt {prompt_id} is about another, {entry.prompt_id}"
+            )
+        return entry
 
     def clear_history(self) -> None:
         """Forget all prompts that have ended, of all clients; files stay.

@@ -7,8 +7,9 @@ from typing import Any
 from .. import models
 from ..errors import NotFound, NotSupported
 from ..http import segment
-from ..models._base import items, mapping, sequence, text, texts, texts_by_name
+from ..models._base import items, mapping, texts, texts_by_name
 from ..models.nodes import combo_options
+from ..values import sequence, text
 from ._base import RouteGroup
 
 #: Seconds for all node definitions: the server reads its model folders for them, and these

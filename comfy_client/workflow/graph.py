@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..errors import WorkflowError
+from ..values import MOST_ID
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 _LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'
@@ -22,9 +23,6 @@ _COMPARED = 100
 _LOOKED_AT = 100_000
 _MOST_ROUGHLY = 2000
 _MOST_IN_FULL = 20
-
-#: Characters of a composite id.
-_MOST_ID = 256
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
@@ -116,7 +114,7 @@ def as_link(value: object) -> tuple[str, int] | None:
 def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
     """The node of the graph that a composite id belongs to; ``None``: it is unknown."""
     key = str(node_id)
-    if len(key) > _MOST_ID and key not in graph:
+    if len(key) > MOST_ID and key not in graph:
         return None  # no server makes one so long, and cutting it takes the square of its length
     while key not in graph:
         cut = max(key.rfind("."), key.rfind(":"))

@@ -1,0 +1,128 @@
+"""The gate for what a server says: JSON values of a checked type and a bounded size.
+
+What a server sends may be anything.  Each value that a model, an event or an error takes over
+passes one of these converters, which gives ``None`` for what is of another kind, and cuts what
+is too long, with a mark: three dots.  They raise nothing; the value as it came stays in
+``raw``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Final
+
+Converter = Callable[[Any], Any]
+
+#: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 take any text from anybody.
+MOST_ID: Final = 256
+#: Characters of any other text.
+MOST_TEXT: Final = 1 << 20
+#: Items of a list, or of a table.
+MOST_ITEMS: Final = 250_000
+#: Levels of lists and tables in each other, of events and of what nodes left or were given.
+#: What is deeper by far can be neither copied nor written as JSON.
+MOST_LEVELS: Final = 150
+#: Times above this are in milliseconds: as seconds they would be after the year 5000.
+_LATEST: Final = 1e11
+
+
+def text(value: object, most: int = MOST_TEXT) -> str | None:
+    """A text that any encoding carries, file names and URLs too."""
+    if not isinstance(value, str):
+        return None
+    if len(value) > most:
+        value = f"{value[: most - 3]}..."
+    # JSON can hold half of a surrogate pair, which can be neither written nor sent.
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def exact(value: object, most: int) -> str | None:
+    """A text that has no use when it is changed or cut, as the name of a file."""
+    return value if isinstance(value, str) and text(value, most) == value else None
+
+
+def identifier(value: object) -> str | None:
+    """A short text, or a number as a text: somebody's node may send one."""
+    if type(value) is str:  # most of them, and short
+        return value if len(value) <= MOST_ID and value.isascii() else text(value, MOST_ID)
+    if value is None or number(value) is None:
+        return None
+    return text(str(value), MOST_ID)
+
+
+def number(value: object) -> float | None:
+    """A finite number, as ``int`` or ``float``."""
+    if type(value) is not int and type(value) is not float:
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an int that no float can hold
+        return None
+
+
+def whole(value: object) -> int | None:
+    """A number without its fraction: some sizes come as floats."""
+    found = number(value)
+    return found if found is None or type(found) is int else int(found)
+
+
+def flag(value: object) -> bool | None:
+    """True or false."""
+    return value if isinstance(value, bool) else None
+
+
+def seconds(value: object) -> float | None:
+    """A time as seconds since 1970, whether it came in seconds or in milliseconds."""
+    found = number(value)
+    return found / 1000 if found is not None and abs(found) > _LATEST else found
+
+
+def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...] | None:
+    """A JSON array, without the items that ``convert`` has no use for."""
+    if type(value) is not list and type(value) is not tuple:
+        return None
+    given = value if len(value) <= MOST_ITEMS else value[:MOST_ITEMS]
+    if convert is None:
+        return tuple(given)
+    return tuple([item for item in map(convert, given) if item is not None])
+
+
+def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
+    """A JSON object, without the values that ``convert`` has no use for."""
+    if not isinstance(value, Mapping) or convert is None:
+        return value if isinstance(value, Mapping) else None
+    converted = (
+        (key if key.isascii() and len(key) <= MOST_ID else text(key) or "", convert(item))
+        for key, item in islice(value.items(), MOST_ITEMS)
+    )
+    return {key: item for key, item in converted if item is not None}
+
+
+def by_id(value: object, convert: Converter) -> dict[str, Any]:
+    """A JSON object whose keys are ids of nodes or prompts; empty for what is none."""
+    pairs = islice(value.items(), MOST_ITEMS) if isinstance(value, Mapping) else ()
+    converted = ((identifier(key), convert(item)) for key, item in pairs)
+    return {key: item for key, item in converted if key is not None and item is not None}
+
+
+def shallow(value: object) -> Mapping[str, Any] | None:
+    """A JSON object that anything can be done with: not too many levels of it in each other."""
+    return value if isinstance(value, Mapping) and is_shallow(value) else None
+
+
+def is_shallow(value: object) -> bool:
+    """Whether a JSON value can be copied, shown and written."""
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        if not below:
+            return True
+        level = below
+    return False
