@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import attrs
 import pytest
@@ -33,6 +29,7 @@ from comfy_client.routes import (
     UserRoutes,
 )
 from tests.conftest import examples
+from tests.spoilt import JSON, fits, places, spoilt
 
 RECORDINGS = Path(__file__).with_name("recordings")
 
@@ -229,63 +226,6 @@ def test_what_is_new_in_2026_is_on_the_values_or_in_raw() -> None:
 
 # -- spoilt -------------------------------------------------------------------------------
 
-_HOSTILE = st.sampled_from(
-    [
-        *(None, True, False, 0, -1, 10**400, -(10**400), 1e308, math.nan, math.inf, -math.inf),
-        *("", "x" * 5000, "\ud800", "1", "..", "\0", [], {}, [[]], [None], {"": None}, [{}, 1]),
-    ]
-)
-_JSON = st.recursive(
-    _HOSTILE | st.floats() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a JSON value: the whole, and each part of it."""
-    yield path
-    inner = value.items() if isinstance(value, Mapping) else ()
-    for key, item in enumerate(value) if isinstance(value, list) else inner:
-        yield from places(item, (*path, key))
-
-
-def spoilt(body: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """The answer with another value in one place."""
-    if not place:
-        return value
-    body = copy.deepcopy(body)
-    inner = body
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    return body
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that its field has, and can be worked with."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return any(fits(value, one) for one in args)
-    if kind is Annotated:
-        return fits(value, args[0])
-    if kind is tuple:
-        each = itertools.repeat(args[0]) if args[1] is ... else args
-        return isinstance(value, tuple) and all(map(fits, value, each))
-    if kind is list:
-        return isinstance(value, list) and all(fits(item, args[0]) for item in value)
-    if kind in (dict, Mapping):
-        return isinstance(value, Mapping) and all(fits(item, args[1]) for item in value.values())
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and math.isfinite(value) and value is not True
-    if hint is str:
-        return isinstance(value, str) and bool(value.encode() or True)
-    if hint is type(None):
-        return value is None
-    return isinstance(value, kind or hint) and not (hint is int and isinstance(value, bool))
-
 
 def check(found: Any) -> None:
     """Nothing of a value raises, and its fields are what they say."""
@@ -334,7 +274,7 @@ def test_any_value_in_any_place_of_an_answer_is_taken_or_unexpected(
     """No other exception, no number or text that fails later, nothing of another type."""
     body, call = CALLS[name]
     place = data.draw(st.sampled_from(list(places(body))))
-    answer = spoilt(body, place, data.draw(_JSON))
+    answer = spoilt(body, place, data.draw(JSON))
     try:
         found = call(Api(answer))
     except (UnexpectedResponse, NotFound):
