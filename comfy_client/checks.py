@@ -412,8 +412,8 @@ class Visit:
             return Found("ok", f"let in; {self._sent()}")
         text = f"{answer.status}; {self._sent()}"
         if answer.status == 401:
-            asked = re.match(r"\w+", answer.headers.get("www-authenticate", ""))
-            text += f"; it asks for {self.brief(asked[0], 20)}" if asked else ""
+            asked = re.match(r"\w+", self.redact.told(answer.headers.get("www-authenticate", "")))
+            text += f"; it asks for {asked[0][:20]}" if asked else ""
             advice = "pass credentials=..., which the server or the proxy before it takes"
             if self.http.has_credentials:
                 advice = "the credentials are wrong, or of a kind that is not asked for"
@@ -463,7 +463,8 @@ class Visit:
     def _redirected(self, answer: Answer) -> Found:
         address = self.http.address
         try:
-            to = urlsplit(answer.headers.get("location", ""))
+            # Without secrets first: of what is cut out of it they would not be known.
+            to = urlsplit(self.redact.told(answer.headers.get("location", "")))
             host, scheme = to.hostname or address.host, to.scheme or address.scheme
         except ValueError:
             host, scheme = "what is no URL", address.scheme

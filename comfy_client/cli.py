@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import mimetypes
+import logging
 import os
 import re
 import secrets
@@ -25,6 +25,7 @@ from .client import ComfyApi
 from .credentials import EnvCredentials
 from .errors import AuthenticationError, ComfyError, JobTimeout
 from .events import PreviewEvent, Progress
+from .failures import one_line
 from .outputs import Result
 from .saving import write_atomically
 from .workflow import Workflow
@@ -33,6 +34,8 @@ from .workflow.validate import Version
 
 #: Environment variables that a server's credentials are taken from, and what they hold.
 _SECRETS = {"COMFY_TOKEN": "bearer", "COMFY_LOGIN": "basic"}
+#: And to which server they go; to the one that is named, if that is not set.
+_HOST = "COMFY_HOST"
 _INTERRUPTED = 130  # exit status, as shells have it
 
 #: Values for inputs of the demo's workflow, by node and name.
@@ -48,7 +51,8 @@ def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
     @functools.wraps(command)
     def run(*args: _Options.args, **options: _Options.kwargs) -> None:
         try:
-            command(*args, **options)
+            with _plain_logs():
+                command(*args, **options)
         except BrokenPipeError:
             raise  # nobody reads what we say, which click ends quietly
         except AuthenticationError as exc:
@@ -59,6 +63,26 @@ def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
             raise click.exceptions.Exit(_INTERRUPTED) from None
 
     return run
+
+
+class _PlainLogs(logging.Handler):
+    """Warnings of the library on stderr, as without any handler, but a terminal obeys none."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            for line in self.format(record).splitlines():
+                click.echo(one_line(line), err=True)
+
+
+@contextlib.contextmanager
+def _plain_logs() -> Iterator[None]:
+    handler = _PlainLogs(logging.WARNING)
+    logger = logging.getLogger("comfy_client")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager
@@ -137,7 +161,8 @@ def demo(
 
     Runs on an embedded ComfyUI, whose sampler is simulated, or with --host on a real one.  A
     server that wants a password gets the one in the URL, or the token in the environment
-    variable COMFY_TOKEN, or the user:password in COMFY_LOGIN.
+    variable COMFY_TOKEN, or the user:password in COMFY_LOGIN.  They go to whatever server
+    --host names, unless COMFY_HOST is set: then to that server only.
     """
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -170,8 +195,7 @@ def demo(
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
     else:
-        ending = mimetypes.guess_extension(preview.mime) or ".jpg"
-        path = picture.with_name(f"{picture.stem}-preview{ending}")
+        path = picture.with_name(f"{picture.stem}-preview{_ending(preview.image)}")
         click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")
     click.echo("\nThe same in Python:\n")
     for line in _code(inputs, host):
@@ -180,12 +204,27 @@ def demo(
         click.echo("\nOn a ComfyUI of yours: comfy-client demo --host http://127.0.0.1:8188")
 
 
-def _credentials(host: str) -> EnvCredentials | None:
-    """From the environment, unless they stand in the URL."""
-    if parse_host(host)[1] is not None:
+def _ending(picture: bytes) -> str:
+    """By what a picture is, not by what the server says: a file's name says what opens it."""
+    if picture.startswith(b"\x89PNG"):
+        return ".png"
+    return ".webp" if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" else ".jpg"
+
+
+def _credentials(host: str, *, quietly: bool = False) -> EnvCredentials | None:
+    """From the environment, unless they stand in the URL, or are for another server."""
+    address, login = parse_host(host)
+    if login is not None:
         return None
-    found = (EnvCredentials(name, kind) for name, kind in _SECRETS.items() if os.environ.get(name))
-    return next(found, None)
+    found = next((name for name in _SECRETS if os.environ.get(name)), None)
+    if found is None:
+        return None
+    theirs = os.environ.get(_HOST)
+    if theirs and parse_host(theirs)[0].http_url != address.http_url:
+        if not quietly:
+            click.echo(f"{found} is not sent: it is for the server that {_HOST} names.", err=True)
+        return None
+    return EnvCredentials(found, _SECRETS[found])
 
 
 def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
@@ -207,7 +246,7 @@ def _run(
     """What it left, and the last preview; it is cancelled if it is not waited for."""
     before = api.poll_status().queue_remaining
     if before:
-        click.echo(f"prompts that come first: {before}")
+        click.echo(_one_line(f"prompts that come first: {before}"))
     line = _Line()
     previews: deque[PreviewEvent] = deque(maxlen=1)
     try:
@@ -235,7 +274,7 @@ class _Line:
     def show(self, event: Progress) -> None:
         if not event.max or event.value is None:
             return
-        text = f"step {event.value:g} of {event.max:g}"
+        text = _one_line(f"step {event.value:g} of {event.max:g}")
         if sys.stdout.isatty():
             part = min(1.0, max(0.0, event.value / event.max))
             click.echo(f"\r[{'#' * round(part * 30):30}] {text} ", nl=False)
@@ -259,7 +298,9 @@ def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
         yield "with ComfyServer() as server, ComfyApi(server.url) as api:"
     else:
         address, login = parse_host(host)
-        secret = EnvCredentials("COMFY_LOGIN", "basic") if login else _credentials(host)
+        secret = (
+            EnvCredentials("COMFY_LOGIN", "basic") if login else _credentials(host, quietly=True)
+        )
         if secret is None:
             yield "from comfy_client import ComfyApi, Workflow"
             yield ""

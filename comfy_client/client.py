@@ -21,6 +21,7 @@ from . import jobs as jobs_module
 from .address import parse_host
 from .connection import Connection, Plan, State, Timing, speaks_tls
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
+from .credentials import sealed as sealed_headers
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -54,7 +55,7 @@ from .routes import (
     UserDataRoutes,
     UserRoutes,
 )
-from .routes.prompts import AnyWorkflow, PromptOptions
+from .routes.prompts import AnyWorkflow, PromptOptions, seal
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
@@ -482,6 +483,7 @@ class ComfyApi(
             SubmitUncertain: No answer to the submission, and no trace of it.
             WorkflowError: The graph cannot be sent.
         """
+        seal(options)
         limits = Limits(timeout, stall_timeout)
         for callback in (on_event, on_progress, on_preview):
             if callback is not None and not callable(callback):
@@ -538,6 +540,7 @@ class ComfyApi(
                 client's ``timeout``.  If the first one was merely late, it runs twice.
             options: See :class:`PromptOptions`.
         """
+        seal(options)
         self._check_open()
         return self._jobs.submit(
             workflow, prompt_id=prompt_id, strict=strict, resubmit=resubmit, **options
@@ -673,6 +676,7 @@ class ComfyApi(
         """
         from .many import run_map  # as the next: not what every script waits for
 
+        seal(options)
         self._check_open()
         return run_map(
             self,
@@ -756,6 +760,7 @@ class ComfyApi(
         """
         from .sweep import run_sweep
 
+        seal(options)
         self._check_open()
         return run_sweep(
             self,
@@ -858,6 +863,10 @@ class ComfyApi(
                 for, or an answer of more than 1 GiB; ``answer.json()`` decodes all of it.
             TransportError: No answer, or not in time.
         """
+        from .redaction import sealed  # no frame of ours is to show what the names say is secret
+
+        json, params = sealed(json), sealed(params)
+        headers = None if headers is None else sealed_headers(headers)
         kw: dict[str, Any] = {} if json is None else {"json": json}
         return self._fetch_api(
             method, route, params=params, data=data, headers=headers, timeout=timeout, **kw

@@ -361,7 +361,8 @@ class Http:
             secrets.add_url(proxy)
         secrets.add_auth(session.auth)
         secrets.add(self._given_cookies, pinned=True)
-        secrets.add(str(cookie.value) for cookie in session.cookies)  # of servers, too
+        with contextlib.suppress(RuntimeError):  # another thread is given one: known next time
+            secrets.add(str(cookie.value) for cookie in session.cookies)  # of servers, too
 
     @functools.cached_property
     def _secrets(self) -> Secrets:
@@ -373,6 +374,10 @@ class Http:
         """All that is secret and was sent so far, credentials that were changed since included."""
         self.tell_secrets(self._secrets)
         return self._secrets
+
+    def entrust(self, value: Any) -> None:
+        """Something that goes to the server, in which names tell what is secret."""
+        self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
         """A text, or the texts in JSON, of a server without what is secret of ours."""
@@ -415,11 +420,13 @@ class Http:
         """
         extra: dict[str, str | bytes] = {}
         if headers:
+            headers = creds.sealed(headers)
             creds.check_headers(headers, "the given")
             extra = creds.as_sent(headers)
         body = data
         if not isinstance(json, _Unset):
-            body = jsonlib.dumps(json, allow_nan=False, separators=(",", ":")).encode()
+            text = jsonlib.dumps(json, allow_nan=False, separators=(",", ":"))
+            body, text = _Body(text.encode()), ""
             extra.setdefault("Content-Type", "application/json")
         deadline = deadline_in(self.total_timeout if timeout is None else timeout)
         with self._exchange(method, route, params, extra, body, deadline, pause) as response:
@@ -904,6 +911,15 @@ class _Response(requests.Response):
         """Done with the body, read or not."""
         self.raw.close()
         self.raw.release_conn()
+
+
+class _Body(bytes):
+    """What is sent, in which a key may stand: what shows the variables of a frame shows none."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
 
 
 class _Adapter(HTTPAdapter):

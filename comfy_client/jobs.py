@@ -84,6 +84,7 @@ from .workflow.graph import origin, seeds_of
 
 if TYPE_CHECKING:
     from .client import ComfyApi
+    from .redaction import Secrets
 
 T = TypeVar("T")
 
@@ -620,7 +621,7 @@ class Jobs:
         elif event.is_end:
             known.ended = True
             if isinstance(event, ExecutionError | ExecutionInterrupted):
-                return error_of(event, job.prompt_id, job.graph)
+                return error_of(event, job.prompt_id, job.graph, _secrets(job))
             self._time(job, known)
             if self._saw_it_all(job):
                 return self._result(job, known.outputs)
@@ -988,7 +989,7 @@ class Jobs:
         """What its end event alone makes of it."""
         event = job._known.told
         if isinstance(event, ExecutionError | ExecutionInterrupted):
-            return error_of(event, job.prompt_id, job.graph)
+            return error_of(event, job.prompt_id, job.graph, _secrets(job))
         if isinstance(event, JobLostEvent):
             return lost(job.prompt_id, event.reason)[1]
         return self._result(job, job._known.outputs, complete=False)
@@ -1002,7 +1003,7 @@ class Jobs:
         if entry.started is not None and entry.ended is not None:
             known.took = entry.ended - entry.started
         if not entry.succeeded:
-            return failure(entry, job.prompt_id, job.graph)
+            return failure(entry, job.prompt_id, job.graph, _secrets(job))
         if known.cached is None:
             known.cached = frozenset(entry.cached_nodes)
         # History is the sure source; what only events told is kept beside it.
@@ -1196,3 +1197,10 @@ def _put(memory: dict[str, T], key: str, value: T) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _secrets(job: Job) -> Secrets:
+    """What its server may repeat when it fails: of the client, and of the workflow by its names."""
+    secrets = job._api._http.secrets()
+    secrets.add_named(job.graph)
+    return secrets

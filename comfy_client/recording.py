@@ -350,7 +350,11 @@ class Exchange:
     def _answer(self, keeps: bool) -> dict[str, Any]:
         headers = self._headers
         kind = headers.get("content-type")
-        facts: dict[str, Any] = {"response": None, "content_type": kind, "len": self.len}
+        facts: dict[str, Any] = {
+            "response": None,
+            "content_type": kind and self._secrets.hide_text(kind),
+            "len": self.len,
+        }
         kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
         if kept:
             facts["headers"] = self._secrets.hide(kept)

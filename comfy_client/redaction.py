@@ -20,6 +20,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
+from .credentials import Sealed
+
 STARS: Final = "***"
 
 #: The same rule as for what errors show: what is shorter tells nothing and occurs anywhere.
@@ -131,6 +133,20 @@ def is_secret_name(name: str, *, in_query: bool = False) -> bool:
         or any(part in bare for part in _PARTS)
         or (in_query and bare in _IN_QUERY)
     )
+
+
+def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
+    """A JSON value in which what names tell to be secret is :class:`Sealed`."""
+    if isinstance(value, str):
+        return Sealed(value) if is_secret else value
+    if depth < DEEPEST and isinstance(value, Mapping):
+        return {
+            name: sealed(each, is_secret=is_secret or _is_secret(name, each), depth=depth + 1)
+            for name, each in value.items()
+        }
+    if depth < DEEPEST and type(value) is list:
+        return [sealed(each, is_secret=is_secret, depth=depth + 1) for each in value]
+    return value
 
 
 class Secrets:

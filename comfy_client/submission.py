@@ -183,13 +183,14 @@ def _look_up(
 
 def warn_or_refuse(job: Job, *, strict: bool) -> None:
     """The server runs only the valid part of a workflow."""
-    problems = explain_rejection({"node_errors": job.node_errors}, job.graph)
+    node_errors = job._api._http.hide(job.node_errors)
+    problems = explain_rejection({"node_errors": node_errors}, job.graph)
     if not strict:
         log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, problems)
         return
     error = PromptRejected(
         f"the server would run only a part of the workflow (strict=True):\n{problems}",
-        node_errors=job.node_errors,
+        node_errors=node_errors,
         method="POST",
         path="/prompt",
         status=200,

@@ -5,8 +5,9 @@ Whichever source told it, the event or the history, the same class and the same 
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -26,6 +27,9 @@ from .events import (
 from .models import HistoryEntry
 from .workflow import class_of, title_of
 from .workflow.graph import describe
+
+if TYPE_CHECKING:
+    from .redaction import Secrets
 
 #: The node whose pictures are outputs, though they come like previews.
 SENDER: Final = "SaveImageWebsocket"
@@ -70,18 +74,29 @@ def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
     )
 
 
-def failure(entry: HistoryEntry, prompt_id: str, graph: Graph) -> tuple[EndEvent, JobError]:
-    """From a history entry that is no success."""
+def failure(
+    entry: HistoryEntry, prompt_id: str, graph: Graph, secrets: Secrets | None = None
+) -> tuple[EndEvent, JobError]:
+    """From a history entry that is no success; :func:`error_of` says the rest."""
     said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
     make = execution_interrupted if entry.interrupted else execution_error
     event = make({**said, "prompt_id": prompt_id}, recovered=True)
-    return event, error_of(event, prompt_id, graph)
+    return event, error_of(event, prompt_id, graph, secrets)
 
 
 def error_of(
-    event: ExecutionError | ExecutionInterrupted, prompt_id: str, graph: Graph
+    event: ExecutionError | ExecutionInterrupted,
+    prompt_id: str,
+    graph: Graph,
+    secrets: Secrets | None = None,
 ) -> JobError:
-    """The exception for an end event."""
+    """The exception for an end event, which does not show ``secrets``: a node may repeat a key.
+
+    Kinds of exceptions and what is in the graph are facts, and stay.
+    """
+    if secrets is not None:
+        node_id = _name(secrets, event.node_id, graph)
+        event = attrs.evolve(event, node_id=node_id)
     if isinstance(event, ExecutionInterrupted):
         where = f" at {describe(graph, event.node_id)}" if event.node_id else ""
         return JobInterrupted(
@@ -89,6 +104,8 @@ def error_of(
             prompt_id=prompt_id,
             node_id=event.node_id,
         )
+    if secrets is not None:
+        event = _without(secrets, event, graph)
     where = describe(graph, event.node_id, event.node_type) if event.node_id else "a node"
     error = JobFailed(
         f"{where} failed: {event.exception_type or 'no exception told'}: "
@@ -105,6 +122,34 @@ def error_of(
     if error.is_oom:
         error.add_note("out of memory: try a smaller size or batch, or api.free_memory(...)")
     return error
+
+
+def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> ExecutionError:
+    return attrs.evolve(
+        event,
+        node_type=_name(secrets, event.node_type, graph),
+        exception_type=_name(secrets, event.exception_type, graph),
+        exception_message=secrets.hide_words_in(event.exception_message),
+        traceback=secrets.hide_words_in(event.traceback),
+        current_inputs=secrets.hide_words_in(event.current_inputs),
+    )
+
+
+def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
+    """An id, a class or a kind of exception, as the server has it."""
+    if said is None or said in graph or said in _KINDS:
+        return said
+    if any(class_of(graph, node_id) == said for node_id in graph):
+        return said
+    return secrets.hide_name(said)
+
+
+#: Of exceptions that a password may be equal to.
+_KINDS: Final = frozenset(
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+)
 
 
 def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, partial
-from reprlib import repr as brief
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -55,7 +54,7 @@ def texts(data: object, what: str) -> list[str]:
     """``data`` as a JSON array of texts."""
     found = [text(item) for item in items(data, what)]
     if None in found:
-        raise UnexpectedResponse(f"{what}: expected texts only, got {brief(data)}")
+        raise UnexpectedResponse(f"{what}: expected texts only")
     return cast(list[str], found)
 
 
@@ -122,6 +121,6 @@ def build(cls: type[T], data: object, **given: Any) -> T:
         if value is not None:
             known[name] = value
         elif is_required:
-            said = f"got {brief(source[name])}" if name in source else "there is none"
+            said = f"got {_kind(source[name])}" if name in source else "there is none"
             raise UnexpectedResponse(f"{cls.__name__}: {name} is needed, {said}")
     return cast(T, make(**known, raw=source))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from reprlib import repr as brief
 from typing import Any, NamedTuple
 
 import attrs
@@ -32,7 +31,7 @@ def prompt_record(data: object, what: str) -> PromptRecord:
     parts = items(data, what)
     prompt_id = identifier(parts[1]) if len(parts) > 1 else None
     if prompt_id is None:
-        raise UnexpectedResponse(f"{what}: expected number and prompt_id, got {brief(parts)}")
+        raise UnexpectedResponse(f"{what}: expected number and prompt_id, and these are not there")
     place, _, *rest = parts
     mappings = [part for part in rest if isinstance(part, Mapping)]
     lists = [part for part in rest if isinstance(part, list)]
@@ -75,7 +74,7 @@ class QueuedPrompt:
         """From the answer; early servers give ``node_errors`` as an empty list."""
         given = mapping(data, "QueuedPrompt").get("prompt_id")
         if identifier(given) != given:  # with another id one would ask for another prompt
-            raise UnexpectedResponse(f"QueuedPrompt: {brief(given)} is no prompt_id")
+            raise UnexpectedResponse("QueuedPrompt: what it gives as prompt_id is none")
         return build(cls, data)
 
 

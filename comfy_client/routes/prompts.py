@@ -51,6 +51,15 @@ class PromptOptions(TypedDict, total=False):
     comfy_api_key: str | None
 
 
+def seal(options: Any) -> None:
+    """Have no frame show the keys in options, which are the arguments of a call of ours."""
+    for name in ("comfy_api_key", "extra_data"):
+        if options.get(name):
+            from ..redaction import sealed  # most prompts have none
+
+            options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
+
+
 @attrs.frozen
 class Prompt:
     """What is to be submitted."""
@@ -102,6 +111,7 @@ class PromptRoutes(RouteGroup):
                 of the form that servers need; the message names the place.
             UploadTooLarge: The body exceeds the server's limit.
         """
+        seal(options)
         try:
             prompt = self._prompt(
                 workflow,
@@ -128,6 +138,7 @@ class PromptRoutes(RouteGroup):
         **options: Unpack[PromptOptions],
     ) -> models.QueuedPrompt:
         """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
+        seal(options)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
@@ -144,7 +155,7 @@ class PromptRoutes(RouteGroup):
                 method="GET",
                 path="/prompt",
                 status=200,
-                body=data,
+                body=self._http.hide(data),
             ) from exc
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
@@ -191,6 +202,8 @@ class PromptRoutes(RouteGroup):
         key = options.get("comfy_api_key")
         if key is not None:
             extra["api_key_comfy_org"] = key
+        if key is not None or options.get("extra_data"):  # a node may repeat it when it fails
+            self._http.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
         if prompt_id is not None:  # null would become the id "None"
             body["prompt_id"] = prompt_id
             extra[MARK] = prompt_id
@@ -235,11 +248,12 @@ class PromptRoutes(RouteGroup):
                     method="POST",
                     path="/prompt",
                     status=200,
-                    body=answer,
+                    body=self._http.hide(answer),
                 ) from exc
             raise
         # The dots would lead out of /history.
         if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
+            answer = self._http.hide(answer)
             raise UnexpectedResponse(
                 f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
                 method="POST",
@@ -254,7 +268,7 @@ class PromptRoutes(RouteGroup):
         body = exc.body if isinstance(exc.body, Mapping) else {}
         names = self._node_names(end) if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
-        words = explain_rejection(exc.body, graph, node_names=names)
+        words = self._http.hide(explain_rejection(exc.body, graph, node_names=names))
         kind = error.get("type") if isinstance(error, Mapping) else None
         if targets is not None and kind == "prompt_no_outputs":
             words = f"none of partial_execution_targets {targets} is an output node"

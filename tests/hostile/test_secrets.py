@@ -7,12 +7,16 @@ import contextlib
 import json
 import logging
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import requests
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +26,12 @@ from comfy_client import (
     ComfyApi,
     ComfyError,
     HeaderCredentials,
+    JobFailed,
     QueryCredentials,
 )
+from comfy_client.cli import main
 from comfy_client.redaction import MOST_WORDS, Secrets
-from tests.hostile.server import Comfy, Request, Server, answer
+from tests.hostile.server import GRAPH, Comfy, Request, Server, answer, frame, hold, status
 
 SECRET = "S3cret-99/&x"
 
@@ -307,3 +313,194 @@ def test_credentials_show_nothing_themselves() -> None:
         api = ComfyApi(server.url, credentials=("me", SECRET))
         api.close()
         assert_nowhere(repr(api) + repr(api._http))
+
+
+# -- prompts ------------------------------------------------------------------------------
+
+
+def failed(server: Comfy, said: str, **facts: Any) -> None:
+    """History has each prompt as failed, with these words."""
+
+    def history(request: Request) -> Any:
+        prompt_id = request.path.rpartition("/")[2]
+        if prompt_id not in server.prompts:
+            return False
+        entry = server.entry(prompt_id)
+        told = {
+            "prompt_id": prompt_id,
+            "node_id": "3",
+            "node_type": "KSampler",
+            "exception_type": "RuntimeError",
+            "exception_message": f"401 for key {said}",
+            "traceback": [f"x = ask({said!r})\n"],
+            "current_inputs": {"seed": [said]},
+            **facts,
+        }
+        entry["status"] = {
+            "status_str": "error",
+            "completed": False,
+            "messages": [["execution_error", told]],
+        }
+        return answer(body={prompt_id: entry})
+
+    server.lies["GET /history/"] = history
+
+
+@pytest.mark.parametrize("place", ["comfy_api_key", "extra_data", "workflow", "credentials"])
+def test_a_node_that_repeats_a_key_when_it_fails(place: str) -> None:
+    """As those of partners do; the facts stay."""
+    graph = json.loads(json.dumps(GRAPH))
+    options: dict[str, Any] = {"comfy_api_key": {"comfy_api_key": SECRET}}.get(place, {})
+    if place == "extra_data":
+        options = {"extra_data": {"auth_token_comfy_org": SECRET}}
+    if place == "workflow":
+        graph["3"]["inputs"]["api_key"] = SECRET
+    how = {"credentials": ("me", SECRET)} if place == "credentials" else {}
+    with Comfy() as server, poller(server.url, **how) as api:
+        failed(server, SECRET)
+        with pytest.raises(JobFailed) as caught:
+            api.submit(graph, **options).result(20)
+    exc = caught.value
+    assert_nowhere("".join([str(exc), repr(exc.args), repr(vars(exc))]))
+    assert (exc.node_id, exc.class_type, exc.exception_type) == ("3", "KSampler", "RuntimeError")
+
+
+@pytest.mark.parametrize("secret", ["KSampler", "RuntimeError", "3", "node"])
+def test_a_password_that_is_a_fact_of_a_failure_leaves_it(secret: str) -> None:
+    """Ids, classes and kinds of exceptions are no texts."""
+    with Comfy() as server, poller(server.url, credentials=("me", secret)) as api:
+        failed(server, "x")
+        with pytest.raises(JobFailed) as caught:
+            api.run(GRAPH, timeout=20)
+    exc = caught.value
+    assert (exc.node_id, exc.class_type, exc.exception_type) == ("3", "KSampler", "RuntimeError")
+
+
+def test_what_a_server_leaves_out_is_warned_about_without_secrets(
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    """On one line for each problem, whatever signs stand in it."""
+    fault = {
+        "type": "x\n",
+        "message": f"no {SECRET}\x1b]52;c;AAAA\x07",
+        "details": "\nWARNING: forged",
+    }
+    told = {"9": {"class_type": "x", "errors": [fault]}}
+
+    def receipt(request: Request) -> bytes:
+        prompt_id = request.json()["prompt_id"]
+        return answer(body={"prompt_id": prompt_id, "number": 1, "node_errors": told})
+
+    with Comfy() as server, poller(server.url, credentials=("me", SECRET)) as api:
+        server.lies["POST /prompt"] = receipt
+        api.submit(GRAPH)
+    (record,) = [each for each in logs.records if "without some" in each.getMessage()]
+    lines = record.getMessage().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    assert "***" in lines[1]
+
+
+def test_no_frame_holds_a_key_of_a_prompt_or_of_a_request() -> None:
+    """What shows the variables of a traceback shows none."""
+
+    def hang_up(request: Request) -> None:
+        request.conn.close()
+
+    body = {"deep": [{"api_key": SECRET}]}
+    calls: list[Callable[[ComfyApi], object]] = [
+        lambda api: api.run(GRAPH, comfy_api_key=SECRET, timeout=1),
+        lambda api: api.queue_prompt(None, GRAPH, extra_data={"auth_token_comfy_org": SECRET}),
+        lambda api: api.fetch_api("/x", "POST", json=body),
+        lambda api: api.fetch_api("/x", params={"token": SECRET}, headers={"X-Api-Key": SECRET}),
+    ]
+    for call in calls:
+        with Comfy() as server:
+            server.lies["/"] = hang_up
+            exc = failure(server.url, call, credentials=BearerCredentials(SECRET))
+        assert_nowhere(shown(exc))
+
+
+def test_an_answer_that_is_no_comfyuis_is_told_without_its_words() -> None:
+    """Neither those of a model, nor the body that the error keeps."""
+    bodies: dict[str, Any] = {
+        "GET /prompt": {"exec_info": {"queue_remaining": SECRET}},
+        "GET /queue": {"queue_running": [[SECRET]], "queue_pending": []},
+        "POST /prompt": {"prompt_id": [SECRET], "exec_info": SECRET},
+    }
+    calls: list[Callable[[ComfyApi], object]] = [
+        ComfyApi.poll_status,
+        ComfyApi.get_queue,
+        lambda api: api.queue_prompt(None, GRAPH),
+    ]
+    for call, (route, body) in zip(calls, bodies.items(), strict=True):
+        with Comfy() as server:
+            server.lies[route] = lambda _, body=body: answer(body=body)
+            exc = failure(server.url, call, credentials=BearerCredentials(SECRET))
+        for each in (exc, exc.__cause__):
+            assert_nowhere(f"{each} {vars(each) if each else ''}")
+
+
+# -- the command line -----------------------------------------------------------------------
+
+
+def test_the_command_line_prints_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    """Nor does a preview get an ending that something opens as what it is not."""
+    evil = "\x1b]52;c;AAAA\x07\x9b31m\u202e\r\nforged"
+    told = {"9": {"class_type": evil, "errors": [{"message": evil, "details": evil}]}}
+
+    def receipt(request: Request) -> Any:
+        body = request.json()
+        server.prompts[body["prompt_id"]] = body
+        return answer(body={"prompt_id": body["prompt_id"], "number": 1, "node_errors": told})
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        until = time.monotonic() + 10
+        while not server.prompts and time.monotonic() < until:
+            time.sleep(0.01)
+        about = {
+            "prompt_id": next(iter(server.prompts)),
+            "node_id": "3",
+            "image_type": "text/html",
+        }
+        head = json.dumps(about).encode()
+        conn.sendall(frame(2, struct.pack(">II", 4, len(head)) + head + b"<script>"))
+        server.ended = True
+        hold(conn)
+
+    with Comfy() as server:
+        server.ws, server.ended = ws, False
+        server.lies = {
+            "GET /models": lambda _: answer(body=[evil]),
+            "GET /object_info": lambda _: answer(
+                body={
+                    "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [[evil]]}}},
+                }
+            ),
+            "POST /prompt": receipt,
+        }
+        run = CliRunner().invoke(
+            main, ["demo", "--host", server.url, "--output", str(tmp_path), "--timeout", "10"]
+        )
+    assert "checkpoint:" in run.output
+    assert "without some of its outputs" in run.output
+    assert all(sign.isprintable() or sign == "\n" for sign in run.output)
+    assert not any(line.startswith("forged") for line in run.output.splitlines())
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".png", ".jpg"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sent"), [(None, True), ("same", True), ("http://other", False)]
+)
+def test_a_token_of_the_environment_goes_where_comfy_host_says(
+    theirs: str | None, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is named on the command line."""
+    monkeypatch.setenv("COMFY_TOKEN", SECRET)
+    with Server() as server:
+        if theirs:
+            monkeypatch.setenv("COMFY_HOST", server.url if theirs == "same" else theirs)
+        run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
+        assert any("authorization" in each.headers for each in server.requests) is sent
+    assert ("COMFY_TOKEN is not sent" in run.output) is not sent
