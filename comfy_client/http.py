@@ -1061,9 +1061,15 @@ _hiding: Final = _Hiding()
 
 def _hide_in_logs(client: Http) -> None:
     _hiding.add(client)
+    _watch_loggers()
+
+
+@functools.cache
+def _watch_loggers() -> None:
+    """Once: those of libraries are made when these are imported."""
     known = [name for name in list(logging.root.manager.loggerDict) if name.startswith(_LOGGERS)]
     for name in (*known, "websocket", _OURS):
-        logging.getLogger(name).addFilter(_hiding)  # which it has once only
+        logging.getLogger(name).addFilter(_hiding)
 
 
 #: Libraries that log what is sent and what comes.
