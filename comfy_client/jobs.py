@@ -259,7 +259,7 @@ class Jobs:
                 begun(job)
             self._send(api, job, body, deadline, resubmit=resubmit)
             if job.node_errors:
-                warn_or_refuse(job, strict=strict)
+                warn_or_refuse(job, job._api._http.hide, strict=strict)
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise

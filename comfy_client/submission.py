@@ -181,9 +181,9 @@ def _look_up(
     return None, looks > 0
 
 
-def warn_or_refuse(job: Job, *, strict: bool) -> None:
-    """The server runs only the valid part of a workflow."""
-    node_errors = job._api._http.hide(job.node_errors)
+def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
+    """The server runs only the valid part of a workflow; ``hide`` takes secrets out of why."""
+    node_errors = hide(job.node_errors)
     problems = explain_rejection({"node_errors": node_errors}, job.graph)
     if not strict:
         log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, problems)

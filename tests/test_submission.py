@@ -256,7 +256,7 @@ def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(canc
     job.node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
     job.cancel = act
     with pytest.raises(PromptRejected) as caught:
-        warn_or_refuse(job, strict=True)
+        warn_or_refuse(job, lambda said: said, strict=True)
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]
