@@ -798,7 +798,8 @@ class Jobs:
                     if self._is_empty(api):  # which says as much
                         standing = Standing(running=(), pending=())
             # What one look tells of the others need not be asked again soon.
-            others = [job for job in jobs if standing and job.prompt_id in standing]
+            others = [job for job in jobs if standing and self._is_concerned(job, standing)]
+            told_of -= set(others)
             for job in dict.fromkeys([*due, *others]):
                 at_fault = [job]  # its record may be what cannot be read; others go on
                 told = job in told_of
@@ -832,6 +833,14 @@ class Jobs:
             return known.awaits_history
         is_recent = time.monotonic() - self._lookout.at < FOLLOWED
         return known.started and is_recent and self._is_whole(job)
+
+    def _is_concerned(self, job: Job, standing: Standing) -> bool:
+        """Whether a look that others needed tells where it is, or that it ran and is gone."""
+        known = job._known
+        if known.decided or known.awaits_history:
+            return False
+        ran = known.started and not known.cancelled and known.posted_at < self._lookout.at
+        return job.prompt_id in standing or ran
 
     def _may_wait(self, job: Job) -> bool:
         """Whether nobody waits for a first word of where it is."""

@@ -35,8 +35,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 #: is deaf says nothing.
 LOOK_AGAIN: Final = 7.0
 
-#: A look that took so many seconds is not repeated before this many times as many have passed:
-#: while a queue of megabytes is decoded, no other thread runs.
+#: A look that took so many seconds of the processor is not repeated before this many times as
+#: many have passed: while a queue of megabytes is decoded, no other thread runs.
 LONG: Final = 0.3
 REST: Final = 30.0
 
@@ -93,7 +93,7 @@ class Lookout:
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
         """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs, ``GET /queue``."""
-        at, departed = time.monotonic(), api._departed
+        at, departed, spent = time.monotonic(), api._departed, time.thread_time()
         state, generation = api._connection.state, api._connection.generation
         standing = self._listed(api) if self._lists_jobs and not graphs else None
         if standing is None:
@@ -104,7 +104,7 @@ class Lookout:
                 graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
             )
         standing = attrs.evolve(standing, departed=departed)
-        took = time.monotonic() - at
+        took = time.thread_time() - spent  # a busy machine or a slow line is no large queue
         self.spared_until = at + REST * took if took >= LONG else at
         self._last, self.at = (standing, state, generation), at
         return standing

@@ -50,6 +50,9 @@ class Canned:
     def json(self, method: str, route: str, **_: Any) -> Any:
         return self.request(method, route).json()
 
+    def hide(self, value: Any) -> Any:
+        return value
+
 
 class Api(
     PromptRoutes,

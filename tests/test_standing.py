@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -199,6 +200,22 @@ def test_a_look_that_took_long_has_to_do_for_a_while(monkeypatch):
     lookout.forget()
     assert lookout.spared() is None
     monkeypatch.setattr(standing, "LONG", 5.0)
+    lookout.look(api, graphs=False)
+    assert lookout.spared() is None
+
+
+def test_a_look_that_had_to_wait_took_not_long(monkeypatch):
+    """On a slow line or a busy machine it may be repeated at once."""
+    api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
+    monkeypatch.setattr(standing, "LONG", 0.1)
+    queue = api.get_queue
+
+    def wait():
+        threading.Event().wait(0.2)
+        return queue()
+
+    api.get_queue = wait
+    lookout = Lookout()
     lookout.look(api, graphs=False)
     assert lookout.spared() is None
 

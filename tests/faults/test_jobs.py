@@ -199,15 +199,22 @@ def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, api, monkeypatch)
         job.result(LIMIT)
 
 
+def test_a_look_that_another_job_needs_tells_of_all_that_vanished(comfy, api):
+    """What the socket has seen begin is not looked for by itself."""
+    comfy.script(START, CACHED, RUNS)
+    work = [api.submit(GRAPH)]
+    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    work.append(api.submit(GRAPH))
+    comfy.forget()
+    for job in work:
+        with pytest.raises(JobLost):
+            job.result(LIMIT)
+
+
 def test_a_queue_that_takes_long_to_read_is_looked_at_less(comfy, api, monkeypatch):
     """Ends are found without it: in the history, of those that are next."""
-    monkeypatch.setattr(standing, "LONG", 0.2)
-
-    def slow(request):
-        threading.Event().wait(0.25)
-        return comfy.answer(request)
-
-    comfy.on("GET", "/queue", slow)
+    monkeypatch.setattr(standing, "LONG", 0.0)
+    monkeypatch.setattr(standing, "REST", 1e4)
     comfy.script(START)
     with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as other:
         work = [other.submit(GRAPH) for _ in range(20)]

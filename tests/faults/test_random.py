@@ -70,6 +70,7 @@ SHORT = {
     "SETTLE": 1.5,
     "DEAF": 1.0,
     "HEARING": 4.0,
+    "FOLLOWED": 3.0,
     "LOOK_UP": 3.0,
     "PATIENCE": 1.5,
 }
