@@ -274,6 +274,7 @@ def test_a_refused_socket_is_refused_again(path: Path) -> None:
         with Quick(server.url, record=path) as api:
             first = api.run(graph())
     with ComfyServer.replay(path) as other, Quick(other.url) as api:
+        other.until(lambda: len([r for r in other.requests if r.path == "/ws"]) > 2, 20)
         assert describe(api.run(graph(), timeout=20)) == describe(first)
         assert not api.connected
 

@@ -516,6 +516,8 @@ class Player:
         with self._changed:
             gate = self._dials[self._dialled] if self._dialled < len(self._dials) else None
             self._dialled += 1
+            if gate is None and not any(dial.channel for dial in self._dials):
+                gate = self._dials[-1] if self._dials else None  # refused as often as it comes
             if gate is not None and not gate.channel:
                 gate.came = True
                 self._play()
