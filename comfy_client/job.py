@@ -6,9 +6,11 @@ What is known is written by :class:`comfy_client.jobs.Jobs` alone, and only read
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -133,7 +135,7 @@ class Known:
     decided: bool = False
     cancelled: bool = False  #: By us, while it waited: that it is gone is no loss.
     awaits_history: bool = False  #: The end was told; only the record is wanted.
-    remarks: list[str] = attrs.field(factory=list)  #: Logged late: a handler may call us back.
+    remarks: deque[str] = attrs.field(factory=deque)  #: Logged where its end is waited for.
     # When to ask about it.
     check_at: float = float("inf")
     interval: float = 0.0
@@ -296,6 +298,13 @@ class Job(Future[Result]):
             is_done = wait_for_one([self], left)
             if left <= 0 and not is_done:
                 raise self._out_of_patience(limits)
+        self._log_remarks()
+
+    def _log_remarks(self) -> None:
+        """In the thread of whoever waits: a handler of logs may be slow, or call us back."""
+        with contextlib.suppress(IndexError):
+            while True:
+                log.warning("%s", self._known.remarks.popleft())
 
     def _slice(self, limits: Limits) -> float:
         """Seconds that a wait may take in one piece; not above 0 when patience is at its end."""
@@ -330,9 +339,6 @@ class Job(Future[Result]):
         )
 
     def _settle(self, outcome: Outcome) -> None:
-        remarks, self._known.remarks = self._known.remarks, []
-        for remark in remarks:
-            log.warning("%s", remark)
         try:
             if isinstance(outcome, Result):
                 self.set_result(outcome)
@@ -348,7 +354,7 @@ class Job(Future[Result]):
                 bell.release()
         for twin in self._twins:
             if not twin.done():
-                twin._settle(outcome)
+                twin._settle(copy.copy(outcome) if isinstance(outcome, Exception) else outcome)
         with self._gate:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:

@@ -359,7 +359,9 @@ class Jobs:
         self._jobs.pop(job.prompt_id, None)
         _put(self._renamed, job.prompt_id, prompt_id)
         job.prompt_id = prompt_id
-        if not job._known.decided:
+        if job._known.decided:
+            self._jobs.pop(prompt_id, None)  # whoever has taken it up, ends with it
+        else:
             self._jobs[prompt_id] = job
 
     # -- taking up -----------------------------------------------------------------------
@@ -1028,7 +1030,7 @@ class Jobs:
 
         Given up only is what is refused, again and again while nobody else would tell.
         """
-        self.trouble = exc
+        self.trouble = copy.copy(exc)  # without its traceback, which holds frames
         self._pause = min(LONGEST, max(PAUSE, self._pause * 2.0))
         until = time.monotonic() + self._pause * random.uniform(0.7, 1.0)  # noqa: S311
         if is_away(exc):
@@ -1055,7 +1057,9 @@ class Jobs:
                     todo.append(self._decide(job, self._as_told(job)))
                 else:
                     event, _ = lost(job.prompt_id, f"out of reach: {exc}")
-                    todo += self._conclude(job, event, exc, has_record=False, is_final=False)
+                    # Each its own: whoever raises it adds a traceback.
+                    error = copy.copy(exc)
+                    todo += self._conclude(job, event, error, has_record=False, is_final=False)
         in_full(todo)
 
     def give_up(self, exc: Exception) -> None:

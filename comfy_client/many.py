@@ -354,17 +354,22 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
 def _give_up(deadline: _Deadline) -> Result | ComfyError:
     """Stop one whose time is up, unless it has just ended."""
     job, why = deadline.job, deadline.job.why()
-    is_cancelled = _cancelled_in_time(job)
-    if job.done() and not isinstance(job.exception(), JobInterrupted):
+    was_there = _cancelled_in_time(job)
+    if job.done() and (was_there is False or not isinstance(job.exception(), JobInterrupted)):
         return _outcome(job)
-    what = "it was cancelled" if is_cancelled else "it could not be cancelled, and may go on"
+    if was_there or job.done():
+        what = "it was cancelled"
+    elif was_there is None:
+        what = "it could not be cancelled, and may go on"
+    else:
+        what = "the server knows nothing of it any more"
     return JobTimeout(
         f"{deadline.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=deadline.stalled
     )
 
 
-def _cancelled_in_time(job: Job) -> bool:
-    """Whether the server was asked to stop it; it may not answer at all."""
+def _cancelled_in_time(job: Job) -> bool | None:
+    """Whether it was there to be cancelled; ``None``: the server did not say, in time or at all."""
     said: list[bool] = []
 
     def cancel() -> None:
@@ -376,7 +381,7 @@ def _cancelled_in_time(job: Job) -> bool:
     thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
     thread.start()
     thread.join(LAST_WORD)
-    return any(said)
+    return said[0] if said else None
 
 
 # -- a server that goes away ------------------------------------------------------------------

@@ -44,6 +44,9 @@ REST: Final = 30.0
 #: dead and not know it, and the next one takes another.
 PATIENCE: Final = 5.0
 
+#: How the jobs API calls what is over.
+_ENDED: Final = ("completed", "failed", "cancelled")
+
 #: The first ComfyUI whose ``POST /interrupt`` heeds a prompt_id.
 _HEEDS_ID: Final = (0, 3, 57)
 
@@ -131,11 +134,12 @@ class Lookout:
             log.debug("the jobs API lists %d jobs only", len(page.jobs))
             self._lists_jobs = False
             return None
-        pending = [job for job in page.jobs if job.status == "pending"]
-        pending.sort(key=_place)
+        running = [job for job in page.jobs if job.status == "in_progress"]
+        # What is in a state that nobody knows is there all the same.
+        waiting = [job for job in page.jobs if job.status not in ("in_progress", *_ENDED)]
+        waiting.sort(key=_place)
         return Standing(
-            running=tuple(job.id for job in page.jobs if job.status == "in_progress"),
-            pending=tuple(job.id for job in pending),
+            running=tuple(job.id for job in running), pending=tuple(job.id for job in waiting)
         )
 
     def still_holds(self, api: ComfyApi) -> Standing | None:

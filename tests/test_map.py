@@ -32,7 +32,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.connection import Connection
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 from tests.conftest import load_workflow
 from tests.grids import HOW, LIMIT, WORKFLOW, Record, away, furnish
 from tests.heard import until
@@ -435,6 +435,30 @@ def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(
     assert "0.6 s (running" in str(found[0])
     assert "it was cancelled" in str(found[0])
     assert record.values() == ["ax1", "ax2"]
+
+
+def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, record) -> None:
+    """Its end says it."""
+    record.gate = threading.Semaphore(0)
+
+    def cancel(request: Request) -> None:
+        server.answer(request)
+        until(lambda: not api._jobs.outstanding)
+
+    server.on("POST", "/interrupt", cancel)
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=0.3)
+    assert isinstance(error, JobTimeout)
+    assert str(error).endswith("; it was cancelled")
+
+
+def test_a_prompt_that_the_server_no_longer_has_is_not_said_to_go_on(server, api, record) -> None:
+    """Nor to be cancelled."""
+    record.gate = threading.Semaphore(0)
+    server.on("GET", "/queue", (200, {}, {"queue_running": [], "queue_pending": []}))
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=0.3)
+    record.gate = None
+    assert isinstance(error, JobTimeout)
+    assert str(error).endswith("; the server knows nothing of it any more")
 
 
 def test_a_worker_that_is_dead_hangs_nothing(server, api, record) -> None:

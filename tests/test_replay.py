@@ -222,6 +222,29 @@ def test_runs_of_several_threads_find_their_own_answers(server: ComfyServer, pat
         assert run(api, [0, 1, 2, 3]) == first
 
 
+def test_titles_tell_no_runs_apart(server: ComfyServer, path: Path) -> None:
+    """Whoever recorded it may have sent none, nor an empty place for them."""
+
+    def titled(seed: int) -> dict[str, Any]:
+        return {key: {**node, "_meta": {"title": key}} for key, node in graph(seed).items()}
+
+    def run(api: ComfyApi, seeds: list[int]) -> dict[int, float | None]:
+        return {seed: api.append_prompt(titled(seed)).number for seed in seeds}
+
+    with ComfyApi(server.url, record=path) as api:
+        first = run(api, [2010, 2011])
+    bare = [json.dumps(_without(row, "_meta")) for row in rows(path)]
+    path.write_text("".join(f"{row}\n" for row in bare))
+    with ComfyServer.replay(path) as other, ComfyApi(other.url) as api:
+        assert run(api, [2011, 2010]) == first
+
+
+def _without(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without(each, key) for name, each in value.items() if name != key}
+    return [_without(each, key) for each in value] if isinstance(value, list) else value
+
+
 def test_a_cut_in_the_middle_of_a_job_is_the_same_again(server: ComfyServer, path: Path) -> None:
     """The bug report becomes a test."""
     workflow = load_workflow("txt2img_tiny", seed=4)

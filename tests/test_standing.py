@@ -90,6 +90,13 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
     assert api.asked == ["jobs", "queue"]
 
 
+def test_a_status_that_nobody_knows_is_no_end():
+    """What has ended is not there; all else is."""
+    words = ("completed", "failed", "cancelled", "paused")
+    found = Lookout().look(Client(jobs=[{"id": s, "status": s} for s in words]), graphs=False)
+    assert (found.running, found.pending) == ((), ("paused",))
+
+
 def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
     """A server that gives pages unasked is asked for its queue, from then on at once."""
     first = JobInfo.from_json({"id": "a", "status": "in_progress"})

@@ -39,7 +39,8 @@ from comfy_client import (
 )
 from comfy_client.journal import Journal
 from comfy_client.testing import ComfyServer
-from comfy_client.workflow.grid import Grid, downstream, find_input
+from comfy_client.workflow.graph import downstream
+from comfy_client.workflow.grid import Grid, find_input
 from tests.conftest import load_workflow
 from tests.grids import (
     GRID,
@@ -96,8 +97,8 @@ def test_what_feeds_the_most_is_the_outermost_loop() -> None:
         txt2img(),
         {"KSampler.seed": range(3), "Checkpoint.ckpt_name": ["a", "b"], "Size.width": [64, 128]},
     )
-    assert len(downstream(txt2img(), "4")) == 6
-    assert len(downstream(txt2img(), "5")) == 4
+    assert len(downstream(txt2img(), ["4"])) == 6
+    assert len(downstream(txt2img(), ["5"])) == 4
     order = [grid.params(point) for point in grid.order()]
     assert [each["Checkpoint.ckpt_name"] for each in order] == ["a"] * 6 + ["b"] * 6
     assert [each["Size.width"] for each in order[:6]] == [64] * 3 + [128] * 3

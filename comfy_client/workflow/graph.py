@@ -75,6 +75,22 @@ def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[
     return found
 
 
+def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
+    """These nodes, and all that take anything from them, through however many others."""
+    takers: dict[str, list[str]] = {}
+    for node_id in graph:
+        for _, source, _ in links_of(graph, node_id):
+            takers.setdefault(source, []).append(node_id)
+    found: set[str] = set()
+    ahead = list(node_ids)
+    while ahead:
+        node_id = ahead.pop()
+        if node_id not in found:
+            found.add(node_id)
+            ahead += takers.get(node_id, ())
+    return found
+
+
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
     """What stands in the inputs ``seed`` and ``noise_seed``, by node id; links are left out."""
     found: dict[str, int] = {}
@@ -244,12 +260,12 @@ def check_parts(
         return whole, whole, {}
     except WorkflowError:
         errors = _links_to_nothing(graph)
-        lost = _downstream(graph, errors)
+        lost = downstream(graph, errors)
         outputs = sinks(graph)
         if not errors or outputs <= lost:
             raise
     for node_id, entry in errors.items():
-        entry["dependent_outputs"] = sorted(outputs & _downstream(graph, [node_id]))
+        entry["dependent_outputs"] = sorted(outputs & downstream(graph, [node_id]))
     whole = json_graph(graph, links=False)
     part = check_graph({key: node for key, node in whole.items() if key not in lost})
     return {**whole, **part}, part, errors
@@ -274,22 +290,6 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 }
                 entry: dict[str, Any] = {"errors": [], "class_type": class_of(graph, node_id)}
                 found.setdefault(node_id, entry)["errors"].append(error)
-    return found
-
-
-def _downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
-    """These nodes, and all that take something from them."""
-    takers: dict[str, list[str]] = {}
-    for node_id in graph:
-        for _, source, _ in links_of(graph, node_id):
-            takers.setdefault(source, []).append(node_id)
-    found: set[str] = set()
-    ahead = list(node_ids)
-    while ahead:
-        node_id = ahead.pop()
-        if node_id not in found:
-            found.add(node_id)
-            ahead += takers.get(node_id, ())
     return found
 
 

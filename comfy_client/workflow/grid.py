@@ -14,7 +14,7 @@ import attrs
 from ..errors import ComfyError, PromptRejected, WorkflowError
 from .edit import Node, Source, Workflow
 from .explain import unknown_class
-from .graph import as_link, brief, links_of
+from .graph import as_link, brief, downstream
 
 #: Points in a grid; more is a mistake, such as an iterable without end.
 MOST: Final = 100_000
@@ -93,7 +93,7 @@ class Grid:
         The input with the most nodes behind it is the outermost loop, and every other time a
         loop runs backwards: from one point to the next a single value changes.
         """
-        behind = [len(downstream(self._graph, axis.node_id)) for axis in self.axes]
+        behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
         loops = sorted(range(len(self.axes)), key=lambda index: behind[index])  # inner first
         strides = [math.prod(self._sizes[index + 1 :]) for index in range(len(self.axes))]
         order = [0]
@@ -155,7 +155,7 @@ class Grid:
             )
         if kind == "custom_validation_failed":  # knows all inputs of its node, and no other
             return bool(ours)
-        return any(node_id in downstream(self._graph, axis.node_id) for axis in self.axes)
+        return any(node_id in downstream(self._graph, [axis.node_id]) for axis in self.axes)
 
     def _axis(self, name: str, values: Iterable[Any]) -> Axis:
         node, field = find_input(self._base, name)
@@ -206,22 +206,6 @@ def find_input(workflow: Workflow, name: str) -> tuple[Node, str]:
     node = workflow[node_name]
     node[field]  # one of the two raises, and says what there is
     return node, field
-
-
-def downstream(graph: Mapping[str, Any], node_id: str) -> set[str]:
-    """A node and all that take anything from it, through however many others."""
-    behind: dict[str, list[str]] = {}
-    for other in graph:
-        for _, source, _ in links_of(graph, other):
-            behind.setdefault(source, []).append(other)
-    found: set[str] = set()
-    waiting = [node_id]
-    while waiting:
-        node_id = waiting.pop()
-        if node_id not in found:
-            found.add(node_id)
-            waiting += behind.get(node_id, ())
-    return found
 
 
 def with_params(workflow: Workflow, params: Mapping[str, Any]) -> Workflow:

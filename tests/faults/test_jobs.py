@@ -802,6 +802,26 @@ def test_an_answer_that_our_code_stumbles_over_stops_no_thread(comfy, monkeypatc
     assert "defect" not in caplog.text
 
 
+def test_each_job_has_an_error_of_its_own(comfy, monkeypatch):
+    """Whoever raises it adds a traceback to it, maybe in another thread."""
+    comfy.script(START)
+    with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
+        running = [api.submit(GRAPH) for _ in range(2)]
+        monkeypatch.setattr(api._jobs, "_check_hearing", lambda *_: 1 / 0)
+        first, second = (job.exception(LIMIT) for job in running)
+        assert str(first) == str(second)
+        assert first is not second
+
+
+def test_what_a_client_keeps_of_a_failure_holds_no_frames(comfy, api):
+    """Nor, through them, what somebody has let go of."""
+    comfy.on("GET", "/queue", LOGIN)
+    comfy.script(START)
+    api.job(str(uuid.uuid4()))
+    comfy.until(lambda: api._jobs.trouble, LIMIT)
+    assert api._jobs.trouble.__traceback__ is None
+
+
 def test_a_login_page_cannot_hide_a_success(comfy, api):
     """F18: the socket has told it; what events gave has to do."""
     comfy.on("GET", "/history/*", LOGIN)
@@ -1049,6 +1069,35 @@ def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
     assert [e.name for e in events][-1] == "execution_success"
     assert [e.name for e in told.ends()] == ["execution_success"]
     assert not api._jobs._elsewhere
+
+
+def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, api):
+    """Though somebody has taken it up, as seen in the queue; that one ends, with its own error."""
+    comfy.faults.other_prompt_ids()
+    mine = str(uuid.uuid4())
+    go, answered = threading.Event(), threading.Event()
+    end = {"type": "execution_interrupted", "data": {"prompt_id": mine, "node_id": "1"}}
+    comfy.script(START, go, end)
+
+    def late(request):
+        answer = comfy.answer(request)
+        comfy.until(answered.is_set, LIMIT)
+        return answer
+
+    comfy.on("POST", "/prompt", late)
+    sent = []
+    sender = threading.Thread(target=lambda: sent.append(api.submit(GRAPH, prompt_id=mine)))
+    sender.start()
+    comfy.until(lambda: comfy.running, LIMIT)
+    taken = api.job(api.get_queue().running[0].prompt_id)
+    told = Told(api)
+    go.set()
+    comfy.until(lambda: told.ends(mine), LIMIT)
+    answered.set()
+    sender.join(LIMIT)
+    assert isinstance(taken.exception(LIMIT), JobInterrupted)
+    assert taken.exception() is not sent[0].exception()
+    assert api._jobs.outstanding == ()
 
 
 def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
@@ -1599,6 +1648,15 @@ def test_a_server_without_previews_is_told_of_once(comfy, api, caplog):
     for _ in range(2):
         api.run(graph, timeout=LIMIT, on_preview=lambda event: None)
     assert caplog.text.count("--preview-method") == 1
+
+
+def test_what_there_is_to_say_of_a_job_is_logged_where_it_is_waited_for(comfy, api, caplog):
+    """A slow handler of logs holds up no thread of the client."""
+    steps = recording("0.3.75", "normal_previews").steps
+    comfy.script(*(step for step in steps if not isinstance(step, bytes)))
+    api.run(load_workflow("txt2img_tiny"), timeout=LIMIT, on_preview=lambda event: None)
+    [hint] = [record for record in caplog.records if "--preview-method" in record.getMessage()]
+    assert hint.thread == threading.get_ident()
 
 
 def test_progress_of_other_nodes_needs_no_previews(comfy, api, caplog):
