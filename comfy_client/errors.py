@@ -9,12 +9,28 @@ All of them can be pickled, and none carries a credential.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+#: Characters that a terminal obeys, or that turn the direction of what stands behind them.
+_OBEYED: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows as it is: a server's words may stand in it."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
 class ComfyError(Exception):
-    """Base of all errors of this library."""
+    """Base of all errors of this library.  No terminal obeys anything in their messages."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by message and attributes, whatever the signature of ``__init__``."""

@@ -50,6 +50,7 @@ from .errors import (
     ServerUnreachable,
     TransportError,
     UnexpectedResponse,
+    printable,
 )
 from .failures import (
     bare,
@@ -1041,9 +1042,13 @@ class _Hiding(logging.Filter):
             record.args = tuple(
                 one_line(str(arg)) if isinstance(arg, BaseException) else arg for arg in record.args
             )
+            said = record.getMessage()
+            shown = printable(said)  # ids and names of a server stand in others
+            if shown != said:
+                record.msg, record.args = shown, ()
         if record.exc_info and record.exc_info[1] is not None:
             said = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-            shown = self._hidden(said)
+            shown = printable(self._hidden(said))
             if shown != said:
                 record.exc_info, record.exc_text = None, shown
 

@@ -17,6 +17,7 @@ from comfy_client import ComfyApi, ComfyError, JobLost, JobTimeout, State
 from comfy_client import client as client_module
 from comfy_client.errors import UnexpectedResponse
 from comfy_client.frames import FrameError, Frames
+from comfy_client.testing import ComfyServer
 from comfy_client.values import MOST_LEVELS, identifier, is_shallow, text
 from tests.heard import FAST, Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
@@ -330,3 +331,41 @@ def test_the_depth_of_a_value_is_seen_without_going_into_it() -> None:
     wide = [[1, 2]] * 1000
     (found,) = client_module.decode_text(json.dumps({"type": "mine", "data": wide}).encode())
     assert found.data == wide
+
+
+#: Sets a terminal's title, clears it, and turns what stands behind it around.
+OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\u2066\u061c"
+ERROR = {"type": OBEYED, "message": OBEYED, "details": f"{OBEYED}\nline"}
+REFUSED = {"errors": [ERROR], "class_type": OBEYED, "dependent_outputs": ["2"]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (200, {}, {"prompt_id": f"a{OBEYED}", "number": 1, "node_errors": {"2": REFUSED}}),
+        (400, {}, {"error": ERROR, "node_errors": {"2": REFUSED, OBEYED: REFUSED}}),
+        (400, {}, {"error": OBEYED}),
+        (500, {"Content-Type": "text/plain"}, OBEYED),
+        (200, {"Content-Type": "text/html"}, OBEYED),
+    ],
+)
+def test_no_terminal_obeys_an_error_or_a_log(said: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the server puts where."""
+    caplog.set_level(logging.DEBUG)
+    with ComfyServer() as server, ComfyApi(server.url, transport="poll") as api:
+        server.on("POST", "/prompt", said)
+        with contextlib.suppress(ComfyError):
+            api.submit(GRAPH)
+        with pytest.raises(ComfyError) as caught:
+            api.submit(GRAPH, strict=True)
+    logged = [record.getMessage() for record in caplog.records if record.name == "comfy_client"]
+    for text_ in (str(caught.value), *logged):
+        assert not set(OBEYED) - set("]0;ownedJ2[") & set(text_)
+    assert "\\x1b" in str(caught.value)
+
+
+def test_an_error_shows_letters_of_any_language_and_lines_as_they_are() -> None:
+    """Only what a terminal obeys is spelt out."""
+    said = "node \u00e4\u4f60\U0001f469\u200d\U0001f680\u00a0b:\n\tx"
+    assert str(ComfyError(said)) == said
+    assert str(ComfyError("a\r\nb\x7f")) == "a\nb\\x7f"
