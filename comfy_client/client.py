@@ -719,6 +719,7 @@ class ComfyApi(
         most.  Points are known by their graphs, so the grid may change, and the workflow, too:
         what was run before with the same values is not run again.  Points of one grid with
         equal graphs run each for itself.  Pictures of ``SaveImageWebsocket`` are not kept in it.
+        Files of rows that ran on another ``host`` are not fetched (``ValueError``).
 
         When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
         and the one that runs goes on.  A server that goes away meanwhile is waited for, as by

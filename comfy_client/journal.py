@@ -29,7 +29,7 @@ from .saving import place
 
 #: In the header of the file, so that nothing else is taken for a journal.
 _APPLICATION: Final = int.from_bytes(b"CoSw")
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MAGIC: Final = b"SQLite format 3\x00"
 #: Seconds that are given to somebody who reads the file at the moment.
 _READERS: Final = 1.0
@@ -38,10 +38,11 @@ _SCHEMA: Final = f"""
     PRAGMA journal_mode = OFF;
     PRAGMA application_id = {_APPLICATION};
     PRAGMA user_version = {_VERSION};
-    CREATE TABLE journal (id TEXT NOT NULL, host TEXT NOT NULL);
+    CREATE TABLE journal (id TEXT NOT NULL);
     CREATE TABLE points (
         digest TEXT NOT NULL,  -- of the graph
         occurrence INTEGER NOT NULL,  -- counts equal graphs of one grid, from 1
+        host TEXT NOT NULL,  -- the server of the last try
         tries INTEGER NOT NULL,
         prompt_id TEXT NOT NULL,  -- of the last try
         sent_at REAL NOT NULL,  -- Unix time
@@ -70,6 +71,7 @@ if hasattr(os, "register_at_fork"):
 class Record:
     """What a journal has of one point."""
 
+    host: str
     tries: int
     prompt_id: str
     sent_at: float
@@ -86,7 +88,7 @@ class Journal:
 
     Args:
         path: Of the file; it is made when missing, its folder is not.
-        host: The server, for a new one.
+        host: The server of what is written from now on.
 
     Raises:
         BlockingIOError: Somebody else is at work with it.
@@ -96,7 +98,8 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], host: str) -> None:
         self.path: Path = Path(path)
-        self.is_new: bool = not os.path.lexists(self.path) and _create(self.path, host)
+        self._host = host
+        self.is_new: bool = not os.path.lexists(self.path) and _create(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{self.path} is no journal of a sweep: it is no file at all")
@@ -123,7 +126,7 @@ class Journal:
             connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("COMMIT")
-            ((name, self.host),) = connection.execute("SELECT id, host FROM journal")
+            ((name,),) = connection.execute("SELECT id FROM journal")
             #: Of which the ids of its prompts are made.
             self.id: uuid.UUID = uuid.UUID(name)
         except sqlite3.Error as exc:
@@ -156,8 +159,8 @@ class Journal:
         found: dict[Key, Record] = {}
         try:
             for row in self._connection.execute(
-                "SELECT digest, occurrence, tries, prompt_id, sent_at, withdrawn, told, seconds, "
-                "execution_seconds, result, error FROM points"
+                "SELECT digest, occurrence, host, tries, prompt_id, sent_at, withdrawn, told, "
+                "seconds, execution_seconds, result, error FROM points"
             ):
                 if row[:2] in keys:
                     found[row[:2]] = _record(*row[2:])
@@ -172,9 +175,10 @@ class Journal:
     def sent(self, key: Key, prompt_id: str, tries: int, at: float) -> None:
         """It is about to be submitted; what became of it before does not count any more."""
         self._write(
-            "INSERT OR REPLACE INTO points (digest, occurrence, tries, prompt_id, sent_at) "
-            "VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             *key,
+            self._host,
             tries,
             prompt_id,
             at,
@@ -202,8 +206,9 @@ class Journal:
     ) -> None:
         """It has a result, or an error."""
         self._write(
-            "UPDATE points SET prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
+            "UPDATE points SET host = ?, prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
             "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",
+            self._host,
             prompt_id,
             seconds,
             execution_seconds,
@@ -274,6 +279,7 @@ def _check_header(path: Path, header: bytes) -> None:
 
 
 def _record(
+    host: str,
     tries: int,
     prompt_id: str,
     sent_at: float,
@@ -285,6 +291,7 @@ def _record(
     error: str | None,
 ) -> Record:
     return Record(
+        host=host,
         tries=tries,
         prompt_id=prompt_id,
         sent_at=sent_at,
@@ -297,7 +304,7 @@ def _record(
     )
 
 
-def _create(path: Path, host: str) -> bool:
+def _create(path: Path) -> bool:
     """Have it appear complete; ``False``: somebody was faster, and theirs counts."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     if not path.parent.is_dir():
@@ -307,7 +314,7 @@ def _create(path: Path, host: str) -> bool:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(_connect(part)) as connection:
             connection.executescript(_SCHEMA)
-            connection.execute("INSERT INTO journal VALUES (?, ?)", (str(uuid.uuid4()), host))
+            connection.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
         with part.open("r+b") as file:
             os.fsync(file.fileno())
         is_ours = place(part, path)

@@ -101,7 +101,10 @@ class OutputFile(Output):
     @property
     def _routes(self) -> FileRoutes:
         if self._files is None:
-            raise ValueError(f"{self.filename!r} belongs to no client")
+            raise ValueError(
+                f"{self.filename!r} belongs to no client: ask one of the server that has it, by "
+                "get_image or download_image"
+            )
         return self._files
 
     # help() shows the texts of Output.

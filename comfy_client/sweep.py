@@ -225,13 +225,6 @@ class _Sweeper:
         self._keys = self._all_keys()
         if journal.is_new:
             return
-        if journal.host != self._api.host:
-            log.warning(
-                "%s was begun on %s; %s knows nothing of what ran there",
-                journal.path,
-                journal.host,
-                self._api.host,
-            )
         records = journal.records(frozenset(self._keys))
         open_points: dict[int, Record] = {}
         try:
@@ -240,6 +233,16 @@ class _Sweeper:
                     self._restore(point, records[key], open_points, retry_failed)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ValueError(f"{journal.path} is damaged: {exc!r}") from exc
+        elsewhere = Counter(records[self._keys[point]].host for point in self._rows)
+        del elsewhere[self._api.host]
+        for host, number in elsewhere.items():
+            log.warning(
+                "%d of the rows in %s ran on %s; their files are not fetched from %s",
+                number,
+                journal.path,
+                host,
+                self._api.host,
+            )
         self._todo = deque(point for point in self._todo if point not in self._rows)
         if not self._todo:
             return
@@ -461,9 +464,9 @@ class _Sweeper:
         facts["cached_nodes"] = tuple(facts["cached_nodes"])
         graph = self._grid.workflow(point).to_dict()
         outputs, seeds = facts.pop("outputs"), seeds_of(graph)
-        result = make_result(
-            record.prompt_id, graph, outputs, files=self._api, seeds=seeds, **facts
-        )
+        # By the same names another server has other pictures.
+        files = self._api if record.host == self._api.host else None
+        result = make_result(record.prompt_id, graph, outputs, files=files, seeds=seeds, **facts)
         return attrs.evolve(row, result=result, cached=len(result.cached_nodes))
 
     def _words_hidden(self, text: str) -> str:

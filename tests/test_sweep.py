@@ -530,6 +530,21 @@ def test_a_write_waits_for_the_disk(journal, monkeypatch) -> None:
         assert made[-1].execute("PRAGMA journal_mode").fetchone() == ("persist",)
 
 
+def test_a_new_journal_stays_in_its_folder(journal, monkeypatch) -> None:
+    """A crash of the machine takes no file away whose folder has been synced since."""
+    synced: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, journal.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with Journal(journal, "http://here"):
+        pass
+    assert (journal.parent.stat().st_ino, True) in synced
+
+
 def test_no_secret_comes_into_the_journal(journal) -> None:
     """Neither keys for partner nodes, nor credentials, nor values of the grid."""
     with ComfyServer(credentials="the-bearer-token") as server:
@@ -615,6 +630,32 @@ def test_names_of_files_stand_in_the_journal_as_they_are(journal) -> None:
                 assert file.bytes()
         assert row.from_journal
         assert row.result.texts == ("a ****",)
+
+
+def test_files_of_a_row_are_fetched_from_where_it_ran(journal, caplog) -> None:
+    """By the same name another server has another picture."""
+
+    def sweep(api: ComfyApi, colors: list[int]) -> Any:
+        return api.sweep(picture(), {"EmptyImage.color": colors}, journal=journal, in_flight=1)
+
+    with (
+        ComfyServer() as here,
+        ComfyServer() as there,
+        ComfyApi(here.url) as api,
+        ComfyApi(there.url) as other,
+    ):
+        (row,) = sweep(api, [1])
+        content = row.result.images[0].bytes()
+        first, second = sweep(other, [1, 2])
+        assert first.result.images[0].filename == second.result.images[0].filename
+        with pytest.raises(ValueError, match="belongs to no client"):
+            first.result.images[0].bytes()
+        assert f"1 of the rows in {journal} ran on {api.host}; " in caplog.text
+        assert second.result.images[0].bytes() != content
+        first, second = sweep(api, [1, 2])
+        assert first.result.images[0].bytes() == content
+        with pytest.raises(ValueError, match="belongs to no client"):
+            second.result.images[0].bytes()
 
 
 @pytest.mark.parametrize("secret", ["JobFailed", "exception_type", "RuntimeError", "Make"])
@@ -713,7 +754,7 @@ def database_with_a_log(path: Path) -> None:
 
 def newer_journal(path: Path) -> None:
     Journal(path, "http://here").close()
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 99")
 
 
 @pytest.mark.parametrize(

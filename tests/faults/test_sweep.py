@@ -276,14 +276,6 @@ def test_an_interrupt_by_somebody_else_is_the_error_of_its_row(api, record, jour
     assert texts((row,)) == ["ax5"]
 
 
-def test_another_host_is_warned_about(server, api, record, journal, caplog) -> None:
-    """It cannot know what ran elsewhere."""
-    api.sweep(WORKFLOW, GRID, journal=journal)
-    with ComfyApi(server.url.replace("127.0.0.1", "localhost")) as other:
-        other.sweep(WORKFLOW, GRID, journal=journal)
-    assert "was begun on http://127.0.0.1" in caplog.text
-
-
 @pytest.mark.parametrize("seeds", [40, 200])
 def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
     api, record, journal, seeds
