@@ -21,6 +21,7 @@ from .errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
+from .failures import is_for_another
 from .since import who_has
 
 _SHOWN = 200
@@ -189,6 +190,8 @@ def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
         return ApiError(
             f"{what}: 500, the server stumbled over an argument; its log says why", **facts
         )
+    if is_for_another(status) and "json" not in answer.kind:  # ComfyUI's own words are JSON
+        reason += ". A proxy says this when the server behind it does not answer"
     return ApiError(f"{what}: {status}{reason}", **facts)
 
 

@@ -331,9 +331,13 @@ class Job(Future[Result]):
             else f"prompt {self.prompt_id} has not ended within {limits.timeout or 0:g} s"
         )
         trouble = self._api._connection.error
-        gone = f", unless the server is gone ({trouble})" if trouble else f" ({self.why()})"
+        state = (
+            f"; the server may be gone ({trouble}). If it is not, the prompt"
+            if trouble
+            else f" ({self.why()}). The prompt"
+        )
         return JobTimeout(
-            f"{what}; it goes on{gone}: wait again, or take it up by api.job({self.prompt_id!r})",
+            f"{what}{state} goes on: wait again, or come back to it by api.job({self.prompt_id!r})",
             prompt_id=self.prompt_id,
             stalled=is_stalled,
         )

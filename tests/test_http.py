@@ -799,7 +799,7 @@ def test_a_host_that_swallows_packets_ends_at_the_connect_timeout() -> None:
         ((400, {}, {"error": {"message": "bad\nprompt"}}), ApiError, "400: bad prompt"),
         ((418, HTML, PAGE), ApiError, "418"),
         ((500, {}, "500 Internal Server Error\n\nServer got itself in trouble"), ApiError, "log"),
-        ((502, HTML, PAGE), ApiError, "502"),
+        ((502, HTML, PAGE), ApiError, "when the server behind it does not answer"),
         ((599, {}, "odd"), ApiError, "599: odd"),
     ],
 )
