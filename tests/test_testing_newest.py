@@ -28,6 +28,9 @@ LEFT_OUT = {
     r"node_replacements GET /(object_info/ResizeImagesByLongerEdge|history/.*)$",
     r"headers (GET /(history/.*|view\?filename=pr.*)|POST /upload/image)$",
     r"validation_new GET /history/.*$",
+    # what its queue held
+    r"prompt_id_rules (GET /(queue|history/.*)|POST /api/jobs/.*)$",
+    r"jobs_cancel_bulk (GET /api/.*|POST /api/jobs/cancel .*5e61eef1.*)$",
     # graphs that stand there by a word, or have nodes that this server lacks
     r"\w+ POST /prompt (?!.*\"class_type\")(?!null|\[\]|\{\"prompt\": (null|\[\]|\{\}|\"x\")).*$",
     r"\w+ POST /prompt .*(ResizeImageMaskNode|BatchImagesNode|KSamplerSelect|replaced).*$",
@@ -89,6 +92,8 @@ SCENARIOS = {
     "multi_user": 22,
     "validation_new": 20,
     "node_replacements": 2,
+    "prompt_id_rules": 11,
+    "jobs_cancel_bulk": 13,
 }
 
 

@@ -18,6 +18,7 @@ import pytest
 from comfy_client import ComfyApi, JobTimeout, PromptRejected, Result, Sweep, SweepRow
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.contract.conftest import Server, may_forget
 from tests.grids import Victim, change, points
 from tests.heard import until
 
@@ -70,7 +71,7 @@ def executed(results: list[Result]) -> int:
 
 
 def test_the_order_saves_runs_of_nodes_and_rows_come_in_the_order_of_the_grid(
-    api: ComfyApi,
+    api: ComfyApi, comfyui: Server
 ) -> None:
     """Against the order in which the grid is written, which suits the cache worst."""
 
@@ -86,9 +87,11 @@ def test_the_order_saves_runs_of_nodes_and_rows_come_in_the_order_of_the_grid(
     naive = executed(list(api.map(PICTURES, points)))
     second = grid()
     rows = api.sweep(PICTURES, second)
-    assert naive == 3 * 18
-    # Three pictures, each in three sizes, each of these in two files.
-    assert executed([row.result for row in rows]) == 3 + 9 + 18
+    saving = executed([row.result for row in rows])
+    assert saving <= naive
+    if not may_forget(comfyui):
+        # Three pictures, each in three sizes, each of these in two files.
+        assert (saving, naive) == (3 + 9 + 18, 3 * 18)
     assert [tuple(row.params.values()) for row in rows] == list(itertools.product(*second.values()))
     for row in rows:
         assert row.error is None

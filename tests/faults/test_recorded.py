@@ -23,6 +23,7 @@ RUNS = [
     ("progress_text", 0),
     ("intermediate_output", 0),
     ("intermediate_output", 1),
+    ("dangling_link", 0),
 ]
 
 
