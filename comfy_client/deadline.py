@@ -143,6 +143,7 @@ class _Response(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         """Of the answer itself: http.client takes any interim one but 100 for it."""
         for _ in range(MOST_INTERIM):
+            # Private there, so the stubs lack it.
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
             if line[1] >= 200 or line[1] == http.client.SWITCHING_PROTOCOLS:
                 return line
@@ -174,16 +175,17 @@ class _InTime:
     def send(self, data: Any) -> None:
         exchange = current.get()
         if exchange is None:
-            super().send(data)  # type: ignore[misc]
+            super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return
         if self.sock is None:
-            self.connect()  # type: ignore[attr-defined]  # as sending does, within a limit of its own
+            # As sending does, within a limit of its own; of what it is mixed into.
+            self.connect()  # type: ignore[attr-defined]
         exchange.uses(self.sock)
         if exchange.pause < LONGEST:
             self._send_in_pieces(memoryview(data), exchange)
         else:
             self.sock.settimeout(seconds_left(exchange.end))
-            super().send(data)  # type: ignore[misc]
+            super().send(data)  # type: ignore[misc]  # as above
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, while some of it gets away again and again."""

@@ -62,6 +62,7 @@ def _code_of(handler: object) -> CodeType | None:
     handler = getattr(handler, "func", handler)
     handler = getattr(handler, "__func__", handler)
     if not hasattr(handler, "__code__"):
+        # To have it, not to know whether there is one.
         handler = getattr(type(handler), "__call__", None)  # noqa: B004
     code = getattr(handler, "__code__", None)
     return code if isinstance(code, CodeType) else None

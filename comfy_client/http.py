@@ -181,7 +181,7 @@ class Http:
         """What to trust: as given, else as the Session or the environment says."""
         verify = self._verify
         if verify is True:
-            verify = self._session.verify  # type: ignore[assignment]
+            verify = self._session.verify or False  # None is that, to requests
         if verify is True and self._session.trust_env:
             bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
             verify = bundle or True
@@ -338,6 +338,7 @@ class Http:
         given = {name.lower() for name in (*headers, *self._session.headers)}
         if "cookie" not in given:  # the jar's may change, so each request asks it
             template.headers.pop("Cookie", None)
+        # Bytes are sent as they are; and of hooks the stubs tell no types.
         template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
@@ -991,6 +992,7 @@ class _Session(requests.Session):
         kw.pop("allow_redirects")
         response = self.get_adapter(request.url or "").send(request, **kw)
         if "set-cookie" in response.headers:
+            # The stubs tell no types of it.
             extract_cookies_to_jar(self.cookies, request, response.raw)  # type: ignore[no-untyped-call]
         return response
 
@@ -1105,7 +1107,7 @@ def _repeats_posts(retries: Retry) -> bool:
     ]
     for outcome in outcomes:
         try:
-            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]
+            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]  # of two types
         except urllib3.exceptions.HTTPError:
             continue
         return True

@@ -27,6 +27,7 @@ from comfy_client.events import (
 )
 from comfy_client.signals import _fires
 from comfy_client.testing import ComfyServer, frame
+from comfy_client.values import MOST_LEVELS
 from comfy_client.wire import HELLO, decode_binary, decode_text
 
 RECORDINGS = Path(__file__).with_name("recordings")
@@ -398,21 +399,19 @@ def test_any_bytes_become_events_whose_every_field_can_be_read(data: bytes) -> N
         look_at_all(event)
 
 
-def test_what_the_json_decoder_just_takes_becomes_an_event() -> None:
-    """Deep nesting: a field is never written out, which would go one level too deep."""
+def test_what_nests_too_deep_becomes_no_event() -> None:
+    """One level decides; what the decoder itself cannot take is none either."""
 
     def message(name: str, depth: int) -> bytes:
         deep = b"[" * depth + b"]" * depth
         fields = b",".join(b'"%s":%s' % (field.encode(), deep) for field in FIELDS)
         return b'{"type":"%s","data":{%s}}' % (name.encode(), fields)
 
-    low, high = 1, 100_000  # taken, and not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if decode_text(message("mine", middle)) else (low, middle)
-    for depth in range(max(1, low - 20), low + 2):
-        for name in FROM_SERVER:
-            decode_text(message(name, depth))
+    most = MOST_LEVELS - 2  # of the message and its data
+    for name in (*FROM_SERVER, "mine"):
+        assert decode_text(message(name, most))
+        assert decode_text(message(name, most + 1)) == ()
+    assert decode_text(message("mine", 100_000)) == ()
 
 
 def test_ids_are_texts_whatever_stands_there() -> None:
