@@ -31,6 +31,9 @@ from .saving import place
 _APPLICATION: Final = int.from_bytes(b"CoSw")
 _VERSION: Final = 2
 _MAGIC: Final = b"SQLite format 3\x00"
+#: How the file begins in which SQLite has what it needs to undo half a write: with its mark, or
+#: without, when there is nothing to undo.
+_UNDO: Final = (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", bytes(8), b"")
 #: Seconds that are given to somebody who reads the file at the moment.
 _READERS: Final = 1.0
 
@@ -92,7 +95,8 @@ class Journal:
 
     Raises:
         BlockingIOError: Somebody else is at work with it.
-        ValueError: It is no journal (then it is left as it is), or damaged.
+        ValueError: It is no journal (then it is left as it is), or damaged; or what lies beside
+            it has a name that SQLite needs.
         OSError: It cannot be made, read or written.
     """
 
@@ -111,6 +115,7 @@ class Journal:
         try:
             with self.path.open("r+b", buffering=0) as file:
                 _check_header(self.path, file.read(100))
+            _check_beside(self.path)
             self._connection = _connect(self.path)
             self._claim(self._connection)
         except BaseException:
@@ -278,6 +283,26 @@ def _check_header(path: Path, header: bytes) -> None:
         raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
 
 
+def _check_beside(path: Path, *, is_missing: bool = False) -> None:
+    """SQLite writes over files of these names, deletes them, or believes what they say."""
+    real = path.resolve()  # beside a link's goal, that is
+    for ending in ("-journal", "-wal"):
+        beside = real.with_name(real.name + ending)
+        try:
+            start = None
+            if stat.S_ISREG(beside.lstat().st_mode):  # a pipe would wait for a writer
+                with beside.open("rb") as file:
+                    start = file.read(8)
+        except FileNotFoundError:
+            continue
+        # Of a journal that is gone, it would be taken for what has to be undone in the new one.
+        if is_missing or ending == "-wal" or start not in _UNDO:
+            raise ValueError(
+                f"{beside} is in the way: SQLite would take it for its own; move it away, or "
+                "give the journal another name"
+            )
+
+
 def _record(
     host: str,
     tries: int,
@@ -309,6 +334,7 @@ def _create(path: Path) -> bool:
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    _check_beside(path, is_missing=True)
     try:
         # For its owner alone; what SQLite puts beside it for a moment, too.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -763,6 +763,7 @@ def newer_journal(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "no journal of a sweep"),
         (lambda path: path.write_bytes(b"a note\n"), "no journal of a sweep"),
         (lambda path: path.write_bytes(b'{"journal": "x"}\n' * 99), "no journal of a sweep"),
+        (lambda path: path.write_bytes(b'{"a":1}\n{"b":2}'), "no journal of a sweep"),
         (lambda path: path.write_bytes(b"SQLite format 3\x00"), "no journal of a sweep"),
         (other_database, "no journal of a sweep"),
         (database_in_use, "no journal of a sweep"),
@@ -770,7 +771,7 @@ def newer_journal(path: Path) -> None:
         (newer_journal, "another version"),
         (os.mkfifo, "no file at all"),
     ],
-    ids=["empty", "text", "lines", "short", "SQLite", "torn", "log", "newer", "pipe"],
+    ids=["empty", "text", "lines", "cut", "short", "SQLite", "torn", "log", "newer", "pipe"],
 )
 def test_other_files_are_refused_and_left_alone(api, journal, make, match) -> None:
     """A typo in the name costs nothing, neither the file nor what lies beside it."""
@@ -786,6 +787,47 @@ def test_other_files_are_refused_and_left_alone(api, journal, make, match) -> No
     assert "\n" not in str(caught.value)
     assert there() == before
     assert api.get_histories() == {}
+
+
+@pytest.mark.parametrize("ending", ["-journal", "-wal"])
+@pytest.mark.parametrize("given", ["new", "old", "a link"])
+def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) -> None:
+    """Another journal, for one."""
+    path = tmp_path / "sweep"
+    if given != "new":
+        Journal(path, "http://here").close()
+    if given == "a link":
+        path = tmp_path / "link"
+        path.symlink_to("sweep")
+    beside = tmp_path / f"sweep{ending}"
+    with Journal(beside, "http://there") as other:
+        other.sent(("point", 1), "the-id", 1, 1.0)
+    before = beside.read_bytes()
+    with pytest.raises(ValueError, match=f"sweep{ending} is in the way"):
+        Journal(path, "http://here")
+    assert beside.read_bytes() == before
+    assert path.exists() is (given != "new")
+
+
+def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) -> None:
+    """Whoever deletes it has it begin anew, and whoever does not goes on with it."""
+    path = tmp_path / "sweep"
+    code = (
+        "import os, sys\n"
+        "from comfy_client.journal import Journal\n"
+        "Journal(sys.argv[1], 'http://here').sent(('point', 1), 'the-id', 1, 1.0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    beside = tmp_path / "sweep-journal"
+    assert beside.exists()
+    old = path.rename(tmp_path / "old")
+    with pytest.raises(ValueError, match="sweep-journal is in the way"):
+        Journal(path, "http://here")
+    old.rename(path)
+    with Journal(path, "http://here") as journal:
+        assert list(journal.records([("point", 1)])) == [("point", 1)]
+    assert not beside.exists()
 
 
 @pytest.mark.parametrize(
