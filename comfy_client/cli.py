@@ -190,7 +190,10 @@ def demo(
         result, preview = _run(api, workflow, timeout)
         if not result.images:
             raise click.ClickException("the server ran the workflow, but names no picture")
-        picture = result.images[0].save(output / "comfy-client-demo.png", if_exists="number")
+        # Not save(), which takes a folder of that name, wherever it leads, for the place.
+        content = result.images[0].bytes()
+        path = output / "comfy-client-demo.png"
+        picture = write_atomically(path, [content], if_exists="number")
     click.echo(f"picture: {picture}")
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")

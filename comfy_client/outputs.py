@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import attrs
 
 from .errors import WorkflowError
 from .routes.files import IN_MEMORY, FileRoutes
-from .saving import IfExists, safe_name, target_path, write_atomically
+from .saving import IfExists, distinct_names, rule_for, target_path, write_atomically
 from .values import MOST_ID, exact, identifier, text
 from .workflow import class_of, title_of
 from .workflow.graph import nearest
@@ -84,6 +83,10 @@ class Output(ABC):
         The file appears complete or not at all.
         """
 
+    @abstractmethod
+    def _write(self, target: Path, if_exists: IfExists) -> Path:
+        """Write exactly this file: what lies there is not asked whether it is a folder."""
+
 
 @attrs.frozen(eq=False)
 class OutputFile(Output):
@@ -120,6 +123,12 @@ class OutputFile(Output):
     ) -> Path:
         return self._routes.download_image(self, path, if_exists=if_exists, timeout=timeout)
 
+    def _write(self, target: Path, if_exists: IfExists) -> Path:
+        if if_exists == "skip" and os.path.lexists(target):
+            return target  # the server is not asked
+        with self._routes.stream_image(self) as download:
+            return write_atomically(target, download, if_exists=if_exists)
+
 
 @attrs.frozen(eq=False)
 class OutputFrame(Output):
@@ -146,8 +155,10 @@ class OutputFrame(Output):
         if_exists: IfExists | None = None,
         timeout: float | None = None,
     ) -> Path:
-        target, rule = target_path(path, self.filename, if_exists)
-        return write_atomically(target, [self.bytes()], if_exists=rule)
+        return self._write(*target_path(path, self.filename, if_exists))
+
+    def _write(self, target: Path, if_exists: IfExists) -> Path:
+        return write_atomically(target, [self._data], if_exists=if_exists)
 
 
 def _frame(filename: str, node_id: str, mime: str, data: bytes) -> OutputFrame:
@@ -187,22 +198,17 @@ class _Outputs:
         """Write all files into a folder, which is made when missing; where they are.
 
         ``folder`` is one whether it ends in ``/`` or not, unlike the path of :meth:`Output.save`.
-        ``if_exists`` is about what was there before, and ``"number"`` unless given.  Files
-        that have one name on the server (in different folders of it) are numbered.
+        ``if_exists`` is about what was there before, and ``"number"`` unless given.  Files that
+        have one name on the server (in different folders of it), or names that only some file
+        systems tell apart, are numbered; so are those that have the name of a folder here.
         """
-        taken: set[str] = set()
-        paths = []
-        for item in self.files:
-            name = safe_name(item.filename)
-            stem, ending = os.path.splitext(name)
-            for number in itertools.count(1):
-                if name.lower() not in taken:
-                    break
-                name = f"{stem} ({number}){ending}"
-            taken.add(name.lower())
-            path = os.path.join(os.fspath(folder), name)
-            paths.append(item.save(path, if_exists=if_exists or "number"))
-        return paths
+        into, rule = Path(folder), rule_for(if_exists, "number")
+        names = distinct_names(
+            (item.filename for item in self.files), lambda name: (into / name).is_dir()
+        )
+        return [
+            item._write(into / name, rule) for item, name in zip(self.files, names, strict=True)
+        ]
 
 
 @attrs.frozen(eq=False)

@@ -7,11 +7,11 @@ under its final name only when it is complete.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import secrets
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,9 +21,11 @@ IfExists = Literal["number", "skip", "overwrite"]
 #: may have to be added.
 MAX_NAME: Final = 200
 
-# Control characters, halves of surrogate pairs (no file system takes them) and marks that
-# turn the direction of writing, with which "gnp.exe" can be shown as "exe.png".
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, halves of surrogate pairs (no file system takes them), ends of lines, and
+# what is not seen: marks that turn the direction of writing show "gnp.exe" as "exe.png".
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Of these, letters of many scripts and parts of emoji are joined, or kept apart, by two.
+_JOINERS: Final = "\u200c\u200d"
 _FORBIDDEN = re.compile(r'[<>:"|?*]')
 # Windows opens a device by these names, whatever the ending.
 _DEVICE = re.compile(
@@ -35,11 +37,12 @@ def safe_name(name: str) -> str:
     """A file name for a name that a server sent.
 
     The last component over ``/`` and ``\\``, without leading dots, trailing dots or spaces,
-    control characters, and what Windows does not allow; at most :data:`MAX_NAME` bytes,
-    its ending kept.  Never empty: what leaves nothing is called ``file``.
+    control and other invisible characters, and what Windows does not allow; at most
+    :data:`MAX_NAME` bytes, its ending kept.  Never empty: what leaves nothing is called ``file``.
     """
     name = re.split(r"[/\\]", name)[-1]
-    name = _FORBIDDEN.sub("_", _INVISIBLE.sub("", name))
+    name = "".join(c for c in name if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE)
+    name = _FORBIDDEN.sub("_", name)
     name = _shortened(name.lstrip(". ").rstrip(". "))
     if _DEVICE.match(name):
         name = f"_{name}"
@@ -57,6 +60,43 @@ def _shortened(name: str) -> str:
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + suffix
 
 
+def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> list[str]:
+    """A file name for each of these, by :func:`safe_name`; those that are taken are numbered.
+
+    Taken are the names of folders, and those before that some file system holds for equal: in
+    capitals or not (Windows, macOS), or written with other code points (macOS).
+    """
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
+    found = []
+    for wanted in names:
+        name = safe_name(wanted)
+        stem, ending = os.path.splitext(name)
+        first = key = _folded(name)
+        while key in taken or is_folder(name):
+            # On from the last one: a server may give thousands of files one name.
+            number = numbers[first] = numbers.get(first, 0) + 1
+            name = f"{stem} ({number}){ending}"
+            key = _folded(name)
+        taken.add(key)
+        found.append(name)
+    return found
+
+
+def _folded(name: str) -> str:
+    """The same for all names that one file system or another holds for equal."""
+    # Both ways: capitals alone tell sharp s from its capital, small letters the i without a dot.
+    folded = unicodedata.normalize("NFD", name).casefold().upper()
+    return unicodedata.normalize("NFD", folded)
+
+
+def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
+    """What to do when a file exists; ValueError if that is none of the three."""
+    if if_exists not in (None, "number", "skip", "overwrite"):
+        raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
+    return if_exists or default
+
+
 def target_path(
     path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
 ) -> tuple[Path, IfExists]:
@@ -71,16 +111,16 @@ def target_path(
     Raises:
         ValueError: ``if_exists`` is none of ``number``, ``skip`` and ``overwrite``.
     """
-    if if_exists not in (None, "number", "skip", "overwrite"):
-        raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
     text = os.fspath(path)
     target = Path(text)
     if text.endswith(("/", os.sep)) or target.is_dir():
-        return target / safe_name(name), if_exists or "number"
-    return target, if_exists or "overwrite"
+        return target / safe_name(name), rule_for(if_exists, "number")
+    return target, rule_for(if_exists, "overwrite")
 
 
-def write_atomically(target: Path, chunks: Iterable[bytes], *, if_exists: IfExists) -> Path:
+def write_atomically(
+    target: Path, chunks: Iterable[bytes | memoryview], *, if_exists: IfExists
+) -> Path:
     """Write a file that appears only when it is complete, and return its path.
 
     Missing folders are made.  ``"number"`` gives ``name (1).png`` when the name is taken,
@@ -112,10 +152,21 @@ def write_atomically(target: Path, chunks: Iterable[bytes], *, if_exists: IfExis
         part.unlink(missing_ok=True)
 
 
-def _numbered(target: Path) -> Iterable[Path]:
+def _numbered(target: Path) -> Iterator[Path]:
+    def numbered(number: int) -> Path:
+        return target.with_name(f"{target.stem} ({number}){target.suffix}")
+
     yield target
-    for number in itertools.count(1):
-        yield target.with_name(f"{target.stem} ({number}){target.suffix}")
+    taken, free = 0, 1
+    while True:
+        # By doubling and halving: one after the other, the next of 10,000 would try them all.
+        while os.path.lexists(numbered(free)):
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if os.path.lexists(numbered(middle)) else (taken, middle)
+        yield numbered(free)
+        taken, free = free, free + 1  # somebody was faster
 
 
 def place(part: Path, target: Path) -> bool:

@@ -67,6 +67,7 @@ def test_a_safe_name_stays_as_it_is(name):
         "a.tar.gz",
         "contact.png",
         "x",
+        "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469.png",
     ],
 )
 def test_ordinary_names_are_kept(name):
@@ -89,6 +90,8 @@ def test_ordinary_names_are_kept(name):
         ("a.png. . ", "a.png"),
         ("a\x00\nb.png", "ab.png"),
         ("photo\u202egnp.exe", "photognp.exe"),
+        ("a\u061cb\u200fc\ufeffd\u2060e\u206af.png", "abcdef.png"),
+        ("a\ud800.png", "a.png"),
     ],
 )
 def test_names_that_would_do_harm_are_made_harmless(name, safe):
@@ -167,6 +170,21 @@ def test_numbers_go_on_until_one_is_free(tmp_path):
     written = [write_atomically(target, [b"%d" % n], if_exists="number") for n in range(3)]
     assert [path.name for path in written] == ["a.png", "a (1).png", "a (2).png"]
     assert [path.read_bytes() for path in written] == [b"0", b"1", b"2"]
+
+
+def test_thousands_of_a_name_are_not_tried_one_by_one(tmp_path, monkeypatch):
+    """For each that is saved anew."""
+    for number in range(300):
+        (tmp_path / (f"a ({number}).png" if number else "a.png")).touch()
+    tried = []
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda *names: (tried.append(names), link(*names)))
+    asked = []
+    lexists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: (asked.append(path), lexists(path))[1])
+    written = write_atomically(tmp_path / "a.png", [b"1"], if_exists="number")
+    assert written.name == "a (300).png"
+    assert len(tried) + len(asked) < 30
 
 
 def test_skip_leaves_what_is_there_and_reads_nothing(tmp_path):

@@ -218,7 +218,7 @@ class FileRoutes(RouteGroup):
         """
         params = _view_params(info, preview, channel)
         target, rule = target_path(path, _local_name(params), if_exists)
-        if rule == "skip" and target.exists():
+        if rule == "skip" and os.path.lexists(target):
             return target
         with self._http.download("/view", params=params, timeout=timeout) as download:
             return write_atomically(target, download, if_exists=rule)
