@@ -44,6 +44,19 @@ def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) ->
     return error
 
 
+class _AboutAnswer(ComfyError):
+    """About an answer: ``method``, ``path``, ``status`` and ``body``."""
+
+    def __init__(
+        self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.status = status
+        self.body = body
+
+
 # -- no usable answer -------------------------------------------------------------------
 
 
@@ -80,26 +93,11 @@ class SubmitUncertain(TransportError):
 # -- the server said no -----------------------------------------------------------------
 
 
-class ApiError(ComfyError):
+class ApiError(_AboutAnswer):
     """The server refused.  ``method``, ``path``, ``status`` and ``body`` say what and how.
 
     ``body`` is the decoded JSON, or the first part of the text, or ``None``.
     """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        method: str = "",
-        path: str = "",
-        status: int = 0,
-        body: Any = None,
-    ) -> None:
-        super().__init__(message)
-        self.method = method
-        self.path = path
-        self.status = status
-        self.body = body
 
 
 class AuthenticationError(ApiError):
@@ -162,20 +160,11 @@ class PromptRejected(ApiError):
         self.node_errors: dict[str, Any] = dict(node_errors or {})
 
 
-class UnexpectedResponse(ComfyError):
+class UnexpectedResponse(_AboutAnswer):
     """Answered, but not as a ComfyUI does: login page, redirect, wrong port, too big.
 
     ``method``, ``path``, ``status`` say which request; ``body`` is the start of the text.
     """
-
-    def __init__(
-        self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
-    ) -> None:
-        super().__init__(message)
-        self.method = method
-        self.path = path
-        self.status = status
-        self.body = body
 
 
 # -- about one prompt -------------------------------------------------------------------
