@@ -13,7 +13,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, ParamSpec, get_args
 
@@ -183,7 +182,7 @@ def demo(
             ("EmptyLatentImage", "height"): size,
             ("KSampler", "seed"): secrets.randbelow(2**32) if seed is None else seed,
         }
-        workflow = Workflow.load(files(__package__).joinpath("demo.json").read_text("utf-8"))
+        workflow = Workflow.example()
         for (node, name), value in inputs.items():
             workflow[node][name] = value
         click.echo(_one_line(f"checkpoint: {workflow['CheckpointLoaderSimple']['ckpt_name']}"))
@@ -292,8 +291,6 @@ class _Line:
 
 def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
     """Python that does what the demo did; a password in `host` does not stand in it."""
-    yield "from importlib.resources import files"
-    yield ""
     if host is None:
         yield "from comfy_client import ComfyApi, Workflow"
         yield "from comfy_client.testing import ComfyServer"
@@ -313,7 +310,7 @@ def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
             yield ""
             yield f"secret = EnvCredentials({secret.variable!r}, {secret.kind!r})"
             yield f"with ComfyApi({address.http_url!r}, credentials=secret) as api:"
-    yield '    workflow = Workflow.load((files("comfy_client") / "demo.json").read_text())'
+    yield "    workflow = Workflow.example()"
     for (node, name), value in inputs.items():
         yield f'    workflow["{node}"]["{name}"] = {value!r}'
     yield "    result = api.run(workflow, on_progress=lambda event: print(event.value))"

@@ -1,6 +1,6 @@
 """Since which ComfyUI a server has a route.
 
-What stands here is what the docstrings of the routes, the tables of the README and
+What stands here is what the docstrings of the routes, the tables of the guide and
 :class:`~comfy_client.errors.NotSupported` say; a route that is not here is older than 2024.
 """
 

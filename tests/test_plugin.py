@@ -18,7 +18,7 @@ import trustme
 
 import comfy_client
 from tests.conftest import load_workflow
-from tests.test_readme import blocks
+from tests.guide import blocks
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(comfy_client.__file__).parent
@@ -65,8 +65,8 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
 
 
 def test_a_test_downstream_is_three_lines(run: Run, tmp_path: Path) -> None:
-    """The README's own, in a project of its own."""
-    [code] = [code for _, code in blocks() if re.search(r"^def test_", code, re.MULTILINE)]
+    """The guide's own, in a project of its own."""
+    [code] = [b.code for b in blocks() if re.search(r"^def test_", b.code, re.MULTILINE)]
     assert len(code[code.index("def test_") :].strip().splitlines()) == 3
     [checkpoint] = re.findall(r"checkpoints/([\w.]+)", code)
     graph = load_workflow("txt2img_tiny", ckpt_name=checkpoint)

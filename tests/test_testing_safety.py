@@ -1,6 +1,6 @@
 """An embedded server on a developer's machine, and who has no business there.
 
-What it does on purpose otherwise than ComfyUI is listed in the README; each has a test here.
+What it does on purpose otherwise than ComfyUI is listed in the guide; each has a test here.
 """
 
 from __future__ import annotations

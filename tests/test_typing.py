@@ -1,4 +1,4 @@
-"""What a type checker says of programs that use the client: of the README's, and of wrong ones."""
+"""What a type checker says of programs that use the client: of the guide's, and of wrong ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.subscriptions import Subscriptions
-from tests.test_readme import blocks
+from tests.guide import blocks
 
 PACKAGE = Path(comfy_client.__file__).parent
 
-BLOCKS = {f"readme_{index:02d}": code for index, (_, code) in enumerate(blocks())}
+BLOCKS = {f"block_{index:02d}": block for index, block in enumerate(blocks())}
 
 #: What ends in ``# E: code`` is refused with that code, all else is right.
 USES = """
@@ -128,7 +128,8 @@ def options(api: ComfyApi, anything: dict[str, Any]) -> None:
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
     """By module and line, what mypy says; one run over all, since a start takes long."""
     folder = tmp_path_factory.mktemp("typing")
-    for name, code in {**BLOCKS, "uses": USES}.items():
+    blocks = {name: block.code for name, block in BLOCKS.items()}
+    for name, code in {**blocks, "uses": USES}.items():
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     command += ["--follow-imports=silent", "."]  # of programs, not of the package
@@ -152,8 +153,8 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
     return found
 
 
-@pytest.mark.parametrize("name", BLOCKS, ids=[title for title, _ in blocks()])
-def test_every_block_of_the_readme_is_typed(
+@pytest.mark.parametrize("name", BLOCKS, ids=[f"{b.page}-{b.section}" for b in BLOCKS.values()])
+def test_every_block_of_the_guide_is_typed(
     name: str, complaints: dict[str, dict[int, str]]
 ) -> None:
     """As it stands, by ``mypy --strict``."""

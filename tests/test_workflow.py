@@ -1,4 +1,4 @@
-"""Loading, editing and checking graphs; nothing here needs a server."""
+"""Loading, editing and checking graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comfy_client import ComfyApi
 from comfy_client.errors import WorkflowError
+from comfy_client.testing import ComfyServer
 from comfy_client.workflow import (
     Node,
     Workflow,
@@ -100,6 +102,15 @@ def test_every_kind_of_source_gives_the_same_workflow(kind: str, tmp_path: Path)
         "wf": Workflow.load(GRAPH),
     }[kind]
     assert Workflow.load(source) == Workflow(GRAPH)
+
+
+def test_the_example_runs_on_the_embedded_server_as_it_is() -> None:
+    """And whoever changes it changes a copy."""
+    example = Workflow.example()
+    with ComfyServer(step_seconds=0) as server, ComfyApi(server.url) as api:
+        assert api.run(example).images
+    example["KSampler"]["seed"] = 1
+    assert Workflow.example() != example
 
 
 def test_a_file_in_utf_16_is_read(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """What each version of ComfyUI lacks, and what this library does there.
 
 One table: the tests of `tests/contract/test_versions.py` hold every version to it, and the
-README shows it.  The library itself goes by what a server does; a version it looks at only for
+guide shows it.  The library itself goes by what a server does; a version it looks at only for
 the interrupt, of which nothing else tells whether it heeds an id.
 
-    python -m tests.versions        prints the README's table
+    python -m tests.versions        prints the guide's table
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def without(method: str) -> str:
 
 
 def rst() -> str:
-    """The table as the README shows it."""
+    """The table as the guide shows it."""
     width = 46
     lines: list[list[str]] = [["what", *TESTED, "without it"]]
     for row in TABLE:

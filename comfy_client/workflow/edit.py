@@ -194,6 +194,21 @@ class Workflow:
         """
         return cls(source)
 
+    @classmethod
+    def example(cls) -> Workflow:
+        """A text-to-image workflow, the one of ``comfy-client demo``.
+
+        It runs on the embedded server as it is.  On another server, set a checkpoint first::
+
+            workflow = Workflow.example()
+            workflow["CheckpointLoaderSimple"]["ckpt_name"] = api.get_checkpoints()[0]
+            workflow["Positive prompt"]["text"] = "a mill in the fog"
+            api.run(workflow)
+        """
+        from importlib.resources import files  # most programs do without
+
+        return cls((files("comfy_client") / "demo.json").read_text("utf-8"))
+
     @property
     def nodes(self) -> Mapping[str, Node]:
         """All nodes by id."""

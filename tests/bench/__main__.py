@@ -136,7 +136,7 @@ def line(row: Row) -> str:
 
 
 def as_rst(rows: Sequence[Row], conditions: str) -> str:
-    """For the README."""
+    """For the guide."""
     table = [("What", "Figure", "95 % interval", "Aim", "Measured against"), *map(cells, rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     rule = "  ".join("=" * width for width in widths)

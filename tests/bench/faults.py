@@ -379,7 +379,7 @@ TABLES += (("two clients", "cut", "two cuts", "dark", "restart"),)
 
 
 def as_rst(rows: Sequence[tuple[str, Cells]]) -> str:
-    """For the README: a row for each client."""
+    """For the guide: a row for each client."""
     return "\n".join(_table(rows, columns) for columns in TABLES)
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ import docutils.core
 import docutils.nodes
 import pytest
 from PIL import Image
+
+from tests.guide import document, section_of, text_of
 
 from . import drivers, faults
 from .__main__ import as_rst, line
@@ -73,13 +76,9 @@ def test_the_table_says_which_aim_was_missed() -> None:
 # -- faults, side by side -----------------------------------------------------------------
 
 
-README = Path(__file__).parents[2] / "README.rst"
-
-
-def readme_rows() -> list[tuple[str, dict[str, str]]]:
-    """The rows of the README's tables, as the command has them before it lays them out."""
-    section = README.read_text(encoding="utf-8").split("\nFaults, side by side\n---", 1)[1]
-    section = section.partition("-\n")[2].partition("\n\n\n")[0]
+def rows_of_the_guide() -> list[tuple[str, dict[str, str]]]:
+    """The rows of the guide's tables, as the command has them before it lays them out."""
+    section = section_of("speed-and-faults", "Faults, side by side")
     found: dict[str, dict[str, str]] = {}
     for table in docutils.core.publish_doctree(section).findall(docutils.nodes.tgroup):
         head, *rows = (
@@ -93,8 +92,8 @@ def readme_rows() -> list[tuple[str, dict[str, str]]]:
 
 def test_the_tables_of_faults_are_laid_out_as_the_command_writes_them() -> None:
     """And every client of the command stands there, or is named as one that cannot be had."""
-    rows = readme_rows()
-    text = README.read_text(encoding="utf-8")
+    rows = rows_of_the_guide()
+    text = text_of("speed-and-faults")
     assert faults.as_rst([(mark(name), cells) for name, cells in rows]) in text
     assert re.search(r"^Made on 20\d\d-\d\d-\d\d on ComfyUI [\d.]+, Python [\d.]+\.$", text, re.M)
     words = " ".join(text.split())
@@ -107,11 +106,43 @@ def mark(name: str) -> str:
     return OURS.name if name == OURS.name.strip("*") else name
 
 
-def test_ours_has_every_column_right_in_the_readme() -> None:
+def test_ours_has_every_column_right_in_the_guide() -> None:
     """As the command found it; the test below tries it."""
-    ours = dict(readme_rows())[OURS.name.strip("*")]
+    ours = dict(rows_of_the_guide())[OURS.name.strip("*")]
     assert list(ours) == list(faults.CAPS)
     assert [cell for cell in ours.values() if "ok" not in cell.split(",")[0].split()] == []
+
+
+def test_the_comparison_in_the_readme_is_that_of_the_tables() -> None:
+    """Five lines, made of a hundred."""
+
+    def right(cells: dict[str, str]) -> int:
+        first = [cell.split(",")[0] for cell in cells.values() if "then HANG" not in cell]
+        return len([words for words in first if re.match(r"(20 )?ok\b(?! inside)", words)])
+
+    def count(column: str, start: str) -> int:
+        return sum(cells[column].startswith(start) for cells in theirs)
+
+    (_, ours), *others = rows_of_the_guide()
+    theirs = [cells for _, cells in others]
+    clients = {name.split()[0] for name, _ in others}
+    best, middle = max(map(right, theirs)), median(map(right, theirs))
+    some_hang = sum("HANG" in str(cells) for cells in theirs)
+    rows = re.findall(r"^trivial prompt(.*?)  +([\d.]+) x ", text_of("speed-and-faults"), re.M)
+    speed = next(figure for what, figure in rows if what.endswith("with a receiver"))
+    first, *_, last = rivals = sorted(figure for what, figure in rows if what.startswith(" by "))
+    assert len(rivals) == 3
+    assert "HANG" not in str(ours)
+    assert f"({len(others)} set-ups of {len(clients)} clients)" in text_of("README")
+    table = next(document("README").findall(docutils.nodes.tbody))
+    assert [tuple(cell.astext() for cell in row)[1:] for row in table] == [
+        (f"{right(ours)}", f"{best} at best, {middle} in the median"),
+        ("never", f"{some_hang} of {len(theirs)} hang at least once"),
+        ("the picture", f"{count('dark', 'ok')} return the picture, {count('dark', 'HANG')} hang"),
+        ("JobLost", f"{count('restart', 'ok')} gives the reason, {count('restart', 'HANG')} hang"),
+        (f"{speed} x", f"{first} x to {last} x (three clients)"),
+    ]
+    assert len(ours) == 10
 
 
 def test_a_verdict_goes_by_what_the_server_made(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from tests.pair import Ask, Run, Side, differences
 pytestmark = pytest.mark.real
 
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "4"))
-#: What the README names.
+#: What the guide names.
 USUAL = 900
 COUNT = int(os.environ.get("DIFFERENTIAL_COUNT", USUAL))
 VERSIONS = ["0.3.75", "2024-03"]

@@ -1,0 +1,62 @@
+"""The README and the pages of the guide, as the tests read them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import docutils.core
+import docutils.nodes
+from docutils.utils import Reporter
+
+import comfy_client
+
+README = Path(__file__).parents[1] / "README.rst"
+#: As it was installed: a page that the package lacks is none.
+GUIDE = Path(comfy_client.__file__).parent / "guide"
+PAGES = {"README": README, **{path.stem: path for path in sorted(GUIDE.glob("*.rst"))}}
+
+
+class Block(NamedTuple):
+    """A Python block, and where it stands."""
+
+    page: str
+    section: str
+    code: str
+
+
+def text_of(page: str) -> str:
+    """The source of a page: ``text_of("events")``, or of the ``README``."""
+    return PAGES[page].read_text(encoding="utf-8")
+
+
+def section_of(page: str, title: str) -> str:
+    """The source of a section of a page, without its title."""
+    lines = text_of(page).splitlines()
+    rule = lines[lines.index(title) + 1]
+    assert set(rule) == {rule[0]}, f"{title} is no title"
+    rest = lines[lines.index(title) + 2 :]
+    ends = [at - 1 for at, line in enumerate(rest) if line[:3] == 3 * rule[0] and " " not in line]
+    return "\n".join(rest[: ends[0]] if ends else rest)
+
+
+@cache
+def document(page: str) -> docutils.nodes.document:
+    """A page, parsed; a mistake in its markup is an error."""
+    settings = {"report_level": Reporter.WARNING_LEVEL, "halt_level": Reporter.WARNING_LEVEL}
+    return docutils.core.publish_doctree(text_of(page), settings_overrides=settings)
+
+
+def blocks() -> list[Block]:
+    """Every Python block of every page."""
+    found = []
+    for page in PAGES:
+        for block in document(page).findall(docutils.nodes.literal_block):
+            if "python" in block["classes"]:
+                section = block.parent
+                while not isinstance(section, docutils.nodes.section | docutils.nodes.document):
+                    section = section.parent
+                title = section.next_node(docutils.nodes.title)
+                found.append(Block(page, title.astext() if title else "", block.astext()))
+    return found

@@ -1,0 +1,196 @@
+"""README and guide are true: blocks run, links lead somewhere, tables are complete."""
+
+from __future__ import annotations
+
+import configparser
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import docutils.core
+import docutils.nodes
+import pytest
+from PIL import Image
+
+import comfy_client
+from comfy_client import ComfyApi
+from comfy_client.events import NAMES
+from comfy_client.since import SINCE
+from comfy_client.testing import ComfyServer, Faults
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
+from tests.contract.test_differential import USUAL
+from tests.guide import PAGES, README, Block, blocks, document, section_of, text_of
+from tests.versions import routes_of, rst
+
+CI = README.with_name(".ci") / "run"
+
+
+# -- pages and blocks ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_no_mistake_in_its_markup_and_leads_to_pages_that_exist(page: str) -> None:
+    """docutils reads it without a warning; its links are those of a repository's pages."""
+    for link in document(page).findall(docutils.nodes.reference):
+        target = link.get("refuri", "")
+        if not re.match("https?://", target):
+            assert PAGES[page].parent.joinpath(target).is_file(), target
+
+
+def test_the_readme_links_to_every_page() -> None:
+    """So nobody has to look into the folder."""
+    links = {link.get("refuri") for link in document("README").findall(docutils.nodes.reference)}
+    assert {f"comfy_client/guide/{page}.rst" for page in PAGES if page != "README"} <= links
+
+
+def test_the_readme_is_short_and_begins_with_an_example() -> None:
+    """A visitor sees code before any section, and all of it in a few minutes."""
+    lines = text_of("README").splitlines()
+    assert len(lines) <= 280
+    assert BLOCKS[0].page == "README"
+    assert ".. code-block:: python" in lines[: lines.index("Run and edit")][:40]
+
+
+class Server(NamedTuple):
+    """What the blocks run on, in place of the address in them."""
+
+    url: str
+    root: Path
+
+
+@pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.real)])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "real":
+        real: ComfyUI = request.getfixturevalue("comfyui")
+        yield Server(real.url, real.root)
+    else:
+        with ComfyServer(step_seconds=0.001) as embedded:
+            (embedded.root / "models/checkpoints/tiny.ckpt").touch()
+            yield Server(embedded.url, embedded.root)
+
+
+BLOCKS = blocks()
+IDS = [f"{block.page}-{index}-{block.section}" for index, block in enumerate(BLOCKS)]
+
+
+def test_there_are_blocks() -> None:
+    """In the README and in most pages."""
+    assert len({block.page for block in BLOCKS}) >= 10
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=IDS)
+def test_every_block_runs(
+    block: Block, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands, but for the address of the server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMFY_TOKEN", "a token")
+    graph = comfy_client.Workflow.load(load_workflow("txt2img_tiny"))
+    graph.save("txt2img.json")
+    graph.save("variant.json")
+    Image.new("RGB", (64, 48), "steelblue").save("photo.png")
+    names: dict[str, object] = {"__name__": "__main__"}
+    code = block.code.replace("http://127.0.0.1:8188", server.url)
+    exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
+    for receiver in filter(inspect.isfunction, names.values()):
+        for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests
+            comfy_client.signal(signal).disconnect(receiver)
+    if "show" in names:
+        assert Path("preview.jpg").stat().st_size > 1000
+        assert list(Path("out").iterdir())
+
+
+# -- what the README says -----------------------------------------------------------------
+
+
+def test_the_commands_are_the_ones_that_ci_runs() -> None:
+    """What the README tells a new user to type is what .ci/run does."""
+    told = re.findall(r"^    (pip install .*)$", text_of("README"), re.MULTILINE)
+    assert told == [
+        'pip install ".[cli,testing]" && comfy-client demo',
+        'pip install ".[test]" && python -m pytest',
+    ]
+    done = re.findall(r"^as_told \S+ 3\.11 '(.*)'$", CI.read_text(encoding="utf-8"), re.MULTILINE)
+    assert done == told
+
+
+# -- tables of the guide ------------------------------------------------------------------
+
+
+def test_every_extra_stands_in_the_table_and_all_is_all_of_them() -> None:
+    """But for those of the project's own tests."""
+    metadata = configparser.ConfigParser()
+    metadata.read(README.with_name("setup.cfg"), encoding="utf-8")
+    extras = {
+        n: set(text.split("\n")[1:]) for n, text in metadata["options.extras_require"].items()
+    }
+    wanted = {name: extras[name] for name in extras.keys() - {"test", "dev", "all"}}
+    assert extras["all"] == set().union(*wanted.values())
+    assert extras["all"] <= extras["test"]
+    rows = [line for line in text_of("start").splitlines() if line[:3] == "``["]
+    table = {row[3 : row.index("]")]: row for row in rows}
+    assert table.keys() == {*wanted, "all"}
+    for name, packages in wanted.items():
+        assert all(package.split()[0] in table[name] for package in packages)
+
+
+def test_every_fault_of_the_embedded_server_stands_in_the_table() -> None:
+    """And nothing stands there that does not exist."""
+    table = text_of("testing").split("\nfault   ", 1)[1].split("``server.kill()``", 1)[0]
+    named = set(re.findall(r"``([a-z_]+)``", table)) - {"ran"}
+    assert named == {name for name in dir(Faults) if not name.startswith("_")}
+
+
+def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:
+    """So many random requests and workflows."""
+    text = " ".join(text_of("testing").split())
+    assert f"{USUAL} random requests and {USUAL // 3} random workflows" in text
+
+
+def test_every_public_method_stands_in_the_table() -> None:
+    """And nothing stands there that does not exist."""
+    table = section_of("compatibility", "Every method").split("=====\n", 1)[1]
+    named = set(re.findall(r"``([a-z_0-9]+)``", table))
+    public = {name for name in dir(ComfyApi) if not name.startswith("_")} | {"client_id"}
+    assert named == public - {"timing"}
+
+
+def test_the_table_of_versions_is_the_one_that_the_tests_hold_every_version_to() -> None:
+    """``python -m tests.versions`` prints it."""
+    assert rst().strip() in text_of("compatibility")
+
+
+def test_since_when_a_method_works_agrees_with_the_package() -> None:
+    """And so with the docstrings, the errors and the table of versions."""
+    section = section_of("compatibility", "Every method")
+    table = section[section.index("=====") :]
+    (body,) = docutils.core.publish_doctree(table).findall(docutils.nodes.tbody)
+    for row in body:
+        methods, _, since = (cell.astext() for cell in row)
+        names = re.findall(r"[a-z_0-9]+", methods)
+        said = set(re.findall(r"[A-Z][a-z]{2}|\d[\d.]*", since))
+        known = {SINCE[route] for name in names for route in routes_of(name) if route in SINCE}
+        words = " ".join(known).replace("ComfyUI ", "")
+        assert (names, said) == (names, set(re.findall(r"[A-Z][a-z]{2}|\d[\d.]*", words)))
+
+
+def test_every_event_name_stands_in_the_table() -> None:
+    """The documented names are the ones that can fire."""
+    table = section_of("events", "All events").rpartition("\n====")[0]
+    rows = [line for line in table.splitlines() if line[:2] == "``"]
+    assert {n for row in rows for n in re.findall(r"``([a-z_]+)``", row[:36])} == set(NAMES)
+
+
+def test_every_error_stands_in_the_table() -> None:
+    """With what to do about it."""
+    table = text_of("errors").rpartition("\n====")[0]
+    errors = {
+        name
+        for name, kind in vars(comfy_client).items()
+        if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
+    }
+    rows = set(re.findall(r"^``([A-Za-z]+)``", table, re.MULTILINE))
+    assert rows == errors - {"ComfyError"}
