@@ -420,7 +420,10 @@ class Exchange:
             return hide(value, all_texts=_may_be_secret(unquote(name)))
         if not isinstance(value, Mapping):
             return hide(value, all_texts=True)
-        return {key: hide(each, all_texts=_may_be_secret(key)) for key, each in value.items()}
+        hide_name = self._secrets.hide_name
+        return {
+            hide_name(key): hide(each, all_texts=_may_be_secret(key)) for key, each in value.items()
+        }
 
 
 class _Tapped:

@@ -200,6 +200,18 @@ def test_cookies_push_no_password_out(tmp_path: Any) -> None:
     assert_nowhere(path.read_text())
 
 
+@pytest.mark.parametrize("route", ["/settings", "/history"])
+def test_a_recording_has_no_secret_for_a_name_either(tmp_path: Path, route: str) -> None:
+    """In the keys of an answer of any route."""
+    path = tmp_path / "run.jsonl"
+    with Comfy() as server:
+        server.lies[route] = lambda _: answer(body={f"of {SECRET}": {SECRET: 1}})
+        with poller(server.url, credentials=("me", SECRET), record=path) as api:
+            api.fetch_api(route)
+    assert_nowhere(path.read_text())
+    assert '"of ***"' in path.read_text()
+
+
 def test_what_is_pinned_stays() -> None:
     """Of the rest the latest count, and credentials that are used again are the latest."""
     secrets = Secrets()
