@@ -79,6 +79,9 @@ SMALL: Final = 1 << 20
 #: Bytes that one byte of an answer may take when it is decoded.  What a ComfyUI sends takes
 #: 5 to 8; brackets alone take 27, and seconds, in which no other thread runs.
 GROWTH: Final = 10
+#: Bytes of an answer for one key in it, at the least.  What a ComfyUI sends has one in 14 to 30,
+#: but hardly so much of it; different keys by the million take a microsecond each.
+KEYED: Final = 20
 #: Bytes of all cookies that are kept: ComfyUI takes 8190 of any header, most proxies 16 KiB.
 MOST_COOKIES: Final = 1 << 14
 #: Seconds that one upload or download may take in all.
@@ -450,11 +453,13 @@ class Http:
         """
         most = self.max_json if most is None else most
         answer = self.request(method, route, most=most, **kw)
-        needed = size_decoded(answer.content) if len(answer.content) > SMALL else 0
-        if needed > GROWTH * most:
-            raise self._too_much(
-                answer, f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
-            )
+        if len(answer.content) > SMALL:
+            needed, keys = size_decoded(answer.content), answer.content.count(b":")
+            if needed > GROWTH * most:
+                how = f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
+                raise self._too_much(answer, how)
+            if keys > most // KEYED:
+                raise self._too_much(answer, f"has about {keys} keys, {most // KEYED} are")
         return answer.json()
 
     def content(
