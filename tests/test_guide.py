@@ -15,7 +15,17 @@ import pytest
 from PIL import Image
 
 import comfy_client
-from comfy_client import ComfyApi
+from comfy_client import (
+    ComfyApi,
+    connection,
+    deadline,
+    http,
+    outputs,
+    recording,
+    redaction,
+    saving,
+    values,
+)
 from comfy_client.events import NAMES
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
@@ -194,3 +204,46 @@ def test_every_error_stands_in_the_table() -> None:
     }
     rows = set(re.findall(r"^``([A-Za-z]+)``", table, re.MULTILINE))
     assert rows == errors - {"ComfyError"}
+
+
+# -- security -----------------------------------------------------------------------------
+
+#: What a server can reach.
+LIMITS: dict[str, str | tuple[int, str]] = {
+    "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
+    "their size in memory": f"{http.GROWTH} × max_json",
+    "their keys": f"max_json / {http.KEYED}",
+    "answers that are small by nature, refusals": (http.SMALL, "MiB"),
+    "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
+    "interim answers (1xx) before an answer": f"{deadline.MOST_INTERIM}",
+    "all cookies": (http.MOST_COOKIES, "KiB"),
+    "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
+    "a message of the socket": (connection.MAX_FRAME, "MiB"),
+    "a text message of the socket": (connection.MAX_TEXT, "MiB"),
+    "the handshake of the socket": (connection.MAX_HANDSHAKE, "MiB"),
+    "an id": f"{values.MOST_ID} characters",
+    "any other text": f"{values.MOST_TEXT} characters",
+    "items of a list or an object that a model takes over": f"{values.MOST_ITEMS}",
+    "lists and objects in each other": f"{values.MOST_LEVELS} levels",
+    "the name of a file, as the server tells it": f"{outputs.MOST_NAME} characters",
+    "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
+    "bodies and frames in a recording": (recording.MOST, "MiB"),
+    "one of them": (recording.WHOLE, "MiB"),
+    "secrets to hide, such as cookies, besides your credentials": f"{redaction.MOST_WORDS}",
+}
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    """Each stands there as it is, and no other."""
+    (body,) = docutils.core.publish_doctree(section_of("security", "Limits")).findall(
+        docutils.nodes.tbody
+    )
+    said = {what.astext(): most.astext() for what, most in body}
+    for what, limit in LIMITS.items():
+        if isinstance(limit, tuple):
+            number, unit = limit
+            assert number == int(said[what].removesuffix(f" {unit}")) * UNITS[unit], what
+        else:
+            assert said[what] == limit, what
+    assert said.keys() == LIMITS.keys()
