@@ -12,7 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
+
+import attrs
 
 import comfy_client
 from comfy_client import models, testing
@@ -116,6 +118,9 @@ def build(source: Path, target: Path) -> int:
 def setup(app: Any) -> None:
     """Called by Sphinx, for which this module is an extension."""
     app.connect("autodoc-process-docstring", _as_text, priority=400)  # before napoleon
+    for kind in filter(attrs.has, vars(models).values()):
+        for holder in (kind, kind.__init__):  # without Annotated: how values are checked
+            holder.__annotations__ = get_type_hints(holder)
 
 
 def _as_text(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:

@@ -32,6 +32,7 @@ from comfy_client.testing import ComfyServer, Faults
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.test_differential import USUAL
+from tests.docs import reference
 from tests.guide import PAGES, README, Block, blocks, document, section_of, text_of
 from tests.versions import routes_of, rst
 
@@ -113,6 +114,14 @@ def test_every_block_runs(
         assert list(Path("out").iterdir())
 
 
+def test_the_reference_shows_every_public_name_on_one_page() -> None:
+    """Of the package, its models and its server; Sphinx makes it of the docstrings."""
+    pages = reference().values()
+    names = [name for _, module, names in pages if module is comfy_client for name in names]
+    assert sorted(names) == sorted(set(comfy_client.__all__) - {"__version__"})
+    assert all(names for _, _, names in pages)
+
+
 # -- what the README says -----------------------------------------------------------------
 
 
@@ -137,7 +146,7 @@ def test_every_extra_stands_in_the_table_and_all_is_all_of_them() -> None:
     extras = {
         n: set(text.split("\n")[1:]) for n, text in metadata["options.extras_require"].items()
     }
-    wanted = {name: extras[name] for name in extras.keys() - {"test", "dev", "all"}}
+    wanted = {name: extras[name] for name in extras.keys() - {"test", "dev", "docs", "all"}}
     assert extras["all"] == set().union(*wanted.values())
     assert extras["all"] <= extras["test"]
     rows = [line for line in text_of("start").splitlines() if line[:3] == "``["]
