@@ -7,7 +7,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import docutils.core
 import docutils.nodes
@@ -65,26 +64,31 @@ def test_the_readme_is_short_and_begins_with_an_example() -> None:
     assert ".. code-block:: python" in lines[: lines.index("Run and edit")][:40]
 
 
-class Server(NamedTuple):
-    """What the blocks run on, in place of the address in them."""
-
-    url: str
-    root: Path
-
-
-@pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.real)])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the blocks run, in place of the address in them."""
     if request.param == "real":
         real: ComfyUI = request.getfixturevalue("comfyui")
-        yield Server(real.url, real.root)
+        yield real.url
     else:
         with ComfyServer(step_seconds=0.001) as embedded:
             (embedded.root / "models/checkpoints/tiny.ckpt").touch()
-            yield Server(embedded.url, embedded.root)
+            yield embedded.url
 
 
+ADDRESS = "http://127.0.0.1:8188"
 BLOCKS = blocks()
-IDS = [f"{block.page}-{index}-{block.section}" for index, block in enumerate(BLOCKS)]
+RUNS = [
+    pytest.param(
+        block,
+        where,
+        id=f"{block.page}-{index}-{block.section}-{where}",
+        marks=[pytest.mark.real] if where == "real" else [],
+    )
+    for index, block in enumerate(BLOCKS)
+    for where in ("embedded", "real")
+    if where == "embedded" or ADDRESS in block.code
+]
 
 
 def test_there_are_blocks() -> None:
@@ -92,9 +96,9 @@ def test_there_are_blocks() -> None:
     assert len({block.page for block in BLOCKS}) >= 10
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=IDS)
+@pytest.mark.parametrize(("block", "server"), RUNS, indirect=["server"])
 def test_every_block_runs(
-    block: Block, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it stands, but for the address of the server."""
     monkeypatch.chdir(tmp_path)
@@ -104,7 +108,7 @@ def test_every_block_runs(
     graph.save("variant.json")
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
     names: dict[str, object] = {"__name__": "__main__"}
-    code = block.code.replace("http://127.0.0.1:8188", server.url)
+    code = block.code.replace(ADDRESS, server)
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests
