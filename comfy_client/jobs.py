@@ -511,6 +511,8 @@ class Jobs:
                     self._running = (event.prompt_id, event.node) if event.node else None
                 job = self._jobs.get(event.prompt_id)
                 if job is not None:
+                    if event.is_end and job._known.told is not None:
+                        return  # one end each, whatever a server says afterwards
                     event = with_finality(event, job.graph)
                     todo = self._tell(job, event)
                 elif event.is_end and event.prompt_id in self._ended:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
 from reprlib import repr as brief
@@ -219,6 +220,31 @@ def test_a_step_of_any_size_leaves_the_wait_to_its_time(value: Any) -> None:
         with pytest.raises(JobTimeout):
             job.result(0.1)
         assert 0 <= job.progress.fraction < 1
+
+
+def test_a_server_that_tells_several_ends_is_believed_the_first() -> None:
+    """Receivers hear of one, and the job ends so."""
+    ends = ("execution_success", "execution_error", "execution_interrupted")
+    submitted = threading.Event()
+
+    def send(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        assert submitted.wait(30)
+        for prompt_id in server.prompts:
+            # Of node 9 nothing is told, so history has to be asked.
+            conn.sendall(event("execution_start", prompt_id=prompt_id))
+            conn.sendall(b"".join(event(end, prompt_id=prompt_id) for end in ends * 3))
+            conn.sendall(event("custom.last", prompt_id=prompt_id))
+        hold(conn)
+
+    with Comfy() as server, ComfyApi(server.url) as api:
+        heard = Heard(api)
+        server.ws = send
+        server.lies["GET /history/"] = lambda _: until(lambda: heard("custom.last")) and False
+        job = api.submit(GRAPH)
+        submitted.set()
+        assert [file.filename for file in job.result(30).files] == ["a.png"]
+        assert [e.name for e in heard.events if e.name in ends] == ["execution_success"]
 
 
 # -- other users ------------------------------------------------------------------------------
