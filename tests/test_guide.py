@@ -140,6 +140,19 @@ def test_the_commands_are_the_ones_that_ci_runs() -> None:
     assert done == told
 
 
+def test_ci_tries_exactly_the_oldest_release_of_each_package() -> None:
+    """The pattern by which it finds them leaves out none, and each has one oldest release."""
+    metadata = configparser.ConfigParser()
+    metadata.read(README.with_name("setup.cfg"), encoding="utf-8")
+    needs = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
+    lines = {line for text in needs for line in text.split("\n") if line and line[0] != "#"}
+    (pattern,) = re.findall(r"sed -nE 's/\^ \+(.*)\$/\\1==", CI.read_text(encoding="utf-8"))
+    found = [re.fullmatch(pattern, line) for line in sorted(lines - {"types-requests"})]
+    assert all(found)
+    names = [match[1] for match in found if match]
+    assert len(names) == len(set(names)) >= 10
+
+
 # -- tables of the guide ------------------------------------------------------------------
 
 
