@@ -7,6 +7,8 @@
     with ComfyApi("http://127.0.0.1:8188") as api:
         result = api.run(Workflow.load("txt2img.json"))
         result.images[0].save("out/")
+
+The guide is in the folder ``guide`` of this package; ``start.rst`` is its first page.
 """
 
 from importlib import import_module

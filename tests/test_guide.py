@@ -251,7 +251,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "any other text": f"{values.MOST_TEXT} characters",
     "items of a list or an object that a model takes over": f"{values.MOST_ITEMS}",
     "lists and objects in each other": f"{values.MOST_LEVELS} levels",
-    "the name of a file, as the server tells it": f"{outputs.MOST_NAME} characters",
+    "the name of a file, as the server sends it": f"{outputs.MOST_NAME} characters",
     "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
     "bodies and frames in a recording": (recording.MOST, "MiB"),
     "one of them": (recording.WHOLE, "MiB"),

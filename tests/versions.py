@@ -91,11 +91,11 @@ TABLE = (
     methods("``get_node_replacements``"),
     methods("``cancel_job``, ``cancel_jobs``"),
     # requests
-    Row("routes below ``/api``", "2024-07", "asked at the root from then on", "api"),
+    Row("routes below ``/api``", "2024-07", "used without ``/api`` from then on", "api"),
     Row(
         "400 for an unknown class",
         "2024-07",
-        "500, and ``PromptRejected`` all the same: the class is looked up",
+        "500; still ``PromptRejected``, because the class is looked up",
         "unknown class",
     ),
     Row(
@@ -113,13 +113,13 @@ TABLE = (
     Row(
         "``store_user_data(overwrite=False)``",
         "2024-07",
-        "the server is asked first whether it has the file",
+        "the server is asked first if it has the file",
         "user data overwrite",
     ),
     Row(
         "``list_user_data(recurse=False)``",
         "2024-12",
-        "all is listed, and the top of it kept",
+        "everything is listed, then cut to the top level",
         "user data top",
     ),
     Row("``%`` in names of user data", "2024-12", "kept as ``%25``", "user data percent"),
@@ -131,38 +131,38 @@ TABLE = (
     Row(
         "``interrupt(prompt_id)``",
         "0.3.57",
-        "the queue is asked first; then what runs is stopped, the id is ignored",
+        "the queue is asked first; then whatever runs is stopped, the id is ignored",
         "interrupt by id",
     ),
     Row(
         "``get_histories(offset=...)``",
         "0.3.60",
-        "all of the history is read, and cut here",
+        "the whole history is read, then cut by the client",
         "offset",
     ),
     Row(
         "``preview_method`` of a prompt",
         "0.5.0",
-        "ignored: the server's ``--preview-method`` counts",
+        "ignored; the server's ``--preview-method`` applies",
         "preview method",
     ),
     # prompts and their events
     Row(
         "``execution_success``",
         "2024-12",
-        "made of ``executing`` without a node",
+        "derived from ``executing`` without a node",
         "execution_success",
     ),
     Row(
         "``executed`` of cached outputs",
         "2024-12",
-        "none; the result has them, from history",
+        "no event; the result has them, from the history",
         "executed of cached",
     ),
     Row(
         "own ``prompt_id``",
         "0.3.45",
-        "the server's own; ours stands in ``extra_data``",
+        "the server chooses; ours is in ``extra_data``",
         "own prompt_id",
     ),
     Row(
