@@ -562,7 +562,8 @@ class ComfyApi(
 
         Args:
             prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`; a UUID in any
-                of its forms.
+                of its forms.  Servers before ComfyUI 0.3.45 choose ids themselves; by yours
+                they find only what this ``client_id`` has submitted.
             workflow: What was submitted, for the titles of nodes; ``None``: the server tells.
         """
         self._check_open()
