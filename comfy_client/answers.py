@@ -117,16 +117,6 @@ class Download:
         return self._chunks
 
 
-def size_decoded(content: bytes) -> int:
-    """About how many bytes JSON takes when it is decoded: up to 1.4 times as many, or as few.
-
-    By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
-    list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
-    """
-    values, keys, lists, objects = map(content.count, (b",", b":", b"[", b"{"))
-    return len(content) + 40 * (values + keys) + 64 * lists + 110 * objects
-
-
 def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
     """The error for an answer that is no ``due``, such as "JSON"."""
     start = " ".join(answer.start.split())[:_SHOWN]

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from . import credentials as creds
 from . import models
 from .answers import Answer, route_is_missing, wants_tls
+from .budget import Newest
 from .connection import Line, Plan, State, open_line, speaks_tls
 from .deadline import shut
 from .errors import (
@@ -57,6 +58,8 @@ _CONNECT: Final = 3.0
 _WATCH: Final = 3.0
 #: Bytes that any answer may have which is read here.
 _MOST: Final = 1 << 20
+#: Bytes of what the socket brings that are kept.
+MOST_BYTES: Final = 16 << 20
 
 _LOOPBACKS = ("127.0.0.1", "::1")
 _PORTS = {8188: "ComfyUI's own", 8000: "the desktop app's"}
@@ -92,7 +95,7 @@ class Visit:
         self._lock = threading.Lock()  # guards the sockets
         self._sockets: list[socket.socket] | None = []  # None: the visit is over
         self.line: Line | None = None
-        self.events: list[Event] = []  # that came over it
+        self.events: Newest[Event] = Newest(1000, MOST_BYTES)  # that came over it
         self.pongs = 0
         self.addresses: list[tuple[socket.AddressFamily, Any]] = []
         self.answer: Answer | None = None
@@ -189,12 +192,13 @@ class Visit:
             self.pongs += opcode == PONG
             if opcode in (TEXT, BINARY):
                 decode = decode_text if opcode == TEXT else decode_binary
-                self.events += decode(data)
+                for event in decode(data):
+                    self.events.append(event, event.nbytes)
         return True
 
     def has(self, kind: type[Event]) -> bool:
         """Whether an event of that kind has come."""
-        return any(isinstance(event, kind) for event in self.events)
+        return any(isinstance(event, kind) for event in self.events.values())
 
     def brief(self, value: object, most: int = 60) -> str:
         """Something short that a server says of itself; cut only when no secret is in it."""
@@ -722,7 +726,9 @@ class Visit:
         return Found("ok", text)
 
     def _of(self, prompt_id: str) -> list[JobEvent]:
-        return [e for e in self.events if isinstance(e, JobEvent) and e.prompt_id == prompt_id]
+        return [
+            e for e in self.events.values() if isinstance(e, JobEvent) and e.prompt_id == prompt_id
+        ]
 
     def _verdict(self, prompt_id: str) -> str | None:
         """What became of a prompt, by the history, which the events only hasten."""

@@ -19,6 +19,7 @@ import blinker
 
 from . import jobs as jobs_module
 from .address import parse_host
+from .budget import Budget
 from .connection import Connection, Plan, State, Timing, speaks_tls
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .credentials import sealed as sealed_headers
@@ -137,7 +138,9 @@ class ComfyApi(
         max_json: Bytes of the largest answer that is decoded: node definitions, the queue,
             history, lists.  One that is larger, or that would take more than 10 times as much in
             memory, is an :class:`UnexpectedResponse`.  Answers that are small by nature (counts,
-            receipts, features) have 1 MiB, and of refusals so much is looked at.
+            receipts, features) have 1 MiB, and of refusals so much is looked at.  If it is more
+            than the usual, twice as much may one message of the socket have, and three times as
+            much may events take that wait for receivers, and what jobs have been left so far.
 
     Raises:
         ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
@@ -230,7 +233,9 @@ class ComfyApi(
             namespace=namespace,
             max_json=max_json,
         )
-        self._receivers = Receivers(self, namespace)
+        #: Of what waits for receivers, and of what jobs are left.
+        self._budget = Budget(3 * max(MAX_JSON, max_json))
+        self._receivers = Receivers(self, namespace, self._budget)
         self._recorder = self._http.recorder = None if record is None else _recorder(record)
         self._closed = False
         self._set_up()
@@ -243,6 +248,7 @@ class ComfyApi(
             poll_only=self._transport == "poll",
             timing=self.timing,
             recorder=self._recorder,
+            max_frame=2 * self._http.max_json if self._http.max_json > MAX_JSON else None,
         )
         self._jobs = Jobs(self)
         # Prompts of map() and sweep(), which keep this object, and not the other way round.
@@ -291,7 +297,7 @@ class ComfyApi(
         """Events that receivers and iterators were too slow for.
 
         Previews and progress that gave way to newer ones, and what found no room: at most
-        10,000 events wait for each, and 256 MiB of them.
+        10,000 events wait for each, and 192 MiB for all together, or three times ``max_json``.
         """
         return self._receivers.dropped
 

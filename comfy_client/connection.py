@@ -58,8 +58,9 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Largest message that is read, in bytes; a larger one ends the connection.
-MAX_FRAME: Final = 512 << 20
+#: Largest message that is read, in bytes, unless more is asked for; a larger one ends the
+#: connection.
+MAX_FRAME: Final = 128 << 20
 #: The same of a text, which takes many times its size once it is decoded.
 MAX_TEXT: Final = 32 << 20
 #: Largest answer to a handshake, in bytes.
@@ -162,8 +163,10 @@ class Connection:
         timing: Timing | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         recorder: Recorder | None = None,
+        max_frame: int | None = None,
     ) -> None:
         self._owner = weakref.ref(owner)
+        self._max_frame = max_frame
         self._poll_only = poll_only
         self.timing: Timing = timing or Timing()
         self._uniform = uniform
@@ -416,7 +419,8 @@ class Connection:
                 raise _Lost("stopped while dialling")
 
     def _read(self, ws: websocket.WebSocket, sock: socket.socket, begun: bytes) -> None:
-        frames = self._frames = Frames(sock, MAX_FRAME, begun, most_text=MAX_TEXT)
+        most = MAX_FRAME if self._max_frame is None else self._max_frame
+        frames = self._frames = Frames(sock, most, begun, most_text=MAX_TEXT)
         recorder = self._recorder
         dialled = time.monotonic()
         greeted = False

@@ -233,6 +233,15 @@ class JobLost(JobError):
     """In no queue and no history: the server was restarted, or the prompt was deleted."""
 
 
+class OutputsTooLarge(JobError):
+    """It left more than a client keeps in memory of all its jobs that have not ended.
+
+    That is 192 MiB, or three times ``max_json`` if that is more.  Pictures of
+    ``SaveImageWebsocket`` count, and what nodes report; files on the server do not.  The
+    prompt goes on.
+    """
+
+
 class JobTimeout(JobError, TimeoutError):
     """The caller's time ran out.  The prompt goes on: wait again, or cancel it.
 

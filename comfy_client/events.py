@@ -267,7 +267,7 @@ class LogsEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
-    """One entry of a ``logs`` event: ``terminal``."""
+    """One entry of a ``logs`` event, whose ``raw`` has all of them: ``terminal``."""
 
     time: str | None = None
     text: str = ""

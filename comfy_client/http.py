@@ -40,7 +40,7 @@ from urllib3.util import Retry
 from . import credentials as creds
 from ._version import __version__
 from .address import Address
-from .answers import Answer, Download, refusal, route_is_missing, size_decoded, unexpected
+from .answers import Answer, Download, refusal, route_is_missing, unexpected
 from .deadline import POOL_CLASSES, Exchange, current, deadline_in, keep_to_deadlines, patience
 from .errors import (
     AuthenticationError,
@@ -63,6 +63,7 @@ from .failures import (
     without_libraries,
 )
 from .multipart import Form, opened
+from .values import size_decoded
 
 if TYPE_CHECKING:
     from .recording import Recorder

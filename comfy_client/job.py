@@ -10,6 +10,7 @@ import copy
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from .budget import Share
 from .connection import State
 from .deadline import check_patience
 from .errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
@@ -91,6 +93,7 @@ class JobProgress:
 class Known:
     """What is known of a prompt; guarded by the lock of ``Jobs``."""
 
+    share: Share  #: Of the client's memory, until it is decided.
     # Its submission.
     posted_at: float = 0.0
     accepted_at: float | None = None
@@ -178,7 +181,7 @@ class Job(Future[Result]):
         #: until the server has told it.
         self.graph: Mapping[str, Any] = graph
         self.node_errors: Mapping[str, Any] = {}  #: Outputs that were dropped.
-        self._known = Known()
+        self._known = Known(Share(api._budget))
         self._twins: list[Job] = []  # the same prompt, taken up by another id
         #: What the weights of its nodes were worked out from, and they.
         self._weighed: tuple[tuple[object, ...], Mapping[str, float]] = ((None,) * 4, {})
@@ -192,14 +195,16 @@ class Job(Future[Result]):
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
         # Replaced, never changed.  Whoever reads late, gets of progress and previews only the
         # newest.
-        self._taps: tuple[EventQueue, ...] = (EventQueue(crowded=0),)
-        self._is_tapped = False
+        # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
+        # first, until somebody asks for it.
+        self._first: EventQueue | None = EventQueue(crowded=0, budget=self._api._budget)
+        self._taps: tuple[weakref.ref[EventQueue], ...] = (weakref.ref(self._first),)
         self._bells: list[threading.Lock] = []  # of those who wait, released at the end
         self._is_done = False
 
     def _orphan(self) -> None:
         """In the child of a fork it ends here; whoever follows it there, too."""
-        for tap in self._taps:
+        for tap in self._live_taps():
             tap.reset()
         self._begin()
         self.set_exception(ClientClosed("the job belongs to the process that was forked"))
@@ -390,24 +395,30 @@ class Job(Future[Result]):
     def _tap(self) -> EventQueue:
         """The queue that was filled from the beginning, or for whoever comes later a new one."""
         with self._gate:
-            if not self._is_tapped:
-                self._is_tapped = True
-                return self._taps[0]
-            tap = EventQueue()
-            self._taps = (*self._taps, tap)
+            if self._first is not None:
+                tap, self._first = self._first, None
+                return tap
+            tap = EventQueue(budget=self._api._budget)
+            alive = (ref for ref in self._taps if ref() is not None)
+            self._taps = (*alive, weakref.ref(tap))
         if self._known.told is not None:  # twice at worst: whoever reads stops at the first
             tap.put(self._known.told)
         return tap
 
     def _tap_all(self) -> None:
         """Somebody listens from the beginning, and is to have all."""
-        self._taps[0].listen()
+        if self._first is not None:
+            self._first.listen()
+
+    def _live_taps(self) -> list[EventQueue]:
+        return [tap for ref in self._taps if (tap := ref()) is not None]
 
     def _hear(self, event: Event) -> None:
         if event.name == "b_preview_with_metadata":
             return  # the same picture comes as ``b_preview``
-        for tap in self._taps:
-            tap.put(event)
+        for ref in self._taps:
+            if (tap := ref()) is not None:
+                tap.put(event)
         for twin in self._twins:
             twin._hear(event)
 
@@ -428,7 +439,7 @@ class Job(Future[Result]):
         finally:
             tap.close()
             with self._gate:
-                self._taps = tuple(other for other in self._taps if other is not tap)
+                self._taps = tuple(ref for ref in self._taps if ref() not in (tap, None))
 
     # -- how it is doing -----------------------------------------------------------------
 

@@ -21,14 +21,14 @@ import random
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import attrs
 
 from . import models
+from .budget import LEAST, Newest
 from .connection import State
 from .deadline import patience
 from .errors import (
@@ -77,6 +77,7 @@ from .verdicts import (
     lost,
     sends_pictures,
     success,
+    too_large,
     with_finality,
 )
 from .workflow import class_of, sinks
@@ -85,8 +86,6 @@ from .workflow.graph import origin, seeds_of
 if TYPE_CHECKING:
     from .client import ComfyApi
     from .redaction import Secrets
-
-T = TypeVar("T")
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -114,8 +113,14 @@ REFUSALS: Final = 3
 STUMBLES: Final = 8
 #: Seconds between two looks for the reason that the socket came or went.
 BETWEEN: Final = 1.0
-#: Prompts whose end is remembered as told, of late.
+#: Prompts whose end is remembered as told, of late: so many, and so many bytes of these ends.
 REMEMBERED: Final = 1000
+REMEMBERED_BYTES: Final = 32 << 20
+#: Events that are kept while a submission is not answered, as they may be of that prompt: so
+#: many, and an eighth of the bytes that there are for all others.
+ORPHANS: Final = 1000
+#: Bytes of an event that make no difference, where one only is kept.
+SMALL_EVENT: Final = 1 << 14
 #: Seconds after the end event in which the server writes its record.
 RECORDED: Final = 1.0
 #: Seconds between looks at the queue for a job whose start its socket has told.
@@ -175,16 +180,21 @@ class Jobs:
     def __init__(self, api: ComfyApi) -> None:
         self._owner = weakref.ref(api)
         self._publish = api._receivers.publish
+        self._budget = api._budget
+        api._receivers.ours[:] = [weakref.WeakMethod(self.is_ours)]
         # Guards this object and what is known of its jobs.  Re-entrant: the collector may end
         # a forgotten iterator of map() in here, which takes its jobs back.
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
         # Prompts whose end was told, of late: whoever tells it again, a late socket or a job
         # that takes the same prompt up, is not heard twice, and cannot take it back.
-        self._ended: dict[str, _Ending] = {}
-        self._renamed: dict[str, str] = {}  # the server's ids of late, by ours
+        self._ended: Newest[_Ending] = Newest(REMEMBERED, REMEMBERED_BYTES)
+        self._renamed: Newest[str] = Newest(
+            REMEMBERED, REMEMBERED_BYTES
+        )  # the server's ids of late, by ours
         self._posting: set[Job] = set()  # submissions without an answer yet
-        self._orphans: deque[JobEvent] = deque(maxlen=1000)  # maybe of one of these
+        # Maybe of one of these.
+        self._orphans: Newest[JobEvent] = Newest(ORPHANS, self._budget.most // 8)
         self._elsewhere = 0  # jobs whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
         self._thread: threading.Thread | None = None
@@ -207,6 +217,10 @@ class Jobs:
         if api is None:
             raise ClientClosed
         return api
+
+    def is_ours(self, prompt_id: str | None) -> bool:
+        """Whether a prompt is, or was of late, one of this client, or may turn out to be."""
+        return prompt_id in self._jobs or prompt_id in self._ended or bool(self._posting)
 
     @property
     def outstanding(self) -> tuple[Job, ...]:
@@ -288,8 +302,8 @@ class Jobs:
                 if job.prompt_id in self._jobs:
                     raise ValueError(f"prompt {job.prompt_id} is outstanding already")
                 self._jobs[job.prompt_id] = job
-                self._ended.pop(job.prompt_id, None)  # what ended was another by this id
-                self._renamed.pop(job.prompt_id, None)
+                self._ended.pop(job.prompt_id)  # what ended was another by this id
+                self._renamed.pop(job.prompt_id)
                 self._posting.add(job)
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
@@ -335,9 +349,9 @@ class Jobs:
                 # Somebody may have seen it in the queue, and taken it up.
                 other = self._jobs.get(receipt.prompt_id)
                 self._rename(job, receipt.prompt_id)
-                if len(self._orphans) == self._orphans.maxlen:
+                if self._orphans.forgotten:
                     known.generation = None  # some are gone: events alone may not decide
-                for event in self._orphans:  # receivers had these already
+                for event in self._orphans.values():  # receivers had these already
                     if event.prompt_id == job.prompt_id:
                         todo += self._tell(job, with_finality(event, job.graph))
                 if other is not None:
@@ -357,7 +371,7 @@ class Jobs:
 
     def _rename(self, job: Job, prompt_id: str) -> None:
         self._jobs.pop(job.prompt_id, None)
-        _put(self._renamed, job.prompt_id, prompt_id)
+        self._renamed.put(job.prompt_id, prompt_id)
         job.prompt_id = prompt_id
         if job._known.decided:
             self._jobs.pop(prompt_id, None)  # whoever has taken it up, ends with it
@@ -383,12 +397,12 @@ class Jobs:
             if self._bell.stopped:
                 raise ClientClosed
             prompt_id, *others = spellings(prompt_id)
-            ids = [self._renamed.get(one, one) for one in (prompt_id, *others)]
+            ids = [self._renamed.get(one) or one for one in (prompt_id, *others)]
             for one in ids:
                 job = self._jobs.get(one) or self._ended_job(one)
                 if job is not None:
                     return job
-            ending = next((self._ended[one] for one in ids if one in self._ended), None)
+            ending = next(filter(None, map(self._ended.get, ids)), None)
             told = None if ending is None or not ending.is_final else ending.event
             prompt_id = prompt_id if told is None else told.prompt_id or prompt_id
             job = Job(api, prompt_id, graph)
@@ -518,7 +532,7 @@ class Jobs:
                 elif event.is_end and event.prompt_id in self._ended:
                     return  # receivers had this news already, over HTTP
                 if self._posting and (job is None or job._known.is_elsewhere):
-                    self._orphans.append(event)
+                    self._orphans.append(event, event.nbytes)
         self._publish(event)
         if todo:
             in_full(todo)
@@ -555,10 +569,23 @@ class Jobs:
         job._hear(event)
         outcome = self._note(job, known, event)
         if outcome is None:
-            return []
+            return self._keep_to_budget() if self._budget.used > self._budget.most else []
         if known.told is not None:
             return [self._decide(job, outcome)]
         return self._conclude(job, success(job.prompt_id), outcome)
+
+    def _keep_to_budget(self) -> list[Callable[[], None]]:
+        """Give up the job that holds most, if they alone hold more than there is."""
+        most = self._budget.most
+        if self._budget.relieve():
+            return []
+        jobs = self._jobs.values()
+        if sum(job._known.share.nbytes for job in jobs) <= most:
+            return []  # the rest is in the hands of receivers
+        job = max(jobs, key=lambda job: job._known.share.nbytes)
+        job._known.frames, job._known.outputs = [], {}
+        event, error = too_large(job.prompt_id, most)
+        return self._conclude(job, event, error, has_record=False, is_final=False)
 
     def _conclude(
         self,
@@ -585,24 +612,29 @@ class Jobs:
         """Its end is told."""
         due = 0.0 if event.recovered or not has_record else time.monotonic() + RECORDED
         ending = _Ending(event, weakref.ref(job), has_record, is_final, due)
-        _put(self._ended, job.prompt_id, ending)
+        self._ended.put(job.prompt_id, ending, event.nbytes)
 
     def _note(self, job: Job, known: Known, event: JobEvent) -> Outcome | None:
         """What the job is told by one of its events; an outcome when that ends it."""
         known.is_news("socket")
         if isinstance(event, UnknownEvent):
             return None  # of a node; no word on where the prompt is
+        share = known.share
         known.check_at = known.news_at + SILENCE
         known.interval = SILENCE
         known.missed_at = None
         if isinstance(event, ProgressState):
             known.states = event
+            share.keep(ProgressState, event.nbytes)
         elif isinstance(event, Progress):
             known.step = event
+            if event.nbytes > SMALL_EVENT:  # others come all the time
+                share.keep(Progress, event.nbytes)
             known.sampled = known.sampled or "Sampler" in (class_of(job.graph, event.node) or "")
         elif isinstance(event, PreviewEvent):
             if event.final and event.name == "b_preview":
                 known.frames.append((event.node_id or "", event.mime, event.view))
+                share.add(PreviewEvent, event.nbytes + LEAST)
             known.previewed = known.previewed or not event.final
         elif isinstance(event, Executing):
             if known.told is None:
@@ -612,9 +644,11 @@ class Jobs:
             known.runs()
             known.node, known.node_since = event.node, known.news_at
             known.visited.add(event.node)
+            share.keep(Executing, LEAST * len(known.visited))
         elif isinstance(event, Executed):
             if event.node is not None:
                 known.reported.add(event.node)
+                share.keep(event.node, event.nbytes + LEAST)
                 if event.output is not None:
                     known.outputs[event.node] = event.output
         elif isinstance(event, ExecutionStart):
@@ -622,8 +656,10 @@ class Jobs:
             known.runs()
         elif isinstance(event, ExecutionCached):
             known.cached = frozenset(event.nodes)
+            share.keep(ExecutionCached, event.nbytes)
         elif event.is_end:
             known.ended = True
+            share.keep(EndEvent, event.nbytes)
             if isinstance(event, ExecutionError | ExecutionInterrupted):
                 return error_of(event, job.prompt_id, job.graph, _secrets(job))
             self._time(job, known)
@@ -880,7 +916,9 @@ class Jobs:
     def _stand(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> Standing:
         """Who runs and who waits; the last look again, if it still holds."""
         standing = self._lookout.still_holds(api)
-        if standing is not None and all(job.prompt_id in standing for job in due):
+        if standing is not None and all(
+            job.prompt_id in standing and (job.graph or job._known.looked) for job in due
+        ):
             first = standing.first_of({job.prompt_id for job in jobs})
             if first is None or api.get_history(first) is None:
                 return standing
@@ -1119,6 +1157,7 @@ class Jobs:
         if known.decided:
             return _nothing
         known.decided = True
+        known.share.free()
         known.ended_at = time.monotonic()
         self._elsewhere -= known.is_elsewhere
         self._jobs.pop(job.prompt_id, None)
@@ -1200,14 +1239,6 @@ def _refusal(exc: Exception) -> ComfyError | None:
 
 def _nonsense(exc: Exception) -> str:
     return f"what the server says makes no sense: {exc!r:.200}"
-
-
-def _put(memory: dict[str, T], key: str, value: T) -> None:
-    """Remember it, and forget what is oldest."""
-    memory.pop(key, None)
-    memory[key] = value
-    if len(memory) > REMEMBERED:
-        del memory[next(iter(memory))]
 
 
 def _nothing() -> None:

@@ -25,10 +25,11 @@ JSON lines, one for each thing that happened, in the order in which the client s
 
 ``t`` is in seconds since the recording began.  A body or frame of more than :data:`WHOLE`
 bytes, and each that comes after :data:`MOST` bytes of them, is noted by ``len``, ``sha256``
-and ``head_b64`` only; of uploaded files nothing but name and length is.  Workflows, prompts
-and pictures are in the file; secrets are not (see :mod:`comfy_client.redaction`), nor are
-headers but a few that hold none.  In what is no text stars of the same length take their
-place, so a picture in whose metadata one stood has a wrong check sum there.
+and ``head_b64`` only; of uploaded files nothing but name and length is.  At :data:`LONGEST`
+bytes the recording ends.  Workflows, prompts and pictures are in the file; secrets are not
+(see :mod:`comfy_client.redaction`), nor are headers but a few that hold none.  In what is no
+text stars of the same length take their place, so a picture in whose metadata one stood has a
+wrong check sum there.
 
 Each line is in the hands of the operating system before the client goes on, so a crash loses
 at most the one that was being written.  When that fails the recording ends, and the client
@@ -39,6 +40,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -58,8 +60,10 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Bytes of one body or one frame that are kept whole.
 WHOLE: Final = 4 << 20
-#: Bytes of all bodies and binary frames that are kept.
+#: Bytes of all bodies and frames that are kept.
 MOST: Final = 256 << 20
+#: Bytes of the file: text of the same length takes up to six times as many.
+LONGEST: Final = 2 << 30
 #: What the first line says.
 FORMAT: Final = 1
 
@@ -139,6 +143,9 @@ class Recorder:
                 return
             now = time.monotonic() - self._begun
             line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
+            if self._length + len(line) > LONGEST:
+                self._close()
+                raise OSError(errno.EFBIG, "it is as long as a recording may be")
             try:
                 written = 0
                 while written < len(line):
@@ -188,7 +195,7 @@ class Recorder:
         """A message came."""
         if self._fd is None:
             return
-        if len(data) > WHOLE:
+        if len(data) > WHOLE or (is_text and not self._keeps(len(data))):
             noted = _json(_noted(data, self.secrets))[1:-1]
             self._write("json" if is_text else "binary", f'"ch": "{self._open}", {noted}')
         elif is_text:

@@ -30,6 +30,10 @@ SHORTEST: Final = 4
 SHORTEST_NAMED: Final = 8
 #: Words that are remembered; of tokens that change, the latest.
 MOST_WORDS: Final = 500
+#: Letters of all of these, but for our own credentials: each word has some thirty spellings.
+MOST_LETTERS: Final = 1 << 17
+#: Letters of a name or a word of which the cache keeps what was found out.
+_CACHED: Final = 256
 
 #: Levels of a JSON value that are looked through.
 DEEPEST: Final = 200
@@ -124,9 +128,14 @@ _SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey
 _AGENTS = ("comfy-client/", "python-requests/")
 
 
-@functools.lru_cache(4096)
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
     """Whether the value under such a name is secret."""
+    look = _is_secret_name if len(name) <= _CACHED else _is_secret_name.__wrapped__
+    return look(name, in_query)
+
+
+@functools.lru_cache(4096)
+def _is_secret_name(name: str, in_query: bool) -> bool:
     bare = re.sub(r"[^a-z0-9]", "", name.lower())
     return (
         bare.endswith(_ENDS)
@@ -179,8 +188,11 @@ class Secrets:
                 is_new |= word not in to
                 to.pop(word, None)
                 to[word] = None  # the latest, also when it was known before
-            while len(to) > MOST_WORDS:
-                del to[next(iter(to))]
+            letters = 0 if pinned else sum(map(len, to))
+            while len(to) > MOST_WORDS or (letters > MOST_LETTERS and len(to) > 1):
+                oldest = next(iter(to))
+                letters -= len(oldest)
+                del to[oldest]
             if is_new:
                 self._found = None
 
@@ -356,7 +368,10 @@ class _Found(NamedTuple):
 
     @classmethod
     def of(cls, words: list[str]) -> _Found:
-        spelled = {spelling for word in words for spelling in _spellings(word)}
+        spelled: set[str] = set()
+        for word in words:
+            look = _spellings if len(word) <= _CACHED else _spellings.__wrapped__
+            spelled |= look(word)
         texts = tuple(sorted(spelled, key=len, reverse=True))
         # A backslash may be the word's own, or that of an encoding.
         plain = {

@@ -19,13 +19,14 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import attrs
 import blinker
 
+from .budget import Budget
 from .events import (
     NAMES,
     ConnectionEvent,
@@ -35,6 +36,7 @@ from .events import (
     Executed,
     ExecutionCached,
     ExecutionStart,
+    JobEvent,
     PreviewEvent,
     Progress,
     ProgressState,
@@ -48,11 +50,11 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
 CROWDED: Final = 64
-#: At most this many wait ...
+#: At most this many wait.  Then of what comes, only an output or an end of a prompt of ours, or a
+#: change of the connection is taken, and the oldest of what matters less goes for it.
 FULL: Final = 10_000
-#: ... or so many bytes of them.  Then of what comes, only an output, an end or a change of the
-#: connection is taken, and the oldest of what matters less goes for it.
-FULL_BYTES: Final = 256 << 20
+#: So many bytes of them, where nobody shares: see :mod:`comfy_client.budget`.
+FULL_BYTES: Final = 192 << 20
 
 
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
@@ -134,12 +136,22 @@ class EventQueue:
     """Events on their way to another thread; bounded, and the newest wins under pressure.
 
     What is left comes in the order in which it was put.  ``crowded`` is how many may wait
-    before newer ones take the place of older ones of their kind.
+    before newer ones take the place of older ones of their kind.  ``budget`` is shared with
+    others: who holds most of it gives way.  ``ours`` has the last word on whose prompts these
+    are, of which more matters; empty: all are ours.
     """
 
-    def __init__(self, crowded: int = CROWDED) -> None:
+    def __init__(
+        self,
+        crowded: int = CROWDED,
+        budget: Budget | None = None,
+        ours: Sequence[weakref.WeakMethod[Callable[[str | None], bool]]] = (),
+    ) -> None:
         self._crowded = crowded
+        self._ours = ours
+        self._budget = Budget(FULL_BYTES) if budget is None else budget
         self.reset()
+        self._budget.join(self)
 
     def reset(self) -> None:
         """As new, with a new lock: after a fork the old one may be held for ever."""
@@ -151,7 +163,8 @@ class EventQueue:
         self._changed = threading.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
-        self._bytes = 0  # of all that waits
+        self.nbytes: int = 0  #: Of all that waits, and of what is in hand.
+        self._bytes_in_hand = 0
         self._last = 0  # number of the event that was put last
         self._in_hand: int | None = None  # of the one that was taken and is not done with
         self._closed = False
@@ -159,6 +172,7 @@ class EventQueue:
     def put(self, event: Event) -> None:
         """Never blocks for long, never raises."""
         kind = _kind(event)
+        budget = self._budget
         with self._lock:
             if self._closed:
                 return
@@ -166,34 +180,56 @@ class EventQueue:
             if kind is not None and len(waiting) >= self._crowded:
                 for number in of_kind.pop(kind, ()):
                     if (older := waiting.pop(number, None)) is not None:
-                        self._bytes -= older.nbytes
+                        self.nbytes -= older.nbytes
+                        budget.used -= older.nbytes
                         self.dropped += 1
-            if len(waiting) >= FULL or self._bytes >= FULL_BYTES:
-                if not _rank(event):
+            if len(waiting) >= FULL:
+                if not self._rank(event):
                     self.dropped += 1
                     return
-                self._make_room()
+                # To three quarters: not a search for each event.
+                self._drop(len(waiting) - FULL * 3 // 4, 0)
             self._last = number = self._last + 1
             waiting[number] = event
-            self._bytes += event.nbytes
+            self.nbytes += event.nbytes
+            budget.used += event.nbytes
             if kind is not None:
                 of_kind.setdefault(kind, []).append(number)
             self._changed.notify_all()
+        if budget.used > budget.most:
+            budget.relieve()  # without the lock: others have theirs
 
-    def _make_room(self) -> None:
-        """Drop the oldest of what matters least, to three quarters: not a search for each event."""
+    def give_way(self, nbytes: int) -> None:
+        """Drop so many bytes, if so many wait."""
+        with self._lock:
+            self._drop(0, nbytes)
+
+    def _drop(self, count: int, nbytes: int) -> None:
+        """The oldest of what matters least: so many events, and so many bytes."""
         waiting, of_kind = self._waiting, self._of_kind
         for rank in range(3):
-            for number in [n for n, event in waiting.items() if _rank(event) == rank]:
-                if len(waiting) <= FULL * 3 // 4 and self._bytes <= FULL_BYTES * 3 // 4:
+            for number in [n for n, event in waiting.items() if self._rank(event) == rank]:
+                if count <= 0 and nbytes <= 0:
                     return
                 if (event := waiting.pop(number, None)) is not None:
                     self._left(of_kind, number, event)
+                    self.nbytes -= event.nbytes
+                    self._budget.used -= event.nbytes
                     self.dropped += 1
+                    count -= 1
+                    nbytes -= event.nbytes
+
+    def _rank(self, event: Event) -> int:
+        """How much it matters; what it says of others' prompts, little."""
+        rank = _rank(event)
+        if rank and self._ours and isinstance(event, JobEvent):
+            is_ours = self._ours[-1]()
+            if is_ours is not None and not is_ours(event.prompt_id):
+                return 0
+        return rank
 
     def _left(self, of_kind: dict[Hashable, list[int]], number: int, event: Event) -> None:
         """It waits no more."""
-        self._bytes -= event.nbytes
         kind = _kind(event) if of_kind else None
         numbers = of_kind.get(kind, [])
         if number in numbers:
@@ -208,6 +244,7 @@ class EventQueue:
         """
         with self._lock:
             self._in_hand = None
+            self._put_down()
             self._crowded = CROWDED
             self._changed.notify_all()
             if not self._waiting:
@@ -217,7 +254,14 @@ class EventQueue:
                 return None
             self._in_hand, event = waiting.popitem(last=False)
             self._left(of_kind, self._in_hand, event)
+            self._bytes_in_hand = event.nbytes  # whoever takes it holds it for a while
             return event
+
+    def _put_down(self) -> None:
+        """Nothing is in hand any more."""
+        nbytes, self._bytes_in_hand = self._bytes_in_hand, 0
+        self.nbytes -= nbytes
+        self._budget.used -= nbytes
 
     def listen(self) -> None:
         """Someone is about to read: keep as much as for a reader."""
@@ -241,6 +285,8 @@ class EventQueue:
             self._closed = True
             # Not cleared: whoever is in the middle of it goes on with what is dropped.
             self._waiting, self._of_kind = OrderedDict(), {}
+            self._budget.used -= self.nbytes
+            self.nbytes = self._bytes_in_hand = 0
             self._changed.notify_all()
 
     @property
@@ -267,8 +313,13 @@ _Way = Literal["positional", "keyword"] | None
 class Receivers:
     """Everyone who wants events of one client.  The client owns it; threads hold it weakly."""
 
-    def __init__(self, sender: object, namespace: blinker.Namespace | None) -> None:
+    def __init__(
+        self, sender: object, namespace: blinker.Namespace | None, budget: Budget | None = None
+    ) -> None:
         self._sender = weakref.ref(sender)
+        self._budget = Budget(FULL_BYTES) if budget is None else budget
+        #: Whether a prompt is one of ours, says the last.  Weakly: the delivery thread holds it.
+        self.ours: list[weakref.WeakMethod[Callable[[str | None], bool]]] = []
         self._namespace = blinker.default_namespace if namespace is None else namespace
         self._callbacks: _Callbacks = {}
         # Weakly, so that the tap of an iterator that nobody keeps is gone with it.
@@ -285,7 +336,7 @@ class Receivers:
         # Guards what is replaced, never changed.  Re-entrant: the collector may end an iterator
         # in here, or somebody's ``__del__`` take a callback back.
         self._lock = threading.RLock()
-        self._queue = EventQueue()
+        self._queue = EventQueue(budget=self._budget, ours=self.ours)
         self._dropped = 0  # by iterators that are gone
         self._thread: threading.Thread | None = None
         for _, queue in self._live_taps():
@@ -342,7 +393,7 @@ class Receivers:
 
     def tap(self, name: str) -> EventQueue:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
-        queue = EventQueue()
+        queue = EventQueue(budget=self._budget, ours=self.ours)
         with self._lock:
             # One that is ended within may come back: it is closed, and goes with the next.
             taps = [item for item in self._taps if item[1]() is not None]

@@ -109,7 +109,9 @@ class Lookout:
         standing = attrs.evolve(standing, departed=departed)
         took = time.thread_time() - spent  # a busy machine or a slow line is no large queue
         self.spared_until = at + REST * took if took >= LONG else at
-        self._last, self.at = (standing, state, generation), at
+        # Without everybody's graphs, which may take more than all the rest of a client.
+        kept = attrs.evolve(standing, graphs={}) if standing.graphs else standing
+        self._last, self.at = (kept, state, generation), at
         return standing
 
     def forget(self) -> None:

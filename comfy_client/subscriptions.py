@@ -545,8 +545,9 @@ class Subscriptions:
         """All events of that name from now on, as they come; ends with the client.
 
         Events wait for a slow loop as they do for a slow receiver: under pressure the newest
-        preview and progress of a node win.  At most 10,000 wait, and 256 MiB of them; then the
-        oldest go, those that end a prompt last.  ``dropped_events`` counts what went.
+        preview and progress of a node win.  At most 10,000 wait, and 192 MiB for all loops and
+        receivers together; then the oldest go, those that end a prompt of ours last.
+        ``dropped_events`` counts what went.
         """
         self._check_open()
         warn_of_name(name)

@@ -30,6 +30,7 @@ from .errors import (
     JobInterrupted,
     JobLost,
     JobTimeout,
+    OutputsTooLarge,
     PromptRejected,
     UploadTooLarge,
     WorkflowError,
@@ -530,7 +531,8 @@ def _ran_for(entry: HistoryEntry) -> float | None:
 # -- errors and JSON ----------------------------------------------------------------------
 
 _JOB_ERRORS: Final = {
-    kind.__name__: kind for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout)
+    kind.__name__: kind
+    for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge)
 }
 #: Of the submission: nothing ran.
 _REFUSALS: Final = {

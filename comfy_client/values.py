@@ -107,6 +107,19 @@ def by_id(value: object, convert: Converter) -> dict[str, Any]:
     return {key: item for key, item in converted if key is not None and item is not None}
 
 
+def size_decoded(content: bytes | str) -> int:
+    """About how many bytes JSON takes when it is decoded: up to 1.4 times as many, or as few.
+
+    By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
+    list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
+    """
+    if isinstance(content, bytes):
+        values, keys, lists, objects = map(content.count, (b",", b":", b"[", b"{"))
+    else:
+        values, keys, lists, objects = map(content.count, (",", ":", "[", "{"))
+    return len(content) + 40 * (values + keys) + 64 * lists + 110 * objects
+
+
 def shallow(value: object) -> Mapping[str, Any] | None:
     """A JSON object that anything can be done with: not too many levels of it in each other."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from .errors import JobError, JobFailed, JobInterrupted, JobLost
+from .errors import JobError, JobFailed, JobInterrupted, JobLost, OutputsTooLarge
 from .events import (
     EndEvent,
     ExecutionError,
@@ -64,6 +64,17 @@ def lost(prompt_id: str, reason: str = _GONE) -> tuple[JobLostEvent, JobLost]:
     """Nobody knows it any more."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
     return event, JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id)
+
+
+def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
+    """It has left more than there is memory for; ``most`` bytes of it."""
+    reason = f"what it left takes more than the {most >> 20} MiB that a client keeps in memory"
+    event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
+    return event, OutputsTooLarge(
+        f"prompt {prompt_id} goes on, but {reason}: use SaveImage, which leaves files on the "
+        f"server, or make the client with max_json={2 * most // 3}, which allows twice as much",
+        prompt_id=prompt_id,
+    )
 
 
 def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:

@@ -16,9 +16,11 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
+from .budget import LEAST
 from .events import (
     FROM_SERVER,
     Event,
@@ -28,17 +30,22 @@ from .events import (
     TerminalEvent,
     unknown,
 )
-from .values import MOST_ID, MOST_LEVELS, MOST_TEXT, identifier, is_shallow, text
+from .values import MOST_ID, MOST_LEVELS, MOST_TEXT, identifier, is_shallow, size_decoded, text
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
 #: What we tell the server in the first message of each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
+#: Bytes that JSON may take when it is decoded.
+MOST_DECODED: Final = 64 << 20
+#: Bytes of what a picture's metadata may have: 300 are usual.
+MOST_METADATA: Final = 1 << 20
+
 #: Characters of JSON that cannot nest too deep.
 _NO_MATTER = 2 * MOST_LEVELS
-#: About how much more memory JSON takes than its text.
-_IN_MEMORY = 8
+#: How much more memory than its text a JSON takes, at the most.
+_IN_MEMORY = 24
 #: Of a frozen event; by its slot, since this is done for each message.
 _set_nbytes: Callable[[Event, int], None] = vars(Event)["nbytes"].__set__
 #: As ``json.loads``, which looks at its arguments each time.
@@ -57,6 +64,10 @@ _MAGIC = (
 def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
     said = str(data, "utf-8", "replace")
+    nbytes = LEAST + _IN_MEMORY * len(said)
+    if nbytes > MOST_DECODED and (nbytes := _size(said)) > MOST_DECODED:
+        log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
+        return ()
     try:
         message = _loads(said)
     except (ValueError, RecursionError):
@@ -75,11 +86,20 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
         event: Event = unknown(identifier(kind) or "", message)
     else:
         event = make(payload)
+    # Long ones are counted, unless they come all the time and the newest takes their place.
+    if len(said) > _NO_MATTER and kind != "progress_state":
+        nbytes = _size(said)
     # Not by what makes it, which history uses too, and which knows no message.
-    _set_nbytes(event, _IN_MEMORY * len(data))
+    _set_nbytes(event, nbytes)
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))
     return (event,)
+
+
+def _size(said: str) -> int:
+    """About how many bytes an event takes whose JSON this is."""
+    # A single sign may have all of a text take four bytes each.
+    return LEAST + size_decoded(said) + sys.getsizeof(said) - len(said)
 
 
 def _is_deep(said: str, message: object) -> bool:
@@ -91,8 +111,7 @@ def _terminal(event: LogsEvent) -> tuple[Event, ...]:
     return tuple(
         TerminalEvent(
             name="terminal",
-            raw=event.raw,
-            nbytes=len(entry.text),
+            nbytes=LEAST + sys.getsizeof(entry.text),
             time=entry.time,
             text=entry.text,
         )
@@ -109,23 +128,25 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
         mime = _FORMATS.get(number) or _sniff(picture)
         if not picture:
             return ()
-        return (PreviewEvent(name="b_preview", mime=mime, view=picture, nbytes=len(frame)),)
+        nbytes = LEAST + len(frame)
+        return (PreviewEvent(name="b_preview", mime=mime, view=picture, nbytes=nbytes),)
     if kind == 3:
         node, said = _prefixed(frame, number)
         if node is not None:
+            words = text(str(said[: 4 * MOST_TEXT], "utf-8", "replace")) or ""
             return (
                 ProgressText(
                     name="progress_text",
-                    nbytes=len(frame),
+                    nbytes=LEAST + sys.getsizeof(words),
                     node=identifier(str(node[: 4 * MOST_ID], "utf-8", "replace")) or None,
-                    text=text(str(said[: 4 * MOST_TEXT], "utf-8", "replace")) or "",
+                    text=words,
                 ),
             )
     if kind == 4:
         header, picture = _prefixed(frame, number)
-        about = _object(header)
+        about, nbytes = _object(header)
         if about is not None and picture:
-            return _with_metadata(about, picture)
+            return _with_metadata(about, picture, nbytes + len(frame))
     log.debug("skipped a binary frame of %d bytes, type %d", len(frame), kind)
     return ()
 
@@ -136,22 +157,23 @@ def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryvi
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
-def _object(header: memoryview | None) -> Mapping[str, Any] | None:
-    if header is None:
-        return None
+def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
+    """The metadata of a picture, and about how many bytes they take; ``None``: there are none."""
+    if header is None or len(header) > MOST_METADATA:
+        return None, 0
     said = str(header, "utf-8", "replace")
     try:
         about = _loads(said)
     except (ValueError, RecursionError):
-        return None
+        return None, 0
     is_one = isinstance(about, dict) and not (len(said) > _NO_MATTER and _is_deep(said, about))
-    return about if is_one else None
+    return (about, _size(said)) if is_one else (None, 0)
 
 
-def _with_metadata(about: Mapping[str, Any], picture: memoryview) -> tuple[Event, ...]:
+def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -> tuple[Event, ...]:
     facts: dict[str, Any] = {
         "raw": about,
-        "nbytes": len(picture),
+        "nbytes": nbytes,
         "mime": text(about.get("image_type"), MOST_ID) or _sniff(picture),
         "view": picture,
         "prompt_id": identifier(about.get("prompt_id")),

@@ -23,7 +23,9 @@ from comfy_client import (
     recording,
     redaction,
     saving,
+    signals,
     values,
+    wire,
 )
 from comfy_client.events import NAMES
 from comfy_client.since import SINCE
@@ -246,6 +248,9 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
     "a message of the socket": (connection.MAX_FRAME, "MiB"),
     "a text message of the socket": (connection.MAX_TEXT, "MiB"),
+    "its size in memory": (wire.MOST_DECODED, "MiB"),
+    "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
+    "events that wait for one receiver": f"{signals.FULL}",
     "the handshake of the socket": (connection.MAX_HANDSHAKE, "MiB"),
     "an id": f"{values.MOST_ID} characters",
     "any other text": f"{values.MOST_TEXT} characters",
@@ -255,7 +260,9 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
     "bodies and frames in a recording": (recording.MOST, "MiB"),
     "one of them": (recording.WHOLE, "MiB"),
+    "the file of a recording": (recording.LONGEST, "GiB"),
     "secrets to hide, such as cookies, besides your credentials": f"{redaction.MOST_WORDS}",
+    "their length in all": f"{redaction.MOST_LETTERS} characters",
 }
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

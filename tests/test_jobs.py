@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comfy_client.budget import Budget
 from comfy_client.connection import State
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
 from comfy_client.events import (
@@ -26,6 +27,7 @@ from comfy_client.events import (
 from comfy_client.job import Job, Limits, wait, wait_for_one
 from comfy_client.outputs import make_result
 from comfy_client.progress import NodeTimes
+from comfy_client.signals import FULL_BYTES
 from tests.heard import until
 from tests.interrupted import at_each_step, in_time
 
@@ -43,6 +45,7 @@ class Client:
     _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
     _queue_remaining = 3
     _advanced_at = 0.0
+    _budget = Budget(FULL_BYTES)
     _jobs = SimpleNamespace(
         running=lambda job: None,
         around=lambda job: (0, 1),
@@ -187,7 +190,7 @@ def test_a_job_ends_with_a_fork(job):
     twin = Job(Client(), "by-another-id", {})
     twin._join(job)
     events = job.events()
-    locks = [job._condition, job._gate, job._taps[0]._changed, twin._condition]
+    locks = [job._condition, job._gate, job._taps[0]()._changed, twin._condition]
     held = threading.Thread(target=lambda: [lock.acquire() for lock in locks])
     held.start()
     held.join()  # and they stay so

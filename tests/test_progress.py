@@ -121,6 +121,15 @@ def test_times_are_remembered_of_so_many_nodes_and_no_more() -> None:
     assert known[:2] == ["0", "10"]
 
 
+def test_times_of_classes_whose_names_are_endless_are_not_remembered() -> None:
+    """A graph may be a server's."""
+    graph = {"1": node("A" * 100_000), "2": node("B")}
+    times = NodeTimes()
+    for key in graph:
+        times.learn(graph, key, 1.0)
+    assert [times.seconds(graph, key) for key in graph] == [None, 1.0]
+
+
 def test_what_is_not_to_run_costs_nothing() -> None:
     """What is cached, what only that needs, and what no output needs that runs."""
     graph = {**TXT2IMG, "10": node("PreviewImage", "11"), "11": node("LoadImage")}

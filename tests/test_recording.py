@@ -184,6 +184,17 @@ def test_bodies_have_a_limit_in_all(
     assert kept in ([True, True, False, False, False], [True, True, True, False, False])
 
 
+def test_texts_of_the_socket_count_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come for as long as the server likes."""
+    monkeypatch.setattr(recording, "MOST", 3000)
+    recorder = Recorder(path)
+    recorder.opened("ws://127.0.0.1/ws?clientId=x")
+    for _ in range(5):
+        recorder.frame(True, json.dumps({"type": "x" * 1000}).encode())
+    recorder.close()
+    assert ["msg" in row for row in rows(path) if row["kind"] == "json"] == [True] * 2 + [False] * 3
+
+
 def test_what_goes_wrong_is_there_too(server: ComfyServer, path: Path) -> None:
     """A cut, a refused dial, an answer that does not come, one that ends too soon."""
     with Quick(server.url, record=path, timeout=0.5) as api:
@@ -318,6 +329,22 @@ def test_a_disk_that_fills_up_ends_the_recording_and_nothing_else(
     told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
     assert told == [f"the recording {path} ends here: No space left on device"]
     assert 2 < len(rows(path)) < 20
+    assert path.stat().st_size <= 1500
+
+
+def test_a_recording_of_its_full_length_ends_and_nothing_else(
+    server: ComfyServer,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Said once; each line is whole."""
+    monkeypatch.setattr(recording, "LONGEST", 1500)
+    with caplog.at_level(logging.WARNING), ComfyApi(server.url, record=path) as api:
+        assert api.run(graph(1)).images
+    told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
+    assert told == [f"the recording {path} ends here: it is as long as a recording may be"]
+    assert len(rows(path)) > 2
     assert path.stat().st_size <= 1500
 
 

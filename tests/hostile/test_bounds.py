@@ -16,7 +16,6 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client import http as edge
-from comfy_client.answers import size_decoded
 from comfy_client.errors import (
     ApiError,
     ComfyError,
@@ -27,6 +26,7 @@ from comfy_client.errors import (
 )
 from comfy_client.models import Features, UploadedImage
 from comfy_client.standing import heeds_id
+from comfy_client.values import size_decoded
 from comfy_client.workflow import explain_rejection
 from comfy_client.workflow.graph import nearest
 from tests.hostile.server import GRAPH, Comfy, Request, answer

@@ -1,0 +1,438 @@
+"""Floods: whatever a server sends, and however much of it, memory has a limit in sum.
+
+``COMFY_FLOOD_SECONDS``   for how long ``--soak`` floods each; 60
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import os
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from comfy_client import ComfyApi, Job, OutputsTooLarge, checks, client, connection, redaction
+from comfy_client.budget import LEAST, Budget, Newest, Share
+from comfy_client.events import Executed, ExecutionSuccess, UnknownEvent
+from comfy_client.redaction import MOST_LETTERS, Secrets, is_secret_name
+from comfy_client.signals import FULL, EventQueue
+from comfy_client.wire import decode_binary, decode_text
+from tests.heard import Heard, Quick, until
+from tests.hostile.server import GRAPH, Comfy, answer, event, frame, hold, status, text
+
+MIB = 1 << 20
+PAD = "x" * 200_000
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(MIB // 2)
+#: How many prompts wait: what a server says last.
+OVER = 77
+
+
+def picture(node: str, prompt_id: str, **more: Any) -> bytes:
+    about = json.dumps(
+        {"node_id": node, "prompt_id": prompt_id, "image_type": "image/png", **more}
+    ).encode()
+    return frame(2, struct.pack(">II", 4, len(about)) + about + PNG)
+
+
+def same(make: Callable[[str], bytes]) -> Callable[[str], Iterator[bytes]]:
+    return lambda prompt_id: itertools.repeat(make(prompt_id))
+
+
+def each(make: Callable[[str, int], bytes]) -> Callable[[str], Iterator[bytes]]:
+    return lambda prompt_id: (make(prompt_id, number) for number in itertools.count())
+
+
+@attrs.frozen
+class Flood:
+    """Frames for a prompt of ours, by its id, and who listens to them."""
+
+    frames: Callable[[str], Iterator[bytes]]
+    listen: Callable[[ComfyApi, Callable[[Any], object]], Any] = lambda api, wait: None
+    jobs: int = 0
+    too_large: bool = False
+    while_posting: bool = False
+    most: int = 16 * MIB  #: Bytes that are sent, in the short lane ...
+    json: int = MIB  #: ... to a client with three times as much memory.
+
+
+def slow(name: str) -> Callable[[ComfyApi, Callable[[Any], object]], Any]:
+    return lambda api, wait: api.on(name, wait)
+
+
+WEBSOCKET = {**GRAPH, "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["3", 0]}}}
+
+FLOODS = {
+    "events for a slow receiver": Flood(same(lambda _: event("mine", pad=PAD)), slow("all")),
+    "starts of others' prompts for a slow receiver": Flood(
+        same(lambda _: event("execution_start", prompt_id="x", pad=PAD)), slow("all"), jobs=1
+    ),
+    "starts of our prompt for a slow receiver": Flood(
+        same(lambda id: event("execution_start", prompt_id=id, pad=PAD)), slow("all"), jobs=1
+    ),
+    "logs for a slow receiver": Flood(
+        same(lambda _: event("logs", entries=[{"t": "now", "m": "", "pad": PAD}] * 2)),
+        slow("terminal"),
+    ),
+    "events for iterators that nobody reads": Flood(
+        same(lambda _: event("mine", pad=PAD)),
+        lambda api, wait: [api.events() for _ in range(5)],
+    ),
+    "events of jobs that nobody reads": Flood(
+        same(lambda id: event("mine", prompt_id=id, pad=PAD)),
+        lambda api, wait: [job.events() for job in api._jobs.outstanding for _ in range(5)],
+        jobs=3,
+    ),
+    "outputs without an end": Flood(
+        each(lambda id, n: event("executed", prompt_id=id, node=f"{n}", output={"text": [PAD]})),
+        jobs=1,
+        too_large=True,
+    ),
+    "nodes without an end": Flood(
+        each(lambda id, n: event("executing", prompt_id=id, node=f"3.{n:0250}")),
+        jobs=1,
+        too_large=True,
+        most=MIB // 4,
+        json=MIB // 16,
+    ),
+    "final pictures without an end": Flood(
+        same(lambda id: picture("8", id)), slow("b_preview"), jobs=1, too_large=True
+    ),
+    "events while a submission is not answered": Flood(
+        same(lambda _: event("executed", prompt_id="y", node="9", output={"text": [PAD]})),
+        jobs=1,
+        while_posting=True,
+    ),
+    "metadata of pictures": Flood(
+        same(lambda _: picture("8", "x", pad=PAD)), slow("b_preview_with_metadata")
+    ),
+    "texts that take a multiple": Flood(
+        same(lambda _: text('{"type": "mine", "data": [' + "[]," * 30_000 + "0]}")),
+        slow("all"),
+        most=MIB,
+    ),
+}
+
+
+def play(flood: Flood, more: Callable[[int, list[Job]], bool], **options: Any) -> None:
+    """Have a client hear it all."""
+    gate, ready = threading.Event(), threading.Event()
+    jobs: list[Job] = []
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        ready.wait()
+        conn.sendall(status(flood.jobs))
+        sent = 0
+        for data in flood.frames(next(iter(server.prompts), "")):
+            conn.sendall(data)
+            sent += len(data)
+            if not more(sent, jobs):
+                break
+        conn.sendall(status(OVER))
+        hold(conn)
+
+    def is_over() -> bool:
+        return api._queue_remaining == OVER
+
+    def queue(_: object) -> bytes:
+        running = [[n, id, WEBSOCKET, {}, []] for n, id in enumerate(server.prompts)]
+        return answer(body={"queue_running": running, "queue_pending": []})
+
+    def posted(_: object) -> bool:
+        if flood.while_posting:
+            ready.set()
+            until(is_over, timeout=600.0)
+        return False
+
+    with Comfy() as server:
+        server.ws, server.ended = ws, False
+        server.lies = {"GET /queue": queue, "POST /prompt": posted}
+        with ComfyApi(server.url, timeout=600.0, **options) as api:
+            jobs += [api.submit(WEBSOCKET) for _ in range(flood.jobs)]
+            kept = flood.listen(api, lambda _: gate.wait())
+            ready.set()
+            until(is_over, timeout=600.0)
+            assert api._budget.used <= api._budget.most
+            if flood.too_large:
+                error = jobs[0].exception(5.0)
+                assert isinstance(error, OutputsTooLarge)
+                assert "max_json=" in str(error)
+            assert [job.done() for job in jobs] == [flood.too_large] * len(jobs)
+            gate.set()
+            del kept
+
+
+@contextlib.contextmanager
+def within(memory: int) -> Iterator[None]:
+    """No more than so many bytes are taken at any time."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < memory
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_takes_no_more_memory_than_a_client_has(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent is many times as much."""
+    flood = FLOODS[name]
+    monkeypatch.setattr(client, "MAX_JSON", flood.json)
+    with within(12 * MIB):
+        play(flood, lambda sent, _: sent < flood.most, max_json=flood.json)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_process_stays_below_400_mb_above_its_start(name: str) -> None:
+    """Each flood goes on for a minute; Linux tells what the process takes."""
+    seconds = float(os.environ.get("COMFY_FLOOD_SECONDS", "60"))
+    flood = FLOODS[name]
+    start, end = rss(), time.monotonic() + seconds
+    highest = start
+
+    def more(_: int, jobs: list[Job]) -> bool:
+        nonlocal highest
+        highest = max(highest, rss())
+        is_too_early = flood.too_large and not all(job.done() for job in jobs)
+        return time.monotonic() < end or (is_too_early and time.monotonic() < end + 300.0)
+
+    play(flood, more)
+    highest = max(highest, rss())
+    print(f"{name}: {(highest - start) / 1e6:.0f} MB")
+    assert highest - start < 400e6
+
+
+def rss() -> int:
+    """Bytes of memory that this process takes now."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+# -- each kind of holder alone --------------------------------------------------------------
+
+
+def big(name: str, nbytes: int) -> UnknownEvent:
+    return UnknownEvent(name=name, nbytes=nbytes)
+
+
+def test_who_holds_most_gives_way_and_who_reads_loses_nothing() -> None:
+    """An iterator that nobody reads takes no room from a receiver that keeps up."""
+    budget = Budget(1000)
+    unread, read = EventQueue(budget=budget), EventQueue(budget=budget)
+    for number in range(1000):
+        unread.put(big("mine", 100))
+        read.put(event := big(f"{number}", 50))
+        assert read.get(0) is event
+    assert read.dropped == 0
+    assert unread.dropped > 900
+    assert budget.used <= budget.most
+
+
+def test_what_is_collected_or_closed_gives_back_what_it_held() -> None:
+    """As the next count finds out; an event in hand counts until the next one is asked for."""
+    budget = Budget(1000)
+    queue, other = EventQueue(budget=budget), EventQueue(budget=budget)
+    queue.put(big("mine", 800))
+    queue.get(0)
+    assert budget.used == 800
+    queue.get(0)
+    assert budget.used == 0
+    queue.put(big("mine", 800))
+    del queue
+    other.put(big("mine", 800))
+    assert (other.dropped, budget.used) == (0, 800)
+    other.close()
+    assert budget.used == 0
+
+
+def test_what_jobs_are_left_comes_before_what_waits() -> None:
+    """They cannot give way, so it is told that it does not fit."""
+    budget = Budget(1000)
+    queue, share = EventQueue(budget=budget), Share(budget)
+    queue.put(Executed(name="executed", nbytes=900))
+    share.keep("9", 500)
+    assert budget.relieve()
+    assert queue.dropped == 1
+    share.add("9", 400)
+    share.keep("8", 300)
+    share.keep("8", 200)
+    assert share.nbytes == 1100
+    assert not budget.relieve()
+    share.free()
+    assert budget.used == 0
+
+
+def test_of_what_is_remembered_the_oldest_is_forgotten() -> None:
+    """By number, and by bytes."""
+    known: Newest[str] = Newest(3, 10 * LEAST)
+    for number in range(5):
+        known.put(number, f"value {number}")
+    assert known.values() == ["value 2", "value 3", "value 4"]
+    known.put(2, "again")
+    known.put(5, "large", 8 * LEAST)
+    assert known.values() == ["again", "large"]
+    assert known.get(2) == "again"
+    known.append("no key")
+    known.append("nor this")
+    assert known.values() == ["no key", "nor this"]
+    assert (known.nbytes, known.forgotten) == (2 * LEAST, 6)
+    known.clear()
+    assert (len(known), known.nbytes, known.forgotten) == (0, 0, 0)
+
+
+def test_a_job_that_left_too_much_ends_once_and_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It lets go of what it held, others go on, and what became of it can be asked for."""
+    monkeypatch.setattr(client, "MAX_JSON", MIB)
+    leave, end = threading.Event(), threading.Event()
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        leave.wait()
+        conn.sendall(event("execution_start", prompt_id=small.prompt_id))
+        conn.sendall(picture("8", small.prompt_id))
+        for _ in range(10):
+            conn.sendall(picture("8", large.prompt_id))
+        end.wait()
+        for job in (large, small):
+            conn.sendall(event("execution_success", prompt_id=job.prompt_id))
+        conn.sendall(status(OVER))
+        hold(conn)
+
+    with Comfy() as server:
+        server.ws, server.ended = ws, False
+        with ComfyApi(server.url, max_json=MIB) as api:
+            heard = Heard(api)
+            small, large = api.submit(WEBSOCKET), api.submit(WEBSOCKET)
+            leave.set()
+            error = large.exception(60.0)
+            assert isinstance(error, OutputsTooLarge)
+            assert f"max_json={2 * MIB}" in str(error)
+            assert large.status == "unknown"
+            assert large._known.share.nbytes == 0 < small._known.share.nbytes
+            assert not large._known.frames
+            server.ended = True
+            end.set()
+            until(lambda: api._queue_remaining == OVER)
+            again = api.job(large.prompt_id)
+            assert again is not large
+            assert again.result(60.0).prompt_id == large.prompt_id
+            assert len(small.result(60.0).images) == 2
+            ends = [one for one in heard.events if one.is_end]
+            assert [one.name for one in ends if one.prompt_id == large.prompt_id] == ["job_lost"]
+
+
+def test_whoever_takes_larger_answers_keeps_more() -> None:
+    """But nobody less than usual."""
+    for max_json, most in ((MIB, 192 * MIB), (64 * MIB, 192 * MIB), (128 * MIB, 384 * MIB)):
+        assert ComfyApi(max_json=max_json)._budget.most == most
+    sent = struct.pack(">II", 1, 2) + bytes(MIB)
+    with Comfy() as server:
+        server.ws = lambda conn, _: (conn.sendall(status() + frame(2, sent)), hold(conn))[1]
+        for max_json, name in ((MIB, "b_preview"), (MIB // 4, "disconnected")):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(client, "MAX_JSON", MIB // 8)
+                patched.setattr(connection, "MAX_FRAME", MIB // 4)
+                api = Quick(server.url, max_json=max_json)
+                events = api.events(name)
+                with api:
+                    assert next(events).name == name
+
+
+def test_an_iterator_of_a_job_that_nobody_keeps_is_gone() -> None:
+    """With all that it would have brought."""
+    with Comfy() as server:
+        server.ended = False
+        with ComfyApi(server.url, transport="poll") as api:
+            job = api.submit(GRAPH)
+            iterators = [job.events() for _ in range(5)]
+            assert len(job._live_taps()) == 5
+            del iterators[1:]
+            gc.collect()
+            assert len(job._live_taps()) == 1
+            del iterators
+            gc.collect()
+            assert job._live_taps() == []
+
+
+def test_a_text_that_would_take_much_more_memory_is_not_decoded() -> None:
+    """By what it consists of: a text that is as long is taken."""
+    brackets = b'{"type": "mine", "data": [' + b"[]," * 700_000 + b"0]}"
+    with within(16 * MIB):
+        assert decode_text(brackets) == ()
+    honest = json.dumps({"type": "mine", "data": "x" * len(brackets)}).encode()
+    assert len(decode_text(honest)) == 1
+
+
+def test_metadata_of_a_picture_are_small() -> None:
+    """A mebibyte, and they count with it."""
+    for size, count in ((100_000, 2), (MIB, 0)):
+        about = json.dumps({"node_id": "8", "pad": "x" * size}).encode()
+        found = decode_binary(struct.pack(">II", 4, len(about)) + about + b"x")
+        assert len(found) == count
+        assert all(one.nbytes > size for one in found)
+
+
+def test_names_of_any_length_stay_in_no_cache() -> None:
+    """Nor do words that a server would have us hide."""
+    before = redaction._is_secret_name.cache_info().currsize
+    secrets = Secrets()
+    for number in range(100):
+        assert is_secret_name(f"{number:0100000}_token")
+        secrets.add([f"{number:016000}"])
+    assert redaction._is_secret_name.cache_info().currsize == before
+    assert sum(map(len, secrets._known)) <= MOST_LETTERS
+    assert secrets.hide_text(f"it is {99:016000}") == "it is ***"
+
+
+def test_the_doctor_keeps_little_of_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And comes to an end."""
+    monkeypatch.setattr(checks, "MOST_BYTES", MIB)
+    data = event("mine", pad=PAD)
+    sent = 0
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        nonlocal sent
+        conn.sendall(status())
+        if len([one for one in server.requests if one.path == "/ws"]) == 1:
+            hold(conn)  # of the client itself
+        while True:
+            conn.sendall(data)
+            sent += len(data)
+
+    with Comfy() as server:
+        server.ws = ws
+        with ComfyApi(server.url) as api, within(20 * MIB):
+            api.doctor(timeout=0.6)
+    assert sent > 25 * MIB
+
+
+def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
+    """However much of it comes; ends of theirs, too."""
+    with Comfy() as server:
+        server.ended = False
+        with ComfyApi(server.url, transport="poll") as api:
+            job = api.submit(GRAPH)
+            queue = api._receivers.tap("all")
+            ours = Executed(name="executed", prompt_id=job.prompt_id)
+            api._publish(ours)
+            for _ in range(2 * FULL):
+                api._publish(ExecutionSuccess(name="execution_success", prompt_id="theirs"))
+            assert queue.get(0) is ours
