@@ -374,7 +374,7 @@ def test_an_iterator_of_a_job_that_nobody_keeps_is_gone() -> None:
 
 def test_a_text_that_would_take_much_more_memory_is_not_decoded() -> None:
     """By what it consists of: a text that is as long is taken."""
-    brackets = b'{"type": "mine", "data": [' + b"[]," * 700_000 + b"0]}"
+    brackets = b'{"type": "mine", "data": [' + b"[]," * 1_500_000 + b"0]}"
     with within(16 * MIB):
         assert decode_text(brackets) == ()
     honest = json.dumps({"type": "mine", "data": "x" * len(brackets)}).encode()
