@@ -17,6 +17,7 @@ from comfy_client.address import Address
 from comfy_client.answers import Answer
 from comfy_client.errors import NotFound, UnexpectedResponse
 from comfy_client.models import Features, NodeDef, UploadedImage
+from comfy_client.redaction import Secrets
 from comfy_client.routes import (
     HistoryRoutes,
     JobRoutes,
@@ -52,6 +53,9 @@ class Canned:
 
     def hide(self, value: Any) -> Any:
         return value
+
+    def secrets(self) -> Secrets:
+        return Secrets()
 
 
 class Api(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import posixpath
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from ..errors import UnexpectedResponse
+from ..failures import bare, one_line
 from ..http import Http
 
 #: Seconds between two looks for a record that is to come.
@@ -16,10 +21,36 @@ class RouteGroup:
 
     _http: Http
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if RouteGroup in cls.__bases__:
+            for name, method in [*vars(cls).items()]:
+                # Options may hold a key, and one more frame would show it.
+                has_options = inspect.isfunction(method) and (
+                    method.__code__.co_flags & inspect.CO_VARKEYWORDS
+                )
+                if inspect.isfunction(method) and not has_options and not name.startswith("_"):
+                    setattr(cls, name, _without_answers(method))
+
     def _awaits_record(self, prompt_id: str) -> bool:
         """Whether a prompt is known to have ended just now: the server tells that by an event
         first, and writes the record then."""
         return False
+
+
+def _without_answers(method: Callable[..., Any]) -> Callable[..., Any]:
+    """An answer that is none may repeat a secret, in the names that an error tells, or to whoever
+    shows the variables of its frames."""
+
+    @functools.wraps(method)
+    def asking(self: RouteGroup, *args: Any, **named: Any) -> Any:
+        try:
+            return method(self, *args, **named)
+        except UnexpectedResponse as exc:
+            exc.args = (one_line(self._http.secrets().hide_name(str(exc))),)
+            raise bare(exc) from None
+
+    return asking
 
 
 def leads_out(path: str) -> bool:

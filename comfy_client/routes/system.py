@@ -56,6 +56,7 @@ class SystemRoutes(RouteGroup):
         said = self._internal("logs")
         logs = text(said)
         if logs is None:
+            said = self._http.hide(said)
             raise UnexpectedResponse(f"GET /internal/logs: expected a text, got {brief(said)}")
         return logs
 

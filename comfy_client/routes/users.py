@@ -41,7 +41,9 @@ class UserRoutes(RouteGroup):
         """
         user_id = self._http.json("POST", "/users", json={"username": username}, most=SMALL)
         if not isinstance(user_id, str):
-            raise UnexpectedResponse(f"create_user: expected an id, got {user_id!r:.80}")
+            raise UnexpectedResponse(
+                f"create_user: expected an id, got {self._http.hide(user_id)!r:.80}"
+            )
         return user_id
 
     def get_settings(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from comfy_client import (
     HeaderCredentials,
     JobFailed,
     QueryCredentials,
+    UnexpectedResponse,
 )
 from comfy_client.cli import main
 from comfy_client.redaction import MOST_WORDS, Secrets
@@ -451,6 +452,50 @@ def test_an_answer_that_is_no_comfyuis_is_told_without_its_words() -> None:
             exc = failure(server.url, call, credentials=BearerCredentials(SECRET))
         for each in (exc, exc.__cause__):
             assert_nowhere(f"{each} {vars(each) if each else ''}")
+
+
+@pytest.mark.parametrize("body", [{SECRET: 5}, {SECRET: [5]}, {SECRET: SECRET}, [SECRET]])
+def test_no_route_tells_what_an_answer_that_is_none_repeats(body: Any) -> None:
+    """Nor does a frame have it; names are told that are no secret."""
+    calls: list[Callable[[ComfyApi], object]] = [
+        ComfyApi.get_queue,
+        ComfyApi.get_node_defs,
+        ComfyApi.get_node_replacements,
+        ComfyApi.get_folder_paths,
+        ComfyApi.get_workflow_templates,
+        ComfyApi.get_logs,
+        ComfyApi.get_system_stats,
+        ComfyApi.poll_status,
+        lambda api: api.get_history("the-id"),
+        lambda api: api.upload_image(b"", "a.png"),
+        lambda api: api.create_user("me") and api.get_queue(),
+    ]
+    with Comfy() as server, poller(server.url, credentials=BearerCredentials(SECRET)) as api:
+        server.lies["/"] = lambda _: answer(body=body)
+        refused = []
+        for call in calls:
+            try:
+                call(api)
+            except UnexpectedResponse as exc:
+                refused.append(call)
+                assert_nowhere(shown(exc))
+        assert len(refused) > 5
+        server.lies["/"] = lambda _: answer(body={"KSampler": []})
+        with pytest.raises(UnexpectedResponse, match="NodeDef KSampler"):
+            api.get_node_defs()
+
+
+def test_a_record_of_another_prompt_is_told_without_a_secret_for_an_id() -> None:
+    with Comfy() as server:
+        record = {"the-id": {"prompt": [1, SECRET, {}, {}, []], "outputs": {}, "status": {}}}
+        server.lies["GET /history"] = lambda _: answer(body=record)
+        exc = failure(
+            server.url,
+            lambda api: api.get_history("the-id"),
+            credentials=BearerCredentials(SECRET),
+        )
+    assert "is about another, ***" in str(exc)
+    assert_nowhere(shown(exc))
 
 
 # -- the command line -----------------------------------------------------------------------
