@@ -6,7 +6,7 @@ import functools
 import inspect
 import posixpath
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from ..errors import UnexpectedResponse
 from ..failures import bare, one_line
@@ -14,6 +14,9 @@ from ..http import Http
 
 #: Seconds between two looks for a record that is to come.
 RECORD_PAUSE: Final = 0.02
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class RouteGroup:
@@ -30,7 +33,7 @@ class RouteGroup:
                     method.__code__.co_flags & inspect.CO_VARKEYWORDS
                 )
                 if inspect.isfunction(method) and not has_options and not name.startswith("_"):
-                    setattr(cls, name, _without_answers(method))
+                    setattr(cls, name, without_answers(method))
 
     def _awaits_record(self, prompt_id: str) -> bool:
         """Whether a prompt is known to have ended just now: the server tells that by an event
@@ -38,7 +41,7 @@ class RouteGroup:
         return False
 
 
-def _without_answers(method: Callable[..., Any]) -> Callable[..., Any]:
+def without_answers(method: Method) -> Method:
     """An answer that is none may repeat a secret, in the names that an error tells, or to whoever
     shows the variables of its frames."""
 
@@ -50,7 +53,7 @@ def _without_answers(method: Callable[..., Any]) -> Callable[..., Any]:
             exc.args = (one_line(self._http.secrets().hide_name(str(exc))),)
             raise bare(exc) from None
 
-    return asking
+    return cast(Method, asking)
 
 
 def leads_out(path: str) -> bool:

@@ -17,7 +17,7 @@ from ..http import SMALL
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, json_value, nearest
-from ._base import RouteGroup
+from ._base import RouteGroup, without_answers
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 MARK = "comfy_client_prompt_id"
@@ -221,6 +221,7 @@ class PromptRoutes(RouteGroup):
             body["number"] = number
         return Prompt(body, graph, left_out)
 
+    @without_answers
     def _post_prompt(
         self, body: Mapping[str, Any], timeout: float | None = None
     ) -> models.QueuedPrompt:

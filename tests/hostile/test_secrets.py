@@ -466,6 +466,8 @@ def test_no_route_tells_what_an_answer_that_is_none_repeats(body: Any) -> None:
         ComfyApi.get_logs,
         ComfyApi.get_system_stats,
         ComfyApi.poll_status,
+        lambda api: api.queue_prompt(None, GRAPH),
+        lambda api: api.run(GRAPH, timeout=2),
         lambda api: api.get_history("the-id"),
         lambda api: api.upload_image(b"", "a.png"),
         lambda api: api.create_user("me") and api.get_queue(),
