@@ -280,3 +280,11 @@ def test_the_limits_are_those_of_the_code() -> None:
         else:
             assert said[what] == limit, what
     assert said.keys() == LIMITS.keys()
+
+
+def test_the_tests_against_attacks_are_where_the_page_says() -> None:
+    """In the folder of the tests."""
+    named = re.findall(r"``(tests/\S+\.py)``", section_of("security", "Attacks"))
+    assert len(named) >= 6
+    for path in named:
+        assert README.parent.joinpath(path).is_file(), path
