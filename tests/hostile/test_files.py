@@ -57,6 +57,7 @@ class Place:
         (self.out / "up").symlink_to("..")
         (self.out / "file.png").symlink_to("../outside/a.png")
         (self.out / "nowhere.png").symlink_to("../outside/none.png")
+        os.mkfifo(self.out / "pipe.png")  # whoever opens it waits
         self.before = set(tree(root))
         self.root = root
 
@@ -84,8 +85,10 @@ def tree(root: Path) -> list[tuple[Any, ...]]:
                 found.append((path, "link", os.readlink(path)))
             elif path.is_dir():
                 found.append((path, "folder"))
-            else:
+            elif path.is_file():
                 found.append((path, "file", path.read_bytes()))
+            else:
+                found.append((path, "pipe"))
     return found
 
 
@@ -106,7 +109,18 @@ def named(api: ComfyApi, *refs: Any) -> Result:
 
 # -- any name -------------------------------------------------------------------------------
 
-OLD = ["a.png", "b.png", "latest", "up", "folder", "file.png", "nowhere.png", "out", "outside"]
+OLD = [
+    "a.png",
+    "b.png",
+    "pipe.png",
+    "latest",
+    "up",
+    "folder",
+    "file.png",
+    "nowhere.png",
+    "out",
+    "outside",
+]
 ODD = [
     "..",
     ".",
@@ -137,6 +151,7 @@ REFS = st.fixed_dictionaries({"filename": VALUES}, optional={"subfolder": VALUES
 
 @given(st.lists(REFS, max_size=6), st.sampled_from([None, *RULES]), st.booleans())
 @example([{"filename": "latest"}], "overwrite", False)
+@example([{"filename": "pipe.png"}], "overwrite", True)
 @example([{"filename": "folder"}, {"filename": "folder (1)"}], "overwrite", False)
 @example([{"filename": "a.png", "subfolder": "../../outside"}], None, True)
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
