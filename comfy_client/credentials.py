@@ -1,8 +1,8 @@
-"""What proves to a server, or to the proxy before it, who we are.
+"""Credentials for a server, or for the proxy in front of it.
 
-ComfyUI itself knows no passwords; proxies and plug-ins do.  Whatever is given here goes
-on every HTTP request, on the socket's handshake and on downloads alike, to the configured
-origin and to nobody else, and never into a ``repr``, a log, an error or a pickle.
+ComfyUI itself has no passwords; proxies and plug-ins do.  Credentials are sent with every HTTP
+request, the WebSocket handshake and downloads, to the configured origin only, and never appear
+in a ``repr``, a log, an error or a pickle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sealed(headers: Mapping[str, str]) -> dict[str, str]:
 
 @runtime_checkable
 class Credentials(Protocol):
-    """Anything that can say which headers and query parameters to send."""
+    """Anything that provides headers and query parameters to send."""
 
     def headers(self) -> Mapping[str, str]:
         """Headers for each request and for the handshake."""
@@ -60,9 +60,13 @@ class _HeadersOnly:
 
 @attrs.frozen
 class BasicCredentials(_HeadersOnly):
-    """User name and password; UTF-8.  A plain ``(username, password)`` means the same.
+    """User name and password, as UTF-8.  A plain ``(username, password)`` means the same.
 
-    ``ValueError`` for a user name with a colon, where the password would begin for the server.
+    A user name with a colon is a ``ValueError``, since the server would end it there.
+
+    Attributes:
+        username: The user name.
+        password: The password.
     """
 
     username: str = attrs.field()
@@ -81,7 +85,11 @@ class BasicCredentials(_HeadersOnly):
 
 @attrs.frozen
 class BearerCredentials(_HeadersOnly):
-    """A token sent as ``Authorization: Bearer ...``."""
+    """A token sent as ``Authorization: Bearer ...``.
+
+    Attributes:
+        token: The token.
+    """
 
     token: str = attrs.field(repr=False)
 
@@ -92,7 +100,11 @@ class BearerCredentials(_HeadersOnly):
 
 @attrs.frozen
 class HeaderCredentials(_HeadersOnly):
-    """Headers of your own that are secret, such as ``{"X-API-Key": "..."}``."""
+    """Secret headers of your own, such as ``{"X-API-Key": "..."}``.
+
+    Attributes:
+        values: The value of each header, by its name.
+    """
 
     values: Mapping[str, str] = attrs.field(repr=False)
 
@@ -103,7 +115,12 @@ class HeaderCredentials(_HeadersOnly):
 
 @attrs.frozen
 class QueryCredentials:
-    """A query parameter, such as ``?token=...``, on each request and on the handshake."""
+    """A query parameter, such as ``?token=...``, for each request and for the handshake.
+
+    Attributes:
+        name: The name of the parameter.
+        value: The value of the parameter.
+    """
 
     name: str
     value: str = attrs.field(repr=False)
@@ -119,12 +136,17 @@ class QueryCredentials:
 
 @attrs.frozen
 class EnvCredentials:
-    """Credentials that stand in an environment variable; only its name is kept.
+    """Credentials from an environment variable; only the name of the variable is stored.
 
-    The one kind that travels in a pickle, since there is nothing secret in it.  ``kind``
-    says how the value is sent: ``"bearer"``; ``"basic"`` (the value is ``user:password``);
-    ``"header"`` or ``"query"`` under the name ``key``.  The variable is read at each dial
-    and again after a 401; when it is not set, that is an ``AuthenticationError``.
+    This is the only kind that is pickled with a client.  The variable is read before each
+    WebSocket connection and again after a 401; if it is not set, that is an
+    ``AuthenticationError``.
+
+    Attributes:
+        variable: The name of the environment variable.
+        kind: How its value is sent: ``"bearer"``, ``"basic"`` (the value is ``user:password``),
+            ``"header"`` or ``"query"``.
+        key: The name of the header or query parameter; unused for ``"bearer"`` and ``"basic"``.
     """
 
     variable: str

@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 class ComfyError(Exception):
-    """Base of all errors of this library.  No terminal obeys anything in their messages."""
+    """The base of all errors of this library.  Their messages are safe to print in a terminal."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
@@ -61,13 +61,14 @@ class _AboutAnswer(ComfyError):
 
 
 class TransportError(ComfyError):
-    """No usable answer came; the server may or may not have acted."""
+    """No usable answer came; the server may have acted or not."""
 
 
 class ServerUnreachable(TransportError):
-    """Could not connect: check the host, start the server, mend TLS or the proxy.
+    """No connection: check the host, start the server, correct TLS or the proxy.
 
-    ``retryable`` is false for what will not mend by waiting (unknown name, TLS).
+    Attributes:
+        retryable: False if waiting does not help (unknown host, TLS).
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -80,9 +81,12 @@ class RequestTimeout(TransportError, TimeoutError):
 
 
 class SubmitUncertain(TransportError):
-    """``POST /prompt`` got no answer, and looking the prompt up did not tell.
+    """``POST /prompt`` got no answer, and the prompt could not be looked up either.
 
-    Look for ``prompt_id`` in the queue and the history before you submit again.
+    Look for it in the queue and the history before you submit again.
+
+    Attributes:
+        prompt_id: The id of the prompt that may have been submitted.
     """
 
     def __init__(self, message: str, *, prompt_id: str) -> None:
@@ -94,40 +98,49 @@ class SubmitUncertain(TransportError):
 
 
 class ApiError(_AboutAnswer):
-    """The server refused.  ``method``, ``path``, ``status`` and ``body`` say what and how.
+    """The server refused a request.
 
-    ``body`` is the decoded JSON, or the first part of the text, or ``None``.
+    Attributes:
+        method: The method of the request; empty: none was sent.
+        path: The path of the request; empty: none was sent.
+        status: The HTTP status of the answer; 0: no request was sent.
+        body: The JSON of the answer, or the beginning of its text; ``None``: empty.
     """
 
 
 class AuthenticationError(ApiError):
-    """401 or 403: the message says which, and what the server usually means by it.
+    """401 or 403: the message says which one, and what the server usually means by it.
 
-    Without a ``status``: the credentials cannot be had (a variable that is not set, a callable
-    that failed), and nothing was asked.
+    With ``status`` 0, no request was sent, since there are no credentials to send: a variable
+    is not set, or a callable failed.
     """
 
 
 class NotFound(ApiError):
-    """404: the server has the route, but not the thing that was asked for."""
+    """404: the server has the route, but not what you asked for."""
 
 
 class NotSupported(ApiError):
-    """404 on GET or 405 otherwise: this server is too old for the route, or it is none.
+    """404 on GET, else 405: this server is too old for the route, or is no ComfyUI.
 
-    The message says which ComfyUI has it.  Without a ``status``: it was not asked, since it
-    would do something else (``cancel``).
+    The message says since which ComfyUI the route exists.  With ``status`` 0, no request was
+    sent, since this server would do something else (``cancel``).
     """
 
 
 class Conflict(ApiError):
-    """409: a file of that name exists already; a server without that answer was asked first."""
+    """409: a file of that name exists already.
+
+    For a server that would overwrite it, the client looks before it writes.
+    """
 
 
 class UploadTooLarge(ApiError):
-    """413: the body is larger than the server, or a proxy before it, accepts.
+    """413: the body is larger than the server, or a proxy in front of it, accepts.
 
-    ``size`` is what was sent and ``limit`` what is allowed, in bytes; ``None``: not known.
+    Attributes:
+        size: How many bytes were sent; ``None``: unknown.
+        limit: How many bytes are allowed; ``None``: unknown.
     """
 
     def __init__(
@@ -141,10 +154,12 @@ class UploadTooLarge(ApiError):
 class PromptRejected(ApiError):
     """The workflow did not pass the server's validation: ``POST /prompt`` answered 400.
 
-    Also 500 for an unknown class, before May 2024; and 200, of a part of it, with ``strict``.
+    Before May 2024, the answer to an unknown class is 500.  With ``strict``, also for an accepted
+    prompt some of whose outputs are invalid (200).  The message explains both fields in words.
 
-    ``error`` is the server's summary (``type``, ``message``, ``details``), ``node_errors``
-    what is wrong by node id.  The message tells both in words.
+    Attributes:
+        error: The server's summary: ``type``, ``message``, ``details``; empty: there is none.
+        node_errors: What is wrong with each node, by node id; empty: no node is to blame.
     """
 
     def __init__(
@@ -161,9 +176,13 @@ class PromptRejected(ApiError):
 
 
 class UnexpectedResponse(_AboutAnswer):
-    """Answered, but not as a ComfyUI does: login page, redirect, wrong port, too big.
+    """An answer that no ComfyUI gives: login page, redirect, another program's, too large.
 
-    ``method``, ``path``, ``status`` say which request; ``body`` is the start of the text.
+    Attributes:
+        method: The method of the request; empty: unknown.
+        path: The path of the request; empty: unknown.
+        status: The HTTP status of the answer; 0: unknown.
+        body: The beginning of the answer's text; ``None``: unknown.
     """
 
 
@@ -171,7 +190,11 @@ class UnexpectedResponse(_AboutAnswer):
 
 
 class JobError(ComfyError):
-    """About one prompt: ``prompt_id``."""
+    """The base of all errors about one prompt.
+
+    Attributes:
+        prompt_id: The id of the prompt.
+    """
 
     def __init__(self, message: str, *, prompt_id: str) -> None:
         super().__init__(message)
@@ -179,11 +202,16 @@ class JobError(ComfyError):
 
 
 class JobFailed(JobError):
-    """A node raised on the server.
+    """A node raised an exception on the server.
 
-    ``node_id``, ``title`` and ``class_type`` name the node, ``exception_type``,
-    ``exception_message`` and ``traceback`` (text, with paths of the server) say what
-    happened, ``inputs`` what the workflow gave the node.  ``is_oom``: it ran out of memory.
+    Attributes:
+        node_id: The id of the node; ``None``: unknown.
+        title: The title of the node; ``None``: unknown.
+        class_type: The class of the node; ``None``: unknown.
+        exception_type: The class of the exception, such as ``"ValueError"``; ``None``: unknown.
+        exception_message: The message of the exception; ``None``: unknown.
+        traceback: The traceback as text, with paths of the server.
+        inputs: The inputs of the node in the workflow.
     """
 
     def __init__(
@@ -219,9 +247,10 @@ class JobFailed(JobError):
 
 
 class JobInterrupted(JobError):
-    """Someone stopped the prompt while it ran, or we cancelled it while it waited.
+    """Someone stopped the prompt while it ran, or we cancelled it while it was waiting.
 
-    ``node_id``: the node it had reached, if any.
+    Attributes:
+        node_id: The id of the node that was running; ``None``: none was.
     """
 
     def __init__(self, message: str, *, prompt_id: str, node_id: str | None = None) -> None:
@@ -230,24 +259,26 @@ class JobInterrupted(JobError):
 
 
 class JobLost(JobError):
-    """In no queue and no history: the server was restarted, or the prompt was deleted."""
+    """Neither in queue nor in history: the server was restarted, or the prompt was deleted."""
 
 
 class OutputsTooLarge(JobError):
-    """It left more than a client keeps in memory of all its jobs that have not ended.
+    """The outputs need more memory than a client has for all its jobs that have not ended.
 
-    That is 192 MiB, or three times ``max_json`` if that is more.  Pictures of
+    That is 192 MiB, or three times ``max_json`` if that is more.  Images of
     ``SaveImageWebsocket`` count, and what nodes report; files on the server do not.  The
-    prompt goes on.
+    prompt keeps running.
     """
 
 
 class JobTimeout(JobError, TimeoutError):
-    """The caller's time ran out.  The prompt goes on: wait again, or cancel it.
+    """The caller's time ran out.  The prompt keeps running: wait again, or cancel it.
 
-    One of :meth:`ComfyApi.map` or :meth:`ComfyApi.sweep` was cancelled, as the message says.
+    Only prompts of :meth:`ComfyApi.map` and :meth:`ComfyApi.sweep` are cancelled; the message
+    says so.
 
-    ``stalled``: it was ``stall_timeout`` that ran out, since no news of the prompt came.
+    Attributes:
+        stalled: True if ``stall_timeout`` ran out: no news of the prompt came for that long.
     """
 
     def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
@@ -259,9 +290,10 @@ class JobTimeout(JobError, TimeoutError):
 
 
 class WorkflowError(ComfyError):
-    """The graph in our hands is wrong: unknown name, UI format, bad link, NaN.
+    """The workflow itself is wrong: unknown name, editor format, bad link, NaN.
 
-    ``candidates`` are names that would have worked, nearest first.
+    Attributes:
+        candidates: Names that would have worked, nearest first.
     """
 
     def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:

@@ -1,10 +1,7 @@
-"""One typed value per event: what the server said, or what became of the connection.
+"""One typed value per event: what the server sent, or what happened to the connection.
 
-Every event has a ``name`` (the signal that it fires), and ``raw``, for fields newer than this
-library: the ``data`` of the message as it came, of an unknown one the whole message, of a
-picture its metadata.  Missing values are ``None``, never a made-up zero.
-Events of a prompt carry its ``prompt_id``.  Times are milliseconds since 1970, as the
-server gives them.
+Missing values are ``None``, never a made-up zero.  Times are milliseconds since 1970, as the
+server sends them.
 """
 
 from __future__ import annotations
@@ -21,16 +18,22 @@ from .values import MOST_ID, by_id, identifier, number, sequence, shallow, text,
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Event:
-    """What all events have."""
+    """The base of all events.
 
-    name: str  #: The signal that it fires.
+    Attributes:
+        name: The signal that it fires.
+        raw: The data as received, with fields that are newer than this library; of an unknown event
+            the whole message, of an image its metadata.  ``None`` if this library made the event.
+        nbytes: About how many bytes of memory it takes; 0 if this library made it.
+    """
+
+    name: str
     raw: Any = attrs.field(default=None, repr=False)
-    #: About how many bytes of memory it takes, by the message that brought it; 0: made here.
     nbytes: int = attrs.field(default=0, repr=False)
 
     @property
     def is_end(self) -> bool:
-        """Whether it ends its prompt.  Each prompt of ours fires exactly one event that does."""
+        """Whether it ends its prompt.  Each prompt of ours fires exactly one such event."""
         return False
 
     def __repr__(self) -> str:
@@ -42,40 +45,61 @@ class Event:
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class StatusEvent(Event):
-    """The queue changed, for whomever: ``status``."""
+    """The queue changed, for any client: ``status``.
 
-    queue_remaining: int | None = None  #: Prompts running and pending.
-    sid: str | None = None  #: Our client id, in the first message of a connection.
+    Attributes:
+        queue_remaining: How many prompts are running or pending.
+        sid: Our client id; only in the first message of a connection.
+    """
+
+    queue_remaining: int | None = None
+    sid: str | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class JobEvent(Event):
-    """What all events of a prompt have."""
+    """The base of all events of a prompt.
 
-    #: The prompt; ``None`` where the server does not say (a replay after a reconnect).
+    Attributes:
+        prompt_id: The id of the prompt; ``None`` if the server does not say (an event that it
+            repeats after a reconnect).
+    """
+
     prompt_id: str | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class UnknownEvent(JobEvent):
-    """An event of a custom node, or one newer than this library.
+    """An event of a custom node, or one that is newer than this library.
 
-    Of a prompt, when its data name one as all of ComfyUI's own do.
+    It belongs to a prompt if its data has a ``prompt_id``, as in ComfyUI's own events.
+
+    Attributes:
+        data: The data as received: any JSON value.
     """
 
-    data: Any = None  #: Whatever JSON the server sent.
+    data: Any = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionStart(JobEvent):
-    """The prompt left the queue: ``execution_start``."""
+    """The prompt left the queue and starts to run: ``execution_start``.
+
+    Attributes:
+        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+    """
 
     timestamp: int | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionCached(JobEvent):
-    """Nodes that will not run again, since nothing changed: ``execution_cached``."""
+    """Nodes that need not run again, since nothing changed: ``execution_cached``.
+
+    Attributes:
+        nodes: The ids of these nodes.
+        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+    """
 
     nodes: tuple[str, ...] = ()
     timestamp: int | None = None
@@ -83,15 +107,27 @@ class ExecutionCached(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Executing(JobEvent):
-    """A node starts, or with ``node=None`` the prompt is over: ``executing``."""
+    """A node starts, or the prompt is over: ``executing``.
+
+    Attributes:
+        node: The id of the node; ``None``: the prompt is over.
+        display_node: The node of your workflow at which to show ``node``.  Since August 2024,
+            ``None`` before.
+    """
 
     node: str | None = None
-    display_node: str | None = None  #: The node of your workflow that ``node`` stands for.
+    display_node: str | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Progress(JobEvent):
-    """A node made a step: ``progress``."""
+    """A node finished a step: ``progress``.
+
+    Attributes:
+        value: How many steps are done.
+        max: How many steps there are.
+        node: The id of the node.
+    """
 
     value: float | None = None
     max: float | None = None
@@ -100,10 +136,18 @@ class Progress(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True)
 class NodeProgress:
-    """How far one node is."""
+    """The progress of one node.
+
+    Attributes:
+        node_id: The id of the node.
+        state: ``"running"``, ``"finished"`` or ``"error"``.
+        value: How many steps are done.
+        max: How many steps there are.
+        display_node_id: The node of your workflow at which to show it.
+    """
 
     node_id: str
-    state: str | None = None  #: ``"running"``, ``"finished"`` or ``"error"``.
+    state: str | None = None
     value: float | None = None
     max: float | None = None
     display_node_id: str | None = None
@@ -111,11 +155,15 @@ class NodeProgress:
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ProgressState(JobEvent):
-    """How far all nodes that have begun are: ``progress_state``.  ComfyUI 0.3.45."""
+    """The progress of all nodes that have started: ``progress_state``.  Since ComfyUI 0.3.45.
+
+    Attributes:
+        nodes: The progress by node id; nodes that have not started are missing.
+    """
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeProgress]:
-        """By node id; nodes that have not begun are left out."""
+        """The progress by node id; nodes that have not started are missing."""
         given = self.raw.get("nodes") if isinstance(self.raw, Mapping) else None
         found = by_id(given, lambda node: node if isinstance(node, Mapping) else None)
         return {
@@ -132,7 +180,12 @@ class ProgressState(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ProgressText(JobEvent):
-    """A node says something: ``progress_text``.  ComfyUI 0.3.34."""
+    """A text that a node shows: ``progress_text``.  Since ComfyUI 0.3.34.
+
+    Attributes:
+        node: The id of the node.
+        text: The text.
+    """
 
     node: str | None = None
     text: str = ""
@@ -140,61 +193,95 @@ class ProgressText(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Executed(JobEvent):
-    """A node has output to show: ``executed``."""
+    """A node has output to show: ``executed``.
+
+    Attributes:
+        node: The id of the node.
+        display_node: The node of your workflow at which to show it.  Since August 2024, ``None``
+            before.
+        output: The output by kind (``images``, ``text``, ...), as in history; ``None``: the node
+            was cached and has nothing to show.
+    """
 
     node: str | None = None
     display_node: str | None = None
-    #: As in history, by kind (``images``, ``text``, ...); ``None``: cached, nothing to show.
     output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class EndEvent(JobEvent):
-    """What the four events that end a prompt have."""
+    """The base of the four events that end a prompt.
 
-    #: True when it was learned over HTTP, since the socket did not bring it.
+    Attributes:
+        recovered: True if it was learned over HTTP, since the socket did not deliver it.
+    """
+
     recovered: bool = False
 
     @property
     def is_end(self) -> bool:
-        """True; only an ``execution_error`` may be a notice, see there."""
+        """True, except for an ``execution_error`` that reports a blocked node."""
         return True
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionSuccess(EndEvent):
-    """All went well: ``execution_success``.  July 2024; before, this library makes it."""
+    """The prompt succeeded: ``execution_success``.
+
+    Servers before July 2024 do not send it; this library makes it for them.
+
+    Attributes:
+        timestamp: When, in milliseconds since 1970; ``None`` if this library made it.
+    """
 
     timestamp: int | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionError(EndEvent):
-    """A node raised: ``execution_error``.
+    """A node raised an exception: ``execution_error``.
 
-    Servers send it also for a node that another one has blocked (``exception_type`` is
-    ``"ExecutionBlocked"``).  The prompt goes on, and ends in another event: see ``is_end``.
+    Servers also send it for a node that another node has blocked (``exception_type`` is
+    ``"ExecutionBlocked"``).  The prompt keeps running then, and ends in another event: see
+    ``is_end``.
+
+    Attributes:
+        node_id: The id of the node.
+        node_type: The ``class_type`` of the node.
+        exception_type: The class of the exception, such as ``"ValueError"``.
+        exception_message: The message of the exception.
+        traceback: The traceback as text, with paths of the server.
+        executed: The ids of the nodes that had run.
+        current_inputs: The inputs of the node.  They include hidden ones, which may hold your API
+            key.
+        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
     node_id: str | None = None
     node_type: str | None = None
     exception_type: str | None = None
     exception_message: str | None = None
-    traceback: str = attrs.field(default="", repr=False)  #: With paths of the server.
+    traceback: str = attrs.field(default="", repr=False)
     executed: tuple[str, ...] = ()
-    #: With hidden inputs, which may hold your API key.
     current_inputs: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     timestamp: int | None = None
 
     @property
     def is_end(self) -> bool:
-        """Whether it ends the prompt.  That a node was blocked (``ExecutionBlocked``) does not."""
+        """Whether it ends the prompt; False if a node was blocked (``ExecutionBlocked``)."""
         return self.exception_type != "ExecutionBlocked"
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionInterrupted(EndEvent):
-    """Someone stopped it: ``execution_interrupted``."""
+    """Someone stopped the prompt: ``execution_interrupted``.
+
+    Attributes:
+        node_id: The id of the node that was running.
+        node_type: The ``class_type`` of that node.
+        executed: The ids of the nodes that had run.
+        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+    """
 
     node_id: str | None = None
     node_type: str | None = None
@@ -204,9 +291,12 @@ class ExecutionInterrupted(EndEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class JobLostEvent(EndEvent):
-    """It is in no queue and no history any more, or the server refuses to tell: ``job_lost``.
+    """The prompt is no longer in queue or history, or the server refuses to say: ``job_lost``.
 
-    Made by this library.
+    This library makes it.
+
+    Attributes:
+        reason: Why it counts as lost, in words.
     """
 
     reason: str = ""
@@ -214,10 +304,23 @@ class JobLostEvent(EndEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class PreviewEvent(JobEvent):
-    """A picture of unfinished work, or what SaveImageWebsocket sends.
+    """A preview of unfinished work, or an image of ``SaveImageWebsocket``.
 
-    Names: ``b_preview`` for every picture, ``b_preview_with_metadata`` beside it when the
-    server said which node and prompt it belongs to (ComfyUI 0.3.45).
+    ``b_preview`` fires for every image; ``b_preview_with_metadata`` fires as well if the
+    server said which node and prompt the image belongs to (since ComfyUI 0.3.45).
+
+    Attributes:
+        mime: The type of the image: ``image/jpeg``, ``image/png``, ...
+        node_id: The id of the node; ``None`` if the server did not say.
+        display_node_id: The node of your workflow at which to show it.  Since ComfyUI 0.3.45,
+            ``None`` before.
+        parent_node_id: The node that expanded into ``node_id``; ``None``: none did.  Since ComfyUI
+            0.3.45.
+        real_node_id: The node of your workflow that ``node_id`` was expanded from.  Since ComfyUI
+            0.3.45, ``None`` before.
+        final: True for an image of ``SaveImageWebsocket``, which is an output.
+        view: The encoded image without a copy; it keeps the whole message in memory.
+        image: The encoded image as bytes, ready to be written to a file.
     """
 
     mime: str = "image/jpeg"
@@ -225,19 +328,17 @@ class PreviewEvent(JobEvent):
     display_node_id: str | None = None
     parent_node_id: str | None = None
     real_node_id: str | None = None
-    #: True for a finished picture of ``SaveImageWebsocket``, which is an output.
     final: bool = False
-    #: The encoded picture without a copy; it keeps the whole frame alive.
     view: memoryview = attrs.field(default=memoryview(b""), repr=False)
 
     @property
     def node(self) -> str | None:
-        """``node_id`` by the name that other events have for it."""
+        """The same as ``node_id``, by the name that other events have."""
         return self.node_id
 
     @cached_property
     def image(self) -> bytes:
-        """The encoded picture, ready to be written to a file."""
+        """The encoded image as bytes, ready to be written to a file."""
         return bytes(self.view)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -252,22 +353,36 @@ def _preview(fields: dict[str, Any]) -> PreviewEvent:
 
 @attrs.frozen(eq=False, kw_only=True)
 class LogEntry:
-    """One piece of text that the server wrote to its terminal."""
+    """One piece of text that the server wrote to its terminal.
 
-    time: str | None  #: ISO 8601, in the server's local time.
-    text: str  #: With its own line ends; not always a whole line.
+    Attributes:
+        time: When, as ISO 8601 in the server's local time; ``None`` if missing.
+        text: The text with its line ends; not always a whole line.
+    """
+
+    time: str | None
+    text: str
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class LogsEvent(Event):
-    """What the server printed, after ``subscribe_logs()``: ``logs``.  ComfyUI, Nov 2024."""
+    """Output of the server's terminal, after ``subscribe_logs()``: ``logs``.  Since November 2024.
+
+    Attributes:
+        entries: The pieces of output, oldest first.
+    """
 
     entries: tuple[LogEntry, ...] = ()
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
-    """One entry of a ``logs`` event, whose ``raw`` has all of them: ``terminal``."""
+    """One entry of a ``logs`` event: ``terminal``.  Its ``raw`` has all entries.
+
+    Attributes:
+        time: When, as ISO 8601 in the server's local time; ``None`` if missing.
+        text: The text with its line ends; not always a whole line.
+    """
 
     time: str | None = None
     text: str = ""
@@ -275,25 +390,38 @@ class TerminalEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class FeatureFlags(Event):
-    """The server's answer to our hello: ``feature_flags``.  ComfyUI 0.3.45."""
+    """The feature flags of the server: ``feature_flags``.  Since ComfyUI 0.3.45.
+
+    Attributes:
+        flags: Each flag by its name.
+    """
 
     flags: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class NotificationEvent(Event):
-    """A text for people, from hosted servers: ``notification``."""
+    """A text for people, from hosted servers: ``notification``.
+
+    Attributes:
+        value: The text.
+    """
 
     value: str | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ConnectionEvent(Event):
-    """The socket came, went or comes again.
+    """The socket was connected or lost, or will be connected again.
 
-    ``connected`` and ``reconnected`` (``attempt``: how many dials it took),
-    ``disconnected`` (``error``), ``reconnecting`` (``attempt``, ``delay`` in seconds until
-    it, ``error``), ``websocket_unavailable`` (``error``; the queue is asked over HTTP now).
+    The names are ``connected``, ``reconnected``, ``disconnected``, ``reconnecting`` and
+    ``websocket_unavailable`` (from then on, the queue is asked over HTTP).
+
+    Attributes:
+        attempt: The number of attempts to connect, with the next one for ``reconnecting``; 0 for
+            the others.
+        delay: Seconds until the next attempt; ``None`` except for ``reconnecting``.
+        error: Why there is no connection; ``None`` for ``connected`` and ``reconnected``.
     """
 
     attempt: int = 0
@@ -303,10 +431,13 @@ class ConnectionEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ErrorEvent(Event):
-    """Something was refused, or went well after all.
+    """Something was refused, or was accepted after a refusal.
 
-    ``auth_error``, ``connection_error``, ``queue_error`` and
-    ``terminal_subscription_error`` carry the exception in ``error``; ``auth_success`` has none.
+    The names are ``auth_error``, ``connection_error``, ``queue_error``,
+    ``terminal_subscription_error`` and ``auth_success``.
+
+    Attributes:
+        error: The exception; ``None`` for ``auth_success``.
     """
 
     error: Exception | None = None

@@ -1,7 +1,11 @@
-"""The README and the pages of the guide, as the tests read them."""
+"""The README, the pages of the guide and the examples of docstrings, as the tests read them."""
 
 from __future__ import annotations
 
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -60,3 +64,21 @@ def blocks() -> list[Block]:
                 title = section.next_node(docutils.nodes.title)
                 found.append(Block(page, title.astext() if title else "", block.astext()))
     return found
+
+
+def examples() -> list[Block]:
+    """Every ``Example::`` in a docstring of the package, under the name that it explains."""
+    found = []
+    for path in sorted(GUIDE.parent.rglob("*.py")):
+        for name, text in _docstrings(ast.parse(path.read_text(encoding="utf-8"))):
+            codes = re.findall(r"^Example::\n((?:\n+    .*)+)", text, re.MULTILINE)
+            found += [Block(name, "Example", textwrap.dedent(code).strip()) for code in codes]
+    return found
+
+
+def _docstrings(of: ast.Module | ast.ClassDef, within: str = "") -> Iterator[tuple[str, str]]:
+    for node in of.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield within + node.name, ast.get_docstring(node) or ""
+        if isinstance(node, ast.ClassDef):
+            yield from _docstrings(node, f"{within}{node.name}.")

@@ -34,7 +34,7 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.test_differential import USUAL
 from tests.docs import reference
-from tests.guide import PAGES, README, Block, blocks, document, section_of, text_of
+from tests.guide import PAGES, README, Block, blocks, document, examples, section_of, text_of
 from tests.versions import routes_of, rst
 
 CI = README.with_name(".ci") / "run"
@@ -87,7 +87,7 @@ RUNS = [
         id=f"{block.page}-{index}-{block.section}-{where}",
         marks=[pytest.mark.real] if where == "real" else [],
     )
-    for index, block in enumerate(BLOCKS)
+    for index, block in enumerate([*BLOCKS, *examples()])
     for where in ("embedded", "real")
     if where == "embedded" or ADDRESS in block.code
 ]

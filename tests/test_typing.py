@@ -15,11 +15,11 @@ import pytest
 import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.subscriptions import Subscriptions
-from tests.guide import blocks
+from tests.guide import blocks, examples
 
 PACKAGE = Path(comfy_client.__file__).parent
 
-BLOCKS = {f"block_{index:02d}": block for index, block in enumerate(blocks())}
+BLOCKS = {f"block_{index:03d}": block for index, block in enumerate([*blocks(), *examples()])}
 
 #: What ends in ``# E: code`` is refused with that code, all else is right.
 USES = """

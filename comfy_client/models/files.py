@@ -12,11 +12,18 @@ from ._base import build
 
 @attrs.frozen
 class UploadedImage:
-    """Where the server put an upload; the name may differ from the one that was asked for."""
+    """Where the server stored an upload; the name may differ from the one you asked for.
+
+    Attributes:
+        name: The file name.
+        subfolder: The folder inside that of ``type``; empty: none.
+        type: The folder of the server: ``input``, ``temp`` or ``output``.
+        raw: The JSON object as received.
+    """
 
     name: str
     subfolder: str = ""
-    type: str = "input"  #: ``input``, ``temp`` or ``output``.
+    type: str = "input"
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod

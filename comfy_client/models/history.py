@@ -18,11 +18,17 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 @attrs.frozen
 class HistoryStatus:
-    """How a prompt ended, as the server says; a failure and an interrupt look the same."""
+    """How a prompt ended, as the server says.  A failure and an interrupt look the same here.
 
-    status_str: str | None = None  #: ``success`` or ``error``.
-    completed: bool | None = None  #: False for a failed prompt, although that has ended too.
-    #: What happened when, as (event name, its data).
+    Attributes:
+        status_str: ``success`` or ``error``; ``None`` if missing.
+        completed: False for a failed prompt, although it has ended too.
+        messages: The events of the prompt, oldest first, as (event name, data).
+        raw: The JSON object as received.
+    """
+
+    status_str: str | None = None
+    completed: bool | None = None
     messages: tuple[Message, ...] = attrs.field(default=(), repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
@@ -42,16 +48,27 @@ class HistoryStatus:
 
 @attrs.frozen(eq=False)
 class HistoryEntry:
-    """One prompt that has ended, from ``GET /history/{prompt_id}``."""
+    """One prompt that has ended, from ``GET /history/{prompt_id}``.
+
+    Attributes:
+        prompt_id: The id of the prompt.
+        number: Its priority in the queue, low first; ``None`` if missing.
+        workflow: The graph in API format.
+        extra_data: What was submitted with the workflow, such as ``client_id`` and
+            ``extra_pnginfo``.
+        outputs: The output of each node, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
+        status: How it ended; ``None`` on servers before January 2024.
+        meta: By node id, which node of the workflow an output belongs to.  Since August 2024, empty
+            before.
+        raw: The JSON object as received.
+    """
 
     prompt_id: str
     number: float | None
     workflow: Mapping[str, Any] = attrs.field(repr=False)
     extra_data: Mapping[str, Any] = attrs.field(repr=False)
-    #: What each node left, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
     outputs: Mapping[str, Mapping[str, Any]]
-    status: HistoryStatus | None = None  #: ``None`` on servers before January 2024.
-    #: By node id, which node of the workflow an output belongs to; since August 2024.
+    status: HistoryStatus | None = None
     meta: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 

@@ -14,27 +14,43 @@ from .history import HistoryStatus
 
 @attrs.frozen(eq=False)
 class JobInfo:
-    """One prompt as the jobs API tells it: queued, running or ended."""
+    """One prompt as the jobs API describes it: queued, running or ended.
 
-    id: Id  #: The prompt_id.
-    #: ``pending``, ``in_progress``, ``completed``, ``failed``; since ComfyUI 0.9 ``cancelled``:
-    #: before, an interrupted prompt is ``failed``, without ``execution_error``.
+    ``outputs``, ``execution_status`` and ``workflow`` are in answers of :meth:`get_job` only.
+
+    Attributes:
+        id: The prompt_id.
+        status: ``pending``, ``in_progress``, ``completed``, ``failed`` or ``cancelled``.  Before
+            ComfyUI 0.9, an interrupted prompt is ``failed``, without ``execution_error``.
+        priority: The ``number`` in the queue, low first.
+        create_time: When it was submitted, in seconds since 1970.
+        execution_start_time: When it started, in seconds since 1970; ``None``: not yet.
+        execution_end_time: When it ended, in seconds since 1970; ``None``: not yet.
+        outputs_count: How many outputs it has.
+        preview_output: One output to show: a file reference with ``nodeId`` and ``mediaType``.
+            Since ComfyUI 0.16 it may be text: then ``mediaType`` is ``text``, ``content`` its
+            beginning and ``truncated`` whether there is more.
+        workflow_id: The id in the editor's graph that was submitted with the prompt.
+        execution_error: Why it failed (``node_id``, ``exception_message``, ...); ``None``: it did
+            not.
+        outputs: The output of each node, by node id; ``None`` while it has not ended.
+        execution_status: How it ended; ``None`` while it has not.
+        workflow: The graph as ``prompt``, and ``extra_data``.
+        raw: The JSON object as received.
+    """
+
+    id: Id
     status: str
-    priority: float | None = None  #: The ``number`` of the queue, low first.
-    create_time: Seconds | None = None  #: Seconds since 1970, as all times here.
+    priority: float | None = None
+    create_time: Seconds | None = None
     execution_start_time: Seconds | None = None
     execution_end_time: Seconds | None = None
     outputs_count: int | None = None
-    #: A file reference, with ``nodeId`` and ``mediaType``.  Since ComfyUI 0.16 it may be a text:
-    #: ``mediaType`` is ``text`` then, ``content`` its beginning, ``truncated`` whether it is cut.
     preview_output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    workflow_id: str | None = None  #: Id inside the UI workflow that was sent along.
+    workflow_id: str | None = None
     execution_error: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    #: What each node left, by node id.  This and the rest only in :meth:`get_job` answers, of
-    #: prompts that have ended.
     outputs: Mapping[str, Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
     execution_status: HistoryStatus | None = attrs.field(default=None, repr=False)
-    #: ``prompt`` (the workflow) and ``extra_data``.
     workflow: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
@@ -51,12 +67,21 @@ class JobInfo:
 
 @attrs.frozen(eq=False)
 class JobPage:
-    """Some of the jobs, from ``GET /api/jobs``."""
+    """Some of the jobs, from ``GET /api/jobs``.
+
+    Attributes:
+        jobs: The jobs of this page.
+        offset: How many matching jobs come before this page.
+        limit: How many jobs a page may have; ``None``: any number.
+        total: How many jobs match, on all pages.
+        has_more: Whether there are pages after this one.
+        raw: The JSON object as received.
+    """
 
     jobs: tuple[JobInfo, ...]
     offset: int = 0
-    limit: int | None = None  #: ``None``: all.
-    total: int | None = None  #: Jobs that match, on all pages.
+    limit: int | None = None
+    total: int | None = None
     has_more: bool = False
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 

@@ -13,11 +13,18 @@ from ._base import Seconds, build, mapping, texts
 
 @attrs.frozen
 class ModelFolder:
-    """A kind of model and where its files lie, from ``GET /experiment/models``."""
+    """A kind of model and the folders with its files, from ``GET /experiment/models``.
 
-    name: str  #: ``checkpoints``, ``loras``, ...
-    folders: tuple[str, ...]  #: Paths on the server; ``path_index`` counts them.
-    #: Of the files that count as such models; empty: all.  Since ComfyUI 0.28, ``None`` before.
+    Attributes:
+        name: The kind of model: ``checkpoints``, ``loras``, ...
+        folders: Paths on the server; ``path_index`` of a :class:`ModelFile` is an index into these.
+        extensions: File name extensions of such models; empty: any.  Since ComfyUI 0.28, ``None``
+            before.
+        raw: The JSON object as received.
+    """
+
+    name: str
+    folders: tuple[str, ...]
     extensions: tuple[str, ...] | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
@@ -30,13 +37,22 @@ class ModelFolder:
 
 @attrs.frozen
 class ModelFile:
-    """One model file, from ``GET /experiment/models/{folder}``."""
+    """One model file, from ``GET /experiment/models/{folder}``.
 
-    name: str  #: Relative to its folder, with the server's own separators.
-    path_index: int | None = None  #: Which of the :class:`ModelFolder`'s ``folders``.
-    size: int | None = None  #: Bytes.
-    created: Seconds | None = None  #: Seconds since 1970.
-    modified: Seconds | None = None  #: Seconds since 1970.
+    Attributes:
+        name: The path relative to its folder, with the server's own separators.
+        path_index: The index of its folder in ``folders`` of the :class:`ModelFolder`.
+        size: Size in bytes.
+        created: When it was created, in seconds since 1970.
+        modified: When it was modified, in seconds since 1970.
+        raw: The JSON object as received.
+    """
+
+    name: str
+    path_index: int | None = None
+    size: int | None = None
+    created: Seconds | None = None
+    modified: Seconds | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod

@@ -31,26 +31,46 @@ def combo_options(spec: Any) -> list[Any] | None:
 
 @attrs.frozen(eq=False)
 class NodeDef:
-    """What a node class takes and gives, from ``GET /object_info``."""
+    """Inputs, outputs and description of a node class, from ``GET /object_info``.
 
-    name: str  #: The ``class_type``.
+    Attributes:
+        name: The ``class_type``.
+        display_name: The title in the editor's menu.
+        category: The path in the editor's menu, such as ``image/upscaling``.
+        description: A text about the node.
+        python_module: The module that defines it: ``nodes``, ``custom_nodes.name``, ...
+        input: The groups ``required``, ``optional`` and ``hidden``; each maps an input name to
+            ``[type, settings]``.
+        input_order: Input names by group, in the order of the node's widgets.  Since August 2024,
+            ``None`` before.
+        output: The type of each output slot.
+        output_is_list: Whether each output slot is a list.
+        output_name: The name of each output slot.
+        is_input_list: Whether the node is called once with lists of its inputs.  Since ComfyUI
+            0.12, ``None`` before.
+        output_node: Whether it is an output node (it saves or shows something); a prompt needs at
+            least one.
+        deprecated: Whether it should no longer be used.
+        experimental: Whether it may still change.
+        api_node: Whether it calls a paid service.
+        raw: The JSON object as received.
+    """
+
+    name: str
     display_name: str | None = None
     category: str | None = None
     description: str | None = attrs.field(default=None, repr=False)
     python_module: str | None = None
-    #: ``required``, ``optional`` and ``hidden``, each input name -> ``[type, settings]``.
     input: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    #: Input names in the order of the node's widgets; since August 2024.
     input_order: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    output: tuple[Any, ...] = ()  #: Type of each output slot.
+    output: tuple[Any, ...] = ()
     output_is_list: tuple[bool, ...] = attrs.field(default=(), repr=False)
     output_name: tuple[str, ...] = attrs.field(default=(), repr=False)
-    #: Whether it takes the lists of its inputs whole.  Since ComfyUI 0.12, ``None`` before.
     is_input_list: bool | None = attrs.field(default=None, repr=False)
-    output_node: bool = False  #: Whether a prompt may end in it (it saves or shows).
+    output_node: bool = False
     deprecated: bool = attrs.field(default=False, repr=False)
     experimental: bool = attrs.field(default=False, repr=False)
-    api_node: bool = attrs.field(default=False, repr=False)  #: Calls a paid service.
+    api_node: bool = attrs.field(default=False, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     @classmethod
@@ -82,16 +102,24 @@ class NodeDef:
 
 @attrs.frozen
 class NodeReplacement:
-    """Which node class takes the place of one that is gone, from ``GET /node_replacements``."""
+    """Which node class replaces one that was removed, from ``GET /node_replacements``.
 
-    old_node_id: str  #: The ``class_type`` that is gone.
-    new_node_id: str  #: The ``class_type`` in its place.
-    #: Inputs of the old class in the order in which a UI workflow has their values.
+    Attributes:
+        old_node_id: The ``class_type`` that was removed.
+        new_node_id: The ``class_type`` that replaces it.
+        old_widget_ids: Inputs of the old class, in the order in which an editor's graph has their
+            values.
+        input_mapping: For each input of the new class that gets a value: ``new_id``, and ``old_id``
+            (an input of the old class) or ``set_value``.  ``None``: no input does.
+        output_mapping: For each output that moved to another slot: ``old_idx`` and ``new_idx``.
+            ``None``: none moved.
+        raw: The JSON object as received.
+    """
+
+    old_node_id: str
+    new_node_id: str
     old_widget_ids: tuple[str, ...] | None = attrs.field(default=None, repr=False)
-    #: Each input of the new class that gets a value: ``new_id``, and ``old_id`` (an input of the
-    #: old class) or ``set_value``.  ``None``: it gets none.
     input_mapping: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, repr=False)
-    #: Each output that has another slot now: ``old_idx``, ``new_idx``.  ``None``: none has.
     output_mapping: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
@@ -103,7 +131,12 @@ class NodeReplacement:
 
 @attrs.frozen
 class SamplerInfo:
-    """What ``KSampler`` offers on this server."""
+    """The choices of ``KSampler`` on this server.
+
+    Attributes:
+        samplers: The values of ``sampler_name``.
+        schedulers: The values of ``scheduler``.
+    """
 
     samplers: tuple[str, ...]
     schedulers: tuple[str, ...]
@@ -111,13 +144,21 @@ class SamplerInfo:
 
 @attrs.frozen
 class GlobalSubgraph:
-    """A subgraph that a node pack brings along, from ``GET /global_subgraphs``."""
+    """A subgraph that a node pack provides, from ``GET /global_subgraphs``.
+
+    Attributes:
+        id: The id of the subgraph.
+        name: The name for people.
+        source: Where it comes from: ``custom_node``, ...
+        info: Details of the source, such as ``node_pack``.
+        data: The subgraph as JSON text; ``None`` in lists, see :meth:`get_global_subgraph`.
+        raw: The JSON object as received.
+    """
 
     id: str
     name: str
-    source: str | None = None  #: ``custom_node``, ...
-    info: Mapping[str, Any] = attrs.field(factory=dict)  #: ``node_pack``: who brings it.
-    #: The subgraph, as JSON text; only in :meth:`get_global_subgraph` answers.
+    source: str | None = None
+    info: Mapping[str, Any] = attrs.field(factory=dict)
     data: str | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 

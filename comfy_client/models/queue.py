@@ -46,9 +46,14 @@ def prompt_record(data: object, what: str) -> PromptRecord:
 
 @attrs.frozen
 class QueueStatus:
-    """How much there is to do, from ``GET /prompt``."""
+    """The length of the queue, from ``GET /prompt``.
 
-    queue_remaining: int  #: Prompts pending and running, of all clients.
+    Attributes:
+        queue_remaining: How many prompts of all clients are pending or running.
+        raw: The JSON object as received.
+    """
+
+    queue_remaining: int
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod
@@ -59,13 +64,18 @@ class QueueStatus:
 
 @attrs.frozen
 class QueuedPrompt:
-    """The server's receipt for a prompt, from ``POST /prompt``."""
+    """The server's receipt for a prompt, from ``POST /prompt``.
+
+    Attributes:
+        prompt_id: The id of the prompt.
+        number: Its priority in the queue, low first; ``None`` if the server did not say.
+        node_errors: Why some outputs will *not* run, by node id; empty: all run.  A server accepts
+            a prompt if at least one output is valid.
+        raw: The JSON object as received.
+    """
 
     prompt_id: str
-    #: Place in the queue, low first; ``None`` when the server did not say.
     number: float | None = None
-    #: Outputs that will *not* run, by node id: a server takes a prompt when at least one of
-    #: its outputs is valid.
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
@@ -80,14 +90,23 @@ class QueuedPrompt:
 
 @attrs.frozen
 class QueueItem:
-    """One prompt in the queue."""
+    """One prompt in the queue.
 
-    number: float | None  #: Low runs first.
+    Attributes:
+        number: Its priority; low runs first.  ``None`` if missing.
+        prompt_id: The id of the prompt.
+        workflow: The graph in API format.
+        extra_data: What was submitted with the workflow: ``client_id``, ``create_time``
+            (milliseconds), ``extra_pnginfo``, ...
+        outputs: Ids of the output nodes that will run.
+        raw: The JSON array as received.
+    """
+
+    number: float | None
     prompt_id: str
     workflow: Mapping[str, Any] = attrs.field(repr=False)
-    #: ``client_id``, ``create_time`` (ms), ``extra_pnginfo``, and what else was sent along.
     extra_data: Mapping[str, Any] = attrs.field(repr=False)
-    outputs: tuple[str, ...] = ()  #: Node ids that the server will run for.
+    outputs: tuple[str, ...] = ()
     raw: Sequence[Any] = attrs.field(factory=list, repr=False, eq=False)
 
     @classmethod
@@ -103,10 +122,15 @@ def _place(item: QueueItem) -> float:
 
 @attrs.frozen
 class Queue:
-    """All prompts that run or wait, from ``GET /queue``."""
+    """All prompts that are running or pending, from ``GET /queue``.
+
+    Attributes:
+        running: The prompts that are running.
+        pending: The prompts that are waiting, in the order in which they will run.
+        raw: The JSON object as received.
+    """
 
     running: tuple[QueueItem, ...] = ()
-    #: In the order in which they will run.
     pending: tuple[QueueItem, ...] = ()
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 

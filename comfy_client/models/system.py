@@ -15,12 +15,23 @@ from ._base import build, items, mapping
 
 @attrs.frozen
 class Device:
-    """One compute device of the server."""
+    """One compute device of the server.
 
-    name: str  #: For people; the format varies by backend, so do not parse it.
-    type: str | None = None  #: Torch device type: ``cuda``, ``mps``, ``cpu``, ...
+    Attributes:
+        name: A name for people.  Its format depends on the backend, so do not parse it.
+        type: The torch device type: ``cuda``, ``mps``, ``cpu``, ...
+        index: The number of the device; ``None``: it has none.
+        vram_total: All memory of the device, in bytes.
+        vram_free: Free memory of the device, in bytes.
+        torch_vram_total: Memory that torch has reserved, in bytes.
+        torch_vram_free: Memory that torch has reserved and does not use, in bytes.
+        raw: The JSON object as received.
+    """
+
+    name: str
+    type: str | None = None
     index: int | None = None
-    vram_total: int | None = None  #: Bytes, as all that follow.
+    vram_total: int | None = None
     vram_free: int | None = None
     torch_vram_total: int | None = None
     torch_vram_free: int | None = None
@@ -34,20 +45,30 @@ class Device:
 
 @attrs.frozen
 class SystemStats:
-    """The server's versions and memory, from ``GET /system_stats``."""
+    """The server's versions and memory, from ``GET /system_stats``.
 
-    #: ``None``: older than September 2024.
+    Attributes:
+        comfyui_version: The server's version; ``None`` before September 2024.
+        python_version: The server's Python, as ``sys.version``.
+        pytorch_version: The version of PyTorch.
+        os: ``posix`` or ``nt``; since ComfyUI 0.4 ``linux``, ``win32``, ``darwin``, ...
+        ram_total: All main memory, in bytes.
+        ram_free: Free main memory, in bytes.
+        embedded_python: Whether it runs on the Python of the portable Windows build.
+        argv: The command line of the server.
+        devices: The compute devices, the main one first.  Before ComfyUI 0.23 only the main one.
+        raw: The fields of ``system``, and ``system`` and ``devices`` as received.
+    """
+
     comfyui_version: str | None = None
     python_version: str | None = None
     pytorch_version: str | None = None
-    #: ``posix`` or ``nt``; since ComfyUI 0.4 ``linux``, ``win32``, ``darwin``, ...
     os: str | None = None
-    ram_total: int | None = None  #: Bytes.
-    ram_free: int | None = None  #: Bytes.
+    ram_total: int | None = None
+    ram_free: int | None = None
     embedded_python: bool | None = attrs.field(default=None, repr=False)
     argv: tuple[str, ...] | None = attrs.field(default=None, repr=False)
-    devices: tuple[Device, ...] = ()  #: The main one first; all of them since ComfyUI 0.23.
-    #: The fields of ``system``, and ``system`` and ``devices`` as received.
+    devices: tuple[Device, ...] = ()
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod
@@ -61,9 +82,12 @@ class SystemStats:
 
 @attrs.frozen(eq=False)
 class Features(Mapping[str, Any]):
-    """What the server says it can do, from ``GET /features``: a mapping.
+    """The feature flags of the server, from ``GET /features``: a mapping.
 
     Empty on servers before ComfyUI 0.3.45.
+
+    Attributes:
+        raw: The JSON object as received.
     """
 
     raw: Mapping[str, Any] = attrs.field(factory=dict)
@@ -99,10 +123,17 @@ class Features(Mapping[str, Any]):
 
 @attrs.frozen
 class RawLogs:
-    """The latest terminal output, from ``GET /internal/logs/raw``."""
+    """The latest terminal output, from ``GET /internal/logs/raw``.
+
+    Attributes:
+        entries: The latest pieces of output, oldest first.
+        cols: The width of the terminal in columns; ``None``: unknown.
+        rows: The height of the terminal in lines; ``None``: unknown.
+        raw: The JSON object as received.
+    """
 
     entries: tuple[LogEntry, ...] = attrs.field(repr=False)
-    cols: int | None = None  #: Size of the terminal; ``None`` when it has none.
+    cols: int | None = None
     rows: int | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
@@ -127,11 +158,17 @@ def _log_entry(data: object) -> LogEntry:
 
 @attrs.frozen
 class PingResult:
-    """Whether the server answers; true in a condition when it does."""
+    """Whether the server answers; true in a condition if it does.
+
+    Attributes:
+        ok: Whether the server answered.
+        elapsed: Seconds until the answer or the failure.
+        error: Why there was no answer; ``None`` if there was.
+    """
 
     ok: bool
-    elapsed: float  #: Seconds until the answer, or until we gave up.
-    error: ComfyError | None = None  #: Why not.
+    elapsed: float
+    error: ComfyError | None = None
 
     def __bool__(self) -> bool:
         """Whether the server answered."""

@@ -12,11 +12,18 @@ from ._base import Seconds, build
 
 @attrs.frozen
 class UserConfig:
-    """How the server keeps users, from ``GET /users``."""
+    """How the server stores users, from ``GET /users``.
 
-    storage: str | None = None  #: ``server``.
-    migrated: bool | None = None  #: Only without ``--multi-user``: whether any data exists.
-    users: Mapping[str, str] | None = None  #: Only with ``--multi-user``: names by user id.
+    Attributes:
+        storage: Where settings are stored: ``server``.
+        migrated: Whether any data of the user exists; ``None`` with ``--multi-user``.
+        users: User names by user id; ``None`` without ``--multi-user``.
+        raw: The JSON object as received.
+    """
+
+    storage: str | None = None
+    migrated: bool | None = None
+    users: Mapping[str, str] | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod
@@ -27,12 +34,20 @@ class UserConfig:
 
 @attrs.frozen
 class UserDataInfo:
-    """One file of the user, from ``/userdata`` with ``full_info``."""
+    """One file of the user, from ``/userdata`` with ``full_info``.
 
-    path: str  #: With ``/``; in a list relative to the listed folder, else to the root.
-    size: int | None = None  #: Bytes.
-    modified: Seconds | None = None  #: Seconds since 1970.
-    created: Seconds | None = None  #: Seconds since 1970.
+    Attributes:
+        path: The path with ``/``: in a list relative to the listed folder, else to the user's root.
+        size: Size in bytes.
+        modified: When it was modified, in seconds since 1970.
+        created: When it was created, in seconds since 1970.
+        raw: The JSON object as received.
+    """
+
+    path: str
+    size: int | None = None
+    modified: Seconds | None = None
+    created: Seconds | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod
@@ -46,13 +61,22 @@ class UserDataInfo:
 
 @attrs.frozen
 class UserDataEntry:
-    """One file or folder of the user, from ``GET /v2/userdata``."""
+    """One file or folder of the user, from ``GET /v2/userdata``.
+
+    Attributes:
+        name: The last part of the path.
+        path: The path with ``/``, relative to the user's root.
+        type: ``file`` or ``directory``.
+        size: Size in bytes; ``None`` for a directory.
+        modified: When it was modified, in seconds since 1970; ``None`` for a directory.
+        raw: The JSON object as received.
+    """
 
     name: str
-    path: str  #: With ``/``, relative to the user's root.
-    type: str  #: ``file`` or ``directory``.
-    size: int | None = None  #: Bytes; files only.
-    modified: Seconds | None = None  #: Seconds since 1970; files only.
+    path: str
+    type: str
+    size: int | None = None
+    modified: Seconds | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @classmethod

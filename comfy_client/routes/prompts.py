@@ -33,21 +33,30 @@ AnyWorkflow = Source
 
 
 class PromptOptions(TypedDict, total=False):
-    """What else a prompt may be submitted with."""
+    """Options of :meth:`ComfyApi.run`, ``submit``, ``map``, ``sweep`` and ``queue_prompt``.
 
-    #: Put it at the front; ``None`` leaves that to ``number``.
+    Each may be left out, which is the same as ``None``.
+
+    Attributes:
+        front: True puts the prompt at the front of the queue; ``None`` leaves its place to
+            ``number``.
+        extra_data: Stored with the prompt in queue and history, where everyone can read it.  Like
+            the workflow, it may hold numpy numbers; what JSON cannot represent is a ``TypeError``
+            that names the place.
+        workflow_ui: The editor's graph, which the server embeds in the images.
+        partial_execution_targets: Ids of output nodes; only these run.  ``None``: all.  Since
+            ComfyUI 0.3.48.
+        preview_method: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ``None``: ``auto`` if
+            ``b_preview`` has receivers.  Since ComfyUI 0.5; older servers ignore it.
+        comfy_api_key: The key for partner nodes.  Servers before 0.3.68 show it to everyone in
+            ``/queue``.
+    """
+
     front: bool | None
-    #: Kept with the prompt in queue and history, for everyone to read.  Like the workflow, it
-    #: may hold numbers of numpy; what JSON cannot carry is a ``TypeError`` that says where.
     extra_data: Mapping[str, Any] | None
-    #: The editor's graph, which the server embeds in the pictures.
     workflow_ui: Mapping[str, Any] | None
-    #: Ids of output nodes; only these run.  ComfyUI 0.3.48.
     partial_execution_targets: Sequence[str] | None
-    #: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ComfyUI 0.5; older ones ignore it.
-    #: ``None``: ``auto`` when anyone listens to ``b_preview``.
     preview_method: str | None
-    #: For partner nodes.  Servers before 0.3.68 show it to everyone in ``/queue``.
     comfy_api_key: str | None
 
 

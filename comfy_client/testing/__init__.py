@@ -1,8 +1,8 @@
-"""For tests of programs that use ComfyUI: a server like it, in a thread of this process.
+"""For tests of programs that use ComfyUI: a server like it, in threads of this process.
 
-:class:`ComfyServer` speaks ComfyUI's protocol and really executes simple workflows with
-Pillow; what needs a model is simulated.  It can misbehave in every way that the network and
-ComfyUI do (:class:`Faults`), be scripted, and tells what it was sent.  Needs the extra
+:class:`ComfyServer` has ComfyUI's protocol and really executes simple workflows with Pillow;
+what needs a model is simulated.  It can fail in every way that the network and ComfyUI do
+(:class:`Faults`), a test can script it, and it records what clients send.  It needs the extra
 ``[testing]`` (aiohttp, Pillow), which is imported when one of these names is first used.
 """
 

@@ -51,8 +51,11 @@ class Interrupted(Exception):
 class ExecutionBlocker:
     """Returned by a node in place of an output: the nodes behind it do not run.
 
-    With a message, the client gets an ``execution_error`` of type ``ExecutionBlocked``; the
-    prompt goes on and succeeds either way.
+    The prompt keeps running and succeeds.
+
+    Attributes:
+        message: Sent to the client in an ``execution_error`` of type ``ExecutionBlocked``;
+            ``None``: nothing is sent.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -99,10 +102,14 @@ class Director(Protocol):
 
 
 class ProgressBar:
-    """Tells how far the running node is: ``progress`` and ``progress_state``, and a preview.
+    """Reports the progress of the running node: ``progress``, ``progress_state`` and a preview.
 
-    As ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the prompt was
-    interrupted, which ends the node.
+    It works as ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the
+    prompt was interrupted, which ends the node.
+
+    Attributes:
+        total: How many steps there are.
+        current: How many steps are done.
     """
 
     def __init__(self, total: float) -> None:

@@ -102,11 +102,15 @@ FOREIGN: tuple[dict[str, Any], ...] = (
 
 @attrs.define(eq=False)
 class Fault:
-    """Something that is wrong until its ``with`` is left, or :meth:`end` is called."""
+    """A fault that is active until its ``with`` block ends or :meth:`end` is called.
 
-    #: The method of :class:`Faults` that it comes from.
+    Attributes:
+        name: The method of :class:`Faults` that made it.
+        hits: How many requests, messages or pings it affected.  Prompts and open sockets are not
+            counted.
+    """
+
     name: str
-    #: How many requests, messages or pings it struck; of prompts and open sockets none count.
     hits: int = attrs.field(default=0, init=False)
     _faults: Faults = attrs.field(repr=False)
     #: What the server needs to know of it.
@@ -138,13 +142,13 @@ class Fault:
 
 
 class Faults:
-    """The switches of one server; see the module.
+    """The faults of one server; see the module.
 
-    They outlive :meth:`~comfy_client.testing.ComfyServer.restart`, except those about sockets
-    that were open (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
+    They stay active over :meth:`~comfy_client.testing.ComfyServer.restart`, except those of
+    open sockets (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
 
-    In all of them, `times` is how often a fault strikes before it ends by itself; ``None`` is
-    as often as it can.  What makes no sense is a ValueError at once.
+    In all methods, `times` is how often a fault occurs before it ends by itself; ``None``: any
+    number of times.  Arguments that make no sense are a ``ValueError`` at once.
     """
 
     def __init__(self, stage: Stage) -> None:

@@ -50,10 +50,13 @@ class Frame:
 
 
 class Pictures(Sequence[Image.Image]):
-    """A batch of pictures, the value of an ``IMAGE``: a sequence of Pillow images.
+    """A batch of images, the value of an ``IMAGE``: a sequence of Pillow images.
 
-    A node of your own gets one from the server's, and may return one, or any Pillow images in a
-    list; another of your own gets what it returned.
+    Your own nodes get one from the server's nodes.  They may return one, or a list of Pillow
+    images; other nodes of your own get exactly what they returned.
+
+    Attributes:
+        frames: The images of the batch.
     """
 
     def __init__(self, frames: Iterable[Frame]) -> None:

@@ -40,12 +40,13 @@ _H = TypeVar("_H", bound=Handler)
 
 @attrs.frozen
 class Finish:
-    """Step of a script: the prompt leaves the queue for the history.
+    """Step of a script: the prompt leaves the queue and appears in the history.
 
-    Without an entry, outputs and messages are those that the script has sent.
+    Attributes:
+        entry: The complete entry of ``GET /history/{prompt_id}``; ``None``: its outputs and
+            messages are those that the script has sent.
     """
 
-    #: What ``GET /history/{prompt_id}`` has of it, in full.
     entry: Mapping[str, Any] | None = None
 
 
@@ -68,34 +69,21 @@ class Socket:
 
 
 class Stage:
-    """What a server has seen, and what it is told to say; see the module.
+    """What a server has received, and what it is told to answer; see the module.
 
-    All of it is kept over restarts, for the last 10,000 requests (64 MiB of bodies) and the
-    last 100,000 of all else.  Any thread may ask.
+    :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
 
     def __init__(self, prefix: str) -> None:
-        #: All requests, oldest first, with those for a WebSocket.
         self.requests: list[Request] = []
-        #: How many TCP connections were accepted.
         self.connections = 0
-        #: The headers of each request for a WebSocket.
         self.handshakes: list[Mapping[str, str]] = []
-        #: The client id of each socket that was greeted, in order.
         self.hellos: list[str] = []
-        #: What clients said first on each socket, decoded.
         self.first_messages: list[Any] = []
-        #: All that clients said on sockets, decoded.
         self.messages: list[Any] = []
-        #: How many pings came.
         self.pings = 0
-        #: Every prompt that has begun to run or to play, in order: what ran, and how often.
         self.ran: list[Ran] = []
-        #: What handlers and scripts raised, and why messages could not be sent; of nodes only
-        #: what is no Exception, such as of ``pytest.fail``.  The first is raised again at the
-        #: end of the server's ``with``, if nothing else is.
         self.errors: list[BaseException] = []
-        #: Everything that can go wrong, by name: see :class:`~comfy_client.testing.Faults`.
         self.faults: Faults = Faults(self)
         self._prefix = prefix
         self._changed = threading.Condition()  # guards the above, told of each change

@@ -53,21 +53,30 @@ _Tls = ssl.SSLContext | tuple[str | Path, str | Path]
 
 
 class ComfyServer(Stage):
-    """A ComfyUI in threads of this process; ``with`` starts and stops it::
+    """A ComfyUI in threads of this process; ``with`` starts and stops it.
+
+    It has ComfyUI's HTTP routes and WebSocket messages, and executes workflows of the nodes
+    that ``GET /object_info`` lists (see :mod:`comfy_client.testing.nodes`).  The sampler and
+    the nodes around it are simulated: images are drawn from seed and prompt, and say so.
+
+    Its ``faults`` make it fail in every way that ComfyUI and the network do: see
+    :class:`Faults`.  A test can script its answers, and read what it received: see
+    :mod:`comfy_client.testing.script`.  It keeps the last 10,000 requests (64 MiB of bodies)
+    and the last 100,000 of everything else, over restarts too.  Any thread may read them.
+
+    Its files are in a temporary folder, ``root``, with ComfyUI's layout: put images into
+    ``root / "input"``, and any file into ``root / "models/checkpoints"`` to have a checkpoint
+    of that name.  :meth:`stop` deletes the folder.
+
+    Example::
+
+        from comfy_client import ComfyApi, Workflow
+        from comfy_client.testing import ComfyServer
 
         with ComfyServer() as server, ComfyApi(server.url) as api:
-            result = api.run("workflow.json")
-
-    It speaks HTTP and WebSocket as ComfyUI does and executes workflows of the nodes
-    that ``GET /object_info`` lists (see :mod:`comfy_client.testing.nodes`).  The sampler
-    and what belongs to it are simulated: pictures are drawn from seed and prompt, and say so.
-
-    It can misbehave, :attr:`faults`, and be scripted and looked at: see
-    :class:`~comfy_client.testing.Faults` and :mod:`comfy_client.testing.script`.
-
-    Its files lie in a temporary folder, ``root``, laid out as ComfyUI's: put pictures into
-    ``root / "input"``, and any file into ``root / "models/checkpoints"`` to have a checkpoint
-    of that name.  Nothing of it is left after :meth:`stop`.
+            result = api.run(Workflow.example())
+            assert result.images
+            assert len(server.ran) == 1
 
     Args:
         port: To listen on; 0 takes a free one.
@@ -97,6 +106,21 @@ class ComfyServer(Stage):
             and ``host``, such as that of a proxy before it.  ``None``: no others while it listens
             on loopback, else any.  ``["*"]`` lets in whom ComfyUI lets in, pages of browsers
             included.
+
+    Attributes:
+        requests: All requests, oldest first, WebSocket handshakes included.
+        connections: How many TCP connections were accepted.
+        handshakes: The headers of each WebSocket handshake.
+        hellos: The client id of each WebSocket that was opened, oldest first.
+        first_messages: The first message of each WebSocket from its client, decoded.
+        messages: All messages from clients on WebSockets, decoded.
+        pings: How many pings came from clients.
+        ran: The prompts that have started to run or to play, oldest first.
+        errors: Exceptions of handlers and scripts, and messages that could not be sent; of nodes
+            only what is no ``Exception``, such as ``pytest.fail`` raises.  The first one is raised
+            again when the ``with`` block ends without another.
+        faults: Everything that can go wrong, by name: see :class:`Faults`.
+        version: Which ComfyUI it behaves like.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, a host that
@@ -136,7 +160,6 @@ class ComfyServer(Stage):
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
         super().__init__(prefix)
-        #: Which ComfyUI it is like.
         self.version: Version = version
         self._address = (host, port)
         self._credentials = credentials

@@ -117,24 +117,29 @@ class _Tap(asyncio.Protocol):
 
 @attrs.frozen(eq=False)
 class Request:
-    """One request, as it came."""
+    """One request, as the server received it.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path without query, the server's prefix and ``/api``; percent-encoded.
+        full_path: The path without query and the server's prefix; percent-encoded.
+        target: Path and query as sent.
+        query: The query parameters, decoded; of several with one name, the last.
+        headers: The headers; names are case-insensitive.
+        body: The bytes that were read: fewer than announced if the client was cut off.
+        is_below: Whether the path is below the server's prefix; faults affect no other requests.
+        rest: The faults that have yet to affect it; for the server.
+    """
 
     method: str
-    #: Without query, the server's prefix, and ``/api``; percent-encoded.
     path: str
-    #: Without query and the server's prefix; percent-encoded.
     full_path: str
-    #: Path and query as sent.
     target: str
     query: Mapping[str, str]
-    #: Case-insensitive.
     headers: CIMultiDictProxy[str] = attrs.field(repr=False)
-    #: What was read of it: less than announced if the client was cut off.
     body: bytes = attrs.field(repr=False)
     _wire: Callable[[], Wire] = attrs.field(repr=False)
-    #: Whether it is below the server's prefix; what is not, no fault meets.
     is_below: bool = attrs.field(default=True, repr=False)
-    #: The faults that it has yet to meet.
     rest: list[Fault] = attrs.field(factory=list, repr=False, init=False)
 
     def json(self) -> Any:
@@ -154,14 +159,18 @@ Handler = Callable[[Request], Answer | None]
 
 @attrs.define
 class Ran:
-    """One prompt that the server has begun to run, or to play."""
+    """One prompt that the server has started to execute or to play.
+
+    Attributes:
+        prompt_id: The id of the prompt.
+        client_id: The client that submitted it; ``None``: it gave no id.
+        extra_data: What was submitted with the workflow, without secrets.
+        status: ``"success"`` or ``"error"``, as in history; ``None``: it has not ended.
+    """
 
     prompt_id: str
-    #: Whose it was.
     client_id: str | None
-    #: What its sender put beside the workflow, without secrets.
     extra_data: Mapping[str, Any] = attrs.field(repr=False)
-    #: ``"success"`` or ``"error"``, as in history; ``None`` if it has no end (yet).
     status: str | None = None
 
     @property
