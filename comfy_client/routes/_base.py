@@ -1,4 +1,4 @@
-"""What all route groups share."""
+"""The base of all route groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class RouteGroup:
-    """Methods for one noun of the server; all they share is the HTTP edge."""
+    """Methods for one noun of the server; they share only the HTTP layer."""
 
     _http: Http
 

@@ -1,4 +1,4 @@
-"""Files of the server: upload, look at, download."""
+"""Files of the server: upload, view, download."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_MEMORY: Final = "websocket"
 
 
 class FileRef(Protocol):
-    """Anything that names a file of the server, as outputs and uploads do."""
+    """Anything that names a file of the server, such as outputs and uploads."""
 
     @property
     def filename(self) -> str:
@@ -46,10 +46,10 @@ FileInfo = FileRef | Mapping[str, Any]
 
 
 class FileRoutes(RouteGroup):
-    """Pictures and all other files, both ways.
+    """Upload and download of images and all other files.
 
     ``info`` is any object with ``filename``, ``subfolder`` and ``type``, or a mapping with
-    these keys, so what stands in the outputs of a node can be passed as it is.
+    these keys, so that a file of a node's output can be passed as it is.
     """
 
     def upload_image(
@@ -65,26 +65,25 @@ class FileRoutes(RouteGroup):
         """Send a file of any kind, with constant memory.
 
         ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
-        ``LoadImage``: when the name is taken by different content, the server adds a number.
+        ``LoadImage``: if another file has the name, the server adds a number.
 
         Args:
-            file: A path, the content, or a binary file, sent from where it stands.  What has no
-                size, such as a pipe, is copied to a temporary file first.
-            file_name: What the server shall call it, without folders; ``None``: as it is
-                called here.
-            subfolder: Where below the type's folder; made when missing.
-            type: Which of the server's folders.
-            overwrite: Replace what has the name.
-            timeout: Seconds for all of it; ``None``: an hour.  The client's own ``timeout`` ends
-                it earlier when nothing moves for so long, or when the server, having all of it,
-                does not answer (a second more for each 10 MB, which it has to store).
+            file: A path, the content, or a binary file, which is sent from its current position.
+                A file without a size, such as a pipe, is copied to a temporary file first.
+            file_name: Its name on the server, without folders; ``None``: its local name.
+            subfolder: The folder below that of ``type``; it is created if missing.
+            type: The folder of the server.
+            overwrite: Whether to replace a file of that name.
+            timeout: Seconds for the whole upload; ``None``: an hour.  It ends earlier if no data
+                moves for the client's own ``timeout``, or if the server has all data and does not
+                answer in that time (plus one second for each 10 MB, which it has to store).
 
         Raises:
             FileNotFoundError: There is no such local file.
-            UploadTooLarge: More than the server, or a proxy before it, accepts.
-            ValueError: ``subfolder`` leads out of the folder, or the name has folders in it.
-            ApiError: The name is no file name for the server (400).
-            RequestTimeout: See ``timeout``; the server may have stored it or not.
+            UploadTooLarge: More than the server, or a proxy in front of it, accepts.
+            ValueError: ``subfolder`` leaves the folder, or the name contains folders.
+            ApiError: The server does not accept the name (400).
+            RequestTimeout: See ``timeout``; the server may have stored the file or not.
         """
         fields = {"subfolder": subfolder, "type": type, "overwrite": str(overwrite).lower()}
         return self._upload("/upload/image", file, file_name, fields, timeout)
@@ -100,21 +99,21 @@ class FileRoutes(RouteGroup):
         overwrite: bool = False,
         timeout: float | None = None,
     ) -> models.UploadedImage:
-        """Store a copy of a picture on the server with the alpha channel of ``file``.
+        """Store a copy of an image on the server with the alpha channel of ``file``.
 
-        ``POST /upload/mask``.  Both must have the same size.  The server says 200 even when
-        it has no original and writes nothing, so it is asked for both, with a ``HEAD`` each.
+        ``POST /upload/mask``.  Both must have the same size.  The server answers 200
+        even if it has no original and writes nothing, so a ``HEAD`` for each file checks that.
 
         Args:
-            file: The mask, of which only the alpha channel counts.
-            original_ref: The picture on the server.  As everywhere, a missing ``type`` is
-                ``output``.
-            file_name: What the server shall call the result, and all else: as in
+            file: The mask; only its alpha channel is used.
+            original_ref: The image on the server.  A missing ``type`` is ``output``, as in all
+                methods.
+            file_name: The name of the result on the server.  For all other arguments see
                 :meth:`upload_image`.
 
         Raises:
             NotFound: The server has no such original; nothing was written.
-            ApiError: One of the two is no picture, or their sizes differ (500).
+            ApiError: One of the two is no image, or their sizes differ (500).
         """
         self._check_exists(original_ref, "the server has no original")
         fields = {
@@ -130,7 +129,7 @@ class FileRoutes(RouteGroup):
     def get_path_image(
         self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
     ) -> str:
-        """The URL of a file, without credentials; nothing is asked.
+        """The URL of a file, without credentials; sends no request.
 
         ``GET /view``; for the arguments see :meth:`get_image`.
         """
@@ -146,24 +145,24 @@ class FileRoutes(RouteGroup):
     ) -> bytes:
         """The content of a file of any kind.
 
-        ``GET /view``.  In memory as a whole, 1 GiB at most: for large files see
+        ``GET /view``.  All of it is in memory, 1 GiB at most; for large files see
         :meth:`stream_image` and :meth:`download_image`.
 
         Args:
             info: The file; see the class.
-            preview: Re-encode a picture at full size: ``"webp"`` or ``"jpeg"``, with a
-                quality as in ``"jpeg;50"``.  ``None``: as it is, with its metadata.
+            preview: Re-encode an image at full size: ``"webp"`` or ``"jpeg"``, with a
+                quality as in ``"jpeg;50"``.  ``None``: the file itself, with its metadata.
             channel: ``"rgb"``: a PNG without alpha; ``"a"``: a PNG of the alpha alone.
-            timeout: Seconds for all of it; ``None``: an hour.  The client's own ``timeout`` ends
-                it earlier when the server is silent for so long.
+            timeout: Seconds for the whole file; ``None``: an hour.  It ends earlier if the server
+                sends nothing for the client's own ``timeout``.
 
         Raises:
-            NotFound: There is no such file (files of type ``temp`` go at each restart).
+            NotFound: There is no such file (each restart deletes files of type ``temp``).
             AuthenticationError: ``subfolder`` leaves the folder (403).
-            ApiError: The name has ``..`` in it, or the type is unknown (400); a preview of
-                what is no picture (500).
-            UnexpectedResponse: More than 1 GiB; a part of the file (206), or the file in an
-                encoding, neither of which was asked for.
+            ApiError: The name contains ``..``, or the type is unknown (400); a preview of
+                a file that is no image (500).
+            UnexpectedResponse: More than 1 GiB; or only a part of the file (206), or an encoded
+                file, although the request allowed neither.
             RequestTimeout: See ``timeout``.
         """
         params = _view_params(info, preview, channel)
@@ -186,9 +185,8 @@ class FileRoutes(RouteGroup):
                     ...
 
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
-        of :meth:`get_image`.  When the content is cut short, the iteration ends in a
-        :class:`TransportError`.  A part of it (206), or the content in an encoding, neither of
-        which was asked for, is an :class:`UnexpectedResponse`.
+        of :meth:`get_image`.  If the content is cut short, the iteration ends in a
+        :class:`TransportError`.
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
@@ -203,18 +201,19 @@ class FileRoutes(RouteGroup):
         channel: Channel | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Write the content of a file to the disk, and return where it is.
+        """Write a file to the disk, and return its path.
 
-        ``GET /view``.  The file appears when it is complete, or not at all.
+        ``GET /view``.  The file appears only when it is complete.
 
         Args:
-            path: A folder (one that exists, or ends in ``/``, which is then made) that keeps
-                the server's name, or the exact file.
+            path: A folder, where the file keeps the server's name, or the exact path of the
+                file.  A path is a folder if it exists as one, or ends in ``/``; then it is
+                created.
             if_exists: ``"number"`` adds a number to the name (the default in a folder),
                 ``"overwrite"`` replaces the file (the default for an exact path), ``"skip"``
-                leaves it, and does not ask the server.
+                leaves the file and sends no request.
 
-        ``info``, ``preview``, ``channel``, ``timeout`` and errors: :meth:`stream_image`.
+        For ``info``, ``preview``, ``channel``, ``timeout`` and errors see :meth:`stream_image`.
         """
         params = _view_params(info, preview, channel)
         target, rule = target_path(path, _local_name(params), if_exists)

@@ -17,7 +17,7 @@ _BEHIND_ALL: Final = 1_000_000_000
 
 
 class HistoryRoutes(RouteGroup):
-    """What ended, and how.  The server keeps it in memory: a restart empties it."""
+    """The prompts that have ended.  The server keeps them in memory: a restart deletes them."""
 
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
@@ -27,9 +27,9 @@ class HistoryRoutes(RouteGroup):
         ``GET /history``
 
         Args:
-            max_items: At most so many; without ``offset``, the last ones.  ``None`` is all,
-                which can be tens of megabytes (see ``max_json`` of the client); ``0`` is none.
-            offset: Leave out so many of the oldest.  Servers before ComfyUI 0.3.60 cannot:
+            max_items: How many at most; without ``offset``, the last ones.  ``None``: all,
+                which can be tens of megabytes (see ``max_json`` of the client); 0: none.
+            offset: How many of the oldest to skip.  Servers before ComfyUI 0.3.60 cannot skip:
                 all of their history is read, and cut here.
         """
         if max_items is not None and max_items < 1:
@@ -54,10 +54,10 @@ class HistoryRoutes(RouteGroup):
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:
         """The record of one prompt that has ended.
 
-        ``GET /history/{prompt_id}``.  ``None`` for a prompt that waits, runs, was deleted or
-        was never there: only the queue, asked *before*, tells these apart.  The record of a
-        prompt that this client knows to have ended is waited for, a second at most: the server
-        tells the end before it writes it.
+        ``GET /history/{prompt_id}``.  ``None`` for a prompt that is pending or running,
+        was deleted or never existed: only the queue, asked *before*, shows which.  If this
+        client knows that the prompt has ended, it waits for the record, one second at most: the
+        server sends the end event before it writes the record.
         """
         while True:
             found = mapping(
@@ -76,16 +76,16 @@ class HistoryRoutes(RouteGroup):
         return entry
 
     def clear_history(self) -> None:
-        """Forget all prompts that have ended, of all clients; files stay.
+        """Delete the records of all clients' prompts; their files stay.
 
         ``POST /history``
         """
         self._http.order("POST", "/history", json={"clear": True})
 
     def delete_history(self, *prompt_ids: str) -> None:
-        """Forget these prompts; unknown ones are passed over, files stay.
+        """Delete the records of these prompts; unknown ones are ignored, files stay.
 
-        ``POST /history``.  Records are waited for as by :meth:`get_history`.
+        ``POST /history``.  It waits for records as :meth:`get_history` does.
         """
         for prompt_id in filter(self._awaits_record, prompt_ids):
             self.get_history(prompt_id)

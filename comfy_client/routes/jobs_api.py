@@ -15,7 +15,7 @@ from ._base import RECORD_PAUSE, RouteGroup
 class JobRoutes(RouteGroup):
     """Every method raises :class:`NotSupported` where the server lacks the jobs API.
 
-    :meth:`get_queue`, :meth:`get_history` and :meth:`interrupt` do on every server.
+    :meth:`get_queue`, :meth:`get_history` and :meth:`interrupt` work on every server.
     """
 
     def get_jobs(
@@ -34,17 +34,17 @@ class JobRoutes(RouteGroup):
 
         Args:
             status: One or more of ``pending``, ``in_progress``, ``completed``, ``failed``
-                and, since ComfyUI 0.9, ``cancelled``; ``None`` is all.
-            workflow_id: Only prompts of the UI workflow with this id.
+                and, since ComfyUI 0.9, ``cancelled``; ``None``: all.
+            workflow_id: Only prompts of the editor's graph with this id.
             sort_by: ``created_at`` (as with ``None``) or ``execution_duration``.
             sort_order: ``desc`` (as with ``None``) or ``asc``.
-            limit: At most so many, 1 or more; ``None`` is all.
-            offset: Leave out so many.
+            limit: How many at most, 1 or more; ``None``: all.
+            offset: How many to skip.
 
         Raises:
-            ApiError: The server does not take an argument (400); its words are in the message.
-                500: some prompt was submitted with an ``extra_pnginfo`` that is no object, which
-                this library never does; :meth:`get_queue` and :meth:`get_histories` go on.
+            ApiError: The server does not accept an argument (400); the message quotes it.
+                500: another program submitted a prompt with an ``extra_pnginfo`` that is no
+                object; :meth:`get_queue` and :meth:`get_histories` still work.
             NotSupported: This server has no jobs API.
         """
         words = status if status is None or isinstance(status, str) else ",".join(status)
@@ -61,11 +61,11 @@ class JobRoutes(RouteGroup):
     def get_job(self, job_id: str) -> models.JobInfo:
         """One prompt in detail; ``job_id`` is its prompt_id.
 
-        ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.  Of one that this client knows to have
-        ended, the end is waited for, a second at most: the server tells it before it is listed.
+        ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.  If this client knows that
+        the prompt has ended, it waits until the server lists the end, one second at most.
 
         Raises:
-            NotFound: The server knows no such prompt (any more).
+            NotFound: The server does not know the prompt, or no longer.
             NotSupported: This server has no jobs API.
         """
         while True:
@@ -76,12 +76,12 @@ class JobRoutes(RouteGroup):
             time.sleep(RECORD_PAUSE)
 
     def cancel_job(self, job_id: str) -> bool:
-        """Cancel a prompt, pending or running; whether there was anything to cancel.
+        """Cancel a pending or running prompt; False if there was nothing to cancel.
 
         ``POST /api/jobs/{job_id}/cancel``, since ComfyUI 0.26.
 
         Raises:
-            NotSupported: This server cannot cancel by id: delete it from the queue, or
+            NotSupported: This server cannot cancel by id: delete the prompt from the queue, or
                 interrupt it.
         """
         route = f"/api/jobs/{segment(job_id)}/cancel"
@@ -89,7 +89,7 @@ class JobRoutes(RouteGroup):
         return bool(mapping(answer, "cancel_job").get("cancelled"))
 
     def cancel_jobs(self, *job_ids: str) -> bool:
-        """Cancel several prompts; whether any of them was there to cancel.
+        """Cancel several prompts; False if there was nothing to cancel.
 
         ``POST /api/jobs/cancel``, since ComfyUI 0.26.
 

@@ -12,10 +12,10 @@ from ._base import RouteGroup
 
 
 class ModelRoutes(RouteGroup):
-    """Which models the server has, and what it knows about them."""
+    """The models that the server has, and their metadata."""
 
     def get_model_types(self) -> list[str]:
-        """Kinds of models, which are the folders' names: ``checkpoints``, ``loras``, ...
+        """The kinds of models, which are folder names: ``checkpoints``, ``loras``, ...
 
         ``GET /models``, since September 2024; :class:`NotSupported` before.
         """
@@ -28,13 +28,13 @@ class ModelRoutes(RouteGroup):
 
         Raises:
             NotFound: There is no such kind; :meth:`get_model_types` lists them.
-            NotSupported: The server is older; ``get_node_defs("CheckpointLoaderSimple")``
-                and its like list models there.
+            NotSupported: The server is older; there, ``get_node_defs`` of loaders such as
+                ``CheckpointLoaderSimple`` lists models.
         """
         return texts(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
 
     def get_model_folders(self) -> list[models.ModelFolder]:
-        """Kinds of models and where on the server their files lie.
+        """The kinds of models and the folders of their files on the server.
 
         ``GET /experiment/models``, since December 2024; :class:`NotSupported` before.
         """
@@ -60,7 +60,7 @@ class ModelRoutes(RouteGroup):
         ]
 
     def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
-        """The preview picture of a model, as WebP.
+        """The preview image of a model, as WebP.
 
         ``GET /experiment/models/preview/{folder}/{path_index}/{file_name}``, since December 2024.
 
@@ -82,8 +82,8 @@ class ModelRoutes(RouteGroup):
     def view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
         """The metadata in the header of a ``.safetensors`` file; its values are strings.
 
-        ``GET /view_metadata/{folder}``.  ``None`` when there is no such file or folder, it
-        is not a ``.safetensors`` file, or has no metadata: the server says 404 to all.
+        ``GET /view_metadata/{folder}``.  ``None`` if there is no such file or folder, it is
+        not a ``.safetensors`` file, or it has no metadata: the server answers 404 to all.
         """
         try:
             found = self._http.json(

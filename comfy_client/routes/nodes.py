@@ -1,4 +1,4 @@
-"""Node classes, and what node packs bring along."""
+"""Node classes, and what node packs provide."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ALL_DEFINITIONS = 300.0
 
 
 class NodeRoutes(RouteGroup):
-    """Which nodes the server has, and what their inputs can be."""
+    """The nodes that the server has, and the values of their inputs."""
 
     def get_node_defs(self, node_name: str | None = None) -> dict[str, models.NodeDef]:
-        """Definitions of all node classes, or of one; empty when there is no such class.
+        """Definitions of all node classes, or of one; empty if there is no such class.
 
-        ``GET /object_info`` (half a megabyte and more, so keep what you get), or
+        ``GET /object_info`` (half a megabyte and more, so keep the answer), or
         ``GET /object_info/{node_name}``.
         """
         if node_name is None:
@@ -36,15 +36,15 @@ class NodeRoutes(RouteGroup):
         }
 
     def get_checkpoints(self) -> list[str]:
-        """Names that ``CheckpointLoaderSimple`` takes.  ``GET /object_info/...``"""
+        """The checkpoints that ``CheckpointLoaderSimple`` accepts.  ``GET /object_info/...``"""
         return self._options("CheckpointLoaderSimple", "ckpt_name")
 
     def get_loras(self) -> list[str]:
-        """Names that ``LoraLoader`` takes.  ``GET /object_info/...``"""
+        """The LoRAs that ``LoraLoader`` accepts.  ``GET /object_info/...``"""
         return self._options("LoraLoader", "lora_name")
 
     def get_sampler_info(self) -> models.SamplerInfo:
-        """Samplers and schedulers that ``KSampler`` takes.  ``GET /object_info/...``"""
+        """The samplers and schedulers that ``KSampler`` accepts.  ``GET /object_info/...``"""
         node = self._node_def("KSampler")
         return models.SamplerInfo(
             samplers=tuple(_choices(node, "sampler_name")),
@@ -91,7 +91,7 @@ class NodeRoutes(RouteGroup):
         return models.GlobalSubgraph.from_json(subgraph_id, entry)
 
     def get_workflow_templates(self) -> dict[str, list[str]]:
-        """Names of the example workflows, by the node pack that brings them.
+        """Names of the example workflows, by the node pack that provides them.
 
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
@@ -99,7 +99,7 @@ class NodeRoutes(RouteGroup):
         return texts_by_name(found, "GET /workflow_templates")
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
-        """One example workflow, as it was saved in the UI.
+        """One example workflow, in the editor's format.
 
         ``GET /api/workflow_templates/{module}/{name}.json``, since ComfyUI 0.3.10.
 
@@ -126,17 +126,17 @@ class NodeRoutes(RouteGroup):
             ) from exc
 
     def get_i18n(self) -> dict[str, Any]:
-        """Translations that the node packs bring along, by language.
+        """The translations of the node packs, by language.
 
         ``GET /i18n``, since ComfyUI 0.3.13; :class:`NotSupported` before.
         """
         return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
 
     def get_node_replacements(self) -> dict[str, list[models.NodeReplacement]]:
-        """What the server puts in the place of node classes that are gone, by the old class.
+        """The replacements of node classes that were removed, by the old class.
 
-        ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  It does so
-        when a prompt comes, with the first of the list, unless it still has the old class.
+        ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
+        server applies the first of the list to each prompt, unless it still has the old class.
         """
         found = self._http.json("GET", "/node_replacements")
         return {

@@ -1,4 +1,4 @@
-"""Prompts: submit a workflow, and ask whether the server is there."""
+"""Prompts: submit a workflow, and ask whether the server answers."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ class PromptRoutes(RouteGroup):
     ) -> models.QueuedPrompt:
         """Put a workflow into the queue, and return at once.  ``POST /prompt``.
 
-        :meth:`run` does this and waits.  Nothing is repeated: when no answer comes, the
-        prompt may be in the queue all the same.
+        :meth:`run` does this and waits.  The request is never repeated: if no answer comes, the
+        prompt may be in the queue nevertheless.
 
         Args:
-            number: Priority, lower runs first; ``None`` or ``0`` append, ``-1`` puts it at
-                the front, as the reference has it.
+            number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
+                at the front.
             workflow: In API format.
             prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
                 the id from the answer.  ``None``: the server chooses.
@@ -113,11 +113,11 @@ class PromptRoutes(RouteGroup):
 
         Raises:
             PromptRejected: The server refused; the message says why in words.
-            WorkflowError: The graph cannot be sent: NaN, UI format, a link to a node that is not
-                there.  When such a link concerns only some of the outputs, the others are sent,
-                and ``node_errors`` of the answer names what was left out.
-            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot carry, or is not
-                of the form that servers need; the message names the place.
+            WorkflowError: The graph cannot be sent: NaN, editor format, a link to a missing node.
+                If such a link concerns only some of the outputs, the others are sent, and
+                ``node_errors`` of the answer names the ones that were left out.
+            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
+                not have the form that servers need; the message names the place.
             UploadTooLarge: The body exceeds the server's limit.
         """
         seal(options)
@@ -151,9 +151,9 @@ class PromptRoutes(RouteGroup):
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
-        """How many prompts run and wait, of everybody.  ``GET /prompt``.
+        """How many prompts of all clients are running or pending.  ``GET /prompt``.
 
-        ``timeout`` is the deadline in seconds; then it is a :class:`RequestTimeout`.
+        After ``timeout`` seconds it raises :class:`RequestTimeout`.
         """
         data = self._http.json("GET", "/prompt", timeout=timeout, most=SMALL)
         try:
@@ -168,9 +168,9 @@ class PromptRoutes(RouteGroup):
             ) from exc
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
-        """Whether the server answers, how long it took (seconds), else why not.
+        """Whether the server answers and in how many seconds, or why it does not.
 
-        ``GET /prompt``.  Never raises on a failure; ``if api.ping(): ...`` works.
+        ``GET /prompt``.  A failure is in the result: ``if api.ping(): ...`` works.
         """
         start = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""The queue: prompts that wait or run."""
+"""The queue: prompts that are pending or running."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from ._base import RouteGroup
 
 
 class QueueRoutes(RouteGroup):
-    """What waits, what runs, and how to stop it."""
+    """The prompts that are pending or running, and how to stop them."""
 
     def get_queue(self) -> models.Queue:
-        """Prompts running, and pending in the order in which they will run.
+        """The running prompts, and the pending ones in the order in which they will run.
 
-        ``GET /queue``.  Carries the whole workflow of each (see ``max_json`` of the client);
-        to know only how many, use ``poll_status``.
+        ``GET /queue``.  It contains the whole workflow of each (see ``max_json`` of the client);
+        :meth:`poll_status` only counts them.
         """
         return models.Queue.from_json(self._http.json("GET", "/queue"))
 
     def clear_queue(self) -> None:
-        """Remove all pending prompts, of all clients; the running one goes on.
+        """Remove the pending prompts of all clients; the running one keeps running.
 
-        ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
+        ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
         """
         self._http.order("POST", "/queue", json={"clear": True})
 
     def delete_from_queue(self, *prompt_ids: str) -> None:
-        """Remove pending prompts; unknown and running ones are left alone, silently.
+        """Remove these pending prompts; unknown and running ones are ignored.
 
-        ``POST /queue``.  A removed prompt leaves no history, and its owner is not told.
+        ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
         """
         if prompt_ids:
             self._http.order("POST", "/queue", json={"delete": prompt_ids})
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop what runs, at its next step.
+        """Stop the running prompt at its next step.
 
-        ``POST /interrupt``.  The node that runs decides when it looks: a prompt whose last
-        node does not may still end in success.  Nothing happens, and no error comes, when
-        the prompt does not run; a pending one stays (see :meth:`delete_from_queue`).
+        ``POST /interrupt``.  The running node decides when it checks for this; if the last
+        node does not, the prompt may still succeed.  Nothing happens, without an error, if the
+        prompt is not running; a pending one stays (see :meth:`delete_from_queue`).
 
         Args:
-            prompt_id: Stop only this prompt.  ``None`` stops whatever runs, whoever's it is.
-                Servers before ComfyUI 0.3.57 ignore the id, so the queue is asked first
-                whether that prompt runs; what begins in that moment is stopped there.
+            prompt_id: Stop only this prompt.  ``None``: stop any running prompt of any client.
+                Servers before ComfyUI 0.3.57 ignore the id, so the client first asks the queue
+                whether that prompt is running; one that starts right then is stopped instead.
         """
         if prompt_id is None:
             self._http.order("POST", "/interrupt", json={})

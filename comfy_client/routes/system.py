@@ -15,9 +15,9 @@ from ._base import RouteGroup
 
 
 class SystemRoutes(RouteGroup):
-    """What the server is and has.
+    """Facts about the server itself.
 
-    The ``/internal`` routes are, in upstream's words, not to be depended upon.
+    ComfyUI says that programs should not depend on the ``/internal`` routes.
     """
 
     def get_system_stats(self) -> models.SystemStats:
@@ -25,9 +25,9 @@ class SystemRoutes(RouteGroup):
         return models.SystemStats.from_json(self._http.json("GET", "/system_stats", most=SMALL))
 
     def get_features(self) -> models.Features:
-        """What the server says it can do.
+        """The feature flags of the server.
 
-        ``GET /features``, since ComfyUI 0.3.45; empty for servers before.
+        ``GET /features``, since ComfyUI 0.3.45; empty before.
         """
         try:
             found = self._http.json("GET", "/features", most=SMALL)
@@ -36,20 +36,20 @@ class SystemRoutes(RouteGroup):
         return models.Features.from_json(found)
 
     def free_memory(self, unload_models: bool = False, free_memory: bool = False) -> None:
-        """Ask the server to give memory back, when it has done what it is doing.
+        """Ask the server to free memory after the prompt that is running.
 
         ``POST /free``, since January 2024.
 
         Args:
-            unload_models: Drop the models from the device's memory.
-            free_memory: Drop the cached outputs of nodes as well, and the models with them;
-                the next prompt computes everything anew.
+            unload_models: Unload the models from the device's memory.
+            free_memory: Also drop the cached outputs of nodes, and the models; the next prompt
+                computes everything again.
         """
         body = {"unload_models": unload_models, "free_memory": free_memory}
         self._http.order("POST", "/free", json=body)
 
     def get_logs(self) -> str:
-        """The latest terminal output, each write with its time.
+        """The latest terminal output as text, each entry with its time.
 
         ``GET /internal/logs``, since August 2024; :class:`NotSupported` before.
         """
@@ -68,14 +68,14 @@ class SystemRoutes(RouteGroup):
         return models.RawLogs.from_json(self._internal("logs/raw"))
 
     def get_folder_paths(self) -> dict[str, list[str]]:
-        """Where on the server each kind of model lies.
+        """The folders of each kind of model on the server.
 
         ``GET /internal/folder_paths``, since September 2024; :class:`NotSupported` before.
         """
         return texts_by_name(self._internal("folder_paths"), "GET /internal/folder_paths")
 
     def get_internal_files(self, type: Literal["output", "input", "temp"]) -> list[str]:
-        """Names of the files at the top of a folder, newest first; not in its subfolders.
+        """The names of the files in a folder, newest first, without subfolders.
 
         ``GET /internal/files/{type}``, since ComfyUI 0.3.15; :class:`NotSupported` before.
         """

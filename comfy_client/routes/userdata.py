@@ -17,8 +17,7 @@ from ._base import RouteGroup, leads_out
 class UserDataRoutes(RouteGroup):
     """Read, store, move, list and delete the user's files.
 
-    Paths are relative to the user's folder, with ``/``; one that leads out of it is a
-    ``ValueError``.
+    Paths are relative to the user's folder, with ``/``; one that leaves it is a ``ValueError``.
     """
 
     def get_user_data(self, file: str) -> bytes:
@@ -73,22 +72,23 @@ class UserDataRoutes(RouteGroup):
         stringify: bool | None = None,
         full_info: bool = False,
     ) -> str | models.UserDataInfo:
-        """Write a file, with its folders, and return its path.
+        """Write a file, create its folders, and return its path.
 
         ``POST /userdata/{file}``, since January 2024; into a new folder since June 2024,
         :class:`ApiError` (500) before.
 
         Args:
             file: The path, as in ``"workflows/portrait.json"``.
-            data: ``bytes``, or ``str`` which is stored as UTF-8, or what JSON can hold.
-            overwrite: Whether an existing file is replaced.  Since servers before June 2024
-                replace it anyway, they are asked first whether there is one.
-            stringify: Whether ``data`` is stored as JSON; ``None``: unless bytes or str.
-            full_info: Return size and times as well; since September 2024, ``None`` before.
+            data: ``bytes``, or ``str``, which is stored as UTF-8, or any JSON value.
+            overwrite: Whether to replace an existing file.  Servers before June 2024 always
+                replace it, so there the client checks first whether it exists.
+            stringify: Whether to store ``data`` as JSON; ``None``: if it is neither ``bytes`` nor
+                ``str``.
+            full_info: Also return size and times; since September 2024, ``None`` before.
 
         Raises:
             Conflict: The file exists, and ``overwrite`` is false.
-            ApiError: The server's system does not take the name (400).
+            ApiError: The server's file system does not accept the name (400).
         """
         if stringify is None:
             stringify = not isinstance(data, (bytes, str))
@@ -158,15 +158,15 @@ class UserDataRoutes(RouteGroup):
     def move_user_data(
         self, source: str, dest: str, *, overwrite: bool = False, full_info: bool = False
     ) -> str | models.UserDataInfo:
-        """Move or rename a file, making folders as needed, and return its new path.
+        """Move or rename a file, create folders as needed, and return its new path.
 
         ``POST /userdata/{source}/move/{dest}``, since June 2024.
 
         Args:
-            source: Where it is.
-            dest: Where it goes: the file's whole new path.
-            overwrite: Whether an existing ``dest`` is replaced.
-            full_info: Return size and times as well; since September 2024, ``None`` before.
+            source: The path of the file.
+            dest: Its whole new path.
+            overwrite: Whether to replace an existing ``dest``.
+            full_info: Also return size and times; since September 2024, ``None`` before.
 
         Raises:
             NotFound: There is no ``source``.
@@ -228,17 +228,17 @@ class UserDataRoutes(RouteGroup):
         split: bool = False,
         full_info: bool = False,
     ) -> list[str] | list[list[str]] | list[models.UserDataInfo]:
-        """Files in a folder, by paths relative to it; an empty list when there is none.
+        """The files in a folder, by paths relative to it; an empty list if there is no such folder.
 
         ``GET /userdata``, since June 2024; :class:`NotSupported` before.  Names that begin
         with a dot are left out.
 
         Args:
             dir: The folder; ``""`` and ``"."`` are the user's whole folder.
-            recurse: Files in subfolders too.
-            split: Each as a list: the path, then its parts.
-            full_info: Each with size and times, since September 2024, ``None`` before;
-                ``split`` is ignored.
+            recurse: Whether to include files in subfolders.
+            split: Whether to return each as a list: the path, then its parts.
+            full_info: Whether to return size and times; since September 2024, ``None`` before.
+                ``split`` is ignored then.
         """
         params = {
             "dir": _encoded(dir or "."),
@@ -271,8 +271,8 @@ class UserDataRoutes(RouteGroup):
         ``GET /v2/userdata``, since ComfyUI 0.3.31; :class:`NotSupported` before.
 
         Args:
-            path: The folder; ``""`` and ``"."`` are the user's whole folder.  One that does
-                not exist gives an empty list.
+            path: The folder; ``""`` and ``"."`` are the user's whole folder.  If it does not
+                exist, the list is empty.
 
         Raises:
             ApiError: ``path`` is a file (400).

@@ -20,21 +20,21 @@ _storing: dict[tuple[int, str], threading.Lock] = {}
 
 
 class UserRoutes(RouteGroup):
-    """Who uses the server, and how they set it up.
+    """Users of the server and their settings.
 
-    On a server with ``--multi-user`` give the client its ``user`` (an id, not a name): for
-    an unknown one, settings raise :class:`AuthenticationError`.
+    For a server with ``--multi-user``, give the client its ``user`` (an id, not a name); for
+    an unknown user, settings raise :class:`AuthenticationError`.
     """
 
     def get_user_config(self) -> models.UserConfig:
-        """Whether the server keeps users, and which.  ``GET /users``, since January 2024"""
+        """How the server stores users, and which it has.  ``GET /users``, since January 2024"""
         return models.UserConfig.from_json(self._http.json("GET", "/users"))
 
     def create_user(self, username: str) -> str:
-        """Add a user and return the new id, which goes into ``ComfyApi(user=...)``.
+        """Add a user and return the new id, for ``ComfyApi(user=...)``.
 
-        ``POST /users``, since January 2024.  A server without ``--multi-user`` adds one too,
-        and does not use it.
+        ``POST /users``, since January 2024.  A server without ``--multi-user`` adds the user
+        too, and does not use it.
 
         Raises:
             ApiError: The name is taken, empty or reserved (400); the message says which.
@@ -47,11 +47,11 @@ class UserRoutes(RouteGroup):
         return user_id
 
     def get_settings(self) -> dict[str, Any]:
-        """All settings that were ever stored, by id.  ``GET /settings``, since January 2024"""
+        """All stored settings, by id.  ``GET /settings``, since January 2024"""
         return dict(mapping(self._http.json("GET", "/settings"), "GET /settings"))
 
     def get_setting(self, id: str, default: Any = None) -> Any:
-        """One setting; ``default`` when it was never stored, or stored as null.
+        """One setting; ``default`` if it was never stored, or stored as null.
 
         ``GET /settings/{id}``, since January 2024.
         """
@@ -61,8 +61,8 @@ class UserRoutes(RouteGroup):
     def store_settings(self, settings: Mapping[str, Any]) -> None:
         """Change these settings; the others stay.
 
-        ``POST /settings``, since January 2024.  Changes made by this process go one by one; of
-        two that two programs make at the same moment, the server may lose one.
+        ``POST /settings``, since January 2024.  Changes of one process are sent one by one; if two
+        programs change settings at the same moment, the server may lose one change.
         """
         with self._one_by_one():
             self._http.order("POST", "/settings", json=dict(settings))

@@ -117,13 +117,13 @@ class ProgressBar:
         self.current: float = 0
 
     def update(self, value: float) -> None:
-        """So many steps more."""
+        """Add so many steps."""
         self.update_absolute(self.current + value)
 
     def update_absolute(
         self, value: float, total: float | None = None, preview: Preview | None = None
     ) -> None:
-        """So many steps so far."""
+        """Set how many steps are done, and, if given, how many there are and a preview."""
         self.total = self.total if total is None else total
         self.current = min(value, self.total)
         run = _here.get()

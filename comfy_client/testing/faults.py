@@ -1,8 +1,8 @@
 """Everything that goes wrong between a client and a ComfyUI, on command.
 
 Each method of :attr:`ComfyServer.faults <comfy_client.testing.ComfyServer>` works on a running
-server, from any thread.  What lasts returns a :class:`Fault`, which is in force at once and
-ends with its ``with``, with :meth:`Fault.end`, or with :meth:`Faults.clear`::
+server, from any thread.  A fault that lasts is a :class:`Fault`: it is active at once, until its
+``with`` block ends, or until :meth:`Fault.end` or :meth:`Faults.clear`::
 
     with ComfyServer() as server, ComfyApi(server.url) as api:
         with server.faults.bad_gateway(503):
@@ -10,9 +10,9 @@ ends with its ``with``, with :meth:`Fault.end`, or with :meth:`Faults.clear`::
         server.faults.drop()                           # all sockets, by a reset
         server.faults.cut("POST", "/prompt", ran=True, times=1)  # queued, and no answer
 
-Routes are told by method and path; both may have ``*`` in them.  A path is meant with and
-without ``/api`` before it, unless it begins with ``/api`` itself.  The last fault that was
-added acts first; faults of several kinds act together where that makes sense.
+Method and path select routes; both may contain ``*``.  A path also matches below ``/api``,
+unless it begins with ``/api`` itself.  The fault that was added last acts first; faults of
+several kinds act together where that makes sense.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Fault:
 
     @property
     def active(self) -> bool:
-        """Whether it is in force, and has not struck as often as it was to."""
+        """Whether it is active: not ended, and its `times` are not used up."""
         return self in self._faults.active()
 
     def end(self) -> None:
@@ -168,14 +168,14 @@ class Faults:
         return f"<Faults: {', '.join(f.name for f in self.active()) or 'none'}>"
 
     def clear(self) -> None:
-        """End all faults, and what ``server.on`` and ``server.script`` have said."""
+        """End all faults, and all answers and scripts of ``server.on`` and ``server.script``."""
         with self._lock:
             faults = list(self._active)
         for fault in faults:
             fault.end()
 
     def active(self, *names: str) -> list[Fault]:
-        """The faults in force (of these names), the last one first."""
+        """The active faults (of these names), the last one first."""
         with self._lock:
             return [f for f in self._active if not f._spent and (not names or f.name in names)]
 
@@ -235,14 +235,14 @@ class Faults:
         self._stage._running().push(frame(8, data), everybody=True)
 
     def deaf(self) -> Fault:
-        """The sockets that are open now get no more messages; pings are still answered."""
+        """The open sockets get no more messages; pings are still answered."""
         return self._on_open_sockets("deaf", "hear")
 
     def go_dark(self) -> Fault:
-        """The sockets that are open now are neither read nor written, and not closed.
+        """The open sockets are neither read nor written, and not closed.
 
-        As behind a router that forgot them.  New ones work, and HTTP does.  When it ends, what
-        clients have sent meanwhile is read; what they have missed, they have missed.
+        This is like a router that forgot them.  New sockets and HTTP work.  When the fault ends,
+        the server reads what clients have sent; they never get the messages they missed.
         """
         return self._on_open_sockets("darken", "light")
 
@@ -260,19 +260,19 @@ class Faults:
         return self._add({"deaf": "deaf", "darken": "go_dark"}[do], undo=undone)
 
     def stale_handlers(self) -> Fault:
-        """A socket that ends takes the route of the next one of its client id with it.
+        """A socket that ends removes the route of the next one with its client id.
 
-        ComfyUI's own race: the handler of the old socket removes its client id only after the
-        client has dialled again, and with it the new socket, which then gets no message though
-        pings are answered.  Until the client dials again, the old one is thought to be there.
+        This is a race in ComfyUI: the handler of the old socket removes its client id only after
+        the client has reconnected, and the new socket with it, which then gets no messages,
+        although pings are answered.  Until the client reconnects, the old one seems open.
         """
         return self._add("stale_handlers")
 
     def freeze(self) -> Fault:
-        """The whole server neither reads nor writes; connections are accepted and left alone.
+        """The whole server neither reads nor writes; connections are accepted but not served.
 
-        As a machine that sleeps, or a ComfyUI that is busy loading a model; a prompt that runs
-        goes on.  Nothing is lost: what came meanwhile is handled when it ends.
+        This is like a machine that sleeps, or a ComfyUI that is loading a model; a running prompt
+        continues.  Nothing is lost: waiting requests are handled when the fault ends.
         """
         core = self._stage._running()
         core.flush()
@@ -280,7 +280,7 @@ class Faults:
         return self._add("freeze", undo=thaw)
 
     def swallow_pings(self) -> Fault:
-        """Pings are read, counted, and not answered."""
+        """Pings are read and counted, but not answered."""
         return self._add("swallow_pings")
 
     def refuse_sockets(
@@ -291,16 +291,16 @@ class Faults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Sockets are refused with this answer; those that are open stay."""
+        """New sockets are refused with this answer; open ones stay."""
         answer = _answer(status, headers, body)
         return self._rule("refuse_sockets", "GET", "/ws", answer, times)
 
     def stall_handshakes(self, *, times: int | None = None) -> Fault:
-        """Who wants a socket gets no answer at all."""
+        """WebSocket handshakes get no answer at all."""
         return self._delay("stall_handshakes", "GET", "/ws", None, False, times)
 
     def slow_handshakes(self, seconds: float, *, times: int | None = None) -> Fault:
-        """Who wants a socket waits for so long."""
+        """WebSocket handshakes are answered after so many seconds."""
         return self._delay("slow_handshakes", "GET", "/ws", _seconds(seconds), False, times)
 
     # -- messages -----------------------------------------------------------------------
@@ -309,12 +309,12 @@ class Faults:
         """Events of these names (``*`` for a part) are not sent to anyone.
 
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
-        Without a name, all.
+        Without a name, all events.
         """
         return self._add("lose", _names(events))
 
     def withhold(self, *events: str) -> Fault:
-        """As :meth:`lose`, but they are sent when it ends, in their order."""
+        """As :meth:`lose`, but the events are sent in their order when the fault ends."""
         kept: list[tuple[Any, ...]] = []
 
         def send() -> None:
@@ -326,33 +326,33 @@ class Faults:
         return self._add("withhold", (_names(events), kept), undo=send)
 
     def junk(self) -> Fault:
-        """Before each message comes another that nobody should send.
+        """Before each message, send one that no server should send.
 
-        Text that is no JSON or no UTF-8, lists, ``null``, binary messages that are too short, of
-        no known kind, or with metadata that ends beyond them: :data:`JUNK`, one after the other.
+        These are text that is no JSON or no UTF-8, lists, ``null``, and binary messages that are
+        too short, of an unknown kind, or with too long metadata: :data:`JUNK`, in turn.
         """
         return self._add("junk")
 
     def foreign_traffic(self) -> Fault:
-        """Before each message comes another about what is not ours.
+        """Before each message, send one that does not concern the client.
 
-        Events of other people's prompts and extensions (``crystools.monitor``), with ``data``
-        that is a list or ``null``: :data:`FOREIGN`, one after the other.
+        These are events of other clients' prompts and of extensions (``crystools.monitor``), with
+        ``data`` that is a list or ``null``: :data:`FOREIGN`, in turn.
         """
         return self._add("foreign_traffic")
 
     def fragments(self, parts: int = 3) -> Fault:
-        """Each message comes in so many frames, with a ping between them."""
+        """Each message is sent in so many frames, with a ping between them."""
         return self._add("fragments", count("parts", parts, 2))
 
     def pause_in_frames(self, seconds: float) -> Fault:
-        """Each message stops for so long in the middle of its frame."""
+        """Each message pauses for so many seconds in the middle of its frame."""
         return self._add("pause_in_frames", _seconds(seconds))
 
     def oversized_frame(self, size: int = 600 * 2**20) -> None:
         """Announce a binary frame of `size` bytes to all open sockets, and send none of it.
 
-        What is sent to them later is taken for its content: their end is to hang up.
+        Everything sent to them later counts as its content, so they never recover.
         """
         count("size", size, 0, 2**63 - 1)
         self._stage._running().push(b"\x82\x7f" + size.to_bytes(8, "big"), everybody=True)
@@ -360,33 +360,34 @@ class Faults:
     # -- prompts ------------------------------------------------------------------------
 
     def late_history(self, seconds: float | None = None) -> Fault:
-        """Prompts that have said ``execution_success`` stay in the queue for so long.
+        """Prompts stay in the queue for so many seconds after ``execution_success``.
 
-        ``None``: until it ends.  Only then come their history and ``executing`` without a node.
+        ``None``: until the fault ends.  Only then do their history and ``executing`` without a
+        node follow.
         """
         return self._add("late_history", None if seconds is None else _seconds(seconds))
 
     def no_history(self) -> Fault:
-        """Prompts that end leave no history, as if it had been evicted at once."""
+        """Prompts that end leave no history, as if it were evicted at once."""
         return self._add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:
-        """Drop a prompt from history, or all; nobody is told."""
+        """Delete a prompt from the history, or all prompts, without an event."""
         self._stage._running().queue.forget(prompt_id)
 
     def lose_queue(self) -> None:
-        """What waits and what runs is gone, without a word, an end, or a history."""
+        """Pending and running prompts vanish, without an event and without a history."""
         self._stage._running().lose_queue()
 
     def hang_worker(self) -> Fault:
-        """Prompts run for ever: no node begins or goes on, and HTTP works.
+        """Prompts run forever: no node starts or continues, and HTTP works.
 
-        An interrupt changes nothing, as with a thread that has died.
+        An interrupt changes nothing, as if the thread had died.
         """
         return self._add("hang_worker")
 
     def other_prompt_ids(self) -> Fault:
-        """The server takes no notice of the ``prompt_id`` that it is sent, and makes its own."""
+        """The server ignores the ``prompt_id`` of the request and chooses its own."""
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             with contextlib.suppress(ValueError):
@@ -408,7 +409,7 @@ class Faults:
         )
 
     def events_before_reply(self, *, times: int | None = None) -> Fault:
-        """``POST /prompt`` is answered only when the prompt has left the queue."""
+        """``POST /prompt`` is answered only after the prompt has left the queue."""
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             response = await exchange.proceed()
@@ -431,14 +432,14 @@ class Faults:
         ran: bool = False,
         times: int | None = None,
     ) -> Fault:
-        """Answers wait for so long; ``None``: until the fault ends, or the client gives up.
+        """Answers are delayed; ``None``: until the fault ends, or the client gives up.
 
         Args:
             method: Of the request, or ``*``.
             path: As in the module's description.
-            seconds: How long.
-            ran: Whether the wait is after the request took effect, or before.  A socket
-                takes effect with its answer: it is always before.
+            seconds: The delay in seconds.
+            ran: Whether the delay comes after the request took effect, or before.  For a
+                WebSocket it always comes before.
             times: How often.
         """
         wait = None if seconds is None else _seconds(seconds)
@@ -477,11 +478,11 @@ class Faults:
         Args:
             method: Of the request, or ``*``.
             path: As in the module's description.
-            ran: Whether the request takes effect: a prompt that is queued, and no answer.  Of
-                a socket comes the answer, and then the end.
-            sent: How many bytes of the answer's body come; its ``Content-Length`` announces
-                all.  ``None``: not even a status.  The request takes effect, then.
-            reset: With a RST instead of a FIN.
+            ran: Whether the request takes effect, such as a prompt that is queued without an
+                answer.  A WebSocket is answered first, and then ended.
+            sent: How many bytes of the answer's body are sent, although ``Content-Length``
+                announces all; then the request takes effect.  ``None``: not even a status.
+            reset: Whether to end it with a RST instead of a FIN.
             times: How often.
         """
         if sent is not None:
@@ -509,7 +510,7 @@ class Faults:
         pause: float = 0.05,
         times: int | None = None,
     ) -> Fault:
-        """The right answer, `size` bytes at a time, `pause` seconds apart; not to sockets."""
+        """Send the right answer `size` bytes at a time, `pause` seconds apart; not to sockets."""
         count("size", size, 1)
         pause = _seconds(pause)
 
@@ -540,7 +541,7 @@ class Faults:
         return self._rule("bad_gateway", method, path, answer, times)
 
     def login_page(self, status: int = 200, *, times: int | None = None) -> Fault:
-        """Everything is answered with a page of HTML (200, 401, 403), or sent to ``/login`` (302).
+        """Answer everything with an HTML page (200, 401, 403), or redirect it to ``/login`` (302).
 
         Raises:
             ValueError: Another status.
@@ -560,7 +561,7 @@ class Faults:
         path: str = "*",
         times: int | None = None,
     ) -> Fault:
-        """Requests are redirected; without a location, to the same address by https.
+        """Redirect requests; without a location, to the same address with https.
 
         Raises:
             ValueError: A status that is no redirect.
@@ -586,7 +587,7 @@ class Faults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """The right body under another content type."""
+        """Send the right body with another content type."""
         _header("Content-Type", content_type)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
@@ -597,7 +598,7 @@ class Faults:
         return self._rule("wrong_mime", method, path, respond, times)
 
     def missing(self, method: str, path: str, *, times: int | None = None) -> Fault:
-        """The server has no such route: 404 to GET and HEAD, 405 to the rest.
+        """The server lacks these routes: 404 for GET and HEAD, 405 for other methods.
 
         ``missing("*", "/api/*")`` is a server from before ``/api``.
         """
@@ -610,7 +611,7 @@ class Faults:
     def too_large(
         self, path: str = "/upload/*", limit: int = 0, *, times: int | None = None
     ) -> Fault:
-        """A proxy refuses bodies above `limit` bytes with a 413."""
+        """A proxy refuses bodies of more than `limit` bytes with a 413."""
         count("limit", limit)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
@@ -621,7 +622,7 @@ class Faults:
         return self._rule("too_large", "POST", path, respond, times)
 
     def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
-        """Uploads are stored, and answered, under this name."""
+        """Uploads are stored under this name, and the answer says so."""
         if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
             raise ValueError(f"name is one of a file, not {name!r}")
 
@@ -645,7 +646,7 @@ class Faults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Send what the function makes of the right answer, if that is JSON."""
+        """Send what the function returns for the right answer, if that is JSON."""
         if not callable(function):
             raise ValueError(f"rewrite needs a function, not {function!r}")
         return self._rewrite("rewrite", method, path, function, times)
@@ -675,13 +676,13 @@ class Faults:
     def answer(
         self, method: str, path: str, answer: Answer | Handler, *, times: int | None = None
     ) -> Fault:
-        """Answer a route this way: what ``server.on`` does.
+        """Set the answer of a route, as ``server.on`` does.
 
         Args:
             method: Of the request, or ``*``.
             path: As in the module's description.
             answer: Status, headers and body (bytes, text, ``None``, or JSON), or a function
-                that makes them of a :class:`~comfy_client.testing.Request`.  It runs in a
+                that makes them for a :class:`~comfy_client.testing.Request`.  It runs in a
                 thread of its own and may wait; if it returns ``None``, it has written to
                 ``request.socket`` itself, and the connection ends.
             times: How often.

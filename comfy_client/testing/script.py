@@ -1,4 +1,4 @@
-"""What a test does with a running server: look at what clients sent, answer, push, and script.
+"""What a test does with a running server: read requests, set answers, push events, script.
 
 :class:`Stage` is the part of :class:`~comfy_client.testing.ComfyServer` for that::
 
@@ -57,7 +57,7 @@ Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], ob
 
 @attrs.frozen
 class Socket:
-    """One open WebSocket, seen from the server."""
+    """One open WebSocket, from the server's side."""
 
     client_id: str
     _link: Link = attrs.field(repr=False)
@@ -69,7 +69,7 @@ class Socket:
 
 
 class Stage:
-    """What a server has received, and what it is told to answer; see the module.
+    """What a server has received, and how a test sets its answers; see the module.
 
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
@@ -147,31 +147,30 @@ class Stage:
     def on(
         self, method: str, path: str, answer: Answer | Handler | None = None
     ) -> Fault | Callable[[_H], _H]:
-        """Answer a route this way until :meth:`off`; the last one added wins.
+        """Set the answer of a route until :meth:`off`; the last one added wins.
 
-        Without an answer it is a decorator of the function that makes them::
+        Without an answer, it is a decorator for the function that makes them::
 
             @server.on("GET", "/queue")
             def queue(request):
                 return 502, {}, "bad gateway"
 
         Args:
-            method: Of the request, or ``*``.
-            path: With and without ``/api`` before it; ``*`` stands for any part of it.
-            answer: ``(status, headers, body)``, with a body of bytes, text, ``None``, or what
-                JSON can say; or a function that is given the
-                :class:`~comfy_client.testing.Request` and returns that.  It runs in a thread
-                of its own and may wait; :meth:`answer` gives it the server's own answer.  If
-                it returns ``None``, it has written to ``request.socket`` itself, and the
-                connection ends.  What else it returns or raises ends the connection, too, and
-                is told in :attr:`errors`.
+            method: The method of the request, or ``*``.
+            path: The path, which also matches below ``/api``; ``*`` stands for any part of it.
+            answer: ``(status, headers, body)``, with a body of bytes, text, ``None`` or any JSON
+                value; or a function that gets the :class:`~comfy_client.testing.Request` and
+                returns such an answer.  It runs in a thread of its own and may wait;
+                :meth:`answer` returns the server's own answer.  If it returns ``None``, it has
+                written to ``request.socket`` itself, and the connection ends.  An exception, or
+                any other value, ends the connection too, and is added to ``errors``.
 
         Returns:
-            A handle: its ``with`` or its ``end()`` takes it back, too.  As a decorator, the
-            function itself.
+            A handle, whose ``with`` block or ``end()`` also removes the answer.  As a decorator,
+            the function itself.
 
         Raises:
-            ValueError: No method, path or answer.
+            ValueError: The method, path or answer is invalid.
         """
         if answer is not None:
             return self.faults.answer(method, path, answer)
@@ -183,18 +182,18 @@ class Stage:
         return added
 
     def off(self, method: str, path: str) -> None:
-        """Take back what :meth:`on` said for exactly these."""
+        """Remove the answers that :meth:`on` set for exactly this method and path."""
         for fault in self.faults.active("answer"):
             if (fault._settings.method, fault._settings.path) == (method, path):
                 fault.end()
 
     def answer(self, request: Request) -> Answer:
-        """What the server, or the next fault, would have answered: for handlers.
+        """The answer of the server itself, or of the next fault; for handlers.
 
-        The request takes effect; the JSON of the answer is decoded.
+        The server executes the request.  JSON in the answer is decoded.
 
         Raises:
-            ConnectionError: The next fault cuts it.
+            ConnectionError: The next fault cuts the connection.
         """
         if request.path == "/ws":
             return upgrade(request)
@@ -204,19 +203,19 @@ class Stage:
     # -- messages -----------------------------------------------------------------------
 
     def push(self, message: Any, *, to: str | None = None, fragments: int = 1) -> None:
-        """Send JSON to all sockets, or to that of one client id; it has gone on return."""
+        """Send JSON to all sockets, or to that of one client id; it is sent when this returns."""
         self._push(1, json.dumps(message).encode(), to, fragments)
 
     def push_binary(self, data: bytes, *, to: str | None = None, fragments: int = 1) -> None:
-        """Send a binary message, as :meth:`push`."""
+        """Send a binary message, as :meth:`push` does."""
         self._push(2, data, to, fragments)
 
     def push_status(self) -> None:
-        """Tell all sockets how many prompts wait or run."""
+        """Send ``status`` to all sockets: how many prompts are pending or running."""
         self.push({"type": "status", "data": {"status": self._running().queue_info()}})
 
     def push_raw(self, data: bytes, *, to: str | None = None) -> None:
-        """Send bytes as they are, for frames that no server should send (see :func:`frame`)."""
+        """Send bytes unchanged, for frames that no server should send (see :func:`frame`)."""
         if not isinstance(data, bytes):
             raise ValueError(f"what is sent as it is are bytes, not {data!r}")
         self._running().push(data, to)
@@ -228,20 +227,20 @@ class Stage:
     # -- prompts ------------------------------------------------------------------------
 
     def script(self, *steps: Step) -> Fault:
-        """What every prompt does from now on, one after the other, instead of being executed.
+        """Play these steps, one after the other, in place of every prompt from now on.
 
-        Invalid ones are played, too.  A prompt whose script has no :class:`Finish` runs until
+        Invalid prompts are played too.  A prompt whose script has no :class:`Finish` runs until
         :meth:`finish` or :meth:`forget`.
 
         Args:
             steps: A mapping is a message for the prompt's client, with :data:`PROMPT_ID`
-                replaced by its id; bytes are a binary one; a ``threading.Event`` is waited for,
-                10 seconds at most; :class:`Finish` writes its history; a function is called
-                with its id.
+                replaced by its id; bytes are a binary message; a ``threading.Event`` is waited
+                for, 10 seconds at most; :class:`Finish` writes the history; a function is called
+                with the prompt's id.
 
         Returns:
-            A handle: prompts that begin after its ``with`` or its ``end()`` are executed
-            again.  One that plays goes on playing.
+            A handle: after its ``with`` block or ``end()``, new prompts are executed again.
+            A script that is playing continues.
         """
         for step in steps:
             known = isinstance(step, Mapping | bytes | threading.Event | Finish)
@@ -254,17 +253,17 @@ class Stage:
 
     @property
     def history(self) -> dict[str, Any]:
-        """What ``GET /history`` has: a copy, by prompt id, oldest first."""
+        """The answer of ``GET /history``: a copy, by prompt id, oldest first."""
         return self._running().queue.history()
 
     @property
     def running(self) -> list[Any]:
-        """What ``queue_running`` of ``GET /queue`` has."""
+        """``queue_running`` of ``GET /queue``."""
         return self._running().queue.shown()["queue_running"]
 
     @property
     def pending(self) -> list[Any]:
-        """What ``queue_pending`` of ``GET /queue`` has: a heap, the next one first."""
+        """``queue_pending`` of ``GET /queue``: a heap, the next one first."""
         return self._running().queue.shown()["queue_pending"]
 
     def finish(
@@ -275,14 +274,14 @@ class Stage:
         messages: Collection[Any] = (),
         entry: Mapping[str, Any] | None = None,
     ) -> None:
-        """Move a prompt from the queue to the history, and tell all of the queue.
+        """Move a prompt from the queue to the history, and send ``status`` to all.
 
         Args:
-            prompt_id: Of a prompt that waits or runs, or of any.
-            outputs: By node id.
-            messages: As in ``status.messages`` of history.  The prompt counts as failed when
+            prompt_id: The id of a prompt in the queue, or any other id.
+            outputs: The outputs by node id.
+            messages: As in ``status.messages`` of the history.  The prompt counts as failed if
                 one is ``execution_error`` or ``execution_interrupted``.
-            entry: All that history has of it, in place of the others.
+            entry: The whole entry of the history, in place of the other arguments.
         """
         failed = {m[0] for m in messages} & {"execution_error", "execution_interrupted"}
         status = {
@@ -297,7 +296,7 @@ class Stage:
         core.queue.settle(prompt_id, result)
 
     def forget(self) -> None:
-        """Lose queue and history, as a server that was restarted; sockets stay."""
+        """Lose queue and history, as after a restart; sockets stay open."""
         self.faults.lose_queue()
         self.faults.evict()
 

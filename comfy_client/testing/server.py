@@ -1,4 +1,4 @@
-"""The embedded server: start, stop, and all that its routes share."""
+"""The embedded server: start, stop, and what its routes share."""
 
 from __future__ import annotations
 
@@ -79,17 +79,16 @@ class ComfyServer(Stage):
             assert len(server.ran) == 1
 
     Args:
-        port: To listen on; 0 takes a free one.
-        host: Address to listen on.
-        credentials: What every request must bring: a pair for basic authentication, a text
-            for a bearer token, ``None`` for nothing (as ComfyUI itself).
+        port: The port to listen on; 0: any free one.
+        host: The address to listen on.
+        credentials: What every request must have: a pair for basic authentication, a text
+            for a bearer token; ``None``: nothing (as ComfyUI itself).
         multi_user: As ``--multi-user``: settings and files belong to the ``Comfy-User``.
         tls: An SSL context, or the paths of certificate and key (PEM), for https and wss.
-        prefix: Path below which everything is, such as ``"/comfy"``: of letters, digits and
-            ``-._~``.
-        previews: Whether the sampler sends them; as ``--preview-method``.
-        max_upload_size: Bytes that a request may bring; larger ones get a 413.
-        step_seconds: How long the simulated sampler takes for a step.
+        prefix: The path of all routes, such as ``"/comfy"``: letters, digits and ``-._~``.
+        previews: Whether the sampler sends previews, as with ``--preview-method``.
+        max_upload_size: Largest request body in bytes; the answer to larger ones is 413.
+        step_seconds: How many seconds the simulated sampler takes for a step.
         version: ``"2024-03"`` is like one of March 2024: nothing below ``/api``, prompts get
             an id of the server's, ``execution_success``, ``progress_state``, ``display_node``,
             times in history and ``executed`` of what is cached are missing, as are logs,
@@ -102,9 +101,9 @@ class ComfyServer(Stage):
             outputs of cached runs in history for everybody, times of user data in milliseconds,
             names of ``/internal/files`` with their folder, and assets that are switched off.
 
-        allowed_hosts: Names by which clients may ask for it (``Host``), beside those of loopback
-            and ``host``, such as that of a proxy before it.  ``None``: no others while it listens
-            on loopback, else any.  ``["*"]`` lets in whom ComfyUI lets in, pages of browsers
+        allowed_hosts: Further values of ``Host`` that requests may have, beside loopback and
+            ``host``, such as the name of a proxy in front of it.  ``None``: no others while it
+            listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web pages
             included.
 
     Attributes:
@@ -123,8 +122,8 @@ class ComfyServer(Stage):
         version: Which ComfyUI it behaves like.
 
     Raises:
-        ValueError: A certificate that cannot be loaded, a prefix that is no path, a host that
-            cannot be an address, an unknown version, a number out of range.
+        ValueError: A certificate that cannot be loaded, a prefix that is no path, an invalid
+            host, an unknown version, a number out of range.
         TypeError: An argument of another type.
     """
 
@@ -193,34 +192,34 @@ class ComfyServer(Stage):
 
     @property
     def url(self) -> str:
-        """What a client connects to, with the prefix."""
+        """The URL for clients, with the prefix."""
         scheme = "https" if self._tls else "http"
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
         return f"{scheme}://{host}:{self.port}{self._prefix}"
 
     @property
     def port(self) -> int:
-        """The port that it listens on, or last did; RuntimeError if it never ran."""
+        """The port that it listens on, or did last; RuntimeError if it never ran."""
         if not self._port:
             self._running()
         return self._port
 
     @property
     def root(self) -> Path:
-        """The folder of its files; RuntimeError if it does not run."""
+        """The folder of its files; RuntimeError if it is not running."""
         return self._running().folders.root
 
     def add_node(self, cls: _Class, name: str | None = None) -> _Class:
-        """Add a node class of your own, or put it in the place of another of that name.
+        """Add a node class of your own, or replace the one of that name.
 
         Works before and after :meth:`start`, also as a decorator.
 
         Args:
-            cls: A class after ComfyUI's conventions, see :mod:`comfy_client.testing.nodes`.
-            name: Its ``class_type`` in workflows; ``None`` takes the class's own.
+            cls: A class with ComfyUI's conventions, see :mod:`comfy_client.testing.nodes`.
+            name: Its ``class_type`` in workflows; ``None``: the name of the class.
 
         Raises:
-            TypeError: It lacks what makes a class a node; the message says what.
+            TypeError: The class is no node; the message says what is missing.
         """
         if not isinstance(cls, type) or not isinstance(name, str | None):
             raise TypeError(f"a node is a class, and its name a text: not {cls!r}, {name!r}")
@@ -243,18 +242,18 @@ class ComfyServer(Stage):
         prefix: str = "",
         allowed_hosts: Collection[str] | None = None,
     ) -> ComfyServer:
-        """A server that says again what is in a recording, to a client that does the same again.
+        """A server that repeats a recording, for a client that repeats its requests.
 
-        It executes nothing.  See :mod:`comfy_client.testing.replay` for what is answered how.
-        ``server.on`` and ``server.faults`` come before it, and ``faults.clear()`` ends it.
+        It executes nothing.  :mod:`comfy_client.testing.replay` explains the answers.
+        ``server.on`` and ``server.faults`` take precedence, and ``faults.clear()`` ends it.
 
         Args:
             path: A file of ``ComfyApi(record=...)``.
-            pace: How much to keep of the recorded pauses: 0 for none, 1 for all.
-            port: As for any server; so are ``host``, ``tls``, ``prefix``, ``allowed_hosts``.
+            pace: The factor for recorded pauses: 0: none, 1: all.
+            port: As for any server, as are ``host``, ``tls``, ``prefix`` and ``allowed_hosts``.
 
         Raises:
-            ValueError: This is no recording; the message names the line.
+            ValueError: The file is no recording; the message names the line.
             OSError: The file cannot be read.
         """
         player = Player(path, pace)
@@ -263,13 +262,13 @@ class ComfyServer(Stage):
         return server
 
     def start(self) -> ComfyServer:
-        """Listen, and return at once; prompts run from now on.
+        """Listen and return; prompts are executed from now on.
 
-        After :meth:`kill` on the same port.
+        After :meth:`kill`, it listens on the same port.
 
         Raises:
-            OSError: The address cannot be listened on, since it is in use or not ours.
-            RuntimeError: It runs already.
+            OSError: The address is in use, or does not belong to this machine.
+            RuntimeError: It is running already.
         """
         with self._alone():
             if self._core:
@@ -331,9 +330,9 @@ class ComfyServer(Stage):
         return core, app
 
     def stop(self) -> None:
-        """Drop all connections, stop what runs, and remove all files; idempotent.
+        """Close all connections, stop the running prompt and delete all files; idempotent.
 
-        A node that runs gets 10 seconds to notice.
+        A running node has 10 seconds to end.
         """
         with self._alone():
             self._halt()
@@ -352,10 +351,10 @@ class ComfyServer(Stage):
             self._start(self._port)
 
     def kill(self) -> None:
-        """Let it die: all connections are reset, answers cut; :meth:`start` brings it back.
+        """Crash: connections are reset and answers cut; :meth:`start` starts it again.
 
-        Queue and history are lost, files are kept, and so is the port: who dials it meanwhile
-        is refused.
+        Queue and history are lost; files and port are kept.  Until then, the port refuses
+        connections.
         """
         with self._alone():
             self._running()

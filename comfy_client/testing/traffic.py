@@ -1,4 +1,4 @@
-"""What clients send, and how answers and frames look on the wire."""
+"""The requests of clients, and the bytes of answers and frames."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = tuple[int, Mapping[str, str], Any]
 class Wire:
     """The connection of one request, for bytes that no server should send; for any thread.
 
-    From its first use on, the server no longer reads or writes here.
+    After its first use, the server no longer reads or writes here.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,7 +62,7 @@ class Wire:
             self._transport.resume_reading()
 
     def sendall(self, data: bytes) -> None:
-        """Send these bytes as they are; ConnectionResetError if the client has left."""
+        """Send these bytes unchanged; ConnectionResetError if the client has left."""
         self._do(self._send(data))
 
     async def _send(self, data: bytes) -> None:
@@ -74,7 +74,7 @@ class Wire:
             raise ConnectionResetError("the client has left")
 
     def recv(self, size: int) -> bytes:
-        """Wait for at most so many bytes of the client; empty when it has left."""
+        """Wait for bytes from the client, at most so many; empty if it has left."""
         data = self._left or self._tap.chunks.get()
         data, self._left = data[:size], data[size:]
         if not data:
@@ -82,7 +82,7 @@ class Wire:
         return data
 
     def close(self, *, reset: bool = False) -> None:
-        """End the connection, behind what is still to be sent or with a RST."""
+        """End the connection, after sending the rest or with a RST."""
         self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
 
 
@@ -148,7 +148,7 @@ class Request:
 
     @property
     def socket(self) -> Wire:
-        """The connection itself, for handlers that answer with bytes of their own."""
+        """The connection itself, for handlers that write bytes of their own."""
         return self._wire()
 
 
@@ -320,7 +320,7 @@ def upgrade(request: Request) -> Answer:
 
 
 def encode(answer: Answer) -> bytes:
-    """The bytes of an answer; a ``Content-Length`` in its headers may lie."""
+    """The bytes of an answer; a wrong ``Content-Length`` in its headers is kept."""
     status, headers, body = answer
     kind = ""
     if isinstance(body, str):
@@ -339,19 +339,19 @@ def encode(answer: Answer) -> bytes:
 
 
 def never_answer(request: Request) -> None:
-    """Handler: silent until the client gives up."""
+    """A handler that sends nothing until the client gives up."""
     while request.socket.recv(65536):
         pass
 
 
 def cut(answer: Answer, after: int) -> Handler:
-    """Handler: promises the whole body, sends `after` bytes of it, and hangs up."""
+    """A handler that announces the whole body, sends `after` bytes of it, and disconnects."""
     head, _, body = encode(answer).partition(b"\r\n\r\n")
     return lambda request: request.socket.sendall(head + b"\r\n\r\n" + body[:after])
 
 
 def drip(answer: Answer, *, size: int = 1, pause: float = 0.05) -> Handler:
-    """Handler: sends the answer `size` bytes at a time, `pause` seconds apart."""
+    """A handler that sends the answer `size` bytes at a time, `pause` seconds apart."""
 
     def handler(request: Request) -> None:
         data = encode(answer)
