@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .client import ComfyApi
-from .connection import State, Timing
 from .credentials import (
     BasicCredentials,
     BearerCredentials,
@@ -75,15 +74,16 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .job import Job, JobProgress
-from .outputs import NodeOutput, Output, OutputFile, OutputFrame, Result
+from .jobs.job import Job, JobProgress
+from .jobs.result import NodeOutput, Output, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
+from .transport.websocket import State, Timing
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
-    from .doctor import DoctorCheck, DoctorReport
-    from .sweep import Sweep, SweepRow
+    from .batch.sweep import Sweep, SweepRow
+    from .doctor.report import DoctorCheck, DoctorReport
 
 __all__ = [
     "ApiError",
@@ -162,10 +162,10 @@ __all__ = [
 
 #: What takes a while to import, and is wanted rarely.
 _LATE = {
-    "DoctorCheck": ".doctor",
-    "DoctorReport": ".doctor",
-    "Sweep": ".sweep",
-    "SweepRow": ".sweep",
+    "DoctorCheck": ".doctor.report",
+    "DoctorReport": ".doctor.report",
+    "Sweep": ".batch.sweep",
+    "SweepRow": ".batch.sweep",
 }
 
 

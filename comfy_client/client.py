@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 import blinker
 
-from . import jobs as jobs_module
-from .address import parse_host
 from .budget import Budget
-from .connection import Connection, Plan, State, Timing, speaks_tls
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .credentials import sealed as sealed_headers
 from .errors import (
@@ -39,11 +36,10 @@ from .events import (
     Progress,
     StatusEvent,
 )
-from .failures import is_away
-from .http import MAX_JSON, Answer, Http, Params
-from .job import FLUSH, SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
-from .jobs import Jobs
-from .outputs import Result
+from .jobs import tracker as jobs_module
+from .jobs.job import FLUSH, SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
+from .jobs.result import Result
+from .jobs.tracker import Jobs
 from .routes import (
     FileRoutes,
     HistoryRoutes,
@@ -60,16 +56,20 @@ from .routes.prompts import AnyWorkflow, PromptOptions, seal
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
-from .wire import decode_binary, decode_text
+from .transport.decode import decode_binary, decode_text
+from .transport.failures import is_away
+from .transport.http import MAX_JSON, Answer, Http, Params
+from .transport.url import parse_host
+from .transport.websocket import Connection, Plan, State, Timing, speaks_tls
 from .workflow.edit import load_graph
 
 if TYPE_CHECKING:
     import requests
 
-    from .doctor import DoctorReport
-    from .many import SubmitOptions, Window
-    from .recording import Recorder
-    from .sweep import Sweep, SweepRow
+    from .batch.map import SubmitOptions, Window
+    from .batch.sweep import Sweep, SweepRow
+    from .doctor.report import DoctorReport
+    from .recording.recorder import Recorder
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -134,7 +134,8 @@ class ComfyApi(
         namespace: Where the documented signals live; ``None``: blinker's default one.
         record: Path of a new file that takes down, without secrets, what this client and the
             server say to each other, for ``ComfyServer.replay``; see
-            :mod:`comfy_client.recording`.  Neither a pickle nor the child of a fork records.
+            :mod:`comfy_client.recording.recorder`.  Neither a pickle nor the child of a fork
+            records.
         max_json: Bytes of the largest answer that is decoded: node definitions, the queue,
             history, lists.  One that is larger, or that would take more than 10 times as much in
             memory, is an :class:`UnexpectedResponse`.  Answers that are small by nature (counts,
@@ -681,7 +682,7 @@ class ComfyApi(
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since
                 such prompts are waited for until the server can tell.
         """
-        from .many import run_map  # as the next: not what every script waits for
+        from .batch.map import run_map  # as the next: not what every script waits for
 
         seal(options)
         self._check_open()
@@ -766,7 +767,7 @@ class ComfyApi(
                 when there is room.
             ComfyError: The server cannot be reached, refuses us, or is none.
         """
-        from .sweep import run_sweep
+        from .batch.sweep import run_sweep
 
         seal(options)
         self._check_open()
@@ -833,7 +834,7 @@ class ComfyApi(
         Raises:
             ClientClosed: After :meth:`close`.  What it finds is in the report, never raised.
         """
-        from .doctor import examine  # takes a while to import, and is wanted rarely
+        from .doctor.report import examine  # takes a while to import, and is wanted rarely
 
         return examine(self, run=run, timeout=timeout)
 
@@ -871,7 +872,9 @@ class ComfyApi(
                 for, or an answer of more than 1 GiB; ``answer.json()`` decodes all of it.
             TransportError: No answer, or not in time.
         """
-        from .redaction import sealed  # no frame of ours is to show what the names say is secret
+        from .recording.secrets import (
+            sealed,  # no frame of ours is to show what the names say is secret
+        )
 
         json, params = sealed(json), sealed(params)
         headers = None if headers is None else sealed_headers(headers)
@@ -1001,7 +1004,7 @@ def _as_completed(jobs: set[Job], limits: Limits) -> Iterator[Job]:
 
 
 def _recorder(path: str | os.PathLike[str]) -> Recorder:
-    from .recording import Recorder  # most clients do without
+    from .recording.recorder import Recorder  # most clients do without
 
     return Recorder(path)
 

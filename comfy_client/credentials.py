@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import attrs
 
 from .errors import AuthenticationError
-from .failures import interruption
+from .transport.failures import interruption
 
 Answered = TypeVar("Answered")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, overload
 
-from .deadline import check_patience
 from .events import (
     ConnectionEvent,
     ErrorEvent,
@@ -36,6 +35,7 @@ from .events import (
     UnknownEvent,
 )
 from .signals import EventQueue, Receivers, warn_of_name
+from .transport.pool import check_patience
 
 
 class Subscriptions:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, python_for, setup
-from tests.given import GIVEN, Running, given, tree_of
+from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
 from tests.versions import TESTED
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ MODULES = {
 #: Which libraries a module may import, by the beginning of its name; the longest one counts.
 LIBRARIES = {
     "comfy_client": {"attrs"},
-    "comfy_client.http": {"requests", "urllib3"},
-    "comfy_client.deadline": {"urllib3"},
-    "comfy_client.address": {"urllib3"},
-    "comfy_client.connection": {"websocket"},
+    "comfy_client.transport.http": {"requests", "urllib3"},
+    "comfy_client.transport.pool": {"urllib3"},
+    "comfy_client.transport.url": {"urllib3"},
+    "comfy_client.transport.websocket": {"websocket"},
     "comfy_client.signals": {"blinker"},
     "comfy_client.client": {"blinker"},
     "comfy_client.cli": {"click"},
@@ -71,7 +71,9 @@ def test_a_module_imports_the_libraries_of_its_room_only(name: str) -> None:
     assert foreign <= LIBRARIES[room] | {"attrs"}
 
 
-@pytest.mark.parametrize("room", ["models", "events", "wire", "workflow", "verdicts"])
+@pytest.mark.parametrize(
+    "room", ["models", "events", "transport.decode", "workflow", "batch.grid", "jobs.outcomes"]
+)
 def test_what_is_pure_reaches_no_network(room: str) -> None:
     """However far one follows its imports."""
     graph = edges()
@@ -83,7 +85,9 @@ def test_what_is_pure_reaches_no_network(room: str) -> None:
         if name not in seen and name != "comfy_client":
             seen.add(name)
             todo += graph[name]
-    assert seen.isdisjoint({"comfy_client.http", "comfy_client.connection", "comfy_client.client"})
+    assert seen.isdisjoint(
+        {"comfy_client.transport.http", "comfy_client.transport.websocket", "comfy_client.client"}
+    )
 
 
 def test_imports_point_one_way() -> None:

@@ -23,11 +23,11 @@ from PIL import Image
 
 import comfy_client
 from comfy_client import ComfyApi
-from comfy_client.cli import main
+from comfy_client.cli.commands import main
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.heard import until
+from tests.helpers.clients import until
 
 LIMIT = 30.0  # seconds for what should take a moment
 PACKAGE = Path(comfy_client.__file__).parent

@@ -41,7 +41,7 @@ from comfy_client import (
 )
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, Request, never_answer
 from tests.comfyui import ComfyUI
-from tests.heard import Heard, Quick, open_sockets, threads, until
+from tests.helpers.clients import Heard, Quick, open_sockets, threads, until
 
 #: How a prompt ends that does nothing: in the history, and told.
 END = (

@@ -21,8 +21,8 @@ import websocket
 
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI, _copy, _locked, _requirements, python311
-from tests.furnished import furnish
-from tests.given import Running, asked_version, tree_of
+from tests.helpers.running_comfyui import Running, asked_version, tree_of
+from tests.helpers.servers import furnish
 
 Run = Callable[..., list[Any]]
 

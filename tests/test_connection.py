@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import websocket
 
-from comfy_client import connection
-from comfy_client.connection import Connection, Plan, State, Timing
 from comfy_client.errors import AuthenticationError, ServerUnreachable, TransportError
 from comfy_client.events import Event
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
-from comfy_client.wire import HELLO
-from tests.heard import FAST, open_sockets, until
-from tests.interrupted import fail_next_start, interrupt_conditions
+from comfy_client.transport import websocket as connection
+from comfy_client.transport.decode import HELLO
+from comfy_client.transport.websocket import Connection, Plan, State, Timing
+from tests.helpers.clients import FAST, open_sockets, until
+from tests.helpers.interrupts import fail_next_start, interrupt_conditions
 
 
 class Owner:

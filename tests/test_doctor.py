@@ -31,16 +31,16 @@ from comfy_client import (
     HeaderCredentials,
     QueryCredentials,
     State,
-    checks,
-    doctor,
 )
-from comfy_client.cli import main
+from comfy_client.cli.commands import main
+from comfy_client.doctor import checks
+from comfy_client.doctor import report as doctor
 from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.traffic import Request, encode, upgrade
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
-from tests.doors import ForwardProxy, Nginx, certificates
+from tests.helpers.doors import ForwardProxy, Nginx, certificates
 from tests.versions import has
 
 #: What a check needs does not have to be told again.

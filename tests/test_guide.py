@@ -14,22 +14,18 @@ import pytest
 from PIL import Image
 
 import comfy_client
-from comfy_client import (
-    ComfyApi,
-    connection,
-    deadline,
-    http,
-    outputs,
-    recording,
-    redaction,
-    saving,
-    signals,
-    values,
-    wire,
-)
+from comfy_client import ComfyApi, signals, values
 from comfy_client.events import NAMES
+from comfy_client.jobs import files as saving
+from comfy_client.jobs import result as outputs
+from comfy_client.recording import recorder as recording
+from comfy_client.recording import secrets as redaction
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
+from comfy_client.transport import decode as wire
+from comfy_client.transport import http
+from comfy_client.transport import pool as deadline
+from comfy_client.transport import websocket as connection
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.test_differential import USUAL

@@ -38,9 +38,6 @@ from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 from urllib3.util import Retry
 
 from comfy_client import ComfyApi, OutputFile
-from comfy_client import http as edge
-from comfy_client.address import parse_host
-from comfy_client.answers import Answer
 from comfy_client.credentials import (
     BasicCredentials,
     BearerCredentials,
@@ -48,7 +45,6 @@ from comfy_client.credentials import (
     HeaderCredentials,
     QueryCredentials,
 )
-from comfy_client.deadline import patient
 from comfy_client.errors import (
     ApiError,
     AuthenticationError,
@@ -63,9 +59,13 @@ from comfy_client.errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
-from comfy_client.http import Http, segment
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
-from tests.interrupted import at_each_step, in_time
+from comfy_client.transport import http as edge
+from comfy_client.transport.http import Http, segment
+from comfy_client.transport.pool import patient
+from comfy_client.transport.response import Answer
+from comfy_client.transport.url import parse_host
+from tests.helpers.interrupts import at_each_step, in_time
 
 SECRET = "hunter2-geheim"
 PAGE = "<html><title>Sign in</title><form>user, password</form></html>"

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.budget import Budget
-from comfy_client.connection import State
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
 from comfy_client.events import (
     Executing,
@@ -24,12 +23,13 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.job import Job, Limits, wait, wait_for_one
-from comfy_client.outputs import make_result
-from comfy_client.progress import NodeTimes
+from comfy_client.jobs.job import Job, Limits, wait, wait_for_one
+from comfy_client.jobs.progress import NodeTimes
+from comfy_client.jobs.result import make_result
 from comfy_client.signals import FULL_BYTES
-from tests.heard import until
-from tests.interrupted import at_each_step, in_time
+from comfy_client.transport.websocket import State
+from tests.helpers.clients import until
+from tests.helpers.interrupts import at_each_step, in_time
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},

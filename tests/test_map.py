@@ -31,11 +31,11 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.connection import Connection
 from comfy_client.testing import ComfyServer, Request
+from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
-from tests.grids import HOW, LIMIT, WORKFLOW, Record, away, furnish
-from tests.heard import until
+from tests.helpers.clients import until
+from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, Record, away, furnish
 
 
 @pytest.fixture
@@ -235,8 +235,8 @@ def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, ordered) -
 @pytest.mark.parametrize("how", HOW)
 def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog, monkeypatch) -> None:
     """Between two prompts of one map, not before the first."""
-    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyApi(f"http://localhost:{server.port}") as api:
         results = api.map(WORKFLOW, seeds(range(3)), in_flight=1)
         found = [next(results)]
@@ -263,7 +263,7 @@ def test_a_submission_without_an_answer_is_taken_up(
     server, api, record, monkeypatch, ordered
 ) -> None:
     """Once the server can tell: it came, and runs once."""
-    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
     results = api.map(WORKFLOW, seeds(range(4)), in_flight=2, ordered=ordered)
     found = [next(results)]
     with server.faults.bad_gateway(method="GET"):
@@ -394,7 +394,7 @@ def test_a_script_that_ends_takes_back_what_waits_and_says_nothing(server, recor
     code = (
         "import sys\n"
         "from comfy_client import ComfyApi\n"
-        "from tests.grids import WORKFLOW\n"
+        "from tests.helpers.sweeps import WORKFLOW\n"
         "api = ComfyApi(sys.argv[1])\n"
         "results = api.map(WORKFLOW, ({'Make.seed': n} for n in range(9)), in_flight=4)\n"
         "print(next(results).texts[0])\n"

@@ -35,12 +35,12 @@ from comfy_client import (
     HeaderCredentials,
     JobFailed,
     QueryCredentials,
-    recording,
 )
-from comfy_client.recording import Recorder
+from comfy_client.recording import recorder as recording
+from comfy_client.recording.recorder import Recorder
 from comfy_client.testing import ComfyServer, Request, cut, frame, never_answer
 from tests.conftest import examples
-from tests.heard import Quick, until
+from tests.helpers.clients import Quick, until
 
 SECRET = "hunter2-geheim"
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from comfy_client import submission
 from comfy_client.errors import (
     ApiError,
     ClientClosed,
@@ -16,8 +15,9 @@ from comfy_client.errors import (
     ServerUnreachable,
     SubmitUncertain,
 )
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs.submit import post, stop, time_left, warn_or_refuse
 from comfy_client.models import Queue, QueuedPrompt
-from comfy_client.submission import post, stop, time_left, warn_or_refuse
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 RECEIPT = QueuedPrompt("the-id", number=3)

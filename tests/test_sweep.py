@@ -37,12 +37,13 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.journal import Journal
+from comfy_client.batch.grid import Grid, find_input
+from comfy_client.batch.journal import Journal
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.graph import downstream
-from comfy_client.workflow.grid import Grid, find_input
 from tests.conftest import load_workflow
-from tests.grids import (
+from tests.helpers.clients import until
+from tests.helpers.sweeps import (
     GRID,
     LIMIT,
     POINTS,
@@ -54,7 +55,6 @@ from tests.grids import (
     prompts,
     texts,
 )
-from tests.heard import until
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_what_a_callback_raises_ends_the_sweep_and_what_waits_is_taken_back(api,
 
 def test_nobody_there_is_told_at_once(journal, monkeypatch) -> None:
     """Only a server that was there is waited for; the journal stays good."""
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     api = ComfyApi("http://127.0.0.1:9")
     with contextlib.closing(api), pytest.raises(ServerUnreachable):
         api.sweep(WORKFLOW, GRID, journal=journal)
@@ -814,7 +814,7 @@ def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) 
     path = tmp_path / "sweep"
     code = (
         "import os, sys\n"
-        "from comfy_client.journal import Journal\n"
+        "from comfy_client.batch.journal import Journal\n"
         "Journal(sys.argv[1], 'http://here').sent(('point', 1), 'the-id', 1, 1.0)\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -879,7 +879,7 @@ def test_two_at_once_on_one_journal_are_refused(api, record, journal) -> None:
 def opened_elsewhere(journal: Path) -> str:
     """What another process is told that wants it."""
     code = (
-        "import sys; from comfy_client.journal import Journal\n"
+        "import sys; from comfy_client.batch.journal import Journal\n"
         "try: Journal(sys.argv[1], 'http://here'); print('opened')\n"
         "except BlockingIOError as exc: print(exc)"
     )

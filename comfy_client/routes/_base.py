@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from ..errors import UnexpectedResponse
-from ..failures import bare, one_line
-from ..http import Http
+from ..transport.failures import bare, one_line
+from ..transport.http import Http
 
 #: Seconds between two looks for a record that is to come.
 RECORD_PAUSE: Final = 0.02

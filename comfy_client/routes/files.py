@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from .. import models
 from ..errors import NotFound
-from ..http import Download
-from ..saving import IfExists, target_path, write_atomically
+from ..jobs.files import IfExists, target_path, write_atomically
+from ..transport.http import Download
 from ._base import RouteGroup, leads_out
 
 FolderType = Literal["input", "output", "temp"]

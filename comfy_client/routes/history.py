@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from .. import models
 from ..errors import UnexpectedResponse
-from ..http import segment
 from ..models._base import mapping
+from ..transport.http import segment
 from ._base import RECORD_PAUSE, RouteGroup
 
 #: More than a server keeps, which is about 10000.

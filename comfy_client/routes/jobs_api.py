@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 from .. import models
-from ..http import SMALL, segment
 from ..models._base import mapping
+from ..transport.http import SMALL, segment
 from ._base import RECORD_PAUSE, RouteGroup
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from .. import models
 from ..errors import NotFound
-from ..http import segment
 from ..models._base import items, mapping, texts
+from ..transport.http import segment
 from ._base import RouteGroup
 
 

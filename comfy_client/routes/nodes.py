@@ -6,9 +6,9 @@ from typing import Any
 
 from .. import models
 from ..errors import NotFound, NotSupported
-from ..http import segment
 from ..models._base import items, mapping, texts, texts_by_name
 from ..models.nodes import combo_options
+from ..transport.http import segment
 from ..values import sequence, text
 from ._base import RouteGroup
 

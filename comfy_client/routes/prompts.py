@@ -10,10 +10,10 @@ from typing import Any, TypedDict, Unpack
 import attrs
 
 from .. import models
-from ..deadline import deadline_in, seconds_left
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..events import ErrorEvent, Event
-from ..http import SMALL
+from ..transport.http import SMALL
+from ..transport.pool import deadline_in, seconds_left
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, json_value, nearest
@@ -64,7 +64,7 @@ def seal(options: Any) -> None:
     """Have no frame show the keys in options, which are the arguments of a call of ours."""
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
-            from ..redaction import sealed  # most prompts have none
+            from ..recording.secrets import sealed  # most prompts have none
 
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from .. import models
 from ..errors import NotFound, NotSupported, UnexpectedResponse
-from ..http import SMALL, segment
 from ..models._base import texts, texts_by_name
 from ..since import who_has
+from ..transport.http import SMALL, segment
 from ..values import text
 from ._base import RouteGroup
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 
 from .. import models
 from ..errors import Conflict, NotFound
-from ..http import SMALL, segment
 from ..models._base import items, texts
+from ..transport.http import SMALL, segment
 from ..values import text
 from ._base import RouteGroup, leads_out
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import models
 from ..errors import UnexpectedResponse
-from ..http import SMALL, segment
 from ..models._base import mapping
+from ..transport.http import SMALL, segment
 from ._base import RouteGroup
 
 # The server reads its settings file, awaits the request's body, and writes the file anew: of

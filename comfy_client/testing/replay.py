@@ -1,10 +1,10 @@
 """Plays a recording: what ``ComfyServer.replay`` does.
 
 The file is one of ``ComfyApi(record=...)`` or of the same format, see
-:mod:`comfy_client.recording`.  It becomes a list of steps.  Some of them wait for the client:
-a request that is no GET, and the dial of a socket.  What came on the socket after one of these
-comes after it again, what came before an answer comes before it, and so on, whoever is faster
-this time.  A client that does not do all of it again may go on with a later request; what it
+:mod:`comfy_client.recording.recorder`.  It becomes a list of steps.  Some of them wait for the
+client: a request that is no GET, and the dial of a socket.  What came on the socket after one
+of these comes after it again, what came before an answer comes before it, and so on, whoever is
+faster this time.  A client that does not do all of it again may go on with a later request; what it
 left out is passed over then.
 
 Requests are told apart by method, path, query, and the headers that the file has of them; of
@@ -33,8 +33,8 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 
-from ..recording import FORMAT
-from ..redaction import STARS
+from ..recording.recorder import FORMAT
+from ..recording.secrets import STARS
 from .faults import unknown
 from .traffic import Answer, Request, Wire, cut, encode, frame, never_answer, upgrade
 

@@ -33,7 +33,7 @@ from typing import Any
 from PIL import Image
 
 from tests.comfyui import DEFAULT, ComfyUI
-from tests.proxy import Proxy
+from tests.helpers.proxy import Proxy
 
 from .drivers import SAVER, TITLE
 from .rivals import OURS, RIVALS, CannotInstall, Process, Rival, environment, running

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from comfy_client.outputs import Result
+from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
-from tests import furnished
 from tests.comfyui import DEFAULT, ComfyUI
-from tests.given import GIVEN, Running
+from tests.helpers import servers as furnished
+from tests.helpers.running_comfyui import GIVEN, Running
 from tests.versions import TESTED, has
 
 #: Embedded servers are told from real ones by this.

@@ -30,10 +30,10 @@ import attrs
 import pytest
 
 from comfy_client.testing import ComfyServer
-from tests import furnished
 from tests.comfyui import ComfyUI
 from tests.contract.test_routes import PICTURES, loading, png
-from tests.pair import Ask, Run, Side, differences
+from tests.helpers import servers as furnished
+from tests.helpers.differential import Ask, Run, Side, differences
 
 pytestmark = pytest.mark.real
 

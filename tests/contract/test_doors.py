@@ -27,10 +27,10 @@ from comfy_client import (
     UnexpectedResponse,
     UploadTooLarge,
 )
-from comfy_client.connection import Timing
+from comfy_client.transport.websocket import Timing
 from tests.comfyui import ComfyUI
-from tests.doors import ForwardProxy, Nginx, certificates, names_lead_to
-from tests.heard import until
+from tests.helpers.clients import until
+from tests.helpers.doors import ForwardProxy, Nginx, certificates, names_lead_to
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,6 @@ import requests
 import websocket
 
 from comfy_client import ComfyApi
-from comfy_client.connection import Timing
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
 from comfy_client.events import (
     ConnectionEvent,
@@ -21,9 +20,10 @@ from comfy_client.events import (
     StatusEvent,
     UnknownEvent,
 )
+from comfy_client.transport.websocket import Timing
 from tests.contract.conftest import forgot
-from tests.heard import until
-from tests.proxy import Proxy
+from tests.helpers.clients import until
+from tests.helpers.proxy import Proxy
 from tests.versions import has
 
 

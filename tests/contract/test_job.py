@@ -25,7 +25,7 @@ from comfy_client.errors import (
 from tests.comfyui import DEFAULT
 from tests.contract.conftest import Server, forgot, running
 from tests.contract.test_runs import ENDS, picture, sleeper, until
-from tests.given import GIVEN
+from tests.helpers.running_comfyui import GIVEN
 from tests.versions import has
 
 LIMIT = 60.0

@@ -32,7 +32,7 @@ from comfy_client.errors import (
 )
 from comfy_client.models import HistoryEntry, UploadedImage
 from tests.contract.conftest import Server, forgot
-from tests.heard import until
+from tests.helpers.clients import until
 from tests.versions import has
 
 # Space, query and fragment signs, percent with and without digits, other scripts.

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import pytest
 
 from comfy_client import ComfyApi, Workflow
-from comfy_client.connection import Timing
 from comfy_client.errors import (
     JobFailed,
     JobInterrupted,
@@ -27,9 +26,10 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
+from comfy_client.transport.websocket import Timing
 from tests.contract.conftest import forgot
-from tests.heard import until
-from tests.proxy import Proxy
+from tests.helpers.clients import until
+from tests.helpers.proxy import Proxy
 from tests.versions import has
 
 LIMIT = 60.0

@@ -19,8 +19,8 @@ from comfy_client import ComfyApi, JobTimeout, PromptRejected, Result, Sweep, Sw
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.conftest import Server, may_forget
-from tests.grids import Victim, change, points
-from tests.heard import until
+from tests.helpers.clients import until
+from tests.helpers.sweeps import Victim, change, points
 
 pytestmark = pytest.mark.real
 

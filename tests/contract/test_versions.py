@@ -31,7 +31,7 @@ from comfy_client.errors import (
 from comfy_client.routes.prompts import MARK
 from tests.comfyui import pictures
 from tests.contract.conftest import Server, forgot, may_forget
-from tests.heard import until
+from tests.helpers.clients import until
 from tests.versions import NOT_SUPPORTED, TABLE, has, without
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted", "job_lost")

@@ -15,15 +15,16 @@ import attrs
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, submission
-from comfy_client.connection import Timing
+from comfy_client import ComfyApi
 from comfy_client.errors import SubmitUncertain
 from comfy_client.events import Executed
-from comfy_client.outputs import Result
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.websocket import Timing
 from tests.comfyui import ComfyUI
-from tests.heard import Heard, until
-from tests.proxy import Proxy
+from tests.helpers.clients import Heard, until
+from tests.helpers.proxy import Proxy
 
 THREADS = 8
 LIMIT = 120.0

@@ -11,13 +11,14 @@ from typing import Any
 import blinker
 import pytest
 
-from comfy_client import ApiError, AuthenticationError, ComfyApi, UnexpectedResponse, jobs
-from comfy_client.connection import State, Timing
+from comfy_client import ApiError, AuthenticationError, ComfyApi, UnexpectedResponse
 from comfy_client.errors import JobInterrupted, JobLost, ServerUnreachable
-from comfy_client.job import Job
+from comfy_client.jobs import tracker as jobs
+from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer
-from tests.heard import until
-from tests.interrupted import fail_next_start, in_time, interrupt_conditions
+from comfy_client.transport.websocket import State, Timing
+from tests.helpers.clients import until
+from tests.helpers.interrupts import fail_next_start, in_time, interrupt_conditions
 
 LIMIT = 60.0
 

@@ -25,8 +25,7 @@ from typing import Any
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, State, jobs, models, submission
-from comfy_client.connection import Timing
+from comfy_client import ComfyApi, State, models
 from comfy_client.errors import (
     AuthenticationError,
     ClientClosed,
@@ -44,13 +43,16 @@ from comfy_client.errors import (
     UploadTooLarge,
     WorkflowError,
 )
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs import tracker as jobs
 from comfy_client.testing import (
     ComfyServer,
     Request,
     check_interrupted,
 )
+from comfy_client.transport.websocket import Timing
 from tests.conftest import load_workflow
-from tests.heard import threads
+from tests.helpers.clients import threads
 
 LIMIT = 30.0  # seconds that anything may take on a busy machine
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
@@ -903,7 +905,7 @@ def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
         raise KeyboardInterrupt
 
     with Calm(server.url) as api:
-        monkeypatch.setattr("comfy_client.connection.Connection.wait_settled", pressed)
+        monkeypatch.setattr("comfy_client.transport.websocket.Connection.wait_settled", pressed)
         with pytest.raises(KeyboardInterrupt):
             api.run(picture(7), timeout=LIMIT)
     assert "goes on" not in caplog.text

@@ -18,8 +18,7 @@ from concurrent.futures import wait as wait_for_all
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, jobs, standing, submission
-from comfy_client.connection import Timing
+from comfy_client import ComfyApi
 from comfy_client.errors import (
     ClientClosed,
     JobFailed,
@@ -32,10 +31,14 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.events import Event
+from comfy_client.jobs import queue_monitor as standing
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs import tracker as jobs
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, never_answer
+from comfy_client.transport.websocket import Timing
 from tests.conftest import load_workflow
-from tests.heard import until
-from tests.recorded import recording
+from tests.helpers.clients import until
+from tests.helpers.recordings import recording
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},

@@ -15,12 +15,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from comfy_client import ComfyApi, State, connection
-from comfy_client.connection import Timing
+from comfy_client import ComfyApi, State
 from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, frame
+from comfy_client.transport import websocket as connection
+from comfy_client.transport.websocket import Timing
 from tests.comfyui import ComfyUI
-from tests.heard import FAST, Heard, Quick, open_sockets, until
+from tests.helpers.clients import FAST, Heard, Quick, open_sockets, until
 
 T = TypeVar("T", bound=ComfyApi)
 

@@ -9,11 +9,13 @@ from typing import Any
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, jobs, submission
+from comfy_client import ComfyApi
 from comfy_client.errors import ServerUnreachable, SubmitUncertain, TransportError
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs import tracker as jobs
 from comfy_client.testing import ComfyServer
-from tests.heard import Heard, until
-from tests.proxy import Proxy
+from tests.helpers.clients import Heard, until
+from tests.helpers.proxy import Proxy
 
 PICTURE = {
     "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},

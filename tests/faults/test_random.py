@@ -34,8 +34,7 @@ import attrs
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, Job, jobs, submission
-from comfy_client.connection import Timing
+from comfy_client import ComfyApi, Job
 from comfy_client.errors import (
     ClientClosed,
     ComfyError,
@@ -46,10 +45,13 @@ from comfy_client.errors import (
     JobTimeout,
     SubmitUncertain,
 )
-from comfy_client.outputs import OutputFrame, Result
+from comfy_client.jobs import submit as submission
+from comfy_client.jobs import tracker as jobs
+from comfy_client.jobs.result import OutputFrame, Result
 from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, execution
 from comfy_client.testing import server as server_module
-from tests.heard import open_sockets
+from comfy_client.transport.websocket import Timing
+from tests.helpers.clients import open_sockets
 
 WORKERS = 8
 #: Seconds that no wait of a worker may take, whatever goes wrong meanwhile.

@@ -21,7 +21,6 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi, Job
-from comfy_client.connection import Timing
 from comfy_client.errors import (
     ClientClosed,
     JobFailed,
@@ -32,9 +31,10 @@ from comfy_client.errors import (
     RequestTimeout,
     TransportError,
 )
+from comfy_client.transport.websocket import Timing
 from tests.comfyui import ComfyUI
-from tests.heard import Heard, until
-from tests.proxy import Proxy
+from tests.helpers.clients import Heard, until
+from tests.helpers.proxy import Proxy
 from tests.versions import has
 
 pytestmark = pytest.mark.real

@@ -8,9 +8,9 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.connection import Timing
 from comfy_client.testing import ComfyServer, Finish
-from tests.recorded import recording
+from comfy_client.transport.websocket import Timing
+from tests.helpers.recordings import recording
 
 LIMIT = 20.0
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}

@@ -31,11 +31,12 @@ from comfy_client import (
     SweepRow,
     Workflow,
 )
-from comfy_client.jobs import LOST_APART
-from comfy_client.journal import Journal
+from comfy_client.batch.journal import Journal
+from comfy_client.jobs.tracker import LOST_APART
 from comfy_client.testing import ComfyServer
 from tests.conftest import examples
-from tests.grids import (
+from tests.helpers.clients import until
+from tests.helpers.sweeps import (
     GRID,
     HOW,
     LIMIT,
@@ -50,7 +51,6 @@ from tests.grids import (
     prompts,
     texts,
 )
-from tests.heard import until
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
     server, api, record, journal, monkeypatch
 ) -> None:
     """Within one call: the prompts in flight are lost with its queue."""
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     record.gate = threading.Semaphore(2)
     found: list[Sweep] = []
     thread = threading.Thread(
@@ -235,7 +235,7 @@ def test_a_point_that_the_server_forgets_each_time_ends_as_lost(
     server, api, record, monkeypatch
 ) -> None:
     """After three submissions: it may be what brings the server down."""
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     record.gate = threading.Semaphore(0)
     submitted = []
 
@@ -313,7 +313,7 @@ def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
 
 def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, monkeypatch) -> None:
     """It says nothing about the prompts, so the journal has no end for them."""
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyServer() as server, ComfyApi(server.url) as api:
         record = furnish(server)
 
@@ -338,8 +338,8 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     api, record, journal, monkeypatch, arrives
 ) -> None:
     """It is looked for, then waited for until the server is sure, then sent again."""
-    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     post = ComfyApi._post_prompt
     posted: list[str] = []
 
@@ -361,8 +361,8 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
 @pytest.mark.parametrize("how", HOW)
 def test_a_server_that_goes_away_is_waited_for(how, record, server, journal, monkeypatch) -> None:
     """Also while it is asked what it knows of a journal that was begun before."""
-    monkeypatch.setattr("comfy_client.submission.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.LOST_APART", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
+    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyApi(f"http://localhost:{server.port}") as api:
         api.sweep(WORKFLOW, {"Make.seed": [0]}, journal=journal)
         back: list[threading.Timer] = []
@@ -417,7 +417,7 @@ def test_how_long_it_ran_is_asked_again_at_the_end(
     server, api, record, journal, monkeypatch, slowness
 ) -> None:
     """Of rows whose history came too late; what is in the journal has it, too."""
-    monkeypatch.setattr("comfy_client.sweep.TIMES_GRACE", 0.05)
+    monkeypatch.setattr("comfy_client.batch.sweep.TIMES_GRACE", 0.05)
     told: list[float | None] = []
     fault = (
         server.faults.late_history(1.5)  # get_history waits a second for it

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client import http as edge
 from comfy_client.errors import (
     ApiError,
     ComfyError,
@@ -24,8 +23,9 @@ from comfy_client.errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
+from comfy_client.jobs.queue_monitor import heeds_id
 from comfy_client.models import Features, UploadedImage
-from comfy_client.standing import heeds_id
+from comfy_client.transport import http as edge
 from comfy_client.values import size_decoded
 from comfy_client.workflow import explain_rejection
 from comfy_client.workflow.graph import nearest

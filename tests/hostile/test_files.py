@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from comfy_client import ComfyApi
-from comfy_client.cli import main
-from comfy_client.outputs import Result, make_result
-from comfy_client.saving import IfExists, distinct_names, write_atomically
+from comfy_client.cli.commands import main
+from comfy_client.jobs.files import IfExists, distinct_names, write_atomically
+from comfy_client.jobs.result import Result, make_result
 from tests.conftest import examples
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 

@@ -29,12 +29,12 @@ from hypothesis import strategies as st
 
 from comfy_client import ComfyError, Job
 from comfy_client.events import CLASSES, FROM_SERVER, Event, ProgressState, UnknownEvent
-from comfy_client.frames import FrameError, Frames
-from comfy_client.wire import decode_binary, decode_text
+from comfy_client.transport.decode import decode_binary, decode_text
+from comfy_client.transport.frames import FrameError, Frames
 from tests.conftest import examples
-from tests.heard import Heard, Quick, until
+from tests.helpers.clients import Heard, Quick, until
+from tests.helpers.hostile_values import HOSTILE, JSON, fits, places, spoilt
 from tests.hostile.server import GRAPH, Comfy, event, frame, hold, status, text
-from tests.spoilt import HOSTILE, JSON, fits, places, spoilt
 
 RECORDINGS = Path(__file__).parent.with_name("recordings")
 JPEG = b"\xff\xd8\xff" + bytes(64)

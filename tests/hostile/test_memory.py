@@ -22,13 +22,16 @@ from typing import Any
 import attrs
 import pytest
 
-from comfy_client import ComfyApi, Job, OutputsTooLarge, checks, client, connection, redaction
+from comfy_client import ComfyApi, Job, OutputsTooLarge, client
 from comfy_client.budget import LEAST, Budget, Newest, Share
+from comfy_client.doctor import checks
 from comfy_client.events import Executed, ExecutionSuccess, UnknownEvent
-from comfy_client.redaction import MOST_LETTERS, Secrets, is_secret_name
+from comfy_client.recording import secrets as redaction
+from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
 from comfy_client.signals import FULL, EventQueue
-from comfy_client.wire import decode_binary, decode_text
-from tests.heard import Heard, Quick, until
+from comfy_client.transport import websocket as connection
+from comfy_client.transport.decode import decode_binary, decode_text
+from tests.helpers.clients import Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, hold, status, text
 
 MIB = 1 << 20

@@ -30,8 +30,8 @@ from comfy_client import (
     QueryCredentials,
     UnexpectedResponse,
 )
-from comfy_client.cli import main
-from comfy_client.redaction import MOST_WORDS, Secrets
+from comfy_client.cli.commands import main
+from comfy_client.recording.secrets import MOST_WORDS, Secrets
 from tests.hostile.server import GRAPH, Comfy, Request, Server, answer, frame, hold, status
 
 SECRET = "S3cret-99/&x"
@@ -243,7 +243,7 @@ def test_a_reason_phrase_is_not_shown(status: int) -> None:
 
 def test_the_socket_shows_no_reason_phrase_either() -> None:
     """The tunnel for the event socket, whose answer is no HTTP."""
-    from comfy_client.connection import Plan, dial  # what a client dials by
+    from comfy_client.transport.websocket import Plan, dial  # what a client dials by
 
     for reply in (
         lambda r: answer(407, reason=r.headers["proxy-authorization"]),

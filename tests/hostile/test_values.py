@@ -17,10 +17,10 @@ import pytest
 from comfy_client import ComfyApi, ComfyError, JobLost, JobTimeout, State
 from comfy_client import client as client_module
 from comfy_client.errors import UnexpectedResponse
-from comfy_client.frames import FrameError, Frames
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.frames import FrameError, Frames
 from comfy_client.values import MOST_LEVELS, identifier, is_shallow, text
-from tests.heard import FAST, Heard, Quick, until
+from tests.helpers.clients import FAST, Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
 
 HUGE = 10**400

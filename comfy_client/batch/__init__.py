@@ -1,0 +1,1 @@
+"""Many prompts: ``map``, ``sweep`` and the journal of what is done."""

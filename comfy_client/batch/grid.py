@@ -1,0 +1,224 @@
+"""A grid: a workflow, and the values that some of its inputs take."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..errors import ComfyError, PromptRejected, WorkflowError
+from ..workflow.edit import Node, Source, Workflow
+from ..workflow.explain import unknown_class
+from ..workflow.graph import as_link, brief, downstream
+
+#: Points in a grid; more is a mistake, such as an iterable without end.
+MOST: Final = 100_000
+
+#: What the server finds wrong with one input, whatever stands in others.
+_OF_ONE_INPUT: Final = frozenset(
+    {
+        "bad_linked_input",
+        "invalid_input_type",
+        "required_input_missing",
+        "value_bigger_than_max",
+        "value_not_in_list",
+        "value_smaller_than_min",
+    }
+)
+
+
+@attrs.frozen
+class Axis:
+    """One input and the values that it takes."""
+
+    name: str  #: As the caller wrote it.
+    node_id: str
+    input: str
+    values: tuple[Any, ...]
+
+
+class Grid:
+    """A workflow with the values of some of its inputs: all combinations of them.
+
+    Points are numbered as :func:`itertools.product` gives them.
+
+    Raises:
+        WorkflowError: A name that is unknown or ambiguous, a value that cannot be sent.
+        ValueError: Nothing to vary, no values, one input twice, too many points.
+    """
+
+    def __init__(self, workflow: Source, axes: Mapping[str, Iterable[Any]]) -> None:
+        if not isinstance(axes, Mapping):
+            raise TypeError(f"a grid is a dict of values by input, not {brief(axes)}")
+        if not axes:
+            raise ValueError("a grid without an input to vary")
+        self._base = Workflow(workflow)
+        self._graph = self._base.to_dict()
+        self._canonical = {node: canonical(self._graph[node]) for node in sorted(self._graph)}
+        self.axes: tuple[Axis, ...] = tuple(
+            self._axis(name, values) for name, values in axes.items()
+        )
+        named: dict[tuple[str, str], str] = {}
+        for axis in self.axes:
+            other = named.setdefault((axis.node_id, axis.input), axis.name)
+            if other != axis.name:
+                raise ValueError(f"{other!r} and {axis.name!r} are the same input")
+        self._sizes = [len(axis.values) for axis in self.axes]
+        if len(self) > MOST:
+            raise ValueError(f"a grid of {len(self)} points, and at most {MOST} make sense")
+
+    def __len__(self) -> int:
+        return math.prod(self._sizes)
+
+    def params(self, point: int) -> dict[str, Any]:
+        """The values at one point, by the names that the caller gave."""
+        values = {}
+        for axis in reversed(self.axes):
+            point, digit = divmod(point, len(axis.values))
+            values[axis.name] = axis.values[digit]
+        return dict(reversed(values.items()))
+
+    def workflow(self, point: int) -> Workflow:
+        """The workflow with the values of one point."""
+        return with_params(self._base, self.params(point))
+
+    def order(self) -> list[int]:
+        """The points in the order in which the server has the least to do.
+
+        The input with the most nodes behind it is the outermost loop, and every other time a
+        loop runs backwards: from one point to the next a single value changes.
+        """
+        behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
+        loops = sorted(range(len(self.axes)), key=lambda index: behind[index])  # inner first
+        strides = [math.prod(self._sizes[index + 1 :]) for index in range(len(self.axes))]
+        order = [0]
+        for index in loops:
+            order = [
+                value * strides[index] + rest
+                for value in range(self._sizes[index])
+                for rest in (reversed(order) if value % 2 else order)
+            ]
+        return order
+
+    def digest(self, point: int) -> str:
+        """Equal for equal graphs, titles left out: for points at which the same is run."""
+        inputs: dict[str, dict[str, Any]] = {}
+        for axis, value in zip(self.axes, self.params(point).values(), strict=True):
+            inputs.setdefault(axis.node_id, {})[axis.input] = value
+        nodes = dict(self._canonical)
+        for node_id, values in inputs.items():
+            node = self._graph[node_id]
+            nodes[node_id] = canonical({**node, "inputs": {**node["inputs"], **values}})
+        whole = "".join(f"{json.dumps(node_id)}:{node}" for node_id, node in nodes.items())
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    def may_cause(self, error: ComfyError) -> bool:
+        """Whether the server might take the prompt with other values; in doubt, yes.
+
+        No: what it refused would be refused at each point, since no axis has anything to do
+        with it.
+        """
+        # With another link, another part of the graph counts.
+        relinks = any(as_link(value) for axis in self.axes for value in axis.values)
+        if isinstance(error, WorkflowError):
+            return relinks  # the values themselves were checked when they were given
+        if not isinstance(error, PromptRejected):
+            return True
+        kind = error.error.get("type")
+        if kind in ("missing_node_type", "prompt_no_outputs"):
+            return False
+        if unknown_class({"error": error.error}, self._graph) is not None:
+            return False
+        if relinks or not error.node_errors:
+            return True
+        return any(
+            self._may_cause(str(node_id), fault)
+            for node_id, report in error.node_errors.items()
+            for fault in _faults(report)
+        )
+
+    def _may_cause(self, node_id: str, fault: Mapping[str, Any]) -> bool:
+        """Whether an axis may have to do with one entry of ``node_errors[id]["errors"]``."""
+        ours = [axis for axis in self.axes if axis.node_id == node_id]
+        kind, info = fault.get("type"), fault.get("extra_info")
+        if kind in _OF_ONE_INPUT:
+            name = info.get("input_name") if isinstance(info, Mapping) else None
+            # What is nested in an input ("mode.width") is there by its value.
+            return any(
+                not isinstance(name, str) or name.split(".")[0] == axis.input.split(".")[0]
+                for axis in ours
+            )
+        if kind == "custom_validation_failed":  # knows all inputs of its node, and no other
+            return bool(ours)
+        return any(node_id in downstream(self._graph, [axis.node_id]) for axis in self.axes)
+
+    def _axis(self, name: str, values: Iterable[Any]) -> Axis:
+        node, field = find_input(self._base, name)
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise TypeError(f"{name!r} takes a list of values, not {brief(values)}")
+        taken = list(itertools.islice(values, MOST + 1))
+        if not taken:
+            raise ValueError(f"{name!r} has no values")
+        trial = self._base.copy()[node.id]
+        plain = []
+        for value in taken:
+            trial.set(field, value)
+            plain.append(trial[field])
+        return Axis(name, node.id, field, tuple(plain))
+
+
+def canonical(node: Mapping[str, Any]) -> str:
+    """A node as one text, its title left out."""
+    return json.dumps({name: node[name] for name in node if name != "_meta"}, sort_keys=True)
+
+
+def _faults(report: object) -> list[Mapping[str, Any]]:
+    """What is wrong with a node; something that nobody knows, if it cannot be read."""
+    errors = report.get("errors") if isinstance(report, Mapping) else None
+    return [
+        fault if isinstance(fault, Mapping) else {}
+        for fault in (errors if isinstance(errors, list) and errors else [{}])
+    ]
+
+
+def find_input(workflow: Workflow, name: str) -> tuple[Node, str]:
+    """The node and the input that ``"KSampler.seed"`` means; titles may have dots, too.
+
+    Raises:
+        WorkflowError: No such node or input, or several such nodes.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"an input is named as in 'KSampler.seed', not {brief(name)}")
+    parts = name.split(".")
+    splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(len(parts) - 1, 0, -1)]
+    if not splits:
+        raise WorkflowError(f"{brief(name)} names no input; write node and input: 'KSampler.seed'")
+    known = [split for split in splits if split[0] in workflow]
+    for node_name, field in known:
+        if field in workflow[node_name]:
+            return workflow[node_name], field
+    node_name, field = (known or splits)[0]
+    node = workflow[node_name]
+    node[field]  # one of the two raises, and says what there is
+    return node, field
+
+
+def with_params(workflow: Workflow, params: Mapping[str, Any]) -> Workflow:
+    """A copy with other values: ``{"KSampler.seed": 7}``.
+
+    Raises:
+        WorkflowError: An unknown or ambiguous name, a value that cannot be sent.
+    """
+    if not isinstance(params, Mapping):
+        what = brief(params)
+        raise TypeError(f"params are a dict for each prompt, as {{'KSampler.seed': 7}}: {what}")
+    copy = workflow.copy()
+    for name, value in params.items():
+        node, field = find_input(copy, name)
+        node.set(field, value)
+    return copy

@@ -1,0 +1,421 @@
+"""Many prompts, one after the other: :meth:`ComfyApi.map`, and what a sweep shares with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import attrs
+
+from ..errors import (
+    ApiError,
+    ClientClosed,
+    ComfyError,
+    JobError,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    PromptRejected,
+    ServerUnreachable,
+    SubmitUncertain,
+    UploadTooLarge,
+    WorkflowError,
+)
+from ..jobs.job import LAST_WORD, SLICE, Job, wait_for_one
+from ..jobs.result import Result
+from ..routes.prompts import AnyWorkflow, PromptOptions
+from ..transport.failures import causes, is_away
+from ..transport.pool import check_patience
+from ..workflow import Workflow
+from ..workflow.edit import load_graph
+from .grid import with_params
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+T = TypeVar("T")
+
+#: Seconds between attempts to reach a server that has gone away; they grow.
+RETRY_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 5.0
+#: How often a prompt is submitted when the server forgets it.
+ATTEMPTS: Final = 3
+
+_ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
+
+
+class SubmitOptions(PromptOptions, total=False):
+    """What :meth:`ComfyApi.submit` takes."""
+
+    strict: bool
+    resubmit: bool
+
+
+# -- map ------------------------------------------------------------------------------------
+
+
+def run_map(
+    api: ComfyApi,
+    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+    params: Iterable[Mapping[str, Any]] | None,
+    *,
+    in_flight: int,
+    ordered: bool,
+    on_error: Literal["raise", "keep"],
+    timeout: float | None,
+    stall_timeout: float | None,
+    options: Mapping[str, Any],
+) -> Generator[Result | ComfyError, None, None]:
+    """See :meth:`ComfyApi.map`.  Wrong arguments are told at once, the rest on the way."""
+    check_in_flight(in_flight)
+    check_patience(timeout, stall_timeout)
+    if on_error not in ("raise", "keep"):
+        raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
+
+    if params is None:
+        if isinstance(workflows, Workflow | Mapping | str | bytes | os.PathLike):
+            raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
+        made: Iterable[Any] = workflows
+        make: Callable[[Any], AnyWorkflow] = _loaded
+    else:
+        made = params
+        make = partial(with_params, Workflow(workflows))  # type: ignore[arg-type]  # it tells
+    window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
+    return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
+
+
+def _loaded(workflow: AnyWorkflow) -> AnyWorkflow:
+    """Read now, if it is a file."""
+    return workflow if isinstance(workflow, Workflow) else load_graph(workflow)
+
+
+def _stream(
+    window: Window,
+    items: Iterator[Any],
+    make: Callable[[Any], AnyWorkflow],
+    in_flight: int,
+    ordered: bool,
+    keep: bool,
+    options: Mapping[str, Any],
+) -> Generator[Result | ComfyError, None, None]:
+    has_more = True
+    failure: Exception | None = None  # raised when its turn has come: results before it are had
+    outcome: Result | ComfyError | None = None
+    try:
+        while True:
+            while has_more and len(window) < in_flight:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    has_more = False
+                    break
+                except Exception as exc:  # noqa: BLE001
+                    has_more, failure = False, exc
+                    break
+                prompt_id = window.api.generate_id()
+                try:
+                    window.submit(prompt_id, make(item), options)
+                except Exception as exc:
+                    if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
+                        raise
+                    if isinstance(exc, ComfyError) and keep and is_about_one(exc):
+                        window.put(prompt_id, exc)
+                    else:
+                        has_more, failure = False, exc
+            if not window:
+                if failure is not None:
+                    raise failure
+                return
+            prompt_id, outcome = window.next_end(ordered=ordered)
+            if isinstance(outcome, JobLost) and window.submit_again(prompt_id, outcome, options):
+                continue
+            if window.pop(prompt_id) is None:  # close() in another thread has taken it back
+                raise ClientClosed
+            if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
+                raise outcome
+            yield outcome
+    except KeyboardInterrupt:
+        window.say_what_runs()
+        raise
+    finally:
+        failure = outcome = None  # an error, its traceback and this frame make no circle
+        window.withdraw()
+
+
+def is_about_one(error: BaseException) -> bool:
+    """Whether it went wrong with one prompt, and says nothing about the next."""
+    # A server may stumble over a graph that its check does not understand.
+    stumbled = isinstance(error, ApiError) and error.status == 500
+    return stumbled or isinstance(error, _ABOUT_ONE)
+
+
+def check_in_flight(in_flight: int) -> None:
+    """ValueError for what is no number of prompts."""
+    if not isinstance(in_flight, int) or in_flight < 1:
+        raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
+
+
+# -- prompts that are under way ---------------------------------------------------------------
+
+#: What :meth:`ComfyApi.submit` raises.  Anything else is somebody else's, such as an alarm's,
+#: and may come when the prompt is there already.
+_SAID_NO: Final = (ComfyError, TypeError, ValueError)
+
+
+@attrs.define(eq=False)
+class Window:
+    """The prompts of one call that are under way, in the order of their submission.
+
+    One thread works with it; another may :meth:`withdraw` what is in it when the client ends,
+    which knows it weakly for that.
+    """
+
+    api: ComfyApi
+    timeout: float | None = attrs.field(default=None, kw_only=True)
+    stall_timeout: float | None = attrs.field(default=None, kw_only=True)
+    is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
+    withdrawn: list[str] = attrs.field(factory=list)  #: What was deleted from the queue.
+    #: By prompt_id; ``None`` while it is being sent.
+    _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
+    _since: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: Submissions without an answer, and how often each was tried.
+    _unsure: dict[str, tuple[AnyWorkflow, int]] = attrs.field(factory=dict, init=False)
+    _ended_at: float = attrs.field(default=float("-inf"), init=False)  # the last one that ended
+
+    def __attrs_post_init__(self) -> None:
+        self.api._windows.add(weakref.ref(self, self.api._windows.discard))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._entries
+
+    def submit(
+        self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any], *, tries: int = 1
+    ) -> Job:
+        """Submit one more; one that gets no answer is in it, too, until the server can tell."""
+        self._entries[prompt_id] = None  # Ctrl-C may come while it is sent
+        try:
+            job = self._submitted(prompt_id, workflow, options)
+        except SubmitUncertain as exc:
+            log.warning("%s; waiting until the server can tell", exc)
+            self._unsure[prompt_id] = workflow, tries
+            job = self.api.job(prompt_id, workflow)
+        except _SAID_NO:
+            self._entries.pop(prompt_id, None)  # it did not arrive
+            raise
+        self.is_patient = True
+        self.put(prompt_id, job)
+        return job
+
+    def _submitted(self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any]) -> Job:
+        def submit() -> Job:
+            return self.api.submit(workflow, prompt_id=prompt_id, **options)
+
+        return patiently(self.api, submit, _got_nothing) if self.is_patient else submit()
+
+    def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
+        """Have a prompt in it that was submitted before, or why one was not."""
+        self._entries[prompt_id] = entry
+        self._since[prompt_id] = time.monotonic()
+
+    def submit_again(self, prompt_id: str, error: JobLost, options: Mapping[str, Any]) -> bool:
+        """Whether it never came, and has its place again under another id."""
+        workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
+        if workflow is None or tries >= ATTEMPTS:
+            return False
+        log.warning("%s; submitting it again", error)
+        again = self.api.generate_id()
+        others = {name: entry for name, entry in self._entries.items() if name != prompt_id}
+        self._entries = {again: None, **others}
+        try:
+            self.submit(again, workflow, options, tries=tries + 1)
+        except ComfyError as exc:
+            self._entries = {again: exc, **self._entries}
+        return True
+
+    def pop(self, prompt_id: str) -> Job | ComfyError | None:
+        """It has ended, and what became of it is known: not before, since Ctrl-C may come."""
+        self._ended_at = time.monotonic()
+        self._since.pop(prompt_id, None)
+        self._unsure.pop(prompt_id, None)
+        return self._entries.pop(prompt_id, None)
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def next_end(self, *, ordered: bool = False) -> tuple[str, Result | ComfyError]:
+        """Wait until the first one is over, or whichever is; which one, and what became of it."""
+        entries = self._entries.copy()  # close() in another thread may empty it
+        if not entries:
+            raise ClientClosed
+        if ordered:
+            first = next(iter(entries))
+            entries = {first: entries[first]}
+        jobs = {entry: name for name, entry in entries.items() if isinstance(entry, Job)}
+        while True:
+            ended = [name for name, entry in entries.items() if _is_over(entry)]
+            if ended:  # what may end the call comes last
+                name = next((name for name in ended if _has_result(entries[name])), ended[0])
+                return name, _outcome(entries[name])
+            now = time.monotonic()
+            due = [one for job, name in jobs.items() for one in self._deadlines(job, name)]
+            over = [one for one in due if one.at <= now]
+            if over:
+                # Of several the one that runs: those behind it may yet have their turn.
+                first_up = next((one for one in over if one.job.status == "running"), over[0])
+                return jobs[first_up.job], _give_up(first_up)
+            soon = min((one.at - now for one in due), default=SLICE)
+            wait_for_one(jobs, min(SLICE, soon))
+
+    def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
+        """When there is no more patience with one.
+
+        It waits for others of this call, which is no fault of its own: its time begins when
+        one of them ends, and news of any of them will do.
+        """
+        if self.timeout is not None:
+            since = max(self._since.get(name, 0.0), self._ended_at)
+            what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
+            yield _Deadline(since + self.timeout, job, what)
+        if self.stall_timeout is not None:
+            entries = list(self._entries.values()) if job.status != "running" else []
+            heard = [job, *(entry for entry in entries if isinstance(entry, Job))]
+            news_at = max(self._ended_at, *(one._news_at for one in heard))
+            what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
+            yield _Deadline(news_at + self.stall_timeout, job, what, stalled=True)
+
+    # -- ending early --------------------------------------------------------------------
+
+    def say_what_runs(self) -> None:
+        """Of those that Ctrl-C leaves going, how to come back to them."""
+        for entry in self._entries.values():
+            if isinstance(entry, Job) and entry.status == "running":
+                entry._say_that_it_goes_on()
+
+    def withdraw(self) -> None:
+        """Take back what still waits in the queue; what runs, goes on.  Both, as in here."""
+        entries, self._entries = self._entries, {}
+        left: dict[str, Job | None] = {}
+        for prompt_id, entry in entries.items():
+            if isinstance(entry, Job) and not entry.done():
+                left[prompt_id] = entry
+            elif entry is None:  # maybe it is there
+                left[prompt_id] = None
+        if not left:
+            return
+        ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
+        try:
+            self.api._http.order("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
+        except ComfyError as exc:
+            log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
+            return
+        self.api._jobs.withdrawn([job for job in left.values() if job is not None])
+        self.withdrawn += left
+
+
+@attrs.frozen
+class _Deadline:
+    """The moment until which an end, or news, of a job is waited for."""
+
+    at: float
+    job: Job
+    what: str  #: Went wrong, when it has passed.
+    stalled: bool = False
+
+
+def _is_over(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, ComfyError) or (entry is not None and entry.done())
+
+
+def _has_result(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, Job) and entry.exception() is None
+
+
+def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
+    """Of one that is over."""
+    error = entry.exception() if isinstance(entry, Job) else entry
+    if isinstance(entry, Job) and error is None:
+        return entry.result()
+    if isinstance(error, ComfyError):
+        return error
+    raise error or AssertionError("it was sent by now")
+
+
+def _give_up(deadline: _Deadline) -> Result | ComfyError:
+    """Stop one whose time is up, unless it has just ended."""
+    job, why = deadline.job, deadline.job.why()
+    was_there = _cancelled_in_time(job)
+    if job.done() and (was_there is False or not isinstance(job.exception(), JobInterrupted)):
+        return _outcome(job)
+    if was_there or job.done():
+        what = "it was cancelled"
+    elif was_there is None:
+        what = "it could not be cancelled, and may go on"
+    else:
+        what = "the server knows nothing of it any more"
+    return JobTimeout(
+        f"{deadline.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=deadline.stalled
+    )
+
+
+def _cancelled_in_time(job: Job) -> bool | None:
+    """Whether it was there to be cancelled; ``None``: the server did not say, in time or at all."""
+    said: list[bool] = []
+
+    def cancel() -> None:
+        try:
+            said.append(job.cancel())
+        except ComfyError as exc:
+            log.warning("prompt %s could not be cancelled: %s", job.prompt_id, exc)
+
+    thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
+    thread.start()
+    thread.join(LAST_WORD)
+    return said[0] if said else None
+
+
+# -- a server that goes away ------------------------------------------------------------------
+
+
+def patiently(api: ComfyApi, ask: Callable[[], T], is_waited_for: Callable[[Exception], bool]) -> T:
+    """Ask, and again as long as it fails like that: the server will come back."""
+    pause = RETRY_PAUSE
+    while True:
+        try:
+            return ask()
+        except ComfyError as exc:
+            if not is_waited_for(exc):
+                raise
+            if pause == RETRY_PAUSE:
+                log.warning("waiting for the server to come back: %s", exc)
+        end = time.monotonic() + pause
+        while time.monotonic() < end and not api._jobs.pause(min(pause, SLICE)):
+            pass
+        pause = min(LONGEST_PAUSE, pause * 1.6)
+
+
+def _got_nothing(exc: Exception) -> bool:
+    """Whether the server surely has nothing of it, and may come back.
+
+    That its name is known to nobody is a fault of the net: it was known before.
+    """
+    return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
+
+
+def went_away(exc: Exception) -> bool:
+    """Whether a question may be answered yet."""
+    return is_away(exc) and (not isinstance(exc, ServerUnreachable) or _got_nothing(exc))
+
+
+def _is_of_names(exc: Exception) -> bool:
+    return any(isinstance(cause, socket.gaierror) for cause in causes(exc))

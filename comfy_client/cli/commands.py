@@ -1,0 +1,462 @@
+"""The command line, ``comfy-client``: ``demo``, ``doctor`` and ``serve``; the extra ``[cli]``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, ParamSpec, get_args
+
+import click
+
+from .._version import __version__
+from ..client import ComfyApi
+from ..credentials import EnvCredentials
+from ..errors import AuthenticationError, ComfyError, JobTimeout
+from ..events import PreviewEvent, Progress
+from ..jobs.files import write_atomically
+from ..jobs.result import Result
+from ..transport.failures import one_line
+from ..transport.url import parse_host
+from ..workflow import Workflow
+from ..workflow.graph import listing
+from ..workflow.validate import Version
+
+#: Environment variables that a server's credentials are taken from, and what they hold.
+_SECRETS = {"COMFY_TOKEN": "bearer", "COMFY_LOGIN": "basic"}
+#: And to which server they go; to the one that is named, if that is not set.
+_HOST = "COMFY_HOST"
+_INTERRUPTED = 130  # exit status, as shells have it
+
+#: Values for inputs of the demo's workflow, by node and name.
+_Inputs = dict[tuple[str, str], str | int]
+
+_Options = ParamSpec("_Options")
+_LOGIN_ADVICE = "(here: COMFY_LOGIN=user:password or COMFY_TOKEN=... in the environment)"
+
+
+def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
+    """Ends a command in one line on stderr where it would end in a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: _Options.args, **options: _Options.kwargs) -> None:
+        try:
+            with _plain_logs():
+                command(*args, **options)
+        except BrokenPipeError:
+            raise  # nobody reads what we say, which click ends quietly
+        except AuthenticationError as exc:
+            raise click.ClickException(f"{_one_line(str(exc))} {_LOGIN_ADVICE}") from exc
+        except (ComfyError, ModuleNotFoundError, OSError, ValueError) as exc:
+            raise click.ClickException(_one_line(str(exc))) from exc
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+
+    return run
+
+
+class _PlainLogs(logging.Handler):
+    """Warnings of the library on stderr, as without any handler, but a terminal obeys none."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            for line in self.format(record).splitlines():
+                click.echo(one_line(line), err=True)
+
+
+@contextlib.contextmanager
+def _plain_logs() -> Iterator[None]:
+    handler = _PlainLogs(logging.WARNING)
+    logger = logging.getLogger("comfy_client")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _ending_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is in here as Ctrl-C does: nothing is left behind."""
+    ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
+    # What is ignored stays so: that is how nohup keeps a command from ending.
+    known = {end: signal.getsignal(end) for end in ends if end}
+    before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
+    for end in before:
+        signal.signal(end, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)
+
+
+def _one_line(text: str) -> str:
+    """Without a system's numbers, and without what a server's words could do to a terminal."""
+    text = re.sub(r"^\[Errno \d+\] ", "", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """A client for ComfyUI, to be tried from the command line."""
+
+
+# -- demo -------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--host", metavar="URL", help="A ComfyUI to run it on, in place of the embedded one.")
+@click.option(
+    "--prompt",
+    metavar="TEXT",
+    default="a lighthouse at dusk, waves, warm light",
+    show_default=True,
+    help="What is to be seen.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="At random, if none is given.")
+@click.option(
+    "--size",
+    type=click.IntRange(64, 2048),
+    default=512,
+    show_default=True,
+    help="Width and height in pixels; models have sizes that they like.",
+)
+@click.option("--checkpoint", metavar="NAME", help="The server's first one, if none is given.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Where the pictures go; the current folder, if none is given.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long it may take; as long as it takes, if none is given.",
+)
+@_plainly
+def demo(
+    host: str | None,
+    prompt: str,
+    seed: int | None,
+    size: int,
+    checkpoint: str | None,
+    output: Path,
+    timeout: float | None,
+) -> None:
+    """Make a picture from text, and show the code that does it.
+
+    Runs on an embedded ComfyUI, whose sampler is simulated, or with --host on a real one.  A
+    server that wants a password gets the one in the URL, or the token in the environment
+    variable COMFY_TOKEN, or the user:password in COMFY_LOGIN.  They go to whatever server
+    --host names, unless COMFY_HOST is set: then to that server only.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_as_by_ctrl_c())
+        if host is None:
+            from ..testing import ComfyServer
+
+            api = stack.enter_context(ComfyApi(stack.enter_context(ComfyServer()).url))
+            click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
+        else:
+            api = ComfyApi(host, credentials=_credentials(host))
+            click.echo(f"Connecting to {api.host} (a server that starts is waited for, 10 s).")
+            stack.enter_context(api)
+        inputs: _Inputs = {
+            ("Positive prompt", "text"): prompt,
+            ("CheckpointLoaderSimple", "ckpt_name"): _checkpoint(api, checkpoint),
+            ("EmptyLatentImage", "width"): size,
+            ("EmptyLatentImage", "height"): size,
+            ("KSampler", "seed"): secrets.randbelow(2**32) if seed is None else seed,
+        }
+        workflow = Workflow.example()
+        for (node, name), value in inputs.items():
+            workflow[node][name] = value
+        click.echo(_one_line(f"checkpoint: {workflow['CheckpointLoaderSimple']['ckpt_name']}"))
+        result, preview = _run(api, workflow, timeout)
+        if not result.images:
+            raise click.ClickException("the server ran the workflow, but names no picture")
+        # Not save(), which takes a folder of that name, wherever it leads, for the place.
+        content = result.images[0].bytes()
+        path = output / "comfy-client-demo.png"
+        picture = write_atomically(path, [content], if_exists="number")
+    click.echo(f"picture: {picture}")
+    if preview is None:
+        click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
+    else:
+        path = picture.with_name(f"{picture.stem}-preview{_ending(preview.image)}")
+        click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")
+    click.echo("\nThe same in Python:\n")
+    for line in _code(inputs, host):
+        click.echo(f"    {line}".rstrip())
+    if host is None:
+        click.echo("\nOn a ComfyUI of yours: comfy-client demo --host http://127.0.0.1:8188")
+
+
+def _ending(picture: bytes) -> str:
+    """By what a picture is, not by what the server says: a file's name says what opens it."""
+    if picture.startswith(b"\x89PNG"):
+        return ".png"
+    return ".webp" if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" else ".jpg"
+
+
+def _credentials(host: str, *, quietly: bool = False) -> EnvCredentials | None:
+    """From the environment, unless they stand in the URL, or are for another server."""
+    address, login = parse_host(host)
+    if login is not None:
+        return None
+    found = next((name for name in _SECRETS if os.environ.get(name)), None)
+    if found is None:
+        return None
+    theirs = os.environ.get(_HOST)
+    if theirs and parse_host(theirs)[0].http_url != address.http_url:
+        if not quietly:
+            click.echo(f"{found} is not sent: it is for the server that {_HOST} names.", err=True)
+        return None
+    return EnvCredentials(found, _SECRETS[found])
+
+
+def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
+    names = api.get_checkpoints()
+    if not names:
+        raise click.ClickException(
+            f"{api.host} has no checkpoint: put one into its folder models/checkpoints"
+        )
+    if wanted is not None and wanted not in names:
+        raise click.ClickException(
+            _one_line(f"{api.host} has no checkpoint {wanted}; it has {listing(names)}")
+        )
+    return wanted or names[0]
+
+
+def _run(
+    api: ComfyApi, workflow: Workflow, timeout: float | None
+) -> tuple[Result, PreviewEvent | None]:
+    """What it left, and the last preview; it is cancelled if it is not waited for."""
+    before = api.poll_status().queue_remaining
+    if before:
+        click.echo(_one_line(f"prompts that come first: {before}"))
+    line = _Line()
+    previews: deque[PreviewEvent] = deque(maxlen=1)
+    try:
+        result = api.run(
+            workflow,
+            timeout=timeout,
+            on_interrupt="cancel",
+            on_progress=line.show,
+            on_preview=previews.append,
+        )
+    except JobTimeout as exc:
+        api.job(exc.prompt_id).cancel()
+        raise click.ClickException(f"no picture within {timeout:g} s; it was cancelled") from None
+    finally:
+        line.end()
+    return result, previews[0] if previews else None
+
+
+class _Line:
+    """Progress: on a terminal a line that is written over, elsewhere a line each time."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def show(self, event: Progress) -> None:
+        if not event.max or event.value is None:
+            return
+        text = _one_line(f"step {event.value:g} of {event.max:g}")
+        if sys.stdout.isatty():
+            part = min(1.0, max(0.0, event.value / event.max))
+            click.echo(f"\r[{'#' * round(part * 30):30}] {text} ", nl=False)
+            self._open = True
+        else:
+            click.echo(text)
+
+    def end(self) -> None:
+        if self._open:
+            click.echo()
+
+
+def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
+    """Python that does what the demo did; a password in `host` does not stand in it."""
+    if host is None:
+        yield "from comfy_client import ComfyApi, Workflow"
+        yield "from comfy_client.testing import ComfyServer"
+        yield ""
+        yield "with ComfyServer() as server, ComfyApi(server.url) as api:"
+    else:
+        address, login = parse_host(host)
+        secret = (
+            EnvCredentials("COMFY_LOGIN", "basic") if login else _credentials(host, quietly=True)
+        )
+        if secret is None:
+            yield "from comfy_client import ComfyApi, Workflow"
+            yield ""
+            yield f"with ComfyApi({address.http_url!r}) as api:"
+        else:
+            yield "from comfy_client import ComfyApi, EnvCredentials, Workflow"
+            yield ""
+            yield f"secret = EnvCredentials({secret.variable!r}, {secret.kind!r})"
+            yield f"with ComfyApi({address.http_url!r}, credentials=secret) as api:"
+    yield "    workflow = Workflow.example()"
+    for (node, name), value in inputs.items():
+        yield f'    workflow["{node}"]["{name}"] = {value!r}'
+    yield "    result = api.run(workflow, on_progress=lambda event: print(event.value))"
+    yield '    print(result.images[0].save("./"))'
+
+
+# -- doctor -----------------------------------------------------------------------------
+
+
+@main.command()
+@click.option(
+    "--host",
+    metavar="URL",
+    default="http://127.0.0.1:8188",
+    show_default=True,
+    help="The ComfyUI to look at.",
+)
+@click.option("--run", is_flag=True, help="Run a trivial prompt there, too.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="How long it may take.",
+)
+@_plainly
+def doctor(host: str, run: bool, timeout: float) -> None:
+    """Find out why a ComfyUI cannot be reached, or what is not as it should be there.
+
+    What it prints holds no secret, and may go into a bug report.  The exit status is 1 when
+    something failed.  Credentials come from where the demo has them.
+    """
+    api = ComfyApi(host, credentials=_credentials(host))
+    with contextlib.closing(api):
+        report = api.doctor(run, timeout=timeout)
+    click.echo(str(report))
+    if not report:
+        raise click.exceptions.Exit(1)
+
+
+# -- serve ------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8188,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--version",
+    type=click.Choice(get_args(Version)),
+    default="0.3.75",
+    show_default=True,
+    help="Which ComfyUI to be like.",
+)
+@click.option(
+    "--login-env",
+    metavar="NAME",
+    help="Environment variable with the user:password that clients must bring.",
+)
+@click.option(
+    "--login-file",
+    metavar="FILE",
+    type=click.File(encoding="utf-8"),
+    help="File with the user:password that clients must bring; - reads standard input.",
+)
+@click.option("--multi-user", is_flag=True, help="Settings and files belong to users.")
+@click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
+@click.option("--tls-keyfile", metavar="FILE", help="Its key, unless that is in the same file.")
+@click.option("--prefix", default="", metavar="PATH", help="Path below which all is: /comfy.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Name by which clients may ask for it, such as that of a proxy; * allows any.",
+)
+@click.option("--no-previews", is_flag=True, help="Send none while sampling.")
+@click.option(
+    "--step-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="How long the simulated sampler takes for a step.",
+)
+@_plainly
+def serve(
+    host: str,
+    port: int,
+    version: Version,
+    login_env: str | None,
+    login_file: IO[str] | None,
+    multi_user: bool,
+    tls_certfile: str | None,
+    tls_keyfile: str | None,
+    prefix: str,
+    allowed_hosts: tuple[str, ...],
+    no_previews: bool,
+    step_seconds: float,
+) -> None:
+    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
+
+    It executes workflows of ComfyUI's own nodes for pictures; sampling is simulated.  Its
+    files lie in a temporary folder, of which nothing is left afterwards.
+    """
+    from ..testing import ComfyServer
+
+    if tls_keyfile and not tls_certfile:
+        raise click.ClickException("--tls-keyfile is the key to a --tls-certfile; give both")
+    server = ComfyServer(
+        port,
+        host=host,
+        version=version,
+        credentials=_login(login_env, login_file),
+        multi_user=multi_user,
+        tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
+        prefix=prefix,
+        allowed_hosts=allowed_hosts or None,
+        previews=not no_previews,
+        step_seconds=step_seconds,
+    )
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_as_by_ctrl_c())
+        stack.callback(server.stop)  # it may be told to end while it starts
+        server.start()
+        click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
+        click.echo("Ctrl-C stops it.")
+        while True:
+            time.sleep(3600)
+
+
+def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
+    """User and password, from where no list of processes shows them."""
+    if variable and file:
+        raise click.ClickException("give --login-env or --login-file, not both")
+    if not variable and not file:
+        return None
+    text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
+    user, colon, password = text.partition(":")
+    if not colon:
+        where = f"the variable {variable}" if variable else "the first line of the file"
+        raise click.ClickException(f"{where} does not hold user:password")
+    return user, password

@@ -1,0 +1,1 @@
+"""A report on all that is between the client and a result."""

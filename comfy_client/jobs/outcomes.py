@@ -1,0 +1,178 @@
+"""What an end means: the event and the exception for each way in which a prompt ends.  Pure.
+
+Whichever source told it, the event or the history, the same class and the same facts come out.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from ..errors import JobError, JobFailed, JobInterrupted, JobLost, OutputsTooLarge
+from ..events import (
+    EndEvent,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+    JobEvent,
+    JobLostEvent,
+    PreviewEvent,
+    execution_error,
+    execution_interrupted,
+    execution_success,
+)
+from ..models import HistoryEntry
+from ..workflow import class_of, title_of
+from ..workflow.graph import describe
+
+if TYPE_CHECKING:
+    from ..recording.secrets import Secrets
+
+#: The node whose pictures are outputs, though they come like previews.
+SENDER: Final = "SaveImageWebsocket"
+
+_GONE: Final = (
+    "in no queue and no history: the server was restarted, the prompt was deleted, or never there"
+)
+
+Graph = Mapping[str, Any]
+
+
+def sends_pictures(graph: Graph) -> bool:
+    """Whether outputs of this workflow come over the socket alone."""
+    return any(class_of(graph, node_id) == SENDER for node_id in graph)
+
+
+def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
+    """A picture is final when its node sends nothing else."""
+    if isinstance(event, PreviewEvent) and event.node_id is not None:
+        real = event.real_node_id or event.node_id
+        if class_of(graph, real) == SENDER:
+            return attrs.evolve(event, final=True)
+    return event
+
+
+def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
+    """The event for a success that no event told."""
+    return execution_success({"prompt_id": prompt_id}, recovered=recovered)
+
+
+def lost(prompt_id: str, reason: str = _GONE) -> tuple[JobLostEvent, JobLost]:
+    """Nobody knows it any more."""
+    event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
+    return event, JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id)
+
+
+def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
+    """It has left more than there is memory for; ``most`` bytes of it."""
+    reason = f"what it left takes more than the {most >> 20} MiB that a client keeps in memory"
+    event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
+    return event, OutputsTooLarge(
+        f"prompt {prompt_id} goes on, but {reason}: use SaveImage, which leaves files on the "
+        f"server, or make the client with max_json={2 * most // 3}, which allows twice as much",
+        prompt_id=prompt_id,
+    )
+
+
+def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
+    """We took it out of the queue ourselves, before it ran."""
+    event = execution_interrupted({"prompt_id": prompt_id}, recovered=True)
+    return event, JobInterrupted(
+        f"prompt {prompt_id} was cancelled while it waited", prompt_id=prompt_id
+    )
+
+
+def failure(
+    entry: HistoryEntry, prompt_id: str, graph: Graph, secrets: Secrets | None = None
+) -> tuple[EndEvent, JobError]:
+    """From a history entry that is no success; :func:`error_of` says the rest."""
+    said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
+    make = execution_interrupted if entry.interrupted else execution_error
+    event = make({**said, "prompt_id": prompt_id}, recovered=True)
+    return event, error_of(event, prompt_id, graph, secrets)
+
+
+def error_of(
+    event: ExecutionError | ExecutionInterrupted,
+    prompt_id: str,
+    graph: Graph,
+    secrets: Secrets | None = None,
+) -> JobError:
+    """The exception for an end event, which does not show ``secrets``: a node may repeat a key.
+
+    Kinds of exceptions and what is in the graph are facts, and stay.
+    """
+    if secrets is not None:
+        node_id = _name(secrets, event.node_id, graph)
+        event = attrs.evolve(event, node_id=node_id)
+    if isinstance(event, ExecutionInterrupted):
+        where = f" at {describe(graph, event.node_id)}" if event.node_id else ""
+        return JobInterrupted(
+            f"prompt {prompt_id} was interrupted{where}",
+            prompt_id=prompt_id,
+            node_id=event.node_id,
+        )
+    if secrets is not None:
+        event = _without(secrets, event, graph)
+    where = describe(graph, event.node_id, event.node_type) if event.node_id else "a node"
+    error = JobFailed(
+        f"{where} failed: {event.exception_type or 'no exception told'}: "
+        f"{event.exception_message or ''}".rstrip(": "),
+        prompt_id=prompt_id,
+        node_id=event.node_id,
+        title=title_of(graph, event.node_id),
+        class_type=event.node_type or class_of(graph, event.node_id),
+        exception_type=event.exception_type,
+        exception_message=event.exception_message,
+        traceback=event.traceback,
+        inputs=_public(event.current_inputs, graph.get(event.node_id or "")),
+    )
+    if error.is_oom:
+        error.add_note("out of memory: try a smaller size or batch, or api.free_memory(...)")
+    return error
+
+
+def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> ExecutionError:
+    return attrs.evolve(
+        event,
+        node_type=_name(secrets, event.node_type, graph),
+        exception_type=_name(secrets, event.exception_type, graph),
+        exception_message=secrets.hide_words_in(event.exception_message),
+        traceback=secrets.hide_words_in(event.traceback),
+        current_inputs=secrets.hide_words_in(event.current_inputs),
+    )
+
+
+def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
+    """An id, a class or a kind of exception, as the server has it."""
+    if said is None or said in graph or said in _KINDS:
+        return said
+    if any(class_of(graph, node_id) == said for node_id in graph):
+        return said
+    return secrets.hide_name(said)
+
+
+#: Of exceptions that a password may be equal to.
+_KINDS: Final = frozenset(
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+)
+
+
+def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
+    """Without hidden inputs, an API key among them: those of the workflow only.
+
+    Of a node that is not in it, since another has grown it, names have to tell.
+    """
+    from ..recording.secrets import is_secret_name  # failures are seldom
+
+    given = node.get("inputs", {}) if isinstance(node, Mapping) else None
+    return {
+        name: value
+        for name, value in inputs.items()
+        if (not is_secret_name(name) if given is None else name in given)
+    }

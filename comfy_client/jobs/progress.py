@@ -1,0 +1,156 @@
+"""How far a prompt is, by what its nodes cost: steps of samplers, and the times of earlier runs.
+
+Pure, but for the memory of those times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from ..events import Progress, ProgressState
+from ..values import MOST_ID
+from ..workflow import class_of, sinks
+from ..workflow.graph import links_of, needed, origin
+
+#: Times that are remembered: of so many nodes, and of so many classes of nodes.
+REMEMBERED: Final = 1000
+#: No node costs less than so many seconds, or nothing would be left to divide by.
+LEAST: Final = 0.001
+#: No sampler makes more steps.
+MOST: Final = 10_000
+
+
+class NodeTimes:
+    """How long nodes took, by the client's own clock; of each the last time.
+
+    Written by the socket's thread alone.  Any thread may read meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._of_nodes: dict[tuple[str, str], float] = {}  # seconds for a unit
+        self._of_classes: dict[str, float] = {}
+
+    def learn(self, graph: Mapping[str, Any], node_id: str, seconds: float) -> None:
+        """A node of the graph took so many seconds in all."""
+        class_type = class_of(graph, node_id)
+        if class_type is None or len(class_type) + len(node_id) > 2 * MOST_ID:
+            return  # a graph may be of the server's making
+        for_one = max(LEAST, seconds) / units(graph, node_id)
+        _remember(self._of_nodes, (class_type, node_id), for_one)
+        _remember(self._of_classes, class_type, for_one)
+
+    def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
+        """What the node takes, as far as it, or another one of its class, tells."""
+        class_type = class_of(graph, node_id) or ""
+        for_one = self._of_nodes.get((class_type, node_id), self._of_classes.get(class_type))
+        return None if for_one is None else for_one * units(graph, node_id)
+
+
+def _remember(known: dict[Any, float], key: object, value: float) -> None:
+    known.pop(key, None)  # the newest stands last
+    known[key] = value
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
+
+
+def units(graph: Mapping[str, Any], node_id: str) -> int:
+    """What a node costs, when no time is known: the steps of a sampler; of any other node 1.
+
+    The steps stand in the sampler, or in the scheduler from which it takes its sigmas.
+    """
+    if "Scheduler" in (class_of(graph, node_id) or ""):
+        return 1
+    givers = (source for _, source, _ in links_of(graph, node_id))
+    schedulers = (one for one in givers if "Scheduler" in (class_of(graph, one) or ""))
+    given = (_steps(graph, one) for one in schedulers)
+    return max(1, _steps(graph, node_id) or max(given, default=1))
+
+
+def targets(
+    graph: Mapping[str, Any], only: Collection[str] | None, node_errors: Mapping[str, Any]
+) -> set[str]:
+    """The outputs that run: those that were asked for, without those that the server dropped."""
+    dropped: set[str] = set()
+    for entry in node_errors.values():
+        outputs = entry.get("dependent_outputs") if isinstance(entry, Mapping) else None
+        dropped.update(one for one in outputs or () if isinstance(one, str))
+    return set(sinks(graph) if only is None else only) - dropped
+
+
+def weights(
+    graph: Mapping[str, Any],
+    *,
+    cached: Collection[str] = (),
+    targets: Collection[str],
+    times: NodeTimes | None = None,
+) -> dict[str, float]:
+    """What the nodes that are to run cost, in one unit or another.
+
+    Args:
+        graph: The workflow.
+        cached: Nodes whose outputs the server has; neither they run, nor what only they need.
+        targets: Outputs that are to run; what they do not need does not.
+        times: Of earlier runs.  A node of a kind that has never run is taken to be as quick for
+            its units as the others are on average.
+    """
+    to_run = {node_id: units(graph, node_id) for node_id in needed(graph, targets, cached)}
+    told = {node_id: times.seconds(graph, node_id) for node_id in to_run} if times else {}
+    known = {node_id: seconds for node_id, seconds in told.items() if seconds is not None}
+    count = sum(to_run[node_id] for node_id in known)
+    for_one = sum(known.values()) / count if count else 1.0
+    return {node_id: known.get(node_id, for_one * count) for node_id, count in to_run.items()}
+
+
+def fraction(
+    graph: Mapping[str, Any],
+    costs: Mapping[str, float],
+    *,
+    visited: Collection[str] = (),
+    node_id: str | None = None,
+    step: Progress | None = None,
+    states: ProgressState | None = None,
+) -> float:
+    """Of the :func:`weights`, how much is done, 0 to 1.
+
+    Args:
+        graph: The workflow.
+        costs: Of its nodes that are to run.
+        visited: Nodes that have begun, those that others have expanded into among them.
+        node_id: The one that began last.
+        step: What a node told last of its steps.
+        states: What the server told last of all nodes that have begun.
+    """
+    total = sum(costs.values())
+    if not total:
+        return 0.0
+    nodes = {} if states is None else states.nodes
+    finished = {key for key, node in nodes.items() if node.state == "finished"}
+    # One that has expanded into others runs until they are through.
+    running = {node_id, origin(graph, node_id), *nodes} - finished
+    through = set(visited) - running | finished
+    parts = {key: _part(node.value, node.max) for key, node in nodes.items()}
+    if step is not None and step.node is not None:
+        parts[step.node] = max(parts.get(step.node, 0.0), _part(step.value, step.max))
+    done = sum(
+        cost if key in through else cost * parts.get(key, 0.0) if key in running else 0.0
+        for key, cost in costs.items()
+    )
+    return min(1.0, done / total)
+
+
+def _part(value: float | None, most: float | None) -> float:
+    """Of its steps, as far as the server's numbers make sense."""
+    if value is None or most is None or not (value > 0 and most > 0):
+        return 0.0
+    try:
+        return 1.0 if value >= most else value / most
+    except OverflowError:  # an integer too large for a float
+        return 0.0
+
+
+def _steps(graph: Mapping[str, Any], node_id: str) -> int:
+    node = graph.get(node_id)
+    inputs = node.get("inputs") if isinstance(node, Mapping) else None
+    steps = inputs.get("steps") if isinstance(inputs, Mapping) else None
+    return min(steps, MOST) if isinstance(steps, int) else 0

@@ -1,0 +1,1 @@
+"""Transcripts of what a server sent, and the secrets that they must not hold."""

@@ -1,0 +1,483 @@
+"""What a client and its server said to each other, as a file that others may see.
+
+JSON lines, one for each thing that happened, in the order in which the client saw them:
+
+=========  ===========================================================================
+``kind``   more
+=========  ===========================================================================
+``note``   ``text``; the first one names the client and the ``format``.  With ``refused``:
+           a dial of the socket that failed, and its HTTP status or ``null``
+``open``   ``ch``, the socket (``ws1``, ``ws2``, ...), and its ``client_id``
+``sent``   ``ch``, ``msg``: what the client sent
+``json``   ``ch``, ``msg``; or ``text``, when it was no JSON
+``binary`` ``ch``, ``len``, ``head_b64`` (64 bytes), what the bytes say (``event``, ``name``,
+           ``header_hex``, ``image_type`` or ``metadata``, ``body``), and ``data_b64``: all of it
+``closed`` ``ch``, ``code`` or ``null``, ``by`` (``"server"``: also by a link that broke)
+``http``   ``method``, ``path`` (below the host that the client was given), ``request``,
+           ``status``, ``response``, ``content_type``, ``len``; ``begun``: the ``t`` at which
+           it was sent; ``asked`` and ``headers``: those headers of both that hold no secret;
+           ``body_b64``: a body that is no text.
+           ``status`` is ``null`` when no answer came.  ``short``: not all of its body did,
+           ``announced`` bytes if that was said; ``"cut"``: it ended too soon; ``"left"``: the
+           client read no further.  ``error`` says why.  ``as_text``: JSON by its type, but
+           ``response`` is text, since it is short or no JSON
+=========  ===========================================================================
+
+``t`` is in seconds since the recording began.  A body or frame of more than :data:`WHOLE`
+bytes, and each that comes after :data:`MOST` bytes of them, is noted by ``len``, ``sha256``
+and ``head_b64`` only; of uploaded files nothing but name and length is.  At :data:`LONGEST`
+bytes the recording ends.  Workflows, prompts and pictures are in the file; secrets are not
+(see :mod:`comfy_client.recording.secrets`), nor are headers but a few that hold none.  In what
+is no text stars of the same length take their place, so a picture in whose metadata one stood
+has a wrong check sum there.
+
+Each line is in the hands of the operating system before the client goes on, so a crash loses
+at most the one that was being written.  When that fails the recording ends, and the client
+goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+
+from .._version import __version__
+from ..transport.multipart import Form
+from .secrets import SHORTEST_NAMED, Secrets, is_secret_name
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Bytes of one body or one frame that are kept whole.
+WHOLE: Final = 4 << 20
+#: Bytes of all bodies and frames that are kept.
+MOST: Final = 256 << 20
+#: Bytes of the file: text of the same length takes up to six times as many.
+LONGEST: Final = 2 << 30
+#: What the first line says.
+FORMAT: Final = 1
+
+_HEAD = 64
+_NAMES = {
+    1: "PREVIEW_IMAGE",
+    2: "UNENCODED_PREVIEW_IMAGE",
+    3: "TEXT",
+    4: "PREVIEW_IMAGE_WITH_METADATA",
+}
+_SENT_HEADERS = frozenset({"range", "if-none-match", "if-range"})
+_KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition", "last-modified")
+
+
+class Recorder:
+    """Writes one recording; from any thread, and never raises once it is made.
+
+    ``path`` must not exist: a recording is evidence, and two clients in one file would be
+    none.  Raises ``OSError`` when it cannot be made or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: str = os.fspath(path)
+        self.secrets: Secrets = Secrets()
+        # Guards the file.  Re-entrant: a finalizer closes it in whichever thread, at any moment.
+        self._lock = threading.RLock()
+        self._fd: int | None = None
+        self._begun = time.monotonic()
+        self._length = 0
+        self._kept = 0
+        self._sockets = 0  # opened so far; the last is the only one that may be open
+        self._open: str | None = None
+        self._code: int | None = None
+        try:
+            # Neither a file that is there nor what a link points to.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            for name in ("O_CLOEXEC", "O_BINARY"):  # not every system has both
+                flags |= getattr(os, name, 0)
+            self._fd = os.open(self.path, flags, 0o600)
+            text = f"recorded by comfy_client {__version__}"
+            self._put("note", f'"text": {_json(text)}, "format": {FORMAT}')
+        except OSError as exc:
+            self._close()
+            why = exc.strerror or str(exc)
+            if isinstance(exc, FileExistsError):
+                why = "it exists already, and nothing is overwritten or added to"
+            raise type(exc)(exc.errno, f"cannot record there: {why}", self.path) from None
+
+    # -- life ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the recording.  Safe to repeat."""
+        with self._lock:
+            if self._open is not None:
+                self.closed("client")
+            self._close()
+
+    def abandon(self) -> None:
+        """In the child of a fork: the file is the parent's; the lock may be held for ever."""
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _write(self, kind: str, rest: str) -> None:
+        try:
+            self._put(kind, rest)
+        except OSError as exc:
+            log.warning("the recording %s ends here: %s", self.path, exc.strerror or exc)
+
+    def _put(self, kind: str, rest: str) -> None:
+        with self._lock:
+            if self._fd is None:
+                return
+            now = time.monotonic() - self._begun
+            line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
+            if self._length + len(line) > LONGEST:
+                self._close()
+                raise OSError(errno.EFBIG, "it is as long as a recording may be")
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(self._fd, line[written:] if written else line)
+                self._length += written
+            except OSError:
+                with contextlib.suppress(OSError):  # half a line could not be read
+                    os.ftruncate(self._fd, self._length)
+                self._close()
+                raise
+
+    # -- the socket ----------------------------------------------------------------------
+
+    def opened(self, url: str) -> None:
+        """A socket is there."""
+        client_id = dict(parse_qsl(url.partition("?")[2])).get("clientId", "")
+        self._sockets += 1
+        self._open, self._code = f"ws{self._sockets}", None
+        self._write("open", f'"ch": "{self._open}", "client_id": {self._said(client_id)}')
+
+    def refused(self, error: Exception) -> None:
+        """A dial failed."""
+        text = str(error)
+        status = getattr(error, "status", None)
+        if status is None:  # other classes of ours tell it in words only
+            found = re.search(r"(?:answered|seen HTTP|HTTP) (\d{3})\b", text)
+            status = int(found[1]) if found else None
+        text = f"no socket: {type(error).__name__}: {text}"
+        self._write("note", f'"text": {self._said(text)}, "refused": {_json(status)}')
+
+    def sent(self, text: str) -> None:
+        """The client said something on the socket."""
+        self._write("sent", f'"ch": "{self._open}", "msg": {self._raw_json(text)}')
+
+    def ending(self, code: int) -> None:
+        """The server's close frame came."""
+        self._code = code
+
+    def closed(self, by: str) -> None:
+        """The socket is gone; ``by`` is ``"client"`` or ``"server"``."""
+        with self._lock:
+            ch, self._open = self._open, None
+            if ch is not None:
+                self._write("closed", f'"ch": "{ch}", "code": {_json(self._code)}, "by": "{by}"')
+
+    def frame(self, is_text: bool, data: bytes | memoryview) -> None:
+        """A message came."""
+        if self._fd is None:
+            return
+        if len(data) > WHOLE or (is_text and not self._keeps(len(data))):
+            noted = _json(_noted(data, self.secrets))[1:-1]
+            self._write("json" if is_text else "binary", f'"ch": "{self._open}", {noted}')
+        elif is_text:
+            text = str(data, "utf-8", "replace")
+            message = self._raw_json(text)
+            what = f'"msg": {message}' if message else f'"text": {self._said(text)}'
+            self._write("json", f'"ch": "{self._open}", {what}')
+        else:
+            self._write("binary", f'"ch": "{self._open}", {self._binary(data)}')
+
+    def _binary(self, data: bytes | memoryview) -> str:
+        frame = self.secrets.hide_bytes(bytes(data))
+        kind = int.from_bytes(frame[:4], "big")
+        facts: dict[str, Any] = {"event": kind, "name": _NAMES.get(kind, "")}
+        body = 8
+        if kind in (3, 4) and len(frame) >= 8:
+            size = int.from_bytes(frame[4:8], "big")
+            frame, facts, size = self._hidden(frame, kind, size, facts)
+            body = 8 + size
+            facts["header_hex"] = frame[:8].hex()
+        else:
+            facts["header_hex"] = frame[:8].hex()
+            facts["image_type"] = int.from_bytes(frame[4:8], "big")
+        start = frame[body : body + 8]
+        facts["body"] = (
+            "JPEG" if start.startswith(b"\xff\xd8") else "PNG" if start[1:4] == b"PNG" else None
+        )
+        facts |= {"len": len(frame), "head_b64": _base64(frame[:_HEAD])}
+        kept = f', "data_b64": "{_base64(frame)}"' if self._keeps(len(frame)) else ""
+        return _json(facts)[1:-1] + kept
+
+    def _hidden(
+        self, frame: bytes, kind: int, size: int, facts: dict[str, Any]
+    ) -> tuple[bytes, dict[str, Any], int]:
+        """A frame that holds text, without what its text gives away."""
+        head, rest = frame[8 : 8 + size], frame[8 + size :]
+        if kind == 3:
+            text = rest.decode("utf-8", "replace")
+            hidden = self.secrets.hide_text(text)
+            return (frame if hidden == text else frame[: 8 + size] + hidden.encode()), facts, size
+        try:
+            metadata = json.loads(head)
+            hidden = self.secrets.hide(metadata)
+        except (ValueError, RecursionError):
+            return frame, facts, size
+        if hidden != metadata:
+            head = _json(hidden).encode()
+            frame = frame[:4] + len(head).to_bytes(4, "big") + head + rest
+        return frame, facts | {"metadata_len": len(head), "metadata": hidden}, len(head)
+
+    # -- HTTP ----------------------------------------------------------------------------
+
+    def exchange(self, request: Any, host: str) -> Exchange:
+        """A request is about to be sent to the client's host: a ``requests.PreparedRequest``."""
+        return Exchange(self, request, request.url.removeprefix(host))
+
+    def finish(self, exchange: Exchange) -> None:
+        """Write it down."""
+        if self._fd is not None:
+            self._write("http", exchange.line(self._keeps(exchange.len)))
+
+    def _keeps(self, size: int) -> bool:
+        with self._lock:
+            self._kept += size
+            return self._kept <= MOST
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begun
+
+    # -- values --------------------------------------------------------------------------
+
+    def _raw_json(self, text: str) -> str:
+        """A JSON text on one line, without its secrets; ``""``: it is no JSON."""
+        try:
+            value = json.loads(text)
+            if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
+                return text  # what comes several hundred times a second
+            return self._said(value)
+        except (ValueError, RecursionError):
+            return ""
+
+    def _said(self, value: Any, *, all_texts: bool = False) -> str:
+        return _json(self.secrets.hide(value, all_texts=all_texts))
+
+
+class Exchange:
+    """One request and what came of it."""
+
+    def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
+        self._recorder = recorder
+        self._secrets = secrets = recorder.secrets
+        self._begun = recorder.elapsed
+        self._method: str = request.method
+        self._route, _, query = target.partition("?")
+        # Now, for the socket may repeat them before the answer comes.
+        secrets.add_headers(request.headers)
+        named = [v for name, v in parse_qsl(query) if is_secret_name(name, in_query=True)]
+        secrets.add(named, SHORTEST_NAMED)
+        self._request = self._sent(request.body)
+        hidden = secrets.hide_query(query)
+        self._path = secrets.hide_text(self._route) + (f"?{hidden}" if hidden else "")
+        self._asked = {
+            name.lower(): value
+            for name, value in request.headers.items()
+            if name.lower() in _SENT_HEADERS
+        }
+        self._status: int | None = None
+        self._headers: Mapping[str, str] = {}
+        self._error: str | None = None
+        self._digest = hashlib.sha256()
+        self._content = bytearray()
+        self._ended = False
+        self.len: int = 0  #: Bytes of the answer's body so far.
+
+    def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
+        """The head of the answer came; what to read its body from in place of ``raw``."""
+        self._status, self._headers = status, headers
+        return _Tapped(raw, self)
+
+    def failed(self, error: BaseException) -> None:
+        """No answer, or not all of it."""
+        self._error = type(error).__name__
+        if self._status is None:
+            self.finish()
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the body came; an empty one is its end."""
+        self._ended = self._ended or not chunk
+        self.len += len(chunk)
+        self._digest.update(chunk)
+        if self.len <= WHOLE:
+            self._content += chunk
+        else:  # a secret may begin within the head and end behind it
+            self._content += chunk[: _HEAD + 4096]
+            del self._content[_HEAD + 4096 :]
+
+    def finish(self) -> None:
+        """That was all."""
+        self._recorder.finish(self)
+
+    def line(self, keeps: bool) -> str:
+        """What there is to say of it, as the inside of a JSON object."""
+        facts: dict[str, Any] = {
+            "method": self._method,
+            "path": self._path,
+            "request": self._request,
+            "status": self._status,
+        }
+        if self._status is not None:
+            facts |= self._answer(keeps)
+        if self._error is not None:
+            facts["error"] = self._error
+        if self._asked:
+            facts["asked"] = self._secrets.hide(self._asked)
+        return _json(facts | {"begun": round(self._begun, 6)})[1:-1]
+
+    def _answer(self, keeps: bool) -> dict[str, Any]:
+        headers = self._headers
+        kind = headers.get("content-type")
+        facts: dict[str, Any] = {
+            "response": None,
+            "content_type": kind and self._secrets.hide_text(kind),
+            "len": self.len,
+        }
+        kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+        if kept:
+            facts["headers"] = self._secrets.hide(kept)
+        due = headers.get("content-length", "")
+        known = due.isdecimal() and len(due) < 20 and "content-encoding" not in headers
+        if known and self.len < int(due):
+            facts["announced"] = int(due)
+        if self._is_short(int(due) if known else None):
+            facts["short"] = "cut" if self._ended or self._error else "left"
+        content = bytes(self._content)
+        if self.len > WHOLE or not keeps:
+            head = self._secrets.hide_bytes(content)[:_HEAD]
+            facts |= {"sha256": self._digest.hexdigest(), "head_b64": _base64(head)}
+        elif content:
+            facts |= self._body(content, kind or "", whole="short" not in facts)
+        return facts
+
+    def _is_short(self, due: int | None) -> bool:
+        if self._method == "HEAD" or self._status in (204, 304):
+            return False
+        if due is None:
+            return not self._ended
+        return self.len < due
+
+    def _body(self, content: bytes, kind: str, *, whole: bool) -> dict[str, Any]:
+        try:
+            text = content.decode("utf-8", "strict" if whole else "ignore")
+        except UnicodeDecodeError:
+            text = ""
+        if "json" in kind and whole:
+            with contextlib.suppress(ValueError, RecursionError):
+                return {"response": self._hidden(json.loads(content))}
+        if not text or "\0" in text or kind.startswith(("image/", "video/", "audio/")):
+            return {"body_b64": _base64(self._secrets.hide_bytes(content))}
+        said: dict[str, Any] = {"response": self._secrets.hide_text(text)}
+        return said | {"as_text": True} if "json" in kind else said
+
+    def _sent(self, body: bytes | str | Form | None) -> Any:
+        if body is None or isinstance(body, Form):
+            return None if body is None else self._hidden(body.facts)
+        data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode()
+            is_kept = len(data) <= WHOLE
+            try:
+                value = json.loads(text)
+                self._secrets.add_named(value)  # of what is not kept, too: it may come back
+                if is_kept:
+                    return self._hidden(value)
+            except (ValueError, RecursionError):
+                self._secrets.add_named(dict(parse_qsl(text[: WHOLE >> 6])))  # perhaps a form
+                if is_kept:
+                    return self._secrets.hide_text(text)
+        return _noted(data, self._secrets)
+
+    def _hidden(self, value: Any) -> Any:
+        hide = self._secrets.hide
+        route, _, name = self._route.removeprefix("/api").removeprefix("/").partition("/")
+        if route != "settings":
+            return hide(value)
+        # Extensions keep keys there, under names of their own choice.
+        if name:
+            return hide(value, all_texts=_may_be_secret(unquote(name)))
+        if not isinstance(value, Mapping):
+            return hide(value, all_texts=True)
+        hide_name = self._secrets.hide_name
+        return {
+            hide_name(key): hide(each, all_texts=_may_be_secret(key)) for key, each in value.items()
+        }
+
+
+class _Tapped:
+    """The body of an answer, noted down as it is read."""
+
+    def __init__(self, raw: Any, exchange: Exchange) -> None:
+        self._raw = raw
+        self._exchange: Exchange | None = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def read1(self, *args: Any, **kw: Any) -> bytes:
+        """As of the body itself."""
+        exchange = self._exchange
+        try:
+            chunk: bytes = self._raw.read1(*args, **kw)
+        except Exception as exc:
+            if exchange is not None:
+                exchange.failed(exc)
+            raise
+        if exchange is not None:
+            exchange.feed(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """The end of the exchange, whoever ends it."""
+        self._raw.close()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.finish()
+
+
+def _may_be_secret(setting: str) -> bool:
+    return not setting.startswith("Comfy.") or is_secret_name(setting)
+
+
+def _noted(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
+    """What is said of data that is not kept."""
+    # A secret may begin within the head and end behind it.
+    head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
+    digest = hashlib.sha256(data).hexdigest()
+    return {"len": len(data), "sha256": digest, "head_b64": _base64(head)}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+_json = json.JSONEncoder(ensure_ascii=True).encode

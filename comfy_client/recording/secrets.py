@@ -1,0 +1,497 @@
+"""What may not be written down: words that are secret, and names whose values are.
+
+A *word* is known to be secret since it was sent as one: a credential, a cookie, the password
+of a proxy, an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as
+``api_key`` tells that its value is secret, whoever sent it.  User names in the paths of home
+folders, and the folders of ComfyUI and of Python in tracebacks, are left out too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import html.entities
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
+
+from ..credentials import Sealed
+
+STARS: Final = "***"
+
+#: The same rule as for what errors show: what is shorter tells nothing and occurs anywhere.
+SHORTEST: Final = 4
+#: A value that only its name makes secret is hidden elsewhere from this length on.
+SHORTEST_NAMED: Final = 8
+#: Words that are remembered; of tokens that change, the latest.
+MOST_WORDS: Final = 500
+#: Letters of all of these, but for our own credentials: each word has some thirty spellings.
+MOST_LETTERS: Final = 1 << 17
+#: Letters of a name or a word of which the cache keeps what was found out.
+_CACHED: Final = 256
+
+#: Levels of a JSON value that are looked through.
+DEEPEST: Final = 200
+
+#: Ends of names, without anything but letters and digits, whose values are secret.
+_ENDS = (
+    "accesskey",
+    "authkey",
+    "authorization",
+    "bearer",
+    "cookie",
+    "credential",
+    "credentialkey",
+    "credentials",
+    "jwt",
+    "licensekey",
+    "passphrase",
+    "passwd",
+    "password",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secretkey",
+    "sessionid",
+    "token",
+)
+_PARTS = ("apikey", "authtoken", "comfyorg")
+#: In a query also these.
+_IN_QUERY = frozenset({"auth", "code", "key", "pass", "sig", "signature"})
+
+#: Without one of these, in small letters, no pattern below can match.
+_SIGNS = (
+    "key",
+    "token",
+    "secret",
+    "passw",
+    "passp",
+    "pwd",
+    "authorization",
+    "bearer",
+    "cookie",
+    "credential",
+    "jwt",
+    "sessionid",
+    "@",
+    "/home/",
+    "/users/",
+    "\\users\\",
+    "site-packages",
+    "execution.py",
+    "main.py",
+    "/lib/python",
+)
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(//)[^/\s\"'@]+@"), r"\1***@"),
+    (re.compile(r"(?i)\b(authorization\W{1,4}(?:basic |bearer |digest )?)[^\s\"',;]+"), r"\1***"),
+    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1***"),
+    (
+        re.compile(
+            r"(?i)((?:(?:api|credential)[_-]?key|token|secret|passw(?:or)?d|passphrase|cookie)\w{0,30}"
+            r"[\"']?\s{0,5}[=:]\s{0,5}[\"']?)[^\s\"'&,;]{4,}"
+        ),
+        r"\1***",
+    ),
+    (
+        re.compile(
+            r"(?i)((?:^|[/\\])(?:home|users)[/\\]+)(?:[^/\\\"':\n]+(?=[/\\])|[^/\\\s\"':]+)"
+        ),
+        r"\1USER",
+    ),
+)
+_PATH = re.compile(r"(?:\b[A-Za-z]:)?[/\\][^\"'\n:]+")
+_SOURCE = re.compile(r"[/\\](?:execution|main)\.py$")
+_FOLDERS = 10
+
+#: Headers that hold nothing secret, unless the user put it there under their name.
+_PLAIN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "comfy-user",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "if-none-match",
+        "if-range",
+        "range",
+    }
+)
+_SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey"})
+_AGENTS = ("comfy-client/", "python-requests/")
+
+
+def is_secret_name(name: str, *, in_query: bool = False) -> bool:
+    """Whether the value under such a name is secret."""
+    look = _is_secret_name if len(name) <= _CACHED else _is_secret_name.__wrapped__
+    return look(name, in_query)
+
+
+@functools.lru_cache(4096)
+def _is_secret_name(name: str, in_query: bool) -> bool:
+    bare = re.sub(r"[^a-z0-9]", "", name.lower())
+    return (
+        bare.endswith(_ENDS)
+        or any(part in bare for part in _PARTS)
+        or (in_query and bare in _IN_QUERY)
+    )
+
+
+def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
+    """A JSON value in which what names tell to be secret is :class:`Sealed`."""
+    if isinstance(value, str):
+        return Sealed(value) if is_secret else value
+    if depth < DEEPEST and isinstance(value, Mapping):
+        return {
+            name: sealed(each, is_secret=is_secret or _is_secret(name, each), depth=depth + 1)
+            for name, each in value.items()
+        }
+    if depth < DEEPEST and type(value) is list:
+        return [sealed(each, is_secret=is_secret, depth=depth + 1) for each in value]
+    return value
+
+
+class Secrets:
+    """The words that are known to be secret; grows, and may be asked from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards what follows; a finalizer may come in between
+        #: Credentials, which nothing that a server sends pushes out; and the rest.
+        self._pinned: dict[str, None] = {}
+        self._known: dict[str, None] = {}
+        self._found: _Found | None = None  #: What to look for; made when it is wanted.
+        self._folders: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Secrets {len(self._pinned) + len(self._known)}>"
+
+    # -- learning ------------------------------------------------------------------------
+
+    def add(self, words: Iterable[str], shortest: int = SHORTEST, *, pinned: bool = False) -> None:
+        """Hide these from now on; ``pinned``: they are ours, and no server's doing."""
+        new = [word for word in words if len(word) >= shortest]
+        if not new:
+            return
+        with self._lock:
+            to = self._pinned if pinned else self._known
+            is_new = False
+            for word in new:
+                if not pinned and word in self._pinned:
+                    continue
+                is_new |= word not in to
+                to.pop(word, None)
+                to[word] = None  # the latest, also when it was known before
+            letters = 0 if pinned else sum(map(len, to))
+            while len(to) > MOST_WORDS or (letters > MOST_LETTERS and len(to) > 1):
+                oldest = next(iter(to))
+                letters -= len(oldest)
+                del to[oldest]
+            if is_new:
+                self._found = None
+
+    @property
+    def _sought(self) -> _Found:
+        found = self._found
+        if found is None:
+            with self._lock:
+                found = self._found = _Found.of([*self._pinned, *self._known])
+        return found
+
+    def add_headers(self, headers: Mapping[str, str | bytes], *, pinned: bool = False) -> None:
+        """What a request or a handshake brings along to prove who we are."""
+        for name, given in headers.items():
+            value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
+            if name.lower() not in _PLAIN_HEADERS and not value.startswith(_AGENTS):
+                self.add(_words_of_header(name, value), pinned=pinned)
+
+    def add_query(self, query: str) -> None:
+        """Parameters that go on every request."""
+        self.add((value for _, value in parse_qsl(query)), pinned=True)
+
+    def add_url(self, url: str) -> None:
+        """The password in the URL of a proxy."""
+        # Not by urlsplit, which raises for what is no URL.
+        name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
+        # Some proxies take the token for a name, and nothing for a password.
+        words = [password, unquote(password)] if password else [name, unquote(name)]
+        pair = f"{unquote(name)}:{unquote(password)}".encode()
+        if name:
+            words.append(base64.b64encode(pair).decode())
+        self.add(words, pinned=True)
+
+    def add_named(self, value: Any, *, pinned: bool = False) -> None:
+        """Values in JSON of ours whose names make them secret."""
+        self.add(_named(value), SHORTEST_NAMED, pinned=pinned)
+
+    def add_auth(self, auth: object) -> None:
+        """The ``auth`` of a Session: a pair, or an object with a password or a token."""
+        if isinstance(auth, tuple):
+            words = [each for each in auth[1:] if isinstance(each, str)]
+        else:
+            fields = getattr(auth, "__dict__", {})
+            words = [*_named({n: v for n, v in fields.items() if isinstance(v, str | Mapping)})]
+        self.add(words, pinned=True)
+
+    # -- hiding --------------------------------------------------------------------------
+
+    def may_be_in(self, text: str) -> bool:
+        """Quick: whether :meth:`hide` could find anything in a text, or in JSON."""
+        small = text.lower()
+        return (
+            "\\" in text  # in JSON an escape may spell any letter
+            or "%" in text
+            or "&" in text
+            or any(word in text for word in (*self._sought.texts, *self._folders))
+            or any(sign in small for sign in _SIGNS)
+        )
+
+    def hide_words(self, text: str, shortest: int = SHORTEST) -> str:
+        """A text without the words that are known and of so many letters, however written."""
+        sought = self._sought
+        for spelling in sought.texts:
+            if spelling in text and len(spelling) >= shortest:
+                text = text.replace(spelling, STARS)
+        if _ENCODED.search(text):
+            # A mixture that nobody writes who does not mean to: nothing of it is a fact.
+            plain = list(_decoded(text))
+            words = (word for word in sought.words if len(word) >= shortest)
+            if any(word in each for word in words for each in plain):
+                return STARS
+        return text
+
+    def hide_name(self, name: str) -> str:
+        """A name or an id that a server has given: a short word may be the protocol's own."""
+        return self.hide_words(name, SHORTEST_NAMED)
+
+    def hide_words_in(self, value: Any) -> Any:
+        """A JSON value, in whose texts the known words are hidden; facts stay."""
+        if isinstance(value, str):
+            return self.hide_words(value)
+        if isinstance(value, Mapping):
+            return {
+                self.hide_name(key) if isinstance(key, str) else key: self.hide_words_in(each)
+                for key, each in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.hide_words_in(each) for each in value]
+        if isinstance(value, int | float) and self._is_secret_number(value):
+            return STARS
+        return value
+
+    def _is_secret_number(self, value: float) -> bool:
+        # Python writes no number of thousands of digits, and no secret is one of that length.
+        if isinstance(value, int) and value.bit_length() > 1000:
+            return False
+        text = str(value)
+        return len(text) >= SHORTEST_NAMED and text in self._sought.texts
+
+    def hide_text(self, text: str) -> str:
+        """``text`` without its secrets."""
+        text = self.hide_words(text)
+        small = text.lower()
+        if any(sign in small for sign in _SIGNS):
+            text = _PATH.sub(self._hide_path, text)
+        for folder in self._folders:
+            text = text.replace(folder, "COMFY")
+        if any(sign in small for sign in _SIGNS):
+            for pattern, instead in _PATTERNS:
+                text = pattern.sub(instead, text)
+        return text
+
+    def _hide_path(self, match: re.Match[str]) -> str:
+        """Python's own folders; and ComfyUI's, which a traceback gives away, is known now."""
+        path = match[0]
+        for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
+            at = path.find(part)
+            if at > 0:
+                return instead + path[at:]
+        source = _SOURCE.search(path)
+        if source is not None and source.start() > 1 and len(self._folders) < _FOLDERS:
+            folder = path[: source.start()]
+            if folder not in self._folders:
+                self._folders = (*self._folders, folder)
+        return path
+
+    def hide_bytes(self, data: bytes) -> bytes:
+        """As long as before; the words only: what is no text has no patterns."""
+        for word in self._sought.data:
+            if word in data:
+                data = data.replace(word, b"*" * len(word))
+        return data
+
+    def hide(self, value: Any, *, all_texts: bool = False, depth: int = 0) -> Any:
+        """A JSON value without its secrets; ``all_texts``: without any text at all.
+
+        Raises ``RecursionError`` for one that is nested too deeply.
+        """
+        if isinstance(value, str):
+            return STARS if all_texts and value else self.hide_text(value)
+        if depth > DEEPEST:
+            raise RecursionError("nested too deeply")
+        if isinstance(value, Mapping):
+            return {
+                self.hide_name(key): self.hide(
+                    each, all_texts=all_texts or _is_secret(key, each), depth=depth + 1
+                )
+                for key, each in value.items()
+            }
+        if isinstance(value, list):
+            return [self.hide(each, all_texts=all_texts, depth=depth + 1) for each in value]
+        if isinstance(value, int | float) and self._is_secret_number(value):
+            return STARS
+        return value
+
+    def hide_query(self, query: str) -> str:
+        """The part of a URL behind ``?``."""
+        pairs = []
+        for pair in query.split("&") if query else ():
+            name, sign, value = pair.partition("=")
+            if sign and is_secret_name(unquote(name), in_query=True):
+                value = STARS
+            pairs.append(self.hide_text(name) + sign + self.hide_text(value))
+        return "&".join(pairs)
+
+
+class _Found(NamedTuple):
+    """What is looked for, longest first."""
+
+    words: tuple[str, ...]
+    texts: tuple[str, ...]  #: The words in all their spellings.
+    data: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, words: list[str]) -> _Found:
+        spelled: set[str] = set()
+        for word in words:
+            look = _spellings if len(word) <= _CACHED else _spellings.__wrapped__
+            spelled |= look(word)
+        texts = tuple(sorted(spelled, key=len, reverse=True))
+        # A backslash may be the word's own, or that of an encoding.
+        plain = {
+            each
+            for word in words
+            for each in (word, word.replace("\\", ""), *_decoded(word))
+            if len(each) >= SHORTEST
+        }
+        data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
+        return cls(tuple(sorted(plain, key=len, reverse=True)), texts, data)
+
+
+@functools.lru_cache(2 * MOST_WORDS)
+def _spellings(word: str) -> frozenset[str]:
+    """How a word may look in a URL, a page, JSON (of PHP and Go, too), and in base64."""
+    plain = word.encode("utf-8", "surrogatepass")
+    quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
+    in_json = [json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]]
+    found = {
+        word,
+        *quoted,
+        *(_PERCENT.sub(lambda found: found[0].lower(), each) for each in quoted),
+        *map(quote, quoted),
+        *in_json,
+        *(each.replace("/", "\\/") for each in in_json),
+        *(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", each) for each in in_json),
+        html.escape(word),
+        *(_SIGN.sub(partial(_as_entity, form), word) for form in _ENTITIES),
+        repr(word)[1:-1],
+    }
+    for encoded in (base64.b64encode(plain), base64.urlsafe_b64encode(plain)):
+        bare = encoded.decode().rstrip("=")
+        # Without its last letter, into which what follows would reach.
+        found |= {encoded.decode(), bare, bare[:-1] if len(plain) % 3 else bare}
+    return frozenset(each for each in found if len(each) >= SHORTEST)
+
+
+_PERCENT = re.compile("%[0-9A-F]{2}")
+_SIGN = re.compile(r"[^\w.~-]")
+_ENTITIES = ("&#{};", "&#x{:x};", "&#x{:X};")
+
+#: Without one of these a text is what it says.
+_ENCODED = re.compile(r"[\\%&]")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([^ux]))", re.DOTALL)
+_ENTITY = re.compile(r"&#(?:[xX]0*([0-9a-fA-F]{1,6})|0*([0-9]{1,7}));?")
+_NAMED = re.compile("&([A-Za-z]{2,31});")
+_DEPTH = 4  #: Encodings within each other that are looked through.
+
+
+def _decoded(text: str) -> Iterator[str]:
+    """What a text says once it is decoded, by each way alone, then by all, again and again."""
+    yield _without_escapes(text)
+    yield unquote(text)
+    for _ in range(_DEPTH):
+        before = text
+        for step in (_without_entities, _without_escapes, unquote):
+            plain = step(text)
+            if plain != text:  # each, for a word may itself look like an encoding
+                yield plain
+            text = plain
+        if text == before:
+            return
+
+
+def _without_entities(text: str) -> str:
+    return _NAMED.sub(_sign_of_name, _ENTITY.sub(_letter, text))
+
+
+def _without_escapes(text: str) -> str:
+    plain = _ESCAPE.sub(lambda found: _letter(found) or found[3], text)
+    if any("\ud800" <= sign <= "\udfff" for sign in plain):  # halves of one that is encoded
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return plain
+
+
+def _as_entity(form: str, found: re.Match[str]) -> str:
+    return form.format(ord(found[0]))
+
+
+def _sign_of_name(found: re.Match[str]) -> str:
+    return html.entities.html5.get(f"{found[1]};", found[0])
+
+
+def _letter(found: re.Match[str]) -> str:
+    digits = found[1] or found[2]
+    if not digits:
+        return ""
+    is_decimal = found[0].startswith("&") and found[1] is None
+    number = int(digits, 10 if is_decimal else 16)
+    return chr(number) if number < 0x110000 else ""
+
+
+def _words_of_header(name: str, value: str) -> Iterator[str]:
+    if name.lower() == "cookie":
+        for pair in value.split(";"):
+            yield pair.partition("=")[2].strip()
+        return
+    yield value.strip()
+    scheme, _, rest = value.partition(" ")
+    yield from (word for word in value.split() if word.lower() not in _SCHEMES)
+    if scheme.lower() == "basic":
+        try:
+            pair = base64.b64decode(rest, validate=True).decode("utf-8")
+        except (binascii.Error, UnicodeDecodeError):
+            return
+        yield pair.partition(":")[2] or pair
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    """Whether all texts in a value are secret, by its name; a list may be a link to a node."""
+    return not isinstance(value, list) and is_secret_name(str(name))
+
+
+def _named(value: Any, is_secret: bool = False) -> Iterator[str]:
+    if isinstance(value, str):
+        if is_secret:
+            yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _named(each, is_secret or _is_secret(name, each))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _named(each, is_secret)

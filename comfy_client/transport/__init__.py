@@ -1,0 +1,1 @@
+"""The two edges of the network: HTTP and the WebSocket."""

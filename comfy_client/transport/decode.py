@@ -1,0 +1,195 @@
+"""From a frame of the socket to events: pure, and it never raises on what a server may send.
+
+Binary frames are big-endian: four bytes that name their type, then, by type,
+
+==  ==========================================================================
+1   four bytes of image format (1 JPEG, 2 PNG), the picture
+2   server-internal, never sent; read like 1 should one appear
+3   four bytes n, node id of n bytes, text; since 2026, when both sides announced
+    ``supports_progress_text_metadata``, the prompt id comes before it in the same way
+4   four bytes n, n bytes of JSON that name node and prompt, the picture
+==  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ..budget import LEAST
+from ..events import (
+    FROM_SERVER,
+    Event,
+    LogsEvent,
+    PreviewEvent,
+    ProgressText,
+    TerminalEvent,
+    unknown,
+)
+from ..values import MOST_ID, MOST_LEVELS, MOST_TEXT, identifier, is_shallow, size_decoded, text
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: What we tell the server in the first message of each connection.
+HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+#: Bytes that JSON may take when it is decoded.
+MOST_DECODED: Final = 64 << 20
+#: Bytes of what a picture's metadata may have: 300 are usual.
+MOST_METADATA: Final = 1 << 20
+
+#: Characters of JSON that cannot nest too deep.
+_NO_MATTER = 2 * MOST_LEVELS
+#: How much more memory than its text a JSON takes, at the most.
+_IN_MEMORY = 24
+#: Of a frozen event; by its slot, since this is done for each message.
+_set_nbytes: Callable[[Event, int], None] = vars(Event)["nbytes"].__set__
+#: As ``json.loads``, which looks at its arguments each time.
+_loads: Callable[[str], Any] = json.JSONDecoder().decode
+
+#: Type, and by it a format or a size.
+_HEAD = struct.Struct(">II")
+_FORMATS = {1: "image/jpeg", 2: "image/png"}
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+)
+
+
+def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
+    """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
+    said = str(data, "utf-8", "replace")
+    nbytes = LEAST + _IN_MEMORY * len(said)
+    if nbytes > MOST_DECODED and (nbytes := _size(said)) > MOST_DECODED:
+        log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
+        return ()
+    try:
+        message = _loads(said)
+    except (ValueError, RecursionError):
+        log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
+        return ()
+    if len(said) > _NO_MATTER and _is_deep(said, message):
+        log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
+        return ()
+    kind = message.get("type") if isinstance(message, dict) else None
+    if not isinstance(kind, str) or not kind:
+        log.debug("skipped a message of %d bytes without a type", len(data))
+        return ()
+    payload = message.get("data")
+    make = FROM_SERVER.get(kind)
+    if make is None or not isinstance(payload, Mapping):
+        event: Event = unknown(identifier(kind) or "", message)
+    else:
+        event = make(payload)
+    # Long ones are counted, unless they come all the time and the newest takes their place.
+    if len(said) > _NO_MATTER and kind != "progress_state":
+        nbytes = _size(said)
+    # Not by what makes it, which history uses too, and which knows no message.
+    _set_nbytes(event, nbytes)
+    if isinstance(event, LogsEvent):
+        return (event, *_terminal(event))
+    return (event,)
+
+
+def _size(said: str) -> int:
+    """About how many bytes an event takes whose JSON this is."""
+    # A single sign may have all of a text take four bytes each.
+    return LEAST + size_decoded(said) + sys.getsizeof(said) - len(said)
+
+
+def _is_deep(said: str, message: object) -> bool:
+    """Whether a JSON text nests too deep; the brackets that it opens tell quickly of most."""
+    return said.count("[") + said.count("{") > MOST_LEVELS and not is_shallow(message)
+
+
+def _terminal(event: LogsEvent) -> tuple[Event, ...]:
+    return tuple(
+        TerminalEvent(
+            name="terminal",
+            nbytes=LEAST + sys.getsizeof(entry.text),
+            time=entry.time,
+            text=entry.text,
+        )
+        for entry in event.entries
+    )
+
+
+def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
+    """The events of a binary frame; none when it is broken or of a type unknown here."""
+    frame = memoryview(data)
+    kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)
+    if kind in (1, 2):
+        picture = frame[8:]
+        mime = _FORMATS.get(number) or _sniff(picture)
+        if not picture:
+            return ()
+        nbytes = LEAST + len(frame)
+        return (PreviewEvent(name="b_preview", mime=mime, view=picture, nbytes=nbytes),)
+    if kind == 3:
+        node, said = _prefixed(frame, number)
+        if node is not None:
+            words = text(str(said[: 4 * MOST_TEXT], "utf-8", "replace")) or ""
+            return (
+                ProgressText(
+                    name="progress_text",
+                    nbytes=LEAST + sys.getsizeof(words),
+                    node=identifier(str(node[: 4 * MOST_ID], "utf-8", "replace")) or None,
+                    text=words,
+                ),
+            )
+    if kind == 4:
+        header, picture = _prefixed(frame, number)
+        about, nbytes = _object(header)
+        if about is not None and picture:
+            return _with_metadata(about, picture, nbytes + len(frame))
+    log.debug("skipped a binary frame of %d bytes, type %d", len(frame), kind)
+    return ()
+
+
+def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
+    """The part of that size behind type and size, and what follows; ``None``: too short."""
+    end = 8 + size
+    return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
+
+
+def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
+    """The metadata of a picture, and about how many bytes they take; ``None``: there are none."""
+    if header is None or len(header) > MOST_METADATA:
+        return None, 0
+    said = str(header, "utf-8", "replace")
+    try:
+        about = _loads(said)
+    except (ValueError, RecursionError):
+        return None, 0
+    is_one = isinstance(about, dict) and not (len(said) > _NO_MATTER and _is_deep(said, about))
+    return (about, _size(said)) if is_one else (None, 0)
+
+
+def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -> tuple[Event, ...]:
+    facts: dict[str, Any] = {
+        "raw": about,
+        "nbytes": nbytes,
+        "mime": text(about.get("image_type"), MOST_ID) or _sniff(picture),
+        "view": picture,
+        "prompt_id": identifier(about.get("prompt_id")),
+        "node_id": identifier(about.get("node_id")),
+        "display_node_id": identifier(about.get("display_node_id")),
+        "parent_node_id": identifier(about.get("parent_node_id")),
+        "real_node_id": identifier(about.get("real_node_id")),
+    }
+    return tuple(
+        PreviewEvent(name=name, **facts) for name in ("b_preview_with_metadata", "b_preview")
+    )
+
+
+def _sniff(picture: memoryview) -> str:
+    """The MIME type by the first bytes, for a format that the header does not know."""
+    start = bytes(picture[:12])
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return "image/webp"
+    return next((mime for magic, mime in _MAGIC if start.startswith(magic)), "image/jpeg")

@@ -1,0 +1,183 @@
+"""What failed, in one clear line, and who is away; shared by HTTP and the socket."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from types import CodeType, TracebackType
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+
+Error = TypeVar("Error", bound=BaseException)
+
+#: TLS may say so of any connection that ends too early, the request being sent already.
+_CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
+    """An exception and all that it wraps; libraries keep them as reasons and arguments too.
+
+    ``outer`` is what was being handled when the call began that failed with it, no cause of it.
+    """
+    todo: list[object] = [exc]
+    seen = {id(outer)}
+    while todo:
+        item = todo.pop(0)
+        if not isinstance(item, BaseException) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
+
+
+def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
+    """What a handler of a signal has raised, in an exception or in what that wraps.
+
+    ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
+    The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None  # handlers run in that one only
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    for cause in causes(exc, outer):
+        if not isinstance(cause, Exception):
+            return cause
+        if type(cause).__module__.startswith(("requests.", "urllib3.")):
+            continue  # has the traceback of what it wraps
+        step = cause.__traceback__
+        while step is not None:
+            if step.tb_frame.f_code in handlers:
+                return cause
+            step = step.tb_next
+    return None
+
+
+def _code_of(handler: object) -> CodeType | None:
+    """What runs when a signal comes: of a function, a method, a partial or an object."""
+    handler = getattr(handler, "func", handler)
+    handler = getattr(handler, "__func__", handler)
+    if not hasattr(handler, "__code__"):
+        # To have it, not to know whether there is one.
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def explain(
+    exc: BaseException, what: str, url: str, outer: BaseException | None = None
+) -> ComfyError:
+    """Our error for a failed connection.  ``what`` names the request, ``url`` has no secret."""
+    chain = list(causes(exc, outer))
+    for cause in chain:
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
+            return _about_tls(cause, url)
+        if isinstance(cause, socket.gaierror):
+            host = urlsplit(url).hostname
+            if cause.errno == socket.EAI_AGAIN:  # offline for a moment, as after sleep
+                return ServerUnreachable(f"{url}: no name server tells now who {host!r} is")
+            return ServerUnreachable(f"{url}: the name {host!r} is not known", retryable=False)
+        if isinstance(cause, ConnectionRefusedError):
+            return ServerUnreachable(
+                f"{url}: connection refused; is ComfyUI running, and on this port? "
+                "(8188 by default, 8000 for the desktop app)"
+            )
+    for cause in chain:
+        if isinstance(cause, TimeoutError):
+            return RequestTimeout(f"{what}: no complete answer in time")
+        if isinstance(cause, OSError) and cause.errno is not None and _is_no_route(cause):
+            return ServerUnreachable(f"{url}: {told(cause)}")
+    return TransportError(f"{what}: the connection was cut before the answer was whole")
+
+
+def is_of_the_system(exc: BaseException) -> bool:
+    """Whether the words of an exception are the system's, or Python's, and no server's."""
+    if isinstance(exc, ssl.SSLError | ConnectionError | TimeoutError):
+        return True
+    # Libraries raise bare ones, with what a proxy has said.
+    return isinstance(exc, OSError) and isinstance(exc.errno, int) and _is_builtin(exc)
+
+
+def _is_builtin(exc: BaseException) -> bool:
+    return type(exc).__module__ in ("builtins", "socket", "ssl")
+
+
+def told(exc: BaseException) -> str:
+    """What an exception of the system says, in one line."""
+    return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
+
+
+def bare(exc: Error) -> Error:
+    """An exception without the frames and the chain in which libraries hold what was sent."""
+    exc.__cause__ = exc.__context__ = exc.__traceback__ = None
+    return exc
+
+
+def without_libraries(exc: BaseException) -> BaseException:
+    """What passes through, such as a Ctrl-C, without what libraries were at, with what headers."""
+    seen: set[int] = set()
+    each: BaseException | None = exc
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        each.__traceback__ = _of_others(each.__traceback__)
+        if each.__context__ is not None and _is_of_library(type(each.__context__).__module__):
+            each.__context__ = None
+        each = each.__context__
+    return exc
+
+
+def _of_others(step: TracebackType | None) -> TracebackType | None:
+    steps = []
+    while step is not None:
+        if not _is_of_library(step.tb_frame.f_globals.get("__name__", "")):
+            steps.append(step)
+        step = step.tb_next
+    made: TracebackType | None = None
+    for step in reversed(steps):
+        made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return made
+
+
+def _is_of_library(module: str) -> bool:
+    return f"{module}.".startswith(_LIBRARIES)
+
+
+_LIBRARIES: Final = ("requests.", "urllib3.", "http.client.", "websocket.", "socks.")
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """A text on one line, in which no sign does anything to a log or a terminal."""
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def is_for_another(status: int) -> bool:
+    """Whether a proxy answered for a server that is away."""
+    return status in (502, 503, 504) or 520 <= status <= 527
+
+
+def is_away(exc: Exception) -> bool:
+    """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
+    if isinstance(exc, ApiError):
+        return is_for_another(exc.status)
+    return isinstance(exc, TransportError)
+
+
+def _is_no_route(exc: OSError) -> bool:
+    return not isinstance(exc, ConnectionError | ssl.SSLError)
+
+
+def _about_tls(exc: ssl.SSLError, url: str) -> ServerUnreachable:
+    reason = getattr(exc, "verify_message", "") or exc.reason or str(exc)
+    if "WRONG_VERSION" in str(exc).upper() or "RECORD_LAYER" in str(exc).upper():
+        advice = "the server speaks plain http; use http:// in host"
+    elif isinstance(exc, ssl.SSLCertVerificationError):
+        advice = "pass verify='ca.pem' with the CA that signed it (or verify=False to trust anyone)"
+    else:
+        advice = "check https, verify= and cert="
+    return ServerUnreachable(f"{url}: TLS failed ({reason}); {advice}", retryable=False)

@@ -1,0 +1,228 @@
+"""Answers of the server, and the typed error for each that says no."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ComfyError,
+    Conflict,
+    NotFound,
+    NotSupported,
+    UnexpectedResponse,
+    UploadTooLarge,
+)
+from ..since import who_has
+from .failures import is_for_another
+
+_SHOWN = 200
+#: Characters of a text that an error keeps, and in which patterns are looked for.
+_KEPT = 2000
+#: Bytes of an answer that an error decodes.
+_READ = 1 << 20
+#: What servers with TLS say to those who come without: nginx, Apache, those written in Go.
+_WANTS_TLS = re.compile(
+    r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
+    re.IGNORECASE,
+)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@attrs.frozen
+class Answer:
+    """A complete answer."""
+
+    method: str
+    path: str
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    content: bytes = attrs.field(repr=False)
+    url: str = attrs.field(default="", repr=False)  #: Without query.
+    #: Takes our secrets out of a text, or out of the texts in JSON: some pages repeat the request.
+    redact: Callable[[Any], Any] = attrs.field(default=_as_it_is, repr=False, eq=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not what redacts: it knows the secrets.
+        facts = (self.method, self.path, self.status, self.headers, self.content, self.url)
+        return Answer, facts
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.content.decode("utf-8", "replace")
+
+    @property
+    def kind(self) -> str:
+        """The content type without its parameters, ``""`` when there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is for people to read: a login page, an error page of a proxy."""
+        return "html" in self.kind
+
+    def json(self) -> Any:
+        """The body as JSON; :class:`UnexpectedResponse` when it is none."""
+        with suppress(ValueError, RecursionError):
+            return json.loads(self.content)
+        raise unexpected(self, "JSON")
+
+    @property
+    def start(self) -> str:
+        """The beginning of the body as text, without our secrets, none of which is cut in two."""
+        text: str = self.redact(self.content[:_READ].decode("utf-8", "replace"))
+        return text[:_KEPT]
+
+    @property
+    def words(self) -> str:
+        """The beginning of the body as text, as it came: what patterns are looked for in."""
+        return self.content[:_KEPT].decode("utf-8", "replace")
+
+    def facts(self) -> dict[str, Any]:
+        """What errors keep of it; ``body`` decoded when it is JSON of up to 1 MiB.
+
+        Else its beginning.
+        """
+        body: Any = self.start or None
+        if "json" in self.kind and len(self.content) <= _READ:
+            with suppress(ValueError, RecursionError):
+                # Decoded first: a weak secret may be a word of the format, or a number.
+                body = self.redact(json.loads(self.content))
+        return {"method": self.method, "path": self.path, "status": self.status, "body": body}
+
+
+@attrs.define(eq=False)
+class Download:
+    """A body on its way: iterate over its chunks, which ends in an error when it is cut."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    length: int | None  #: Bytes; ``None`` when the server did not say.
+    _chunks: Iterator[bytes] = attrs.field(repr=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks of up to 512 KiB."""
+        return self._chunks
+
+
+def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
+    """The error for an answer that is no ``due``, such as "JSON"."""
+    start = " ".join(answer.start.split())[:_SHOWN]
+    guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
+    facts = answer.facts() | {"body": answer.start}
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: expected {due}, got "
+        f"{answer.kind[:80] or 'no content type'} ({guess}): {start!r}",
+        **facts,
+    )
+
+
+def route_is_missing(answer: Answer) -> bool:
+    """Whether an answer says "no such route" rather than "no such thing".
+
+    ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
+    GET, and 404 with a content type, which the 404 of a real route does not have or has as
+    JSON or plain text.  Its aiohttp before 3.10 answers with aiohttp's own words.
+    """
+    if answer.status in (405, 501):
+        return True
+    by_catch_all = answer.kind == "application/octet-stream"
+    return answer.status == 404 and (by_catch_all or answer.content == b"404: Not Found")
+
+
+def wants_tls(answer: Answer) -> bool:
+    """Whether plain HTTP came to who speaks TLS only, and says so."""
+    return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
+
+
+def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
+    """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
+    status = answer.status
+    facts = answer.facts()
+    what = f"{answer.method} {answer.url}"
+    reason = _reason(answer, facts["body"])
+    if status < 400:
+        return UnexpectedResponse(f"{what}: {_about_redirect(answer)}", **facts)
+    if wants_tls(answer):
+        return UnexpectedResponse(f"{what}: {status}{reason}; use https:// in host", **facts)
+    if status == 401:
+        return AuthenticationError(f"{what}: 401{reason}", **facts)
+    if status == 403:
+        return AuthenticationError(
+            f"{what}: 403 forbidden{reason}. ComfyUI says so when a request's Origin differs "
+            "from its Host (an Origin among headers=, or a proxy that rewrites Host); otherwise "
+            "it comes from a login layer before it",
+            **facts,
+        )
+    if route_is_missing(answer):
+        has_it = who_has(answer.method, route)
+        newer = f"; {has_it} has it" if has_it else ""
+        return NotSupported(f"{what}: this server has no such route ({status}){newer}", **facts)
+    if status == 404:
+        return NotFound(f"{what}: not found{reason}", **facts)
+    if status == 409:
+        return Conflict(f"{what}: conflict{reason}", **facts)
+    if status == 413:
+        return _too_large(answer, size, what, facts)
+    if status == 500 and "Server got itself in trouble" in answer.words:
+        return ApiError(
+            f"{what}: 500, the server stumbled over an argument; its log says why", **facts
+        )
+    if is_for_another(status) and "json" not in answer.kind:  # ComfyUI's own words are JSON
+        reason += ". A proxy says this when the server behind it does not answer"
+    return ApiError(f"{what}: {status}{reason}", **facts)
+
+
+def _too_large(
+    answer: Answer, size: int | None, what: str, facts: dict[str, Any]
+) -> UploadTooLarge:
+    found = re.search(r"body size (\d{1,18})\S{0,99} exceeded", answer.words)
+    limit = int(found[1]) if found else None
+    return UploadTooLarge(
+        f"{what}: {size or 'too many'} bytes are more than "
+        f"{f'the {limit} that ComfyUI accepts' if limit else 'a proxy accepts'}; raise "
+        f"{'--max-upload-size' if limit else 'the body limit of the proxy'} or send less",
+        size=size,
+        limit=limit,
+        **facts,
+    )
+
+
+def _about_redirect(answer: Answer) -> str:
+    target = answer.headers.get("location", "")
+    try:
+        to, here = urlsplit(target), urlsplit(answer.url)
+        shown = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
+        shown = answer.redact(shown + to.path)[:_SHOWN]
+        if to.hostname == here.hostname and to.scheme not in ("", here.scheme):
+            return f"{answer.status}, redirected to {shown}; use {to.scheme}:// in host"
+    except ValueError:
+        shown = "what is no URL"
+    return (
+        f"{answer.status}, redirected to {shown or 'nowhere'}, which is not followed: "
+        "a login page, or not the address of the ComfyUI"
+    )
+
+
+def _reason(answer: Answer, body: Any) -> str:
+    if isinstance(body, dict):
+        body = body.get("error", body)
+        if isinstance(body, dict):
+            body = body.get("message", body)
+    if answer.is_page:  # a proxy's own words stand in the title
+        title = re.search(r"<title>(?:\d+ )?([^<]*)</title>", str(body), re.IGNORECASE)
+        body = title and title[1]
+    said = " ".join(str(body or "").split()).removeprefix(f"{answer.status}: ")
+    return f": {said[:_SHOWN]}" if said else ""

@@ -1,0 +1,317 @@
+"""Files of the server on our disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from comfy_client.jobs.files import MAX_NAME, safe_name, target_path, write_atomically
+from tests.conftest import examples
+
+DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]
+NAMES = st.one_of(
+    st.text(),
+    st.text(alphabet="./\\: \x00aN\u202e\ud800", max_size=12),
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["", " ", ".", "a/", "..\\"]),
+        st.sampled_from(DEVICES),
+        st.sampled_from(["", ".png", " .png", ".", " ", ":x", ".tar.gz"]),
+    ),
+    st.builds(
+        lambda a, n, b: a * n + b,
+        st.sampled_from("a\u00e4\U0001f600."),
+        st.integers(0, 400),
+        st.text(),
+    ),
+)
+
+
+@given(NAMES)
+@example("..")
+@example("")
+@example("\u00e4" * 300 + ".png")
+def test_a_safe_name_is_one_harmless_component(name):
+    """On POSIX and on Windows, whatever came."""
+    safe = safe_name(name)
+    assert safe
+    assert len(safe.encode()) <= MAX_NAME
+    for path in (PurePosixPath("folder") / safe, PureWindowsPath("folder") / safe):
+        assert path.name == safe
+        assert path.parent.name == "folder"
+    assert not set(safe) & set('/\\<>:"|?*')
+    assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in safe)
+    assert not safe.startswith((".", " "))
+    assert not safe.endswith((".", " "))
+    assert safe.split(".")[0].strip().upper() not in {name.upper() for name in DEVICES}
+
+
+@given(NAMES)
+def test_a_safe_name_stays_as_it_is(name):
+    """Asked twice, it says the same."""
+    assert safe_name(safe_name(name)) == safe_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ComfyUI_00001_.png",
+        "a b&c#d%.png",
+        "Bild \u00e4\u00f6\u4f60\u597d.webp",
+        "a.tar.gz",
+        "contact.png",
+        "x",
+        "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469.png",
+    ],
+)
+def test_ordinary_names_are_kept(name):
+    """With spaces, signs and all scripts."""
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("..\\..\\boot.ini", "boot.ini"),
+        ("C:\\x\\a.png", "a.png"),
+        ("a.png:stream", "a.png_stream"),
+        ("/", "file"),
+        ("..", "file"),
+        (".bashrc", "bashrc"),
+        ("nul.png", "_nul.png"),
+        ("CON", "_CON"),
+        ("a.png. . ", "a.png"),
+        ("a\x00\nb.png", "ab.png"),
+        ("photo\u202egnp.exe", "photognp.exe"),
+        ("a\u061cb\u200fc\ufeffd\u2060e\u206af.png", "abcdef.png"),
+        ("a\ud800.png", "a.png"),
+    ],
+)
+def test_names_that_would_do_harm_are_made_harmless(name, safe):
+    """One line for each trick."""
+    assert safe_name(name) == safe
+
+
+def test_a_long_name_keeps_its_ending():
+    """And is cut between letters."""
+    safe = safe_name("\u00e4" * 300 + ".png")
+    assert safe.endswith("\u00e4.png")
+    assert len(safe.encode()) <= MAX_NAME
+
+
+# -- where --------------------------------------------------------------------------------
+
+
+def test_a_folder_takes_the_servers_name_and_a_file_its_own(tmp_path):
+    """A folder is what exists as one, or ends in a separator."""
+    assert target_path(tmp_path, "a.png") == (tmp_path / "a.png", "number")
+    assert target_path(str(tmp_path), "x/a.png") == (tmp_path / "a.png", "number")
+    assert target_path(f"{tmp_path}/new/", "a.png") == (tmp_path / "new" / "a.png", "number")
+    assert target_path(tmp_path / "new", "a.png") == (tmp_path / "new", "overwrite")
+    assert target_path(tmp_path, "a.png", "skip") == (tmp_path / "a.png", "skip")
+    assert target_path("b.png", "a.png", "number") == (Path("b.png"), "number")
+
+
+def test_a_rule_that_does_not_exist_is_refused(tmp_path):
+    """With those that do."""
+    with pytest.raises(ValueError, match="'number', 'skip' or 'overwrite'"):
+        target_path(tmp_path, "a.png", "rename")
+
+
+@given(NAMES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_name_leaves_the_folder(tmp_path, name):
+    """The parent is the folder, for every name."""
+    target, _ = target_path(tmp_path, name)
+    assert target.parent == tmp_path
+    assert os.path.dirname(os.path.abspath(target)) == str(tmp_path)
+
+
+@given(NAMES)
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_name_can_be_written(tmp_path, name):
+    """The file system takes what safe_name gives, numbered too."""
+    target, rule = target_path(tmp_path, name)
+    first = write_atomically(target, [b"1"], if_exists=rule)
+    second = write_atomically(target, [b"2"], if_exists=rule)
+    assert first != second
+    assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
+    assert first.parent == second.parent == tmp_path
+
+
+# -- writing ------------------------------------------------------------------------------
+
+
+def listing(folder: Path) -> list[str]:
+    """All names in a folder."""
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    """From chunks of any kind of bytes, and readable as any new file is."""
+    target = tmp_path / "a" / "b" / "c.bin"
+    assert write_atomically(target, [b"12", memoryview(b"34")], if_exists="overwrite") == target
+    assert target.read_bytes() == b"1234"
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_numbers_go_on_until_one_is_free(tmp_path):
+    """name.png, name (1).png, name (2).png."""
+    target = tmp_path / "a.png"
+    written = [write_atomically(target, [b"%d" % n], if_exists="number") for n in range(3)]
+    assert [path.name for path in written] == ["a.png", "a (1).png", "a (2).png"]
+    assert [path.read_bytes() for path in written] == [b"0", b"1", b"2"]
+
+
+def test_thousands_of_a_name_are_not_tried_one_by_one(tmp_path, monkeypatch):
+    """For each that is saved anew."""
+    for number in range(300):
+        (tmp_path / (f"a ({number}).png" if number else "a.png")).touch()
+    tried = []
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda *names: (tried.append(names), link(*names)))
+    asked = []
+    lexists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: (asked.append(path), lexists(path))[1])
+    written = write_atomically(tmp_path / "a.png", [b"1"], if_exists="number")
+    assert written.name == "a (300).png"
+    assert len(tried) + len(asked) < 30
+
+
+def test_skip_leaves_what_is_there_and_reads_nothing(tmp_path):
+    """The chunks are not touched."""
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+
+    def chunks():
+        raise AssertionError("asked for")
+        yield b""
+
+    assert write_atomically(target, chunks(), if_exists="skip") == target
+    assert target.read_bytes() == b"old"
+
+
+def test_overwrite_replaces(tmp_path):
+    """And leaves nothing else."""
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+    write_atomically(target, [b"new"], if_exists="overwrite")
+    assert target.read_bytes() == b"new"
+    assert listing(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("rule", ["number", "skip", "overwrite"])
+@pytest.mark.parametrize("failure", [OSError("cut"), KeyboardInterrupt()])
+def test_a_failure_leaves_no_file(tmp_path, rule, failure):
+    """Neither under the final name nor a temporary one; the error comes through."""
+    seen = []
+
+    def chunks():
+        yield b"x" * 100_000
+        seen.extend(listing(tmp_path))
+        raise failure
+
+    with pytest.raises(type(failure)):
+        write_atomically(tmp_path / "a.png", chunks(), if_exists=rule)
+    assert len(seen) == 1
+    assert seen[0] != "a.png"
+    assert listing(tmp_path) == []
+
+
+def test_a_failed_overwrite_keeps_the_old_file(tmp_path):
+    """It is replaced by a complete one or not at all."""
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+
+    def chunks():
+        yield b"new"
+        raise OSError("cut")
+
+    with pytest.raises(OSError, match="cut"):
+        write_atomically(target, chunks(), if_exists="overwrite")
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_who_comes_between_is_not_overwritten(tmp_path, links, monkeypatch):
+    """A file that appears while we write keeps its name, with hard links and without."""
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    target = tmp_path / "a.png"
+
+    def chunks(text):
+        target.write_bytes(b"theirs")
+        yield text
+
+    assert write_atomically(target, chunks(b"ours"), if_exists="number").name == "a (1).png"
+    assert target.read_bytes() == b"theirs"
+    target.unlink()
+    assert write_atomically(target, chunks(b"ours"), if_exists="skip") == target
+    assert target.read_bytes() == b"theirs"
+    assert listing(tmp_path) == ["a (1).png", "a.png"]
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+def test_a_name_that_was_claimed_is_given_back(tmp_path, monkeypatch):
+    """Without hard links, a rename that fails leaves no empty file."""
+    monkeypatch.setattr(os, "link", _no_links)
+    monkeypatch.setattr(os, "replace", _no_links)
+    with pytest.raises(OSError, match="no hard links"):
+        write_atomically(tmp_path / "a.png", [b"1"], if_exists="number")
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_many_writers_of_one_name_each_get_their_own(tmp_path, links, monkeypatch):
+    """No file is lost, none is mixed."""
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    start = threading.Barrier(8)
+    written = []
+
+    def write(number: int) -> None:
+        start.wait(10)
+        path = write_atomically(tmp_path / "a.png", [b"%d" % number] * 1000, if_exists="number")
+        written.append((path, number))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len({path for path, _ in written}) == 8
+    assert all(path.read_bytes() == b"%d" % number * 1000 for path, number in written)
+    assert len(listing(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("rule", ["number", "overwrite", "skip"])
+def test_a_link_in_the_folder_leads_nowhere(tmp_path, rule):
+    """Its goal outside is neither written nor made, whether it exists or not."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").symlink_to(outside)
+    write_atomically(folder / "a.png", [b"new"], if_exists=rule)
+    assert not outside.exists()
+    outside.write_bytes(b"precious")
+    write_atomically(folder / "a.png", [b"newer"], if_exists=rule)
+    assert outside.read_bytes() == b"precious"
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    """Numbered beside it, or refused in one clear line."""
+    (tmp_path / "a.png").mkdir()
+    assert write_atomically(tmp_path / "a.png", [b"1"], if_exists="number").name == "a (1).png"
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        write_atomically(tmp_path / "a.png", [b"1"], if_exists="overwrite")

@@ -1,0 +1,312 @@
+"""Who runs and who waits, and for how long a look at that holds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    NotSupported,
+    RequestTimeout,
+    ServerUnreachable,
+    UnexpectedResponse,
+)
+from comfy_client.jobs import queue_monitor as standing
+from comfy_client.jobs.queue_monitor import Lookout, Standing, find, heeds_id, spellings
+from comfy_client.models import JobInfo, JobPage, Queue
+from comfy_client.routes.prompts import MARK
+from comfy_client.transport.failures import is_away
+from comfy_client.transport.websocket import State
+from tests.helpers.interrupts import at_each_step
+
+GRAPH = {"1": {"class_type": "A", "inputs": {}}}
+
+
+def item(number, prompt_id, mark=None, client_id="me"):
+    extra = {} if mark is None else {MARK: mark, "client_id": client_id}
+    return [number, prompt_id, GRAPH, extra, []]
+
+
+def record(prompt_id, mark=None, client_id="me"):
+    return {"prompt": item(1, prompt_id, mark, client_id), "outputs": {}}
+
+
+class Client:
+    """What a look needs of its client."""
+
+    def __init__(self, *, jobs=None, running=(), pending=()):
+        self._connection = SimpleNamespace(state=State.CONNECTED, generation=1)
+        self._status_at = time.monotonic()
+        self._departed = 4
+        self.jobs = jobs
+        self.queue = {"queue_running": list(running), "queue_pending": list(pending)}
+        self.asked = []
+
+    def get_jobs(self, status):
+        self.asked.append("jobs")
+        if isinstance(self.jobs, Exception):
+            raise self.jobs
+        if isinstance(self.jobs, JobPage):
+            return self.jobs
+        return JobPage(jobs=tuple(JobInfo.from_json(job) for job in self.jobs))
+
+    def get_queue(self):
+        self.asked.append("queue")
+        return Queue.from_json(self.queue)
+
+
+# -- a look ------------------------------------------------------------------------------
+
+
+def test_a_standing_knows_places():
+    """What runs counts as before what waits."""
+    found = Standing(running=("r",), pending=("a", "b"))
+    assert [one in found for one in ("r", "b", "x")] == [True, True, False]
+    assert [found.ahead(one) for one in ("r", "a", "b")] == [None, 1, 2]
+    assert found.first_of({"b", "a"}) == "a"
+    assert found.first_of({"x"}) is None
+
+
+def test_the_jobs_api_is_preferred_but_has_no_graphs():
+    """It carries nobody's workflows; those only the queue tells."""
+    listed = [
+        {"id": "b", "status": "pending", "priority": 7},
+        {"id": "r", "status": "in_progress", "priority": 9},
+        {"id": "a", "status": "pending", "priority": 2},
+        {"id": "c", "status": "pending", "priority": "first"},
+    ]
+    api = Client(jobs=listed, running=[item(9, "r")], pending=[item(7, "b"), item(2, "a")])
+    lookout = Lookout()
+    found = lookout.look(api, graphs=False)
+    assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
+    assert found.departed == 4
+    found = lookout.look(api, graphs=True)
+    assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
+    assert api.asked == ["jobs", "queue"]
+
+
+def test_a_status_that_nobody_knows_is_no_end():
+    """What has ended is not there; all else is."""
+    words = ("completed", "failed", "cancelled", "paused")
+    found = Lookout().look(Client(jobs=[{"id": s, "status": s} for s in words]), graphs=False)
+    assert (found.running, found.pending) == ((), ("paused",))
+
+
+def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
+    """A server that gives pages unasked is asked for its queue, from then on at once."""
+    first = JobInfo.from_json({"id": "a", "status": "in_progress"})
+    page = JobPage(jobs=(first,), limit=1, total=2, has_more=True)
+    api = Client(jobs=page, running=[item(0, "a")], pending=[item(1, "b")])
+    lookout = Lookout()
+    for _ in range(2):
+        assert "b" in lookout.look(api, graphs=False)
+    assert api.asked == ["jobs", "queue", "queue"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        NotSupported("no such route", status=404),
+        ApiError("it is broken", status=500),
+        UnexpectedResponse("a page"),
+    ],
+)
+def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(failure):
+    """Nor is one relied on that fails."""
+    api = Client(jobs=failure, pending=[item(2, "a")])
+    lookout = Lookout()
+    assert lookout.look(api, graphs=False).pending == ("a",)
+    assert lookout.look(api, graphs=False).pending == ("a",)
+    assert api.asked == ["jobs", "queue", "queue"]
+
+
+@pytest.mark.parametrize(
+    "failure", [ServerUnreachable("gone"), ApiError("", status=503), AuthenticationError("")]
+)
+def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
+    """The queue would fail as well."""
+    api = Client(jobs=failure)
+    with pytest.raises(type(failure)):
+        Lookout().look(api, graphs=False)
+    assert api.asked == ["jobs"]
+
+
+# -- how long it holds -------------------------------------------------------------------
+
+
+@pytest.fixture
+def looked():
+    """A look, and its client."""
+    api = Client(jobs=[{"id": "a", "status": "pending"}])
+    lookout = Lookout()
+    return lookout, lookout.look(api, graphs=False), api
+
+
+def test_a_look_holds_while_the_socket_says_nothing_new(looked):
+    """Each change of the queue is broadcast."""
+    lookout, found, api = looked
+    assert lookout.still_holds(api) is found
+    api._status_at = time.monotonic()
+    assert lookout.still_holds(api) is None
+
+
+def test_what_changed_during_the_look_may_not_be_in_it(looked):
+    """A ``status`` that came between question and answer."""
+    lookout, _, api = looked
+    api._status_at = lookout.at
+    assert lookout.still_holds(api) is None
+
+
+@pytest.mark.parametrize(
+    "link", [{"state": State.WAITING, "generation": 1}, {"state": State.CONNECTED, "generation": 2}]
+)
+def test_a_look_does_not_outlast_its_socket(looked, link):
+    """Something may have been said while there was none."""
+    lookout, _, api = looked
+    api._connection = SimpleNamespace(**link)
+    assert lookout.still_holds(api) is None
+
+
+def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
+    """What was decided on it stands, or it holds no more."""
+    lookout, found, api = looked
+    last = lookout._last
+    results = []
+
+    def ask():
+        lookout._last = last
+        results.append(lookout.still_holds(api))
+
+    within = lambda frame: frame.f_code.co_name == "still_holds"  # noqa: E731
+    assert set(at_each_step(ask, lookout.forget, within)) == {None}
+    assert set(map(id, results)) <= {id(found), id(None)}
+
+
+def test_a_look_does_not_hold_for_ever(looked, monkeypatch):
+    """The socket may be deaf."""
+    lookout, _, api = looked
+    monkeypatch.setattr(standing, "LOOK_AGAIN", 0.0)
+    assert lookout.still_holds(api) is None
+    assert Lookout().still_holds(api) is None
+
+
+def test_a_look_that_took_long_has_to_do_for_a_while(monkeypatch):
+    """The rarer, the longer it took; what our own hand has changed is looked at anew."""
+    api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
+    monkeypatch.setattr(standing, "LONG", 0.0)
+    lookout = Lookout()
+    assert lookout.spared() is None
+    monkeypatch.setattr(standing, "REST", 1e6)
+    found = lookout.look(api, graphs=False)
+    kept = lookout.spared()
+    assert (kept.pending, kept.graphs) == (found.pending, {})  # graphs are for who asked
+    lookout.forget()
+    assert lookout.spared() is None
+    monkeypatch.setattr(standing, "LONG", 5.0)
+    lookout.look(api, graphs=False)
+    assert lookout.spared() is None
+
+
+def test_a_look_that_had_to_wait_took_not_long(monkeypatch):
+    """On a slow line or a busy machine it may be repeated at once."""
+    api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
+    monkeypatch.setattr(standing, "LONG", 0.1)
+    queue = api.get_queue
+
+    def wait():
+        threading.Event().wait(0.2)
+        return queue()
+
+    api.get_queue = wait
+    lookout = Lookout()
+    lookout.look(api, graphs=False)
+    assert lookout.spared() is None
+
+
+# -- small parts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queue", "single", "recent", "found"),
+    [
+        ([item(1, "mine")], {}, {}, "mine"),
+        ([item(1, "own", "mine")], {}, {}, "own"),
+        ([], {"mine": record("mine")}, {}, "mine"),
+        ([], {}, {"own": record("own", "mine")}, "own"),
+        ([item(1, "other")], {}, {"old": record("old")}, None),
+        # Anybody may send our mark, and a server may say of any prompt that it is ours.
+        ([item(1, "theirs", "mine"), item(2, "mine")], {}, {}, "mine"),
+        ([item(1, "theirs", "mine")], {"mine": record("mine")}, {}, "mine"),
+        ([item(1, "theirs", "mine", "them")], {}, {}, None),
+        ([], {}, {"theirs": record("theirs", "mine", "them")}, None),
+        ([], {"mine": record("theirs")}, {}, None),
+        ([], {"mine": record("theirs", "mine")}, {"own": record("own", "mine")}, "own"),
+    ],
+)
+def test_a_prompt_is_found_by_its_id_or_else_by_our_mark(queue, single, recent, found):
+    """In the queue, then in its own record, then among the newest records."""
+    answers = {
+        "/queue": {"queue_running": [], "queue_pending": queue},
+        "/history/mine": single,
+        "/history": recent,
+    }
+    http = SimpleNamespace(json=lambda method, route, params, timeout: answers[route])
+    assert find(SimpleNamespace(_http=http), "mine", "me", time.monotonic() + 5) == found
+
+
+def test_an_id_as_it_was_given_counts_before_another_form_of_it():
+    """Servers before 0.25 keep what they are sent, be it in capitals."""
+    lower = "0d8a5a1c-2c75-4b43-9a5d-2f6f2c0fb0aa"
+    assert spellings(lower) == (lower,)
+    assert spellings("any text") == ("any text",)
+    assert spellings(lower.upper()) == (lower.upper(), lower)
+    assert spellings(f"{{{lower}}}") == (lower,)
+    queue = [item(1, lower), item(2, lower.upper())]
+    answer = {"queue_running": [], "queue_pending": queue}
+    api = SimpleNamespace(_http=SimpleNamespace(json=lambda *_, **__: answer))
+    end = time.monotonic() + 5
+    assert find(api, lower.upper(), "me", end) == lower.upper()
+    assert find(api, lower, "me", end) == find(api, f"{{{lower}}}", "me", end) == lower
+
+
+@pytest.mark.parametrize(
+    ("version", "heeds"),
+    [
+        ("0.3.56", False),
+        ("0.3.57", True),
+        ("0.3.75-dev", True),
+        ("v0.4.0", True),
+        ("0.26.1", True),
+        ("1.0", True),
+        ("0.2.99", False),
+        ("unknown", False),
+        (None, False),
+        ("\u0664.0", False),  # a four, but not of a version
+    ],
+)
+def test_only_the_version_says_whether_an_interrupt_heeds_the_id(version, heeds):
+    """If in doubt, it does not."""
+    stats = SimpleNamespace(comfyui_version=version)
+    assert heeds_id(SimpleNamespace(get_system_stats=lambda: stats)) is heeds
+
+
+@pytest.mark.parametrize(
+    ("failure", "away"),
+    [
+        (ServerUnreachable("gone"), True),
+        (RequestTimeout("silent"), True),
+        (ApiError("", status=502), True),
+        (ApiError("", status=524), True),
+        (ApiError("", status=500), False),
+        (AuthenticationError("", status=401), False),
+        (UnexpectedResponse("a page"), False),
+    ],
+)
+def test_a_proxy_that_answers_for_a_server_is_no_server(failure, away):
+    """It does not know what became of the request either."""
+    assert is_away(failure) is away

@@ -1,0 +1,149 @@
+"""What counts as a secret, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+
+from comfy_client.recording.secrets import MOST_WORDS, Secrets, is_secret_name
+
+SECRET = 'hünter2 "geheim"/&'
+
+
+@pytest.fixture
+def secrets() -> Secrets:
+    """That know one word."""
+    made = Secrets()
+    made.add([SECRET])
+    return made
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["api_key", "API-KEY", "apiKey", "comfy_api_key", "auth_token_comfy_org", "password", "x.pwd"],
+)
+def test_names_that_say_so_are_secret(name: str) -> None:
+    """In any spelling."""
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["seed", "text", "max_tokens", "keyword", "tokenizer", "key"])
+def test_other_names_are_not(name: str) -> None:
+    """Some only resemble one; ``key`` is one in a query."""
+    assert not is_secret_name(name)
+    assert is_secret_name(name, in_query=True) is (name == "key")
+
+
+def test_a_word_is_hidden_in_all_its_spellings(secrets: Secrets) -> None:
+    """As in a URL, in a page, in JSON within JSON."""
+    for text in (
+        SECRET,
+        quote(SECRET),
+        quote(SECRET, safe=""),
+        json.dumps(SECRET),
+        json.dumps({"a": SECRET}, ensure_ascii=False),
+        repr(SECRET),
+        SECRET.replace("&", "&amp;").replace('"', "&quot;"),
+    ):
+        hidden = secrets.hide_text(f"before {text} after")
+        assert "geheim" not in hidden
+        assert hidden.startswith("before ")
+        assert hidden.endswith(" after")
+        assert secrets.may_be_in(json.dumps({"x": text}))
+
+
+def test_json_keeps_its_form(secrets: Secrets) -> None:
+    """Lists, numbers, names stay; a key that is a secret does not."""
+    value = {"a": [1, True, None, {"token": SECRET, "seed": 5}], SECRET: "x", "api_key": ["4", 0]}
+    assert secrets.hide(value) == {
+        "a": [1, True, None, {"token": "***", "seed": 5}],
+        "***": "x",
+        "api_key": ["4", 0],
+    }
+    assert secrets.hide({"a": ["x", {"b": 1}]}, all_texts=True) == {"a": ["***", {"b": 1}]}
+
+
+def test_the_key_of_a_socket_is_secret() -> None:
+    """With it another one could take its place: of the first ``status``, say, and in texts."""
+    said = {"type": "status", "data": {"sid": "me", "credential_key": "k-12345678"}}
+    secrets = Secrets()
+    secrets.add_named([said])
+    assert secrets.hide(said)["data"] == {"sid": "me", "credential_key": "***"}
+    assert secrets.hide_text("again with k-12345678") == "again with ***"
+    text = json.dumps({"credential_key": "another-one", "X-Comfy-Credential-Key": "a-third"})
+    assert "another" not in Secrets().hide_text(text)
+    assert "third" not in Secrets().hide_text(text)
+
+
+def test_all_that_stands_below_a_secret_name_is_secret() -> None:
+    """But a list beside it, which may be a link to a node, is not."""
+    value = {"credentials": {"user": "somebody", "deep": [{"x": "hf_12345678"}]}, "token": ["4", 0]}
+    secrets = Secrets()
+    secrets.add_named([value])
+    assert secrets.hide(value) == {
+        "credentials": {"user": "***", "deep": [{"x": "***"}]},
+        "token": ["4", 0],
+    }
+    assert secrets.hide_text("sent hf_12345678 by somebody") == "sent *** by ***"
+
+
+def test_bytes_keep_their_length(secrets: Secrets) -> None:
+    """So a frame or a picture keeps its form."""
+    data = b"\x89PNG" + SECRET.encode() + b"\x00"
+    hidden = secrets.hide_bytes(data)
+    assert len(hidden) == len(data)
+    assert b"geheim" not in hidden
+
+
+def test_texts_without_secrets_stay_as_they_are(secrets: Secrets) -> None:
+    """Whatever else they hold."""
+    for text in ("a photo of a key", "basic information", "1 token", "a/b.png", "", "x@y"):
+        assert secrets.hide_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("Authorization: Basic bWU6c2VjcmV0", "Authorization: Basic ***"),
+        ('{"authorization": "Bearer abcdefgh"}', '{"authorization": "Bearer ***"}'),
+        ("curl -H 'bearer abcdefgh.x'", "curl -H 'bearer ***'"),
+        ("https://me:word@host/", "https://***@host/"),
+        ("?a=1&token=abcdef&b=2", "?a=1&token=***&b=2"),
+        ("OPENAI_API_KEY=sk-1234567", "OPENAI_API_KEY=***"),
+        ("/home/alice/x", "/home/USER/x"),
+        ("C:\\Users\\Alice Doe\\x", "C:\\Users\\USER\\x"),
+    ],
+)
+def test_what_looks_like_one_is_hidden(text: str, hidden: str) -> None:
+    """Though nobody said that it is secret."""
+    assert Secrets().hide_text(text) == hidden
+
+
+def test_the_words_are_bounded() -> None:
+    """Of tokens that change, the latest count."""
+    secrets = Secrets()
+    for start in range(0, MOST_WORDS + 200, 200):
+        secrets.add(f"token-{number:06}-x" for number in range(start, start + 200))
+    assert secrets.hide_text("token-000000-x") == "token-000000-x"
+    assert secrets.hide_text(f"token-{MOST_WORDS:06}-x") == "***"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/" * 200_000 + "site-packages token main.py @",
+        "token" * 40_000,
+        "/home" + "/" * 200_000,
+        "//a" * 70_000 + "@",
+        "bearer" + " " * 200_000,
+        "\\users\\" * 30_000,
+    ],
+)
+def test_no_text_takes_long(text: str) -> None:
+    """A server may send what it likes: time grows with its length, not faster."""
+    start = time.monotonic()
+    Secrets().hide_text(text)
+    assert time.monotonic() - start < 5
