@@ -94,27 +94,30 @@ class ComfyApi(
 ):
     """A blocking client of one ComfyUI server.
 
-    ::
+    Creating a client does no I/O; :meth:`init` (or ``with``) connects.  All methods may be
+    called from several threads.  After ``os.fork``, the child has an id and connections of its
+    own.  ``copy.copy`` makes a client with the same configuration, which does not record;
+    ``copy.deepcopy``, of a result too, keeps the same client.  A pickle contains the
+    configuration without secrets, and without ``headers``, ``session`` and ``namespace``; a
+    warning names them when it is loaded.
+
+    Example::
+
+        from comfy_client import ComfyApi, Workflow
 
         with ComfyApi("http://127.0.0.1:8188") as api:
             result = api.run(Workflow.load("txt2img.json"))
             result.images[0].save("out/")
 
-    Making one asks nothing of anybody; :meth:`init` (or ``with``) connects.  All methods
-    may be called from several threads.  After ``os.fork`` the child has an id and
-    connections of its own.  ``copy.copy`` makes a client of the same configuration, which
-    does not record; ``copy.deepcopy``, of a result too, keeps the very client.  A pickle carries
-    the configuration without any secret, and without ``headers``, ``session`` and
-    ``namespace``; where it is read, a warning names what stayed behind.
-
     Args:
         host: ``gpu-box:8188``, ``https://example.org/comfy/``, ``user:pass@host``, ...
             Without a scheme it is http, without scheme and port the port is 8188.
         client_id: Routes the server's events to this client; never share one between two.
-            ``None``: a new UUID.  A server that lets it in no more (it closes the next socket
-            with code 1008) is dialled with a fresh one.
+            ``None``: a new UUID.  If the server rejects it (closes the next socket with code
+            1008), the client continues with a new one.
         credentials: ``(username, password)``, one of the ``...Credentials`` classes, or a
-            callable that gives one, asked at each dial and again after a 401.
+            callable that returns one, which is called before each WebSocket connection and
+            again after a 401.
         user: Your id on a server with ``--multi-user``, as :meth:`create_user` returns it
             (header ``Comfy-User``).
         timeout: Seconds to connect, and for the whole answer to a call; one number means
@@ -143,13 +146,16 @@ class ComfyApi(
             than the usual, twice as much may one message of the socket have, and three times as
             much may events take that wait for receivers, and what jobs have been left so far.
 
+    Attributes:
+        client_id: The id that routes the server's events to this client.
+        timing: The times of the event thread; a subclass may set its own.
+
     Raises:
         ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
             send a POST again; ``TypeError`` for credentials.
         OSError: ``record`` cannot be written, or exists already (``FileExistsError``).
     """
 
-    #: The patience of the event thread; a subclass may set its own.
     timing: Timing = Timing()
 
     def __init__(
@@ -181,7 +187,7 @@ class ComfyApi(
             raise TypeError("client_id is a text; a port goes into host, as in 'gpu-box:8188'")
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
-        self.client_id: str = client_id or self.generate_id()  #: Ours, in queue and events.
+        self.client_id: str = client_id or self.generate_id()
         self._transport = transport
         self._http = Http(
             address,
@@ -285,41 +291,41 @@ class ComfyApi(
 
     @property
     def state(self) -> State:
-        """What the event thread is doing."""
+        """The state of the event thread."""
         return self._connection.state
 
     @property
     def connected(self) -> bool:
-        """Whether events flow over a WebSocket."""
+        """Whether the WebSocket is connected."""
         return self._connection.state is State.CONNECTED
 
     @property
     def dropped_events(self) -> int:
-        """Events that receivers and iterators were too slow for.
+        """How many events were dropped since receivers or iterators were too slow.
 
-        Previews and progress that gave way to newer ones, and what found no room: at most
-        10,000 events wait for each, and 192 MiB for all together, or three times ``max_json``.
+        These are previews and progress that newer ones replaced, and events beyond the limits:
+        10,000 for each receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
         """
         return self._receivers.dropped
 
     def init(self, timeout: float | None = 10.0) -> Self:
         """Connect, and return the client itself.
 
-        Waits until the server answers and its socket has greeted us.  Where there is HTTP
-        but no WebSocket, ``websocket_unavailable`` fires and the queue is asked over HTTP.
+        Waits until the server answers and the socket is connected.  If there is HTTP but no
+        WebSocket, ``websocket_unavailable`` fires and the client asks the queue over HTTP.
 
         Args:
-            timeout: Seconds; ``None`` waits as long as it takes.  A server that is still
-                starting (refused, or a proxy says that it is away: 502 to 504, 520 to 527) is
-                asked again until then; what will not mend fails at once.
+            timeout: Seconds; ``None``: no limit.  Until then, it retries while the server is
+                starting (connection refused, or a proxy's 502 to 504, 520 to 527); permanent
+                errors fail immediately.
 
         Raises:
-            ServerUnreachable: Nobody answers, unknown name, TLS failure.
-            AuthenticationError: 401 or 403, on HTTP or on the socket's handshake.
-            UnexpectedResponse: Something else than a ComfyUI answers.
+            ServerUnreachable: No connection, unknown host, or a TLS failure.
+            AuthenticationError: 401 or 403, over HTTP or in the socket's handshake.
+            UnexpectedResponse: The answer is not from a ComfyUI.
             RequestTimeout: Connected, but no answer in time.
-            ValueError: ``timeout`` is negative, or ``nan``; TypeError: it is no number.
-            ClientClosed: After :meth:`close`, or when it is called meanwhile.
+            ValueError: ``timeout`` is negative or ``nan``; TypeError: it is no number.
+            ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
         deadline = Limits(timeout).deadline or math.inf
         pause = FIRST_PAUSE
@@ -367,12 +373,12 @@ class ComfyApi(
         return speaks_tls(address, self._http.proxy, left, lambda _: None)
 
     def close(self) -> None:
-        """Let go of everything: at once, from any thread or callback, any number of times.
+        """Release all resources immediately: from any thread or callback, any number of times.
 
-        Waits for jobs end in :class:`ClientClosed`, and so do requests and transfers that are
-        under way in other threads (while one still looks up a name or connects, as soon as that
-        is done); the prompts go on.  Of a :meth:`map` or :meth:`sweep` that has not ended, those
-        that still wait are deleted from the queue first (5 seconds at most).
+        In other threads, waiting for jobs, requests and transfers ends in :class:`ClientClosed`
+        (during a name lookup or while connecting, as soon as that is done).  Prompts keep
+        running.  The pending prompts of a :meth:`map` or :meth:`sweep` that has not ended are
+        deleted from the queue first (5 seconds at most).
         """
         self._closed = True
         steps: list[Callable[[], object]] = [
@@ -459,35 +465,43 @@ class ComfyApi(
         on_preview: Callable[[PreviewEvent], object] | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
-        """Run a workflow and return what it left: :meth:`submit`, and :meth:`Job.result`.
+        """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
 
-        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.
-        Receivers have had all events of the prompt when it returns (unless they take more
-        than 5 seconds, or than is left of ``timeout``).
+        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.  It
+        returns after receivers have had all events of the prompt (unless they take more than 5
+        seconds, or more than is left of ``timeout``).
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                result = api.run("txt2img.json", timeout=300, on_progress=print)
+                print(result.images[0].filename)
 
         Args:
             workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
-            timeout: Seconds for all of it; ``None`` waits as long as it takes.  What then
-                became of a submission without an answer is found out in two seconds more.
-            stall_timeout: Seconds without any news of it; ``None``: for ever.  Loading a model,
-                and a long prompt of somebody else before it, are minutes without news.
+            timeout: Seconds for everything; ``None``: no limit.  If the submission got no
+                answer by then, the client looks the prompt up for two more seconds.
+            stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  Loading a
+                model, or another client's long prompt before it, can be minutes without news.
             strict: As for :meth:`submit`.
             resubmit: As for :meth:`submit`.
-            on_interrupt: Ctrl-C leaves at once, and the prompt goes on (``"leave"``), or is
-                cancelled first (``"cancel"``, 5 seconds at most).
-            on_event: Called with every event of this prompt, in this thread; also with those of
-                custom nodes whose data name it as ``prompt_id``.
+            on_interrupt: On Ctrl-C, return at once and let the prompt run (``"leave"``), or
+                cancel it first (``"cancel"``, 5 seconds at most).
+            on_event: Called with every event of this prompt, in this thread; also with events of
+                custom nodes whose data has its ``prompt_id``.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
             options: See :class:`PromptOptions`.
 
         Raises:
             PromptRejected: The server refused the workflow.
-            JobFailed: A node raised; carries node, exception and traceback.
-            JobInterrupted: Someone stopped it.
-            JobLost: The server was restarted, or the prompt deleted.
-            JobTimeout: Time ran out, or no news came; the prompt goes on.
-            SubmitUncertain: No answer to the submission, and no trace of it.
+            JobFailed: A node raised an exception, which the error describes.
+            JobInterrupted: Someone stopped the prompt.
+            JobLost: The server was restarted, or the prompt was deleted.
+            JobTimeout: Time ran out, or no news came; the prompt keeps running.
+            SubmitUncertain: The submission got no answer, and the prompt could not be found.
             WorkflowError: The graph cannot be sent.
         """
         seal(options)
@@ -532,19 +546,27 @@ class ComfyApi(
         ``POST /prompt``.  Errors of the submission are raised here, as in :meth:`run`; errors
         of the run by ``job.result()``.
 
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                job = api.submit("txt2img.json")
+                print(job.prompt_id, job.status)
+                result = job.result(timeout=300)
+
         Args:
             workflow: In API format.
-            prompt_id: Your own id, a canonical UUID never used before, for those who write it
-                down first.  ``None``: a new one.  Servers before 0.3.45 choose another:
-                ``job.prompt_id`` counts; :meth:`job` finds it by yours all the same.
-            strict: When only a part of the workflow would run, cancel it and raise
-                :class:`PromptRejected` (:class:`WorkflowError` for a link to a node that is not
-                there, which is never sent); else that is warned about, and stands in
-                ``job.node_errors``.
-            resubmit: A submission that got no answer, and of which the server shows no trace,
-                is sent again (at most twice, under the same id) instead of raising
-                :class:`SubmitUncertain`; a server that is away is waited for first, for the
-                client's ``timeout``.  If the first one was merely late, it runs twice.
+            prompt_id: Your own id, a canonical UUID never used before, if you must store it
+                before the submission.  ``None``: a new one.  Servers before 0.3.45 choose
+                another, which is ``job.prompt_id``; :meth:`job` finds the prompt by yours too.
+            strict: If only a part of the workflow would run, cancel it and raise
+                :class:`PromptRejected` (:class:`WorkflowError` for a link to a missing node,
+                which is never sent).  Otherwise this is a warning, and in ``job.node_errors``.
+            resubmit: Send a submission again (at most twice, under the same id) that got no
+                answer and cannot be found on the server, instead of raising
+                :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
+                client's ``timeout``.  If the first submission was merely late, it runs twice.
             options: See :class:`PromptOptions`.
         """
         seal(options)
@@ -554,24 +576,24 @@ class ComfyApi(
         )
 
     def job(self, prompt_id: str, workflow: AnyWorkflow | None = None) -> Job:
-        """Take up a prompt from its id alone: in another process, after a crash or restart.
+        """Attach to a prompt by its id: in another process, after a crash or restart.
 
-        Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (some
-        seconds at most; without an answer it is ``unknown``), then in the background; the job
-        ends in its result, in its error, or in :class:`JobLost` when the server knows it
-        neither here nor there.  Its events come only to the client that submitted it, unless
-        this one has the same ``client_id``; without them the end is noticed by the queue's
-        changes.
+        Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (a few
+        seconds at most; without an answer the status is ``unknown``), then in the background.
+        The job ends in its result, in its error, or in :class:`JobLost` if the server knows it
+        neither in the queue nor in the history.  Its events go only to the client that submitted
+        it, unless this one has the same ``client_id``; without them, changes of the queue show
+        its end.
 
-        No end that this client was told is taken back (it remembers the last thousand): this
-        gives the same job while anybody holds that; else an error stands as it was, and of a
-        success only the result is read from the history again.
+        An end that this client has seen is final (it remembers the last thousand).  While
+        anybody holds the job of this prompt, that job is returned; later, an error is the same
+        as before, and the result of a success is read from the history again.
 
         Args:
             prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`; a UUID in any
-                of its forms.  Servers before ComfyUI 0.3.45 choose ids themselves; by yours
-                they find only what this ``client_id`` has submitted.
-            workflow: What was submitted, for the titles of nodes; ``None``: the server tells.
+                form.  Servers before ComfyUI 0.3.45 choose ids themselves; there, your own id
+                finds only prompts that this ``client_id`` has submitted.
+            workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
         """
         self._check_open()
         return self._jobs.take_up(prompt_id, {} if workflow is None else load_graph(workflow))
@@ -579,19 +601,19 @@ class ComfyApi(
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
         """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.
 
-        Asks nothing of the server.  How a job ended, ``job.result()`` or ``job.exception()``
-        tells; this raises for none of them.
+        It sends no request, and raises no error of a job: ``job.result()`` or
+        ``job.exception()`` say how it ended.
 
         Args:
-            jobs: As :meth:`submit` and :meth:`job` return them, of other clients too; a dict by
-                job will do.
-            timeout: Seconds from this call to the last end; ``None`` waits as long as it
-                takes, ``0`` yields what has ended.
+            jobs: Jobs of :meth:`submit` and :meth:`job`, of other clients too; also a dict with
+                jobs as keys.
+            timeout: Seconds from this call to the last end; ``None``: no limit; 0: yield only
+                the jobs that have ended.
 
         Raises:
-            TimeoutError: Some have not ended within ``timeout``; they go on, and another call
-                yields them.
-            TypeError: What is given is no job; :meth:`job` makes one of a ``prompt_id``.
+            TimeoutError: Some jobs have not ended within ``timeout``; they keep running, and
+                another call yields them.
+            TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
         """
         waited_for = set(jobs)
         for job in waited_for:
@@ -643,44 +665,53 @@ class ComfyApi(
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
-        Nothing is submitted before the first ``next``.  Never are more than ``in_flight`` taken
-        whose results you have not had: endless iterables are fine, others get their turn in
-        the queue, and little is left there when something breaks.
+        Nothing is submitted before the first ``next``.  At most ``in_flight`` workflows are
+        taken whose results you have not had: infinite iterables are fine, other clients get
+        their turn in the queue, and little is left there if something breaks.
 
-        When it ends early (``break``, ``close()`` of it or of the client, Ctrl-C, an error, the
-        end of the script) those of its prompts that still wait are deleted from the queue; the
-        one that runs goes on to its end.
+        If it ends early (``break``, ``close()`` of it or of the client, Ctrl-C, an error, the
+        end of the script), its pending prompts are deleted from the queue; the running one
+        keeps running.
 
-        Once the server has taken a prompt, it is waited for when it goes away: nobody listens,
-        a proxy answers for it (502 to 504), its name is not known for a while.  What it got in
-        that time is taken up, and what surely never came is submitted again.  What it got and
-        forgot in a restart is :class:`JobLost`.
+        Once the server has accepted a prompt, outages are waited for: connection refused, a
+        proxy's 502 to 504, an unknown host for a while.  Prompts that reached the server are
+        attached again, and those that surely did not are submitted again.  A prompt that the
+        server lost in a restart is :class:`JobLost`.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                seeds = [{"KSampler.seed": seed} for seed in range(3)]
+                for result in api.map("txt2img.json", seeds):
+                    result.images[0].save("out/")
 
         Args:
             workflows: Several workflows, or with ``params`` a single one.
-            params: For each prompt the inputs that differ: ``{"KSampler.seed": 7}``, the node
+            params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``, the node
                 by id, title or class.  Each is applied to a copy.
             in_flight: How many of its prompts are in the queue, the running one included.
-            ordered: Yield in the order of the workflows, or as they end.
-            on_error: ``"raise"`` what went wrong with a prompt; ``"keep"`` yields the exception
-                in its place.  What goes wrong otherwise (with the server itself, with your
-                iterable, a file that is missing) is raised either way, and ends the submitting.
-                Whatever is raised, results of prompts before it are yielded first.
-            timeout: Seconds for each prompt, from its submission, or from the end of the one of
-                this call that ended before it: to wait for its turn among these costs nothing,
-                to wait behind prompts of others does.  Then it is a :class:`JobTimeout`, and
-                the prompt is cancelled (5 seconds at most; should it have ended by then, its
-                end counts).  ``None``: as long as it takes.
-            stall_timeout: The same for seconds without any news: of the prompt, or, while it
-                waits, of any prompt of this call.  A server that is away gives none.
+            ordered: Whether to yield in the order of the workflows, or as they end.
+            on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in
+                its place.  Other errors (of the server itself, of your iterable, a missing file)
+                are raised in any case, and end the submission.  Results of earlier prompts are
+                always yielded first.
+            timeout: Seconds for each prompt, from its submission, or from the end of the last
+                prompt of this call: waiting for prompts of this call does not count, waiting for
+                those of other clients does.  After that it is a :class:`JobTimeout`, and the
+                prompt is cancelled (5 seconds at most; if it has ended by then, its end counts).
+                ``None``: no limit.
+            stall_timeout: The same for seconds without any news: of the prompt, or, while it is
+                pending, of any prompt of this call.  During an outage there is no news.
             options: As for :meth:`submit`.
 
         Raises:
             TypeError: One workflow without ``params``, or several with them.
             ValueError: ``in_flight``, ``on_error`` or a timeout make no sense.
-            OSError: The workflow is a file that cannot be read.  These three at once.
-            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since
-                such prompts are waited for until the server can tell.
+            OSError: The file of the workflow cannot be read.  These three are raised at once.
+            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
+                waits until the server shows whether it has such a prompt.
         """
         from .batch.map import run_map  # as the next: not what every script waits for
 
@@ -714,58 +745,66 @@ class ComfyApi(
     ) -> Sweep:
         """Run a workflow with all combinations of some values, and wait for all of them.
 
-        They run in the order in which the server has the least to do: from one to the next a
-        single value changes, and what feeds the most nodes changes the least.  The rows come
-        back in the order of the grid, the last input varying fastest.
+        They run in the order that costs the server the least: one value changes from each
+        prompt to the next, and inputs that feed many nodes change rarely.  The rows are in the
+        order of the grid; the last input varies fastest.
 
-        With a ``journal`` (an SQLite file, readable by its owner only, no keys and no values of
-        the grid in it) the same call carries on after whatever ended it: rows that have ended
-        are taken from the file, and prompts that are under way or ended meanwhile are taken up
-        by their ids.  None runs twice, unless the server forgot it (a restart, its queue or
-        history cleared), or got it later than it was looked for (an answer did not come, for five
-        seconds and more): then its result was not had, and it is submitted again, three times at
-        most.  Points are known by their graphs, so the grid may change, and the workflow, too:
-        what was run before with the same values is not run again.  Points of one grid with
-        equal graphs run each for itself.  Pictures of ``SaveImageWebsocket`` are not kept in it.
-        Files of rows that ran on another ``host`` are not fetched (``ValueError``).
+        With a ``journal`` (an SQLite file that only its owner can read, without keys and without
+        values of the grid), the same call resumes after any interruption: rows that have ended
+        come from the file, and prompts that are in the queue or have ended since are attached by
+        their ids.  None runs twice, unless the server lost it (a restart, a cleared queue or
+        history) or received it after the client stopped looking for it (no answer for five
+        seconds and more): then it has no result, and is submitted again, three times at most.
+        Points are identified by their graphs, so you may change grid and workflow: values that
+        have run before do not run again.  Points of one grid with equal graphs all run.  The
+        journal does not store images of ``SaveImageWebsocket``.  Files of rows that ran on
+        another ``host`` are not fetched (``ValueError``).
 
-        When it ends early (Ctrl-C, an error) its prompts that wait are deleted from the queue
-        and the one that runs goes on.  A server that goes away meanwhile is waited for, as by
-        :meth:`map`.  One warning in the log sums up how many rows have an error.
+        If it ends early (Ctrl-C, an error), its pending prompts are deleted from the queue and
+        the running one keeps running.  It waits for outages of the server, as :meth:`map` does.
+        One warning in the log says how many rows have an error.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                rows = api.sweep("txt2img.json", {"KSampler.seed": [1, 2], "KSampler.cfg": [4, 8]})
+                for row in rows:
+                    print(row.params, row.error or row.seconds)
 
         Args:
             workflow: In API format.
             grid: Values by input, ``{"KSampler.seed": range(8)}``, the node by id, title or
                 class.
             in_flight: How many of its prompts are in the queue, the running one included.
-            journal: A file; it is made when missing.
-            retry_failed: Also run rows again for which the journal has the error of a run.  Those
-                that the server refused ran nothing, and are submitted again in any case.
+            journal: The path of a file, which is created if missing; ``None``: no journal.
+            retry_failed: Whether to run rows again that failed, according to the journal.  Those
+                that the server refused did not run, and are submitted again in any case.
             timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
                 :class:`JobTimeout`.
             stall_timeout: Seconds without any news, as for :meth:`map`.
-            on_row: Called with each row as it ends, in this thread.  With a journal, once
-                over all calls: first with rows that ended in an earlier call which did not
-                get so far.  What it raises ends the sweep.  A row is told again next time if
-                it raised, or if the process was killed before it had returned and that was
-                written down.
+            on_row: Called with each row as it ends, in this thread.  With a journal, it is
+                called once for each row over all calls: first with rows of earlier calls that it
+                has not had.  An exception in it ends the sweep.  It gets a row again next time
+                if it raised, or if the process was killed before the journal noted its return.
             strict: As for :meth:`submit`.
             options: See :class:`PromptOptions`.
 
         Returns:
-            The rows.  What went wrong with one prompt is in its ``row.error``.
+            The rows.  The error of a single prompt is in its ``row.error``.
 
         Raises:
-            WorkflowError: An unknown or ambiguous name, or a value that cannot be sent; told
+            WorkflowError: An unknown or ambiguous name, or a value that cannot be sent; raised
                 before anything is submitted.
-            PromptRejected: The server refuses the first prompt for what no input of the grid has
-                to do with (a model that is missing, say): it would refuse all.
+            PromptRejected: The server refuses the first prompt for a reason that does not depend
+                on the grid (such as a missing model): it would refuse all.
             ValueError: An input without values, or twice; a timeout makes no sense; the file is
-                no journal, and is left as it is, or it is damaged.
-            BlockingIOError: Another process is at work with the journal.
-            OSError: The journal cannot be read or written, as when the disk is full; call again
-                when there is room.
-            ComfyError: The server cannot be reached, refuses us, or is none.
+                damaged or no journal, and is not changed.
+            BlockingIOError: Another process uses the journal.
+            OSError: The journal cannot be read or written, for example on a full disk; call
+                again when there is room.
+            ComfyError: The server cannot be reached, refuses us, or is no ComfyUI.
         """
         from .batch.sweep import run_sweep
 
@@ -787,14 +826,14 @@ class ComfyApi(
     # -- events --------------------------------------------------------------------------
 
     def subscribe_logs(self, enabled: bool = True) -> None:
-        """Have the server's terminal sent as ``logs`` and ``terminal`` events, or stop it.
+        """Get the server's terminal output as ``logs`` and ``terminal`` events, or stop that.
 
         ``PATCH /internal/logs/subscribe``, since November 2024.  Renewed after each
         reconnect.  On failure ``terminal_subscription_error`` fires too.
 
         Raises:
             NotSupported: The server is older.
-            TransportError: There is no socket that the server could send them on.
+            TransportError: There is no socket for these events.
         """
         self._check_open()
         self._create_socket()
@@ -816,23 +855,22 @@ class ComfyApi(
     # -- anything else -------------------------------------------------------------------
 
     def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
-        """Find out why the server cannot be reached, or what is not as it should be.
+        """Diagnose the connection step by step: proxy, DNS, port, TLS, HTTP, WebSocket, ...
 
-        ``print(api.doctor())`` shows what was looked at, what was found, and what to do; the
-        text holds no secret and may go into a bug report.  Works on a client that was never
-        initialised, or whose ``init`` failed; its own socket is left alone (a second one is
-        opened for a moment).  Asks small routes (``GET /prompt``, ``/system_stats``,
-        ``/features``, ``/users``), and changes nothing on the server.
+        ``print(api.doctor())`` shows each check, its finding and what to do; the text holds no
+        secret and is safe for a bug report.  It works before ``init`` and after a failed one,
+        and does not touch the client's own socket (it opens a second one for a moment).  It asks
+        small routes (``GET /prompt``, ``/system_stats``, ``/features``, ``/users``), and changes
+        nothing on the server.
 
         Args:
-            run: Also run a trivial prompt, EmptyImage to PreviewImage, from end to end; it
-                leaves a picture of 16 x 16 among the server's temporary files.
-            timeout: Seconds for all of it.  Most reports take well under one; a name server
-                or a credentials callable that does not come back is left behind in a thread
-                that ends with it.
+            run: Whether to run a trivial prompt too, EmptyImage to PreviewImage; it leaves an
+                image of 16 x 16 pixels among the server's temporary files.
+            timeout: Seconds for everything.  Most reports take well under one second.  A name
+                server or a credentials callable that never returns keeps a thread busy.
 
         Raises:
-            ClientClosed: After :meth:`close`.  What it finds is in the report, never raised.
+            ClientClosed: After :meth:`close`.  Findings are in the report, never raised.
         """
         from .doctor.report import examine  # takes a while to import, and is wanted rarely
 
@@ -849,27 +887,28 @@ class ComfyApi(
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Answer:
-        """Ask any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
+        """Request any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
 
-        With the client's credentials, limits and errors; ``answer.json()``, ``.text``,
-        ``.content``.
+        It uses the client's credentials, limits and errors.  The answer has ``json()``, ``text``,
+        ``content``, ``status`` and ``headers``.
 
         Args:
-            route: Begins with ``/``, without query.  It goes below ``/api`` where the server
-                has that, except ``/internal/...`` and ``/api/...``.
-            method: Of HTTP.  Only a ``GET`` or ``HEAD`` whose connection breaks is repeated.
-            params: The query, by name or as pairs; what is ``None`` is left out.  A name with
+            route: The path, which begins with ``/``, without query.  If the server has ``/api``,
+                the path is below it, except ``/internal/...`` and ``/api/...``.
+            method: The HTTP method.  If the connection breaks, only ``GET`` and ``HEAD`` are
+                repeated.
+            params: The query, by name or as pairs; values of ``None`` are left out.  A name with
                 several values, as in ``{"tags": ["a", "b"]}``, is repeated.
-            json: A body to be sent as JSON; ``None``: none.
-            data: Another body, in its place.
+            json: A body to send as JSON; ``None``: none.
+            data: A body as bytes, instead of ``json``.
             headers: Further headers of this request.
             timeout: Seconds for the whole answer; ``None``: the client's.
 
         Raises:
             ValueError: The route does not begin with ``/``, or ``timeout`` is less than 0.
-            ApiError: Any status from 400 on; the classes below it tell which.
-            UnexpectedResponse: A redirect, a part (206) that no ``Range`` among ``headers`` asked
-                for, or an answer of more than 1 GiB; ``answer.json()`` decodes all of it.
+            ApiError: Any status from 400 on; its subclasses say which.
+            UnexpectedResponse: A redirect, a part (206) without a ``Range`` in ``headers``, or an
+                answer of more than 1 GiB.
             TransportError: No answer, or not in time.
         """
         from .recording.secrets import (

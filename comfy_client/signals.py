@@ -85,12 +85,12 @@ _other_names = blinker.Namespace()
 
 
 def signal(name: str) -> blinker.NamedSignal:
-    """The signal of that name: blinker's own for documented names, else one of ours.
+    """The signal of that name: in blinker's default namespace for documented names, else in ours.
 
-    ``signal("progress").connect(fn)`` keeps only a weak reference to ``fn``, as blinker
-    does: connect a named function, or pass ``weak=False``.  ``fn`` is called with the
+    ``signal("progress").connect(fn)`` keeps only a weak reference to ``fn``, as always in
+    blinker: connect a named function, or pass ``weak=False``.  ``fn`` is called with the
     ``ComfyApi`` and one event, in the delivery thread.  A lambda that is connected without
-    ``weak=False``, and a name that is nearly one of ComfyUI's own, are warned about once.
+    ``weak=False``, or a name that is almost one of ComfyUI's, logs a warning once.
     """
     namespace = blinker.default_namespace if name in NAMES else _other_names
     if name not in namespace:

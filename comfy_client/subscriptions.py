@@ -39,7 +39,7 @@ from .transport.pool import check_patience
 
 
 class Subscriptions:
-    """What a client offers to whoever wants its events."""
+    """The methods of a client for its events."""
 
     _receivers: Receivers
 
@@ -241,12 +241,28 @@ class Subscriptions:
     ) -> Callable[[], None]:
         """Call ``callback(event)`` for each event of that name; starts the event thread.
 
-        Kept strongly until the client ends, or what is returned is called.  Callbacks run
-        in the delivery thread, one after the other.  ``all`` gets every event.  Any name
-        that a custom node may send is allowed.  ``once``: only for the first one.
+        The client holds a strong reference to the callback.  Callbacks run in the delivery
+        thread, one after the other.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                off = api.on("progress", lambda event: print(event.value, "/", event.max))
+                api.run("txt2img.json")
+                off()
+
+        Args:
+            name: The name of an event, also of a custom node's; ``all`` for every event.
+            callback: Called with one event.
+            once: Whether to call it for the first event only.
+
+        Returns:
+            A function that unsubscribes the callback.
 
         Raises:
-            TypeError: It cannot be called with one event, or is a coroutine function.
+            TypeError: The callback cannot be called with one event, or is a coroutine function.
             ClientClosed: After :meth:`close`.
         """
         self._check_open()
@@ -256,7 +272,7 @@ class Subscriptions:
         return unsubscribe
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
-        """Take one registration of :meth:`on` back; whether there was one."""
+        """Unsubscribe a callback of :meth:`on`; False if it was not subscribed."""
         return self._receivers.off(name, callback)
 
     @overload
@@ -443,8 +459,8 @@ class Subscriptions:
     ) -> Event:
         """Block until an event of that name comes (and ``predicate(event)`` is true).
 
-        ``timeout`` in seconds, then ``TimeoutError``; ``None`` waits as long as it takes.
-        Only events from now on count.  Raises :class:`ClientClosed` when the client ends, and
+        After ``timeout`` seconds it raises ``TimeoutError``; ``None``: no limit.  Only events
+        after this call count.  Raises :class:`ClientClosed` if the client is closed, and
         ``TypeError`` for a predicate that cannot be called.
         """
         self._check_open()
@@ -542,12 +558,12 @@ class Subscriptions:
     def events(self, name: str) -> Iterator[Event]: ...
 
     def events(self, name: str = "all") -> Iterator[Any]:
-        """All events of that name from now on, as they come; ends with the client.
+        """Yield all events of that name from now on; ends when the client is closed.
 
-        Events wait for a slow loop as they do for a slow receiver: under pressure the newest
-        preview and progress of a node win.  At most 10,000 wait, and 192 MiB for all loops and
-        receivers together; then the oldest go, those that end a prompt of ours last.
-        ``dropped_events`` counts what went.
+        Events wait for a slow loop: of many previews and progress events of a node, only the
+        newest is kept.  At most 10,000 events wait, and 192 MiB for all loops and receivers
+        together; beyond that the oldest are dropped, end events of our prompts last.
+        ``dropped_events`` counts them.
         """
         self._check_open()
         warn_of_name(name)

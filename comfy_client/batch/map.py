@@ -54,7 +54,12 @@ _ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, Su
 
 
 class SubmitOptions(PromptOptions, total=False):
-    """What :meth:`ComfyApi.submit` takes."""
+    """Options of :meth:`ComfyApi.submit` and :meth:`ComfyApi.map`.
+
+    Attributes:
+        strict: See :meth:`ComfyApi.submit`.
+        resubmit: See :meth:`ComfyApi.submit`.
+    """
 
     strict: bool
     resubmit: bool

@@ -59,22 +59,32 @@ TIMES_AGAIN: Final = 5.0
 
 @attrs.frozen(eq=False)
 class SweepRow:
-    """One point of a grid, and what became of it: either a result or an error."""
+    """One point of a grid, with its result or its error.
 
-    index: int  #: Its place in the grid.
-    params: Mapping[str, Any]  #: Its values, by the names that the grid has.
+    Attributes:
+        index: The position in the grid, from 0.
+        params: The values of this point, by the names in the grid.
+        prompt_id: The id of the prompt.
+        result: The outputs; ``None`` with an error.
+        error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
+            ...; ``None`` with a result.
+        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
+            it was not submitted, or another process submitted it and did not see its end.
+        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
+            July 2024, and if the server did not say in time.
+        cached: How many nodes did not run again; ``None`` with an error.
+        from_journal: True if it had ended before this call of ``sweep``.
+    """
+
+    index: int
+    params: Mapping[str, Any]
     prompt_id: str
     result: Result | None = None
-    #: ``JobFailed``, ``JobTimeout``, ``PromptRejected`` and what else concerns one prompt only.
     error: ComfyError | None = None
-    #: From the submission to the end, the wait in the queue included.  ``None``: it was not
-    #: submitted, or a process submitted it that saw no end of it.
     seconds: float | None = None
-    #: Of these, how long it ran, by the server's clock.  ``None`` before July 2024, and when the
-    #: server did not say soon.
     execution_seconds: float | None = None
-    cached: int | None = None  #: Nodes that did not run again; ``None`` with an error.
-    from_journal: bool = False  #: Its end was known already when the sweep began.
+    cached: int | None = None
+    from_journal: bool = False
 
 
 class Sweep(tuple[SweepRow, ...]):

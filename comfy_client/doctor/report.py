@@ -39,31 +39,46 @@ _LIMIT: Final = 10.0
 
 @attrs.frozen
 class DoctorCheck:
-    """One look of :meth:`ComfyApi.doctor`.  All texts are free of secrets, and one line."""
+    """One check of :meth:`ComfyApi.doctor`.  All texts are one line each, without secrets.
 
-    name: str  #: Such as ``port`` or ``tls``.
-    #: ``ok``; ``warning``: works, but; ``failed``; ``unknown``: could not be told.
+    Attributes:
+        name: The name of the check, such as ``port`` or ``tls``.
+        state: ``ok``, ``warning`` (it works, but see the advice), ``failed``, or ``unknown`` (this
+            could not be determined).
+        found: What the check found.
+        advice: What to do about it; empty: nothing.
+        because: The name of the failed check that prevented this one; empty: this check was made.
+        seconds: How many seconds the check took.
+    """
+
+    name: str
     state: CheckState
-    found: str  #: What was seen.
-    advice: str = ""  #: What to do about it; ``""`` when there is nothing to be done.
-    #: The check that kept this one from being made, ``""`` for none.
+    found: str
+    advice: str = ""
     because: str = ""
-    seconds: float = attrs.field(default=0.0, eq=False)  #: How long it took.
+    seconds: float = attrs.field(default=0.0, eq=False)
 
 
 @attrs.frozen(repr=False)
 class DoctorReport:
-    """What :meth:`ComfyApi.doctor` found: print it, iterate over it, ``report["tls"]``.
+    """The findings of :meth:`ComfyApi.doctor`: print it, iterate over it, or use ``report["tls"]``.
 
-    True in a condition when no check failed.  Its text is fit for a bug report: it holds no
-    credentials, no user name, no path of the server's address, nothing of a workflow.
+    It is true in a condition if no check failed.  Its text is safe for a bug report: it contains no
+    credentials, no user name, no path of the server's address and nothing of a workflow.
+
+    Attributes:
+        checks: The checks, in the order in which they were made.
+        host: Scheme, name and port of the server.
+        started: When it began, in UTC.
+        seconds: How many seconds all checks took.
+        versions: The versions of this library, Python, the platform and dependencies, by name.
     """
 
     checks: tuple[DoctorCheck, ...]
-    host: str  #: Scheme, name and port of the server.
-    started: datetime  #: UTC.
-    seconds: float  #: How long all of it took.
-    versions: Mapping[str, str]  #: Of this library, Python, the platform, and dependencies.
+    host: str
+    started: datetime
+    seconds: float
+    versions: Mapping[str, str]
 
     @property
     def ok(self) -> bool:
@@ -79,7 +94,7 @@ class DoctorReport:
         return iter(self.checks)
 
     def __getitem__(self, name: str) -> DoctorCheck:
-        """A check by its name; ``KeyError`` when there is none of it."""
+        """A check by its name; ``KeyError`` if there is none."""
         for check in self.checks:
             if check.name == name:
                 return check

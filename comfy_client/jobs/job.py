@@ -77,16 +77,25 @@ class Limits:
 
 @attrs.frozen
 class JobProgress:
-    """How far a prompt is."""
+    """The progress of a prompt.
 
-    #: 0 to 1; never falls, and is 1 only when the result is there.  Nodes count by the steps of
-    #: samplers, and by how long they took in earlier runs of this client.
+    Attributes:
+        fraction: From 0 to 1; it never falls, and is 1 only for a success.  Nodes count by their
+            samplers' steps, and by how long they took in earlier runs of this client.
+        node_id: The id of the node that is running; ``None``: none is, or it is unknown.
+        title: The title of that node, or its class if it has no title.
+        step: How many steps that node has done; ``None`` if it does not report steps.
+        steps: How many steps that node has; ``None`` if it does not report steps.
+        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or nobody
+            knows when.
+    """
+
     fraction: float
-    node_id: str | None = None  #: The node that runs now.
-    title: str | None = None  #: Its title, or its class when it has none.
-    step: float | None = None  #: Steps that it has made; ``None`` when it tells none.
-    steps: float | None = None  #: Of so many.
-    elapsed: float | None = None  #: Seconds since it began to run, as far as we know.
+    node_id: str | None = None
+    title: str | None = None
+    step: float | None = None
+    steps: float | None = None
+    elapsed: float | None = None
 
 
 @attrs.define(eq=False)
@@ -167,20 +176,33 @@ class Known:
 class Job(Future[Result]):
     """One submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
 
-    ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work.  All its properties tell
-    what is known already; none of them asks the server.  As a Future it runs from its
-    submission on (``running()``, and never ``cancelled()``): where the prompt is, ``status``
-    tells.
+    ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work with it.  Its properties return
+    what is known already; none of them sends a request.  As a Future it is ``running()`` from its
+    submission on, and never ``cancelled()``; :attr:`status` says where the prompt is.
+
+    Example::
+
+        from comfy_client import ComfyApi
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            job = api.submit("txt2img.json")
+            for event in job.events():
+                print(event.name, job.progress.fraction)
+            print(job.why(), job.result().images)
+
+    Attributes:
+        prompt_id: The id of the prompt on the server.
+        graph: The submitted graph in API format; of a job that was attached by its id, empty until
+            the server has sent it.
+        node_errors: Why some outputs do not run, by node id; empty: all run.
     """
 
     def __init__(self, api: ComfyApi, prompt_id: str, graph: Mapping[str, Any]) -> None:
         self._api = api  # whoever holds the job, holds the client that decides it
         self._begin()
-        self.prompt_id: str = prompt_id  #: As the server knows it.
-        #: What was submitted, in API format; of a job that was taken up by its id, empty
-        #: until the server has told it.
+        self.prompt_id: str = prompt_id
         self.graph: Mapping[str, Any] = graph
-        self.node_errors: Mapping[str, Any] = {}  #: Outputs that were dropped.
+        self.node_errors: Mapping[str, Any] = {}
         self._known = Known(Share(api._budget))
         self._twins: list[Job] = []  # the same prompt, taken up by another id
         #: What the weights of its nodes were worked out from, and they.
@@ -230,22 +252,22 @@ class Job(Future[Result]):
         stall_timeout: float | None = None,
         on_interrupt: OnInterrupt = "leave",
     ) -> Result:
-        """Wait for the end and give what it left.
+        """Wait for the end and return the outputs.
 
         Args:
-            timeout: Seconds; ``None`` waits as long as it takes, ``0`` looks once.
-            stall_timeout: Seconds without any news of it (an event of it, or a change of its
-                place in the queue); ``None``: for ever.  Loading a model, and a long prompt of
-                somebody else before it, are minutes without news.
-            on_interrupt: What becomes of the prompt when Ctrl-C ends the wait: it goes on
-                (``"leave"``), or is cancelled, for which there are 5 seconds.
+            timeout: Seconds; ``None``: no limit; 0: do not wait.
+            stall_timeout: Seconds without any news (an event of the prompt, or a change of its
+                place in the queue); ``None``: no limit.  Loading a model, or another client's
+                long prompt before it, can be minutes without news.
+            on_interrupt: On Ctrl-C, let the prompt run (``"leave"``), or cancel it
+                (``"cancel"``, 5 seconds at most).
 
         Raises:
-            JobFailed: A node raised; carries node, exception and traceback.
-            JobInterrupted: Someone stopped it.
-            JobLost: The server does not know it any more.
-            JobTimeout: Time ran out, or no news came.  The prompt goes on: call again, or
-                take it up later by ``api.job(job.prompt_id)``.
+            JobFailed: A node raised an exception, which the error describes.
+            JobInterrupted: Someone stopped the prompt.
+            JobLost: The server does not know the prompt any more.
+            JobTimeout: Time ran out, or no news came.  The prompt keeps running: call again, or
+                attach to it later by ``api.job(job.prompt_id)``.
         """
         limits = Limits(timeout, stall_timeout)
         with cancelling(on_interrupt, self):
@@ -257,40 +279,40 @@ class Job(Future[Result]):
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error in which it ended, or ``None``; waits as :meth:`result` does.
+        """The error of the prompt, or ``None``; waits as :meth:`result` does.
 
         Raises:
-            JobTimeout: It has not ended within ``timeout`` seconds; it goes on.
+            JobTimeout: It has not ended within ``timeout`` seconds; it keeps running.
         """
         self._await(Limits(timeout))
         return super().exception(0)
 
     def done(self) -> bool:
-        """Whether it has ended, and its result or error is here."""
+        """Whether it has ended, and its result or error is known."""
         return self._is_done  # without a lock, which an alarm could leave held
 
     def cancel(self, *, force: bool = False) -> bool:
-        """Stop this prompt, and no other; whether the server had it and was asked to.
+        """Stop this prompt and no other; False if it has ended already.
 
-        ``POST /api/jobs/{id}/cancel`` where there is one (0.26), else it is deleted from the
-        queue while it waits (``POST /queue``), or interrupted while it runs (``POST
-        /interrupt``, which heeds the id since 0.3.57).  The job then ends in
-        :class:`JobInterrupted`; one whose last node does not look may still succeed.
-        ``False``: it has ended already.  ``cancelled()`` stays false: what became of it is in
-        ``status``.
+        ``POST /api/jobs/{id}/cancel`` (since 0.26).  On older servers, a pending prompt is
+        deleted from the queue (``POST /queue``), and a running one interrupted (``POST
+        /interrupt``, which respects the id since 0.3.57).  The job then ends in
+        :class:`JobInterrupted`; it may still succeed if its last node does not check for
+        interrupts.  ``cancelled()`` stays False: ``status`` says how it ended.
 
         Args:
-            force: For servers before 0.3.57, whose interrupt stops whatever runs: do it when
-                a look at the queue says that this one runs.  Another may begin in between.
+            force: For servers before 0.3.57, whose interrupt stops any running prompt:
+                interrupt if the queue says that this one is running.  Another one may start in
+                between.
 
         Raises:
-            NotSupported: It runs, and this server could stop another one in its place.
-            ComfyError: The server did not answer, or refused; the prompt may go on.
+            NotSupported: It is running, and this server might stop another prompt instead.
+            ComfyError: The server did not answer, or refused; the prompt may keep running.
         """
         return self._api._jobs.cancel(self, force=force)
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
-        """Call ``fn(job)`` at the end, in a thread of its own; at once when it has ended."""
+        """Call ``fn(job)`` at the end, in a thread of its own; at once if it has ended."""
         with self._gate:
             if self._callbacks is not None:
                 self._callbacks.append(fn)
@@ -383,12 +405,12 @@ class Job(Future[Result]):
     # -- its events ----------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
-        """Its events as they come; ends with the job, and its last one is the end event.
+        """Yield the events of the prompt as they arrive; the last one is the end event.
 
-        The first call begins with the submission; of the progress and previews until then
-        only the newest of each node is left.  Another call begins now, and after the end has
-        the end event only.  A preview comes once, as ``b_preview``.  Exactly one event has
-        ``is_end``.  Raises nothing when the job fails: ask :meth:`result`.
+        The first call starts with the submission; of earlier progress and previews, only the
+        newest of each node is kept.  Further calls start with the next event, and after the end
+        yield the end event only.  A preview is yielded once, as ``b_preview``.  Exactly one
+        event has ``is_end``.  It raises nothing if the job fails: see :meth:`result`.
         """
         return self._follow(self._tap(), Limits())
 
@@ -445,13 +467,13 @@ class Job(Future[Result]):
 
     @property
     def status(self) -> JobStatus:
-        """Where it is, as far as we know.
+        """The state of the prompt, as far as the client knows.
 
         ``pending`` and ``running`` until it ends as ``succeeded``, ``failed``,
-        ``interrupted`` (cancelled while it waited, too) or ``lost``, which nothing takes back;
-        the result may follow a moment later.  ``unknown``: nobody has
-        said yet (of a job taken up by its id), or it ended for us alone: the client was closed,
-        or the server refuses to tell.
+        ``interrupted`` (also if it was cancelled while pending) or ``lost``.  An end is final;
+        the result may follow a moment later.  ``unknown``: the server has not said yet (of a
+        job that was attached by its id), or only the waiting has ended: the client was closed,
+        or the server refuses to say.
         """
         if not self.done():
             known = self._known
@@ -470,11 +492,10 @@ class Job(Future[Result]):
 
     @property
     def queue_position(self) -> int | None:
-        """How many prompts are before it, at most, what runs included.
+        """How many prompts are before it, at most, the running one included.
 
-        ``0``: it runs, or nothing is before it.  ``None``: not known yet, or it is over.  The
-        socket tells how many there are in all; which of other clients' are before it, a look
-        at the queue now and then.
+        0: it is running, or next.  ``None``: unknown, or it has ended.  The socket says how many
+        prompts there are in all; a request for the queue now and then shows which are before it.
         """
         if self.done():
             return None
@@ -491,7 +512,7 @@ class Job(Future[Result]):
 
     @property
     def progress(self) -> JobProgress:
-        """How far it is.  Without a socket only what the queue says is known."""
+        """The progress of the prompt; without a socket, only what the queue shows."""
         known = self._known
         began = known.running_since
         end = known.ended_at or time.monotonic()
@@ -537,7 +558,7 @@ class Job(Future[Result]):
         return self._weighed[1]
 
     def why(self) -> str:
-        """One sentence on what it waits for, or how it ended.
+        """One sentence on what it is waiting for, or how it ended.
 
         ``pending, 3 ahead; running: KSampler 12/20; last news 2.1 s ago by socket, reconnected
         once``.

@@ -1,4 +1,4 @@
-"""What a prompt left: files on the server, pictures that came over the socket, and texts."""
+"""The outputs of a prompt: files on the server, images from the socket, and texts."""
 
 from __future__ import annotations
 
@@ -31,35 +31,42 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 @attrs.frozen(eq=False)
 class Output(ABC):
-    """What a node left: a file on the server, or a picture that came over the socket.
+    """One output of a node: a file on the server, or an image that came over the socket.
 
-    All of it works for both, so nobody has to ask which it is.
+    All methods and fields work for both.
+
+    Attributes:
+        filename: The name on the server, without folders; for an :class:`OutputFrame`, a name that
+            the client made.
+        subfolder: The folder below that of ``type``; empty: none.
+        type: ``output``: a file that is kept; ``temp`` (of preview nodes): a file that the server
+            deletes at its next restart; ``websocket``: an image in memory, in no folder of the
+            server.
+        node_id: The id of the node that made it.
     """
 
-    filename: str  #: Its name on the server, without folders; made up here for an OutputFrame.
-    subfolder: str = ""  #: Folders below the type's own; empty for none.
-    #: ``output`` is kept; ``temp`` (of preview nodes) goes at the server's next restart;
-    #: ``websocket`` is no folder of the server, the picture is in memory here.
+    filename: str
+    subfolder: str = ""
     type: str = "output"
-    node_id: str = ""  #: The node that left it.
+    node_id: str = ""
 
     @property
     def media(self) -> str:
-        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the name's ending."""
+        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file name extension."""
         return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
 
     @property
     @abstractmethod
     def url(self) -> str | None:
-        """Where a browser finds it, without credentials; ``None``: it is on no server."""
+        """The URL for a browser, without credentials; ``None``: it is on no server."""
 
     @abstractmethod
     def bytes(self, *, timeout: float | None = None) -> bytes:
         """The content, in memory.
 
-        Of a file by ``GET /view``, which raises :class:`NotFound` when it was deleted meanwhile,
-        and what any request may.  ``timeout`` is in seconds; ``None``: an hour.  A server that
-        is silent for the client's own ``timeout`` ends it, too.
+        A file is read by ``GET /view``, which raises :class:`NotFound` if it has been deleted,
+        and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
+        earlier if the server sends nothing for the client's own ``timeout``.
         """
 
     @abstractmethod
@@ -70,17 +77,18 @@ class Output(ABC):
         if_exists: IfExists | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Write it to the disk, and return where it is; a file's ``GET /view`` in pieces.
+        """Write it to the disk and return the path; a file's ``GET /view`` is streamed.
 
         Args:
-            path: A folder, if it ends in ``/`` or there is one of that name: the file keeps its
-                name there.  Else exactly that file, with an ending or without.  A :class:`Path`
-                drops the ``/`` at its end: give ``"out/"``, or make the folder before.
+            path: A folder if it ends in ``/`` or exists as one: the file keeps its name there.
+                Otherwise the exact path of the file, with an extension or without.  A
+                :class:`Path` loses a ``/`` at its end: use ``"out/"``, or create the folder
+                before.
             if_exists: ``"number"`` (``None`` in a folder), ``"overwrite"`` (``None`` for an
                 exact file) or ``"skip"``.
             timeout: As for :meth:`bytes`.
 
-        The file appears complete or not at all.
+        The file appears only when it is complete.
         """
 
     @abstractmethod
@@ -90,15 +98,20 @@ class Output(ABC):
 
 @attrs.frozen(eq=False)
 class OutputFile(Output):
-    """A file on the server.  Nothing is downloaded before you ask for it."""
+    """A file on the server.  Nothing is downloaded until you ask for it.
 
-    key: str = "images"  #: Under which the node listed it; says little about what it is.
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: As the server gave it.
+    Attributes:
+        key: The key under which the node listed it; it says little about the kind of file.
+        raw: The JSON object as received.
+    """
+
+    key: str = "images"
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     _files: FileRoutes | None = attrs.field(default=None, repr=False)
 
     @property
     def url(self) -> str:
-        """Where a browser finds it; without credentials."""
+        """The URL for a browser, without credentials."""
         return self._routes.get_path_image(self)
 
     @property
@@ -132,10 +145,14 @@ class OutputFile(Output):
 
 @attrs.frozen(eq=False)
 class OutputFrame(Output):
-    """A finished picture of ``SaveImageWebsocket``: it came over the socket and is in memory."""
+    """A finished image of ``SaveImageWebsocket``, which came over the socket and is in memory.
+
+    Attributes:
+        mime: The type of the image, such as ``image/png``.
+    """
 
     type: str = attrs.field(default=IN_MEMORY, init=False)
-    mime: str = attrs.field(kw_only=True)  #: Such as ``image/png``.
+    mime: str = attrs.field(kw_only=True)
     _data: memoryview = attrs.field(kw_only=True, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -168,39 +185,38 @@ def _frame(filename: str, node_id: str, mime: str, data: bytes) -> OutputFrame:
 
 @attrs.frozen(eq=False)
 class _Outputs:
-    """What results and their nodes have in common."""
+    """The common base of results and their nodes, which explain the fields."""
 
-    #: All files and pictures in the server's order, those that are kept before ``temp`` ones.
     files: tuple[Output, ...] = ()
-    texts: tuple[str, ...] = ()  #: What text nodes show.
+    texts: tuple[str, ...] = ()
 
     def _of(self, media: str) -> tuple[Output, ...]:
         return tuple(item for item in self.files if item.media == media)
 
     @property
     def images(self) -> tuple[Output, ...]:
-        """Pictures, animated ones too."""
+        """The images, animated ones included."""
         return self._of("image")
 
     @property
     def videos(self) -> tuple[Output, ...]:
-        """Videos, under whatever key the node listed them."""
+        """The videos, under any key of the node's output."""
         return self._of("video")
 
     @property
     def audio(self) -> tuple[Output, ...]:
-        """Sound files."""
+        """The audio files."""
         return self._of("audio")
 
     def save(
         self, folder: str | os.PathLike[str], *, if_exists: IfExists | None = None
     ) -> list[Path]:
-        """Write all files into a folder, which is made when missing; where they are.
+        """Write all files into a folder, which is created if missing; return their paths.
 
-        ``folder`` is one whether it ends in ``/`` or not, unlike the path of :meth:`Output.save`.
-        ``if_exists`` is about what was there before, and ``"number"`` unless given.  Files that
-        have one name on the server (in different folders of it), or names that only some file
-        systems tell apart, are numbered; so are those that have the name of a folder here.
+        Unlike the path of :meth:`Output.save`, ``folder`` need not end in ``/``.  ``if_exists``
+        is about older files; the default is ``"number"``.  Files are numbered if they have the
+        same name in different folders of the server, if only some file systems distinguish
+        their names, or if a folder has their name.
         """
         into, rule = Path(folder), rule_for(if_exists, "number")
         names = distinct_names(
@@ -213,36 +229,65 @@ class _Outputs:
 
 @attrs.frozen(eq=False)
 class NodeOutput(_Outputs):
-    """What one node left."""
+    """The outputs of one node.
+
+    Attributes:
+        files: The files and images of the node, in the server's order.
+        texts: The texts that the node shows.
+        node_id: The id of the node.
+        title: The title of the node; ``None``: it has none.
+        class_type: The class of the node; ``None``: unknown.
+        raw: The JSON object as received.
+    """
 
     node_id: str = ""
     title: str | None = None
     class_type: str | None = None
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: As the server gave it.
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 
 @attrs.frozen(eq=False)
 class Result(_Outputs):
-    """What a prompt left: ``result.images[0].save("out/")``, ``result["Save Image"].files``."""
+    """The outputs of a prompt: files on the server, images from the socket, and texts.
+
+    Example::
+
+        from comfy_client import ComfyApi
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            result = api.run("txt2img.json")
+            for image in result.images:
+                image.save("out/")
+            print(result["SaveImage"].files, result.seeds, result.fully_cached)
+
+    Attributes:
+        files: All files and images in the server's order, but those of type ``temp`` last.
+        texts: The texts that nodes show.
+        prompt_id: The id of the prompt.
+        nodes: The outputs of each node, by node id.
+        cached_nodes: The ids of the nodes that did not run again.
+        fully_cached: True if no node ran, since nothing had changed: for another image change the
+            seed.
+        seeds: The numbers in the inputs ``seed`` and ``noise_seed``, by node id.  A linked input is
+            missing here: another node has or makes its value.
+        node_errors: Why some outputs did not run, by node id; empty: all ran.
+        complete: False if outputs may be missing: the history was deleted before it was read, or
+            the socket was down, which alone delivers images of ``SaveImageWebsocket``.
+    """
 
     prompt_id: str = ""
-    nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)  #: By node id.
-    cached_nodes: tuple[str, ...] = ()  #: Node ids that did not run again.
-    #: Nothing ran, since nothing had changed: for another picture change the seed.
+    nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)
+    cached_nodes: tuple[str, ...] = ()
     fully_cached: bool = False
-    #: The numbers in the inputs ``seed`` and ``noise_seed``, by node id.  One that is linked to
-    #: another node is not among them: it stands there under some other name, or is made there.
     seeds: Mapping[str, int] = attrs.field(factory=dict)
-    node_errors: Mapping[str, Any] = attrs.field(factory=dict)  #: Outputs that were dropped.
-    #: False when outputs may be missing: history was gone before it could be read, or the
-    #: socket was away, over which alone pictures of ``SaveImageWebsocket`` come.
+    node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     complete: bool = True
 
     def __getitem__(self, name: str) -> NodeOutput:
         """The outputs of a node, by id, title or class.
 
-        Raises :class:`WorkflowError` when the name is ambiguous, or the node left nothing;
-        it says which did.
+        Raises :class:`WorkflowError` if the name is ambiguous, or the node has no output; the
+        message names the nodes that have some.
         """
         name = str(name)
         if name in self.nodes:
@@ -263,11 +308,11 @@ class Result(_Outputs):
         )
 
     def __iter__(self) -> Iterator[NodeOutput]:
-        """The nodes that left something."""
+        """The nodes that have outputs."""
         return iter(self.nodes.values())
 
     def __contains__(self, name: object) -> bool:
-        """Whether a node of that id, title or class left something."""
+        """Whether a node of that id, title or class has outputs."""
         return any(str(name) in (node.node_id, node.title, node.class_type) for node in self)
 
 

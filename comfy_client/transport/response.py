@@ -42,15 +42,24 @@ def _as_it_is(value: Any) -> Any:
 
 @attrs.frozen
 class Answer:
-    """A complete answer."""
+    """A complete answer of the server.
+
+    Attributes:
+        method: The method of the request.
+        path: The path of the request.
+        status: The HTTP status.
+        headers: The headers; names are case-insensitive.
+        content: The body.
+        url: The URL without its query.
+        redact: A function that removes our secrets from a text, or from all texts in a JSON value.
+    """
 
     method: str
     path: str
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     content: bytes = attrs.field(repr=False)
-    url: str = attrs.field(default="", repr=False)  #: Without query.
-    #: Takes our secrets out of a text, or out of the texts in JSON: some pages repeat the request.
+    url: str = attrs.field(default="", repr=False)
     redact: Callable[[Any], Any] = attrs.field(default=_as_it_is, repr=False, eq=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,11 +114,19 @@ class Answer:
 
 @attrs.define(eq=False)
 class Download:
-    """A body on its way: iterate over its chunks, which ends in an error when it is cut."""
+    """The body of an answer while it arrives: iterate over its chunks.
+
+    If the body is cut short, the iteration ends in a :class:`TransportError`.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers; names are case-insensitive.
+        length: The size in bytes; ``None`` if the server did not say.
+    """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
-    length: int | None  #: Bytes; ``None`` when the server did not say.
+    length: int | None
     _chunks: Iterator[bytes] = attrs.field(repr=False)
 
     def __iter__(self) -> Iterator[bytes]:

@@ -70,14 +70,23 @@ POLICY_VIOLATION: Final = 1008
 
 
 class State(enum.Enum):
-    """What the event thread is doing."""
+    """The state of the event thread, which connects the socket and reads it.
 
-    IDLE = "idle"  #: ``start()`` was not called yet.
-    CONNECTING = "connecting"  #: An attempt is under way.
-    CONNECTED = "connected"  #: The server has greeted us; events flow.
-    WAITING = "waiting"  #: Pausing before the next attempt.
-    POLLING = "polling"  #: No socket to be had: asking over HTTP, dialling now and then.
-    CLOSED = "closed"  #: Final: ``stop()`` was called, or the owner is gone.
+    Attributes:
+        IDLE: It has not started yet.
+        CONNECTING: It is trying to connect.
+        CONNECTED: The socket is connected; events arrive.
+        WAITING: It is pausing before the next attempt.
+        POLLING: There is no socket: it asks over HTTP, and tries to connect now and then.
+        CLOSED: It has stopped, and will not start again.
+    """
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting"
+    POLLING = "polling"
+    CLOSED = "closed"
 
 
 _NEXT: Mapping[State, frozenset[State]] = {
@@ -92,14 +101,24 @@ _NEXT: Mapping[State, frozenset[State]] = {
 
 @attrs.frozen
 class Timing:
-    """The patience of the event thread, in seconds."""
+    """The times of the event thread, all in seconds.
 
-    dial: float = 10.0  #: From the name to the end of the handshake; again for the first message.
-    ping: float = 8.0  #: Quiet for so long: ask whether the other side is there.
-    dead: float = 90.0  #: No frame at all for so long: it is not.
-    poll: float = 2.0  #: Between questions over HTTP while there is no socket.
-    pause: float = 0.5  #: Longest first pause between dials; it doubles ...
-    cap: float = 30.0  #: ... up to this.
+    Attributes:
+        dial: How long an attempt may take, from name lookup to the end of the handshake; the same
+            again for the first message.
+        ping: How long the socket may be silent before a ping is sent.
+        dead: How long the socket may be silent before the connection counts as lost.
+        poll: The pause between requests over HTTP while there is no socket.
+        pause: The longest first pause between attempts to connect; it doubles with each one.
+        cap: The longest pause between attempts to connect.
+    """
+
+    dial: float = 10.0
+    ping: float = 8.0
+    dead: float = 90.0
+    poll: float = 2.0
+    pause: float = 0.5
+    cap: float = 30.0
 
 
 @attrs.frozen

@@ -33,7 +33,7 @@ Source: TypeAlias = (
 
 
 class Node:
-    """One node of a :class:`Workflow`: a live view, made by the workflow only.
+    """One node of a :class:`Workflow`: a live view, which only the workflow creates.
 
     ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
     """
@@ -44,17 +44,17 @@ class Node:
 
     @property
     def id(self) -> str:
-        """Its key in the workflow."""
+        """The id of the node: its key in the workflow."""
         return self._id
 
     @property
     def class_type(self) -> str:
-        """Which kind of node; key of ``GET /object_info``."""
+        """The class of the node, a key of ``GET /object_info``."""
         return str(self._data["class_type"])
 
     @property
     def title(self) -> str | None:
-        """The name that someone gave it (``_meta.title``); setting ``None`` removes it."""
+        """The title of the node (``_meta.title``); ``None``: none.  Setting ``None`` removes it."""
         return title_of(self._graph, self._id)
 
     @title.setter
@@ -66,26 +66,26 @@ class Node:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """All inputs by name, to read: values, and links as ``[node id, slot]``."""
+        """All inputs by name, read-only: values, and links as ``[node id, slot]``."""
         return MappingProxyType(self._inputs)
 
     def output(self, slot: int = 0) -> list[Any]:
-        """A link to an output of this node, to be set as an input of another."""
+        """A link to an output of this node, for an input of another node."""
         return [self._id, slot]
 
     def set(self, name: str, value: Any, *, force: bool = False) -> None:
         """Set an input to a value, or link it to another node.
 
         Args:
-            name: Of the input.
-            value: Anything that JSON has (numbers of numpy are converted), or a link:
+            name: The name of the input.
+            value: Any JSON value (numpy numbers are converted), or a link:
                 ``other.output(0)``, ``[node id, slot]``.
-            force: Also add an input that the node does not have yet, and replace a link
-                by a value.
+            force: Whether to add an input that the node does not have yet, and to replace a
+                link by a value.
 
         Raises:
-            WorkflowError: Unknown input (``candidates`` are the nearest), a link would be
-                lost, a link to a node that is not there, or a value that JSON cannot carry.
+            WorkflowError: Unknown input (``candidates`` are similar names), a link that would be
+                lost, a link to a missing node, or a value that JSON cannot represent.
         """
         if isinstance(value, Node):
             raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
@@ -160,16 +160,16 @@ class Node:
 
 
 class Workflow:
-    """A workflow in API format, to be edited and run.
+    """A workflow in API format, to edit and run.
 
-    A node is addressed by its id, its title, or its class, in this order, and exactly::
+    Nodes are found by their exact id, title or class, in this order::
 
         wf = Workflow.load("txt2img.json")
         wf["KSampler"]["seed"] = 7
         wf["Positive prompt"]["text"] = "a lighthouse at dusk"
 
-    Iteration gives the nodes in the order of the file.  What was loaded is copied: the
-    dict of the caller never changes.  Two workflows are equal if their graphs are.
+    Iteration yields the nodes in the order of the file.  A loaded dict is copied and never
+    changed.  Two workflows are equal if their graphs are.
     """
 
     def __init__(self, source: Source) -> None:
@@ -181,16 +181,24 @@ class Workflow:
     def load(cls, source: Source) -> Workflow:
         """Read a workflow in API format.
 
+        Example::
+
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
+            workflow["KSampler"]["seed"] = 7
+            workflow.save("changed.json")
+
         Args:
             source: A path, JSON text (``bytes``, or ``str`` that begins with ``{``), a dict,
-                or another workflow.  Unwrapped are ``{"prompt": ...}`` (the body of a
-                ``POST /prompt``), ``{"output": ...}`` (what the page's ``graphToPrompt``
-                returns) and ``{"workflow": ...}``.
+                or another workflow.  It may be wrapped: ``{"prompt": ...}`` (the body of a
+                ``POST /prompt``), ``{"output": ...}`` (the result of the page's
+                ``graphToPrompt``) or ``{"workflow": ...}``.
 
         Raises:
             FileNotFoundError: No such file.
-            WorkflowError: Not JSON (with line and column), not a graph, or a graph in UI
-                format; the message says which menu exports the right one.
+            WorkflowError: Not JSON (with line and column), not a graph, or a graph in the
+                editor's format; the message says which menu exports the right one.
         """
         return cls(source)
 
@@ -215,7 +223,7 @@ class Workflow:
         return MappingProxyType(self._nodes)
 
     def find(self, class_type: str | None = None, title: str | None = None) -> list[Node]:
-        """The nodes of this class and this title, maybe none; ``None`` matches all."""
+        """The nodes of this class and this title; ``None`` matches all."""
         return [
             node
             for node in self
@@ -229,7 +237,7 @@ class Workflow:
     __copy__ = copy
 
     def to_dict(self) -> dict[str, Any]:
-        """The graph, as ``POST /prompt`` takes it; a copy."""
+        """A copy of the graph, in the format of ``POST /prompt``."""
         graph: dict[str, Any] = _copy(self._graph)
         return graph
 
@@ -237,7 +245,7 @@ class Workflow:
         """The graph as JSON text, indented, in the order of the nodes.
 
         Raises:
-            WorkflowError: It holds NaN or something else that JSON does not have.
+            WorkflowError: It contains NaN, or another value that JSON cannot represent.
         """
         text = json.dumps(json_graph(self._graph, links=False), indent=2, ensure_ascii=False)
         # Half of a surrogate pair is legal in JSON only as an escape.
@@ -246,7 +254,7 @@ class Workflow:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_json` in UTF-8, and return the path.
 
-        The file appears complete or not at all; one of that name is replaced.
+        The file appears only when it is complete, and replaces one of that name.
         """
         path = Path(path)
         content = (self.to_json() + "\n").encode()

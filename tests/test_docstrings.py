@@ -1,0 +1,68 @@
+"""What ``help()`` shows: every field is explained, every main entry has an example."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from types import MemberDescriptorType
+
+import pytest
+
+import comfy_client
+from comfy_client import ComfyApi, Job, Result, Workflow, models, testing
+from comfy_client.testing import ComfyServer
+from tests.guide import examples
+
+CLASSES = {
+    f"{module.__name__}.{name}": kind
+    for module in (comfy_client, models, testing)
+    for name in module.__all__
+    if inspect.isclass(kind := getattr(module, name))
+}
+
+
+def _declared(cls: type) -> set[str]:
+    """The public fields that a class itself declares: what has no docstring of its own."""
+    names = {*inspect.get_annotations(cls), *getattr(cls, "__members__", ())}
+    names |= {name for name, value in vars(cls).items() if isinstance(value, MemberDescriptorType)}
+    init = vars(cls).get("__init__")
+    if inspect.isfunction(init) and init.__code__.co_filename == inspect.getsourcefile(cls):
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(init)))):
+            match node:
+                case ast.Attribute(value=ast.Name(id="self"), ctx=ast.Store()):
+                    names.add(node.attr)
+    return {name for name in names if not name.startswith("_")}
+
+
+def _explained(cls: type) -> list[str]:
+    """The names in the section ``Attributes:`` of a class's own docstring."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    sections = re.findall(r"^Attributes:\n((?:    .*\n?)+)", text, re.MULTILINE)
+    return re.findall(r"^    (\w+): \S", "".join(sections), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_field_is_explained_once_and_nothing_else(name: str) -> None:
+    """In the class, or in the public base that declares it."""
+    cls = CLASSES[name]
+    known = [base for base in cls.__mro__ if base in CLASSES.values()]
+    explained = [field for base in known for field in _explained(base)]
+    ours = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "comfy_client"]
+    assert sorted(explained) == sorted({name for base in ours for name in _declared(base)})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(ComfyApi, ComfyApi.run, ComfyApi.submit, ComfyApi.map, ComfyApi.sweep, ComfyApi.on),
+        *(Workflow.load, Job, Result, ComfyServer),
+    ],
+    ids=lambda entry: str(entry.__qualname__),
+)
+def test_a_main_entry_has_an_example_that_runs(entry: type | Callable[..., object]) -> None:
+    """As a block of the guide does."""
+    assert entry.__qualname__ in {example.page for example in examples()}
+    assert "\nExample::\n\n    from comfy_client" in (inspect.getdoc(entry) or "")
