@@ -120,31 +120,30 @@ class ComfyApi(
             again after a 401.
         user: Your id on a server with ``--multi-user``, as :meth:`create_user` returns it
             (header ``Comfy-User``).
-        timeout: Seconds to connect, and for the whole answer to a call; one number means
-            both.  Transfers of files have an hour, or their own ``timeout``, and end earlier when
-            nothing moves for so long.
+        timeout: Seconds to connect, and for the whole answer to a request; one number means
+            both.  File transfers have an hour, or their own ``timeout``, and end earlier if no
+            data moves for this many seconds.
         verify: TLS: ``True`` for public CAs, the path of a CA bundle, or ``False``.  The same
             for HTTP and the socket.
-        cert: Client certificate: a path, or (certificate, key).
+        cert: The client certificate: a path, or (certificate, key).
         proxies: By scheme, as in requests; ``None``: from the environment; ``{}``: none.
-            The own machine is never reached through one.
-        headers: Further headers of every request and of the handshake.  They are no place
-            for secrets: use ``HeaderCredentials``.
-        session: A :class:`requests.Session` of yours (adapters, cookies, auth); it stays
-            yours to close.  Its adapter may retry, but no POST that the server may have had.
-            With one that is no ``HTTPAdapter``, a slow answer may take longer than ``timeout``.
+            Loopback addresses bypass the proxy.
+        headers: Further headers of every request and of the handshake.  For secrets use
+            ``HeaderCredentials`` instead.
+        session: Your own :class:`requests.Session` (adapters, cookies, auth); you close it.
+            Its adapter may retry, but no POST that the server may have received.  With an
+            adapter that is no ``HTTPAdapter``, a slow answer may take longer than ``timeout``.
         transport: ``"auto"``, or ``"poll"`` to never open a WebSocket.
-        namespace: Where the documented signals live; ``None``: blinker's default one.
-        record: Path of a new file that takes down, without secrets, what this client and the
-            server say to each other, for ``ComfyServer.replay``; see
-            :mod:`comfy_client.recording.recorder`.  Neither a pickle nor the child of a fork
-            records.
-        max_json: Bytes of the largest answer that is decoded: node definitions, the queue,
-            history, lists.  One that is larger, or that would take more than 10 times as much in
-            memory, is an :class:`UnexpectedResponse`.  Answers that are small by nature (counts,
-            receipts, features) have 1 MiB, and of refusals so much is looked at.  If it is more
-            than the usual, twice as much may one message of the socket have, and three times as
-            much may events take that wait for receivers, and what jobs have been left so far.
+        namespace: The namespace of the documented signals; ``None``: blinker's default one.
+        record: The path of a new file that records, without secrets, the requests, answers and
+            messages of this client, for ``ComfyServer.replay``; see
+            :mod:`comfy_client.recording.recorder`.  Pickles and children of a fork do not record.
+        max_json: The largest answer that is decoded, in bytes: node definitions, queue,
+            history, lists.  A larger one, or one that would need more than 10 times as much
+            memory, is an :class:`UnexpectedResponse`.  The limit of small answers (counts,
+            receipts, features) and of refusals is 1 MiB.  A value above the default also raises
+            other limits: twice as much for a message of the socket, and three times as much for
+            all events that wait for receivers and outputs of jobs that have not ended.
 
     Attributes:
         client_id: The id that routes the server's events to this client.
@@ -152,7 +151,7 @@ class ComfyApi(
 
     Raises:
         ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
-            send a POST again; ``TypeError`` for credentials.
+            repeat a POST; ``TypeError`` for credentials.
         OSError: ``record`` cannot be written, or exists already (``FileExistsError``).
     """
 
