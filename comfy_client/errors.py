@@ -238,7 +238,7 @@ class JobFailed(JobError):
 
     @property
     def is_oom(self) -> bool:
-        """Whether the node ran out of memory: use a smaller picture, or free memory."""
+        """Whether the node ran out of memory: use a smaller image, or free memory."""
         kind = (self.exception_type or "").rpartition(".")[2]
         text = (self.exception_message or "").lower()
         return kind in {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError"} or (

@@ -32,7 +32,7 @@ _TITLES = {
     "errors": "Errors",
     "doctor": "Doctor",
 }
-_HOMES = {"job": "jobs", "outputs": "jobs", "sweep": "jobs"}
+_HOMES = {"batch": "jobs"}
 
 
 def reference() -> Reference:

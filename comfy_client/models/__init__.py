@@ -1,7 +1,7 @@
 """Answers of the server as frozen values, named after the same nouns as the routes.
 
-Fields that this library does not know stay in ``raw``; what a server did not say is ``None``.
-Each module is loaded when one of its names is first asked for: few scripts need many.
+Fields that this library does not know stay in ``raw``; a value that the server did not send is
+``None``.  Each module is imported when one of its names is first used: few scripts need many.
 """
 
 from __future__ import annotations

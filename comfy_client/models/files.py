@@ -33,12 +33,12 @@ class UploadedImage:
 
     @property
     def filename(self) -> str:
-        """The name under which ``/view`` and outputs know it."""
+        """The same as ``name``, as in ``/view`` and outputs."""
         return self.name
 
     @property
     def ref(self) -> str:
-        """What the ``image`` input of ``LoadImage`` takes: ``subfolder/name [type]``."""
+        """The value for the ``image`` input of ``LoadImage``: ``subfolder/name [type]``."""
         folder = self.subfolder.replace("\\", "/").strip("/")
         path = f"{folder}/{self.name}" if folder else self.name
         return path if self.type == "input" else f"{path} [{self.type}]"

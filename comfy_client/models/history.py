@@ -92,7 +92,7 @@ class HistoryEntry:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What happened when, as (event name, its data); empty without a status."""
+        """The events of the prompt, as (event name, data); empty without a status."""
         return self.status.messages if self.status is not None else ()
 
     @property
@@ -111,16 +111,16 @@ class HistoryEntry:
 
     @property
     def interrupted(self) -> bool:
-        """Whether someone stopped it while it ran."""
+        """Whether someone stopped the prompt while it ran."""
         end = self._end
         return end is not None and end[0] == "execution_interrupted"
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ran to its end.
+        """Whether the prompt succeeded.
 
-        The message that ended it decides; servers before July 2024 send none for a success,
-        so there ``status_str`` does, and where that is missing too, whether it left outputs.
+        The message of its end decides.  Servers before July 2024 send none for a success; there
+        ``status_str`` decides, or, if that is missing too, whether there are outputs.
         """
         end = self._end
         if end is not None:
@@ -131,7 +131,7 @@ class HistoryEntry:
 
     @property
     def cached_nodes(self) -> tuple[str, ...]:
-        """Ids of the nodes whose outputs were taken over from an earlier prompt."""
+        """Ids of the nodes whose outputs came from an earlier prompt."""
         for name, data in self.messages:
             if name == "execution_cached":
                 return sequence(data.get("nodes"), identifier) or ()

@@ -12,11 +12,11 @@ from ._base import build, mapping
 
 
 def combo_options(spec: Any) -> list[Any] | None:
-    """The choices of a combo input, or ``None`` when the input is no combo.
+    """The choices of a combo input, or ``None`` if the input is no combo.
 
-    ``spec`` is an input as ``/object_info`` gives it, in either shape:
-    ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  A combo whose
-    choices come from elsewhere (``remote``) has an empty list.
+    ``spec`` is an input of ``/object_info``, in either form:
+    ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  For a combo with
+    choices from elsewhere (``remote``), the list is empty.
     """
     if not isinstance(spec, (list, tuple)) or not spec:
         return None
@@ -83,7 +83,7 @@ class NodeDef:
         return build(cls, source, name=name, output_is_list=is_list, output_name=names)
 
     def inputs(self) -> dict[str, Any]:
-        """Required, then optional inputs: name -> ``[type, settings]``."""
+        """The required, then the optional inputs: name -> ``[type, settings]``."""
         groups = (self.input.get("required"), self.input.get("optional"))
         return {
             name: spec
@@ -93,9 +93,9 @@ class NodeDef:
         }
 
     def options(self, input_name: str) -> list[Any] | None:
-        """The choices of a combo input; ``None`` when it is no combo.
+        """The choices of a combo input; ``None`` if it is no combo.
 
-        Raises ``KeyError`` when the node has no such input.
+        Raises ``KeyError`` if the node has no such input.
         """
         return combo_options(self.inputs()[input_name])
 

@@ -98,7 +98,7 @@ class Features(Mapping[str, Any]):
         return cls(mapping(data, "Features"))
 
     def __getitem__(self, name: str) -> Any:
-        """One feature, by the server's name for it."""
+        """One feature, by its name."""
         return self.raw[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -106,17 +106,17 @@ class Features(Mapping[str, Any]):
         return iter(self.raw)
 
     def __len__(self) -> int:
-        """How many the server names."""
+        """How many features there are."""
         return len(self.raw)
 
     @property
     def supports_preview_metadata(self) -> bool:
-        """Whether previews can say which node and prompt they belong to."""
+        """Whether previews can name their node and prompt."""
         return self.raw.get("supports_preview_metadata") is True
 
     @property
     def max_upload_size(self) -> int | None:
-        """Largest request body in bytes; ``None`` when the server does not say."""
+        """The largest request body in bytes; ``None`` if the server does not say."""
         size = whole(self.raw.get("max_upload_size"))
         return size if size is not None and size >= 0 else None
 

@@ -64,10 +64,10 @@ class Pictures(Sequence[Image.Image]):
 
     @classmethod
     def of(cls, value: Any) -> Pictures:
-        """From what a node returned as ``IMAGE``: a batch, or Pillow images in a list.
+        """From the value that a node returned as ``IMAGE``: a batch, or a list of Pillow images.
 
-        A picture in the place of a batch, such as of a node that returns its batch and not a
-        tuple, is taken as ComfyUI takes it: row by row, each for a grey picture of its own, as
+        A single image in place of a batch (of a node that returns its batch and not a tuple,
+        for example) is treated as in ComfyUI: each row becomes a grey image of its own, as
         wide as there are channels.
         """
         if isinstance(value, Pictures):
@@ -78,7 +78,7 @@ class Pictures(Sequence[Image.Image]):
 
     @classmethod
     def whole(cls, value: Any) -> Pictures:
-        """The same for what does not work with rows; RuntimeError for those."""
+        """As :meth:`of`; RuntimeError if that gives rows."""
         pictures = cls.of(value)
         if any(len(frame.channels) == 1 for frame in pictures.frames):
             raise RuntimeError(
