@@ -50,8 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Most tests wait for something, so four files at a time; long ones are to be watched."""
-    return 0 if config.getoption("soak") or config.getoption("comfyui") else 4
+    """Most tests wait for something, so six files at a time; long ones are to be watched."""
+    return 0 if config.getoption("soak") or config.getoption("comfyui") else 6
 
 
 def is_for_given(item: pytest.Item) -> bool:

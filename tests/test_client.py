@@ -806,7 +806,8 @@ def test_what_is_no_job_is_not_waited_for(comfy: ComfyServer) -> None:
 
 def test_jobs_come_as_they_end_each_once(comfy: ComfyServer) -> None:
     """Of several clients, with those that had ended first."""
-    with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:
+    clients = (ComfyApi(comfy.url, transport="poll") for _ in range(2))
+    with next(clients) as api, next(clients) as other:
         first, second, third = api.submit(GRAPH), other.submit(GRAPH), api.submit(GRAPH)
         comfy.finish(first.prompt_id)
         first.result(20)
