@@ -7,7 +7,6 @@ from typing import Any
 from .. import models
 from ..errors import NotFound, NotSupported
 from ..models._base import items, mapping, texts, texts_by_name
-from ..models.nodes import combo_options
 from ..transport.http import segment
 from ..values import sequence, text
 from ._base import RouteGroup
@@ -158,7 +157,7 @@ class NodeRoutes(RouteGroup):
 
 
 def _choices(node: models.NodeDef, input_name: str) -> list[str]:
-    choices = sequence(combo_options(node.inputs().get(input_name)), text)
+    choices = sequence(models.combo_options(node.inputs().get(input_name)), text)
     if choices is None:
         raise NotFound(
             f"{node.name} has no choice of {input_name} on this server",

@@ -20,6 +20,7 @@ import math
 import numbers
 import queue
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -32,10 +33,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 LONGEST: Final = 1e6
 #: Answers that only announce the answer (100, 102, 103), of which so many may come before it.
 MOST_INTERIM: Final = 100
-#: Bytes that are sent at once where each piece has a limit of its own.
-_PIECE: Final = 1 << 16
-#: Bytes that the system may hold back unsent, so that what it takes has nearly been sent.
-_UNSENT: Final = 1 << 17
+#: Bytes that are sent at once where each piece has a limit of its own.  Of these a socket takes
+#: what it has room for; with TLS it returns when all are sent.
+_PIECE: Final = 1 << 20
+_TLS_PIECE: Final = 1 << 16
+#: Bytes that the system may hold back unsent, so that what it takes has nearly been sent: those
+#: of so many seconds of patience, and no more.
+_UNSENT: Final = 1 << 20
+_UNSENT_PER_SECOND: Final = 1 << 17
 
 
 def shut(sock: socket.socket) -> None:
@@ -189,11 +194,13 @@ class _InTime:
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, while some of it gets away again and again."""
+        unsent = min(_UNSENT, max(1, int(exchange.pause * _UNSENT_PER_SECOND)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
+        size = _TLS_PIECE if isinstance(self.sock, ssl.SSLSocket) else _PIECE
         while data:
             self.sock.settimeout(min(exchange.pause, seconds_left(exchange.end)))
-            data = data[self.sock.send(data[:_PIECE]) :]
+            data = data[self.sock.send(data[:size]) :]
 
 
 class _HttpConnection(_InTime, HTTPConnection):
