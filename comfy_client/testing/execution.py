@@ -568,7 +568,10 @@ class Executor:
         return isinstance(failure.error, DependencyCycleError)
 
     def _tell_success(self, run: _Run) -> None:
-        run.say("execution_success", {"prompt_id": run.prompt_id})
+        if self.director:
+            self.director.before_step()  # a prompt of which no node runs hangs, too
+        if not self._queue.closed:
+            run.say("execution_success", {"prompt_id": run.prompt_id})
 
     def _steps(self, run: _Run, outputs: Sequence[str], executed: set[str]) -> None:
         """All nodes that must run."""

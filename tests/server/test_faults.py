@@ -525,6 +525,19 @@ def test_the_queue_is_lost(server: ComfyServer, dial: Dial) -> None:
     assert second not in server.history
 
 
+def test_a_prompt_that_is_cached_hangs_as_well(server: ComfyServer, dial: Dial) -> None:
+    """No node of it runs, and yet it does not end."""
+    ws = dial()
+    submit(server)
+    heard(ws, "executing null")
+    with server.faults.hang_worker():
+        submit(server)
+        heard(ws, "execution_cached")
+        server.push({"type": "over"})
+        assert "execution_success" not in heard(ws, "over")
+    assert "execution_success" in heard(ws, "executing null")
+
+
 def test_the_worker_hangs(server: ComfyServer, dial: Dial) -> None:
     """An interrupt changes nothing, HTTP works; when it ends, the prompt goes on."""
     ws = dial()
