@@ -577,7 +577,7 @@ class Job(Future[Result]):
             if other is not None:
                 words.append(f"running: {other._node_in_words()}")
             elif ahead:
-                words.append("running: a prompt of somebody else")
+                words.append("running: another prompt")
         elif status == "running":
             words[0] += f": {self._node_in_words()}"
             if known.running_since is not None and not known.is_quiet:

@@ -1,1 +1,0 @@
-{"abc": {"prompt": [1, "GET /api/view?filename=a.png&subfolder=&type=output HTTP/1.1|Host: 127.0.0.1:36765|User-Agent: comfy-client/0.1.0|Accept-Encoding: identity|Accept: */*|Authorization: Bearer S3cret-99/&x filename=a.png&subfolder=&type=output  S3cret-99/&x   ", {}, {}, []], "outputs": {}, "status": {}}}
