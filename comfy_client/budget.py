@@ -7,6 +7,7 @@ remembered stands in a :class:`Newest`.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Hashable
 from functools import partial
@@ -24,8 +25,8 @@ class Holder(Protocol):
 
     nbytes: int  #: About how much.
 
-    def give_way(self, nbytes: int) -> None:
-        """Let go of so many bytes, if it can."""
+    def give_way(self, nbytes: int, rank: int) -> None:
+        """Let go of so many bytes of what matters so much, from 0 to 2, if it can."""
 
 
 class Budget:
@@ -44,18 +45,20 @@ class Budget:
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
 
     def relieve(self) -> bool:
-        """Have those who hold most give way, to seven eighths: not for each event again.
+        """Have what matters least give way, to seven eighths: not for each event again.
 
-        Whether all fits now.
+        Of those who hold such, who holds most is first.  Whether all fits now.
         """
         holders = [one for ref in list(self._holders.values()) if (one := ref()) is not None]
         self.used = sum(one.nbytes for one in holders)
-        if self.used > self.most:
-            goal = self.most // 8 * 7
-            for one in sorted(holders, key=lambda one: one.nbytes, reverse=True):
+        fixed = sum(one.nbytes for one in holders if isinstance(one, Share))
+        if self.used > self.most >= fixed:
+            goal = max(self.most // 8 * 7, fixed + (self.most - fixed) // 2)
+            holders.sort(key=lambda one: one.nbytes, reverse=True)
+            for rank, one in itertools.product(range(3), holders):
                 if self.used <= goal:
                     break
-                one.give_way(self.used - goal)
+                one.give_way(self.used - goal, rank)
         return self.used <= self.most
 
 
@@ -83,7 +86,7 @@ class Share:
         """So many bytes more for this."""
         self.keep(key, self._sizes.get(key, 0) + nbytes)
 
-    def give_way(self, nbytes: int) -> None:
+    def give_way(self, nbytes: int, rank: int) -> None:
         """It cannot."""
 
     def free(self) -> None:

@@ -56,7 +56,7 @@ from .routes.prompts import AnyWorkflow, PromptOptions, seal
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
-from .transport.decode import decode_binary, decode_text
+from .transport.decode import SKIPPED, decode_binary, decode_text
 from .transport.failures import is_away
 from .transport.http import MAX_JSON, Answer, Http, Params
 from .transport.url import parse_host
@@ -966,7 +966,10 @@ class ComfyApi(
         )
 
     def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
-        for event in decode_text(data) if is_text else decode_binary(data):
+        events = decode_text(data) if is_text else decode_binary(data)
+        if events is SKIPPED:
+            self._jobs.missed()
+        for event in events:
             if isinstance(event, StatusEvent):
                 self._status_at = time.monotonic()
                 self._count(event.queue_remaining)

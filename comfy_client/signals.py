@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
@@ -199,15 +199,15 @@ class EventQueue:
         if budget.used > budget.most:
             budget.relieve()  # without the lock: others have theirs
 
-    def give_way(self, nbytes: int) -> None:
-        """Drop so many bytes, if so many wait."""
+    def give_way(self, nbytes: int, rank: int) -> None:
+        """Drop so many bytes of what matters so much, if so many wait."""
         with self._lock:
-            self._drop(0, nbytes)
+            self._drop(0, nbytes, (rank,))
 
-    def _drop(self, count: int, nbytes: int) -> None:
+    def _drop(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> None:
         """The oldest of what matters least: so many events, and so many bytes."""
         waiting, of_kind = self._waiting, self._of_kind
-        for rank in range(3):
+        for rank in ranks:
             for number in [n for n, event in waiting.items() if self._rank(event) == rank]:
                 if count <= 0 and nbytes <= 0:
                     return

@@ -8,6 +8,7 @@ is too long, with a mark: three dots.  They raise nothing; the value as it came 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -44,12 +45,23 @@ def exact(value: object, most: int) -> str | None:
 
 
 def identifier(value: object) -> str | None:
-    """A short text, or a number as a text: somebody's node may send one."""
+    """A short text, or a number as a text: somebody's node may send one.
+
+    Ids that are too long are cut, and stay different: nodes that expand themselves again and
+    again have such ids.
+    """
     if type(value) is str:  # most of them, and short
-        return value if len(value) <= MOST_ID and value.isascii() else text(value, MOST_ID)
+        return value if len(value) <= MOST_ID and value.isascii() else _short(value)
     if value is None or number(value) is None:
         return None
-    return text(str(value), MOST_ID)
+    return _short(str(value))
+
+
+def _short(value: str) -> str | None:
+    if len(value) > MOST_ID:
+        digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        value = f"{value[: MOST_ID - 19]}...{digest}"
+    return text(value, MOST_ID)
 
 
 def number(value: object) -> float | None:

@@ -457,6 +457,8 @@ class Job(Future[Result]):
                     if event.is_end:
                         return
                 elif is_over:
+                    if self._known.told is not None:  # it has given way, to have room for others
+                        yield self._known.told
                     return
         finally:
             tap.close()

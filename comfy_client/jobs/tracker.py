@@ -194,7 +194,7 @@ class Jobs:
         )  # the server's ids of late, by ours
         self._posting: set[Job] = set()  # submissions without an answer yet
         # Maybe of one of these.
-        self._orphans: Newest[JobEvent] = Newest(ORPHANS, self._budget.most // 8)
+        self._orphans: Newest[JobEvent] = Newest(ORPHANS, self._budget.most // 2)
         self._elsewhere = 0  # jobs whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
         self._thread: threading.Thread | None = None
@@ -502,10 +502,11 @@ class Jobs:
     def withdrawn(self, jobs: Sequence[Job]) -> None:
         """Those that waited were deleted from the queue: that they are gone is no loss."""
         self._lookout.forget()
-        with self._lock:
-            for job in jobs:
-                job._known.cancelled = job._known.running_since is None
-                self._hurry(job)
+        # Without the lock: the collector may end a forgotten ``map`` while this thread has the
+        # lock of a queue, for which whoever has this one may wait.
+        for job in jobs:
+            job._known.cancelled = job._known.running_since is None
+            self._hurry(job)
 
     # -- events, in the socket's thread ---------------------------------------------------
 
@@ -536,6 +537,12 @@ class Jobs:
         self._publish(event)
         if todo:
             in_full(todo)
+
+    def missed(self) -> None:
+        """A message that could not be read may have been about any job: history has it, too."""
+        with self._lock:
+            for job in self._jobs.values():
+                job._known.generation = None
 
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""

@@ -61,21 +61,37 @@ _MAGIC = (
 )
 
 
+class _Skipped(tuple[Event, ...]):
+    """No event, although there was one."""
+
+    __slots__ = ()
+
+
+#: What is returned for a message that is too large or too deep to be read.
+SKIPPED: Final = _Skipped()
+
+
 def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
-    """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``."""
+    """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
+
+    :data:`SKIPPED` when it may be, but is too large or nests too deep.
+    """
     said = str(data, "utf-8", "replace")
     nbytes = LEAST + _IN_MEMORY * len(said)
     if nbytes > MOST_DECODED and (nbytes := _size(said)) > MOST_DECODED:
         log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
-        return ()
+        return SKIPPED
     try:
         message = _loads(said)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
+        return SKIPPED
+    except ValueError:
         log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
         return ()
     if len(said) > _NO_MATTER and _is_deep(said, message):
         log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
-        return ()
+        return SKIPPED
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:
         log.debug("skipped a message of %d bytes without a type", len(data))

@@ -357,8 +357,7 @@ class Http:
         template, session = self._template, self._session
         sent = self._given_headers if template is None else template.headers
         secrets.add_headers(self._applied.headers, pinned=True)
-        named = {name: sent[name] for name in sent if is_secret_name(name)}
-        secrets.add_headers(named, pinned=True)
+        secrets.add_headers(self._secret_headers(sent), pinned=True)
         secrets.add(self._applied.query.values(), pinned=True)
         if template is not None:
             secrets.add_query((template.url or "").partition("?")[2])
@@ -368,7 +367,9 @@ class Http:
         secrets.add_auth(session.auth)
         secrets.add(self._given_cookies, pinned=True)
         with contextlib.suppress(RuntimeError):  # another thread is given one: known next time
-            secrets.add(str(cookie.value) for cookie in session.cookies)  # of servers, too
+            for cookie in session.cookies:  # of servers, too: some are no secret, "dark" or "true"
+                shortest = 8 if is_secret_name(cookie.name) else 16
+                secrets.add([str(cookie.value)], shortest)
 
     @functools.cached_property
     def _secrets(self) -> Secrets:
@@ -805,13 +806,23 @@ class Http:
             status=answer.status,
         )
 
+    def _secret_headers(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Those whose names tell it, without cookies of the jar: of these not all are secret."""
+        from ..recording.secrets import is_secret_name
+
+        keeps_cookie = any(name.lower() == "cookie" for name in self._given_headers)
+        return {
+            name: value
+            for name, value in sent.items()
+            if is_secret_name(name) and (keeps_cookie or name.lower() != "cookie")
+        }
+
     def _redact(self, request: requests.PreparedRequest, value: Any) -> Any:
         """A text, or texts in JSON, without what a request proved or entrusted to the server."""
         from ..recording.secrets import is_secret_name  # only errors want it
 
         secrets = self.secrets()
-        sent = request.headers
-        secrets.add_headers({name: sent[name] for name in sent if is_secret_name(name)})
+        secrets.add_headers(self._secret_headers(request.headers))
         query = parse_qsl((request.url or "").partition("?")[2])
         secrets.add(word for name, word in query if is_secret_name(name, in_query=True))
         if isinstance(request.body, bytes):

@@ -29,6 +29,8 @@ from comfy_client.events import Executed, ExecutionSuccess, UnknownEvent
 from comfy_client.recording import secrets as redaction
 from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
 from comfy_client.signals import FULL, EventQueue
+from comfy_client.testing import ComfyServer
+from comfy_client.transport import decode
 from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import decode_binary, decode_text
 from tests.helpers.clients import Heard, Quick, until
@@ -37,6 +39,13 @@ from tests.hostile.server import GRAPH, Comfy, answer, event, frame, hold, statu
 MIB = 1 << 20
 PAD = "x" * 200_000
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(MIB // 2)
+IMAGE = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
 #: How many prompts wait: what a server says last.
 OVER = 77
 
@@ -439,3 +448,51 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
             for _ in range(2 * FULL):
                 api._publish(ExecutionSuccess(name="execution_success", prompt_id="theirs"))
             assert queue.get(0) is ours
+
+
+def test_what_matters_gives_way_last_whoever_holds_it() -> None:
+    """A small queue of news loses none while another has what nobody misses."""
+    budget = Budget(100 * MIB)
+    news, noise = EventQueue(budget=budget), EventQueue(budget=budget)
+    share = Share(budget)
+    share.keep("outputs", 95 * MIB)  # so that seven eighths are out of reach
+    for number in range(10):
+        news.put(ExecutionSuccess(name="execution_success", prompt_id=str(number), nbytes=MIB // 8))
+        noise.put(UnknownEvent(name="other", nbytes=MIB // 2))
+    assert news.dropped == 0
+    assert 0 < noise.dropped < 10
+
+
+def test_an_output_that_is_too_large_to_be_read_comes_from_history(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its event is skipped, so events alone do not decide."""
+
+    class Many:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {}}
+
+        def run(self) -> dict[str, Any]:
+            return {"ui": {"values": [0.5] * 5000, "text": ["many"]}}
+
+    monkeypatch.setattr(decode, "MOST_DECODED", 50_000)
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        server.add_node(Many)
+        result = api.run({"1": {"class_type": "Many", "inputs": {}}}, timeout=20)
+    assert (result.texts, result.complete) == (("many",), True)
+
+
+def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
+    """Though all that waited had to make room."""
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        job = api.submit(IMAGE)
+        job.result(20)
+        assert job._first is not None
+        for rank in range(3):
+            job._first.give_way(MIB, rank)
+        assert [event.name for event in job.events()] == ["execution_success"]

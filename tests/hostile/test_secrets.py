@@ -32,6 +32,7 @@ from comfy_client import (
 )
 from comfy_client.cli.commands import main
 from comfy_client.recording.secrets import MOST_WORDS, Secrets
+from comfy_client.testing import ComfyServer
 from tests.hostile.server import GRAPH, Comfy, Request, Server, answer, frame, hold, status
 
 SECRET = "S3cret-99/&x"
@@ -563,3 +564,18 @@ def test_a_token_of_the_environment_goes_where_comfy_host_says(
         run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
         assert any("authorization" in each.headers for each in server.requests) is sent
     assert ("COMFY_TOKEN is not sent" in run.output) is not sent
+
+
+def test_a_cookie_that_is_a_common_word_hides_nothing() -> None:
+    """Those that a server gives are secret when they are long, or by their names."""
+    body = b'{"exec_info": {"queue_remaining": 0}}'
+    cookies = {"theme": "dark", "session_id": "dusky-77", "visit": "0123456789abcdef"}
+    refused = {"error": f"a dark input, {cookies['session_id']}, {cookies['visit']}"}
+    with ComfyServer() as server, ComfyApi(server.url, transport="poll") as api:
+        for name, value in cookies.items():
+            headers = {"Set-Cookie": f"{name}={value}; Path=/", "Content-Type": "application/json"}
+            server.on("GET", "/prompt", (200, headers, body))
+            api.poll_status(20)
+        server.on("POST", "/prompt", (400, {}, refused))
+        with pytest.raises(ComfyError, match=r"a dark input, \*\*\*, \*\*\*"):
+            api.submit(GRAPH)

@@ -19,7 +19,7 @@ from comfy_client import client as client_module
 from comfy_client.errors import UnexpectedResponse
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.frames import FrameError, Frames
-from comfy_client.values import MOST_LEVELS, identifier, is_shallow, text
+from comfy_client.values import MOST_ID, MOST_LEVELS, by_id, identifier, is_shallow, text
 from tests.helpers.clients import FAST, Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
 
@@ -338,11 +338,23 @@ def test_a_version_of_any_form_says_something_or_nothing(version: Any) -> None:
 
 
 def test_what_is_cut_says_so() -> None:
-    """By three dots, within the bound."""
-    assert identifier("x" * 300) == "x" * 253 + "..."
-    assert identifier(10**300) == "1" + "0" * 252 + "..."
+    """By three dots, within the bound; an id by what tells it from others, too."""
+    for given in ("x" * 300, 10**300):
+        cut = identifier(given) or ""
+        assert cut.startswith(str(given)[:237] + "...")
+        assert len(cut) == MOST_ID
     assert text("abcdef", 5) == "ab..."
     assert text("é\ud800") == "é?"
+
+
+def test_ids_that_are_cut_stay_different() -> None:
+    """Nodes that expand themselves have ids that grow with each round."""
+    ids = ["5" + ".0.0.Recurse" * rounds for rounds in range(60)]
+    cut = [identifier(one) for one in ids]
+    assert len(set(cut)) == 60
+    assert all(one is not None and len(one) <= MOST_ID for one in cut)
+    assert cut[:20] == ids[:20]
+    assert by_id({one: {} for one in ids}, lambda value: value).keys() == set(cut)
 
 
 def test_the_depth_of_a_value_is_seen_without_going_into_it() -> None:
