@@ -1124,7 +1124,7 @@ def _repeats_posts(retries: Retry) -> bool:
     ]
     for outcome in outcomes:
         try:
-            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]  # of two types
+            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]  # mixed values
         except urllib3.exceptions.HTTPError:
             continue
         return True

@@ -190,7 +190,7 @@ class _InTime:
             self._send_in_pieces(memoryview(data), exchange)
         else:
             self.sock.settimeout(seconds_left(exchange.end))
-            super().send(data)  # type: ignore[misc]  # as above
+            super().send(data)  # type: ignore[misc]  # of what it is mixed into
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, while some of it gets away again and again."""

@@ -324,7 +324,7 @@ class Connection:
                     self._once()
                 except ReferenceError:
                     return
-                except Exception as exc:  # noqa: BLE001 - in what pauses and tells
+                except Exception as exc:  # noqa: BLE001  # the pause itself failed; go on
                     with contextlib.suppress(Exception):  # as there may be no memory for a line
                         self._log(exc)
                     with contextlib.suppress(Exception):
@@ -346,7 +346,7 @@ class Connection:
             self._listen()
         except ReferenceError:
             raise
-        except Exception as exc:  # noqa: BLE001 - looked at below
+        except Exception as exc:  # noqa: BLE001  # no thread of ours ends by what it meets
             if self._stopped:
                 return
             is_foreseen = isinstance(exc, ComfyError | OSError)
@@ -561,7 +561,7 @@ class Connection:
             self._owned()._poll_queue()
         except ReferenceError:
             raise
-        except Exception as exc:  # noqa: BLE001 - looked at below
+        except Exception as exc:  # noqa: BLE001  # as in _once: a failed poll, logged once
             if not isinstance(exc, ComfyError | OSError):
                 self._log(exc)
             log.debug("poll failed: %s", exc)

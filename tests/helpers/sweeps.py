@@ -252,7 +252,7 @@ def main() -> None:
     url, journal, *more = sys.argv[1:]
     what = json.loads(more[0]) if more else [WORKFLOW, GRID]
     # Everything is near, and nobody is slow for long.
-    comfy_client.jobs.tracker.LOST_APART = 0.7  # type: ignore[misc]
+    comfy_client.jobs.tracker.LOST_APART = 0.7  # type: ignore[misc]  # it is Final
     comfy_client.batch.sweep.LOOK_UP = 1.5
     for line in sys.stdin:
         how, *number = line.split()

@@ -121,7 +121,7 @@ def test_a_larger_answer_is_taken_when_the_caller_says_so(server: Comfy) -> None
         assert len(api.get_settings()["a"]) == 5 * MIB
     for wrong, error in ((0, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="max_json"):
-            ComfyApi(server.url, max_json=wrong)  # type: ignore[arg-type]
+            ComfyApi(server.url, max_json=wrong)  # type: ignore[arg-type]  # on purpose
 
 
 def test_an_object_of_too_many_keys_is_not_decoded(server: Comfy, api: ComfyApi) -> None:

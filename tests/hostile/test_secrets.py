@@ -281,7 +281,7 @@ def test_no_library_logs_a_secret(kind: str, logs: pytest.LogCaptureFixture) -> 
         with contextlib.suppress(ComfyError):
             api.fetch_api("/x")
         logging.getLogger("urllib3.connectionpool").warning("it said\n%s", SECRET)
-        logging.getLogger("websocket").debug("Authorization: " + SECRET)  # noqa: G003
+        logging.getLogger("websocket").debug("Authorization: " + SECRET)  # noqa: G003  # as libraries do
         try:
             raise RuntimeError(SECRET)
         except RuntimeError:
