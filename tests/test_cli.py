@@ -318,6 +318,22 @@ def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
     assert not list(files.iterdir())
 
 
+def test_a_server_ends_by_a_signal_that_another_thread_of_it_gets():
+    """As happens to one that comes just before the main thread goes to sleep."""
+    first = """
+from comfy_client.testing import ComfyServer
+start = ComfyServer.start
+ComfyServer.start = lambda self: (
+    start(self), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+)[0]
+"""
+    with started("serve", "--port", 0, first=first) as process:
+        line_with(process, "Ctrl-C")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=LIMIT)[1] == ""
+    assert process.returncode == 0
+
+
 def test_a_server_that_is_told_to_end_while_it_starts_leaves_nothing(tmp_path):
     """As by a supervisor that thinks better of it."""
     first = """

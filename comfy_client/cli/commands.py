@@ -444,8 +444,8 @@ def serve(
         server.start()
         click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
         click.echo("Ctrl-C stops it.")
-        while True:
-            time.sleep(3600)
+        while True:  # in slices: a signal that another thread gets does not end a sleep
+            time.sleep(0.5)
 
 
 def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
