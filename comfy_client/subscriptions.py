@@ -35,7 +35,7 @@ from .events import (
     UnknownEvent,
 )
 from .signals import EventQueue, Receivers, warn_of_name
-from .transport.pool import check_patience
+from .transport.deadline import check_timeout
 
 
 class Subscriptions:
@@ -468,7 +468,7 @@ class Subscriptions:
             raise TypeError(
                 f"predicate is called with an event: {predicate!r}; timeout is the third"
             )
-        check_patience(timeout)
+        check_timeout(timeout)
         warn_of_name(name)
         queue = self._receivers.tap(name)
         self._create_socket()

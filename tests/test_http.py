@@ -61,8 +61,8 @@ from comfy_client.errors import (
 )
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
 from comfy_client.transport import http as edge
+from comfy_client.transport.deadline import limited_silence
 from comfy_client.transport.http import Http, segment
-from comfy_client.transport.pool import patient
 from comfy_client.transport.response import Answer
 from comfy_client.transport.url import parse_host
 from tests.helpers.interrupts import at_each_step, in_time
@@ -1334,7 +1334,7 @@ def test_a_question_of_little_patience_trusts_no_connection_that_was_silent_for_
     http.json("GET", "/prompt")
     for connections, seconds in ((1, math.inf), (1, 40.0), (2, 20.0)):
         http._answered_at -= 30.0
-        with patient(seconds):
+        with limited_silence(seconds):
             http.json("GET", "/prompt")
         assert comfy.connections == connections
 

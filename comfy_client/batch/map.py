@@ -31,8 +31,8 @@ from ..errors import (
 from ..jobs.job import LAST_WORD, SLICE, Job, wait_for_one
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow, PromptOptions
+from ..transport.deadline import check_timeout
 from ..transport.failures import causes, is_away
-from ..transport.pool import check_patience
 from ..workflow import Workflow
 from ..workflow.edit import load_graph
 from .grid import with_params
@@ -82,7 +82,7 @@ def run_map(
 ) -> Generator[Result | ComfyError, None, None]:
     """See :meth:`ComfyApi.map`.  Wrong arguments are told at once, the rest on the way."""
     check_in_flight(in_flight)
-    check_patience(timeout, stall_timeout)
+    check_timeout(timeout, stall_timeout)
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
 

@@ -40,7 +40,7 @@ from ..jobs.submit import LOOK_UP
 from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
 from ..routes.prompts import MARK, AnyWorkflow
-from ..transport.pool import check_patience, patient
+from ..transport.deadline import check_timeout, limited_silence
 from ..workflow.graph import seeds_of, shorten
 from .grid import Grid
 from .journal import Journal, Key, Record
@@ -131,7 +131,7 @@ def run_sweep(
 ) -> Sweep:
     """See :meth:`ComfyApi.sweep`."""
     check_in_flight(in_flight)
-    check_patience(timeout, stall_timeout)
+    check_timeout(timeout, stall_timeout)
     grid = Grid(workflow, axes)
     window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
     sweeper = _Sweeper(api, grid, window, in_flight, on_row, options)
@@ -406,7 +406,7 @@ class _Sweeper:
         while missing and (left := end - time.monotonic()) > 0:
             row = missing.pop(0)
             try:
-                with patient(left):
+                with limited_silence(left):
                     entry = self._api.get_history(row.prompt_id)
             except ComfyError as exc:
                 log.debug("no times of prompt %s: %s", row.prompt_id, exc)
@@ -525,7 +525,7 @@ def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
     if job._known.took is not None:
         return job._known.took
     try:
-        with patient(TIMES_GRACE):  # its end is known, and is to be written down
+        with limited_silence(TIMES_GRACE):  # its end is known, and is to be written down
             entry = api.get_history(job.prompt_id)
     except ComfyError as exc:
         log.debug("no times of prompt %s: %s", job.prompt_id, exc)

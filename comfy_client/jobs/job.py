@@ -30,7 +30,7 @@ from ..events import (
     ProgressState,
 )
 from ..signals import EventQueue
-from ..transport.pool import check_patience
+from ..transport.deadline import check_timeout
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
 from .progress import fraction, targets, weights
@@ -67,7 +67,7 @@ class Limits:
 
     @deadline.default
     def _deadline(self) -> float | None:
-        check_patience(self.timeout, self.stall_timeout)
+        check_timeout(self.timeout, self.stall_timeout)
         return None if self.timeout is None else time.monotonic() + self.timeout
 
     def left(self, most: float) -> float:

@@ -25,8 +25,8 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..routes.prompts import AnyWorkflow, PromptOptions, blame_what_was_left_out
+from ..transport.deadline import limited_silence
 from ..transport.failures import is_away
-from ..transport.pool import patient
 from ..workflow import explain_rejection
 from .job import Job
 from .queue_monitor import PATIENCE, find, heeds_id
@@ -135,7 +135,7 @@ def post(
 def _behind_a_page(api: ComfyApi, job: Job) -> str | None:
     """The id of a submission that something on the way has answered, if the server has it."""
     try:
-        with patient(PATIENCE):
+        with limited_silence(PATIENCE):
             return find(api, job.prompt_id, job._known.client_id, time.monotonic() + PATIENCE)
     except ComfyError:
         return None
@@ -165,7 +165,7 @@ def _look_up(
         if job._known.started or job._known.decided:
             return job.prompt_id, True
         try:
-            with patient(PATIENCE):
+            with limited_silence(PATIENCE):
                 found = find(api, job.prompt_id, job._known.client_id, end)
         except ComfyError as exc:
             looks = 0

@@ -60,9 +60,9 @@ from ..events import (
 from ..models.queue import prompt_record
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..threads import in_full, was_started
+from ..transport.deadline import read_timeout
 from ..transport.failures import is_away
 from ..transport.http import segment
-from ..transport.pool import patience
 from ..transport.websocket import State
 from ..workflow import class_of, sinks
 from ..workflow.graph import origin, seeds_of
@@ -1213,7 +1213,7 @@ class Jobs:
 
 def _watch(owner: weakref.ref[Jobs], bell: _Bell) -> None:
     """The thread that asks over HTTP.  It holds the jobs only while it works."""
-    patience.set(PATIENCE)
+    read_timeout.set(PATIENCE)
     logged: set[type[Exception]] = set()
     while not bell.stopped:
         jobs = owner()

@@ -12,8 +12,8 @@ import attrs
 from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..events import ErrorEvent, Event
+from ..transport.deadline import Deadline
 from ..transport.http import SMALL
-from ..transport.pool import deadline_in, seconds_left
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, json_value, nearest
@@ -235,15 +235,15 @@ class PromptRoutes(RouteGroup):
         self, body: Mapping[str, Any], timeout: float | None = None
     ) -> models.QueuedPrompt:
         answer = None
-        end = deadline_in(self._http.total_timeout if timeout is None else timeout)
+        deadline = Deadline.after(self._http.total_timeout if timeout is None else timeout)
         try:
             answer = self._http.json("POST", "/prompt", json=body, timeout=timeout, most=SMALL)
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, body, end) from exc
+                raise self._rejected(exc, body, deadline) from exc
             if exc.status == 500:
-                unknown = self._unknown_classes(body["prompt"], end)
+                unknown = self._unknown_classes(body["prompt"], deadline)
                 if unknown:
                     error = {"type": "missing_node_type", "message": unknown, "details": ""}
                     raise PromptRejected(
@@ -273,10 +273,12 @@ class PromptRoutes(RouteGroup):
             )
         return queued
 
-    def _rejected(self, exc: ApiError, sent: Mapping[str, Any], end: float) -> PromptRejected:
+    def _rejected(
+        self, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
+    ) -> PromptRejected:
         graph, targets = sent["prompt"], sent.get("partial_execution_targets")
         body = exc.body if isinstance(exc.body, Mapping) else {}
-        names = self._node_names(end) if unknown_class(body, graph) else ()
+        names = self._node_names(deadline) if unknown_class(body, graph) else ()
         error, node_errors = body.get("error"), body.get("node_errors")
         words = self._http.hide(explain_rejection(exc.body, graph, node_names=names))
         kind = error.get("type") if isinstance(error, Mapping) else None
@@ -292,18 +294,18 @@ class PromptRoutes(RouteGroup):
             body=exc.body,
         )
 
-    def _node_names(self, end: float) -> Sequence[str]:
+    def _node_names(self, deadline: Deadline) -> Sequence[str]:
         """Classes of the server, for a hint; no hint is worth a failure, or more time."""
         try:
-            left = min(20.0, seconds_left(end))
+            left = deadline.require(20.0)
             info = self._http.json("GET", "/object_info", timeout=left)
         except (ComfyError, TimeoutError):
             return ()
         return list(info) if isinstance(info, Mapping) else ()
 
-    def _unknown_classes(self, graph: Mapping[str, Any], end: float) -> str:
+    def _unknown_classes(self, graph: Mapping[str, Any], deadline: Deadline) -> str:
         """What a 500 hides: servers before May 2024 stumble over an unknown class."""
-        names = self._node_names(end)
+        names = self._node_names(deadline)
         known = set(names)
         for node_id, node in graph.items():
             if names and node["class_type"] not in known:

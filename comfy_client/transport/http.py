@@ -50,6 +50,7 @@ from ..errors import (
     printable,
 )
 from ..values import size_decoded
+from .deadline import Deadline, read_timeout
 from .failures import (
     bare,
     causes,
@@ -61,7 +62,7 @@ from .failures import (
     without_libraries,
 )
 from .multipart import Form, opened
-from .pool import POOL_CLASSES, Exchange, current, deadline_in, keep_to_deadlines, patience
+from .pool import POOL_CLASSES, Exchange, current, keep_to_deadlines
 from .response import Answer, Download, refusal, route_is_missing, unexpected
 from .url import Address
 
@@ -92,8 +93,8 @@ STORED: Final = 10e6
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
 #: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
-#: firewall on the way may have forgotten them without a word.  For questions whose patience is
-#: limited, it is that.
+#: firewall on the way may have forgotten them without a word.  For requests with a read timeout
+#: of their own, it is that.
 STALE: Final = 20.0
 
 #: Proxies that requests knows.
@@ -435,7 +436,7 @@ class Http:
             text = jsonlib.dumps(json, allow_nan=False, separators=(",", ":"))
             body, text = _Body(text.encode()), ""
             extra.setdefault("Content-Type", "application/json")
-        deadline = deadline_in(self.total_timeout if timeout is None else timeout)
+        deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
         with self._exchange(method, route, params, extra, body, deadline, pause) as response:
             if response.status_code >= 300 and response.status_code not in allow:
                 answer = self._beginning(response, deadline)
@@ -493,7 +494,7 @@ class Http:
         ``timeout`` is the deadline in seconds for the whole body; ``None``: an hour.  A
         pause of the client's own timeout ends it too.
         """
-        deadline = deadline_in(MAX_TRANSFER if timeout is None else timeout)
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         pause = self.total_timeout
         with self._exchange("GET", route, params, _AS_IT_IS, None, deadline, pause) as response:
             if response.status_code >= 300:
@@ -525,7 +526,7 @@ class Http:
         client's own timeout nothing gets away, or there is no answer once all of it has; a
         second more for each 10 MB, which the server has to store first.
         """
-        deadline = deadline_in(MAX_TRANSFER if timeout is None else timeout)
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size)
             extra = {"Content-Type": form.content_type}
@@ -586,7 +587,7 @@ class Http:
         params: Params | None,
         headers: Mapping[str, str | bytes],
         body: bytes | Form | None,
-        deadline: float,
+        deadline: Deadline,
         pause: float = math.inf,
     ) -> Iterator[requests.Response]:
         """Send one request; the answer's body is still on the wire.
@@ -632,7 +633,7 @@ class Http:
         finally:
             self._live.discard(exchange)
 
-    def _find_routes(self, deadline: float) -> None:
+    def _find_routes(self, deadline: Deadline) -> None:
         """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there."""
         exchange = Exchange(deadline)
         statuses = set()
@@ -693,13 +694,13 @@ class Http:
         request = self._new_request(method, path, params, headers, body)
         verify, cert = self.verify, self.cert
         tries = 2 if method in ("GET", "HEAD") else 1
-        # A POST cannot be asked again, and whoever has little patience cannot wait to find out.
-        if time.monotonic() - self._answered_at > (STALE if tries == 1 else patience.get()):
+        # A POST cannot be sent again, and with a short read timeout there is no time to find out.
+        if time.monotonic() - self._answered_at > (STALE if tries == 1 else read_timeout.get()):
             self._drop_kept(url)
         while True:
             self._check_open()
-            left = exchange.end - time.monotonic()
-            if left <= 0:
+            left = exchange.deadline.left()
+            if not left:
                 raise RequestTimeout(f"{method} {url}: no time left to ask")
             record, outer = None, sys.exception()
             if self.recorder is not None:
@@ -712,7 +713,7 @@ class Http:
                 response = self._session.send(
                     request,
                     stream=True,
-                    timeout=(min(self.connect_timeout, left), min(pause, patience.get(), left)),
+                    timeout=(min(self.connect_timeout, left), min(pause, read_timeout.get(), left)),
                     verify=verify,
                     cert=cert,
                     proxies=self._usable_proxies,  # no local: passwords stand in them
@@ -760,7 +761,7 @@ class Http:
         """Close the connections that nobody uses; those in use go when they are done."""
         self._session.get_adapter(url).close()
 
-    def _whole(self, response: requests.Response, deadline: float, most: int) -> Answer:
+    def _whole(self, response: requests.Response, deadline: Deadline, most: int) -> Answer:
         """All of it, in memory; an error when that is more than ``most`` bytes."""
         content = None
         if (_length(response) or 0) <= most:
@@ -771,11 +772,11 @@ class Http:
             )
         return self._answer(response, content)
 
-    def _beginning(self, response: requests.Response, deadline: float) -> Answer:
+    def _beginning(self, response: requests.Response, deadline: Deadline) -> Answer:
         """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
         return self._answer(response, self._up_to(SMALL, response, deadline))
 
-    def _up_to(self, most: int, response: requests.Response, deadline: float) -> bytes:
+    def _up_to(self, most: int, response: requests.Response, deadline: Deadline) -> bytes:
         """The body; when it is longer than ``most`` bytes, more than these of it."""
         body = io.BytesIO()  # grows in place, and gives its bytes without a copy
         for chunk in self._chunks(response, deadline, decode=True):
@@ -831,7 +832,7 @@ class Http:
         return secrets.hide_words_in(value)
 
     def _chunks(
-        self, response: requests.Response, deadline: float, *, decode: bool = False
+        self, response: requests.Response, deadline: Deadline, *, decode: bool = False
     ) -> Iterator[bytes]:
         """The body piece by piece: never past the deadline, never silently short."""
         method = response.request.method or ""
@@ -839,7 +840,7 @@ class Http:
         length = _length(response)
         got = 0
         while length is None or got < length:
-            if time.monotonic() > deadline:
+            if deadline.expired:
                 raise RequestTimeout(f"{method} {url}: still dripping in at its deadline")
             outer = sys.exception()
             try:

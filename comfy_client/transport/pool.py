@@ -17,20 +17,17 @@ import functools
 import http.client
 import io
 import math
-import numbers
 import queue
 import socket
 import ssl
-import time
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-#: Seconds that any exchange may take; more than this no socket can be told.
-LONGEST: Final = 1e6
+from .deadline import LONGEST, Deadline
+
 #: Answers that only announce the answer (100, 102, 103), of which so many may come before it.
 MOST_INTERIM: Final = 100
 #: Bytes that are sent at once where each piece has a limit of its own.  Of these a socket takes
@@ -53,10 +50,10 @@ def shut(sock: socket.socket) -> None:
 class Exchange:
     """A request and its answer: when they must be over, and the socket that they use by now."""
 
-    __slots__ = ("_is_cut", "_sock", "end", "pause")
+    __slots__ = ("_is_cut", "_sock", "deadline", "pause")
 
-    def __init__(self, end: float, pause: float = math.inf) -> None:
-        self.end = end  #: By ``time.monotonic``.
+    def __init__(self, deadline: Deadline, pause: float = math.inf) -> None:
+        self.deadline = deadline
         self.pause = pause  #: Seconds in which some of the request must get away.
         self._sock: socket.socket | None = None
         self._is_cut = False
@@ -76,51 +73,18 @@ class Exchange:
 
 #: What this thread is about to send; ``None`` for requests of others over the same pool.
 current: Final[ContextVar[Exchange | None]] = ContextVar("current", default=None)
-#: Seconds for which the server may be silent in any exchange of this thread.
-patience: Final[ContextVar[float]] = ContextVar("patience", default=math.inf)
-
-
-@contextlib.contextmanager
-def patient(seconds: float) -> Iterator[None]:
-    """Exchanges in here end when the server is silent for so long."""
-    token = patience.set(seconds)
-    try:
-        yield
-    finally:
-        patience.reset(token)
-
-
-def check_patience(*seconds: float | None) -> None:
-    """TypeError or ValueError for what is no time to wait."""
-    for value in seconds:
-        if value is not None and not isinstance(value, numbers.Real):  # numpy's, too
-            raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
-        if value is not None and not value >= 0:
-            raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
-
-
-def deadline_in(seconds: float) -> float:
-    """When so many seconds will have passed, by ``time.monotonic``; 0 and more."""
-    check_patience(seconds)
-    return time.monotonic() + min(seconds, LONGEST)
-
-
-def seconds_left(end: float) -> float:
-    """The time left until ``end``, more than 0; else ``TimeoutError``."""
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the deadline has passed")
-    return left
 
 
 class _Reader(io.RawIOBase):
     """What a socket receives, until the deadline."""
 
-    def __init__(self, sock: socket.socket, end: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._end = end
-        self._pause = sock.gettimeout()  # urllib3 has just set the limit of a single read
+        self._deadline = deadline
+        # urllib3 has just set the limit of a single read.
+        pause = sock.gettimeout()
+        self._pause = LONGEST if pause is None else pause
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """All that an ``HTTPResponse`` asks of a socket."""
@@ -130,8 +94,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = seconds_left(self._end)
-        self._sock.settimeout(left if self._pause is None else min(left, self._pause))
+        self._sock.settimeout(self._deadline.require(self._pause))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -157,18 +120,18 @@ class _Response(http.client.HTTPResponse):
 
 
 def answer_until(
-    end: float, sock: socket.socket, *args: Any, **kw: Any
+    deadline: Deadline, sock: socket.socket, *args: Any, **kw: Any
 ) -> http.client.HTTPResponse:
-    """The answer that comes out of a socket, read until ``end``."""
+    """The answer that comes out of a socket, read until the deadline."""
     # A socket, as far as an answer asks for one.
-    return _Response(_Reader(sock, end), *args, **kw)  # type: ignore[arg-type]
+    return _Response(_Reader(sock, deadline), *args, **kw)  # type: ignore[arg-type]
 
 
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
     exchange = current.get()
     if exchange is None:
         return _Response(sock, *args, **kw)
-    return answer_until(exchange.end, sock, *args, **kw)
+    return answer_until(exchange.deadline, sock, *args, **kw)
 
 
 class _InTime:
@@ -189,7 +152,7 @@ class _InTime:
         if exchange.pause < LONGEST:
             self._send_in_pieces(memoryview(data), exchange)
         else:
-            self.sock.settimeout(seconds_left(exchange.end))
+            self.sock.settimeout(exchange.deadline.require())
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
@@ -199,7 +162,7 @@ class _InTime:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
         size = _TLS_PIECE if isinstance(self.sock, ssl.SSLSocket) else _PIECE
         while data:
-            self.sock.settimeout(min(exchange.pause, seconds_left(exchange.end)))
+            self.sock.settimeout(exchange.deadline.require(exchange.pause))
             data = data[self.sock.send(data[:size]) :]
 
 

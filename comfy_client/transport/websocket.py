@@ -47,10 +47,11 @@ from ..errors import (
 )
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..threads import was_started
+from .deadline import Deadline
 from .decode import HELLO
 from .failures import bare, causes, explain, is_of_the_system, told
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
-from .pool import answer_until, seconds_left, shut
+from .pool import answer_until, shut
 from .url import Address
 
 if TYPE_CHECKING:
@@ -546,13 +547,13 @@ class Connection:
 
     def _poll_for(self, seconds: float) -> None:
         """Ask over HTTP now and then; ends with the time, or when HTTP fails as well."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if self._sleep(min(self.timing.poll, left)):
+        deadline = Deadline.after(seconds)
+        while not deadline.expired:
+            if self._sleep(deadline.left(self.timing.poll)):
                 return
-            if time.monotonic() < end and not self._polls() and not self._poll_only:
+            if not deadline.expired and not self._polls() and not self._poll_only:
                 self._enter(State.WAITING)
-                self._sleep(min(self.timing.poll, max(0.0, end - time.monotonic())))
+                self._sleep(deadline.left(self.timing.poll))
                 return
 
     def _polls(self) -> bool:
@@ -581,12 +582,12 @@ def dial(
     socket before it waits for anything, so that it can be ended; whoever holds the last one
     closes it after a failure.
     """
-    end = time.monotonic() + timeout
+    deadline = Deadline.after(timeout)
     ws = websocket.WebSocket(skip_utf8_validation=True)
     error: BaseException
     try:
         sock = open_line(plan, timeout, hold)
-        stream = _Buffered(sock, end)
+        stream = _Buffered(sock, deadline)
         _shake_hands(ws, stream, plan, timeout)
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
         return ws, sock, stream.rest
@@ -623,10 +624,10 @@ def hang_up(ws: websocket.WebSocket, sock: socket.socket, *, politely: bool) -> 
     """End a socket; ``politely``: let the server see the end of it before the next one comes."""
     if politely:
         with contextlib.suppress(OSError, websocket.WebSocketException):
-            end = time.monotonic() + 0.5
+            deadline = Deadline.after(0.5)
             sock.settimeout(0.5)
             ws.send_close()
-            while time.monotonic() < end and sock.recv(1 << 16):
+            while not deadline.expired and sock.recv(1 << 16):
                 pass
     with contextlib.suppress(OSError, websocket.WebSocketException):
         ws.shutdown()
@@ -636,12 +637,12 @@ class _Buffered:
     """The socket during the handshake, which websocket-client reads byte by byte.
 
     Each ``recv`` lets go of the interpreter and has to win it back.  All of them are over
-    at ``end``.
+    at the deadline.
     """
 
-    def __init__(self, sock: socket.socket, end: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
-        self._end = end
+        self._deadline = deadline
         self._allowance = MAX_HANDSHAKE
         self.rest = b""  #: Read, and not asked for yet.
 
@@ -650,7 +651,7 @@ class _Buffered:
         if not size:  # websocket-client 1.8 asks so for a body of no length
             return b""
         if not self.rest:
-            self._sock.settimeout(seconds_left(self._end))
+            self._sock.settimeout(self._deadline.require())
             self.rest = self._sock.recv(4096)
             self._allowance -= len(self.rest)
         if self._allowance < 0:
@@ -668,19 +669,19 @@ def open_line(plan: Plan, timeout: float, hold: Callable[[socket.socket], None])
     ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
     anything, so that it can be ended.
     """
-    end = time.monotonic() + timeout
+    deadline = Deadline.after(timeout)
     parts = urlsplit(plan.url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     if plan.proxy:
-        sock = _tunnel(plan.proxy, host, port, end, hold)
+        sock = _tunnel(plan.proxy, host, port, deadline, hold)
     else:
         try:
-            sock = _connect(host, port, end, hold)
+            sock = _connect(host, port, deadline, hold)
         except TimeoutError as exc:
             raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(seconds_left(end))  # of a handshake of TLS, too, it bounds the whole
+    sock.settimeout(deadline.require())  # of a handshake of TLS, too, it bounds the whole
     if parts.scheme != "wss" or plan.ssl_context is None:
         return sock
     secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
@@ -716,7 +717,7 @@ def speaks_tls(
 
 
 def _connect(
-    host: str, port: int, end: float, hold: Callable[[socket.socket], None]
+    host: str, port: int, deadline: Deadline, hold: Callable[[socket.socket], None]
 ) -> socket.socket:
     """As ``socket.create_connection``, which keeps its socket to itself until it is done."""
     failure = OSError(f"{host} has no address")
@@ -726,7 +727,7 @@ def _connect(
         try:
             hold(sock)
             # A fair share: the first may swallow packets, and another one work.
-            sock.settimeout(seconds_left(end) / (len(found) - tried))
+            sock.settimeout(deadline.require() / (len(found) - tried))
             sock.connect(address)
         except OSError as exc:
             sock.close()
@@ -737,7 +738,7 @@ def _connect(
 
 
 def _tunnel(
-    proxy: str, host: str, port: int, end: float, hold: Callable[[socket.socket], None]
+    proxy: str, host: str, port: int, deadline: Deadline, hold: Callable[[socket.socket], None]
 ) -> socket.socket:
     """A connection through an HTTP proxy.
 
@@ -764,10 +765,10 @@ def _tunnel(
         lines.append(f"Proxy-Authorization: {pair.headers()['Authorization']}")
     what = f"the proxy {parts.hostname} on the way"
     try:
-        sock = _connect(parts.hostname or "", proxy_port, end, hold)
-        sock.settimeout(seconds_left(end))
+        sock = _connect(parts.hostname or "", proxy_port, deadline, hold)
+        sock.settimeout(deadline.require())
         sock.sendall("\r\n".join([*lines, "", ""]).encode())
-        with answer_until(end, sock, method="CONNECT") as answer:
+        with answer_until(deadline, sock, method="CONNECT") as answer:
             answer.begin()
     except (OSError, http.client.HTTPException) as exc:
         # Not what is no answer: it may repeat what was sent.
@@ -865,12 +866,11 @@ class Line:
 
     def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
         """Opcode and payload of the next frame; ``None`` when none came in time (seconds)."""
-        end = time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
         while (message := self._frames.next()) is None:
-            left = end - time.monotonic()
-            if left <= 0:
+            if deadline.expired:
                 return None
-            self._sock.settimeout(left)
+            self._sock.settimeout(deadline.left() or 0.001)
             with contextlib.suppress(TimeoutError):
                 self._do(self._frames.read)
         if message[0] == PING:

@@ -1,0 +1,44 @@
+"""Pauses between attempts that fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+
+
+@attrs.define
+class Backoff:
+    """Exponential backoff: each pause may be longer than the one before, up to a cap.
+
+    Attributes:
+        first: The longest first pause, in seconds.
+        cap: The longest pause of all, in seconds.
+        factor: By how much the longest pause grows with each failure.
+        jitter: Which part of a pause is random: 1 is full jitter, 0 none.
+        uniform: A random number between two others; tests put their own here.
+        failures: How many pauses there were since the last reset.
+    """
+
+    first: float
+    cap: float
+    factor: float = 2.0
+    jitter: float = 1.0
+    uniform: Callable[[float, float], float] = attrs.field(default=random.uniform, repr=False)
+    failures: int = attrs.field(default=0, init=False)
+
+    @property
+    def longest(self) -> float:
+        """Seconds that the next pause may take."""
+        return min(self.cap, self.first * self.factor ** min(self.failures, 64))
+
+    def next(self) -> float:
+        """Seconds to wait after one more failure."""
+        longest = self.longest
+        self.failures += 1
+        return self.uniform(longest * (1.0 - self.jitter), longest)
+
+    def reset(self) -> None:
+        """Start over with the first pause: it worked."""
+        self.failures = 0
