@@ -59,6 +59,7 @@ from comfy_client.errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
+from comfy_client.recording.secrets import Secrets
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
 from comfy_client.transport import http as edge
 from comfy_client.transport.deadline import limited_silence
@@ -2326,3 +2327,50 @@ def test_what_is_being_handled_is_no_cause_of_a_failure(outer: BaseException) ->
                     api.get_queue()
     finally:
         signal.signal(signal.SIGUSR1, old)
+
+
+def test_a_description_names_what_is_sent_and_shows_none_of_it(comfy: ComfyServer) -> None:
+    """For the doctor: kinds and names, never values."""
+    session = requests.Session()
+    session.headers["Origin"] = comfy.url
+    session.auth = ("me", SECRET)
+    http = Http(
+        parse_host(comfy.url)[0],
+        credentials=QueryCredentials("token", SECRET),
+        user="ann",
+        headers={"Cookie": f"sid={SECRET}"},
+        session=session,
+    )
+    assert http.describe().has_api_prefix is None
+    http.json("GET", "/prompt")
+    shown = http.describe()
+    assert SECRET not in repr(shown)
+    assert (shown.url, shown.user, shown.credentials) == (comfy.url, "ann", "QueryCredentials")
+    assert shown.sent == ("?token=", "Cookie", "auth of the Session")
+    assert shown.sends_origin
+    assert shown.has_api_prefix
+    http.close()
+
+
+def test_words_of_the_settings_are_told_to_who_hides_them(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User names and passwords of any kind, of proxies in the environment too."""
+    monkeypatch.setenv("COMFY_PASSWORD", "bob:env-password")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxyuser:proxy%2Fpassword@proxy:1")
+    session = requests.Session()
+    session.auth = HTTPBasicAuth("session-user", "session-password")
+    http = Http(
+        parse_host(comfy.url)[0],
+        credentials=EnvCredentials("COMFY_PASSWORD", "basic"),
+        user="comfy-user",
+        headers={"X-Anything": "header-value"},
+        session=session,
+    )
+    secrets = Secrets()
+    http.tell_words(secrets)
+    words = ["env-password", "proxyuser", "proxy/password", "session-user", "session-password"]
+    for word in (*words, "comfy-user", "header-value"):
+        assert secrets.hide_words(word) == "***"
+    assert secrets.hide_words("COMFY_PASSWORD") == "COMFY_PASSWORD"
+    http.close()

@@ -28,8 +28,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from http.cookiejar import Cookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+import attrs
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
@@ -125,6 +126,28 @@ def segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise ValueError(f"the name or id {text!r} cannot stand in a path")
     return quote(text, safe="")
+
+
+@attrs.frozen
+class Description:
+    """What a client sends, and where to, without a secret.
+
+    Attributes:
+        url: The server.
+        user: The user that requests name; ``None`` for none.
+        credentials: The kind of credentials; ``None`` for none.
+        sent: Names of what went along to prove who we are: headers, ``?parameters=``, and what a
+            given Session adds.
+        sends_origin: Whether a header says ``Origin``, which a ComfyUI compares with its host.
+        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
+    """
+
+    url: str
+    user: str | None
+    credentials: str | None
+    sent: tuple[str, ...]
+    sends_origin: bool
+    has_api_prefix: bool | None
 
 
 class Http:
@@ -347,6 +370,44 @@ class Http:
         template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
+
+    def describe(self) -> Description:
+        """What is sent, and where to: facts without a secret; asks nobody anything."""
+        names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
+        given = [*self._given_headers, *self._session.headers]
+        names += [name for name in given if name.lower() in ("authorization", "cookie")]
+        if self._session.auth:
+            names.append("auth of the Session")
+        if self._session.cookies:
+            names.append("cookies of the Session")
+        return Description(
+            url=self.address.http_url,
+            user=self._user or None,
+            credentials=None if self.credentials is None else type(self.credentials).__name__,
+            sent=tuple(names),
+            sends_origin=any(name.lower() == "origin" for name in given),
+            has_api_prefix=self._api,
+        )
+
+    def tell_words(self, secrets: Secrets) -> None:
+        """:meth:`tell_secrets`, and whatever else of the settings may be secret or personal.
+
+        User names, all headers that were given, and proxies of the environment.
+        """
+        self.tell_secrets(secrets)
+        session = self._session
+        secrets.add_headers(self._given_headers)
+        if self._template is not None:  # else nothing was sent yet
+            secrets.add_headers(self._template.headers)
+        words = [self._user or "", *_words(session.auth), *_words(self.credentials)]
+        words += [str(cookie.value) for cookie in session.cookies]
+        proxies = [*(self._proxies or {}).values(), *session.proxies.values()]
+        proxies += [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
+        for proxy in filter(None, proxies):
+            userinfo = proxy.rpartition("@")[0].rpartition("//")[2]
+            pair = (userinfo, *userinfo.split(":", 1))
+            words += [*pair, *map(unquote, pair)]
+        secrets.add(words)
 
     def tell_secrets(self, secrets: Secrets) -> None:
         """What proves who we are, to the server and to proxies, as far as it is known by now.
@@ -898,6 +959,20 @@ class Http:
                 **answer.facts(),
             )
         return error
+
+
+def _words(holder: object) -> Iterator[str]:
+    """All texts in credentials of any kind, or in the ``auth`` of a Session."""
+    if isinstance(holder, creds.EnvCredentials):  # the name of the variable is no secret
+        value = os.environ.get(holder.variable, "")
+        yield from (value, *value.split(":", 1))
+        return
+    values: list[object] = [*holder] if isinstance(holder, tuple) else []
+    names = getattr(type(holder), "__attrs_attrs__", ())
+    values += [getattr(holder, field.name, None) for field in names]
+    values += getattr(holder, "__dict__", {}).values()
+    values += [each for value in values if isinstance(value, Mapping) for each in value.values()]
+    yield from (value for value in values if isinstance(value, str))
 
 
 def _is_of_users(path: str) -> bool:
