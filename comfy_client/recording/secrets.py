@@ -26,8 +26,11 @@ STARS: Final = "***"
 
 #: The same rule as for what errors show: what is shorter tells nothing and occurs anywhere.
 SHORTEST: Final = 4
-#: A value that only its name makes secret is hidden elsewhere from this length on.
+#: A value that only its name makes secret is hidden elsewhere from this length on; the value of
+#: a header whose name tells nothing, too.
 SHORTEST_NAMED: Final = 8
+#: One word of such a header: shorter ones may be any word.
+SHORTEST_WORD: Final = 16
 #: Words that are remembered; of tokens that change, the latest.
 MOST_WORDS: Final = 500
 #: Letters of all of these, but for our own credentials: each word has some thirty spellings.
@@ -109,19 +112,29 @@ _PATH = re.compile(r"(?:\b[A-Za-z]:)?[/\\][^\"'\n:]+")
 _SOURCE = re.compile(r"[/\\](?:execution|main)\.py$")
 _FOLDERS = 10
 
-#: Headers that hold nothing secret, unless the user put it there under their name.
+#: Headers that hold nothing secret, unless they are credentials.
 _PLAIN_HEADERS = frozenset(
     {
         "accept",
         "accept-encoding",
+        "accept-language",
+        "cache-control",
         "comfy-user",
         "connection",
         "content-length",
         "content-type",
+        "forwarded",
         "host",
+        "if-modified-since",
         "if-none-match",
         "if-range",
+        "origin",
+        "pragma",
         "range",
+        "referer",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
     }
 )
 _SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey"})
@@ -204,12 +217,26 @@ class Secrets:
                 found = self._found = _Found.of([*self._pinned, *self._known])
         return found
 
-    def add_headers(self, headers: Mapping[str, str | bytes], *, pinned: bool = False) -> None:
-        """What a request or a handshake brings along to prove who we are."""
+    def add_headers(
+        self,
+        headers: Mapping[str, str | bytes],
+        *,
+        pinned: bool = False,
+        are_credentials: bool = False,
+    ) -> None:
+        """What a request or a handshake brings along to prove who we are.
+
+        Any header may do that.  A value whose name does not say so may also be a common word,
+        so it has to be longer.
+        """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
-            if name.lower() not in _PLAIN_HEADERS and not value.startswith(_AGENTS):
-                self.add(_words_of_header(name, value), pinned=pinned)
+            words = list(_words_of_header(name, value))
+            if are_credentials or is_secret_name(name) or _begins_with_scheme(value):
+                self.add(words, pinned=pinned)
+            elif name.lower() not in _PLAIN_HEADERS and not value.startswith(_AGENTS):
+                self.add([value.strip()], SHORTEST_NAMED, pinned=pinned)
+                self.add(words, SHORTEST_WORD, pinned=pinned)
 
     def add_query(self, query: str) -> None:
         """Parameters that go on every request."""
@@ -478,6 +505,11 @@ def _words_of_header(name: str, value: str) -> Iterator[str]:
         except (binascii.Error, UnicodeDecodeError):
             return
         yield pair.partition(":")[2] or pair
+
+
+def _begins_with_scheme(value: str) -> bool:
+    scheme, sign, _ = value.partition(" ")
+    return bool(sign) and scheme.lower() in _SCHEMES
 
 
 def _is_secret(name: str, value: Any) -> bool:

@@ -410,16 +410,13 @@ class Http:
         secrets.add(words)
 
     def tell_secrets(self, secrets: Secrets) -> None:
-        """What proves who we are, to the server and to proxies, as far as it is known by now.
-
-        Of other headers those whose names say so: the rest may be any word.
-        """
+        """What proves who we are, to the server and to proxies, as far as it is known by now."""
         from ..recording.secrets import is_secret_name  # whoever has Secrets has loaded it
 
         template, session = self._template, self._session
         sent = self._given_headers if template is None else template.headers
-        secrets.add_headers(self._applied.headers, pinned=True)
-        secrets.add_headers(self._secret_headers(sent), pinned=True)
+        secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)
+        secrets.add_headers(self._without_jar(sent), pinned=True)
         secrets.add(self._applied.query.values(), pinned=True)
         if template is not None:
             secrets.add_query((template.url or "").partition("?")[2])
@@ -868,15 +865,11 @@ class Http:
             status=answer.status,
         )
 
-    def _secret_headers(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Those whose names tell it, without cookies of the jar: of these not all are secret."""
-        from ..recording.secrets import is_secret_name
-
+    def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Headers without cookies of the jar: servers set these, and not all are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._given_headers)
         return {
-            name: value
-            for name, value in sent.items()
-            if is_secret_name(name) and (keeps_cookie or name.lower() != "cookie")
+            name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"
         }
 
     def _redact(self, request: requests.PreparedRequest, value: Any) -> Any:
@@ -884,7 +877,7 @@ class Http:
         from ..recording.secrets import is_secret_name  # only errors want it
 
         secrets = self.secrets()
-        secrets.add_headers(self._secret_headers(request.headers))
+        secrets.add_headers(self._without_jar(request.headers))
         query = parse_qsl((request.url or "").partition("?")[2])
         secrets.add(word for name, word in query if is_secret_name(name, in_query=True))
         if isinstance(request.body, bytes):

@@ -329,6 +329,73 @@ def test_credentials_show_nothing_themselves() -> None:
         assert_nowhere(repr(api) + repr(api._http))
 
 
+#: The value of a header whose name tells nothing.
+OPAQUE = "opaque/Value-77&x"
+
+
+def given(how: str) -> dict[str, Any]:
+    """Options of a client that sends it with each request."""
+    if how == "headers":
+        return {"headers": {"X-Foo": OPAQUE}}
+    session = requests.Session()
+    session.headers["X-Foo"] = OPAQUE
+    return {"session": session}
+
+
+@pytest.mark.parametrize("how", ["headers", "session"])
+def test_a_header_whose_name_tells_nothing_is_hidden(
+    how: str, logs: pytest.LogCaptureFixture
+) -> None:
+    """In errors, log lines of libraries, job errors and the doctor's report."""
+
+    def junk(request: Request) -> None:
+        request.conn.sendall(f"HTTP/1.1 200 X\r\n{OPAQUE}\r\n\r\n{{}}".encode())
+
+    def refuse(request: Request) -> bytes:
+        assert request.headers["x-foo"] == OPAQUE
+        return answer(400, {"error": f"bad {OPAQUE}"}, reason=OPAQUE)
+
+    with Comfy() as server, poller(server.url, **given(how)) as api:
+        failed(server, OPAQUE)
+        with pytest.raises(JobFailed) as failure:
+            api.submit(GRAPH).result(20)
+        server.lies["/x"] = refuse
+        with pytest.raises(ComfyError) as refusal:
+            api.fetch_api("/x")
+        server.lies["/y"] = junk
+        with contextlib.suppress(ComfyError):
+            api.fetch_api("/y")
+        server.lies["GET /features"] = lambda _: answer(body={OPAQUE: True})
+        report = str(api.doctor(timeout=10))
+    assert "Failed to parse headers" in logs.text
+    assert "***" in str(refusal.value)
+    assert_nowhere(logs.text + report + str(failure.value), OPAQUE)
+    assert_nowhere(shown(refusal.value), OPAQUE)
+
+
+def test_a_header_of_one_request_whose_name_tells_nothing_is_hidden() -> None:
+    """It is not known to the client otherwise."""
+    with Server(lambda _: answer(400, {"error": f"bad {OPAQUE}"})) as server:
+        exc = failure(server.url, lambda api: api.fetch_api("/x", headers={"X-Foo": OPAQUE}))
+    assert "bad ***" in str(exc)
+    assert_nowhere(shown(exc), OPAQUE)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Stage": "prod"},
+        {"Accept-Language": "resolution"},
+        {"X-About": "a resolution"},
+    ],
+)
+def test_a_header_that_is_a_common_word_hides_nothing(headers: dict[str, str]) -> None:
+    """A short one, one that is well known, or a word of several."""
+    with Server(lambda _: answer(400, {"error": "prod: bad resolution"})) as server:
+        exc = failure(server.url, headers=headers)
+    assert "prod: bad resolution" in str(exc)
+
+
 # -- prompts ------------------------------------------------------------------------------
 
 
