@@ -114,13 +114,13 @@ class Visit:
         """One check, in a thread that is left alone when it does not come back."""
         begun = time.monotonic()
         self.check_end = min(self.end, begun + limit)
-        told: queue.SimpleQueue[Found | ClientClosed] = queue.SimpleQueue()
+        told: queue.SimpleQueue[Found | None] = queue.SimpleQueue()
 
         def work() -> None:
             try:
                 told.put(check(self))
-            except ClientClosed as exc:
-                told.put(exc)
+            except ClientClosed:
+                told.put(None)
             except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
                 told.put(Found("failed", self.redact.told(exc) or type(exc).__name__))
             except Exception as exc:
@@ -137,8 +137,8 @@ class Visit:
         except queue.Empty:
             self.cut()
             return Found("failed", f"did not come to an end within {self.check_end - begun:.1f} s")
-        if isinstance(result, ClientClosed):
-            raise result
+        if result is None:
+            raise ClientClosed  # anew: what it passed in that thread may hold a server's words
         return result
 
     def hold(self, sock: socket.socket) -> None:

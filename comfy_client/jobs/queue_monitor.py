@@ -189,23 +189,30 @@ def find(api: ComfyApi, prompt_id: str, client_id: str, end: float) -> str | Non
         left = max(0.1, end - time.monotonic())
         return api._http.json("GET", route, params=params, timeout=left)
 
+    # No records in variables while the next answer is waited for: others' words stand in them.
     ids = spellings(prompt_id)
-    queue = models.Queue.from_json(ask("/queue"))
-    seen: list[_Record] = [*queue.running, *queue.pending]
-    found = _named(seen, ids)
-    for one in () if found else ids:
-        records = _records(ask(f"/history/{segment(one)}"))
-        found = found or _named(records, ids)
-        seen += records
-    if found is None:
-        found = _marked(seen, ids, client_id)
-    if found is None:
-        records = _records(ask("/history", max_items=64))
-        found = _named(records, ids) or _marked(records, ids, client_id)
-    return found
+    named, marked = _matches(_waiting(ask("/queue")), ids, client_id)
+    for one in () if named else ids:
+        there, said = _matches(_records(ask(f"/history/{segment(one)}")), ids, client_id)
+        named, marked = named or there, marked or said
+    if not (named or marked):
+        named, marked = _matches(_records(ask("/history", max_items=64)), ids, client_id)
+    return named or marked
 
 
 _Record = models.QueueItem | models.HistoryEntry
+
+
+def _matches(
+    records: Sequence[_Record], ids: Sequence[str], client_id: str
+) -> tuple[str | None, str | None]:
+    """What these records have by one of the ids, and what by the mark of it."""
+    return _named(records, ids), _marked(records, ids, client_id)
+
+
+def _waiting(found: object) -> list[models.QueueItem]:
+    queue = models.Queue.from_json(found)
+    return [*queue.running, *queue.pending]
 
 
 def _records(found: object) -> list[models.HistoryEntry]:

@@ -146,7 +146,15 @@ def _is_of_library(module: str) -> bool:
     return f"{module}.".startswith(_LIBRARIES)
 
 
-_LIBRARIES: Final = ("requests.", "urllib3.", "http.client.", "websocket.", "socks.")
+#: Of ours the one whose methods libraries call with what they send.
+_LIBRARIES: Final = (
+    "requests.",
+    "urllib3.",
+    "http.client.",
+    "websocket.",
+    "socks.",
+    "comfy_client.transport.pool.",
+)
 
 
 def one_line(text: str, most: int = 2000) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import base64
 import contextlib
 import json
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from comfy_client import (
     BasicCredentials,
     BearerCredentials,
+    ClientClosed,
     ComfyApi,
     ComfyError,
     HeaderCredentials,
@@ -566,6 +568,53 @@ def test_a_record_of_another_prompt_is_told_without_a_secret_for_an_id() -> None
         )
     assert "is about another, ***" in str(exc)
     assert_nowhere(shown(exc))
+
+
+def test_no_frame_of_a_look_up_holds_what_a_server_repeats() -> None:
+    """Ctrl-C while a submission is looked for: what the queue said is no variable of ours."""
+    said = [1, SECRET, {"3": {"class_type": SECRET, "inputs": {}}}, {"echo": SECRET}, []]
+
+    def interrupt(_: Request) -> bytes:
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        return answer(body={})
+
+    with Comfy() as server:
+        server.lies = {
+            "POST /prompt": lambda request: request.conn.close(),
+            "GET /queue": lambda _: answer(body={"queue_running": [said], "queue_pending": []}),
+            "GET /history": interrupt,
+        }
+        with (
+            poller(server.url, credentials=BearerCredentials(SECRET)) as api,
+            pytest.raises(KeyboardInterrupt) as caught,
+        ):
+            api.submit(GRAPH)
+    text = shown(caught.value)
+    assert "find: " in text
+    assert_nowhere(text)
+
+
+@pytest.mark.parametrize("route", ["GET /features", "GET /jobs", "GET /users", "GET /history"])
+def test_no_frame_of_the_doctor_holds_what_a_server_repeats(route: str) -> None:
+    """The client is closed while a check asks."""
+    body: dict[str, Any] = {"echo": SECRET, "system": {"os": SECRET}, "devices": []}
+    with Comfy() as server, poller(server.url, credentials=BearerCredentials(SECRET)) as api:
+
+        def close(_: Request) -> bytes:
+            api.close()
+            return answer(body=body)
+
+        server.lies = {
+            "GET /system_stats": lambda _: answer(body=body),
+            "GET /features": lambda _: answer(body={SECRET: SECRET}),
+            "GET /users": lambda _: answer(body=body),
+            "POST /prompt": lambda _: answer(body={"prompt_id": "an-id", "echo": SECRET}),
+            route: close,
+        }
+        with pytest.raises(ClientClosed) as caught:
+            api.doctor(run=True, timeout=10)
+    assert_nowhere(shown(caught.value))
 
 
 # -- the command line -----------------------------------------------------------------------
