@@ -7,9 +7,8 @@ remembered stands in a :class:`Newest`.
 
 from __future__ import annotations
 
-import itertools
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -18,15 +17,37 @@ V = TypeVar("V")
 #: Bytes that anything takes, however small it is: an event and its place in a queue, the id of
 #: a node and its place in a set.
 LEAST: Final = 600
+#: Bytes from which something counts once, however many hold it; less counts for each of them.
+LARGE: Final = 1 << 14
 
 
 class Holder(Protocol):
     """Who holds something."""
 
-    nbytes: int  #: About how much.
+    nbytes: int  #: About how much, also of what others hold, too.
 
-    def give_way(self, nbytes: int, rank: int) -> None:
-        """Let go of so many bytes of what matters so much, from 0 to 2, if it can."""
+    @property
+    def own(self) -> int:
+        """How much of it nobody else holds: what is too small for a :class:`Charge`."""
+
+    def give_way(self, nbytes: int, rank: int) -> int:
+        """Let go of so many bytes of what matters so much, from 0 to 2; of how many it did."""
+
+
+class Charge:
+    """The bytes of something large, which count once, as long as anybody keeps this."""
+
+    __slots__ = ("__weakref__", "_body", "_budget", "fixed", "nbytes")
+
+    def __init__(self, budget: Budget, body: object, nbytes: int) -> None:
+        self._budget = budget
+        self._body = body  # so that its id, by which this is found, stays its own
+        self.nbytes = nbytes
+        self.fixed = False  #: Whether a :class:`Share` has it, so that nobody gains by dropping it.
+        budget.used += nbytes
+
+    def __del__(self) -> None:
+        self._budget.used -= self.nbytes
 
 
 class Budget:
@@ -37,12 +58,21 @@ class Budget:
         #: By all.  Each holder adds and takes away, without a lock: ``+=`` of a number is not
         #: interrupted.  What the collector takes is taken away by the next count.
         self.used = 0
+        self.dropped = 0  #: Events that its holders have dropped although somebody wanted them.
         self._holders: dict[int, weakref.ref[Holder]] = {}
+        self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
 
     def join(self, holder: Holder) -> None:
         """It holds something from now on, until it is collected."""
         key = id(holder)
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
+
+    def charge(self, body: object, nbytes: int) -> Charge:
+        """Something of :data:`LARGE` bytes or more: the same for all who hold the same body."""
+        found = self._charges.get(id(body))
+        if found is None:  # if two threads come here at once, it counts twice
+            found = self._charges[id(body)] = Charge(self, body, nbytes)
+        return found
 
     def relieve(self) -> bool:
         """Have what matters least give way, to seven eighths: not for each event again.
@@ -50,16 +80,26 @@ class Budget:
         Of those who hold such, who holds most is first.  Whether all fits now.
         """
         holders = [one for ref in list(self._holders.values()) if (one := ref()) is not None]
-        self.used = sum(one.nbytes for one in holders)
+        charges = [ref() for ref in self._charges.valuerefs()]
+        large = sum(charge.nbytes for charge in charges if charge is not None)
+        del charges
+        self.used = large + sum(one.own for one in holders)
         fixed = sum(one.nbytes for one in holders if isinstance(one, Share))
         if self.used > self.most >= fixed:
             goal = max(self.most // 8 * 7, fixed + (self.most - fixed) // 2)
             holders.sort(key=lambda one: one.nbytes, reverse=True)
-            for rank, one in itertools.product(range(3), holders):
-                if self.used <= goal:
-                    break
-                one.give_way(self.used - goal, rank)
+            for rank in range(3):
+                # Again, as what one lets go of may be held by others.
+                while self.used > goal and self._give_way(holders, goal, rank):
+                    pass
         return self.used <= self.most
+
+    def _give_way(self, holders: Sequence[Holder], goal: int, rank: int) -> int:
+        gone = 0
+        for one in holders:
+            if self.used > goal:
+                gone += one.give_way(self.used - goal, rank)
+        return gone
 
 
 def _leave(holders: dict[int, Any], key: int, _: object) -> None:
@@ -71,28 +111,46 @@ class Share:
 
     def __init__(self, budget: Budget) -> None:
         self.nbytes = 0
+        self.own = 0
         self._budget = budget
         self._sizes: dict[Hashable, int] = {}
+        self._charges: dict[Hashable, Charge] = {}
         budget.join(self)
 
-    def keep(self, key: Hashable, nbytes: int) -> None:
-        """So many bytes for this, in place of what it had."""
+    def keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
+        """So many bytes for this, in place of what it had.
+
+        ``body``: what they are, if others may hold it, too.
+        """
+        if self._charges:
+            self._uncharge(key)
+        if body is not None and nbytes >= LARGE:
+            charge = self._charges[key] = self._budget.charge(body, nbytes)
+            charge.fixed = True
+            self.nbytes += charge.nbytes
+            nbytes = 0
         more = nbytes - self._sizes.get(key, 0)
         self._sizes[key] = nbytes
         self.nbytes += more
+        self.own += more
         self._budget.used += more
 
-    def add(self, key: Hashable, nbytes: int) -> None:
-        """So many bytes more for this."""
-        self.keep(key, self._sizes.get(key, 0) + nbytes)
+    def _uncharge(self, key: Hashable) -> None:
+        charge = self._charges.pop(key, None)
+        if charge is not None:
+            charge.fixed = False
+            self.nbytes -= charge.nbytes
 
-    def give_way(self, nbytes: int, rank: int) -> None:
+    def give_way(self, nbytes: int, rank: int) -> int:
         """It cannot."""
+        return 0
 
     def free(self) -> None:
         """It keeps nothing any more."""
-        self._budget.used -= self.nbytes
-        self.nbytes = 0
+        for key in list(self._charges):
+            self._uncharge(key)
+        self._budget.used -= self.own
+        self.nbytes = self.own = 0
         self._sizes.clear()
 
 

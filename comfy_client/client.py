@@ -300,10 +300,11 @@ class ComfyApi(
 
     @property
     def dropped_events(self) -> int:
-        """How many events were dropped since receivers or iterators were too slow.
+        """How many events were dropped since receivers, iterators or callbacks were too slow.
 
-        These are previews and progress that newer ones replaced, and events beyond the limits:
-        10,000 for each receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
+        Those of jobs count, too (``job.events()``, ``run(on_preview=...)``).  These are previews
+        and progress that newer ones replaced, and events beyond the limits: 10,000 for each
+        receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
         """
         return self._receivers.dropped
 

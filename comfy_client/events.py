@@ -443,6 +443,13 @@ class ErrorEvent(Event):
     error: Exception | None = None
 
 
+def body_of(event: Event) -> object:
+    """What takes most of an event's memory; all that were made of one message share it."""
+    if isinstance(event, PreviewEvent) and event.view:
+        return event.view.obj
+    return event if event.raw is None else event.raw
+
+
 # -- from the server's data; tolerant of whatever stands there ----------------------------
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 import blinker
 
-from .budget import Budget
+from .budget import LARGE, Budget, Charge
 from .events import (
     NAMES,
     ConnectionEvent,
@@ -42,6 +42,7 @@ from .events import (
     ProgressState,
     StatusEvent,
     UnknownEvent,
+    body_of,
 )
 from .threads import was_started
 from .workflow.graph import nearest
@@ -49,12 +50,12 @@ from .workflow.graph import nearest
 log: logging.Logger = logging.getLogger("comfy_client")
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
-CROWDED: Final = 64
+HIGH_WATER: Final = 64
 #: At most this many wait.  Then of what comes, only an output or an end of a prompt of ours, or a
 #: change of the connection is taken, and the oldest of what matters less goes for it.
-FULL: Final = 10_000
+MAX_QUEUED: Final = 10_000
 #: So many bytes of them, where nobody shares: see :mod:`comfy_client.budget`.
-FULL_BYTES: Final = 192 << 20
+MAX_BYTES: Final = 192 << 20
 
 
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
@@ -135,21 +136,23 @@ def _rank(event: Event) -> int:
 class EventQueue:
     """Events on their way to another thread; bounded, and the newest wins under pressure.
 
-    What is left comes in the order in which it was put.  ``crowded`` is how many may wait
-    before newer ones take the place of older ones of their kind.  ``budget`` is shared with
-    others: who holds most of it gives way.  ``ours`` has the last word on whose prompts these
+    What is left comes in the order in which it was put.  ``high_water`` is how many may wait
+    before newer ones take the place of older ones of their kind; 0: nobody reads yet, and
+    whoever comes gets only the newest.  ``budget`` is shared with others: who holds most of it
+    gives way.  ``ours`` has the last word on whose prompts these
     are, of which more matters; empty: all are ours.
     """
 
     def __init__(
         self,
-        crowded: int = CROWDED,
+        *,
+        high_water: int = HIGH_WATER,
         budget: Budget | None = None,
         ours: Sequence[weakref.WeakMethod[Callable[[str | None], bool]]] = (),
     ) -> None:
-        self._crowded = crowded
+        self._high_water = high_water
         self._ours = ours
-        self._budget = Budget(FULL_BYTES) if budget is None else budget
+        self._budget = Budget(MAX_BYTES) if budget is None else budget
         self.reset()
         self._budget.join(self)
 
@@ -164,9 +167,11 @@ class EventQueue:
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
         self.nbytes: int = 0  #: Of all that waits, and of what is in hand.
-        self._bytes_in_hand = 0
+        self.own: int = 0  #: The same without what is in these:
+        self._charges: dict[int, Charge] = {}  # of what is large, by number
         self._last = 0  # number of the event that was put last
-        self._in_hand: int | None = None  # of the one that was taken and is not done with
+        self._in_hand: int | None = None  # of the one that was taken and is not done with ...
+        self._bytes_in_hand = 0  # ... and what it counts until then
         self._closed = False
 
     def put(self, event: Event) -> None:
@@ -177,47 +182,70 @@ class EventQueue:
             if self._closed:
                 return
             waiting, of_kind = self._waiting, self._of_kind
-            if kind is not None and len(waiting) >= self._crowded:
+            if kind is not None and len(waiting) >= self._high_water:
                 for number in of_kind.pop(kind, ()):
                     if (older := waiting.pop(number, None)) is not None:
-                        self.nbytes -= older.nbytes
-                        budget.used -= older.nbytes
-                        self.dropped += 1
-            if len(waiting) >= FULL:
+                        self._drop(number, older)
+            if len(waiting) >= MAX_QUEUED:
                 if not self._rank(event):
-                    self.dropped += 1
+                    self._count_drop()
                     return
                 # To three quarters: not a search for each event.
-                self._drop(len(waiting) - FULL * 3 // 4, 0)
+                self._give_way(len(waiting) - MAX_QUEUED * 3 // 4, 0)
             self._last = number = self._last + 1
             waiting[number] = event
-            self.nbytes += event.nbytes
-            budget.used += event.nbytes
+            nbytes = event.nbytes
+            self.nbytes += nbytes
+            if nbytes >= LARGE:
+                self._charges[number] = budget.charge(body_of(event), nbytes)
+            else:
+                self.own += nbytes
+                budget.used += nbytes
             if kind is not None:
                 of_kind.setdefault(kind, []).append(number)
             self._changed.notify_all()
         if budget.used > budget.most:
             budget.relieve()  # without the lock: others have theirs
 
-    def give_way(self, nbytes: int, rank: int) -> None:
-        """Drop so many bytes of what matters so much, if so many wait."""
+    def give_way(self, nbytes: int, rank: int) -> int:
+        """Drop so many bytes of what matters so much, if so many wait; how many it did."""
         with self._lock:
-            self._drop(0, nbytes, (rank,))
+            return self._give_way(0, nbytes, (rank,))
 
-    def _drop(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> None:
+    def _give_way(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> int:
         """The oldest of what matters least: so many events, and so many bytes."""
         waiting, of_kind = self._waiting, self._of_kind
+        before = self.nbytes
+        goal = before - nbytes
         for rank in ranks:
             for number in [n for n, event in waiting.items() if self._rank(event) == rank]:
-                if count <= 0 and nbytes <= 0:
-                    return
+                if count <= 0 and self.nbytes <= goal:
+                    break
+                charge = self._charges.get(number)
+                if count <= 0 and charge is not None and charge.fixed:
+                    continue  # a job keeps it: nothing is gained
                 if (event := waiting.pop(number, None)) is not None:
                     self._left(of_kind, number, event)
-                    self.nbytes -= event.nbytes
-                    self._budget.used -= event.nbytes
-                    self.dropped += 1
+                    self._drop(number, event)
                     count -= 1
-                    nbytes -= event.nbytes
+        return before - self.nbytes
+
+    def _drop(self, number: int, event: Event) -> None:
+        """It was taken out, and nobody gets it."""
+        self._uncount(number, event.nbytes)
+        self._count_drop()
+
+    def _count_drop(self) -> None:
+        self.dropped += 1
+        if self._high_water:
+            self._budget.dropped += 1
+
+    def _uncount(self, number: int, nbytes: int) -> None:
+        """It is not held any more."""
+        self.nbytes -= nbytes
+        if self._charges.pop(number, None) is None:
+            self.own -= nbytes
+            self._budget.used -= nbytes
 
     def _rank(self, event: Event) -> int:
         """How much it matters; what it says of others' prompts, little."""
@@ -243,9 +271,8 @@ class EventQueue:
         Taking an event says that the one before is done with, which :meth:`flush` waits for.
         """
         with self._lock:
-            self._in_hand = None
             self._put_down()
-            self._crowded = CROWDED
+            self._high_water = HIGH_WATER
             self._changed.notify_all()
             if not self._waiting:
                 self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
@@ -259,13 +286,13 @@ class EventQueue:
 
     def _put_down(self) -> None:
         """Nothing is in hand any more."""
-        nbytes, self._bytes_in_hand = self._bytes_in_hand, 0
-        self.nbytes -= nbytes
-        self._budget.used -= nbytes
+        number, self._in_hand = self._in_hand, None
+        if number is not None:
+            self._uncount(number, self._bytes_in_hand)
 
     def listen(self) -> None:
         """Someone is about to read: keep as much as for a reader."""
-        self._crowded = CROWDED
+        self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was put before this call is done with; whether it is."""
@@ -284,9 +311,10 @@ class EventQueue:
         with self._lock:
             self._closed = True
             # Not cleared: whoever is in the middle of it goes on with what is dropped.
-            self._waiting, self._of_kind = OrderedDict(), {}
-            self._budget.used -= self.nbytes
-            self.nbytes = self._bytes_in_hand = 0
+            self._waiting, self._of_kind, self._charges = OrderedDict(), {}, {}
+            self._in_hand = None
+            self._budget.used -= self.own
+            self.nbytes = self.own = 0
             self._changed.notify_all()
 
     @property
@@ -317,7 +345,7 @@ class Receivers:
         self, sender: object, namespace: blinker.Namespace | None, budget: Budget | None = None
     ) -> None:
         self._sender = weakref.ref(sender)
-        self._budget = Budget(FULL_BYTES) if budget is None else budget
+        self._budget = Budget(MAX_BYTES) if budget is None else budget
         #: Whether a prompt is one of ours, says the last.  Weakly: the delivery thread holds it.
         self.ours: list[weakref.WeakMethod[Callable[[str | None], bool]]] = []
         self._namespace = blinker.default_namespace if namespace is None else namespace
@@ -337,15 +365,18 @@ class Receivers:
         # in here, or somebody's ``__del__`` take a callback back.
         self._lock = threading.RLock()
         self._queue = EventQueue(budget=self._budget, ours=self.ours)
-        self._dropped = 0  # by iterators that are gone
+        self._budget.dropped = 0
         self._thread: threading.Thread | None = None
         for _, queue in self._live_taps():
             queue.reset()
 
     @property
     def dropped(self) -> int:
-        """Events that gave way to newer ones, or found no room, since who wants them is slow."""
-        return self._dropped + sum(queue.dropped for queue in self._queues())
+        """Events that gave way to newer ones, or found no room, since who wants them is slow.
+
+        Of receivers, iterators and callbacks, those of jobs included, since the client began.
+        """
+        return self._budget.dropped
 
     # -- who listens ---------------------------------------------------------------------
 
@@ -404,12 +435,7 @@ class Receivers:
         """No more events for this queue."""
         queue.close()
         with self._lock:
-            if any(other is queue for _, other in self._live_taps()):
-                self._dropped += queue.dropped
             self._taps = [item for item in self._taps if item[1]() not in (queue, None)]
-
-    def _queues(self) -> list[EventQueue]:
-        return [self._queue, *(queue for _, queue in self._live_taps())]
 
     def _live_taps(self) -> list[tuple[str, EventQueue]]:
         pairs = [(name, tap()) for name, tap in self._taps]

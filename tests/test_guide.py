@@ -250,7 +250,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "a text message of the socket": (connection.MAX_TEXT, "MiB"),
     "its size in memory": (wire.MOST_DECODED, "MiB"),
     "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
-    "events that wait for one receiver": f"{signals.FULL}",
+    "events that wait for one receiver": f"{signals.MAX_QUEUED}",
     "the handshake of the socket": (connection.MAX_HANDSHAKE, "MiB"),
     "an id": f"{values.MOST_ID} characters",
     "any other text": f"{values.MOST_TEXT} characters",

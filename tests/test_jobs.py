@@ -26,7 +26,7 @@ from comfy_client.events import (
 from comfy_client.jobs.job import Job, Limits, wait, wait_for_one
 from comfy_client.jobs.progress import NodeTimes
 from comfy_client.jobs.result import make_result
-from comfy_client.signals import FULL_BYTES
+from comfy_client.signals import MAX_BYTES
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
 from tests.helpers.interrupts import at_each_step, in_time
@@ -45,7 +45,7 @@ class Client:
     _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
     _queue_remaining = 3
     _advanced_at = 0.0
-    _budget = Budget(FULL_BYTES)
+    _budget = Budget(MAX_BYTES)
     _jobs = SimpleNamespace(
         running=lambda job: None,
         around=lambda job: (0, 1),

@@ -219,7 +219,7 @@ class Job(Future[Result]):
         # newest.
         # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
         # first, until somebody asks for it.
-        self._first: EventQueue | None = EventQueue(crowded=0, budget=self._api._budget)
+        self._first: EventQueue | None = EventQueue(high_water=0, budget=self._api._budget)
         self._taps: tuple[weakref.ref[EventQueue], ...] = (weakref.ref(self._first),)
         self._bells: list[threading.Lock] = []  # of those who wait, released at the end
         self._is_done = False

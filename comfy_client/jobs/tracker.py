@@ -56,6 +56,7 @@ from ..events import (
     ProgressText,
     StatusEvent,
     UnknownEvent,
+    body_of,
 )
 from ..models.queue import prompt_record
 from ..routes.prompts import AnyWorkflow, PromptOptions
@@ -632,16 +633,16 @@ class Jobs:
         known.missed_at = None
         if isinstance(event, ProgressState):
             known.states = event
-            share.keep(ProgressState, event.nbytes)
+            share.keep(ProgressState, event.nbytes, event.raw)
         elif isinstance(event, Progress):
             known.step = event
             if event.nbytes > SMALL_EVENT:  # others come all the time
-                share.keep(Progress, event.nbytes)
+                share.keep(Progress, event.nbytes, event.raw)
             known.sampled = known.sampled or "Sampler" in (class_of(job.graph, event.node) or "")
         elif isinstance(event, PreviewEvent):
             if event.final and event.name == "b_preview":
                 known.frames.append((event.node_id or "", event.mime, event.view))
-                share.add(PreviewEvent, event.nbytes + LEAST)
+                share.keep(len(known.frames), event.nbytes + LEAST, body_of(event))
             known.previewed = known.previewed or not event.final
         elif isinstance(event, Executing):
             if known.told is None:
@@ -655,7 +656,7 @@ class Jobs:
         elif isinstance(event, Executed):
             if event.node is not None:
                 known.reported.add(event.node)
-                share.keep(event.node, event.nbytes + LEAST)
+                share.keep(event.node, event.nbytes + LEAST, event.raw)
                 if event.output is not None:
                     known.outputs[event.node] = event.output
         elif isinstance(event, ExecutionStart):
@@ -663,10 +664,10 @@ class Jobs:
             known.runs()
         elif isinstance(event, ExecutionCached):
             known.cached = frozenset(event.nodes)
-            share.keep(ExecutionCached, event.nbytes)
+            share.keep(ExecutionCached, event.nbytes, event.raw)
         elif event.is_end:
             known.ended = True
-            share.keep(EndEvent, event.nbytes)
+            share.keep(EndEvent, event.nbytes, event.raw)
             if isinstance(event, ExecutionError | ExecutionInterrupted):
                 return error_of(event, job.prompt_id, job.graph, _secrets(job))
             self._time(job, known)

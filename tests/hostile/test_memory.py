@@ -23,12 +23,19 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi, Job, OutputsTooLarge, client
-from comfy_client.budget import LEAST, Budget, Newest, Share
+from comfy_client.budget import LARGE, LEAST, Budget, Newest, Share
 from comfy_client.doctor import checks
-from comfy_client.events import Executed, ExecutionSuccess, UnknownEvent
+from comfy_client.events import (
+    Executed,
+    ExecutionSuccess,
+    PreviewEvent,
+    Progress,
+    UnknownEvent,
+    body_of,
+)
 from comfy_client.recording import secrets as redaction
 from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
-from comfy_client.signals import FULL, EventQueue
+from comfy_client.signals import MAX_QUEUED, EventQueue
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import decode
 from comfy_client.transport import websocket as connection
@@ -281,13 +288,84 @@ def test_what_jobs_are_left_comes_before_what_waits() -> None:
     share.keep("9", 500)
     assert budget.relieve()
     assert queue.dropped == 1
-    share.add("9", 400)
+    share.keep("7", 400)
     share.keep("8", 300)
     share.keep("8", 200)
     assert share.nbytes == 1100
     assert not budget.relieve()
     share.free()
     assert budget.used == 0
+
+
+def final(nbytes: int) -> PreviewEvent:
+    view = memoryview(b"x" * nbytes)
+    return PreviewEvent(name="b_preview", final=True, view=view, nbytes=nbytes)
+
+
+def test_what_several_hold_counts_once_and_until_the_last_of_them_lets_go() -> None:
+    """A copy of an event has the same bytes."""
+    budget = Budget(MIB)
+    one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
+    event = final(4 * LARGE)
+    one.put(event)
+    other.put(attrs.evolve(event, name="b_preview_with_metadata"))
+    share.keep(0, event.nbytes, body_of(event))
+    assert budget.used == event.nbytes
+    share.free()
+    other.close()
+    assert budget.used == event.nbytes
+    one.get(0)
+    assert budget.used == event.nbytes  # in hand
+    one.get(0)
+    assert budget.used == 0
+
+
+def test_what_a_job_keeps_is_not_dropped_while_nothing_is_gained_by_it() -> None:
+    """What others hold gives way, in each of their queues alike."""
+    budget = Budget(64 * LARGE)
+    one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
+    for number in range(100):
+        if number < 40:
+            event = final(LARGE)
+            share.keep(number, event.nbytes, body_of(event))
+        else:
+            event = attrs.evolve(final(LARGE), final=False, node_id=f"{number}")
+        one.put(event)
+        other.put(event)
+        assert budget.used <= budget.most
+    for queue in (one, other):
+        got = [queue.get(0) for _ in range(100 - queue.dropped)]
+        assert len([event for event in got if event is not None and event.final]) == 40
+        assert got[-1] is event
+    assert one.dropped == other.dropped >= 36
+
+
+def test_whatever_a_slow_reader_misses_is_counted() -> None:
+    """Of the iterator of a job, too; not what nobody has asked for."""
+    go = threading.Event()
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        go.wait()
+        for prompt_id in server.prompts:
+            for value in range(200):
+                conn.sendall(event("progress", prompt_id=prompt_id, node="3", value=value, max=200))
+        conn.sendall(status(OVER))
+        hold(conn)
+
+    with Comfy() as server:
+        server.ws, server.ended = ws, False
+        with ComfyApi(server.url) as api:
+            followed, _ = api.submit(GRAPH), api.submit(GRAPH)
+            news, events = api.events("status"), followed.events()
+            go.set()
+            seen = [next(events)]
+            any(one.queue_remaining == OVER for one in news)
+            assert isinstance(seen[0], Progress)
+            while not (isinstance(seen[-1], Progress) and seen[-1].value == 199):
+                seen.append(next(events))
+            assert len(seen) < 200
+            assert 0 < api.dropped_events <= 200 - len(seen)
 
 
 def test_of_what_is_remembered_the_oldest_is_forgotten() -> None:
@@ -349,6 +427,47 @@ def test_a_job_that_left_too_much_ends_once_and_is_not_lost(
             assert len(small.result(60.0).images) == 2
             ends = [one for one in heard.events if one.is_end]
             assert [one.name for one in ends if one.prompt_id == large.prompt_id] == ["job_lost"]
+
+
+def test_slow_receivers_and_callbacks_get_all_pictures_of_a_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures that job, callbacks and receivers hold count once: here five sixths of all."""
+    monkeypatch.setattr(client, "MAX_JSON", MIB)
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        until(lambda: server.prompts)
+        prompt_id = next(iter(server.prompts))
+        conn.sendall(event("execution_start", prompt_id=prompt_id))
+        for _ in range(5):
+            conn.sendall(picture("8", prompt_id))
+        conn.sendall(event("execution_cached", prompt_id=prompt_id, nodes=[]))
+        conn.sendall(event("execution_success", prompt_id=prompt_id))
+        conn.sendall(status(OVER))
+        hold(conn)
+
+    def slowly(event: PreviewEvent) -> None:
+        sent.wait(60.0)
+        seen.append(event.name)
+
+    seen: list[str] = []
+    sent = threading.Event()
+    with Comfy() as server:
+        server.ws = ws
+        with ComfyApi(server.url, max_json=MIB) as api:
+            api.on("b_preview", slowly)
+            api.on("b_preview_with_metadata", slowly)
+            news = api.events("status")
+            watch = threading.Thread(
+                target=lambda: (any(one.queue_remaining == OVER for one in news), sent.set())
+            )
+            watch.start()
+            result = api.run(WEBSOCKET, on_preview=slowly, timeout=60.0)
+            assert len(result.images) == 5
+            assert api.dropped_events == 0
+        watch.join(60.0)
+    assert sorted(seen) == ["b_preview"] * 10 + ["b_preview_with_metadata"] * 5
 
 
 def test_whoever_takes_larger_answers_keeps_more() -> None:
@@ -445,7 +564,7 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
             queue = api._receivers.tap("all")
             ours = Executed(name="executed", prompt_id=job.prompt_id)
             api._publish(ours)
-            for _ in range(2 * FULL):
+            for _ in range(2 * MAX_QUEUED):
                 api._publish(ExecutionSuccess(name="execution_success", prompt_id="theirs"))
             assert queue.get(0) is ours
 

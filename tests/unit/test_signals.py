@@ -31,7 +31,7 @@ from comfy_client.events import (
     StatusEvent,
     UnknownEvent,
 )
-from comfy_client.signals import CROWDED, FULL, FULL_BYTES, EventQueue, Receivers
+from comfy_client.signals import HIGH_WATER, MAX_BYTES, MAX_QUEUED, EventQueue, Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.decode import decode_text
 from tests.helpers.clients import until
@@ -894,11 +894,11 @@ def test_a_callback_taken_back_within_another_change_stays_away(station: Station
 
 def test_a_queue_may_be_closed_in_the_middle_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a finalizer, or by the handler of a signal: nothing is raised, and it is closed."""
-    monkeypatch.setattr(signals, "FULL", 4)
+    monkeypatch.setattr(signals, "MAX_QUEUED", 4)
 
     def work() -> None:
         nonlocal events
-        events = EventQueue(crowded=2)
+        events = EventQueue(high_water=2)
         for value in range(4):
             events.put(progress(value))
         events.put(note())
@@ -959,7 +959,7 @@ def drained(events: EventQueue) -> list[Event]:
 def test_without_pressure_nothing_is_left_out() -> None:
     """A burst is delivered whole."""
     events = EventQueue()
-    put = [progress(value) for value in range(CROWDED)]
+    put = [progress(value) for value in range(HIGH_WATER)]
     for event in put:
         events.put(event)
     assert drained(events) == put
@@ -983,7 +983,7 @@ def test_under_pressure_the_newest_of_a_kind_wins(make: Callable[[int], Event]) 
     for event in put:
         events.put(event)
     got = drained(events)
-    assert len(got) <= CROWDED
+    assert len(got) <= HIGH_WATER
     assert got == put[-len(got) :]
     assert events.dropped == 1000 - len(got)
     assert not events._of_kind
@@ -1011,7 +1011,7 @@ def test_outputs_ends_and_final_pictures_come_whatever_else_waits() -> None:
     """In their order; what matters less makes room for them, and is counted."""
     events = EventQueue()
     must: list[Event] = []
-    for value in range(FULL // 4):
+    for value in range(MAX_QUEUED // 4):
         group: list[Event] = [
             PreviewEvent(name="b_preview", node_id="9", final=True),
             Executed(name="executed", prompt_id=str(value)),
@@ -1028,29 +1028,29 @@ def test_outputs_ends_and_final_pictures_come_whatever_else_waits() -> None:
     got = drained(events)
     kept = set(map(id, must))
     assert [event for event in got if id(event) in kept] == must
-    assert len(got) <= FULL
-    assert len(got) + events.dropped == len(must) + FULL
+    assert len(got) <= MAX_QUEUED
+    assert len(got) + events.dropped == len(must) + MAX_QUEUED
 
 
 def test_what_nobody_reads_is_bounded_and_the_newest_stays() -> None:
     """Of outputs too; the end of a prompt goes last of all."""
     events = EventQueue()
     ends, outputs = [], []
-    for value in range(FULL // 2):
+    for value in range(MAX_QUEUED // 2):
         ends.append(ExecutionSuccess(name="execution_success", prompt_id=str(value)))
         outputs += [Executed(name="executed", prompt_id=str(value)) for _ in range(5)]
         for event in (*outputs[-5:], ends[-1]):
             events.put(event)
     got = drained(events)
-    assert len(got) <= FULL
+    assert len(got) <= MAX_QUEUED
     assert [event for event in got if isinstance(event, ExecutionSuccess)] == ends
     left = [event for event in got if isinstance(event, Executed)]
     assert left == outputs[-len(left) :]
     assert left
-    assert len(got) + events.dropped == 3 * FULL
-    for _ in range(3 * FULL):
+    assert len(got) + events.dropped == 3 * MAX_QUEUED
+    for _ in range(3 * MAX_QUEUED):
         events.put(ends[0])
-    assert len(drained(events)) <= FULL
+    assert len(drained(events)) <= MAX_QUEUED
 
 
 def test_the_bytes_that_wait_are_bounded_too() -> None:
@@ -1060,14 +1060,14 @@ def test_the_bytes_that_wait_are_bounded_too() -> None:
         return PreviewEvent(name="b_preview", final=True, raw=value, nbytes=nbytes)
 
     events = EventQueue()
-    put = [picture(value, FULL_BYTES // 50) for value in range(500)]
+    put = [picture(value, MAX_BYTES // 50) for value in range(500)]
     for event in put:
         events.put(event)
     got = drained(events)
     assert 25 < len(got) <= 50
     assert got == put[-len(got) :]
     assert events.dropped == 500 - len(got)
-    events.put(picture(0, 2 * FULL_BYTES))
+    events.put(picture(0, 2 * MAX_BYTES))
     events.put(put[0])
     assert drained(events) == put[:1]
 
@@ -1077,7 +1077,7 @@ def test_what_an_unread_iterator_drops_is_counted(station: Station) -> None:
     events = station.receivers.events(station.receivers.tap("notification"))
     station.publish(note())
     next(events)
-    for value in range(FULL + 5):
+    for value in range(MAX_QUEUED + 5):
         station.publish(note(value))
     assert station.receivers.dropped == 5
     del events
@@ -1099,13 +1099,13 @@ def test_the_cost_of_an_event_grows_with_the_number_of_callbacks_only(station: S
 def test_what_a_server_makes_up_is_bounded() -> None:
     """Unknown names, names in a wrong form, and nodes without end."""
     events = EventQueue()
-    for value in range(FULL):
+    for value in range(MAX_QUEUED):
         events.put(mine(value))
         events.put(mine(value, "execution_success"))
         events.put(mine(value, "status"))
         events.put(progress(value, node=str(value)))
-    assert len(events._waiting) == FULL
-    assert events.dropped == 3 * FULL
+    assert len(events._waiting) == MAX_QUEUED
+    assert events.dropped == 3 * MAX_QUEUED
     drained(events)
     assert not events._of_kind
 
@@ -1113,7 +1113,7 @@ def test_what_a_server_makes_up_is_bounded() -> None:
 def test_a_message_in_a_wrong_form_displaces_no_real_one() -> None:
     """A ``status`` that is no status is not its newest."""
     events = EventQueue()
-    for value in range(CROWDED + 1):
+    for value in range(HIGH_WATER + 1):
         events.put(note(value))
     status = StatusEvent(name="status", queue_remaining=1)
     events.put(status)
@@ -1159,7 +1159,7 @@ def test_flush_returns_when_all_before_has_been_delivered(station: Station) -> N
     station.on("notification", gate)
     station.publish(note())
     assert gate.entered.wait(LIMIT)
-    for value in range(CROWDED - 1):
+    for value in range(HIGH_WATER - 1):
         station.publish(progress(value))
     flushed = threading.Event()
 
