@@ -21,6 +21,7 @@ import websocket
 
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI, _copy, _locked, _requirements, python311
+from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import Running, asked_version, tree_of
 from tests.helpers.servers import furnish
 
@@ -113,7 +114,7 @@ def test_a_server_that_does_not_say_its_version_is_known_by_what_it_has(
 
 def test_the_oldest_servers_are_known_by_what_they_lack() -> None:
     """Nothing below ``/api``."""
-    with ComfyServer(version="2024-03") as server:
+    with March2024() as server:
         assert asked_version(server.url) == "2024-03"
 
 

@@ -67,6 +67,7 @@ from comfy_client.transport.http import Http, segment
 from comfy_client.transport.response import Answer
 from comfy_client.transport.url import parse_host
 from tests.helpers.interrupts import at_each_step, in_time
+from tests.helpers.march_2024 import March2024
 
 SECRET = "hunter2-geheim"
 PAGE = "<html><title>Sign in</title><form>user, password</form></html>"
@@ -1666,10 +1667,12 @@ def test_a_missing_route_of_a_new_server_does_not_cost_the_prefix(
     assert http.url("/queue") == comfy.url + "/api/queue"
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
-def test_the_first_request_of_all_may_be_of_a_route_that_is_missing(version: str) -> None:
+@pytest.mark.parametrize("server", [March2024, ComfyServer])
+def test_the_first_request_of_all_may_be_of_a_route_that_is_missing(
+    server: type[ComfyServer],
+) -> None:
     """Explicit ones, too: a ComfyUI is no stranger for that."""
-    with ComfyServer(version=version) as comfy:
+    with server() as comfy:
         for method, route in (
             ("GET", "/api/no/such"),
             ("POST", "/api/no/such"),

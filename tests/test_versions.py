@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import uuid
-from typing import Any
 
 import docutils.core
 import docutils.nodes
@@ -16,6 +15,7 @@ from comfy_client.errors import NotFound, NotSupported
 from comfy_client.since import SINCE, who_has
 from comfy_client.testing import ComfyServer
 from tests.comfyui import VERSIONS
+from tests.helpers.march_2024 import March2024
 from tests.versions import TABLE, TESTED, age, has, rst
 
 #: The answer of aiohttp before 3.10 to a GET of an unknown path.
@@ -83,15 +83,15 @@ def test_which_comfyui_has_a_route_is_known(method: str, route: str, has_it: str
 
 
 @pytest.mark.parametrize("prefix", ["", "/comfy"])
-@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
-def test_an_error_says_which_comfyui_has_the_route(version: Any, prefix: str) -> None:
+@pytest.mark.parametrize("kind", [March2024, ComfyServer])
+def test_an_error_says_which_comfyui_has_the_route(kind: type[ComfyServer], prefix: str) -> None:
     """Also where the server is below a path, or has no ``/api``."""
-    with ComfyServer(version=version, prefix=prefix) as server, ComfyApi(server.url) as api:
+    with kind(prefix=prefix) as server, ComfyApi(server.url) as api:
         with pytest.raises(NotSupported, match=r"ComfyUI 0\.6 or newer has it"):
             api.get_jobs()
         with pytest.raises(NotSupported, match=r"ComfyUI 0\.26 or newer has it"):
             api.cancel_job(str(uuid.uuid4()))
-        if version == "2024-03":
+        if kind is March2024:
             with pytest.raises(NotSupported, match="ComfyUI of September 2024 or newer has it"):
                 api.get_model_types()
             with pytest.raises(NotSupported, match=r"ComfyUI of August 2024 or newer has it"):

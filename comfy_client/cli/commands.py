@@ -25,11 +25,11 @@ from ..errors import AuthenticationError, ComfyError, JobTimeout
 from ..events import PreviewEvent, Progress
 from ..jobs.files import write_atomically
 from ..jobs.result import Result
+from ..testing.versions import Version
 from ..transport.failures import one_line
 from ..transport.url import parse_host
 from ..workflow import Workflow
 from ..workflow.graph import listing
-from ..workflow.validate import Version
 
 #: Environment variables that a server's credentials are taken from, and what they hold.
 _SECRETS = {"COMFY_TOKEN": "bearer", "COMFY_LOGIN": "basic"}

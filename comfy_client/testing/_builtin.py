@@ -36,7 +36,6 @@ class Node:
     RETURN_TYPES: ClassVar[list[str]] = []
     OUTPUT_NODE = False
     folders: ClassVar[Folders]
-    old: ClassVar[bool]
     previews: ClassVar[bool]
     step_seconds: ClassVar[float]
 
@@ -66,8 +65,6 @@ class _Loader(Node):
         try:
             return function(argument)
         except (OSError, ValueError):
-            if cls.old:
-                raise
             with _leniency:
                 before = ImageFile.LOAD_TRUNCATED_IMAGES
                 ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -82,7 +79,7 @@ class _Loader(Node):
 
         What is transparent by a colour has an alpha only if that is one of a palette.
         """
-        by_palette = picture.mode == "P" and "transparency" in picture.info and not cls.old
+        by_palette = picture.mode == "P" and "transparency" in picture.info
         if "A" not in picture.getbands() and not by_palette:
             return Image.new("F", (64, 64))
         return _inverted(Frame.of(picture, "RGBA").channels[3])

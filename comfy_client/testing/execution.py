@@ -525,7 +525,7 @@ class Executor:
             self._replaced = self.nodes.replaced
             self.reset()
         self.client_id = extra_data.get("client_id")
-        run = self._new_run(prompt_id, graph, {**extra_data, **secrets})
+        run = _Run(self, prompt_id, graph, {**extra_data, **secrets}, self.client_id, self._store)
         token = _here.set(run)
         try:
             succeeded = self._run(run, outputs)
@@ -533,9 +533,6 @@ class Executor:
             _here.reset(token)
             self.node_id = None
         return run.record(succeeded)
-
-    def _new_run(self, prompt_id: str, graph: dict[str, Any], extra_data: dict[str, Any]) -> _Run:
-        return _Run(self, prompt_id, graph, extra_data, self.client_id, self._store)
 
     def _run(self, run: _Run, outputs: Sequence[str]) -> bool:
         """Whether history is to say that all went well; the client hears of it, too."""
@@ -700,15 +697,12 @@ class _Run:
         """What history has of it."""
         return {
             "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
-            "status": self._status(succeeded),
+            "status": {
+                "status_str": "success" if succeeded else "error",
+                "completed": succeeded,
+                "messages": self.messages,
+            },
             "meta": {node_id: ui["meta"] for node_id, ui in self.ui.items()},
-        }
-
-    def _status(self, succeeded: bool) -> dict[str, Any]:
-        return {
-            "status_str": "success" if succeeded else "error",
-            "completed": succeeded,
-            "messages": self.messages,
         }
 
     def tell_executing(self, node_id: str) -> None:
@@ -755,18 +749,11 @@ class _Run:
         with_metadata = preview is not None and outlet.knows_metadata(client_id)
         if preview and with_metadata:
             outlet.send(PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
-        self._tell_progress(self.node_id, value, total)
+        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
+        outlet.send("progress", data, client_id)
         if preview and not with_metadata:
-            self._send_preview(preview)
-
-    def _tell_progress(self, node_id: str | None, value: float, total: float) -> None:
-        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
-        self.executor.outlet.send("progress", data, self.client_id)
-
-    def _send_preview(self, preview: Preview) -> None:
-        number = 2 if preview[0] == "PNG" else 1
-        frame = struct.pack(">I", number) + _encoded(preview)
-        self.executor.outlet.send(PREVIEW, frame, self.client_id)
+            number = 2 if preview[0] == "PNG" else 1
+            outlet.send(PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
 
     def _tell_states(self) -> None:
         nodes = {node_id: {**s, **self._identity(node_id)} for node_id, s in self._states.items()}

@@ -305,15 +305,15 @@ class Faults:
 
     # -- messages -----------------------------------------------------------------------
 
-    def lose(self, *events: str) -> Fault:
+    def lose(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
         """Events of these names (``*`` for a part) are not sent to anyone.
 
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
-        Without a name, all events.
+        Without a name, all events.  A function is asked about each event, by its name and data.
         """
         return self._add("lose", _names(events))
 
-    def withhold(self, *events: str) -> Fault:
+    def withhold(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
         """As :meth:`lose`, but the events are sent in their order when the fault ends."""
         kept: list[tuple[Any, ...]] = []
 
@@ -324,6 +324,13 @@ class Faults:
                     core.send(*message)
 
         return self._add("withhold", (_names(events), kept), undo=send)
+
+    def no_feature_flags(self) -> Fault:
+        """What clients say that they can do is passed over, as by servers before 0.3.45.
+
+        They get no ``feature_flags``, and previews without metadata.
+        """
+        return self._add("no_feature_flags")
 
     def junk(self) -> Fault:
         """Before each message, send one that no server should send.
@@ -959,9 +966,9 @@ def _seconds(value: float) -> float:
     return value
 
 
-def _names(events: tuple[Any, ...]) -> tuple[str, ...]:
+def _names(events: tuple[Any, ...]) -> tuple[Any, ...]:
     for event in events:
-        if not isinstance(event, str):
+        if not isinstance(event, str) and not callable(event):
             raise ValueError(f"an event is told by its name, not {event!r}")
     return events or ("*",)
 
@@ -974,12 +981,13 @@ def _json_of(response: web.StreamResponse) -> dict[str, Any]:
     return {}
 
 
-def name_of(event: str | int, data: Any) -> str:
-    """What :meth:`Faults.lose` calls a message."""
-    if isinstance(event, int):
-        return "binary"
+def is_meant(chosen: str | Callable[[str | int, Any], object], event: str | int, data: Any) -> bool:
+    """Whether a name or a function of :meth:`Faults.lose` means a message."""
+    if callable(chosen):
+        return bool(chosen(event, data))
     is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None
-    return "executing null" if is_end else event
+    name = "binary" if isinstance(event, int) else "executing null" if is_end else event
+    return fnmatchcase(name, chosen)
 
 
 def intruder(fault: Fault) -> str | bytes:

@@ -33,11 +33,10 @@ _NOT_SHOWN = frozenset(
 _NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 
-def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool, newest: bool) -> None:
+def add_file_routes(table: web.RouteTableDef, folders: Folders, *, newest: bool) -> None:
     """``/upload/image``, ``/upload/mask`` and ``/view``.
 
-    An `old` server numbers also what it has already, and shows pages as such.  The newest has
-    pages, and pictures that are written like them, saved instead of shown.
+    The newest server has pages, and pictures that are written like them, saved instead of shown.
     """
 
     @table.post("/upload/image")
@@ -45,21 +44,21 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool, ne
         def save(data: bytes, post: Any, path: Path) -> None:
             path.write_bytes(data)
 
-        return _upload(folders, await request.post(), save, reuse=not old)
+        return _upload(folders, await request.post(), save)
 
     @table.post("/upload/mask")
     async def upload_mask(request: web.Request) -> web.Response:
         def save(data: bytes, post: Any, path: Path) -> None:
-            _save_masked(folders, json.loads(post.get("original_ref")), data, path, old=old)
+            _save_masked(folders, json.loads(post.get("original_ref")), data, path)
 
-        return _upload(folders, await request.post(), save, reuse=not old)
+        return _upload(folders, await request.post(), save)
 
     @table.get("/view")
     async def view(request: web.Request) -> web.StreamResponse:
         query = request.query
         if "filename" not in query:
             return web.Response(status=404)
-        place = _place(folders, query["filename"], query.get("type", "output"), query, old=old)
+        place = _place(folders, query["filename"], query.get("type", "output"), query)
         if isinstance(place, int):
             return web.Response(status=place)
         found = place[0] / os.path.basename(place[1])
@@ -76,9 +75,6 @@ def add_file_routes(table: web.RouteTableDef, folders: Folders, *, old: bool, ne
             return converted(found, "png", rgb=True)
         if query.get("channel") == "a":
             return converted(found, "png", alpha_only=True)
-        if old:
-            headers = {"Content-Disposition": f'filename="{found.name}"'}
-            return web.FileResponse(found, headers=headers)
         kind = _KINDS.get(found.suffix) or mimetypes.guess_type(found.name)[0] or _BYTES
         place_of_name = f'filename="{found.name}"'
         headers = {}
@@ -109,13 +105,9 @@ def converted(
     return web.Response(body=file.getvalue(), content_type=f"image/{kind}", headers=headers)
 
 
-def _place(
-    folders: Folders, name: str, kind: str, query: Any, *, old: bool
-) -> tuple[Path, str] | int:
+def _place(folders: Folders, name: str, kind: str, query: Any) -> tuple[Path, str] | int:
     """The folder and the name that are meant, or the status that refuses them."""
     name, folder = folders.annotated(name)
-    if old and not name:
-        raise IndexError("string index out of range")
     if not name or name.startswith("/") or ".." in name:
         return 400
     folder = folder or folders.of_type(kind)
@@ -127,7 +119,7 @@ def _place(
     return inner, name
 
 
-def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Response:
+def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
     kind = post.get("type", "input")
     root = folders.of_type(kind)
     if root is None:
@@ -150,7 +142,7 @@ def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Resp
     if post.get("overwrite") not in ("true", "1"):
         number = 0
         while path.exists() and not is_known:
-            is_known = reuse and path.read_bytes() == data
+            is_known = path.read_bytes() == data
             if not is_known:
                 number += 1
                 name = f"{stem} ({number}){ending}"
@@ -162,11 +154,9 @@ def _upload(folders: Folders, post: Any, save: Save, *, reuse: bool) -> web.Resp
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
 
-def _save_masked(
-    folders: Folders, ref: dict[str, Any], mask: bytes, path: Path, *, old: bool
-) -> None:
+def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
     """The original with the mask's alpha; without an original nothing, and nobody is told."""
-    place = _place(folders, ref["filename"], ref.get("type", "output"), ref, old=old)
+    place = _place(folders, ref["filename"], ref.get("type", "output"), ref)
     if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
         return
     if not is_inside(found, place[0]):

@@ -38,9 +38,6 @@ from ..workflow.validate import Check
 from ._builtin import CLASSES, Simulated
 from .folders import Folders
 
-# What March 2024 has not.
-_LATER = {"input_order", "python_module", "output_tooltips", "deprecated", "experimental"}
-_LATER |= {"api_node"}
 _NAMED = 40  # classes, at most, in a hint
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
@@ -48,11 +45,8 @@ _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 class Nodes:
     """The node classes of one server, and their definitions."""
 
-    def __init__(
-        self, folders: Folders, settings: Mapping[str, Any], *, old: bool, newest: bool
-    ) -> None:
-        name = "definitions_2024-03" if old else "definitions_0.28" if newest else "definitions"
-        self._old = old
+    def __init__(self, folders: Folders, settings: Mapping[str, Any], *, newest: bool) -> None:
+        name = "definitions_0.28" if newest else "definitions"
         self._newest = newest
         self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
@@ -60,14 +54,12 @@ class Nodes:
         self.argv = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]
-        bound = {"folders": folders, "old": old, **settings}
+        bound = {"folders": folders, **settings}
         self.classes: dict[str, Any] = {
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }
         #: How often a class took the place of another, whose outputs then count no more.
         self.replaced = 0
-        if old:  # there it is no class method, and fails, which counts as a change
-            self.classes["SaveImageWebsocket"].IS_CHANGED = None
         for name, cls in self.classes.items():
             cls.OUTPUT_NODE = self._definitions[name]["output_node"]
             cls.RETURN_TYPES = self._definitions[name]["output"]
@@ -85,8 +77,7 @@ class Nodes:
         """What ``GET /object_info`` says about one class."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
-            definition = definition_of(name, self.classes[name], newest=self._newest)
-            return {k: definition[k] for k in definition if not (self._old and k in _LATER)}
+            return definition_of(name, self.classes[name], newest=self._newest)
         choices = self._choices(name)
         if choices is None:
             return known
@@ -121,7 +112,7 @@ class Nodes:
     def _choices(self, name: str) -> list[str] | None:
         """The files that a loader offers."""
         if name in ("LoadImage", "LoadImageMask"):
-            return self._folders.inputs(images=name == "LoadImage" and not self._old)
+            return self._folders.inputs(images=name == "LoadImage")
         return (
             self._folders.model_names("checkpoints") if name == "CheckpointLoaderSimple" else None
         )

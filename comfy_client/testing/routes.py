@@ -47,7 +47,7 @@ _INVALID_ID = {
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_VERSIONS = {"2024-03": "", "0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
+_VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
 _NEW_SYSTEM = {
     "required_frontend_version": "1.45.21",
     "required_templates_version": "0.11.11",
@@ -64,20 +64,6 @@ _NEW_SYSTEM = {
 _MEMORY = 16 * 2**30  # bytes that the simulated device says it has
 
 
-# What a server of March 2024 has; nothing below /api.
-_MARCH = {
-    *(("GET", path) for path in ("/ws", "/", "/embeddings", "/extensions", "/view", "/prompt")),
-    *(("GET", path) for path in ("/view_metadata/{kind}", "/system_stats", "/object_info")),
-    *(("GET", path) for path in ("/object_info/{name}", "/history", "/history/{prompt_id}")),
-    *(("GET", path) for path in ("/queue", "/users", "/settings", "/settings/{id}")),
-    *(("POST", path) for path in ("/upload/image", "/upload/mask", "/prompt", "/queue")),
-    *(("POST", path) for path in ("/interrupt", "/free", "/history", "/users", "/settings")),
-    ("POST", "/settings/{id}"),
-    ("GET", "/userdata/{file}"),
-    ("POST", "/userdata/{file}"),
-}
-
-
 def application(core: Core) -> web.Application:
     """All routes, each with and without ``/api`` before it."""
     table = web.RouteTableDef()
@@ -86,16 +72,10 @@ def application(core: Core) -> web.Application:
     add_extension_routes(table, core.folders)
     _add_system_routes(table, core)
     is_newest = core.is_newest
-    add_file_routes(table, core.folders, old=core.is_oldest, newest=is_newest)
-    users = Users(core.folders.user, multi=core.multi_user, old=core.is_oldest, newest=is_newest)
+    add_file_routes(table, core.folders, newest=is_newest)
+    users = Users(core.folders.user, multi=core.multi_user, newest=is_newest)
     add_user_routes(table, users)
     table.get("/ws")(_socket_handler(core))
-    if core.is_oldest:
-        app = web.Application(client_max_size=core.max_upload_size, middlewares=[_no_cache])
-        routes = [route for route in table if isinstance(route, web.RouteDef)]
-        app.add_routes([route for route in routes if (route.method, route.path) in _MARCH])
-        app.router.add_static("/", core.folders.web)
-        return app
     app = web.Application(
         client_max_size=core.max_upload_size, middlewares=[_cache_control, _origin]
     )
@@ -134,14 +114,6 @@ async def _cache_control(request: web.Request, handler: Handler) -> web.StreamRe
         response.headers.setdefault("Cache-Control", "public, max-age=86400")
     elif path.endswith(_PICTURES) and response.status == 404:
         response.headers.setdefault("Cache-Control", "public, max-age=3600")
-    return response
-
-
-@web.middleware
-async def _no_cache(request: web.Request, handler: Handler) -> web.StreamResponse:
-    response = await handler(request)
-    if request.path.endswith((".js", ".css")):
-        response.headers.setdefault("Cache-Control", "no-cache")
     return response
 
 
@@ -192,9 +164,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
         body = _object(read, "front", "prompt")
         if "number" not in body and body.get("front"):
             number = -number
-        prompt_id = str(uuid.uuid4())
-        if not core.is_oldest:
-            prompt_id = body.get("prompt_id", prompt_id)
+        prompt_id = body.get("prompt_id", str(uuid.uuid4()))
         if core.is_newest:
             prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
             if "prompt" in body and not is_uuid(prompt_id):
@@ -227,12 +197,8 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
             if isinstance(verdict.error, dict) and unknown_class(answer, body.get("prompt", {})):
                 verdict.error["extra_info"]["hint"] = core.nodes.hint()
             return web.json_response(answer, status=400)
-        secrets = {}
-        if core.is_oldest:
-            extra_data = dict(extra_data)  # what is none would have ended its worker for good
-        else:
-            secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
-            extra_data["create_time"] = int(time.time() * 1000)
+        secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
+        extra_data["create_time"] = int(time.time() * 1000)
         outputs = verdict.outputs_to_execute
         queue.put((number, prompt_id, verdict.graph, extra_data, outputs, secrets))
         return web.json_response(
@@ -256,7 +222,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.post("/interrupt")
     async def post_interrupt(request: web.Request) -> web.Response:
         try:
-            body = {} if core.is_oldest else await request.json()
+            body = await request.json()
         except json.JSONDecodeError:
             body = {}
         prompt_id = body.get("prompt_id")
@@ -276,8 +242,6 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
     @table.get("/history")
     async def get_history(request: web.Request) -> web.Response:
         limit, offset = request.query.get("max_items"), request.query.get("offset")
-        if core.is_oldest:
-            offset = None
         found = queue.history(
             None if limit is None else int(limit), -1 if offset is None else int(offset)
         )
@@ -472,9 +436,6 @@ def _add_system_routes(table: web.RouteTableDef, core: Core) -> None:
         names = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
         memory = dict.fromkeys(names, _MEMORY)
         device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
-        if core.is_oldest:
-            known = ("os", "python_version", "embedded_python")
-            system = {name: system[name] for name in known}
         return web.json_response({"system": system, "devices": [{**device, **memory}]})
 
 
@@ -567,6 +528,6 @@ def _decoded(stage: Stage, text: str, is_first: bool) -> dict[str, Any] | None:
 
 async def _hello(core: Core, client_id: str, data: dict[str, Any]) -> None:
     """Take a client's first message."""
-    if data.get("type") == "feature_flags" and not core.is_oldest:
+    if data.get("type") == "feature_flags" and not core.stage.faults.active("no_feature_flags"):
         core.set_flags(client_id, data.get("data", {}))
         await core.deliver("feature_flags", core.features, client_id)

@@ -22,24 +22,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ..workflow.validate import Version, check_version
 from .execution import Executor, Item, Queue
-from .faults import OF_ONE_LIFE, Fault, intruder, name_of, watch
+from .faults import OF_ONE_LIFE, Fault, intruder, is_meant, watch
 from .folders import Folders
 from .hosts import ANY, check_hosts, door, names_of
-from .march import MarchExecutor
 from .nodes import Nodes, definition_of
 from .replay import Player
 from .routes import application
 from .script import Stage, play
 from .traffic import Link, Ran, Request, exchange, hang_up, made
+from .versions import Version, check_version
 
 _LOG_LINES = 300
 _PATIENCE = 10.0  # seconds that a node gets to notice that the server stops
@@ -89,13 +87,9 @@ class ComfyServer(Stage):
         previews: Whether the sampler sends previews, as with ``--preview-method``.
         max_upload_size: Largest request body in bytes; the answer to larger ones is 413.
         step_seconds: How many seconds the simulated sampler takes for a step.
-        version: ``"2024-03"`` is like one of March 2024: nothing below ``/api``, prompts get
-            an id of the server's, ``execution_success``, ``progress_state``, ``display_node``,
-            times in history and ``executed`` of what is cached are missing, as are logs,
-            models, features, ``partial_execution_targets``, lists and deletion of user data,
-            and interrupting by id; an unknown class is answered 500, and nodes neither expand
-            nor have lazy inputs.  ``"0.8"`` has the jobs API (``/api/jobs``), takes
-            ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs.
+        version: Which ComfyUI it is like: ``"0.3.75"``, or one of these two.
+            ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
+            ``extra_data``, and checks the choices of ``COMBO`` inputs.
             ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
             cancelled and texts stand for them, other words for unknown classes and for circles,
             outputs of cached runs in history for everybody, times of user data in milliseconds,
@@ -309,7 +303,7 @@ class ComfyServer(Stage):
         is_newest = self.version == "new"
         folders = Folders(self._root, newest=is_newest)
         settings = {"previews": self._previews, "step_seconds": self._step_seconds}
-        nodes = Nodes(folders, settings, old=self.version == "2024-03", newest=is_newest)
+        nodes = Nodes(folders, settings, newest=is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         core = Core(
@@ -430,7 +424,6 @@ class Core:
         #: What tests look at, and its faults.
         self.stage = stage
         self.version: Version = version
-        self.is_oldest: bool = version == "2024-03"
         self.is_newer: bool = version in ("0.8", "new")
         self.is_newest: bool = version == "new"
         self.folders = folders
@@ -450,7 +443,7 @@ class Core:
             self.features |= {"supports_model_type_tags": True, "node_replacements": True}
             self.features["assets"] = False
         self.queue: Queue = Queue(self._queue_changed)
-        self.executor: Executor | MarchExecutor = (MarchExecutor if self.is_oldest else Executor)(
+        self.executor: Executor = Executor(
             nodes,
             self.queue,
             self,
@@ -660,7 +653,7 @@ class Core:
                 patterns, kept = fault._settings, None
             else:
                 patterns, kept = fault._settings
-            if any(fnmatchcase(name_of(event, data), pattern) for pattern in patterns):
+            if any(is_meant(one, event, data) for one in patterns):
                 fault.hits += 1
                 if kept is not None:
                     kept.append((event, data, client_id))

@@ -23,11 +23,9 @@ _SETTINGS = "comfy.settings.json"
 class Users:
     """Who there is, and where their files are."""
 
-    def __init__(self, root: Path, *, multi: bool, old: bool, newest: bool) -> None:
+    def __init__(self, root: Path, *, multi: bool, newest: bool) -> None:
         self.root = root
         self.multi = multi
-        #: As in March 2024: no folders, few errors in words.
-        self.old = old
         #: Times in whole milliseconds, downloads as attachments.
         self.newest = newest
         self.names: dict[str, str] = {} if multi else {"default": "default"}
@@ -38,7 +36,7 @@ class Users:
         if not name:
             raise ValueError("username not provided")
         user_id = re.sub("[^a-zA-Z0-9-_]+", "-", name)
-        if not self.old and (name.startswith(_SYSTEM) or user_id.startswith(_SYSTEM)):
+        if name.startswith(_SYSTEM) or user_id.startswith(_SYSTEM):
             raise ValueError("System User prefix not allowed")
         user_id = f"{user_id}_{uuid.uuid4()}"
         self.names[user_id] = name
@@ -48,7 +46,7 @@ class Users:
     def home(self, request: web.Request) -> Path:
         """The folder of who asks; KeyError if the server does not know them."""
         user = request.headers.get("Comfy-User", "default") if self.multi else "default"
-        if user not in self.names or (user.startswith(_SYSTEM) and not self.old):
+        if user not in self.names or user.startswith(_SYSTEM):
             raise KeyError(f"Unknown user: {user}")
         return self.root / user
 
@@ -56,12 +54,9 @@ class Users:
         """A path below that folder; ``None`` if it leads out of it."""
         home = self.home(request)
         # As there: what was encoded twice is decoded twice.
-        path = Path(os.path.abspath(home / (file if self.old else unquote(file))))
+        path = Path(os.path.abspath(home / unquote(file)))
         if not is_inside(path, home):
             return None
-        if self.old:
-            home.mkdir(exist_ok=True)
-            return path
         if create and not path.parent.exists():  # a file may be there
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -85,8 +80,6 @@ def add_user_routes(table: web.RouteTableDef, users: Users) -> None:
         try:
             return web.json_response(users.add(name))
         except ValueError as exc:
-            if users.old:
-                raise
             return web.json_response({"error": str(exc)}, status=400)
 
     _add_settings(table, users)
@@ -101,8 +94,6 @@ def _add_settings(table: web.RouteTableDef, users: Users) -> None:
             text = "" if path is None else path.read_text(encoding="utf-8")
             settings: dict[str, Any] = json.loads(text)
         except KeyError:
-            if users.old:
-                raise
             raise web.HTTPUnauthorized from None
         except (OSError, ValueError):
             return {}
@@ -224,9 +215,6 @@ def _add_files(table: web.RouteTableDef, users: Users) -> None:
     async def post_file(request: web.Request) -> web.StreamResponse:
         path = find(request)
         data = await request.read()
-        if users.old:
-            path.write_bytes(data)
-            return web.Response()
         may_write(request, path)
         try:
             path.write_bytes(data)

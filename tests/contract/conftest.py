@@ -19,6 +19,7 @@ from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from tests.comfyui import DEFAULT, ComfyUI
 from tests.helpers import servers as furnished
+from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import GIVEN, Running
 from tests.versions import TESTED, has
 
@@ -61,8 +62,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def running(version: str) -> Iterator[Server]:
     """A server by its parameter; embedded ones have what real ones for tests have."""
     if version.startswith(EMBEDDED):
-        embedded = ComfyServer(version=version.removeprefix(EMBEDDED), step_seconds=0.05)
-        with embedded as server:
+        like: Any = version.removeprefix(EMBEDDED)
+        with (
+            March2024(step_seconds=0.05)
+            if like == "2024-03"
+            else ComfyServer(version=like, step_seconds=0.05)
+        ) as server:
             furnished.furnish(server)
             yield server
     else:

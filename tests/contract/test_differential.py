@@ -6,7 +6,7 @@ tracebacks and random letters of file names aside.  A failure shows the request 
     pytest --real tests/contract/test_differential.py
     DIFFERENTIAL_SEED=7 DIFFERENTIAL_COUNT=900 pytest --real tests/contract/test_differential.py
 
-The count is of requests and, a third of that, of workflows, for each version.
+The count is of requests and, a third of that, of workflows.
 
 Not asked, since these are not about the protocol: the editor's page and the files it ships,
 ``/system_stats``, ``/internal`` (paths and log lines), nodes
@@ -41,7 +41,7 @@ SEED = int(os.environ.get("DIFFERENTIAL_SEED", "4"))
 #: What the guide names.
 USUAL = 900
 COUNT = int(os.environ.get("DIFFERENTIAL_COUNT", USUAL))
-VERSIONS = ["0.3.75", "2024-03"]
+VERSIONS = ["0.3.75"]
 CLIENT = "00000000000000000000000000000001"
 
 
@@ -58,10 +58,6 @@ class Pair:
     @property
     def sides(self) -> tuple[Side, Side]:
         return self.real, self.embedded
-
-    @property
-    def old(self) -> bool:
-        return self.version == "2024-03"
 
     def ask(self, ask: Ask) -> dict[str, Any]:
         """The real one's answer, if it is the other's, too."""
@@ -99,7 +95,7 @@ class Pair:
         graph = body["prompt"]
         body["number"] = next(self.numbers)  # it may take the other one several attempts
         with self.named(json.dumps(body)):
-            real = self.real.run(body, client_id, flags=not self.old)
+            real = self.real.run(body, client_id)
         sinks = [key for key, node in graph.items() if node["class_type"] in self.output_classes]
         if real.history:
             orders = [[*real.outputs, *(key for key in sinks if key not in real.outputs)]]
@@ -109,7 +105,7 @@ class Pair:
             prompt = in_order(graph, list(order))
             again = {**body, "prompt": prompt}
             with self.named(json.dumps(again)):
-                embedded = self.embedded.run(again, client_id, flags=not self.old)
+                embedded = self.embedded.run(again, client_id)
             if real.history or real.told() == embedded.told():
                 break
         self.compare(json.dumps(body), real.told(), embedded.told())
@@ -282,9 +278,6 @@ class Requests:
         asks = [("GET", f"/userdata/{file}", None), ("DELETE", f"/userdata/{file}", None)]
         asks += [("POST", f"/userdata/{file}{query}", bytes([self.rng.randrange(65, 91)]))] * 3
         asks += [("POST", f"/userdata/{file}/move/{other}{query}", b"")]
-        if self.pair.old:  # it has neither the other two nor folders
-            asks = [("GET", "/userdata/a.txt", None), ("POST", "/userdata/a.txt", b"x")]
-            asks += [("GET", f"/userdata/{file}", None), ("DELETE", f"/userdata/{file}", None)]
         self.ask(*self.rng.choice(asks))
 
     def user_lists(self) -> None:
@@ -324,13 +317,13 @@ class Requests:
             body["number"] = self.rng.choice([0, 7, -3, 1.5, "2", "x", None])
         if self.rng.random() < 0.3:
             body["front"] = self.rng.choice([True, False, 1, ""])
-        if self.rng.random() < 0.4 and not self.pair.old:
+        if self.rng.random() < 0.4:
             body["prompt_id"] = self.rng.choice(IDS)
         if self.rng.random() < 0.3:
             body["client_id"] = self.rng.choice([CLIENT, "", "else"])
         if self.rng.random() < 0.3:
             extra = [{}, {"note": [1]}, {"api_key_comfy_org": "k"}, {"extra_pnginfo": {"a": 1}}, 5]
-            body["extra_data"] = self.rng.choice(extra[:-1] if self.pair.old else extra)
+            body["extra_data"] = self.rng.choice(extra)
         if self.rng.random() < 0.2:
             targets = [[], ["2"], ["1"], 5, None, "2"]
             body["partial_execution_targets"] = self.rng.choice(targets)
@@ -356,9 +349,8 @@ class Requests:
             self.post("/queue", self.rng.choice(body))
             self.ask("GET", "/prompt")
             self.ask("GET", f"/history/{running}")
-        if not self.pair.old:
-            self.post("/interrupt", {"prompt_id": waiting[0]})
-            self.ask("GET", "/prompt")
+        self.post("/interrupt", {"prompt_id": waiting[0]})
+        self.ask("GET", "/prompt")
         self.post("/interrupt", self.rng.choice([{}, {"prompt_id": running}]))
         self.pair.until_idle()
         self.ask("GET", "/history?max_items=4")
@@ -379,8 +371,7 @@ class Requests:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Any = None
     ) -> dict[str, Any]:
-        knows_prefix = not self.pair.old or method == "GET"
-        if knows_prefix and not path.startswith("/api") and self.rng.random() < 0.3:
+        if not path.startswith("/api") and self.rng.random() < 0.3:
             path = f"/api{path}"
         answer = self.pair.ask(Ask(method, path, body, headers or {}))
         if method == "POST" and path.endswith("/free"):
@@ -442,7 +433,6 @@ class Graphs:
     """Makes small workflows of pictures or texts, valid and not."""
 
     rng: random.Random
-    old: bool
     graph: dict[str, Any] = attrs.field(factory=dict)
 
     def add(self, class_type: str, **inputs: Any) -> list[Any]:
@@ -531,9 +521,6 @@ class Graphs:
         for key, node in graph.items():
             inputs = node["inputs"]
             links = [name for name, value in inputs.items() if isinstance(value, list)]
-            # What no output needs is not looked at; some faults in such a node would end the
-            # worker of an old server for good.
-            is_safe = not self.old or node["class_type"] != "SaveImageWebsocket"
             users = str(graph).count(f"['{key}', 0]")  # the first of them is blamed
             raises = node["class_type"] == "LoadImage" and users > 1
             faults["class"].append((node, "class_type", ["Nope", "", "ImageBatchX"]))
@@ -548,17 +535,16 @@ class Graphs:
                     faults["choice"].append((inputs, name, wrong))
                 if name not in links:
                     if not raises:
-                        faults["type"].append((inputs, name, WRONG[: -3 if self.old else None]))
+                        faults["type"].append((inputs, name, WRONG))
                     continue
-                if is_safe and users < 2:
+                if users < 2:
                     faults["slot"].append((inputs, name, [[value[0], n] for n in (1, 5, -1, "0")]))
-                if is_safe and len(links) == 1:
+                if len(links) == 1:
                     faults["circle"].append((inputs, name, [[key, 0]]))
                 if users < 2:
                     faults["nowhere"].append((inputs, name, [["77", 0]]))
-                if not self.old:
-                    wrong_links = [[], ["1"], ["1", 0, 0], [["1"]]]
-                    faults["bad link"].append((inputs, name, wrong_links))
+                wrong_links = [[], ["1"], ["1", 0, 0], [["1"]]]
+                faults["bad link"].append((inputs, name, wrong_links))
         where, name, what = rng.choice(faults[rng.choice(list(faults))])
         where[name] = rng.choice(what)
         if where[name] is MISSING:
@@ -567,7 +553,7 @@ class Graphs:
 
     def any(self) -> dict[str, Any]:
         kinds = [self.pictures, self.texts, self.spoiled, self.spoiled]
-        return self.rng.choice([self.pictures, self.spoiled] if self.old else kinds)()
+        return self.rng.choice(kinds)()
 
 
 ODD_TEXTS = {"": 1, "k" * 100: "long", "\u00e4": None}
@@ -638,7 +624,7 @@ def test_a_mode_of_blending_that_is_none_is_told_alike(pair):
 def test_workflows_run_alike(pair):
     """Events one by one, history, and pictures to the pixel; also again, and slightly changed."""
     rng = random.Random(f"workflows {SEED}")
-    graphs = Graphs(rng, pair.old)
+    graphs = Graphs(rng)
     for number in range(COUNT // 3):
         graph = graphs.any()
         run = pair.run({"prompt": graph})

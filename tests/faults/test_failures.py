@@ -53,6 +53,7 @@ from comfy_client.testing import (
 from comfy_client.transport.websocket import Timing
 from tests.conftest import load_workflow
 from tests.helpers.clients import threads
+from tests.helpers.march_2024 import March2024
 
 LIMIT = 30.0  # seconds that anything may take on a busy machine
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
@@ -1017,7 +1018,7 @@ def test_f34_a_job_ends_between_the_look_and_the_interrupt(
 
 def test_f34_an_old_server_would_stop_whatever_runs(gate: Any) -> None:
     """So it is not asked to, unless told so; what waits is deleted."""
-    with ComfyServer(version="2024-03") as server, Calm(server.url) as api:
+    with March2024() as server, Calm(server.url) as api:
         server.add_node(Hold)
         told = Told(api)
         first, second = api.submit(held("a")), api.submit(picture())

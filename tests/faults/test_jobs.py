@@ -38,6 +38,7 @@ from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, nev
 from comfy_client.transport.websocket import Timing
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
+from tests.helpers.march_2024 import March2024
 from tests.helpers.recordings import recording
 
 GRAPH = {
@@ -1166,11 +1167,11 @@ def test_what_is_taken_up_before_its_submission_is_answered_ends_with_it(comfy, 
     assert api._jobs.outstanding == ()
 
 
-@pytest.mark.parametrize("version", ["2024-03", "0.3.75"])
+@pytest.mark.parametrize("server", [March2024, ComfyServer])
 @pytest.mark.parametrize("spell", [str.upper, "{{{}}}".format, lambda one: one.replace("-", "")])
-def test_a_prompt_is_found_by_any_spelling_of_its_id(version, spell):
+def test_a_prompt_is_found_by_any_spelling_of_its_id(server, spell):
     """Here and from elsewhere, while it runs and after; an id that is no UUID is as it is."""
-    with ComfyServer(version=version) as comfy:
+    with server() as comfy:
         go = threading.Event()
         comfy.script(START, go, *WELL[1:])
         with ComfyApi(comfy.url) as api, ComfyApi(comfy.url) as other:

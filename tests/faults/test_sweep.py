@@ -36,6 +36,7 @@ from comfy_client.jobs.tracker import LOST_APART
 from comfy_client.testing import ComfyServer
 from tests.conftest import examples
 from tests.helpers.clients import until
+from tests.helpers.march_2024 import March2024
 from tests.helpers.sweeps import (
     GRID,
     HOW,
@@ -439,7 +440,7 @@ def test_how_long_it_ran_is_asked_again_at_the_end(
 
 def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record, monkeypatch) -> None:
     """Before July 2024."""
-    with ComfyServer(version="2024-03") as server, ComfyApi(server.url) as api:
+    with March2024() as server, ComfyApi(server.url) as api:
         furnish(server)
         rows = api.sweep(WORKFLOW, {"Make.seed": range(5)})
         asked = [each for each in server.requests if each.path.startswith("/history/")]

@@ -133,16 +133,15 @@ class Side:
 
     # -- prompts ------------------------------------------------------------------------
 
-    def run(self, body: dict[str, Any], client_id: str, *, flags: bool = True) -> Run:
+    def run(self, body: dict[str, Any], client_id: str) -> Run:
         """Submit a prompt, and hear all about it."""
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client_id}"
         ws = websocket.create_connection(url, timeout=LIMIT)
         try:
             ws.recv()  # the greeting
-            if flags:
-                hello = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-                ws.send(json.dumps(hello))
-                ws.recv()
+            hello = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+            ws.send(json.dumps(hello))
+            ws.recv()
             request = json.dumps({**body, "client_id": client_id}).encode()
             answer = self.ask(Ask("POST", "/prompt", request))
             events = list(self._heard(ws)) if answer["status"] == 200 else []

@@ -20,7 +20,7 @@ import requests
 import trustme
 import websocket
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import (
     PROMPT_ID,
     Answer,
@@ -380,6 +380,30 @@ def test_events_are_lost(server: ComfyServer, dial: Dial) -> None:
     names = heard(ws, "over")
     assert "execution_success" in names
     assert "executing null" not in names
+
+
+def test_a_function_chooses_the_events_that_are_lost(server: ComfyServer, dial: Dial) -> None:
+    """By their names and data."""
+    ws = dial()
+
+    def of_a_node(event: str | int, data: Any) -> bool:
+        return event == "executing" and data["node"] is not None
+
+    with server.faults.lose(of_a_node):
+        over(server, submit(server))
+    names = heard(ws, "executing null")
+    assert "executing" not in names
+    assert "executed" in names
+
+
+def test_feature_flags_are_passed_over(server: ComfyServer) -> None:
+    """No answer to them, and previews without metadata."""
+    with server.faults.no_feature_flags(), ComfyApi(server.url) as api:
+        seen: list[str] = []
+        api.on("all", lambda event: seen.append(event.name))
+        api.run(Workflow.example(), timeout=LIMIT)
+    assert "b_preview" in seen
+    assert not {"feature_flags", "b_preview_with_metadata"} & set(seen)
 
 
 def test_events_are_withheld(server: ComfyServer, dial: Dial) -> None:
@@ -966,6 +990,7 @@ LASTING: dict[str, Callable[[Any], Fault]] = {
     "slow_handshakes": lambda f: f.slow_handshakes(1),
     "lose": lambda f: f.lose("x"),
     "withhold": lambda f: f.withhold("x"),
+    "no_feature_flags": lambda f: f.no_feature_flags(),
     "junk": lambda f: f.junk(),
     "foreign_traffic": lambda f: f.foreign_traffic(),
     "fragments": lambda f: f.fragments(),

@@ -595,16 +595,15 @@ def transparent(mode: str, kind: str = "PNG") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "version", "mask"),
+    ("data", "mask"),
     [
-        (transparent("P"), "0.3.75", ((8, 8), 1.0)),
-        (transparent("P", "GIF"), "0.3.75", ((8, 8), 1.0)),
-        (transparent("RGB"), "0.3.75", ((64, 64), 0.0)),
-        (transparent("P"), "2024-03", ((64, 64), 0.0)),
+        (transparent("P"), ((8, 8), 1.0)),
+        (transparent("P", "GIF"), ((8, 8), 1.0)),
+        (transparent("RGB"), ((64, 64), 0.0)),
     ],
-    ids=["palette", "GIF", "RGB", "palette before 2024-03"],
+    ids=["palette", "GIF", "RGB"],
 )
-def test_pictures_with_a_transparent_colour_have_three_channels(data, version, mask):
+def test_pictures_with_a_transparent_colour_have_three_channels(server, api, data, mask):
     """A mask comes of a palette only."""
     seen: list[Any] = []
 
@@ -616,12 +615,11 @@ def test_pictures_with_a_transparent_colour_have_three_channels(data, version, m
             seen.append((mask[0].size, mask[0].getpixel((0, 0)), image[0].mode))
             return {}
 
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
-        (server.root / "input" / "a.png").write_bytes(data)
-        server.add_node(See)
-        load = node("LoadImage", image="a.png")
-        see = node("See", mask=["1", 1], image=["1", 0])
-        api.run({"1": load, "2": see}, timeout=LIMIT)
+    (server.root / "input" / "a.png").write_bytes(data)
+    server.add_node(See)
+    load = node("LoadImage", image="a.png")
+    see = node("See", mask=["1", 1], image=["1", 0])
+    api.run({"1": load, "2": see}, timeout=LIMIT)
     assert seen == [(*mask, "RGB")]
 
 
@@ -915,19 +913,17 @@ def test_a_message_that_cannot_be_sent_is_kept_as_an_error(server, api):
     server.errors.clear()
 
 
-@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
-def test_a_class_in_the_place_of_another_is_run(version):
+def test_a_class_in_the_place_of_another_is_run(server, api):
     """Though the workflow is the same."""
 
     def says(words: str) -> Any:
         return type("Says", (Base,), {"run": lambda self, text: (words,)})
 
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
-        for words in ("one", "two"):
-            server.add_node(says(words))
-            graph = {"1": node("Says", text=""), "2": node("SaveText", text=["1", 0])}
-            server.add_node(SaveText)
-            assert api.run(graph, timeout=LIMIT).texts == (words,)
+    server.add_node(SaveText)
+    for words in ("one", "two"):
+        server.add_node(says(words))
+        graph = {"1": node("Says", text=""), "2": node("SaveText", text=["1", 0])}
+        assert api.run(graph, timeout=LIMIT).texts == (words,)
 
 
 def test_a_class_can_be_added_while_the_others_are_listed(server):
@@ -982,9 +978,8 @@ def test_a_class_that_falls_over_costs_its_prompt_only(server, api):
     assert shown(api, "PrimitiveString", value="on") == ("on",)
 
 
-@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
 @pytest.mark.parametrize("end", [pytest.fail, pytest.skip, sys.exit])
-def test_what_is_no_exception_fails_its_prompt_and_is_kept(version, end):
+def test_what_is_no_exception_fails_its_prompt_and_is_kept(server, api, end):
     """Also out of IS_CHANGED; the next prompt runs."""
 
     class Ending(Base):
@@ -996,17 +991,16 @@ def test_what_is_no_exception_fails_its_prompt_and_is_kept(version, end):
         def IS_CHANGED(cls, text: str) -> Any:
             end("wrong picture")
 
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
-        for cls in (Ending, Asking):
-            server.add_node(SaveText)
-            server.add_node(cls)
-            graph = {"1": node(cls.__name__, text=""), "2": node("SaveText", text=["1", 0])}
-            with pytest.raises(JobFailed, match="wrong picture"):
-                api.run(graph, timeout=LIMIT)
-            assert api.run(picture(), timeout=LIMIT).images
-            [error] = server.errors
-            assert str(error) == "wrong picture"
-            server.errors.clear()
+    for cls in (SaveText, Ending, Asking):
+        server.add_node(cls)
+    for name in ("Ending", "Asking"):
+        graph = {"1": node(name, text=""), "2": node("SaveText", text=["1", 0])}
+        with pytest.raises(JobFailed, match="wrong picture"):
+            api.run(graph, timeout=LIMIT)
+        assert api.run(picture(), timeout=LIMIT).images
+        [error] = server.errors
+        assert str(error) == "wrong picture"
+        server.errors.clear()
 
 
 class Mute(Exception):
@@ -1016,8 +1010,7 @@ class Mute(Exception):
         raise ValueError
 
 
-@pytest.mark.parametrize("version", ["0.3.75", "2024-03"])
-def test_an_error_or_an_input_without_a_text_is_told_all_the_same(version):
+def test_an_error_or_an_input_without_a_text_is_told_all_the_same(server, api):
     """By its class; as of any node, it is nothing for the end of the test."""
 
     class Failing(Base):
@@ -1028,21 +1021,20 @@ def test_an_error_or_an_input_without_a_text_is_told_all_the_same(version):
         def run(self, text: str) -> Any:
             return (Mute(),)
 
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
-        for cls in (SaveText, Failing, Giving):
-            server.add_node(cls)
-        graph = {
-            "1": node("Giving", text=""),
-            "2": node("Failing", text=["1", 0]),
-            "3": node("SaveText", text=["2", 0]),
-        }
-        with pytest.raises(JobFailed) as failed:
-            api.run(graph, timeout=LIMIT)
-        told = "<Mute whose text fails with ValueError>"
-        assert failed.value.exception_message.strip() == told
-        assert failed.value.inputs == {"text": [told]}
-        assert api.run(picture(), timeout=LIMIT).images
-        assert server.errors == []
+    for cls in (SaveText, Failing, Giving):
+        server.add_node(cls)
+    graph = {
+        "1": node("Giving", text=""),
+        "2": node("Failing", text=["1", 0]),
+        "3": node("SaveText", text=["2", 0]),
+    }
+    with pytest.raises(JobFailed) as failed:
+        api.run(graph, timeout=LIMIT)
+    told = "<Mute whose text fails with ValueError>"
+    assert failed.value.exception_message.strip() == told
+    assert failed.value.inputs == {"text": [told]}
+    assert api.run(picture(), timeout=LIMIT).images
+    assert server.errors == []
 
 
 def test_what_is_no_exception_in_a_check_is_kept(server, api):
@@ -1096,82 +1088,6 @@ def test_a_class_that_is_no_node_is_refused_in_words():
         assert shown(api, "Another name", text="") == ("",)
 
 
-# -- as it was in March 2024 ------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def oldest() -> Iterator[ComfyServer]:
-    with ComfyServer(version="2024-03", allowed_hosts=["*"]) as running:
-        yield running
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/api/prompt", 404),
-        ("GET", "/features", 404),
-        ("GET", "/models", 404),
-        ("GET", "/internal/logs", 404),
-        ("GET", "/v2/userdata", 404),
-        ("GET", "/userdata", 404),
-        ("DELETE", "/userdata/a", 405),
-        ("OPTIONS", "/prompt", 405),
-    ],
-)
-def test_the_oldest_server_has_few_routes(oldest, method, path, status):
-    """And none below /api."""
-    assert ask(oldest, method, path).status_code == status
-
-
-def test_the_oldest_server_chooses_ids_and_ignores_what_came_later(oldest):
-    """Among it an interrupt's id; pages of other sites may ask."""
-    body = {"prompt": picture(), "prompt_id": "mine", "partial_execution_targets": ["8"]}
-    answer = ask(oldest, "POST", "/prompt", json=body, headers={"Origin": "http://x.org"}).json()
-    assert answer["prompt_id"] != "mine"
-    assert answer["node_errors"] == {}
-    sleep = {"prompt": txt2img(steps=10000)}
-    running = ask(oldest, "POST", "/prompt", json=sleep).json()["prompt_id"]
-    until(lambda: ask(oldest, "GET", "/queue").json()["queue_running"])
-    until(lambda: ask(oldest, "GET", "/prompt").json()["exec_info"]["queue_remaining"] == 1)
-    ask(oldest, "POST", "/interrupt", json={"prompt_id": "another"})
-    entry = until(lambda: ask(oldest, "GET", f"/history/{running}").json())[running]
-    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
-
-
-def test_the_oldest_server_refuses_in_fewer_words(oldest):
-    """Texts and lists in the place of objects; of an unknown class nothing at all."""
-    answer = ask(oldest, "POST", "/prompt", json={})
-    assert (answer.status_code, answer.json()) == (400, {"error": "no prompt", "node_errors": []})
-    answer = ask(oldest, "POST", "/prompt", json={"prompt": {}}).json()
-    assert (answer["error"]["type"], answer["node_errors"]) == ("prompt_no_outputs", [])
-    answer = ask(oldest, "POST", "/prompt", json={"prompt": {"1": node("Nowhere")}})
-    assert answer.status_code == 500
-    assert answer.text.startswith("500 Internal Server Error")
-
-
-def test_the_oldest_server_tells_little_of_a_run(oldest):
-    """No success, no states, no times; nothing of cached outputs but in history."""
-    with Socket(oldest, "me") as events:
-        events.next()
-        body = {"prompt": picture(0x010203), "client_id": "me"}
-        for said in (
-            ["execution_start", "execution_cached", "executing", "executing", "executed"],
-            ["execution_start", "execution_cached"],
-        ):
-            told = ask(oldest, "POST", "/prompt", json=body).json()
-            heard: list[Any] = []
-            while not heard or heard[-1]["data"].get("node", "") is not None:
-                heard += events.until("executing")
-            about = [event for event in heard[:-1] if event["type"] != "status"]
-            assert [event["type"] for event in about] == said
-            assert all("timestamp" not in e["data"] for e in about)
-            assert all("display_node" not in e["data"] for e in about)
-            entry = ask(oldest, "GET", f"/history/{told['prompt_id']}").json()[told["prompt_id"]]
-            assert "meta" not in entry
-            assert "create_time" not in entry["prompt"][3]
-            assert list(entry["outputs"]) == ["9"]
-
-
 # -- other versions ---------------------------------------------------------------------
 
 
@@ -1187,7 +1103,7 @@ def test_a_newer_server_says_so(newer, server):
         stats = api.get_system_stats()
         assert (stats.comfyui_version, stats.os) == ("0.8.0", sys.platform)
         assert api.get_features()["extension"] == {"manager": {"supports_v4": True}}
-    with pytest.raises(ValueError, match=r"one of 2024-03, 0\.3\.75, 0\.8, new, not '9'"):
+    with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.8, new, not '9'"):
         ComfyServer(version="9")  # type: ignore[arg-type]
     for url, status in ((newer.url, 404), (server.url, 404)):
         assert requests.get(f"{url}/jobs", timeout=LIMIT).status_code == status
