@@ -36,10 +36,11 @@ from comfy_client import (
     RequestTimeout,
     ServerUnreachable,
     State,
+    SubmitUncertain,
     UnexpectedResponse,
     WorkflowError,
 )
-from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, Request, never_answer
+from comfy_client.testing import PROMPT_ID, Answer, ComfyServer, Finish, Request, never_answer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, Quick, open_sockets, threads, until
 
@@ -758,6 +759,24 @@ def test_what_a_closed_client_still_does(refused: str) -> None:
 # -- a client id that the server refuses --------------------------------------------------
 
 
+@contextlib.contextmanager
+def let_in_no_more(comfy: ComfyServer) -> Iterator[None]:
+    """Whoever dials in here is closed with 1008, once, so that its client_id is renewed."""
+    refusal = b"\x88\x02" + (1008).to_bytes(2, "big")
+
+    def refuse(request: Request) -> None:
+        status, headers, _ = comfy.answer(request)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode() + refusal)
+        fault.end()
+
+    refused = comfy.hellos[-1]
+    fault = comfy.on("GET", "/ws", refuse)
+    comfy.faults.drop()
+    yield
+    until(lambda: comfy.hellos[-1] != refused)
+
+
 def test_a_client_that_is_let_in_no_more_goes_on_under_a_fresh_id(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -768,17 +787,8 @@ def test_a_client_that_is_let_in_no_more_goes_on_under_a_fresh_id(
         ends: list[Any] = []
         api.on("all", lambda event: ends.append(event) if event.is_end else None)
         running, waiting = api.submit(GRAPH), api.submit(GRAPH)
-        refusal = b"\x88\x02" + (1008).to_bytes(2, "big")
-
-        def refuse(request: Request) -> None:
-            status, headers, _ = comfy.answer(request)
-            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            request.socket.sendall(f"HTTP/1.1 {status} Ok\r\n{lines}\r\n".encode() + refusal)
-            fault.end()
-
-        fault = comfy.on("GET", "/ws", refuse)
-        comfy.faults.drop()
-        until(lambda: comfy.hellos[-1] != "mine")
+        with let_in_no_more(comfy):
+            pass
         assert api.client_id == comfy.hellos[-1]
         assert caplog.text.count("code 1008") == 1
         for job in (running, waiting):
@@ -794,6 +804,40 @@ def test_a_client_that_is_let_in_no_more_goes_on_under_a_fresh_id(
         ]
         posted = [r.json() for r in comfy.requests if (r.method, r.path) == ("POST", "/prompt")]
         assert [body["client_id"] for body in posted] == ["mine", "mine", api.client_id]
+
+
+def test_a_submission_is_found_by_its_mark_although_the_client_id_was_renewed(
+    comfy: ComfyServer,
+) -> None:
+    """On a server that chooses the ids: while it is looked up, and when it is attached to later."""
+    comfy.faults.other_prompt_ids()
+    with Quick(comfy.url, client_id="mine").init() as api:
+
+        def late(request: Request) -> Answer | None:
+            if api.client_id == "mine":
+                with let_in_no_more(comfy):
+                    pass
+            return comfy.answer(request)
+
+        comfy.faults.cut("POST", "/prompt", ran=True, times=1)
+        queue = comfy.on("GET", "/queue", late)
+        job = api.submit(GRAPH)
+        assert api.client_id != "mine"
+        comfy.finish(job.prompt_id)
+        job.result(20)
+        queue.end()
+
+        comfy.faults.cut("POST", "/prompt", ran=True, times=1)
+        queue = comfy.faults.missing("GET", "/queue")
+        with pytest.raises(SubmitUncertain) as caught:
+            api.run(GRAPH, timeout=0.1)
+        queue.end()
+        with let_in_no_more(comfy):
+            pass
+        job = api.job(caught.value.prompt_id)
+        assert job.prompt_id != caught.value.prompt_id
+        comfy.finish(job.prompt_id)
+        job.result(20)
 
 
 # -- jobs as they end -------------------------------------------------------------------

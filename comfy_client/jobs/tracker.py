@@ -193,6 +193,8 @@ class Jobs:
         self._renamed: Newest[str] = Newest(
             REMEMBERED, REMEMBERED_BYTES
         )  # the server's ids of late, by ours
+        # In whose name they were posted of late: a client_id may be renewed.
+        self._posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self._posting: set[Job] = set()  # submissions without an answer yet
         # Maybe of one of these.
         self._orphans: Newest[JobEvent] = Newest(ORPHANS, self._budget.most // 2)
@@ -306,6 +308,7 @@ class Jobs:
                 self._ended.pop(job.prompt_id)  # what ended was another by this id
                 self._renamed.pop(job.prompt_id)
                 self._posting.add(job)
+                self._posted_as.put(job.prompt_id, known.client_id)
                 if connection.state is State.CONNECTED:
                     known.generation = connection.generation
                 known.posted_at = time.monotonic()
@@ -408,7 +411,7 @@ class Jobs:
             prompt_id = prompt_id if told is None else told.prompt_id or prompt_id
             job = Job(api, prompt_id, graph)
             known = job._known
-            known.client_id = api.client_id
+            known.client_id = self._posted_as.get(prompt_id) or api.client_id
             known.is_elsewhere = known.seek_mark = True
             known.accepted_at = known.posted_at = time.monotonic()
             known.interval = POLL_FIRST
