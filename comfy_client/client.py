@@ -872,9 +872,20 @@ class ComfyApi(
         Raises:
             ClientClosed: After :meth:`close`.  Findings are in the report, never raised.
         """
-        from .doctor.report import examine  # takes a while to import, and is wanted rarely
+        from .doctor.context import Client  # takes a while to import, and is wanted rarely
+        from .doctor.examine import examine
 
-        return examine(self, run=run, timeout=timeout)
+        self._check_open()
+        client = Client(
+            self._http,
+            self._connection,
+            self.client_id,
+            plan=None if self._transport == "poll" else self._plan,
+            status_at=lambda: self._status_at,
+            outstanding=len(self._jobs.outstanding),
+            dropped_events=self.dropped_events,
+        )
+        return examine(client, run=run, timeout=timeout)
 
     def fetch_api(
         self,

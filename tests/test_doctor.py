@@ -33,8 +33,10 @@ from comfy_client import (
     State,
 )
 from comfy_client.cli.commands import main
-from comfy_client.doctor import checks
-from comfy_client.doctor import report as doctor
+from comfy_client.doctor import network
+from comfy_client.doctor import server as server_checks
+from comfy_client.doctor.examine import CHECKS
+from comfy_client.doctor.redactor import Redactor
 from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.traffic import Request, encode, upgrade
@@ -44,7 +46,7 @@ from tests.helpers.doors import ForwardProxy, Nginx, certificates
 from tests.versions import has
 
 #: What a check needs does not have to be told again.
-ALL = [step.name for step in doctor._STEPS]
+ALL = [check.name for check in CHECKS]
 TRIVIAL = {
     "1": {
         "class_type": "EmptyImage",
@@ -283,7 +285,7 @@ def test_another_machine_that_refuses_lacks_listen(
     def refusal(family: Any, address: Any, most: float) -> str:
         return "" if address[0] == elsewhere else said
 
-    monkeypatch.setattr(checks, "_refusal", refusal)
+    monkeypatch.setattr(network, "refusal", refusal)
     report = ask("192.0.2.1")
     assert failing(report) == ["port"]
     assert words in report["port"].advice
@@ -693,7 +695,7 @@ def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_taken_back(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that died leaves HTTP alive."""
-    monkeypatch.setattr(checks, "_WATCH", 0.2)
+    monkeypatch.setattr(server_checks, "WATCH", 0.2)
     with server.faults.hang_worker(), ComfyApi(server.url) as api:
         api.submit(TRIVIAL)
         server.until(lambda: api.get_queue().running)
@@ -840,7 +842,7 @@ def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.Da
                 st.sampled_from(names), JSON | inner | st.lists(inner), max_size=3
             )
             shared.faults.answer("GET", route, (200, {}, data.draw(body | JSON)))
-    with mock.patch.object(checks, "_WATCH", 0.02):
+    with mock.patch.object(server_checks, "WATCH", 0.02):
         report = ask(shared.url, timeout=20)
     shared.faults.clear()
     assert str(report)
@@ -860,7 +862,7 @@ def test_it_never_raises_for_how_a_server_says_it(
     """Any status, any type, any bytes."""
     with (
         shared.faults.answer("*", route, (status, {"Content-Type": kind} if kind else {}, body)),
-        mock.patch.object(checks, "_WATCH", 0.02),
+        mock.patch.object(server_checks, "WATCH", 0.02),
     ):
         report = ask(shared.url, run=True, timeout=20)
     assert "defect" not in str(report)
@@ -940,7 +942,7 @@ def test_names_of_people_are_no_part_of_it(
     verify = "/home/alice/own/ca.pem"
     for path in (verify, "/data/alice/ca.pem"):
         with contextlib.closing(ComfyApi("https://127.0.0.1:9", verify=path)) as api:
-            redact = doctor.Redactor(api)
+            redact = Redactor(api._http, api.client_id)
             assert "alice" not in redact(f"no file {path!r}, nor /mnt/alice")
     with ComfyServer(prefix="/user/alice/proxy") as prefixed:
         report = ask(prefixed.url, run=True)

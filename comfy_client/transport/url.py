@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import attrs
 from urllib3.util import parse_url
@@ -103,6 +103,19 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     username, _, password = userinfo.partition(":")
     pair = (unquote(username), unquote(password)) if at else None
     return Address(scheme, name, port, prefix), pair
+
+
+def split_proxy(proxy: str) -> SplitResult:
+    """The parts of a proxy's URL, in which the scheme may be left out.
+
+    Raises ``ValueError``, which never repeats a password.
+    """
+    try:
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+        _ = parts.port
+    except ValueError:
+        raise ValueError("what is given as a proxy is no URL") from None
+    return parts
 
 
 def _ascii(name: str) -> str:

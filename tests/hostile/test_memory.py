@@ -24,7 +24,7 @@ import pytest
 
 from comfy_client import ComfyApi, Job, OutputsTooLarge, client
 from comfy_client.budget import LARGE, LEAST, Budget, Newest, Share
-from comfy_client.doctor import checks
+from comfy_client.doctor import context
 from comfy_client.events import (
     Executed,
     ExecutionSuccess,
@@ -535,7 +535,7 @@ def test_names_of_any_length_stay_in_no_cache() -> None:
 
 def test_the_doctor_keeps_little_of_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
     """And comes to an end."""
-    monkeypatch.setattr(checks, "MOST_BYTES", MIB)
+    monkeypatch.setattr(context, "MAX_EVENT_BYTES", MIB)
     data = event("mine", pad=PAD)
     sent = 0
 

@@ -1,0 +1,209 @@
+"""What the checks of the doctor share: the client, the time they have, and what they found."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import attrs
+
+from .. import models
+from ..budget import Newest
+from ..errors import ComfyError, ServerUnreachable
+from ..events import Event, JobEvent
+from ..transport.deadline import Deadline
+from ..transport.decode import decode_binary, decode_text
+from ..transport.frames import BINARY, PONG, TEXT
+from ..transport.http import Http
+from ..transport.pool import shut
+from ..transport.response import Answer
+from ..transport.websocket import Connection, Line, Plan
+from .redactor import Redactor
+
+Model = TypeVar("Model")
+
+CheckState = Literal["ok", "warning", "failed", "unknown"]
+
+#: Bytes of an answer that are read at most.
+MAX_ANSWER: Final = 1 << 20
+#: Events, and bytes of them, that are kept of what a socket brings.
+MAX_EVENTS: Final = 1000
+MAX_EVENT_BYTES: Final = 16 << 20
+
+
+class CheckResult(NamedTuple):
+    """What a check found: see :class:`comfy_client.DoctorCheck`."""
+
+    state: CheckState
+    found: str
+    advice: str = ""
+
+
+@attrs.frozen
+class Client:
+    """The client that is examined.
+
+    Attributes:
+        http: Its HTTP edge.
+        connection: Its event socket.
+        client_id: Its id, which a report does not show.
+        plan: How to dial the event socket with another client id; ``None``: there is no socket.
+        status_at: When the server last sent the length of its queue, by ``time.monotonic``.
+        outstanding: How many of its jobs have not ended.
+        dropped_events: How many events its receivers were too slow for.
+    """
+
+    http: Http
+    connection: Connection
+    client_id: str
+    plan: Callable[[str], Plan] | None
+    status_at: Callable[[], float]
+    outstanding: int
+    dropped_events: int
+
+
+class Sockets:
+    """The sockets of a check, so that another thread can end what they wait for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the list
+        self._open: list[socket.socket] | None = []  # None: no more may be opened
+
+    def hold(self, sock: socket.socket) -> None:
+        """From now on :meth:`cut` ends whatever this socket waits for."""
+        with self._lock:
+            if self._open is None:
+                sock.close()
+                raise ServerUnreachable("the time was over")
+            self._open.append(sock)
+
+    def cut(self, *, for_good: bool = False) -> None:
+        """Close every socket."""
+        with self._lock:
+            sockets, self._open = self._open or [], None if for_good else []
+        for sock in sockets:
+            shut(sock)
+            with contextlib.suppress(OSError):
+                sock.close()
+
+
+class EventReader:
+    """A second event socket, and what came over it."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.events: Newest[Event] = Newest(MAX_EVENTS, MAX_EVENT_BYTES)
+        self.pongs = 0
+
+    def until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Read until ``done()``; whether that came in time."""
+        deadline = Deadline.after(seconds)
+        while not done():
+            message = self.line.read(deadline.left())
+            if message is None:
+                return False
+            opcode, data = message
+            self.pongs += opcode == PONG
+            if opcode in (TEXT, BINARY):
+                decode = decode_text if opcode == TEXT else decode_binary
+                for event in decode(data):
+                    self.events.append(event, event.nbytes)
+        return True
+
+    def has(self, kind: type[Event]) -> bool:
+        """Whether an event of that kind has come."""
+        return any(isinstance(event, kind) for event in self.events.values())
+
+    def of(self, prompt_id: str) -> list[JobEvent]:
+        """The events of a prompt, oldest first."""
+        ours = (event for event in self.events.values() if isinstance(event, JobEvent))
+        return [event for event in ours if event.prompt_id == prompt_id]
+
+
+class CheckContext:
+    """What a check is given, and where it leaves what later checks need.
+
+    Checks run one after the other, each in a thread of its own.
+    """
+
+    def __init__(self, client: Client, redact: Redactor, timeout: float) -> None:
+        self.client = client
+        self.http = client.http
+        self.redact = redact
+        self.client_id = str(uuid.uuid4())  # two sockets of one id make each other deaf
+        self.started = time.monotonic()
+        self.last = Deadline.after(timeout)
+        # A little is kept back, so that what waits inside a check says what it waited for.
+        self.end = Deadline.after(0.95 * timeout)
+        self.check_end = self.end
+        self.sockets = Sockets()
+        self.reader: EventReader | None = None
+        self.addresses: list[tuple[socket.AddressFamily, Any]] = []
+        self.first: Answer | None = None  #: Of ``GET /prompt``.
+        self.remaining = 0  #: Prompts in the queue, as it said.
+        self.stats: models.SystemStats | None = None
+        self.features = models.Features()
+        self.has_jobs = False  #: Whether the server has the jobs API.
+        self.own_was_deaf = False  #: The client's own socket, while a prompt ran.
+
+    @property
+    def left(self) -> float:
+        """Seconds that the present check has left, always more than 0."""
+        return max(0.05, self.check_end.left())
+
+    @property
+    def answer(self) -> Answer:
+        """What ``GET /prompt`` was answered, for checks that come after it."""
+        if self.first is None:
+            raise RuntimeError("a check was made before what it needs")
+        return self.first
+
+    def finish(self) -> None:
+        """Leave nothing open."""
+        if self.reader is not None:
+            self.reader.line.close()
+        self.sockets.cut(for_good=True)
+
+    def get(self, route: str, **kw: Any) -> Answer:
+        """A small answer, whatever its status."""
+        return self.http.request(
+            "GET", route, timeout=self.left, allow=range(300, 600), most=MAX_ANSWER, **kw
+        )
+
+    def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
+        """The answer as a model; ``None`` for anything else than a 200 with such JSON."""
+        answer = self.get(route)
+        return decoded(answer, model) if answer.status == 200 else None
+
+    def post(self, route: str, body: object, timeout: float) -> Answer:
+        """An answer to a POST, whatever its status."""
+        return self.http.request(
+            "POST", route, json=body, timeout=timeout, allow=range(300, 600), most=MAX_ANSWER
+        )
+
+    def until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Read the event socket until ``done()``; whether that came in time."""
+        if self.reader is None:
+            return done()
+        return self.reader.until(done, min(seconds, self.left))
+
+    def brief(self, value: object, most: int = 60) -> str:
+        """Something short that a server says of itself; cut only when no secret is in it."""
+        return self.redact.foreign(value)[:most]
+
+
+def decoded(answer: Answer, model: Callable[[Any], Model]) -> Model | None:
+    """What an answer holds; ``None`` if it is something else."""
+    with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
+        return model(answer.json())
+    return None
+
+
+def in_ms(seconds: float) -> str:
+    """A duration for people."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

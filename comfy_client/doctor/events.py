@@ -1,0 +1,212 @@
+"""Checks of the event socket, of a prompt from end to end, and of the client's own socket."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import uuid
+from typing import Any, Final
+
+from .. import models
+from ..errors import AuthenticationError, ComfyError, ServerUnreachable
+from ..events import EndEvent, Executing, FeatureFlags, StatusEvent
+from ..models._base import mapping
+from ..routes.prompts import MARK
+from ..transport.deadline import Deadline
+from ..transport.decode import HELLO
+from ..transport.http import segment
+from ..transport.response import Answer
+from ..transport.websocket import Line, State
+from .context import CheckContext, CheckResult, EventReader, decoded, in_ms
+
+_UPGRADE: Final = (
+    "have the proxy pass WebSockets on (nginx: proxy_http_version 1.1; proxy_set_header Upgrade "
+    '$http_upgrade; proxy_set_header Connection "upgrade"); until then results come by '
+    "polling, without previews and progress"
+)
+#: Seconds that the client's event thread has to read what has come.
+_ITS_TURN: Final = 2.0
+
+
+def check_websocket(ctx: CheckContext) -> CheckResult:
+    """Whether /ws becomes a WebSocket, also through what stands between."""
+    if ctx.client.plan is None:
+        return CheckResult("unknown", "none is opened, by transport='poll': no previews")
+    begun = time.monotonic()
+    try:
+        line = Line(ctx.client.plan(ctx.client_id), ctx.left, ctx.sockets.hold)
+    except AuthenticationError as exc:
+        advice = "HTTP is let in: have the proxy treat /ws as it treats the rest"
+        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+    except ServerUnreachable as exc:
+        advice = "results come by polling, without previews"
+        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+    except ComfyError as exc:
+        return CheckResult("failed", f"HTTP works, but {ctx.redact.foreign(exc)}", _UPGRADE)
+    ctx.reader = EventReader(line)
+    return CheckResult("ok", f"opened in {in_ms(time.monotonic() - begun)}")
+
+
+def check_greeting(ctx: CheckContext) -> CheckResult:
+    """Whether the socket receives: a ComfyUI sends its ``status`` first."""
+    begun = time.monotonic()
+    if ctx.until(lambda: _has_status(ctx), ctx.left):
+        return CheckResult("ok", f"status after {in_ms(time.monotonic() - begun)}")
+    text = f"open, but deaf: no status within {time.monotonic() - begun:.1f} s"
+    advice = "a proxy that holds answers back, a server that hangs, or no ComfyUI behind /ws"
+    return CheckResult("failed", text, advice)
+
+
+def check_echo(ctx: CheckContext) -> CheckResult:
+    """Whether what we send arrives, and is answered."""
+    reader = ctx.reader
+    if reader is None:
+        return CheckResult("unknown", "no socket")
+    begun = time.monotonic()
+    reader.line.send(HELLO)
+    reader.line.ping()
+    if not ctx.until(lambda: reader.pongs > 0, ctx.left):
+        text = "a ping is not answered"
+        return CheckResult("failed", text, "what this client sends does not arrive: the proxy")
+    text = f"a ping came back after {in_ms(time.monotonic() - begun)}"
+    if ctx.features and not ctx.until(lambda: reader.has(FeatureFlags), ctx.left):
+        text += ", but no answer to a message: the socket is deaf"
+        return CheckResult("failed", text, "restart the server, or the proxy before it")
+    return CheckResult("ok", text)
+
+
+def check_run(ctx: CheckContext) -> CheckResult:
+    """A trivial prompt, from end to end."""
+    own = ctx.client.connection
+    generation = own.generation if own.state is State.CONNECTED else None
+    status_at = ctx.client.status_at()
+    begun = time.monotonic()
+    answer = _submit(ctx)
+    receipt = decoded(answer, models.QueuedPrompt.from_json) if answer.status == 200 else None
+    if receipt is None:
+        text = f"POST /prompt: {answer.status}, {ctx.brief(answer.kind) or 'no content type'}"
+        advice = "HTTP lets GET through: does a proxy refuse or redirect POST?"
+        if answer.status == 400:
+            text += ": the server refused EmptyImage and PreviewImage"
+            advice = "its nodes are not ComfyUI's own: look into its terminal"
+        return CheckResult("failed", text, advice)
+    outcome = _outcome(ctx, receipt.prompt_id)
+    seconds = time.monotonic() - begun
+    if generation is not None:
+        ctx.own_was_deaf = _is_deaf(ctx, generation, status_at)
+    events = ctx.reader.of(receipt.prompt_id) if ctx.reader is not None else []
+    came = ", ".join(dict.fromkeys(event.name for event in events))
+    by = f"by socket came {came or 'nothing'}"
+    if not outcome:
+        with contextlib.suppress(ComfyError):
+            ctx.post("/queue", {"delete": [receipt.prompt_id]}, 2.0)
+        text = f"not over after {seconds:.1f} s, and taken back if it was still waiting; {by}"
+        return CheckResult("warning", text, "see 'queue'; or give the doctor a longer timeout")
+    text = f"EmptyImage to PreviewImage {outcome} in {in_ms(seconds)}; {by}"
+    if outcome != "succeeded":
+        return CheckResult("failed", text, "look into the server's terminal")
+    if ctx.reader is not None and not came:
+        advice = "the socket is open but deaf: results come by polling; restart the server"
+        return CheckResult("failed", text, advice)
+    return CheckResult("ok", text)
+
+
+def _submit(ctx: CheckContext) -> Answer:
+    """The answer to a prompt that any ComfyUI runs at once."""
+    prompt_id = str(uuid.uuid4())
+    colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached
+    image = {"width": 16, "height": 16, "batch_size": 1, "color": colour}
+    body = {
+        "prompt": {
+            "1": {"class_type": "EmptyImage", "inputs": image},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        },
+        "client_id": ctx.client_id,
+        "prompt_id": prompt_id,
+        "extra_data": {MARK: prompt_id},
+    }
+    if ctx.reader is not None:
+        ctx.reader.events.clear()
+    return ctx.post("/prompt", body, ctx.left)
+
+
+def _outcome(ctx: CheckContext, prompt_id: str) -> str:
+    """What became of a prompt, by the history, which events only hasten; ``""``: no end yet."""
+
+    def over() -> bool:
+        return ctx.reader is not None and any(
+            isinstance(event, EndEvent) or (isinstance(event, Executing) and not event.node)
+            for event in ctx.reader.of(prompt_id)
+        )
+
+    pause = 0.02
+    while not ctx.check_end.expired:
+        try:
+            ctx.until(over, 0.5)
+        except ComfyError:
+            ctx.reader = None
+        entry = _record(ctx, prompt_id)
+        if entry is not None:
+            with contextlib.suppress(ComfyError):
+                ctx.until(over, 1.0)  # events may still be on their way
+            return "succeeded" if entry.succeeded else "failed"
+        if ctx.reader is None or over():
+            time.sleep(pause)  # history is written a moment after the last event
+            pause = min(1.0, 1.5 * pause)
+    return ""
+
+
+def _record(ctx: CheckContext, prompt_id: str) -> models.HistoryEntry | None:
+    """The history of a prompt; ``None``: there is none yet, or none that can be read."""
+
+    def record(data: Any) -> models.HistoryEntry | None:
+        entry = mapping(data, "history").get(prompt_id)
+        return None if entry is None else models.HistoryEntry.from_json(entry)
+
+    return ctx.ask(f"/history/{segment(prompt_id)}", record)
+
+
+def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:
+    """Whether the client's own socket got nothing of a prompt, though it stayed connected."""
+    deadline = Deadline.after(_ITS_TURN)
+    while ctx.client.status_at() == status_at and not deadline.expired:
+        time.sleep(0.02)
+    own = ctx.client.connection
+    unbroken = own.state is State.CONNECTED and own.generation == generation
+    return unbroken and ctx.client.status_at() == status_at
+
+
+def check_client(ctx: CheckContext) -> CheckResult:
+    """How the client's own socket is."""
+    client, connection = ctx.client, ctx.client.connection
+    state = connection.state
+    notes = [f"its socket: {state.value}"]
+    if connection.generation > 1:
+        notes.append(f"connected {connection.generation} times")
+    if client.outstanding:
+        notes.append(f"{client.outstanding} jobs outstanding")
+    quiet = connection.quiet_for
+    if state is State.CONNECTED and quiet < float("inf"):
+        notes.append(f"last heard {quiet:.1f} s ago")
+    if connection.error is not None:
+        notes.append(f"last failure: {ctx.redact.foreign(connection.error)}")
+    if client.dropped_events:
+        notes.append(f"{client.dropped_events} events gave way to newer ones")
+    text = "; ".join(notes)
+    if ctx.own_was_deaf:
+        advice = (
+            "it is open but hears nothing: does another client use the same client_id? "
+            "It dials again with the next job; results come by polling"
+        )
+        return CheckResult("warning", text, advice)
+    if state in (State.WAITING, State.POLLING) and client.plan is not None:
+        works = "; a fresh socket works now" if _has_status(ctx) else ""
+        return CheckResult("warning", text, f"it dials again by itself{works}")
+    if client.dropped_events:
+        return CheckResult("warning", text, "receivers are slow: let them hand their work on")
+    return CheckResult("ok", text)
+
+
+def _has_status(ctx: CheckContext) -> bool:
+    return ctx.reader is not None and ctx.reader.has(StatusEvent)

@@ -1,0 +1,163 @@
+"""``api.doctor()``: what is between a client and its server, one check after the other.
+
+Each check has a limit of its own in time, and runs in a thread that is waited for so long: a
+lookup of a name cannot be ended from outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import queue
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from .._version import __version__
+from ..errors import ClientClosed, ComfyError
+from ..transport.deadline import Deadline
+from .context import CheckContext, CheckResult, Client
+from .events import check_client, check_echo, check_greeting, check_run, check_websocket
+from .network import check_name, check_port, check_proxy, check_tls, version_of
+from .redactor import Redactor
+from .report import DoctorCheck, DoctorReport
+from .server import (
+    check_auth,
+    check_clock,
+    check_comfyui,
+    check_credentials,
+    check_features,
+    check_http,
+    check_memory,
+    check_origin,
+    check_previews,
+    check_queue,
+    check_upload,
+    check_user,
+    check_version,
+)
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+
+class Check(NamedTuple):
+    """One check: what has to work before it, and how many seconds it may take."""
+
+    name: str
+    needs: tuple[str, ...]
+    function: Callable[[CheckContext], CheckResult]
+    limit: float = 10.0
+
+
+CHECKS: Final = (
+    Check("proxy", (), check_proxy),
+    Check("name", ("proxy",), check_name, 5.0),
+    Check("port", ("name",), check_port),
+    Check("tls", ("port",), check_tls),
+    Check("credentials", (), check_credentials),
+    Check("http", ("tls", "credentials"), check_http),
+    Check("clock", ("http",), check_clock),
+    Check("auth", ("http",), check_auth),
+    Check("comfyui", ("auth",), check_comfyui),
+    Check("origin", ("comfyui",), check_origin),
+    Check("version", ("comfyui",), check_version),
+    Check("features", ("comfyui",), check_features),
+    Check("websocket", ("comfyui",), check_websocket),
+    Check("greeting", ("websocket",), check_greeting),
+    Check("echo", ("greeting",), check_echo, 5.0),
+    Check("previews", ("comfyui",), check_previews),
+    Check("upload", ("comfyui",), check_upload),
+    Check("memory", ("comfyui",), check_memory),
+    Check("user", ("comfyui",), check_user),
+    Check("queue", ("comfyui",), check_queue),
+    Check("run", ("comfyui",), check_run, math.inf),
+    Check("client", (), check_client),
+)
+
+
+def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
+    """See :meth:`comfy_client.ComfyApi.doctor`."""
+    if not timeout > 0:
+        raise ValueError("timeout is in seconds, more than 0")
+    started = datetime.now(UTC)
+    ctx = CheckContext(client, Redactor(client.http, client.client_id), timeout)
+    made: dict[str, DoctorCheck] = {}
+    try:
+        for check in CHECKS:
+            if check.name != "run" or run:
+                made[check.name] = _make(ctx, check, made)
+    finally:
+        ctx.finish()
+    address = client.http.address
+    return DoctorReport(
+        checks=tuple(made.values()),
+        host=f"{address.scheme}://{address.netloc}{'/***' if address.prefix else ''}",
+        started=started,
+        seconds=time.monotonic() - ctx.started,
+        versions=_versions(),
+    )
+
+
+def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> DoctorCheck:
+    """The check as the report has it, or why it was not made."""
+    for need in check.needs:
+        before = made[need]
+        if before.state in ("failed", "unknown"):
+            cause = before.because or need
+            return DoctorCheck(check.name, "unknown", f"not made: {cause!r} first", because=cause)
+    if ctx.end.expired:
+        text, advice = "not made: the time was over", "give the doctor a longer timeout"
+        return DoctorCheck(check.name, "unknown", text, advice)
+    begun = time.monotonic()
+    state, found, advice = _run(ctx, check)
+    seconds = time.monotonic() - begun
+    found, advice = ctx.redact(found), ctx.redact(advice)
+    return DoctorCheck(check.name, state, found, advice, seconds=seconds)
+
+
+def _run(ctx: CheckContext, check: Check) -> CheckResult:
+    """A check in a thread, which is left alone when it does not come back."""
+    seconds = min(ctx.end.left(), check.limit)
+    ctx.check_end = Deadline.after(seconds)
+    results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put(check.function(ctx))
+        except ClientClosed:
+            results.put(None)
+        except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
+            results.put(CheckResult("failed", ctx.redact.foreign(exc) or type(exc).__name__))
+        except Exception as exc:
+            log.exception("a defect of comfy_client's doctor, in its check %r", check.name)
+            text = f"a defect of comfy_client: {type(exc).__name__}"
+            results.put(CheckResult("unknown", text))
+
+    thread = threading.Thread(target=work, name=f"comfy-doctor-{check.name}", daemon=True)
+    thread.start()
+    deadline = Deadline(min(ctx.last.at, ctx.check_end.at + 0.5))
+    while thread.is_alive() and not deadline.expired:
+        thread.join(0.25)  # in slices, for Ctrl-C
+    try:
+        result = results.get_nowait()
+    except queue.Empty:
+        ctx.sockets.cut()
+        return CheckResult("failed", f"did not come to an end within {seconds:.1f} s")
+    if result is None:
+        raise ClientClosed  # anew: what it passed in that thread may hold a server's words
+    return result
+
+
+def _versions() -> dict[str, str]:
+    libraries = ("requests", "urllib3", "certifi", "websocket-client", "attrs", "blinker")
+    return {
+        "comfy_client": __version__,
+        "Python": platform.python_version(),
+        "platform": platform.platform(),
+        "OpenSSL": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").partition(" ")[0],
+        **{name: version_of(name) for name in libraries},
+    }

@@ -1,0 +1,211 @@
+"""Checks of the way to the server: proxy, name, port and TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import ipaddress
+import os
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..transport.failures import explain
+from ..transport.url import split_proxy
+from ..transport.websocket import Plan, open_line
+from .context import CheckContext, CheckResult, in_ms
+
+#: Seconds that an address has to accept a connection.
+_CONNECT: Final = 3.0
+
+_LOOPBACKS: Final = ("127.0.0.1", "::1")
+_USUAL_PORTS: Final = {8188: "ComfyUI's own", 8000: "the desktop app's"}
+
+#: What to do, by OpenSSL's code for why it does not trust a certificate.
+_ABOUT_CERTIFICATE: Final = {
+    9: "it is not valid yet: check the clocks of both machines",
+    10: "it has expired: have it renewed",
+    18: "it is signed by itself: pass verify='its.pem'",
+    19: "its CA is not a public one: pass verify='ca.pem'",
+    20: "its CA is not known: pass verify='ca.pem', and have the server send the chain",
+    62: "it is for another name: give the name that stands in it as host",
+    64: "it is for another address: give the name that stands in it as host",
+}
+
+
+def check_proxy(ctx: CheckContext) -> CheckResult:
+    """Which proxy HTTP and the socket take, and who says so."""
+    proxy, reason = ctx.http.proxy, ctx.http.proxy_reason
+    if not proxy:
+        return CheckResult("ok", f"none, directly: {reason}")
+    parts = split_proxy(proxy)
+    if not parts.hostname:
+        raise ValueError("what is given as a proxy names none")
+    secret = " (with a password)" if parts.password is not None else ""
+    shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}{secret}"
+    found = f"{shown}, for HTTP and the socket alike; by {reason}"
+    if parts.scheme != "http":
+        advice = "the event socket takes http proxies only: use transport='poll'"
+        return CheckResult("warning", found, advice)
+    return CheckResult("ok", found)
+
+
+def check_name(ctx: CheckContext) -> CheckResult:
+    """The addresses behind the name of the server, or of the proxy."""
+    host, port = _target(ctx)
+    begun = time.monotonic()
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as exc:
+        away = getattr(exc, "errno", None) == socket.EAI_AGAIN
+        what = "no name server answers" if away else "no name server knows it"
+        advice = "check the spelling, the network and the VPN, or give an address as host"
+        return CheckResult("failed", f"{host!r}: {what}", advice)
+    seconds = time.monotonic() - begun
+    ctx.addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    names = [str(address[0]) for _, address in ctx.addresses]
+    if names == [host]:
+        return CheckResult("ok", f"{host} is an address, there is nothing to look up")
+    text = f"{host}: {', '.join(names[:4])} ({in_ms(seconds)})"
+    if seconds > 1:
+        advice = "the name server is slow, and each new connection waits for it"
+        return CheckResult("warning", text, advice)
+    return CheckResult("ok", text)
+
+
+def check_port(ctx: CheckContext) -> CheckResult:
+    """Who of the addresses accepts a connection; on the own machine both loopbacks."""
+    port = _target(ctx)[1]
+    seen = {str(a[0]): refusal(family, a, ctx.left) for family, a in ctx.addresses[:4]}
+    is_own = all(map(_is_loopback, seen))
+    others = [a for a in _LOOPBACKS if a not in seen] if is_own or not _open(seen) else []
+    seen_else = {name: refusal(_family(name), (name, port), ctx.left) for name in others}
+    text = "the proxy at " if ctx.http.proxy else ""
+    text += "; ".join(f"{_at(a, port)} {said or 'accepts'}" for a, said in seen.items())
+    elsewhere = "".join(f"; {_at(a, port)} accepts" for a in _open(seen_else))
+    if not _open(seen):
+        advice = _about_no_port(ctx, port, seen, _open(seen_else), is_own=is_own)
+        return CheckResult("failed", text + elsewhere, advice)
+    first = next(iter(seen))
+    if seen[first]:
+        advice = f"each connection tries {first} first, in vain: give {_open(seen)[0]}"
+        return CheckResult("warning", text, advice)
+    return CheckResult("ok", text + elsewhere)
+
+
+def _about_no_port(
+    ctx: CheckContext, port: int, seen: Mapping[str, str], elsewhere: list[str], *, is_own: bool
+) -> str:
+    """What to do when none of the addresses accepts a connection."""
+    if ctx.http.proxy:
+        return "the proxy does not run there: see 'proxy' above for who names it"
+    if "refuses" not in seen.values():
+        return "is the machine on, is this its address, does a firewall let the port through?"
+    if not is_own:
+        advice = "start ComfyUI there with --listen: without, it is for its own machine only"
+        here = f"; or, if that is this machine, give {elsewhere[0]}:{port}" if elsewhere else ""
+        return advice + here
+    if elsewhere:
+        return f"give {ctx.http.address.scheme}://{_at(elsewhere[0], port)} as host"
+    advice = "start ComfyUI, or give its port"
+    for number, whose in _USUAL_PORTS.items():
+        if number != port and not refusal(socket.AF_INET, (_LOOPBACKS[0], number), ctx.left):
+            advice += f"; {number}, {whose}, accepts"
+    return advice
+
+
+def check_tls(ctx: CheckContext) -> CheckResult:
+    """Whether the server's certificate is one that we trust, and for how long."""
+    http = ctx.http
+    if http.address.scheme != "https":
+        return CheckResult("ok", "none: plain http")
+    trust = _trust(ctx)
+    try:
+        context = http.ssl_context
+    except ssl.SSLError as exc:
+        advice = "both are PEM files; that of cert= holds the certificate and its key"
+        return CheckResult("failed", f"verify= or cert= cannot be read ({exc.reason})", advice)
+    plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.proxy)
+    begun = time.monotonic()
+    try:
+        sock: Any = open_line(plan, ctx.left, ctx.sockets.hold)
+    except OSError as exc:
+        advice = _ABOUT_CERTIFICATE.get(getattr(exc, "verify_code", 0), "")
+        error = explain(exc, "TLS", http.address.http_url)
+        return CheckResult("failed", f"{ctx.redact.foreign(error)}; {trust}", advice)
+    with contextlib.closing(sock):
+        seconds = time.monotonic() - begun
+        certificate = sock.getpeercert() or {}
+        text = f"{sock.version()}, {in_ms(seconds)}; {trust}"
+    if http.verify is False:
+        advice = "whoever stands between can read all: pass verify='ca.pem' instead"
+        return CheckResult("warning", text, advice)
+    expiry = str(certificate.get("notAfter", ""))
+    if expiry:
+        days = (ssl.cert_time_to_seconds(expiry) - time.time()) / 86400
+        text += f"; good for {days:.0f} days"
+        if days < 14:
+            return CheckResult("warning", text, "have the server's certificate renewed")
+    return CheckResult("ok", text)
+
+
+def _trust(ctx: CheckContext) -> str:
+    verify = ctx.http.verify
+    if verify is False:
+        return "not verified (verify=False)"
+    if verify is True:
+        return f"verified by certifi's CAs ({version_of('certifi')})"
+    return f"verified by the CAs in {ctx.brief(os.path.basename(verify))!r}"
+
+
+def _target(ctx: CheckContext) -> tuple[str, int]:
+    """Whom we connect to: the server, or the proxy."""
+    if ctx.http.proxy:
+        parts = split_proxy(ctx.http.proxy)
+        return parts.hostname or "", parts.port or 80
+    return ctx.http.address.host, ctx.http.address.port
+
+
+def refusal(family: socket.AddressFamily, address: Any, most: float) -> str:
+    """Why an address does not accept a connection within so many seconds; ``""`` if it does."""
+    seconds = min(_CONNECT, most)
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(seconds)
+            sock.connect(address)
+    except ConnectionRefusedError:
+        return "refuses"
+    except TimeoutError:
+        return f"does not answer within {seconds:.1f} s"
+    except OSError as exc:
+        return f"cannot be reached ({exc.strerror or exc})"
+    return ""
+
+
+def _open(seen: Mapping[str, str]) -> list[str]:
+    return [name for name, refusal in seen.items() if not refusal]
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def version_of(distribution: str) -> str:
+    """The version of an installed distribution, ``?`` if that is not known."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "?"

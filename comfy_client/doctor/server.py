@@ -1,0 +1,329 @@
+"""Checks of who answers, and of what the server is and has.
+
+Nothing that a server says is shown but for a few short facts (versions, names of features and
+devices), and without what is known to be secret.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from .. import credentials as creds
+from .. import models
+from ..errors import AuthenticationError, ComfyError, TransportError, UnexpectedResponse
+from ..transport.failures import is_for_another
+from ..transport.response import Answer, route_is_missing, wants_tls
+from ..transport.websocket import speaks_tls
+from .context import CheckContext, CheckResult, decoded, in_ms
+
+#: Seconds that a queue which is not empty is watched.
+WATCH: Final = 3.0
+
+_USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
+
+
+# -- who lets us in ---------------------------------------------------------------------
+
+
+def check_credentials(ctx: CheckContext) -> CheckResult:
+    """Whether there are credentials, and can be had."""
+    http = ctx.http
+    try:
+        applied = creds.apply(http.credentials)
+    except AuthenticationError as exc:
+        return CheckResult("failed", ctx.redact.foreign(exc), "nothing is asked without them")
+    kind = http.describe().credentials
+    if kind is None:
+        if http.left_behind:
+            advice = "they do not travel in a pickle: name them with EnvCredentials"
+            return CheckResult("warning", "lost on the way", advice)
+        return CheckResult("ok", "none are given")
+    names = [*applied.headers, *(f"?{name}=" for name in applied.query)]
+    text = f"{kind if kind != 'function' else 'a callable'}: {', '.join(names) or 'nothing'}"
+    if http.address.scheme == "http" and not http.address.is_loopback:
+        return CheckResult("warning", text, "they go over the network unencrypted: use https")
+    return CheckResult("ok", text)
+
+
+def check_http(ctx: CheckContext) -> CheckResult:
+    """Whether anything answers in HTTP."""
+    begun = time.monotonic()
+    try:
+        ctx.first = answer = ctx.get("/prompt")
+    except ComfyError as exc:
+        advice = ""
+        if isinstance(exc, TimeoutError):
+            advice = (
+                "something accepts and does not answer: the server hangs or loads a model, "
+                "or another program has the port; look into its terminal"
+            )
+        elif _is_for_tls(ctx, exc):
+            advice = _USE_HTTPS
+        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+    seconds = time.monotonic() - begun
+    by = ctx.brief(answer.headers.get("server", "a server that does not say its name"))
+    route = answer.path.removeprefix(ctx.http.address.prefix)
+    text = f"GET {route}: {answer.status} in {in_ms(seconds)}, by {by}"
+    if answer.status == 407:
+        advice = "the proxy wants a password: proxies={'http': 'http://user:password@proxy'}"
+        return CheckResult("failed", text, advice)
+    if seconds > 2:
+        return CheckResult("warning", text, "the server, or the way to it, is slow")
+    return CheckResult("ok", text)
+
+
+def _is_for_tls(ctx: CheckContext, exc: ComfyError) -> bool:
+    """Whether plain http was answered by nothing, or by what is none, for want of TLS."""
+    http = ctx.http
+    return (
+        http.address.scheme == "http"
+        and type(exc) in (TransportError, UnexpectedResponse)
+        and speaks_tls(http.address, http.proxy, ctx.left, ctx.sockets.hold)
+    )
+
+
+def check_clock(ctx: CheckContext) -> CheckResult:
+    """Whether the clocks of both machines agree."""
+    date = ctx.answer.headers.get("date", "")
+    try:
+        theirs = email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return CheckResult("unknown", "the server does not tell the time")
+    apart = abs(theirs - time.time())
+    text = f"ours and the server's are {apart:.0f} s apart"
+    if apart > 60:
+        return CheckResult("warning", text, "set the clocks: times of jobs and TLS depend on them")
+    return CheckResult("ok", text)
+
+
+def check_auth(ctx: CheckContext) -> CheckResult:
+    """Whether the server, or a proxy before it, lets us in."""
+    answer, sending = ctx.answer, ctx.http.describe()
+    sent = f"sent: {', '.join(sending.sent)}" if sending.sent else "no credentials were sent"
+    if answer.status not in (401, 403):
+        return CheckResult("ok", f"let in; {sent}")
+    text = f"{answer.status}; {sent}"
+    if answer.status == 401:
+        asked = re.match(r"\w+", ctx.redact.foreign(answer.headers.get("www-authenticate", "")))
+        text += f"; it asks for {asked[0][:20]}" if asked else ""
+        advice = "pass credentials=..., which the server or the proxy before it takes"
+        if ctx.http.has_credentials:
+            advice = "the credentials are wrong, or of a kind that is not asked for"
+        return CheckResult("failed", text, advice)
+    if sending.sends_origin:
+        return CheckResult("failed", text + "; with an Origin", "leave Origin out of the headers")
+    advice = (
+        "ComfyUI itself says so only when Origin and Host differ, and this client sends no "
+        "Origin: a login layer, a firewall or the proxy before it refuses; ask who runs it"
+    )
+    return CheckResult("failed", text, advice)
+
+
+def check_comfyui(ctx: CheckContext) -> CheckResult:
+    """Whether what answers is a ComfyUI."""
+    answer = ctx.answer
+    status = answer.status
+    if status < 300:
+        queue = decoded(answer, models.QueueStatus.from_json)
+        if queue is not None:
+            ctx.remaining = queue.queue_remaining
+            return CheckResult("ok", "it tells its queue, as a ComfyUI does")
+        kind = ctx.brief(answer.kind) or "no content type"
+        if answer.is_page:
+            advice = "a login page, or another program: open the address in a browser"
+            return CheckResult("failed", f"{status} with a page ({kind}), not JSON", advice)
+        return CheckResult("failed", f"{status} with {kind}, not the queue", "another program")
+    if status < 400:
+        return _about_redirect(ctx, answer)
+    if is_for_another(status):
+        advice = "start ComfyUI, or wait until it has loaded; else mend the proxy's target"
+        text = f"{status}: a proxy answers, the server behind does not"
+        return CheckResult("failed", text, advice)
+    if status in (404, 405, 501):
+        advice = (
+            "another program has this port, or host lacks the path below which a proxy has "
+            "ComfyUI, as in 'https://example.org/comfy'"
+        )
+        return CheckResult("failed", f"{status}: there is no /prompt", advice)
+    advice = _USE_HTTPS if wants_tls(answer) else "the log of the server may say why"
+    return CheckResult("failed", f"{status} to GET /prompt", advice)
+
+
+def _about_redirect(ctx: CheckContext, answer: Answer) -> CheckResult:
+    address = ctx.http.address
+    try:
+        # Without secrets first: of what is cut out of it they would not be known.
+        to = urlsplit(ctx.redact.foreign(answer.headers.get("location", "")))
+        host, scheme = to.hostname or address.host, to.scheme or address.scheme
+    except ValueError:
+        host, scheme = "what is no URL", address.scheme
+    text = f"{answer.status}, redirected to {ctx.brief(scheme, 10)}://{ctx.brief(host)}"
+    if host == address.host and scheme != address.scheme:
+        return CheckResult("failed", text, f"use {scheme}:// in host")
+    advice = "a login page, or not the final address: give that as host"
+    return CheckResult("failed", text, advice)
+
+
+def check_origin(ctx: CheckContext) -> CheckResult:
+    """Whether the server sees the Host that we address, and so lets its own pages in."""
+    if ctx.http.describe().sends_origin:
+        text = "an Origin stands among the headers, and is compared with Host"
+        return CheckResult("warning", text, "leave it out: a script has none to send")
+    address = ctx.http.address
+    answer = ctx.get("/prompt", headers={"Origin": f"{address.scheme}://{address.netloc}"})
+    if answer.status == 403:
+        text = "a page of this very address is refused (403); this client sends no Origin"
+        advice = (
+            "nothing for this client; for browsers have the proxy pass Host on "
+            "(nginx: proxy_set_header Host $http_host)"
+        )
+        return CheckResult("warning", text, advice)
+    if answer.status != 200:
+        return CheckResult("unknown", f"{answer.status} to a request with an Origin")
+    return CheckResult("ok", "a page of this very address is let in; this client sends no Origin")
+
+
+# -- what the server is and has ---------------------------------------------------------
+
+
+def check_version(ctx: CheckContext) -> CheckResult:
+    """Which ComfyUI it is, and what this client has to do without."""
+    ctx.stats = stats = ctx.ask("/system_stats", models.SystemStats.from_json)
+    ctx.features = ctx.ask("/features", models.Features.from_json) or models.Features()
+    job = ctx.get(f"/api/jobs/{ctx.client_id}")  # of no such id
+    ctx.has_jobs = "json" in job.kind and not route_is_missing(job)
+    without = []
+    if not ctx.has_jobs:
+        without.append("the jobs API (ComfyUI 0.6), and previews that a prompt asks for (0.5)")
+    if not ctx.features:
+        without.append("prompt ids of our own, progress_state and features (0.3.45)")
+    if stats is not None and stats.comfyui_version is None:
+        without.append("its version, lists of models, logs (September 2024)")
+    if ctx.http.describe().has_api_prefix is False:
+        without.append("routes below /api (June 2024)")
+    advice = f"it lacks {'; '.join(without)}: this client does without" if without else ""
+    if stats is None:
+        return CheckResult("unknown", "GET /system_stats does not tell", advice)
+    versions = {
+        "ComfyUI": stats.comfyui_version or "of before September 2024",
+        "Python": ctx.brief(stats.python_version or "?").partition(" ")[0],
+        "PyTorch": stats.pytorch_version or "?",
+        "on": stats.os or "?",
+    }
+    devices = ", ".join(ctx.brief(device.name) for device in stats.devices[:4])
+    text = ", ".join(f"{name} {ctx.brief(value)}" for name, value in versions.items())
+    return CheckResult("ok", f"{text}; {devices or 'no device'}", advice)
+
+
+def check_features(ctx: CheckContext) -> CheckResult:
+    """What the server says that it can do."""
+    if not ctx.features:
+        return CheckResult("ok", "none are told, as by every ComfyUI before 0.3.45")
+    names = [ctx.brief(name, 40) for name in list(ctx.features)[:12]]
+    return CheckResult("ok", ", ".join(names))
+
+
+def check_previews(ctx: CheckContext) -> CheckResult:
+    """Whether the sampler shows its work."""
+    if ctx.has_jobs:
+        return CheckResult("ok", "each prompt chooses; asked for while anyone listens")
+    argv = ctx.stats.argv if ctx.stats else None
+    if argv is None:
+        text = "the server does not tell how it was started"
+        return CheckResult("unknown", text, "none come without --preview-method auto")
+    method = _option(argv, "--preview-method")
+    if method in ("", "none"):
+        text = "off: it was started without --preview-method"
+        return CheckResult("warning", text, "start ComfyUI with --preview-method auto")
+    named = ", and they name their node" if ctx.features.supports_preview_metadata else ""
+    return CheckResult("ok", f"--preview-method {ctx.brief(method, 20)}{named}")
+
+
+def check_upload(ctx: CheckContext) -> CheckResult:
+    """How large a request may be."""
+    size = ctx.features.max_upload_size
+    if size is None:
+        return CheckResult("unknown", "not told (100 MiB unless --max-upload-size says otherwise)")
+    text = f"up to {_in_bytes(size)}"
+    if "aiohttp" not in ctx.answer.headers.get("server", "").lower():
+        text += "; the proxy before it may allow less (nginx: 1 MiB by default)"
+    return CheckResult("ok", text)
+
+
+def check_memory(ctx: CheckContext) -> CheckResult:
+    """What is free of RAM and of the devices' memory."""
+    stats = ctx.stats or models.SystemStats()
+    rooms = [("RAM", stats.ram_free, stats.ram_total)]
+    rooms += [(ctx.brief(d.name, 30), d.vram_free, d.vram_total) for d in stats.devices[:4]]
+    known = [(name, free, total) for name, free, total in rooms if free and total]
+    if not known:
+        return CheckResult("unknown", "not told")
+    text = ", ".join(
+        f"{name}: {_in_bytes(free)} of {_in_bytes(total)} free" for name, free, total in known
+    )
+    if any(free < 1 << 29 for _, free, _ in known):
+        advice = "api.free_memory(unload_models=True), or a smaller picture"
+        return CheckResult("warning", text, advice)
+    return CheckResult("ok", text)
+
+
+def check_user(ctx: CheckContext) -> CheckResult:
+    """Whether the server keeps users, and knows this one."""
+    config = ctx.ask("/users", models.UserConfig.from_json)
+    user = ctx.http.describe().user
+    if config is None:
+        return CheckResult("unknown", "the server does not tell whether it keeps users")
+    if config.users is None:
+        return CheckResult("ok", "the server keeps none" + ("; unused" if user else ""))
+    if not user:
+        advice = "settings and user data need ComfyApi(user=...); prompts do not"
+        return CheckResult("warning", "the server keeps users, and none is given", advice)
+    if user not in config.users:
+        text = "the server keeps users, and does not know the given"
+        advice = "give an id as api.get_user_config().users has it, or create_user"
+        return CheckResult("failed", text, advice)
+    return CheckResult("ok", "the server keeps users, and knows the given")
+
+
+def check_queue(ctx: CheckContext) -> CheckResult:
+    """How much there is to do, and whether it moves."""
+    before = ctx.remaining
+    if not before:
+        return CheckResult("ok", "empty")
+    end = time.monotonic() + min(WATCH, ctx.left)
+    while True:
+        queue = ctx.ask("/prompt", models.QueueStatus.from_json)
+        if queue is not None and queue.queue_remaining != before:
+            return CheckResult("ok", f"{_prompts(queue.queue_remaining)}, and it moves")
+        if time.monotonic() >= end:
+            text = f"{_prompts(before)}; none ended while watched for {WATCH:g} s"
+            advice = (
+                "fine when a long one runs; if nothing ends at all, look into the server's "
+                "terminal, api.interrupt() what runs, or restart it"
+            )
+            return CheckResult("warning", text, advice)
+        time.sleep(0.25)
+
+
+def _option(argv: Sequence[str], name: str) -> str:
+    """The value of a command line's option, the last if there are several; ``""``: none."""
+    found = ""
+    for word, after in zip(argv, (*argv[1:], ""), strict=True):
+        if word == name:
+            found = after
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _in_bytes(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt{'' if count == 1 else 's'} of all clients"
