@@ -57,7 +57,7 @@ def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
 
 def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
     """The event for a success that no event told."""
-    return execution_success({"prompt_id": prompt_id}, recovered=recovered)
+    return attrs.evolve(execution_success({"prompt_id": prompt_id}), recovered=recovered)
 
 
 def lost(prompt_id: str, reason: str = _GONE) -> tuple[JobLostEvent, JobLost]:
@@ -79,7 +79,7 @@ def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]
 
 def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
     """We took it out of the queue ourselves, before it ran."""
-    event = execution_interrupted({"prompt_id": prompt_id}, recovered=True)
+    event = attrs.evolve(execution_interrupted({"prompt_id": prompt_id}), recovered=True)
     return event, JobInterrupted(
         f"prompt {prompt_id} was cancelled while it waited", prompt_id=prompt_id
     )
@@ -90,8 +90,8 @@ def failure(
 ) -> tuple[EndEvent, JobError]:
     """From a history entry that is no success; :func:`error_of` says the rest."""
     said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
-    make = execution_interrupted if entry.interrupted else execution_error
-    event = make({**said, "prompt_id": prompt_id}, recovered=True)
+    read = execution_interrupted if entry.interrupted else execution_error
+    event = attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
     return event, error_of(event, prompt_id, graph, secrets)
 
 

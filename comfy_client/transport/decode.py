@@ -46,8 +46,6 @@ MOST_METADATA: Final = 1 << 20
 _NO_MATTER = 2 * MOST_LEVELS
 #: How much more memory than its text a JSON takes, at the most.
 _IN_MEMORY = 24
-#: Of a frozen event; by its slot, since this is done for each message.
-_set_nbytes: Callable[[Event, int], None] = vars(Event)["nbytes"].__set__
 #: As ``json.loads``, which looks at its arguments each time.
 _loads: Callable[[str], Any] = json.JSONDecoder().decode
 
@@ -97,16 +95,13 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
         log.debug("skipped a message of %d bytes without a type", len(data))
         return ()
     payload = message.get("data")
-    make = FROM_SERVER.get(kind)
-    if make is None or not isinstance(payload, Mapping):
-        event: Event = unknown(identifier(kind) or "", message)
-    else:
-        event = make(payload)
     # Long ones are counted, unless they come all the time and the newest takes their place.
     if len(said) > _NO_MATTER and kind != "progress_state":
         nbytes = _size(said)
-    # Not by what makes it, which history uses too, and which knows no message.
-    _set_nbytes(event, nbytes)
+    read = FROM_SERVER.get(kind)
+    if read is None or not isinstance(payload, Mapping):
+        return (unknown(identifier(kind) or "", message, nbytes),)
+    event = read(payload, nbytes)
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))
     return (event,)

@@ -192,12 +192,11 @@ def test_a_blocked_node_does_not_end_the_prompt() -> None:
 
 
 def test_what_history_keeps_makes_the_same_events() -> None:
-    """Marked as recovered, so that a receiver knows that the socket did not bring them."""
+    """Whoever reads it there marks them as recovered."""
     data = {"prompt_id": "p", "timestamp": 5}
-    for make in (execution_success, execution_error, execution_interrupted):
-        assert make(data, recovered=True).recovered
-        assert not make(data).recovered
-        assert make(data).raw is data
+    for read in (execution_success, execution_error, execution_interrupted):
+        event = read(data, 77)
+        assert (event.raw, event.nbytes, event.recovered) == (data, 77, False)
 
 
 def test_the_queue_counts_only_when_it_is_a_number() -> None:
