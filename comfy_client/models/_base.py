@@ -3,7 +3,8 @@
 What a server sends may be anything.  Each value that a model takes over passes one of the
 converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a
 field that may be missing is then at its default, and the value itself stays in ``raw``; where
-the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised.
+the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised,
+but for :class:`~comfy_client.values.OutOfTime` where somebody has set an end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..errors import UnexpectedResponse
 from ..values import (
     MOST_ITEMS,
     Converter,
+    check_time,
     flag,
     identifier,
     number,
@@ -36,6 +38,7 @@ T = TypeVar("T")
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
     """``data`` as a JSON object; anything else is an answer that no ComfyUI gives."""
+    check_time()  # each model of a long list passes here
     if not isinstance(data, Mapping):
         raise UnexpectedResponse(f"{what}: expected a JSON object, got {_kind(data)}")
     return data
@@ -43,6 +46,7 @@ def mapping(data: object, what: str) -> Mapping[str, Any]:
 
 def items(data: object, what: str) -> list[Any]:
     """``data`` as a JSON array."""
+    check_time()
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
     if len(data) > MOST_ITEMS:

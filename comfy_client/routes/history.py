@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import models
@@ -35,17 +34,15 @@ class HistoryRoutes(RouteGroup):
         if max_items is not None and max_items < 1:
             return {}  # with an offset the server gives one all the same
         if offset is None or offset < 0 or self._leaves_out():
-            found = self._histories(max_items, offset)
-        else:
-            entries = list(self._histories(None, None).items())[offset:]
-            found = dict(entries[:max_items])
-        return {
-            prompt_id: models.HistoryEntry.from_json(entry) for prompt_id, entry in found.items()
-        }
+            return self._histories(max_items, offset)
+        entries = list(self._histories(None, None).items())[offset:]
+        return dict(entries[:max_items])
 
-    def _histories(self, max_items: int | None, offset: int | None) -> Mapping[str, Any]:
+    def _histories(
+        self, max_items: int | None, offset: int | None
+    ) -> dict[str, models.HistoryEntry]:
         params = {"max_items": max_items, "offset": offset}
-        return mapping(self._http.json("GET", "/history", params=params), "GET /history")
+        return self._http.model("GET", "/history", _entries, params=params)
 
     def _leaves_out(self) -> bool:
         """Whether the server heeds ``offset``: behind the end of all there is nothing."""
@@ -59,16 +56,16 @@ class HistoryRoutes(RouteGroup):
         client knows that the prompt has ended, it waits for the record, one second at most: the
         server sends the end event before it writes the record.
         """
-        while True:
-            found = mapping(
-                self._http.json("GET", f"/history/{segment(prompt_id)}"), "GET /history/{prompt_id}"
-            )
-            if prompt_id in found or not self._awaits_record(prompt_id):
-                break
+
+        def record(found: Any) -> models.HistoryEntry | None:
+            own = mapping(found, "GET /history/{prompt_id}").get(prompt_id)
+            return None if own is None else models.HistoryEntry.from_json(own)
+
+        route = f"/history/{segment(prompt_id)}"
+        while (entry := self._http.model("GET", route, record)) is None:
+            if not self._awaits_record(prompt_id):
+                return None
             time.sleep(RECORD_PAUSE)
-        if prompt_id not in found:
-            return None
-        entry = models.HistoryEntry.from_json(found[prompt_id])
         if entry.prompt_id != prompt_id:
             raise UnexpectedResponse(
                 f"the history of prompt {prompt_id} is about another, {entry.prompt_id}"
@@ -91,3 +88,10 @@ class HistoryRoutes(RouteGroup):
             self.get_history(prompt_id)
         if prompt_ids:
             self._http.order("POST", "/history", json={"delete": prompt_ids})
+
+
+def _entries(found: Any) -> dict[str, models.HistoryEntry]:
+    return {
+        prompt_id: models.HistoryEntry.from_json(entry)
+        for prompt_id, entry in mapping(found, "GET /history").items()
+    }

@@ -56,7 +56,7 @@ class JobRoutes(RouteGroup):
             "limit": limit,
             "offset": offset,
         }
-        return models.JobPage.from_json(self._http.json("GET", "/api/jobs", params=params))
+        return self._http.model("GET", "/api/jobs", models.JobPage.from_json, params=params)
 
     def get_job(self, job_id: str) -> models.JobInfo:
         """One prompt in detail; ``job_id`` is its prompt_id.
@@ -69,8 +69,8 @@ class JobRoutes(RouteGroup):
             NotSupported: This server has no jobs API.
         """
         while True:
-            found = self._http.json("GET", f"/api/jobs/{segment(job_id)}")
-            job = models.JobInfo.from_json(found)
+            route = f"/api/jobs/{segment(job_id)}"
+            job = self._http.model("GET", route, models.JobInfo.from_json)
             if job.status not in ("pending", "in_progress") or not self._awaits_record(job_id):
                 return job
             time.sleep(RECORD_PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from .. import models
@@ -19,7 +20,7 @@ class ModelRoutes(RouteGroup):
 
         ``GET /models``, since September 2024; :class:`NotSupported` before.
         """
-        return texts(self._http.json("GET", "/models"), "GET /models")
+        return self._http.model("GET", "/models", partial(texts, what="GET /models"))
 
     def get_models(self, folder: str) -> list[str]:
         """Names of the models of one kind, with the server's own separators.
@@ -31,18 +32,15 @@ class ModelRoutes(RouteGroup):
             NotSupported: The server is older; there, ``get_node_defs`` of loaders such as
                 ``CheckpointLoaderSimple`` lists models.
         """
-        return texts(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
+        names = partial(texts, what="GET /models/{folder}")
+        return self._http.model("GET", f"/models/{segment(folder)}", names)
 
     def get_model_folders(self) -> list[models.ModelFolder]:
         """The kinds of models and the folders of their files on the server.
 
         ``GET /experiment/models``, since December 2024; :class:`NotSupported` before.
         """
-        found = self._http.json("GET", "/experiment/models")
-        return [
-            models.ModelFolder.from_json(folder)
-            for folder in items(found, "GET /experiment/models")
-        ]
+        return self._http.model("GET", "/experiment/models", _folders)
 
     def get_model_files(self, folder: str) -> list[models.ModelFile]:
         """Models of one kind with sizes and times.
@@ -53,11 +51,7 @@ class ModelRoutes(RouteGroup):
             NotFound: There is no such kind; :meth:`get_model_folders` lists them.
             NotSupported: The server is older: :meth:`get_models` has the names.
         """
-        route = f"/experiment/models/{segment(folder)}"
-        return [
-            models.ModelFile.from_json(file)
-            for file in items(self._http.json("GET", route), "model files")
-        ]
+        return self._http.model("GET", f"/experiment/models/{segment(folder)}", _files)
 
     def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
         """The preview image of a model, as WebP.
@@ -96,3 +90,11 @@ class ModelRoutes(RouteGroup):
     def get_view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
         """The reference's name for :meth:`view_metadata`."""
         return self.view_metadata(folder, file_name)
+
+
+def _folders(found: Any) -> list[models.ModelFolder]:
+    return [models.ModelFolder.from_json(one) for one in items(found, "GET /experiment/models")]
+
+
+def _files(found: Any) -> list[models.ModelFile]:
+    return [models.ModelFile.from_json(file) for file in items(found, "model files")]

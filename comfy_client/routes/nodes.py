@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from .. import models
@@ -26,13 +27,8 @@ class NodeRoutes(RouteGroup):
         ``GET /object_info/{node_name}``.
         """
         if node_name is None:
-            found = self._http.json("GET", "/object_info", timeout=_ALL_DEFINITIONS)
-        else:
-            found = self._http.json("GET", f"/object_info/{segment(node_name)}")
-        return {
-            name: models.NodeDef.from_json(name, info)
-            for name, info in mapping(found, "GET /object_info").items()
-        }
+            return self._http.model("GET", "/object_info", _node_defs, timeout=_ALL_DEFINITIONS)
+        return self._http.model("GET", f"/object_info/{segment(node_name)}", _node_defs)
 
     def get_checkpoints(self) -> list[str]:
         """The checkpoints that ``CheckpointLoaderSimple`` accepts.  ``GET /object_info/...``"""
@@ -52,22 +48,18 @@ class NodeRoutes(RouteGroup):
 
     def get_extensions(self) -> list[str]:
         """Paths of the web extensions' scripts.  ``GET /extensions``"""
-        return texts(self._http.json("GET", "/extensions"), "GET /extensions")
+        return self._http.model("GET", "/extensions", partial(texts, what="GET /extensions"))
 
     def get_embeddings(self) -> list[str]:
         """Names of the embeddings, without file endings.  ``GET /embeddings``"""
-        return texts(self._http.json("GET", "/embeddings"), "GET /embeddings")
+        return self._http.model("GET", "/embeddings", partial(texts, what="GET /embeddings"))
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
         """Subgraphs of the installed node packs by id, without their ``data``.
 
         ``GET /global_subgraphs``, since ComfyUI 0.3.67; :class:`NotSupported` before.
         """
-        found = self._http.json("GET", "/global_subgraphs")
-        return {
-            subgraph_id: models.GlobalSubgraph.from_json(subgraph_id, entry)
-            for subgraph_id, entry in mapping(found, "GET /global_subgraphs").items()
-        }
+        return self._http.model("GET", "/global_subgraphs", _subgraphs)
 
     def get_global_subgraph(self, subgraph_id: str) -> models.GlobalSubgraph:
         """One subgraph with its ``data``, which is JSON text.
@@ -94,8 +86,8 @@ class NodeRoutes(RouteGroup):
 
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
-        found = self._http.json("GET", "/workflow_templates")
-        return texts_by_name(found, "GET /workflow_templates")
+        names = partial(texts_by_name, what="GET /workflow_templates")
+        return self._http.model("GET", "/workflow_templates", names)
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
         """One example workflow, in the editor's format.
@@ -137,14 +129,7 @@ class NodeRoutes(RouteGroup):
         ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
         server applies the first of the list to each prompt, unless it still has the old class.
         """
-        found = self._http.json("GET", "/node_replacements")
-        return {
-            name: [
-                models.NodeReplacement.from_json(one)
-                for one in items(listed, f"GET /node_replacements: {name}")
-            ]
-            for name, listed in mapping(found, "GET /node_replacements").items()
-        }
+        return self._http.model("GET", "/node_replacements", _replacements)
 
     def _node_def(self, name: str) -> models.NodeDef:
         node = self.get_node_defs(name).get(name)
@@ -154,6 +139,28 @@ class NodeRoutes(RouteGroup):
 
     def _options(self, name: str, input_name: str) -> list[str]:
         return _choices(self._node_def(name), input_name)
+
+
+def _node_defs(found: Any) -> dict[str, models.NodeDef]:
+    return {
+        name: models.NodeDef.from_json(name, info)
+        for name, info in mapping(found, "GET /object_info").items()
+    }
+
+
+def _subgraphs(found: Any) -> dict[str, models.GlobalSubgraph]:
+    return {
+        subgraph_id: models.GlobalSubgraph.from_json(subgraph_id, entry)
+        for subgraph_id, entry in mapping(found, "GET /global_subgraphs").items()
+    }
+
+
+def _replacements(found: Any) -> dict[str, list[models.NodeReplacement]]:
+    what = "GET /node_replacements"
+    return {
+        name: [models.NodeReplacement.from_json(one) for one in items(listed, f"{what}: {name}")]
+        for name, listed in mapping(found, what).items()
+    }
 
 
 def _choices(node: models.NodeDef, input_name: str) -> list[str]:

@@ -15,7 +15,7 @@ class QueueRoutes(RouteGroup):
         ``GET /queue``.  It contains the whole workflow of each (see ``max_json`` of the client);
         :meth:`poll_status` only counts them.
         """
-        return models.Queue.from_json(self._http.json("GET", "/queue"))
+        return self._http.model("GET", "/queue", models.Queue.from_json)
 
     def clear_queue(self) -> None:
         """Remove the pending prompts of all clients; the running one keeps running.

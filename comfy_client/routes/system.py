@@ -22,7 +22,7 @@ class SystemRoutes(RouteGroup):
 
     def get_system_stats(self) -> models.SystemStats:
         """Versions, memory and devices.  ``GET /system_stats``"""
-        return models.SystemStats.from_json(self._http.json("GET", "/system_stats", most=SMALL))
+        return self._http.model("GET", "/system_stats", models.SystemStats.from_json, most=SMALL)
 
     def get_features(self) -> models.Features:
         """The feature flags of the server.

@@ -258,12 +258,15 @@ class UserDataRoutes(RouteGroup):
 
     def _list(self, params: Mapping[str, str]) -> list[Any]:
         what = "GET /userdata"
-        found = items(self._http.json("GET", "/userdata", params=params), what)
-        if params["full_info"] == "true":
-            return [_with_info(item) for item in found]
-        if params["split"] == "true":
-            return [texts(item, what) for item in found]
-        return texts(found, what)
+
+        def listed(found: Any) -> list[Any]:
+            if params["full_info"] == "true":
+                return [_with_info(item) for item in items(found, what)]
+            if params["split"] == "true":
+                return [texts(item, what) for item in items(found, what)]
+            return texts(found, what)
+
+        return self._http.model("GET", "/userdata", listed, params=params)
 
     def list_user_data_v2(self, path: str = "") -> list[models.UserDataEntry]:
         """Files and folders below a folder, at any depth, folders first.
@@ -280,10 +283,13 @@ class UserDataRoutes(RouteGroup):
         # This route decodes once more than the others.
         where = None if path in ("", ".") else _encoded(_encoded(path))
         try:
-            found = self._http.json("GET", "/v2/userdata", params={"path": where})
+            return self._http.model("GET", "/v2/userdata", _tree, params={"path": where})
         except NotFound:
             return []
-        return [models.UserDataEntry.from_json(item) for item in items(found, "GET /v2/userdata")]
+
+
+def _tree(found: Any) -> list[models.UserDataEntry]:
+    return [models.UserDataEntry.from_json(item) for item in items(found, "GET /v2/userdata")]
 
 
 def _flag(value: bool) -> str:

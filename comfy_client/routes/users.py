@@ -28,7 +28,7 @@ class UserRoutes(RouteGroup):
 
     def get_user_config(self) -> models.UserConfig:
         """How the server stores users, and which it has.  ``GET /users``, since January 2024"""
-        return models.UserConfig.from_json(self._http.json("GET", "/users"))
+        return self._http.model("GET", "/users", models.UserConfig.from_json)
 
     def create_user(self, username: str) -> str:
         """Add a user and return the new id, for ``ComfyApi(user=...)``.

@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from http.cookiejar import Cookie
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import attrs
@@ -50,7 +50,7 @@ from ..errors import (
     UnexpectedResponse,
     printable,
 )
-from ..values import size_decoded
+from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from .deadline import Deadline, read_timeout
 from .failures import (
     bare,
@@ -107,6 +107,9 @@ _CHUNK = 1 << 19
 Value = str | int | float | None
 #: A query: a name may stand for several values, and what is ``None`` is left out.
 Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
+
+
+Model = TypeVar("Model")
 
 
 class _Unset:
@@ -512,16 +515,48 @@ class Http:
 
         ``most`` bytes are read; ``None``: ``max_json``.
         """
+        return self.model(method, route, _as_it_is, most=most, **kw)
+
+    def model(
+        self,
+        method: str,
+        route: str,
+        into: Callable[[Any], Model],
+        *,
+        most: int | None = None,
+        timeout: float | None = None,
+        **kw: Any,
+    ) -> Model:
+        """What ``into`` makes of a decoded answer, all of it within one deadline."""
         most = self.max_json if most is None else most
-        answer = self.request(method, route, most=most, **kw)
+        deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
+        answer = self.request(method, route, most=most, timeout=timeout, **kw)
         if len(answer.content) > SMALL:
-            needed, keys = size_decoded(answer.content), answer.content.count(b":")
-            if needed > GROWTH * most:
-                how = f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
-                raise self._too_much(answer, how)
-            if keys > most // KEYED:
-                raise self._too_much(answer, f"has about {keys} keys, {most // KEYED} are")
-        return answer.json()
+            self._check_weight(answer, most, deadline)
+        try:
+            with reading_until(deadline.at):
+                return into(answer.json())
+        except OutOfTime:
+            pass  # its frames hold the answer
+        raise RequestTimeout(
+            f"{method} {answer.url}: the answer came, and there was no time left to read all of "
+            "it: raise timeout, or ask for less"
+        )
+
+    def _check_weight(self, answer: Answer, most: int, deadline: Deadline) -> None:
+        """An error for an answer that takes more memory, or time, to decode than it may."""
+        needed, keys = size_decoded(answer.content), answer.content.count(b":")
+        if needed > GROWTH * most:
+            how = f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
+            raise self._too_much(answer, how)
+        if keys > most // KEYED:
+            raise self._too_much(answer, f"has about {keys} keys, {most // KEYED} are")
+        seconds, left = seconds_to_decode(answer.content), deadline.left()
+        if seconds > left:
+            raise RequestTimeout(
+                f"{answer.method} {answer.url}: the answer came, and may take {seconds:.1f} s to "
+                f"decode, of which {left:.1f} s are left: raise timeout, or ask for less"
+            )
 
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
@@ -966,6 +1001,10 @@ def _words(holder: object) -> Iterator[str]:
     values += getattr(holder, "__dict__", {}).values()
     values += [each for value in values if isinstance(value, Mapping) for each in value.values()]
     yield from (value for value in values if isinstance(value, str))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _is_of_users(path: str) -> bool:

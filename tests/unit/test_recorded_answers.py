@@ -51,6 +51,9 @@ class Canned:
     def json(self, method: str, route: str, **_: Any) -> Any:
         return self.request(method, route).json()
 
+    def model(self, method: str, route: str, into: Callable[[Any], Any], **_: Any) -> Any:
+        return into(self.body)
+
     def hide(self, value: Any) -> Any:
         return value
 
