@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .tracebacks import rendered
+
 #: Characters that a terminal obeys, or that turn the direction of what stands behind them.
 _OBEYED: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -31,6 +33,10 @@ class ComfyError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the user's own lines and the message."""
+        return rendered(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by message and attributes, whatever the signature of ``__init__``."""

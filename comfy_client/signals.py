@@ -45,6 +45,7 @@ from .events import (
     body_of,
 )
 from .threads import was_started
+from .tracebacks import short_interrupts
 from .workflow.graph import nearest
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -275,7 +276,8 @@ class EventQueue:
             self._high_water = HIGH_WATER
             self._changed.notify_all()
             if not self._waiting:
-                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+                with short_interrupts:
+                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
             waiting, of_kind = self._waiting, self._of_kind
             if not waiting:
                 return None

@@ -30,6 +30,7 @@ from ..events import (
     ProgressState,
 )
 from ..signals import EventQueue
+from ..tracebacks import short_interrupts
 from ..transport.deadline import check_timeout
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
@@ -651,7 +652,8 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
         for job in jobs:
             job._bells.append(bell)
         if not any(job.done() for job in jobs):
-            bell.acquire(timeout=max(0.0, seconds))
+            with short_interrupts:
+                bell.acquire(timeout=max(0.0, seconds))
     finally:
         for job in jobs:
             with contextlib.suppress(ValueError):

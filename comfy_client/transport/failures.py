@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+from ..tracebacks import show_shortly
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -119,6 +120,7 @@ def bare(exc: Error) -> Error:
 
 def without_libraries(exc: BaseException) -> BaseException:
     """What passes through, such as a Ctrl-C, without what libraries were at, with what headers."""
+    show_shortly(exc)
     seen: set[int] = set()
     each: BaseException | None = exc
     while each is not None and id(each) not in seen:

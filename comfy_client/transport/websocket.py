@@ -47,6 +47,7 @@ from ..errors import (
 )
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..threads import was_started
+from ..tracebacks import short_interrupts
 from .deadline import Deadline
 from .decode import HELLO
 from .failures import bare, causes, explain, is_of_the_system, told
@@ -238,7 +239,7 @@ class Connection:
                 or (self.error is not None and (first_verdict or self.is_hopeless))
             )
 
-        with self._lock:
+        with self._lock, short_interrupts:
             self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
             return self._state
 

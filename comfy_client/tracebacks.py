@@ -1,0 +1,92 @@
+"""What a notebook shows of an error: the lines of its user and the sentence, not our rooms.
+
+IPython asks an exception that has ``_render_traceback_`` for its text.  ``__traceback__`` stays
+whole, for ``%debug``, ``traceback`` and logs; with the logger ``comfy_client`` at ``DEBUG``,
+IPython shows all of it too.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import traceback
+from types import TracebackType
+from typing import Final
+
+_LIBRARIES: Final = sys.stdlib_module_names | {
+    "requests",
+    "urllib3",
+    "websocket",
+    "socks",
+    "blinker",
+}
+#: Characters of a cause that are shown.
+_SHOWN: Final = 300
+
+
+def rendered(exc: BaseException) -> list[str]:
+    """The text of an exception for IPython: one line for its cause, and no frame of ours."""
+    if logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG):
+        return _formatted(exc, exc.__traceback__)
+    shown = copy.copy(exc)  # without its chain, whose frames take most of the room
+    cause = exc.__cause__
+    if cause is not None and str(cause) not in str(exc):
+        shown.add_note(f"Caused by {type(cause).__name__}: {' '.join(str(cause).split())[:_SHOWN]}")
+    return _formatted(shown, users(exc.__traceback__))
+
+
+def _formatted(exc: BaseException, frames: TracebackType | None) -> list[str]:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return traceback.format_exception(type(exc), exc, frames)
+    lines: list[str] = shell.InteractiveTB.structured_traceback(type(exc), exc, frames)
+    return lines
+
+
+def users(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback without our frames, nor those of libraries that we called.
+
+    All of it, if nothing else is in it.
+    """
+    kept = []
+    is_inside = False
+    step = frames
+    while step is not None:
+        room = step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        is_ours = room == "comfy_client"
+        is_inside = is_inside or is_ours
+        if not (is_ours or (is_inside and room in _LIBRARIES)):
+            kept.append(step)
+        step = step.tb_next
+    made: TracebackType | None = None
+    for step in reversed(kept):
+        made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return made or frames
+
+
+def _rendered_now() -> list[str]:
+    exc = sys.exception()
+    if exc is None:
+        raise RuntimeError("no exception is being handled")
+    return rendered(exc)
+
+
+def show_shortly(exc: BaseException | None) -> None:
+    """Have IPython show a Ctrl-C as shortly as an error of ours."""
+    if isinstance(exc, KeyboardInterrupt):
+        # Not a method of it: an exception that refers to itself keeps its frames alive.
+        exc._render_traceback_ = _rendered_now  # type: ignore[attr-defined]
+
+
+class _ShortInterrupts:
+    """In a ``with`` statement: :func:`show_shortly` of what is raised in there."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, frames: object) -> None:
+        show_shortly(exc)
+
+
+short_interrupts: Final = _ShortInterrupts()

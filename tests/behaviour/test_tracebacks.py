@@ -1,0 +1,131 @@
+"""What a notebook shows of an error: the lines of its user and the sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import traceback
+
+import pytest
+
+from comfy_client import ComfyApi, ServerUnreachable
+from comfy_client.testing import ComfyServer
+from comfy_client.tracebacks import users
+from tests.comfyui import free_port
+
+#: Runs cells in an IPython, and prints what each of them has printed.
+NOTEBOOK = """
+import contextlib, io, json, sys
+from IPython.core.history import HistoryManager
+from IPython.core.interactiveshell import InteractiveShell
+
+HistoryManager.enabled = False
+shell = InteractiveShell.instance(colors="nocolor")
+printed = []
+for cell in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        shell.run_cell(cell)
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+WORKFLOW = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 7},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+SETUP = f"""
+import _thread, logging, sys, threading
+from comfy_client import ComfyApi, Workflow
+workflow = Workflow({WORKFLOW})
+api = ComfyApi(%r)
+"""
+WRONG = 'first = 1\nsecond = 2\napi.run({"1": {"class_type": "Nope", "inputs": {}}})\nafter = 3'
+INTERRUPT = "threading.Timer(0.2, _thread.interrupt_main).start()"
+#: A cell that fails, and words of the sentence that it ends in.
+CELLS = {
+    "rejected": (WRONG, "node 1 (Nope)"),
+    "unreachable": (f"ComfyApi('127.0.0.1:{free_port()}').init(0)", "connection refused"),
+    "wrong name": ('\n\ndef edit():\n    workflow["KSampler"]["seed"] = 1\nedit()', "KSampler"),
+    "stopped": (f"{INTERRUPT}\napi.run(workflow)", "KeyboardInterrupt"),
+    "stopped while it asks": (f"{INTERRUPT}\napi.get_queue()", "KeyboardInterrupt"),
+    "stopped reading": (f"{INTERRUPT}\nfor event in api.events():\n    pass", "KeyboardInterrupt"),
+}
+ASKED = "error = sys.last_value\nprint(type(error.__cause__).__name__, bool(error.__traceback__))"
+DEBUG = "logging.getLogger('comfy_client').setLevel(logging.DEBUG)"
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, str]:
+    """What the notebook shows of each cell."""
+    with ComfyServer() as server, server.faults.hang_worker():
+        server.faults.delay("GET", "/queue", 2)
+        cells = [SETUP % server.url, *(cell for cell, _ in CELLS.values())]
+        cells += [CELLS["unreachable"][0], ASKED, DEBUG, WRONG]
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", NOTEBOOK],
+            input=json.dumps(cells),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    printed = json.loads(run.stdout)
+    assert printed[0] == ""
+    return dict(zip([*CELLS, "again", "asked", "debug", "whole"], printed[1:], strict=True))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_notebook_shows_the_users_lines_and_the_sentence(
+    shown: dict[str, str], name: str
+) -> None:
+    """In at most 15 lines, and none of the library's own."""
+    text = shown[name]
+    lines = text.strip().splitlines()
+    assert len(lines) <= 15, text
+    assert any(line.startswith("---->") for line in lines), text
+    assert "comfy_client/" not in text
+    assert CELLS[name][1] in text
+
+
+def test_the_cause_stays_and_takes_one_line(shown: dict[str, str]) -> None:
+    """The exception has it, and all of its traceback."""
+    assert "Caused by ConnectionRefusedError: " in shown["again"]
+    assert shown["asked"] == "ConnectionRefusedError True\n"
+
+
+def test_with_debug_logging_a_notebook_shows_all(shown: dict[str, str]) -> None:
+    """For a bug report."""
+    assert "comfy_client/" in shown["whole"]
+
+
+def test_the_traceback_itself_is_never_cut() -> None:
+    """Only what a notebook prints is."""
+    with (
+        contextlib.closing(ComfyApi(f"127.0.0.1:{free_port()}")) as api,
+        pytest.raises(ServerUnreachable) as caught,
+    ):
+        api.get_queue()
+    whole, shown = (
+        [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(frames)]
+        for frames in (caught.tb, users(caught.tb))
+    )
+    assert "comfy_client.transport.http" in whole
+    assert shown == [__name__]
+
+
+def test_frames_of_callbacks_stay() -> None:
+    """They are the user's, though we have called them."""
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+
+        def fail(event: object) -> None:
+            raise ValueError("mine")
+
+        with pytest.raises(ValueError, match="mine") as caught:
+            api.run(WORKFLOW, on_event=fail, timeout=20)
+    functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(users(caught.tb))]
+    assert functions == ["test_frames_of_callbacks_stay", "fail"]
