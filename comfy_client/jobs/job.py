@@ -166,12 +166,23 @@ class Known:
         self.news_at = time.monotonic()
         self.news_by = source
 
+    def let_go(self) -> None:
+        """Of its course and of what it left: nobody asks for them any more."""
+        self.cached, self.states, self.step = None, None, None
+        self.visited, self.reported = set(), set()
+        self.outputs, self.frames = {}, []
+
     def runs(self) -> None:
         """It has left the queue."""
         self.ahead = None
         self.cancelled = False
         if self.running_since is None:
             self.running_since = time.monotonic()
+
+
+#: What the weights of the nodes of a prompt were worked out from, and they.
+Weighed = tuple[tuple[object, ...], Mapping[str, float]]
+NOTHING_WEIGHED: Weighed = (None,) * 4, {}
 
 
 class Job(Future[Result]):
@@ -206,8 +217,7 @@ class Job(Future[Result]):
         self.node_errors: Mapping[str, Any] = {}
         self._known = Known(Share(api._budget))
         self._twins: list[Job] = []  # the same prompt, taken up by another id
-        #: What the weights of its nodes were worked out from, and they.
-        self._weighed: tuple[tuple[object, ...], Mapping[str, float]] = ((None,) * 4, {})
+        self._weighed = NOTHING_WEIGHED
 
     def _begin(self) -> None:
         """A fresh future, as in the child of a fork, where any lock may be held for ever."""
@@ -545,6 +555,11 @@ class Job(Future[Result]):
             steps=None if step is None else step.max,
             elapsed=elapsed,
         )
+
+    def _let_go(self) -> None:
+        """It is over: of its course, only the progress is asked for from now on."""
+        self._known.let_go()
+        self._weighed = NOTHING_WEIGHED
 
     def _weights(self) -> Mapping[str, float]:
         """Of the nodes that are to run; worked out again when more is known of which these are."""

@@ -594,7 +594,7 @@ class Jobs:
         if sum(job._known.share.nbytes for job in jobs) <= most:
             return []  # the rest is in the hands of receivers
         job = max(jobs, key=lambda job: job._known.share.nbytes)
-        job._known.frames, job._known.outputs = [], {}
+        job._known.let_go()
         event, error = too_large(job.prompt_id, most)
         return self._conclude(job, event, error, has_record=False, is_final=False)
 
@@ -1169,6 +1169,9 @@ class Jobs:
             return _nothing
         known.decided = True
         known.share.free()
+        if known.running_since is not None and not isinstance(outcome, Result):
+            known.fraction = job.progress.fraction  # as far as it came
+        job._let_go()  # users may keep it
         known.ended_at = time.monotonic()
         self._elsewhere -= known.is_elsewhere
         self._jobs.pop(job.prompt_id, None)

@@ -46,6 +46,10 @@ MOST_METADATA: Final = 1 << 20
 _NO_MATTER = 2 * MOST_LEVELS
 #: How much more memory than its text a JSON takes, at the most.
 _IN_MEMORY = 24
+#: From how many characters on JSON is counted, and what events and jobs make of it besides: so
+#: many bytes for each of these signs.  States come all the time, and the newest takes their place.
+_COUNTED = {"execution_cached": (_NO_MATTER, ",", 200), "progress_state": (1 << 16, "{", 200)}
+_OTHERS = (_NO_MATTER, "", 0)
 #: As ``json.loads``, which looks at its arguments each time.
 _loads: Callable[[str], Any] = json.JSONDecoder().decode
 
@@ -95,9 +99,9 @@ def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
         log.debug("skipped a message of %d bytes without a type", len(data))
         return ()
     payload = message.get("data")
-    # Long ones are counted, unless they come all the time and the newest takes their place.
-    if len(said) > _NO_MATTER and kind != "progress_state":
-        nbytes = _size(said)
+    least, sign, each = _COUNTED.get(kind, _OTHERS)
+    if len(said) > least:
+        nbytes = _size(said) + (each and each * said.count(sign))
     read = FROM_SERVER.get(kind)
     if read is None or not isinstance(payload, Mapping):
         return (unknown(identifier(kind) or "", message, nbytes),)

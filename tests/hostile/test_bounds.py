@@ -20,6 +20,7 @@ from comfy_client.errors import (
     ComfyError,
     NotFound,
     PromptRejected,
+    TransportError,
     UnexpectedResponse,
     UploadTooLarge,
 )
@@ -262,6 +263,36 @@ def test_names_for_a_rejection_are_asked_for_within_its_time(server: Comfy, api:
     with pytest.raises(PromptRejected, match="no node class 'No'"):
         api.run(GRAPH, timeout=1.0)
     assert time.monotonic() - start < 6
+
+
+ENDLESS = {
+    "announcements": (b"", b"HTTP/1.1 102 X\r\n\r\n" * 500),
+    "one announcement": (b"HTTP/1.1 103 X\r\n", b"Link: x\r\n" * 500),
+    "a status": (b"HTTP/1.1 200 ", b"x" * 5000),
+    "headers": (b"HTTP/1.1 200 X\r\n", b"a: b\r\n" * 500),
+    "a chunk's extensions": (
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        b"x" * 5000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_stands_before_a_body_has_an_end(server: Comfy, api: ComfyApi, name: str) -> None:
+    """Long before the time is over, however quickly it comes."""
+    start, piece = ENDLESS[name]
+    api.poll_status(5.0)
+
+    def pour(request: Request) -> Iterator[bytes]:
+        yield start
+        while True:
+            yield piece
+
+    server.lies = {"GET /queue": pour}
+    begun = time.monotonic()
+    with within(2.0, memory=8 * MIB), pytest.raises(TransportError):
+        api.get_queue()
+    assert time.monotonic() - begun < 10  # of 30
 
 
 @pytest.mark.parametrize("head", ["200 X\r\nContent-Length: 0", "204 X", "304 X"])

@@ -244,6 +244,23 @@ def test_a_link_that_appears_meanwhile_leads_nowhere(rule: IfExists, goal: str) 
         }
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_folder_that_becomes_a_link_while_a_file_comes_leads_nowhere(rule: IfExists) -> None:
+    """Somebody else moves it away, and puts a link in its place."""
+    with new_place() as place:
+        target = place.out / "folder" / "c.png"
+
+        def chunks() -> Iterator[bytes]:
+            yield NEW
+            target.parent.rename(place.out / "moved")
+            target.parent.symlink_to("../outside")
+            yield NEW
+
+        with pytest.raises(FileNotFoundError):
+            write_atomically(target, chunks(), if_exists=rule)
+        assert sorted(path.name for path in place.outside.iterdir()) == ["a.png", "b.png"]
+
+
 def test_the_demo_does_not_follow_a_link_of_its_pictures_name(
     server: Comfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

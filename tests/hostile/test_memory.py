@@ -132,6 +132,25 @@ FLOODS = {
         jobs=1,
         while_posting=True,
     ),
+    "states of nodes for a slow receiver": Flood(
+        same(
+            lambda id: event(
+                "progress_state", prompt_id=id, nodes={str(n): {"pad": "x"} for n in range(999)}
+            )
+        ),
+        slow("all"),
+        jobs=1,
+        most=2 * MIB,
+    ),
+    "prompts of others without an end": Flood(
+        each(lambda _, n: event("progress_state", prompt_id=f"{n:0250}", nodes={"1": {}})),
+        slow("all"),
+        jobs=1,
+        most=MIB,
+    ),
+    "pings that nobody wants answered": Flood(
+        same(lambda _: frame(9, b"x" * 125) * 100), most=MIB // 4
+    ),
     "metadata of pictures": Flood(
         same(lambda _: picture("8", "x", pad=PAD)), slow("b_preview_with_metadata")
     ),
@@ -468,6 +487,84 @@ def test_slow_receivers_and_callbacks_get_all_pictures_of_a_prompt(
             assert api.dropped_events == 0
         watch.join(60.0)
     assert sorted(seen) == ["b_preview"] * 10 + ["b_preview_with_metadata"] * 5
+
+
+def telling(
+    *ends: tuple[str, dict[str, Any]], after: threading.Event
+) -> Callable[[socket.socket, Comfy], None]:
+    """Tells of all prompts that many nodes are cached, and then these events."""
+    nodes = json.dumps([*range(1000, 16_000)])
+
+    def ws(conn: socket.socket, server: Comfy) -> None:
+        conn.sendall(status())
+        after.wait()
+        for prompt_id in list(server.prompts):
+            conn.sendall(event("execution_start", prompt_id=prompt_id))
+            about = f'{{"prompt_id": "{prompt_id}", "nodes": {nodes}}}'
+            conn.sendall(text(f'{{"type": "execution_cached", "data": {about}}}'))
+            for kind, data in ends:
+                conn.sendall(event(kind, prompt_id=prompt_id, **data))
+        conn.sendall(status(OVER))
+        hold(conn)
+
+    return ws
+
+
+def test_jobs_that_are_given_up_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what only their progress is made of."""
+    monkeypatch.setattr(client, "MAX_JSON", MIB)
+    submitted = threading.Event()
+    with Comfy() as server:
+        server.ws, server.ended = telling(after=submitted), False
+        with ComfyApi(server.url, max_json=MIB) as api:
+            jobs = [api.submit(GRAPH) for _ in range(6)]
+            with within(7 * MIB):
+                submitted.set()
+                until(lambda: api._queue_remaining == OVER)
+            assert {type(job.exception(5.0)) for job in jobs} == {OutputsTooLarge}
+
+
+@pytest.mark.parametrize("end", ["error", "interrupted"])
+def test_jobs_that_went_wrong_keep_nothing_of_their_course(end: str) -> None:
+    """Users may keep thousands; how far they came is known all the same."""
+    submitted = threading.Event()
+    ran = [("executing", {"node": "3"}), ("executing", {"node": "9"}), (f"execution_{end}", {})]
+    with Comfy() as server:
+        server.ws = telling(*ran, after=submitted)
+        with ComfyApi(server.url) as api:
+            jobs = [api.submit(GRAPH) for _ in range(3)]
+            with within(24 * MIB):
+                submitted.set()
+                until(lambda: api._queue_remaining == OVER)
+                for job in jobs:
+                    job.exception(20.0)
+                    assert [*job.events()][-1].name == f"execution_{end}"
+                gc.collect()
+                assert tracemalloc.get_traced_memory()[0] < MIB
+            assert [job.progress.fraction for job in jobs] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes", "made"),
+    [
+        ("execution_cached", [*range(1000, 21_000)], lambda told: frozenset(told.nodes)),
+        ("progress_state", {str(n): {} for n in range(20_000)}, lambda told: told.nodes),
+    ],
+)
+def test_what_is_made_of_an_event_is_counted_with_it(
+    kind: str, nodes: Any, made: Callable[[Any], Any]
+) -> None:
+    """Whether it is asked for or not."""
+    content = json.dumps({"type": kind, "data": {"prompt_id": "x", "nodes": nodes}}).encode()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        (told,) = decode_text(content)
+        kept = made(told)
+        assert len(kept) == 20_000
+        assert tracemalloc.get_traced_memory()[0] < told.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_whoever_takes_larger_answers_keeps_more() -> None:

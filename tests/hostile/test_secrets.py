@@ -216,6 +216,33 @@ def test_a_recording_has_no_secret_for_a_name_either(tmp_path: Path, route: str)
     assert '"of ***"' in path.read_text()
 
 
+def test_a_cookie_goes_to_its_own_address_only() -> None:
+    """Whatever address and path a server gives it for."""
+    places = ["Domain=example.com", "Domain=com", "Path=/elsewhere", "Secure"]
+    given = [("Set-Cookie", f"c{n}={SECRET}; {place}") for n, place in enumerate(places)]
+    ours = ("Set-Cookie", "ours=1; Path=/")
+    with (
+        Server(lambda _: answer(200, headers=[*given, ours])) as server,
+        poller(server.url) as api,
+    ):
+        api.fetch_api("/x")
+        api.fetch_api("/x")
+        assert server.requests[-1].headers["cookie"] == "ours=1"
+
+
+def test_a_password_of_the_users_netrc_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody gave it to this client; other programs have it for the same address."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    for how in ({}, {"credentials": HeaderCredentials({"X-Key": "mine"})}):
+        with Server(lambda _: answer()) as server, poller(server.url, **how) as api:
+            api.fetch_api("/x")
+        assert not [each for each in server.requests if "authorization" in each.headers]
+
+
 def test_what_is_pinned_stays() -> None:
     """Of the rest the latest count, and credentials that are used again are the latest."""
     secrets = Secrets()
@@ -664,6 +691,24 @@ def test_the_command_line_prints_nothing_that_a_terminal_obeys(tmp_path: Path) -
     assert all(sign.isprintable() or sign == "\n" for sign in run.output)
     assert not any(line.startswith("forged") for line in run.output.splitlines())
     assert {path.suffix for path in tmp_path.iterdir()} <= {".png", ".jpg"}
+
+
+def test_the_doctor_prints_nothing_that_a_terminal_obeys() -> None:
+    """Whatever the server says of itself."""
+    evil = "\x1b]52;c;AAAA\x07\x9b31m\u202e\r\nforged"
+    told = {
+        "system": {"comfyui_version": evil, "os": evil, "python_version": evil, "argv": [evil]},
+        "devices": [{"name": evil, "type": evil, "vram_total": evil}],
+    }
+    with Comfy() as server:
+        server.lies = {
+            "GET /system_stats": lambda _: answer(body=told, headers=[("Server", "\x1b[2J")]),
+            "GET /models": lambda _: answer(body=[evil]),
+        }
+        run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
+    assert "52;c;AAAA" in run.output
+    assert all(sign.isprintable() or sign == "\n" for sign in run.output)
+    assert not any(line.startswith("forged") for line in run.output.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,30 @@ def test_an_id_of_any_type_in_the_jobs_list_keeps_no_job_from_its_end(odd: Any) 
         assert run_on(server).images
 
 
+def test_thousands_of_strange_prompts_keep_no_job_from_its_end() -> None:
+    """In the queue, in the list of jobs, and beside ours in the history."""
+    odd = ["", "\ud800", "x" * 300, "../..", "\n", "{}", "\u00e9"]
+    records = [[n, f"{odd[n % len(odd)]}{n}", {}, {}, []] for n in range(9000)]
+    queue = {"queue_running": records[:9], "queue_pending": records[9:]}
+    jobs = {"jobs": [{"id": record[1], "status": "pending"} for record in records]}
+
+    def history(request: Any) -> bytes:
+        prompt_id = request.path.rpartition("/")[2]
+        others = {str(record[1]): {"prompt": record, "outputs": {}} for record in records}
+        ours = {prompt_id: server.entry(prompt_id)} if prompt_id in server.prompts else {}
+        return answer(body=others | ours)
+
+    for lies in ({"GET /jobs": jobs}, {"GET /queue": queue}):
+        with Comfy() as server:
+            server.lies = {
+                route: lambda _, body=body: answer(body=body) for route, body in lies.items()
+            }
+            server.lies["GET /history"] = history
+            begun = time.process_time()
+            assert run_on(server).images
+            assert time.process_time() - begun < 3
+
+
 @pytest.mark.parametrize("stamp", [HUGE, "x", {}, [], None, True, 1e400], ids=brief)
 def test_a_time_of_any_type_in_a_record_is_none(stamp: Any) -> None:
     """And the result is there."""

@@ -581,6 +581,7 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
     [
         ("", "line 1: no JSON"),
         ("hello", "line 1: no JSON"),
+        ("[" * 100_000, "line 1: no JSON"),
         ('{"t": 0, "kind": "note", "text": "x"}\n[1, 2]\n', "line 2: no line of a recording"),
         ('{"t": 0, "kind": "nothing"}\n', "line 1: no line of a recording"),
         ('{"kind": "note", "text": "x"}\n', "line 1: no line of a recording"),
