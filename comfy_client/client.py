@@ -957,7 +957,7 @@ class ComfyApi(
         try:
             url, headers = self._http.handshake("/ws", {"clientId": client_id or self.client_id})
         except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
-            raise AuthenticationError(f"the credentials cannot be sent: {exc}") from exc
+            raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
         is_tls = self._http.address.scheme == "https"
         return Plan(
             url=url,

@@ -137,7 +137,7 @@ class Journal:
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError, AttributeError) as exc:
-            raise self._damaged(exc) from exc
+            raise self._damaged(exc) from None
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +172,7 @@ class Journal:
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError) as exc:
-            raise self._damaged(exc) from exc
+            raise self._damaged(exc) from None
         return found
 
     # -- writing: on the disk when it returns ----------------------------------------------
@@ -345,7 +345,7 @@ def _create(path: Path) -> bool:
             os.fsync(file.fileno())
         is_ours = place(part, path)
     except sqlite3.Error as exc:
-        raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from exc
+        raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from None
     finally:
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # where folders can be opened, their entries too

@@ -243,7 +243,7 @@ class _Sweeper:
                 if key in records:
                     self._restore(point, records[key], open_points, retry_failed)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise ValueError(f"{journal.path} is damaged: {exc!r}") from exc
+            raise ValueError(f"{journal.path} is damaged: {exc!r}") from None
         elsewhere = Counter(records[self._keys[point]].host for point in self._rows)
         del elsewhere[self._api.host]
         for host, number in elsewhere.items():

@@ -223,18 +223,19 @@ class Secrets:
         *,
         pinned: bool = False,
         are_credentials: bool = False,
+        named_only: bool = False,
     ) -> None:
         """What a request or a handshake brings along to prove who we are.
 
         Any header may do that.  A value whose name does not say so may also be a common word,
-        so it has to be longer.
+        so it has to be longer; ``named_only`` leaves it out.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
             words = list(_words_of_header(name, value))
             if are_credentials or is_secret_name(name) or _begins_with_scheme(value):
                 self.add(words, pinned=pinned)
-            elif name.lower() not in _PLAIN_HEADERS and not value.startswith(_AGENTS):
+            elif not (named_only or name.lower() in _PLAIN_HEADERS or value.startswith(_AGENTS)):
                 self.add([value.strip()], SHORTEST_NAMED, pinned=pinned)
                 self.add(words, SHORTEST_WORD, pinned=pinned)
 

@@ -254,7 +254,7 @@ class FileRoutes(RouteGroup):
                 method=exc.method,
                 path=exc.path,
                 status=exc.status,
-            ) from exc
+            ) from None
 
 
 def _view_params(

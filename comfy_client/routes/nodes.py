@@ -114,7 +114,7 @@ class NodeRoutes(RouteGroup):
                 method=exc.method,
                 path=exc.path,
                 status=exc.status,
-            ) from exc
+            ) from None
 
     def get_i18n(self) -> dict[str, Any]:
         """The translations of the node packs, by language.

@@ -165,7 +165,7 @@ class PromptRoutes(RouteGroup):
                 path="/prompt",
                 status=200,
                 body=self._http.hide(data),
-            ) from exc
+            ) from None
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
         """Whether the server answers and in how many seconds, or why it does not.
@@ -241,16 +241,16 @@ class PromptRoutes(RouteGroup):
             queued = models.QueuedPrompt.from_json(answer)
         except ApiError as exc:
             if exc.status == 400:
-                raise self._rejected(exc, body, deadline) from exc
+                raise self._rejected(exc, body, deadline) from None
             if exc.status == 500:
                 unknown = self._unknown_classes(body["prompt"], deadline)
                 if unknown:
                     error = {"type": "missing_node_type", "message": unknown, "details": ""}
                     raise PromptRejected(
                         unknown, error=error, method="POST", path=exc.path, status=500
-                    ) from exc
+                    ) from None
             raise
-        except UnexpectedResponse as exc:
+        except UnexpectedResponse:
             if isinstance(answer, Mapping) and "exec_info" in answer:
                 raise UnexpectedResponse(
                     "POST /prompt was answered like a GET: a redirect or proxy on the way changed "
@@ -259,7 +259,7 @@ class PromptRoutes(RouteGroup):
                     path="/prompt",
                     status=200,
                     body=self._http.hide(answer),
-                ) from exc
+                ) from None
             raise
         # The dots would lead out of /history.
         if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):

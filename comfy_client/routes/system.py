@@ -98,4 +98,4 @@ class SystemRoutes(RouteGroup):
                 path=exc.path,
                 status=exc.status,
                 body=exc.body,
-            ) from exc
+            ) from None

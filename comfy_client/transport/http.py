@@ -413,13 +413,16 @@ class Http:
         secrets.add(words)
 
     def tell_secrets(self, secrets: Secrets) -> None:
-        """What proves who we are, to the server and to proxies, as far as it is known by now."""
+        """What proves who we are, to the server and to proxies, as far as it is known by now.
+
+        Of headers that are no credentials those whose names say so: the rest may be any word.
+        """
         from ..recording.secrets import is_secret_name  # whoever has Secrets has loaded it
 
         template, session = self._template, self._session
         sent = self._given_headers if template is None else template.headers
         secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)
-        secrets.add_headers(self._without_jar(sent), pinned=True)
+        secrets.add_headers(self._without_jar(sent), pinned=True, named_only=True)
         secrets.add(self._applied.query.values(), pinned=True)
         if template is not None:
             secrets.add_query((template.url or "").partition("?")[2])
@@ -440,8 +443,14 @@ class Http:
         return Secrets()
 
     def secrets(self) -> Secrets:
-        """All that is secret and was sent so far, credentials that were changed since included."""
+        """All that was sent so far and may be secret, credentials that were changed included.
+
+        For texts of errors and logs, which are no facts: values of other headers are hidden too.
+        """
+        template = self._template
         self.tell_secrets(self._secrets)
+        sent = self._given_headers if template is None else template.headers
+        self._secrets.add_headers(self._without_jar(sent), pinned=True)
         return self._secrets
 
     def entrust(self, value: Any) -> None:

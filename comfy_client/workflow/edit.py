@@ -96,7 +96,7 @@ class Node:
         try:
             value = _copy(json_value(value))
         except (ValueError, RecursionError) as exc:
-            raise WorkflowError(f"{self._where(name)}: {exc}") from exc
+            raise WorkflowError(f"{self._where(name)}: {exc}") from None
         link = as_link(value)
         if isinstance(value, list):
             fault = link_fault(self._graph, self._id, value)
@@ -324,8 +324,8 @@ def load_graph(source: Source) -> dict[str, Any]:
     data, where = _read(source)
     try:
         return _graph(_unwrap(data, where), where)
-    except RecursionError as exc:
-        raise WorkflowError(f"{where}: nested too deeply") from exc
+    except RecursionError:
+        raise WorkflowError(f"{where}: nested too deeply") from None
 
 
 def _read(source: object) -> tuple[Any, str]:
@@ -347,7 +347,7 @@ def _read(source: object) -> tuple[Any, str]:
                 raise
             raise FileNotFoundError(
                 errno.ENOENT, "no such workflow file", shorten(str(path), 200)
-            ) from exc
+            ) from None
         return _decode(content, str(path)), str(path)
     raise TypeError(
         f"a workflow is a path, JSON text, a dict or a Workflow, not {type(source).__name__}"
@@ -360,13 +360,13 @@ def _decode(text: str | bytes, where: str) -> Any:
     except json.JSONDecodeError as exc:
         raise WorkflowError(
             f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
-        ) from exc
-    except UnicodeDecodeError as exc:
+        ) from None
+    except UnicodeDecodeError:
         raise WorkflowError(
             f"{where}: not JSON text; a workflow is the JSON file that the menu exports"
-        ) from exc
+        ) from None
     except (ValueError, RecursionError) as exc:
-        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from exc
+        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from None
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:

@@ -129,7 +129,7 @@ def _decode(name: str, kind: bytes, content: memoryview) -> Any:
     try:
         return json.loads(_text(kind, content))
     except (ValueError, RecursionError, zlib.error) as exc:
-        raise WorkflowError(f"the {name} in the PNG file cannot be read: {exc}") from exc
+        raise WorkflowError(f"the {name} in the PNG file cannot be read: {exc}") from None
 
 
 def _text(kind: bytes, content: memoryview) -> str:
@@ -185,4 +185,4 @@ def _encode(name: str, value: Any) -> bytes:
         # NaN passes, as on the server: it is there in graphs that a node marked as changed.
         return json.dumps(value).encode("ascii")
     except (TypeError, ValueError, RecursionError) as exc:
-        raise WorkflowError(f"{name} cannot be written into a PNG file: {exc}") from exc
+        raise WorkflowError(f"{name} cannot be written into a PNG file: {exc}") from None

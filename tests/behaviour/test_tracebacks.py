@@ -98,6 +98,13 @@ def test_the_cause_stays_and_takes_one_line(shown: dict[str, str]) -> None:
     assert shown["asked"] == "ConnectionRefusedError True\n"
 
 
+@pytest.mark.parametrize("name", ["rejected", "wrong name"])
+def test_a_cause_that_says_the_same_is_none(shown: dict[str, str], name: str) -> None:
+    """Each sentence once."""
+    assert "Caused by" not in shown[name]
+    assert "exception" not in shown[name]
+
+
 def test_with_debug_logging_a_notebook_shows_all(shown: dict[str, str]) -> None:
     """For a bug report."""
     assert "comfy_client/" in shown["whole"]
