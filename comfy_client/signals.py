@@ -17,47 +17,24 @@ import inspect
 import logging
 import threading
 import time
+import types
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import blinker
 
-from .budget import LARGE, Budget, Charge
-from .events import (
-    NAMES,
-    ConnectionEvent,
-    EndEvent,
-    ErrorEvent,
-    Event,
-    Executed,
-    ExecutionCached,
-    ExecutionStart,
-    JobEvent,
-    PreviewEvent,
-    Progress,
-    ProgressState,
-    StatusEvent,
-    UnknownEvent,
-    body_of,
-)
-from .threads import was_started
-from .tracebacks import short_interrupts
+from .budget import Budget
+from .event_queue import MAX_BYTES, EventQueue
+from .events import NAMES, Event, UnknownEvent
 from .workflow.graph import nearest
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: From this many waiting events on, a new one takes the place of all of its kind.
-HIGH_WATER: Final = 64
-#: At most this many wait.  Then of what comes, only an output or an end of a prompt of ours, or a
-#: change of the connection is taken, and the oldest of what matters less goes for it.
-MAX_QUEUED: Final = 10_000
-#: So many bytes of them, where nobody shares: see :mod:`comfy_client.budget`.
-MAX_BYTES: Final = 192 << 20
 
+_FAILED: Final = "receiver %r failed; the others still run"
 
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
@@ -109,222 +86,6 @@ def warn_of_name(name: str) -> None:
         log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
 
 
-# -- the queue between threads ----------------------------------------------------------
-
-
-def _kind(event: Event) -> Hashable | None:
-    """What makes an older event worthless once a newer one came; ``None``: nothing does."""
-    # By class: a server may send anything under the name of one.
-    if isinstance(event, Progress):
-        return (event.name, event.prompt_id, event.node)
-    if isinstance(event, PreviewEvent):
-        return None if event.final else (event.name, event.node_id)
-    if isinstance(event, ProgressState):
-        return (event.name, event.prompt_id)
-    return event.name if isinstance(event, StatusEvent) else None
-
-
-def _rank(event: Event) -> int:
-    """How much it matters that it arrives: 0 little, 1 much, 2 nothing else says it."""
-    if isinstance(event, EndEvent):
-        return 2
-    if isinstance(event, PreviewEvent):
-        return int(event.final)
-    kinds = (Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
-    return int(isinstance(event, kinds))
-
-
-class EventQueue:
-    """Events on their way to another thread; bounded, and the newest wins under pressure.
-
-    What is left comes in the order in which it was put.  ``high_water`` is how many may wait
-    before newer ones take the place of older ones of their kind; 0: nobody reads yet, and
-    whoever comes gets only the newest.  ``budget`` is shared with others: who holds most of it
-    gives way.  ``ours`` has the last word on whose prompts these
-    are, of which more matters; empty: all are ours.
-    """
-
-    def __init__(
-        self,
-        *,
-        high_water: int = HIGH_WATER,
-        budget: Budget | None = None,
-        ours: Sequence[weakref.WeakMethod[Callable[[str | None], bool]]] = (),
-    ) -> None:
-        self._high_water = high_water
-        self._ours = ours
-        self._budget = Budget(MAX_BYTES) if budget is None else budget
-        self.reset()
-        self._budget.join(self)
-
-    def reset(self) -> None:
-        """As new, with a new lock: after a fork the old one may be held for ever."""
-        self.dropped: int = 0  #: Events that gave way to newer ones, or found no room.
-        # Guards all in here.  Re-entrant, and what it guards stands it: the collector may end an
-        # iterator, or a signal handler the client, while this very thread is in here.  Taken
-        # itself: a Ctrl-C in the Condition's own ``with`` may leave it held for ever.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
-        self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
-        self.nbytes: int = 0  #: Of all that waits, and of what is in hand.
-        self.own: int = 0  #: The same without what is in these:
-        self._charges: dict[int, Charge] = {}  # of what is large, by number
-        self._last = 0  # number of the event that was put last
-        self._in_hand: int | None = None  # of the one that was taken and is not done with ...
-        self._bytes_in_hand = 0  # ... and what it counts until then
-        self._closed = False
-
-    def put(self, event: Event) -> None:
-        """Never blocks for long, never raises."""
-        kind = _kind(event)
-        budget = self._budget
-        with self._lock:
-            if self._closed:
-                return
-            waiting, of_kind = self._waiting, self._of_kind
-            if kind is not None and len(waiting) >= self._high_water:
-                for number in of_kind.pop(kind, ()):
-                    if (older := waiting.pop(number, None)) is not None:
-                        self._drop(number, older)
-            if len(waiting) >= MAX_QUEUED:
-                if not self._rank(event):
-                    self._count_drop()
-                    return
-                # To three quarters: not a search for each event.
-                self._give_way(len(waiting) - MAX_QUEUED * 3 // 4, 0)
-            self._last = number = self._last + 1
-            waiting[number] = event
-            nbytes = event.nbytes
-            self.nbytes += nbytes
-            if nbytes >= LARGE:
-                self._charges[number] = budget.charge(body_of(event), nbytes)
-            else:
-                self.own += nbytes
-                budget.used += nbytes
-            if kind is not None:
-                of_kind.setdefault(kind, []).append(number)
-            self._changed.notify_all()
-        if budget.used > budget.most:
-            budget.relieve()  # without the lock: others have theirs
-
-    def give_way(self, nbytes: int, rank: int) -> int:
-        """Drop so many bytes of what matters so much, if so many wait; how many it did."""
-        with self._lock:
-            return self._give_way(0, nbytes, (rank,))
-
-    def _give_way(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> int:
-        """The oldest of what matters least: so many events, and so many bytes."""
-        waiting, of_kind = self._waiting, self._of_kind
-        before = self.nbytes
-        goal = before - nbytes
-        for rank in ranks:
-            for number in [n for n, event in waiting.items() if self._rank(event) == rank]:
-                if count <= 0 and self.nbytes <= goal:
-                    break
-                charge = self._charges.get(number)
-                if count <= 0 and charge is not None and charge.fixed:
-                    continue  # a job keeps it: nothing is gained
-                if (event := waiting.pop(number, None)) is not None:
-                    self._left(of_kind, number, event)
-                    self._drop(number, event)
-                    count -= 1
-        return before - self.nbytes
-
-    def _drop(self, number: int, event: Event) -> None:
-        """It was taken out, and nobody gets it."""
-        self._uncount(number, event.nbytes)
-        self._count_drop()
-
-    def _count_drop(self) -> None:
-        self.dropped += 1
-        if self._high_water:
-            self._budget.dropped += 1
-
-    def _uncount(self, number: int, nbytes: int) -> None:
-        """It is not held any more."""
-        self.nbytes -= nbytes
-        if self._charges.pop(number, None) is None:
-            self.own -= nbytes
-            self._budget.used -= nbytes
-
-    def _rank(self, event: Event) -> int:
-        """How much it matters; what it says of others' prompts, little."""
-        rank = _rank(event)
-        if rank and self._ours and isinstance(event, JobEvent):
-            is_ours = self._ours[-1]()
-            if is_ours is not None and not is_ours(event.prompt_id):
-                return 0
-        return rank
-
-    def _left(self, of_kind: dict[Hashable, list[int]], number: int, event: Event) -> None:
-        """It waits no more."""
-        kind = _kind(event) if of_kind else None
-        numbers = of_kind.get(kind, [])
-        if number in numbers:
-            numbers.remove(number)
-            if not numbers:
-                del of_kind[kind]
-
-    def get(self, timeout: float | None = None) -> Event | None:
-        """The next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
-
-        Taking an event says that the one before is done with, which :meth:`flush` waits for.
-        """
-        with self._lock:
-            self._put_down()
-            self._high_water = HIGH_WATER
-            self._changed.notify_all()
-            if not self._waiting:
-                with short_interrupts:
-                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-            waiting, of_kind = self._waiting, self._of_kind
-            if not waiting:
-                return None
-            self._in_hand, event = waiting.popitem(last=False)
-            self._left(of_kind, self._in_hand, event)
-            self._bytes_in_hand = event.nbytes  # whoever takes it holds it for a while
-            return event
-
-    def _put_down(self) -> None:
-        """Nothing is in hand any more."""
-        number, self._in_hand = self._in_hand, None
-        if number is not None:
-            self._uncount(number, self._bytes_in_hand)
-
-    def listen(self) -> None:
-        """Someone is about to read: keep as much as for a reader."""
-        self._high_water = HIGH_WATER
-
-    def flush(self, timeout: float) -> bool:
-        """Wait until all that was put before this call is done with; whether it is."""
-        with self._lock:
-            goal = self._last
-            return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
-
-    def _oldest(self) -> int:
-        """The number of the oldest event that is not done with."""
-        if self._in_hand is not None:
-            return self._in_hand
-        return next(iter(self._waiting), self._last + 1)
-
-    def close(self) -> None:
-        """What still waits is dropped; ``get`` answers ``None`` from now on."""
-        with self._lock:
-            self._closed = True
-            # Not cleared: whoever is in the middle of it goes on with what is dropped.
-            self._waiting, self._of_kind, self._charges = OrderedDict(), {}, {}
-            self._in_hand = None
-            self._budget.used -= self.own
-            self.nbytes = self.own = 0
-            self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
-
-
 # -- receivers --------------------------------------------------------------------------
 
 
@@ -334,14 +95,15 @@ class _Registration:
     once: bool
 
 
-#: By name, in the order in which they came; replaced, never changed.
-_Callbacks = dict[str, dict[_Registration, None]]
-#: How a receiver takes its arguments; ``None``: not at all.
-_Way = Literal["positional", "keyword"] | None
+#: What a function returns that does nothing unless somebody waits for it.
+_LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
 class Receivers:
-    """Everyone who wants events of one client.  The client owns it; threads hold it weakly."""
+    """Everyone who wants events of one client.  The client owns it; threads hold it weakly.
+
+    ``sender`` is the client: what receivers get as their first argument.
+    """
 
     def __init__(
         self, sender: object, namespace: blinker.Namespace | None, budget: Budget | None = None
@@ -351,20 +113,18 @@ class Receivers:
         #: Whether a prompt is one of ours, says the last.  Weakly: the delivery thread holds it.
         self.ours: list[weakref.WeakMethod[Callable[[str | None], bool]]] = []
         self._namespace = blinker.default_namespace if namespace is None else namespace
-        self._callbacks: _Callbacks = {}
-        # Weakly, so that the tap of an iterator that nobody keeps is gone with it.
+        # By name, in the order in which they came.  Without a lock: each change is one step of a
+        # dictionary, and no name is ever taken out.
+        self._callbacks: dict[str, dict[_Registration, None]] = {}
+        # Weakly, so that the queue of an iterator that nobody keeps is gone with it.
         self._taps: list[tuple[str, weakref.ref[EventQueue]]] = []
-        # Of functions, and of the functions of bound methods, which have one argument more.
-        self._ways: tuple[weakref.WeakKeyDictionary[Any, _Way], ...] = (
-            weakref.WeakKeyDictionary(),
-            weakref.WeakKeyDictionary(),
-        )
+        self._refused: set[int] = set()  # ids of receivers of which the log has a line
         self.reset()
 
     def reset(self) -> None:
         """A fresh queue and no thread, as after a fork; who listens stays."""
-        # Guards what is replaced, never changed.  Re-entrant: the collector may end an iterator
-        # in here, or somebody's ``__del__`` take a callback back.
+        # Guards the list of taps, which is replaced, never changed, and the start of the thread.
+        # Before that of a queue.  Re-entrant: the collector may end an iterator in here.
         self._lock = threading.RLock()
         self._queue = EventQueue(budget=self._budget, ours=self.ours)
         self._budget.dropped = 0
@@ -387,7 +147,7 @@ class Receivers:
         if not callable(callback) or not (_is_plain(callback) and _takes(callback, 1)):
             raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
-        self._replace(lambda known: {**known, name: known.get(name, {}) | {registration: None}})
+        self._callbacks.setdefault(name, {})[registration] = None
 
         def unsubscribe() -> None:
             self._remove(name, registration)
@@ -396,33 +156,13 @@ class Receivers:
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
         """Take back the oldest registration of this callback; whether there was one."""
-        while True:
-            known = self._callbacks.get(name, ())
-            found = next((item for item in known if item.callback == callback), None)
-            if found is None or self._remove(name, found):
-                return found is not None
+        return any(
+            registration.callback == callback and self._remove(name, registration)
+            for registration in list(self._callbacks.get(name, ()))
+        )
 
     def _remove(self, name: str, registration: _Registration) -> bool:
-        def without(known: _Callbacks) -> _Callbacks:
-            if registration not in known.get(name, ()):
-                return known
-            left = {item: None for item in known[name] if item is not registration}
-            others = {other: known[other] for other in known if other != name}
-            return {**others, name: left} if left else others
-
-        return registration in self._replace(without).get(name, ())
-
-    def _replace(self, change: Callable[[_Callbacks], _Callbacks]) -> _Callbacks:
-        """Have other callbacks from now on; those until now."""
-        with self._lock:
-            while True:
-                before = self._callbacks
-                after = change(before)
-                # If nobody did the same within.  Nothing comes in between these two lines: it
-                # would need a call, or a jump back.
-                if self._callbacks is before:
-                    self._callbacks = after
-                    return before
+        return self._callbacks.get(name, {}).pop(registration, registration) is None
 
     def tap(self, name: str) -> EventQueue:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
@@ -446,7 +186,7 @@ class Receivers:
     def listens(self, *names: str) -> bool:
         """Whether anyone would be called for one of these names."""
         for name in names:  # noqa: SIM110  # any() makes a generator, for each event
-            if name in self._callbacks or self._connected(name):
+            if self._callbacks.get(name) or self._connected(name):
                 return True
         return False
 
@@ -471,28 +211,26 @@ class Receivers:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
-            if not was_started(self._thread):
+            if self._thread is None:
                 self._start()
 
     def _start(self) -> None:
         with self._lock:
-            if not was_started(self._thread) and not self._queue.closed:
-                # Daemon: a script that ends must not wait for its receivers.
-                self._thread = threading.Thread(
-                    target=_deliver,
-                    args=(self._queue, weakref.ref(self)),
-                    name="comfy-delivery",
-                    daemon=True,
-                )
-                try:
-                    self._thread.start()
-                except RuntimeError as exc:  # the next event tries again
-                    log.warning("receivers have to wait: %s", exc)
-
-    def is_served_here(self) -> bool:
-        """Whether this is the delivery thread; after a Ctrl-C in its start it may be another."""
-        with self._lock:
-            return self._thread is threading.current_thread()
+            if self._thread is not None or self._queue.closed:
+                return
+            # Daemon: a script that ends must not wait for its receivers.
+            thread = threading.Thread(
+                target=_deliver,
+                args=(self._queue, weakref.ref(self)),
+                name="comfy-delivery",
+                daemon=True,
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:  # the next event tries again
+                log.warning("receivers have to wait: %s", exc)
+            else:
+                self._thread = thread
 
     def deliver(self, event: Event) -> None:
         """Call everyone who listens to this event; in the delivery thread."""
@@ -500,54 +238,62 @@ class Receivers:
         if sender is None:
             return
         for name in _fires(event):
-            for registration in self._callbacks.get(name, ()):
+            registered = self._callbacks.get(name)
+            for registration in list(registered) if registered else ():
                 # One that an earlier callback has taken back is not called any more.
-                known = self._callbacks.get(name, ())
-                if self._remove(name, registration) if registration.once else registration in known:
+                if registration.once:
+                    is_wanted = self._remove(name, registration)
+                else:
+                    is_wanted = registration in self._callbacks[name]
+                if is_wanted:
                     _call(registration.callback, event)
             found = self._signal(name)
-            if found is None or found.is_muted:
-                continue
-            for receiver in found.receivers_for(sender):
-                way = self._way(receiver, name)
-                if way == "positional":
-                    _call(receiver, sender, event)
-                elif way == "keyword":
-                    _call(receiver, sender, event=event)
+            if found is not None and not found.is_muted:
+                for receiver in found.receivers_for(sender):
+                    self._call_receiver(receiver, name, sender, event)
 
-    def _way(self, receiver: Callable[..., object], name: str) -> _Way:
-        """How this receiver is to be called: looked up once, and told once if it cannot be."""
-        is_method = inspect.ismethod(receiver)
-        ways = self._ways[is_method]
-        key = receiver.__func__ if is_method else receiver  # type: ignore[attr-defined]
+    def _call_receiver(
+        self, receiver: Callable[..., object], name: str, sender: object, event: Event
+    ) -> None:
         try:
-            return ways[key]
+            returned = receiver(sender, event)
         except TypeError:
-            # No hash, or no weak reference to it: an object whose class says how.
-            key = type(receiver)
-            if key in ways:
-                return ways[key]
-        except KeyError:
-            pass
-        way: _Way = None
-        if _is_plain(receiver):
-            if _takes(receiver, 2):
-                way = "positional"
-            elif _takes(receiver, 1, event=None):
-                way = "keyword"
-        if way is None:
+            returned = self._call_otherwise(receiver, name, sender, event)
+        except BaseException:  # sys.exit() too: it would end the thread, not the program
+            log.exception(_FAILED, receiver)
+            return
+        if isinstance(returned, _LAZY):
+            self._refuse(receiver, name)
+            if isinstance(returned, types.CoroutineType):
+                returned.close()  # or Python warns that nobody has awaited it
+
+    def _call_otherwise(
+        self, receiver: Callable[..., object], name: str, sender: object, event: Event
+    ) -> object:
+        """After a ``TypeError``, which is its own unless it takes no two arguments."""
+        if _takes(receiver, 2):
+            log.exception(_FAILED, receiver)
+        elif _takes(receiver, 1, event=event):
+            return _call(receiver, sender, event=event)
+        else:
+            self._refuse(receiver, name)
+        return None
+
+    def _refuse(self, receiver: Callable[..., object], name: str) -> None:
+        """Say once that it cannot be called."""
+        key = id(getattr(receiver, "__func__", receiver))
+        if key not in self._refused:
+            self._refused.add(key)
             log.error(
                 "receiver %r of %r cannot be called: a receiver is a plain function that takes "
                 "(sender, event), the ComfyApi and one event",
                 receiver,
                 name,
             )
-        ways[key] = way
-        return way
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
-        if was_started(self._thread) and self._thread is not threading.current_thread():
+        if self._thread not in (None, threading.current_thread()):
             self._queue.flush(timeout)
 
     def close(self) -> None:
@@ -625,19 +371,16 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
     return True
 
 
-def _call(receiver: Callable[..., object], *args: object, **kw: object) -> None:
+def _call(receiver: Callable[..., object], *args: object, **kw: object) -> object:
     try:
-        receiver(*args, **kw)
-    except BaseException:  # sys.exit() too: it would end the thread, not the program
-        log.exception("receiver %r failed; the others still run", receiver)
+        return receiver(*args, **kw)
+    except BaseException:
+        log.exception(_FAILED, receiver)
+        return None
 
 
 def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
     """The delivery thread.  It holds the queue, and the rest only while it calls."""
-    receivers = owner()
-    if receivers is None or not receivers.is_served_here():
-        return
-    del receivers
     while (event := queue.get()) is not None:
         receivers = owner()
         if receivers is None:

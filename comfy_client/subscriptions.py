@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, overload
 
+from .event_queue import EventQueue
 from .events import (
     ConnectionEvent,
     ErrorEvent,
@@ -34,7 +35,7 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .signals import EventQueue, Receivers, warn_of_name
+from .signals import Receivers, warn_of_name
 from .transport.deadline import check_timeout
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import comfy_client
-from comfy_client import ComfyApi, signals, values
+from comfy_client import ComfyApi, event_queue, values
 from comfy_client.events import NAMES
 from comfy_client.jobs import files as saving
 from comfy_client.jobs import result as outputs
@@ -250,7 +250,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "a text message of the socket": (connection.MAX_TEXT, "MiB"),
     "its size in memory": (wire.MOST_DECODED, "MiB"),
     "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
-    "events that wait for one receiver": f"{signals.MAX_QUEUED}",
+    "events that wait for one receiver": f"{event_queue.MAX_QUEUED}",
     "the handshake of the socket": (connection.MAX_HANDSHAKE, "MiB"),
     "an id": f"{values.MOST_ID} characters",
     "any other text": f"{values.MOST_TEXT} characters",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from comfy_client.budget import Budget
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
+from comfy_client.event_queue import MAX_BYTES
 from comfy_client.events import (
     Executing,
     PreviewEvent,
@@ -26,7 +27,6 @@ from comfy_client.events import (
 from comfy_client.jobs.job import Job, Limits, wait, wait_for_one
 from comfy_client.jobs.progress import NodeTimes
 from comfy_client.jobs.result import make_result
-from comfy_client.signals import MAX_BYTES
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
 from tests.helpers.interrupts import at_each_step, in_time

@@ -20,6 +20,7 @@ import attrs
 
 from ..budget import Share
 from ..errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
+from ..event_queue import EventQueue
 from ..events import (
     Event,
     ExecutionError,
@@ -29,7 +30,6 @@ from ..events import (
     Progress,
     ProgressState,
 )
-from ..signals import EventQueue
 from ..tracebacks import short_interrupts
 from ..transport.deadline import check_timeout
 from ..transport.websocket import State

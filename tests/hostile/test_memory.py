@@ -25,7 +25,9 @@ import pytest
 from comfy_client import ComfyApi, Job, OutputsTooLarge, client
 from comfy_client.budget import LARGE, LEAST, Budget, Newest, Share
 from comfy_client.doctor import context
+from comfy_client.event_queue import MAX_QUEUED, EventQueue
 from comfy_client.events import (
+    Event,
     Executed,
     ExecutionSuccess,
     PreviewEvent,
@@ -35,7 +37,6 @@ from comfy_client.events import (
 )
 from comfy_client.recording import secrets as redaction
 from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
-from comfy_client.signals import MAX_QUEUED, EventQueue
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import decode
 from comfy_client.transport import websocket as connection
@@ -344,17 +345,16 @@ def test_what_a_job_keeps_is_not_dropped_while_nothing_is_gained_by_it() -> None
     budget = Budget(64 * LARGE)
     one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
     for number in range(100):
+        event: Event = big("mine", LARGE)
         if number < 40:
             event = final(LARGE)
             share.keep(number, event.nbytes, body_of(event))
-        else:
-            event = attrs.evolve(final(LARGE), final=False, node_id=f"{number}")
         one.put(event)
         other.put(event)
         assert budget.used <= budget.most
     for queue in (one, other):
         got = [queue.get(0) for _ in range(100 - queue.dropped)]
-        assert len([event for event in got if event is not None and event.final]) == 40
+        assert sum(isinstance(event, PreviewEvent) for event in got) == 40
         assert got[-1] is event
     assert one.dropped == other.dropped >= 36
 

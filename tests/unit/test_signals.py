@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import logging
@@ -18,24 +17,21 @@ import pytest
 
 import comfy_client
 from comfy_client import ClientClosed, ComfyApi, signals
+from comfy_client.event_queue import HIGH_WATER, MAX_QUEUED
 from comfy_client.events import (
     NAMES,
-    ConnectionEvent,
     Event,
-    Executed,
     ExecutionSuccess,
-    NotificationEvent,
     PreviewEvent,
     Progress,
-    ProgressState,
     StatusEvent,
-    UnknownEvent,
 )
-from comfy_client.signals import HIGH_WATER, MAX_BYTES, MAX_QUEUED, EventQueue, Receivers
+from comfy_client.signals import Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.decode import decode_text
 from tests.helpers.clients import until
-from tests.helpers.interrupts import at_each_step, fail_next_start, in_time, interrupt_conditions
+from tests.helpers.events import drained, mine, note, progress
+from tests.helpers.interrupts import fail_next_start, in_time
 
 LIMIT = 20.0  # seconds that any wait in here may take
 
@@ -78,18 +74,6 @@ class Gate:
     def __call__(self, *_: object) -> None:
         self.entered.set()
         assert self.free.wait(LIMIT)
-
-
-def note(value: object = 1) -> Event:
-    return NotificationEvent(name="notification", value=str(value))
-
-
-def progress(value: float, node: str = "3", prompt_id: str = "p") -> Event:
-    return Progress(name="progress", value=value, max=9, node=node, prompt_id=prompt_id)
-
-
-def mine(value: object, name: str = "mine") -> Event:
-    return UnknownEvent(name=name, data=value)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -161,7 +145,6 @@ def test_no_message_of_a_server_creates_a_signal(station: Station) -> None:
     station.flush()
     assert (dict(signals._other_names), dict(blinker.default_namespace)) == before
     assert not station.namespace
-    assert set(station.receivers._callbacks) == {"all"}
 
 
 def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer) -> None:
@@ -484,7 +467,6 @@ def test_looking_at_a_receiver_keeps_no_hold_on_it(station: Station) -> None:
     del receiver, box
     gc.collect()
     assert [ref() for ref in watched] == [None, None]
-    assert len(station.receivers._ways[0]) == 0
 
 
 def test_a_muted_signal_is_silent(station: Station) -> None:
@@ -876,68 +858,6 @@ def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
     assert station.receivers._live_taps() == []
 
 
-def test_a_callback_taken_back_within_another_change_stays_away(station: Station) -> None:
-    """As by the ``__del__`` of an object that the collector finds just then."""
-    got: list[Any] = []
-    forget = station.on("notification", got.append)
-
-    def change(known: Any) -> Any:
-        forget()
-        return {**known, "other": ()}
-
-    station.receivers._replace(change)
-    assert set(station.receivers._callbacks) == {"other"}
-    station.publish(note())
-    station.flush()
-    assert got == []
-
-
-def test_a_queue_may_be_closed_in_the_middle_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a finalizer, or by the handler of a signal: nothing is raised, and it is closed."""
-    monkeypatch.setattr(signals, "MAX_QUEUED", 4)
-
-    def work() -> None:
-        nonlocal events
-        events = EventQueue(high_water=2)
-        for value in range(4):
-            events.put(progress(value))
-        events.put(note())
-        for _ in range(4):
-            events.put(Executed(name="executed"))
-        for _ in range(2):
-            events.get(0)
-
-    def close() -> None:
-        events.close()
-
-    events = EventQueue()
-    runs = 0
-    for raised in at_each_step(work, close, lambda frame: frame.f_code in PUT_AND_GET):
-        runs += 1
-        assert raised is None
-        assert events.closed
-        assert events.get(0) is None
-    assert runs > 100
-
-
-PUT_AND_GET = {
-    function.__code__
-    for function in (EventQueue.put, EventQueue.get, EventQueue._left, EventQueue._drop)
-}
-
-
-def test_a_ctrl_c_leaves_no_queue_locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may come when a lock was taken, and before that is known to who took it."""
-    events = EventQueue()
-    with monkeypatch.context() as patch:
-        interrupt_conditions(patch)
-        for call in (lambda: events.put(note()), lambda: events.get(0), lambda: events.flush(0)):
-            with contextlib.suppress(KeyboardInterrupt):
-                call()
-    in_time(lambda: events.put(note()))
-    in_time(events.close)
-
-
 def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
     """``for event in ComfyApi(host).events()`` goes on, though nobody else holds it."""
     events = ComfyApi(comfy.url).events("notification")
@@ -950,126 +870,6 @@ def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
 
 
 # -- the queue under pressure --------------------------------------------------------------
-
-
-def drained(events: EventQueue) -> list[Event]:
-    return list(iter(functools.partial(events.get, 0), None))
-
-
-def test_without_pressure_nothing_is_left_out() -> None:
-    """A burst is delivered whole."""
-    events = EventQueue()
-    put = [progress(value) for value in range(HIGH_WATER)]
-    for event in put:
-        events.put(event)
-    assert drained(events) == put
-    assert events.dropped == 0
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        progress,
-        lambda value: PreviewEvent(name="b_preview", node_id="3", raw=value),
-        lambda value: PreviewEvent(name="b_preview_with_metadata", node_id="3", raw=value),
-        lambda value: ProgressState(name="progress_state", prompt_id="p", raw=value),
-        lambda value: StatusEvent(name="status", queue_remaining=value),
-    ],
-)
-def test_under_pressure_the_newest_of_a_kind_wins(make: Callable[[int], Event]) -> None:
-    """At most a crowd waits, the last one is always there, and the rest is counted."""
-    events = EventQueue()
-    put = [make(value) for value in range(1000)]
-    for event in put:
-        events.put(event)
-    got = drained(events)
-    assert len(got) <= HIGH_WATER
-    assert got == put[-len(got) :]
-    assert events.dropped == 1000 - len(got)
-    assert not events._of_kind
-
-
-def test_under_pressure_each_node_keeps_its_newest() -> None:
-    """Nodes, names and prompts do not displace each other; the order never changes."""
-    events = EventQueue()
-    put: list[Event] = []
-    for value in range(500):
-        put += [progress(value, node) for node in ("1", "2")]
-        put += [progress(value, "1", "other")]
-        put += [PreviewEvent(name="b_preview", node_id=node, raw=value) for node in ("1", "2")]
-        put += [PreviewEvent(name="b_preview_with_metadata", node_id="1", raw=value)]
-    for event in put:
-        events.put(event)
-    got = drained(events)
-    assert set(map(id, put[-6:])) <= set(map(id, got))
-    numbers = [put.index(event) for event in got]
-    assert numbers == sorted(numbers)
-    assert len(got) + events.dropped == len(put)
-
-
-def test_outputs_ends_and_final_pictures_come_whatever_else_waits() -> None:
-    """In their order; what matters less makes room for them, and is counted."""
-    events = EventQueue()
-    must: list[Event] = []
-    for value in range(MAX_QUEUED // 4):
-        group: list[Event] = [
-            PreviewEvent(name="b_preview", node_id="9", final=True),
-            Executed(name="executed", prompt_id=str(value)),
-            ExecutionSuccess(name="execution_success", prompt_id=str(value)),
-        ]
-        must += group
-        for event in group:
-            events.put(event)
-        events.put(progress(value))
-        for _ in range(3):
-            events.put(mine(value))
-    must.append(ConnectionEvent(name="disconnected"))
-    events.put(must[-1])
-    got = drained(events)
-    kept = set(map(id, must))
-    assert [event for event in got if id(event) in kept] == must
-    assert len(got) <= MAX_QUEUED
-    assert len(got) + events.dropped == len(must) + MAX_QUEUED
-
-
-def test_what_nobody_reads_is_bounded_and_the_newest_stays() -> None:
-    """Of outputs too; the end of a prompt goes last of all."""
-    events = EventQueue()
-    ends, outputs = [], []
-    for value in range(MAX_QUEUED // 2):
-        ends.append(ExecutionSuccess(name="execution_success", prompt_id=str(value)))
-        outputs += [Executed(name="executed", prompt_id=str(value)) for _ in range(5)]
-        for event in (*outputs[-5:], ends[-1]):
-            events.put(event)
-    got = drained(events)
-    assert len(got) <= MAX_QUEUED
-    assert [event for event in got if isinstance(event, ExecutionSuccess)] == ends
-    left = [event for event in got if isinstance(event, Executed)]
-    assert left == outputs[-len(left) :]
-    assert left
-    assert len(got) + events.dropped == 3 * MAX_QUEUED
-    for _ in range(3 * MAX_QUEUED):
-        events.put(ends[0])
-    assert len(drained(events)) <= MAX_QUEUED
-
-
-def test_the_bytes_that_wait_are_bounded_too() -> None:
-    """The oldest go, and one that is larger than all that may wait."""
-
-    def picture(value: int, nbytes: int) -> Event:
-        return PreviewEvent(name="b_preview", final=True, raw=value, nbytes=nbytes)
-
-    events = EventQueue()
-    put = [picture(value, MAX_BYTES // 50) for value in range(500)]
-    for event in put:
-        events.put(event)
-    got = drained(events)
-    assert 25 < len(got) <= 50
-    assert got == put[-len(got) :]
-    assert events.dropped == 500 - len(got)
-    events.put(picture(0, 2 * MAX_BYTES))
-    events.put(put[0])
-    assert drained(events) == put[:1]
 
 
 def test_what_an_unread_iterator_drops_is_counted(station: Station) -> None:
@@ -1094,31 +894,6 @@ def test_the_cost_of_an_event_grows_with_the_number_of_callbacks_only(station: S
     station.receivers.deliver(mine(0))
     assert time.thread_time() - start < 0.05
     assert len(calls) == 5_000
-
-
-def test_what_a_server_makes_up_is_bounded() -> None:
-    """Unknown names, names in a wrong form, and nodes without end."""
-    events = EventQueue()
-    for value in range(MAX_QUEUED):
-        events.put(mine(value))
-        events.put(mine(value, "execution_success"))
-        events.put(mine(value, "status"))
-        events.put(progress(value, node=str(value)))
-    assert len(events._waiting) == MAX_QUEUED
-    assert events.dropped == 3 * MAX_QUEUED
-    drained(events)
-    assert not events._of_kind
-
-
-def test_a_message_in_a_wrong_form_displaces_no_real_one() -> None:
-    """A ``status`` that is no status is not its newest."""
-    events = EventQueue()
-    for value in range(HIGH_WATER + 1):
-        events.put(note(value))
-    status = StatusEvent(name="status", queue_remaining=1)
-    events.put(status)
-    events.put(mine(0, "status"))
-    assert status in drained(events)
 
 
 def test_a_slow_receiver_never_delays_the_publisher(station: Station) -> None:
@@ -1179,25 +954,6 @@ def test_flush_returns_when_all_before_has_been_delivered(station: Station) -> N
     assert got[-1].value == 999
 
 
-def test_flush_does_not_wait_for_what_comes_later() -> None:
-    """It ends as soon as the older events are done with, though newer ones wait."""
-    events = EventQueue()
-    events.put(note(1))
-    assert events.get() is not None
-    done: queue.Queue[bool] = queue.Queue()
-    thread = threading.Thread(target=lambda: done.put(events.flush(LIMIT)))
-    thread.start()
-    until(lambda: events._changed._waiters)  # type: ignore[attr-defined]
-    events.put(note(2))
-    assert done.empty()
-    assert events.get() is not None  # the first is done with, the second in hand
-    assert done.get(timeout=LIMIT)
-    thread.join(LIMIT)
-    assert not events.flush(0.01)
-    events.get(0)
-    assert events.flush(0)
-
-
 def test_flush_is_bounded_and_ends_with_the_client(station: Station) -> None:
     """A receiver that never returns costs the given time, and nothing after close."""
     gate = Gate()
@@ -1249,37 +1005,20 @@ def test_no_thread_starts_and_nothing_is_kept_while_nobody_listens(station: Stat
     assert station.receivers._thread.daemon
 
 
-@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
 def test_a_thread_that_could_not_start_is_started_by_the_next_event(
-    station: Station, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it until then, and the events that came before are not lost."""
     got: list[Any] = []
     station.on("notification", got.append)
-    fail_next_start(monkeypatch, error)
-    with contextlib.suppress(KeyboardInterrupt):  # the other does not end the socket's thread
-        station.publish(note("before"))
+    fail_next_start(monkeypatch, RuntimeError("can't start new thread"))
+    station.publish(note("before"))
     begun = time.monotonic()
     station.flush()
     assert time.monotonic() - begun < LIMIT / 2
     station.publish(note("after"))
     station.flush()
     assert [event.value for event in got] == ["before", "after"]
-
-
-def test_a_delivery_thread_whose_place_was_taken_ends(station: Station) -> None:
-    """A Ctrl-C may come when it was started, and before anybody could know."""
-    got: list[Any] = []
-    station.on("notification", lambda event: got.append(threading.current_thread()))
-    with station.receivers._lock:
-        station.publish(note())
-        first, station.receivers._thread = station.receivers._thread, None
-        station.publish(note())
-    assert first is not None
-    first.join(LIMIT)
-    assert not first.is_alive()
-    station.flush()
-    assert got == [station.receivers._thread] * 2
 
 
 def test_all_receivers_run_in_one_thread_that_is_not_the_publishers(station: Station) -> None:

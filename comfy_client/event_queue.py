@@ -1,0 +1,249 @@
+"""Events on their way from one thread to another: bounded, and the newest wins under pressure.
+
+The socket's thread puts events into queues; the delivery thread, iterators and the callbacks of
+``run`` take them out.  What matters least gives way: see :func:`_rank` and :func:`_kind`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final
+
+from .budget import LARGE, Budget, Charge
+from .events import (
+    ConnectionEvent,
+    EndEvent,
+    ErrorEvent,
+    Event,
+    Executed,
+    ExecutionCached,
+    ExecutionStart,
+    JobEvent,
+    PreviewEvent,
+    Progress,
+    ProgressState,
+    StatusEvent,
+    body_of,
+)
+
+#: From this many waiting events on, a new one takes the place of all of its kind.
+HIGH_WATER: Final = 64
+#: At most this many wait.  Then of what comes, only an output or an end of a prompt of ours, or a
+#: change of the connection is taken, and the oldest of what matters less goes for it.
+MAX_QUEUED: Final = 10_000
+#: So many bytes of them, where nobody shares: see :mod:`comfy_client.budget`.
+MAX_BYTES: Final = 192 << 20
+
+
+def _kind(event: Event) -> Hashable | None:
+    """What makes an older event worthless once a newer one came; ``None``: nothing does."""
+    # By class: a server may send anything under the name of one.
+    if isinstance(event, Progress):
+        return (event.name, event.prompt_id, event.node)
+    if isinstance(event, PreviewEvent):
+        return None if event.final else (event.name, event.node_id)
+    if isinstance(event, ProgressState):
+        return (event.name, event.prompt_id)
+    return event.name if isinstance(event, StatusEvent) else None
+
+
+def _rank(event: Event) -> int:
+    """How much it matters that it arrives: 0 little, 1 much, 2 nothing else says it."""
+    if isinstance(event, EndEvent):
+        return 2
+    if isinstance(event, PreviewEvent):
+        return int(event.final)
+    kinds = (Executed, ExecutionStart, ExecutionCached, ConnectionEvent, ErrorEvent)
+    return int(isinstance(event, kinds))
+
+
+class EventQueue:
+    """A bounded queue of events; what is left comes in the order in which it was put.
+
+    ``high_water`` is how many may wait before newer ones take the place of older ones of their
+    kind; 0: nobody reads yet, and whoever comes gets only the newest.  ``budget`` is shared with
+    others: who holds most of it gives way.  ``ours`` has the last word on whose prompts these
+    are, of which more matters; empty: all are ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        high_water: int = HIGH_WATER,
+        budget: Budget | None = None,
+        ours: Sequence[weakref.WeakMethod[Callable[[str | None], bool]]] = (),
+    ) -> None:
+        self._high_water = high_water
+        self._ours = ours
+        self._budget = Budget(MAX_BYTES) if budget is None else budget
+        self.reset()
+        self._budget.join(self)
+
+    def reset(self) -> None:
+        """As new, with a new lock: after a fork the old one may be held for ever."""
+        # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
+        # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
+        self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
+        self._last = 0  # number of the event that was put last
+        self._in_hand: int | None = None  # of the one that was taken and is not done with ...
+        self._bytes_in_hand = 0  # ... and its bytes
+        self._closed = False
+        self._charges: dict[int, Charge] = {}  # of large events, by number
+        self.nbytes: int = 0  #: Of all events, waiting or in hand.
+        self.own: int = 0  #: Of those without a charge.
+        self.dropped: int = 0  #: Events that gave way to newer ones, or found no room.
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    # -- in and out ------------------------------------------------------------------------
+
+    def put(self, event: Event) -> None:
+        """Never blocks for long, never raises."""
+        kind = _kind(event)
+        budget = self._budget
+        with self._lock:
+            if self._closed:
+                return
+            waiting, of_kind = self._waiting, self._of_kind
+            if kind is not None and len(waiting) >= self._high_water:
+                for number in of_kind.pop(kind, ()):
+                    self._drop(number)
+            if len(waiting) >= MAX_QUEUED:
+                if not self._rank(event):
+                    self._count_drop()
+                    return
+                # To three quarters: not a search for each event.
+                self._make_room(len(waiting) - MAX_QUEUED * 3 // 4, 0)
+            self._last = number = self._last + 1
+            waiting[number] = event
+            if kind is not None:
+                of_kind.setdefault(kind, []).append(number)
+            nbytes = event.nbytes
+            self.nbytes += nbytes
+            if nbytes >= LARGE and kind is None:
+                self._charges[number] = budget.charge(body_of(event), nbytes)
+            else:  # the newest soon takes its place
+                self.own += nbytes
+                budget.used += nbytes
+            self._changed.notify_all()
+        if budget.used > budget.most:
+            budget.relieve()  # without the lock: it takes those of other queues
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """The next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
+
+        Taking an event says that the one before is done with, which :meth:`flush` waits for.
+        """
+        with self._lock:
+            if self._in_hand is not None:
+                self._uncount(self._in_hand, self._bytes_in_hand)
+                self._in_hand = None
+                self._changed.notify_all()
+            self._high_water = HIGH_WATER
+            waiting = self._waiting
+            if not waiting:
+                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+                waiting = self._waiting
+            if not waiting:
+                return None
+            number, event = waiting.popitem(last=False)
+            if self._of_kind:
+                self._forget_kind(number, event)
+            # Whoever takes it holds it for a while.
+            self._in_hand, self._bytes_in_hand = number, event.nbytes
+            return event
+
+    def listen(self) -> None:
+        """Someone is about to read: keep as much as for a reader."""
+        self._high_water = HIGH_WATER
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was put before this call is done with; whether it is."""
+        with self._lock:
+            goal = self._last
+            return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
+
+    def _oldest(self) -> int:
+        """The number of the oldest event that is not done with."""
+        if self._in_hand is not None:
+            return self._in_hand
+        return next(iter(self._waiting), self._last + 1)
+
+    def close(self) -> None:
+        """What still waits is dropped; ``get`` answers ``None`` from now on."""
+        with self._lock:
+            self._closed = True
+            # Not cleared: whoever is in the middle of it goes on with what is dropped.
+            self._waiting, self._of_kind, self._charges = OrderedDict(), {}, {}
+            self._in_hand = None
+            self._budget.used -= self.own
+            self.nbytes = self.own = 0
+            self._changed.notify_all()
+
+    # -- under pressure ----------------------------------------------------------------------
+
+    def give_way(self, nbytes: int, rank: int) -> int:
+        """Drop so many bytes of what matters so much, if so many wait; how many it did."""
+        with self._lock:
+            return self._make_room(0, nbytes, (rank,))
+
+    def _make_room(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> int:
+        """Drop the oldest of what matters least: so many events, and so many bytes."""
+        before = self.nbytes
+        for rank in ranks:
+            for number in [n for n, one in self._waiting.items() if self._rank(one) == rank]:
+                if count <= 0 and before - self.nbytes >= nbytes:
+                    break
+                charge = self._charges.get(number)
+                if count <= 0 and charge is not None and charge.fixed:
+                    continue  # a job keeps it: nothing is gained
+                event = self._waiting.get(number)
+                if event is not None:
+                    self._forget_kind(number, event)
+                    self._drop(number)
+                    count -= 1
+        return before - self.nbytes
+
+    def _rank(self, event: Event) -> int:
+        """How much it matters; what it says of others' prompts, little."""
+        rank = _rank(event)
+        if rank and self._ours and isinstance(event, JobEvent):
+            is_ours = self._ours[-1]()
+            if is_ours is not None and not is_ours(event.prompt_id):
+                return 0
+        return rank
+
+    def _forget_kind(self, number: int, event: Event) -> None:
+        kind = _kind(event)
+        numbers = self._of_kind.get(kind, [])
+        if number in numbers:
+            numbers.remove(number)
+            if not numbers:
+                self._of_kind.pop(kind, None)
+
+    def _drop(self, number: int) -> None:
+        event = self._waiting.pop(number, None)
+        if event is not None:
+            self._uncount(number, event.nbytes)
+            self._count_drop()
+
+    def _count_drop(self) -> None:
+        self.dropped += 1
+        if self._high_water:
+            self._budget.dropped += 1
+
+    def _uncount(self, number: int, nbytes: int) -> None:
+        """It is not held any more."""
+        self.nbytes -= nbytes
+        if nbytes < LARGE or self._charges.pop(number, None) is None:
+            self.own -= nbytes
+            self._budget.used -= nbytes

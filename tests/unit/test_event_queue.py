@@ -1,0 +1,184 @@
+"""What waits for another thread: its order, what gives way, and when it is done with."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from comfy_client.event_queue import HIGH_WATER, MAX_BYTES, MAX_QUEUED, EventQueue
+from comfy_client.events import (
+    ConnectionEvent,
+    Event,
+    Executed,
+    ExecutionSuccess,
+    PreviewEvent,
+    ProgressState,
+    StatusEvent,
+)
+from tests.helpers.clients import until
+from tests.helpers.events import drained, mine, note, progress
+
+LIMIT = 20.0  # seconds that any wait in here may take
+
+
+def test_without_pressure_nothing_is_left_out() -> None:
+    """A burst is delivered whole."""
+    events = EventQueue()
+    put = [progress(value) for value in range(HIGH_WATER)]
+    for event in put:
+        events.put(event)
+    assert drained(events) == put
+    assert events.dropped == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        progress,
+        lambda value: PreviewEvent(name="b_preview", node_id="3", raw=value),
+        lambda value: PreviewEvent(name="b_preview_with_metadata", node_id="3", raw=value),
+        lambda value: ProgressState(name="progress_state", prompt_id="p", raw=value),
+        lambda value: StatusEvent(name="status", queue_remaining=value),
+    ],
+)
+def test_under_pressure_the_newest_of_a_kind_wins(make: Callable[[int], Event]) -> None:
+    """At most a crowd waits, the last one is always there, and the rest is counted."""
+    events = EventQueue()
+    put = [make(value) for value in range(1000)]
+    for event in put:
+        events.put(event)
+    got = drained(events)
+    assert len(got) <= HIGH_WATER
+    assert got == put[-len(got) :]
+    assert events.dropped == 1000 - len(got)
+    assert not events._of_kind
+
+
+def test_under_pressure_each_node_keeps_its_newest() -> None:
+    """Nodes, names and prompts do not displace each other; the order never changes."""
+    events = EventQueue()
+    put: list[Event] = []
+    for value in range(500):
+        put += [progress(value, node) for node in ("1", "2")]
+        put += [progress(value, "1", "other")]
+        put += [PreviewEvent(name="b_preview", node_id=node, raw=value) for node in ("1", "2")]
+        put += [PreviewEvent(name="b_preview_with_metadata", node_id="1", raw=value)]
+    for event in put:
+        events.put(event)
+    got = drained(events)
+    assert set(map(id, put[-6:])) <= set(map(id, got))
+    numbers = [put.index(event) for event in got]
+    assert numbers == sorted(numbers)
+    assert len(got) + events.dropped == len(put)
+
+
+def test_outputs_ends_and_final_pictures_come_whatever_else_waits() -> None:
+    """In their order; what matters less makes room for them, and is counted."""
+    events = EventQueue()
+    must: list[Event] = []
+    for value in range(MAX_QUEUED // 4):
+        group: list[Event] = [
+            PreviewEvent(name="b_preview", node_id="9", final=True),
+            Executed(name="executed", prompt_id=str(value)),
+            ExecutionSuccess(name="execution_success", prompt_id=str(value)),
+        ]
+        must += group
+        for event in group:
+            events.put(event)
+        events.put(progress(value))
+        for _ in range(3):
+            events.put(mine(value))
+    must.append(ConnectionEvent(name="disconnected"))
+    events.put(must[-1])
+    got = drained(events)
+    kept = set(map(id, must))
+    assert [event for event in got if id(event) in kept] == must
+    assert len(got) <= MAX_QUEUED
+    assert len(got) + events.dropped == len(must) + MAX_QUEUED
+
+
+def test_what_nobody_reads_is_bounded_and_the_newest_stays() -> None:
+    """Of outputs too; the end of a prompt goes last of all."""
+    events = EventQueue()
+    ends, outputs = [], []
+    for value in range(MAX_QUEUED // 2):
+        ends.append(ExecutionSuccess(name="execution_success", prompt_id=str(value)))
+        outputs += [Executed(name="executed", prompt_id=str(value)) for _ in range(5)]
+        for event in (*outputs[-5:], ends[-1]):
+            events.put(event)
+    got = drained(events)
+    assert len(got) <= MAX_QUEUED
+    assert [event for event in got if isinstance(event, ExecutionSuccess)] == ends
+    left = [event for event in got if isinstance(event, Executed)]
+    assert left == outputs[-len(left) :]
+    assert left
+    assert len(got) + events.dropped == 3 * MAX_QUEUED
+    for _ in range(3 * MAX_QUEUED):
+        events.put(ends[0])
+    assert len(drained(events)) <= MAX_QUEUED
+
+
+def test_the_bytes_that_wait_are_bounded_too() -> None:
+    """The oldest go, and one that is larger than all that may wait."""
+
+    def picture(value: int, nbytes: int) -> Event:
+        return PreviewEvent(name="b_preview", final=True, raw=value, nbytes=nbytes)
+
+    events = EventQueue()
+    put = [picture(value, MAX_BYTES // 50) for value in range(500)]
+    for event in put:
+        events.put(event)
+    got = drained(events)
+    assert 25 < len(got) <= 50
+    assert got == put[-len(got) :]
+    assert events.dropped == 500 - len(got)
+    events.put(picture(0, 2 * MAX_BYTES))
+    events.put(put[0])
+    assert drained(events) == put[:1]
+
+
+def test_what_a_server_makes_up_is_bounded() -> None:
+    """Unknown names, names in a wrong form, and nodes without end."""
+    events = EventQueue()
+    for value in range(MAX_QUEUED):
+        events.put(mine(value))
+        events.put(mine(value, "execution_success"))
+        events.put(mine(value, "status"))
+        events.put(progress(value, node=str(value)))
+    assert len(events._waiting) == MAX_QUEUED
+    assert events.dropped == 3 * MAX_QUEUED
+    drained(events)
+    assert not events._of_kind
+
+
+def test_a_message_in_a_wrong_form_displaces_no_real_one() -> None:
+    """A ``status`` that is no status is not its newest."""
+    events = EventQueue()
+    for value in range(HIGH_WATER + 1):
+        events.put(note(value))
+    status = StatusEvent(name="status", queue_remaining=1)
+    events.put(status)
+    events.put(mine(0, "status"))
+    assert status in drained(events)
+
+
+def test_flush_does_not_wait_for_what_comes_later() -> None:
+    """It ends as soon as the older events are done with, though newer ones wait."""
+    events = EventQueue()
+    events.put(note(1))
+    assert events.get() is not None
+    done: queue.Queue[bool] = queue.Queue()
+    thread = threading.Thread(target=lambda: done.put(events.flush(LIMIT)))
+    thread.start()
+    until(lambda: events._changed._waiters)  # type: ignore[attr-defined]
+    events.put(note(2))
+    assert done.empty()
+    assert events.get() is not None  # the first is done with, the second in hand
+    assert done.get(timeout=LIMIT)
+    thread.join(LIMIT)
+    assert not events.flush(0.01)
+    events.get(0)
+    assert events.flush(0)
