@@ -29,7 +29,7 @@ SHORTEST: Final = 4
 #: A value that only its name makes secret is hidden elsewhere from this length on; the value of
 #: a header whose name tells nothing, too.
 SHORTEST_NAMED: Final = 8
-#: One word of such a header: shorter ones may be any word.
+#: One word of such a header: shorter ones may be any word of a language.
 SHORTEST_WORD: Final = 16
 #: Words that are remembered; of tokens that change, the latest.
 MOST_WORDS: Final = 500
@@ -227,8 +227,8 @@ class Secrets:
     ) -> None:
         """What a request or a handshake brings along to prove who we are.
 
-        Any header may do that.  A value whose name does not say so may also be a common word,
-        so it has to be longer; ``named_only`` leaves it out.
+        Any header may do that.  A value whose name does not say so is hidden if it is no common
+        word, to judge by its length and letters; ``named_only`` leaves it out.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
@@ -236,8 +236,9 @@ class Secrets:
             if are_credentials or is_secret_name(name) or _begins_with_scheme(value):
                 self.add(words, pinned=pinned)
             elif not (named_only or name.lower() in _PLAIN_HEADERS or value.startswith(_AGENTS)):
-                self.add([value.strip()], SHORTEST_NAMED, pinned=pinned)
                 self.add(words, SHORTEST_WORD, pinned=pinned)
+                if not value.isalpha():
+                    self.add([value.strip()], SHORTEST_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
         """Parameters that go on every request."""

@@ -414,6 +414,7 @@ def test_a_header_of_one_request_whose_name_tells_nothing_is_hidden() -> None:
     "headers",
     [
         {"X-Stage": "prod"},
+        {"X-Unit": "resolution"},
         {"Accept-Language": "resolution"},
         {"X-About": "a resolution"},
     ],
