@@ -78,7 +78,8 @@ from .jobs.job import Job, JobProgress
 from .jobs.result import NodeOutput, Output, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
-from .transport.websocket import State, Timing
+from .timing import Timing
+from .transport.websocket import State
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
+import attrs
 import blinker
 
+from . import models
 from .budget import Budget
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .credentials import sealed as sealed_headers
@@ -24,43 +26,38 @@ from .errors import (
     AuthenticationError,
     ClientClosed,
     ComfyError,
+    PromptRejected,
     ServerUnreachable,
     TransportError,
 )
 from .events import (
-    ConnectionEvent,
     ErrorEvent,
     Event,
     JobEvent,
     PreviewEvent,
     Progress,
-    StatusEvent,
 )
 from .jobs import tracker as jobs_module
 from .jobs.job import FLUSH, SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .jobs.result import Result
-from .jobs.tracker import Jobs
-from .routes import (
-    FileRoutes,
-    HistoryRoutes,
-    JobRoutes,
-    ModelRoutes,
-    NodeRoutes,
-    PromptRoutes,
-    QueueRoutes,
-    SystemRoutes,
-    UserDataRoutes,
-    UserRoutes,
+from .jobs.tracker import PREVIEWS, Jobs
+from .routes import Routes
+from .routes.prompts import (
+    AnyWorkflow,
+    PromptOptions,
+    blame_what_was_left_out,
+    make_prompt,
+    post_prompt,
+    seal,
 )
-from .routes.prompts import AnyWorkflow, PromptOptions, seal
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
-from .transport.decode import SKIPPED, decode_binary, decode_text
+from .timing import Timing
 from .transport.failures import is_away
 from .transport.http import MAX_JSON, Answer, Http, Params
 from .transport.url import parse_host
-from .transport.websocket import Connection, Plan, State, Timing, speaks_tls
+from .transport.websocket import Connection, State, plan_for, speaks_tls
 from .workflow.edit import load_graph
 
 if TYPE_CHECKING:
@@ -79,19 +76,7 @@ FIRST_PAUSE: Final = 0.1
 _clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
 
 
-class ComfyApi(
-    PromptRoutes,
-    QueueRoutes,
-    HistoryRoutes,
-    JobRoutes,
-    NodeRoutes,
-    ModelRoutes,
-    FileRoutes,
-    UserRoutes,
-    UserDataRoutes,
-    SystemRoutes,
-    Subscriptions,
-):
+class ComfyApi(Routes, Subscriptions):
     """A blocking client of one ComfyUI server.
 
     Creating a client does no I/O; :meth:`init` (or ``with``) connects.  All methods may be
@@ -146,7 +131,6 @@ class ComfyApi(
             all events that wait for receivers and outputs of jobs that have not ended.
 
     Attributes:
-        client_id: The id that routes the server's events to this client.
         timing: The times of the event thread; a subclass may set its own.
 
     Raises:
@@ -186,9 +170,8 @@ class ComfyApi(
             raise TypeError("client_id is a text; a port goes into host, as in 'gpu-box:8188'")
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
-        self.client_id: str = client_id or self.generate_id()
         self._transport = transport
-        self._http = Http(
+        http = Http(
             address,
             credentials=credentials,
             user=user,
@@ -200,6 +183,7 @@ class ComfyApi(
             session=session,
             max_json=max_json,
         )
+        super().__init__(http)
         # What a pickle carries; a secret is in none of it.
         self._config: dict[str, Any] = {
             "host": address.http_url,
@@ -244,26 +228,24 @@ class ComfyApi(
         self._receivers = Receivers(self, namespace, self._budget)
         self._recorder = self._http.recorder = None if record is None else _recorder(record)
         self._closed = False
-        self._set_up()
+        self._set_up(client_id or self.generate_id())
         _clients.add(self)
 
-    def _set_up(self) -> None:
+    def _set_up(self, client_id: str) -> None:
         """What belongs to one process; made anew in the child of a fork."""
+        self._jobs = Jobs(self)
         self._connection = Connection(
-            self,
+            self._jobs,
+            partial(plan_for, self._http),
+            client_id,
             poll_only=self._transport == "poll",
             timing=self.timing,
             recorder=self._recorder,
             max_frame=2 * self._http.max_json if self._http.max_json > MAX_JSON else None,
         )
-        self._jobs = Jobs(self)
+        self._awaits_record = self._jobs.awaits_record
         # Prompts of map() and sweep(), which keep this object, and not the other way round.
         self._windows: set[weakref.ref[Window]] = set()
-        self._status_at = float("-inf")  # when the queue's state was told last
-        self._queue_remaining: int | None = None
-        self._departed = 0  # how many prompts left the queue, of whomever ...
-        self._advanced_at = float("-inf")  # ... and when one did last
-        self._wants_logs = False
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
             self,
@@ -282,6 +264,11 @@ class ComfyApi(
     def generate_id() -> str:
         """A new random id, a canonical UUID."""
         return str(uuid.uuid4())
+
+    @property
+    def client_id(self) -> str:
+        """The id that routes the server's events to this client."""
+        return self._connection.client_id
 
     @property
     def host(self) -> str:
@@ -343,7 +330,7 @@ class ComfyApi(
                         retryable=False,
                     )
                 if not _may_mend(exc) or time.monotonic() + pause >= deadline:
-                    self._publish(ErrorEvent(name="connection_error", error=exc))
+                    self._receivers.publish(ErrorEvent(name="connection_error", error=exc))
                     raise exc
                 if pause == FIRST_PAUSE:  # whoever waits wants to know for what
                     patience = "" if timeout is None else f"{timeout:g} s "
@@ -357,7 +344,7 @@ class ComfyApi(
         self._check_open()
         error = self._connection.error
         if self._connection.is_hopeless and error is not None:
-            self._publish(ErrorEvent(name="connection_error", error=error))
+            self._receivers.publish(ErrorEvent(name="connection_error", error=error))
             # A copy: the thread keeps its own, and must not hold this frame through it.
             raise copy.copy(error) from error.__cause__
         if state not in (State.CONNECTED, State.POLLING):
@@ -407,7 +394,7 @@ class ComfyApi(
     def _leave(self, exc: BaseException | None) -> None:
         try:
             if isinstance(exc, ComfyError):
-                self._flush()  # who waits for auth_error, queue_error and the like shall hear it
+                self._receivers.flush(FLUSH)  # so that receivers get auth_error and the like
         finally:
             self.close()
 
@@ -443,9 +430,8 @@ class ComfyApi(
         self._jobs.orphan()
         self._http.after_fork()
         self._receivers.reset()
-        self.client_id = self.generate_id()
         self._closed = False
-        self._set_up()
+        self._set_up(self.generate_id())
         if was_closed:
             self.close()
 
@@ -574,6 +560,68 @@ class ComfyApi(
         return self._jobs.submit(
             workflow, prompt_id=prompt_id, strict=strict, resubmit=resubmit, **options
         )
+
+    def queue_prompt(
+        self,
+        number: float | None,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> models.QueuedPrompt:
+        """Put a workflow into the queue, and return at once.  ``POST /prompt``.
+
+        :meth:`run` does this and waits.  The request is never repeated: if no answer comes, the
+        prompt may be in the queue nevertheless.
+
+        Args:
+            number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
+                at the front.
+            workflow: In API format.
+            prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
+                the id from the answer.  ``None``: the server chooses.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused; the message says why in words.
+            WorkflowError: The graph cannot be sent: NaN, editor format, a link to a missing node.
+                If such a link concerns only some of the outputs, the others are sent, and
+                ``node_errors`` of the answer names the ones that were left out.
+            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
+                not have the form that servers need; the message names the place.
+            UploadTooLarge: The body exceeds the server's limit.
+        """
+        seal(options)
+        try:
+            prompt = make_prompt(
+                self._http,
+                workflow,
+                client_id=self.client_id,
+                number=number,
+                prompt_id=prompt_id,
+                wants_previews=self._receivers.listens(*PREVIEWS),
+                **options,
+            )
+            try:
+                queued = post_prompt(self._http, prompt.body)
+            except PromptRejected as exc:
+                blame_what_was_left_out(exc, prompt.graph, prompt.left_out)
+                raise
+            return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})
+        except ComfyError as exc:
+            self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
+            raise
+
+    def append_prompt(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> models.QueuedPrompt:
+        """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
+        seal(options)
+        return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     def job(self, prompt_id: str, workflow: AnyWorkflow | None = None) -> Job:
         """Attach to a prompt by its id: in another process, after a crash or restart.
@@ -836,21 +884,19 @@ class ComfyApi(
             TransportError: There is no socket for these events.
         """
         self._check_open()
-        self._create_socket()
+        self._connection.start()
         # The server forgets the subscription of an id that has no socket.
         state = self._connection.wait_settled(jobs_module.SETTLE, first_verdict=False)
         try:
             if enabled and state is not State.CONNECTED:
                 raise TransportError("logs come over the event socket, and there is none")
-            self._send_log_subscription(enabled)
+            _subscribe_logs(self._http, self.client_id, enabled)
         except ComfyError as exc:
-            self._publish(ErrorEvent(name="terminal_subscription_error", error=exc))
+            self._receivers.publish(ErrorEvent(name="terminal_subscription_error", error=exc))
             raise
-        self._wants_logs = enabled
-
-    def _send_log_subscription(self, enabled: bool) -> None:
-        wanted = {"clientId": self.client_id, "enabled": enabled}
-        self._http.order("PATCH", "/internal/logs/subscribe", json=wanted)
+        # It may not hold this object.
+        renew = partial(_renew_logs, self._http, self._receivers.publish)
+        self._connection.on_reconnect = renew if enabled else None
 
     # -- anything else -------------------------------------------------------------------
 
@@ -880,8 +926,8 @@ class ComfyApi(
             self._http,
             self._connection,
             self.client_id,
-            plan=None if self._transport == "poll" else self._plan,
-            status_at=lambda: self._status_at,
+            plan=None if self._transport == "poll" else partial(plan_for, self._http),
+            status_at=lambda: self._jobs.lookout.status_at,
             outstanding=len(self._jobs.outstanding),
             dropped_events=self.dropped_events,
         )
@@ -943,102 +989,10 @@ class ComfyApi(
         try:
             self.poll_status(self._http.total_timeout if timeout is None else timeout)
         except AuthenticationError as exc:
-            self._publish(ErrorEvent(name="auth_error", error=exc))
+            self._receivers.publish(ErrorEvent(name="auth_error", error=exc))
             raise
         if self._http.has_credentials:
-            self._publish(ErrorEvent(name="auth_success"))
-
-    # -- for the threads -----------------------------------------------------------------
-
-    def _create_socket(self) -> None:
-        self._connection.start()
-
-    def _plan(self, client_id: str | None = None) -> Plan:
-        try:
-            url, headers = self._http.handshake("/ws", {"clientId": client_id or self.client_id})
-        except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
-            raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
-        is_tls = self._http.address.scheme == "https"
-        return Plan(
-            url=url,
-            headers=headers,
-            ssl_context=self._http.ssl_context if is_tls else None,
-            proxy=self._http.proxy,
-        )
-
-    def _renew_client_id(self) -> None:
-        refused, self.client_id = self.client_id, self.generate_id()
-        self._jobs.cut_off()
-        log.warning(
-            "%s: the server lets the client_id %r in no more (code 1008); going on as %r: prompts "
-            "that are under way end all the same, but bring no more events of their course",
-            self.host,
-            refused,
-            self.client_id,
-        )
-
-    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
-        events = decode_text(data) if is_text else decode_binary(data)
-        if events is SKIPPED:
-            self._jobs.missed()
-        for event in events:
-            if isinstance(event, StatusEvent):
-                self._status_at = time.monotonic()
-                self._count(event.queue_remaining)
-            self._jobs.handle(event)
-
-    def _count(self, remaining: int | None) -> None:
-        gone = (self._queue_remaining or 0) - (remaining or 0)
-        if gone > 0:
-            self._departed += gone
-            self._advanced_at = time.monotonic()
-        self._queue_remaining = remaining
-
-    def _announce(self, event: Event) -> None:
-        if isinstance(event, ConnectionEvent):
-            if event.name in ("connected", "reconnected", "disconnected"):
-                self._jobs.hurry()
-            waiting = len(self._jobs.outstanding)
-            if event.name == "disconnected" and waiting:
-                log.warning(
-                    "%s: %s, with %d prompts outstanding; dialling again, asking over HTTP",
-                    self.host,
-                    event.error,
-                    waiting,
-                )
-            elif event.name == "reconnected" and waiting:
-                log.warning("%s: connected again", self.host)
-            if event.name == "reconnected" and self._wants_logs:
-                # A request: not in the socket's thread.
-                threading.Thread(
-                    target=_renew_logs, args=(weakref.ref(self),), name="comfy-logs", daemon=True
-                ).start()
-        self._publish(event)
-
-    def _poll_queue(self) -> None:
-        status = self.poll_status(timeout=5.0)
-        if status.queue_remaining != self._queue_remaining:
-            self._status_at = time.monotonic()
-            self._count(status.queue_remaining)
-            self._publish(
-                StatusEvent(
-                    name="status",
-                    raw={"status": {"exec_info": dict(status.raw)}},
-                    queue_remaining=status.queue_remaining,
-                )
-            )
-
-    def _publish(self, event: Event) -> None:
-        self._receivers.publish(event)
-
-    def _wants_previews(self) -> bool:
-        return self._receivers.listens("b_preview", "b_preview_with_metadata")
-
-    def _awaits_record(self, prompt_id: str) -> bool:
-        return self._jobs.awaits_record(prompt_id)
-
-    def _flush(self, seconds: float = FLUSH) -> None:
-        self._receivers.flush(seconds)
+            self._receivers.publish(ErrorEvent(name="auth_success"))
 
 
 def _as_completed(jobs: set[Job], limits: Limits) -> Iterator[Job]:
@@ -1084,14 +1038,21 @@ def _shut_down(*actions: Callable[[], None]) -> None:
         action()
 
 
-def _renew_logs(owner: weakref.ref[ComfyApi]) -> None:
-    api = owner()
-    if api is None:
-        return
-    try:
-        api._send_log_subscription(True)
-    except ComfyError as exc:
-        api._publish(ErrorEvent(name="terminal_subscription_error", error=exc))
+def _subscribe_logs(http: Http, client_id: str, enabled: bool) -> None:
+    wanted = {"clientId": client_id, "enabled": enabled}
+    http.order("PATCH", "/internal/logs/subscribe", json=wanted)
+
+
+def _renew_logs(http: Http, publish: Callable[[Event], None], client_id: str) -> None:
+    """In a thread of its own, for a request is not for the one that reads the socket."""
+
+    def renew() -> None:
+        try:
+            _subscribe_logs(http, client_id, True)
+        except ComfyError as exc:
+            publish(ErrorEvent(name="terminal_subscription_error", error=exc))
+
+    threading.Thread(target=renew, name="comfy-logs", daemon=True).start()
 
 
 def _unpickle(

@@ -37,19 +37,17 @@ from .events import (
 )
 from .signals import Receivers, warn_of_name
 from .transport.deadline import check_timeout
+from .transport.websocket import Connection
 
 
 class Subscriptions:
     """The methods of a client for its events."""
 
     _receivers: Receivers
+    _connection: Connection
 
     def _check_open(self) -> None:
         """Raises :class:`ClientClosed` after ``close()``."""
-        raise NotImplementedError
-
-    def _create_socket(self) -> None:
-        """Have the event thread run."""
         raise NotImplementedError
 
     @overload
@@ -269,7 +267,7 @@ class Subscriptions:
         self._check_open()
         warn_of_name(name)
         unsubscribe = self._receivers.on(name, callback, once=once)
-        self._create_socket()
+        self._connection.start()
         return unsubscribe
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
@@ -472,7 +470,7 @@ class Subscriptions:
         check_timeout(timeout)
         warn_of_name(name)
         queue = self._receivers.tap(name)
-        self._create_socket()
+        self._connection.start()
         event = self._receivers.wait_for(queue, predicate, timeout)
         if event is None:
             self._check_open()
@@ -569,7 +567,7 @@ class Subscriptions:
         self._check_open()
         warn_of_name(name)
         queue = self._receivers.tap(name)
-        self._create_socket()
+        self._connection.start()
         return self._follow(queue)
 
     def _follow(self, queue: EventQueue) -> Iterator[Any]:

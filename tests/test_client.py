@@ -565,7 +565,7 @@ def test_close_during_a_pause(refused: str) -> None:
     """F33: back-off."""
     api = ComfyApi(refused)
     api._connection._uniform = lambda low, high: 30.0
-    api._create_socket()
+    api._connection.start()
     until(lambda: api.state is State.WAITING)
     _closes_quickly(api)
 
@@ -574,7 +574,7 @@ def test_close_during_the_handshake(comfy: ComfyServer) -> None:
     """F33: nobody answers it."""
     comfy.faults.stall_handshakes()
     api = ComfyApi(comfy.url)
-    api._create_socket()
+    api._connection.start()
     comfy.until(lambda: comfy.handshakes)
     _closes_quickly(api)
 
@@ -600,7 +600,7 @@ def test_close_from_a_receiver(comfy: ComfyServer, how: str) -> None:
         api.on("status", close)
     else:
         namespace.signal("status").connect(close)
-        api._create_socket()
+        api._connection.start()
     until(lambda: took)
     assert took[0] < 2.0
     _closes_quickly(api)

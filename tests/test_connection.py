@@ -20,45 +20,61 @@ import websocket
 from comfy_client.errors import AuthenticationError, ServerUnreachable, TransportError
 from comfy_client.events import Event
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
+from comfy_client.timing import Timing
 from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import HELLO
-from comfy_client.transport.websocket import Connection, Plan, State, Timing
+from comfy_client.transport.websocket import Connection, Plan, State
 from tests.helpers.clients import FAST, open_sockets, until
 from tests.helpers.interrupts import fail_next_start, interrupt_conditions
 
 
 class Owner:
-    """A client reduced to what the thread needs of it."""
+    """A handler that notes what it is told, and how to dial."""
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         self.plan = Plan(url.replace("http", "ws") + "/ws?clientId=me", headers or {})
         self.plans = 0
-        self.messages: list[bytes] = []
+        self.received: list[Event] = []
         self.events: list[Any] = []
         self.polls: list[float] = []
         self.poll_error: Exception | None = TransportError("HTTP is down")
         self.renewals = 0
 
-    def _plan(self) -> Plan:
+    def dial(self, client_id: str) -> Plan:
         self.plans += 1
         return self.plan
 
-    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
-        self.messages.append(bytes(data))
+    def handle(self, event: Event) -> None:
+        self.received.append(event)
 
-    def _announce(self, event: Event) -> None:
+    def skipped(self) -> None:
+        pass
+
+    def connection_changed(self, event: Event) -> None:
         self.events.append(event)
 
-    def _poll_queue(self) -> None:
+    def poll_queue(self) -> None:
         self.polls.append(time.monotonic())
         if self.poll_error is not None:
             raise self.poll_error
 
-    def _renew_client_id(self) -> None:
+    def client_id_changed(self) -> None:
         self.renewals += 1
 
     def names(self, *wanted: str) -> list[str]:
         return [e.name for e in self.events if not wanted or e.name in wanted]
+
+
+def connection_of(owner: Owner, **options: Any) -> Connection:
+    """One that keeps its handler no more alive than a client is."""
+    known = weakref.ref(owner)
+
+    def plan(client_id: str) -> Plan:
+        found = known()
+        assert found is not None
+        return found.dial(client_id)
+
+    return Connection(owner, plan, "me", **options)
 
 
 Make = Callable[..., tuple[Owner, Connection]]
@@ -71,7 +87,7 @@ def make() -> Iterator[Make]:
 
     def factory(url: str, *, start: bool = True, **kw: Any) -> tuple[Owner, Connection]:
         owner = Owner(url, kw.pop("headers", None))
-        link = Connection(owner, **{"timing": FAST, **kw})
+        link = connection_of(owner, **{"timing": FAST, **kw})
         made.append((owner, link))
         if start:
             link.start()
@@ -133,7 +149,7 @@ LEGAL = {
 def test_only_the_documented_steps_lead_from_state_to_state(old: State, new: State) -> None:
     """Every pair: the step is taken, or refused and nothing changes."""
     owner = Owner("http://127.0.0.1:1")
-    link = Connection(owner)
+    link = connection_of(owner)
     link._state = old
     if old is new or (old.name, new.name) in LEGAL:
         link._enter(new)
@@ -300,7 +316,8 @@ def _upgraded(comfy: ComfyServer, request: Request, more: bytes = b"") -> None:
 
 def test_frames_that_come_with_the_handshake_are_read(make: Make, comfy: ComfyServer) -> None:
     """One packet may hold both, and end in the middle of a frame."""
-    data = b"".join(frame(1, b"%d" % number) for number in range(3000))
+    message = b'{"type": "counted", "data": {"number": %d}}'
+    data = b"".join(frame(1, message % number) for number in range(3000))
 
     def eager(request: Request) -> None:
         _upgraded(comfy, request, data[:7000])
@@ -309,8 +326,8 @@ def test_frames_that_come_with_the_handshake_are_read(make: Make, comfy: ComfySe
 
     comfy.on("GET", "/ws", eager)
     owner, _ = make(comfy.url)
-    until(lambda: len(owner.messages) == 3000)
-    assert owner.messages == [b"%d" % number for number in range(3000)]
+    until(lambda: len(owner.received) == 3000)
+    assert [event.raw["data"]["number"] for event in owner.received] == [*range(3000)]
 
 
 def test_pings_and_the_close_frame_are_answered(make: Make, comfy: ComfyServer) -> None:
@@ -456,7 +473,7 @@ def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) ->
     told = [e for e in owner.events if e.name == "reconnecting"][:3]
     assert [(e.attempt, e.delay) for e in told] == [(2, 0.0), (3, 0.0), (4, 0.0)]
     assert isinstance(told[0].error, ServerUnreachable)
-    assert Connection(owner)._uniform == random.uniform
+    assert connection_of(owner)._uniform == random.uniform
 
 
 def test_pauses_start_anew_with_a_connection_that_lasts(make: Make, comfy: ComfyServer) -> None:
@@ -621,12 +638,12 @@ def test_a_connection_keeps_no_owner_alive(make: Make, comfy: ComfyServer, state
     """Neither by its thread nor by the traceback of its last error."""
 
     class Refusing(Owner):
-        def _plan(self) -> Plan:
+        def dial(self, client_id: str) -> Plan:
             raise AuthenticationError("no credentials") from ValueError("inner")
 
     kind = Refusing if state is State.WAITING else Owner
     owner = kind(comfy.url)
-    link = Connection(owner, poll_only=state is State.POLLING, timing=FAST)
+    link = connection_of(owner, poll_only=state is State.POLLING, timing=FAST)
     link.start()
     until(lambda: link.state is state)
     until(lambda link=link: state is not State.WAITING or link.error)  # type: ignore[misc]
@@ -643,7 +660,7 @@ def test_a_connection_keeps_no_owner_alive(make: Make, comfy: ComfyServer, state
 def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
     """Even when nobody called stop(): with the next thing that it wants from its owner."""
     owner = Owner(comfy.url)
-    link = Connection(owner, timing=FAST)
+    link = connection_of(owner, timing=FAST)
     link.start()
     comfy.until(lambda: link.state is State.CONNECTED)
     del owner
@@ -654,7 +671,7 @@ def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
     until(lambda: not open_sockets(comfy.port))
 
 
-@pytest.mark.parametrize("at", ["_receive", "_announce", "_plan"])
+@pytest.mark.parametrize("at", ["handle", "connection_changed", "dial"])
 def test_a_defect_is_a_failed_dial_and_logged_once(
     make: Make, comfy: ComfyServer, caplog: pytest.LogCaptureFixture, at: str
 ) -> None:
@@ -686,7 +703,7 @@ def test_a_defect_in_a_poll_does_not_end_the_polls(make: Make) -> None:
         calls.append(1)
         raise MemoryError if len(calls) < 4 else TransportError("gone")
 
-    owner._poll_queue = fail  # type: ignore[method-assign]
+    owner.poll_queue = fail  # type: ignore[method-assign]
     link.start()
     until(lambda: len(calls) > 6)
     assert link.state is State.POLLING

@@ -43,8 +43,6 @@ class Client:
 
     flushed = 0
     _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
-    _queue_remaining = 3
-    _advanced_at = 0.0
     _budget = Budget(MAX_BYTES)
     _jobs = SimpleNamespace(
         running=lambda job: None,
@@ -52,9 +50,13 @@ class Client:
         cancel=lambda job, force: False,
         trouble=None,
         times=NodeTimes(),
+        lookout=SimpleNamespace(remaining=3, advanced_at=0.0),
     )
 
-    def _flush(self, seconds):
+    def __init__(self):
+        self._receivers = self
+
+    def flush(self, seconds):
         self.flushed += 1
 
 
@@ -326,7 +328,7 @@ def test_progress_may_be_read_while_it_is_written(job):
 
 def test_the_queue_that_moves_is_news_only_while_it_waits(job):
     """What runs is not helped by others that end."""
-    job._api._advanced_at = time.monotonic() + 100
+    job._api._jobs.lookout.advanced_at = time.monotonic() + 100
     assert job._slice(Limits(stall_timeout=5.0)) > 0
     job._known.news_at -= 10
     assert job._slice(Limits(stall_timeout=5.0)) > 0

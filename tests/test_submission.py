@@ -34,14 +34,13 @@ def a_job(**known):
 class Server:
     """Answers POSTs in turn; ``found`` is what a look for the prompt gives."""
 
-    _http = SimpleNamespace(total_timeout=60.0)
-
     def __init__(self, *answers):
+        self._http = SimpleNamespace(total_timeout=60.0, post=self.post)
         self.answers = list(answers)
         self.posts = 0
         self.looks = 0
 
-    def _post_prompt(self, body, timeout):
+    def post(self, body, timeout):
         self.posts += 1
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -77,6 +76,7 @@ def found(monkeypatch):
         return result
 
     monkeypatch.setattr(submission, "find", find)
+    monkeypatch.setattr(submission, "post_prompt", lambda http, *args, **kw: http.post(*args, **kw))
     return results
 
 

@@ -39,6 +39,7 @@ from comfy_client import (
 )
 from comfy_client.batch.grid import Grid, find_input
 from comfy_client.batch.journal import Journal
+from comfy_client.jobs import submit
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.graph import downstream
 from tests.conftest import load_workflow
@@ -506,14 +507,14 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeyp
 def test_an_id_is_on_the_disk_before_the_prompt_is_sent(api, record, journal, monkeypatch) -> None:
     """Where another process finds it."""
     posted: list[str] = []
-    post = ComfyApi._post_prompt
+    post = submit.post_prompt
 
-    def posting(self: ComfyApi, body: Any, **kw: Any) -> Any:
+    def posting(http: Any, body: Any, **kw: Any) -> Any:
         assert points(journal)[-1]["prompt_id"] == body["prompt_id"]
         posted.append(body["prompt_id"])
-        return post(self, body, **kw)
+        return post(http, body, **kw)
 
-    monkeypatch.setattr(ComfyApi, "_post_prompt", posting)
+    monkeypatch.setattr(submit, "post_prompt", posting)
     api.sweep(WORKFLOW, GRID, journal=journal)
     assert len(posted) == 4
 

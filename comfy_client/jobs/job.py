@@ -286,7 +286,7 @@ class Job(Future[Result]):
 
     def _outcome(self, limits: Limits) -> Result:
         self._await(limits)
-        self._api._flush(limits.left(FLUSH))
+        self._api._receivers.flush(limits.left(FLUSH))
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -355,7 +355,7 @@ class Job(Future[Result]):
     def _news_at(self) -> float:
         """While it waits, any prompt that leaves the queue is news of its place in it."""
         known = self._known
-        moved_at = self._api._advanced_at if known.running_since is None else 0.0
+        moved_at = self._api._jobs.lookout.advanced_at if known.running_since is None else 0.0
         return max(known.news_at, moved_at)
 
     def _say_that_it_goes_on(self) -> None:
@@ -515,7 +515,7 @@ class Job(Future[Result]):
         known = self._known
         if known.running_since is not None:
             return 0
-        remaining = self._api._queue_remaining
+        remaining = self._api._jobs.lookout.remaining
         is_heard = self._api._connection.state is State.CONNECTED and not known.is_elsewhere
         before, behind = self._api._jobs.around(self)
         most = max(before, (remaining or 0) - 1 - behind) if is_heard else None

@@ -92,11 +92,24 @@ class Lookout:
         self._last: tuple[Standing, State, int] | None = None
         self.at: float = float("-inf")  #: When the last look was begun.
         self.spared_until: float = float("-inf")  #: No other one before, since it took long.
+        self.status_at: float = float("-inf")  #: When the server told its number last.
+        self.remaining: int | None = None  #: Prompts that run or wait, as it said then.
+        self.departed = 0  #: How many prompts left the queue, of whomever ...
+        self.advanced_at: float = float("-inf")  #: ... and when one did last.
         self._lists_jobs = True  # until the server says that it has no jobs API
+
+    def count(self, remaining: int | None) -> None:
+        """The server says how many run or wait."""
+        self.status_at = time.monotonic()
+        gone = (self.remaining or 0) - (remaining or 0)
+        if gone > 0:
+            self.departed += gone
+            self.advanced_at = self.status_at
+        self.remaining = remaining
 
     def look(self, api: ComfyApi, *, graphs: bool) -> Standing:
         """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs, ``GET /queue``."""
-        at, departed, spent = time.monotonic(), api._departed, time.thread_time()
+        at, departed, spent = time.monotonic(), self.departed, time.thread_time()
         state, generation = api._connection.state, api._connection.generation
         standing = self._listed(api) if self._lists_jobs and not graphs else None
         if standing is None:
@@ -154,7 +167,7 @@ class Lookout:
         connection = api._connection
         is_told = connection.state in (State.CONNECTED, State.POLLING)
         is_same = (connection.state, connection.generation) == (state, generation)
-        holds = is_told and is_same and age < LOOK_AGAIN and api._status_at < self.at
+        holds = is_told and is_same and age < LOOK_AGAIN and self.status_at < self.at
         return standing if holds else None
 
 

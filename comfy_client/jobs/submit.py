@@ -24,7 +24,13 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
-from ..routes.prompts import AnyWorkflow, PromptOptions, blame_what_was_left_out
+from ..routes.prompts import (
+    AnyWorkflow,
+    PromptOptions,
+    blame_what_was_left_out,
+    make_prompt,
+    post_prompt,
+)
 from ..transport.deadline import limited_silence
 from ..transport.failures import is_away
 from ..workflow import explain_rejection
@@ -61,10 +67,12 @@ def prepare(
 ) -> tuple[Job, Mapping[str, Any]]:
     """A job that nobody knows of yet, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
-    prompt = api._prompt(
+    prompt = make_prompt(
+        api._http,
         workflow,
+        client_id=api.client_id,
         prompt_id=prompt_id,
-        wants_previews=wants_previews or api._wants_previews(),
+        wants_previews=wants_previews,
         strict=strict,
         **options,
     )
@@ -103,7 +111,7 @@ def post(
     cause: ComfyError
     while True:
         try:
-            return api._post_prompt(body, timeout=time_left(deadline, total))
+            return post_prompt(api._http, body, timeout=time_left(deadline, total))
         except PromptRejected as exc:
             blame_what_was_left_out(exc, job.graph, job.node_errors)
             raise

@@ -39,6 +39,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..events import (
+    ConnectionEvent,
     EndEvent,
     ErrorEvent,
     Event,
@@ -89,6 +90,9 @@ if TYPE_CHECKING:
     from ..recording.secrets import Secrets
 
 log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Names under which pictures come of what is being made.
+PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
 #: Seconds without news of a job after which HTTP is asked, and the most between questions,
 #: one of which may have to be asked again (see PATIENCE): 15 in all.
@@ -207,7 +211,7 @@ class Jobs:
         self._hold = 0.0  # ... which none comes before
         self.trouble: ComfyError | None = None  #: Why it fails.
         self.times: NodeTimes = NodeTimes()  #: Of the nodes of prompts that this client followed.
-        self._lookout = Lookout()
+        self.lookout = Lookout()
         # Between these moments the queue changed, says HTTP; on this socket it is yet to show.
         self._unheard: tuple[float, float] | None = None
         self._cancels_jobs = True  # until the server says that it cannot
@@ -269,7 +273,14 @@ class Jobs:
         """Socket first, then the waiter, then the POST; the caller's deadline bounds each."""
         api = self._api()
         try:
-            job, body = prepare(api, workflow, prompt_id, wants_previews, options, strict=strict)
+            job, body = prepare(
+                api,
+                workflow,
+                prompt_id,
+                wants_previews or api._receivers.listens(*PREVIEWS),
+                options,
+                strict=strict,
+            )
             if tapped:
                 job._tap_all()
             if begun is not None:
@@ -292,7 +303,7 @@ class Jobs:
         resubmit: bool,
     ) -> None:
         connection = api._connection
-        api._create_socket()
+        api._connection.start()
         connection.wait_settled(time_left(deadline, SETTLE), first_verdict=True)
         # It may have a fresh one by now, as the socket was refused; events go to whom this names.
         known = job._known
@@ -396,7 +407,7 @@ class Jobs:
         if not isinstance(prompt_id, str):
             raise TypeError(f"a job is taken up by its prompt_id, a text, not {prompt_id!r:.80}")
         segment(prompt_id)
-        api._create_socket()
+        api._connection.start()
         with self._lock:
             if self._bell.stopped:
                 raise ClientClosed
@@ -476,7 +487,7 @@ class Jobs:
         if not was_there:
             known.cancelled = before
             return False
-        self._lookout.forget()
+        self.lookout.forget()
         with self._lock:
             self._hold = 0.0  # the server has just answered
             self._hurry(job)
@@ -505,7 +516,7 @@ class Jobs:
 
     def withdrawn(self, jobs: Sequence[Job]) -> None:
         """Those that waited were deleted from the queue: that they are gone is no loss."""
-        self._lookout.forget()
+        self.lookout.forget()
         # Without the lock: the collector may end a forgotten ``map`` while this thread has the
         # lock of a queue, for which whoever has this one may wait.
         for job in jobs:
@@ -517,8 +528,10 @@ class Jobs:
     def handle(self, event: Event) -> None:
         """Learn what an event says about our jobs, hand it on, and settle what it ends."""
         if not isinstance(event, JobEvent) or not (self._jobs or self._ended):
-            if self._elsewhere and isinstance(event, StatusEvent):
-                self._queue_moved()
+            if isinstance(event, StatusEvent):
+                self.lookout.count(event.queue_remaining)
+                if self._elsewhere:
+                    self._queue_moved()
             self._publish(event)
             return
         todo: list[Callable[[], None]] = []
@@ -542,7 +555,37 @@ class Jobs:
         if todo:
             in_full(todo)
 
-    def missed(self) -> None:
+    def connection_changed(self, event: Event) -> None:
+        """The socket came or went, or there is trouble with it."""
+        if isinstance(event, ConnectionEvent):
+            if event.name in ("connected", "reconnected", "disconnected"):
+                self.hurry()
+            waiting, host = len(self.outstanding), self._api().host
+            if event.name == "disconnected" and waiting:
+                log.warning(
+                    "%s: %s, with %d prompts outstanding; dialling again, asking over HTTP",
+                    host,
+                    event.error,
+                    waiting,
+                )
+            elif event.name == "reconnected" and waiting:
+                log.warning("%s: connected again", host)
+        self._publish(event)
+
+    def poll_queue(self) -> None:
+        """Ask for the number of prompts; a change is news as a ``status`` of the socket is."""
+        status = self._api().poll_status(timeout=5.0)
+        if status.queue_remaining != self.lookout.remaining:
+            self.lookout.count(status.queue_remaining)
+            self._publish(
+                StatusEvent(
+                    name="status",
+                    raw={"status": {"exec_info": dict(status.raw)}},
+                    queue_remaining=status.queue_remaining,
+                )
+            )
+
+    def skipped(self) -> None:
         """A message that could not be read may have been about any job: history has it, too."""
         with self._lock:
             for job in self._jobs.values():
@@ -550,10 +593,10 @@ class Jobs:
 
     def _queue_moved(self) -> None:
         """Of prompts whose events go elsewhere this is all that the socket tells."""
-        departed = self._api()._departed
+        departed = self.lookout.departed
         with self._lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.
-            soon = max(time.monotonic(), self._lookout.at + POLL_LONGEST)
+            soon = max(time.monotonic(), self.lookout.at + POLL_LONGEST)
             for job in self._jobs.values():
                 known = job._known
                 if known.is_elsewhere and departed >= known.turn and soon < known.check_at:
@@ -717,7 +760,7 @@ class Jobs:
 
     # -- over HTTP, in the thread that watches -------------------------------------------
 
-    def cut_off(self) -> None:
+    def client_id_changed(self) -> None:
         """What was submitted until now names a client id of which no socket comes any more."""
         with self._lock:
             for job in self._jobs.values():
@@ -731,7 +774,7 @@ class Jobs:
             self._running = self._unheard = None
             self._hold = 0.0
             # A link that is cut all the time is no reason to ask all the time.
-            soon = self._lookout.at + BETWEEN
+            soon = self.lookout.at + BETWEEN
             is_early = time.monotonic() < soon
             for job in self._jobs.values():
                 job._known.interval = BETWEEN if is_early else POLL_FIRST
@@ -791,7 +834,9 @@ class Jobs:
         ]
         if self._unheard is not None:
             changes.append(self._unheard)
-        is_silent = any(after < now - DEAF and api._status_at < before for before, after in changes)
+        is_silent = any(
+            after < now - DEAF and self.lookout.status_at < before for before, after in changes
+        )
         if connection.is_receiving:
             self._received_at = now
         # On a slow line the next message has not begun when one has ended.
@@ -800,7 +845,7 @@ class Jobs:
 
     def _suspect(self, since: float, now: float) -> None:
         """A prompt has ended, and the socket did not say so: it is late, or deaf."""
-        if self._unheard is None or self._api()._status_at >= self._unheard[0]:
+        if self._unheard is None or self.lookout.status_at >= self._unheard[0]:
             self._unheard = since, now
 
     def _dial_again(self, api: ComfyApi) -> None:
@@ -828,7 +873,7 @@ class Jobs:
             at_fault = due = [job for job in due if not job._known.decided]
             told_of = {job for job in due if self._is_told_of(job)}
             unseen = [job for job in due if job not in told_of]
-            spared = self._lookout.spared()
+            spared = self.lookout.spared()
             if spared is not None and unseen and all(map(self._may_wait, unseen)):
                 running = 0
                 for job in self._in_order(unseen, spared):
@@ -882,7 +927,7 @@ class Jobs:
         known = job._known
         if known.awaits_history or known.missed_at is not None:
             return known.awaits_history
-        is_recent = time.monotonic() - self._lookout.at < FOLLOWED
+        is_recent = time.monotonic() - self.lookout.at < FOLLOWED
         return known.started and is_recent and self._is_whole(job)
 
     def _is_concerned(self, job: Job, standing: Standing) -> bool:
@@ -890,7 +935,7 @@ class Jobs:
         known = job._known
         if known.decided or known.awaits_history:
             return False
-        ran = known.started and not known.cancelled and known.posted_at < self._lookout.at
+        ran = known.started and not known.cancelled and known.posted_at < self.lookout.at
         return job.prompt_id in standing or ran
 
     def _may_wait(self, job: Job) -> bool:
@@ -907,7 +952,7 @@ class Jobs:
             if job.prompt_id in standing:
                 self._learn(job, None, standing)
             else:
-                job._known.check_at = min(self._lookout.spared_until, time.monotonic() + LONGEST)
+                job._known.check_at = min(self.lookout.spared_until, time.monotonic() + LONGEST)
 
     def _is_empty(self, api: ComfyApi) -> bool:
         """Whether nothing runs or waits, as ``GET /prompt`` knows without the queue."""
@@ -926,7 +971,7 @@ class Jobs:
 
     def _stand(self, api: ComfyApi, jobs: Sequence[Job], due: Sequence[Job]) -> Standing:
         """Who runs and who waits; the last look again, if it still holds."""
-        standing = self._lookout.still_holds(api)
+        standing = self.lookout.still_holds(api)
         if standing is not None and all(
             job.prompt_id in standing and (job.graph or job._known.looked) for job in due
         ):
@@ -934,8 +979,8 @@ class Jobs:
             if first is None or api.get_history(first) is None:
                 return standing
             if api._connection.state is State.CONNECTED:
-                self._suspect(self._lookout.at, time.monotonic())
-        return self._lookout.look(api, graphs=not all(job.graph for job in jobs))
+                self._suspect(self.lookout.at, time.monotonic())
+        return self.lookout.look(api, graphs=not all(job.graph for job in jobs))
 
     def _seek(self, api: ComfyApi, job: Job) -> models.HistoryEntry | None:
         """A server that chooses its own ids has it under one of these, with our mark."""
@@ -1099,7 +1144,7 @@ class Jobs:
                 known.looked = True
                 known.check_at = max(known.check_at, until)
                 # What a gap has swallowed, no socket tells any more.
-                is_over = not self._is_whole(job) and api._queue_remaining == 0
+                is_over = not self._is_whole(job) and self.lookout.remaining == 0
                 is_alone = no_socket or known.ended or known.is_elsewhere or is_over
                 known.refusals = known.refusals + 1 if refused and is_alone else 0
                 if known.refusals < most or known.decided:

@@ -1,7 +1,8 @@
-"""The server's routes, one noun a module; :class:`ComfyApi` inherits all groups."""
+"""The server's routes, one noun a module; :class:`Routes` has them all."""
 
 from __future__ import annotations
 
+from ..transport.http import Http
 from ._base import RouteGroup
 from .files import FileInfo, FileRef, FileRoutes
 from .history import HistoryRoutes
@@ -25,7 +26,26 @@ __all__ = [
     "PromptRoutes",
     "QueueRoutes",
     "RouteGroup",
+    "Routes",
     "SystemRoutes",
     "UserDataRoutes",
     "UserRoutes",
 ]
+
+
+class Routes(
+    PromptRoutes,
+    QueueRoutes,
+    HistoryRoutes,
+    JobRoutes,
+    NodeRoutes,
+    ModelRoutes,
+    FileRoutes,
+    UserRoutes,
+    UserDataRoutes,
+    SystemRoutes,
+):
+    """All routes of one server, over one ``Http``."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http

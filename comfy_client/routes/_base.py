@@ -23,6 +23,9 @@ class RouteGroup:
     """Methods for one noun of the server; they share only the HTTP layer."""
 
     _http: Http
+    #: Whether a prompt is known to have ended just now: the server tells that by an event
+    #: first, and writes the record then.
+    _awaits_record: Callable[[str], bool] = staticmethod(lambda prompt_id: False)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -35,11 +38,6 @@ class RouteGroup:
                 if inspect.isfunction(method) and not has_options and not name.startswith("_"):
                     setattr(cls, name, without_answers(method))
 
-    def _awaits_record(self, prompt_id: str) -> bool:
-        """Whether a prompt is known to have ended just now: the server tells that by an event
-        first, and writes the record then."""
-        return False
-
 
 def without_answers(method: Method) -> Method:
     """An answer that is none may repeat a secret, in the names that an error tells, or to whoever
@@ -50,10 +48,15 @@ def without_answers(method: Method) -> Method:
         try:
             return method(self, *args, **named)
         except UnexpectedResponse as exc:
-            exc.args = (one_line(self._http.secrets().hide_name(str(exc))),)
-            raise bare(exc) from None
+            raise redacted(exc, self._http) from None
 
     return cast(Method, asking)
+
+
+def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
+    """Without secrets that the answer repeats, and without the frames that hold it."""
+    exc.args = (one_line(http.secrets().hide_name(str(exc))),)
+    return bare(exc)
 
 
 def leads_out(path: str) -> bool:

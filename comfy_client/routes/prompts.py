@@ -11,13 +11,12 @@ import attrs
 
 from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
-from ..events import ErrorEvent, Event
 from ..transport.deadline import Deadline
-from ..transport.http import SMALL
+from ..transport.http import SMALL, Http
 from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, load_graph
 from ..workflow.graph import brief, json_value, nearest
-from ._base import RouteGroup, without_answers
+from ._base import RouteGroup, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 MARK = "comfy_client_prompt_id"
@@ -81,75 +80,6 @@ class Prompt:
 class PromptRoutes(RouteGroup):
     """``/prompt``."""
 
-    client_id: str
-
-    def _publish(self, event: Event) -> None:
-        """Overridden by the client: hand an event to whoever listens."""
-
-    def _wants_previews(self) -> bool:
-        """Overridden by the client: whether anyone listens to previews."""
-        return False
-
-    def queue_prompt(
-        self,
-        number: float | None,
-        workflow: AnyWorkflow,
-        *,
-        prompt_id: str | None = None,
-        **options: Unpack[PromptOptions],
-    ) -> models.QueuedPrompt:
-        """Put a workflow into the queue, and return at once.  ``POST /prompt``.
-
-        :meth:`run` does this and waits.  The request is never repeated: if no answer comes, the
-        prompt may be in the queue nevertheless.
-
-        Args:
-            number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
-                at the front.
-            workflow: In API format.
-            prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
-                the id from the answer.  ``None``: the server chooses.
-            options: See :class:`PromptOptions`.
-
-        Raises:
-            PromptRejected: The server refused; the message says why in words.
-            WorkflowError: The graph cannot be sent: NaN, editor format, a link to a missing node.
-                If such a link concerns only some of the outputs, the others are sent, and
-                ``node_errors`` of the answer names the ones that were left out.
-            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
-                not have the form that servers need; the message names the place.
-            UploadTooLarge: The body exceeds the server's limit.
-        """
-        seal(options)
-        try:
-            prompt = self._prompt(
-                workflow,
-                number=number,
-                prompt_id=prompt_id,
-                wants_previews=self._wants_previews(),
-                **options,
-            )
-            try:
-                queued = self._post_prompt(prompt.body)
-            except PromptRejected as exc:
-                blame_what_was_left_out(exc, prompt.graph, prompt.left_out)
-                raise
-            return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})
-        except ComfyError as exc:
-            self._publish(ErrorEvent(name="queue_error", error=exc))
-            raise
-
-    def append_prompt(
-        self,
-        workflow: AnyWorkflow,
-        *,
-        prompt_id: str | None = None,
-        **options: Unpack[PromptOptions],
-    ) -> models.QueuedPrompt:
-        """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
-        seal(options)
-        return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
-
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
         """How many prompts of all clients are running or pending.  ``GET /prompt``.
 
@@ -179,141 +109,159 @@ class PromptRoutes(RouteGroup):
             return models.PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
         return models.PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
 
-    def _prompt(
-        self,
-        workflow: AnyWorkflow,
-        *,
-        number: float | None = None,
-        prompt_id: str | None = None,
-        wants_previews: bool = False,
-        strict: bool = False,
-        **options: Unpack[PromptOptions],
-    ) -> Prompt:
-        for name in options.keys() - PromptOptions.__annotations__.keys():
-            # At run time ``**options`` takes anything, so a typo would go unnoticed.
-            likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
-            hint = f"; did you mean {likely[0]!r}?" if likely else ""
-            if name in _OTHERS:
-                hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
-            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
-        graph = workflow.to_dict() if isinstance(workflow, Workflow) else load_graph(workflow)
-        # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
-        if strict:
-            check_graph(graph)
-        graph, part, left_out = check_parts(graph)
-        body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": self.client_id}
-        extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
-        preview_method = options.get("preview_method")
-        if preview_method is not None:
-            extra["preview_method"] = preview_method
-        elif wants_previews:
-            extra.setdefault("preview_method", "auto")
-        key = options.get("comfy_api_key")
-        if key is not None:
-            extra["api_key_comfy_org"] = key
-        if key is not None or options.get("extra_data"):  # a node may repeat it when it fails
-            self._http.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
-        if prompt_id is not None:  # null would become the id "None"
-            body["prompt_id"] = prompt_id
-            extra[MARK] = prompt_id
-        if extra:
-            body["extra_data"] = extra
-        targets = options.get("partial_execution_targets")
-        if isinstance(targets, str):
-            raise TypeError("partial_execution_targets is a list of node ids")
-        if targets is not None:
-            body["partial_execution_targets"] = _targets(targets, graph)
-        front = options.get("front")
-        if front or (front is None and number == -1):
-            body["front"] = True
-        elif number and number != -1:
-            body["number"] = number
-        return Prompt(body, graph, left_out)
 
-    @without_answers
-    def _post_prompt(
-        self, body: Mapping[str, Any], timeout: float | None = None
-    ) -> models.QueuedPrompt:
-        answer = None
-        deadline = Deadline.after(self._http.total_timeout if timeout is None else timeout)
-        try:
-            answer = self._http.json("POST", "/prompt", json=body, timeout=timeout, most=SMALL)
-            queued = models.QueuedPrompt.from_json(answer)
-        except ApiError as exc:
-            if exc.status == 400:
-                raise self._rejected(exc, body, deadline) from None
-            if exc.status == 500:
-                unknown = self._unknown_classes(body["prompt"], deadline)
-                if unknown:
-                    error = {"type": "missing_node_type", "message": unknown, "details": ""}
-                    raise PromptRejected(
-                        unknown, error=error, method="POST", path=exc.path, status=500
-                    ) from None
-            raise
-        except UnexpectedResponse:
-            if isinstance(answer, Mapping) and "exec_info" in answer:
-                raise UnexpectedResponse(
-                    "POST /prompt was answered like a GET: a redirect or proxy on the way changed "
-                    "the method; give the final URL as host",
-                    method="POST",
-                    path="/prompt",
-                    status=200,
-                    body=self._http.hide(answer),
+def make_prompt(
+    http: Http,
+    workflow: AnyWorkflow,
+    *,
+    client_id: str,
+    number: float | None = None,
+    prompt_id: str | None = None,
+    wants_previews: bool = False,
+    strict: bool = False,
+    **options: Unpack[PromptOptions],
+) -> Prompt:
+    """What is to be posted; ``http`` is told which words of it are secret."""
+    _check_names(options)
+    graph = workflow.to_dict() if isinstance(workflow, Workflow) else load_graph(workflow)
+    # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
+    if strict:
+        check_graph(graph)
+    graph, part, left_out = check_parts(graph)
+    body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
+    extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
+    preview_method = options.get("preview_method")
+    if preview_method is not None:
+        extra["preview_method"] = preview_method
+    elif wants_previews:
+        extra.setdefault("preview_method", "auto")
+    key = options.get("comfy_api_key")
+    if key is not None:
+        extra["api_key_comfy_org"] = key
+    if key is not None or options.get("extra_data"):  # a node may repeat it when it fails
+        http.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
+    if prompt_id is not None:  # null would become the id "None"
+        body["prompt_id"] = prompt_id
+        extra[MARK] = prompt_id
+    if extra:
+        body["extra_data"] = extra
+    targets = options.get("partial_execution_targets")
+    if isinstance(targets, str):
+        raise TypeError("partial_execution_targets is a list of node ids")
+    if targets is not None:
+        body["partial_execution_targets"] = _targets(targets, graph)
+    front = options.get("front")
+    if front or (front is None and number == -1):
+        body["front"] = True
+    elif number and number != -1:
+        body["number"] = number
+    return Prompt(body, graph, left_out)
+
+
+def _check_names(options: PromptOptions) -> None:
+    """At run time ``**options`` takes anything, so a typo would go unnoticed."""
+    for name in options.keys() - PromptOptions.__annotations__.keys():
+        likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
+        hint = f"; did you mean {likely[0]!r}?" if likely else ""
+        if name in _OTHERS:
+            hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
+        raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+
+
+def post_prompt(
+    http: Http, body: Mapping[str, Any], timeout: float | None = None
+) -> models.QueuedPrompt:
+    """``POST /prompt``; the errors say why in words."""
+    try:
+        return _post_prompt(http, body, timeout)
+    except UnexpectedResponse as exc:
+        raise redacted(exc, http) from None
+
+
+def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> models.QueuedPrompt:
+    answer = None
+    deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
+    try:
+        answer = http.json("POST", "/prompt", json=body, timeout=timeout, most=SMALL)
+        queued = models.QueuedPrompt.from_json(answer)
+    except ApiError as exc:
+        if exc.status == 400:
+            raise _rejected(http, exc, body, deadline) from None
+        if exc.status == 500:
+            unknown = _unknown_classes(http, body["prompt"], deadline)
+            if unknown:
+                error = {"type": "missing_node_type", "message": unknown, "details": ""}
+                raise PromptRejected(
+                    unknown, error=error, method="POST", path=exc.path, status=500
                 ) from None
-            raise
-        # The dots would lead out of /history.
-        if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
-            answer = self._http.hide(answer)
+        raise
+    except UnexpectedResponse:
+        if isinstance(answer, Mapping) and "exec_info" in answer:
             raise UnexpectedResponse(
-                f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
+                "POST /prompt was answered like a GET: a redirect or proxy on the way changed "
+                "the method; give the final URL as host",
                 method="POST",
                 path="/prompt",
                 status=200,
-                body=answer,
-            )
-        return queued
-
-    def _rejected(
-        self, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
-    ) -> PromptRejected:
-        graph, targets = sent["prompt"], sent.get("partial_execution_targets")
-        body = exc.body if isinstance(exc.body, Mapping) else {}
-        names = self._node_names(deadline) if unknown_class(body, graph) else ()
-        error, node_errors = body.get("error"), body.get("node_errors")
-        words = self._http.hide(explain_rejection(exc.body, graph, node_names=names))
-        kind = error.get("type") if isinstance(error, Mapping) else None
-        if targets is not None and kind == "prompt_no_outputs":
-            words = f"none of partial_execution_targets {targets} is an output node"
-        return PromptRejected(
-            f"the server refused the workflow:\n{words}",
-            error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
-            node_errors=node_errors if isinstance(node_errors, Mapping) else {},
-            method=exc.method,
-            path=exc.path,
-            status=exc.status,
-            body=exc.body,
+                body=http.hide(answer),
+            ) from None
+        raise
+    # The dots would lead out of /history.
+    if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
+        answer = http.hide(answer)
+        raise UnexpectedResponse(
+            f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
+            method="POST",
+            path="/prompt",
+            status=200,
+            body=answer,
         )
+    return queued
 
-    def _node_names(self, deadline: Deadline) -> Sequence[str]:
-        """Classes of the server, for a hint; no hint is worth a failure, or more time."""
-        try:
-            left = deadline.require(20.0)
-            info = self._http.json("GET", "/object_info", timeout=left)
-        except (ComfyError, TimeoutError):
-            return ()
-        return list(info) if isinstance(info, Mapping) else ()
 
-    def _unknown_classes(self, graph: Mapping[str, Any], deadline: Deadline) -> str:
-        """What a 500 hides: servers before May 2024 stumble over an unknown class."""
-        names = self._node_names(deadline)
-        known = set(names)
-        for node_id, node in graph.items():
-            if names and node["class_type"] not in known:
-                info = {"node_id": node_id, "class_type": node["class_type"]}
-                error = {"error": {"type": "missing_node_type", "extra_info": info}}
-                words = explain_rejection(error, graph, node_names=names)  # of the others, too
-                return f"the server refused the workflow:\n{words}"
-        return ""
+def _rejected(
+    http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
+) -> PromptRejected:
+    graph, targets = sent["prompt"], sent.get("partial_execution_targets")
+    body = exc.body if isinstance(exc.body, Mapping) else {}
+    names = _node_names(http, deadline) if unknown_class(body, graph) else ()
+    error, node_errors = body.get("error"), body.get("node_errors")
+    words = http.hide(explain_rejection(exc.body, graph, node_names=names))
+    kind = error.get("type") if isinstance(error, Mapping) else None
+    if targets is not None and kind == "prompt_no_outputs":
+        words = f"none of partial_execution_targets {targets} is an output node"
+    return PromptRejected(
+        f"the server refused the workflow:\n{words}",
+        error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
+        node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+        method=exc.method,
+        path=exc.path,
+        status=exc.status,
+        body=exc.body,
+    )
+
+
+def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
+    """Classes of the server, for a hint; no hint is worth a failure, or more time."""
+    try:
+        left = deadline.require(20.0)
+        info = http.json("GET", "/object_info", timeout=left)
+    except (ComfyError, TimeoutError):
+        return ()
+    return list(info) if isinstance(info, Mapping) else ()
+
+
+def _unknown_classes(http: Http, graph: Mapping[str, Any], deadline: Deadline) -> str:
+    """What a 500 hides: servers before May 2024 stumble over an unknown class."""
+    names = _node_names(http, deadline)
+    known = set(names)
+    for node_id, node in graph.items():
+        if names and node["class_type"] not in known:
+            info = {"node_id": node_id, "class_type": node["class_type"]}
+            error = {"error": {"type": "missing_node_type", "extra_info": info}}
+            words = explain_rejection(error, graph, node_names=names)  # of the others, too
+            return f"the server refused the workflow:\n{words}"
+    return ""
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The event thread: one socket at a time, for ever; the only module that knows websocket-client.
 
-The thread reads frames and hands them on, nothing else.  The low-level ``WebSocket`` does the
-handshake and what is sent; the loop that reads is ours, as is then every limit that matters:
+The thread reads frames, decodes them and hands events on, nothing else.  The low-level
+``WebSocket`` does the handshake and what is sent; the loop that reads is ours, as is then every
+limit that matters:
 
 * Silence is not death: the server sends nothing while it is idle or loads a model.  After a
   quiet period a ping is sent; only a long time without any frame at all ends the socket.
@@ -13,7 +14,7 @@ handshake and what is sent; the loop that reads is ours, as is then every limit 
 * The old socket is closed before a new one is dialled: the server forgets the route of a
   client id as soon as *any* socket of that id ends.
 
-It holds its owner weakly, so a client that its user forgot is collected, and the thread ends.
+It holds its handler weakly, so a client that its user forgot is collected, and the thread ends.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ from ..errors import (
 )
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..threads import was_started
+from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .deadline import Deadline
-from .decode import HELLO
+from .decode import HELLO, SKIPPED, decode_binary, decode_text
 from .failures import bare, causes, explain, is_of_the_system, told
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
 from .pool import answer_until, shut
@@ -57,6 +59,7 @@ from .url import Address
 
 if TYPE_CHECKING:
     from ..recording.recorder import Recorder
+    from .http import Http
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -102,28 +105,6 @@ _NEXT: Mapping[State, frozenset[State]] = {
 
 
 @attrs.frozen
-class Timing:
-    """The times of the event thread, all in seconds.
-
-    Attributes:
-        dial: How long an attempt may take, from name lookup to the end of the handshake; the same
-            again for the first message.
-        ping: How long the socket may be silent before a ping is sent.
-        dead: How long the socket may be silent before the connection counts as lost.
-        poll: The pause between requests over HTTP while there is no socket.
-        pause: The longest first pause between attempts to connect; it doubles with each one.
-        cap: The longest pause between attempts to connect.
-    """
-
-    dial: float = 10.0
-    ping: float = 8.0
-    dead: float = 90.0
-    poll: float = 2.0
-    pause: float = 0.5
-    cap: float = 30.0
-
-
-@attrs.frozen
 class Plan:
     """All that a dial needs; made anew for each, since credentials may change."""
 
@@ -138,23 +119,37 @@ class Plan:
         return self.url.partition("?")[0]
 
 
-class Owner(Protocol):
-    """What the event thread needs of the client that it works for."""
+def plan_for(http: Http, client_id: str) -> Plan:
+    """How to dial the event socket of that client; may raise :class:`AuthenticationError`."""
+    try:
+        url, headers = http.handshake("/ws", {"clientId": client_id})
+    except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
+        raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
+    return Plan(
+        url=url,
+        headers=headers,
+        ssl_context=http.ssl_context if http.address.scheme == "https" else None,
+        proxy=http.proxy,
+    )
 
-    def _plan(self) -> Plan:
-        """Where and how to dial; may raise :class:`AuthenticationError`."""
 
-    def _receive(self, is_text: bool, data: bytes | memoryview) -> None:
-        """One message; must be quick and never raise."""
+class Handler(Protocol):
+    """What the event thread calls; all of it must be quick, and only a poll may raise."""
 
-    def _announce(self, event: Event) -> None:
-        """A change of the connection; must be quick and never raise."""
+    def handle(self, event: Event) -> None:
+        """One event of the server's."""
 
-    def _poll_queue(self) -> None:
+    def skipped(self) -> None:
+        """A message could not be read; it may have been about anything."""
+
+    def connection_changed(self, event: Event) -> None:
+        """The socket came or went, or there is trouble with it."""
+
+    def client_id_changed(self) -> None:
+        """The server refuses the client id until now: no more events come for it."""
+
+    def poll_queue(self) -> None:
         """Ask for the state of the queue over HTTP; raises when that fails."""
-
-    def _renew_client_id(self) -> None:
-        """Have another id from the next dial on: the server refuses this one; must be quick."""
 
 
 class _NoWebSocket(ComfyError):
@@ -178,7 +173,9 @@ class Connection:
 
     def __init__(
         self,
-        owner: Owner,
+        handler: Handler,
+        plan: Callable[[str], Plan],
+        client_id: str,
         *,
         poll_only: bool = False,
         timing: Timing | None = None,
@@ -186,7 +183,9 @@ class Connection:
         recorder: Recorder | None = None,
         max_frame: int | None = None,
     ) -> None:
-        self._owner = weakref.ref(owner)
+        self._handler = weakref.ref(handler)
+        self._plan = plan
+        self.client_id = client_id  #: In whose name the next dial is made.
         self._max_frame = max_frame
         self._poll_only = poll_only
         self.timing: Timing = timing or Timing()
@@ -210,6 +209,8 @@ class Connection:
         self._fallback_told = False
         self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
         self.generation: int = 0  #: How many connections have been greeted.
+        #: Called in the thread with the client id after each reconnect; must be quick.
+        self.on_reconnect: Callable[[str], object] | None = None
         self._frames: Frames | None = None
         self._unforeseen: set[type[Exception]] = set()  # what was logged as such
 
@@ -362,11 +363,11 @@ class Connection:
             self._unforeseen.add(type(exc))
             log.error("the event thread failed by a defect of comfy_client", exc_info=exc)
 
-    def _owned(self) -> Owner:
-        owner = self._owner()
-        if owner is None:
+    def _called(self) -> Handler:
+        handler = self._handler()
+        if handler is None:
             raise ReferenceError("the client was forgotten")
-        return owner
+        return handler
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
         """The one place that changes the state."""
@@ -383,11 +384,12 @@ class Connection:
         log.debug("event thread: %s%s", state.value, f" ({error})" if error else "")
 
     def _tell(self, name: str, **facts: Any) -> None:
-        self._owned()._announce(ConnectionEvent(name=name, **facts))
+        self._called().connection_changed(ConnectionEvent(name=name, **facts))
 
     def _listen(self) -> None:
         """Dial, and hand on messages until the socket ends, which is always an exception."""
-        plan = self._owned()._plan()
+        self._called()
+        plan = self._plan(self.client_id)
         recorder = self._recorder
         if recorder is not None:
             recorder.secrets.add_headers(plan.headers)
@@ -479,7 +481,13 @@ class Connection:
                     self._greeted()
                 if recorder is not None:
                     recorder.frame(opcode == TEXT, data)
-                self._owned()._receive(opcode == TEXT, data)
+                handler = self._called()
+                events = decode_text(data) if opcode == TEXT else decode_binary(data)
+                if events is SKIPPED:
+                    handler.skipped()
+                for event in events:
+                    handler.handle(event)
+                del handler
 
     def _greeted(self) -> None:
         attempts, self._attempts = self._attempts + 1, 0
@@ -489,6 +497,8 @@ class Connection:
         first = self.generation == 0
         self._enter(State.CONNECTED)
         self._tell("connected" if first else "reconnected", attempt=attempts)
+        if not first and self.on_reconnect is not None:
+            self.on_reconnect(self.client_id)
 
     def _hang_up(self, ws: websocket.WebSocket, sock: socket.socket) -> None:
         hang_up(ws, sock, politely=not self._stopped)
@@ -509,7 +519,7 @@ class Connection:
             self._failures += 1
         if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:
             self._is_known = False
-            self._owned()._renew_client_id()
+            self._renew_client_id()
         elif was_connected:
             self._is_known = True
         delay = self._uniform(0.0, self._longest_pause)
@@ -522,7 +532,7 @@ class Connection:
         if was_connected:
             self._tell("disconnected", error=exc)
         if refused:
-            self._owned()._announce(ErrorEvent(name="auth_error", error=exc))
+            self._called().connection_changed(ErrorEvent(name="auth_error", error=exc))
         self._tell("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
         no_socket = isinstance(exc, _NoWebSocket) or (self._attempts >= 3 and not refused)
         if no_socket and self._polls():
@@ -534,6 +544,16 @@ class Connection:
             self._poll_for(delay)
         else:
             self._sleep(delay)
+
+    def _renew_client_id(self) -> None:
+        refused, self.client_id = self.client_id, str(uuid.uuid4())
+        self._called().client_id_changed()
+        log.warning(
+            "the server no longer accepts the client_id %r (code 1008); continuing as %r: prompts "
+            "that were submitted before end as usual, but bring no more events",
+            refused,
+            self.client_id,
+        )
 
     @property
     def _longest_pause(self) -> float:
@@ -560,7 +580,7 @@ class Connection:
     def _polls(self) -> bool:
         """Whether the queue could be asked over HTTP."""
         try:
-            self._owned()._poll_queue()
+            self._called().poll_queue()
         except ReferenceError:
             raise
         except Exception as exc:  # noqa: BLE001  # as in _once: a failed poll, logged once

@@ -18,9 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 from urllib.parse import urlencode, urlsplit
 
 from comfy_client import ComfyApi, signal
+from comfy_client.events import Event
+from comfy_client.transport import websocket
 
 from . import transfers
 from .measure import (
@@ -252,16 +255,18 @@ def _client_frames(api: ComfyApi, kind: str, name: str, count: int) -> float:
     return end - float(api.fetch_api("/started").json()["at"])
 
 
-class _Stamped(ComfyApi):
-    """Notes when each frame was received."""
+@contextlib.contextmanager
+def _stamped() -> Iterator[list[float]]:
+    """When each text was received, before it is decoded."""
+    stamps: list[float] = []
+    decode = websocket.decode_text
 
-    def __init__(self, url: str) -> None:
-        self.stamps: list[float] = []
-        super().__init__(url)
+    def stamped(data: bytes | memoryview) -> tuple[Event, ...]:
+        stamps.append(time.perf_counter())
+        return decode(data)
 
-    def _receive(self, is_text: bool, data: bytes) -> None:
-        self.stamps.append(time.perf_counter())
-        super()._receive(is_text, data)
+    with mock.patch.object(websocket, "decode_text", stamped):
+        yield stamps
 
 
 def latency(bench: Bench) -> list[Row]:
@@ -277,7 +282,7 @@ def latency(bench: Bench) -> list[Row]:
             if len(calls) == count:
                 done.set()
 
-        with _Stamped(bench.stub) as api, _listening(receiver, "executed"):
+        with _stamped() as stamps, ComfyApi(bench.stub) as api, _listening(receiver, "executed"):
             api.fetch_api(
                 "/frames",
                 params={"client": api.client_id, "kind": "json", "count": count, "pause": 0.002},
@@ -285,7 +290,7 @@ def latency(bench: Bench) -> list[Row]:
             if not done.wait(60):
                 raise RuntimeError(f"only {len(calls)} of {count} frames arrived")
         # Before the frames came the status with which every connection begins.
-        return [call - at for call, at in zip(calls, api.stamps[1:], strict=True)]
+        return [call - at for call, at in zip(calls, stamps[1:], strict=True)]
 
     rounds = interleave(bench.rounds(30), {"client": block})
 

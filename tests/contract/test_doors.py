@@ -27,7 +27,7 @@ from comfy_client import (
     UnexpectedResponse,
     UploadTooLarge,
 )
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import until
 from tests.helpers.doors import ForwardProxy, Nginx, certificates, names_lead_to

@@ -20,7 +20,7 @@ from comfy_client.events import (
     StatusEvent,
     UnknownEvent,
 )
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.contract.conftest import forgot
 from tests.helpers.clients import until
 from tests.helpers.proxy import Proxy

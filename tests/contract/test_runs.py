@@ -26,7 +26,7 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.contract.conftest import forgot
 from tests.helpers.clients import until
 from tests.helpers.proxy import Proxy

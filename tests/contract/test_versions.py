@@ -28,6 +28,7 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
+from comfy_client.events import Event
 from comfy_client.routes.prompts import MARK
 from tests.comfyui import pictures
 from tests.contract.conftest import Server, forgot, may_forget
@@ -581,14 +582,13 @@ def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> Non
 def test_the_server_tells_the_end_as_the_table_says(here: Any) -> None:
     """With ``execution_success``, or only with ``executing`` of no node."""
     told: list[str] = []
-    on_text = here.api._receive
+    handle = here.api._jobs.handle
 
-    def receive(is_text: bool, data: bytes) -> None:
-        if is_text:
-            told.append(json.loads(data)["type"])
-        on_text(is_text, data)
+    def note(event: Event) -> None:
+        told.append(event.name)
+        handle(event)
 
-    here.api._receive = receive
+    here.api._jobs.handle = note
     here.api.run(text(here), timeout=60)
     until(lambda: told.count("status") >= 3)
     assert ("execution_success" in told) == here.has("execution_success")

@@ -21,7 +21,7 @@ from comfy_client.events import Executed
 from comfy_client.jobs import submit as submission
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, until
 from tests.helpers.proxy import Proxy
@@ -122,7 +122,7 @@ def crowd(
             told = list(pool.map(one, range(count)))
         seconds = time.monotonic() - begun
         assert api._jobs.outstanding == ()
-        api._flush()
+        api._receivers.flush(5.0)
 
     ids = [each.result.prompt_id for each in told]
     assert len(set(ids)) == count

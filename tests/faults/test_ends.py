@@ -13,10 +13,12 @@ import pytest
 
 from comfy_client import ApiError, AuthenticationError, ComfyApi, UnexpectedResponse
 from comfy_client.errors import JobInterrupted, JobLost, ServerUnreachable
+from comfy_client.jobs import submit as submission
 from comfy_client.jobs import tracker as jobs
 from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer
-from comfy_client.transport.websocket import State, Timing
+from comfy_client.timing import Timing
+from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
 from tests.helpers.interrupts import fail_next_start, in_time, interrupt_conditions
 
@@ -171,13 +173,13 @@ def test_taking_up_what_has_ended_tells_its_end_to_nobody_twice(
         job = api.job(prompt_id)
         assert [event.name for event in job.events()] == ["execution_success"]
         assert job.result(LIMIT).texts == ("x",)
-    api._flush()
+    api._receivers.flush(5.0)
     assert told == [prompt_id]
     with client(server) as other:
         told = heard_ends(other)
         other.job(prompt_id).result(LIMIT)
         other.job(prompt_id).result(LIMIT)
-        other._flush()
+        other._receivers.flush(5.0)
         assert told == [prompt_id]
 
 
@@ -215,7 +217,7 @@ def test_a_prompt_at_the_front_is_behind_what_runs(
     until(lambda: first.status == "running")
     waiting = [api.submit(shows(str(number))) for number in (1, 2)]
     front = [api.submit(shows(f"front {number}"), front=True) for number in (1, 2)]
-    until(lambda: api._queue_remaining == 5)
+    until(lambda: api._jobs.lookout.remaining == 5)
     places = [job.queue_position for job in (first, *front, *waiting)]
     until(lambda: [job.queue_position for job in (first, *front, *waiting)] == [0, 2, 1, 3, 4])
     assert places[0] == 0
@@ -270,16 +272,16 @@ def test_a_job_whose_submission_ctrl_c_ended_goes_on_for_others(
     server: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread has taken it up by its id."""
-    post = api._post_prompt
+    post = submission.post_prompt
     prompt_id = api.generate_id()
     taken: list[Job] = []
 
-    def interrupted(body: Any, timeout: float | None = None) -> Any:
+    def interrupted(http: Any, body: Any, timeout: float | None = None) -> Any:
         taken.append(api.job(prompt_id))
-        post(body, timeout)
+        post(http, body, timeout)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "_post_prompt", interrupted)
+    monkeypatch.setattr(submission, "post_prompt", interrupted)
     with pytest.raises(KeyboardInterrupt):
         api.submit(shows(), prompt_id=prompt_id)
     assert taken[0].result(LIMIT).texts == ("x",)
@@ -293,11 +295,11 @@ def test_a_job_whose_submission_ctrl_c_kept_from_the_server_is_lost(
     prompt_id = api.generate_id()
     taken: list[Job] = []
 
-    def interrupted(body: Any, timeout: float | None = None) -> Any:
+    def interrupted(http: Any, body: Any, timeout: float | None = None) -> Any:
         taken.append(api.job(prompt_id))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "_post_prompt", interrupted)
+    monkeypatch.setattr(submission, "post_prompt", interrupted)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         api.submit(shows(), prompt_id=prompt_id)
@@ -310,11 +312,11 @@ def test_what_ctrl_c_kept_from_the_server_is_looked_for_now_and_then_and_cuts_no
 ) -> None:
     """With real patience: that nothing shows on the socket does not make it deaf."""
 
-    def interrupted(body: Any, timeout: float | None = None) -> Any:
+    def interrupted(http: Any, body: Any, timeout: float | None = None) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_post_prompt", interrupted)
+        patch.setattr(submission, "post_prompt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             api.submit(shows())
     [job] = api._jobs.outstanding
@@ -330,20 +332,20 @@ def test_a_submission_that_ctrl_c_cut_off_is_found_by_its_mark_when_it_comes_lat
 ) -> None:
     """On a server that chooses its own ids, after a first look that missed it."""
     server.faults.other_prompt_ids()
-    post = api._post_prompt
+    post = submission.post_prompt
     sent: list[Any] = []
 
-    def interrupted(body: Any, timeout: float | None = None) -> Any:
-        sent.append(body)
+    def interrupted(http: Any, body: Any, timeout: float | None = None) -> Any:
+        sent.append((http, body))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_post_prompt", interrupted)
+        patch.setattr(submission, "post_prompt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             api.submit(shows())
     [job] = api._jobs.outstanding
     until(lambda: job._known.missed_at)
-    theirs = post(sent[0]).prompt_id
+    theirs = post(*sent[0]).prompt_id
     assert job.result(LIMIT).texts == ("x",)
     assert job.prompt_id == theirs
 
@@ -421,11 +423,11 @@ def test_ctrl_c_while_the_last_events_are_delivered_closes_the_client_all_the_sa
 ) -> None:
     """At the end of a ``with`` that an error ends."""
 
-    def interrupt() -> None:
+    def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
     api = client(server).init()
-    monkeypatch.setattr(api, "_flush", interrupt)
+    monkeypatch.setattr(api._receivers, "flush", interrupt)
     with pytest.raises(KeyboardInterrupt):
         api.__exit__(ApiError, ApiError("an error"), None)
     assert api.state is State.CLOSED

@@ -50,7 +50,7 @@ from comfy_client.testing import (
     Request,
     check_interrupted,
 )
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.conftest import load_workflow
 from tests.helpers.clients import threads
 from tests.helpers.march_2024 import March2024
@@ -289,7 +289,7 @@ def test_f05_no_storm_of_dials() -> None:
         with contextlib.ExitStack() as stack:
             refused = stack.enter_context(contextlib.closing(ComfyApi(forbidding.url)))
             told = Told(refused)
-            refused._create_socket()
+            refused._connection.start()
             alone = stack.enter_context(ComfyApi(gone.url))
             alone._connection._uniform = lambda low, high: (low + high) / 2
             heard = Told(alone)
@@ -964,7 +964,7 @@ def test_f33_close_is_quick(server: ComfyServer, when: str) -> None:
     api = ComfyApi(server.url)
     if when == "handshake":
         fault = server.faults.stall_handshakes()
-        api._create_socket()
+        api._connection.start()
         server.until(lambda: fault.hits, LIMIT)
     else:
         api.init(LIMIT)

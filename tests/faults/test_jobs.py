@@ -35,7 +35,7 @@ from comfy_client.jobs import queue_monitor as standing
 from comfy_client.jobs import submit as submission
 from comfy_client.jobs import tracker as jobs
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, never_answer
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.march_2024 import March2024
@@ -1256,7 +1256,7 @@ def test_an_error_that_was_told_stands_though_the_server_has_forgotten_it(
     assert [e.is_end for e in again.events()] == [True]
     assert isinstance(again.exception(LIMIT), error)
     assert again.exception().prompt_id == prompt_id
-    api._flush()
+    api._receivers.flush(5.0)
     assert len(told.ends()) == 1
 
 

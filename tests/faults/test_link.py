@@ -18,8 +18,8 @@ import pytest
 from comfy_client import ComfyApi, State
 from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, frame
+from comfy_client.timing import Timing
 from comfy_client.transport import websocket as connection
-from comfy_client.transport.websocket import Timing
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import FAST, Heard, Quick, open_sockets, until
 
@@ -129,7 +129,7 @@ def test_a_refusal_is_told_as_auth_error_and_slowed_to_the_cap(
     comfy.faults.refuse_sockets(status)
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         heard = Heard(api)
-        api._create_socket()
+        api._connection.start()
         until(lambda: heard("reconnecting"))
         assert len(comfy.handshakes) == 1
         error = heard("auth_error")[0].error
@@ -145,7 +145,7 @@ def test_refused_dials_are_few(comfy: ComfyServer) -> None:
     comfy.on("GET", "/prompt", (502, {}, None))
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         api._connection._uniform = lambda low, high: (low + high) / 2
-        api._create_socket()
+        api._connection.start()
         time.sleep(3.0)
         assert 2 <= len(comfy.handshakes) <= 6
 
@@ -424,7 +424,7 @@ def test_polls_are_bounded(comfy: ComfyServer, up: bool, transport: Any) -> None
     if not up:
         comfy.on("GET", "/prompt", (503, {}, "not yet"))
     with contextlib.closing(ComfyApi(comfy.url, transport=transport)) as api:
-        api._create_socket()
+        api._connection.start()
         time.sleep(2.2)
         polls = [r for r in comfy.requests if r.path == "/prompt"]
         assert 1 <= len(polls) <= 4
@@ -466,7 +466,7 @@ def test_redial_without_a_socket_is_nothing(comfy: ComfyServer) -> None:
     comfy.faults.refuse_sockets(502)
     with contextlib.closing(Quick(comfy.url)) as api:
         api._connection.redial("too early")
-        api._create_socket()
+        api._connection.start()
         until(lambda: len(comfy.handshakes) >= 2)
         api._connection.redial("still too early")
         comfy.faults.clear()

@@ -76,7 +76,7 @@ def test_a_second_try_that_reaches_nobody_leaves_the_first_uncertain(
         raise answers.pop(0)
 
     with ComfyServer() as server, ComfyApi(server.url, namespace=blinker.Namespace()) as api:
-        monkeypatch.setattr(api, "_post_prompt", post)
+        monkeypatch.setattr(submission, "post_prompt", post)
         with pytest.raises(SubmitUncertain, match="gone"):
             api.submit(PICTURE, resubmit=True)
         assert answers == []

@@ -50,7 +50,7 @@ from comfy_client.jobs import tracker as jobs
 from comfy_client.jobs.result import OutputFrame, Result
 from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, execution
 from comfy_client.testing import server as server_module
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.helpers.clients import open_sockets
 
 WORKERS = 8
@@ -605,7 +605,7 @@ class Round:
                 for client in self.clients:
                     if client._jobs.outstanding:
                         self.wrong.append(f"outstanding: {client._jobs.outstanding}")
-                    client._flush()
+                    client._receivers.flush(5.0)
                 self._judge()
                 self.requests = len(server.requests)
                 self.looks = sum(r.path == "/queue" for r in server.requests)

@@ -31,7 +31,8 @@ from comfy_client.errors import (
     RequestTimeout,
     TransportError,
 )
-from comfy_client.transport.websocket import Timing
+from comfy_client.events import Event
+from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, until
 from tests.helpers.proxy import Proxy
@@ -187,14 +188,14 @@ def test_a_cut_while_it_runs_costs_nothing(sure: ComfyApi, link: Proxy, reset: b
 def test_a_cut_between_success_and_history_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
     """After an earlier gap, success has to be looked up; the link goes in that moment."""
     with client(link.url) as (api, heard):
-        receive = api._receive
+        handle = api._jobs.handle
 
-        def cut_at_the_end(is_text: bool, data: Any) -> None:
-            if is_text and b"execution_success" in bytes(data):
+        def cut_at_the_end(event: Event) -> None:
+            if event.name == "execution_success":
                 link.cut()
-            receive(is_text, data)
+            handle(event)
 
-        api._receive = cut_at_the_end
+        api._jobs.handle = cut_at_the_end
         job = api.submit(sleeper(2.0, 100))
         clock = Clock(sure, job.prompt_id)
         until(lambda: job.progress.step)

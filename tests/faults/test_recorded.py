@@ -9,7 +9,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer, Finish
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 from tests.helpers.recordings import recording
 
 LIMIT = 20.0

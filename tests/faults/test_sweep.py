@@ -32,6 +32,7 @@ from comfy_client import (
     Workflow,
 )
 from comfy_client.batch.journal import Journal
+from comfy_client.jobs import submit
 from comfy_client.jobs.tracker import LOST_APART
 from comfy_client.testing import ComfyServer
 from tests.conftest import examples
@@ -137,12 +138,12 @@ def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
     """It gets there later than two looks at the queue take."""
     sent: list[Any] = []
 
-    def lost_on_the_way(body: Any, timeout: float | None = None) -> Any:
+    def lost_on_the_way(http: Any, body: Any, timeout: float | None = None) -> Any:
         sent.append(body)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_post_prompt", lost_on_the_way)
+        patch.setattr("comfy_client.jobs.submit.post_prompt", lost_on_the_way)
         with pytest.raises(KeyboardInterrupt):
             api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
     api.close()
@@ -322,11 +323,10 @@ def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, m
             raise AuthenticationError("401", status=401)
 
         def on_row(row: SweepRow) -> None:
-            api._post_prompt = refused
+            patch.setattr("comfy_client.jobs.submit.post_prompt", refused)
 
-        with pytest.raises(AuthenticationError):
+        with monkeypatch.context() as patch, pytest.raises(AuthenticationError):
             api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row)
-        del api._post_prompt
         # What never came need not be looked for.
         assert [row["withdrawn"] for row in points(journal) if not row["result"]] == [1]
         rows = api.sweep(WORKFLOW, GRID, journal=journal)
@@ -341,17 +341,17 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     """It is looked for, then waited for until the server is sure, then sent again."""
     monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
     monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
-    post = ComfyApi._post_prompt
+    post = submit.post_prompt
     posted: list[str] = []
 
-    def unanswered(self: ComfyApi, body: Any, **kw: Any) -> Any:
+    def unanswered(http: Any, body: Any, **kw: Any) -> Any:
         posted.append(body["prompt_id"])
-        answer = post(self, body, **kw) if arrives or len(posted) != 2 else None
+        answer = post(http, body, **kw) if arrives or len(posted) != 2 else None
         if len(posted) == 2:
             raise RequestTimeout("no answer")
         return answer
 
-    monkeypatch.setattr(ComfyApi, "_post_prompt", unanswered)
+    monkeypatch.setattr(submit, "post_prompt", unanswered)
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
     assert all(row.seconds for row in rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from comfy_client import ComfyApi
-from comfy_client.transport.websocket import Timing
+from comfy_client.timing import Timing
 
 T = TypeVar("T")
 

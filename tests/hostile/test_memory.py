@@ -182,7 +182,7 @@ def play(flood: Flood, more: Callable[[int, list[Job]], bool], **options: Any) -
         hold(conn)
 
     def is_over() -> bool:
-        return api._queue_remaining == OVER
+        return api._jobs.lookout.remaining == OVER
 
     def queue(_: object) -> bytes:
         running = [[n, id, WEBSOCKET, {}, []] for n, id in enumerate(server.prompts)]
@@ -439,7 +439,7 @@ def test_a_job_that_left_too_much_ends_once_and_is_not_lost(
             assert not large._known.frames
             server.ended = True
             end.set()
-            until(lambda: api._queue_remaining == OVER)
+            until(lambda: api._jobs.lookout.remaining == OVER)
             again = api.job(large.prompt_id)
             assert again is not large
             assert again.result(60.0).prompt_id == large.prompt_id
@@ -660,9 +660,11 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
             job = api.submit(GRAPH)
             queue = api._receivers.tap("all")
             ours = Executed(name="executed", prompt_id=job.prompt_id)
-            api._publish(ours)
+            api._receivers.publish(ours)
             for _ in range(2 * MAX_QUEUED):
-                api._publish(ExecutionSuccess(name="execution_success", prompt_id="theirs"))
+                api._receivers.publish(
+                    ExecutionSuccess(name="execution_success", prompt_id="theirs")
+                )
             assert queue.get(0) is ours
 
 

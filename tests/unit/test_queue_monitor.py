@@ -41,8 +41,6 @@ class Client:
 
     def __init__(self, *, jobs=None, running=(), pending=()):
         self._connection = SimpleNamespace(state=State.CONNECTED, generation=1)
-        self._status_at = time.monotonic()
-        self._departed = 4
         self.jobs = jobs
         self.queue = {"queue_running": list(running), "queue_pending": list(pending)}
         self.asked = []
@@ -82,6 +80,7 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
     ]
     api = Client(jobs=listed, running=[item(9, "r")], pending=[item(7, "b"), item(2, "a")])
     lookout = Lookout()
+    lookout.departed = 4
     found = lookout.look(api, graphs=False)
     assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
     assert found.departed == 4
@@ -151,14 +150,14 @@ def test_a_look_holds_while_the_socket_says_nothing_new(looked):
     """Each change of the queue is broadcast."""
     lookout, found, api = looked
     assert lookout.still_holds(api) is found
-    api._status_at = time.monotonic()
+    lookout.count(1)
     assert lookout.still_holds(api) is None
 
 
 def test_what_changed_during_the_look_may_not_be_in_it(looked):
     """A ``status`` that came between question and answer."""
     lookout, _, api = looked
-    api._status_at = lookout.at
+    lookout.status_at = lookout.at
     assert lookout.still_holds(api) is None
 
 

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 from comfy_client.errors import NotFound, UnexpectedResponse
 from comfy_client.models import Features, NodeDef, UploadedImage
 from comfy_client.recording.secrets import Secrets
-from comfy_client.routes import (
-    HistoryRoutes,
-    JobRoutes,
-    ModelRoutes,
-    NodeRoutes,
-    PromptRoutes,
-    QueueRoutes,
-    SystemRoutes,
-    UserDataRoutes,
-    UserRoutes,
-)
+from comfy_client.routes import Routes
+from comfy_client.routes.prompts import post_prompt
 from comfy_client.transport.response import Answer
 from comfy_client.transport.url import Address
 from tests.conftest import examples
@@ -61,23 +52,12 @@ class Canned:
         return Secrets()
 
 
-class Api(
-    PromptRoutes,
-    QueueRoutes,
-    HistoryRoutes,
-    JobRoutes,
-    ModelRoutes,
-    NodeRoutes,
-    SystemRoutes,
-    UserRoutes,
-    UserDataRoutes,
-):
+class Api(Routes):
     """All methods, and what a server answers to them."""
 
-    client_id = "me"
-
     def __init__(self, body: Any) -> None:
-        self._http: Any = Canned(body)
+        self.http: Any = Canned(body)
+        super().__init__(self.http)
 
 
 def recorded(file: str, path: str, method: str = "GET") -> Any:
@@ -96,7 +76,7 @@ PR28 = "/userdata?dir=pr28"
 #: What a server said, and the call that asks for it.  Those without a recording are cut in it.
 CALLS: dict[str, tuple[Any, Callable[[Api], Any]]] = {
     "poll_status": (recorded("0.28.1/system", "/prompt"), lambda api: api.poll_status()),
-    "append_prompt": (PROMPT, lambda api: api.append_prompt({"1": {"class_type": "A"}})),
+    "post_prompt": (PROMPT, lambda api: post_prompt(api.http, {"prompt": {}})),
     "get_queue": (recorded("0.28.1/interrupt", "/queue"), lambda api: api.get_queue()),
     "get_histories": (
         recorded("0.28.1/cached_rerun", f"/history/{PROMPT['prompt_id']}"),
@@ -170,7 +150,7 @@ CALLS: dict[str, tuple[Any, Callable[[Api], Any]]] = {
     "list_user_data_v2": (recorded("0.28.1/userdata", "/v2/userdata"), Api.list_user_data_v2),
     "upload_image": (
         recorded("0.28.1/assets_on", "/upload/image", "POST"),
-        lambda api: UploadedImage.from_json(api._http.body),
+        lambda api: UploadedImage.from_json(api.http.body),
     ),
 }
 

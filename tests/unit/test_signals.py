@@ -164,7 +164,7 @@ def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer)
     with ComfyApi(comfy.url, namespace=namespace) as api:
         comfy.push({"type": "notification", "data": {"value": "hello"}})
         assert own.get(timeout=LIMIT) == (api, "hello")
-        api._flush()
+        api._receivers.flush(5.0)
     assert other == []
 
 
@@ -186,8 +186,8 @@ def test_two_clients_are_told_apart_by_their_sender(comfy: ComfyServer) -> None:
             data = {"value": api.client_id}
             comfy.push({"type": "notification", "data": data}, to=api.client_id)
         until(lambda: len(both) == 2)
-        first._flush()
-        second._flush()
+        first._receivers.flush(5.0)
+        second._receivers.flush(5.0)
         assert one == [(first, first.client_id)]
         assert sorted(both) == sorted([first.client_id, second.client_id])
 
