@@ -9,7 +9,7 @@ returned for it is an ``Event``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from .event_queue import EventQueue
 from .events import (
@@ -39,6 +39,21 @@ from .signals import Receivers, warn_of_name
 from .transport.deadline import check_timeout
 from .transport.websocket import Connection
 
+E = TypeVar("E", bound=Event)
+
+#: What is called with an event, and what tells with one whether it is awaited.
+To = Callable[[E], object]
+If = Callable[[E], object]
+Unsubscribe = Callable[[], None]
+
+PreviewName = Literal["b_preview", "b_preview_with_metadata"]
+LinkName = Literal[
+    "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
+]
+ErrorName = Literal[
+    "auth_success", "auth_error", "connection_error", "queue_error", "terminal_subscription_error"
+]
+
 
 class Subscriptions:
     """The methods of a client for its events."""
@@ -52,188 +67,98 @@ class Subscriptions:
 
     @overload
     def on(
-        self, name: Literal["all"], callback: Callable[[Event], object], *, once: bool = False
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["all"], callback: To[Event], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["status"],
-        callback: Callable[[StatusEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["status"], callback: To[StatusEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["execution_start"],
-        callback: Callable[[ExecutionStart], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["execution_start"], callback: To[ExecutionStart], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
         self,
         name: Literal["execution_cached"],
-        callback: Callable[[ExecutionCached], object],
+        callback: To[ExecutionCached],
         *,
         once: bool = False,
-    ) -> Callable[[], None]: ...
-
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["executing"],
-        callback: Callable[[Executing], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["executing"], callback: To[Executing], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["progress"],
-        callback: Callable[[Progress], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["progress"], callback: To[Progress], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["progress_state"],
-        callback: Callable[[ProgressState], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["progress_state"], callback: To[ProgressState], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["progress_text"],
-        callback: Callable[[ProgressText], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["progress_text"], callback: To[ProgressText], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["executed"],
-        callback: Callable[[Executed], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["executed"], callback: To[Executed], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
         self,
         name: Literal["execution_success"],
-        callback: Callable[[ExecutionSuccess], object],
+        callback: To[ExecutionSuccess],
         *,
         once: bool = False,
-    ) -> Callable[[], None]: ...
-
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["execution_error"],
-        callback: Callable[[ExecutionError], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["execution_error"], callback: To[ExecutionError], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
         self,
         name: Literal["execution_interrupted"],
-        callback: Callable[[ExecutionInterrupted], object],
+        callback: To[ExecutionInterrupted],
         *,
         once: bool = False,
-    ) -> Callable[[], None]: ...
-
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["job_lost"],
-        callback: Callable[[JobLostEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["job_lost"], callback: To[JobLostEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["b_preview", "b_preview_with_metadata"],
-        callback: Callable[[PreviewEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: PreviewName, callback: To[PreviewEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal[
-            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
-        ],
-        callback: Callable[[ConnectionEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: LinkName, callback: To[ConnectionEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal[
-            "auth_success",
-            "auth_error",
-            "connection_error",
-            "queue_error",
-            "terminal_subscription_error",
-        ],
-        callback: Callable[[ErrorEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: ErrorName, callback: To[ErrorEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self, name: Literal["logs"], callback: Callable[[LogsEvent], object], *, once: bool = False
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["logs"], callback: To[LogsEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["terminal"],
-        callback: Callable[[TerminalEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["terminal"], callback: To[TerminalEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["feature_flags"],
-        callback: Callable[[FeatureFlags], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["feature_flags"], callback: To[FeatureFlags], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
     def on(
-        self,
-        name: Literal["notification"],
-        callback: Callable[[NotificationEvent], object],
-        *,
-        once: bool = False,
-    ) -> Callable[[], None]: ...
-
+        self, name: Literal["notification"], callback: To[NotificationEvent], *, once: bool = False
+    ) -> Unsubscribe: ...
     @overload
-    def on(
-        self, name: str, callback: Callable[[UnknownEvent], object], *, once: bool = False
-    ) -> Callable[[], None]: ...
+    def on(self, name: str, callback: To[UnknownEvent], *, once: bool = False) -> Unsubscribe: ...
 
     def on(
         self, name: str, callback: Callable[[Any], object], *, once: bool = False
@@ -276,178 +201,141 @@ class Subscriptions:
 
     @overload
     def wait_for(
-        self,
-        name: Literal["all"],
-        predicate: Callable[[Event], object] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["all"], predicate: If[Event] | None = None, timeout: float | None = None
     ) -> Event: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["status"],
-        predicate: Callable[[StatusEvent], object] | None = None,
+        predicate: If[StatusEvent] | None = None,
         timeout: float | None = None,
     ) -> StatusEvent: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["execution_start"],
-        predicate: Callable[[ExecutionStart], object] | None = None,
+        predicate: If[ExecutionStart] | None = None,
         timeout: float | None = None,
     ) -> ExecutionStart: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["execution_cached"],
-        predicate: Callable[[ExecutionCached], object] | None = None,
+        predicate: If[ExecutionCached] | None = None,
         timeout: float | None = None,
     ) -> ExecutionCached: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["executing"],
-        predicate: Callable[[Executing], object] | None = None,
+        predicate: If[Executing] | None = None,
         timeout: float | None = None,
     ) -> Executing: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["progress"],
-        predicate: Callable[[Progress], object] | None = None,
+        predicate: If[Progress] | None = None,
         timeout: float | None = None,
     ) -> Progress: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["progress_state"],
-        predicate: Callable[[ProgressState], object] | None = None,
+        predicate: If[ProgressState] | None = None,
         timeout: float | None = None,
     ) -> ProgressState: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["progress_text"],
-        predicate: Callable[[ProgressText], object] | None = None,
+        predicate: If[ProgressText] | None = None,
         timeout: float | None = None,
     ) -> ProgressText: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["executed"],
-        predicate: Callable[[Executed], object] | None = None,
+        predicate: If[Executed] | None = None,
         timeout: float | None = None,
     ) -> Executed: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["execution_success"],
-        predicate: Callable[[ExecutionSuccess], object] | None = None,
+        predicate: If[ExecutionSuccess] | None = None,
         timeout: float | None = None,
     ) -> ExecutionSuccess: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["execution_error"],
-        predicate: Callable[[ExecutionError], object] | None = None,
+        predicate: If[ExecutionError] | None = None,
         timeout: float | None = None,
     ) -> ExecutionError: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["execution_interrupted"],
-        predicate: Callable[[ExecutionInterrupted], object] | None = None,
+        predicate: If[ExecutionInterrupted] | None = None,
         timeout: float | None = None,
     ) -> ExecutionInterrupted: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["job_lost"],
-        predicate: Callable[[JobLostEvent], object] | None = None,
+        predicate: If[JobLostEvent] | None = None,
         timeout: float | None = None,
     ) -> JobLostEvent: ...
-
     @overload
     def wait_for(
         self,
-        name: Literal["b_preview", "b_preview_with_metadata"],
-        predicate: Callable[[PreviewEvent], object] | None = None,
+        name: PreviewName,
+        predicate: If[PreviewEvent] | None = None,
         timeout: float | None = None,
     ) -> PreviewEvent: ...
-
     @overload
     def wait_for(
         self,
-        name: Literal[
-            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
-        ],
-        predicate: Callable[[ConnectionEvent], object] | None = None,
+        name: LinkName,
+        predicate: If[ConnectionEvent] | None = None,
         timeout: float | None = None,
     ) -> ConnectionEvent: ...
-
     @overload
     def wait_for(
-        self,
-        name: Literal[
-            "auth_success",
-            "auth_error",
-            "connection_error",
-            "queue_error",
-            "terminal_subscription_error",
-        ],
-        predicate: Callable[[ErrorEvent], object] | None = None,
-        timeout: float | None = None,
+        self, name: ErrorName, predicate: If[ErrorEvent] | None = None, timeout: float | None = None
     ) -> ErrorEvent: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["logs"],
-        predicate: Callable[[LogsEvent], object] | None = None,
+        predicate: If[LogsEvent] | None = None,
         timeout: float | None = None,
     ) -> LogsEvent: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["terminal"],
-        predicate: Callable[[TerminalEvent], object] | None = None,
+        predicate: If[TerminalEvent] | None = None,
         timeout: float | None = None,
     ) -> TerminalEvent: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["feature_flags"],
-        predicate: Callable[[FeatureFlags], object] | None = None,
+        predicate: If[FeatureFlags] | None = None,
         timeout: float | None = None,
     ) -> FeatureFlags: ...
-
     @overload
     def wait_for(
         self,
         name: Literal["notification"],
-        predicate: Callable[[NotificationEvent], object] | None = None,
+        predicate: If[NotificationEvent] | None = None,
         timeout: float | None = None,
     ) -> NotificationEvent: ...
-
     @overload
     def wait_for(
-        self,
-        name: str,
-        predicate: Callable[[UnknownEvent], object] | None = None,
-        timeout: float | None = None,
+        self, name: str, predicate: If[UnknownEvent] | None = None, timeout: float | None = None
     ) -> Event: ...
 
     def wait_for(
@@ -479,80 +367,44 @@ class Subscriptions:
 
     @overload
     def events(self, name: Literal["all"] = "all") -> Iterator[Event]: ...
-
     @overload
     def events(self, name: Literal["status"]) -> Iterator[StatusEvent]: ...
-
     @overload
     def events(self, name: Literal["execution_start"]) -> Iterator[ExecutionStart]: ...
-
     @overload
     def events(self, name: Literal["execution_cached"]) -> Iterator[ExecutionCached]: ...
-
     @overload
     def events(self, name: Literal["executing"]) -> Iterator[Executing]: ...
-
     @overload
     def events(self, name: Literal["progress"]) -> Iterator[Progress]: ...
-
     @overload
     def events(self, name: Literal["progress_state"]) -> Iterator[ProgressState]: ...
-
     @overload
     def events(self, name: Literal["progress_text"]) -> Iterator[ProgressText]: ...
-
     @overload
     def events(self, name: Literal["executed"]) -> Iterator[Executed]: ...
-
     @overload
     def events(self, name: Literal["execution_success"]) -> Iterator[ExecutionSuccess]: ...
-
     @overload
     def events(self, name: Literal["execution_error"]) -> Iterator[ExecutionError]: ...
-
     @overload
     def events(self, name: Literal["execution_interrupted"]) -> Iterator[ExecutionInterrupted]: ...
-
     @overload
     def events(self, name: Literal["job_lost"]) -> Iterator[JobLostEvent]: ...
-
     @overload
-    def events(
-        self, name: Literal["b_preview", "b_preview_with_metadata"]
-    ) -> Iterator[PreviewEvent]: ...
-
+    def events(self, name: PreviewName) -> Iterator[PreviewEvent]: ...
     @overload
-    def events(
-        self,
-        name: Literal[
-            "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
-        ],
-    ) -> Iterator[ConnectionEvent]: ...
-
+    def events(self, name: LinkName) -> Iterator[ConnectionEvent]: ...
     @overload
-    def events(
-        self,
-        name: Literal[
-            "auth_success",
-            "auth_error",
-            "connection_error",
-            "queue_error",
-            "terminal_subscription_error",
-        ],
-    ) -> Iterator[ErrorEvent]: ...
-
+    def events(self, name: ErrorName) -> Iterator[ErrorEvent]: ...
     @overload
     def events(self, name: Literal["logs"]) -> Iterator[LogsEvent]: ...
-
     @overload
     def events(self, name: Literal["terminal"]) -> Iterator[TerminalEvent]: ...
-
     @overload
     def events(self, name: Literal["feature_flags"]) -> Iterator[FeatureFlags]: ...
-
     @overload
     def events(self, name: Literal["notification"]) -> Iterator[NotificationEvent]: ...
-
     @overload
     def events(self, name: str) -> Iterator[Event]: ...
 
