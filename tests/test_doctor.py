@@ -699,7 +699,7 @@ def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_taken_back(
     with server.faults.hang_worker(), ComfyApi(server.url) as api:
         api.submit(TRIVIAL)
         server.until(lambda: api.get_queue().running)
-        report = api.doctor(run=True, timeout=4)  # in which a busy machine answers
+        report = api.doctor(run=True, timeout=6)  # in which a busy machine answers
         assert report["queue"].state == report["run"].state == "warning"
         assert "1 prompt of" in report["queue"].found
         assert not api.get_queue().pending

@@ -9,7 +9,7 @@ import uuid
 from typing import Any, Final
 
 from .. import models
-from ..errors import AuthenticationError, ComfyError, ServerUnreachable
+from ..errors import AuthenticationError, ComfyError, RequestTimeout, ServerUnreachable
 from ..events import EndEvent, Executing, FeatureFlags, StatusEvent
 from ..models._base import mapping
 from ..routes.prompts import MARK
@@ -146,7 +146,12 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
             ctx.until(over, 0.5)
         except ComfyError:
             ctx.reader = None
-        entry = _record(ctx, prompt_id)
+        try:
+            entry = _record(ctx, prompt_id)
+        except RequestTimeout:
+            if ctx.check_end.expired:
+                break  # the time was over while we asked, which says nothing about the server
+            raise
         if entry is not None:
             with contextlib.suppress(ComfyError):
                 ctx.until(over, 1.0)  # events may still be on their way

@@ -23,10 +23,11 @@ class Quick(ComfyApi):
 
 
 class Heard:
-    """Every event of a client, in order; starts nothing."""
+    """Every event of a client from now on, in order; starts nothing."""
 
     def __init__(self, api: ComfyApi) -> None:
         self.events: list[Any] = []
+        api._receivers.flush(5.0)  # what happened before may still be on its way
         self.forget = api._receivers.on("all", self.events.append, once=False)
 
     def __call__(self, name: str) -> list[Any]:
