@@ -13,8 +13,8 @@ from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
-from ..workflow import Workflow, check_graph, check_parts, explain_rejection, unknown_class
-from ..workflow.edit import Source, load_graph
+from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
+from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, json_value, nearest
 from ._base import RouteGroup, redacted
 
@@ -123,7 +123,7 @@ def make_prompt(
 ) -> Prompt:
     """What is to be posted; ``http`` is told which words of it are secret."""
     _check_names(options)
-    graph = workflow.to_dict() if isinstance(workflow, Workflow) else load_graph(workflow)
+    graph = graph_of(workflow)
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
     if strict:
         check_graph(graph)

@@ -94,7 +94,7 @@ class Node:
         if not force:
             self._need(name, f"node.set({brief(name)}, value, force=True) adds it")
         try:
-            value = _copy(json_value(value))
+            value = json_value(value)
         except (ValueError, RecursionError) as exc:
             raise WorkflowError(f"{self._where(name)}: {exc}") from None
         link = as_link(value)
@@ -317,6 +317,11 @@ class Workflow:
 
 
 # -- reading ----------------------------------------------------------------------------
+
+
+def graph_of(source: Source) -> Mapping[str, Any]:
+    """The graph of a workflow, which is not to be changed; else as :func:`load_graph`."""
+    return source._graph if isinstance(source, Workflow) else load_graph(source)
 
 
 def load_graph(source: Source) -> dict[str, Any]:

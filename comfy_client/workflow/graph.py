@@ -221,16 +221,14 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
 
 
 def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """The graph as JSON can carry it, for ``POST /prompt``; nothing is sent here.
+    """A copy of a graph as JSON carries it, for ``POST /prompt``; nothing is sent here.
 
-    Refused is what would be lost, or fail on the server in words that do not help: NaN
+    It refuses what would be lost, or fail on the server in words that do not help: NaN
     and Infinity, values that JSON does not have, keys that are not strings, and links
     to a node that is not there, to a slot below 0, or of a node to itself.  A list of
     two, node id and ``int``, counts as a link; wrap a literal one in
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
-    converted.  Whether the server has the classes and accepts the values, it tells itself.
-
-    Returns the same object if nothing had to be converted, else a copy.
+    converted.  Whether it has the classes and accepts the values, the server says.
 
     Raises:
         WorkflowError: One line that names node and input.
@@ -295,52 +293,52 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
     """:func:`check_graph`, with or without refusing bad links."""
-    changed = {}
-    for node_id, node in graph.items():
+    for node_id in graph:
         if not isinstance(node_id, str):
             raise WorkflowError(f"the node id {brief(node_id)} is not a string")
-        plain = _json_node(graph, node_id, node, links=links)
-        if plain is not node:
-            changed[node_id] = plain
-    return {**graph, **changed} if changed or type(graph) is not dict else graph
+    return {
+        node_id: _json_node(graph, node_id, node, links=links) for node_id, node in graph.items()
+    }
 
 
 def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool) -> Any:
     if not isinstance(node, Mapping):
         return _json_part(graph, node_id, "", "", node)
-    changed = {}
+    made: dict[str, Any] = {}
     for part, value in node.items():
         if not isinstance(part, str):
             raise WorkflowError(f"{describe(graph, node_id)}: the key {brief(part)} is no string")
         if part == "inputs" and isinstance(value, Mapping):
-            plain: Any = _json_inputs(graph, node_id, value, links=links)
+            made[part] = _json_inputs(graph, node_id, value, links=links)
+        elif type(value) in _SCALARS:
+            made[part] = value
         else:
-            plain = _json_part(graph, node_id, "key", part, value)
-        if plain is not value:
-            changed[part] = plain
-    return {**node, **changed} if changed or type(node) is not dict else node
+            made[part] = _json_part(graph, node_id, "key", part, value)
+    return made
 
 
 def _json_inputs(
     graph: Mapping[str, Any], node_id: str, inputs: Mapping[str, Any], *, links: bool
-) -> Mapping[str, Any]:
-    changed = {}
+) -> dict[str, Any]:
+    made: dict[str, Any] = {}
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise WorkflowError(
                 f"{describe(graph, node_id)}: the input name {brief(name)} is no string"
             )
-        if type(value) in _SCALARS or _is_good_link(graph, node_id, value):
-            continue
-        plain = _json_part(graph, node_id, "input", name, value)
-        if isinstance(plain, list):
-            fault = link_fault(graph, node_id, plain) if links else None
-            if fault:
-                raise WorkflowError(f"{describe(graph, node_id)}, input {brief(name)}: {fault}")
-            plain = json_link(graph, plain)
-        if plain is not value:
-            changed[name] = plain
-    return {**inputs, **changed} if changed or type(inputs) is not dict else inputs
+        if type(value) in _SCALARS:
+            made[name] = value
+        elif _is_good_link(graph, node_id, value):
+            made[name] = [*value]
+        else:
+            plain = _json_part(graph, node_id, "input", name, value)
+            if isinstance(plain, list):
+                fault = link_fault(graph, node_id, plain) if links else None
+                if fault:
+                    raise WorkflowError(f"{describe(graph, node_id)}, input {brief(name)}: {fault}")
+                plain = json_link(graph, plain)
+            made[name] = plain
+    return made
 
 
 def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
@@ -368,28 +366,24 @@ def _json_part(graph: Mapping[str, Any], node_id: str, what: str, name: str, val
 
 
 def json_value(value: Any) -> Any:
-    """A value as JSON carries it; the same object if it is fine.
+    """A copy of a value as JSON carries it.
 
     Raises:
         ValueError: JSON cannot carry it.
     """
+    if value is None or isinstance(value, (str, int)):
+        return value
     if isinstance(value, float):
         if math.isfinite(value):
             return value
         raise ValueError(f"{float(value)} is not a number that JSON can carry")
-    if value is None or isinstance(value, (str, int)):
-        return value
+    if isinstance(value, (list, tuple)):
+        return [json_value(inner) for inner in value]
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")
-        entries = {key: json_value(inner) for key, inner in value.items()}
-        same = type(value) is dict and all(entries[key] is value[key] for key in entries)
-        return value if same else entries
-    if isinstance(value, (list, tuple)):
-        items = [json_value(inner) for inner in value]
-        same = type(value) is list and all(a is b for a, b in zip(items, value, strict=True))
-        return value if same else items
+        return {key: json_value(inner) for key, inner in value.items()}
     if isinstance(value, os.PathLike):
         raise ValueError(
             f"{brief(value)} is a path on this machine; upload the file and give the name "
