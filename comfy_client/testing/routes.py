@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from ..workflow.explain import unknown_class
-from ..workflow.validate import Verdict, no_prompt, validate
+from ..workflow.validate import ValidationResult, no_prompt, validate
 from .execution import SECRETS
 from .files import add_file_routes, converted
 from .folders import is_image, is_inside, safetensors_header
@@ -182,7 +182,7 @@ def _add_prompt_routes(table: web.RouteTableDef, core: Core) -> None:
             )
         if core.stage.faults.active("script") and isinstance(body.get("prompt"), dict):
             graph = verdict.graph if verdict.ok else body["prompt"]  # any, since it is played
-            verdict = Verdict(True, None, {}, verdict.outputs_to_execute, graph)
+            verdict = ValidationResult(True, None, {}, verdict.outputs_to_execute, graph)
         if verdict.crash is not None:
             raise RuntimeError(verdict.crash)
         extra_data = body.get("extra_data", {})

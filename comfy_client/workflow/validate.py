@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-#: Whose words: a server of March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
+#: The server whose words are used: one of March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
 Version = Literal["2024-03", "0.3.75", "0.8", "new"]
 #: A node's own check: takes inputs by name, returns ``True``, ``False`` or what is wrong.
 Check = Callable[..., object]
@@ -33,22 +33,26 @@ _TRACEBACK = ('  File "execution.py", line 802, in validate_inputs\n',)
 
 
 @attrs.frozen
-class Verdict:
-    """The server's answer to one ``POST /prompt``, but for id and number."""
+class ValidationResult:
+    """The server's answer to one ``POST /prompt``, but for id and number.
 
-    #: Whether at least one output may run; then the server queues the prompt.
+    Attributes:
+        ok: Whether at least one output may run; then the server queues the prompt.
+        error: The server's summary (``type``, ``message``, ``details``, ``extra_info``); ``None``
+            if it is ok or crashed.  ``2024-03`` has a plain text for a body without a workflow.
+        node_errors: What is wrong, by node id; may be filled although it is ok.  ``2024-03`` has
+            an empty list if it did not get to the nodes.
+        outputs_to_execute: Ids of the output nodes that passed: what the server will execute.
+        graph: The graph as it would be queued: numbers in strings converted, ``__value__``
+            unwrapped.
+        crash: What went wrong where a real server answers 500 with a page of text; else ``None``.
+    """
+
     ok: bool
-    #: The server's summary (``type``, ``message``, ``details``, ``extra_info``); ``None`` if ok
-    #: or crashed.  ``2024-03`` says a plain text for a body without a workflow.
     error: dict[str, Any] | str | None
-    #: What is wrong, by node id; can be filled although ok.  ``2024-03`` answers an empty
-    #: list when it did not come to look at nodes.
     node_errors: dict[str, Any] | list[Any]
-    #: Ids of the output nodes that passed: what the server will execute.
     outputs_to_execute: list[str]
-    #: The graph as it would be queued: numbers in strings converted, ``__value__`` unwrapped.
     graph: Any
-    #: What went wrong where a real server answers 500 with a page of text; else ``None``.
     crash: str | None = None
 
     @property
@@ -64,8 +68,8 @@ def validate(
     targets: Any = None,
     extra_checks: Mapping[str, Check] | None = None,
     version: Version = "0.3.75",
-) -> Verdict:
-    """Judge a graph as the server would; neither argument is changed.
+) -> ValidationResult:
+    """Validate a graph as the server would; neither argument is changed.
 
     Real servers go through the inputs of a node and through the outputs of a graph in
     random order, and what they say can depend on it.  Here it is the order of the
@@ -92,24 +96,24 @@ def validate(
     """
     rules = _rules(version)
     graph = _copy(graph)
-    judge = _Judge(graph, definitions, extra_checks or {}, rules)
+    validator = _Validator(graph, definitions, extra_checks or {}, rules)
     try:
         if rules.new:
             _replaceable(graph)
-        outputs = judge.outputs(None if rules.old else targets)
+        outputs = validator.outputs(None if rules.old else targets)
         if isinstance(outputs, list):
-            return judge.judge(outputs)
+            return validator.result(outputs)
     except Exception as exc:  # noqa: BLE001  the server has no net here, and answers 500
-        return Verdict(False, None, {}, [], graph, f"{type(exc).__name__}: {exc}")
-    return Verdict(False, outputs, [] if rules.old else {}, [], graph)
+        return ValidationResult(False, None, {}, [], graph, f"{type(exc).__name__}: {exc}")
+    return ValidationResult(False, outputs, [] if rules.old else {}, [], graph)
 
 
-def no_prompt(version: Version = "0.3.75") -> Verdict:
+def no_prompt(version: Version = "0.3.75") -> ValidationResult:
     """The answer to a request that has no ``prompt``."""
     if _rules(version).old:
-        return Verdict(False, "no prompt", [], [], None)
+        return ValidationResult(False, "no prompt", [], [], None)
     text = "No prompt provided"
-    return Verdict(False, _error("no_prompt", text, text), {}, [], None)
+    return ValidationResult(False, _error("no_prompt", text, text), {}, [], None)
 
 
 @attrs.frozen
@@ -174,7 +178,7 @@ _Visit = Generator[str, bool, bool]  # asks whether other nodes are valid, retur
 
 
 @attrs.define
-class _Judge:
+class _Validator:
     """One run over one graph; exceptions out of it are answered with 500."""
 
     graph: Any
@@ -226,8 +230,8 @@ class _Judge:
         info = {"node_id": node_id, "class_type": class_type, "node_title": title}
         return _error("missing_node_type", text, where, info)
 
-    def judge(self, outputs: list[str]) -> Verdict:
-        """The verdict on a graph with these outputs."""
+    def result(self, outputs: list[str]) -> ValidationResult:
+        """What the server says to a graph with these outputs."""
         good: list[str] = []
         reasons: list[str] = []
         blamed: dict[str, Any] = {}
@@ -249,10 +253,10 @@ class _Judge:
             for entry in blamed.values():
                 entry["dependent_outputs"].append(output)
         if good:
-            return Verdict(True, None, blamed, good, self.graph)
+            return ValidationResult(True, None, blamed, good, self.graph)
         text = "Prompt outputs failed validation"
         error = _error("prompt_outputs_failed_validation", text, "\n".join(reasons))
-        return Verdict(False, error, blamed, [], self.graph)
+        return ValidationResult(False, error, blamed, [], self.graph)
 
     def _look_at(self, output: str) -> _Finding:
         """Visit a node and what it takes from; a stack of our own bears any depth."""

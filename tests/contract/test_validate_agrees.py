@@ -26,7 +26,7 @@ import pytest
 
 import comfy_client
 from comfy_client.workflow.graph import links_of
-from comfy_client.workflow.validate import Verdict, Version, validate
+from comfy_client.workflow.validate import ValidationResult, Version, validate
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 
@@ -383,11 +383,11 @@ def normal(status: int, body: Any, graph: Any, outputs: list[str]) -> str:
     return json.dumps([status, body, graph, sorted(outputs)], sort_keys=True)
 
 
-def said(verdict: Verdict) -> str:
-    body: dict[str, Any] = {"node_errors": verdict.node_errors}
-    if verdict.ok:
-        return normal(verdict.status, body, verdict.graph, verdict.outputs_to_execute)
-    return normal(verdict.status, {**body, "error": verdict.error}, None, [])
+def said(result: ValidationResult) -> str:
+    body: dict[str, Any] = {"node_errors": result.node_errors}
+    if result.ok:
+        return normal(result.status, body, result.graph, result.outputs_to_execute)
+    return normal(result.status, {**body, "error": result.error}, None, [])
 
 
 def orders(graph: Any, definitions: dict[str, Any]) -> Iterator[Any]:
@@ -440,8 +440,8 @@ def agreeing(
     request: dict[str, Any],
     answer: tuple[int, Any, Any, list[str]],
     definitions: dict[str, Any],
-) -> tuple[Verdict, int | None]:
-    """The verdict that says what the server said, and the number of other orders tried.
+) -> tuple[ValidationResult, int | None]:
+    """The result that says what the server said, and the number of other orders tried.
 
     None in place of the number: only compared as far as the server's stack was large enough.
     """
@@ -452,23 +452,23 @@ def agreeing(
     theirs = blamed_elsewhere(body["node_errors"], lost) if lost else normal(*answer)
     first = None
     for tried, mixed in enumerate(orders(graph, definitions)):
-        verdict = validate(
+        result = validate(
             mixed, definitions, targets=targets, extra_checks=checks, version=real.version
         )
-        first = first or verdict
-        if lost and blamed_elsewhere(verdict.node_errors, lost) == theirs:
-            return verdict, None
-        if not lost and said(verdict) == theirs:
-            return verdict, tried
-        if verdict.status == 500 or is_refused_unseen(verdict):
+        first = first or result
+        if lost and blamed_elsewhere(result.node_errors, lost) == theirs:
+            return result, None
+        if not lost and said(result) == theirs:
+            return result, tried
+        if result.status == 500 or is_refused_unseen(result):
             break  # found before any node was looked at: in the order of the graph
     assert first is not None
     text = json.dumps(request)
     raise AssertionError(f"POST /prompt {text}\n real: {theirs}\n ours: {said(first)}")
 
 
-def is_refused_unseen(verdict: Verdict) -> bool:
-    kind = verdict.error["type"] if isinstance(verdict.error, dict) else ""
+def is_refused_unseen(result: ValidationResult) -> bool:
+    kind = result.error["type"] if isinstance(result.error, dict) else ""
     return kind in ("invalid_prompt", "prompt_no_outputs")
 
 

@@ -67,10 +67,10 @@ def definition(output: list[Any], output_node: bool = False, **inputs: Any) -> d
 
 def errors_of(graph: Any, node_id: str, **options: Any) -> list[dict[str, Any]]:
     """The errors of the one node that is blamed."""
-    verdict = validate(graph, options.pop("definitions", DEFINITIONS), **options)
-    assert list(verdict.node_errors) == [node_id]
-    assert isinstance(verdict.node_errors, dict)
-    errors: list[dict[str, Any]] = verdict.node_errors[node_id]["errors"]
+    result = validate(graph, options.pop("definitions", DEFINITIONS), **options)
+    assert list(result.node_errors) == [node_id]
+    assert isinstance(result.node_errors, dict)
+    errors: list[dict[str, Any]] = result.node_errors[node_id]["errors"]
     return errors
 
 
@@ -94,11 +94,11 @@ def test_says_what_0_3_75_said(name: str) -> None:
     """Status, error and node_errors of every recorded refusal are the same."""
     recorded = RECORDED[name]
     if "workflow" in recorded:
-        verdict = validate(recorded["workflow"], DEFINITIONS, extra_checks=CHECKS)
+        result = validate(recorded["workflow"], DEFINITIONS, extra_checks=CHECKS)
     else:
-        verdict = no_prompt()
-    body = {"error": verdict.error, "node_errors": verdict.node_errors}
-    assert verdict.status == recorded["status"]
+        result = no_prompt()
+    body = {"error": result.error, "node_errors": result.node_errors}
+    assert result.status == recorded["status"]
     assert normal(body) == normal(recorded["body"])
     json.dumps(body)
 
@@ -116,14 +116,14 @@ def test_says_what_the_server_of_march_2024_said(name: str) -> None:
                     del spec[1:]
     recorded = OLD[name]
     if name == "no_prompt":
-        verdict = no_prompt("2024-03")
+        result = no_prompt("2024-03")
     else:
-        verdict = validate(RECORDED[name]["workflow"], definitions, version="2024-03")
-    assert verdict.status == recorded["status"]
-    if verdict.status == 500:
-        assert verdict.crash == "KeyError: 'EmptyImageX'"
+        result = validate(RECORDED[name]["workflow"], definitions, version="2024-03")
+    assert result.status == recorded["status"]
+    if result.status == 500:
+        assert result.crash == "KeyError: 'EmptyImageX'"
     else:
-        body = {"error": verdict.error, "node_errors": verdict.node_errors}
+        body = {"error": result.error, "node_errors": result.node_errors}
         assert normal(body) == normal(recorded["body"])
 
 
@@ -133,10 +133,10 @@ def test_says_what_the_server_of_march_2024_said(name: str) -> None:
 def test_a_valid_graph_has_no_errors() -> None:
     """A graph without faults runs all its outputs."""
     graph = {"1": canvas(), "2": save(["1", 0]), "3": node("PreviewAny", source=["1", 0])}
-    verdict = validate(graph, DEFINITIONS)
-    assert (verdict.ok, verdict.status, verdict.error) == (True, 200, None)
-    assert verdict.node_errors == {}
-    assert verdict.outputs_to_execute == ["2", "3"]
+    result = validate(graph, DEFINITIONS)
+    assert (result.ok, result.status, result.error) == (True, 200, None)
+    assert result.node_errors == {}
+    assert result.outputs_to_execute == ["2", "3"]
 
 
 def test_one_good_output_is_enough() -> None:
@@ -147,12 +147,12 @@ def test_one_good_output_is_enough() -> None:
         "3": scale(["1", 0], width=-5),
         "4": save(["3", 0]),
     }
-    verdict = validate(graph, DEFINITIONS)
-    assert verdict.status == 200
-    assert verdict.outputs_to_execute == ["2"]
-    assert isinstance(verdict.node_errors, dict)
-    assert verdict.node_errors["3"]["dependent_outputs"] == ["4"]
-    assert verdict.node_errors["3"]["class_type"] == "ImageScale"
+    result = validate(graph, DEFINITIONS)
+    assert result.status == 200
+    assert result.outputs_to_execute == ["2"]
+    assert isinstance(result.node_errors, dict)
+    assert result.node_errors["3"]["dependent_outputs"] == ["4"]
+    assert result.node_errors["3"]["class_type"] == "ImageScale"
 
 
 def test_numeric_strings_are_converted_in_the_answer_only() -> None:
@@ -163,12 +163,12 @@ def test_numeric_strings_are_converted_in_the_answer_only() -> None:
         "3": node("SaveImage", images=["2", 0], filename_prefix={"__value__": [1, 2]}),
     }
     before = copy.deepcopy(graph)
-    verdict = validate(graph, DEFINITIONS)
-    assert verdict.ok
+    result = validate(graph, DEFINITIONS)
+    assert result.ok
     assert graph == before
-    assert verdict.graph["1"]["inputs"] == canvas(color=1)["inputs"]
-    assert verdict.graph["2"]["inputs"]["width"] == 8
-    assert verdict.graph["3"]["inputs"]["filename_prefix"] == "[1, 2]"
+    assert result.graph["1"]["inputs"] == canvas(color=1)["inputs"]
+    assert result.graph["2"]["inputs"]["width"] == 8
+    assert result.graph["3"]["inputs"]["filename_prefix"] == "[1, 2]"
 
 
 def test_targets_choose_the_outputs() -> None:
@@ -176,9 +176,9 @@ def test_targets_choose_the_outputs() -> None:
     graph = {"1": canvas(), "2": save(["1", 0]), "3": save(["99", 0])}
     assert validate(graph, DEFINITIONS, targets=["2"]).node_errors == {}
     assert validate(graph, DEFINITIONS, targets=["3"]).status == 400
-    verdict = validate(graph, DEFINITIONS, targets=["1"])
-    assert isinstance(verdict.error, dict)
-    assert verdict.error["type"] == "prompt_no_outputs"
+    result = validate(graph, DEFINITIONS, targets=["1"])
+    assert isinstance(result.error, dict)
+    assert result.error["type"] == "prompt_no_outputs"
 
 
 # -- single rules -----------------------------------------------------------------------
@@ -187,9 +187,9 @@ def test_targets_choose_the_outputs() -> None:
 def test_details_name_the_reasons_of_outputs_only() -> None:
     """The summary joins what is wrong at output nodes, one to a line."""
     graph = {"1": canvas(), "2": save(["99", 0]), "3": node("SaveImage", images=["1", 0])}
-    verdict = validate(graph, DEFINITIONS)
-    assert isinstance(verdict.error, dict)
-    assert verdict.error["details"] == (
+    result = validate(graph, DEFINITIONS)
+    assert isinstance(result.error, dict)
+    assert result.error["details"] == (
         "Exception when validating node: '99'\nRequired input is missing: filename_prefix"
     )
 
@@ -282,9 +282,9 @@ def test_a_long_chain_is_no_problem() -> None:
 )
 def test_what_breaks_the_server_is_a_500(graph: Any) -> None:
     """JSON that the server does not expect is not its 400."""
-    verdict = validate(graph, DEFINITIONS)
-    assert (verdict.ok, verdict.status, verdict.error) == (False, 500, None)
-    assert verdict.crash
+    result = validate(graph, DEFINITIONS)
+    assert (result.ok, result.status, result.error) == (False, 500, None)
+    assert result.crash
 
 
 def test_an_unknown_version_is_refused() -> None:
@@ -361,11 +361,11 @@ def test_march_2024_looks_at_required_inputs_only() -> None:
 def test_combo_choices_are_checked_since_0_8(version: Version, ok: bool) -> None:
     """The choices of the newer way to write a list count on newer servers."""
     definitions = {"A": definition([], True, x=["COMBO", {"options": ["a", "b"]}])}
-    verdict = validate({"1": node("A", x="c")}, definitions, version=version)
-    assert verdict.ok is ok
+    result = validate({"1": node("A", x="c")}, definitions, version=version)
+    assert result.ok is ok
     if not ok:
-        assert isinstance(verdict.error, dict)
-        assert verdict.error["details"] == "Value not in list: x: 'c' not in ['a', 'b']"
+        assert isinstance(result.error, dict)
+        assert result.error["details"] == "Value not in list: x: 'c' not in ['a', 'b']"
 
 
 def test_new_servers_have_other_words_for_unknown_classes() -> None:
