@@ -39,7 +39,7 @@ from comfy_client.doctor.examine import CHECKS
 from comfy_client.doctor.redactor import Redactor
 from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
-from comfy_client.testing.traffic import Request, encode, upgrade
+from comfy_client.testing.http import Request, encode, upgrade
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
 from tests.helpers.doors import ForwardProxy, Nginx, certificates

@@ -12,18 +12,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .execution import (
+    from .active_faults import Fault
+    from .faults import Faults
+    from .http import Answer, Handler, Request, cut, drip, encode, never_answer
+    from .images import Pictures
+    from .node_api import (
         ExecutionBlocker,
         ProgressBar,
         check_interrupted,
         send_event,
         send_text,
     )
-    from .faults import Fault, Faults
-    from .images import Pictures
-    from .script import PROMPT_ID, Finish, Step
+    from .records import Ran
     from .server import ComfyServer
-    from .traffic import Answer, Handler, Ran, Request, cut, drip, encode, frame, never_answer
+    from .steps import PROMPT_ID, Finish, Step
+    from .websocket import frame
 
 __all__ = [
     "PROMPT_ID",
@@ -50,12 +53,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Fault", "Faults"), ".faults"),
-    **dict.fromkeys(("PROMPT_ID", "Finish", "Step"), ".script"),
-    **dict.fromkeys(("Answer", "Handler", "Ran", "Request"), ".traffic"),
-    **dict.fromkeys(("cut", "drip", "encode", "frame", "never_answer"), ".traffic"),
+    **dict.fromkeys(("Answer", "Handler", "Request", "cut", "drip", "encode"), ".http"),
+    **dict.fromkeys(("PROMPT_ID", "Finish", "Step"), ".steps"),
     "ComfyServer": ".server",
+    "Fault": ".active_faults",
+    "Faults": ".faults",
     "Pictures": ".images",
+    "Ran": ".records",
+    "frame": ".websocket",
+    "never_answer": ".http",
 }
 
 
@@ -63,7 +69,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(_HOMES.get(name, ".execution"), __name__), name)
+        return getattr(import_module(_HOMES.get(name, ".node_api"), __name__), name)
     except ModuleNotFoundError as exc:
         if exc.name not in ("aiohttp", "PIL"):
             raise

@@ -15,6 +15,8 @@ from PIL import Image
 
 from ..workflow.metadata import copy_texts
 from .folders import Folders, is_inside
+from .routing import Routes
+from .state import ServerState
 
 Save = Callable[[bytes, Any, Path], None]
 _BYTES = "application/octet-stream"
@@ -33,59 +35,63 @@ _NOT_SHOWN = frozenset(
 _NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 
-def add_file_routes(table: web.RouteTableDef, folders: Folders, *, newest: bool) -> None:
-    """``/upload/image``, ``/upload/mask`` and ``/view``.
+async def _upload_image(state: ServerState, request: web.Request) -> web.Response:
+    def save(data: bytes, post: Any, path: Path) -> None:
+        path.write_bytes(data)
 
-    The newest server has pages, and pictures that are written like them, saved instead of shown.
-    """
+    return _upload(state.folders, await request.post(), save)
 
-    @table.post("/upload/image")
-    async def upload_image(request: web.Request) -> web.Response:
-        def save(data: bytes, post: Any, path: Path) -> None:
-            path.write_bytes(data)
 
-        return _upload(folders, await request.post(), save)
+async def _upload_mask(state: ServerState, request: web.Request) -> web.Response:
+    def save(data: bytes, post: Any, path: Path) -> None:
+        _save_masked(state.folders, json.loads(post.get("original_ref")), data, path)
 
-    @table.post("/upload/mask")
-    async def upload_mask(request: web.Request) -> web.Response:
-        def save(data: bytes, post: Any, path: Path) -> None:
-            _save_masked(folders, json.loads(post.get("original_ref")), data, path)
+    return _upload(state.folders, await request.post(), save)
 
-        return _upload(folders, await request.post(), save)
 
-    @table.get("/view")
-    async def view(request: web.Request) -> web.StreamResponse:
-        query = request.query
-        if "filename" not in query:
-            return web.Response(status=404)
-        place = _place(folders, query["filename"], query.get("type", "output"), query)
-        if isinstance(place, int):
-            return web.Response(status=place)
-        found = place[0] / os.path.basename(place[1])
-        # Unlike Path.is_file(), isfile() bears a name that is too long.
-        if not os.path.isfile(found) or not is_inside(found, place[0]):
-            return web.Response(status=404)
-        if "preview" in query:
-            wanted = query["preview"].split(";")
-            channel = query.get("channel", "")
-            kind = "jpeg" if wanted[0] == "jpeg" and "a" not in channel else "webp"
-            quality = int(wanted[-1]) if wanted[-1].isdigit() else 90
-            return converted(found, kind, quality, rgb=kind == "jpeg" or channel == "rgb")
-        if query.get("channel") == "rgb":
-            return converted(found, "png", rgb=True)
-        if query.get("channel") == "a":
-            return converted(found, "png", alpha_only=True)
-        kind = _KINDS.get(found.suffix) or mimetypes.guess_type(found.name)[0] or _BYTES
-        place_of_name = f'filename="{found.name}"'
-        headers = {}
-        if newest:
-            headers["X-Content-Type-Options"] = "nosniff"
-        if newest and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
-            kind, place_of_name = _BYTES, f"attachment; {place_of_name}"
-        elif kind in _NOT_SHOWN:
-            kind = _BYTES
-        headers |= {"Content-Disposition": place_of_name, "Content-Type": kind}
-        return web.FileResponse(found, headers=headers)
+async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
+    query = request.query
+    if "filename" not in query:
+        return web.Response(status=404)
+    place = _place(state.folders, query["filename"], query.get("type", "output"), query)
+    if isinstance(place, int):
+        return web.Response(status=place)
+    found = place[0] / os.path.basename(place[1])
+    # Unlike Path.is_file(), isfile() bears a name that is too long.
+    if not os.path.isfile(found) or not is_inside(found, place[0]):
+        return web.Response(status=404)
+    if "preview" in query:
+        wanted = query["preview"].split(";")
+        channel = query.get("channel", "")
+        kind = "jpeg" if wanted[0] == "jpeg" and "a" not in channel else "webp"
+        quality = int(wanted[-1]) if wanted[-1].isdigit() else 90
+        return converted(found, kind, quality, rgb=kind == "jpeg" or channel == "rgb")
+    if query.get("channel") == "rgb":
+        return converted(found, "png", rgb=True)
+    if query.get("channel") == "a":
+        return converted(found, "png", alpha_only=True)
+    return web.FileResponse(found, headers=_headers(found, state.options.is_newest))
+
+
+def _headers(path: Path, is_newest: bool) -> dict[str, str]:
+    """Of a whole file.  The newest server has pages, and pictures like them, saved, not shown."""
+    kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
+    disposition = f'filename="{path.name}"'
+    headers = {}
+    if is_newest:
+        headers["X-Content-Type-Options"] = "nosniff"
+    if is_newest and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
+        kind, disposition = _BYTES, f"attachment; {disposition}"
+    elif kind in _NOT_SHOWN:
+        kind = _BYTES
+    return headers | {"Content-Disposition": disposition, "Content-Type": kind}
+
+
+FILE_ROUTES: Routes[ServerState] = (
+    ("POST", "/upload/image", _upload_image),
+    ("POST", "/upload/mask", _upload_mask),
+    ("GET", "/view", _view),
+)
 
 
 def converted(

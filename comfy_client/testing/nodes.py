@@ -35,7 +35,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..workflow.validate import Check
-from ._builtin import CLASSES, Simulated
+from .builtin_nodes import CLASSES, Simulated
 from .folders import Folders
 
 _NAMED = 40  # classes, at most, in a hint

@@ -28,18 +28,15 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import attrs
 
 from ..recording.recorder import FORMAT
 from ..recording.secrets import STARS
-from .faults import unknown
-from .traffic import Answer, Request, Wire, cut, encode, frame, never_answer, upgrade
-
-if TYPE_CHECKING:
-    from .server import ComfyServer
+from .http import Answer, Request, Wire, cut, encode, never_answer, unknown_route, upgrade
+from .websocket import frame
 
 #: Seconds between two messages: a client that is flooded leaves some out.
 _APART: Final = 0.001
@@ -237,7 +234,9 @@ def _bare(path: str) -> str:
 class Player:
     """Answers requests, and sends messages, as a recording has it."""
 
-    def __init__(self, path: str | os.PathLike[str], pace: float) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], pace: float, is_up: Callable[[], bool]
+    ) -> None:
         if isinstance(pace, bool) or not isinstance(pace, int | float) or not pace >= 0:
             raise ValueError("pace is how much of the pauses to keep: 0 for none, 1 for all")
         rows = read(path)
@@ -262,7 +261,7 @@ class Player:
         self._by_key: dict[Hashable, list[_Exchange]] = defaultdict(list)
         self._by_bare_key: dict[Hashable, list[_Exchange]] = defaultdict(list)
         self._index()
-        self._is_up: Callable[[], bool] = lambda: True
+        self._is_up = is_up
         self._changed = threading.Condition()  # guards all that follows
         self._next = 0  # the step that comes next
         self._released = -1  # gates up to this one are open, whether or not anybody came
@@ -272,12 +271,8 @@ class Player:
         self._lines: dict[str, _Line] = {}
         self._dialled = 0
 
-    def join(self, server: ComfyServer) -> None:
-        """Have it answer all that a server is asked."""
-        self._is_up = lambda: server._core is not None
-        server.on("*", "*", self._answer)
-
-    def _answer(self, request: Request) -> Answer | None:
+    def answer(self, request: Request) -> Answer | None:
+        """Answer whatever a client asks."""
         if request.path == "/ws":
             return self._socket(request)
         with self._changed:
@@ -364,7 +359,7 @@ class Player:
         elif self._is_flat and request.full_path.startswith("/api/"):
             return 404, {}, "404: Not Found"
         elif request.path.startswith("/jobs"):  # most servers lack it, and clients go without
-            return unknown(request.method)
+            return unknown_route(request.method)
         return _says(409 if had else 404, text)
 
     # -- ids -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The embedded server: start, stop, and what its routes share."""
+"""The embedded server: its options, start and stop."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import base64
 import binascii
 import contextlib
 import hmac
-import itertools
-import logging
 import os
 import re
 import shutil
@@ -16,41 +14,35 @@ import socket
 import ssl
 import tempfile
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Future
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .execution import Executor, Item, Queue
-from .faults import OF_ONE_LIFE, Fault, intruder, is_meant, watch
+from .exchange import watch
+from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosts import ANY, check_hosts, door, names_of
 from .nodes import Nodes, definition_of
 from .replay import Player
 from .routes import application
-from .script import Stage, play
-from .traffic import Link, Ran, Request, exchange, hang_up, made
+from .scripting import ScriptedServer
+from .state import UPLOAD_SIZE, Options, ServerState
+from .steps import PromptHooks
 from .versions import Version, check_version
 
-_LOG_LINES = 300
-_PATIENCE = 10.0  # seconds that a node gets to notice that the server stops
+_STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # what no client writes otherwise
-_LOOK = 0.05  # seconds between two looks at something that nobody tells of
-_UPLOAD_SIZE = 100 * 2**20
+_POLL = 0.05  # seconds between two attempts to get the lock
 
 _Class = TypeVar("_Class", bound=type)
-_T = TypeVar("_T")
 _Tls = ssl.SSLContext | tuple[str | Path, str | Path]
 
 
-class ComfyServer(Stage):
+class ComfyServer(ScriptedServer):
     """A ComfyUI in threads of this process; ``with`` starts and stops it.
 
     It has ComfyUI's HTTP routes and WebSocket messages, and executes workflows of the nodes
@@ -59,7 +51,7 @@ class ComfyServer(Stage):
 
     Its ``faults`` make it fail in every way that ComfyUI and the network do: see
     :class:`Faults`.  A test can script its answers, and read what it received: see
-    :mod:`comfy_client.testing.script`.  It keeps the last 10,000 requests (64 MiB of bodies)
+    :mod:`comfy_client.testing.scripting`.  It keeps the last 10,000 requests (64 MiB of bodies)
     and the last 100,000 of everything else, over restarts too.  Any thread may read them.
 
     Its files are in a temporary folder, ``root``, with ComfyUI's layout: put images into
@@ -122,7 +114,7 @@ class ComfyServer(Stage):
     """
 
     # For those who ask what failed to be made: repr() is in tracebacks.
-    _core: Core | None = None
+    _state: ServerState | None = None
     _reserved: socket.socket | None = None
 
     def __init__(
@@ -135,7 +127,7 @@ class ComfyServer(Stage):
         tls: _Tls | None = None,
         prefix: str = "",
         previews: bool = True,
-        max_upload_size: int = _UPLOAD_SIZE,
+        max_upload_size: int = UPLOAD_SIZE,
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
@@ -152,7 +144,7 @@ class ComfyServer(Stage):
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
-        super().__init__(prefix)
+        super().__init__()
         self.version: Version = version
         self._address = (host, port)
         self._credentials = credentials
@@ -181,7 +173,7 @@ class ComfyServer(Stage):
             raise self.errors[0]
 
     def __repr__(self) -> str:
-        where = self.url if self._core or self._reserved else "stopped"
+        where = self.url if self._state or self._reserved else "stopped"
         return f"<ComfyServer {where}>"
 
     @property
@@ -220,8 +212,8 @@ class ComfyServer(Stage):
         name = name or cls.__name__
         definition_of(name, cls)
         self._added[name] = cls
-        if self._core:
-            self._core.nodes.add(name, cls)
+        if self._state:
+            self._state.nodes.add(name, cls)
         return cls
 
     @classmethod
@@ -250,9 +242,9 @@ class ComfyServer(Stage):
             ValueError: The file is no recording; the message names the line.
             OSError: The file cannot be read.
         """
-        player = Player(path, pace)
         server = cls(port, host=host, tls=tls, prefix=prefix, allowed_hosts=allowed_hosts)
-        player.join(server)
+        player = Player(path, pace, lambda: server._state is not None)
+        server.on("*", "*", player.answer)
         return server
 
     def start(self) -> ComfyServer:
@@ -265,7 +257,7 @@ class ComfyServer(Stage):
             RuntimeError: It is running already.
         """
         with self._alone():
-            if self._core:
+            if self._state:
                 raise RuntimeError(f"already running at {self.url}")
             return self._start(self._address[1] if self._reserved is None else self._port)
 
@@ -273,18 +265,18 @@ class ComfyServer(Stage):
         listener = _listen(self._address[0], port)
         self._release()
         try:
-            core, app = self._built(listener.getsockname()[0])
+            state, app = self._built(listener.getsockname()[0])
         except BaseException:
             listener.close()
             raise
         started: Future[None] = Future()
-        serving = core.serve(app, listener, self._tls, started)
+        serving = _serve(state, app, listener, self._tls, started)
         self._threads = [
             threading.Thread(target=asyncio.run, args=(serving,), name="ComfyServer"),
-            threading.Thread(target=core.executor.work, name="ComfyServer worker"),
+            threading.Thread(target=state.executor.work, name="ComfyServer worker"),
         ]
         self._port = listener.getsockname()[1]
-        self._core = core
+        self._state = state
         for thread in self._threads:
             thread.daemon = True
             thread.start()
@@ -295,33 +287,32 @@ class ComfyServer(Stage):
             raise
         return self
 
-    def _built(self, address: str) -> tuple[Core, web.Application]:
+    def _built(self, address: str) -> tuple[ServerState, web.Application]:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
             # Also for a server that nobody stops, when its process ends.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
-        is_newest = self.version == "new"
-        folders = Folders(self._root, newest=is_newest)
+        options = Options(
+            version=self.version,
+            multi_user=self._multi_user,
+            max_upload_size=self._max_upload_size,
+            prefix=self._prefix,
+        )
+        folders = Folders(self._root, newest=options.is_newest)
         settings = {"previews": self._previews, "step_seconds": self._step_seconds}
-        nodes = Nodes(folders, settings, newest=is_newest)
+        nodes = Nodes(folders, settings, newest=options.is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)
-        core = Core(
-            folders,
-            nodes,
-            self._max_upload_size,
-            multi_user=self._multi_user,
-            version=self.version,
-            stage=self,
-        )
-        app = _below(self._prefix, application(core), self._max_upload_size)
+        state = ServerState(options, folders, nodes, self._active, self._records)
+        state.executor.hooks = PromptHooks(state)
+        app = _below(self._prefix, application(state), self._max_upload_size)
         if self._credentials is not None:
             app.middlewares.append(_guard(self._credentials))
-        app.middlewares.insert(0, watch(core))
+        app.middlewares.insert(0, watch(state))
         if ANY not in (self._allowed_hosts or ()):
             names = names_of(self._address[0], address, self._allowed_hosts)
             app.middlewares.insert(0, door(names))
-        return core, app
+        return state, app
 
     def stop(self) -> None:
         """Close all connections, stop the running prompt and delete all files; idempotent.
@@ -363,8 +354,8 @@ class ComfyServer(Stage):
         gets a RuntimeError.
         """
         is_ours = threading.current_thread() in self._threads
-        while not self._lock.acquire(timeout=_LOOK if is_ours else -1):
-            if self._core is None:
+        while not self._lock.acquire(timeout=_POLL if is_ours else -1):
+            if self._state is None:
                 raise RuntimeError("another thread stops the server")
         try:
             yield
@@ -384,495 +375,54 @@ class ComfyServer(Stage):
             reserved.close()
 
     def _halt(self, *, reset: bool = False) -> None:
-        core = self._core
-        if core is None:
+        state = self._state
+        if state is None:
             return
-        core.stop(reset=reset)  # first: what misses the server then knows why
-        self._core = None
-        for fault in self.faults.active(*OF_ONE_LIFE):
-            fault.end()
+        state.stop(reset=reset)  # first: what misses the server then knows why
+        self._state = None
+        self._active.clear(*OF_ONE_LIFE)
         for thread in self._threads:
             if thread is not threading.current_thread():  # a node or a script ends its server
-                thread.join(_PATIENCE)
+                thread.join(_STOP_TIMEOUT)
         if self._reserved is not None:
             self._reserved.bind((self._address[0], self._port))
-        shutil.rmtree(core.folders.root / "temp", ignore_errors=True)
+        shutil.rmtree(state.folders.root / "temp", ignore_errors=True)
 
-    def _running(self) -> Core:
-        if self._core is None:
+    def _running(self) -> ServerState:
+        if self._state is None:
             raise RuntimeError("the server does not run: use `with ComfyServer()`, or start() it")
-        return self._core
-
-
-class Core:
-    """What the routes of one server share; the executor's outlet.
-
-    All but :meth:`send`, :meth:`log`, :meth:`stop` and what is below "for other threads" are for
-    the server's own thread.
-    """
-
-    def __init__(
-        self,
-        folders: Folders,
-        nodes: Nodes,
-        max_upload_size: int,
-        *,
-        multi_user: bool,
-        version: Version,
-        stage: Stage,
-    ) -> None:
-        #: What tests look at, and its faults.
-        self.stage = stage
-        self.version: Version = version
-        self.is_newer: bool = version in ("0.8", "new")
-        self.is_newest: bool = version == "new"
-        self.folders = folders
-        self.nodes = nodes
-        self.max_upload_size = max_upload_size
-        self.multi_user = multi_user
-        self.features: dict[str, Any] = {
-            "supports_preview_metadata": True,
-            # A number of megabytes with a fraction there, if one gives it.
-            "max_upload_size": max_upload_size
-            if max_upload_size == _UPLOAD_SIZE
-            else float(max_upload_size),
-        }
-        if self.is_newer:
-            self.features["extension"] = {"manager": {"supports_v4": True}}
-        if self.is_newest:
-            self.features |= {"supports_model_type_tags": True, "node_replacements": True}
-            self.features["assets"] = False
-        self.queue: Queue = Queue(self._queue_changed)
-        self.executor: Executor = Executor(
-            nodes,
-            self.queue,
-            self,
-            preview_methods=self.is_newer,
-            newest=self.is_newest,
-        )
-        self._numbers = itertools.count()
-        self.executor.director = self
-        self._table: dict[str, Link] = {}  # by client id: who gets messages
-        self._links: list[Link] = []  # all that are open
-        self._flags: dict[str, Any] = {}
-        self._messages: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._server: web.Server | None = None
-        self._private: dict[asyncio.BaseTransport, list[Fault]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._frozen: set[threading.Event] = set()
-        self._lost: set[str] = set()  # prompts of which nothing more is to be heard
-        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers that have yet to notice
-        self._reset = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._end = asyncio.Event()
-        self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
-        self._log_readers: set[str] = set()
-
-    # -- life ---------------------------------------------------------------------------
-
-    async def serve(
-        self,
-        app: web.Application,
-        listener: socket.socket,
-        tls: ssl.SSLContext | None,
-        started: Future[None],
-    ) -> None:
-        """Serve until :meth:`stop`."""
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(lambda _, context: self.log(str(context["message"])))
-        logger = logging.Logger("comfy_client.testing")
-        logger.addHandler(_LogHandler(self))
-        runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=1.0)
-        publishing = asyncio.create_task(self._publish())
-        listening = None
-        try:
-            await runner.setup()
-            self._server = runner.server
-            listening = await self._loop.create_server(
-                self._accept, sock=listener, ssl=tls, backlog=128
-            )
-            self.log("Starting server\n")
-            started.set_result(None)
-            await self._end.wait()
-        except BaseException as exc:
-            if not started.done():
-                started.set_exception(exc)
-            raise
-        finally:
-            with contextlib.suppress(NotImplementedError):  # Windows
-                self._loop.remove_reader(listener)
-            self._hang_up()
-            for task in self._tasks:
-                task.cancel()
-            await _turns()
-            self._hang_up()  # on those that were just being accepted
-            if listening is not None:
-                listening.close()  # not before: asyncio would leave them open
-            await runner.cleanup()
-            await _turns()
-            publishing.cancel()
-            listener.close()
-
-    def _accept(self) -> asyncio.Protocol:
-        """For a new connection."""
-        assert self._server is not None  # noqa: S101  for the type checker
-        self.stage._count("connections")
-        return self._server()
-
-    def _transports(self) -> list[asyncio.Transport]:
-        found = [one.transport for one in self._server.connections] if self._server else []
-        return [transport for transport in found if isinstance(transport, asyncio.Transport)]
-
-    def _hang_up(self) -> None:
-        for transport in self._transports():
-            hang_up(transport, reset=self._reset)
-
-    def stop(self, *, reset: bool = False) -> None:
-        """From any thread; with resets for connections, if wanted."""
-        self._reset = reset
-        self.queue.close()
-        for frozen in list(self._frozen):
-            frozen.set()
-        self.later(self._end.set)
-
-    def later(self, callback: Callable[..., object], *args: Any) -> None:
-        """Call it in the server's thread, and do not wait; nothing if that has ended."""
-        with contextlib.suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(callback, *args)
-
-    # -- prompts ------------------------------------------------------------------------
-
-    def take_number(self) -> int:
-        """The next prompt's number."""
-        return next(self._numbers)
-
-    def queue_info(self) -> dict[str, Any]:
-        """The answer to ``GET /prompt``, and the content of ``status``."""
-        return {"exec_info": {"queue_remaining": self.queue.remaining()}}
-
-    def _queue_changed(self) -> None:
-        self.send("status", {"status": self.queue_info()})
-
-    # -- sockets ------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def connected(self, link: Link) -> AsyncIterator[None]:
-        """The life of one socket; a newer one of the same id takes its place."""
-        client_id = link.client_id
-        self._table.pop(client_id, None)
-        self._table[client_id] = link
-        self._flags[client_id] = {}
-        self._links.append(link)
-        try:
-            yield
-        finally:
-            self._links.remove(link)
-            await self._until_dialled_again(client_id)
-            # Whichever socket of the id ends, the id is gone: ComfyUI's own trap.
-            self._table.pop(client_id, None)
-            self._flags.pop(client_id, None)
-
-    async def _until_dialled_again(self, client_id: str) -> None:
-        dialled = asyncio.Event()
-        waiting = self._stale.setdefault(client_id, [])
-        waiting.append(dialled)
-        while self.stage.faults.active("stale_handlers") and not dialled.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(dialled.wait(), 0.02)
-        if not dialled.is_set():
-            waiting.remove(dialled)
-
-    def greeted(self, client_id: str) -> None:
-        """A socket is in use: now the stale handlers of its id wake up, and forget the id."""
-        for dialled in self._stale.pop(client_id, ()):
-            dialled.set()
-            self._table.pop(client_id, None)
-
-    def set_flags(self, client_id: str, flags: Any) -> None:
-        """What a client says that it can do."""
-        self._flags[client_id] = flags
-
-    def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether a client said that it takes previews with metadata.
-
-        Of flags that are no object an AttributeError, which ends the prompt there, too.
-        """
-        flags = self._flags.get(client_id or "", {})
-        return flags.get("supports_preview_metadata") is True
-
-    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message, from any thread; to all clients without a `client_id`."""
-        self._later(partial(self.deliver, event, data, client_id))
-
-    def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
-        self.later(self._messages.put_nowait, sending)
-
-    async def _publish(self) -> None:
-        while True:
-            sending = await self._messages.get()
-            try:
-                await sending()
-            except Exception as exc:  # noqa: BLE001  ComfyUI would end here; told at the end of ours
-                self.stage._keep(self.stage.errors, exc)
-
-    async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
-        """Send now; who is not connected misses it."""
-        if self.queue.closed:
-            return  # a process that ends says nothing of the prompt that ran
-        if isinstance(data, dict) and data.get("prompt_id") in self._lost:
-            return
-        if self._is_kept_back(event, data, client_id):
-            return
-        links = self._hearing(client_id)
-        if not links:
-            return
-        faults = self.stage.faults
-        for fault in faults.active("junk", "foreign_traffic"):
-            extra = intruder(fault)
-            fault.hits += 1
-            for link in links:
-                if isinstance(extra, bytes):
-                    await link.send_raw(extra)
-                else:
-                    await link.send(extra, faults)
-        message = made(event, data)
-        for link in links:
-            await link.send(message, faults)
-
-    def _hearing(self, client_id: str | None) -> list[Link]:
-        if client_id is None:
-            links = list(self._table.values())
-        else:
-            links = [self._table[client_id]] if client_id in self._table else []
-        return [link for link in links if link.hears]
-
-    def _is_kept_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        for fault in self.stage.faults.active("lose", "withhold"):
-            if fault.name == "lose":
-                patterns, kept = fault._settings, None
-            else:
-                patterns, kept = fault._settings
-            if any(is_meant(one, event, data) for one in patterns):
-                fault.hits += 1
-                if kept is not None:
-                    kept.append((event, data, client_id))
-                return True
-        return False
-
-    # -- requests -----------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def handling(self) -> Iterator[None]:
-        """Around each request: what is still at it when the server stops is cancelled."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  for the type checker
-        self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-
-    async def loopback(self, request: Request) -> bytes:
-        """What a request brings over a connection of our own, which no test sees.
-
-        Only the faults that the request has yet to meet are in its way.
-        """
-        assert self._server is not None  # noqa: S101  for the type checker
-        ours, theirs = socket.socketpair()
-        loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.connect_accepted_socket(self._server, theirs)
-        except BaseException:
-            ours.close()
-            theirs.close()
-            raise
-        self._private[transport] = list(request.rest)
-        try:
-            return await exchange(ours, request)
-        finally:
-            transport.close()
-            del self._private[transport]
-
-    def private(self, request: web.Request) -> list[Fault] | None:
-        """The faults for a request that came over a connection of our own; else ``None``."""
-        transport = request.transport
-        return None if transport is None else self._private.get(transport)
-
-    # -- for other threads --------------------------------------------------------------
-
-    @property
-    def links(self) -> list[Link]:
-        """The sockets that are open."""
-        return list(self._links)
-
-    @property
-    def open_connections(self) -> int:
-        """How many clients are connected."""
-        return sum(transport not in self._private for transport in self._transports())
-
-    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run it in the server's thread; RuntimeError if the server stops meanwhile."""
-        if self._loop is None or self._loop.is_closed() or self._frozen:
-            coroutine.close()
-            raise RuntimeError("the server is frozen" if self._frozen else "the server has stopped")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        while True:
-            try:
-                return future.result(0.1)
-            except TimeoutError:
-                if self.queue.closed:
-                    raise RuntimeError("the server has stopped") from None
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Call it in the server's thread, and wait."""
-
-        async def calling() -> None:
-            function(*args)
-
-        self.wait(calling())
-
-    def flush(self) -> None:
-        """Wait until all messages so far have been sent."""
-        if self._frozen:
-            return
-        done = Future[None]()
-
-        async def sent() -> None:
-            done.set_result(None)
-
-        self._later(sent)
-        while not (done.done() or self.queue.closed or self._frozen):
-            with contextlib.suppress(TimeoutError):
-                done.result(0.1)
-
-    def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
-        """Send bytes as they are behind all messages so far; to the deaf only if `everybody`."""
-
-        async def write() -> None:
-            for link in self.links if everybody else self._hearing(to):
-                await link.send_raw(data)
-
-        self._later(write)
-        self.flush()
-
-    def freeze(self) -> Callable[[], None]:
-        """Stop the server's thread; returns what lets it go on."""
-        thaw, frozen = threading.Event(), threading.Event()
-
-        def sleep() -> None:
-            frozen.set()
-            thaw.wait()
-
-        self.later(sleep)
-        if not self._frozen:  # else its turn comes when the other ends
-            frozen.wait(_PATIENCE)
-        self._frozen.add(thaw)
-
-        def wake() -> None:
-            self._frozen.discard(thaw)
-            thaw.set()
-
-        return wake
-
-    def lose_queue(self) -> None:
-        """Nothing waits or runs any more, and nobody hears of it."""
-        running = self.queue.lose()
-        if running is not None:
-            self._lost.add(running)
-            self.executor.interrupt()
-
-    # -- for the worker -----------------------------------------------------------------
-
-    def plays(self, item: Item) -> bool:
-        """Whether a prompt was for a script, which then has played it."""
-        prompt_id, extra_data = item[1], item[3]
-        if prompt_id in self._lost:  # and was sent again
-            self.flush()
-            self._lost.discard(prompt_id)
-        ran = Ran(prompt_id, extra_data.get("client_id"), extra_data)
-        self.stage._keep(self.stage.ran, ran)
-        script = next(iter(self.stage.faults.active("script")), None)
-        if script is None:
-            return False
-        try:
-            play(self.stage, self, script._settings, prompt_id, ran.client_id)
-        except BaseException as exc:  # noqa: BLE001  told at the end of the server
-            self.keep(exc)
-        return True
-
-    def keep(self, error: BaseException) -> None:
-        """Raise an error at the end of the server's ``with``; not one that comes of the end.
-
-        May be what is no Exception, such as of ``pytest.fail``: no thread ends over it.
-        """
-        if not self.queue.closed:
-            self.stage._keep(self.stage.errors, error)
-
-    def before_step(self) -> None:
-        """Wait while the worker is to hang."""
-        while self.stage.faults.active("hang_worker") and not self.queue.closed:
-            time.sleep(0.005)
-
-    def before_history(self) -> None:
-        """Wait while history is to come late."""
-        start = time.monotonic()
-        self.before_step()
-        while not self.queue.closed:
-            late = self.stage.faults.active("late_history")
-            seconds = late[0]._settings if late else 0
-            if seconds is not None and time.monotonic() >= start + seconds:
-                return
-            time.sleep(0.005)
-
-    @property
-    def keeps_history(self) -> bool:
-        """Whether prompts that end are to be remembered."""
-        return not self.stage.faults.active("no_history")
-
-    def ended(self, prompt_id: str, status: str | None) -> None:
-        """A prompt leaves the queue; if the server dies, it has no end."""
-        if self.queue.closed:
-            return
-        ran = next((r for r in reversed(self.stage.ran) if r.prompt_id == prompt_id), None)
-        if ran is not None and prompt_id not in self._lost:
-            ran.status = status
-
-    # -- log ----------------------------------------------------------------------------
-
-    def log(self, text: str) -> None:
-        """Add a line to the log, from any thread."""
-        self.later(self._add_to_log, text)
-
-    def _add_to_log(self, text: str) -> None:
-        entry = {"t": datetime.now().isoformat(), "m": f"{text.rstrip()}\n"}
-        self._log.append(entry)
-        self._log_readers &= self._table.keys()
-        for client_id in self._log_readers:
-            self.send("logs", {"entries": [entry], "size": None}, client_id)
-
-    def log_entries(self) -> list[dict[str, str]]:
-        """The last lines."""
-        return list(self._log)
-
-    def subscribe(self, client_id: Any, enabled: Any) -> None:
-        """Send new lines to a client, or no more."""
-        (self._log_readers.add if enabled else self._log_readers.discard)(client_id)
-
-
-class _LogHandler(logging.Handler):
-    def __init__(self, core: Core) -> None:
-        super().__init__()
-        self._core = core
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._core.log(self.format(record))
-
-
-async def _turns() -> None:
-    """Let everything else in the loop have its turn, and what follows from that."""
-    for _ in range(4):
-        await asyncio.sleep(0)
+        return self._state
+
+
+async def _serve(
+    state: ServerState,
+    app: web.Application,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
+    started: Future[None],
+) -> None:
+    """The server's thread, from its start to its stop."""
+    loop = state.loop.begin()
+    loop.set_exception_handler(lambda _, context: state.log(str(context["message"])))
+    publishing = asyncio.create_task(state.sockets.publish())
+
+    def ready() -> None:
+        state.log("Starting server\n")
+        started.set_result(None)
+
+    try:
+        await state.connections.serve(app, listener, tls, state.logger(), ready)
+    except BaseException as exc:
+        if not started.done():
+            started.set_exception(exc)
+        raise
+    finally:
+        publishing.cancel()
+
+
+def client_options(server: ComfyServer) -> dict[str, Any]:
+    """What a client of a server needs beside its URL: ``credentials`` and ``verify``."""
+    return {"credentials": server._credentials, "verify": server._certificate or True}
 
 
 def _check_number(name: str, value: Any, most: float = float("inf"), *, whole: bool = True) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +17,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from .folders import is_inside
+from .routing import Routes
 
 _SYSTEM = "__"  # how names begin that no user may have
 _SETTINGS = "comfy.settings.json"
@@ -62,180 +65,118 @@ class Users:
         return path
 
 
-def add_user_routes(table: web.RouteTableDef, users: Users) -> None:
-    """``/users``, ``/settings``, ``/userdata`` and ``/v2/userdata``."""
-
-    @table.get("/users")
-    async def get_users(request: web.Request) -> web.Response:
-        if users.multi:
-            return web.json_response({"storage": "server", "users": users.names})
-        migrated = users.home(request).exists()
-        return web.json_response({"storage": "server", "migrated": migrated})
-
-    @table.post("/users")
-    async def post_users(request: web.Request) -> web.Response:
-        name = (await request.json())["username"]
-        if name in users.names.values():
-            return web.json_response({"error": "Duplicate username."}, status=400)
-        try:
-            return web.json_response(users.add(name))
-        except ValueError as exc:
-            return web.json_response({"error": str(exc)}, status=400)
-
-    _add_settings(table, users)
-    _add_lists(table, users)
-    _add_files(table, users)
+# -- users and settings -----------------------------------------------------------------
 
 
-def _add_settings(table: web.RouteTableDef, users: Users) -> None:
-    def load(request: web.Request) -> dict[str, Any]:
-        try:
-            path = users.path(request, _SETTINGS)  # makes the user's folder, too
-            text = "" if path is None else path.read_text(encoding="utf-8")
-            settings: dict[str, Any] = json.loads(text)
-        except KeyError:
-            raise web.HTTPUnauthorized from None
-        except (OSError, ValueError):
-            return {}
-        return settings
-
-    def save(request: web.Request, settings: dict[str, Any]) -> web.Response:
-        path = users.path(request, _SETTINGS)
-        if path is None:
-            return web.Response(status=403)
-        path.write_text(json.dumps(settings, indent=4), encoding="utf-8")
-        return web.Response()
-
-    @table.get("/settings")
-    async def get_settings(request: web.Request) -> web.Response:
-        return web.json_response(load(request))
-
-    @table.get("/settings/{id}")
-    async def get_setting(request: web.Request) -> web.Response:
-        settings, name = load(request), request.match_info["id"]
-        if name not in settings:  # any JSON: users can write that file themselves
-            return web.json_response(None)
-        return web.json_response(settings[name])
-
-    @table.post("/settings")
-    async def post_settings(request: web.Request) -> web.Response:
-        settings = load(request)
-        return save(request, {**settings, **await request.json()})
-
-    @table.post("/settings/{id}")
-    async def post_setting(request: web.Request) -> web.Response:
-        settings = load(request)
-        return save(request, {**settings, request.match_info["id"]: await request.json()})
+async def _get_users(users: Users, request: web.Request) -> web.Response:
+    if users.multi:
+        return web.json_response({"storage": "server", "users": users.names})
+    migrated = users.home(request).exists()
+    return web.json_response({"storage": "server", "migrated": migrated})
 
 
-def _add_lists(table: web.RouteTableDef, users: Users) -> None:
-    @table.get("/userdata")
-    async def list_files(request: web.Request) -> web.Response:
-        folder = request.query.get("dir", "")
-        if not folder:
-            return web.Response(status=400, text="Directory not provided")
-        path = users.path(request, folder)
-        if path is None:
-            return web.Response(status=403, text="Invalid directory")
-        if not os.path.exists(path):
-            return web.Response(status=404, text="Directory not found")
-
-        def asked(name: str) -> bool:
-            return request.query.get(name, "").lower() == "true"
-
-        # Not rglob(): the server's way leaves out what begins with a dot.
-        pattern = os.path.join(glob.escape(str(path)), *(["**"] if asked("recurse") else []), "*")
-        found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
-        files = [file for file in found if file.is_file() and is_inside(file, path)]
-        if asked("full_info"):
-            return web.json_response([_info(file, path, users.newest) for file in files])
-        names = [file.relative_to(path).as_posix() for file in files]
-        if asked("split"):
-            return web.json_response([[name, *name.split("/")] for name in names])
-        return web.json_response(names)
-
-    @table.get("/v2/userdata")
-    async def list_all(request: web.Request) -> web.Response:
-        asked = unquote(request.query.get("path", ""))
-        try:
-            home = users.home(request)
-        except KeyError:
-            return web.Response(status=403, text="Invalid user specified in request")
-        folder = users.path(request, asked, create=False)
-        if folder is None:
-            return web.Response(status=400, text="Invalid path requested")
-        if not os.path.exists(folder):
-            if folder == home:
-                return web.json_response([])
-            return web.Response(status=404, text="Requested path not found")
-        if not folder.is_dir():
-            return web.Response(status=400, text="Requested path is not a directory")
-        entries = []
-        for at, folders, names in os.walk(folder):
-            entries += [_entry(Path(at, name), home) for name in (*folders, *names)]
-        entries.sort(key=lambda entry: (entry["type"] != "directory", entry["name"].lower()))
-        return web.json_response(entries)
+async def _post_users(users: Users, request: web.Request) -> web.Response:
+    name = (await request.json())["username"]
+    if name in users.names.values():
+        return web.json_response({"error": "Duplicate username."}, status=400)
+    try:
+        return web.json_response(users.add(name))
+    except ValueError as exc:
+        return web.json_response({"error": str(exc)}, status=400)
 
 
-def _add_files(table: web.RouteTableDef, users: Users) -> None:
-    def find(request: web.Request, part: str = "file") -> Path:
-        path = users.path(request, request.match_info[part])
-        if path is None:
-            raise _Refused(403)
-        return path
+def _load(users: Users, request: web.Request) -> dict[str, Any]:
+    try:
+        path = users.path(request, _SETTINGS)  # makes the user's folder, too
+        text = "" if path is None else path.read_text(encoding="utf-8")
+        settings: dict[str, Any] = json.loads(text)
+    except KeyError:
+        raise web.HTTPUnauthorized from None
+    except (OSError, ValueError):
+        return {}
+    return settings
 
-    def find_existing(request: web.Request) -> Path:
-        path = find(request)
-        if not os.path.exists(path):  # unlike Path.exists(), also of a name that is too long
-            raise _Refused(404)
-        return path
 
-    def may_write(request: web.Request, path: Path) -> None:
-        if request.query.get("overwrite", "true") == "false" and os.path.exists(path):
-            raise _Refused(409, "File already exists")
+def _save(users: Users, request: web.Request, settings: dict[str, Any]) -> web.Response:
+    path = users.path(request, _SETTINGS)
+    if path is None:
+        return web.Response(status=403)
+    path.write_text(json.dumps(settings, indent=4), encoding="utf-8")
+    return web.Response()
 
-    def told(request: web.Request, path: Path) -> web.Response:
+
+async def _get_settings(users: Users, request: web.Request) -> web.Response:
+    return web.json_response(_load(users, request))
+
+
+async def _get_setting(users: Users, request: web.Request) -> web.Response:
+    settings, name = _load(users, request), request.match_info["id"]
+    if name not in settings:  # any JSON: users can write that file themselves
+        return web.json_response(None)
+    return web.json_response(settings[name])
+
+
+async def _post_settings(users: Users, request: web.Request) -> web.Response:
+    settings = _load(users, request)
+    return _save(users, request, {**settings, **await request.json()})
+
+
+async def _post_setting(users: Users, request: web.Request) -> web.Response:
+    settings = _load(users, request)
+    return _save(users, request, {**settings, request.match_info["id"]: await request.json()})
+
+
+# -- lists of files -----------------------------------------------------------------------
+
+
+async def _list_files(users: Users, request: web.Request) -> web.Response:
+    folder = request.query.get("dir", "")
+    if not folder:
+        return web.Response(status=400, text="Directory not provided")
+    path = users.path(request, folder)
+    if path is None:
+        return web.Response(status=403, text="Invalid directory")
+    if not os.path.exists(path):
+        return web.Response(status=404, text="Directory not found")
+
+    def asked(name: str) -> bool:
+        return request.query.get(name, "").lower() == "true"
+
+    # Not rglob(): the server's way leaves out what begins with a dot.
+    pattern = os.path.join(glob.escape(str(path)), *(["**"] if asked("recurse") else []), "*")
+    found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
+    files = [file for file in found if file.is_file() and is_inside(file, path)]
+    if asked("full_info"):
+        return web.json_response([_info(file, path, users.newest) for file in files])
+    names = [file.relative_to(path).as_posix() for file in files]
+    if asked("split"):
+        return web.json_response([[name, *name.split("/")] for name in names])
+    return web.json_response(names)
+
+
+async def _list_all(users: Users, request: web.Request) -> web.Response:
+    asked = unquote(request.query.get("path", ""))
+    try:
         home = users.home(request)
-        if request.query.get("full_info", "false").lower() == "true":
-            return web.json_response(_info(path, home, users.newest))
-        return web.json_response(os.path.relpath(path, home))
+    except KeyError:
+        return web.Response(status=403, text="Invalid user specified in request")
+    folder = users.path(request, asked, create=False)
+    if folder is None:
+        return web.Response(status=400, text="Invalid path requested")
+    if not os.path.exists(folder):
+        if folder == home:
+            return web.json_response([])
+        return web.Response(status=404, text="Requested path not found")
+    if not folder.is_dir():
+        return web.Response(status=400, text="Requested path is not a directory")
+    entries = []
+    for at, folders, names in os.walk(folder):
+        entries += [_entry(Path(at, name), home) for name in (*folders, *names)]
+    entries.sort(key=lambda entry: (entry["type"] != "directory", entry["name"].lower()))
+    return web.json_response(entries)
 
-    @table.get("/userdata/{file}")
-    @_answered
-    async def get_file(request: web.Request) -> web.StreamResponse:
-        path, headers = find_existing(request), {}
-        if users.newest:
-            headers["X-Content-Type-Options"] = "nosniff"
-            if path != users.home(request) / "user.css":  # which pages link to
-                headers["Content-Disposition"] = "attachment"
-        return web.FileResponse(path, headers=headers)
 
-    @table.post("/userdata/{file}")
-    @_answered
-    async def post_file(request: web.Request) -> web.StreamResponse:
-        path = find(request)
-        data = await request.read()
-        may_write(request, path)
-        try:
-            path.write_bytes(data)
-        except OSError:
-            reason = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
-            return web.Response(status=400, reason=reason)
-        return told(request, path)
-
-    @table.delete("/userdata/{file}")
-    @_answered
-    async def delete_file(request: web.Request) -> web.StreamResponse:
-        find_existing(request).unlink()
-        return web.Response(status=204)
-
-    @table.post("/userdata/{file}/move/{dest}")
-    @_answered
-    async def move_file(request: web.Request) -> web.StreamResponse:
-        source, target = find_existing(request), find(request, "dest")
-        may_write(request, target)
-        shutil.move(source, target)
-        return told(request, target)
+# -- files ------------------------------------------------------------------------------
 
 
 class _Refused(Exception):
@@ -247,15 +188,98 @@ class _Refused(Exception):
         self.text = text
 
 
-def _answered(handler: Any) -> Any:
-    async def answering(request: web.Request) -> web.StreamResponse:
+def _answers(
+    handler: Callable[[Users, web.Request], Awaitable[web.StreamResponse]],
+) -> Callable[[Users, web.Request], Awaitable[web.StreamResponse]]:
+    """Has a :class:`_Refused` become an answer."""
+
+    @functools.wraps(handler)
+    async def answering(users: Users, request: web.Request) -> web.StreamResponse:
         try:
-            response: web.StreamResponse = await handler(request)
+            return await handler(users, request)
         except _Refused as exc:
             return web.Response(status=exc.status, text=exc.text)
-        return response
 
     return answering
+
+
+def _find(users: Users, request: web.Request, part: str = "file") -> Path:
+    path = users.path(request, request.match_info[part])
+    if path is None:
+        raise _Refused(403)
+    return path
+
+
+def _find_existing(users: Users, request: web.Request) -> Path:
+    path = _find(users, request)
+    if not os.path.exists(path):  # unlike Path.exists(), also of a name that is too long
+        raise _Refused(404)
+    return path
+
+
+def _check_overwrite(request: web.Request, path: Path) -> None:
+    if request.query.get("overwrite", "true") == "false" and os.path.exists(path):
+        raise _Refused(409, "File already exists")
+
+
+def _stored(users: Users, request: web.Request, path: Path) -> web.Response:
+    home = users.home(request)
+    if request.query.get("full_info", "false").lower() == "true":
+        return web.json_response(_info(path, home, users.newest))
+    return web.json_response(os.path.relpath(path, home))
+
+
+@_answers
+async def _get_file(users: Users, request: web.Request) -> web.StreamResponse:
+    path, headers = _find_existing(users, request), {}
+    if users.newest:
+        headers["X-Content-Type-Options"] = "nosniff"
+        if path != users.home(request) / "user.css":  # which pages link to
+            headers["Content-Disposition"] = "attachment"
+    return web.FileResponse(path, headers=headers)
+
+
+@_answers
+async def _post_file(users: Users, request: web.Request) -> web.StreamResponse:
+    path = _find(users, request)
+    data = await request.read()
+    _check_overwrite(request, path)
+    try:
+        path.write_bytes(data)
+    except OSError:
+        reason = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
+        return web.Response(status=400, reason=reason)
+    return _stored(users, request, path)
+
+
+@_answers
+async def _delete_file(users: Users, request: web.Request) -> web.StreamResponse:
+    _find_existing(users, request).unlink()
+    return web.Response(status=204)
+
+
+@_answers
+async def _move_file(users: Users, request: web.Request) -> web.StreamResponse:
+    source, target = _find_existing(users, request), _find(users, request, "dest")
+    _check_overwrite(request, target)
+    shutil.move(source, target)
+    return _stored(users, request, target)
+
+
+USER_ROUTES: Routes[Users] = (
+    ("GET", "/users", _get_users),
+    ("POST", "/users", _post_users),
+    ("GET", "/settings", _get_settings),
+    ("GET", "/settings/{id}", _get_setting),
+    ("POST", "/settings", _post_settings),
+    ("POST", "/settings/{id}", _post_setting),
+    ("GET", "/userdata", _list_files),
+    ("GET", "/v2/userdata", _list_all),
+    ("GET", "/userdata/{file}", _get_file),
+    ("POST", "/userdata/{file}", _post_file),
+    ("DELETE", "/userdata/{file}", _delete_file),
+    ("POST", "/userdata/{file}/move/{dest}", _move_file),
+)
 
 
 def _info(path: Path, base: Path, newest: bool) -> dict[str, Any]:

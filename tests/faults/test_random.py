@@ -48,8 +48,9 @@ from comfy_client.errors import (
 from comfy_client.jobs import submit as submission
 from comfy_client.jobs import tracker as jobs
 from comfy_client.jobs.result import OutputFrame, Result
-from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, execution
-from comfy_client.testing import server as server_module
+from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, executor, prompt_queue
+from comfy_client.testing import state as state_module
+from comfy_client.testing.http import decode
 from comfy_client.timing import Timing
 from tests.helpers.clients import open_sockets
 
@@ -227,8 +228,8 @@ class Record:
                     fact.over_at = time.monotonic()
 
 
-def _recorded(record: Record) -> type[execution.Queue]:
-    class Recorded(execution.Queue):
+def _recorded(record: Record) -> type[prompt_queue.Queue]:
+    class Recorded(prompt_queue.Queue):
         """Writes down what happens, in the moment in which it happens."""
 
         ending: ClassVar[dict[str, list[Any]]] = {}
@@ -284,14 +285,14 @@ def recorded() -> Iterator[Record]:
     record = Record()
     queue = _recorded(record)
 
-    class Executor(execution.Executor):
+    class Executor(executor.Executor):
         def _end(self, prompt_id, result):
             queue.ending[prompt_id] = result["status"]["messages"]
             super()._end(prompt_id, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "Queue", queue)
-        patch.setattr(server_module, "Executor", Executor)
+        patch.setattr(state_module, "Queue", queue)
+        patch.setattr(state_module, "Executor", Executor)
         yield record
 
 
@@ -366,7 +367,9 @@ def interim(faults: Faults, rng: random.Random) -> Any:
     )
 
     def respond(request: Request) -> None:
-        status, _, body = faults._stage.answer(request)
+        state = faults._running()
+        told = state.loop.wait(state.connections.ask(request))
+        status, _, body = decode(told, request.method)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
@@ -483,7 +486,7 @@ class Operator:
 
     def _run(self) -> None:
         while not self._stop.wait(0.01):
-            core = self._server._core
+            core = self._server._state
             if core is None:
                 continue
             shown = core.queue.shown()

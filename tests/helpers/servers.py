@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from comfy_client.testing import ComfyServer, ExecutionBlocker, ProgressBar, execution
+from comfy_client.testing import (
+    ComfyServer,
+    ExecutionBlocker,
+    ProgressBar,
+    check_interrupted,
+    send_event,
+    send_text,
+)
 from tests.comfyui import HERE, _make_inputs
 
 NODES = HERE / "comfyui_nodes.py"
@@ -55,10 +62,10 @@ def stand_ins(*, old: bool) -> dict[str, ModuleType]:
         return made
 
     def send_sync(event: str, data: Any, client_id: str | None = None) -> None:
-        execution.send_event(event, data)
+        send_event(event, data)
 
     def send_progress_text(text: str, node_id: str, client_id: str | None = None) -> None:
-        execution.send_text(text)
+        send_text(text)
 
     server = SimpleNamespace(send_sync=send_sync, client_id=None)
     blocker = module("comfy_execution.graph_utils", ExecutionBlocker=ExecutionBlocker)
@@ -68,7 +75,7 @@ def stand_ins(*, old: bool) -> dict[str, ModuleType]:
     utils = module("comfy.utils", ProgressBar=ProgressBar)
     management = module(
         "comfy.model_management",
-        throw_exception_if_processing_interrupted=execution.check_interrupted,
+        throw_exception_if_processing_interrupted=check_interrupted,
     )
     return {
         "comfy": module("comfy", utils=utils, model_management=management),

@@ -35,9 +35,10 @@ from comfy_client.testing import (
     faults,
     frame,
     never_answer,
-    script,
 )
-from comfy_client.testing.server import Core
+from comfy_client.testing.records import Records
+from comfy_client.testing.state import ServerState
+from comfy_client.testing.steps import play
 
 LIMIT = 20.0
 Dial = Callable[..., websocket.WebSocket]
@@ -477,7 +478,7 @@ def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServ
         ws = websocket.create_connection(url, timeout=LIMIT)
         server.until(lambda: server.sockets)  # and its greeting has begun
         server.push({"type": "pushed"})
-        server.faults._stage._running().send("sent", None)
+        server.faults._running().send("sent", None)
         texts = [ws.recv_frame().data for _ in range(4)]
         kinds = [json.loads(texts[index])["type"] for index in (0, 1, 3)]
         assert kinds == ["status", "pushed", "sent"]
@@ -1223,21 +1224,23 @@ def test_bodies_of_any_kind_are_read_once_more_by_the_server(server: ComfyServer
         assert post(small, "/prompt", {"x": "y" * 5000}).status_code == 413
 
 
-def test_records_are_bounded(server: ComfyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_bounded(server: ComfyServer) -> None:
     """The oldest go first; the last request is always there."""
-    monkeypatch.setattr(script, "_REQUESTS_KEPT", 3)
     for number in range(5):
         get(server, f"/nope/{number}")
-    assert [request.path for request in server.requests] == ["/nope/2", "/nope/3", "/nope/4"]
-    monkeypatch.setattr(script, "_BYTES_KEPT", 100)
     post(server, "/queue", {"x": "y" * 80})
     post(server, "/queue", {"x": "y" * 200})
-    assert [len(request.body) > 200 for request in server.requests] == [True]
-    monkeypatch.setattr(script, "_OTHERS_KEPT", 10)
+    records = Records(max_requests=3, max_bytes=100, max_others=10)
+    kept = []
+    for request in server.requests:
+        records.keep_request(request)
+        kept.append([each.path for each in records.requests])
+    assert kept[3:5] == [["/nope/1", "/nope/2", "/nope/3"], ["/nope/2", "/nope/3", "/nope/4"]]
+    assert kept[5:] == [["/nope/3", "/nope/4", "/queue"], ["/queue"]]
     for number in range(15):
-        server._keep(server.messages, number)
-    assert len(server.messages) <= 10
-    assert server.messages[-1] == 14
+        records.keep(records.messages, number)
+    assert len(records.messages) <= 10
+    assert records.messages[-1] == 14
 
 
 def test_sockets_and_connections_are_recorded(server: ComfyServer, dial: Dial) -> None:
@@ -1568,15 +1571,14 @@ def _fail_with(server: ComfyServer, step: Step) -> None:
     server.until(lambda: server.errors)
 
 
-def test_a_script_stops_with_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_stops_with_its_server() -> None:
     """Whatever it waits for; to wait too long is an error."""
     with ComfyServer() as server:
         server.script(threading.Event())
         submit(server)
         server.until(lambda: server.running)
-    monkeypatch.setattr(script, "_LIMIT", 0.1)
-    with pytest.raises(TimeoutError, match=r"waited 0.1 s"), ComfyServer() as server:
-        _fail_with(server, threading.Event())
+    with ComfyServer() as server, pytest.raises(TimeoutError, match=r"waited 0.1 s"):
+        play(server.faults._running(), [threading.Event()], "id", None, timeout=0.1)
 
 
 def test_what_waits_when_the_script_ends_is_executed(server: ComfyServer) -> None:
@@ -1624,15 +1626,15 @@ def test_a_list_of_jobs_has_scripted_ones() -> None:
 def test_a_script_that_the_end_cuts_off_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it was about to do."""
     ending = threading.Event()
-    stop = Core.stop
+    stop = ServerState.stop
 
-    def slowly(core: Core, *, reset: bool = False) -> None:
+    def slowly(state: ServerState, *, reset: bool = False) -> None:
         ending.set()
         with contextlib.suppress(AssertionError):
             server.until(lambda: server.errors, 0.3)
-        stop(core, reset=reset)
+        stop(state, reset=reset)
 
-    monkeypatch.setattr(Core, "stop", slowly)
+    monkeypatch.setattr(ServerState, "stop", slowly)
     with ComfyServer() as server:
         server.script(ending, lambda _: server.push({"type": "x"}))
         submit(server)

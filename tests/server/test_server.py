@@ -41,7 +41,7 @@ from comfy_client.testing import (
     send_event,
     send_text,
 )
-from comfy_client.testing.server import Core
+from comfy_client.testing.steps import PromptHooks
 from comfy_client.workflow.metadata import read_metadata
 from tests.helpers.clients import until
 
@@ -1061,7 +1061,7 @@ def test_what_is_no_exception_in_a_check_is_kept(server, api):
 
 def test_a_fault_of_the_worker_itself_costs_its_prompt_only(server, api, monkeypatch):
     """Whatever it is, the test hears of it."""
-    monkeypatch.setattr(Core, "keeps_history", property(lambda self: 1 / 0))
+    monkeypatch.setattr(PromptHooks, "keeps_history", property(lambda self: 1 / 0))
     ask(server, "POST", "/prompt", json={"prompt": picture()})
     server.until(lambda: server.errors, LIMIT)
     monkeypatch.undo()

@@ -55,9 +55,10 @@ def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
     ``ComfyApi(comfy_server.url, verify=...)``.
     """
     from comfy_client import BearerCredentials, ComfyApi
+    from comfy_client.testing.server import client_options
 
-    given = comfy_server._credentials
-    credentials = BearerCredentials(given) if isinstance(given, str) else given
-    verify = comfy_server._certificate or True
-    with ComfyApi(comfy_server.url, credentials=credentials, verify=verify) as api:
+    options = client_options(comfy_server)
+    if isinstance(options["credentials"], str):
+        options["credentials"] = BearerCredentials(options["credentials"])
+    with ComfyApi(comfy_server.url, **options) as api:
         yield api

@@ -1,6 +1,6 @@
 """What a test does with a running server: read requests, set answers, push events, script.
 
-:class:`Stage` is the part of :class:`~comfy_client.testing.ComfyServer` for that::
+:class:`ScriptedServer` is the part of :class:`~comfy_client.testing.ComfyServer` for that::
 
     server.on("GET", "/queue", (502, {}, "bad gateway"))       # a fixed answer
     server.on("GET", "/view*", cut((200, {}, bytes(1000)), 10))  # a broken one
@@ -14,45 +14,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, overload
 
 import attrs
 
-from .faults import Fault, Faults, count, jsonable
-from .traffic import Answer, Handler, Ran, Request, decode, pieces, upgrade
+from .active_faults import ActiveFaults, Fault
+from .answer_faults import jsonable
+from .exchange import check_count
+from .faults import Faults
+from .http import Answer, Handler, Request, decode, upgrade
+from .records import Ran, Records
+from .state import ServerState
+from .steps import Finish, Step, finish, push
+from .websocket import EventSocket
 
-if TYPE_CHECKING:
-    from .server import Core
-    from .traffic import Link
-
-#: Stands for the id of the prompt in the steps of a script.
-PROMPT_ID = "00000000-0000-4000-8000-000000000000"
-_LIMIT = 10.0  # seconds that any wait in here may take
-_REQUESTS_KEPT, _BYTES_KEPT, _OTHERS_KEPT = 10_000, 64 * 2**20, 100_000
-
-_T = TypeVar("_T")
 _H = TypeVar("_H", bound=Handler)
-
-
-@attrs.frozen
-class Finish:
-    """Step of a script: the prompt leaves the queue and appears in the history.
-
-    Attributes:
-        entry: The complete entry of ``GET /history/{prompt_id}``; ``None``: its outputs and
-            messages are those that the script has sent.
-    """
-
-    entry: Mapping[str, Any] | None = None
-
-
-#: dict: a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes: a binary one;
-#: Event: waited for, 10 seconds at most; a function is called with the prompt's id.
-Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
 
 
 @attrs.frozen
@@ -60,83 +40,66 @@ class Socket:
     """One open WebSocket, from the server's side."""
 
     client_id: str
-    _link: Link = attrs.field(repr=False)
-    _core: Core = attrs.field(repr=False)
+    _link: EventSocket = attrs.field(repr=False)
+    _state: ServerState = attrs.field(repr=False)
 
     def hang_up(self, *, reset: bool = True) -> None:
         """End it abruptly: with a RST, or with a bare FIN."""
-        self._core.call(self._link.hang_up, reset)
+        self._state.loop.call(self._link.hang_up, reset)
 
 
-class Stage:
+class ScriptedServer:
     """What a server has received, and how a test sets its answers; see the module.
 
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self.requests: list[Request] = []
-        self.connections = 0
-        self.handshakes: list[Mapping[str, str]] = []
-        self.hellos: list[str] = []
-        self.first_messages: list[Any] = []
-        self.messages: list[Any] = []
-        self.pings = 0
-        self.ran: list[Ran] = []
-        self.errors: list[BaseException] = []
-        self.faults: Faults = Faults(self)
-        self._prefix = prefix
-        self._changed = threading.Condition()  # guards the above, told of each change
-        self._bytes = 0
+    def __init__(self) -> None:
+        self._records = Records()
+        self._active = ActiveFaults(self._flush)
+        self.requests: list[Request] = self._records.requests
+        self.handshakes: list[Mapping[str, str]] = self._records.handshakes
+        self.hellos: list[str] = self._records.hellos
+        self.first_messages: list[Any] = self._records.first_messages
+        self.messages: list[Any] = self._records.messages
+        self.ran: list[Ran] = self._records.ran
+        self.errors: list[BaseException] = self._records.errors
+        self.faults: Faults = Faults(self._active, self._running)
 
-    def _running(self) -> Core:
+    def _running(self) -> ServerState:
         raise NotImplementedError
+
+    def _flush(self) -> None:
+        """Have all messages so far sent as things are."""
+        with contextlib.suppress(RuntimeError):  # it is not running
+            self._running().sockets.flush()
 
     # -- what clients sent --------------------------------------------------------------
 
-    def _keep(self, kept: list[_T], item: _T) -> None:
-        with self._changed:
-            kept.append(item)
-            if len(kept) > _OTHERS_KEPT:
-                del kept[: _OTHERS_KEPT // 10]
-            self._changed.notify_all()
+    @property
+    def connections(self) -> int:
+        """How many TCP connections were accepted."""
+        return self._records.connections
 
-    def _keep_request(self, request: Request) -> None:
-        with self._changed:
-            self.requests.append(request)
-            self._bytes += len(request.body)
-            if self._bytes > _BYTES_KEPT or len(self.requests) > _REQUESTS_KEPT:
-                self._bytes = sum(len(one.body) for one in self.requests)
-                while len(self.requests) > _REQUESTS_KEPT or (
-                    self._bytes > _BYTES_KEPT and len(self.requests) > 1
-                ):
-                    self._bytes -= len(self.requests.pop(0).body)
-            self._changed.notify_all()
-
-    def _count(self, what: str) -> None:
-        with self._changed:
-            setattr(self, what, getattr(self, what) + 1)
-            self._changed.notify_all()
+    @property
+    def pings(self) -> int:
+        """How many pings came from clients."""
+        return self._records.pings
 
     def until(self, predicate: Callable[[], object], timeout: float = 5.0) -> None:
         """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while not predicate():  # outside the lock: it may ask this server something
-            if time.monotonic() > end:
-                raise AssertionError(f"did not come true within {timeout} s")
-            with self._changed:
-                self._changed.wait(0.01)
+        self._records.until(predicate, timeout)
 
     @property
     def sockets(self) -> list[Socket]:
         """The sockets that are open now."""
-        core = self._running()
-        return [Socket(link.client_id, link, core) for link in core.links]
+        state = self._running()
+        return [Socket(link.client_id, link, state) for link in state.sockets.open]
 
     @property
     def open_connections(self) -> int:
         """How many TCP connections are open now."""
-        return self._running().open_connections
+        return self._running().connections.count
 
     # -- answers ------------------------------------------------------------------------
 
@@ -183,8 +146,8 @@ class Stage:
 
     def off(self, method: str, path: str) -> None:
         """Remove the answers that :meth:`on` set for exactly this method and path."""
-        for fault in self.faults.active("answer"):
-            if (fault._settings.method, fault._settings.path) == (method, path):
+        for fault in self._active.find("answer"):
+            if fault.settings.is_for(method, path):
                 fault.end()
 
     def answer(self, request: Request) -> Answer:
@@ -197,8 +160,8 @@ class Stage:
         """
         if request.path == "/ws":
             return upgrade(request)
-        core = self._running()
-        return decode(core.wait(core.loopback(request)), request.method)
+        state = self._running()
+        return decode(state.loop.wait(state.connections.ask(request)), request.method)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -218,11 +181,11 @@ class Stage:
         """Send bytes unchanged, for frames that no server should send (see :func:`frame`)."""
         if not isinstance(data, bytes):
             raise ValueError(f"what is sent as it is are bytes, not {data!r}")
-        self._running().push(data, to)
+        self._running().sockets.push(data, to)
 
     def _push(self, opcode: int, payload: bytes, to: str | None, fragments: int) -> None:
-        count("fragments", fragments, 1)
-        self.push_raw(b"".join(pieces(opcode, payload, fragments)), to=to)
+        check_count("fragments", fragments, 1)
+        push(self._running(), opcode, payload, to, fragments)
 
     # -- prompts ------------------------------------------------------------------------
 
@@ -249,7 +212,7 @@ class Stage:
             message = step.entry if isinstance(step, Finish) else step
             if isinstance(message, Mapping):
                 jsonable("a step of a script", message)
-        return self.faults._add("script", steps)
+        return self._active.add("script", steps)
 
     @property
     def history(self) -> dict[str, Any]:
@@ -283,64 +246,9 @@ class Stage:
                 one is ``execution_error`` or ``execution_interrupted``.
             entry: The whole entry of the history, in place of the other arguments.
         """
-        failed = {m[0] for m in messages} & {"execution_error", "execution_interrupted"}
-        status = {
-            "status_str": "error" if failed else "success",
-            "completed": not failed,
-            "messages": list(messages),
-        }
-        made = {"outputs": dict(outputs or {}), "status": status, "meta": {}}
-        result = dict(entry) if entry else made
-        core = self._running()
-        core.ended(prompt_id, (result.get("status") or {}).get("status_str"))
-        core.queue.settle(prompt_id, result)
+        finish(self._running(), prompt_id, outputs, messages, entry)
 
     def forget(self) -> None:
         """Lose queue and history, as after a restart; sockets stay open."""
         self.faults.lose_queue()
         self.faults.evict()
-
-
-def play(
-    stage: Stage, core: Core, steps: Sequence[Step], prompt_id: str, client_id: str | None
-) -> None:
-    """Play a script for one prompt, and wait until that has left the queue."""
-    outputs: dict[str, Any] = {}
-    messages: list[Any] = []
-    queue = core.queue
-    for step in steps:
-        if queue.closed:
-            return
-        if isinstance(step, Mapping):
-            event = _renamed(step, prompt_id)
-            data = event.get("data")
-            if event.get("type") == "executed":
-                outputs[data["node"]] = data["output"]
-            elif str(event.get("type")).startswith("execution_"):
-                messages.append([event["type"], data])
-            if event.keys() == {"type", "data"}:
-                core.send(event["type"], data, client_id)
-            else:
-                stage.push(event, to=client_id)
-        elif isinstance(step, bytes):
-            stage.push_binary(step.replace(PROMPT_ID.encode(), prompt_id.encode()), to=client_id)
-        elif isinstance(step, threading.Event):
-            core.flush()
-            end = time.monotonic() + _LIMIT
-            while not step.wait(0.02) and not queue.closed:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"the script waited {_LIMIT} s for an event")
-        elif isinstance(step, Finish):
-            entry = step.entry and _renamed(step.entry, prompt_id)
-            stage.finish(prompt_id, outputs, messages=messages, entry=entry)
-        else:
-            core.flush()
-            step(prompt_id)
-    core.flush()
-    while queue.running_id == prompt_id and not queue.closed:
-        with stage._changed:
-            stage._changed.wait(0.02)
-
-
-def _renamed(data: Mapping[str, Any], prompt_id: str) -> Any:
-    return json.loads(json.dumps(data).replace(PROMPT_ID, prompt_id))

@@ -17,10 +17,10 @@ import attrs
 from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 
 from ..workflow.metadata import add_texts
-from .execution import Preview, ProgressBar, check_interrupted, wants_previews
 from .folders import Folders
 from .images import Frame, Pictures, scaled
-from .scenery import draw
+from .node_api import Preview, ProgressBar, check_interrupted, wants_previews
+from .placeholder_images import draw
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _LOOK = 0.05  # seconds between two looks at whether the prompt was interrupted

@@ -1,15 +1,12 @@
-"""Queue and executor: one prompt after the other, in one thread, as ComfyUI does it.
+"""The executor: one prompt after the other, in one thread, as ComfyUI does it.
 
-Nodes are classes after ComfyUI's V1 conventions, see :class:`comfy_client.testing.nodes.Nodes`.
-While one runs, it may use :class:`ProgressBar`, :func:`send_event` and :func:`send_text`.
+Nodes are classes after ComfyUI's V1 conventions, see :mod:`comfy_client.testing.nodes`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import hashlib
-import heapq
 import inspect
 import io
 import json
@@ -21,295 +18,57 @@ import traceback
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
 from PIL import Image, ImageOps
 
-if TYPE_CHECKING:
-    from .nodes import Nodes
+from .node_api import ExecutionBlocker, Interrupted, Preview, context
+from .nodes import Nodes
+from .prompt_queue import Item, Queue
 
-#: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  A tuple,
-#: since the order of equal numbers, and the crash over equal ids, is that of tuples.
-Item = tuple[float, str, dict[str, Any], dict[str, Any], list[str], dict[str, Any]]
-#: Format ("JPEG" or "PNG"), picture, and the box in pixels that it is fitted into.
-Preview = tuple[str, Image.Image, int | None]
 #: What one call of a node gave: the nodes that it expands into or ``None``, and its outputs.
 _Result = tuple[dict[str, Any] | None, Any]
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # kinds of binary frames
 _PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
-_HISTORY_LIMIT = 10_000
 
 
-class Interrupted(Exception):
-    """Raised in a node that was interrupted."""
-
-
-class ExecutionBlocker:
-    """Returned by a node in place of an output: the nodes behind it do not run.
-
-    The prompt keeps running and succeeds.
-
-    Attributes:
-        message: Sent to the client in an ``execution_error`` of type ``ExecutionBlocked``;
-            ``None``: nothing is sent.
-    """
-
-    def __init__(self, message: str | None = None) -> None:
-        self.message = message
-
-
-class Outlet(Protocol):
-    """Where the executor's messages go."""
+class MessageSink(Protocol):
+    """Takes the executor's messages."""
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
         """To one client, or to all; an event of a number is a binary frame."""
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether this client asked for previews with metadata."""
+        """Whether this client wants previews with metadata."""
 
     def log(self, text: str) -> None:
-        """A line for the server's log."""
+        """Add a line to the server's log."""
 
 
-class Director(Protocol):
-    """Who may have prompts go another way than by themselves, from the worker's thread."""
+class ExecutionHooks(Protocol):
+    """Changes what happens to prompts; called in the worker's thread."""
 
     def plays(self, item: Item) -> bool:
-        """Take a prompt that begins; whether nothing is left to do for it."""
+        """A prompt starts: whether something else has played it in place of the executor."""
 
     def before_step(self) -> None:
-        """Wait, if no node is to go on."""
+        """Wait, if no node may start or continue."""
 
     def before_history(self) -> None:
-        """Wait, if the end of a prompt is not to be known yet."""
+        """Wait, if the end of a prompt may not be known yet."""
 
     @property
     def keeps_history(self) -> bool:
-        """Whether what ended is remembered."""
+        """Whether prompts that ended are remembered."""
 
     def ended(self, prompt_id: str, status: str) -> None:
         """A prompt is about to leave the queue, with success or an error."""
 
-    def keep(self, error: BaseException) -> None:
-        """Have the test hear of an error that is more than a node's failure."""
-
-
-# -- for nodes --------------------------------------------------------------------------
-
-
-class ProgressBar:
-    """Reports the progress of the running node: ``progress``, ``progress_state`` and a preview.
-
-    It works as ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the
-    prompt was interrupted, which ends the node.
-
-    Attributes:
-        total: How many steps there are.
-        current: How many steps are done.
-    """
-
-    def __init__(self, total: float) -> None:
-        self.total: float = total
-        self.current: float = 0
-
-    def update(self, value: float) -> None:
-        """Add so many steps."""
-        self.update_absolute(self.current + value)
-
-    def update_absolute(
-        self, value: float, total: float | None = None, preview: Preview | None = None
-    ) -> None:
-        """Set how many steps are done, and, if given, how many there are and a preview."""
-        self.total = self.total if total is None else total
-        self.current = min(value, self.total)
-        run = _here.get()
-        check_interrupted()
-        run.progress(self.current, self.total, preview)
-
-
-def check_interrupted() -> None:
-    """Raise :class:`Interrupted` if the running prompt was; for nodes that take long."""
-    _here.get().executor.check_interrupted()
-
-
-def wants_previews(default: bool) -> bool:
-    """Whether the running prompt is to have previews, if it may say so itself."""
-    run = _here.get()
-    known = run.executor.preview_methods
-    method = run.extra_data.get("preview_method") if known else None
-    return method != "none" if method in _PREVIEW_METHODS else default
-
-
-def send_event(event: str, data: Any) -> None:
-    """Send an event of any name and JSON data to all clients, from a running node."""
-    _here.get().executor.outlet.send(event, data)
-
-
-def send_text(text: str) -> None:
-    """Send the progress text of the running node to its client."""
-    run = _here.get()
-    node = run.node_id.encode()
-    frame = struct.pack(">I", len(node)) + node + text.encode()
-    run.executor.outlet.send(TEXT, frame, run.client_id)
-
-
-# -- the queue --------------------------------------------------------------------------
-
-
-class Queue:
-    """What waits, what runs, and what has ended; for several threads."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        self._news = threading.Condition(threading.RLock())
-        self._pending: list[Item] = []
-        self._running: Item | None = None
-        self._history: dict[str, Any] = {}
-        self._flags: dict[str, Any] = {}
-        self._closed = False
-
-    def put(self, item: Item) -> None:
-        """Add a prompt; TypeError, and yet it is added, if number and id are taken."""
-        with self._news:
-            heapq.heappush(self._pending, item)
-            self._changed()
-            self._news.notify()
-
-    def get(self) -> Item | None:
-        """Wait for the next prompt, which runs from now on; ``None`` for flags or the end."""
-        with self._news:
-            self._news.wait_for(lambda: self._pending or self._flags or self._closed)
-            if self._closed or not self._pending:
-                return None
-            item = heapq.heappop(self._pending)
-            # The executor marks its own; queue and history show what was sent.
-            self._running = copy.deepcopy(item)
-            self._changed()
-            return item
-
-    def done(self, result: dict[str, Any] | None) -> None:
-        """The running prompt has ended; without a result it leaves no history."""
-        with self._news:
-            item, self._running = self._running, None
-            if item is None:
-                return
-            if result is not None:
-                self._remember(item, result)
-            self._changed()
-
-    def _remember(self, item: Item, result: dict[str, Any]) -> None:
-        if len(self._history) > _HISTORY_LIMIT:
-            del self._history[next(iter(self._history))]
-        self._history[item[1]] = {"prompt": item[:5], **result}
-
-    def settle(self, prompt_id: str, result: dict[str, Any]) -> None:
-        """End a prompt in this way, whether it runs, waits, or was never heard of."""
-        with self._news:
-            running = [self._running] if self._running else []
-            known = (item for item in (*running, *self._pending) if item[1] == prompt_id)
-            item: Item = next(known, (0, prompt_id, {}, {}, [], {}))
-            if item is self._running:
-                self._running = None
-            elif item in self._pending:
-                self._pending.remove(item)
-                heapq.heapify(self._pending)
-            self._remember(item, result)
-            self._changed()
-
-    def lose(self) -> str | None:
-        """Forget what waits and what runs, and tell nobody; the id of what ran."""
-        with self._news:
-            self._pending.clear()
-            item, self._running = self._running, None
-            return item[1] if item else None
-
-    def shown(self) -> dict[str, list[Any]]:
-        """The answer to ``GET /queue``."""
-        with self._news:
-            running = [self._running[:5]] if self._running else []
-            return {
-                "queue_running": running,
-                "queue_pending": [item[:5] for item in self._pending],
-            }
-
-    @property
-    def running_id(self) -> str | None:
-        """The id of the prompt that runs."""
-        with self._news:
-            return self._running[1] if self._running else None
-
-    def remaining(self) -> int:
-        """How many wait or run."""
-        with self._news:
-            return len(self._pending) + (self._running is not None)
-
-    def clear(self) -> None:
-        """Drop all that wait."""
-        with self._news:
-            self._pending.clear()
-            self._changed()
-
-    def delete(self, prompt_id: Any) -> bool:
-        """Drop the first that waits under this id; whether there was one."""
-        with self._news:
-            for index, item in enumerate(self._pending):
-                if item[1] == prompt_id:
-                    del self._pending[index]
-                    heapq.heapify(self._pending)
-                    if not self._pending:
-                        self._changed()  # clients hear of the last one twice
-                    self._changed()
-                    return True
-        return False
-
-    def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
-        """Oldest first; without an offset the last ones."""
-        with self._news:
-            if offset < 0 and max_items is not None:
-                offset = len(self._history) - max_items
-            end = None if max_items is None else max(offset, 0) + max(max_items, 1)
-            return dict(list(self._history.items())[max(offset, 0) : end])
-
-    def entry(self, prompt_id: str) -> dict[str, Any]:
-        """The history of one prompt by its id; empty if there is none."""
-        with self._news:
-            found = self._history.get(prompt_id)
-            return {} if found is None else {prompt_id: found}
-
-    def forget(self, prompt_id: Any = None) -> None:
-        """Drop one prompt from history, or all."""
-        with self._news:
-            if prompt_id is None:
-                self._history.clear()
-            else:
-                self._history.pop(prompt_id, None)
-
-    def flag(self, name: str, value: Any) -> None:
-        """Ask the worker for something, for when it is idle."""
-        with self._news:
-            self._flags[name] = value
-            self._news.notify()
-
-    def take_flags(self) -> dict[str, Any]:
-        """What it was asked for."""
-        with self._news:
-            flags, self._flags = self._flags, {}
-            return flags
-
-    def close(self) -> None:
-        """No prompt runs from now on."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed
+    def keep_error(self, error: BaseException) -> None:
+        """Keep an error that is more than a node's failure, for the test."""
 
 
 # -- the nodes of a prompt --------------------------------------------------------------
@@ -445,7 +204,7 @@ class Executor:
         self,
         nodes: Nodes,
         queue: Queue,
-        outlet: Outlet,
+        sink: MessageSink,
         *,
         preview_methods: bool,
         newest: bool,
@@ -456,13 +215,12 @@ class Executor:
         self._newest = newest
         #: Whether prompts may say how they want their previews.
         self.preview_methods = preview_methods
-        self.outlet = outlet
+        self.sink = sink
         #: Whose prompt runs, or ran last.
         self.client_id: str | None = None
         #: The node that runs, if a client was told of it.
         self.node_id: str | None = None
-        #: Asked about every prompt.
-        self.director: Director | None = None
+        self.hooks: ExecutionHooks | None = None
         self._queue = queue
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
@@ -478,8 +236,8 @@ class Executor:
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
-        if self.director:
-            self.director.before_step()
+        if self.hooks:
+            self.hooks.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
@@ -489,10 +247,10 @@ class Executor:
         while not self._queue.closed:
             item = self._queue.get()
             try:
-                if item is not None and not (self.director and self.director.plays(item)):
+                if item is not None and not (self.hooks and self.hooks.plays(item)):
                     self._take(item)
             except BaseException as exc:  # noqa: BLE001  the next prompt is due all the same
-                self._keep(exc)
+                self._keep_error(exc)
                 self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
@@ -501,21 +259,21 @@ class Executor:
         start = time.perf_counter()
         self._end(item[1], self._execute(item))
         seconds = time.perf_counter() - start
-        self.outlet.log(f"Prompt executed in {seconds:.2f} seconds")
+        self.sink.log(f"Prompt executed in {seconds:.2f} seconds")
 
-    def _keep(self, error: BaseException) -> None:
-        if self.director:
-            self.director.keep(error)
+    def _keep_error(self, error: BaseException) -> None:
+        if self.hooks:
+            self.hooks.keep_error(error)
 
     def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
         keep = True
-        if self.director:
-            self.director.before_history()
-            keep = self.director.keeps_history
-            self.director.ended(prompt_id, result["status"].get("status_str"))
+        if self.hooks:
+            self.hooks.before_history()
+            keep = self.hooks.keeps_history
+            self.hooks.ended(prompt_id, result["status"].get("status_str"))
         self._queue.done(result if keep else None)
         if self.client_id is not None:
-            self.outlet.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
+            self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
 
     def _execute(self, item: Item) -> dict[str, Any]:
         """One prompt; returns what history has of it, beside the prompt itself."""
@@ -526,17 +284,17 @@ class Executor:
             self.reset()
         self.client_id = extra_data.get("client_id")
         run = _Run(self, prompt_id, graph, {**extra_data, **secrets}, self.client_id, self._store)
-        token = _here.set(run)
+        token = context.set(run)
         try:
             succeeded = self._run(run, outputs)
         finally:
-            _here.reset(token)
+            context.reset(token)
             self.node_id = None
         return run.record(succeeded)
 
     def _run(self, run: _Run, outputs: Sequence[str]) -> bool:
         """Whether history is to say that all went well; the client hears of it, too."""
-        run.say("execution_start", {"prompt_id": run.prompt_id})
+        run.report("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:
             self._steps(run, outputs, executed)
@@ -545,10 +303,10 @@ class Executor:
         except BaseException as exc:  # noqa: BLE001  a class that fell over
             failure = _Failure(next(iter(run.prompt), ""), exc, {})
         else:
-            self._tell_success(run)
+            self._send_success(run)
             return True
         if not isinstance(failure.error, Exception):  # such as a test's own pytest.fail()
-            self._keep(failure.error)
+            self._keep_error(failure.error)
         message: dict[str, Any] = {
             "prompt_id": run.prompt_id,
             "node_id": failure.node_id,
@@ -556,26 +314,26 @@ class Executor:
             "executed": list(executed),
         }
         if isinstance(failure.error, Interrupted):
-            self.outlet.log("Processing interrupted")
-            run.say("execution_interrupted", message, to_all=True)
+            self.sink.log("Processing interrupted")
+            run.report("execution_interrupted", message, to_all=True)
         else:
-            self.outlet.log(f"!!! Exception during processing !!! {_text(failure.error)}")
-            run.say("execution_error", {**message, **run.details(failure)})
+            self.sink.log(f"!!! Exception during processing !!! {_text(failure.error)}")
+            run.report("execution_error", {**message, **run.details(failure)})
         # Of waiting for each other, history says success: what counts there is the last node.
         return isinstance(failure.error, DependencyCycleError)
 
-    def _tell_success(self, run: _Run) -> None:
-        if self.director:
-            self.director.before_step()  # a prompt of which no node runs hangs, too
+    def _send_success(self, run: _Run) -> None:
+        if self.hooks:
+            self.hooks.before_step()  # a prompt of which no node runs hangs, too
         if not self._queue.closed:
-            run.say("execution_success", {"prompt_id": run.prompt_id})
+            run.report("execution_success", {"prompt_id": run.prompt_id})
 
     def _steps(self, run: _Run, outputs: Sequence[str], executed: set[str]) -> None:
         """All nodes that must run."""
         self._store.serve(run.graph, run.signed(run.prompt))
         run.known = list(self._store.node_ids())
         cached = [node_id for node_id in run.prompt if run.cached(node_id)]
-        run.say("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
+        run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
         plan = _Plan(run)
         for node_id in outputs:
             plan.add(node_id)
@@ -585,13 +343,13 @@ class Executor:
                 plan.complete(node_id)
         for node_id in cached if self._newest else ():
             if node_id not in run.ui and run.is_intermediate(node_id):
-                self._tell_cached(run, node_id, run.cached(node_id))
+                self._send_cached(run, node_id, run.cached(node_id))
 
     def _step(self, run: _Run, plan: _Plan, node_id: str, executed: set[str]) -> bool:
         """One node, from the cache or really; whether it is done, or waits for others now."""
         cached = run.cached(node_id)
         if cached is not None:
-            self._tell_cached(run, node_id, cached)
+            self._send_cached(run, node_id, cached)
             run.finish(node_id)
             return True
         run.node_id = node_id
@@ -603,7 +361,7 @@ class Executor:
                 run.start(node_id)
                 given, missing = run.inputs(node_id, plan.sources[node_id])
                 inputs |= given
-                run.tell_executing(node_id)
+                run.send_executing(node_id)
                 node = run.object(node_id)
                 wanted = run.wanted(node, inputs, missing)
                 if wanted:
@@ -625,11 +383,11 @@ class Executor:
         executed.add(node_id)
         return True
 
-    def _tell_cached(self, run: _Run, node_id: str, cached: _Cached | None) -> None:
+    def _send_cached(self, run: _Run, node_id: str, cached: _Cached | None) -> None:
         """To client and history: what a node has shown before."""
         ui = cached.ui if cached else None
         if run.client_id is not None:
-            run.tell_executed(node_id, (ui or {}).get("output"))
+            run.send_executed(node_id, (ui or {}).get("output"))
         if ui is not None and (self._newest or run.client_id is not None):
             run.ui[node_id] = ui
 
@@ -675,12 +433,12 @@ class _Run:
 
     # -- messages -----------------------------------------------------------------------
 
-    def say(self, event: str, data: dict[str, Any], *, to_all: bool = False) -> None:
+    def report(self, event: str, data: dict[str, Any], *, to_all: bool = False) -> None:
         """To history, and to the client."""
         data = {**data, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
         if self.client_id is not None or to_all:
-            self.executor.outlet.send(event, data, self.client_id)
+            self.executor.sink.send(event, data, self.client_id)
 
     def details(self, failure: _Failure) -> dict[str, Any]:
         """What ``execution_error`` says beside where it was."""
@@ -705,21 +463,21 @@ class _Run:
             "meta": {node_id: ui["meta"] for node_id, ui in self.ui.items()},
         }
 
-    def tell_executing(self, node_id: str) -> None:
+    def send_executing(self, node_id: str) -> None:
         if self.client_id is not None:
             display_id = self.graph.get_display_node_id(node_id)
             self.executor.node_id = display_id
             data = {"node": node_id, "display_node": display_id, "prompt_id": self.prompt_id}
-            self.executor.outlet.send("executing", data, self.client_id)
+            self.executor.sink.send("executing", data, self.client_id)
 
-    def tell_executed(self, node_id: str, output: Any) -> None:
+    def send_executed(self, node_id: str, output: Any) -> None:
         data = {
             "node": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
             "output": output,
             "prompt_id": self.prompt_id,
         }
-        self.executor.outlet.send("executed", data, self.client_id)
+        self.executor.sink.send("executed", data, self.client_id)
 
     def show(self, node_id: str, ui: dict[str, Any]) -> None:
         """To history, and to the client: what a node is there for."""
@@ -731,34 +489,34 @@ class _Run:
         }
         self.ui[node_id] = {"meta": meta, "output": ui}
         if self.client_id is not None:
-            self.tell_executed(node_id, ui)
+            self.send_executed(node_id, ui)
 
     def start(self, node_id: str) -> None:
         self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
-        self._tell_states()
+        self._send_states()
 
     def finish(self, node_id: str) -> None:
         total = self._states.get(node_id, {"max": 1})["max"]
         self._states[node_id] = {"value": total, "max": total, "state": "finished"}
-        self._tell_states()
+        self._send_states()
 
     def progress(self, value: float, total: float, preview: Preview | None) -> None:
-        outlet, client_id = self.executor.outlet, self.client_id
+        sink, client_id = self.executor.sink, self.client_id
         self._states[self.node_id] = {"value": value, "max": total, "state": "running"}
-        self._tell_states()
-        with_metadata = preview is not None and outlet.knows_metadata(client_id)
+        self._send_states()
+        with_metadata = preview is not None and sink.knows_metadata(client_id)
         if preview and with_metadata:
-            outlet.send(PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
+            sink.send(PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
         data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
-        outlet.send("progress", data, client_id)
+        sink.send("progress", data, client_id)
         if preview and not with_metadata:
             number = 2 if preview[0] == "PNG" else 1
-            outlet.send(PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
+            sink.send(PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
 
-    def _tell_states(self) -> None:
+    def _send_states(self) -> None:
         nodes = {node_id: {**s, **self._identity(node_id)} for node_id, s in self._states.items()}
         data = {"prompt_id": self.prompt_id, "nodes": nodes}
-        self.executor.outlet.send("progress_state", data, self.client_id)
+        self.executor.sink.send("progress_state", data, self.client_id)
 
     def _identity(self, node_id: str) -> dict[str, Any]:
         return {
@@ -773,6 +531,24 @@ class _Run:
         kind = "image/png" if preview[0] == "PNG" else "image/jpeg"
         metadata = json.dumps({**self._identity(self.node_id), "image_type": kind}).encode()
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
+
+    # -- for the running node -----------------------------------------------------------
+
+    def check_interrupted(self) -> None:
+        self.executor.check_interrupted()
+
+    def wants_previews(self, default: bool) -> bool:
+        known = self.executor.preview_methods
+        method = self.extra_data.get("preview_method") if known else None
+        return method != "none" if method in _PREVIEW_METHODS else default
+
+    def send_event(self, event: str, data: Any) -> None:
+        self.executor.sink.send(event, data)
+
+    def send_text(self, text: str) -> None:
+        node = self.node_id.encode()
+        frame = struct.pack(">I", len(node)) + node + text.encode()
+        self.executor.sink.send(TEXT, frame, self.client_id)
 
     # -- what is kept -------------------------------------------------------------------
 
@@ -818,7 +594,7 @@ class _Run:
                 values, _ = self.inputs(node_id)
                 node["is_changed"] = [_called(cls.IS_CHANGED, v) for v in _slices(values, cls)]
             except Exception as exc:  # noqa: BLE001  the server takes it for a change
-                self.executor.outlet.log(f"WARNING: {exc}")
+                self.executor.sink.log(f"WARNING: {exc}")
                 node["is_changed"] = float("nan")
         return node["is_changed"]
 
@@ -959,7 +735,7 @@ class _Run:
             "current_inputs": [],
             "current_outputs": [],
         }
-        self.executor.outlet.send("execution_error", data, self.client_id)
+        self.executor.sink.send("execution_error", data, self.client_id)
         return ExecutionBlocker(None)
 
 
@@ -1100,9 +876,6 @@ class _Plan:
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)
-
-
-_here: ContextVar[_Run] = ContextVar("the prompt that runs in this thread")
 
 
 def is_link(value: Any) -> bool:

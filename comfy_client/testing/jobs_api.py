@@ -1,5 +1,8 @@
 """The jobs API of ComfyUI 0.6 and newer: queue and history as one list.
 
+The newest servers call interrupted jobs cancelled, can cancel by id, and fail on a prompt whose
+``extra_pnginfo``, or the ``workflow`` in it, is no object.
+
 A script may have left less in history than a run does: what is missing is left out.
 """
 
@@ -7,14 +10,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import attrs
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from .execution import Queue
+from .prompt_queue import Queue
+from .routing import Routes
+from .state import ServerState
 
 _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")
@@ -26,60 +30,61 @@ _ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
 _EXCERPT = 1024  # characters of a text that stands for a whole job
 
 
-def add_job_routes(
-    table: web.RouteTableDef, queue: Queue, interrupt: Callable[[], None], *, newest: bool
-) -> None:
-    """``/api/jobs``, which is there with this prefix only.
-
-    The newest call interrupted jobs cancelled, can cancel by id, and fall over a prompt whose
-    ``extra_pnginfo``, or the ``workflow`` in it, is no object.
-    """
+async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
+    newest = state.options.is_newest
     statuses = (*_STATUSES, "cancelled") if newest else _STATUSES
+    try:
+        return web.json_response(_page(_jobs(state.queue, newest), request.query, statuses))
+    except ValueError as exc:
+        return web.json_response({"error": str(exc)}, status=400)
 
-    @table.get("/api/jobs")
-    async def get_jobs(request: web.Request) -> web.Response:
-        try:
-            return web.json_response(_page(_jobs(queue, newest), request.query, statuses))
-        except ValueError as exc:
-            return web.json_response({"error": str(exc)}, status=400)
 
-    @table.get("/api/jobs/{id}")
-    async def get_job(request: web.Request) -> web.Response:
-        for job in reversed(_jobs(queue, newest)):  # of one id, first what has ended
-            if job.id == request.match_info["id"]:
-                return web.json_response({**job.told(), **job.details()})
-        return web.json_response({"error": "Job not found"}, status=404)
+async def _get_job(state: ServerState, request: web.Request) -> web.Response:
+    jobs = _jobs(state.queue, state.options.is_newest)
+    for job in reversed(jobs):  # of one id, first what has ended
+        if job.id == request.match_info["id"]:
+            return web.json_response({**job.listed(), **job.details()})
+    return web.json_response({"error": "Job not found"}, status=404)
 
-    if not newest:
-        return
 
-    def cancel(job_id: str) -> bool:
-        if queue.delete(job_id):
-            return True
-        runs = queue.running_id == job_id
-        if runs:
-            interrupt()
-        return runs
+def _cancel(state: ServerState, job_id: str) -> bool:
+    if state.queue.delete(job_id):
+        return True
+    runs = state.queue.running_id == job_id
+    if runs:
+        state.executor.interrupt()
+    return runs
 
-    @table.post("/api/jobs/cancel")
-    async def cancel_jobs(request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except json.JSONDecodeError:
-            return web.json_response({"error": "Request body must be valid JSON"}, status=400)
-        ids = body.get("job_ids") if isinstance(body, dict) else None
-        if not isinstance(ids, list):
-            return web.json_response({"error": "job_ids must be a list"}, status=400)
-        wrong = [one if isinstance(one, str) else repr(one) for one in ids if not is_uuid(one)]
-        if wrong:
-            answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
-            return web.json_response(answer, status=400)
-        cancelled = [cancel(job_id) for job_id in ids]  # all of them
-        return web.json_response({"cancelled": any(cancelled)})
 
-    @table.post("/api/jobs/{id}/cancel")
-    async def cancel_job(request: web.Request) -> web.Response:
-        return web.json_response({"cancelled": cancel(request.match_info["id"])})
+async def _cancel_jobs(state: ServerState, request: web.Request) -> web.Response:
+    try:
+        body = await request.json()
+    except json.JSONDecodeError:
+        return web.json_response({"error": "Request body must be valid JSON"}, status=400)
+    ids = body.get("job_ids") if isinstance(body, dict) else None
+    if not isinstance(ids, list):
+        return web.json_response({"error": "job_ids must be a list"}, status=400)
+    wrong = [one if isinstance(one, str) else repr(one) for one in ids if not is_uuid(one)]
+    if wrong:
+        answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
+        return web.json_response(answer, status=400)
+    cancelled = [_cancel(state, job_id) for job_id in ids]  # all of them
+    return web.json_response({"cancelled": any(cancelled)})
+
+
+async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
+    return web.json_response({"cancelled": _cancel(state, request.match_info["id"])})
+
+
+#: There with this prefix only.
+JOB_ROUTES: Routes[ServerState] = (
+    ("GET", "/api/jobs", _get_jobs),
+    ("GET", "/api/jobs/{id}", _get_job),
+)
+NEWEST_JOB_ROUTES: Routes[ServerState] = (
+    ("POST", "/api/jobs/cancel", _cancel_jobs),
+    ("POST", "/api/jobs/{id}/cancel", _cancel_job),
+)
 
 
 def is_uuid(value: Any) -> bool:
@@ -108,7 +113,7 @@ def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]
     limit, offset = _number(query, "limit"), max(0, _number(query, "offset") or 0)
     if limit is not None and limit < 1:
         raise ValueError("limit must be a positive integer")
-    jobs = [job.told() for job in found if not status or job.status in wanted]
+    jobs = [job.listed() for job in found if not status or job.status in wanted]
     if query.get("workflow_id"):
         jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
     key = _created if sort_by == "created_at" else _duration
@@ -159,22 +164,22 @@ class _Job:
         prompt_id: str = self._item[1]
         return prompt_id
 
-    def told(self) -> dict[str, Any]:
-        """What a list has of it."""
+    def listed(self) -> dict[str, Any]:
+        """Its entry in a list."""
         number, prompt_id, _, extra_data, _ = self._item
         entry = self._entry or {}
         messages = (entry.get("status") or {}).get("messages") or ()
-        told = {name: data or {} for name, data in messages}
-        end = next((told[name] for name in reversed(told) if name in _ENDS), {})
+        events = {name: data or {} for name, data in messages}
+        end = next((events[name] for name in reversed(events) if name in _ENDS), {})
         return {
             "id": prompt_id,
             "status": self.status,
             **_present(
                 priority=number,
                 create_time=extra_data.get("create_time"),
-                execution_start_time=told.get("execution_start", {}).get("timestamp"),
+                execution_start_time=events.get("execution_start", {}).get("timestamp"),
                 execution_end_time=end.get("timestamp"),
-                execution_error=told.get("execution_error"),
+                execution_error=events.get("execution_error"),
             ),
             **_summary(entry.get("outputs") or {}, self._newest),
             **_present(workflow_id=self._workflow_id()),
@@ -188,7 +193,7 @@ class _Job:
         return found or None
 
     def details(self) -> dict[str, Any]:
-        """What else is told of it alone: of what has ended only."""
+        """What is shown of a single job that has ended."""
         if self._entry is None:
             return {}
         workflow = {"prompt": self._item[2], "extra_data": self._item[3]}

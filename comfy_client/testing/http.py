@@ -1,4 +1,4 @@
-"""The requests of clients, and the bytes of answers and frames."""
+"""The requests of clients, and the bytes of answers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ from aiohttp import web
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-    from .faults import Fault, Faults
-
 #: Status, headers, and a body: bytes, text, ``None``, or whatever JSON can say.
 Answer = tuple[int, Mapping[str, str], Any]
 
@@ -45,7 +43,7 @@ class Wire:
         self._transport = transport
         self._loop = loop
         is_plain = transport.get_extra_info("sslcontext") is None
-        self._tap = _Tap(cast(asyncio.Protocol, transport.get_protocol()), is_plain)
+        self._capture = _Capture(cast(asyncio.Protocol, transport.get_protocol()), is_plain)
         self._left = b""
         self._do(self._take())
 
@@ -57,7 +55,7 @@ class Wire:
             raise ConnectionResetError("the connection has ended") from None
 
     async def _take(self) -> None:
-        self._transport.set_protocol(self._tap)
+        self._transport.set_protocol(self._capture)
         if not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
@@ -68,17 +66,17 @@ class Wire:
     async def _send(self, data: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(data)
-        while self._tap.is_full and not self._transport.is_closing():
+        while self._capture.is_full and not self._transport.is_closing():
             await asyncio.sleep(0.001)
         if self._transport.is_closing():
             raise ConnectionResetError("the client has left")
 
     def recv(self, size: int) -> bytes:
         """Wait for bytes from the client, at most so many; empty if it has left."""
-        data = self._left or self._tap.chunks.get()
+        data = self._left or self._capture.chunks.get()
         data, self._left = data[:size], data[size:]
         if not data:
-            self._tap.chunks.put(b"")  # for the next who asks
+            self._capture.chunks.put(b"")  # for the next who asks
         return data
 
     def close(self, *, reset: bool = False) -> None:
@@ -86,8 +84,8 @@ class Wire:
         self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
 
 
-class _Tap(asyncio.Protocol):
-    """Takes the data of a connection; its old protocol hears of the rest."""
+class _Capture(asyncio.Protocol):
+    """Takes the data of a connection; its old protocol gets everything else."""
 
     def __init__(self, before: asyncio.Protocol, is_plain: bool) -> None:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -100,7 +98,7 @@ class _Tap(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.chunks.put(b"")
-        return self._is_plain  # who has nothing more to say may still be told something
+        return self._is_plain  # a client that has sent all may still receive
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.chunks.put(b"")
@@ -128,7 +126,7 @@ class Request:
         headers: The headers; names are case-insensitive.
         body: The bytes that were read: fewer than announced if the client was cut off.
         is_below: Whether the path is below the server's prefix; faults affect no other requests.
-        rest: The faults that have yet to affect it; for the server.
+        rest: The faults that have yet to affect it; for the server's own use.
     """
 
     method: str
@@ -140,7 +138,7 @@ class Request:
     body: bytes = attrs.field(repr=False)
     _wire: Callable[[], Wire] = attrs.field(repr=False)
     is_below: bool = attrs.field(default=True, repr=False)
-    rest: list[Fault] = attrs.field(factory=list, repr=False, init=False)
+    rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
 
     def json(self) -> Any:
         """The body, decoded; ValueError if it is no JSON."""
@@ -155,28 +153,6 @@ class Request:
 #: Answers a request; ``None`` if it has written to ``request.socket`` itself, which then ends.
 #: Runs in a thread of its own, and may wait.
 Handler = Callable[[Request], Answer | None]
-
-
-@attrs.define
-class Ran:
-    """One prompt that the server has started to execute or to play.
-
-    Attributes:
-        prompt_id: The id of the prompt.
-        client_id: The client that submitted it; ``None``: it gave no id.
-        extra_data: What was submitted with the workflow, without secrets.
-        status: ``"success"`` or ``"error"``, as in history; ``None``: it has not ended.
-    """
-
-    prompt_id: str
-    client_id: str | None
-    extra_data: Mapping[str, Any] = attrs.field(repr=False)
-    status: str | None = None
-
-    @property
-    def mark(self) -> str | None:
-        """The id that ``comfy_client`` gave it, also on servers that choose another."""
-        return self.extra_data.get("comfy_client_prompt_id")
 
 
 def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
@@ -263,14 +239,14 @@ async def exchange(connection: socket.socket, request: Request) -> bytes:
     try:
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
-            return await _exchanged(reader, writer, request)
+            return await _read_answer(reader, writer, request)
         finally:
             writer.close()
     finally:
         connection.close()
 
 
-async def _exchanged(
+async def _read_answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request
 ) -> bytes:
     drop = ("connection", "content-length", "transfer-encoding", "expect")
@@ -338,6 +314,13 @@ def encode(answer: Answer) -> bytes:
     return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body
 
 
+def unknown_route(method: str) -> Answer:
+    """The server's answer on a route that it does not have."""
+    if method in ("GET", "HEAD"):
+        return 404, {"Content-Type": "application/octet-stream"}, None
+    return 405, {"Allow": "GET,HEAD"}, "405: Method Not Allowed"
+
+
 def never_answer(request: Request) -> None:
     """A handler that sends nothing until the client gives up."""
     while request.socket.recv(65536):
@@ -362,119 +345,7 @@ def drip(answer: Answer, *, size: int = 1, pause: float = 0.05) -> Handler:
     return handler
 
 
-def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """One unmasked WebSocket frame, as a server sends it: 1 text, 2 binary, 8 close, 9 ping."""
-    size = len(payload)
-    head = bytes([(0x80 if fin else 0) | opcode])
-    if size < 126:
-        head += bytes([size])
-    elif size < 65536:
-        head += struct.pack(">BH", 126, size)
-    else:
-        head += struct.pack(">BQ", 127, size)
-    return head + payload
-
-
-def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
-    """One message in so many frames (fewer if it is shorter)."""
-    size = -(-len(payload) // parts) or 1
-    chunks = [payload[i : i + size] for i in range(0, len(payload), size)] or [b""]
-    last = len(chunks) - 1
-    return [frame(0 if i else opcode, c, fin=i == last) for i, c in enumerate(chunks)]
-
-
-#: What a handler wants in the answer to a handshake; empty but for the request that it is of.
+#: Further headers for the answer to the handshake that is being handled.
 more_headers: ContextVar[Mapping[str, str]] = ContextVar(
     "more headers", default=MappingProxyType({})
 )
-
-
-# -- event sockets ------------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class Link:
-    """One open event socket; for the server's own thread."""
-
-    client_id: str
-    ws: web.WebSocketResponse
-    transport: asyncio.Transport | None
-    is_deaf: bool = False
-    is_dark: bool = False
-    _writing: asyncio.Lock = attrs.field(factory=asyncio.Lock)  # a frame may take its time
-
-    @property
-    def hears(self) -> bool:
-        """Whether messages reach it."""
-        return not (self.is_deaf or self.is_dark)
-
-    async def send(self, message: str | bytes, faults: Faults) -> None:
-        """Send a text or a binary message, in the way that faults want it."""
-        parts = next((f._settings for f in faults.active("fragments")), 1)
-        pause = next((f._settings for f in faults.active("pause_in_frames")), 0)
-        async with self._writing:
-            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-                if parts > 1 or pause:
-                    await self._send_oddly(message, parts, pause)
-                elif isinstance(message, str):
-                    await self.ws.send_str(message)
-                else:
-                    await self.ws.send_bytes(message)
-
-    async def _send_oddly(self, message: str | bytes, parts: int, pause: float) -> None:
-        is_text = isinstance(message, str)
-        payload = message.encode() if isinstance(message, str) else message
-        data = frame(9, b"still there?").join(pieces(1 if is_text else 2, payload, parts))
-        if pause:
-            self.write(data[: len(data) // 2])
-            await asyncio.sleep(pause)
-            data = data[len(data) // 2 :]
-        self.write(data)
-
-    async def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are, behind the frame that is on its way."""
-        async with self._writing:
-            self.write(data)
-
-    async def pong(self, data: bytes) -> None:
-        """Answer a ping."""
-        async with self._writing:
-            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-                await self.ws.pong(data)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes at once."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def hang_up(self, reset: bool) -> None:
-        """End it."""
-        if self.transport is not None:
-            hang_up(self.transport, reset=reset)
-
-    def deaf(self) -> None:
-        """No more messages."""
-        self.is_deaf = True
-
-    def hear(self) -> None:
-        """Messages again."""
-        self.is_deaf = False
-
-    def darken(self) -> None:
-        """Neither read nor write."""
-        self.is_dark = True
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def light(self) -> None:
-        """Read and write again."""
-        self.is_dark = False
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-
-def made(event: str | int, data: Any) -> str | bytes:
-    """The message for an event, or for a binary one of that number."""
-    if isinstance(event, int):
-        return struct.pack(">I", event) + cast(bytes, data)
-    return json.dumps({"type": event, "data": data})

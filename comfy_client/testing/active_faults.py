@@ -1,0 +1,197 @@
+"""The faults of a server that are active, and what the ones about messages do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import attrs
+
+from .websocket import frame
+
+#: Messages that none should send, as kind (1 text, 2 binary) and content.
+JUNK: tuple[tuple[int, bytes], ...] = (
+    (1, b"{no json"),
+    (1, b"[1, 2, 3]"),
+    (1, b"null"),
+    (1, b'"executing"'),
+    (1, b"{}"),
+    (1, b'{"type": null, "data": {}}'),
+    (1, b'{"type": "executing", "data": null}'),
+    (1, b'{"type": "progress", "data": [1, 2]}'),
+    (1, b'{"type": "executed", "data": {"output": 5, "prompt_id": 7}}'),
+    (1, b'{"type": "status", "data": {"status": {"exec_info": null}}}'),
+    (1, b"\xff\xfe not UTF-8"),
+    (2, b""),
+    (2, b"\0"),
+    (2, b"\0\0\0"),
+    (2, b"\0\0\0\x01"),
+    (2, b"\0\0\0\x63 of an unknown kind"),
+    (2, b"\0\0\0\x01\0\0\0\x63 in an unknown format"),
+    (2, b"\0\0\0\x03\xff\xff\xff\xff a text of no node"),
+    (2, b"\0\0\0\x04\xff\xff\xff\xff{}"),
+    (2, b"\0\0\0\x04\0\0\0\x02\xff\xff"),
+    (2, b"\0\0\0\x04\0\0\0\x02[]"),
+)
+
+_STRANGER = "5f7a1c1e-0000-4000-8000-00000000cafe"
+#: Messages of other prompts and other people's extensions.
+FOREIGN: tuple[dict[str, Any], ...] = (
+    {"type": "crystools.monitor", "data": {"cpu_utilization": 12.5, "gpus": [{"vram_used": 1}]}},
+    {"type": "execution_start", "data": {"prompt_id": _STRANGER}},
+    {"type": "executing", "data": {"node": "3", "prompt_id": _STRANGER}},
+    {"type": "progress", "data": {"value": 1, "max": 9, "prompt_id": _STRANGER, "node": "3"}},
+    {"type": "progress", "data": {"value": 2, "max": 9}},
+    {"type": "executing", "data": {"node": "3"}},
+    {"type": "executed", "data": {"node": "9", "output": {"images": []}, "prompt_id": _STRANGER}},
+    {"type": "execution_error", "data": {"prompt_id": _STRANGER, "exception_message": "theirs"}},
+    {"type": "execution_interrupted", "data": {"prompt_id": _STRANGER}},
+    {"type": "execution_success", "data": {"prompt_id": _STRANGER}},
+    {"type": "executing", "data": {"node": None, "prompt_id": _STRANGER}},
+    {"type": "some.extension", "data": None},
+    {"type": "some.extension", "data": ["a", "list"]},
+    {"type": "crystools.monitor", "data": None},
+)
+
+
+@attrs.define(eq=False)
+class Fault:
+    """A fault that is active until its ``with`` block ends or :meth:`end` is called.
+
+    Attributes:
+        name: The method of :class:`Faults` that made it.
+        hits: How many requests, messages or pings it affected.  Prompts and open sockets are not
+            counted.
+        settings: What it does in detail; for the server's own use.
+    """
+
+    name: str
+    hits: int = attrs.field(default=0, init=False)
+    settings: Any = attrs.field(repr=False)
+    _all: ActiveFaults = attrs.field(repr=False)
+    _times: int | None = attrs.field(repr=False)
+    _undo: Callable[[], object] | None = attrs.field(repr=False)
+
+    def __enter__(self) -> Fault:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def active(self) -> bool:
+        """Whether it is active: not ended, and its `times` are not used up."""
+        return self._all.lasts(self) and not self.is_used_up()
+
+    def end(self) -> None:
+        """Undo it; idempotent."""
+        if self._all.remove(self) and self._undo:
+            self._undo()
+
+    def is_used_up(self) -> bool:
+        """Whether it has occurred as often as it may."""
+        return self._times is not None and self.hits >= self._times
+
+
+class ActiveFaults:
+    """The faults that are active; for any thread."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        #: Has all messages so far sent as things are.
+        self._flush = flush
+        self._lock = threading.Lock()  # guards the list below
+        self._faults: list[Fault] = []
+
+    def add(
+        self,
+        name: str,
+        settings: Any = None,
+        *,
+        times: int | None = None,
+        undo: Callable[[], object] | None = None,
+    ) -> Fault:
+        """Add a fault, which acts from now on."""
+        if name in _ABOUT_MESSAGES:
+            self._flush()
+        fault = Fault(name, settings, self, times, undo)
+        with self._lock:
+            self._faults.insert(0, fault)
+        return fault
+
+    def remove(self, fault: Fault) -> bool:
+        """Remove a fault; whether it was there."""
+        if fault.name in _ABOUT_MESSAGES:
+            self._flush()
+        with self._lock:
+            if fault not in self._faults:
+                return False
+            self._faults.remove(fault)
+            return True
+
+    def find(self, *names: str) -> list[Fault]:
+        """The active faults (of these names), the last one first."""
+        with self._lock:
+            faults = self._faults if not names else [f for f in self._faults if f.name in names]
+            return [fault for fault in faults if not fault.is_used_up()]
+
+    def first(self, name: str) -> Fault | None:
+        """The active fault of this name that was added last."""
+        return next(iter(self.find(name)), None)
+
+    def lasts(self, fault: Fault | None) -> bool:
+        """Whether nobody has ended it: the last one that it affected may still be waiting."""
+        with self._lock:
+            return fault in self._faults
+
+    def clear(self, *names: str) -> None:
+        """End all faults (of these names)."""
+        with self._lock:
+            faults = [fault for fault in self._faults if not names or fault.name in names]
+        for fault in faults:
+            fault.end()
+
+    # -- about messages -----------------------------------------------------------------
+
+    def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
+        """Whether a message is not to be sent, or not yet."""
+        for fault in self.find("lose", "withhold"):
+            chosen, kept = fault.settings
+            if any(_is_meant(one, event, data) for one in chosen):
+                fault.hits += 1
+                if kept is not None:
+                    kept.append((event, data, client_id))
+                return True
+        return False
+
+    def intruders(self) -> list[str | bytes]:
+        """What is to be sent before the next message: texts, and frames as bytes."""
+        found: list[str | bytes] = []
+        for fault in self.find("junk", "foreign_traffic"):
+            if fault.name == "junk":
+                found.append(frame(*JUNK[fault.hits % len(JUNK)]))
+            else:
+                found.append(json.dumps(FOREIGN[fault.hits % len(FOREIGN)]))
+            fault.hits += 1
+        return found
+
+    def framing(self) -> tuple[int, float]:
+        """In how many frames a message is sent, and with which pause in seconds."""
+        parts, pause = self.first("fragments"), self.first("pause_in_frames")
+        return parts.settings if parts else 1, pause.settings if pause else 0.0
+
+
+_ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "pause_in_frames")
+
+
+def _is_meant(
+    chosen: str | Callable[[str | int, Any], object], event: str | int, data: Any
+) -> bool:
+    """Whether a name or a function of :meth:`Faults.lose` means a message."""
+    if callable(chosen):
+        return bool(chosen(event, data))
+    is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None
+    name = "binary" if isinstance(event, int) else "executing null" if is_end else event
+    return fnmatchcase(name, chosen)

@@ -1,0 +1,159 @@
+"""The open event sockets of a server, and the messages that go to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from .active_faults import ActiveFaults
+from .loop import ServerLoop
+from .records import Records
+from .websocket import EventSocket, encode_message
+
+
+class EventSockets:
+    """Who is connected, and what is still to be sent.
+
+    :meth:`send`, :meth:`flush`, :meth:`push` and :attr:`open` are for any thread, the rest is for
+    the server's own.
+    """
+
+    def __init__(self, loop: ServerLoop, faults: ActiveFaults, records: Records) -> None:
+        self._loop = loop
+        self._faults = faults
+        self._records = records
+        #: Prompts about which nothing more is sent.
+        self.silenced: set[str] = set()
+        self._by_id: dict[str, EventSocket] = {}  # who gets messages
+        self._open: list[EventSocket] = []
+        self._flags: dict[str, Any] = {}
+        self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers that have yet to notice
+
+    @property
+    def open(self) -> list[EventSocket]:
+        """The sockets that are open."""
+        return list(self._open)
+
+    @contextlib.asynccontextmanager
+    async def connected(self, link: EventSocket) -> AsyncIterator[None]:
+        """The life of one socket; a newer one of the same id takes its place."""
+        client_id = link.client_id
+        self._by_id.pop(client_id, None)
+        self._by_id[client_id] = link
+        self._flags[client_id] = {}
+        self._open.append(link)
+        try:
+            yield
+        finally:
+            self._open.remove(link)
+            await self._until_reconnected(client_id)
+            # Whichever socket of the id ends, the id is gone: ComfyUI's own trap.
+            self._by_id.pop(client_id, None)
+            self._flags.pop(client_id, None)
+
+    async def _until_reconnected(self, client_id: str) -> None:
+        reconnected = asyncio.Event()
+        waiting = self._stale.setdefault(client_id, [])
+        waiting.append(reconnected)
+        while self._faults.first("stale_handlers") and not reconnected.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reconnected.wait(), 0.02)
+        if not reconnected.is_set():
+            waiting.remove(reconnected)
+
+    def greeted(self, client_id: str) -> None:
+        """A socket is in use: now the stale handlers of its id wake up, and remove the id."""
+        for reconnected in self._stale.pop(client_id, ()):
+            reconnected.set()
+            self._by_id.pop(client_id, None)
+
+    def is_connected(self, client_id: str) -> bool:
+        """Whether messages to this client go anywhere."""
+        return client_id in self._by_id
+
+    def set_flags(self, client_id: str, flags: Any) -> None:
+        """What a client says that it can do."""
+        self._flags[client_id] = flags
+
+    def knows_metadata(self, client_id: str | None) -> bool:
+        """Whether a client wants previews with metadata.
+
+        AttributeError for flags that are no object, which ends the prompt there, too.
+        """
+        flags = self._flags.get(client_id or "", {})
+        return flags.get("supports_preview_metadata") is True
+
+    # -- messages -----------------------------------------------------------------------
+
+    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
+        """Queue a message; to all clients without a `client_id`."""
+        self._later(partial(self.deliver, event, data, client_id))
+
+    def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
+        self._loop.later(self._outgoing.put_nowait, sending)
+
+    async def publish(self) -> None:
+        """Send what is queued, for as long as the server runs."""
+        while True:
+            sending = await self._outgoing.get()
+            try:
+                await sending()
+            except Exception as exc:  # noqa: BLE001  ComfyUI would end here
+                self._records.keep(self._records.errors, exc)
+
+    async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
+        """Send now; a client that is not connected misses it."""
+        if self._loop.is_stopping:
+            return  # a process that ends says nothing of the prompt that ran
+        if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
+            return
+        if self._faults.keep_back(event, data, client_id):
+            return
+        links = self._receiving(client_id)
+        if not links:
+            return
+        for extra in self._faults.intruders():
+            for link in links:
+                if isinstance(extra, bytes):
+                    await link.send_raw(extra)
+                else:
+                    await link.send(extra, *self._faults.framing())
+        message = encode_message(event, data)
+        for link in links:
+            await link.send(message, *self._faults.framing())
+
+    def _receiving(self, client_id: str | None) -> list[EventSocket]:
+        if client_id is None:
+            links = list(self._by_id.values())
+        else:
+            links = [self._by_id[client_id]] if client_id in self._by_id else []
+        return [link for link in links if link.receives]
+
+    def flush(self) -> None:
+        """Wait until all messages so far have been sent."""
+        if self._loop.is_frozen:
+            return
+        done = Future[None]()
+
+        async def sent() -> None:
+            done.set_result(None)
+
+        self._later(sent)
+        while not (done.done() or self._loop.is_stopping or self._loop.is_frozen):
+            with contextlib.suppress(TimeoutError):
+                done.result(0.1)
+
+    def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
+        """Send bytes unchanged after all messages so far; to muted sockets if `everybody`."""
+
+        async def write() -> None:
+            for link in self.open if everybody else self._receiving(to):
+                await link.send_raw(data)
+
+        self._later(write)
+        self.flush()

@@ -1,0 +1,272 @@
+"""A request on its way through the faults that meet it, to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import attrs
+from aiohttp import web
+
+from .active_faults import Fault
+from .http import (
+    Answer,
+    Handler,
+    Request,
+    encode,
+    hang_up,
+    make_request,
+    more_headers,
+    read_body,
+    set_body,
+    upgrade,
+)
+from .state import ServerState
+
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_POLL = 0.005  # seconds between two looks at the client and the fault
+
+
+@attrs.frozen(eq=False)
+class Rule:
+    """How some requests are answered."""
+
+    method: str
+    path: str
+    #: An answer, a handler, or a coroutine function of an :class:`Exchange`.
+    answer: Any
+
+    def is_for(self, method: str, path: str) -> bool:
+        """Whether it was given exactly these."""
+        return (self.method, self.path) == (method, path)
+
+    def meets(self, request: Request) -> bool:
+        """Whether a request is meant; none outside of the server's prefix."""
+        path = request.full_path if self.path.startswith("/api") else request.path
+        fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
+        return fits and request.is_below
+
+
+@attrs.define(eq=False)
+class Exchange:
+    """One request on its way through the faults that meet it."""
+
+    request: web.Request
+    seen: Request
+    state: ServerState
+    _handler: Next
+    _rules: list[Fault]
+    _current: Fault | None = None
+
+    async def proceed(self) -> web.StreamResponse:
+        """What the next fault says, or at last the server itself."""
+        while self._rules:
+            fault = self._rules.pop(0)
+            # Of what stands in for the server's own answer, only the first counts.
+            changing = inspect.iscoroutinefunction
+            self.seen.rest[:] = [f for f in self._rules if changing(f.settings.answer)]
+            # Two requests at once must not both have the last of its times.
+            if not fault.active:
+                continue
+            fault.hits += 1
+            self._current = fault
+            return await self._respond(fault.settings.answer)
+        return await self._handler(self.request)
+
+    async def _respond(self, answer: Any) -> web.StreamResponse:
+        if inspect.iscoroutinefunction(answer):
+            return cast(web.StreamResponse, await answer(self))
+        if callable(answer):
+            answer = await self._called(answer)
+        if answer is None:
+            return self.done(keep=False)
+        if answer[0] == 101:
+            more_headers.set(answer[1])
+            return await self._handler(self.request)
+        return self.reply(answer)
+
+    async def _called(self, handler: Handler) -> Answer | None:
+        """Call it in a thread of its own, since it may wait for as long as it likes.
+
+        If it fails, the connection ends without an answer.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Answer | None] = loop.create_future()
+
+        def finish(result: Answer | None) -> None:
+            if not done.done():  # the server stops
+                done.set_result(result)
+
+        def call() -> None:
+            result = None
+            try:
+                result = _checked(handler(self.seen))
+            except OSError:
+                pass  # the client has left
+            except BaseException as exc:  # noqa: BLE001  raised at the end of the server
+                self.state.keep_error(exc)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(finish, result)
+
+        # Daemons, since nobody waits for a handler that waits for ever.
+        threading.Thread(target=call, name="ComfyServer handler", daemon=True).start()
+        return await done
+
+    async def answer(self) -> bytes:
+        """The right answer, as far as the faults that are left let it come."""
+        if self.is_socket:
+            return encode(upgrade(self.seen))
+        return await self.state.connections.ask(self.seen)
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it is for a WebSocket, whose handler ends only with that."""
+        return self.seen.path == "/ws"
+
+    def replace_body(self, body: bytes) -> None:
+        """Let the server read another body."""
+        self.seen = attrs.evolve(self.seen, body=body)
+        set_body(self.request, body)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        transport = self.request.transport
+        return transport is None or transport.is_closing()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Until the time or the fault is over, or the client gone."""
+        loop = asyncio.get_running_loop()
+        lasts = self.state.faults.lasts
+        end = None if seconds is None else loop.time() + seconds
+        while not self.gone and lasts(self._current):
+            if end is not None and loop.time() >= end:
+                break
+            await asyncio.sleep(_POLL)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        if self.request.transport is not None:
+            self.request.transport.write(data)
+
+    def hang_up(self, *, reset: bool) -> None:
+        """End the connection."""
+        if self.request.transport is not None:
+            hang_up(self.request.transport, reset=reset)
+
+    def reply(self, answer: Answer) -> web.StreamResponse:
+        """Send this answer."""
+        data = encode(answer)
+        if self.request.method == "HEAD":
+            data = data[: data.index(b"\r\n\r\n") + 4]
+        self.write(data)
+        return self.done(keep=self.request.keep_alive)
+
+    def done(self, *, keep: bool) -> web.StreamResponse:
+        """All has been sent; the connection stays open or ends."""
+        return _Sent(keep)
+
+
+class _Sent(web.StreamResponse):
+    """For aiohttp: a response of which nothing remains to be sent."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self._keep = keep
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._keep
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
+
+
+def watch(state: ServerState) -> Any:
+    """Middleware that records every request and applies the faults that meet it."""
+    records, connections, prefix = state.records, state.connections, state.options.prefix
+
+    async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
+        rest = connections.inner_faults(request)
+        if rest is not None:
+            if not rest:
+                return await handler(request)
+            seen = make_request(request, prefix, await read_body(request))
+            return await Exchange(request, seen, state, handler, rest).proceed()
+        with connections.handling():
+            seen = make_request(request, prefix, await read_body(request))
+            records.keep_request(seen)
+            if seen.path == "/ws":
+                records.keep(records.handshakes, seen.headers)
+            rules = [
+                fault
+                for fault in state.faults.find()
+                if isinstance(fault.settings, Rule) and fault.settings.meets(seen)
+            ]
+            return await Exchange(request, seen, state, handler, rules).proceed()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
+        try:
+            return await respond(request, handler)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as exc:  # of a node's own check: it would end the server's thread
+            state.keep_error(exc)
+            raise RuntimeError(f"{type(exc).__name__} in a node") from exc
+
+    return middleware
+
+
+# -- answers that can be sent -----------------------------------------------------------
+
+
+def sendable(answer: Any) -> Answer:
+    """An answer, checked; ValueError says what is wrong."""
+    if not isinstance(answer, tuple) or len(answer) != 3:
+        raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
+    status, headers, body = answer
+    check_count("status", status, 100, 999)
+    if not isinstance(headers, Mapping | None):
+        raise ValueError(f"headers are a mapping, not {headers!r}")
+    for name, value in (headers or {}).items():
+        check_header(name, value)
+    made = (status, dict(headers or {}), body)
+    try:
+        encode(made)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"no answer that can be sent: {exc}") from None
+    return made
+
+
+def _checked(result: Any) -> Answer | None:
+    """What a handler returned; TypeError if that is no answer."""
+    try:
+        return None if result is None else sendable(result)
+    except ValueError as exc:
+        raise TypeError(f"a handler returned {result!r}: {exc}") from None
+
+
+def check_header(name: Any, value: Any) -> None:
+    """ValueError for what is no header."""
+    texts = isinstance(name, str) and isinstance(value, str)
+    if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
+        raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {limit}, not {value}")
+    return value

@@ -1,0 +1,102 @@
+"""What a running node may use: progress, previews, texts, events, and whether it is to stop."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from PIL import Image
+
+#: Format ("JPEG" or "PNG"), picture, and the box in pixels that it is fitted into.
+Preview = tuple[str, Image.Image, int | None]
+
+
+class Interrupted(Exception):
+    """Raised in a node that was interrupted."""
+
+
+class ExecutionBlocker:
+    """Returned by a node in place of an output: the nodes behind it do not run.
+
+    The prompt keeps running and succeeds.
+
+    Attributes:
+        message: Sent to the client in an ``execution_error`` of type ``ExecutionBlocked``;
+            ``None``: nothing is sent.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message
+
+
+class NodeContext(Protocol):
+    """The prompt that runs, as its nodes see it."""
+
+    def check_interrupted(self) -> None:
+        """Raise :class:`Interrupted` if it was interrupted."""
+
+    def progress(self, value: float, total: float, preview: Preview | None) -> None:
+        """Report the progress of the running node."""
+
+    def wants_previews(self, default: bool) -> bool:
+        """Whether it is to have previews."""
+
+    def send_event(self, event: str, data: Any) -> None:
+        """To all clients."""
+
+    def send_text(self, text: str) -> None:
+        """To its client."""
+
+
+#: The prompt that runs in this thread.
+context: ContextVar[NodeContext] = ContextVar("the prompt that runs in this thread")
+
+
+class ProgressBar:
+    """Reports the progress of the running node: ``progress``, ``progress_state`` and a preview.
+
+    It works as ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the
+    prompt was interrupted, which ends the node.
+
+    Attributes:
+        total: How many steps there are.
+        current: How many steps are done.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.total: float = total
+        self.current: float = 0
+
+    def update(self, value: float) -> None:
+        """Add so many steps."""
+        self.update_absolute(self.current + value)
+
+    def update_absolute(
+        self, value: float, total: float | None = None, preview: Preview | None = None
+    ) -> None:
+        """Set how many steps are done, and, if given, how many there are and a preview."""
+        self.total = self.total if total is None else total
+        self.current = min(value, self.total)
+        run = context.get()
+        run.check_interrupted()
+        run.progress(self.current, self.total, preview)
+
+
+def check_interrupted() -> None:
+    """Raise :class:`Interrupted` if the running prompt was; for nodes that take long."""
+    context.get().check_interrupted()
+
+
+def wants_previews(default: bool) -> bool:
+    """Whether the running prompt is to have previews, if it may say so itself."""
+    return context.get().wants_previews(default)
+
+
+def send_event(event: str, data: Any) -> None:
+    """Send an event of any name and JSON data to all clients, from a running node."""
+    context.get().send_event(event, data)
+
+
+def send_text(text: str) -> None:
+    """Send the progress text of the running node to its client."""
+    context.get().send_text(text)

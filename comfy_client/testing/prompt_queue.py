@@ -1,0 +1,167 @@
+"""The queue of prompts and their history."""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import threading
+from collections.abc import Callable
+from typing import Any
+
+#: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  A tuple,
+#: since the order of equal numbers, and the crash over equal ids, is that of tuples.
+Item = tuple[float, str, dict[str, Any], dict[str, Any], list[str], dict[str, Any]]
+
+_HISTORY_LIMIT = 10_000
+
+
+class Queue:
+    """What waits, what runs, and what has ended; for several threads."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._news = threading.Condition(threading.RLock())
+        self._pending: list[Item] = []
+        self._running: Item | None = None
+        self._history: dict[str, Any] = {}
+        self._flags: dict[str, Any] = {}
+        self._closed = False
+
+    def put(self, item: Item) -> None:
+        """Add a prompt; TypeError, and yet it is added, if number and id are taken."""
+        with self._news:
+            heapq.heappush(self._pending, item)
+            self._changed()
+            self._news.notify()
+
+    def get(self) -> Item | None:
+        """Wait for the next prompt, which runs from now on; ``None`` for flags or the end."""
+        with self._news:
+            self._news.wait_for(lambda: self._pending or self._flags or self._closed)
+            if self._closed or not self._pending:
+                return None
+            item = heapq.heappop(self._pending)
+            # The executor marks its own; queue and history show what was sent.
+            self._running = copy.deepcopy(item)
+            self._changed()
+            return item
+
+    def done(self, result: dict[str, Any] | None) -> None:
+        """The running prompt has ended; without a result it leaves no history."""
+        with self._news:
+            item, self._running = self._running, None
+            if item is None:
+                return
+            if result is not None:
+                self._remember(item, result)
+            self._changed()
+
+    def _remember(self, item: Item, result: dict[str, Any]) -> None:
+        if len(self._history) > _HISTORY_LIMIT:
+            del self._history[next(iter(self._history))]
+        self._history[item[1]] = {"prompt": item[:5], **result}
+
+    def settle(self, prompt_id: str, result: dict[str, Any]) -> None:
+        """End a prompt in this way, whether it runs, waits, or was never heard of."""
+        with self._news:
+            running = [self._running] if self._running else []
+            known = (item for item in (*running, *self._pending) if item[1] == prompt_id)
+            item: Item = next(known, (0, prompt_id, {}, {}, [], {}))
+            if item is self._running:
+                self._running = None
+            elif item in self._pending:
+                self._pending.remove(item)
+                heapq.heapify(self._pending)
+            self._remember(item, result)
+            self._changed()
+
+    def lose(self) -> str | None:
+        """Forget what waits and what runs, and tell nobody; the id of what ran."""
+        with self._news:
+            self._pending.clear()
+            item, self._running = self._running, None
+            return item[1] if item else None
+
+    def shown(self) -> dict[str, list[Any]]:
+        """The answer to ``GET /queue``."""
+        with self._news:
+            running = [self._running[:5]] if self._running else []
+            return {
+                "queue_running": running,
+                "queue_pending": [item[:5] for item in self._pending],
+            }
+
+    @property
+    def running_id(self) -> str | None:
+        """The id of the prompt that runs."""
+        with self._news:
+            return self._running[1] if self._running else None
+
+    def remaining(self) -> int:
+        """How many wait or run."""
+        with self._news:
+            return len(self._pending) + (self._running is not None)
+
+    def clear(self) -> None:
+        """Drop all that wait."""
+        with self._news:
+            self._pending.clear()
+            self._changed()
+
+    def delete(self, prompt_id: Any) -> bool:
+        """Drop the first that waits under this id; whether there was one."""
+        with self._news:
+            for index, item in enumerate(self._pending):
+                if item[1] == prompt_id:
+                    del self._pending[index]
+                    heapq.heapify(self._pending)
+                    if not self._pending:
+                        self._changed()  # clients hear of the last one twice
+                    self._changed()
+                    return True
+        return False
+
+    def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
+        """Oldest first; without an offset the last ones."""
+        with self._news:
+            if offset < 0 and max_items is not None:
+                offset = len(self._history) - max_items
+            end = None if max_items is None else max(offset, 0) + max(max_items, 1)
+            return dict(list(self._history.items())[max(offset, 0) : end])
+
+    def entry(self, prompt_id: str) -> dict[str, Any]:
+        """The history of one prompt by its id; empty if there is none."""
+        with self._news:
+            found = self._history.get(prompt_id)
+            return {} if found is None else {prompt_id: found}
+
+    def forget(self, prompt_id: Any = None) -> None:
+        """Drop one prompt from history, or all."""
+        with self._news:
+            if prompt_id is None:
+                self._history.clear()
+            else:
+                self._history.pop(prompt_id, None)
+
+    def flag(self, name: str, value: Any) -> None:
+        """Ask the worker for something, for when it is idle."""
+        with self._news:
+            self._flags[name] = value
+            self._news.notify()
+
+    def take_flags(self) -> dict[str, Any]:
+        """What it was asked for."""
+        with self._news:
+            flags, self._flags = self._flags, {}
+            return flags
+
+    def close(self) -> None:
+        """No prompt runs from now on."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed

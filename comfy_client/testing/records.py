@@ -1,0 +1,100 @@
+"""What a server has received and run, for the test that reads it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from .http import Request
+
+_T = TypeVar("_T")
+
+
+@attrs.define
+class Ran:
+    """One prompt that the server has started to execute or to play.
+
+    Attributes:
+        prompt_id: The id of the prompt.
+        client_id: The client that submitted it; ``None``: it gave no id.
+        extra_data: What was submitted with the workflow, without secrets.
+        status: ``"success"`` or ``"error"``, as in history; ``None``: it has not ended.
+    """
+
+    prompt_id: str
+    client_id: str | None
+    extra_data: Mapping[str, Any] = attrs.field(repr=False)
+    status: str | None = None
+
+    @property
+    def mark(self) -> str | None:
+        """The id that ``comfy_client`` gave it, also on servers that choose another."""
+        return self.extra_data.get("comfy_client_prompt_id")
+
+
+@attrs.define(eq=False)
+class Records:
+    """Bounded lists of what happened, kept over restarts; any thread may read them.
+
+    :class:`~comfy_client.testing.ComfyServer` describes them.
+    """
+
+    requests: list[Request] = attrs.field(factory=list)
+    connections: int = 0
+    handshakes: list[Mapping[str, str]] = attrs.field(factory=list)
+    hellos: list[str] = attrs.field(factory=list)
+    first_messages: list[Any] = attrs.field(factory=list)
+    messages: list[Any] = attrs.field(factory=list)
+    pings: int = 0
+    ran: list[Ran] = attrs.field(factory=list)
+    errors: list[BaseException] = attrs.field(factory=list)
+    max_requests: int = 10_000
+    max_bytes: int = 64 * 2**20  # of all bodies
+    max_others: int = 100_000  # in each other list
+    _bytes: int = attrs.field(default=0, init=False)
+    #: Guards the above; notified of each change.
+    _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+
+    def keep(self, kept: list[_T], item: _T) -> None:
+        """Add an item to one of the lists."""
+        with self._changed:
+            kept.append(item)
+            if len(kept) > self.max_others:
+                del kept[: self.max_others // 10]
+            self._changed.notify_all()
+
+    def keep_request(self, request: Request) -> None:
+        """Add a request; the oldest go first, the last one stays."""
+        with self._changed:
+            self.requests.append(request)
+            self._bytes += len(request.body)
+            if self._bytes > self.max_bytes or len(self.requests) > self.max_requests:
+                self._bytes = sum(len(one.body) for one in self.requests)
+                while len(self.requests) > self.max_requests or (
+                    self._bytes > self.max_bytes and len(self.requests) > 1
+                ):
+                    self._bytes -= len(self.requests.pop(0).body)
+            self._changed.notify_all()
+
+    def count(self, what: Literal["connections", "pings"]) -> None:
+        """One more of these."""
+        with self._changed:
+            setattr(self, what, getattr(self, what) + 1)
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next change, but no longer than so many seconds."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def until(self, predicate: Callable[[], object], timeout: float) -> None:
+        """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while not predicate():  # outside the lock: it may ask this server something
+            if time.monotonic() > end:
+                raise AssertionError(f"did not come true within {timeout} s")
+            self.wait(0.01)

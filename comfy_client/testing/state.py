@@ -1,0 +1,173 @@
+"""What one life of a server has: its files, nodes, queue, executor, sockets and log."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from .active_faults import ActiveFaults
+from .connections import Connections
+from .event_sockets import EventSockets
+from .executor import Executor
+from .folders import Folders
+from .loop import ServerLoop
+from .nodes import Nodes
+from .prompt_queue import Queue
+from .records import Records
+from .versions import Version
+
+UPLOAD_SIZE = 100 * 2**20
+_LOG_LINES = 300
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a server was made, as far as its routes need it."""
+
+    version: Version
+    multi_user: bool
+    max_upload_size: int
+    prefix: str
+
+    @property
+    def is_newer(self) -> bool:
+        """Like 0.8.0, or newer."""
+        return self.version in ("0.8", "new")
+
+    @property
+    def is_newest(self) -> bool:
+        """Like 0.28.1."""
+        return self.version == "new"
+
+
+class ServerState:
+    """What the routes of one server share, from its start to its stop."""
+
+    def __init__(
+        self,
+        options: Options,
+        folders: Folders,
+        nodes: Nodes,
+        faults: ActiveFaults,
+        records: Records,
+    ) -> None:
+        self.options = options
+        self.folders = folders
+        self.nodes = nodes
+        self.faults = faults
+        self.records = records
+        self.features = _features(options)
+        self.loop = ServerLoop()
+        self.connections = Connections(self.loop, lambda: records.count("connections"))
+        self.sockets = EventSockets(self.loop, faults, records)
+        self.queue = Queue(self._queue_changed)
+        self.executor = Executor(
+            nodes,
+            self.queue,
+            self,
+            preview_methods=options.is_newer,
+            newest=options.is_newest,
+        )
+        self._numbers = itertools.count()
+        self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
+        self._log_readers: set[str] = set()
+
+    def stop(self, *, reset: bool = False) -> None:
+        """From any thread; with resets for connections, if wanted."""
+        self.connections.reset = reset
+        self.queue.close()
+        self.loop.stop()
+
+    def keep_error(self, error: BaseException) -> None:
+        """Raise an error at the end of the server's ``with``; not one that comes of the end.
+
+        May be what is no Exception, such as of ``pytest.fail``: no thread ends over it.
+        """
+        if not self.queue.closed:
+            self.records.keep(self.records.errors, error)
+
+    # -- prompts ------------------------------------------------------------------------
+
+    def take_number(self) -> int:
+        """The next prompt's number."""
+        return next(self._numbers)
+
+    def queue_info(self) -> dict[str, Any]:
+        """The answer to ``GET /prompt``, and the content of ``status``."""
+        return {"exec_info": {"queue_remaining": self.queue.remaining()}}
+
+    def _queue_changed(self) -> None:
+        self.send("status", {"status": self.queue_info()})
+
+    def lose_queue(self) -> None:
+        """Nothing waits or runs any more, and no client is told."""
+        running = self.queue.lose()
+        if running is not None:
+            self.sockets.silenced.add(running)
+            self.executor.interrupt()
+
+    # -- the executor's messages ----------------------------------------------------------
+
+    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
+        """Queue a message, from any thread; to all clients without a `client_id`."""
+        self.sockets.send(event, data, client_id)
+
+    def knows_metadata(self, client_id: str | None) -> bool:
+        """Whether a client wants previews with metadata."""
+        return self.sockets.knows_metadata(client_id)
+
+    def log(self, text: str) -> None:
+        """Add a line to the log, from any thread."""
+        self.loop.later(self._add_to_log, text)
+
+    # -- log ----------------------------------------------------------------------------
+
+    def _add_to_log(self, text: str) -> None:
+        entry = {"t": datetime.now().isoformat(), "m": f"{text.rstrip()}\n"}
+        self._log.append(entry)
+        self._log_readers = set(filter(self.sockets.is_connected, self._log_readers))
+        for client_id in self._log_readers:
+            self.send("logs", {"entries": [entry], "size": None}, client_id)
+
+    def log_entries(self) -> list[dict[str, str]]:
+        """The last lines."""
+        return list(self._log)
+
+    def subscribe(self, client_id: Any, enabled: Any) -> None:
+        """Send new lines to a client, or no more."""
+        (self._log_readers.add if enabled else self._log_readers.discard)(client_id)
+
+    def logger(self) -> logging.Logger:
+        """A logger whose messages go to the log."""
+        logger = logging.Logger("comfy_client.testing")
+        logger.addHandler(_LogHandler(self))
+        return logger
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, state: ServerState) -> None:
+        super().__init__()
+        self._state = state
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._state.log(self.format(record))
+
+
+def _features(options: Options) -> dict[str, Any]:
+    """The answer to ``GET /features``."""
+    size = options.max_upload_size
+    features: dict[str, Any] = {
+        "supports_preview_metadata": True,
+        # A number of megabytes with a fraction there, if one gives it.
+        "max_upload_size": size if size == UPLOAD_SIZE else float(size),
+    }
+    if options.is_newer:
+        features["extension"] = {"manager": {"supports_v4": True}}
+    if options.is_newest:
+        features |= {"supports_model_type_tags": True, "node_replacements": True, "assets": False}
+    return features

@@ -1,0 +1,139 @@
+"""Routes for the system: its version, its log, its folders; and assets, which are switched off."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from aiohttp import web
+
+from .routing import Routes
+from .state import ServerState
+
+_VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
+_NEW_SYSTEM = {
+    "required_frontend_version": "1.45.21",
+    "required_templates_version": "0.11.11",
+    "comfy_package_versions": [
+        {"name": name, "installed": None, "required": version}
+        for name, version in (
+            ("comfyui-frontend-package", "1.45.21"),
+            ("comfyui-workflow-templates", "0.11.11"),
+            ("comfyui-embedded-docs", "0.5.8"),
+        )
+    ],
+    "deploy_environment": "local-git",
+}
+_MEMORY = 16 * 2**30  # bytes that the simulated device says it has
+
+
+async def _index(state: ServerState, request: web.Request) -> web.FileResponse:
+    caching = "no-store, must-revalidate" if state.options.is_newest else "no-cache"
+    headers = {"Cache-Control": caching, "Pragma": "no-cache", "Expires": "0"}
+    return web.FileResponse(state.folders.web / "index.html", headers=headers)
+
+
+async def _features(state: ServerState, request: web.Request) -> web.Response:
+    return web.json_response(state.features)
+
+
+async def _system_stats(state: ServerState, request: web.Request) -> web.Response:
+    system = {
+        "os": sys.platform if state.options.is_newer else os.name,
+        "ram_total": _MEMORY,
+        "ram_free": _MEMORY,
+        "comfyui_version": _VERSIONS[state.options.version],
+        "required_frontend_version": "1.32.9",
+        "installed_templates_version": None,
+        "required_templates_version": "0.7.25",
+        **(_NEW_SYSTEM if state.options.is_newest else {}),
+        "python_version": sys.version,
+        "pytorch_version": "simulated by comfy_client.testing",
+        "embedded_python": False,
+        "argv": state.nodes.argv,
+    }
+    names = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
+    memory = dict.fromkeys(names, _MEMORY)
+    device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
+    return web.json_response({"system": system, "devices": [{**device, **memory}]})
+
+
+SYSTEM_ROUTES: Routes[ServerState] = (
+    ("GET", "/", _index),
+    ("GET", "/features", _features),
+    ("GET", "/system_stats", _system_stats),
+)
+
+
+# -- below /internal --------------------------------------------------------------------
+
+
+async def _logs(state: ServerState, request: web.Request) -> web.Response:
+    return web.json_response("".join(f"{e['t']} - {e['m']}" for e in state.log_entries()))
+
+
+async def _raw_logs(state: ServerState, request: web.Request) -> web.Response:
+    size = {"cols": 80, "rows": 24}
+    return web.json_response({"entries": state.log_entries(), "size": size})
+
+
+async def _subscribe(state: ServerState, request: web.Request) -> web.Response:
+    body = await request.json()
+    client_id, enabled = body["clientId"], body["enabled"]
+    state.subscribe(client_id, enabled)
+    return web.Response()
+
+
+async def _folder_paths(state: ServerState, request: web.Request) -> web.Response:
+    folders = state.folders.models.items()
+    return web.json_response({kind: list(map(str, paths)) for kind, paths in folders})
+
+
+async def _files(state: ServerState, request: web.Request) -> web.Response:
+    folder = state.folders.of_type(request.match_info["kind"])
+    if folder is None:
+        return web.json_response({"error": "Invalid directory type"}, status=400)
+    entries = [entry for entry in os.scandir(folder) if entry.is_file()]
+    entries.sort(key=lambda entry: -entry.stat().st_mtime)
+    mark = f" [{folder.name}]" if state.options.is_newest else ""
+    return web.json_response([f"{entry.name}{mark}" for entry in entries])
+
+
+INTERNAL_ROUTES: Routes[ServerState] = (
+    ("GET", "/logs", _logs),
+    ("GET", "/logs/raw", _raw_logs),
+    ("PATCH", "/logs/subscribe", _subscribe),
+    ("GET", "/folder_paths", _folder_paths),
+    ("GET", "/files/{kind}", _files),
+)
+
+
+# -- assets -----------------------------------------------------------------------------
+
+
+async def _assets_off(state: ServerState, request: web.Request) -> web.Response:
+    """Switched off, as they are by default."""
+    text = "Assets system is disabled. Start the server with --enable-assets to use this feature."
+    error = {"code": "SERVICE_DISABLED", "message": text, "details": {}}
+    return web.json_response({"error": error}, status=503)
+
+
+_ASSET = "/api/assets/{id:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
+ASSET_ROUTES: Routes[ServerState] = tuple(
+    (method, path, _assets_off)
+    for method, path in (
+        ("GET", "/api/assets"),
+        ("POST", "/api/assets"),
+        ("GET", _ASSET),
+        ("PUT", _ASSET),
+        ("DELETE", _ASSET),
+        ("GET", f"{_ASSET}/content"),
+        ("HEAD", "/api/assets/hash/{hash}"),
+        ("GET", "/api/tags"),
+        ("GET", "/api/assets/tags/refine"),
+        ("GET", "/api/assets/seed/status"),
+        ("POST", "/api/assets/seed"),
+        ("POST", "/api/assets/prune"),
+    )
+)
