@@ -25,13 +25,11 @@ class Holder(Protocol):
     """Who holds something."""
 
     nbytes: int  #: About how much, also of what others hold, too.
-
-    @property
-    def own(self) -> int:
-        """How much of it nobody else holds: what is too small for a :class:`Charge`."""
+    own: int  #: How much of it has no :class:`Charge`.
 
     def give_way(self, nbytes: int, rank: int) -> int:
         """Let go of so many bytes of what matters so much, from 0 to 2; of how many it did."""
+        raise NotImplementedError
 
 
 class Charge:

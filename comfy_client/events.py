@@ -461,6 +461,7 @@ class Reader(Protocol[E_co]):
 
     def __call__(self, data: Mapping[str, Any], nbytes: int = 0) -> E_co:
         """``nbytes``: about what the message takes in memory."""
+        raise NotImplementedError
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:

@@ -57,7 +57,8 @@ class _Signal(blinker.NamedSignal):
                 self.name,
                 receiver,
             )
-        return super().connect(receiver, sender, weak)
+        super().connect(receiver, sender, weak)
+        return receiver
 
 
 _other_names = blinker.Namespace()
