@@ -127,8 +127,9 @@ class ComfyApi(Routes, Subscriptions):
             history, lists.  A larger one, or one that would need more than 10 times as much
             memory, is an :class:`UnexpectedResponse`.  The limit of small answers (counts,
             receipts, features) and of refusals is 1 MiB.  A value above the default also raises
-            other limits: twice as much for a message of the socket, and three times as much for
-            all events that wait for receivers and outputs of jobs that have not ended.
+            other limits: twice as much for a message of the socket, also for a text and its size
+            in memory, and three times as much for all events that wait for receivers and outputs
+            of jobs that have not ended.
 
     Attributes:
         timing: The times of the event thread; a subclass may set its own.

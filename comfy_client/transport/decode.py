@@ -37,7 +37,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 #: What we tell the server in the first message of each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
-#: Bytes that JSON may take when it is decoded.
+#: Bytes that JSON may take when it is decoded, unless more is asked for.
 MOST_DECODED: Final = 64 << 20
 #: Bytes of what a picture's metadata may have: 300 are usual.
 MOST_METADATA: Final = 1 << 20
@@ -73,14 +73,14 @@ class _Skipped(tuple[Event, ...]):
 SKIPPED: Final = _Skipped()
 
 
-def decode_text(data: bytes | memoryview) -> tuple[Event, ...]:
+def decode_text(data: bytes | memoryview, most: int = MOST_DECODED) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
 
-    :data:`SKIPPED` when it may be, but is too large or nests too deep.
+    :data:`SKIPPED` when it may be, but would take more than ``most`` bytes or nests too deep.
     """
     said = str(data, "utf-8", "replace")
     nbytes = LEAST + _IN_MEMORY * len(said)
-    if nbytes > MOST_DECODED and (nbytes := _size(said)) > MOST_DECODED:
+    if nbytes > most and (nbytes := _size(said)) > most:
         log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
         return SKIPPED
     try:

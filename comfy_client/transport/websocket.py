@@ -51,7 +51,7 @@ from ..threads import was_started
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .deadline import Deadline
-from .decode import HELLO, SKIPPED, decode_binary, decode_text
+from .decode import HELLO, MOST_DECODED, SKIPPED, decode_binary, decode_text
 from .failures import bare, causes, explain, is_of_the_system, told
 from .frames import BINARY, CLOSE, PING, TEXT, FrameError, Frames
 from .pool import answer_until, shut
@@ -66,7 +66,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 #: Largest message that is read, in bytes, unless more is asked for; a larger one ends the
 #: connection.
 MAX_FRAME: Final = 128 << 20
-#: The same of a text, which takes many times its size once it is decoded.
+#: The same of a text, which takes many times its size once it is decoded; where more is asked
+#: for, a text may be as large as any message.
 MAX_TEXT: Final = 32 << 20
 #: Largest answer to a handshake, in bytes.
 MAX_HANDSHAKE: Final = 1 << 20
@@ -442,8 +443,10 @@ class Connection:
                 raise _Lost("stopped while dialling")
 
     def _read(self, ws: websocket.WebSocket, sock: socket.socket, begun: bytes) -> None:
-        most = MAX_FRAME if self._max_frame is None else self._max_frame
-        frames = self._frames = Frames(sock, most, begun, most_text=MAX_TEXT)
+        most, most_text, most_decoded = MAX_FRAME, MAX_TEXT, MOST_DECODED
+        if self._max_frame is not None:  # whoever asks for more has the memory
+            most = most_text = most_decoded = self._max_frame
+        frames = self._frames = Frames(sock, most, begun, most_text=most_text)
         recorder = self._recorder
         dialled = time.monotonic()
         greeted = False
@@ -482,7 +485,7 @@ class Connection:
                 if recorder is not None:
                     recorder.frame(opcode == TEXT, data)
                 handler = self._called()
-                events = decode_text(data) if opcode == TEXT else decode_binary(data)
+                events = decode_text(data, most_decoded) if opcode == TEXT else decode_binary(data)
                 if events is SKIPPED:
                     handler.skipped()
                 for event in events:

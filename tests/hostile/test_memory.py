@@ -38,7 +38,6 @@ from comfy_client.events import (
 from comfy_client.recording import secrets as redaction
 from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
 from comfy_client.testing import ComfyServer
-from comfy_client.transport import decode
 from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import decode_binary, decode_text
 from tests.helpers.clients import Heard, Quick, until
@@ -584,6 +583,20 @@ def test_whoever_takes_larger_answers_keeps_more() -> None:
                     assert next(events).name == name
 
 
+@pytest.mark.parametrize(("max_json", "name"), [(65 * MIB, "mine"), (64 * MIB, "disconnected")])
+def test_whoever_takes_larger_answers_takes_larger_texts_of_the_socket(
+    max_json: int, name: str
+) -> None:
+    """As large as any message: twice as much; without that, 32 MiB."""
+    long = text({"type": "mine", "data": "x" * (33 * MIB)})
+    with Comfy() as server:
+        server.ws = lambda conn, _: (conn.sendall(status()), conn.sendall(long), hold(conn))[2]
+        api = Quick(server.url, max_json=max_json)
+        events = api.events(name)
+        with api:
+            assert next(events).name == name
+
+
 def test_an_iterator_of_a_job_that_nobody_keeps_is_gone() -> None:
     """With all that it would have brought."""
     with Comfy() as server:
@@ -698,7 +711,7 @@ def test_an_output_that_is_too_large_to_be_read_comes_from_history(
         def run(self) -> dict[str, Any]:
             return {"ui": {"values": [0.5] * 5000, "text": ["many"]}}
 
-    monkeypatch.setattr(decode, "MOST_DECODED", 50_000)
+    monkeypatch.setattr(connection, "MOST_DECODED", 50_000)
     with ComfyServer() as server, ComfyApi(server.url) as api:
         server.add_node(Many)
         result = api.run({"1": {"class_type": "Many", "inputs": {}}}, timeout=20)
