@@ -213,7 +213,7 @@ def test_an_end_takes_back_what_was_queued_and_is_quiet(tmp_path, waits, number)
             until(lambda: api.get_queue().running)
         with started("demo", "--host", server.url, "--output", tmp_path) as process:
             if waits:
-                line_with(process, "prompts that come first: 1")
+                line_with(process, "prompts ahead in the queue: 1")
                 until(lambda: api.get_queue().pending)
             else:
                 line_with(process, "step 1 of 20")

@@ -45,7 +45,7 @@ _LOGIN_ADVICE = "(here: COMFY_LOGIN=user:password or COMFY_TOKEN=... in the envi
 
 
 def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
-    """Ends a command in one line on stderr where it would end in a traceback."""
+    """End a command that fails with one line on stderr instead of a traceback."""
 
     @functools.wraps(command)
     def run(*args: _Options.args, **options: _Options.kwargs) -> None:
@@ -65,7 +65,7 @@ def _plainly(command: Callable[_Options, None]) -> Callable[_Options, None]:
 
 
 class _PlainLogs(logging.Handler):
-    """Warnings of the library on stderr, as without any handler, but a terminal obeys none."""
+    """Warnings of the library on stderr, without characters that a terminal obeys."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -86,7 +86,7 @@ def _plain_logs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end what is in here as Ctrl-C does: nothing is left behind."""
+    """In here SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
     # What is ignored stays so: that is how nohup keeps a command from ending.
     known = {end: signal.getsignal(end) for end in ends if end}
@@ -101,7 +101,7 @@ def _ending_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _one_line(text: str) -> str:
-    """Without a system's numbers, and without what a server's words could do to a terminal."""
+    """One line without error numbers and without characters that a terminal obeys."""
     text = re.sub(r"^\[Errno \d+\] ", "", text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -109,42 +109,42 @@ def _one_line(text: str) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """A client for ComfyUI, to be tried from the command line."""
+    """Try the client for ComfyUI from the command line."""
 
 
 # -- demo -------------------------------------------------------------------------------
 
 
 @main.command()
-@click.option("--host", metavar="URL", help="A ComfyUI to run it on, in place of the embedded one.")
+@click.option("--host", metavar="URL", help="The ComfyUI to use instead of the embedded one.")
 @click.option(
     "--prompt",
     metavar="TEXT",
     default="a lighthouse at dusk, waves, warm light",
     show_default=True,
-    help="What is to be seen.",
+    help="What the picture shows.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="At random, if none is given.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Default: random.")
 @click.option(
     "--size",
     type=click.IntRange(64, 2048),
     default=512,
     show_default=True,
-    help="Width and height in pixels; models have sizes that they like.",
+    help="Width and height in pixels; each model has sizes that suit it.",
 )
-@click.option("--checkpoint", metavar="NAME", help="The server's first one, if none is given.")
+@click.option("--checkpoint", metavar="NAME", help="Default: the first one of the server.")
 @click.option(
     "--output",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Where the pictures go; the current folder, if none is given.",
+    help="Folder for the pictures.  Default: the current one.",
 )
 @click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="How long it may take; as long as it takes, if none is given.",
+    help="How long it may take.  Default: no limit.",
 )
 @_plainly
 def demo(
@@ -156,25 +156,17 @@ def demo(
     output: Path,
     timeout: float | None,
 ) -> None:
-    """Make a picture from text, and show the code that does it.
+    """Make a picture from text, and show the Python code for it.
 
-    Runs on an embedded ComfyUI, whose sampler is simulated, or with --host on a real one.  A
-    server that wants a password gets the one in the URL, or the token in the environment
-    variable COMFY_TOKEN, or the user:password in COMFY_LOGIN.  They go to whatever server
-    --host names, unless COMFY_HOST is set: then to that server only.
+    Runs on an embedded ComfyUI, whose sampler is simulated, or with --host on a real one.
+    Credentials are taken from the URL, or from the environment: a token in COMFY_TOKEN, or
+    user:password in COMFY_LOGIN.  They are sent to the server that --host names; if COMFY_HOST
+    is set, to that server only.
     """
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ending_as_by_ctrl_c())
-        if host is None:
-            from ..testing import ComfyServer
-
-            api = stack.enter_context(ComfyApi(stack.enter_context(ComfyServer()).url))
-            click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
-        else:
-            api = ComfyApi(host, credentials=_credentials(host))
-            click.echo(f"Connecting to {api.host} (a server that starts is waited for, 10 s).")
-            stack.enter_context(api)
+        api = _connected(host, stack)
         inputs: _Inputs = {
             ("Positive prompt", "text"): prompt,
             ("CheckpointLoaderSimple", "ckpt_name"): _checkpoint(api, checkpoint),
@@ -189,21 +181,38 @@ def demo(
         result, preview = _run(api, workflow, timeout)
         if not result.images:
             raise click.ClickException("the server ran the workflow, but names no picture")
-        # Not save(), which takes a folder of that name, wherever it leads, for the place.
         content = result.images[0].bytes()
-        path = output / "comfy-client-demo.png"
-        picture = write_atomically(path, [content], if_exists="number")
+    _save(output / "comfy-client-demo.png", content, preview)
+    click.echo("\nThe same in Python:\n")
+    for line in _code(inputs, host):
+        click.echo(f"    {line}".rstrip())
+    if host is None:
+        click.echo("\nOn your own ComfyUI: comfy-client demo --host http://127.0.0.1:8188")
+
+
+def _connected(host: str | None, stack: contextlib.ExitStack) -> ComfyApi:
+    """A client of that server, or of an embedded one; both end with the stack."""
+    if host is None:
+        from ..testing import ComfyServer
+
+        api = stack.enter_context(ComfyApi(stack.enter_context(ComfyServer()).url))
+        click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
+        return api
+    api = ComfyApi(host, credentials=_credentials(host))
+    click.echo(f"Connecting to {api.host} (waits up to 10 s for a server that is starting).")
+    return stack.enter_context(api)
+
+
+def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
+    """Write the picture and the last preview, and print where they are."""
+    # Not by save(), which would take an existing folder of that name for the place.
+    picture = write_atomically(path, [content], if_exists="number")
     click.echo(f"picture: {picture}")
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
     else:
         path = picture.with_name(f"{picture.stem}-preview{_ending(preview.image)}")
         click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")
-    click.echo("\nThe same in Python:\n")
-    for line in _code(inputs, host):
-        click.echo(f"    {line}".rstrip())
-    if host is None:
-        click.echo("\nOn a ComfyUI of yours: comfy-client demo --host http://127.0.0.1:8188")
 
 
 def _ending(picture: bytes) -> str:
@@ -214,7 +223,7 @@ def _ending(picture: bytes) -> str:
 
 
 def _credentials(host: str, *, quietly: bool = False) -> EnvCredentials | None:
-    """From the environment, unless they stand in the URL, or are for another server."""
+    """From the environment; ``None`` if the URL has some, or they are for another server."""
     address, login = parse_host(host)
     if login is not None:
         return None
@@ -245,10 +254,10 @@ def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
 def _run(
     api: ComfyApi, workflow: Workflow, timeout: float | None
 ) -> tuple[Result, PreviewEvent | None]:
-    """What it left, and the last preview; it is cancelled if it is not waited for."""
+    """The result and the last preview; on a timeout or Ctrl-C the prompt is cancelled."""
     before = api.poll_status().queue_remaining
     if before:
-        click.echo(_one_line(f"prompts that come first: {before}"))
+        click.echo(_one_line(f"prompts ahead in the queue: {before}"))
     line = _Line()
     previews: deque[PreviewEvent] = deque(maxlen=1)
     try:
@@ -268,7 +277,7 @@ def _run(
 
 
 class _Line:
-    """Progress: on a terminal a line that is written over, elsewhere a line each time."""
+    """Progress: a bar on a terminal, elsewhere a line for each step."""
 
     def __init__(self) -> None:
         self._open = False
@@ -290,7 +299,7 @@ class _Line:
 
 
 def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
-    """Python that does what the demo did; a password in `host` does not stand in it."""
+    """Python that does what the demo did, without a password that ``host`` contains."""
     if host is None:
         yield "from comfy_client import ComfyApi, Workflow"
         yield "from comfy_client.testing import ComfyServer"
@@ -326,9 +335,9 @@ def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
     metavar="URL",
     default="http://127.0.0.1:8188",
     show_default=True,
-    help="The ComfyUI to look at.",
+    help="The ComfyUI to examine.",
 )
-@click.option("--run", is_flag=True, help="Run a trivial prompt there, too.")
+@click.option("--run", is_flag=True, help="Run a trivial prompt, too.")
 @click.option(
     "--timeout",
     metavar="SECONDS",
@@ -339,10 +348,10 @@ def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
 )
 @_plainly
 def doctor(host: str, run: bool, timeout: float) -> None:
-    """Find out why a ComfyUI cannot be reached, or what is not as it should be there.
+    """Find out why a ComfyUI cannot be reached, or what is wrong with it.
 
-    What it prints holds no secret, and may go into a bug report.  The exit status is 1 when
-    something failed.  Credentials come from where the demo has them.
+    The output holds no secret and is safe for a bug report.  The exit status is 1 if a check
+    failed.  Credentials are taken as by demo.
     """
     api = ComfyApi(host, credentials=_credentials(host))
     with contextlib.closing(api):
@@ -369,38 +378,38 @@ def doctor(host: str, run: bool, timeout: float) -> None:
     type=click.Choice(get_args(Version)),
     default="0.3.75",
     show_default=True,
-    help="Which ComfyUI to be like.",
+    help="Version of ComfyUI to imitate.",
 )
 @click.option(
     "--login-env",
     metavar="NAME",
-    help="Environment variable with the user:password that clients must bring.",
+    help="Environment variable with the user:password that clients must send.",
 )
 @click.option(
     "--login-file",
     metavar="FILE",
     type=click.File(encoding="utf-8"),
-    help="File with the user:password that clients must bring; - reads standard input.",
+    help="File with the user:password that clients must send; - reads standard input.",
 )
-@click.option("--multi-user", is_flag=True, help="Settings and files belong to users.")
+@click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
 @click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
-@click.option("--tls-keyfile", metavar="FILE", help="Its key, unless that is in the same file.")
-@click.option("--prefix", default="", metavar="PATH", help="Path below which all is: /comfy.")
+@click.option("--tls-keyfile", metavar="FILE", help="Its key.  Default: in the same file.")
+@click.option("--prefix", default="", metavar="PATH", help="Path of all routes, such as /comfy.")
 @click.option(
     "--allowed-host",
     "allowed_hosts",
     metavar="NAME",
     multiple=True,
-    help="Name by which clients may ask for it, such as that of a proxy; * allows any.",
+    help="Host name that clients may use, such as that of a proxy; * allows any.",
 )
-@click.option("--no-previews", is_flag=True, help="Send none while sampling.")
+@click.option("--no-previews", is_flag=True, help="Send no previews.")
 @click.option(
     "--step-seconds",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
     default=0.02,
     show_default=True,
-    help="How long the simulated sampler takes for a step.",
+    help="How long a step of the simulated sampler takes.",
 )
 @_plainly
 def serve(
@@ -420,7 +429,7 @@ def serve(
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
 
     It executes workflows of ComfyUI's own nodes for pictures; sampling is simulated.  Its
-    files lie in a temporary folder, of which nothing is left afterwards.
+    files are in a temporary folder, which is deleted at the end.
     """
     from ..testing import ComfyServer
 
@@ -443,13 +452,13 @@ def serve(
         stack.callback(server.stop)  # it may be told to end while it starts
         server.start()
         click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
-        click.echo("Ctrl-C stops it.")
+        click.echo("Press Ctrl-C to stop it.")
         while True:  # in slices: a signal that another thread gets does not end a sleep
             time.sleep(0.5)
 
 
 def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
-    """User and password, from where no list of processes shows them."""
+    """User and password, from places that no list of processes shows."""
     if variable and file:
         raise click.ClickException("give --login-env or --login-file, not both")
     if not variable and not file:
