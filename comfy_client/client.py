@@ -227,7 +227,8 @@ class ComfyApi(Routes, Subscriptions):
         #: Of what waits for receivers, and of what jobs are left.
         self._budget = Budget(3 * max(MAX_JSON, max_json))
         self._receivers = Receivers(self, namespace, self._budget)
-        self._recorder = self._http.recorder = None if record is None else _recorder(record)
+        self._recorder = None if record is None else _recorder(record)
+        self._http.record(self._recorder)
         self._closed = False
         self._set_up(client_id or self.generate_id())
         _clients.add(self)
@@ -255,7 +256,7 @@ class ComfyApi(Routes, Subscriptions):
             self._connection.stop,
             self._jobs.shutdown(),
             self._receivers.shutdown(),
-            self._http.shutdown(),
+            self._http.endpoint.shutdown(),
             *([] if self._recorder is None else [self._recorder.close]),
         )
 
@@ -358,7 +359,7 @@ class ComfyApi(Routes, Subscriptions):
         if type(exc) is not TransportError or address.scheme != "http":
             return False
         left = min(1.0, self._http.connect_timeout, max(0.05, deadline - time.monotonic()))
-        return speaks_tls(address, self._http.proxy, left, lambda _: None)
+        return speaks_tls(address, self._http.endpoint.proxy, left, lambda _: None)
 
     def close(self) -> None:
         """Release all resources immediately: from any thread or callback, any number of times.
@@ -406,7 +407,7 @@ class ComfyApi(Routes, Subscriptions):
         return _unpickle, (
             type(self),
             self._config,
-            self._http.has_secrets,
+            self._http.identity.has_secrets,
             self._stays_behind,
         )
 
@@ -992,7 +993,7 @@ class ComfyApi(Routes, Subscriptions):
         except AuthenticationError as exc:
             self._receivers.publish(ErrorEvent(name="auth_error", error=exc))
             raise
-        if self._http.has_credentials:
+        if self._http.identity.credentials is not None:
             self._receivers.publish(ErrorEvent(name="auth_success"))
 
 
@@ -1041,7 +1042,7 @@ def _shut_down(*actions: Callable[[], None]) -> None:
 
 def _subscribe_logs(http: Http, client_id: str, enabled: bool) -> None:
     wanted = {"clientId": client_id, "enabled": enabled}
-    http.order("PATCH", "/internal/logs/subscribe", json=wanted)
+    http.send_command("PATCH", "/internal/logs/subscribe", json=wanted)
 
 
 def _renew_logs(http: Http, publish: Callable[[Event], None], client_id: str) -> None:

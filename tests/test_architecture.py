@@ -19,8 +19,11 @@ MODULES = {
 #: Which libraries a module may import, by the beginning of its name; the longest one counts.
 LIBRARIES = {
     "comfy_client": {"attrs"},
-    "comfy_client.transport.http": {"requests", "urllib3"},
-    "comfy_client.transport.pool": {"urllib3"},
+    "comfy_client.transport.http": {"requests"},
+    "comfy_client.transport.endpoint": {"requests"},
+    "comfy_client.transport.identity": {"requests"},
+    "comfy_client.transport.sender": {"requests", "urllib3"},
+    "comfy_client.transport.pool": {"requests", "urllib3"},
     "comfy_client.transport.url": {"urllib3"},
     "comfy_client.transport.websocket": {"websocket"},
     "comfy_client.signals": {"blinker"},

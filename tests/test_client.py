@@ -1132,7 +1132,9 @@ def test_a_pickle_carries_the_configuration() -> None:
     assert twin._config == api._config
     assert twin.client_id != api.client_id
     assert twin.state is State.IDLE
-    assert twin._http.credentials == EnvCredentials("COMFY_TOKEN", kind="query", key="token")
+    assert twin._http.identity.credentials == EnvCredentials(
+        "COMFY_TOKEN", kind="query", key="token"
+    )
     api.close()
     twin.close()
 

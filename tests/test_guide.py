@@ -23,7 +23,7 @@ from comfy_client.recording import secrets as redaction
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.transport import decode as wire
-from comfy_client.transport import http
+from comfy_client.transport import http, pool
 from comfy_client.transport import pool as deadline
 from comfy_client.transport import websocket as connection
 from tests.comfyui import ComfyUI
@@ -244,7 +244,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are small by nature, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
     "interim answers (1xx) before an answer": f"{deadline.MOST_INTERIM}",
-    "all cookies": (http.MOST_COOKIES, "KiB"),
+    "all cookies": (pool.MOST_COOKIES, "KiB"),
     "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
     "a message of the socket": (connection.MAX_FRAME, "MiB"),
     "a text message of the socket": (connection.MAX_TEXT, "MiB"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gc
 import gzip
 import io
 import json
@@ -12,7 +11,6 @@ import logging
 import math
 import os
 import pickle
-import queue
 import signal
 import socket
 import ssl
@@ -26,14 +24,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import parse_headers
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import attrs
 import pytest
 import requests
 import trustme
-import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 from urllib3.util import Retry
 
@@ -62,11 +58,11 @@ from comfy_client.errors import (
 from comfy_client.recording.secrets import Secrets
 from comfy_client.testing import ComfyServer, Request, cut, drip, encode, never_answer
 from comfy_client.transport import http as edge
+from comfy_client.transport import identity, sender
 from comfy_client.transport.deadline import limited_silence
 from comfy_client.transport.http import Http, segment
 from comfy_client.transport.response import Answer
 from comfy_client.transport.url import parse_host
-from tests.helpers.interrupts import at_each_step, in_time
 from tests.helpers.march_2024 import March2024
 
 SECRET = "hunter2-geheim"
@@ -394,21 +390,21 @@ def test_a_handshake_asks_the_callable_each_time(comfy: ComfyServer) -> None:
 
 def test_a_password_over_plain_http_to_another_machine_is_warned_about_once() -> None:
     """Not for the own machine, not over https, and without the password."""
-    edge._warned.clear()
+    identity._warned.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for host in ("http://127.0.0.1:1", "http://localhost:1", "https://gpu.invalid"):
             with opened(host, credentials=("me", SECRET)) as http:
-                http.refresh_credentials()
+                http.identity.refresh()
         with opened("http://gpu.invalid") as http:
-            http.refresh_credentials()
+            http.identity.refresh()
     for times in (1, 0):
         with (
             opened("http://gpu.invalid", credentials=("me", SECRET)) as http,
             warnings.catch_warnings(record=True) as seen,
         ):
             warnings.simplefilter("always")
-            http.refresh_credentials()
+            http.identity.refresh()
         assert len(seen) == times
         assert not any(SECRET in str(w.message) for w in seen)
 
@@ -466,7 +462,7 @@ def test_no_failure_shows_a_secret(
     with ComfyServer() as comfy, contextlib.ExitStack() as stack:
         stack.callback(comfy.errors.clear)
         http = stack.enter_context(opened(comfy.url, credentials=credentials, timeout=(5, 0.2)))
-        http._api = True
+        http.json("GET", "/prompt")  # learns where the routes are
         FAILURES[failure](comfy)
         for method in ("GET", "POST"):
             with pytest.raises(ComfyError) as caught:
@@ -493,7 +489,7 @@ def test_a_server_that_keeps_users_is_told_apart_from_one_that_wants_a_password(
                     http.json("GET", "/settings")
                 assert "401: 401" not in str(caught.value)
                 with pytest.raises(ApiError) as stumbled:
-                    http.order("POST", "/userdata/a.txt", data=b"x")
+                    http.send_command("POST", "/userdata/a.txt", data=b"x")
                 assert any(advice in note for note in stumbled.value.__notes__)
                 with pytest.raises(NotFound) as other:
                     http.json("GET", "/view", params={"filename": "x"})
@@ -503,7 +499,7 @@ def test_a_server_that_keeps_users_is_told_apart_from_one_that_wants_a_password(
 def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyServer) -> None:
     """A cookie of the caller's, and a key in the body; a password as a page spells it."""
     comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r} and a&lt;b&amp;c"))
-    headers = {"Cookie": f"session={SECRET}", "X-Colour": "turquoise"}
+    headers = {"Cookie": f"session={SECRET}", "X-Colour": "magenta"}
     body = {"extra_data": {"api_key_comfy_org": SECRET[::-1]}}
     with (
         opened(comfy.url, headers=headers, credentials=("me", "a<b&c")) as http,
@@ -514,7 +510,7 @@ def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyS
         assert SECRET not in shown
         assert SECRET[::-1] not in shown
         assert "a&lt;b" not in shown
-    assert "turquoise" in caught.value.body
+    assert "magenta" in caught.value.body
 
 
 @pytest.mark.parametrize("secret", ["1234", "node", "true", "null", "rror", "Value"])
@@ -996,8 +992,8 @@ def test_a_gzip_bomb_is_refused_in_bounded_memory(
     """One hundred thousand bytes that would become a hundred million."""
     monkeypatch.setattr(edge, "MAX_ANSWER", 4 * MIB)
     bomb = gzip.compress(bytes(100 * MIB), 9)
+    http.json("GET", "/prompt")  # learns where the routes are
     comfy.on("GET", "*", (200, {"Content-Encoding": "gzip"}, bomb))
-    http._api = True
     tracemalloc.start()
     try:
         with pytest.raises(UnexpectedResponse, match="exceeds"):
@@ -1322,7 +1318,7 @@ def test_a_post_after_a_long_silence_has_a_connection_of_its_own(
     for _ in range(3):
         http.json("POST", "/prompt", json={"prompt": {}})
     assert comfy.connections == 1
-    monkeypatch.setattr(edge, "STALE", 0.0)
+    monkeypatch.setattr(sender, "STALE", 0.0)
     http.json("GET", "/prompt")
     assert comfy.connections == 1
     http.json("POST", "/prompt", json={"prompt": {}})
@@ -1334,8 +1330,8 @@ def test_a_question_of_little_patience_trusts_no_connection_that_was_silent_for_
 ) -> None:
     """It would have to wait that long to find out that a kept one is dead."""
     http.json("GET", "/prompt")
-    for connections, seconds in ((1, math.inf), (1, 40.0), (2, 20.0)):
-        http._answered_at -= 30.0
+    for connections, seconds in ((1, math.inf), (1, 30.0), (2, 0.01)):
+        time.sleep(0.02)
         with limited_silence(seconds):
             http.json("GET", "/prompt")
         assert comfy.connections == connections
@@ -1365,10 +1361,10 @@ def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, h
 
     def drop() -> None:
         while not stop.is_set():
-            http._drop_kept(http.address.http_url)
+            http.endpoint.drop_kept()
 
     def clear(_: int) -> None:
-        http.order("POST", "/queue", json={"clear": True})
+        http.send_command("POST", "/queue", json={"clear": True})
 
     interval = sys.getswitchinterval()
     dropping = threading.Thread(target=drop)
@@ -1382,93 +1378,6 @@ def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, h
         stop.set()
         dropping.join()
     assert len([r for r in comfy.requests if r.path == "/queue"]) == 1000
-
-
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # its connection is collected
-def test_a_ctrl_c_at_any_step_leaves_the_edge_usable(comfy: ComfyServer, http: Http) -> None:
-    """Where a connection is taken and given back: the next request has its answer in time."""
-
-    def ask() -> None:
-        http.json("GET", "/prompt", timeout=LIMIT)
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    def work() -> None:
-        for raised in at_each_step(ask, interrupt, is_of_pool):
-            steps.append(type(raised))
-            ask()
-
-    steps: list[object] = []
-    ask()
-    assert not isinstance(kept(http), queue.Queue)  # it would hang here, beyond all deadlines
-    in_time(work)
-    gc.collect()
-    assert len(steps) > 50
-    assert set(steps) == {KeyboardInterrupt}
-
-
-def kept(http: Http) -> Any:
-    """Where connections are that nobody uses."""
-    return http._session.get_adapter(http.address.http_url)._pool.pool  # type: ignore[attr-defined]
-
-
-def is_of_pool(frame: FrameType) -> bool:
-    """Whether this takes a connection from the pool, or gives it back."""
-    code = frame.f_code
-    if frame.f_back is not None and frame.f_back.f_code.co_name == "_close_pool_connections":
-        return False  # by a finalizer, out of which nothing comes
-    return (
-        code.co_filename in (queue.__file__, threading.__file__)
-        or code.co_name in ("_get_conn", "_put_conn", "release_conn")
-        or getattr(code, "co_qualname", "").startswith("_Kept.")
-    )
-
-
-def test_a_request_within_any_step_of_another_has_its_answer(http: Http) -> None:
-    """As a handler of a signal asks it, in the thread that is in the middle of something."""
-
-    def ask() -> None:
-        http.json("GET", "/prompt", timeout=LIMIT)
-
-    def work() -> None:
-        steps.extend(at_each_step(ask, ask, is_of_pool))
-        with http._lock:
-            ask()
-
-    steps: list[object] = []
-    ask()
-    assert not isinstance(kept(http), queue.Queue)
-    in_time(work)
-    assert len(steps) > 50
-    assert set(steps) == {None}
-
-
-def test_a_connection_that_was_given_back_in_a_ctrl_c_is_not_shared(
-    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would be given back once more, and two requests have it at once."""
-    together = threading.Barrier(2)
-
-    def echo_together(request: Request) -> tuple[int, dict[str, str], Any]:
-        together.wait(LIMIT)
-        return 200, {}, {"path": request.path}
-
-    def give_back(self: Any) -> None:
-        patch.undo()
-        self._pool._put_conn(self._connection)
-        raise KeyboardInterrupt
-
-    http.json("GET", "/prompt")
-    kept(http)._items.pop(0)  # as by a request that is under way: there is room for one more
-    comfy.on("GET", "/echo/*", echo_together)
-    with monkeypatch.context() as patch:
-        patch.setattr(urllib3.HTTPResponse, "release_conn", give_back)
-        with pytest.raises(KeyboardInterrupt):
-            http.json("GET", "/prompt")
-    with ThreadPoolExecutor(2) as pool:
-        paths = ["/echo/1", "/echo/2"]
-        assert [a["path"] for a in pool.map(lambda path: http.json("GET", path), paths)] == paths
 
 
 def test_a_ctrl_c_leaves_a_given_session_its_connections(comfy: ComfyServer) -> None:
@@ -1734,13 +1643,13 @@ def test_tls_is_trusted_as_told(secure: str, bundle: Path, monkeypatch: pytest.M
     for verify in (bundle, str(bundle)):
         with opened(secure, verify=verify) as http:
             assert http.json("GET", "/prompt") == {"exec_info": {}}
-            assert http.ssl_context.verify_mode is ssl.CERT_REQUIRED
-            assert len(http.ssl_context.get_ca_certs()) == 1
+            assert http.endpoint.ssl_context.verify_mode is ssl.CERT_REQUIRED
+            assert len(http.endpoint.ssl_context.get_ca_certs()) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # urllib3 says that this is unsafe
         with opened(secure, verify=False) as http:
             assert http.json("GET", "/prompt") == {"exec_info": {}}
-            assert http.ssl_context.verify_mode is ssl.CERT_NONE
+            assert http.endpoint.ssl_context.verify_mode is ssl.CERT_NONE
     with requests.Session() as session:
         session.verify = str(bundle)
         with opened(secure, session=session) as http:
@@ -1790,7 +1699,7 @@ def test_client_certificates_are_shown(ca: trustme.CA, bundle: Path, tmp_path: P
         for cert in (both, (certificate, key)):
             with opened(host, verify=bundle, cert=cert) as http:
                 assert http.json("GET", "/prompt") == {"ok": 1}
-                assert isinstance(http.ssl_context, ssl.SSLContext)
+                assert isinstance(http.endpoint.ssl_context, ssl.SSLContext)
         with opened(host, verify=bundle) as http, pytest.raises(TransportError):
             http.json("GET", "/prompt")
 
@@ -1926,7 +1835,7 @@ def test_the_own_machine_is_never_reached_through_a_proxy(
         for options in ({}, {"session": session}, {"proxies": {"http": proxy}}):
             with opened(url, **options) as http:
                 assert http.json("GET", "/prompt") == {"exec_info": {"queue_remaining": 0}}
-                assert http.proxy is None
+                assert http.endpoint.proxy is None
     assert not seen
 
 
@@ -1937,7 +1846,7 @@ def test_other_machines_are_reached_through_the_proxy(monkeypatch: pytest.Monkey
         for options in ({"proxies": {"http": proxy}}, {"session": session}):
             with opened("gpu.invalid:8188", **options) as http:
                 assert http.json("GET", "/prompt") == {"by": "proxy"}
-                assert http.proxy == proxy
+                assert http.endpoint.proxy == proxy
         monkeypatch.setenv("http_proxy", proxy)
         with opened("gpu.invalid:8188") as http:
             assert http.json("GET", "/prompt") == {"by": "proxy"}
@@ -1945,10 +1854,10 @@ def test_other_machines_are_reached_through_the_proxy(monkeypatch: pytest.Monkey
             b"GET http://gpu.invalid:8188/api/prompt HTTP/1.1"
         ] * 3
         with opened("gpu.invalid:8188", proxies={}) as http:
-            assert http.proxy is None
+            assert http.endpoint.proxy is None
         monkeypatch.setenv("no_proxy", "gpu.invalid")
         with opened("gpu.invalid:8188") as http:
-            assert http.proxy is None
+            assert http.endpoint.proxy is None
 
 
 def test_a_proxy_that_refuses_is_named_without_its_password(
@@ -1998,9 +1907,9 @@ def test_a_scheme_without_a_proxy_is_named_by_none() -> None:
     with a_proxy() as (proxy, seen):
         options = {"proxies": {"http": None, "all": proxy}}
         with opened("gpu.invalid:8188", **options) as http:
-            assert http.proxy is None
+            assert http.endpoint.proxy is None
         with opened("https://gpu.invalid:8188", **options) as http:
-            assert http.proxy == proxy
+            assert http.endpoint.proxy == proxy
     assert not seen
 
 
@@ -2371,7 +2280,7 @@ def test_words_of_the_settings_are_told_to_who_hides_them(
         session=session,
     )
     secrets = Secrets()
-    http.tell_words(secrets)
+    http.identity.tell_words(secrets)
     words = ["env-password", "proxyuser", "proxy/password", "session-user", "session-password"]
     for word in (*words, "comfy-user", "header-value"):
         assert secrets.hide_words(word) == "***"

@@ -491,7 +491,7 @@ def test_without_record_nothing_is_done(server: ComfyServer) -> None:
     """No recorder anywhere."""
     with ComfyApi(server.url) as api:
         assert api._recorder is None
-        assert api._http.recorder is None
+        assert api._http.identity.recorder is None
         assert api._connection._recorder is None
 
 

@@ -188,7 +188,7 @@ class Queued:
         self.states = list(states)
         self.version = version
         self.done = []
-        self._http = SimpleNamespace(order=self._request)
+        self._http = SimpleNamespace(send_command=self._request)
 
     def get_queue(self):
         state = self.states.pop(0)

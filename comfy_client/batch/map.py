@@ -320,7 +320,7 @@ class Window:
             return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
         try:
-            self.api._http.order("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
+            self.api._http.send_command("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
         except ComfyError as exc:
             log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
             return

@@ -428,7 +428,7 @@ class _Sweeper:
         """The params are left out: they are in the grid, and may be anybody's secrets."""
         if self._journal is None:
             return
-        self._api._http.tell_secrets(self._secrets)  # now: they may have changed
+        self._api._http.identity.tell_secrets(self._secrets)  # now: they may have changed
         self._journal.ended(
             self._keys[row.index],
             row.prompt_id,

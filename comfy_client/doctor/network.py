@@ -37,7 +37,7 @@ _ABOUT_CERTIFICATE: Final = {
 
 def check_proxy(ctx: CheckContext) -> CheckResult:
     """Which proxy HTTP and the socket take, and who says so."""
-    proxy, reason = ctx.http.proxy, ctx.http.proxy_reason
+    proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
         return CheckResult("ok", f"none, directly: {reason}")
     parts = split_proxy(proxy)
@@ -82,7 +82,7 @@ def check_port(ctx: CheckContext) -> CheckResult:
     is_own = all(map(_is_loopback, seen))
     others = [a for a in _LOOPBACKS if a not in seen] if is_own or not _open(seen) else []
     seen_else = {name: refusal(_family(name), (name, port), ctx.left) for name in others}
-    text = "the proxy at " if ctx.http.proxy else ""
+    text = "the proxy at " if ctx.http.endpoint.proxy else ""
     text += "; ".join(f"{_at(a, port)} {said or 'accepts'}" for a, said in seen.items())
     elsewhere = "".join(f"; {_at(a, port)} accepts" for a in _open(seen_else))
     if not _open(seen):
@@ -99,7 +99,7 @@ def _about_no_port(
     ctx: CheckContext, port: int, seen: Mapping[str, str], elsewhere: list[str], *, is_own: bool
 ) -> str:
     """What to do when none of the addresses accepts a connection."""
-    if ctx.http.proxy:
+    if ctx.http.endpoint.proxy:
         return "the proxy does not run there: see 'proxy' above for who names it"
     if "refuses" not in seen.values():
         return "is the machine on, is this its address, does a firewall let the port through?"
@@ -123,11 +123,11 @@ def check_tls(ctx: CheckContext) -> CheckResult:
         return CheckResult("ok", "none: plain http")
     trust = _trust(ctx)
     try:
-        context = http.ssl_context
+        context = http.endpoint.ssl_context
     except ssl.SSLError as exc:
         advice = "both are PEM files; that of cert= holds the certificate and its key"
         return CheckResult("failed", f"verify= or cert= cannot be read ({exc.reason})", advice)
-    plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.proxy)
+    plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.endpoint.proxy)
     begun = time.monotonic()
     try:
         sock: Any = open_line(plan, ctx.left, ctx.sockets.hold)
@@ -139,7 +139,7 @@ def check_tls(ctx: CheckContext) -> CheckResult:
         seconds = time.monotonic() - begun
         certificate = sock.getpeercert() or {}
         text = f"{sock.version()}, {in_ms(seconds)}; {trust}"
-    if http.verify is False:
+    if http.endpoint.verify is False:
         advice = "whoever stands between can read all: pass verify='ca.pem' instead"
         return CheckResult("warning", text, advice)
     expiry = str(certificate.get("notAfter", ""))
@@ -152,7 +152,7 @@ def check_tls(ctx: CheckContext) -> CheckResult:
 
 
 def _trust(ctx: CheckContext) -> str:
-    verify = ctx.http.verify
+    verify = ctx.http.endpoint.verify
     if verify is False:
         return "not verified (verify=False)"
     if verify is True:
@@ -162,8 +162,8 @@ def _trust(ctx: CheckContext) -> str:
 
 def _target(ctx: CheckContext) -> tuple[str, int]:
     """Whom we connect to: the server, or the proxy."""
-    if ctx.http.proxy:
-        parts = split_proxy(ctx.http.proxy)
+    if ctx.http.endpoint.proxy:
+        parts = split_proxy(ctx.http.endpoint.proxy)
         return parts.hostname or "", parts.port or 80
     return ctx.http.address.host, ctx.http.address.port
 

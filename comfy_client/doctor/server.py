@@ -34,7 +34,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     """Whether there are credentials, and can be had."""
     http = ctx.http
     try:
-        applied = creds.apply(http.credentials)
+        applied = creds.apply(http.identity.credentials)
     except AuthenticationError as exc:
         return CheckResult("failed", ctx.redact.foreign(exc), "nothing is asked without them")
     kind = http.describe().credentials
@@ -83,7 +83,7 @@ def _is_for_tls(ctx: CheckContext, exc: ComfyError) -> bool:
     return (
         http.address.scheme == "http"
         and type(exc) in (TransportError, UnexpectedResponse)
-        and speaks_tls(http.address, http.proxy, ctx.left, ctx.sockets.hold)
+        and speaks_tls(http.address, http.endpoint.proxy, ctx.left, ctx.sockets.hold)
     )
 
 
@@ -112,7 +112,7 @@ def check_auth(ctx: CheckContext) -> CheckResult:
         asked = re.match(r"\w+", ctx.redact.foreign(answer.headers.get("www-authenticate", "")))
         text += f"; it asks for {asked[0][:20]}" if asked else ""
         advice = "pass credentials=..., which the server or the proxy before it takes"
-        if ctx.http.has_credentials:
+        if ctx.http.identity.credentials is not None:
             advice = "the credentials are wrong, or of a kind that is not asked for"
         return CheckResult("failed", text, advice)
     if sending.sends_origin:

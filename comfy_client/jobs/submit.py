@@ -228,7 +228,7 @@ def stop(api: ComfyApi, job: Job, *, force: bool) -> bool:
                     method="POST",
                     path="/interrupt",
                 )
-            api._http.order("POST", "/interrupt", json={"prompt_id": job.prompt_id})
+            api._http.send_command("POST", "/interrupt", json={"prompt_id": job.prompt_id})
             return True
         else:
             break

@@ -287,7 +287,7 @@ class Jobs:
                 begun(job)
             self._send(api, job, body, deadline, resubmit=resubmit)
             if job.node_errors:
-                warn_or_refuse(job, job._api._http.hide, strict=strict)
+                warn_or_refuse(job, job._api._http.identity.hide, strict=strict)
         except ComfyError as exc:
             self._publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -1306,6 +1306,6 @@ def _nothing() -> None:
 
 def _secrets(job: Job) -> Secrets:
     """What its server may repeat when it fails: of the client, and of the workflow by its names."""
-    secrets = job._api._http.secrets()
+    secrets = job._api._http.identity.secrets()
     secrets.add_named(job.graph)
     return secrets

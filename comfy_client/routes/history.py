@@ -77,7 +77,7 @@ class HistoryRoutes(RouteGroup):
 
         ``POST /history``
         """
-        self._http.order("POST", "/history", json={"clear": True})
+        self._http.send_command("POST", "/history", json={"clear": True})
 
     def delete_history(self, *prompt_ids: str) -> None:
         """Delete the records of these prompts; unknown ones are ignored, files stay.
@@ -87,7 +87,7 @@ class HistoryRoutes(RouteGroup):
         for prompt_id in filter(self._awaits_record, prompt_ids):
             self.get_history(prompt_id)
         if prompt_ids:
-            self._http.order("POST", "/history", json={"delete": prompt_ids})
+            self._http.send_command("POST", "/history", json={"delete": prompt_ids})
 
 
 def _entries(found: Any) -> dict[str, models.HistoryEntry]:

@@ -94,7 +94,7 @@ class PromptRoutes(RouteGroup):
                 method="GET",
                 path="/prompt",
                 status=200,
-                body=self._http.hide(data),
+                body=self._http.identity.hide(data),
             ) from None
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
@@ -139,7 +139,7 @@ def make_prompt(
     if key is not None:
         extra["api_key_comfy_org"] = key
     if key is not None or options.get("extra_data"):  # a node may repeat it when it fails
-        http.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
+        http.identity.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
     if prompt_id is not None:  # null would become the id "None"
         body["prompt_id"] = prompt_id
         extra[MARK] = prompt_id
@@ -203,12 +203,12 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
                 method="POST",
                 path="/prompt",
                 status=200,
-                body=http.hide(answer),
+                body=http.identity.hide(answer),
             ) from None
         raise
     # The dots would lead out of /history.
     if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
-        answer = http.hide(answer)
+        answer = http.identity.hide(answer)
         raise UnexpectedResponse(
             f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
             method="POST",
@@ -226,7 +226,7 @@ def _rejected(
     body = exc.body if isinstance(exc.body, Mapping) else {}
     names = _node_names(http, deadline) if unknown_class(body, graph) else ()
     error, node_errors = body.get("error"), body.get("node_errors")
-    words = http.hide(explain_rejection(exc.body, graph, node_names=names))
+    words = http.identity.hide(explain_rejection(exc.body, graph, node_names=names))
     kind = error.get("type") if isinstance(error, Mapping) else None
     if targets is not None and kind == "prompt_no_outputs":
         words = f"none of partial_execution_targets {targets} is an output node"

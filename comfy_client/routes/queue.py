@@ -22,7 +22,7 @@ class QueueRoutes(RouteGroup):
 
         ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
         """
-        self._http.order("POST", "/queue", json={"clear": True})
+        self._http.send_command("POST", "/queue", json={"clear": True})
 
     def delete_from_queue(self, *prompt_ids: str) -> None:
         """Remove these pending prompts; unknown and running ones are ignored.
@@ -30,7 +30,7 @@ class QueueRoutes(RouteGroup):
         ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
         """
         if prompt_ids:
-            self._http.order("POST", "/queue", json={"delete": prompt_ids})
+            self._http.send_command("POST", "/queue", json={"delete": prompt_ids})
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop the running prompt at its next step.
@@ -45,6 +45,6 @@ class QueueRoutes(RouteGroup):
                 whether that prompt is running; one that starts right then is stopped instead.
         """
         if prompt_id is None:
-            self._http.order("POST", "/interrupt", json={})
+            self._http.send_command("POST", "/interrupt", json={})
         elif any(item.prompt_id == prompt_id for item in self.get_queue().running):
-            self._http.order("POST", "/interrupt", json={"prompt_id": prompt_id})
+            self._http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})

@@ -46,7 +46,7 @@ class SystemRoutes(RouteGroup):
                 computes everything again.
         """
         body = {"unload_models": unload_models, "free_memory": free_memory}
-        self._http.order("POST", "/free", json=body)
+        self._http.send_command("POST", "/free", json=body)
 
     def get_logs(self) -> str:
         """The latest terminal output as text, each entry with its time.
@@ -56,7 +56,7 @@ class SystemRoutes(RouteGroup):
         said = self._internal("logs")
         logs = text(said)
         if logs is None:
-            said = self._http.hide(said)
+            said = self._http.identity.hide(said)
             raise UnexpectedResponse(f"GET /internal/logs: expected a text, got {brief(said)}")
         return logs
 

@@ -130,7 +130,7 @@ class UserDataRoutes(RouteGroup):
             ApiError: It is a folder (500).
         """
         try:
-            self._http.order("DELETE", f"/userdata/{_segment(file)}")
+            self._http.send_command("DELETE", f"/userdata/{_segment(file)}")
         except NotFound:
             if not missing_ok:
                 raise

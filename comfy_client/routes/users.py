@@ -42,7 +42,7 @@ class UserRoutes(RouteGroup):
         user_id = self._http.json("POST", "/users", json={"username": username}, most=SMALL)
         if not isinstance(user_id, str):
             raise UnexpectedResponse(
-                f"create_user: expected an id, got {self._http.hide(user_id)!r:.80}"
+                f"create_user: expected an id, got {self._http.identity.hide(user_id)!r:.80}"
             )
         return user_id
 
@@ -65,7 +65,7 @@ class UserRoutes(RouteGroup):
         programs change settings at the same moment, the server may lose one change.
         """
         with self._one_by_one():
-            self._http.order("POST", "/settings", json=dict(settings))
+            self._http.send_command("POST", "/settings", json=dict(settings))
 
     def store_setting(self, id: str, value: Any) -> None:
         """Change one setting to any JSON value.
@@ -74,7 +74,7 @@ class UserRoutes(RouteGroup):
         :meth:`store_settings`.
         """
         with self._one_by_one():
-            self._http.order("POST", f"/settings/{segment(id)}", json=value)
+            self._http.send_command("POST", f"/settings/{segment(id)}", json=value)
 
     def _one_by_one(self) -> threading.Lock:
         # setdefault is atomic: two threads get the same lock.

@@ -1,13 +1,9 @@
-"""Connections of urllib3 that keep to a deadline, and a pool of them without a lock.
+"""Connections of urllib3 that keep to a deadline, pools of them, and a Session on these.
 
 A timeout of a socket is for each of its reads, so a server that sends a byte now and then
 holds its client for ever, in the headers already.  These connections give each read and
 each piece that is sent the time that is left for the whole exchange, and another thread can
 end it.
-
-A Ctrl-C that comes when the lock of a pool was just taken leaves it held for ever, and a
-handler of a signal that asks something itself waits for what its own thread holds.  So
-connections are kept in what needs no lock.
 """
 
 from __future__ import annotations
@@ -20,14 +16,26 @@ import math
 import queue
 import socket
 import ssl
+from collections.abc import Iterable
 from contextvars import ContextVar
+from http.cookiejar import Cookie
 from typing import Any, Final
 
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import Retry
 
+from .._version import __version__
 from .deadline import LONGEST, Deadline
 
+#: Requests that share the pool; more of them wait for a new connection, not for each other.
+POOL_SIZE: Final = 32
+#: Bytes of all cookies that are kept: ComfyUI takes 8190 of any header, most proxies 16 KiB.
+MOST_COOKIES: Final = 1 << 14
 #: Answers that only announce the answer (100, 102, 103), of which so many may come before it.
 MOST_INTERIM: Final = 100
 #: Bytes that are sent at once where each piece has a limit of its own.  Of these a socket takes
@@ -50,11 +58,15 @@ def shut(sock: socket.socket) -> None:
 class Exchange:
     """A request and its answer: when they must be over, and the socket that they use by now."""
 
-    __slots__ = ("_is_cut", "_sock", "deadline", "pause")
+    __slots__ = ("_is_cut", "_sock", "deadline", "pause", "read_timeout")
 
-    def __init__(self, deadline: Deadline, pause: float = math.inf) -> None:
+    def __init__(
+        self, deadline: Deadline, *, pause: float = math.inf, read_timeout: float = math.inf
+    ) -> None:
         self.deadline = deadline
         self.pause = pause  #: Seconds in which some of the request must get away.
+        #: Seconds for which the server may be silent, before its answer and within it.
+        self.read_timeout = read_timeout
         self._sock: socket.socket | None = None
         self._is_cut = False
 
@@ -174,36 +186,12 @@ class _HttpsConnection(_InTime, HTTPSConnection):
     pass
 
 
-class _Kept:
-    """A ``LifoQueue`` for which nobody waits: each step is one of a list, and so whole."""
-
-    def __init__(self, maxsize: int) -> None:
-        self._most = maxsize
-        self._items: list[Any] = []
-
-    def put(self, item: Any, block: bool = False) -> None:
-        if len(self._items) >= self._most:  # a few more in a race of threads do no harm
-            raise queue.Full
-        self._items.append(item)
-
-    def get(self, block: bool = False, timeout: float | None = None) -> Any:
-        try:
-            return self._items.pop()
-        except IndexError:
-            raise queue.Empty from None
-
-    def qsize(self) -> int:
-        return len(self._items)
-
-
 class _HttpPool(HTTPConnectionPool):
     ConnectionCls = _HttpConnection
-    QueueCls: Any = _Kept
 
 
 class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
-    QueueCls: Any = _Kept
 
 
 #: For ``PoolManager.pool_classes_by_scheme``.
@@ -231,3 +219,142 @@ def keep_to_deadlines(pool: Any) -> None:
             kept = pool.pool.get(block=False)
             if kept is not None:
                 kept.close()
+
+
+# -- a Session on these pools -----------------------------------------------------------
+
+# What requests does for each answer and we do not want (a jar for its cookies, hooks, redirects,
+# a history, an URL and a pool that are found anew) takes about 0.1 ms, a third of a short
+# request to this machine.
+
+
+class _Adapter(HTTPAdapter):
+    """The one pool for the one server, of connections that keep to a deadline."""
+
+    _pool: Any = None
+
+    def init_poolmanager(self, *args: Any, **kw: Any) -> None:
+        super().init_poolmanager(*args, **kw)
+        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+
+    def proxy_manager_for(self, proxy: str, **kw: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kw)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kw: Any
+    ) -> Any:
+        """Found once: neither the origin nor TLS nor the proxy of a client change."""
+        pool = self._pool  # once: close() in another thread forgets it at any moment
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, *args, **kw)
+            keep_to_deadlines(pool)  # those of SOCKS are not ours
+            self._pool = pool
+        return pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """The path at once where there is no proxy, which may need the whole URL."""
+        return super().request_url(request, proxies) if proxies else request.path_url
+
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
+        """What we use of it."""
+        return _Answer(request, raw)
+
+    def close(self) -> None:
+        """At once: a pool that is merely let go ends its connections when it is collected."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        super().close()
+
+
+class _Answer(requests.Response):
+    """What we use of one, without the jar for cookies that each of them makes."""
+
+    def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
+        self.status_code = raw.status
+        self.headers = raw.headers
+        self.raw = raw
+        self.url = request.url or ""
+        self.request = request
+
+    def close(self) -> None:
+        """Done with the body, read or not."""
+        self.raw.close()
+        self.raw.release_conn()
+
+
+class _Cookies(RequestsCookieJar):
+    """As many as a server can take; others, however many it sets, are not kept."""
+
+    def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:
+        """Keep it, if there is room beside the others."""
+        kept: Iterable[Any] = list(self)  # of cookies, whatever the stubs say
+        others = (other for other in kept if _key(other) != _key(cookie))
+        if sum(map(_size, (cookie, *others))) <= MOST_COOKIES:
+            super().set_cookie(cookie, *args, **kw)
+
+
+def _key(cookie: Cookie) -> tuple[str, str, str]:
+    return cookie.domain, cookie.path, cookie.name
+
+
+def _size(cookie: Cookie) -> int:
+    return len(cookie.domain) + len(cookie.path) + len(cookie.name) + len(cookie.value or "")
+
+
+class _Session(requests.Session):
+    """Sends without what we have no use for: redirects, hooks, a history."""
+
+    def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
+        kw.pop("allow_redirects")
+        response = self.get_adapter(request.url or "").send(request, **kw)
+        if "set-cookie" in response.headers:
+            # The stubs tell no types of it.
+            extract_cookies_to_jar(self.cookies, request, response.raw)  # type: ignore[no-untyped-call]
+        return response
+
+
+def new_session() -> requests.Session:
+    """A Session of our own, with the one pool."""
+    session = _Session()
+    session.cookies = _Cookies()
+    session.headers["User-Agent"] = f"comfy-client/{__version__}"
+    del session.headers["Connection"]  # says what HTTP/1.1 means anyhow
+    adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def check_adapter(session: requests.Session, url: str) -> None:
+    """``ValueError`` when a Session would send a POST again that may have arrived."""
+    with contextlib.suppress(requests.exceptions.InvalidSchema):
+        retries = getattr(session.get_adapter(url), "max_retries", None)
+        if isinstance(retries, Retry) and _repeats_posts(retries):
+            raise ValueError(
+                "session: its adapter sends a POST again whose answer did not come, and so a "
+                "prompt might run twice: leave POST out of allowed_methods of its Retry"
+            )
+
+
+def _repeats_posts(retries: Retry) -> bool:
+    """Asked of itself: its counters and its methods decide together."""
+    statuses = {413, 429, 503, *(retries.status_forcelist or ())}
+    outcomes = [
+        {"error": urllib3.exceptions.ProtocolError()},
+        *(
+            {"response": urllib3.HTTPResponse(status=status)}
+            for status in statuses
+            if retries.is_retry("POST", status, has_retry_after=True)
+        ),
+    ]
+    for outcome in outcomes:
+        try:
+            retries.increment("POST", "/", **outcome)  # type: ignore[arg-type]  # mixed values
+        except urllib3.exceptions.HTTPError:
+            continue
+        return True
+    return False

@@ -164,8 +164,57 @@ def wants_tls(answer: Answer) -> bool:
     return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
 
 
-def refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
+@attrs.frozen
+class Asker:
+    """Who asked, for advice in errors.
+
+    Attributes:
+        base: The URL below which the routes are.
+        user: The user that the request named.
+        has_credentials: Whether any are configured.
+        left_behind: Whether some were lost by a pickle.
+        is_foreign: Whether it is known that there is no ComfyUI.
+    """
+
+    base: str
+    user: str | None
+    has_credentials: bool
+    left_behind: bool
+    is_foreign: bool
+
+
+def refusal(answer: Answer, size: int | None, asker: Asker) -> ComfyError:
     """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
+    error = _refusal(answer, size, answer.url.removeprefix(asker.base))
+    stranger = f"the user {asker.user!r} is not known to it (see create_user)"
+    if not asker.user:
+        stranger = "it keeps users (--multi-user): give user=... (see create_user)"
+    if answer.status == 401:
+        given = "refused the credentials" if asker.has_credentials else "wants credentials"
+        advice = "pass credentials=..."
+        if asker.left_behind:
+            advice = "they do not travel in a pickle: name them with EnvCredentials"
+        elif asker.user or _is_of_users(answer.path):
+            advice += f", or {stranger}"
+        message = f"{error}, the server or a proxy before it {given}; {advice}"
+        return AuthenticationError(message, **answer.facts())
+    if answer.status == 500 and _is_of_users(answer.path):
+        error.add_note(f"or {stranger}")
+    if asker.is_foreign and (answer.status == 404 or route_is_missing(answer)):
+        return UnexpectedResponse(
+            f"{error}. Nor is there any /prompt, so this is no ComfyUI: another program on "
+            "this port, or host lacks the path below which a proxy has it",
+            **answer.facts(),
+        )
+    return error
+
+
+def _is_of_users(path: str) -> bool:
+    """Whether a route wants to know who asks."""
+    return "/settings" in path or "/userdata" in path
+
+
+def _refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
     status = answer.status
     facts = answer.facts()
     what = f"{answer.method} {answer.url}"

@@ -129,8 +129,8 @@ def plan_for(http: Http, client_id: str) -> Plan:
     return Plan(
         url=url,
         headers=headers,
-        ssl_context=http.ssl_context if http.address.scheme == "https" else None,
-        proxy=http.proxy,
+        ssl_context=http.endpoint.ssl_context if http.address.scheme == "https" else None,
+        proxy=http.endpoint.proxy,
     )
 
 

@@ -93,13 +93,13 @@ def crowd(
     asked: Counter[str] = Counter()
     with Impatient(url, namespace=blinker.Namespace()) as api:
         heard = Heard(api)
-        send = api._http._session.send
+        send = api._http.endpoint.session.send
 
         def counted(request: Any, **kw: Any) -> Any:
             asked[request.url.partition("?")[0].rpartition("/api")[2].split("/")[1]] += 1
             return send(request, **kw)
 
-        api._http._session.send = counted  # type: ignore[method-assign]
+        api._http.endpoint.session.send = counted  # type: ignore[method-assign]
 
         def one(number: int) -> Told:
             text = f"prompt {number}"

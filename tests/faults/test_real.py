@@ -83,13 +83,13 @@ class Requests(Counter[str]):
 
     def __init__(self, api: ComfyApi) -> None:
         super().__init__()
-        send = api._http._session.send
+        send = api._http.endpoint.session.send
 
         def counted(request: Any, **kw: Any) -> Any:
             self[request.url.partition("/api")[2].partition("?")[0]] += 1
             return send(request, **kw)
 
-        api._http._session.send = counted  # type: ignore[method-assign]
+        api._http.endpoint.session.send = counted  # type: ignore[method-assign]
 
 
 class Clock:
@@ -589,7 +589,7 @@ def test_a_transfer_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client
             assert 1.9 < time.monotonic() - start < 2 + SLACK
         thread = threading.Thread(target=send, args=(api,))
         thread.start()
-        until(lambda: api._http._live)
+        until(lambda: api._http.busy)
         time.sleep(0.2)  # it has sent all
         start = time.monotonic()
         api.close()

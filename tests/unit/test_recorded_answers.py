@@ -34,6 +34,7 @@ class Canned:
 
     def __init__(self, body: Any) -> None:
         self.body = body
+        self.identity = self
 
     def request(self, method: str, route: str, **_: Any) -> Answer:
         headers = {"content-type": "application/json"}

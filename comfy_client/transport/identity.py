@@ -1,0 +1,368 @@
+"""Who we are to a server: credentials, user and headers, and what must not be shown of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+import attrs
+import requests
+
+from .. import credentials as creds
+from .endpoint import Endpoint
+from .multipart import Form
+
+if TYPE_CHECKING:
+    from ..recording.recorder import Recorder
+    from ..recording.secrets import Secrets
+
+Value = str | int | float | None
+#: A query: a name may stand for several values, and what is ``None`` is left out.
+Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
+
+
+@attrs.define
+class Request:
+    """What is asked, whoever asks it.
+
+    Attributes:
+        method: ``GET``, ``POST``, ...
+        route: As the docstrings of the routes say it, without ``/api``.
+        params: The query.
+        headers: Those of this request alone.
+        body: What is sent.
+    """
+
+    method: str
+    route: str
+    params: Params | None = None
+    headers: Mapping[str, str | bytes] = attrs.field(factory=dict, repr=False)
+    body: bytes | Form | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class Description:
+    """What a client sends, and where to, without a secret.
+
+    Attributes:
+        url: The server.
+        user: The user that requests name; ``None`` for none.
+        credentials: The kind of credentials; ``None`` for none.
+        sent: Names of what went along to prove who we are: headers, ``?parameters=``, and what a
+            given Session adds.
+        sends_origin: Whether a header says ``Origin``, which a ComfyUI compares with its host.
+        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
+    """
+
+    url: str
+    user: str | None
+    credentials: str | None
+    sent: tuple[str, ...]
+    sends_origin: bool
+    has_api_prefix: bool | None
+
+
+class Identity:
+    """Puts on each request who we are, for the one server only, and knows what is secret of it.
+
+    Attributes:
+        credentials: As given; a pair became :class:`BasicCredentials`.
+        user: The user that requests name, for servers with ``--multi-user``.
+        recorder: Is told each secret before it is sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        credentials: creds.AnyCredentials | None = None,
+        user: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        creds.check(credentials)
+        creds.check_headers(headers or {}, "the given")
+        creds.check_headers({"Comfy-User": user or ""}, "the")
+        if isinstance(credentials, tuple):  # whose repr would show it
+            credentials = creds.BasicCredentials(*credentials)
+        self.credentials = credentials
+        self.user = user
+        self.recorder: Recorder | None = None
+        self._endpoint = endpoint
+        self._headers = dict(headers or {})
+        self._given_cookies = [str(cookie.value) for cookie in endpoint.session.cookies]
+        # Guards the template, which every request copies.  Re-entrant: a finalizer or a handler
+        # of a signal may ask something, too.
+        self._lock = threading.RLock()
+        self._template: requests.PreparedRequest | None = None
+        self._applied = creds.NOTHING
+
+    # -- what is sent --------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Ask for the credentials anew; whether they changed."""
+        applied = creds.apply(self.credentials)
+        with self._lock:
+            changed = applied != self._applied
+            if changed and self._template is not None:
+                self.secrets()  # those that were sent stay secret
+            if changed or self._template is None:
+                template = self._prepare(applied)
+                self._applied, self._template = applied, template
+                if self.recorder is not None:  # before anybody sends them
+                    self.tell_secrets(self.recorder.secrets)
+        if changed:
+            self._warn_of_open_password(applied)
+        return changed
+
+    def ensure(self) -> None:
+        """Ask for the credentials, unless that was done."""
+        if self._template is None:
+            self.refresh()
+
+    def prepare(self, request: Request, path: str) -> requests.PreparedRequest:
+        """A request for a path of the server, with all that says who we are."""
+        with self._lock:
+            template = self._template or self._prepare(self._applied)
+        session, body = self._endpoint.session, request.body
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = self._endpoint.address.http_url + path + query(request.params)
+        fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
+        if fixed:
+            prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
+        prepared.headers = template.headers.copy()
+        prepared.headers.update(request.headers)  # type: ignore[arg-type]  # bytes are sent as they are
+        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
+        prepared.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
+        if body is not None or request.method in ("POST", "PUT", "PATCH"):
+            prepared.headers["Content-Length"] = str(len(body) if body else 0)
+        if session.cookies or session.auth:
+            prepared.prepare_cookies(session.cookies)  # leaves a Cookie that is there
+        if session.auth and not self._applied.headers:
+            prepared.prepare_auth(session.auth)  # last, for it may sign all the rest
+        return prepared
+
+    def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
+        """URL and headers with which the socket introduces itself: those of any request."""
+        self.refresh()
+        request = self.prepare(Request("GET", route, params), route)
+        headers = {
+            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+            if name.lower() not in _NOT_OF_A_HANDSHAKE
+        }
+        asked = (request.url or "").partition("?")[2]
+        return f"{self._endpoint.address.ws_url}{route}?{asked}", headers
+
+    def _prepare(self, applied: creds.Applied) -> requests.PreparedRequest:
+        """What all requests share, merged with the Session's own settings once."""
+        session = self._endpoint.session
+        headers = {"Comfy-User": self.user} if self.user else {}
+        headers.update(self._headers)
+        headers.update(applied.headers)
+        template = session.prepare_request(
+            requests.Request(
+                "GET",
+                self._endpoint.address.http_url + "/",
+                headers=headers,
+                params=dict(applied.query),
+                # A callable keeps .netrc from replacing our Authorization.
+                auth=_as_it_is,
+            )
+        )
+        given = {name.lower() for name in (*headers, *session.headers)}
+        if "cookie" not in given:  # the jar's may change, so each request asks it
+            template.headers.pop("Cookie", None)
+        # Bytes are sent as they are; and of hooks the stubs tell no types.
+        template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
+        template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
+        return template
+
+    def _warn_of_open_password(self, applied: creds.Applied) -> None:
+        address = self._endpoint.address
+        is_open = address.scheme == "http" and not address.is_loopback
+        if is_open and (applied.headers or applied.query) and address.netloc not in _warned:
+            _warned.add(address.netloc)
+            warnings.warn(
+                f"credentials go to http://{address.netloc} unencrypted; use https where you can",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    # -- what is said of it --------------------------------------------------------------
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether there is anything that may be secret, and so does not travel in a pickle."""
+        named = isinstance(self.credentials, creds.EnvCredentials)
+        return bool(self._headers or (self.credentials is not None and not named))
+
+    def describe(self, has_api_prefix: bool | None) -> Description:
+        """What is sent, and where to: facts without a secret; asks nobody anything."""
+        session = self._endpoint.session
+        names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
+        given = [*self._headers, *session.headers]
+        names += [name for name in given if name.lower() in ("authorization", "cookie")]
+        if session.auth:
+            names.append("auth of the Session")
+        if session.cookies:
+            names.append("cookies of the Session")
+        return Description(
+            url=self._endpoint.address.http_url,
+            user=self.user or None,
+            credentials=None if self.credentials is None else type(self.credentials).__name__,
+            sent=tuple(names),
+            sends_origin=any(name.lower() == "origin" for name in given),
+            has_api_prefix=has_api_prefix,
+        )
+
+    # -- what is secret ------------------------------------------------------------------
+
+    def secrets(self) -> Secrets:
+        """All that was sent so far and may be secret, credentials that were changed included.
+
+        For texts of errors and logs, which are no facts: values of other headers are hidden too.
+        """
+        self.tell_secrets(self._secrets)
+        self._secrets.add_headers(self._sent(), pinned=True)
+        return self._secrets
+
+    @functools.cached_property
+    def _secrets(self) -> Secrets:
+        from ..recording.secrets import Secrets  # only errors want it
+
+        return Secrets()
+
+    def tell_secrets(self, secrets: Secrets) -> None:
+        """What proves who we are, to the server and to proxies, as far as it is known by now.
+
+        Of headers that are no credentials those whose names say so: the rest may be any word.
+        """
+        from ..recording.secrets import is_secret_name  # whoever has Secrets has loaded it
+
+        template, session = self._template, self._endpoint.session
+        secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)
+        secrets.add_headers(self._sent(), pinned=True, named_only=True)
+        secrets.add(self._applied.query.values(), pinned=True)
+        if template is not None:
+            secrets.add_query((template.url or "").partition("?")[2])
+        for proxy in [*self._proxies(), *filter(None, self._endpoint.proxies.values())]:
+            secrets.add_url(proxy)
+        secrets.add_auth(session.auth)
+        secrets.add(self._given_cookies, pinned=True)
+        with contextlib.suppress(RuntimeError):  # another thread is given one: known next time
+            for cookie in session.cookies:  # of servers, too: some are no secret, "dark" or "true"
+                shortest = 8 if is_secret_name(cookie.name) else 16
+                secrets.add([str(cookie.value)], shortest)
+
+    def tell_words(self, secrets: Secrets) -> None:
+        """:meth:`tell_secrets`, and whatever else of the settings may be secret or personal.
+
+        User names, all headers that were given, and proxies of the environment.
+        """
+        self.tell_secrets(secrets)
+        session = self._endpoint.session
+        secrets.add_headers(self._headers)
+        if self._template is not None:  # else nothing was sent yet
+            secrets.add_headers(self._template.headers)
+        words = [self.user or "", *_words(session.auth), *_words(self.credentials)]
+        words += [str(cookie.value) for cookie in session.cookies]
+        proxies = [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
+        for proxy in filter(None, [*self._proxies(), *proxies]):
+            userinfo = proxy.rpartition("@")[0].rpartition("//")[2]
+            pair = (userinfo, *userinfo.split(":", 1))
+            words += [*pair, *map(unquote, pair)]
+        secrets.add(words)
+
+    def entrust(self, value: Any) -> None:
+        """Something that goes to the server, in which names tell what is secret."""
+        self._secrets.add_named(value, pinned=True)
+
+    def hide(self, value: Any) -> Any:
+        """A text, or the texts in JSON, of a server without what is secret of ours."""
+        return self.secrets().hide_words_in(value)
+
+    def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
+        """:meth:`hide`, and without what that one request proved or entrusted to the server."""
+        from ..recording.secrets import is_secret_name  # only errors want it
+
+        secrets = self.secrets()
+        secrets.add_headers(self._without_jar(request.headers))
+        asked = parse_qsl((request.url or "").partition("?")[2])
+        secrets.add(word for name, word in asked if is_secret_name(name, in_query=True))
+        if isinstance(request.body, bytes):
+            with contextlib.suppress(ValueError, RecursionError):
+                secrets.add_named(json.loads(request.body))
+        return secrets.hide_words_in(value)
+
+    def _proxies(self) -> list[str]:
+        """All that were given, whether they are used or not."""
+        given = self._endpoint.given_proxies or {}
+        return [*filter(None, [*given.values(), *self._endpoint.session.proxies.values()])]
+
+    def _sent(self) -> dict[str, Any]:
+        template = self._template
+        return self._without_jar(self._headers if template is None else template.headers)
+
+    def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Headers without cookies of the jar: servers set these, and not all are secret."""
+        keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
+        return {
+            name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"
+        }
+
+    def after_fork(self) -> None:
+        """In the child: nobody holds its locks; the recording is the parent's."""
+        self._lock = threading.RLock()
+        self.recorder = None
+        self.__dict__.pop("_secrets", None)  # whose lock the parent may have held
+
+
+def query(params: Params | None) -> str:
+    """A query with its ``?``; empty for none."""
+    if not params:
+        return ""
+    given: list[tuple[str, Value]] = []
+    for name, value in params.items() if isinstance(params, Mapping) else params:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        given += [(name, each) for each in values if each is not None]
+    return "?" + urlencode(given, quote_via=quote) if given else ""
+
+
+#: What a handshake says itself; and a server compares an Origin with Host, and may refuse: a
+#: script has none to send.
+_NOT_OF_A_HANDSHAKE = frozenset(
+    {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
+)
+
+_warned: set[str] = set()
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _keep_redirect(response: requests.Response, **_: Any) -> None:
+    """Told to follow nothing, requests still reads the body of a redirect and its target."""
+    response.headers.pop("Location", None)
+
+
+def _words(holder: object) -> Iterator[str]:
+    """All texts in credentials of any kind, or in the ``auth`` of a Session."""
+    if isinstance(holder, creds.EnvCredentials):  # the name of the variable is no secret
+        value = os.environ.get(holder.variable, "")
+        yield from (value, *value.split(":", 1))
+        return
+    values: list[object] = [*holder] if isinstance(holder, tuple) else []
+    names = getattr(type(holder), "__attrs_attrs__", ())
+    values += [getattr(holder, field.name, None) for field in names]
+    values += getattr(holder, "__dict__", {}).values()
+    values += [each for value in values if isinstance(value, Mapping) for each in value.values()]
+    yield from (value for value in values if isinstance(value, str))

@@ -1,0 +1,89 @@
+"""No secret of a client that lives stands in a log: neither in ours nor in those of libraries.
+
+urllib3 logs URLs with their query, and headers of a server that it cannot read;
+websocket-client the whole handshake.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import traceback
+import weakref
+from typing import Final
+
+from ..errors import printable
+from .failures import one_line
+from .identity import Identity
+
+_OURS = "comfy_client"
+#: Libraries that log what is sent and what comes.
+_LOGGERS = ("requests", "urllib3", "websocket")
+
+
+def hide_in_logs(identity: Identity) -> None:
+    """From now on, what is secret of this one too."""
+    _filter.add(identity)
+    _watch_loggers()
+
+
+@functools.cache
+def _watch_loggers() -> None:
+    """Once: those of libraries are made when these are imported."""
+    known = [name for name in list(logging.root.manager.loggerDict) if name.startswith(_LOGGERS)]
+    for name in (*known, "websocket", _OURS):
+        logging.getLogger(name).addFilter(_filter)
+
+
+class _Filter(logging.Filter):
+    """Rewrites records in which a secret stands, and in ours what a server has said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()  # guards the set, which threads may add to meanwhile
+        self._identities: weakref.WeakSet[Identity] = weakref.WeakSet()
+
+    def add(self, identity: Identity) -> None:
+        """Its secrets, too."""
+        with self._lock:
+            self._identities.add(identity)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            self._hide(record)
+        except Exception as exc:  # noqa: BLE001  # a log is no reason to fail
+            record.msg, record.args = f"a record that cannot be told: {type(exc).__name__}", ()
+            record.exc_info = None
+        return True
+
+    def _hide(self, record: logging.LogRecord) -> None:
+        if record.name != _OURS:
+            said = record.getMessage()
+            shown = one_line(self._hidden(said))
+            if shown != said:
+                record.msg, record.args = shown, ()
+        elif isinstance(record.args, tuple):
+            # An error may hold a server's words: no line of a log is made by them.
+            record.args = tuple(
+                one_line(str(arg)) if isinstance(arg, BaseException) else arg for arg in record.args
+            )
+            said = record.getMessage()
+            shown = printable(said)  # ids and names of a server stand in others
+            if shown != said:
+                record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            said = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+            shown = printable(self._hidden(said))
+            if shown != said:
+                record.exc_info, record.exc_text = None, shown
+
+    def _hidden(self, text: str) -> str:
+        with self._lock:
+            identities = list(self._identities)
+        for identity in identities:
+            text = identity.secrets().hide_words(text)
+        return text
+
+
+_filter: Final = _Filter()

@@ -1,0 +1,403 @@
+"""One request on the wire: within its deadline, and again only where that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from urllib3.exceptions import ClosedPoolError
+
+from ..errors import (
+    ClientClosed,
+    ComfyError,
+    RequestTimeout,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+)
+from .deadline import Deadline, read_timeout
+from .endpoint import Endpoint
+from .failures import (
+    bare,
+    causes,
+    explain,
+    interruption,
+    is_of_the_system,
+    told,
+    without_libraries,
+)
+from .identity import Identity, Request
+from .pool import Exchange, current
+from .response import Answer
+
+#: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
+#: firewall on the way may have forgotten them without a word.  For requests with a read timeout
+#: of their own, it is that.
+STALE: Final = 20.0
+
+#: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
+_CHUNK = 1 << 19
+
+#: What requests, urllib3 (while a body is read) and the socket raise.
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Failure(NamedTuple):
+    """Why there is no answer: our error, and what the system said."""
+
+    error: BaseException
+    cause: BaseException | None
+
+
+class Sender:
+    """Sends requests, and reads what comes back.
+
+    Attributes:
+        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
+        is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
+    """
+
+    def __init__(self, endpoint: Endpoint, identity: Identity, connect_timeout: float) -> None:
+        self.has_api_prefix: bool | None = None
+        self.is_foreign: bool = False
+        self._endpoint = endpoint
+        self._identity = identity
+        self._connect_timeout = connect_timeout
+        self._answered_at = float("-inf")
+        self._live: set[Exchange] = set()  # each step of a set is whole: no lock
+        self._closed = False
+
+    # -- life ----------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """:class:`ClientClosed` after :meth:`close`."""
+        if self._closed:
+            raise ClientClosed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way, in any thread."""
+        return bool(self._live)
+
+    def close(self) -> None:
+        """End all that is under way in other threads, which get :class:`ClientClosed`."""
+        self._closed = True
+        for exchange in self._live.copy():
+            exchange.cut()
+
+    def after_fork(self) -> None:
+        """In the child: what is under way is the parent's."""
+        self._live = set()
+
+    # -- requests ------------------------------------------------------------------------
+
+    def path(self, route: str) -> str:
+        """Where a route lives, as far as that is known."""
+        if route.startswith(("/internal/", "/api/")) or self.has_api_prefix is False:
+            return route
+        return "/api" + route
+
+    @contextlib.contextmanager
+    def exchange(self, request: Request, exchange: Exchange) -> Iterator[requests.Response]:
+        """Send one request; the answer's body is still on the wire."""
+        self._identity.ensure()
+        try:
+            self._live.add(exchange)
+            response = self._answered(request, exchange)
+            try:
+                if response.status_code == 206 and "Range" not in response.request.headers:
+                    raise _only_a_part(self.answer(response, b""))
+                yield response
+            finally:
+                response.close()
+        except (ComfyError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            without_libraries(exc)  # a Ctrl-C, or an alarm
+            raise
+        finally:
+            self._live.discard(exchange)
+
+    def _answered(self, request: Request, exchange: Exchange) -> requests.Response:
+        """An answer, asked for again with credentials that are new, or where routes are."""
+        path = self.path(request.route)
+        response = self._send(request, path, exchange)
+        if response.status_code == 401 and self._identity.refresh():
+            response.close()
+            response = self._send(request, path, exchange)
+        if self.has_api_prefix is not None:
+            return response
+        if response.status_code < 300 and path != request.route:
+            self.has_api_prefix = True
+        elif response.status_code in (404, 405, 501):
+            try:
+                self._find_routes(exchange)
+            except BaseException:
+                response.close()
+                raise
+            # Nobody took the request, so it may be sent to where the routes are.
+            if self.has_api_prefix is False and path != request.route:
+                response.close()
+                response = self._send(request, request.route, exchange)
+        return response
+
+    def _find_routes(self, exchange: Exchange) -> None:
+        """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there."""
+        looking = Exchange(exchange.deadline)
+        statuses = set()
+        try:
+            self._live.add(looking)
+            for path in ("/api/prompt", "/prompt"):
+                with self._send(Request("GET", "/prompt"), path, looking) as response:
+                    statuses.add(response.status_code)
+                    kind = response.headers.get("content-type", "")
+                    if response.status_code == 200 and "json" in kind:
+                        self.has_api_prefix = path != "/prompt"
+                        return
+        finally:
+            self._live.discard(looking)
+        # What else is said (401, 502) tells nothing of who is there.
+        self.is_foreign = statuses <= {200, 404, 405, 501}
+
+    def _send(self, request: Request, path: str, exchange: Exchange) -> requests.Response:
+        prepared = self._identity.prepare(request, path)
+        url = self._endpoint.address.http_url + path
+        tries = 2 if request.method in ("GET", "HEAD") else 1
+        # A POST cannot be sent again, and with a short read timeout there is no time to find out.
+        if time.monotonic() - self._answered_at > (STALE if tries == 1 else read_timeout.get()):
+            self._endpoint.drop_kept()
+        while True:
+            self.check_open()
+            left = exchange.deadline.left()
+            if not left:
+                raise RequestTimeout(f"{request.method} {url}: no time left to ask")
+            found = self._attempt(prepared, url, exchange, left)
+            if found is None:
+                continue  # another thread has dropped what was kept; nothing was sent
+            if not isinstance(found, Failure):
+                return found
+            self.check_open()
+            if type(found.error) is RequestTimeout:
+                # A kept connection may be dead and not know it, and so may the others.
+                self._endpoint.drop_kept()
+            # A kept connection may have died unseen (the server was restarted): a GET is
+            # asked once more, on a new one.
+            tries -= 1
+            if not tries or type(found.error) is not TransportError:
+                raise found.error from found.cause
+
+    def _attempt(
+        self, request: requests.PreparedRequest, url: str, exchange: Exchange, left: float
+    ) -> requests.Response | Failure | None:
+        """An answer, or why there is none; ``None``: nothing was sent, try again.
+
+        No error of ours is raised here: what requests raises holds the headers and the query
+        that were sent, so it may not hang on ours as its context.
+        """
+        endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
+        record, outer = None, sys.exception()
+        if recorder is not None:
+            record = recorder.exchange(request, endpoint.address.http_url)
+        verify, cert = endpoint.verify, endpoint.cert
+        token = current.set(exchange)
+        try:
+            endpoint.prepare_pool(request)
+            silence = min(exchange.read_timeout, read_timeout.get(), left)
+            response = endpoint.session.send(
+                request,
+                stream=True,
+                timeout=(min(self._connect_timeout, left), silence),
+                verify=verify,
+                cert=cert,
+                proxies=endpoint.usable_proxies,  # no local: passwords stand in them
+                allow_redirects=False,
+            )
+        except _FAILURES as exc:
+            if any(isinstance(each, ClosedPoolError) for each in causes(exc, outer)):
+                return None
+            failure = _failure(exc, outer, method, url, self._connect_timeout)
+        else:
+            self._answered_at = time.monotonic()
+            if response.status_code >= 200:
+                if record is not None:
+                    head = response.status_code, response.raw.headers
+                    response.raw = record.answered(*head, response.raw)
+                return response
+            response.raw.close()  # with its connection, on which the answer may follow
+            failure = Failure(_only_announced(response.status_code, method, url), None)
+        finally:
+            current.reset(token)
+        if record is not None:
+            record.failed(failure.error)
+        return failure
+
+    # -- answers -------------------------------------------------------------------------
+
+    def answer(self, response: requests.Response, content: bytes) -> Answer:
+        """A complete answer."""
+        url = (response.url or "").partition("?")[0]
+        return Answer(
+            response.request.method or "",
+            urlsplit(url).path,
+            response.status_code,
+            response.raw.headers,
+            content,
+            url,
+            functools.partial(self._identity.redact, response.request),
+        )
+
+    def read(self, response: requests.Response, deadline: Deadline, most: int) -> bytes:
+        """The body; when it is longer than ``most`` bytes, more than these of it."""
+        body = io.BytesIO()  # grows in place, and gives its bytes without a copy
+        for chunk in self.chunks(response, deadline, decode=True):
+            body.write(chunk)
+            if body.tell() > most:
+                break
+        return body.getvalue()
+
+    def chunks(
+        self, response: requests.Response, deadline: Deadline, *, decode: bool = False
+    ) -> Iterator[bytes]:
+        """The body piece by piece: never past the deadline, never silently short."""
+        method = response.request.method or ""
+        url = (response.url or "").partition("?")[0]
+        length = body_length(response)
+        got = 0
+        while length is None or got < length:
+            if deadline.expired:
+                raise RequestTimeout(f"{method} {url}: still dripping in at its deadline")
+            outer = sys.exception()
+            try:
+                # read1 returns what has come; read would wait for all of the amount.
+                chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
+            except _FAILURES as exc:
+                error, cause = _failure(exc, outer, method, url, self._connect_timeout)
+                if type(error) is TransportError and length is not None:
+                    error = _short(method, url, got, length)
+            else:
+                if chunk:
+                    got += len(chunk)
+                    yield chunk
+                    continue
+                if length is None:
+                    self.check_open()  # else this may be no end, but that of the client
+                    return
+                error, cause = _short(method, url, got, length), None
+            self.check_open()
+            raise error from cause
+        if "transfer-encoding" in response.headers:
+            response.raw.close()  # whatever follows an answer that has no body
+        else:
+            response.raw.drain_conn()  # nothing is left: this gives the connection back
+
+
+def body_length(response: requests.Response) -> int | None:
+    """Bytes of the body that will come out, ``None`` when that is not known."""
+    if response.request.method == "HEAD" or response.status_code in (204, 304):
+        return 0
+    if "transfer-encoding" in response.headers:  # which counts, whatever length is named beside
+        return None
+    text = response.headers.get("content-length", "")
+    encoded = "content-encoding" in response.headers
+    # Python converts no number of thousands of digits.
+    return int(text) if text.isdecimal() and len(text) < 20 and not encoded else None
+
+
+# -- failures ---------------------------------------------------------------------------
+
+
+def _only_a_part(answer: Answer) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: 206, a part of the answer, which was not asked for; "
+        "something on the way (a cache, a proxy) does not keep to HTTP",
+        method=answer.method,
+        path=answer.path,
+        status=answer.status,
+    )
+
+
+def _only_announced(status: int, method: str, url: str) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{method} {url}: {status}, which announces an answer and is none",
+        method=method,
+        path=urlsplit(url).path,
+        status=status,
+    )
+
+
+def _short(method: str, url: str, got: int, length: int) -> TransportError:
+    return TransportError(f"{method} {url}: the answer ended after {got} of {length} bytes")
+
+
+def _failure(
+    exc: BaseException,
+    outer: BaseException | None,
+    method: str,
+    url: str,
+    connect_timeout: float,
+) -> Failure:
+    """Our error, and what the system said: errors of libraries hold what was sent, and came."""
+    interrupted = interruption(exc, outer)
+    if interrupted is not None:
+        return Failure(without_libraries(interrupted), interrupted.__cause__)
+    chain = list(causes(exc, outer))
+    cause = next((c for c in chain if is_of_the_system(c)), None)
+    names = {type(cause).__name__ for cause in chain}
+    error: ComfyError
+    if isinstance(exc, requests.exceptions.InvalidSchema):
+        error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
+    elif "ProxyError" in names:
+        status = next(filter(None, map(_tunnel_status, chain)), None)
+        said = f": it answered {status}" if status else f": {told(cause)}" if cause else ""
+        unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
+        error = ServerUnreachable(
+            f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
+            f"does not let us through{said}",
+            retryable=not unknown and not (status and 400 <= status < 500),
+        )
+    elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
+        error = ServerUnreachable(f"{url}: no connection within {connect_timeout:g} s")
+    elif names & {"ReadTimeout", "ReadTimeoutError"}:
+        error = RequestTimeout(f"{method} {url}: no complete answer in time")
+    elif "BadStatusLine" in names and "RemoteDisconnected" not in names:
+        error = UnexpectedResponse(
+            f"{method} {url}: answers, but not in HTTP; another program listens on this port, "
+            "or it wants https:// in host"
+        )
+    else:
+        error = explain(exc, f"{method} {url}", url, outer)
+        is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
+        if type(error) is ServerUnreachable and error.retryable and not is_new:
+            # A route that breaks under a connection that was up says nothing of what was sent.
+            error = TransportError(f"{error}, when the request may have been sent")
+        elif is_new and not isinstance(error, ServerUnreachable):
+            # Whatever it was that failed, such as a SOCKS proxy, nothing was sent.
+            reason = told(cause) if cause else "no reason is given"
+            error = ServerUnreachable(f"{url}: no connection ({reason})")
+    return Failure(error, None if cause is None else bare(cause))
+
+
+def _tunnel_status(exc: BaseException) -> int | None:
+    """What a proxy answered, whose reason phrase may be anything."""
+    found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
+    return int(found[1]) if found else None
+
+
+def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
+    if "SOCKS" in str(exc):
+        return (
+            "a SOCKS proxy (proxies=, ALL_PROXY, HTTP_PROXY or HTTPS_PROXY) needs PySocks: "
+            "pip install 'requests[socks]'; the event socket goes through http proxies only, so "
+            "use transport='poll'; or take none with proxies={}"
+        )
+    return "the Session has no adapter for it"
