@@ -261,8 +261,8 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "bodies and frames in a recording": (recording.MOST, "MiB"),
     "one of them": (recording.WHOLE, "MiB"),
     "the file of a recording": (recording.LONGEST, "GiB"),
-    "secrets to hide, such as cookies, besides your credentials": f"{redaction.MOST_WORDS}",
-    "their length in all": f"{redaction.MOST_LETTERS} characters",
+    "secrets to hide, such as cookies, besides your credentials": f"{redaction.MAX_WORDS}",
+    "their length in all": f"{redaction.MAX_LETTERS} characters",
 }
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

@@ -149,7 +149,7 @@ def test_what_is_large_is_noted_only(
     server: ComfyServer, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By length, digest and head; an upload by its name and length."""
-    monkeypatch.setattr(recording, "WHOLE", 1000)
+    monkeypatch.setattr(recording, "MAX_BODY", 1000)
     big = os.urandom(5000)
     (server.root / "output" / "big.bin").write_bytes(big)
     with ComfyApi(server.url, record=path) as api:
@@ -174,7 +174,7 @@ def test_bodies_have_a_limit_in_all(
     server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond it each is noted only."""
-    monkeypatch.setattr(recording, "MOST", 3000)
+    monkeypatch.setattr(recording, "MAX_BODIES", 3000)
     data = os.urandom(1000)
     with ComfyApi(server.url, record=path) as api:
         for _ in range(5):
@@ -186,7 +186,7 @@ def test_bodies_have_a_limit_in_all(
 
 def test_texts_of_the_socket_count_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come for as long as the server likes."""
-    monkeypatch.setattr(recording, "MOST", 3000)
+    monkeypatch.setattr(recording, "MAX_BODIES", 3000)
     recorder = Recorder(path)
     recorder.opened("ws://127.0.0.1/ws?clientId=x")
     for _ in range(5):
@@ -339,7 +339,7 @@ def test_a_recording_of_its_full_length_ends_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Said once; each line is whole."""
-    monkeypatch.setattr(recording, "LONGEST", 1500)
+    monkeypatch.setattr(recording, "MAX_FILE", 1500)
     with caplog.at_level(logging.WARNING), ComfyApi(server.url, record=path) as api:
         assert api.run(graph(1)).images
     told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
@@ -650,7 +650,7 @@ def test_a_secret_in_a_request_that_is_too_long_to_keep_is_known_all_the_same(
     server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server may repeat it in an answer that is short."""
-    monkeypatch.setattr(recording, "WHOLE", 1000)
+    monkeypatch.setattr(recording, "MAX_BODY", 1000)
     told = server.on("POST", "/tell", (200, {}, {"said": f"you have the key {SECRET}"}))
     with told, ComfyApi(server.url, record=path) as api:
         body = {"filler": "x" * 1000, "api_key": SECRET}

@@ -1,6 +1,6 @@
-"""What a client and its server said to each other, as a file that others may see.
+"""What a client and its server exchanged, as a file that is safe to share.
 
-JSON lines, one for each thing that happened, in the order in which the client saw them:
+JSON lines, one for each thing that happened, in the order in which the client saw it:
 
 =========  ===========================================================================
 ``kind``   more
@@ -10,7 +10,7 @@ JSON lines, one for each thing that happened, in the order in which the client s
 ``open``   ``ch``, the socket (``ws1``, ``ws2``, ...), and its ``client_id``
 ``sent``   ``ch``, ``msg``: what the client sent
 ``json``   ``ch``, ``msg``; or ``text``, when it was no JSON
-``binary`` ``ch``, ``len``, ``head_b64`` (64 bytes), what the bytes say (``event``, ``name``,
+``binary`` ``ch``, ``len``, ``head_b64`` (64 bytes), what the bytes mean (``event``, ``name``,
            ``header_hex``, ``image_type`` or ``metadata``, ``body``), and ``data_b64``: all of it
 ``closed`` ``ch``, ``code`` or ``null``, ``by`` (``"server"``: also by a link that broke)
 ``http``   ``method``, ``path`` (below the host that the client was given), ``request``,
@@ -23,17 +23,16 @@ JSON lines, one for each thing that happened, in the order in which the client s
            ``response`` is text, since it is short or no JSON
 =========  ===========================================================================
 
-``t`` is in seconds since the recording began.  A body or frame of more than :data:`WHOLE`
-bytes, and each that comes after :data:`MOST` bytes of them, is noted by ``len``, ``sha256``
-and ``head_b64`` only; of uploaded files nothing but name and length is.  At :data:`LONGEST`
-bytes the recording ends.  Workflows, prompts and pictures are in the file; secrets are not
-(see :mod:`comfy_client.recording.secrets`), nor are headers but a few that hold none.  In what
-is no text stars of the same length take their place, so a picture in whose metadata one stood
-has a wrong check sum there.
+``t`` is in seconds since the recording began.  Of a body or frame of more than
+:data:`MAX_BODY` bytes, and of each that comes after :data:`MAX_BODIES` bytes of them, only
+``len``, ``sha256`` and ``head_b64`` are recorded; of uploaded files only name and length.  At
+:data:`MAX_FILE` bytes the recording ends.  The file contains workflows, prompts and pictures.
+It contains no secrets (see :mod:`comfy_client.recording.secrets`), and of the headers only a
+few that hold none.  In binary data, stars of the same length replace a secret, so a picture
+with one in its metadata has a wrong checksum there.
 
-Each line is in the hands of the operating system before the client goes on, so a crash loses
-at most the one that was being written.  When that fails the recording ends, and the client
-goes on.
+The operating system has each line before the client continues, so a crash loses at most the
+line that was being written.  If writing fails, the recording ends and the client keeps running.
 """
 
 from __future__ import annotations
@@ -54,17 +53,17 @@ from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
 from ..transport.multipart import Form
-from .secrets import SHORTEST_NAMED, Secrets, is_secret_name
+from .secrets import MIN_NAMED, Secrets, is_secret_name
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Bytes of one body or one frame that are kept whole.
-WHOLE: Final = 4 << 20
-#: Bytes of all bodies and frames that are kept.
-MOST: Final = 256 << 20
+#: Bytes of one body or one frame that are recorded whole.
+MAX_BODY: Final = 4 << 20
+#: Bytes of all bodies and frames that are recorded whole.
+MAX_BODIES: Final = 256 << 20
 #: Bytes of the file: text of the same length takes up to six times as many.
-LONGEST: Final = 2 << 30
-#: What the first line says.
+MAX_FILE: Final = 2 << 30
+#: The version of the format, which the first line names.
 FORMAT: Final = 1
 
 _HEAD = 64
@@ -79,10 +78,10 @@ _KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition"
 
 
 class Recorder:
-    """Writes one recording; from any thread, and never raises once it is made.
+    """Writes one recording.  Methods may be called from any thread and never raise.
 
-    ``path`` must not exist: a recording is evidence, and two clients in one file would be
-    none.  Raises ``OSError`` when it cannot be made or written.
+    ``path`` must not exist: a recording is evidence, so nothing is overwritten or added to.
+    The constructor raises ``OSError`` if it cannot be created or written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -93,7 +92,7 @@ class Recorder:
         self._fd: int | None = None
         self._begun = time.monotonic()
         self._length = 0
-        self._kept = 0
+        self._body_bytes = 0
         self._sockets = 0  # opened so far; the last is the only one that may be open
         self._open: str | None = None
         self._code: int | None = None
@@ -122,7 +121,7 @@ class Recorder:
             self._close()
 
     def abandon(self) -> None:
-        """In the child of a fork: the file is the parent's; the lock may be held for ever."""
+        """In the child of a fork: the file is the parent's, and its lock may be held for ever."""
         self._close()
 
     def _close(self) -> None:
@@ -143,7 +142,7 @@ class Recorder:
                 return
             now = time.monotonic() - self._begun
             line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
-            if self._length + len(line) > LONGEST:
+            if self._length + len(line) > MAX_FILE:
                 self._close()
                 raise OSError(errno.EFBIG, "it is as long as a recording may be")
             try:
@@ -160,48 +159,48 @@ class Recorder:
     # -- the socket ----------------------------------------------------------------------
 
     def opened(self, url: str) -> None:
-        """A socket is there."""
+        """A socket was opened."""
         client_id = dict(parse_qsl(url.partition("?")[2])).get("clientId", "")
         self._sockets += 1
         self._open, self._code = f"ws{self._sockets}", None
-        self._write("open", f'"ch": "{self._open}", "client_id": {self._said(client_id)}')
+        self._write("open", f'"ch": "{self._open}", "client_id": {self._hidden_json(client_id)}')
 
     def refused(self, error: Exception) -> None:
         """A dial failed."""
         text = str(error)
         status = getattr(error, "status", None)
-        if status is None:  # other classes of ours tell it in words only
+        if status is None:  # other errors of ours have it in their message only
             found = re.search(r"(?:answered|seen HTTP|HTTP) (\d{3})\b", text)
             status = int(found[1]) if found else None
         text = f"no socket: {type(error).__name__}: {text}"
-        self._write("note", f'"text": {self._said(text)}, "refused": {_json(status)}')
+        self._write("note", f'"text": {self._hidden_json(text)}, "refused": {_json(status)}')
 
     def sent(self, text: str) -> None:
-        """The client said something on the socket."""
+        """The client sent a message on the socket."""
         self._write("sent", f'"ch": "{self._open}", "msg": {self._raw_json(text)}')
 
     def ending(self, code: int) -> None:
-        """The server's close frame came."""
+        """The server sent a close frame."""
         self._code = code
 
     def closed(self, by: str) -> None:
-        """The socket is gone; ``by`` is ``"client"`` or ``"server"``."""
+        """The socket was closed by ``"client"`` or ``"server"``."""
         with self._lock:
             ch, self._open = self._open, None
             if ch is not None:
                 self._write("closed", f'"ch": "{ch}", "code": {_json(self._code)}, "by": "{by}"')
 
     def frame(self, is_text: bool, data: bytes | memoryview) -> None:
-        """A message came."""
+        """The server sent a message."""
         if self._fd is None:
             return
-        if len(data) > WHOLE or (is_text and not self._keeps(len(data))):
-            noted = _json(_noted(data, self.secrets))[1:-1]
+        if len(data) > MAX_BODY or (is_text and not self._has_room(len(data))):
+            noted = _json(_summary(data, self.secrets))[1:-1]
             self._write("json" if is_text else "binary", f'"ch": "{self._open}", {noted}')
         elif is_text:
             text = str(data, "utf-8", "replace")
             message = self._raw_json(text)
-            what = f'"msg": {message}' if message else f'"text": {self._said(text)}'
+            what = f'"msg": {message}' if message else f'"text": {self._hidden_json(text)}'
             self._write("json", f'"ch": "{self._open}", {what}')
         else:
             self._write("binary", f'"ch": "{self._open}", {self._binary(data)}')
@@ -224,13 +223,13 @@ class Recorder:
             "JPEG" if start.startswith(b"\xff\xd8") else "PNG" if start[1:4] == b"PNG" else None
         )
         facts |= {"len": len(frame), "head_b64": _base64(frame[:_HEAD])}
-        kept = f', "data_b64": "{_base64(frame)}"' if self._keeps(len(frame)) else ""
+        kept = f', "data_b64": "{_base64(frame)}"' if self._has_room(len(frame)) else ""
         return _json(facts)[1:-1] + kept
 
     def _hidden(
         self, frame: bytes, kind: int, size: int, facts: dict[str, Any]
     ) -> tuple[bytes, dict[str, Any], int]:
-        """A frame that holds text, without what its text gives away."""
+        """A frame that holds text, without the secrets in its text."""
         head, rest = frame[8 : 8 + size], frame[8 + size :]
         if kind == 3:
             text = rest.decode("utf-8", "replace")
@@ -249,18 +248,18 @@ class Recorder:
     # -- HTTP ----------------------------------------------------------------------------
 
     def exchange(self, request: Any, host: str) -> Exchange:
-        """A request is about to be sent to the client's host: a ``requests.PreparedRequest``."""
+        """A request is about to be sent: a ``requests.PreparedRequest``, to the client's host."""
         return Exchange(self, request, request.url.removeprefix(host))
 
     def finish(self, exchange: Exchange) -> None:
-        """Write it down."""
+        """Write it."""
         if self._fd is not None:
-            self._write("http", exchange.line(self._keeps(exchange.len)))
+            self._write("http", exchange.line(self._has_room(exchange.len)))
 
-    def _keeps(self, size: int) -> bool:
+    def _has_room(self, size: int) -> bool:
         with self._lock:
-            self._kept += size
-            return self._kept <= MOST
+            self._body_bytes += size
+            return self._body_bytes <= MAX_BODIES
 
     @property
     def elapsed(self) -> float:
@@ -270,21 +269,21 @@ class Recorder:
     # -- values --------------------------------------------------------------------------
 
     def _raw_json(self, text: str) -> str:
-        """A JSON text on one line, without its secrets; ``""``: it is no JSON."""
+        """A JSON text on one line, without its secrets; ``""`` if it is no JSON."""
         try:
             value = json.loads(text)
             if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
                 return text  # what comes several hundred times a second
-            return self._said(value)
+            return self._hidden_json(value)
         except (ValueError, RecursionError):
             return ""
 
-    def _said(self, value: Any, *, all_texts: bool = False) -> str:
+    def _hidden_json(self, value: Any, *, all_texts: bool = False) -> str:
         return _json(self.secrets.hide(value, all_texts=all_texts))
 
 
 class Exchange:
-    """One request and what came of it."""
+    """One request and its answer."""
 
     def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
         self._recorder = recorder
@@ -293,9 +292,9 @@ class Exchange:
         self._method: str = request.method
         self._route, _, query = target.partition("?")
         # Now, for the socket may repeat them before the answer comes.
-        secrets.add_headers(request.headers)
+        secrets.add_headers(request.headers, are_credentials=True)  # any may be one
         named = [v for name, v in parse_qsl(query) if is_secret_name(name, in_query=True)]
-        secrets.add(named, SHORTEST_NAMED)
+        secrets.add(named, MIN_NAMED)
         self._request = self._sent(request.body)
         hidden = secrets.hide_query(query)
         self._path = secrets.hide_text(self._route) + (f"?{hidden}" if hidden else "")
@@ -313,33 +312,33 @@ class Exchange:
         self.len: int = 0  #: Bytes of the answer's body so far.
 
     def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
-        """The head of the answer came; what to read its body from in place of ``raw``."""
+        """The head of the answer came.  Returns what to read the body from instead of ``raw``."""
         self._status, self._headers = status, headers
-        return _Tapped(raw, self)
+        return _RecordedBody(raw, self)
 
     def failed(self, error: BaseException) -> None:
-        """No answer, or not all of it."""
+        """No answer came, or only a part."""
         self._error = type(error).__name__
         if self._status is None:
             self.finish()
 
     def feed(self, chunk: bytes) -> None:
-        """A piece of the body came; an empty one is its end."""
+        """A chunk of the body came; an empty one is its end."""
         self._ended = self._ended or not chunk
         self.len += len(chunk)
         self._digest.update(chunk)
-        if self.len <= WHOLE:
+        if self.len <= MAX_BODY:
             self._content += chunk
         else:  # a secret may begin within the head and end behind it
             self._content += chunk[: _HEAD + 4096]
             del self._content[_HEAD + 4096 :]
 
     def finish(self) -> None:
-        """That was all."""
+        """The exchange has ended."""
         self._recorder.finish(self)
 
     def line(self, keeps: bool) -> str:
-        """What there is to say of it, as the inside of a JSON object."""
+        """Its line, as the inside of a JSON object."""
         facts: dict[str, Any] = {
             "method": self._method,
             "path": self._path,
@@ -372,7 +371,7 @@ class Exchange:
         if self._is_short(int(due) if known else None):
             facts["short"] = "cut" if self._ended or self._error else "left"
         content = bytes(self._content)
-        if self.len > WHOLE or not keeps:
+        if self.len > MAX_BODY or not keeps:
             head = self._secrets.hide_bytes(content)[:_HEAD]
             facts |= {"sha256": self._digest.hexdigest(), "head_b64": _base64(head)}
         elif content:
@@ -405,17 +404,17 @@ class Exchange:
         data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
         with contextlib.suppress(UnicodeDecodeError):
             text = data.decode()
-            is_kept = len(data) <= WHOLE
+            is_whole = len(data) <= MAX_BODY
             try:
                 value = json.loads(text)
-                self._secrets.add_named(value)  # of what is not kept, too: it may come back
-                if is_kept:
+                self._secrets.add_named(value)  # of a long one, too: it may come back
+                if is_whole:
                     return self._hidden(value)
             except (ValueError, RecursionError):
-                self._secrets.add_named(dict(parse_qsl(text[: WHOLE >> 6])))  # perhaps a form
-                if is_kept:
+                self._secrets.add_named(dict(parse_qsl(text[: MAX_BODY >> 6])))  # perhaps a form
+                if is_whole:
                     return self._secrets.hide_text(text)
-        return _noted(data, self._secrets)
+        return _summary(data, self._secrets)
 
     def _hidden(self, value: Any) -> Any:
         hide = self._secrets.hide
@@ -433,8 +432,8 @@ class Exchange:
         }
 
 
-class _Tapped:
-    """The body of an answer, noted down as it is read."""
+class _RecordedBody:
+    """The body of an answer, which is recorded as it is read."""
 
     def __init__(self, raw: Any, exchange: Exchange) -> None:
         self._raw = raw
@@ -444,7 +443,7 @@ class _Tapped:
         return getattr(self._raw, name)
 
     def read1(self, *args: Any, **kw: Any) -> bytes:
-        """As of the body itself."""
+        """As that of the body."""
         exchange = self._exchange
         try:
             chunk: bytes = self._raw.read1(*args, **kw)
@@ -457,7 +456,7 @@ class _Tapped:
         return chunk
 
     def close(self) -> None:
-        """The end of the exchange, whoever ends it."""
+        """Close the body, which ends the exchange."""
         self._raw.close()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -468,8 +467,8 @@ def _may_be_secret(setting: str) -> bool:
     return not setting.startswith("Comfy.") or is_secret_name(setting)
 
 
-def _noted(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
-    """What is said of data that is not kept."""
+def _summary(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
+    """What is recorded of data that is not recorded whole."""
     # A secret may begin within the head and end behind it.
     head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
     digest = hashlib.sha256(data).hexdigest()

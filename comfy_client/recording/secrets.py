@@ -1,9 +1,9 @@
-"""What may not be written down: words that are secret, and names whose values are.
+"""What errors, logs and recordings hide: words that are secret, and values of secret names.
 
-A *word* is known to be secret since it was sent as one: a credential, a cookie, the password
-of a proxy, an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as
-``api_key`` tells that its value is secret, whoever sent it.  User names in the paths of home
-folders, and the folders of ComfyUI and of Python in tracebacks, are left out too.
+A *word* is secret because it was sent as one: a credential, a cookie, the password of a proxy,
+an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` means
+that its value is secret, whoever sent it.  User names in paths of home folders, and the folders
+of ComfyUI and of Python in tracebacks, are hidden too.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from ..credentials import Sealed
 
 STARS: Final = "***"
 
-#: The same rule as for what errors show: what is shorter tells nothing and occurs anywhere.
-SHORTEST: Final = 4
+#: Letters of a word that is hidden, at least: shorter ones occur anywhere.
+MIN_SECRET: Final = 4
 #: A value that only its name makes secret is hidden elsewhere from this length on; the value of
 #: a header whose name tells nothing, too.
-SHORTEST_NAMED: Final = 8
+MIN_NAMED: Final = 8
 #: One word of such a header: shorter ones may be any word of a language.
-SHORTEST_WORD: Final = 16
-#: Words that are remembered; of tokens that change, the latest.
-MOST_WORDS: Final = 500
-#: Letters of all of these, but for our own credentials: each word has some thirty spellings.
-MOST_LETTERS: Final = 1 << 17
-#: Letters of a name or a word of which the cache keeps what was found out.
+MIN_WORD: Final = 16
+#: Words that are kept; of tokens that change, the latest.
+MAX_WORDS: Final = 500
+#: Letters of all these words, except for our own credentials: each has some thirty spellings.
+MAX_LETTERS: Final = 1 << 17
+#: Letters of a name or a word that is cached.
 _CACHED: Final = 256
 
-#: Levels of a JSON value that are looked through.
-DEEPEST: Final = 200
+#: Levels of a JSON value that are searched.
+MAX_DEPTH: Final = 200
 
 #: Ends of names, without anything but letters and digits, whose values are secret.
 _ENDS = (
@@ -112,7 +112,7 @@ _PATH = re.compile(r"(?:\b[A-Za-z]:)?[/\\][^\"'\n:]+")
 _SOURCE = re.compile(r"[/\\](?:execution|main)\.py$")
 _FOLDERS = 10
 
-#: Headers that hold nothing secret, unless they are credentials.
+#: Headers that hold nothing secret.
 _PLAIN_HEADERS = frozenset(
     {
         "accept",
@@ -158,37 +158,39 @@ def _is_secret_name(name: str, in_query: bool) -> bool:
 
 
 def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
-    """A JSON value in which what names tell to be secret is :class:`Sealed`."""
+    """A JSON value in which the values of secret names are :class:`Sealed`."""
     if isinstance(value, str):
         return Sealed(value) if is_secret else value
-    if depth < DEEPEST and isinstance(value, Mapping):
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
         return {
             name: sealed(each, is_secret=is_secret or _is_secret(name, each), depth=depth + 1)
             for name, each in value.items()
         }
-    if depth < DEEPEST and type(value) is list:
+    if depth < MAX_DEPTH and type(value) is list:
         return [sealed(each, is_secret=is_secret, depth=depth + 1) for each in value]
     return value
 
 
 class Secrets:
-    """The words that are known to be secret; grows, and may be asked from any thread."""
+    """The words that are known to be secret.  Methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards what follows; a finalizer may come in between
         #: Credentials, which nothing that a server sends pushes out; and the rest.
         self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
-        self._found: _Found | None = None  #: What to look for; made when it is wanted.
+        self._wanted_now: _Found | None = None  #: What to look for; made when it is wanted.
         self._folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
 
-    # -- learning ------------------------------------------------------------------------
+    # -- collecting ----------------------------------------------------------------------
 
-    def add(self, words: Iterable[str], shortest: int = SHORTEST, *, pinned: bool = False) -> None:
-        """Hide these from now on; ``pinned``: they are ours, and no server's doing."""
+    def add(
+        self, words: Iterable[str], shortest: int = MIN_SECRET, *, pinned: bool = False
+    ) -> None:
+        """Hide these from now on; no word of a server's ever replaces one that is ``pinned``."""
         new = [word for word in words if len(word) >= shortest]
         if not new:
             return
@@ -202,19 +204,19 @@ class Secrets:
                 to.pop(word, None)
                 to[word] = None  # the latest, also when it was known before
             letters = 0 if pinned else sum(map(len, to))
-            while len(to) > MOST_WORDS or (letters > MOST_LETTERS and len(to) > 1):
+            while len(to) > MAX_WORDS or (letters > MAX_LETTERS and len(to) > 1):
                 oldest = next(iter(to))
                 letters -= len(oldest)
                 del to[oldest]
             if is_new:
-                self._found = None
+                self._wanted_now = None
 
     @property
-    def _sought(self) -> _Found:
-        found = self._found
+    def _wanted(self) -> _Found:
+        found = self._wanted_now
         if found is None:
             with self._lock:
-                found = self._found = _Found.of([*self._pinned, *self._known])
+                found = self._wanted_now = _Found.of([*self._pinned, *self._known])
         return found
 
     def add_headers(
@@ -225,23 +227,26 @@ class Secrets:
         are_credentials: bool = False,
         named_only: bool = False,
     ) -> None:
-        """What a request or a handshake brings along to prove who we are.
+        """What a request or a handshake sends to prove who we are.
 
-        Any header may do that.  A value whose name does not say so is hidden if it is no common
-        word, to judge by its length and letters; ``named_only`` leaves it out.
+        Any header may do that.  Unless all are credentials, a value whose name does not say so
+        is hidden if it is no common word, to judge by its length and letters; ``named_only``
+        leaves it out.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
+            if name.lower() in _PLAIN_HEADERS or value.startswith(_AGENTS):
+                continue
             words = list(_words_of_header(name, value))
             if are_credentials or is_secret_name(name) or _begins_with_scheme(value):
                 self.add(words, pinned=pinned)
-            elif not (named_only or name.lower() in _PLAIN_HEADERS or value.startswith(_AGENTS)):
-                self.add(words, SHORTEST_WORD, pinned=pinned)
+            elif not named_only:
+                self.add(words, MIN_WORD, pinned=pinned)
                 if not value.isalpha():
-                    self.add([value.strip()], SHORTEST_NAMED, pinned=pinned)
+                    self.add([value.strip()], MIN_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
-        """Parameters that go on every request."""
+        """Query parameters of every request."""
         self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
@@ -256,8 +261,8 @@ class Secrets:
         self.add(words, pinned=True)
 
     def add_named(self, value: Any, *, pinned: bool = False) -> None:
-        """Values in JSON of ours whose names make them secret."""
-        self.add(_named(value), SHORTEST_NAMED, pinned=pinned)
+        """Values in our own JSON whose names make them secret."""
+        self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
         """The ``auth`` of a Session: a pair, or an object with a password or a token."""
@@ -271,19 +276,19 @@ class Secrets:
     # -- hiding --------------------------------------------------------------------------
 
     def may_be_in(self, text: str) -> bool:
-        """Quick: whether :meth:`hide` could find anything in a text, or in JSON."""
+        """A quick test: whether :meth:`hide` could find anything in a text, or in JSON."""
         small = text.lower()
         return (
             "\\" in text  # in JSON an escape may spell any letter
             or "%" in text
             or "&" in text
-            or any(word in text for word in (*self._sought.texts, *self._folders))
+            or any(word in text for word in (*self._wanted.texts, *self._folders))
             or any(sign in small for sign in _SIGNS)
         )
 
-    def hide_words(self, text: str, shortest: int = SHORTEST) -> str:
-        """A text without the words that are known and of so many letters, however written."""
-        sought = self._sought
+    def hide_words(self, text: str, shortest: int = MIN_SECRET) -> str:
+        """A text without the known words of at least ``shortest`` letters, however encoded."""
+        sought = self._wanted
         for spelling in sought.texts:
             if spelling in text and len(spelling) >= shortest:
                 text = text.replace(spelling, STARS)
@@ -296,11 +301,11 @@ class Secrets:
         return text
 
     def hide_name(self, name: str) -> str:
-        """A name or an id that a server has given: a short word may be the protocol's own."""
-        return self.hide_words(name, SHORTEST_NAMED)
+        """A name or an id from a server: a short word may be the protocol's own."""
+        return self.hide_words(name, MIN_NAMED)
 
     def hide_words_in(self, value: Any) -> Any:
-        """A JSON value, in whose texts the known words are hidden; facts stay."""
+        """A JSON value without the known words in its texts; facts stay."""
         if isinstance(value, str):
             return self.hide_words(value)
         if isinstance(value, Mapping):
@@ -319,7 +324,7 @@ class Secrets:
         if isinstance(value, int) and value.bit_length() > 1000:
             return False
         text = str(value)
-        return len(text) >= SHORTEST_NAMED and text in self._sought.texts
+        return len(text) >= MIN_NAMED and text in self._wanted.texts
 
     def hide_text(self, text: str) -> str:
         """``text`` without its secrets."""
@@ -349,8 +354,8 @@ class Secrets:
         return path
 
     def hide_bytes(self, data: bytes) -> bytes:
-        """As long as before; the words only: what is no text has no patterns."""
-        for word in self._sought.data:
+        """Binary data of the same length, without the known words."""
+        for word in self._wanted.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))
         return data
@@ -362,7 +367,7 @@ class Secrets:
         """
         if isinstance(value, str):
             return STARS if all_texts and value else self.hide_text(value)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise RecursionError("nested too deeply")
         if isinstance(value, Mapping):
             return {
@@ -389,7 +394,7 @@ class Secrets:
 
 
 class _Found(NamedTuple):
-    """What is looked for, longest first."""
+    """What is searched for, longest first."""
 
     words: tuple[str, ...]
     texts: tuple[str, ...]  #: The words in all their spellings.
@@ -407,13 +412,13 @@ class _Found(NamedTuple):
             each
             for word in words
             for each in (word, word.replace("\\", ""), *_decoded(word))
-            if len(each) >= SHORTEST
+            if len(each) >= MIN_SECRET
         }
         data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
         return cls(tuple(sorted(plain, key=len, reverse=True)), texts, data)
 
 
-@functools.lru_cache(2 * MOST_WORDS)
+@functools.lru_cache(2 * MAX_WORDS)
 def _spellings(word: str) -> frozenset[str]:
     """How a word may look in a URL, a page, JSON (of PHP and Go, too), and in base64."""
     plain = word.encode("utf-8", "surrogatepass")
@@ -435,7 +440,7 @@ def _spellings(word: str) -> frozenset[str]:
         bare = encoded.decode().rstrip("=")
         # Without its last letter, into which what follows would reach.
         found |= {encoded.decode(), bare, bare[:-1] if len(plain) % 3 else bare}
-    return frozenset(each for each in found if len(each) >= SHORTEST)
+    return frozenset(each for each in found if len(each) >= MIN_SECRET)
 
 
 _PERCENT = re.compile("%[0-9A-F]{2}")
@@ -451,7 +456,7 @@ _DEPTH = 4  #: Encodings within each other that are looked through.
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """What a text says once it is decoded, by each way alone, then by all, again and again."""
+    """A text decoded in each way alone, then in all ways, several times."""
     yield _without_escapes(text)
     yield unquote(text)
     for _ in range(_DEPTH):

@@ -393,7 +393,7 @@ class Connection:
         plan = self._plan(self.client_id)
         recorder = self._recorder
         if recorder is not None:
-            recorder.secrets.add_headers(plan.headers)
+            recorder.secrets.add_headers(plan.headers, are_credentials=True)
         ws, sock, begun = self._dial(plan)
         try:
             if recorder is not None:

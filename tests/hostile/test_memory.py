@@ -36,7 +36,7 @@ from comfy_client.events import (
     body_of,
 )
 from comfy_client.recording import secrets as redaction
-from comfy_client.recording.secrets import MOST_LETTERS, Secrets, is_secret_name
+from comfy_client.recording.secrets import MAX_LETTERS, Secrets, is_secret_name
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import decode_binary, decode_text
@@ -639,7 +639,7 @@ def test_names_of_any_length_stay_in_no_cache() -> None:
         assert is_secret_name(f"{number:0100000}_token")
         secrets.add([f"{number:016000}"])
     assert redaction._is_secret_name.cache_info().currsize == before
-    assert sum(map(len, secrets._known)) <= MOST_LETTERS
+    assert sum(map(len, secrets._known)) <= MAX_LETTERS
     assert secrets.hide_text(f"it is {99:016000}") == "it is ***"
 
 

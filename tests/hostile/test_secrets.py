@@ -33,7 +33,7 @@ from comfy_client import (
     UnexpectedResponse,
 )
 from comfy_client.cli.commands import main
-from comfy_client.recording.secrets import MOST_WORDS, Secrets
+from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.testing import ComfyServer
 from tests.hostile.server import GRAPH, Comfy, Request, Server, answer, frame, hold, status
 
@@ -247,9 +247,9 @@ def test_what_is_pinned_stays() -> None:
     """Of the rest the latest count, and credentials that are used again are the latest."""
     secrets = Secrets()
     secrets.add([SECRET], pinned=True)
-    for number in range(2 * MOST_WORDS):
+    for number in range(2 * MAX_WORDS):
         secrets.add([f"a-cookie-{number}"])
-    for number in range(2 * MOST_WORDS):
+    for number in range(2 * MAX_WORDS):
         secrets.add([f"a-token-{number}", SECRET], pinned=True)
     assert secrets.hide_words(f"{SECRET} a-token-0 a-cookie-0") == "*** a-token-0 a-cookie-0"
 

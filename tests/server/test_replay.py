@@ -417,7 +417,7 @@ def test_a_body_that_was_not_kept_is_told(
     server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not made up."""
-    monkeypatch.setattr("comfy_client.recording.recorder.WHOLE", 100)
+    monkeypatch.setattr("comfy_client.recording.recorder.MAX_BODY", 100)
     (server.root / "output" / "big.bin").write_bytes(bytes(1000))
     with ComfyApi(server.url, record=path) as api:
         api.get_image({"filename": "big.bin"})

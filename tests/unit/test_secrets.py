@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from comfy_client.recording.secrets import MOST_WORDS, Secrets, is_secret_name
+from comfy_client.recording.secrets import MAX_WORDS, Secrets, is_secret_name
 
 SECRET = 'hünter2 "geheim"/&'
 
@@ -125,10 +125,10 @@ def test_what_looks_like_one_is_hidden(text: str, hidden: str) -> None:
 def test_the_words_are_bounded() -> None:
     """Of tokens that change, the latest count."""
     secrets = Secrets()
-    for start in range(0, MOST_WORDS + 200, 200):
+    for start in range(0, MAX_WORDS + 200, 200):
         secrets.add(f"token-{number:06}-x" for number in range(start, start + 200))
     assert secrets.hide_text("token-000000-x") == "token-000000-x"
-    assert secrets.hide_text(f"token-{MOST_WORDS:06}-x") == "***"
+    assert secrets.hide_text(f"token-{MAX_WORDS:06}-x") == "***"
 
 
 @pytest.mark.parametrize(
