@@ -932,6 +932,7 @@ class ComfyApi(Routes, Subscriptions):
             status_at=lambda: self._jobs.lookout.status_at,
             outstanding=len(self._jobs.outstanding),
             dropped_events=self.dropped_events,
+            watch=self.timing.watch,
         )
         return examine(client, run=run, timeout=timeout)
 

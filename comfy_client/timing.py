@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Timing:
-    """The times of the event thread, all in seconds.
+    """The times that a client waits for, all in seconds.
 
     Attributes:
         dial: How long an attempt may take, from name lookup to the end of the handshake; the same
@@ -17,6 +17,7 @@ class Timing:
         poll: The pause between requests over HTTP while there is no socket.
         pause: The longest first pause between attempts to connect; it doubles with each one.
         cap: The longest pause between attempts to connect.
+        watch: How long ``doctor()`` watches a queue that is not empty.
     """
 
     dial: float = 10.0
@@ -25,3 +26,4 @@ class Timing:
     poll: float = 2.0
     pause: float = 0.5
     cap: float = 30.0
+    watch: float = 3.0

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import requests
@@ -31,10 +30,10 @@ from comfy_client import (
     HeaderCredentials,
     QueryCredentials,
     State,
+    Timing,
 )
 from comfy_client.cli.commands import main
 from comfy_client.doctor import network
-from comfy_client.doctor import server as server_checks
 from comfy_client.doctor.examine import CHECKS
 from comfy_client.doctor.redactor import Redactor
 from comfy_client.errors import ServerUnreachable
@@ -76,9 +75,15 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certificates(tmp_path_factory.mktemp("certificates"))
 
 
+class Impatient(ComfyApi):
+    """Watches a queue only for a moment."""
+
+    timing = Timing(watch=0.02)
+
+
 def ask(host: str, *, run: bool = False, timeout: float = 30.0, **options: Any) -> DoctorReport:
     """The report of a client that was never initialised."""
-    api = ComfyApi(host, **options)
+    api = Impatient(host, **options)
     try:
         return api.doctor(run, timeout=timeout)
     finally:
@@ -692,11 +697,10 @@ def report_of_user(server: ComfyServer, user: str | None) -> str:
 
 
 def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_taken_back(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+    server: ComfyServer,
 ) -> None:
     """A worker that died leaves HTTP alive."""
-    monkeypatch.setattr(server_checks, "WATCH", 0.2)
-    with server.faults.hang_worker(), ComfyApi(server.url) as api:
+    with server.faults.hang_worker(), Impatient(server.url) as api:
         api.submit(TRIVIAL)
         server.until(lambda: api.get_queue().running)
         report = api.doctor(run=True, timeout=6)  # in which a busy machine answers
@@ -842,8 +846,7 @@ def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.Da
                 st.sampled_from(names), JSON | inner | st.lists(inner), max_size=3
             )
             shared.faults.answer("GET", route, (200, {}, data.draw(body | JSON)))
-    with mock.patch.object(server_checks, "WATCH", 0.02):
-        report = ask(shared.url, timeout=20)
+    report = ask(shared.url, timeout=20)
     shared.faults.clear()
     assert str(report)
     assert "defect" not in str(report)
@@ -860,10 +863,8 @@ def test_it_never_raises_for_how_a_server_says_it(
     shared: ComfyServer, status: int, kind: str, body: Any, route: str
 ) -> None:
     """Any status, any type, any bytes."""
-    with (
-        shared.faults.answer("*", route, (status, {"Content-Type": kind} if kind else {}, body)),
-        mock.patch.object(server_checks, "WATCH", 0.02),
-    ):
+    headers = {"Content-Type": kind} if kind else {}
+    with shared.faults.answer("*", route, (status, headers, body)):
         report = ask(shared.url, run=True, timeout=20)
     assert "defect" not in str(report)
 

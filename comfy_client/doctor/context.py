@@ -56,6 +56,7 @@ class Client:
         status_at: When the server last sent the length of its queue, by ``time.monotonic``.
         outstanding: How many of its jobs have not ended.
         dropped_events: How many events its receivers were too slow for.
+        watch: How many seconds a queue that is not empty is watched.
     """
 
     http: Http
@@ -65,6 +66,7 @@ class Client:
     status_at: Callable[[], float]
     outstanding: int
     dropped_events: int
+    watch: float
 
 
 class Sockets:

@@ -10,7 +10,6 @@ import email.utils
 import re
 import time
 from collections.abc import Sequence
-from typing import Final
 from urllib.parse import urlsplit
 
 from .. import credentials as creds
@@ -20,9 +19,6 @@ from ..transport.failures import is_for_another
 from ..transport.response import Answer, route_is_missing, wants_tls
 from ..transport.websocket import speaks_tls
 from .context import CheckContext, CheckResult, decoded, in_ms
-
-#: Seconds that a queue which is not empty is watched.
-WATCH: Final = 3.0
 
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
 
@@ -295,13 +291,14 @@ def check_queue(ctx: CheckContext) -> CheckResult:
     before = ctx.remaining
     if not before:
         return CheckResult("ok", "empty")
-    end = time.monotonic() + min(WATCH, ctx.left)
+    watch = ctx.client.watch
+    end = time.monotonic() + min(watch, ctx.left)
     while True:
         queue = ctx.ask("/prompt", models.QueueStatus.from_json)
         if queue is not None and queue.queue_remaining != before:
             return CheckResult("ok", f"{_prompts(queue.queue_remaining)}, and it moves")
         if time.monotonic() >= end:
-            text = f"{_prompts(before)}; none ended while watched for {WATCH:g} s"
+            text = f"{_prompts(before)}; none ended while watched for {watch:g} s"
             advice = (
                 "fine when a long one runs; if nothing ends at all, look into the server's "
                 "terminal, api.interrupt() what runs, or restart it"
