@@ -222,6 +222,7 @@ class ComfyServer(ScriptedServer):
         path: str | os.PathLike[str],
         *,
         pace: float = 0.0,
+        skip_after: float = 2.0,
         port: int = 0,
         host: str = "127.0.0.1",
         tls: _Tls | None = None,
@@ -236,14 +237,17 @@ class ComfyServer(ScriptedServer):
         Args:
             path: A file of ``ComfyApi(record=...)``.
             pace: The factor for recorded pauses: 0: none, 1: all.
+            skip_after: Seconds that a request waits for what came before it in the recording;
+                then the client is taken to have left that out.
             port: As for any server, as are ``host``, ``tls``, ``prefix`` and ``allowed_hosts``.
 
         Raises:
-            ValueError: The file is no recording; the message names the line.
+            ValueError: The file is no recording; the message names the line.  Or a number that
+                is below 0.
             OSError: The file cannot be read.
         """
         server = cls(port, host=host, tls=tls, prefix=prefix, allowed_hosts=allowed_hosts)
-        player = Player(path, pace, lambda: server._state is not None)
+        player = Player(path, pace, skip_after, lambda: server._state is not None)
         server.on("*", "*", player.answer)
         return server
 

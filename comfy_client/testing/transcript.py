@@ -1,0 +1,253 @@
+"""A recording as a list of steps, and what it says about prompts; pure."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import attrs
+
+from ..recording.recorder import FORMAT
+
+_NEEDED: Final[Mapping[str, Mapping[str, type]]] = {
+    "note": {"text": str},
+    "open": {"ch": str, "client_id": str},
+    "sent": {"ch": str},
+    "json": {"ch": str},
+    "binary": {"ch": str, "len": int, "head_b64": str},
+    "closed": {"ch": str},
+    "http": {"method": str, "path": str},
+}
+_OPTIONAL: Final[Mapping[str, type]] = {
+    "announced": int,
+    "asked": dict,
+    "begun": float,
+    "code": int,
+    "content_type": str,
+    "error": str,
+    "format": int,
+    "headers": dict,
+    "len": int,
+    "metadata": dict,
+    "metadata_len": int,
+    "refused": int,
+    "status": int,
+}
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+Row = Mapping[str, Any]
+
+
+def read(path: str | os.PathLike[str]) -> list[Row]:
+    """The lines of a recording; ValueError names the first that is none.
+
+    A last line that was not written to its end is left out.
+    """
+    rows: list[Row] = []
+    data = Path(path).read_bytes()
+    for number, line in enumerate(data.split(b"\n")[:-1] or [data], 1):
+        try:
+            rows.append(_row(line))
+        except ValueError as exc:
+            raise ValueError(f"{os.fspath(path)}, line {number}: {exc}") from None
+    return rows
+
+
+def _row(line: bytes) -> Row:
+    try:
+        row: Row = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON, so this is no recording") from None
+    kind = row.get("kind") if isinstance(row, dict) else None
+    needed = _NEEDED.get(kind) if isinstance(kind, str) else None
+    if needed is None or not isinstance(row.get("t"), int | float):
+        raise ValueError("no line of a recording, which has a 't' and a known 'kind'")
+    for key, form in needed.items():
+        if not isinstance(row.get(key), form):
+            raise ValueError(f"a line of kind {kind!r} without a proper {key!r}")
+    if kind == "http" and "status" not in row:
+        raise ValueError("an exchange without a 'status'")
+    for key in ("head_b64", "data_b64", "body_b64"):
+        try:
+            base64.b64decode(row.get(key) or "", validate=True)
+        except (TypeError, ValueError):
+            raise ValueError(f"a {key!r} that is no base64") from None
+    for key, form in _OPTIONAL.items():
+        value = row.get(key)
+        if not isinstance(value, form | None) and not (form is float and isinstance(value, int)):
+            raise ValueError(f"no proper {key!r}")
+    if (row.get("format") or 0) > FORMAT:
+        raise ValueError(f"format {row['format']}, which is newer than this comfy_client")
+    return row
+
+
+# -- steps ------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class RecordedExchange:
+    """A step: the answer to a request, at its time."""
+
+    row: Row
+    place: int = -1
+    used: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether what follows waits for this request."""
+        return self.row["method"] not in ("GET", "HEAD", "OPTIONS")
+
+    @property
+    def path(self) -> str:
+        """The path without query, decoded."""
+        return unquote(self.row["path"].partition("?")[0])
+
+    @property
+    def prompt_id(self) -> Any:
+        """The id of the prompt that this request submitted, if it did."""
+        answer = self.row.get("response")
+        is_prompt = self.row["method"] == "POST" and without_api(self.path) == "/prompt"
+        return answer.get("prompt_id") if is_prompt and isinstance(answer, Mapping) else None
+
+
+@attrs.define(eq=False)
+class Gate:
+    """A step that waits until the client sends a request, or opens a socket."""
+
+    exchange: RecordedExchange | None = None
+    channel: str = ""
+    row: Row = attrs.field(factory=dict)
+    came: bool = False
+
+
+Step = RecordedExchange | Gate | Row
+
+
+def steps_of(rows: list[Row]) -> list[Step]:
+    """What happens, in order; rows are messages of the socket."""
+    found: list[tuple[tuple[int, int], Step]] = []
+    times = [row["t"] for row in rows]
+    for number, row in enumerate(rows):
+        kind = row["kind"]
+        if kind in ("json", "binary") or (kind == "closed" and row.get("by") == "server"):
+            found.append(((number, 1), row))
+        elif kind == "open":
+            found.append(((number, 1), Gate(channel=row["ch"], row=row)))
+        elif kind == "note" and isinstance(row.get("refused"), int):
+            found.append(((number, 1), Gate(row=row)))
+        elif kind == "http":
+            exchange = RecordedExchange(row)
+            found.append(((number, 1), exchange))
+            if exchange.waits:
+                begun = row.get("begun")
+                if begun is None:  # no later than the first event about it
+                    named = (i for i in range(number) if _is_about(rows[i], exchange.prompt_id))
+                    first = next(named, number)
+                else:
+                    first = min(number, bisect.bisect_right(times, begun))
+                found.append(((first, 0), Gate(exchange=exchange, row=row)))
+    found.sort(key=lambda pair: pair[0])
+    steps = [step for _, step in found]
+    for place, step in enumerate(steps):
+        if isinstance(step, RecordedExchange):
+            step.place = place
+    return steps
+
+
+def _is_about(step: Step, prompt_id: Any) -> bool:
+    return prompt_id is not None and event_data(step).get("prompt_id") == prompt_id
+
+
+def event_data(step: Step) -> Mapping[str, Any]:
+    """The data of an event."""
+    message = step.get("msg") if isinstance(step, Mapping) else None
+    data = message.get("data") if isinstance(message, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
+def event_type(step: Step) -> Any:
+    """The name of an event."""
+    message = step.get("msg") if isinstance(step, Mapping) else None
+    return message.get("type") if isinstance(message, Mapping) else None
+
+
+def without_api(path: str) -> str:
+    """A path as old servers have it."""
+    return path.removeprefix("/api") if path.startswith("/api/") else path
+
+
+# -- what the steps so far say about prompts ----------------------------------------------
+
+
+def status_of(past: list[Step]) -> Mapping[str, Any]:
+    """The last ``status`` that was sent."""
+    for step in reversed(past):
+        status = event_data(step).get("status")
+        if event_type(step) == "status" and isinstance(status, Mapping):
+            return status
+    return {"exec_info": {"queue_remaining": 0}}
+
+
+def has_ended(past: list[Step], prompt_id: str) -> bool:
+    """Whether an event or a history said that a prompt ended."""
+    return any(
+        (event_type(step) in ENDS and _is_about(step, prompt_id))
+        or (isinstance(step, RecordedExchange) and prompt_id in _history(step))
+        for step in past
+    )
+
+
+def queue_item(exchange: RecordedExchange) -> list[Any]:
+    """A submitted prompt as ``GET /queue`` has it."""
+    body = exchange.row.get("request")
+    body = body if isinstance(body, Mapping) else {}
+    extra = {**(body.get("extra_data") or {}), "client_id": body.get("client_id")}
+    number = exchange.row["response"].get("number", 0)
+    return [number, exchange.prompt_id, body.get("prompt") or {}, extra, []]
+
+
+def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str, Any]:
+    """The history of a submitted prompt: as recorded, else made from its events."""
+    prompt_id = exchange.prompt_id
+    for step in reversed(steps):
+        if isinstance(step, RecordedExchange) and prompt_id in _history(step):
+            entry: Mapping[str, Any] = _history(step)[prompt_id]
+            return entry
+    events = [(event_type(s), event_data(s)) for s in steps if _is_about(s, prompt_id)]
+    messages = [[kind, data] for kind, data in events if str(kind).startswith("execution_")]
+    succeeded = any(kind == "execution_success" for kind, _ in messages)
+    return {
+        "prompt": queue_item(exchange),
+        "outputs": {d.get("node"): d.get("output") for kind, d in events if kind == "executed"},
+        "status": {
+            "status_str": "success" if succeeded else "error",
+            "completed": succeeded,
+            "messages": messages,
+        },
+        "meta": {},
+    }
+
+
+def _history(exchange: RecordedExchange) -> Mapping[str, Any]:
+    found = exchange.row.get("response")
+    is_history = without_api(exchange.path).startswith("/history")
+    return found if is_history and isinstance(found, Mapping) else {}
+
+
+def graph_of(body: Mapping[str, Any]) -> Any:
+    """The graph of a submission without titles, which a recording may lack."""
+    graph = body.get("prompt")
+    if not isinstance(graph, Mapping):
+        return graph
+    return {
+        node_id: {name: node[name] for name in node if name != "_meta"}
+        if isinstance(node, Mapping)
+        else node
+        for node_id, node in graph.items()
+    }
