@@ -20,6 +20,7 @@ from comfy_client.errors import (
     ComfyError,
     NotFound,
     PromptRejected,
+    RequestTimeout,
     TransportError,
     UnexpectedResponse,
     UploadTooLarge,
@@ -293,6 +294,31 @@ def test_what_stands_before_a_body_has_an_end(server: Comfy, api: ComfyApi, name
     with within(2.0, memory=8 * MIB), pytest.raises(TransportError):
         api.get_queue()
     assert time.monotonic() - begun < 10  # of 30
+
+
+def test_a_transfer_that_never_stops_has_an_end(
+    server: Comfy, api: ComfyApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of an hour, unless told otherwise, though something comes all the time."""
+    monkeypatch.setattr(edge, "MAX_TRANSFER", 0.2)
+    over = time.monotonic() + 20
+
+    def drip(request: Request) -> Iterator[bytes]:
+        yield answer(200, b"", [("Content-Length", "99999")], length=False)
+        while time.monotonic() < over:
+            time.sleep(0.02)
+            yield b"x"
+
+    server.lies = {"GET /view": drip, "POST /upload": drip}
+    for call in (
+        lambda: api.get_image(FILE),
+        lambda: api.download_image(FILE, tmp_path / "a.png"),
+        lambda: api.upload_image(b"x", "a.png"),
+    ):
+        with pytest.raises(RequestTimeout):
+            call()
+    assert time.monotonic() < over - 10
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("head", ["200 X\r\nContent-Length: 0", "204 X", "304 X"])

@@ -216,6 +216,31 @@ def test_a_recording_has_no_secret_for_a_name_either(tmp_path: Path, route: str)
     assert '"of ***"' in path.read_text()
 
 
+@pytest.mark.parametrize("session", [None, requests.Session], ids=["own", "given"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, session: Any) -> None:
+    """By no route, with no body, by the socket neither; whatever session a user gives."""
+    calls: list[Callable[[ComfyApi], object]] = [
+        ComfyApi.get_queue,
+        lambda api: api.queue_prompt(None, GRAPH),
+        lambda api: api.upload_image(b"x", "a.png"),
+        lambda api: api.get_image({"filename": "a.png"}),
+        lambda api: api.init(timeout=5.0),
+    ]
+    with Server() as other:
+
+        def lead_away(request: Request) -> bytes:
+            return answer(status, headers=[("Location", other.url + request.target)])
+
+        with Server(lead_away) as server:
+            for call in calls:
+                how = {"session": session()} if session else {}
+                api = ComfyApi(server.url, credentials=BearerCredentials(SECRET), **how)
+                with contextlib.closing(api), pytest.raises(ComfyError):
+                    call(api)
+        assert not other.requests
+
+
 def test_a_cookie_goes_to_its_own_address_only() -> None:
     """Whatever address and path a server gives it for."""
     places = ["Domain=example.com", "Domain=com", "Path=/elsewhere", "Secure"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import logging
 import socket
 import threading
 import time
+import uuid
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -288,6 +290,17 @@ def test_a_prompt_of_another_user_with_our_mark_is_not_ours() -> None:
         assert job.prompt_id == ours
 
 
+def test_nobody_guesses_an_id() -> None:
+    """Of a client or a prompt: all of it is random, but for what says that it is."""
+    with Comfy() as server:
+        ids = []
+        for _ in range(2):
+            with poll(server) as api:
+                ids += [api.client_id, api.submit(GRAPH).prompt_id]
+    assert len(set(ids)) == 4
+    assert {uuid.UUID(one).version for one in ids} == {4}
+
+
 def test_a_record_of_another_prompt_under_our_id_is_no_evidence() -> None:
     """It ends no job well."""
 
@@ -300,6 +313,33 @@ def test_a_record_of_another_prompt_under_our_id_is_no_evidence() -> None:
             api.get_history("mine")
         found = run_on(server)
         assert isinstance(found, UnexpectedResponse)
+
+
+# -- programs ---------------------------------------------------------------------------------
+
+#: What runs a text, or an object that it describes.
+RUNS = {"eval", "exec", "compile", "__import__", "system", "popen"}
+UNPICKLE = {"pickle", "marshal", "shelve", "dill", "yaml", "subprocess", "code", "runpy"}
+
+
+def test_no_module_of_the_client_runs_what_it_is_sent() -> None:
+    """Nothing in it could: neither as Python, nor as a command, nor out of a pickle."""
+    root = Path(client_module.__file__).parent
+    found = []
+    for path in (one for one in root.rglob("*.py") if "testing" not in one.parts):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: set[str] = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name.partition(".")[0] for alias in node.names} & UNPICKLE
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = {str(node.module).partition(".")[0]} & UNPICKLE
+            elif isinstance(node, ast.Call):
+                called = node.func
+                name = called.attr if isinstance(called, ast.Attribute) else ast.unparse(called)
+                of = ast.unparse(called.value) if isinstance(called, ast.Attribute) else ""
+                names = {name} & RUNS if of in ("", "os", "builtins") else set()
+            found += [f"{path.relative_to(root)}:{node.lineno}: {name}" for name in names]
+    assert not found
 
 
 # -- what is left ------------------------------------------------------------------------------
