@@ -28,6 +28,7 @@ from .events import (
     StatusEvent,
     body_of,
 )
+from .tracebacks import short_interrupts
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
 HIGH_WATER: Final = 64
@@ -151,7 +152,8 @@ class EventQueue:
             self._high_water = HIGH_WATER
             waiting = self._waiting
             if not waiting:
-                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+                with short_interrupts:
+                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
                 waiting = self._waiting
             if not waiting:
                 return None
