@@ -258,9 +258,9 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "lists and objects in each other": f"{values.MOST_LEVELS} levels",
     "the name of a file, as the server sends it": f"{outputs.MOST_NAME} characters",
     "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
-    "bodies and frames in a recording": (recording.MOST, "MiB"),
-    "one of them": (recording.WHOLE, "MiB"),
-    "the file of a recording": (recording.LONGEST, "GiB"),
+    "bodies and frames in a recording": (recording.MAX_BODIES, "MiB"),
+    "one of them": (recording.MAX_BODY, "MiB"),
+    "the file of a recording": (recording.MAX_FILE, "GiB"),
     "secrets to hide, such as cookies, besides your credentials": f"{redaction.MAX_WORDS}",
     "their length in all": f"{redaction.MAX_LETTERS} characters",
 }

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+import comfy_client
 from comfy_client import ComfyApi, ComfyError, JobLost, JobTimeout, State
-from comfy_client import client as client_module
 from comfy_client.errors import UnexpectedResponse
 from comfy_client.testing import ComfyServer
+from comfy_client.transport import websocket
+from comfy_client.transport.decode import decode_text
 from comfy_client.transport.frames import FrameError, Frames
 from comfy_client.values import MOST_ID, MOST_LEVELS, by_id, identifier, is_shallow, text
 from tests.helpers.clients import FAST, Heard, Quick, until
@@ -62,14 +64,13 @@ def test_what_nobody_thought_of_costs_the_socket_and_is_logged_once(
 ) -> None:
     """As when memory is out while a message is decoded: the next socket may bring smaller ones."""
     failing = [True]
-    decode = client_module.decode_text
 
-    def decode_or_not(data: Any) -> Any:
+    def decode_or_not(*args: Any) -> Any:
         if failing[0]:
             raise MemoryError
-        return decode(data)
+        return decode_text(*args)
 
-    monkeypatch.setattr(client_module, "decode_text", decode_or_not)
+    monkeypatch.setattr(websocket, "decode_text", decode_or_not)
     with Comfy() as server, Quick(server.url) as api:
         server.ws = greet
         heard = Heard(api)
@@ -324,7 +325,7 @@ UNPICKLE = {"pickle", "marshal", "shelve", "dill", "yaml", "subprocess", "code",
 
 def test_no_module_of_the_client_runs_what_it_is_sent() -> None:
     """Nothing in it could: neither as Python, nor as a command, nor out of a pickle."""
-    root = Path(client_module.__file__).parent
+    root = Path(comfy_client.__file__).parent
     found = []
     for path in (one for one in root.rglob("*.py") if "testing" not in one.parts):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -426,12 +427,10 @@ def test_the_depth_of_a_value_is_seen_without_going_into_it() -> None:
     assert is_shallow(nested(MOST_LEVELS - 1))
     assert not is_shallow(nested(MOST_LEVELS + 1))
     assert not is_shallow({"a": [{"b": nested(10_000)}]})
-    events = client_module.decode_text(
-        json.dumps({"type": "mine", "data": nested(MOST_LEVELS + 1)}).encode()
-    )
+    events = decode_text(json.dumps({"type": "mine", "data": nested(MOST_LEVELS + 1)}).encode())
     assert events == ()
     wide = [[1, 2]] * 1000
-    (found,) = client_module.decode_text(json.dumps({"type": "mine", "data": wide}).encode())
+    (found,) = decode_text(json.dumps({"type": "mine", "data": wide}).encode())
     assert found.data == wide
 
 
