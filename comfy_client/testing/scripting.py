@@ -23,7 +23,7 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from .active_faults import ActiveFaults, Fault
-from .answer_faults import jsonable
+from .answer_faults import check_seconds, jsonable
 from .exchange import check_count
 from .faults import Faults
 from .http import Answer, Handler, Request, decode, upgrade
@@ -189,7 +189,7 @@ class ScriptedServer:
 
     # -- prompts ------------------------------------------------------------------------
 
-    def script(self, *steps: Step) -> Fault:
+    def script(self, *steps: Step, timeout: float = 10.0) -> Fault:
         """Play these steps, one after the other, in place of every prompt from now on.
 
         Invalid prompts are played too.  A prompt whose script has no :class:`Finish` runs until
@@ -198,8 +198,10 @@ class ScriptedServer:
         Args:
             steps: A mapping is a message for the prompt's client, with :data:`PROMPT_ID`
                 replaced by its id; bytes are a binary message; a ``threading.Event`` is waited
-                for, 10 seconds at most; :class:`Finish` writes the history; a function is called
-                with the prompt's id.
+                for; :class:`Finish` writes the history; a function is called with the prompt's
+                id.
+            timeout: Seconds that each event is waited for, at most; then the script ends with a
+                TimeoutError, which is added to ``errors``.
 
         Returns:
             A handle: after its ``with`` block or ``end()``, new prompts are executed again.
@@ -212,7 +214,7 @@ class ScriptedServer:
             message = step.entry if isinstance(step, Finish) else step
             if isinstance(message, Mapping):
                 jsonable("a step of a script", message)
-        return self._active.add("script", steps)
+        return self._active.add("script", (steps, check_seconds(timeout)))
 
     @property
     def history(self) -> dict[str, Any]:

@@ -293,7 +293,7 @@ class ComfyServer(ScriptedServer):
 
     def _built(self, address: str) -> tuple[ServerState, web.Application]:
         if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="comfy-server-")).resolve()
+            self._root = Path(tempfile.mkdtemp(prefix=f"comfy-server-{os.getpid()}-")).resolve()
             # Also for a server that nobody stops, when its process ends.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = Options(

@@ -33,7 +33,7 @@ class Finish:
 
 
 #: dict: a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes: a binary one;
-#: Event: waited for, 10 seconds at most; a function is called with the prompt's id.
+#: Event: waited for; a function is called with the prompt's id.
 Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
 
 
@@ -55,7 +55,8 @@ class PromptHooks:
         if script is None:
             return False
         try:
-            play(state, script.settings, prompt_id, ran.client_id)
+            steps, timeout = script.settings
+            play(state, steps, prompt_id, ran.client_id, timeout)
         except BaseException as exc:  # noqa: BLE001  raised at the end of the server
             state.keep_error(exc)
         return True
@@ -131,8 +132,7 @@ def play(
     steps: Sequence[Step],
     prompt_id: str,
     client_id: str | None,
-    *,
-    timeout: float = 10.0,
+    timeout: float,
 ) -> None:
     """Play a script for one prompt, and wait until that has left the queue.
 

@@ -37,8 +37,6 @@ from comfy_client.testing import (
     never_answer,
 )
 from comfy_client.testing.records import Records
-from comfy_client.testing.state import ServerState
-from comfy_client.testing.steps import play
 
 LIMIT = 20.0
 Dial = Callable[..., websocket.WebSocket]
@@ -478,10 +476,10 @@ def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServ
         ws = websocket.create_connection(url, timeout=LIMIT)
         server.until(lambda: server.sockets)  # and its greeting has begun
         server.push({"type": "pushed"})
-        server.faults._running().send("sent", None)
+        post(server, "/queue", {"clear": True})
         texts = [ws.recv_frame().data for _ in range(4)]
         kinds = [json.loads(texts[index])["type"] for index in (0, 1, 3)]
-        assert kinds == ["status", "pushed", "sent"]
+        assert kinds == ["status", "pushed", "status"]
         assert (texts[2], junk.hits) == (faults.JUNK[0][1], 1)
         ws.shutdown()
 
@@ -1565,8 +1563,8 @@ def test_a_script_that_fails_is_raised_at_the_end() -> None:
         other.script(5)  # type: ignore[arg-type]
 
 
-def _fail_with(server: ComfyServer, step: Step) -> None:
-    server.script(step)
+def _fail_with(server: ComfyServer, step: Step, **options: Any) -> None:
+    server.script(step, **options)
     submit(server)
     server.until(lambda: server.errors)
 
@@ -1577,8 +1575,8 @@ def test_a_script_stops_with_its_server() -> None:
         server.script(threading.Event())
         submit(server)
         server.until(lambda: server.running)
-    with ComfyServer() as server, pytest.raises(TimeoutError, match=r"waited 0.1 s"):
-        play(server.faults._running(), [threading.Event()], "id", None, timeout=0.1)
+    with pytest.raises(TimeoutError, match=r"waited 0.1 s"), ComfyServer() as server:
+        _fail_with(server, threading.Event(), timeout=0.1)
 
 
 def test_what_waits_when_the_script_ends_is_executed(server: ComfyServer) -> None:
@@ -1623,22 +1621,24 @@ def test_a_list_of_jobs_has_scripted_ones() -> None:
         assert get(server, f"/api/jobs/{given}").json()["status"] == "completed"
 
 
-def test_a_script_that_the_end_cuts_off_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_that_the_end_cuts_off_has_not_failed() -> None:
     """Whatever it was about to do."""
-    ending = threading.Event()
-    stop = ServerState.stop
+    failed: list[RuntimeError] = []
 
-    def slowly(state: ServerState, *, reset: bool = False) -> None:
-        ending.set()
-        with contextlib.suppress(AssertionError):
-            server.until(lambda: server.errors, 0.3)
-        stop(state, reset=reset)
+    def late(_: str) -> None:
+        while "stopped" not in repr(server):
+            time.sleep(0.005)
+        try:
+            server.push({"type": "x"})
+        except RuntimeError as exc:
+            failed.append(exc)
+            raise
 
-    monkeypatch.setattr(ServerState, "stop", slowly)
     with ComfyServer() as server:
-        server.script(ending, lambda _: server.push({"type": "x"}))
+        server.script(late)
         submit(server)
         server.until(lambda: server.running)
+    assert len(failed) == 1
     assert server.errors == []
 
 

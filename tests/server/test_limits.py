@@ -37,7 +37,7 @@ def open_files() -> set[str]:
 
 
 def folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("comfy-server-*"))
+    return set(Path(tempfile.gettempdir()).glob(f"comfy-server-{os.getpid()}-*"))
 
 
 # -- many -------------------------------------------------------------------------------

@@ -35,14 +35,12 @@ from comfy_client.errors import (
 )
 from comfy_client.testing import (
     ComfyServer,
-    ExecutionBlocker,
     ProgressBar,
     check_interrupted,
     send_event,
     send_text,
 )
 from comfy_client.testing.steps import PromptHooks
-from comfy_client.workflow.metadata import read_metadata
 from tests.helpers.clients import until
 
 LIMIT = 30.0
@@ -335,7 +333,7 @@ def anybodys() -> Iterator[ComfyServer]:
     ],
 )
 def test_pages_of_other_sites_are_refused_as_by_comfyui(anybodys, origin, host, status):
-    """When the server is addressed as this machine; see test_testing_safety.py for more."""
+    """When the server is addressed as this machine; see test_safety.py for more."""
     here = f"127.0.0.1:{anybodys.port}"
     headers = {"Origin": origin.format(here=here, port=anybodys.port), "Host": host or here}
     assert ask(anybodys, "GET", "/prompt", headers=headers).status_code == status
@@ -653,15 +651,6 @@ def test_the_simulated_picture_follows_seed_and_prompt_and_says_what_it_is(api):
     assert "simulated" in api.get_system_stats().devices[0].name
 
 
-def test_pictures_carry_their_workflow(api):
-    """As the real ones do: as it ran, with what the request added."""
-    graph = picture(0x123456)
-    [image] = api.run(graph, timeout=LIMIT, workflow_ui={"nodes": []}).images
-    texts = read_metadata(image.bytes())
-    assert texts["workflow"] == {"nodes": []}
-    assert texts["prompt"] == {key: {**each, "_meta": {}} for key, each in graph.items()}
-
-
 def test_one_module_writes_texts_into_pictures():
     """That of workflow metadata; Pillow is not asked to."""
     package = Path(comfy_client.__file__).parent
@@ -859,23 +848,6 @@ def test_lists_coroutines_and_hidden_inputs_work_as_in_comfyui(server, api):
     assert result["9"].texts == ("A 2 5, B 2 5, C 2 5",)
 
 
-def test_a_blocker_keeps_the_nodes_behind_it_from_running(server, api):
-    """And the prompt succeeds."""
-
-    @server.add_node
-    class Gate(Base):
-        def run(self, text: str) -> Any:
-            return ExecutionBlocker(text or None)
-
-    graph = {
-        "1": node("Gate", text="closed"),
-        "2": node("PreviewAny", source=["1", 0]),
-        "3": node("PreviewAny", source="beside"),
-    }
-    result = api.run(graph, timeout=LIMIT)
-    assert set(result.nodes) == {"3"}
-
-
 def test_what_json_cannot_carry_is_a_failure_of_its_node(server, api):
     """Whoever asked for it; the next prompt runs, and history can be read."""
 
@@ -941,22 +913,6 @@ def test_a_class_can_be_added_while_the_others_are_listed(server):
 
     assert "Parent" in ask(server, "GET", "/object_info").json()
     assert set(added) < ask(server, "GET", "/object_info").json().keys() | {added[-1]}
-
-
-def test_a_node_that_fails_is_told_with_its_traceback_and_inputs(server, api):
-    """The server goes on."""
-
-    @server.add_node
-    class Failing(Base):
-        def run(self, text: str) -> Any:
-            raise KeyError(text)
-
-    with pytest.raises(JobFailed) as failed:
-        shown(api, "Failing", text="lost")
-    assert (failed.value.node_id, failed.value.exception_type) == ("1", "KeyError")
-    assert "raise KeyError(text)" in failed.value.traceback
-    assert failed.value.inputs == {"text": ["lost"]}
-    assert shown(api, "PrimitiveString", value="on") == ("on",)
 
 
 def test_a_class_that_falls_over_costs_its_prompt_only(server, api):
