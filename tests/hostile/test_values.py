@@ -51,7 +51,7 @@ def test_a_number_of_the_queue_of_any_type_does_not_end_the_polls(remaining: Any
         )
         with Quick(server.url, transport="poll") as api:
             heard = Heard(api)
-            api._connection.start()
+            api.on("status", lambda _: None)  # starts the event thread
             said[0], asked = remaining, len(server.requests)
             until(lambda: len(server.requests) > asked + 2)
             said[0] = 5
@@ -74,7 +74,7 @@ def test_what_nobody_thought_of_costs_the_socket_and_is_logged_once(
     with Comfy() as server, Quick(server.url) as api:
         server.ws = greet
         heard = Heard(api)
-        api._connection.start()
+        api.on("status", lambda _: None)  # starts the event thread
         until(lambda: len([1 for r in server.requests if r.path.endswith("/ws")]) >= 4)
         failing[0] = False
         until(lambda: heard("status"))
@@ -133,7 +133,7 @@ def test_a_client_gives_up_a_socket_that_brings_a_text_beyond_measure() -> None:
     with Comfy() as server, Quick(server.url) as api:
         server.ws = send_much
         heard = Heard(api)
-        api._connection.start()
+        api.on("status", lambda _: None)  # starts the event thread
         until(lambda: len(sent) > 1)
         assert "a text of more than the 33554432 bytes" in str(heard("disconnected")[0].error)
 
