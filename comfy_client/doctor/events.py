@@ -30,14 +30,14 @@ _ITS_TURN: Final = 2.0
 
 
 def check_websocket(ctx: CheckContext) -> CheckResult:
-    """Whether /ws becomes a WebSocket, also through what stands between."""
+    """Whether /ws becomes a WebSocket, through any proxy on the way."""
     if ctx.client.plan is None:
-        return CheckResult("unknown", "none is opened, by transport='poll': no previews")
+        return CheckResult("unknown", "not used with transport='poll': no previews")
     begun = time.monotonic()
     try:
         line = Line(ctx.client.plan(ctx.client_id), ctx.left, ctx.sockets.hold)
     except AuthenticationError as exc:
-        advice = "HTTP is let in: have the proxy treat /ws as it treats the rest"
+        advice = "HTTP is accepted: have the proxy treat /ws like the rest"
         return CheckResult("failed", ctx.redact.foreign(exc), advice)
     except ServerUnreachable as exc:
         advice = "results come by polling, without previews"
@@ -68,7 +68,9 @@ def check_echo(ctx: CheckContext) -> CheckResult:
     reader.line.ping()
     if not ctx.until(lambda: reader.pongs > 0, ctx.left):
         text = "a ping is not answered"
-        return CheckResult("failed", text, "what this client sends does not arrive: the proxy")
+        return CheckResult(
+            "failed", text, "what this client sends does not arrive: check the proxy"
+        )
     text = f"a ping came back after {in_ms(time.monotonic() - begun)}"
     if ctx.features and not ctx.until(lambda: reader.has(FeatureFlags), ctx.left):
         text += ", but no answer to a message: the socket is deaf"
@@ -97,15 +99,15 @@ def check_run(ctx: CheckContext) -> CheckResult:
         ctx.own_was_deaf = _is_deaf(ctx, generation, status_at)
     events = ctx.reader.of(receipt.prompt_id) if ctx.reader is not None else []
     came = ", ".join(dict.fromkeys(event.name for event in events))
-    by = f"by socket came {came or 'nothing'}"
+    by = f"the socket brought {came or 'nothing'}"
     if not outcome:
         with contextlib.suppress(ComfyError):
             ctx.post("/queue", {"delete": [receipt.prompt_id]}, 2.0)
-        text = f"not over after {seconds:.1f} s, and taken back if it was still waiting; {by}"
+        text = f"not finished after {seconds:.1f} s, and deleted if it was still pending; {by}"
         return CheckResult("warning", text, "see 'queue'; or give the doctor a longer timeout")
     text = f"EmptyImage to PreviewImage {outcome} in {in_ms(seconds)}; {by}"
     if outcome != "succeeded":
-        return CheckResult("failed", text, "look into the server's terminal")
+        return CheckResult("failed", text, "look at the server's terminal")
     if ctx.reader is not None and not came:
         advice = "the socket is open but deaf: results come by polling; restart the server"
         return CheckResult("failed", text, advice)
@@ -132,7 +134,7 @@ def _submit(ctx: CheckContext) -> Answer:
 
 
 def _outcome(ctx: CheckContext, prompt_id: str) -> str:
-    """What became of a prompt, by the history, which events only hasten; ``""``: no end yet."""
+    """How a prompt ended, by the history, which events only hasten; ``""``: not yet."""
 
     def over() -> bool:
         return ctx.reader is not None and any(
@@ -193,23 +195,25 @@ def check_client(ctx: CheckContext) -> CheckResult:
         notes.append(f"{client.outstanding} jobs outstanding")
     quiet = connection.quiet_for
     if state is State.CONNECTED and quiet < float("inf"):
-        notes.append(f"last heard {quiet:.1f} s ago")
+        notes.append(f"last message {quiet:.1f} s ago")
     if connection.error is not None:
         notes.append(f"last failure: {ctx.redact.foreign(connection.error)}")
     if client.dropped_events:
-        notes.append(f"{client.dropped_events} events gave way to newer ones")
+        notes.append(f"{client.dropped_events} events were dropped for newer ones")
     text = "; ".join(notes)
     if ctx.own_was_deaf:
         advice = (
-            "it is open but hears nothing: does another client use the same client_id? "
-            "It dials again with the next job; results come by polling"
+            "it is open but receives nothing: does another client use the same client_id? "
+            "It reconnects with the next job; results come by polling"
         )
         return CheckResult("warning", text, advice)
     if state in (State.WAITING, State.POLLING) and client.plan is not None:
         works = "; a fresh socket works now" if _has_status(ctx) else ""
-        return CheckResult("warning", text, f"it dials again by itself{works}")
+        return CheckResult("warning", text, f"it reconnects by itself{works}")
     if client.dropped_events:
-        return CheckResult("warning", text, "receivers are slow: let them hand their work on")
+        return CheckResult(
+            "warning", text, "receivers are slow: have them hand their work to a thread"
+        )
     return CheckResult("ok", text)
 
 

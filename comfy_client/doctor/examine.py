@@ -108,7 +108,9 @@ def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> D
         before = made[need]
         if before.state in ("failed", "unknown"):
             cause = before.because or need
-            return DoctorCheck(check.name, "unknown", f"not made: {cause!r} first", because=cause)
+            return DoctorCheck(
+                check.name, "unknown", f"not made: {cause!r} has to work first", because=cause
+            )
     if ctx.end.expired:
         text, advice = "not made: the time was over", "give the doctor a longer timeout"
         return DoctorCheck(check.name, "unknown", text, advice)
@@ -146,7 +148,7 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         result = results.get_nowait()
     except queue.Empty:
         ctx.sockets.cut()
-        return CheckResult("failed", f"did not come to an end within {seconds:.1f} s")
+        return CheckResult("failed", f"not finished within {seconds:.1f} s")
     if result is None:
         raise ClientClosed  # anew: what it passed in that thread may hold a server's words
     return result

@@ -27,11 +27,11 @@ _USUAL_PORTS: Final = {8188: "ComfyUI's own", 8000: "the desktop app's"}
 _ABOUT_CERTIFICATE: Final = {
     9: "it is not valid yet: check the clocks of both machines",
     10: "it has expired: have it renewed",
-    18: "it is signed by itself: pass verify='its.pem'",
+    18: "it is self-signed: pass verify='its.pem'",
     19: "its CA is not a public one: pass verify='ca.pem'",
     20: "its CA is not known: pass verify='ca.pem', and have the server send the chain",
-    62: "it is for another name: give the name that stands in it as host",
-    64: "it is for another address: give the name that stands in it as host",
+    62: "it is for another name: use the name in the certificate as host",
+    64: "it is for another address: use the name in the certificate as host",
 }
 
 
@@ -39,10 +39,10 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
     """Which proxy HTTP and the socket take, and who says so."""
     proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
-        return CheckResult("ok", f"none, directly: {reason}")
+        return CheckResult("ok", f"none: {reason}")
     parts = split_proxy(proxy)
     if not parts.hostname:
-        raise ValueError("what is given as a proxy names none")
+        raise ValueError("what is given as a proxy names no host")
     secret = " (with a password)" if parts.password is not None else ""
     shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}{secret}"
     found = f"{shown}, for HTTP and the socket alike; by {reason}"
@@ -67,7 +67,7 @@ def check_name(ctx: CheckContext) -> CheckResult:
     ctx.addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     names = [str(address[0]) for _, address in ctx.addresses]
     if names == [host]:
-        return CheckResult("ok", f"{host} is an address, there is nothing to look up")
+        return CheckResult("ok", f"{host} is an address; nothing to look up")
     text = f"{host}: {', '.join(names[:4])} ({in_ms(seconds)})"
     if seconds > 1:
         advice = "the name server is slow, and each new connection waits for it"
@@ -90,7 +90,7 @@ def check_port(ctx: CheckContext) -> CheckResult:
         return CheckResult("failed", text + elsewhere, advice)
     first = next(iter(seen))
     if seen[first]:
-        advice = f"each connection tries {first} first, in vain: give {_open(seen)[0]}"
+        advice = f"each connection tries {first} first, in vain: use {_open(seen)[0]} as host"
         return CheckResult("warning", text, advice)
     return CheckResult("ok", text + elsewhere)
 
@@ -100,11 +100,11 @@ def _about_no_port(
 ) -> str:
     """What to do when none of the addresses accepts a connection."""
     if ctx.http.endpoint.proxy:
-        return "the proxy does not run there: see 'proxy' above for who names it"
+        return "the proxy is not running there; see 'proxy' above for where it is set"
     if "refuses" not in seen.values():
-        return "is the machine on, is this its address, does a firewall let the port through?"
+        return "is the machine on, is the address right, does a firewall block the port?"
     if not is_own:
-        advice = "start ComfyUI there with --listen: without, it is for its own machine only"
+        advice = "start ComfyUI there with --listen; without it, only its own machine can connect"
         here = f"; or, if that is this machine, give {elsewhere[0]}:{port}" if elsewhere else ""
         return advice + here
     if elsewhere:
@@ -125,7 +125,7 @@ def check_tls(ctx: CheckContext) -> CheckResult:
     try:
         context = http.endpoint.ssl_context
     except ssl.SSLError as exc:
-        advice = "both are PEM files; that of cert= holds the certificate and its key"
+        advice = "both must be PEM files; the one of cert= contains the certificate and its key"
         return CheckResult("failed", f"verify= or cert= cannot be read ({exc.reason})", advice)
     plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.endpoint.proxy)
     begun = time.monotonic()
@@ -140,14 +140,14 @@ def check_tls(ctx: CheckContext) -> CheckResult:
         certificate = sock.getpeercert() or {}
         text = f"{sock.version()}, {in_ms(seconds)}; {trust}"
     if http.endpoint.verify is False:
-        advice = "whoever stands between can read all: pass verify='ca.pem' instead"
+        advice = "anybody on the way can read everything: pass verify='ca.pem' instead"
         return CheckResult("warning", text, advice)
     expiry = str(certificate.get("notAfter", ""))
     if expiry:
         days = (ssl.cert_time_to_seconds(expiry) - time.time()) / 86400
-        text += f"; good for {days:.0f} days"
+        text += f"; valid for {days:.0f} more days"
         if days < 14:
-            return CheckResult("warning", text, "have the server's certificate renewed")
+            return CheckResult("warning", text, "the server's certificate must be renewed soon")
     return CheckResult("ok", text)
 
 

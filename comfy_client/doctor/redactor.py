@@ -29,7 +29,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """A text of ours on one line, without names of people.
 
-        Words that are secret stay: hidden in a text that is known they would be told.
+        Secret words stay: who knows the text could guess them from what is hidden.
         """
         for path in self._paths:
             text = text.replace(path, f"/{STARS}")

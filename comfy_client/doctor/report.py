@@ -82,9 +82,9 @@ class DoctorReport:
         counted = Counter(check.state for check in self.checks if not check.because)
         skipped = sum(1 for check in self.checks if check.because)
         head = (
-            f"{counted['failed']} failed, {counted['warning']} to look at, {counted['ok']} fine"
-            + (f", {counted['unknown']} cannot be told" if counted["unknown"] else "")
-            + (f", {skipped} not looked at" if skipped else "")
+            f"{counted['failed']} failed, {counted['warning']} warnings, {counted['ok']} ok"
+            + (f", {counted['unknown']} unknown" if counted["unknown"] else "")
+            + (f", {skipped} not made" if skipped else "")
         )
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines = [
@@ -101,7 +101,7 @@ class DoctorReport:
                     lines += _hanging(" " * 20 + "-> ", check.advice)
         for cause in dict.fromkeys(check.because for check in self.checks if check.because):
             names = [check.name for check in self.checks if check.because == cause]
-            what = f"since {cause!r} has to work first: {', '.join(names)}"
+            what = f"because {cause!r} has to work first: {', '.join(names)}"
             lines += _hanging(f"{'-':<8} {'not made':<12} ", what)
         return "\n".join(lines)
 

@@ -23,21 +23,21 @@ from .context import CheckContext, CheckResult, decoded, in_ms
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
 
 
-# -- who lets us in ---------------------------------------------------------------------
+# -- who answers, and whether it accepts us ----------------------------------------------
 
 
 def check_credentials(ctx: CheckContext) -> CheckResult:
-    """Whether there are credentials, and can be had."""
+    """Whether there are credentials, and whether they can be read."""
     http = ctx.http
     try:
         applied = creds.apply(http.identity.credentials)
     except AuthenticationError as exc:
-        return CheckResult("failed", ctx.redact.foreign(exc), "nothing is asked without them")
+        return CheckResult("failed", ctx.redact.foreign(exc), "no request is sent without them")
     kind = http.describe().credentials
     if kind is None:
         if http.left_behind:
             advice = "they do not travel in a pickle: name them with EnvCredentials"
-            return CheckResult("warning", "lost on the way", advice)
+            return CheckResult("warning", "none: a pickle has lost them", advice)
         return CheckResult("ok", "none are given")
     names = [*applied.headers, *(f"?{name}=" for name in applied.query)]
     text = f"{kind if kind != 'function' else 'a callable'}: {', '.join(names) or 'nothing'}"
@@ -55,8 +55,8 @@ def check_http(ctx: CheckContext) -> CheckResult:
         advice = ""
         if isinstance(exc, TimeoutError):
             advice = (
-                "something accepts and does not answer: the server hangs or loads a model, "
-                "or another program has the port; look into its terminal"
+                "something accepts connections and does not answer: the server hangs or is "
+                "loading a model, or another program uses the port; look at its terminal"
             )
         elif _is_for_tls(ctx, exc):
             advice = _USE_HTTPS
@@ -69,7 +69,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
         advice = "the proxy wants a password: proxies={'http': 'http://user:password@proxy'}"
         return CheckResult("failed", text, advice)
     if seconds > 2:
-        return CheckResult("warning", text, "the server, or the way to it, is slow")
+        return CheckResult("warning", text, "the server, or the network to it, is slow")
     return CheckResult("ok", text)
 
 
@@ -89,33 +89,33 @@ def check_clock(ctx: CheckContext) -> CheckResult:
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        return CheckResult("unknown", "the server does not tell the time")
+        return CheckResult("unknown", "the server does not say what time it is")
     apart = abs(theirs - time.time())
-    text = f"ours and the server's are {apart:.0f} s apart"
+    text = f"ours and the server's differ by {apart:.0f} s"
     if apart > 60:
         return CheckResult("warning", text, "set the clocks: times of jobs and TLS depend on them")
     return CheckResult("ok", text)
 
 
 def check_auth(ctx: CheckContext) -> CheckResult:
-    """Whether the server, or a proxy before it, lets us in."""
+    """Whether the server, or a proxy in front of it, accepts us."""
     answer, sending = ctx.answer, ctx.http.describe()
     sent = f"sent: {', '.join(sending.sent)}" if sending.sent else "no credentials were sent"
     if answer.status not in (401, 403):
-        return CheckResult("ok", f"let in; {sent}")
+        return CheckResult("ok", f"accepted; {sent}")
     text = f"{answer.status}; {sent}"
     if answer.status == 401:
         asked = re.match(r"\w+", ctx.redact.foreign(answer.headers.get("www-authenticate", "")))
         text += f"; it asks for {asked[0][:20]}" if asked else ""
-        advice = "pass credentials=..., which the server or the proxy before it takes"
+        advice = "pass credentials=... that the server, or a proxy in front of it, accepts"
         if ctx.http.identity.credentials is not None:
-            advice = "the credentials are wrong, or of a kind that is not asked for"
+            advice = "the credentials are wrong, or of the wrong kind"
         return CheckResult("failed", text, advice)
     if sending.sends_origin:
         return CheckResult("failed", text + "; with an Origin", "leave Origin out of the headers")
     advice = (
-        "ComfyUI itself says so only when Origin and Host differ, and this client sends no "
-        "Origin: a login layer, a firewall or the proxy before it refuses; ask who runs it"
+        "ComfyUI itself answers 403 only if Origin and Host differ, and this client sends no "
+        "Origin: a login layer, a firewall or a proxy refuses; ask its administrator"
     )
     return CheckResult("failed", text, advice)
 
@@ -128,7 +128,7 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
         queue = decoded(answer, models.QueueStatus.from_json)
         if queue is not None:
             ctx.remaining = queue.queue_remaining
-            return CheckResult("ok", "it tells its queue, as a ComfyUI does")
+            return CheckResult("ok", "it reports its queue, as ComfyUI does")
         kind = ctx.brief(answer.kind) or "no content type"
         if answer.is_page:
             advice = "a login page, or another program: open the address in a browser"
@@ -137,7 +137,7 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
     if status < 400:
         return _about_redirect(ctx, answer)
     if is_for_another(status):
-        advice = "start ComfyUI, or wait until it has loaded; else mend the proxy's target"
+        advice = "start ComfyUI, or wait until it has loaded; else correct the proxy's target"
         text = f"{status}: a proxy answers, the server behind does not"
         return CheckResult("failed", text, advice)
     if status in (404, 405, 501):
@@ -166,22 +166,22 @@ def _about_redirect(ctx: CheckContext, answer: Answer) -> CheckResult:
 
 
 def check_origin(ctx: CheckContext) -> CheckResult:
-    """Whether the server sees the Host that we address, and so lets its own pages in."""
+    """Whether the server sees the Host that we address, and so accepts its own pages."""
     if ctx.http.describe().sends_origin:
-        text = "an Origin stands among the headers, and is compared with Host"
-        return CheckResult("warning", text, "leave it out: a script has none to send")
+        text = "the headers contain an Origin, which the server compares with Host"
+        return CheckResult("warning", text, "leave it out: scripts need none")
     address = ctx.http.address
     answer = ctx.get("/prompt", headers={"Origin": f"{address.scheme}://{address.netloc}"})
     if answer.status == 403:
-        text = "a page of this very address is refused (403); this client sends no Origin"
+        text = "pages of this address are refused (403); this client sends no Origin"
         advice = (
-            "nothing for this client; for browsers have the proxy pass Host on "
+            "no action for this client; for browsers, have the proxy pass Host on "
             "(nginx: proxy_set_header Host $http_host)"
         )
         return CheckResult("warning", text, advice)
     if answer.status != 200:
         return CheckResult("unknown", f"{answer.status} to a request with an Origin")
-    return CheckResult("ok", "a page of this very address is let in; this client sends no Origin")
+    return CheckResult("ok", "pages of this address are accepted; this client sends no Origin")
 
 
 # -- what the server is and has ---------------------------------------------------------
@@ -195,18 +195,18 @@ def check_version(ctx: CheckContext) -> CheckResult:
     ctx.has_jobs = "json" in job.kind and not route_is_missing(job)
     without = []
     if not ctx.has_jobs:
-        without.append("the jobs API (ComfyUI 0.6), and previews that a prompt asks for (0.5)")
+        without.append("the jobs API (ComfyUI 0.6), and previews for single prompts (0.5)")
     if not ctx.features:
         without.append("prompt ids of our own, progress_state and features (0.3.45)")
     if stats is not None and stats.comfyui_version is None:
         without.append("its version, lists of models, logs (September 2024)")
     if ctx.http.describe().has_api_prefix is False:
         without.append("routes below /api (June 2024)")
-    advice = f"it lacks {'; '.join(without)}: this client does without" if without else ""
+    advice = f"it lacks {'; '.join(without)}; this client works without" if without else ""
     if stats is None:
-        return CheckResult("unknown", "GET /system_stats does not tell", advice)
+        return CheckResult("unknown", "GET /system_stats does not say", advice)
     versions = {
-        "ComfyUI": stats.comfyui_version or "of before September 2024",
+        "ComfyUI": stats.comfyui_version or "from before September 2024",
         "Python": ctx.brief(stats.python_version or "?").partition(" ")[0],
         "PyTorch": stats.pytorch_version or "?",
         "on": stats.os or "?",
@@ -217,21 +217,23 @@ def check_version(ctx: CheckContext) -> CheckResult:
 
 
 def check_features(ctx: CheckContext) -> CheckResult:
-    """What the server says that it can do."""
+    """The features that the server reports."""
     if not ctx.features:
-        return CheckResult("ok", "none are told, as by every ComfyUI before 0.3.45")
+        return CheckResult("ok", "none reported, as by every ComfyUI before 0.3.45")
     names = [ctx.brief(name, 40) for name in list(ctx.features)[:12]]
     return CheckResult("ok", ", ".join(names))
 
 
 def check_previews(ctx: CheckContext) -> CheckResult:
-    """Whether the sampler shows its work."""
+    """Whether samplers send previews."""
     if ctx.has_jobs:
-        return CheckResult("ok", "each prompt chooses; asked for while anyone listens")
+        return CheckResult(
+            "ok", "each prompt chooses; this client asks for them while anything listens"
+        )
     argv = ctx.stats.argv if ctx.stats else None
     if argv is None:
-        text = "the server does not tell how it was started"
-        return CheckResult("unknown", text, "none come without --preview-method auto")
+        text = "the server does not report its command line"
+        return CheckResult("unknown", text, "without --preview-method auto there are none")
     method = _option(argv, "--preview-method")
     if method in ("", "none"):
         text = "off: it was started without --preview-method"
@@ -244,21 +246,23 @@ def check_upload(ctx: CheckContext) -> CheckResult:
     """How large a request may be."""
     size = ctx.features.max_upload_size
     if size is None:
-        return CheckResult("unknown", "not told (100 MiB unless --max-upload-size says otherwise)")
+        return CheckResult(
+            "unknown", "not reported (100 MiB unless --max-upload-size changes that)"
+        )
     text = f"up to {_in_bytes(size)}"
     if "aiohttp" not in ctx.answer.headers.get("server", "").lower():
-        text += "; the proxy before it may allow less (nginx: 1 MiB by default)"
+        text += "; a proxy in front of it may allow less (nginx: 1 MiB by default)"
     return CheckResult("ok", text)
 
 
 def check_memory(ctx: CheckContext) -> CheckResult:
-    """What is free of RAM and of the devices' memory."""
+    """How much RAM and device memory is free."""
     stats = ctx.stats or models.SystemStats()
     rooms = [("RAM", stats.ram_free, stats.ram_total)]
     rooms += [(ctx.brief(d.name, 30), d.vram_free, d.vram_total) for d in stats.devices[:4]]
     known = [(name, free, total) for name, free, total in rooms if free and total]
     if not known:
-        return CheckResult("unknown", "not told")
+        return CheckResult("unknown", "not reported")
     text = ", ".join(
         f"{name}: {_in_bytes(free)} of {_in_bytes(total)} free" for name, free, total in known
     )
@@ -269,25 +273,25 @@ def check_memory(ctx: CheckContext) -> CheckResult:
 
 
 def check_user(ctx: CheckContext) -> CheckResult:
-    """Whether the server keeps users, and knows this one."""
+    """Whether the server has users, and knows this one."""
     config = ctx.ask("/users", models.UserConfig.from_json)
     user = ctx.http.describe().user
     if config is None:
-        return CheckResult("unknown", "the server does not tell whether it keeps users")
+        return CheckResult("unknown", "the server does not say whether it has users")
     if config.users is None:
-        return CheckResult("ok", "the server keeps none" + ("; unused" if user else ""))
+        return CheckResult("ok", "the server has none" + ("; user= is not used" if user else ""))
     if not user:
         advice = "settings and user data need ComfyApi(user=...); prompts do not"
-        return CheckResult("warning", "the server keeps users, and none is given", advice)
+        return CheckResult("warning", "the server has users, and none is given", advice)
     if user not in config.users:
-        text = "the server keeps users, and does not know the given"
+        text = "the server has users, but not the given one"
         advice = "give an id as api.get_user_config().users has it, or create_user"
         return CheckResult("failed", text, advice)
-    return CheckResult("ok", "the server keeps users, and knows the given")
+    return CheckResult("ok", "the server has users, and knows the given one")
 
 
 def check_queue(ctx: CheckContext) -> CheckResult:
-    """How much there is to do, and whether it moves."""
+    """How many prompts are in the queue, and whether it is moving."""
     before = ctx.remaining
     if not before:
         return CheckResult("ok", "empty")
@@ -296,12 +300,12 @@ def check_queue(ctx: CheckContext) -> CheckResult:
     while True:
         queue = ctx.ask("/prompt", models.QueueStatus.from_json)
         if queue is not None and queue.queue_remaining != before:
-            return CheckResult("ok", f"{_prompts(queue.queue_remaining)}, and it moves")
+            return CheckResult("ok", f"{_prompts(queue.queue_remaining)}, and it is moving")
         if time.monotonic() >= end:
-            text = f"{_prompts(before)}; none ended while watched for {watch:g} s"
+            text = f"{_prompts(before)}; none ended within {watch:g} s"
             advice = (
-                "fine when a long one runs; if nothing ends at all, look into the server's "
-                "terminal, api.interrupt() what runs, or restart it"
+                "normal while a long one runs; if none ever ends, look at the server's terminal, "
+                "call api.interrupt(), or restart it"
             )
             return CheckResult("warning", text, advice)
         time.sleep(0.25)
