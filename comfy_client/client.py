@@ -54,10 +54,11 @@ from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
 from .timing import Timing
+from .transport.dial import plan_for, speaks_tls
 from .transport.failures import is_away
 from .transport.http import MAX_JSON, Answer, Http, Params
 from .transport.url import parse_host
-from .transport.websocket import Connection, State, plan_for, speaks_tls
+from .transport.websocket import Connection, State
 from .workflow.edit import load_graph
 
 if TYPE_CHECKING:

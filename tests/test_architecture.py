@@ -25,7 +25,7 @@ LIBRARIES = {
     "comfy_client.transport.sender": {"requests", "urllib3"},
     "comfy_client.transport.pool": {"requests", "urllib3"},
     "comfy_client.transport.url": {"urllib3"},
-    "comfy_client.transport.websocket": {"websocket"},
+    "comfy_client.transport.dial": {"websocket"},
     "comfy_client.signals": {"blinker"},
     "comfy_client.client": {"blinker"},
     "comfy_client.cli": {"click"},

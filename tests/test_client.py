@@ -564,7 +564,7 @@ def test_close_with_a_silent_peer(comfy: ComfyServer) -> None:
 def test_close_during_a_pause(refused: str) -> None:
     """F33: back-off."""
     api = ComfyApi(refused)
-    api._connection._uniform = lambda low, high: 30.0
+    api._connection.backoff.uniform = lambda low, high: 30.0
     api._connection.start()
     until(lambda: api.state is State.WAITING)
     _closes_quickly(api)

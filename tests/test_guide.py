@@ -23,9 +23,8 @@ from comfy_client.recording import secrets as redaction
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.transport import decode as wire
-from comfy_client.transport import http, pool
+from comfy_client.transport import dial, http, pool
 from comfy_client.transport import pool as deadline
-from comfy_client.transport import websocket as connection
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.test_differential import USUAL
@@ -246,12 +245,12 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "interim answers (1xx) before an answer": f"{deadline.MOST_INTERIM}",
     "all cookies": (pool.MOST_COOKIES, "KiB"),
     "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
-    "a message of the socket": (connection.MAX_FRAME, "MiB"),
-    "a text message of the socket": (connection.MAX_TEXT, "MiB"),
+    "a message of the socket": (dial.MAX_FRAME, "MiB"),
+    "a text message of the socket": (dial.MAX_TEXT, "MiB"),
     "its size in memory": (wire.MOST_DECODED, "MiB"),
     "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
     "events that wait for one receiver": f"{event_queue.MAX_QUEUED}",
-    "the handshake of the socket": (connection.MAX_HANDSHAKE, "MiB"),
+    "the handshake of the socket": (dial.MAX_HANDSHAKE, "MiB"),
     "an id": f"{values.MOST_ID} characters",
     "any other text": f"{values.MOST_TEXT} characters",
     "items of a list or an object that a model takes over": f"{values.MOST_ITEMS}",

@@ -18,11 +18,12 @@ from ..errors import ComfyError, ServerUnreachable
 from ..events import Event, JobEvent
 from ..transport.deadline import Deadline
 from ..transport.decode import decode_binary, decode_text
+from ..transport.dial import Line, Plan
 from ..transport.frames import BINARY, PONG, TEXT
 from ..transport.http import Http
 from ..transport.pool import shut
 from ..transport.response import Answer
-from ..transport.websocket import Connection, Line, Plan
+from ..transport.websocket import Connection
 from .redactor import Redactor
 
 Model = TypeVar("Model")

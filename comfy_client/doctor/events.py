@@ -15,9 +15,10 @@ from ..models._base import mapping
 from ..routes.prompts import MARK
 from ..transport.deadline import Deadline
 from ..transport.decode import HELLO
+from ..transport.dial import dial
 from ..transport.http import segment
 from ..transport.response import Answer
-from ..transport.websocket import Line, State
+from ..transport.websocket import State
 from .context import CheckContext, CheckResult, EventReader, decoded, in_ms
 
 _UPGRADE: Final = (
@@ -35,7 +36,7 @@ def check_websocket(ctx: CheckContext) -> CheckResult:
         return CheckResult("unknown", "not used with transport='poll': no previews")
     begun = time.monotonic()
     try:
-        line = Line(ctx.client.plan(ctx.client_id), ctx.left, ctx.sockets.hold)
+        line = dial(ctx.client.plan(ctx.client_id), ctx.left, ctx.sockets.hold)
     except AuthenticationError as exc:
         advice = "HTTP is accepted: have the proxy treat /ws like the rest"
         return CheckResult("failed", ctx.redact.foreign(exc), advice)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..transport.dial import Plan, open_line
 from ..transport.failures import explain
 from ..transport.url import split_proxy
-from ..transport.websocket import Plan, open_line
 from .context import CheckContext, CheckResult, in_ms
 
 #: Seconds that an address has to accept a connection.

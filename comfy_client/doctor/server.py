@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from .. import credentials as creds
 from .. import models
 from ..errors import AuthenticationError, ComfyError, TransportError, UnexpectedResponse
+from ..transport.dial import speaks_tls
 from ..transport.failures import is_for_another
 from ..transport.response import Answer, route_is_missing, wants_tls
-from ..transport.websocket import speaks_tls
 from .context import CheckContext, CheckResult, decoded, in_ms
 
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"

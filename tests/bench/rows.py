@@ -261,9 +261,9 @@ def _stamped() -> Iterator[list[float]]:
     stamps: list[float] = []
     decode = websocket.decode_text
 
-    def stamped(data: bytes | memoryview) -> tuple[Event, ...]:
+    def stamped(data: bytes | memoryview, most: int) -> tuple[Event, ...]:
         stamps.append(time.perf_counter())
-        return decode(data)
+        return decode(data, most)
 
     with mock.patch.object(websocket, "decode_text", stamped):
         yield stamps

@@ -291,7 +291,7 @@ def test_f05_no_storm_of_dials() -> None:
             told = Told(refused)
             refused._connection.start()
             alone = stack.enter_context(ComfyApi(gone.url))
-            alone._connection._uniform = lambda low, high: (low + high) / 2
+            alone._connection.backoff.uniform = lambda low, high: (low + high) / 2
             heard = Told(alone)
             gone.kill()
             time.sleep(3.0)

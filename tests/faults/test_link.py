@@ -19,7 +19,7 @@ from comfy_client import ComfyApi, State
 from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, frame
 from comfy_client.timing import Timing
-from comfy_client.transport import websocket as connection
+from comfy_client.transport import dial
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import FAST, Heard, Quick, open_sockets, until
 
@@ -144,7 +144,7 @@ def test_refused_dials_are_few(comfy: ComfyServer) -> None:
     comfy.faults.refuse_sockets(502)
     comfy.on("GET", "/prompt", (502, {}, None))
     with contextlib.closing(ComfyApi(comfy.url)) as api:
-        api._connection._uniform = lambda low, high: (low + high) / 2
+        api._connection.backoff.uniform = lambda low, high: (low + high) / 2
         api._connection.start()
         time.sleep(3.0)
         assert 2 <= len(comfy.handshakes) <= 6
@@ -283,7 +283,7 @@ def test_a_frame_that_none_should_send_costs_that_connection_only(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, junk: bytes
 ) -> None:
     """The thread lives, a new socket is dialled, nothing is left open."""
-    monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
+    monkeypatch.setattr(dial, "MAX_FRAME", 1 << 20)
     with Quick(comfy.url) as api:
         heard = Heard(api)
         comfy.push_raw(junk)
@@ -309,7 +309,7 @@ def test_the_largest_frame_is_a_limit_for_each_message(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for all that ever comes."""
-    monkeypatch.setattr(connection, "MAX_FRAME", 1 << 20)
+    monkeypatch.setattr(dial, "MAX_FRAME", 1 << 20)
     with Quick(comfy.url) as api:
         heard = Heard(api)
         for _ in range(6):

@@ -37,6 +37,7 @@ from comfy_client.events import (
 )
 from comfy_client.recording.secrets import Secrets, is_secret_name
 from comfy_client.testing import ComfyServer
+from comfy_client.transport import dial
 from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import decode_binary, decode_text
 from tests.helpers.clients import Heard, Quick, until
@@ -584,7 +585,7 @@ def test_whoever_takes_larger_answers_keeps_more() -> None:
         for max_json, name in ((MIB, "b_preview"), (MIB // 4, "disconnected")):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(client, "MAX_JSON", MIB // 8)
-                patched.setattr(connection, "MAX_FRAME", MIB // 4)
+                patched.setattr(dial, "MAX_FRAME", MIB // 4)
                 api = Quick(server.url, max_json=max_json)
                 events = api.events(name)
                 with api:

@@ -298,7 +298,7 @@ def test_a_reason_phrase_is_not_shown(status: int) -> None:
 
 def test_the_socket_shows_no_reason_phrase_either() -> None:
     """The tunnel for the event socket, whose answer is no HTTP."""
-    from comfy_client.transport.websocket import Plan, dial  # what a client dials by
+    from comfy_client.transport.dial import Plan, dial  # what a client dials by
 
     for reply in (
         lambda r: answer(407, reason=r.headers["proxy-authorization"]),

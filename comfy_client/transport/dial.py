@@ -1,0 +1,433 @@
+"""How a socket is dialled: address, proxy, TLS, handshake; and the line that comes of it.
+
+The only module that knows websocket-client, which does the handshake and what is sent; what
+comes is read by :mod:`.frames`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import http.client
+import socket
+import ssl
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import websocket
+
+from ..credentials import BasicCredentials
+from ..errors import (
+    AuthenticationError,
+    ComfyError,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+)
+from .deadline import Deadline
+from .failures import bare, explain, is_of_the_system, told
+from .frames import CLOSE, PING, FrameError, Frames
+from .pool import answer_until
+from .url import Address
+
+if TYPE_CHECKING:
+    from .http import Http
+
+T = TypeVar("T")
+
+#: Largest message that is read, in bytes, unless more is asked for; a larger one ends the
+#: connection.
+MAX_FRAME: Final = 128 << 20
+#: The same of a text, which takes many times its size once it is decoded; where more is asked
+#: for, a text may be as large as any message.
+MAX_TEXT: Final = 32 << 20
+#: Largest answer to a handshake, in bytes.
+MAX_HANDSHAKE: Final = 1 << 20
+
+#: The host by whose name websocket-client, which has its socket already, looks for cookies: it
+#: keeps them for all clients of the process, ours come from a Session.
+_NOBODY: Final = f"{uuid.uuid4()}.invalid"
+
+#: Is called with each socket before it waits for anything, so that it can be ended.
+Hold = Callable[[socket.socket], None]
+
+
+class NoWebSocket(ComfyError):
+    """HTTP answered, but there is no socket to be had there."""
+
+
+class Lost(TransportError):
+    """The socket that we had is gone."""
+
+
+class Violation(Lost):
+    """We ended it: what came breaks the rules of the protocol, or exceeds a limit."""
+
+
+@attrs.frozen
+class Plan:
+    """All that a dial needs; made anew for each, since credentials may change."""
+
+    url: str = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    ssl_context: ssl.SSLContext | None = None
+    proxy: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URL without what may be secret."""
+        return self.url.partition("?")[0]
+
+
+def plan_for(http: Http, client_id: str) -> Plan:
+    """How to dial the event socket of that client; may raise :class:`AuthenticationError`."""
+    try:
+        url, headers = http.handshake("/ws", {"clientId": client_id})
+    except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
+        raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
+    return Plan(
+        url=url,
+        headers=headers,
+        ssl_context=http.endpoint.ssl_context if http.address.scheme == "https" else None,
+        proxy=http.endpoint.proxy,
+    )
+
+
+class Line:
+    """An open socket; :func:`dial` makes it.
+
+    What is sent comes from one thread.  All but :meth:`close` raise :class:`Lost` when it is
+    over.
+    """
+
+    def __init__(self, ws: websocket.WebSocket, sock: socket.socket, frames: Frames) -> None:
+        self._ws = ws
+        self._sock = sock
+        self._frames = frames
+        self._timeout: float | None = None
+
+    @property
+    def heard(self) -> float:
+        """When anything came last, by ``time.monotonic``."""
+        return self._frames.heard
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the beginning of a message has come, and its rest has not."""
+        return self._frames.is_within
+
+    def send(self, text: str) -> None:
+        """One text message."""
+        self._do(lambda: self._ws.send(text))
+
+    def ping(self) -> None:
+        """Ask the other side for a pong."""
+        self._do(self._ws.ping)
+
+    def pong(self, data: bytes | memoryview) -> None:
+        """Answer a ping."""
+        self._do(lambda: self._ws.pong(bytes(data)))
+
+    def receive(self) -> tuple[int, bytes | memoryview] | None:
+        """Opcode and payload of the next frame, if one has come; waits for nothing."""
+        try:
+            return self._frames.next()
+        except FrameError as exc:
+            reason = f"the socket ended: {exc}"
+        raise Violation(reason)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait once for more bytes; False: none came."""
+        if seconds != self._timeout:  # a system call, which costs this thread its turn
+            self._do(lambda: self._sock.settimeout(seconds))
+            self._timeout = seconds
+        return self._do(self._read)
+
+    def _read(self) -> bool:
+        try:
+            self._frames.read()
+        except TimeoutError:
+            return False
+        return True
+
+    def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
+        """The next frame, after pings were answered; ``None``: none came in time (seconds)."""
+        deadline = Deadline.after(timeout)
+        while (message := self.receive()) is None:
+            if deadline.expired:
+                return None
+            self.wait(max(0.001, deadline.left()))
+        if message[0] == PING:
+            self.pong(message[1])
+        if message[0] == CLOSE:
+            raise Lost("the server closed the socket")
+        return message
+
+    def _do(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except (websocket.WebSocketException, OSError) as exc:
+            is_ours = is_of_the_system(exc)
+            reason = f"the socket ended: {told(exc) if is_ours else type(exc).__name__}"
+            cause = bare(exc) if is_ours else None
+        raise Lost(reason) from cause
+
+    def close(self, *, politely: bool = True) -> None:
+        """End it; ``politely``: let the server see the end of it before the next one comes."""
+        if politely:
+            with contextlib.suppress(OSError, websocket.WebSocketException):
+                deadline = Deadline.after(0.5)
+                self._sock.settimeout(0.5)
+                self._ws.send_close()
+                while not deadline.expired and self._sock.recv(1 << 16):
+                    pass
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            self._ws.shutdown()
+
+
+def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
+    """An open socket, within ``timeout`` seconds, however often a byte comes.
+
+    ``max_frame``: the largest message, and text, in bytes; ``None``: :data:`MAX_FRAME` and
+    :data:`MAX_TEXT`.
+    """
+    deadline = Deadline.after(timeout)
+    ws = websocket.WebSocket(skip_utf8_validation=True)
+    held: list[socket.socket] = []
+
+    def hold_it(sock: socket.socket) -> None:
+        held.append(sock)
+        hold(sock)
+
+    error: BaseException
+    try:
+        sock = open_line(plan, timeout, hold_it)
+        stream = _Handshake(sock, deadline)
+        _shake_hands(ws, stream, plan, timeout)
+        sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
+        most, most_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
+        return Line(ws, sock, Frames(sock, most, stream.rest, most_text=most_text))
+    except ComfyError as exc:
+        error, cause = exc, exc.__cause__
+    except Exception as exc:  # noqa: BLE001  # raised below
+        error, cause = _explained(exc, ws, plan), exc
+    for sock in held:
+        sock.close()
+    # Here, and without frames: what libraries raise repeats headers and bodies, and what led to
+    # it knows passwords of proxies.
+    cause = bare(cause) if cause is not None and is_of_the_system(cause) else None
+    raise bare(error) from cause
+
+
+def _shake_hands(ws: websocket.WebSocket, stream: _Handshake, plan: Plan, timeout: float) -> None:
+    headers = dict(plan.headers)
+    url = urlsplit(plan.url)
+    host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
+    ws.connect(
+        url._replace(netloc=_NOBODY).geturl(),
+        socket=stream,
+        header=[f"{name}: {value}" for name, value in headers.items()],
+        host=host or url.netloc,
+        suppress_origin=True,
+        redirect_limit=0,
+        timeout=timeout,
+    )
+    if ws.status != http.HTTPStatus.SWITCHING_PROTOCOLS:  # 1.8 lets redirects pass
+        raise websocket.WebSocketException("redirected")
+
+
+class _Handshake:
+    """The socket during the handshake, which websocket-client reads byte by byte.
+
+    Each ``recv`` of a socket lets go of the interpreter and has to win it back.  All of them are
+    over at the deadline.  Cookies are left out, which websocket-client would keep for everybody
+    in the process.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._allowance = MAX_HANDSHAKE
+        self._is_head = True
+        self._line = b""  # of the head, as far as it was not asked for yet
+        self.rest = b""  #: Read, and not asked for yet.
+
+    def recv(self, size: int) -> bytes:
+        """At most ``size`` bytes; ``b""`` at the end."""
+        if not size:  # websocket-client 1.8 asks so for a body of no length
+            return b""
+        if not self._line and self._is_head:
+            self._line = self._next_line()
+        if self._line:
+            piece, self._line = self._line[:size], self._line[size:]
+        else:
+            if not self.rest:
+                self._read()
+            piece, self.rest = self.rest[:size], self.rest[size:]
+        return piece
+
+    def _next_line(self) -> bytes:
+        """Of the head, but for cookies; ``b""``: what comes is no line."""
+        while True:
+            while b"\n" not in self.rest:
+                if not self._read():
+                    self._is_head = False
+                    return b""
+            line, end, self.rest = self.rest.partition(b"\n")
+            if not line.lower().startswith(b"set-cookie"):
+                self._is_head = bool(line.strip())
+                return line + end
+
+    def _read(self) -> bool:
+        self._sock.settimeout(self._deadline.require())
+        more = self._sock.recv(4096)
+        self.rest += more
+        self._allowance -= len(more)
+        if self._allowance < 0:
+            raise websocket.WebSocketPayloadException("a longer handshake than allowed")
+        return bool(more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
+    """A connected socket, through the proxy and with TLS where the plan says so.
+
+    ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
+    anything, so that it can be ended.
+    """
+    deadline = Deadline.after(timeout)
+    parts = urlsplit(plan.url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    if plan.proxy:
+        sock = _tunnel(plan.proxy, host, port, deadline, hold)
+    else:
+        try:
+            sock = _connect(host, port, deadline, hold)
+        except TimeoutError as exc:
+            raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.settimeout(deadline.require())  # of a handshake of TLS, too, it bounds the whole
+    if parts.scheme != "wss" or plan.ssl_context is None:
+        return sock
+    secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    hold(secure)
+    secure.do_handshake()
+    return secure
+
+
+def speaks_tls(address: Address, proxy: str | None, timeout: float, hold: Hold) -> bool:
+    """Whether a server takes a handshake of TLS, whatever its certificate; asks nothing else.
+
+    ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`open_line`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    plan = Plan(f"wss://{address.netloc}/", {}, context, proxy)
+    with contextlib.ExitStack() as opened:
+
+        def held(sock: socket.socket) -> None:
+            opened.callback(sock.close)
+            hold(sock)
+
+        try:
+            open_line(plan, timeout, held)
+        except ssl.SSLError as exc:
+            return "ALERT" in str(exc)  # such as that it wants a certificate of ours
+        except (OSError, ComfyError):
+            return False
+        return True
+
+
+def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
+    """As ``socket.create_connection``, which keeps its socket to itself until it is done."""
+    failure = OSError(f"{host} has no address")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for tried, (family, kind, proto, _, address) in enumerate(found):
+        sock = socket.socket(family, kind, proto)
+        try:
+            hold(sock)
+            # A fair share: the first may swallow packets, and another one work.
+            sock.settimeout(deadline.require() / (len(found) - tried))
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        else:
+            return sock
+    raise failure
+
+
+def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
+    """A connection through an HTTP proxy.
+
+    Not by ``http.client``, which keeps its socket to itself until the proxy has answered.
+    """
+    try:
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+        proxy_port = parts.port or 80
+    except ValueError:  # its words may repeat the password
+        raise ServerUnreachable(
+            "the proxy for the event socket is no URL: look at proxies= or the environment",
+            retryable=False,
+        ) from None
+    if parts.scheme != "http":
+        raise ServerUnreachable(
+            f"the event socket goes through http proxies only, not {parts.scheme!r}; "
+            "use transport='poll'",
+            retryable=False,
+        )
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if parts.username is not None:
+        pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))
+        lines.append(f"Proxy-Authorization: {pair.headers()['Authorization']}")
+    what = f"the proxy {parts.hostname} on the way"
+    try:
+        sock = _connect(parts.hostname or "", proxy_port, deadline, hold)
+        sock.settimeout(deadline.require())
+        sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        with answer_until(deadline, sock, method="CONNECT") as answer:
+            answer.begin()
+    except (OSError, http.client.HTTPException) as exc:
+        # Not what is no answer: it may repeat what was sent.
+        said = told(exc) if is_of_the_system(exc) else "its answer is not in HTTP"
+        raise ServerUnreachable(f"{what}: {said}") from exc
+    if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
+        raise NoWebSocket(f"{what}: no tunnel, but {answer.status}")
+    return sock
+
+
+def _explained(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
+    """What a failed dial means.  websocket-client's own texts hold headers and bodies."""
+    what = f"the socket {plan.shown}"
+    status = getattr(exc, "status_code", None) or ws.status
+    if status in (401, 403):
+        advice = (
+            "pass credentials=..."
+            if status == 401
+            else "a login layer, or a proxy that rewrites Host"
+        )
+        return AuthenticationError(f"{what}: {status}; {advice}", method="GET", status=status)
+    if isinstance(status, int) and status >= 500:
+        return TransportError(f"{what}: the server or a proxy before it answered {status}")
+    if isinstance(exc, websocket.WebSocketPayloadException):
+        return UnexpectedResponse(f"{what}: an answer beyond all measure")
+    if isinstance(exc, websocket.WebSocketTimeoutException):
+        return TransportError(f"{what}: the handshake was not answered in time")
+    if isinstance(exc, websocket.WebSocketConnectionClosedException):
+        return TransportError(f"{what}: closed before the handshake was answered")
+    if isinstance(exc, websocket.WebSocketException):
+        seen = f"HTTP {status}" if status else "no proper upgrade"
+        return NoWebSocket(f"{what}: {seen} in place of a WebSocket")
+    if isinstance(exc, OSError | http.client.HTTPException):
+        return explain(exc, what, plan.shown)
+    if isinstance(exc, ValueError | LookupError):  # websocket-client's parser, before 1.9
+        return NoWebSocket(f"{what}: no proper upgrade in place of a WebSocket")
+    return exc
