@@ -34,12 +34,12 @@ def explain_rejection(
 
     Each line names the node by id, title and class, the input, what it was given, and the
     allowed range or the nearest choices.  Tracebacks and folders of the server are left out.
-    Also for an answer 200 that has ``node_errors``: some outputs were dropped.
+    It also explains the ``node_errors`` of an answer 200: some outputs were dropped.
 
     Args:
         body: Decoded JSON, or text, of any shape.
         graph: The workflow that was sent.
-        node_names: Classes that the server has; the nearest to an unknown one are told.
+        node_names: Classes that the server has, to suggest those that resemble an unknown one.
     """
     if not isinstance(body, Mapping):
         text = _clean(body) if isinstance(body, str) else ""
@@ -48,11 +48,14 @@ def explain_rejection(
     if unknown is not None:
         hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
         found = _unknown_classes(unknown, _refused_node(body), graph, set(node_names))
-        told, count = _unknown_lines(found, graph, node_names, hint), len(found)
+        found_lines, count = _unknown_lines(found, graph, node_names, hint), len(found)
     else:
         reports = _mapping(body.get("node_errors"))
-        told, count = _node_lines(reports, graph), sum(map(len, map(_faults, reports.values())))
-    lines = list(islice(told, _MAX_LINES + 1)) or [_summary(body, graph)]
+        found_lines, count = (
+            _node_lines(reports, graph),
+            sum(map(len, map(_faults, reports.values()))),
+        )
+    lines = list(islice(found_lines, _MAX_LINES + 1)) or [_summary(body, graph)]
     if len(lines) > _MAX_LINES:
         lines[_MAX_LINES:] = [f"... ({count} problems in all)"]
     return "\n".join(lines)
@@ -70,9 +73,9 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
     named = _mapping(error.get("extra_info")).get("class_type")
     if isinstance(named, str) and named:
         return named
-    told = _UNKNOWN.search(_text(error.get("message"))[:_READ])
-    if told:
-        return told[1]
+    found = _UNKNOWN.search(_text(error.get("message"))[:_READ])
+    if found:
+        return found[1]
     return class_of(graph, _refused_node(body))
 
 
@@ -100,7 +103,7 @@ def _unknown_classes(
 def _unknown_lines(
     found: Mapping[str, str], graph: Mapping[str, Any], names: Iterable[str], hint: str
 ) -> Iterator[str]:
-    """A line for each; at last the hint that the embedded server gives."""
+    """A line for each, and the hint of the embedded server."""
     for key, name in found.items():
         near = nearest(name, names)
         why = "" if hint else "; is a custom node missing, or not loaded?"
@@ -127,7 +130,7 @@ def _node_lines(reports: Mapping[str, Any], graph: Mapping[str, Any]) -> Iterato
             who += f", in whose place the server put {brief(checked)}"
         for fault in _faults(report):
             text = "" if isinstance(fault, Mapping) else _clean(fault)
-            text = text or _tell(_mapping(fault), graph, str(node_id))
+            text = text or _describe_fault(_mapping(fault), graph, str(node_id))
             if _mapping(fault).get("type") == "dependency_cycle":
                 if text in circles:
                     continue  # each of its nodes says the same
@@ -135,7 +138,7 @@ def _node_lines(reports: Mapping[str, Any], graph: Mapping[str, Any]) -> Iterato
             yield f"{who}: {text or 'no reason given'}"
 
 
-def _tell(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id: str) -> str:
+def _describe_fault(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id: str) -> str:
     """One entry of ``node_errors[id]["errors"]`` in words."""
     info = _mapping(fault.get("extra_info"))
     config = info.get("input_config")
@@ -197,7 +200,7 @@ def _choices(info: Mapping[str, Any], details: str, class_type: str | None) -> s
     choices = first if isinstance(first, list) else _option(config, "options")
     if not isinstance(choices, list):
         length = re.search(r"\(list of length (\d{1,18})\)", details)
-        count = f"the server has {length[1]}, too many to list" if length else "they are not told"
+        count = f"the server has {length[1]}, too many to list" if length else "they are not listed"
         return count + (f"; see get_node_defs({brief(class_type)})" if class_type else "")
     if not choices:
         return "the server has none at all"

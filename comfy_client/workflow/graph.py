@@ -29,7 +29,7 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 100
 _repr.maxlevel = 3
 
 
-# -- asking -----------------------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------
 
 
 def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
@@ -50,7 +50,7 @@ def class_of(graph: Mapping[str, Any], node_id: object) -> str | None:
 
 
 def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
-    """Ids of the nodes from which no other node takes anything."""
+    """Ids of the nodes whose outputs no other node uses."""
     linked = {
         source
         for node_id in graph
@@ -61,9 +61,9 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
 
 
 def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[str]) -> set[str]:
-    """What has to run for these nodes: they, and all that they take from, but what is cached.
+    """What has to run for these nodes: they and their sources, without those that are cached.
 
-    Neither runs what only a cached node takes from.
+    The sources of a cached node do not run for it.
     """
     found: set[str] = set()
     ahead = list(targets)
@@ -76,7 +76,7 @@ def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[
 
 
 def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
-    """These nodes, and all that take anything from them, through however many others."""
+    """These nodes, and all that depend on them, directly or not."""
     takers: dict[str, list[str]] = {}
     for node_id in graph:
         for _, source, _ in links_of(graph, node_id):
@@ -92,7 +92,7 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """What stands in the inputs ``seed`` and ``noise_seed``, by node id; links are left out."""
+    """The values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
     found: dict[str, int] = {}
     for node_id, node in graph.items():
         inputs = node.get("inputs") if isinstance(node, Mapping) else None
@@ -104,7 +104,7 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
 
 
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
-    """What a node takes from others: input name, id of the other node, output slot."""
+    """The links of a node: input name, id of the source node, output slot."""
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     if isinstance(inputs, Mapping):
@@ -155,14 +155,14 @@ def brief(value: object) -> str:
 
 
 def listing(values: Iterable[object], limit: int = 8) -> str:
-    """Values in words, the first few of them."""
+    """The first few values, with commas between."""
     values = list(values)
     text = ", ".join(map(brief, values[:limit]))
     return text if len(values) <= limit else f"{text}, ... ({len(values)} in all)"
 
 
 def describe(graph: Mapping[str, Any], node_id: object, class_type: object = None) -> str:
-    """``node 3 'Sampler' (KSampler)``; parts that are not known are left out."""
+    """``node 3 'Sampler' (KSampler)``, as far as it is known."""
     title = title_of(graph, node_id)
     known = class_of(graph, node_id) or (class_type if isinstance(class_type, str) else None)
     return (
@@ -243,11 +243,11 @@ def check_parts(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """:func:`check_graph` for a workflow of which a part may be left out.
 
-    A server drops the outputs that hang on a node which is not there, and runs the others; but
-    where it does not check the input (an optional one on the earliest, everywhere one that the
-    node does not know), its worker ends in it.  So what hangs on such a node is not sent.
+    A server drops the outputs that depend on a missing node, and runs the others; but where it
+    does not check the input (an optional one on the earliest servers, and one that the node
+    does not know on all), its worker crashes.  So what depends on a missing node is not sent.
 
-    Returns the graph, what of it is to be sent, and what a server says of the rest, as
+    Returns the graph, the part of it to send, and what a server says of the rest, as
     ``node_errors``.
 
     Raises:
@@ -270,9 +270,9 @@ def check_parts(
 
 
 def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a server says of nodes that take something from one that is not there.
+    """What a server says of nodes with a link to a missing node.
 
-    A list that begins with a number is more likely a literal one; that is refused.
+    A list that begins with a number is more likely a literal one, which is refused.
     """
     found: dict[str, dict[str, Any]] = {}
     for node_id, node in graph.items():
@@ -342,7 +342,7 @@ def _json_inputs(
 
 
 def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
-    """The usual link, told quickly; all others get the long way."""
+    """A quick test for the usual link."""
     return (
         type(value) is list
         and len(value) == 2
@@ -398,13 +398,13 @@ def json_value(value: Any) -> Any:
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
-    """A link whose node id is a number gets the string that the server looks up."""
+    """A link, with its node id as the string that the server looks up."""
     link = as_link(value)
     return list(link) if link and link[0] != value[0] and link[0] in graph else value
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """What is wrong with a link, in words; ``None``: nothing, or it is no link."""
+    """What is wrong with a link; ``None``: nothing, or it is no link."""
     link = as_link(value)
     if not link:
         # Slot 0.0 or true: the server's own check takes it for a link and stumbles.

@@ -1,7 +1,7 @@
-"""Workflows that travel inside of PNG files.
+"""Workflows inside PNG files.
 
 ComfyUI's SaveImage writes two texts into each picture: ``prompt``, the graph in API format,
-and ``workflow``, the same as the editor keeps it (when the request brought it in
+and ``workflow``, the graph in the editor's format (if the request had it in
 ``extra_data.extra_pnginfo``).  Bytes in, bytes out; nothing here decodes pixels.
 """
 
@@ -23,14 +23,14 @@ _MAX_KEY = 79  # bytes
 
 
 def read_metadata(png: bytes) -> dict[str, Any]:
-    """What a PNG says under ``prompt`` and ``workflow``, decoded; keys it has not are missing.
+    """The decoded texts ``prompt`` and ``workflow`` of a PNG, as far as it has them.
 
-    Of a key that is there twice the last one counts, as in ComfyUI's editor.  Texts are read
-    in every form that PNG has (``tEXt``, ``zTXt``, ``iTXt``), up to 32 MiB each.  A file
-    that ends early or is damaged further on is fine as long as a text came before that.
+    If a key occurs twice, the last one counts, as in ComfyUI's editor.  Texts are read in every
+    form that PNG has (``tEXt``, ``zTXt``, ``iTXt``), up to 32 MiB each.  A file may end early
+    or be damaged behind a text.
 
     Raises:
-        WorkflowError: It is no PNG, it is damaged and no text was found, or the text is
+        WorkflowError: It is no PNG, it is damaged and no text was found, or a text is
             damaged, too large or no JSON.
     """
     data = memoryview(png)
@@ -47,9 +47,9 @@ def read_metadata(png: bytes) -> dict[str, Any]:
 
 
 def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
-    """The same PNG with these entries as JSON texts, where SaveImage writes them.
+    """A copy of a PNG with these entries as JSON texts, in the place where SaveImage has them.
 
-    Texts of the same keys are replaced, all else stays byte by byte.
+    Texts with the same keys are replaced; all other bytes stay.
 
     Args:
         png: A complete PNG file.
@@ -63,14 +63,14 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
 
 
 def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
-    """As :func:`write_metadata`, with texts as they are; a key may be one that PNG forbids."""
+    """As :func:`write_metadata`, with encoded texts; keys are not checked."""
     return _with_chunks(
         png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
     )
 
 
 def copy_texts(source: bytes, png: bytes) -> bytes:
-    """A PNG with all texts of another one, in the form that they have there.
+    """A copy of a PNG with all texts of another one, in their form.
 
     Raises:
         WorkflowError: One of the two is no PNG, or damaged.
