@@ -65,6 +65,14 @@ class Budget:
         key = id(holder)
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
 
+    def after_fork(self) -> None:
+        """In the child: what threads of the parent held has locks that nobody gives back.
+
+        Some of it lives on, in frames of these threads.  Who is used again joins again.
+        """
+        self._holders.clear()
+        self.used = sum(charge.nbytes for charge in list(self._charges.values()))
+
     def charge(self, body: object, nbytes: int) -> Charge:
         """Something of :data:`LARGE` bytes or more: the same for all who hold the same body."""
         found = self._charges.get(id(body))

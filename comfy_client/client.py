@@ -426,6 +426,7 @@ class ComfyApi(Routes, Subscriptions):
         """In the child: the parent keeps its id, its socket, its pool and its jobs."""
         was_closed = self._closed
         self._finalizer.detach()
+        self._budget.after_fork()
         self._connection.abandon()
         if self._recorder is not None:
             self._recorder.abandon()

@@ -81,10 +81,10 @@ class EventQueue:
         self._ours = ours
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self.reset()
-        self._budget.join(self)
 
     def reset(self) -> None:
         """As new, with a new lock: after a fork the old one may be held for ever."""
+        self._budget.join(self)
         # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
         # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
         self._lock = threading.RLock()
