@@ -185,6 +185,10 @@ class Secrets:
     def __repr__(self) -> str:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
 
+    def after_fork(self) -> None:
+        """In the child: a thread of the parent may have held the lock, and never gives it back."""
+        self._lock = threading.RLock()
+
     # -- collecting ----------------------------------------------------------------------
 
     def add(

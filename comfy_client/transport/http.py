@@ -22,10 +22,10 @@ import requests
 from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, TransportError, UnexpectedResponse
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
+from . import log_filter
 from .deadline import Deadline
 from .endpoint import Endpoint
 from .identity import Description, Identity, Params, Request, query
-from .log_filter import hide_in_logs
 from .multipart import Form, opened
 from .pool import Exchange
 from .response import Answer, Asker, Download, refusal, unexpected
@@ -117,7 +117,7 @@ class Http:
         )
         self.identity = Identity(self.endpoint, credentials=credentials, user=user, headers=headers)
         self._sender = Sender(self.endpoint, self.identity, self.connect_timeout)
-        hide_in_logs(self.identity)
+        log_filter.hide_in_logs(self.identity)
 
     # -- facts ---------------------------------------------------------------------------
 
@@ -155,6 +155,7 @@ class Http:
 
     def after_fork(self) -> None:
         """In the child: connections, locks and the recording are the parent's."""
+        log_filter.after_fork()
         self.endpoint.after_fork()
         self.identity.after_fork()
         self._sender.after_fork()

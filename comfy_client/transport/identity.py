@@ -322,7 +322,8 @@ class Identity:
         """In the child: nobody holds its locks; the recording is the parent's."""
         self._lock = threading.RLock()
         self.recorder = None
-        self.__dict__.pop("_secrets", None)  # whose lock the parent may have held
+        if "_secrets" in vars(self):
+            self._secrets.after_fork()
 
 
 def query(params: Params | None) -> str:

@@ -28,6 +28,11 @@ def hide_in_logs(identity: Identity) -> None:
     _watch_loggers()
 
 
+def after_fork() -> None:
+    """In the child: a thread of the parent may have held the lock, and never gives it back."""
+    _filter.renew()
+
+
 @functools.cache
 def _watch_loggers() -> None:
     """Once: those of libraries are made when these are imported."""
@@ -41,8 +46,12 @@ class _Filter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.RLock()  # guards the set, which threads may add to meanwhile
+        self.renew()
         self._identities: weakref.WeakSet[Identity] = weakref.WeakSet()
+
+    def renew(self) -> None:
+        """A new lock."""
+        self._lock = threading.RLock()  # guards the set, which threads may add to meanwhile
 
     def add(self, identity: Identity) -> None:
         """Its secrets, too."""

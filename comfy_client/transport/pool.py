@@ -42,10 +42,10 @@ MOST_INTERIM: Final = 100
 #: what it has room for; with TLS it returns when all are sent.
 _PIECE: Final = 1 << 20
 _TLS_PIECE: Final = 1 << 16
-#: Bytes that the system may hold back unsent, so that what it takes has nearly been sent: those
-#: of so many seconds of patience, and no more.
+#: Bytes that the system may hold back unsent, so that what it takes has nearly been sent: as many
+#: as the slowest line sends within the limit of a piece, and no more.
 _UNSENT: Final = 1 << 20
-_UNSENT_PER_SECOND: Final = 1 << 17
+_SLOWEST: Final = 1 << 14
 
 
 def shut(sock: socket.socket) -> None:
@@ -169,10 +169,11 @@ class _InTime:
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, while some of it gets away again and again."""
-        unsent = min(_UNSENT, max(1, int(exchange.pause * _UNSENT_PER_SECOND)))
+        unsent = min(_UNSENT, max(1, int(exchange.pause * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
-        size = _TLS_PIECE if isinstance(self.sock, ssl.SSLSocket) else _PIECE
+        is_tls = isinstance(self.sock, ssl.SSLSocket)
+        size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
         while data:
             self.sock.settimeout(exchange.deadline.require(exchange.pause))
             data = data[self.sock.send(data[:size]) :]
@@ -223,9 +224,9 @@ def keep_to_deadlines(pool: Any) -> None:
 
 # -- a Session on these pools -----------------------------------------------------------
 
-# What requests does for each answer and we do not want (a jar for its cookies, hooks, redirects,
-# a history, an URL and a pool that are found anew) takes about 0.1 ms, a third of a short
-# request to this machine.
+# What requests does for each answer and nobody here wants: a jar for its cookies, hooks, redirects,
+# a history, an URL and a pool that are found anew.  A short request takes 0.14 ms of the thread
+# without that, 0.23 ms with a Session of requests.
 
 
 class _Adapter(HTTPAdapter):
