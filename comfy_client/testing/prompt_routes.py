@@ -12,9 +12,9 @@ from aiohttp import web
 
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
-from .executor import SECRETS
 from .jobs_api import is_uuid
 from .routing import Routes
+from .run import SECRETS
 from .state import ServerState
 
 _INVALID_ID = {

@@ -1,0 +1,99 @@
+"""The graph of a prompt, and the nodes that its nodes expand into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class NodeNotFoundError(Exception):
+    """A link or a node's question leads to a node that is not there."""
+
+
+class NodeInputError(Exception):
+    """A node asks for an input that cannot be worked out."""
+
+
+class DependencyCycleError(Exception):
+    """Nodes wait for each other."""
+
+
+# Clients receive these names.
+NodeNotFoundError.__module__ = NodeInputError.__module__ = "comfy_execution.graph"
+DependencyCycleError.__module__ = "graph"
+
+
+class Graph:
+    """A prompt, and the nodes that its nodes expanded into; what ``DYNPROMPT`` brings.
+
+    As ``comfy_execution.graph.DynamicPrompt``.
+    """
+
+    def __init__(self, prompt: dict[str, Any]) -> None:
+        self._prompt = prompt
+        self._added: dict[str, dict[str, Any]] = {}
+        self._parents: dict[str, str] = {}
+        self._shown_as: dict[str, str] = {}
+
+    def add(self, node_id: str, node: dict[str, Any], parent: str) -> None:
+        """Add a node that `parent` expanded into."""
+        self._added[node_id] = node
+        self._parents[node_id] = parent
+        self._shown_as[node_id] = node.get("override_display_id", parent)
+
+    def get_node(self, node_id: str) -> dict[str, Any]:
+        """Class and inputs of a node."""
+        found = self._added.get(node_id, self._prompt.get(node_id))
+        if found is None:
+            raise NodeNotFoundError(f"Node {node_id} not found")
+        return found
+
+    def has_node(self, node_id: str) -> bool:
+        """Whether there is such a node."""
+        return node_id in self._added or node_id in self._prompt
+
+    def get_parent_node_id(self, node_id: str) -> str | None:
+        """Who expanded into it; ``None`` for a node of the prompt."""
+        return self._parents.get(node_id)
+
+    def get_real_node_id(self, node_id: str) -> str:
+        """The node of the prompt that it comes from in the end."""
+        while node_id in self._parents:
+            node_id = self._parents[node_id]
+        return node_id
+
+    def get_display_node_id(self, node_id: str) -> str:
+        """The node that shows what it does."""
+        while node_id in self._shown_as:
+            node_id = self._shown_as[node_id]
+        return node_id
+
+    def all_node_ids(self) -> set[str]:
+        """Of the prompt, and all that came of it."""
+        return {*self._prompt, *self._added}
+
+    def get_original_prompt(self) -> dict[str, Any]:
+        """The prompt alone."""
+        return self._prompt
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input's value is ``[node_id, slot]``."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int | float)
+    )
+
+
+def inputs_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a node; a node that no output needs may have none at all."""
+    inputs: dict[str, Any] = node.get("inputs", {})
+    return inputs
+
+
+def links_of(graph: Graph, node_id: str) -> list[tuple[str, str]]:
+    """Name and source of each input that is a link."""
+    inputs = inputs_of(graph.get_node(node_id)).items()
+    return [(name, value[0]) for name, value in inputs if is_link(value)]

@@ -1,0 +1,463 @@
+"""One prompt, from its start to its end: its messages, and the calls of its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import json
+import struct
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import attrs
+from PIL import Image, ImageOps
+
+from .graph import DependencyCycleError, Graph, inputs_of, is_link
+from .node_api import ExecutionBlocker, Preview
+from .node_cache import Cached, Keys, Store
+from .nodes import Nodes
+
+#: What one call of a node gave: the nodes that it expands into or ``None``, and its outputs.
+CallResult = tuple[dict[str, Any] | None, Any]
+
+SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
+_PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4  # kinds of binary messages
+_PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
+
+
+class MessageSink(Protocol):
+    """Takes the executor's messages."""
+
+    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
+        """To one client, or to all; an event of a number is a binary frame."""
+
+    def knows_metadata(self, client_id: str | None) -> bool:
+        """Whether this client wants previews with metadata."""
+
+    def log(self, text: str) -> None:
+        """Add a line to the server's log."""
+
+
+class NodeFailure(Exception):
+    """A node failed, so the prompt ends."""
+
+    def __init__(self, node_id: str, error: BaseException, inputs: Any) -> None:
+        super().__init__(node_id, error)
+        self.node_id = node_id
+        self.error = error
+        self.inputs = inputs
+
+    @property
+    def exception_type(self) -> str:
+        """The class of the error, as clients receive it."""
+        cls = type(self.error)
+        module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+        return f"{module}{cls.__qualname__}"
+
+
+@attrs.define
+class PromptRun:
+    """One prompt, from its start to its end."""
+
+    nodes: Nodes
+    sink: MessageSink
+    check_interrupted: Callable[[], None]
+    prompt_id: str
+    prompt: dict[str, Any]
+    extra_data: Mapping[str, Any]
+    client_id: str | None
+    _store: Store
+    _has_preview_methods: bool  # whether prompts may say which previews they want
+    graph: Graph = attrs.field(init=False)
+    node_id: str = attrs.field(default="", init=False)  # which runs
+    shown_id: str | None = attrs.field(default=None, init=False)  # as the client knows it
+    known: list[str] = attrs.field(factory=list, init=False)  # with a place in the cache
+    expanded: dict[str, list[CallResult]] = attrs.field(factory=dict, init=False)
+    ui: dict[str, Any] = attrs.field(factory=dict, init=False)
+    messages: list[Any] = attrs.field(factory=list, init=False)
+    _states: dict[str, Any] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.graph = Graph(self.prompt)
+
+    # -- messages -----------------------------------------------------------------------
+
+    def report(self, event: str, data: dict[str, Any], *, to_all: bool = False) -> None:
+        """To history, and to the client."""
+        data = {**data, "timestamp": int(time.time() * 1000)}
+        self.messages.append([event, data])
+        if self.client_id is not None or to_all:
+            self.sink.send(event, data, self.client_id)
+
+    def details(self, failure: NodeFailure) -> dict[str, Any]:
+        """What ``execution_error`` says beside where it was."""
+        is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
+        return {
+            "exception_message": f"{text_of(failure.error)}{'' if is_cycle else chr(10)}",
+            "exception_type": failure.exception_type,
+            "traceback": traceback.format_tb(None if is_cycle else failure.error.__traceback__),
+            "current_inputs": failure.inputs,
+            "current_outputs": self.known,
+        }
+
+    def record(self, succeeded: bool) -> dict[str, Any]:
+        """What history has of it."""
+        return {
+            "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
+            "status": {
+                "status_str": "success" if succeeded else "error",
+                "completed": succeeded,
+                "messages": self.messages,
+            },
+            "meta": {node_id: ui["meta"] for node_id, ui in self.ui.items()},
+        }
+
+    def send_executing(self, node_id: str) -> None:
+        """A node starts."""
+        if self.client_id is not None:
+            display_id = self.graph.get_display_node_id(node_id)
+            self.shown_id = display_id
+            data = {"node": node_id, "display_node": display_id, "prompt_id": self.prompt_id}
+            self.sink.send("executing", data, self.client_id)
+
+    def send_executed(self, node_id: str, output: Any) -> None:
+        """A node has shown something."""
+        data = {
+            "node": node_id,
+            "display_node": self.graph.get_display_node_id(node_id),
+            "output": output,
+            "prompt_id": self.prompt_id,
+        }
+        self.sink.send("executed", data, self.client_id)
+
+    def show(self, node_id: str, ui: dict[str, Any]) -> None:
+        """To history, and to the client: what a node is there for."""
+        meta = {
+            "node_id": node_id,
+            "display_node": self.graph.get_display_node_id(node_id),
+            "parent_node": self.graph.get_parent_node_id(node_id),
+            "real_node_id": self.graph.get_real_node_id(node_id),
+        }
+        self.ui[node_id] = {"meta": meta, "output": ui}
+        if self.client_id is not None:
+            self.send_executed(node_id, ui)
+
+    def start(self, node_id: str) -> None:
+        """The progress of a node begins."""
+        self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
+        self._send_states()
+
+    def finish(self, node_id: str) -> None:
+        """The progress of a node is complete."""
+        total = self._states.get(node_id, {"max": 1})["max"]
+        self._states[node_id] = {"value": total, "max": total, "state": "finished"}
+        self._send_states()
+
+    def progress(self, value: float, total: float, preview: Preview | None) -> None:
+        """Report the progress of the running node."""
+        sink, client_id = self.sink, self.client_id
+        self._states[self.node_id] = {"value": value, "max": total, "state": "running"}
+        self._send_states()
+        with_metadata = preview is not None and sink.knows_metadata(client_id)
+        if preview and with_metadata:
+            sink.send(_PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
+        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
+        sink.send("progress", data, client_id)
+        if preview and not with_metadata:
+            number = 2 if preview[0] == "PNG" else 1
+            sink.send(_PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
+
+    def _send_states(self) -> None:
+        nodes = {node_id: {**s, **self._identity(node_id)} for node_id, s in self._states.items()}
+        data = {"prompt_id": self.prompt_id, "nodes": nodes}
+        self.sink.send("progress_state", data, self.client_id)
+
+    def _identity(self, node_id: str) -> dict[str, Any]:
+        return {
+            "node_id": node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": self.graph.get_display_node_id(node_id),
+            "parent_node_id": self.graph.get_parent_node_id(node_id),
+            "real_node_id": self.graph.get_real_node_id(node_id),
+        }
+
+    def _with_metadata(self, preview: Preview) -> bytes:
+        kind = "image/png" if preview[0] == "PNG" else "image/jpeg"
+        metadata = json.dumps({**self._identity(self.node_id), "image_type": kind}).encode()
+        return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
+
+    # -- for the running node -----------------------------------------------------------
+
+    def wants_previews(self, default: bool) -> bool:
+        """Whether this prompt is to have previews, if it may say so itself."""
+        known = self._has_preview_methods
+        method = self.extra_data.get("preview_method") if known else None
+        return method != "none" if method in _PREVIEW_METHODS else default
+
+    def send_event(self, event: str, data: Any) -> None:
+        """To all clients."""
+        self.sink.send(event, data)
+
+    def send_text(self, text: str) -> None:
+        """The progress text of the running node, to its client."""
+        node = self.node_id.encode()
+        frame = struct.pack(">I", len(node)) + node + text.encode()
+        self.sink.send(_TEXT, frame, self.client_id)
+
+    # -- what is kept -------------------------------------------------------------------
+
+    def store(self, node_id: str) -> Store:
+        """Where the outputs of a node are kept: by whom it came into the graph."""
+        parent = self.graph.get_parent_node_id(node_id)
+        return self._store if parent is None else self.inner_store(parent)
+
+    def inner_store(self, node_id: str) -> Store:
+        """Where the outputs of the nodes are kept that a node expanded into."""
+        inner = self.store(node_id).inner
+        return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), Store())
+
+    def cached(self, node_id: str) -> Cached | None:
+        """What is kept of a node, if anything."""
+        store = self.store(node_id)
+        return store.outputs.get(store.keys.get(node_id, ""))
+
+    def keep(self, node_id: str, outputs: list[Any]) -> None:
+        """Keep the outputs of a node that has run."""
+        store = self.store(node_id)
+        store.outputs[store.keys[node_id]] = Cached(self.ui.get(node_id), outputs)
+
+    def object(self, node_id: str) -> Any:
+        """The node itself: one object for as long as the class stays."""
+        class_type = self.graph.get_node(node_id)["class_type"]
+        objects = self.store(node_id).objects
+        if (node_id, class_type) not in objects:
+            objects[node_id, class_type] = self.nodes.classes[class_type]()
+        return objects[node_id, class_type]
+
+    def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
+        """The keys of nodes."""
+        keys = Keys(self.graph, self.nodes, self.changed)
+        return {node_id: keys.of(node_id) for node_id in node_ids}
+
+    def changed(self, node_id: str) -> Any:
+        """What ``IS_CHANGED`` says, if there is one; also marked in the graph, as it is there."""
+        node = self.graph.get_node(node_id)
+        cls = self.nodes.classes[node["class_type"]]
+        if not hasattr(cls, "IS_CHANGED"):
+            return False
+        if "is_changed" not in node:
+            try:
+                values, _ = self.inputs(node_id)
+                node["is_changed"] = [_called(cls.IS_CHANGED, v) for v in _slices(values, cls)]
+            except Exception as exc:  # noqa: BLE001  the server takes it for a change
+                self.sink.log(f"WARNING: {exc}")
+                node["is_changed"] = float("nan")
+        return node["is_changed"]
+
+    # -- one node -----------------------------------------------------------------------
+
+    def config(self, node_id: str, name: str) -> Mapping[str, Any]:
+        """The options of an input."""
+        types = self.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
+        for kind in ("required", "optional"):
+            config = types.get(kind, {}).get(name)
+            if config is not None:
+                return config[1] if len(config) > 1 else {}
+        return {}
+
+    def is_output(self, node_id: str) -> bool:
+        """Whether it is an output node."""
+        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return bool(getattr(cls, "OUTPUT_NODE", False))
+
+    def is_intermediate(self, node_id: str) -> bool:
+        """Whether it shows something, though it is no output node."""
+        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return bool(getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False))
+
+    def goes_first(self, node_id: str) -> bool:
+        """Outputs, since people wait for them; coroutines, since others can run meanwhile."""
+        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
+
+    def inputs(
+        self, node_id: str, sources: Collection[str] | None = None
+    ) -> tuple[dict[str, list[Any]], set[str]]:
+        """What a node is called with, and the names of what is not worked out.
+
+        For each input the values of one or more calls; of links only from `sources`.
+        Without `sources` only what stands in the graph.
+        """
+        node = self.graph.get_node(node_id)
+        types = self.nodes.definition(node["class_type"])["input"]
+        known = {**types.get("optional", {}), **types.get("required", {})}
+        hidden = types.get("hidden", {})
+        values: dict[str, list[Any]] = {}
+        missing = set()
+        for name, value in inputs_of(node).items():
+            config = known.get(name)
+            raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
+            if is_link(value) and not raw:
+                source = self.cached(value[0]) if value[0] in (sources or ()) else None
+                if source is not None and value[1] < len(source.outputs):
+                    values[name] = source.outputs[value[1]]
+                else:
+                    values[name] = [None]
+                    missing.add(name)
+            elif config is not None or name in hidden:
+                values[name] = [value]
+        constants_only = sources is None
+        offered = {
+            "PROMPT": {} if constants_only else self.prompt,
+            "DYNPROMPT": None if constants_only else self.graph,
+            "EXTRA_PNGINFO": None if constants_only else self.extra_data.get("extra_pnginfo"),
+            "UNIQUE_ID": node_id,
+            "AUTH_TOKEN_COMFY_ORG": self.extra_data.get(SECRETS[0]),
+            "API_KEY_COMFY_ORG": self.extra_data.get(SECRETS[1]),
+        }
+        values |= {name: [offered[kind]] for name, kind in hidden.items() if kind in offered}
+        return values, missing
+
+    def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
+        """The lazy inputs that a node asks for, having seen the others."""
+        check = getattr(node, "check_lazy_status", None)
+        names: list[Any] = []
+        if check is None:
+            return []
+        for arguments in _slices(inputs, node):
+            self.check_interrupted()
+            if not any(map(_block_in, arguments.values())):
+                asked = _called(check, arguments)
+                names += asked if isinstance(asked, list) else []
+        found = [name for name in dict.fromkeys(names) if isinstance(name, str)]
+        return [name for name in found if name not in inputs or name in missing]
+
+    def call(
+        self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
+    ) -> tuple[dict[str, Any], list[CallResult]]:
+        """What a node shows, and what each call gave."""
+        results: list[CallResult] = []
+        shown: list[dict[str, Any]] = []
+        for arguments in _slices(inputs, node):
+            self.check_interrupted()
+            block = next(filter(None, map(_block_in, arguments.values())), None)
+            if block:
+                returned: Any = self._blocked(block, executed)
+            else:
+                returned = _called(getattr(node, node.FUNCTION), arguments)
+            expansion = None
+            if isinstance(returned, dict):
+                if "ui" in returned:
+                    shown.append(returned["ui"])
+                if "expand" not in returned and "result" not in returned:
+                    continue
+                expansion, returned = returned.get("expand"), returned.get("result")
+            if isinstance(returned, ExecutionBlocker):
+                returned = (returned,) * len(node.RETURN_TYPES)
+            results.append((expansion, returned))
+        ui = (
+            {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
+        )
+        json.dumps(ui)  # or it is this node's failure: ComfyUI would end over it
+        return ui, results
+
+    def resolved(self, node_id: str) -> list[Any]:
+        """The outputs of a node that expanded into others, which have run."""
+        results = []
+        for expansion, result in self.expanded.pop(node_id):
+            if expansion is not None:
+                values: list[Any] = []
+                for output in result:
+                    if is_link(output):
+                        source = self.cached(output[0])
+                        values += source.outputs[output[1]] if source else ()
+                    else:
+                        values.append(output)
+                result = tuple(values)  # noqa: PLW2901
+            results.append(result)
+        class_type = self.graph.get_node(node_id)["class_type"]
+        return merged(results, self.nodes.classes[class_type])
+
+    def _blocked(self, block: ExecutionBlocker, executed: set[str]) -> ExecutionBlocker:
+        if block.message is None:
+            return block
+        data = {
+            "prompt_id": self.prompt_id,
+            "node_id": self.node_id,
+            "node_type": self.graph.get_node(self.node_id)["class_type"],
+            "executed": list(executed),
+            "exception_message": f"Execution Blocked: {block.message}",
+            "exception_type": "ExecutionBlocked",
+            "traceback": [],
+            "current_inputs": [],
+            "current_outputs": [],
+        }
+        self.sink.send("execution_error", data, self.client_id)
+        return ExecutionBlocker(None)
+
+
+def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
+    """The arguments of each call: short lists are continued with their last value."""
+    if getattr(node, "INPUT_IS_LIST", False):
+        return [dict(inputs)]
+    calls = max(map(len, inputs.values()), default=0)
+    if not calls:
+        return [{}]
+    return [
+        {name: values[min(index, len(values) - 1)] for name, values in inputs.items()}
+        for index in range(calls)
+    ]
+
+
+def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    result = function(**arguments)
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _block_in(value: Any) -> ExecutionBlocker | None:
+    values = value if isinstance(value, list) else [value]
+    return next((one for one in values if isinstance(one, ExecutionBlocker)), None)
+
+
+def merged(results: list[Any], node: Any) -> list[Any]:
+    """The outputs of all calls of a node: a list for each slot."""
+    is_list = getattr(node, "OUTPUT_IS_LIST", [False] * len(results[0]))
+    slots: list[Any] = []
+    for slot, spread in zip(range(len(results[0])), is_list, strict=False):
+        values: list[Any] = []
+        for result in results:
+            if spread and not isinstance(result[slot], ExecutionBlocker):
+                values.extend(result[slot])
+            else:
+                values.append(result[slot])
+        slots.append(values)
+    return slots
+
+
+def shown(value: Any) -> Any:
+    """An input as an error shows it."""
+    return value if isinstance(value, int | float | str | None) else text_of(value)
+
+
+def text_of(value: object) -> str:
+    """Its text, whatever happens."""
+    try:
+        return str(value)
+    except BaseException as exc:  # noqa: BLE001  a class of the user's
+        return f"<{type(value).__name__} whose text fails with {type(exc).__name__}>"
+
+
+def _encoded(preview: Preview) -> bytes:
+    kind, picture, box = preview
+    if box is not None:
+        picture = ImageOps.contain(picture, (box, box), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    picture.save(file, format=kind, quality=95, compress_level=1)
+    return file.getvalue()
