@@ -19,11 +19,23 @@ import pytest
 import comfy_client
 from comfy_client import ComfyApi, ComfyError, JobLost, JobTimeout, State
 from comfy_client.errors import UnexpectedResponse
+from comfy_client.models._base import items
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import websocket
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.frames import FrameError, Frames
-from comfy_client.values import MOST_ID, MOST_LEVELS, by_id, identifier, is_shallow, text
+from comfy_client.values import (
+    MOST_ID,
+    MOST_ITEMS,
+    MOST_LEVELS,
+    by_id,
+    identifier,
+    is_shallow,
+    number,
+    sequence,
+    table,
+    text,
+)
 from tests.helpers.clients import FAST, Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
 
@@ -410,6 +422,17 @@ def test_what_is_cut_says_so() -> None:
         assert len(cut) == MOST_ID
     assert text("abcdef", 5) == "ab..."
     assert text("é\ud800") == "é?"
+
+
+def test_of_a_list_or_an_object_so_many_items_are_taken_over() -> None:
+    """Whatever made of them; an answer that is a longer list is refused."""
+    long = [*range(MOST_ITEMS + 5)]
+    ids = dict.fromkeys(map(str, long), 1)
+    found = (sequence(long), sequence(long, number), table(ids, number), by_id(ids, number))
+    assert {len(one or ()) for one in found} == {MOST_ITEMS}
+    with pytest.raises(UnexpectedResponse, match="250005 items"):
+        items(long, "Queue.queue_pending")
+    assert len(items(long[:MOST_ITEMS], "Queue.queue_pending")) == MOST_ITEMS
 
 
 def test_ids_that_are_cut_stay_different() -> None:
