@@ -23,17 +23,13 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi, Job, OutputsTooLarge, client
-from comfy_client.budget import LARGE, LEAST, Budget, Newest, Share
 from comfy_client.doctor import context
 from comfy_client.event_queue import MAX_QUEUED, EventQueue
 from comfy_client.events import (
-    Event,
     Executed,
     ExecutionSuccess,
     PreviewEvent,
     Progress,
-    UnknownEvent,
-    body_of,
 )
 from comfy_client.recording.secrets import Secrets, is_secret_name
 from comfy_client.testing import ComfyServer
@@ -271,100 +267,7 @@ def rss() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-# -- each kind of holder alone --------------------------------------------------------------
-
-
-def big(name: str, nbytes: int) -> UnknownEvent:
-    return UnknownEvent(name=name, nbytes=nbytes)
-
-
-def test_who_holds_most_gives_way_and_who_reads_loses_nothing() -> None:
-    """An iterator that nobody reads takes no room from a receiver that keeps up."""
-    budget = Budget(1000)
-    unread, read = EventQueue(budget=budget), EventQueue(budget=budget)
-    for number in range(1000):
-        unread.put(big("mine", 100))
-        read.put(event := big(f"{number}", 50))
-        assert read.get(0) is event
-    assert read.dropped == 0
-    assert unread.dropped > 900
-    assert budget.used <= budget.most
-
-
-def test_what_is_collected_or_closed_gives_back_what_it_held() -> None:
-    """As the next count finds out; an event in hand counts until the next one is asked for."""
-    budget = Budget(1000)
-    queue, other = EventQueue(budget=budget), EventQueue(budget=budget)
-    queue.put(big("mine", 800))
-    queue.get(0)
-    assert budget.used == 800
-    queue.get(0)
-    assert budget.used == 0
-    queue.put(big("mine", 800))
-    del queue
-    other.put(big("mine", 800))
-    assert (other.dropped, budget.used) == (0, 800)
-    other.close()
-    assert budget.used == 0
-
-
-def test_what_jobs_are_left_comes_before_what_waits() -> None:
-    """They cannot give way, so it is told that it does not fit."""
-    budget = Budget(1000)
-    queue, share = EventQueue(budget=budget), Share(budget)
-    queue.put(Executed(name="executed", nbytes=900))
-    share.keep("9", 500)
-    assert budget.relieve()
-    assert queue.dropped == 1
-    share.keep("7", 400)
-    share.keep("8", 300)
-    share.keep("8", 200)
-    assert share.nbytes == 1100
-    assert not budget.relieve()
-    share.free()
-    assert budget.used == 0
-
-
-def final(nbytes: int) -> PreviewEvent:
-    view = memoryview(b"x" * nbytes)
-    return PreviewEvent(name="b_preview", final=True, view=view, nbytes=nbytes)
-
-
-def test_what_several_hold_counts_once_and_until_the_last_of_them_lets_go() -> None:
-    """A copy of an event has the same bytes."""
-    budget = Budget(MIB)
-    one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
-    event = final(4 * LARGE)
-    one.put(event)
-    other.put(attrs.evolve(event, name="b_preview_with_metadata"))
-    share.keep(0, event.nbytes, body_of(event))
-    assert budget.used == event.nbytes
-    share.free()
-    other.close()
-    assert budget.used == event.nbytes
-    one.get(0)
-    assert budget.used == event.nbytes  # in hand
-    one.get(0)
-    assert budget.used == 0
-
-
-def test_what_a_job_keeps_is_not_dropped_while_nothing_is_gained_by_it() -> None:
-    """What others hold gives way, in each of their queues alike."""
-    budget = Budget(64 * LARGE)
-    one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
-    for number in range(100):
-        event: Event = big("mine", LARGE)
-        if number < 40:
-            event = final(LARGE)
-            share.keep(number, event.nbytes, body_of(event))
-        one.put(event)
-        other.put(event)
-        assert budget.used <= budget.most
-    for queue in (one, other):
-        got = [queue.get(0) for _ in range(100 - queue.dropped)]
-        assert sum(isinstance(event, PreviewEvent) for event in got) == 40
-        assert got[-1] is event
-    assert one.dropped == other.dropped >= 36
+# -- what waits, and what jobs have left ---------------------------------------------------
 
 
 def test_whatever_a_slow_reader_misses_is_counted() -> None:
@@ -393,24 +296,6 @@ def test_whatever_a_slow_reader_misses_is_counted() -> None:
                 seen.append(next(events))
             assert len(seen) < 200
             assert 0 < api.dropped_events <= 200 - len(seen)
-
-
-def test_of_what_is_remembered_the_oldest_is_forgotten() -> None:
-    """By number, and by bytes."""
-    known: Newest[str] = Newest(3, 10 * LEAST)
-    for number in range(5):
-        known.put(number, f"value {number}")
-    assert known.values() == ["value 2", "value 3", "value 4"]
-    known.put(2, "again")
-    known.put(5, "large", 8 * LEAST)
-    assert known.values() == ["again", "large"]
-    assert known.get(2) == "again"
-    known.append("no key")
-    known.append("nor this")
-    assert known.values() == ["no key", "nor this"]
-    assert (known.nbytes, known.forgotten) == (2 * LEAST, 6)
-    known.clear()
-    assert (len(known), known.nbytes, known.forgotten) == (0, 0, 0)
 
 
 def test_a_job_that_left_too_much_ends_once_and_is_not_lost(
@@ -691,19 +576,6 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
                     ExecutionSuccess(name="execution_success", prompt_id="theirs")
                 )
             assert queue.get(0) is ours
-
-
-def test_what_matters_gives_way_last_whoever_holds_it() -> None:
-    """A small queue of news loses none while another has what nobody misses."""
-    budget = Budget(100 * MIB)
-    news, noise = EventQueue(budget=budget), EventQueue(budget=budget)
-    share = Share(budget)
-    share.keep("outputs", 95 * MIB)  # so that seven eighths are out of reach
-    for number in range(10):
-        news.put(ExecutionSuccess(name="execution_success", prompt_id=str(number), nbytes=MIB // 8))
-        noise.put(UnknownEvent(name="other", nbytes=MIB // 2))
-    assert news.dropped == 0
-    assert 0 < noise.dropped < 10
 
 
 def test_an_output_that_is_too_large_to_be_read_comes_from_history(

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ from comfy_client import (
 from comfy_client.cli.commands import main
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.testing import ComfyServer
-from tests.hostile.server import GRAPH, Comfy, Request, Server, answer, frame, hold, status
+from tests.hostile.server import GRAPH, Comfy, Request, Server, answer
 
 SECRET = "S3cret-99/&x"
 
@@ -668,73 +667,6 @@ def test_no_frame_of_the_doctor_holds_what_a_server_repeats(route: str) -> None:
         with pytest.raises(ClientClosed) as caught:
             api.doctor(run=True, timeout=10)
     assert_nowhere(shown(caught.value))
-
-
-# -- the command line -----------------------------------------------------------------------
-
-
-def test_the_command_line_prints_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
-    """Nor does a preview get an ending that something opens as what it is not."""
-    evil = "\x1b]52;c;AAAA\x07\x9b31m\u202e\r\nforged"
-    told = {"9": {"class_type": evil, "errors": [{"message": evil, "details": evil}]}}
-
-    def receipt(request: Request) -> Any:
-        body = request.json()
-        server.prompts[body["prompt_id"]] = body
-        return answer(body={"prompt_id": body["prompt_id"], "number": 1, "node_errors": told})
-
-    def ws(conn: socket.socket, server: Comfy) -> None:
-        conn.sendall(status())
-        until = time.monotonic() + 10
-        while not server.prompts and time.monotonic() < until:
-            time.sleep(0.01)
-        about = {
-            "prompt_id": next(iter(server.prompts)),
-            "node_id": "3",
-            "image_type": "text/html",
-        }
-        head = json.dumps(about).encode()
-        conn.sendall(frame(2, struct.pack(">II", 4, len(head)) + head + b"<script>"))
-        server.ended = True
-        hold(conn)
-
-    with Comfy() as server:
-        server.ws, server.ended = ws, False
-        server.lies = {
-            "GET /models": lambda _: answer(body=[evil]),
-            "GET /object_info": lambda _: answer(
-                body={
-                    "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [[evil]]}}},
-                }
-            ),
-            "POST /prompt": receipt,
-        }
-        run = CliRunner().invoke(
-            main, ["demo", "--host", server.url, "--output", str(tmp_path), "--timeout", "10"]
-        )
-    assert "checkpoint:" in run.output
-    assert "without some of its outputs" in run.output
-    assert all(sign.isprintable() or sign == "\n" for sign in run.output)
-    assert not any(line.startswith("forged") for line in run.output.splitlines())
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".png", ".jpg"}
-
-
-def test_the_doctor_prints_nothing_that_a_terminal_obeys() -> None:
-    """Whatever the server says of itself."""
-    evil = "\x1b]52;c;AAAA\x07\x9b31m\u202e\r\nforged"
-    told = {
-        "system": {"comfyui_version": evil, "os": evil, "python_version": evil, "argv": [evil]},
-        "devices": [{"name": evil, "type": evil, "vram_total": evil}],
-    }
-    with Comfy() as server:
-        server.lies = {
-            "GET /system_stats": lambda _: answer(body=told, headers=[("Server", "\x1b[2J")]),
-            "GET /models": lambda _: answer(body=[evil]),
-        }
-        run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
-    assert "52;c;AAAA" in run.output
-    assert all(sign.isprintable() or sign == "\n" for sign in run.output)
-    assert not any(line.startswith("forged") for line in run.output.splitlines())
 
 
 @pytest.mark.parametrize(

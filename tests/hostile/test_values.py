@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import logging
 import socket
 import threading
@@ -19,23 +18,9 @@ import pytest
 import comfy_client
 from comfy_client import ComfyApi, ComfyError, JobLost, JobTimeout, State
 from comfy_client.errors import UnexpectedResponse
-from comfy_client.models._base import items
-from comfy_client.testing import ComfyServer
 from comfy_client.transport import websocket
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.frames import FrameError, Frames
-from comfy_client.values import (
-    MOST_ID,
-    MOST_ITEMS,
-    MOST_LEVELS,
-    by_id,
-    identifier,
-    is_shallow,
-    number,
-    sequence,
-    table,
-    text,
-)
 from tests.helpers.clients import FAST, Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
 
@@ -409,87 +394,3 @@ def test_a_version_of_any_form_says_something_or_nothing(version: Any) -> None:
         )
         with contextlib.suppress(ComfyError):
             job.cancel()
-
-
-# -- the converters ------------------------------------------------------------------------------
-
-
-def test_what_is_cut_says_so() -> None:
-    """By three dots, within the bound; an id by what tells it from others, too."""
-    for given in ("x" * 300, 10**300):
-        cut = identifier(given) or ""
-        assert cut.startswith(str(given)[:237] + "...")
-        assert len(cut) == MOST_ID
-    assert text("abcdef", 5) == "ab..."
-    assert text("é\ud800") == "é?"
-
-
-def test_of_a_list_or_an_object_so_many_items_are_taken_over() -> None:
-    """Whatever made of them; an answer that is a longer list is refused."""
-    long = [*range(MOST_ITEMS + 5)]
-    ids = dict.fromkeys(map(str, long), 1)
-    found = (sequence(long), sequence(long, number), table(ids, number), by_id(ids, number))
-    assert {len(one or ()) for one in found} == {MOST_ITEMS}
-    with pytest.raises(UnexpectedResponse, match="250005 items"):
-        items(long, "Queue.queue_pending")
-    assert len(items(long[:MOST_ITEMS], "Queue.queue_pending")) == MOST_ITEMS
-
-
-def test_ids_that_are_cut_stay_different() -> None:
-    """Nodes that expand themselves have ids that grow with each round."""
-    ids = ["5" + ".0.0.Recurse" * rounds for rounds in range(60)]
-    cut = [identifier(one) for one in ids]
-    assert len(set(cut)) == 60
-    assert all(one is not None and len(one) <= MOST_ID for one in cut)
-    assert cut[:20] == ids[:20]
-    assert by_id({one: {} for one in ids}, lambda value: value).keys() == set(cut)
-
-
-def test_the_depth_of_a_value_is_seen_without_going_into_it() -> None:
-    """Lists and tables, in each other."""
-    assert is_shallow(nested(MOST_LEVELS - 1))
-    assert not is_shallow(nested(MOST_LEVELS + 1))
-    assert not is_shallow({"a": [{"b": nested(10_000)}]})
-    events = decode_text(json.dumps({"type": "mine", "data": nested(MOST_LEVELS + 1)}).encode())
-    assert events == ()
-    wide = [[1, 2]] * 1000
-    (found,) = decode_text(json.dumps({"type": "mine", "data": wide}).encode())
-    assert found.data == wide
-
-
-#: Sets a terminal's title, clears it, and turns what stands behind it around.
-OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\u2066\u061c"
-ERROR = {"type": OBEYED, "message": OBEYED, "details": f"{OBEYED}\nline"}
-REFUSED = {"errors": [ERROR], "class_type": OBEYED, "dependent_outputs": ["2"]}
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        (200, {}, {"prompt_id": f"a{OBEYED}", "number": 1, "node_errors": {"2": REFUSED}}),
-        (400, {}, {"error": ERROR, "node_errors": {"2": REFUSED, OBEYED: REFUSED}}),
-        (400, {}, {"error": OBEYED}),
-        (500, {"Content-Type": "text/plain"}, OBEYED),
-        (200, {"Content-Type": "text/html"}, OBEYED),
-    ],
-)
-def test_no_terminal_obeys_an_error_or_a_log(said: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever the server puts where."""
-    caplog.set_level(logging.DEBUG)
-    with ComfyServer() as server, ComfyApi(server.url, transport="poll") as api:
-        server.on("POST", "/prompt", said)
-        with contextlib.suppress(ComfyError):
-            api.submit(GRAPH)
-        with pytest.raises(ComfyError) as caught:
-            api.submit(GRAPH, strict=True)
-    logged = [record.getMessage() for record in caplog.records if record.name == "comfy_client"]
-    for text_ in (str(caught.value), *logged):
-        assert not set(OBEYED) - set("]0;ownedJ2[") & set(text_)
-    assert "\\x1b" in str(caught.value)
-
-
-def test_an_error_shows_letters_of_any_language_and_lines_as_they_are() -> None:
-    """Only what a terminal obeys is spelt out."""
-    said = "node \u00e4\u4f60\U0001f469\u200d\U0001f680\u00a0b:\n\tx"
-    assert str(ComfyError(said)) == said
-    assert str(ComfyError("a\r\nb\x7f")) == "a\nb\\x7f"
