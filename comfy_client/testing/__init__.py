@@ -1,9 +1,22 @@
 """For tests of programs that use ComfyUI: a server like it, in threads of this process.
 
-:class:`ComfyServer` has ComfyUI's protocol and really executes simple workflows with Pillow;
+:class:`ComfyServer` speaks ComfyUI's protocol and really executes simple workflows with Pillow;
 what needs a model is simulated.  It can fail in every way that the network and ComfyUI do
 (:class:`Faults`), a test can script it, and it records what clients send.  It needs the extra
 ``[testing]`` (aiohttp, Pillow), which is imported when one of these names is first used.
+
+Its modules, from the top down; each imports only modules below it:
+
+* ``server``: start and stop.  ``scripting``: what a test reads and sets.  ``replay``: recordings.
+* ``routes``: all routes, from the tables of ``prompt_routes``, ``catalogue_routes``,
+  ``system_routes``, ``files``, ``userdata``, ``node_packs``, ``jobs_api`` and ``socket_route``.
+* ``faults``, ``answer_faults``: what goes wrong on command.  ``exchange``: a request and its
+  faults.  ``steps``: scripts that are played in place of prompts.
+* ``state``: what a running server has.  ``event_sockets``, ``connections``, ``loop``,
+  ``active_faults``, ``records``: its parts.
+* ``executor``: runs prompts, with ``plan``, ``run``, ``node_cache``, ``graph``, ``prompt_queue``.
+* ``nodes``: node classes and their definitions, with ``builtin_nodes``, ``node_api``, ``images``,
+  ``placeholder_images``, ``folders``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The faults of a server that are active, and what the ones about messages do."""
+"""The active faults of a server, and what those of messages do."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ActiveFaults:
     """The faults that are active; for any thread."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
-        #: Has all messages so far sent as things are.
+        #: Sends the messages so far, before something changes.
         self._flush = flush
         self._lock = threading.Lock()  # guards the list below
         self._faults: list[Fault] = []
@@ -142,7 +142,7 @@ class ActiveFaults:
         return next(iter(self.find(name)), None)
 
     def lasts(self, fault: Fault | None) -> bool:
-        """Whether nobody has ended it: the last one that it affected may still be waiting."""
+        """Whether it has not been ended; the last request that it affected may still be waiting."""
         with self._lock:
             return fault in self._faults
 
@@ -156,7 +156,7 @@ class ActiveFaults:
     # -- about messages -----------------------------------------------------------------
 
     def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        """Whether a message is not to be sent, or not yet."""
+        """Whether a message must not be sent, or not yet."""
         for fault in self.find("lose", "withhold"):
             chosen, kept = fault.settings
             if any(_is_meant(one, event, data) for one in chosen):
@@ -167,7 +167,7 @@ class ActiveFaults:
         return False
 
     def intruders(self) -> list[str | bytes]:
-        """What is to be sent before the next message: texts, and frames as bytes."""
+        """What to send before the next message: texts, and frames as bytes."""
         found: list[str | bytes] = []
         for fault in self.find("junk", "foreign_traffic"):
             if fault.name == "junk":

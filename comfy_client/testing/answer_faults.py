@@ -1,4 +1,4 @@
-"""Faults of answers: late, cut, of somebody else, or not those of the server."""
+"""Faults of answers: late, cut off, or not from the server itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .state import ServerState
 _METHODS = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
 _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
-_POLL = 0.005  # seconds between two looks at the queue
+_POLL = 0.005  # seconds between two checks of the queue
 
 
 class AnswerFaults:
@@ -175,7 +175,7 @@ class AnswerFaults:
         pause: float = 0.05,
         times: int | None = None,
     ) -> Fault:
-        """Send the right answer `size` bytes at a time, `pause` seconds apart; not to sockets."""
+        """Send the correct answer `size` bytes at a time, `pause` seconds apart; not to sockets."""
         check_count("size", size, 1)
         pause = check_seconds(pause)
 
@@ -252,7 +252,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Send the right body with another content type."""
+        """Send the correct body with another content type."""
         check_header("Content-Type", content_type)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
@@ -311,7 +311,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Send what the function returns for the right answer, if that is JSON."""
+        """Replace a JSON answer by what the function returns for it."""
         if not callable(function):
             raise ValueError(f"rewrite needs a function, not {function!r}")
         return self._rewrite("rewrite", method, path, function, times)
@@ -386,7 +386,7 @@ def check_seconds(value: float) -> float:
 
 
 def jsonable(name: str, value: Any) -> Any:
-    """What JSON makes of a value; ValueError if it cannot carry it."""
+    """A value after a round trip through JSON; ValueError if that is impossible."""
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as exc:

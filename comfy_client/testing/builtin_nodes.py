@@ -23,7 +23,7 @@ from .node_api import Preview, ProgressBar, check_interrupted, wants_previews
 from .placeholder_images import draw
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
-_LOOK = 0.05  # seconds between two looks at whether the prompt was interrupted
+_POLL = 0.05  # seconds between two checks for an interrupt
 _leniency = threading.Lock()  # guards Pillow's own switch, which is one for all threads
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -292,7 +292,7 @@ class SaveImage(Node):
         )
         entries = {} if prompt is None else {"prompt": prompt}
         entries |= extra_pnginfo or {}
-        # Also under keys that PNG does not allow, as there.
+        # As ComfyUI, also under keys that PNG does not allow.
         texts = {k.encode("latin-1"): json.dumps(v).encode() for k, v in entries.items()}
         saved = []
         for index, picture in enumerate(pictures):
@@ -342,7 +342,7 @@ class PreviewAny(Node):
 
 
 class Primitive(Node):
-    """A value of its own."""
+    """A constant."""
 
     def run(self, value: Any) -> tuple[Any]:
         return (value,)
@@ -353,7 +353,7 @@ class Primitive(Node):
 
 @attrs.frozen
 class _Latent:
-    """What is known of a picture before it is drawn."""
+    """The description of a picture that will be drawn."""
 
     width: int
     height: int
@@ -384,7 +384,7 @@ class CheckpointLoaderSimple(Simulated):
 
 
 class CLIPTextEncode(Simulated):
-    """Hands the text on."""
+    """Returns the text."""
 
     def run(self, text: str, clip: Any) -> tuple[str]:
         return (text,)
@@ -425,7 +425,7 @@ class KSampler(Simulated):
         end = time.monotonic() + self.step_seconds
         while (left := end - time.monotonic()) > 0:
             check_interrupted()
-            time.sleep(min(left, _LOOK))
+            time.sleep(min(left, _POLL))
 
     def _preview(self, latent: _Latent) -> Preview | None:
         if not wants_previews(self.previews):

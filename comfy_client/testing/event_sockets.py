@@ -32,7 +32,7 @@ class EventSockets:
         self._open: list[EventSocket] = []
         self._flags: dict[str, Any] = {}
         self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers that have yet to notice
+        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers of ended sockets
 
     @property
     def open(self) -> list[EventSocket]:
@@ -73,11 +73,11 @@ class EventSockets:
             self._by_id.pop(client_id, None)
 
     def is_connected(self, client_id: str) -> bool:
-        """Whether messages to this client go anywhere."""
+        """Whether this client has an open socket."""
         return client_id in self._by_id
 
     def set_flags(self, client_id: str, flags: Any) -> None:
-        """What a client says that it can do."""
+        """Set the feature flags of a client."""
         self._flags[client_id] = flags
 
     def knows_metadata(self, client_id: str | None) -> bool:

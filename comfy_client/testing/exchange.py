@@ -1,4 +1,4 @@
-"""A request on its way through the faults that meet it, to its answer."""
+"""How a request passes the faults that apply to it, and gets its answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .http import (
 from .state import ServerState
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_POLL = 0.005  # seconds between two looks at the client and the fault
+_POLL = 0.005  # seconds between two checks of the client and the fault
 
 
 @attrs.frozen(eq=False)
@@ -42,11 +42,11 @@ class Rule:
     answer: Any
 
     def is_for(self, method: str, path: str) -> bool:
-        """Whether it was given exactly these."""
+        """Whether it was made for exactly these."""
         return (self.method, self.path) == (method, path)
 
     def meets(self, request: Request) -> bool:
-        """Whether a request is meant; none outside of the server's prefix."""
+        """Whether it applies to a request; never to one outside the server's prefix."""
         path = request.full_path if self.path.startswith("/api") else request.path
         fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
         return fits and request.is_below
@@ -54,7 +54,7 @@ class Rule:
 
 @attrs.define(eq=False)
 class Exchange:
-    """One request on its way through the faults that meet it."""
+    """One request and the faults that apply to it."""
 
     request: web.Request
     seen: Request
@@ -64,13 +64,13 @@ class Exchange:
     _current: Fault | None = None
 
     async def proceed(self) -> web.StreamResponse:
-        """What the next fault says, or at last the server itself."""
+        """The answer of the next fault, or of the server itself after the last one."""
         while self._rules:
             fault = self._rules.pop(0)
-            # Of what stands in for the server's own answer, only the first counts.
+            # Only the first fault that replaces the server's own answer counts.
             changing = inspect.iscoroutinefunction
             self.seen.rest[:] = [f for f in self._rules if changing(f.settings.answer)]
-            # Two requests at once must not both have the last of its times.
+            # Two concurrent requests must not both use the last of its times.
             if not fault.active:
                 continue
             fault.hits += 1
@@ -91,7 +91,7 @@ class Exchange:
         return self.reply(answer)
 
     async def _called(self, handler: Handler) -> Answer | None:
-        """Call it in a thread of its own, since it may wait for as long as it likes.
+        """Call it in a thread of its own, since it may wait for any time.
 
         If it fails, the connection ends without an answer.
         """
@@ -113,12 +113,12 @@ class Exchange:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(finish, result)
 
-        # Daemons, since nobody waits for a handler that waits for ever.
+        # Daemons, since a handler may wait forever.
         threading.Thread(target=call, name="ComfyServer handler", daemon=True).start()
         return await done
 
     async def answer(self) -> bytes:
-        """The right answer, as far as the faults that are left let it come."""
+        """The correct answer, as far as the remaining faults allow."""
         if self.is_socket:
             return encode(upgrade(self.seen))
         return await self.state.connections.ask(self.seen)
@@ -140,7 +140,7 @@ class Exchange:
         return transport is None or transport.is_closing()
 
     async def wait(self, seconds: float | None) -> None:
-        """Until the time or the fault is over, or the client gone."""
+        """Wait until the time or the fault is over, or the client has left."""
         loop = asyncio.get_running_loop()
         lasts = self.state.faults.lasts
         end = None if seconds is None else loop.time() + seconds
@@ -150,7 +150,7 @@ class Exchange:
             await asyncio.sleep(_POLL)
 
     def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes unchanged."""
         if self.request.transport is not None:
             self.request.transport.write(data)
 
@@ -168,12 +168,12 @@ class Exchange:
         return self.done(keep=self.request.keep_alive)
 
     def done(self, *, keep: bool) -> web.StreamResponse:
-        """All has been sent; the connection stays open or ends."""
+        """The response of an exchange that has sent everything itself."""
         return _Sent(keep)
 
 
 class _Sent(web.StreamResponse):
-    """For aiohttp: a response of which nothing remains to be sent."""
+    """For aiohttp: a response that has been sent already."""
 
     def __init__(self, keep: bool) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ def _checked(result: Any) -> Answer | None:
 
 
 def check_header(name: Any, value: Any) -> None:
-    """ValueError for what is no header."""
+    """ValueError for an invalid header."""
     texts = isinstance(name, str) and isinstance(value, str)
     if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
         raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")

@@ -55,10 +55,10 @@ class Executor:
         newest: bool,
     ) -> None:
         self.nodes = nodes
-        # Older servers leave what is cached out of history when the prompt has no client, and
-        # know no outputs but those of output nodes.
+        # Older servers leave cached outputs out of history when the prompt has no client, and
+        # have outputs of output nodes only.
         self._newest = newest
-        #: Whether prompts may say how they want their previews.
+        #: Whether prompts may choose their previews.
         self.preview_methods = preview_methods
         self.sink = sink
         #: Whose prompt runs, or ran last.
@@ -99,7 +99,7 @@ class Executor:
             try:
                 if item is not None and not (self.hooks and self.hooks.plays(item)):
                     self._take(item)
-            except BaseException as exc:  # noqa: BLE001  the next prompt is due all the same
+            except BaseException as exc:  # noqa: BLE001  the next prompt must run
                 self._keep_error(exc)
                 self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
@@ -126,7 +126,7 @@ class Executor:
             self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
 
     def _execute(self, item: Item) -> dict[str, Any]:
-        """One prompt; returns what history has of it, beside the prompt itself."""
+        """Run one prompt; returns its history entry, without the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
         self._interrupted.clear()
         if self._replaced != self.nodes.replaced:
@@ -153,14 +153,14 @@ class Executor:
         return run.record(succeeded)
 
     def _runs(self, run: PromptRun, outputs: Sequence[str]) -> bool:
-        """Whether history is to say that all went well; the client hears of it, too."""
+        """Run the nodes and report the end; whether history calls it a success."""
         run.report("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:
             self._steps(run, outputs, executed)
         except NodeFailure as exc:
             failure = exc
-        except BaseException as exc:  # noqa: BLE001  a class that fell over
+        except BaseException as exc:  # noqa: BLE001  a class whose methods fail
             failure = NodeFailure(next(iter(run.prompt), ""), exc, {})
         else:
             self._send_success(run)
@@ -179,17 +179,17 @@ class Executor:
         else:
             self.sink.log(f"!!! Exception during processing !!! {text_of(failure.error)}")
             run.report("execution_error", {**message, **run.details(failure)})
-        # Of waiting for each other, history says success: what counts there is the last node.
+        # History calls a dependency cycle a success: the last node counts there.
         return isinstance(failure.error, DependencyCycleError)
 
     def _send_success(self, run: PromptRun) -> None:
         if self.hooks:
-            self.hooks.before_step()  # a prompt of which no node runs hangs, too
+            self.hooks.before_step()  # also for a prompt without a node to run
         if not self._queue.closed:
             run.report("execution_success", {"prompt_id": run.prompt_id})
 
     def _steps(self, run: PromptRun, outputs: Sequence[str], executed: set[str]) -> None:
-        """All nodes that must run."""
+        """Run all nodes that must run."""
         self._store.serve(run.graph, run.signed(run.prompt))
         run.known = list(self._store.node_ids())
         cached = [node_id for node_id in run.prompt if run.cached(node_id)]
@@ -206,7 +206,7 @@ class Executor:
                 self._send_cached(run, node_id, run.cached(node_id))
 
     def _step(self, run: PromptRun, plan: Plan, node_id: str, executed: set[str]) -> bool:
-        """One node, from the cache or really; whether it is done, or waits for others now."""
+        """Run one node, or take it from the cache; False if it waits for others now."""
         cached = run.cached(node_id)
         if cached is not None:
             self._send_cached(run, node_id, cached)
@@ -244,7 +244,7 @@ class Executor:
         return True
 
     def _send_cached(self, run: PromptRun, node_id: str, cached: Cached | None) -> None:
-        """To client and history: what a node has shown before."""
+        """Report the cached output of a node to client and history."""
         ui = cached.ui if cached else None
         if run.client_id is not None:
             run.send_executed(node_id, (ui or {}).get("output"))
@@ -252,7 +252,7 @@ class Executor:
             run.ui[node_id] = ui
 
     def _expand(self, run: PromptRun, plan: Plan, node_id: str, results: list[CallResult]) -> None:
-        """Put the nodes that a node returned into the graph; it gets its outputs from them."""
+        """Add the nodes that a node returned to the graph; its outputs come from them."""
         added: list[str] = []
         sources: list[str] = []
         for expansion, result in results:

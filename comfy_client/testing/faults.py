@@ -29,7 +29,7 @@ from .websocket import EventSocket, frame
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
 
-#: They end with the sockets, or the thread, that they are about.
+#: They end with the sockets, or the thread, that they affect.
 OF_ONE_LIFE = ("deaf", "go_dark", "freeze")
 _OTHERS = ("active", "clear")
 
@@ -160,7 +160,7 @@ class Faults(AnswerFaults):
         return self._add("withhold", (_chosen(events), kept), undo=send)
 
     def no_feature_flags(self) -> Fault:
-        """What clients say that they can do is passed over, as by servers before 0.3.45.
+        """Feature flags of clients are ignored, as by servers before 0.3.45.
 
         They get no ``feature_flags``, and previews without metadata.
         """
@@ -231,5 +231,5 @@ class Faults(AnswerFaults):
 def _chosen(events: tuple[Any, ...]) -> tuple[Any, ...]:
     for event in events:
         if not isinstance(event, str) and not callable(event):
-            raise ValueError(f"an event is told by its name, not {event!r}")
+            raise ValueError(f"an event is chosen by its name or a function, not {event!r}")
     return events or ("*",)

@@ -57,7 +57,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
     if isinstance(place, int):
         return web.Response(status=place)
     found = place[0] / os.path.basename(place[1])
-    # Unlike Path.is_file(), isfile() bears a name that is too long.
+    # Unlike Path.is_file(), isfile() accepts a name that is too long.
     if not os.path.isfile(found) or not is_inside(found, place[0]):
         return web.Response(status=404)
     if "preview" in query:
@@ -74,7 +74,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
 
 
 def _headers(path: Path, is_newest: bool) -> dict[str, str]:
-    """Of a whole file.  The newest server has pages, and pictures like them, saved, not shown."""
+    """Headers of a whole file.  The newest server has pages and SVG saved, not shown."""
     kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}
@@ -112,7 +112,7 @@ def converted(
 
 
 def _place(folders: Folders, name: str, kind: str, query: Any) -> tuple[Path, str] | int:
-    """The folder and the name that are meant, or the status that refuses them."""
+    """Folder and name of a file, or the status of the refusal."""
     name, folder = folders.annotated(name)
     if not name or name.startswith("/") or ".." in name:
         return 400
@@ -161,7 +161,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
 
 
 def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
-    """The original with the mask's alpha; without an original nothing, and nobody is told."""
+    """Save the original with the mask's alpha; without an original, do nothing."""
     place = _place(folders, ref["filename"], ref.get("type", "output"), ref)
     if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
         return

@@ -13,7 +13,7 @@ from typing import Any
 
 #: Files that count as models.
 MODEL_ENDINGS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
-#: The checkpoint that a server has when nobody gave it another.
+#: The checkpoint that every server has.
 CHECKPOINT = "simulated.safetensors"
 #: Folders by kind of model, relative to the server's root; the first one is the main one.
 _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
@@ -79,7 +79,7 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 
 
 class Folders:
-    """Where things are; all paths are absolute."""
+    """The paths of a server's files; all are absolute."""
 
     def __init__(self, root: Path, *, newest: bool) -> None:
         self.root = root
@@ -118,7 +118,7 @@ class Folders:
         """Splits ``"x.png [temp]"`` into name and folder."""
         for ending, kind in _ANNOTATIONS.items():
             if name.endswith(ending):
-                # One more: there is a space before the bracket, or so the server hopes.
+                # One more character: the server expects a space before the bracket.
                 return name[: -len(ending) - 1], self.root / kind
         return name, None
 
@@ -208,8 +208,7 @@ class Folders:
 def is_inside(path: str | Path, folder: Path) -> bool:
     """Whether a path is below a folder, or the folder itself; also where its links lead to.
 
-    The folder itself may be a link, as somebody has put that there who wants it so.  What no
-    system takes for a name is nowhere.
+    The folder itself may be a link, which is intended then.  An invalid name is nowhere.
     """
     try:
         real = os.path.realpath(path), os.path.realpath(folder)

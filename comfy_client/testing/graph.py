@@ -7,11 +7,11 @@ from typing import Any
 
 
 class NodeNotFoundError(Exception):
-    """A link or a node's question leads to a node that is not there."""
+    """A link or a node refers to a node that does not exist."""
 
 
 class NodeInputError(Exception):
-    """A node asks for an input that cannot be worked out."""
+    """A node asks for an input that cannot be computed."""
 
 
 class DependencyCycleError(Exception):
@@ -53,7 +53,7 @@ class Graph:
         return node_id in self._added or node_id in self._prompt
 
     def get_parent_node_id(self, node_id: str) -> str | None:
-        """Who expanded into it; ``None`` for a node of the prompt."""
+        """The node that expanded into it; ``None`` for a node of the prompt."""
         return self._parents.get(node_id)
 
     def get_real_node_id(self, node_id: str) -> str:
@@ -69,7 +69,7 @@ class Graph:
         return node_id
 
     def all_node_ids(self) -> set[str]:
-        """Of the prompt, and all that came of it."""
+        """The nodes of the prompt, and all that they expanded into."""
         return {*self._prompt, *self._added}
 
     def get_original_prompt(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Who may ask an embedded server: by which name, and from which page of a browser.
+"""Which requests an embedded server accepts: by ``Host``, and by the page of a browser.
 
-ComfyUI lets in whoever finds it.  A server for tests runs on the machine of a developer, whose
+ComfyUI accepts everybody.  A server for tests runs on the machine of a developer, whose
 browser shows pages of strangers meanwhile: such a page can have its own name lead to 127.0.0.1.
 """
 
@@ -23,7 +23,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re
 
 
 def check_hosts(allowed: Any) -> None:
-    """TypeError or ValueError for what are no names of hosts."""
+    """TypeError or ValueError for invalid names of hosts."""
     if allowed is None:
         return
     if isinstance(allowed, str) or not isinstance(allowed, Collection):
@@ -34,10 +34,10 @@ def check_hosts(allowed: Any) -> None:
 
 
 def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozenset[str] | None:
-    """By which names a server may be asked, beside those of loopback; ``None``: by any.
+    """The names that ``Host`` may have beside those of loopback; ``None``: any.
 
     Args:
-        host: Where it was told to listen.
+        host: The address to listen on, as given.
         address: Where it listens.
         allowed: What it was given; ``None``: its own names on loopback, else any.
     """
@@ -48,7 +48,7 @@ def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozen
 
 
 def name_of(host: str) -> str | None:
-    """The name in a ``Host``, without port; ``None`` if that is none."""
+    """The name in a ``Host``, without port; ``None`` if it is invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else None
 
@@ -64,15 +64,15 @@ def is_loopback(host: str) -> bool:
 def is_same_site(host: str, origin: str) -> bool:
     """Whether a page belongs to the host that is asked, as ComfyUI sees it."""
     here, there = urlsplit(f"//{host}"), urlsplit(origin)
-    # A port that one of the two leaves out does not count for the other either.
+    # If one of the two has no port, the port of the other does not count.
     ours = here.hostname if there.port is None else host
     theirs = there.hostname if here.port is None else there.netloc
     return not ours or not theirs or ours == theirs
 
 
 def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
-    """Why a request is refused, in words for a developer; ``None`` if it is not."""
-    hosts = headers.getall("Host", [])  # no browser leaves it out
+    """Why a request is refused, for the developer; ``None`` if it is accepted."""
+    hosts = headers.getall("Host", [])  # browsers always send it
     if names is not None:
         for host in hosts:
             if not _is_one_of(names, host[:300]):
@@ -106,12 +106,12 @@ def _host_of(origin: str) -> str | None:
 def _is_same(host: str, origin: str) -> bool:
     try:
         return is_same_site(host.lower(), origin.lower())
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         return False
 
 
-def door(names: frozenset[str] | None) -> Any:
-    """Middleware that refuses, before anything else sees the request."""
+def check_origin(names: frozenset[str] | None) -> Any:
+    """Middleware that refuses requests before anything else sees them."""
 
     @web.middleware
     async def check(

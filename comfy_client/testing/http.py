@@ -29,7 +29,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-#: Status, headers, and a body: bytes, text, ``None``, or whatever JSON can say.
+#: Status, headers, and a body: bytes, text, ``None``, or any JSON value.
 Answer = tuple[int, Mapping[str, str], Any]
 
 
@@ -76,7 +76,7 @@ class Wire:
         data = self._left or self._capture.chunks.get()
         data, self._left = data[:size], data[size:]
         if not data:
-            self._capture.chunks.put(b"")  # for the next who asks
+            self._capture.chunks.put(b"")  # for the next call
         return data
 
     def close(self, *, reset: bool = False) -> None:
@@ -198,7 +198,7 @@ async def read_body(request: web.Request) -> bytes:
         async for chunk in request.content.iter_any():
             chunks.append(chunk)
             size += len(chunk)
-            if size > limit:  # the handler will refuse it, by its own words
+            if size > limit:  # the handler refuses it itself
                 break
     except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
         failure = exc
@@ -262,14 +262,14 @@ async def _read_answer(
 
 
 class _Bytes(io.BytesIO):
-    """What http.client takes for a connection."""
+    """A connection for http.client."""
 
     def makefile(self, mode: str) -> io.BytesIO:
         return self
 
 
 def decode(data: bytes, method: str) -> Answer:
-    """Read an answer; JSON is decoded.  ConnectionResetError if it is none, or not whole."""
+    """Read an answer; JSON is decoded.  ConnectionResetError if it is incomplete."""
     response = http.client.HTTPResponse(_Bytes(data), method=method)  # type: ignore[arg-type]
     response.begin()
     try:
@@ -285,7 +285,7 @@ def decode(data: bytes, method: str) -> Answer:
 
 
 def upgrade(request: Request) -> Answer:
-    """What opens a WebSocket."""
+    """The answer to a WebSocket handshake."""
     key = request.headers.get("Sec-WebSocket-Key")
     if key is None:
         return 400, {}, "No WebSocket UPGRADE hdr"

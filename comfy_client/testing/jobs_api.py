@@ -27,7 +27,7 @@ _TEXTS = (".txt", ".md", ".json")
 #: Kinds of outputs, and endings of others, that the editor shows; the newest one shows more.
 _SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
 _ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
-_EXCERPT = 1024  # characters of a text that stands for a whole job
+_EXCERPT = 1024  # characters of a text that represents a job
 
 
 async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
@@ -96,7 +96,7 @@ def is_uuid(value: Any) -> bool:
 
 
 def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
-    """Those that are asked for; ValueError in the server's words if that cannot be."""
+    """The requested page; ValueError, with the server's text, for an invalid query."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
     wrong = [word for word in wanted if word not in statuses]
@@ -188,7 +188,7 @@ class _Job:
     def _workflow_id(self) -> Any:
         found = self._item[3]
         for key in ("extra_pnginfo", "workflow", "id"):
-            # The newest servers ask whatever is there.
+            # The newest servers do not check the type.
             found = found.get(key, {}) if self._newest or isinstance(found, dict) else {}
         return found or None
 
@@ -224,7 +224,7 @@ def _status(entry: Mapping[str, Any], newest: bool) -> str:
 
 
 def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
-    """How many files there are, and which of them, or at last which text, stands for all."""
+    """The number of files, and the one, or the text, that represents them."""
     files = [
         (kind, {**one, "nodeId": node_id, "mediaType": kind})
         for node_id, kind, one in _each(outputs)
@@ -260,7 +260,7 @@ def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
 
 
 def _rank(file: Mapping[str, Any]) -> int:
-    """0 for the best one to stand for a job: pictures before texts, and what is to be kept."""
+    """0 for the best representative of a job: saved pictures first, texts last."""
     name = str(file.get("filename", "")).lower()
     if file["mediaType"] == "text" or name.endswith(_TEXTS):
         return 2

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to stand still
+_FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block
 
 
 class ServerLoop:
@@ -36,7 +36,7 @@ class ServerLoop:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the loop stands still."""
+        """Whether the loop is blocked."""
         return bool(self._thaws)
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
@@ -67,7 +67,7 @@ class ServerLoop:
         self.wait(calling())
 
     def freeze(self) -> Callable[[], None]:
-        """Have the loop stand still; returns what lets it go on."""
+        """Block the loop; returns a function that unblocks it."""
         thaw, frozen = threading.Event(), threading.Event()
 
         def sleep() -> None:
@@ -87,6 +87,6 @@ class ServerLoop:
 
 
 async def let_others_run() -> None:
-    """Give everything else in the loop its turn, and what follows from that."""
+    """Let all other tasks of the loop run, and those that follow from them."""
     for _ in range(4):
         await asyncio.sleep(0)

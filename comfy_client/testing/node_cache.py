@@ -1,4 +1,4 @@
-"""What is kept of nodes that ran, and how a later run finds it."""
+"""The cached outputs of nodes, and the keys by which a later run finds them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .nodes import Nodes
 
 @attrs.frozen
 class Cached:
-    """What is kept of a node that ran."""
+    """The output of a node that ran."""
 
     ui: dict[str, Any] | None
     outputs: list[Any]
@@ -25,7 +25,7 @@ class Cached:
 
 @attrs.define
 class Store:
-    """What is kept of one graph: a prompt's, or one that a node expanded into."""
+    """The cache of one graph: a prompt's, or one that a node expanded into."""
 
     keys: dict[str, str] = attrs.field(factory=dict)  # by node id; see Keys
     outputs: dict[str, Cached] = attrs.field(factory=dict)  # by key
@@ -33,7 +33,7 @@ class Store:
     inner: dict[tuple[str, str], Store] = attrs.field(factory=dict)  # the same
 
     def serve(self, graph: Graph, keys: dict[str, str]) -> None:
-        """Forget all that is not about these nodes."""
+        """Forget everything about other nodes."""
         self.keys = keys
         used = set(keys.values())
         names = {(node_id, graph.get_node(node_id)["class_type"]) for node_id in keys}
@@ -42,7 +42,7 @@ class Store:
         self.inner = {name: store for name, store in self.inner.items() if name in names}
 
     def node_ids(self) -> Iterator[str]:
-        """Here and in all that is inside."""
+        """The nodes here and in all inner graphs."""
         yield from self.keys
         for store in self.inner.values():
             yield from store.node_ids()
@@ -63,7 +63,7 @@ class Keys:
 
     def of(self, node_id: str) -> str:
         """The key of a node."""
-        chain = {node_id: None}  # each has the next for its only source
+        chain = {node_id: None}  # each has the next as its only source
         while node_id not in self._known:
             sources = list(dict.fromkeys(self._sources(node_id)))
             if len(sources) != 1 or sources[0] in chain:
@@ -114,7 +114,7 @@ class Keys:
 
 
 def _comparable(value: Any) -> object:
-    """JSON that is equal for equal values; NaN and objects are like nothing else."""
+    """JSON that is equal for equal values; NaN and objects equal nothing."""
     if isinstance(value, dict):
         return {str(key): _comparable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

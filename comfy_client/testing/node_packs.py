@@ -1,4 +1,4 @@
-"""Routes for what node packs bring along: files below ``custom_nodes/<pack>/``.
+"""Routes for files of node packs, below ``custom_nodes/<pack>/``.
 
 No code of a pack is run.  What it has for the editor lies in the folder that its ``__init__.py``
 names with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
@@ -110,7 +110,7 @@ PACK_ROUTES: Routes[ServerState] = (
     ("GET", "/global_subgraphs/{id}", _subgraph),
     ("GET", "/extensions", _extensions),
 )
-#: One template is to be had below ``/api`` only.
+#: A single template is served below ``/api`` only.
 TEMPLATE: Routes[ServerState] = (("GET", "/api/workflow_templates/{pack}/{name}", _template),)
 
 
@@ -119,7 +119,7 @@ def _root(state: ServerState) -> Path:
 
 
 def _web_folders(state: ServerState) -> dict[str, Path]:
-    """What packs have for the editor, by the names under which it is served."""
+    """Folders of packs with files for the editor, by the names under which they are served."""
     found = {}
     for pack in sorted(path for path in _root(state).iterdir() if path.is_dir()):
         for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):

@@ -19,7 +19,7 @@ An ``IMAGE`` is a sequence of Pillow images: of the server's own nodes a
 :class:`~comfy_client.testing.Pictures`, of yours what they returned.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
 hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
-``check_lazy_status``) and expansion work as there, and ``HAS_INTERMEDIATE_OUTPUT`` with
+``check_lazy_status``) and expansion work as in ComfyUI, and ``HAS_INTERMEDIATE_OUTPUT`` with
 ``version="new"``.  A node expands when it returns ``{"expand": nodes, "result": outputs}``: nodes
 as in a workflow, whose ids begin with its own (hidden ``UNIQUE_ID``), and outputs that may be
 links to them.
@@ -50,7 +50,7 @@ class Nodes:
         self._newest = newest
         self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
-        #: As the command line would have it.
+        #: As on the command line.
         self.argv = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]
@@ -58,7 +58,7 @@ class Nodes:
         self.classes: dict[str, Any] = {
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }
-        #: How often a class took the place of another, whose outputs then count no more.
+        #: How often a class replaced another, whose cached outputs are invalid then.
         self.replaced = 0
         for name, cls in self.classes.items():
             cls.OUTPUT_NODE = self._definitions[name]["output_node"]
@@ -67,14 +67,14 @@ class Nodes:
                 self._definitions[name]["description"] = _SIMULATED
 
     def add(self, name: str, cls: type) -> None:
-        """Add a class of the user's, or put it in the place of another."""
+        """Add a class of the user's, or replace one."""
         is_known = name in self.classes
-        self.classes = {**self.classes, name: cls}  # the server's threads may be at the old one
+        self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
-        self.replaced += is_known  # last: what ran with the old one meanwhile is forgotten
+        self.replaced += is_known  # last: outputs of the old class are forgotten then
 
     def definition(self, name: str) -> dict[str, Any]:
-        """What ``GET /object_info`` says about one class."""
+        """The entry of one class in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
             return definition_of(name, self.classes[name], newest=self._newest)
@@ -86,7 +86,7 @@ class Nodes:
         return definition
 
     def definitions(self, graph: Any = None) -> dict[str, Any]:
-        """Of the classes in a graph, or of all; one that cannot tell its own is left out."""
+        """Definitions of the classes in a graph, or of all; those that fail are left out."""
         nodes = graph.values() if isinstance(graph, dict) else ()
         used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
         found: dict[str, Any] = {}
@@ -96,7 +96,7 @@ class Nodes:
         return found
 
     def hint(self) -> str:
-        """What to do about a class that is not there; a real server does not say that."""
+        """What to do about an unknown class; a real server has no such hint."""
         names = sorted(self.classes)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return (
@@ -119,12 +119,12 @@ class Nodes:
 
 
 def shipped(name: str) -> Any:
-    """What a data file of this package holds."""
+    """The content of a data file of this package."""
     return json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
-    """The definition of a class, from its attributes; TypeError if that cannot be."""
+    """The definition of a class, from its attributes; TypeError if it is no node class."""
     try:
         inputs = cls.INPUT_TYPES()
         types = cls.RETURN_TYPES
@@ -144,7 +144,7 @@ def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any
             "category": getattr(cls, "CATEGORY", "sd"),
             "output_node": getattr(cls, "OUTPUT_NODE", False) is True,
         }
-        # As there, only when a class says so.
+        # As in ComfyUI, only if the class has them.
         if hasattr(cls, "OUTPUT_TOOLTIPS"):
             definition["output_tooltips"] = cls.OUTPUT_TOOLTIPS
         for name_there in ("DEPRECATED", "EXPERIMENTAL"):

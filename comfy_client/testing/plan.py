@@ -14,12 +14,12 @@ class Plan:
     def __init__(self, run: PromptRun) -> None:
         self._run = run
         self.pending: dict[str, set[str]] = {}  # what each still waits for
-        #: What each may take from: of its lazy inputs only those that it asked for.
+        #: The sources of each; of its lazy inputs, only those that it asked for.
         self.sources: defaultdict[str, set[str]] = defaultdict(set)
         self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, node_id: str) -> None:
-        """Add a node, and all that it surely needs and that is not cached."""
+        """Add a node, and the nodes that it needs in any case and that are not cached."""
         waiting = [node_id]
         links = []
         while waiting:
@@ -73,7 +73,7 @@ class Plan:
     def _cycle(self) -> NodeFailure:
         display_id = self._run.graph.get_display_node_id
         blamed = next(iter(self.pending))
-        # One that is shown in another came by expansion: the others were checked before.
+        # Nodes displayed as others come from an expansion: the rest were validated.
         blamed = next((display_id(n) for n in self.pending if display_id(n) != n), blamed)
         return NodeFailure(blamed, DependencyCycleError("Dependency cycle detected"), [])
 

@@ -41,7 +41,7 @@ class Queue:
             if self._closed or not self._pending:
                 return None
             item = heapq.heappop(self._pending)
-            # The executor marks its own; queue and history show what was sent.
+            # The executor changes its copy; queue and history show what was sent.
             self._running = copy.deepcopy(item)
             self._changed()
             return item
@@ -62,7 +62,7 @@ class Queue:
         self._history[item[1]] = {"prompt": item[:5], **result}
 
     def settle(self, prompt_id: str, result: dict[str, Any]) -> None:
-        """End a prompt in this way, whether it runs, waits, or was never heard of."""
+        """End a prompt with this result, whether it runs, waits, or is unknown."""
         with self._news:
             running = [self._running] if self._running else []
             known = (item for item in (*running, *self._pending) if item[1] == prompt_id)
@@ -76,7 +76,7 @@ class Queue:
             self._changed()
 
     def lose(self) -> str | None:
-        """Forget what waits and what runs, and tell nobody; the id of what ran."""
+        """Forget what waits and what runs, without a message; returns the id of what ran."""
         with self._news:
             self._pending.clear()
             item, self._running = self._running, None
@@ -116,7 +116,7 @@ class Queue:
                     del self._pending[index]
                     heapq.heapify(self._pending)
                     if not self._pending:
-                        self._changed()  # clients hear of the last one twice
+                        self._changed()  # clients get two messages for the last one
                     self._changed()
                     return True
         return False
@@ -144,13 +144,13 @@ class Queue:
                 self._history.pop(prompt_id, None)
 
     def flag(self, name: str, value: Any) -> None:
-        """Ask the worker for something, for when it is idle."""
+        """Request something from the worker, for when it is idle."""
         with self._news:
             self._flags[name] = value
             self._news.notify()
 
     def take_flags(self) -> dict[str, Any]:
-        """What it was asked for."""
+        """The requests so far, which end with this."""
         with self._news:
             flags, self._flags = self._flags, {}
             return flags

@@ -20,7 +20,7 @@ from .node_api import ExecutionBlocker, Preview
 from .node_cache import Cached, Keys, Store
 from .nodes import Nodes
 
-#: What one call of a node gave: the nodes that it expands into or ``None``, and its outputs.
+#: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
@@ -86,14 +86,14 @@ class PromptRun:
     # -- messages -----------------------------------------------------------------------
 
     def report(self, event: str, data: dict[str, Any], *, to_all: bool = False) -> None:
-        """To history, and to the client."""
+        """Add an event to the history, and send it to the client."""
         data = {**data, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
         if self.client_id is not None or to_all:
             self.sink.send(event, data, self.client_id)
 
     def details(self, failure: NodeFailure) -> dict[str, Any]:
-        """What ``execution_error`` says beside where it was."""
+        """The part of ``execution_error`` about the error itself."""
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
             "exception_message": f"{text_of(failure.error)}{'' if is_cycle else chr(10)}",
@@ -104,7 +104,7 @@ class PromptRun:
         }
 
     def record(self, succeeded: bool) -> dict[str, Any]:
-        """What history has of it."""
+        """Its history entry."""
         return {
             "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
             "status": {
@@ -116,7 +116,7 @@ class PromptRun:
         }
 
     def send_executing(self, node_id: str) -> None:
-        """A node starts."""
+        """Send that a node starts."""
         if self.client_id is not None:
             display_id = self.graph.get_display_node_id(node_id)
             self.shown_id = display_id
@@ -124,7 +124,7 @@ class PromptRun:
             self.sink.send("executing", data, self.client_id)
 
     def send_executed(self, node_id: str, output: Any) -> None:
-        """A node has shown something."""
+        """Send the output of a node."""
         data = {
             "node": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
@@ -134,7 +134,7 @@ class PromptRun:
         self.sink.send("executed", data, self.client_id)
 
     def show(self, node_id: str, ui: dict[str, Any]) -> None:
-        """To history, and to the client: what a node is there for."""
+        """Report the output of a node to history and client."""
         meta = {
             "node_id": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
@@ -210,17 +210,17 @@ class PromptRun:
     # -- what is kept -------------------------------------------------------------------
 
     def store(self, node_id: str) -> Store:
-        """Where the outputs of a node are kept: by whom it came into the graph."""
+        """The store of a node: that of the node which added it to the graph."""
         parent = self.graph.get_parent_node_id(node_id)
         return self._store if parent is None else self.inner_store(parent)
 
     def inner_store(self, node_id: str) -> Store:
-        """Where the outputs of the nodes are kept that a node expanded into."""
+        """The store of the nodes that a node expanded into."""
         inner = self.store(node_id).inner
         return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), Store())
 
     def cached(self, node_id: str) -> Cached | None:
-        """What is kept of a node, if anything."""
+        """The cached outputs of a node, if any."""
         store = self.store(node_id)
         return store.outputs.get(store.keys.get(node_id, ""))
 
@@ -243,7 +243,7 @@ class PromptRun:
         return {node_id: keys.of(node_id) for node_id in node_ids}
 
     def changed(self, node_id: str) -> Any:
-        """What ``IS_CHANGED`` says, if there is one; also marked in the graph, as it is there."""
+        """The result of ``IS_CHANGED``, if there is one; also noted in the graph, as in ComfyUI."""
         node = self.graph.get_node(node_id)
         cls = self.nodes.classes[node["class_type"]]
         if not hasattr(cls, "IS_CHANGED"):
@@ -252,7 +252,7 @@ class PromptRun:
             try:
                 values, _ = self.inputs(node_id)
                 node["is_changed"] = [_called(cls.IS_CHANGED, v) for v in _slices(values, cls)]
-            except Exception as exc:  # noqa: BLE001  the server takes it for a change
+            except Exception as exc:  # noqa: BLE001  counts as a change
                 self.sink.log(f"WARNING: {exc}")
                 node["is_changed"] = float("nan")
         return node["is_changed"]
@@ -274,19 +274,19 @@ class PromptRun:
         return bool(getattr(cls, "OUTPUT_NODE", False))
 
     def is_intermediate(self, node_id: str) -> bool:
-        """Whether it shows something, though it is no output node."""
+        """Whether it has an output, although it is no output node."""
         cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
         return bool(getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
-        """Outputs, since people wait for them; coroutines, since others can run meanwhile."""
+        """Output nodes, since clients wait for them; coroutines, since others can run meanwhile."""
         cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
         return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
 
     def inputs(
         self, node_id: str, sources: Collection[str] | None = None
     ) -> tuple[dict[str, list[Any]], set[str]]:
-        """What a node is called with, and the names of what is not worked out.
+        """The arguments of a node, and the names of those that are not computed.
 
         For each input the values of one or more calls; of links only from `sources`.
         Without `sources` only what stands in the graph.
@@ -338,7 +338,7 @@ class PromptRun:
     def call(
         self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
     ) -> tuple[dict[str, Any], list[CallResult]]:
-        """What a node shows, and what each call gave."""
+        """The output of a node for the client, and the results of its calls."""
         results: list[CallResult] = []
         shown: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
@@ -361,11 +361,11 @@ class PromptRun:
         ui = (
             {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
         )
-        json.dumps(ui)  # or it is this node's failure: ComfyUI would end over it
+        json.dumps(ui)  # fails here, as a failure of this node: ComfyUI's worker would die
         return ui, results
 
     def resolved(self, node_id: str) -> list[Any]:
-        """The outputs of a node that expanded into others, which have run."""
+        """The outputs of a node that expanded into others, after they have run."""
         results = []
         for expansion, result in self.expanded.pop(node_id):
             if expansion is not None:
@@ -400,7 +400,7 @@ class PromptRun:
 
 
 def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
-    """The arguments of each call: short lists are continued with their last value."""
+    """The arguments of each call: short lists repeat their last value."""
     if getattr(node, "INPUT_IS_LIST", False):
         return [dict(inputs)]
     calls = max(map(len, inputs.values()), default=0)
@@ -447,7 +447,7 @@ def shown(value: Any) -> Any:
 
 
 def text_of(value: object) -> str:
-    """Its text, whatever happens."""
+    """``str()`` of a value, even if that fails."""
     try:
         return str(value)
     except BaseException as exc:  # noqa: BLE001  a class of the user's

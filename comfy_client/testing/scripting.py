@@ -70,7 +70,7 @@ class ScriptedServer:
         raise NotImplementedError
 
     def _flush(self) -> None:
-        """Have all messages so far sent as things are."""
+        """Send the messages so far, before something changes."""
         with contextlib.suppress(RuntimeError):  # it is not running
             self._running().sockets.flush()
 

@@ -25,7 +25,7 @@ from aiohttp import web
 from .exchange import watch
 from .faults import OF_ONE_LIFE
 from .folders import Folders
-from .hosts import ANY, check_hosts, door, names_of
+from .hosts import ANY, check_hosts, check_origin, names_of
 from .nodes import Nodes, definition_of
 from .replay import Player
 from .routes import application
@@ -113,7 +113,7 @@ class ComfyServer(ScriptedServer):
         TypeError: An argument of another type.
     """
 
-    # For those who ask what failed to be made: repr() is in tracebacks.
+    # repr() must work although __init__ failed: tracebacks show it.
     _state: ServerState | None = None
     _reserved: socket.socket | None = None
 
@@ -150,7 +150,7 @@ class ComfyServer(ScriptedServer):
         self._credentials = credentials
         self._multi_user = multi_user
         self._tls = _tls_context(tls)
-        #: What a client may trust; ``None`` if that is not known.
+        #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._prefix = prefix
         self._allowed_hosts = allowed_hosts
@@ -164,7 +164,7 @@ class ComfyServer(ScriptedServer):
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
     def __enter__(self) -> ComfyServer:
-        self.errors.clear()  # those of the use before
+        self.errors.clear()  # those of its last use
         return self.start()
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -294,7 +294,7 @@ class ComfyServer(ScriptedServer):
     def _built(self, address: str) -> tuple[ServerState, web.Application]:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix=f"comfy-server-{os.getpid()}-")).resolve()
-            # Also for a server that nobody stops, when its process ends.
+            # Also at the end of the process, if the server is never stopped.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = Options(
             version=self.version,
@@ -315,7 +315,7 @@ class ComfyServer(ScriptedServer):
         app.middlewares.insert(0, watch(state))
         if ANY not in (self._allowed_hosts or ()):
             names = names_of(self._address[0], address, self._allowed_hosts)
-            app.middlewares.insert(0, door(names))
+            app.middlewares.insert(0, check_origin(names))
         return state, app
 
     def stop(self) -> None:
@@ -367,7 +367,7 @@ class ComfyServer(ScriptedServer):
             self._lock.release()
 
     def _reserve(self) -> None:
-        """Bound, and not listening: nobody else gets the port, and dials are refused."""
+        """Bind the port without listening: nobody else gets it, and connections are refused."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -382,11 +382,11 @@ class ComfyServer(ScriptedServer):
         state = self._state
         if state is None:
             return
-        state.stop(reset=reset)  # first: what misses the server then knows why
+        state.stop(reset=reset)  # first: others then know why the server is missing
         self._state = None
         self._active.clear(*OF_ONE_LIFE)
         for thread in self._threads:
-            if thread is not threading.current_thread():  # a node or a script ends its server
+            if thread is not threading.current_thread():  # a node or a script may stop its server
                 thread.join(_STOP_TIMEOUT)
         if self._reserved is not None:
             self._reserved.bind((self._address[0], self._port))
@@ -451,7 +451,7 @@ def _check_host(host: str) -> None:
 def _check_credentials(value: Any) -> None:
     texts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     if value is not None and not all(isinstance(text, str) for text in texts):
-        # Not shown: it may be a secret all the same.
+        # Not shown: it may be a secret.
         raise TypeError("credentials are a pair of user and password, or the text of a token")
 
 
@@ -494,7 +494,7 @@ def _below(prefix: str, app: web.Application, max_upload_size: int) -> web.Appli
 
 
 def _guard(credentials: tuple[str, str] | str) -> Any:
-    """What a proxy with a password does."""
+    """Middleware that asks for credentials, as a proxy would."""
     scheme = "Bearer" if isinstance(credentials, str) else "Basic"
     wanted = credentials if isinstance(credentials, str) else ":".join(credentials)
 

@@ -1,4 +1,4 @@
-"""What one life of a server has: its files, nodes, queue, executor, sockets and log."""
+"""The state of a running server: files, nodes, queue, executor, sockets, log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOG_LINES = 300
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """How a server was made, as far as its routes need it."""
+    """The options of a server that its routes need."""
 
     version: Version
     multi_user: bool
@@ -78,7 +78,7 @@ class ServerState:
         self._log_readers: set[str] = set()
 
     def stop(self, *, reset: bool = False) -> None:
-        """From any thread; with resets for connections, if wanted."""
+        """Stop, from any thread; optionally reset all connections."""
         self.connections.reset = reset
         self.queue.close()
         self.loop.stop()
@@ -86,7 +86,7 @@ class ServerState:
     def keep_error(self, error: BaseException) -> None:
         """Raise an error at the end of the server's ``with``; not one that comes of the end.
 
-        May be what is no Exception, such as of ``pytest.fail``: no thread ends over it.
+        It may be a BaseException, such as that of ``pytest.fail``.
         """
         if not self.queue.closed:
             self.records.keep(self.records.errors, error)
@@ -105,7 +105,7 @@ class ServerState:
         self.send("status", {"status": self.queue_info()})
 
     def lose_queue(self) -> None:
-        """Nothing waits or runs any more, and no client is told."""
+        """Forget what waits and runs, without a message to clients."""
         running = self.queue.lose()
         if running is not None:
             self.sockets.silenced.add(running)
@@ -163,7 +163,7 @@ def _features(options: Options) -> dict[str, Any]:
     size = options.max_upload_size
     features: dict[str, Any] = {
         "supports_preview_metadata": True,
-        # A number of megabytes with a fraction there, if one gives it.
+        # In ComfyUI it is computed from megabytes, and a float if it was given.
         "max_upload_size": size if size == UPLOAD_SIZE else float(size),
     }
     if options.is_newer:

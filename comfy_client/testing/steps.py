@@ -17,7 +17,7 @@ from .websocket import pieces
 
 #: Stands for the id of the prompt in the steps of a script.
 PROMPT_ID = "00000000-0000-4000-8000-000000000000"
-_POLL = 0.005  # seconds between two looks at the faults
+_POLL = 0.005  # seconds between two checks of the faults
 
 
 @attrs.frozen
@@ -38,13 +38,13 @@ Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], ob
 
 
 class PromptHooks:
-    """Has prompts wait, be played or be forgotten, as scripts and faults want it."""
+    """Applies scripts and faults to the execution of prompts."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
 
     def plays(self, item: Item) -> bool:
-        """Whether a prompt was for a script, which then has played it."""
+        """Play the script, if there is one; whether there was."""
         state, prompt_id, extra_data = self._state, item[1], item[3]
         if prompt_id in state.sockets.silenced:  # and was sent again
             state.sockets.flush()
@@ -62,7 +62,7 @@ class PromptHooks:
         return True
 
     def keep_error(self, error: BaseException) -> None:
-        """Keep it for the end of the server."""
+        """Keep an error for the end of the server's ``with``."""
         self._state.keep_error(error)
 
     def before_step(self) -> None:

@@ -19,12 +19,12 @@ from aiohttp import web
 from .folders import is_inside
 from .routing import Routes
 
-_SYSTEM = "__"  # how names begin that no user may have
+_SYSTEM = "__"  # the beginning of names that no user may have
 _SETTINGS = "comfy.settings.json"
 
 
 class Users:
-    """Who there is, and where their files are."""
+    """The users, and the folders of their files."""
 
     def __init__(self, root: Path, *, multi: bool, newest: bool) -> None:
         self.root = root
@@ -34,7 +34,7 @@ class Users:
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 
     def add(self, name: str) -> str:
-        """A new user's id; ValueError in the server's words if it cannot be."""
+        """Add a user and return the id; ValueError, with the server's text, for an invalid name."""
         name = name.strip()
         if not name:
             raise ValueError("username not provided")
@@ -47,7 +47,7 @@ class Users:
         return user_id
 
     def home(self, request: web.Request) -> Path:
-        """The folder of who asks; KeyError if the server does not know them."""
+        """The folder of the user of a request; KeyError for an unknown user."""
         user = request.headers.get("Comfy-User", "default") if self.multi else "default"
         if user not in self.names or user.startswith(_SYSTEM):
             raise KeyError(f"Unknown user: {user}")
@@ -56,7 +56,7 @@ class Users:
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
         """A path below that folder; ``None`` if it leads out of it."""
         home = self.home(request)
-        # As there: what was encoded twice is decoded twice.
+        # As in ComfyUI: what was encoded twice is decoded twice.
         path = Path(os.path.abspath(home / unquote(file)))
         if not is_inside(path, home):
             return None
@@ -87,7 +87,7 @@ async def _post_users(users: Users, request: web.Request) -> web.Response:
 
 def _load(users: Users, request: web.Request) -> dict[str, Any]:
     try:
-        path = users.path(request, _SETTINGS)  # makes the user's folder, too
+        path = users.path(request, _SETTINGS)  # also creates the user's folder
         text = "" if path is None else path.read_text(encoding="utf-8")
         settings: dict[str, Any] = json.loads(text)
     except KeyError:
@@ -191,7 +191,7 @@ class _Refused(Exception):
 def _answers(
     handler: Callable[[Users, web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[Users, web.Request], Awaitable[web.StreamResponse]]:
-    """Has a :class:`_Refused` become an answer."""
+    """Turn a :class:`_Refused` into an answer."""
 
     @functools.wraps(handler)
     async def answering(users: Users, request: web.Request) -> web.StreamResponse:

@@ -56,7 +56,7 @@ class EventSocket:
 
     @property
     def receives(self) -> bool:
-        """Whether messages reach it."""
+        """Whether messages are sent to it."""
         return not (self._is_muted or self._is_paused)
 
     async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
