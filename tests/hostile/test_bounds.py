@@ -31,6 +31,7 @@ from comfy_client.transport import http as edge
 from comfy_client.values import size_decoded
 from comfy_client.workflow import explain_rejection
 from comfy_client.workflow.graph import nearest
+from tests.helpers.clients import Quick, until
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 
 MIB = 1 << 20
@@ -75,6 +76,7 @@ SMALL_ROUTES = {
     "POST /users": lambda api: api.create_user("ann"),
     "POST /upload/image": lambda api: api.upload_image(b"x", "a.png"),
     "POST /jobs/x/cancel": lambda api: api.cancel_job("x"),
+    "POST /jobs/cancel": lambda api: api.cancel_jobs("x"),
     "POST /free": lambda api: api.free_memory(),
     "POST /userdata/x": lambda api: api.store_user_data("x", b""),
 }
@@ -294,6 +296,25 @@ def test_what_stands_before_a_body_has_an_end(server: Comfy, api: ComfyApi, name
     with within(2.0, memory=8 * MIB), pytest.raises(TransportError):
         api.get_queue()
     assert time.monotonic() - begun < 10  # of 30
+
+
+def test_a_handshake_ends_at_a_mebibyte(server: Comfy) -> None:
+    """Long before the time for it is over, of cookies too, which nobody keeps."""
+    piece = b"Set-Cookie: a=b\r\n" * 250
+    sent: list[int] = []
+
+    def pour(request: Request) -> Iterator[bytes]:
+        sent.append(0)
+        yield b"HTTP/1.1 101 X\r\n"
+        while sum(sent) < 200 * MIB:
+            sent[-1] += len(piece)
+            yield piece
+
+    server.lies = {"GET /ws": pour}
+    with Quick(server.url) as api:
+        api.on("status", lambda _: None)  # starts the event thread
+        until(lambda: len(sent) > 2)
+    assert max(sent) < 20 * MIB  # of which the system holds most
 
 
 def test_a_transfer_that_never_stops_has_an_end(

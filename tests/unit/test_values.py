@@ -14,6 +14,7 @@ from comfy_client.values import (
     MOST_ID,
     MOST_ITEMS,
     MOST_LEVELS,
+    MOST_TEXT,
     by_id,
     identifier,
     is_shallow,
@@ -38,6 +39,7 @@ def test_what_is_cut_says_so() -> None:
         assert cut.startswith(str(given)[:237] + "...")
         assert len(cut) == MOST_ID
     assert text("abcdef", 5) == "ab..."
+    assert len(text("x" * (MOST_TEXT + 1)) or "") == MOST_TEXT
     assert text("é\ud800") == "é?"
 
 
