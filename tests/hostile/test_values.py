@@ -165,7 +165,7 @@ def test_an_id_of_any_type_in_the_jobs_list_keeps_no_job_from_its_end(odd: Any) 
 def test_thousands_of_strange_prompts_keep_no_job_from_its_end() -> None:
     """In the queue, in the list of jobs, and beside ours in the history."""
     odd = ["", "\ud800", "x" * 300, "../..", "\n", "{}", "\u00e9"]
-    records = [[n, f"{odd[n % len(odd)]}{n}", {}, {}, []] for n in range(9000)]
+    records = [[n, f"{odd[n % len(odd)]}{n}", {}, {}, []] for n in range(4000)]
     queue = {"queue_running": records[:9], "queue_pending": records[9:]}
     jobs = {"jobs": [{"id": record[1], "status": "pending"} for record in records]}
 

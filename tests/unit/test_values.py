@@ -51,7 +51,6 @@ def test_of_a_list_or_an_object_so_many_items_are_taken_over() -> None:
     assert {len(one or ()) for one in found} == {MOST_ITEMS}
     with pytest.raises(UnexpectedResponse, match="250005 items"):
         items(long, "Queue.queue_pending")
-    assert len(items(long[:MOST_ITEMS], "Queue.queue_pending")) == MOST_ITEMS
 
 
 def test_ids_that_are_cut_stay_different() -> None:
