@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,23 @@ import pytest
 
 import comfy_client.testing
 from comfy_client import ComfyApi
-from comfy_client.errors import RequestTimeout
-from comfy_client.transport.http import MAX_JSON
+from comfy_client.errors import (
+    RequestTimeout,
+    TransportError,
+    UnexpectedResponse,
+)
+from comfy_client.testing import ComfyServer, Request, cut
+from comfy_client.transport import http as edge
+from comfy_client.transport.http import MAX_JSON, Http
 from comfy_client.values import seconds_to_decode
+from tests.helpers.http import (
+    MIB,
+    Pour,
+    endlessly,
+    opened,
+    raw,
+    raw_server,
+)
 from tests.hostile.server import Comfy, answer
 
 #: Seconds; what is below takes about twice as long to decode, or to make into models.
@@ -103,3 +120,81 @@ def test_the_estimate_is_none_too_low(unit: str) -> None:
     begun = time.thread_time()
     json.loads(body)
     assert (time.thread_time() - begun) / 5 < seconds_to_decode(body) < 1.0
+
+
+def test_an_answer_larger_than_allowed_is_refused(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its length before it is read, or as soon as it is seen."""
+    monkeypatch.setattr(edge, "MAX_ANSWER", 1000)
+    comfy.on("GET", "/fits", (200, {}, bytes(1000)))
+    comfy.on("GET", "/length", cut((200, {"Content-Length": "99999999999"}, b"x"), 1))
+    comfy.on("GET", "/endless", raw(b"", bytes(5000)))
+    assert len(http.request("GET", "/fits").content) == 1000
+    for route in ("/length", "/endless"):
+        with pytest.raises(UnexpectedResponse, match="exceeds the 1000 bytes"):
+            http.request("GET", route)
+
+
+def test_a_gigabyte_of_json_is_refused_in_bounded_memory(http: Http, comfy: ComfyServer) -> None:
+    """Announced or not: to decode it would take a multiple of that."""
+
+    def pour(request: Request) -> None:
+        request.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                request.socket.sendall(b"1," * (MIB // 2))
+
+    length = {"Content-Length": str(10**9), "Content-Type": "application/json"}
+    comfy.on("GET", "/announced", cut((200, length, b"["), 1))
+    comfy.on("GET", "/poured", pour)
+    for route in ("/announced", "/poured"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnexpectedResponse, match="exceeds"):
+                http.json("GET", route)
+            assert tracemalloc.get_traced_memory()[1] < 700 * MIB
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_gzip_bomb_is_refused_in_bounded_memory(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One hundred thousand bytes that would become a hundred million."""
+    monkeypatch.setattr(edge, "MAX_ANSWER", 4 * MIB)
+    bomb = gzip.compress(bytes(100 * MIB), 9)
+    http.json("GET", "/prompt")  # learns where the routes are
+    comfy.on("GET", "*", (200, {"Content-Encoding": "gzip"}, bomb))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnexpectedResponse, match="exceeds"):
+            http.request("GET", "/queue")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * MIB
+
+
+@pytest.mark.parametrize(
+    "pour",
+    [
+        endlessly(b"X" * 65536, start=b"HTTP/1.1 200 "),
+        endlessly(b"X" * 65536),
+        endlessly(b"X: " + b"y" * 60000 + b"\r\n"),
+        endlessly(b"X: y\r\n" * 1000),
+        endlessly(b"0" * 65536, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ],
+    ids=["status", "header", "long headers", "many headers", "chunk size"],
+)
+def test_header_bombs_end_in_bounded_memory(pour: Pour) -> None:
+    """In a typed error, well before the deadline."""
+    with raw_server(pour) as port, opened(f"127.0.0.1:{port}") as http:
+        tracemalloc.start()
+        try:
+            with pytest.raises((TransportError, UnexpectedResponse)):
+                http.request("GET", "/queue", timeout=10)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 20 * MIB

@@ -1,0 +1,100 @@
+"""A Session of the caller is used as it is."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import pytest
+import requests
+from requests.auth import AuthBase
+
+from comfy_client.errors import (
+    TransportError,
+)
+from comfy_client.testing import ComfyServer, encode
+from tests.helpers.http import (
+    head_of,
+    opened,
+    raw_server,
+)
+
+
+class Signed(AuthBase):
+    """Signs method, URL and body, as OAuth or AWS do."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        size = len(request.body or b"")
+        request.headers["X-Signature"] = f"{request.method} {request.path_url} {size}"
+        return request
+
+
+def test_a_given_session_is_honoured_and_not_changed(comfy: ComfyServer) -> None:
+    """Headers, params, cookies, auth, adapters; and it is never closed."""
+    comfy.on("*", "*", (200, {}, {}))
+
+    class Counting(requests.adapters.HTTPAdapter):
+        sent = closed = 0
+
+        def send(self, *args: Any, **kw: Any) -> requests.Response:
+            self.sent += 1
+            return super().send(*args, **kw)
+
+        def close(self) -> None:
+            self.closed += 1
+            super().close()
+
+    with requests.Session() as session:
+        adapter = Counting()
+        session.mount("http://", adapter)
+        session.headers["X-Mine"] = "1"
+        session.headers["User-Agent"] = "mine/1"
+        session.params = {"mine": "a b"}
+        session.cookies.set("sid", "c1", domain="127.0.0.1")
+        session.auth = Signed()
+        before = (dict(session.headers), dict(session.params), session.cookies.get_dict())
+        with opened(comfy.url, session=session) as http:
+            http.json("GET", "/queue", params={"q": 1})
+            http.request("POST", "/prompt", data=b"12345")
+            url, sent = http.handshake("/ws", {"clientId": "me"})
+        after = (dict(session.headers), dict(session.params), session.cookies.get_dict())
+        assert before == after
+        assert (adapter.sent, adapter.closed) == (2, 0)
+    get, post = comfy.requests
+    for request in comfy.requests:
+        assert request.headers["X-Mine"] == "1"
+        assert request.headers["User-Agent"] == "mine/1"
+        assert request.headers["Cookie"] == "sid=c1"
+        assert request.query["mine"] == "a b"
+    assert get.headers["X-Signature"] == "GET /api/queue?q=1&mine=a+b 0"
+    assert post.headers["X-Signature"] == "POST /api/prompt?mine=a+b 5"
+    assert "mine=a+b" in url
+    assert (sent["Cookie"], sent["X-Mine"]) == ("sid=c1", "1")
+    assert sent["X-Signature"] == "GET /ws?clientId=me&mine=a+b 0"
+
+
+def test_a_given_session_keeps_to_deadlines_over_kept_connections_too() -> None:
+    """Though they were made before, and for requests of its owner, who has no deadline."""
+
+    def handle(connection: socket.socket) -> None:
+        while True:
+            path = head_of(connection).split()[1]
+            if b"quick" in path:
+                connection.sendall(encode((200, {}, {})))
+                continue
+            for byte in encode((200, {}, {})):
+                connection.sendall(bytes([byte]))
+                time.sleep(0.02)
+
+    with raw_server(handle) as port, requests.Session() as session:
+        url = f"http://127.0.0.1:{port}"
+        assert session.get(f"{url}/quick").json() == {}
+        with opened(url, session=session) as http:
+            for _ in range(2):
+                start = time.monotonic()
+                with pytest.raises(TransportError):
+                    http.request("GET", "/slow", timeout=0.4)
+                assert time.monotonic() - start < 1.2
+            assert session.get(f"{url}/slow").json() == {}
+            assert session.post(f"{url}/quick", data=b"x" * 99).json() == {}

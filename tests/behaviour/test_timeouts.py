@@ -1,0 +1,183 @@
+"""Timeouts hold, however slowly a server drips."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    RequestTimeout,
+    ServerUnreachable,
+    TransportError,
+)
+from comfy_client.testing import ComfyServer, Request, never_answer
+from comfy_client.transport.http import Http
+from comfy_client.transport.url import parse_host
+from tests.helpers.http import (
+    MIB,
+    Pour,
+    endlessly,
+    never_end,
+    opened,
+    raw_server,
+)
+
+
+def test_a_host_that_swallows_packets_ends_at_the_connect_timeout() -> None:
+    """A full backlog answers nothing, like a firewall."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as s:
+        for _ in range(4):  # until the kernel drops what comes
+            filler = s.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        http = s.enter_context(opened(f"127.0.0.1:{server.getsockname()[1]}", timeout=(0.3, 9)))
+        start = time.monotonic()
+        with pytest.raises(ServerUnreachable, match=r"no connection within 0\.3 s"):
+            http.json("GET", "/prompt")
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "pour",
+    [
+        endlessly(b"X", start=b"HTTP/1.1 200 O", pause=0.02),
+        endlessly(b"X", pause=0.02),
+        endlessly(b"X: y\r\n", pause=0.05),
+        endlessly(b"HTTP/1.1 100 Continue\r\n\r\n", start=b"", pause=0.02),
+        endlessly(b" ", start=b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", pause=0.02),
+        endlessly(b"1\r\n \r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0.02),
+        endlessly(b"0", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0.02),
+        endlessly(b"X: y\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", 0.02),
+        endlessly(b" ", b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", 0.02),
+        lambda connection: never_end(connection),
+    ],
+    ids=[
+        "status",
+        "header",
+        "headers",
+        "continue",
+        "body",
+        "chunks",
+        "chunk-size",
+        "trailer",
+        "redirect",
+        "silence",
+    ],
+)
+def test_dripping_ends_at_the_deadline(pour: Pour) -> None:
+    """Wherever in the answer a server drips, the whole of it has one deadline."""
+    with raw_server(pour) as port, opened(f"127.0.0.1:{port}") as http:
+        start = time.monotonic()
+        with pytest.raises(TransportError):
+            http.request("GET", "/queue", timeout=0.5)
+        assert 0.4 < time.monotonic() - start < 4
+
+
+def test_a_server_that_reads_nothing_ends_at_the_deadline() -> None:
+    """The body does not fit into the buffers on the way."""
+    end = threading.Event()
+    with raw_server(lambda connection: end.wait(20)) as port:
+        with opened(f"127.0.0.1:{port}") as http:
+            start = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                http.upload("/upload/image", {}, bytes(64 * MIB), "a", timeout=0.5)
+            assert time.monotonic() - start < 3
+        end.set()
+
+
+def test_no_time_left_asks_nothing(comfy: ComfyServer, http: Http) -> None:
+    """A deadline that has passed is a ``RequestTimeout`` as well."""
+    with pytest.raises(RequestTimeout):
+        http.json("GET", "/prompt", timeout=0)
+    assert not comfy.requests
+
+
+@pytest.mark.parametrize("timeout", [0, -1, (0, 1), (1, 0), float("nan")])
+def test_timeouts_must_be_positive(timeout: Any) -> None:
+    """Refused when the client is made."""
+    with pytest.raises(ValueError, match="more than 0"):
+        Http(parse_host("x")[0], timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, "5", [5, 60], (5, None)])
+def test_what_is_no_timeout_is_refused_in_words(timeout: Any) -> None:
+    """Not in those of a comparison."""
+    with pytest.raises(TypeError, match="in seconds"):
+        Http(parse_host("x")[0], timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ([5], TypeError)],
+)
+def test_what_is_no_timeout_of_a_call_is_refused_before_anything_is_asked(
+    comfy: ComfyServer, tmp_path: Path, timeout: Any, error: type[Exception]
+) -> None:
+    """By each that takes one, in the same words."""
+    file = {"filename": "a.png"}
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        for call in (
+            lambda: api.init(timeout),
+            lambda: api.ping(timeout),
+            lambda: api.poll_status(timeout),
+            lambda: api.fetch_api("/queue", timeout=timeout),
+            lambda: api.get_image(file, timeout=timeout),
+            lambda: api.stream_image(file, timeout=timeout).__enter__(),
+            lambda: api.download_image(file, tmp_path, timeout=timeout),
+            lambda: api.upload_image(b"x", "x", timeout=timeout),
+        ):
+            with pytest.raises(error, match="a timeout is"):
+                call()
+    assert not comfy.requests
+
+
+def test_a_timeout_may_be_infinite(comfy: ComfyServer) -> None:
+    """Although no socket can be told so: of the client, of a call, of a transfer."""
+    comfy.on("POST", "/upload", (200, {}, {}))
+    with opened(comfy.url, timeout=float("inf")) as http:
+        assert http.json("GET", "/queue")
+        assert http.json("GET", "/queue", timeout=float("inf"))
+        assert http.upload("/upload", {}, b"x", "x", timeout=float("inf")) == {}
+        with http.download("/queue", timeout=1e300) as download:
+            assert b"".join(download)
+
+
+def test_silence_behind_a_slow_beginning_ends_at_the_deadline(
+    comfy: ComfyServer, http: Http
+) -> None:
+    """The last read has only the time that is left."""
+
+    def handler(request: Request) -> None:
+        request.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n")
+        time.sleep(1.8)
+        request.socket.sendall(b"\r\n")
+        never_answer(request)
+
+    comfy.on("GET", "/queue", handler)
+    start = time.monotonic()
+    with pytest.raises(RequestTimeout):
+        http.json("GET", "/queue", timeout=2.0)
+    assert time.monotonic() - start < 3.0
+
+
+def test_dripping_ends_at_the_deadline_over_tls(ca: trustme.CA, bundle: Path) -> None:
+    """As over plain http."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    with (
+        raw_server(endlessly(b"X", pause=0.02), context) as port,
+        opened(f"https://127.0.0.1:{port}", verify=bundle) as http,
+    ):
+        start = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            http.request("GET", "/queue", timeout=0.6)
+        assert time.monotonic() - start < 3

@@ -1,0 +1,78 @@
+"""Servers that cannot be reached: names, ports, lookups."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    ServerUnreachable,
+)
+from comfy_client.testing import ComfyServer
+from tests.helpers.http import (
+    opened,
+)
+
+
+def test_refused_and_unknown_names_are_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With advice; only the refused one may mend by waiting."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with opened(f"127.0.0.1:{port}") as http:
+        with pytest.raises(ServerUnreachable, match="is ComfyUI running") as caught:
+            http.json("GET", "/prompt")
+        assert caught.value.retryable
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with opened("gpu.invalid") as http:
+        with pytest.raises(ServerUnreachable, match=r"'gpu\.invalid' is not known") as caught:
+            http.json("GET", "/prompt")
+        assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("proxies", [{}, {"http": "http://proxy.invalid:3128"}])
+def test_a_moment_without_name_servers_may_mend_and_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch, method: str, proxies: dict[str, str]
+) -> None:
+    """As after sleep, or while the network changes; a proxy's name likewise."""
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    with opened("gpu.invalid", proxies=proxies) as http:
+        with pytest.raises(ServerUnreachable) as caught:
+            http.json(method, "/prompt")
+        assert caught.value.retryable
+        assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+def test_init_waits_for_name_servers_but_not_for_unknown_names(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its timeout; what is unknown is told at once."""
+    real, failures = socket.getaddrinfo, [socket.EAI_AGAIN] * 3
+
+    def look_up(host: Any, *args: Any, **kw: Any) -> Any:
+        if failures:
+            raise socket.gaierror(failures.pop(), "no")
+        return real(host, *args, **kw)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with ComfyApi(f"localhost:{comfy.port}") as api:
+        assert api.connected
+    assert not failures
+    failures += [socket.EAI_NONAME]
+    with (
+        contextlib.closing(ComfyApi(f"localhost:{comfy.port}")) as api,
+        pytest.raises(ServerUnreachable, match="not known"),
+    ):
+        api.init()
