@@ -65,15 +65,11 @@ class Fault:
         name: The method of :class:`Faults` that made it.
         hits: How many requests, messages or pings it affected.  Prompts and open sockets are not
             counted.
-        settings: What it does in detail; for the server's own use.
     """
 
     name: str
     hits: int = attrs.field(default=0, init=False)
-    settings: Any = attrs.field(repr=False)
     _all: ActiveFaults = attrs.field(repr=False)
-    _times: int | None = attrs.field(repr=False)
-    _undo: Callable[[], object] | None = attrs.field(repr=False)
 
     def __enter__(self) -> Fault:
         return self
@@ -84,16 +80,26 @@ class Fault:
     @property
     def active(self) -> bool:
         """Whether it is active: not ended, and its `times` are not used up."""
-        return self._all.lasts(self) and not self.is_used_up()
+        return self in self._all.find(self.name)
 
     def end(self) -> None:
         """Undo it; idempotent."""
-        if self._all.remove(self) and self._undo:
-            self._undo()
+        self._all.end(self)
 
+
+@attrs.define(eq=False)
+class ActiveFault(Fault):
+    """What the server knows of a fault."""
+
+    #: What it does in detail.
+    settings: Any = attrs.field(repr=False)
+    times: int | None = attrs.field(repr=False)
+    undo: Callable[[], object] | None = attrs.field(repr=False)
+
+    @property
     def is_used_up(self) -> bool:
         """Whether it has occurred as often as it may."""
-        return self._times is not None and self.hits >= self._times
+        return self.times is not None and self.hits >= self.times
 
 
 class ActiveFaults:
@@ -103,7 +109,7 @@ class ActiveFaults:
         #: Sends the messages so far, before something changes.
         self._flush = flush
         self._lock = threading.Lock()  # guards the list below
-        self._faults: list[Fault] = []
+        self._faults: list[ActiveFault] = []
 
     def add(
         self,
@@ -112,32 +118,33 @@ class ActiveFaults:
         *,
         times: int | None = None,
         undo: Callable[[], object] | None = None,
-    ) -> Fault:
+    ) -> ActiveFault:
         """Add a fault, which acts from now on."""
         if name in _ABOUT_MESSAGES:
             self._flush()
-        fault = Fault(name, settings, self, times, undo)
+        fault = ActiveFault(name, self, settings, times, undo)
         with self._lock:
             self._faults.insert(0, fault)
         return fault
 
-    def remove(self, fault: Fault) -> bool:
-        """Remove a fault; whether it was there."""
+    def end(self, fault: Fault) -> None:
+        """End a fault, and undo what it did."""
         if fault.name in _ABOUT_MESSAGES:
             self._flush()
         with self._lock:
-            if fault not in self._faults:
-                return False
-            self._faults.remove(fault)
-            return True
+            ended = [each for each in self._faults if each is fault]
+            self._faults = [each for each in self._faults if each is not fault]
+        for each in ended:
+            if each.undo:
+                each.undo()
 
-    def find(self, *names: str) -> list[Fault]:
+    def find(self, *names: str) -> list[ActiveFault]:
         """The active faults (of these names), the last one first."""
         with self._lock:
             faults = self._faults if not names else [f for f in self._faults if f.name in names]
-            return [fault for fault in faults if not fault.is_used_up()]
+            return [fault for fault in faults if not fault.is_used_up]
 
-    def first(self, name: str) -> Fault | None:
+    def first(self, name: str) -> ActiveFault | None:
         """The active fault of this name that was added last."""
         return next(iter(self.find(name)), None)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import attrs
 from aiohttp import web
 
-from .active_faults import Fault
+from .active_faults import ActiveFault
 from .http import (
     Answer,
     Handler,
@@ -60,8 +60,8 @@ class Exchange:
     seen: Request
     state: ServerState
     _handler: Next
-    _rules: list[Fault]
-    _current: Fault | None = None
+    _rules: list[ActiveFault]
+    _current: ActiveFault | None = None
 
     async def proceed(self) -> web.StreamResponse:
         """The answer of the next fault, or of the server itself after the last one."""

@@ -61,7 +61,7 @@ class Faults(AnswerFaults):
 
     def active(self, *names: str) -> list[Fault]:
         """The active faults (of these names), the last one first."""
-        return self._faults.find(*names)
+        return [*self._faults.find(*names)]
 
     # -- sockets ------------------------------------------------------------------------
 

@@ -94,12 +94,10 @@ class ComfyServer(ScriptedServer):
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
-        connections: How many TCP connections were accepted.
         handshakes: The headers of each WebSocket handshake.
         hellos: The client id of each WebSocket that was opened, oldest first.
         first_messages: The first message of each WebSocket from its client, decoded.
         messages: All messages from clients on WebSockets, decoded.
-        pings: How many pings came from clients.
         ran: The prompts that have started to run or to play, oldest first.
         errors: Exceptions of handlers and scripts, and messages that could not be sent; of nodes
             only what is no ``Exception``, such as ``pytest.fail`` raises.  The first one is raised
