@@ -21,7 +21,6 @@ import blinker
 from . import models
 from .budget import Budget
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
-from .credentials import sealed as sealed_headers
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -50,6 +49,7 @@ from .routes.prompts import (
     post_prompt,
     seal,
 )
+from .sealing import sealed, sealed_headers
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .threads import in_full
@@ -59,7 +59,7 @@ from .transport.failures import is_away
 from .transport.http import MAX_JSON, Answer, Http, Params
 from .transport.url import parse_host
 from .transport.websocket import Connection, State
-from .workflow.edit import load_graph
+from .workflow.edit import as_workflow, load_graph
 
 if TYPE_CHECKING:
     import requests
@@ -501,6 +501,7 @@ class ComfyApi(Routes, Subscriptions):
                 raise TypeError(f"a callback is called with one event: {callback!r}")
         tapped = bool(on_event or on_progress or on_preview)
         self._check_open()
+        workflow = as_workflow(workflow)
         with cancelling(on_interrupt) as to_cancel:
             job = self._jobs.submit(
                 workflow,
@@ -561,6 +562,7 @@ class ComfyApi(Routes, Subscriptions):
         """
         seal(options)
         self._check_open()
+        workflow = as_workflow(workflow)
         return self._jobs.submit(
             workflow, prompt_id=prompt_id, strict=strict, resubmit=resubmit, **options
         )
@@ -597,6 +599,7 @@ class ComfyApi(Routes, Subscriptions):
         """
         seal(options)
         try:
+            workflow = as_workflow(workflow)
             prompt = make_prompt(
                 self._http,
                 workflow,
@@ -862,6 +865,7 @@ class ComfyApi(Routes, Subscriptions):
 
         seal(options)
         self._check_open()
+        workflow = as_workflow(workflow)
         return run_sweep(
             self,
             workflow,
@@ -973,11 +977,7 @@ class ComfyApi(Routes, Subscriptions):
                 answer of more than 1 GiB.
             TransportError: No answer, or not in time.
         """
-        from .recording.secrets import (
-            sealed,  # no frame of ours is to show what the names say is secret
-        )
-
-        json, params = sealed(json), sealed(params)
+        json, params = sealed(json), sealed(params)  # for frames, which show what they hold
         headers = None if headers is None else sealed_headers(headers)
         kw: dict[str, Any] = {} if json is None else {"json": json}
         return self._fetch_api(

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
@@ -20,23 +20,6 @@ from .errors import AuthenticationError
 from .transport.failures import interruption
 
 Answered = TypeVar("Answered")
-
-
-class Sealed(str):
-    """A secret on its way: what shows the variables of a traceback does not show it."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-    def __getitem__(self, key: Any) -> Sealed:
-        return Sealed(super().__getitem__(key))
-
-
-def sealed(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers whose values no frame shows."""
-    return {name: Sealed(value) if type(value) is str else value for name, value in headers.items()}
 
 
 @runtime_checkable

@@ -34,7 +34,7 @@ from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..transport.deadline import check_timeout
 from ..transport.failures import causes, is_away
 from ..workflow import Workflow
-from ..workflow.edit import load_graph
+from ..workflow.edit import as_workflow
 from .grid import with_params
 
 if TYPE_CHECKING:
@@ -90,17 +90,12 @@ def run_map(
         if isinstance(workflows, Workflow | Mapping | str | bytes | os.PathLike):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
         made: Iterable[Any] = workflows
-        make: Callable[[Any], AnyWorkflow] = _loaded
+        make: Callable[[Any], AnyWorkflow] = as_workflow
     else:
         made = params
         make = partial(with_params, Workflow(workflows))  # type: ignore[arg-type]  # it tells
     window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
-
-
-def _loaded(workflow: AnyWorkflow) -> AnyWorkflow:
-    """Read now, if it is a file."""
-    return workflow if isinstance(workflow, Workflow) else load_graph(workflow)
 
 
 def _stream(
@@ -128,7 +123,8 @@ def _stream(
                     break
                 prompt_id = window.api.generate_id()
                 try:
-                    window.submit(prompt_id, make(item), options)
+                    item = make(item)
+                    window.submit(prompt_id, item, options)
                 except Exception as exc:
                     if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
                         raise

@@ -25,6 +25,7 @@ from ..events import (
     execution_success,
 )
 from ..models import HistoryEntry
+from ..sealing import is_secret_name
 from ..workflow import class_of, title_of
 from ..workflow.graph import describe
 
@@ -168,8 +169,6 @@ def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
 
     Of a node that is not in it, since another has grown it, names have to tell.
     """
-    from ..recording.secrets import is_secret_name  # failures are seldom
-
     given = node.get("inputs", {}) if isinstance(node, Mapping) else None
     return {
         name: value

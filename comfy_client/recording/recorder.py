@@ -52,8 +52,9 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
+from ..sealing import is_secret_name
 from ..transport.multipart import Form
-from .secrets import MIN_NAMED, Secrets, is_secret_name
+from .secrets import MIN_NAMED, Secrets
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

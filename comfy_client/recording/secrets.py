@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
-from ..credentials import Sealed
+from ..sealing import MAX_CACHED, MAX_DEPTH, is_secret_name, is_secret_value
 
 STARS: Final = "***"
 
@@ -35,38 +35,6 @@ MIN_WORD: Final = 16
 MAX_WORDS: Final = 500
 #: Letters of all these words, except for our own credentials: each has some thirty spellings.
 MAX_LETTERS: Final = 1 << 17
-#: Letters of a name or a word that is cached.
-_CACHED: Final = 256
-
-#: Levels of a JSON value that are searched.
-MAX_DEPTH: Final = 200
-
-#: Ends of names, without anything but letters and digits, whose values are secret.
-_ENDS = (
-    "accesskey",
-    "authkey",
-    "authorization",
-    "bearer",
-    "cookie",
-    "credential",
-    "credentialkey",
-    "credentials",
-    "jwt",
-    "licensekey",
-    "passphrase",
-    "passwd",
-    "password",
-    "privatekey",
-    "pwd",
-    "secret",
-    "secretkey",
-    "sessionid",
-    "token",
-)
-_PARTS = ("apikey", "authtoken", "comfyorg")
-#: In a query also these.
-_IN_QUERY = frozenset({"auth", "code", "key", "pass", "sig", "signature"})
-
 #: Without one of these, in small letters, no pattern below can match.
 _SIGNS = (
     "key",
@@ -139,36 +107,6 @@ _PLAIN_HEADERS = frozenset(
 )
 _SCHEMES = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey"})
 _AGENTS = ("comfy-client/", "python-requests/")
-
-
-def is_secret_name(name: str, *, in_query: bool = False) -> bool:
-    """Whether the value under such a name is secret."""
-    look = _is_secret_name if len(name) <= _CACHED else _is_secret_name.__wrapped__
-    return look(name, in_query)
-
-
-@functools.lru_cache(4096)
-def _is_secret_name(name: str, in_query: bool) -> bool:
-    bare = re.sub(r"[^a-z0-9]", "", name.lower())
-    return (
-        bare.endswith(_ENDS)
-        or any(part in bare for part in _PARTS)
-        or (in_query and bare in _IN_QUERY)
-    )
-
-
-def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
-    """A JSON value in which the values of secret names are :class:`Sealed`."""
-    if isinstance(value, str):
-        return Sealed(value) if is_secret else value
-    if depth < MAX_DEPTH and isinstance(value, Mapping):
-        return {
-            name: sealed(each, is_secret=is_secret or _is_secret(name, each), depth=depth + 1)
-            for name, each in value.items()
-        }
-    if depth < MAX_DEPTH and type(value) is list:
-        return [sealed(each, is_secret=is_secret, depth=depth + 1) for each in value]
-    return value
 
 
 class Secrets:
@@ -376,7 +314,7 @@ class Secrets:
         if isinstance(value, Mapping):
             return {
                 self.hide_name(key): self.hide(
-                    each, all_texts=all_texts or _is_secret(key, each), depth=depth + 1
+                    each, all_texts=all_texts or is_secret_value(key, each), depth=depth + 1
                 )
                 for key, each in value.items()
             }
@@ -408,7 +346,7 @@ class _Found(NamedTuple):
     def of(cls, words: list[str]) -> _Found:
         spelled: set[str] = set()
         for word in words:
-            look = _spellings if len(word) <= _CACHED else _spellings.__wrapped__
+            look = _spellings if len(word) <= MAX_CACHED else _spellings.__wrapped__
             spelled |= look(word)
         texts = tuple(sorted(spelled, key=len, reverse=True))
         # A backslash may be the word's own, or that of an encoding.
@@ -523,18 +461,13 @@ def _begins_with_scheme(value: str) -> bool:
     return bool(sign) and scheme.lower() in _SCHEMES
 
 
-def _is_secret(name: str, value: Any) -> bool:
-    """Whether all texts in a value are secret, by its name; a list may be a link to a node."""
-    return not isinstance(value, list) and is_secret_name(str(name))
-
-
 def _named(value: Any, is_secret: bool = False) -> Iterator[str]:
     if isinstance(value, str):
         if is_secret:
             yield value
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            yield from _named(each, is_secret or _is_secret(name, each))
+            yield from _named(each, is_secret or is_secret_value(name, each))
     elif isinstance(value, list):
         for each in value:
             yield from _named(each, is_secret)

@@ -11,6 +11,7 @@ import attrs
 
 from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
+from ..sealing import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
 from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
@@ -63,8 +64,6 @@ def seal(options: Any) -> None:
     """Have no frame show the keys in options, which are the arguments of a call of ours."""
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
-            from ..recording.secrets import sealed  # most prompts have none
-
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
 
 
@@ -123,11 +122,13 @@ def make_prompt(
 ) -> Prompt:
     """What is to be posted; ``http`` is told which words of it are secret."""
     _check_names(options)
-    graph = graph_of(workflow)
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
-    if strict:
-        check_graph(graph)
-    graph, part, left_out = check_parts(graph)
+    try:
+        if strict:
+            check_graph(graph_of(workflow))
+        graph, part, left_out = check_parts(graph_of(workflow))
+    except WorkflowError as exc:
+        raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
     body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
     extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
     preview_method = options.get("preview_method")

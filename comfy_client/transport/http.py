@@ -21,6 +21,7 @@ import requests
 
 from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, TransportError, UnexpectedResponse
+from ..sealing import sealed_headers
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
 from .deadline import Deadline
@@ -186,7 +187,7 @@ class Http:
         """
         extra: dict[str, str | bytes] = {}
         if headers:
-            headers = creds.sealed(headers)
+            headers = sealed_headers(headers)
             creds.check_headers(headers, "the given")
             extra = creds.as_sent(headers)
         body = data

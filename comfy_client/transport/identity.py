@@ -16,6 +16,7 @@ import attrs
 import requests
 
 from .. import credentials as creds
+from ..sealing import is_secret_name
 from .endpoint import Endpoint
 from .multipart import Form
 
@@ -245,8 +246,6 @@ class Identity:
 
         Of headers that are no credentials those whose names say so: the rest may be any word.
         """
-        from ..recording.secrets import is_secret_name  # whoever has Secrets has loaded it
-
         template, session = self._template, self._endpoint.session
         secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)
         secrets.add_headers(self._sent(), pinned=True, named_only=True)
@@ -291,8 +290,6 @@ class Identity:
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
         """:meth:`hide`, and without what that one request proved or entrusted to the server."""
-        from ..recording.secrets import is_secret_name  # only errors want it
-
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])

@@ -319,6 +319,16 @@ class Workflow:
 # -- reading ----------------------------------------------------------------------------
 
 
+def as_workflow(source: Source) -> Workflow:
+    """A :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
+    if isinstance(source, Workflow):
+        return source
+    try:
+        return Workflow(source)
+    except WorkflowError as exc:
+        raise exc.with_traceback(None) from None
+
+
 def graph_of(source: Source) -> Mapping[str, Any]:
     """The graph of a workflow, which is not to be changed; else as :func:`load_graph`."""
     return source._graph if isinstance(source, Workflow) else load_graph(source)

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..errors import WorkflowError
+from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
 from ..values import MOST_ID
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -228,7 +229,8 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     to a node that is not there, to a slot below 0, or of a node to itself.  A list of
     two, node id and ``int``, counts as a link; wrap a literal one in
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
-    converted.  Whether it has the classes and accepts the values, the server says.
+    converted, and texts under secret names are :class:`Sealed`, since the copy stays in frames.
+    Whether it has the classes and accepts the values, the server says.
 
     Raises:
         WorkflowError: One line that names node and input.
@@ -327,7 +329,7 @@ def _json_inputs(
                 f"{describe(graph, node_id)}: the input name {brief(name)} is no string"
             )
         if type(value) in _SCALARS:
-            made[name] = value
+            made[name] = Sealed(value) if type(value) is str and is_secret_name(name) else value
         elif _is_good_link(graph, node_id, value):
             made[name] = [*value]
         else:
@@ -337,7 +339,8 @@ def _json_inputs(
                 if fault:
                     raise WorkflowError(f"{describe(graph, node_id)}, input {brief(name)}: {fault}")
                 plain = json_link(graph, plain)
-            made[name] = plain
+            is_flat = type(plain) not in (dict, list, str)
+            made[name] = plain if is_flat else sealed(plain, is_secret=is_secret_value(name, plain))
     return made
 
 

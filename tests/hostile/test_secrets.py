@@ -30,6 +30,7 @@ from comfy_client import (
     JobFailed,
     QueryCredentials,
     UnexpectedResponse,
+    WorkflowError,
 )
 from comfy_client.cli.commands import main
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
@@ -667,6 +668,52 @@ def test_no_frame_of_the_doctor_holds_what_a_server_repeats(route: str) -> None:
         with pytest.raises(ClientClosed) as caught:
             api.doctor(run=True, timeout=10)
     assert_nowhere(shown(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("call", "route"),
+    [
+        (lambda api, graph: api.run(graph, comfy_api_key=SECRET), "POST /prompt"),
+        (lambda api, graph: api.run(graph), "GET /queue"),
+        (lambda api, graph: api.submit(graph), "POST /prompt"),
+        (lambda api, graph: api.submit(graph).result(), "GET /queue"),
+        (lambda api, graph: api.queue_prompt(None, graph), "POST /prompt"),
+        (lambda api, graph: list(api.map([graph, graph])), "POST /prompt"),
+        (lambda api, graph: list(api.map([graph, graph])), "GET /queue"),
+        (lambda api, graph: api.sweep(graph, {"3.seed": [1, 2]}), "POST /prompt"),
+        (lambda api, graph: api.sweep(graph, {"3.seed": [1, 2]}), "GET /queue"),
+    ],
+)
+def test_no_frame_holds_a_key_that_is_in_a_workflow(
+    call: Callable[[ComfyApi, Any], object], route: str
+) -> None:
+    """Ctrl-C while it is submitted, or waited for."""
+    graph = json.loads(json.dumps(GRAPH))
+    graph["3"]["inputs"] |= {"api_key": SECRET, "deep": {"token": SECRET}}
+
+    def interrupt(_: Request) -> bytes:
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        return answer(body={"queue_running": [], "queue_pending": []})
+
+    with Comfy() as server:
+        server.ended = False
+        server.lies[route] = interrupt
+        with (
+            poller(server.url, credentials=BearerCredentials(SECRET)) as api,
+            pytest.raises(KeyboardInterrupt) as caught,
+        ):
+            call(api, graph)
+    assert_nowhere(shown(caught.value))
+
+
+def test_no_frame_of_a_workflow_that_cannot_be_sent_holds_a_key() -> None:
+    """The message says what is wrong with it."""
+    for fault in (float("nan"), ["nowhere", 0]):
+        graph = {"3": {"class_type": "KSampler", "inputs": {"api_key": SECRET, "x": fault}}}
+        with poller("127.0.0.1:9") as api, pytest.raises(WorkflowError) as caught:
+            api.submit(graph)
+        assert_nowhere(shown(caught.value))
 
 
 @pytest.mark.parametrize(

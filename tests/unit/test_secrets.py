@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from comfy_client.recording.secrets import MAX_WORDS, Secrets, is_secret_name
+from comfy_client.recording.secrets import MAX_WORDS, Secrets
+from comfy_client.sealing import is_secret_name
 
 SECRET = 'hünter2 "geheim"/&'
 

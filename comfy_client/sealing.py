@@ -1,0 +1,95 @@
+"""Values that are secret, by their names; and how to keep them out of what shows variables.
+
+IPython's verbose mode, Sentry and ``pytest -l`` show the variables of each frame of a traceback
+by their ``repr``, and that of a :class:`Sealed` text shows nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+#: Letters of a name or a word that is cached.
+MAX_CACHED: Final = 256
+#: Levels of a JSON value that are searched.
+MAX_DEPTH: Final = 200
+
+#: Ends of names, without anything but letters and digits, whose values are secret.
+_ENDS = (
+    "accesskey",
+    "authkey",
+    "authorization",
+    "bearer",
+    "cookie",
+    "credential",
+    "credentialkey",
+    "credentials",
+    "jwt",
+    "licensekey",
+    "passphrase",
+    "passwd",
+    "password",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secretkey",
+    "sessionid",
+    "token",
+)
+_PARTS = ("apikey", "authtoken", "comfyorg")
+#: In a query also these.
+_IN_QUERY = frozenset({"auth", "code", "key", "pass", "sig", "signature"})
+
+
+class Sealed(str):
+    """A secret text, which its ``repr`` does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __getitem__(self, key: Any) -> Sealed:
+        return Sealed(super().__getitem__(key))
+
+
+def is_secret_name(name: str, *, in_query: bool = False) -> bool:
+    """Whether the value under such a name is secret."""
+    look = _is_secret_name if len(name) <= MAX_CACHED else _is_secret_name.__wrapped__
+    return look(name, in_query)
+
+
+@functools.lru_cache(4096)
+def _is_secret_name(name: str, in_query: bool) -> bool:
+    bare = re.sub(r"[^a-z0-9]", "", name.lower())
+    return (
+        bare.endswith(_ENDS)
+        or any(part in bare for part in _PARTS)
+        or (in_query and bare in _IN_QUERY)
+    )
+
+
+def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
+    """A JSON value in which the values of secret names are :class:`Sealed`."""
+    if isinstance(value, str):
+        return Sealed(value) if is_secret else value
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
+        return {
+            name: sealed(each, is_secret=is_secret or is_secret_value(name, each), depth=depth + 1)
+            for name, each in value.items()
+        }
+    if depth < MAX_DEPTH and type(value) is list:
+        return [sealed(each, is_secret=is_secret, depth=depth + 1) for each in value]
+    return value
+
+
+def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers in which all values are :class:`Sealed`."""
+    return {name: Sealed(value) if type(value) is str else value for name, value in headers.items()}
+
+
+def is_secret_value(name: str, value: Any) -> bool:
+    """Whether all texts in a value are secret, by its name; a list may be a link to a node."""
+    return not isinstance(value, list) and is_secret_name(str(name))
