@@ -487,14 +487,6 @@ def test_many_threads_write_whole_lines(server: ComfyServer, path: Path) -> None
     assert [row["t"] for row in found] == sorted(row["t"] for row in found)
 
 
-def test_without_record_nothing_is_done(server: ComfyServer) -> None:
-    """No recorder anywhere."""
-    with ComfyApi(server.url) as api:
-        assert api._recorder is None
-        assert api._http.identity.recorder is None
-        assert api._connection._recorder is None
-
-
 # -- secrets ----------------------------------------------------------------------------
 
 

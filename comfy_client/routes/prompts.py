@@ -122,13 +122,8 @@ def make_prompt(
 ) -> Prompt:
     """What is to be posted; ``http`` is told which words of it are secret."""
     _check_names(options)
+    graph, part, left_out = _checked(workflow, strict)
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
-    try:
-        if strict:
-            check_graph(graph_of(workflow))
-        graph, part, left_out = check_parts(graph_of(workflow))
-    except WorkflowError as exc:
-        raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
     body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
     extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
     preview_method = options.get("preview_method")
@@ -157,6 +152,18 @@ def make_prompt(
     elif number and number != -1:
         body["number"] = number
     return Prompt(body, graph, left_out)
+
+
+def _checked(
+    workflow: AnyWorkflow, strict: bool
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """:func:`check_parts`; with ``strict`` no part may be left out."""
+    try:
+        if strict:
+            check_graph(graph_of(workflow))
+        return check_parts(graph_of(workflow))
+    except WorkflowError as exc:
+        raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
 
 
 def _check_names(options: PromptOptions) -> None:
