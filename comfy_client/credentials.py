@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 import attrs
 
 from .errors import AuthenticationError
-from .transport.failures import interruption
+from .interrupts import interruption
 
 Answered = TypeVar("Answered")
 

@@ -28,11 +28,12 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
+from ..interrupts import causes
 from ..jobs.job import LAST_WORD, SLICE, Job, wait_for_one
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..transport.deadline import check_timeout
-from ..transport.failures import causes, is_away
+from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow
 from .grid import with_params

@@ -25,17 +25,10 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
+from ..interrupts import causes, interruption
 from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
-from .failures import (
-    bare,
-    causes,
-    explain,
-    interruption,
-    is_of_the_system,
-    told,
-    without_libraries,
-)
+from .failures import bare, explain, is_of_the_system, told, without_libraries
 from .identity import Identity, Request
 from .pool import Exchange, current
 from .response import Answer

@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
+from ..interrupts import causes
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .backoff import Backoff
 from .deadline import Deadline
 from .decode import HELLO, MOST_DECODED, SKIPPED, decode_binary, decode_text
 from .dial import Line, Lost, NoWebSocket, Plan, Violation, dial
-from .failures import causes
 from .frames import BINARY, CLOSE, PING, TEXT
 from .pool import shut
 

@@ -14,9 +14,9 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import JobLost
+from comfy_client.interrupts import interruption
 from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer, never_answer
-from comfy_client.transport.failures import interruption
 from tests.helpers.clients import until
 
 GRAPH = {

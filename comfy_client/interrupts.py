@@ -1,0 +1,60 @@
+"""What interrupts a call: Ctrl-C, or an alarm that a handler of a signal raises.
+
+Libraries wrap exceptions, so that one may stand anywhere in a chain.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from types import CodeType
+
+
+def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
+    """An exception and all that it wraps; libraries keep them as reasons and arguments too.
+
+    ``outer`` is what was being handled when the call began that failed with it, no cause of it.
+    """
+    todo: list[object] = [exc]
+    seen = {id(outer)}
+    while todo:
+        item = todo.pop(0)
+        if not isinstance(item, BaseException) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        todo += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
+
+
+def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
+    """What a handler of a signal has raised, in an exception or in what that wraps.
+
+    ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
+    The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None  # handlers run in that one only
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    for cause in causes(exc, outer):
+        if not isinstance(cause, Exception):
+            return cause
+        if type(cause).__module__.startswith(("requests.", "urllib3.")):
+            continue  # has the traceback of what it wraps
+        step = cause.__traceback__
+        while step is not None:
+            if step.tb_frame.f_code in handlers:
+                return cause
+            step = step.tb_next
+    return None
+
+
+def _code_of(handler: object) -> CodeType | None:
+    """What runs when a signal comes: of a function, a method, a partial or an object."""
+    handler = getattr(handler, "func", handler)
+    handler = getattr(handler, "__func__", handler)
+    if not hasattr(handler, "__code__"):
+        # To have it, not to know whether there is one.
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
