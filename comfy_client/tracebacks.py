@@ -32,7 +32,8 @@ def rendered(exc: BaseException) -> list[str]:
     shown = copy.copy(exc)  # without its chain, whose frames take most of the room
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
-        shown.add_note(f"Caused by {type(cause).__name__}: {' '.join(str(cause).split())[:_SHOWN]}")
+        line = f"Caused by {type(cause).__name__}: {' '.join(str(cause).split())[:_SHOWN]}"
+        shown.__notes__ = [*getattr(exc, "__notes__", ()), line]  # the copy shares the list
     return _formatted(shown, users(exc.__traceback__))
 
 

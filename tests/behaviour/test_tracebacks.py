@@ -12,7 +12,7 @@ import pytest
 
 from comfy_client import ComfyApi, ServerUnreachable
 from comfy_client.testing import ComfyServer
-from comfy_client.tracebacks import users
+from comfy_client.tracebacks import rendered, users
 from tests.comfyui import free_port
 
 #: Runs cells in an IPython, and prints what each of them has printed.
@@ -123,6 +123,17 @@ def test_the_traceback_itself_is_never_cut() -> None:
     )
     assert "comfy_client.transport.http" in whole
     assert shown == [__name__]
+
+
+def test_an_error_that_was_shown_is_as_before() -> None:
+    """Its notes, too; the line for the cause is none of them."""
+    error = ServerUnreachable("away")
+    error.add_note("a note")
+    error.__cause__ = OSError("the cable")
+    for _ in range(2):
+        assert "".join(rendered(error)).count("Caused by OSError: the cable") == 1
+    assert error.__notes__ == ["a note"]
+    assert isinstance(error.__cause__, OSError)
 
 
 def test_frames_of_callbacks_stay() -> None:
