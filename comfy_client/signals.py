@@ -245,7 +245,7 @@ class Receivers:
                 if registration.once:
                     is_wanted = self._remove(name, registration)
                 else:
-                    is_wanted = registration in self._callbacks[name]
+                    is_wanted = registration in (registered or ())
                 if is_wanted:
                     _call(registration.callback, event)
             found = self._signal(name)
