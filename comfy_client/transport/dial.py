@@ -13,7 +13,7 @@ import socket
 import ssl
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -35,8 +35,6 @@ from .url import Address
 
 if TYPE_CHECKING:
     from .http import Http
-
-T = TypeVar("T")
 
 #: Largest message that is read, in bytes, unless more is asked for; a larger one ends the
 #: connection.
@@ -141,17 +139,18 @@ class Line:
 
     def wait(self, seconds: float) -> bool:
         """Wait once for more bytes; False: none came."""
-        if seconds != self._timeout:  # a system call, which costs this thread its turn
-            self._do(lambda: self._sock.settimeout(seconds))
-            self._timeout = seconds
-        return self._do(self._read)
-
-    def _read(self) -> bool:
         try:
+            if seconds != self._timeout:  # a system call, which costs this thread its turn
+                self._sock.settimeout(seconds)
+                self._timeout = seconds
             self._frames.read()
         except TimeoutError:
             return False
-        return True
+        except OSError as exc:
+            lost = _lost(exc)
+        else:
+            return True
+        raise lost
 
     def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
         """The next frame, after pings were answered; ``None``: none came in time (seconds)."""
@@ -166,14 +165,14 @@ class Line:
             raise Lost("the server closed the socket")
         return message
 
-    def _do(self, action: Callable[[], T]) -> T:
+    def _do(self, action: Callable[[], object]) -> None:
         try:
-            return action()
+            action()
         except (websocket.WebSocketException, OSError) as exc:
-            is_ours = is_of_the_system(exc)
-            reason = f"the socket ended: {told(exc) if is_ours else type(exc).__name__}"
-            cause = bare(exc) if is_ours else None
-        raise Lost(reason) from cause
+            lost = _lost(exc)
+        else:
+            return
+        raise lost
 
     def close(self, *, politely: bool = True) -> None:
         """End it; ``politely``: let the server see the end of it before the next one comes."""
@@ -186,6 +185,14 @@ class Line:
                     pass
         with contextlib.suppress(OSError, websocket.WebSocketException):
             self._ws.shutdown()
+
+
+def _lost(exc: Exception) -> Lost:
+    """In words of ours, or the system's: a library's may hold what was sent."""
+    is_of_system = is_of_the_system(exc)
+    lost = Lost(f"the socket ended: {told(exc) if is_of_system else type(exc).__name__}")
+    lost.__cause__ = bare(exc) if is_of_system else None
+    return lost
 
 
 def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
