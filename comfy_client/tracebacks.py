@@ -1,4 +1,4 @@
-"""What a notebook shows of an error: the lines of its user and the sentence, not our rooms.
+"""What a notebook shows of an error: the lines of its user and the sentence, not our modules.
 
 IPython asks an exception that has ``_render_traceback_`` for its text.  ``__traceback__`` stays
 whole, for ``%debug``, ``traceback`` and logs; with the logger ``comfy_client`` at ``DEBUG``,
@@ -32,7 +32,9 @@ def rendered(exc: BaseException) -> list[str]:
     shown = copy.copy(exc)  # without its chain, whose frames take most of the room
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
-        line = f"Caused by {type(cause).__name__}: {' '.join(str(cause).split())[:_SHOWN]}"
+        text = " ".join(str(cause).split())[:_SHOWN]
+        text = "".join(sign if sign.isprintable() else "?" for sign in text)
+        line = f"Caused by {type(cause).__name__}: {text}"
         shown.__notes__ = [*getattr(exc, "__notes__", ()), line]  # the copy shares the list
     return _formatted(shown, users(exc.__traceback__))
 
@@ -54,10 +56,10 @@ def users(frames: TracebackType | None) -> TracebackType | None:
     is_inside = False
     step = frames
     while step is not None:
-        room = step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-        is_ours = room == "comfy_client"
+        package = step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        is_ours = package == "comfy_client"
         is_inside = is_inside or is_ours
-        if not (is_ours or (is_inside and room in _LIBRARIES)):
+        if not (is_ours or (is_inside and package in _LIBRARIES)):
             kept.append(step)
         step = step.tb_next
     made: TracebackType | None = None
