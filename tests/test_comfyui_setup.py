@@ -23,7 +23,7 @@ from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI, _copy, _locked, _requirements, python311
 from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import Running, asked_version, tree_of
-from tests.helpers.servers import furnish
+from tests.helpers.servers import add_test_content
 
 Run = Callable[..., list[Any]]
 
@@ -85,7 +85,7 @@ def test_only_what_is_at_the_top_of_a_tree_is_left_out(tmp_path: Path) -> None:
 def test_any_comfyui_that_runs_can_be_tested() -> None:
     """Here the embedded one, like one that is newer than those that are set up."""
     with ComfyServer(version="new") as server:
-        furnish(server)
+        add_test_content(server)
         wanted = ("--real", f"--comfyui={server.url}", "-p", "no:cacheprovider")
         cases = (
             "test_a_normal_run or test_any_id_finds or test_system_stats or kept_in or large_file"

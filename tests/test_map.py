@@ -35,7 +35,7 @@ from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, Record, away, furnish
+from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, Record, add_recorded_nodes, away
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def record(server: ComfyServer) -> Record:
-    return furnish(server)
+    return add_recorded_nodes(server)
 
 
 @pytest.fixture

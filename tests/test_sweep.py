@@ -50,8 +50,8 @@ from tests.helpers.sweeps import (
     POINTS,
     WORKFLOW,
     Record,
+    add_recorded_nodes,
     change,
-    furnish,
     points,
     prompts,
     texts,
@@ -66,7 +66,7 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def record(server: ComfyServer) -> Record:
-    return furnish(server)
+    return add_recorded_nodes(server)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_nobody_there_is_told_at_once(journal, monkeypatch) -> None:
     with contextlib.closing(api), pytest.raises(ServerUnreachable):
         api.sweep(WORKFLOW, GRID, journal=journal)
     with ComfyServer() as server, ComfyApi(server.url) as api:
-        furnish(server)
+        add_recorded_nodes(server)
         assert texts(api.sweep(WORKFLOW, GRID, journal=journal)) == ["ax0", "bx0", "ax1", "bx1"]
 
 
@@ -477,7 +477,7 @@ def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing
 def test_servers_take_ids_that_follow_from_the_journal(journal, version) -> None:
     """They are canonical UUIDs, which the newest insist on."""
     with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
-        furnish(server)
+        add_recorded_nodes(server)
         rows = api.sweep(WORKFLOW, GRID, journal=journal)
         assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
         assert [row.prompt_id for row in rows] == [
@@ -549,7 +549,7 @@ def test_a_new_journal_stays_in_its_folder(journal, monkeypatch) -> None:
 def test_no_secret_comes_into_the_journal(journal) -> None:
     """Neither keys for partner nodes, nor credentials, nor values of the grid."""
     with ComfyServer(credentials="the-bearer-token") as server:
-        record = furnish(server)
+        record = add_recorded_nodes(server)
         record.failing = {1}
         graph = copy.deepcopy(WORKFLOW)
         graph["3"]["inputs"]["api_key"] = "sk-very-secret-key"
@@ -621,7 +621,7 @@ def test_names_of_files_stand_in_the_journal_as_they_are(journal) -> None:
     """Though a word in them be a password; other texts are without it."""
     graph = picture(filename_prefix="test/test")
     with ComfyServer(credentials=("me", "test")) as server:
-        furnish(server)
+        add_recorded_nodes(server)
         graph["8"] = {"class_type": "Keep", "inputs": {"value": "a test"}}
         for _ in range(2):
             with ComfyApi(server.url, credentials=("me", "test")) as api:
@@ -663,7 +663,7 @@ def test_files_of_a_row_are_fetched_from_where_it_ran(journal, caplog) -> None:
 def test_a_password_that_is_a_word_of_the_protocol_damages_no_journal(journal, secret) -> None:
     """Kinds of errors and names of classes are no texts."""
     with ComfyServer(credentials=("me", secret)) as server:
-        furnish(server).failing = {1}
+        add_recorded_nodes(server).failing = {1}
         for _ in range(2):
             with ComfyApi(server.url, credentials=("me", secret)) as api:
                 (row,) = api.sweep(WORKFLOW, {"Make.seed": [1]}, journal=journal)
@@ -1042,7 +1042,7 @@ def test_ctrl_c_without_a_journal_says_what_one_is_good_for(api, record, caplog)
 def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, caplog) -> None:
     """Nothing was submitted."""
     with ComfyServer(credentials=("me", "right")) as server:
-        furnish(server)
+        add_recorded_nodes(server)
         with (
             ComfyApi(server.url, credentials=("me", "right")) as api,
             server.faults.answer("POST", "*", (401, {}, None)),

@@ -18,9 +18,9 @@ import pytest
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from tests.comfyui import DEFAULT, ComfyUI
-from tests.helpers import servers as furnished
 from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import GIVEN, Running
+from tests.helpers.servers import add_test_content
 from tests.versions import TESTED, has
 
 #: Embedded servers are told from real ones by this.
@@ -68,7 +68,7 @@ def running(version: str) -> Iterator[Server]:
             if like == "2024-03"
             else ComfyServer(version=like, step_seconds=0.05)
         ) as server:
-            furnished.furnish(server)
+            add_test_content(server)
             yield server
     else:
         with ComfyUI(version=version) as real:
@@ -155,7 +155,7 @@ def other(comfyui: Server) -> Iterator[Server]:
     """Another server of that kind without previews, which may be killed."""
     if isinstance(comfyui, ComfyServer):
         with ComfyServer(previews=False) as embedded:
-            furnished.furnish(embedded)
+            add_test_content(embedded)
             yield embedded
     else:
         with comfyui.another("--preview-method", "none") as server:

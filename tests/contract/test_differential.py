@@ -32,8 +32,8 @@ import pytest
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.contract.test_routes import PICTURES, loading, png
-from tests.helpers import servers as furnished
 from tests.helpers.differential import Ask, Run, Side, differences
+from tests.helpers.servers import add_test_content
 
 pytestmark = pytest.mark.real
 
@@ -126,7 +126,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         ComfyUI(version=version) as real,
         ComfyServer(version=version, allowed_hosts=["*"]) as embedded,  # as the real one
     ):
-        furnished.furnish(embedded)
+        add_test_content(embedded)
         sides = Side("the real one", real.port), Side("the embedded one", embedded.port)
         definitions = sides[1].json("/object_info")
         outputs = {name for name, each in definitions.items() if each["output_node"]}

@@ -46,9 +46,9 @@ from tests.helpers.sweeps import (
     WORKFLOW,
     Record,
     Victim,
+    add_recorded_nodes,
     away,
     change,
-    furnish,
     points,
     prompts,
     texts,
@@ -63,7 +63,7 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def record(server: ComfyServer) -> Record:
-    return furnish(server)
+    return add_recorded_nodes(server)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyAp
     """A sweep that has ended, and its journal."""
     path = tmp_path_factory.mktemp("journals") / "sweep.db"
     with ComfyServer() as server, ComfyApi(server.url) as api:
-        furnish(server)
+        add_recorded_nodes(server)
         api.sweep(WORKFLOW, GRID, journal=path)
         yield api, path, path.read_bytes()
 
@@ -317,7 +317,7 @@ def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, m
     """It says nothing about the prompts, so the journal has no end for them."""
     monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyServer() as server, ComfyApi(server.url) as api:
-        record = furnish(server)
+        record = add_recorded_nodes(server)
 
         def refused(*_: Any, **__: Any) -> Any:
             raise AuthenticationError("401", status=401)
@@ -441,7 +441,7 @@ def test_how_long_it_ran_is_asked_again_at_the_end(
 def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record, monkeypatch) -> None:
     """Before July 2024."""
     with March2024() as server, ComfyApi(server.url) as api:
-        furnish(server)
+        add_recorded_nodes(server)
         rows = api.sweep(WORKFLOW, {"Make.seed": range(5)})
         asked = [each for each in server.requests if each.path.startswith("/history/")]
         assert [row.execution_seconds for row in rows] == [None] * 5

@@ -99,7 +99,7 @@ def node_classes(*, old: bool = False) -> list[type]:
     return [*nodes.NODE_CLASS_MAPPINGS.values(), VAESave]
 
 
-def furnish(server: ComfyServer) -> None:
+def add_test_content(server: ComfyServer) -> None:
     """Give a running server what the real one for tests has."""
     (server.root / "models" / "checkpoints" / "simulated.safetensors").unlink()
     (server.root / "models" / "checkpoints" / "tiny.ckpt").write_bytes(b"no weights")

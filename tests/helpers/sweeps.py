@@ -57,7 +57,7 @@ class Record:
         return [value for name, value in self.ran if name == "Keep"]
 
 
-def furnish(server: ComfyServer) -> Record:
+def add_recorded_nodes(server: ComfyServer) -> Record:
     """Give a server the nodes of WORKFLOW; Keep never counts as cached."""
     from comfy_client.testing import check_interrupted
 
