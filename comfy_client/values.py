@@ -176,6 +176,23 @@ def check_time() -> None:
         raise OutOfTime
 
 
+def is_small(value: object, most: int) -> bool:
+    """Whether a JSON value holds so many values in all, at most."""
+    level: list[Any] = [value]
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            most -= 1
+            if most - len(below) < 0:
+                return False
+        level = below
+    return True
+
+
 def shallow(value: object) -> Mapping[str, Any] | None:
     """A JSON object that anything can be done with: not too many levels of it in each other."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None

@@ -17,6 +17,7 @@ import requests
 
 from .. import credentials as creds
 from ..sealing import is_secret_name
+from ..values import is_small
 from .endpoint import Endpoint
 from .multipart import Form
 
@@ -285,7 +286,12 @@ class Identity:
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
-        """A text, or the texts in JSON, of a server without what is secret of ours."""
+        """A text, or the texts in JSON, of a server without what is secret of ours.
+
+        Of JSON with many values only its length.
+        """
+        if not isinstance(value, str) and not is_small(value, _MOST_VALUES):
+            return f"<{type(value).__name__} of {len(value)}>"
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
@@ -333,6 +339,9 @@ def query(params: Params | None) -> str:
         given += [(name, each) for each in values if each is not None]
     return "?" + urlencode(given, quote_via=quote) if given else ""
 
+
+#: Values of JSON that are looked through for secrets, each of them for all spellings of each.
+_MOST_VALUES = 10_000
 
 #: What a handshake says itself; and a server compares an Origin with Host, and may refuse: a
 #: script has none to send.

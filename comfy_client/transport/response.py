@@ -29,6 +29,13 @@ _SHOWN = 200
 _KEPT = 2000
 #: Bytes of an answer that an error decodes.
 _READ = 1 << 20
+#: Quotation marks, and commas, in what an error decodes: each text of it is looked through for
+#: each secret in each of its spellings.
+_MOST_QUOTES = 20_000
+_MOST_COMMAS = 100_000
+#: Bytes whose beginning an error keeps, in which a secret is found although it is not cut there:
+#: more than any has in any spelling.
+_BEGINNING = 1 << 17
 #: What servers with TLS say to those who come without: nginx, Apache, those written in Go.
 _WANTS_TLS = re.compile(
     r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
@@ -91,7 +98,7 @@ class Answer:
     @property
     def start(self) -> str:
         """The beginning of the body as text, without our secrets, none of which is cut in two."""
-        text: str = self.redact(self.content[:_READ].decode("utf-8", "replace"))
+        text: str = self.redact(self.content[:_BEGINNING].decode("utf-8", "replace"))
         return text[:_KEPT]
 
     @property
@@ -99,13 +106,22 @@ class Answer:
         """The beginning of the body as text, as it came: what patterns are looked for in."""
         return self.content[:_KEPT].decode("utf-8", "replace")
 
-    def facts(self) -> dict[str, Any]:
-        """What errors keep of it; ``body`` decoded when it is JSON of up to 1 MiB.
+    @property
+    def _is_light(self) -> bool:
+        """Whether it takes no time to decode it, and to look for secrets in it."""
+        content = self.content
+        return (
+            len(content) <= _READ
+            and content.count(b'"') <= _MOST_QUOTES
+            and content.count(b",") <= _MOST_COMMAS
+        )
 
-        Else its beginning.
+    def facts(self) -> dict[str, Any]:
+        """What errors keep of it; ``body`` decoded when it is JSON of up to 1 MiB, and not of
+        tens of thousands of texts; else its beginning.
         """
         body: Any = self.start or None
-        if "json" in self.kind and len(self.content) <= _READ:
+        if "json" in self.kind and self._is_light:
             with suppress(ValueError, RecursionError):
                 # Decoded first: a weak secret may be a word of the format, or a number.
                 body = self.redact(json.loads(self.content))

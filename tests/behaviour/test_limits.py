@@ -16,6 +16,7 @@ import pytest
 import comfy_client.testing
 from comfy_client import ComfyApi
 from comfy_client.errors import (
+    ApiError,
     RequestTimeout,
     TransportError,
     UnexpectedResponse,
@@ -198,3 +199,28 @@ def test_header_bombs_end_in_bounded_memory(pour: Pour) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 20 * MIB
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_a_refusal_is_explained_in_no_time_whatever_cookies_there_are(
+    server: Comfy, api: ComfyApi, kind: str
+) -> None:
+    """A server may set many, each in dozens of spellings is looked for in all that it says."""
+    for part in range(3):
+        cookies = [("Set-Cookie", f"c{n}=v{n:04}%2B/secretsecret&<") for n in range(part, 240, 3)]
+        server.lies = {"GET /settings": lambda _, cookies=cookies: answer(200, b"{}", cookies)}
+        assert api.get_settings() == {}
+    said = b"[" + b'"abc",' * 170_000 + b"0]"
+    asks: dict[str, tuple[int, Callable[[], object]]] = {
+        "GET /queue": (400, api.get_queue),
+        "GET /prompt": (200, api.poll_status),
+        "GET /internal/logs": (200, api.get_logs),
+    }
+    for route, (status, ask) in asks.items():
+        server.lies = {
+            route: lambda _, status=status: answer(status, said, [("Content-Type", kind)])
+        }
+        begun = time.thread_time()
+        with pytest.raises((ApiError, UnexpectedResponse)):
+            ask()
+        assert time.thread_time() - begun < 2 * TIMEOUT
