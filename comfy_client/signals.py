@@ -129,8 +129,8 @@ class Receivers:
         self._lock = threading.RLock()
         self._queue = EventQueue(budget=self._budget, ours=self.ours)
         self._budget.dropped = 0
-        self._thread: threading.Thread | None = None
-        for _, queue in self._live_taps():
+        self.thread: threading.Thread | None = None  #: Which delivers, once somebody listens.
+        for _, queue in self.live_taps():
             queue.reset()
 
     @property
@@ -180,7 +180,8 @@ class Receivers:
         with self._lock:
             self._taps = [item for item in self._taps if item[1]() not in (queue, None)]
 
-    def _live_taps(self) -> list[tuple[str, EventQueue]]:
+    def live_taps(self) -> list[tuple[str, EventQueue]]:
+        """Queues that somebody reads, and the names of their events."""
         pairs = [(name, tap()) for name, tap in self._taps]
         return [(name, queue) for name, queue in pairs if queue is not None]
 
@@ -212,12 +213,12 @@ class Receivers:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
-            if self._thread is None:
+            if self.thread is None:
                 self._start()
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is not None or self._queue.closed:
+            if self.thread is not None or self._queue.closed:
                 return
             # Daemon: a script that ends must not wait for its receivers.
             thread = threading.Thread(
@@ -231,7 +232,7 @@ class Receivers:
             except RuntimeError as exc:  # the next event tries again
                 log.warning("receivers have to wait: %s", exc)
             else:
-                self._thread = thread
+                self.thread = thread
 
     def deliver(self, event: Event) -> None:
         """Call everyone who listens to this event; in the delivery thread."""
@@ -294,13 +295,13 @@ class Receivers:
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
-        if self._thread not in (None, threading.current_thread()):
+        if self.thread not in (None, threading.current_thread()):
             self._queue.flush(timeout)
 
     def close(self) -> None:
         """No more calls; iterators and waiters end."""
         self._queue.close()
-        for _, queue in self._live_taps():
+        for _, queue in self.live_taps():
             queue.close()
 
     def shutdown(self) -> Callable[[], None]:

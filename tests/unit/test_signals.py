@@ -202,7 +202,7 @@ def test_a_receiver_of_another_client_costs_this_one_nothing() -> None:
     one.connect("b_preview", receiver, sender=other.client)
     one.publish(PreviewEvent(name="b_preview"))
     assert not one.receivers.listens("b_preview")
-    assert one.receivers._thread is None
+    assert one.receivers.thread is None
     assert other.receivers.listens("b_preview")
 
 
@@ -740,7 +740,7 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
     with ComfyApi(comfy.url) as api:
 
         def push() -> None:
-            until(lambda: api._receivers._live_taps())
+            until(lambda: api._receivers.live_taps())
             for value in ("one", "two", "three"):
                 comfy.push({"type": "notification", "data": {"value": value}})
 
@@ -749,8 +749,8 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
         event = api.wait_for("notification", lambda e: e.value != "one", timeout=LIMIT)
         thread.join(LIMIT)
         assert event.value == "two"
-        assert api._receivers._taps == []
-        assert api._receivers._thread is None
+        assert api._receivers.live_taps() == []
+        assert api._receivers.thread is None
 
 
 def test_what_can_be_no_event_nor_predicate_is_told(
@@ -777,7 +777,7 @@ def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
             with pytest.raises(TimeoutError, match="no event 'progress'"):
                 api.wait_for("progress", timeout=timeout)
         closer = threading.Thread(
-            target=lambda: (until(lambda: api._receivers._live_taps()), api.close())
+            target=lambda: (until(lambda: api._receivers.live_taps()), api.close())
         )
         closer.start()
         with pytest.raises(ClientClosed):
@@ -793,7 +793,7 @@ def test_a_predicate_that_raises_ends_the_wait(station: Station) -> None:
     station.publish(note())
     with pytest.raises(ZeroDivisionError):
         station.receivers.wait_for(tap, lambda event: 1 / 0 > 0, None)
-    assert station.receivers._taps == []
+    assert station.receivers.live_taps() == []
 
 
 def test_a_callback_may_wait_for_an_event(station: Station) -> None:
@@ -837,7 +837,7 @@ def test_an_iterator_that_nobody_keeps_costs_nothing(station: Station) -> None:
             next(events)
         del events
         gc.collect()
-        assert station.receivers._live_taps() == []
+        assert station.receivers.live_taps() == []
 
 
 def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
@@ -855,7 +855,7 @@ def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
     ended: list[bool] = []
     in_time(end_within)
     assert ended == [True]
-    assert station.receivers._live_taps() == []
+    assert station.receivers.live_taps() == []
 
 
 def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
@@ -994,15 +994,14 @@ def test_no_thread_starts_and_nothing_is_kept_while_nobody_listens(station: Stat
     station.on("status", print)
     for value in range(100):
         station.publish(note(value))
-    assert station.receivers._thread is None
-    assert not station.receivers._queue._waiting
+    assert station.receivers.thread is None
     got: list[Any] = []
     station.on("notification", got.append)
     station.publish(note("heard"))
     station.flush()
     assert [event.value for event in got] == ["heard"]
-    assert station.receivers._thread is not None
-    assert station.receivers._thread.daemon
+    assert station.receivers.thread is not None
+    assert station.receivers.thread.daemon
 
 
 def test_a_thread_that_could_not_start_is_started_by_the_next_event(
@@ -1036,7 +1035,7 @@ def test_all_receivers_run_in_one_thread_that_is_not_the_publishers(station: Sta
     for thread in threads:
         thread.join(LIMIT)
     station.flush()
-    assert seen == {station.receivers._thread}
+    assert seen == {station.receivers.thread}
 
 
 def test_nothing_is_delivered_after_close(station: Station) -> None:
@@ -1050,7 +1049,7 @@ def test_nothing_is_delivered_after_close(station: Station) -> None:
     station.on("notification", callback)
     for value in range(10):
         station.publish(note(value))
-    thread = station.receivers._thread
+    thread = station.receivers.thread
     assert thread is not None
     thread.join(LIMIT)
     assert not thread.is_alive()
@@ -1063,11 +1062,9 @@ def test_a_forgotten_client_ends_its_delivery_thread(comfy: ComfyServer) -> None
 
     def forget() -> tuple[weakref.ref[ComfyApi], threading.Thread]:
         api = ComfyApi(comfy.url)
-        came = threading.Event()
-        api.on("status", lambda event: (api.client_id, came.set()))
-        assert came.wait(LIMIT)
-        assert api._receivers._thread is not None
-        return weakref.ref(api), api._receivers._thread
+        called: queue.Queue[threading.Thread] = queue.Queue()
+        api.on("status", lambda event: (api.client_id, called.put(threading.current_thread())))
+        return weakref.ref(api), called.get(timeout=LIMIT)
 
     watched, thread = forget()
     until(lambda: (gc.collect(), watched() is None)[1])
