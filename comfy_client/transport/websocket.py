@@ -70,7 +70,8 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-_NEXT: Mapping[State, frozenset[State]] = {
+#: The steps from state to state.
+NEXT: Mapping[State, frozenset[State]] = {
     State.IDLE: frozenset({State.CONNECTING, State.POLLING, State.CLOSED}),
     State.CONNECTING: frozenset({State.CONNECTED, State.WAITING, State.POLLING, State.CLOSED}),
     State.CONNECTED: frozenset({State.WAITING, State.CLOSED}),
@@ -309,7 +310,7 @@ class Connection:
     def _enter(self, state: State, error: Exception | None = None) -> None:
         """The one place that changes the state."""
         with self._changed:
-            if state is not self._state and state not in _NEXT[self._state]:
+            if state is not self._state and state not in NEXT[self._state]:
                 raise RuntimeError(f"no way from {self._state} to {state}")
             self._state = state
             if state is State.CONNECTED:
