@@ -432,8 +432,10 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
+    if value is None or isinstance(value, (str, int, float)):  # nearly all, and quick to see
+        return value
     if isinstance(value, (list, tuple)):
         return [_copy(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
     return value
