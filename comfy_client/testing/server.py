@@ -144,17 +144,19 @@ class ComfyServer(ScriptedServer):
         _check_credentials(credentials)
         super().__init__()
         self.version: Version = version
+        self._options = Options(
+            version=version,
+            multi_user=multi_user,
+            max_upload_size=max_upload_size,
+            prefix=prefix,
+        )
         self._address = (host, port)
         self._credentials = credentials
-        self._multi_user = multi_user
         self._tls = _tls_context(tls)
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
-        self._prefix = prefix
         self._allowed_hosts = allowed_hosts
-        self._previews = previews
-        self._max_upload_size = max_upload_size
-        self._step_seconds = step_seconds
+        self._node_settings = {"previews": previews, "step_seconds": step_seconds}
         self._added: dict[str, type] = {}
         self._port = port
         self._root: Path | None = None
@@ -179,7 +181,7 @@ class ComfyServer(ScriptedServer):
         """The URL for clients, with the prefix."""
         scheme = "https" if self._tls else "http"
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
-        return f"{scheme}://{host}:{self.port}{self._prefix}"
+        return f"{scheme}://{host}:{self.port}{self._options.prefix}"
 
     @property
     def port(self) -> int:
@@ -294,20 +296,14 @@ class ComfyServer(ScriptedServer):
             self._root = Path(tempfile.mkdtemp(prefix=f"comfy-server-{os.getpid()}-")).resolve()
             # Also at the end of the process, if the server is never stopped.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
-        options = Options(
-            version=self.version,
-            multi_user=self._multi_user,
-            max_upload_size=self._max_upload_size,
-            prefix=self._prefix,
-        )
+        options = self._options
         folders = Folders(self._root, newest=options.is_newest)
-        settings = {"previews": self._previews, "step_seconds": self._step_seconds}
-        nodes = Nodes(folders, settings, newest=options.is_newest)
+        nodes = Nodes(folders, self._node_settings, newest=options.is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
         state.executor.hooks = PromptHooks(state)
-        app = _below(self._prefix, application(state), self._max_upload_size)
+        app = _below(options, application(state))
         if self._credentials is not None:
             app.middlewares.append(_guard(self._credentials))
         app.middlewares.insert(0, watch(state))
@@ -483,11 +479,11 @@ def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:
     return context
 
 
-def _below(prefix: str, app: web.Application, max_upload_size: int) -> web.Application:
-    if not prefix:
+def _below(options: Options, app: web.Application) -> web.Application:
+    if not options.prefix:
         return app
-    outer = web.Application(client_max_size=max_upload_size)
-    outer.add_subapp(prefix, app)
+    outer = web.Application(client_max_size=options.max_upload_size)
+    outer.add_subapp(options.prefix, app)
     return outer
 
 
