@@ -29,7 +29,7 @@ import blinker
 from .budget import Budget
 from .event_queue import MAX_BYTES, EventQueue
 from .events import NAMES, Event, UnknownEvent
-from .workflow.graph import nearest
+from .nearest import nearest
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -118,19 +118,19 @@ class Receivers:
         # dictionary, and no name is ever taken out.
         self._callbacks: dict[str, dict[_Registration, None]] = {}
         # Weakly, so that the queue of an iterator that nobody keeps is gone with it.
-        self._taps: list[tuple[str, weakref.ref[EventQueue]]] = []
+        self._subscriptions: list[tuple[str, weakref.ref[EventQueue]]] = []
         self._refused: set[int] = set()  # ids of receivers of which the log has a line
         self.reset()
 
     def reset(self) -> None:
         """A fresh queue and no thread, as after a fork; who listens stays."""
-        # Guards the list of taps, which is replaced, never changed, and the start of the thread.
-        # Before that of a queue.  Re-entrant: the collector may end an iterator in here.
+        # Guards the list of subscriptions, which is replaced, never changed, and the start of the
+        # thread; is taken before that of a queue.  Re-entrant: the collector may end an iterator.
         self._lock = threading.RLock()
         self._queue = EventQueue(budget=self._budget, ours=self.ours)
         self._budget.dropped = 0
         self.thread: threading.Thread | None = None  #: Which delivers, once somebody listens.
-        for _, queue in self.live_taps():
+        for _, queue in self.subscriptions():
             queue.reset()
 
     @property
@@ -165,24 +165,26 @@ class Receivers:
     def _remove(self, name: str, registration: _Registration) -> bool:
         return self._callbacks.get(name, {}).pop(registration, registration) is None
 
-    def tap(self, name: str) -> EventQueue:
+    def subscribe(self, name: str) -> EventQueue:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
         queue = EventQueue(budget=self._budget, ours=self.ours)
         with self._lock:
             # One that is ended within may come back: it is closed, and goes with the next.
-            taps = [item for item in self._taps if item[1]() is not None]
-            self._taps = [*taps, (name, weakref.ref(queue))]
+            kept = [item for item in self._subscriptions if item[1]() is not None]
+            self._subscriptions = [*kept, (name, weakref.ref(queue))]
         return queue
 
-    def untap(self, queue: EventQueue) -> None:
+    def unsubscribe(self, queue: EventQueue) -> None:
         """No more events for this queue."""
         queue.close()
         with self._lock:
-            self._taps = [item for item in self._taps if item[1]() not in (queue, None)]
+            self._subscriptions = [
+                item for item in self._subscriptions if item[1]() not in (queue, None)
+            ]
 
-    def live_taps(self) -> list[tuple[str, EventQueue]]:
+    def subscriptions(self) -> list[tuple[str, EventQueue]]:
         """Queues that somebody reads, and the names of their events."""
-        pairs = [(name, tap()) for name, tap in self._taps]
+        pairs = [(name, ref()) for name, ref in self._subscriptions]
         return [(name, queue) for name, queue in pairs if queue is not None]
 
     def listens(self, *names: str) -> bool:
@@ -208,8 +210,8 @@ class Receivers:
     def publish(self, event: Event) -> None:
         """Hand an event on; costs next to nothing when nobody listens."""
         names = _fires(event)
-        for name, tap in self._taps:
-            if name in names and (queue := tap()) is not None:
+        for name, ref in self._subscriptions:
+            if name in names and (queue := ref()) is not None:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
@@ -301,7 +303,7 @@ class Receivers:
     def close(self) -> None:
         """No more calls; iterators and waiters end."""
         self._queue.close()
-        for _, queue in self.live_taps():
+        for _, queue in self.subscriptions():
             queue.close()
 
     def shutdown(self) -> Callable[[], None]:
@@ -309,14 +311,14 @@ class Receivers:
         return self._queue.close
 
     def events(self, queue: EventQueue) -> Iterator[Event]:
-        """What a tap brings, until it is closed."""
+        """What a subscription brings, until it is closed."""
         try:
             while not queue.closed:
-                event = queue.get(0.5)  # in slices, so that Ctrl-C is heard on every system
+                event = queue.get(0.5)  # in slices, so that Ctrl-C ends it on every system
                 if event is not None:
                     yield event
         finally:
-            self.untap(queue)
+            self.unsubscribe(queue)
 
     def wait_for(
         self,
@@ -324,18 +326,18 @@ class Receivers:
         predicate: Callable[[Any], object] | None,
         timeout: float | None,
     ) -> Event | None:
-        """The first event of a tap that satisfies; ``None`` when time ran out or it closed."""
+        """The first of its events that satisfies; ``None`` when time ran out or it closed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while True:
                 left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
-                event = queue.get(max(left, 0.0))  # in slices, so that Ctrl-C is heard
+                event = queue.get(max(left, 0.0))  # in slices, so that Ctrl-C ends it
                 if event is not None and (predicate is None or predicate(event)):
                     return event
                 if queue.closed or left <= 0:
                     return None
         finally:
-            self.untap(queue)
+            self.unsubscribe(queue)
 
 
 def _fires(event: Event) -> tuple[str, ...]:

@@ -357,7 +357,7 @@ class Subscriptions:
             )
         check_timeout(timeout)
         warn_of_name(name)
-        queue = self._receivers.tap(name)
+        queue = self._receivers.subscribe(name)
         self._connection.start()
         event = self._receivers.wait_for(queue, predicate, timeout)
         if event is None:
@@ -418,7 +418,7 @@ class Subscriptions:
         """
         self._check_open()
         warn_of_name(name)
-        queue = self._receivers.tap(name)
+        queue = self._receivers.subscribe(name)
         self._connection.start()
         return self._follow(queue)
 

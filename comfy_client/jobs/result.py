@@ -11,10 +11,10 @@ from typing import Any, Final
 import attrs
 
 from ..errors import WorkflowError
+from ..nearest import nearest
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..values import MOST_ID, exact, identifier, text
 from ..workflow import class_of, title_of
-from ..workflow.graph import nearest
 from .files import IfExists, distinct_names, rule_for, target_path, write_atomically
 
 #: Characters of a file's name, and of its folders': no system has longer ones.

@@ -11,12 +11,13 @@ import attrs
 
 from .. import models
 from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
+from ..nearest import nearest
 from ..sealing import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
 from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, graph_of
-from ..workflow.graph import brief, json_value, nearest
+from ..workflow.graph import brief, json_value
 from ._base import RouteGroup, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.

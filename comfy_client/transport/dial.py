@@ -108,9 +108,9 @@ class Line:
         self._timeout: float | None = None
 
     @property
-    def heard(self) -> float:
+    def received_at(self) -> float:
         """When anything came last, by ``time.monotonic``."""
-        return self._frames.heard
+        return self._frames.received_at
 
     @property
     def is_within(self) -> bool:

@@ -45,7 +45,7 @@ class Frames:
         self._needed = 0  # bytes from the start on, as far as is known of the frame there
         self._opcode = 0  # of a message of which only fragments have come
         self._fragments = bytearray()
-        self.heard: float = time.monotonic()  #: When anything came last.
+        self.received_at: float = time.monotonic()  #: When anything came last.
 
     @property
     def is_within(self) -> bool:
@@ -62,7 +62,7 @@ class Frames:
         if not got:
             raise ConnectionError("the server ended the connection")
         self._end += got
-        self.heard = time.monotonic()
+        self.received_at = time.monotonic()
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
         """Opcode and payload of a message, or of a control frame; ``None``: not yet whole."""

@@ -154,7 +154,7 @@ class Connection:
         self._attempts = 0  # dials since the last first message
         self._greeted_at = 0.0
         self._is_known = False  # whether this client id was greeted before
-        self._fallback_told = False
+        self._fallback_reported = False
         self._unforeseen: set[type[Exception]] = set()  # what was logged as such
 
     # -- from any thread -----------------------------------------------------------------
@@ -199,7 +199,7 @@ class Connection:
     def quiet_for(self) -> float:
         """Seconds since the last byte came over the socket; infinite when there is none."""
         line = self._line
-        return float("inf") if line is None else time.monotonic() - line.heard
+        return float("inf") if line is None else time.monotonic() - line.received_at
 
     @property
     def is_receiving(self) -> bool:
@@ -321,7 +321,7 @@ class Connection:
             self._changed.notify_all()
         log.debug("event thread: %s%s", state.value, f" ({error})" if error else "")
 
-    def _tell(self, name: str, **facts: Any) -> None:
+    def _report(self, name: str, **facts: Any) -> None:
         self._called().connection_changed(ConnectionEvent(name=name, **facts))
 
     # -- with a socket -------------------------------------------------------------------
@@ -402,12 +402,12 @@ class Connection:
     def _wait(self, line: Line, dialled: float | None) -> None:
         """Wait for more, and ask for a sign of life after a while; ``dialled``: not greeted yet."""
         limit = self.timing.dead if dialled is None else self.timing.dial
-        left = (line.heard if dialled is None else dialled) + limit - time.monotonic()
+        left = (line.received_at if dialled is None else dialled) + limit - time.monotonic()
         if left <= 0:
             what = "nothing came" if dialled is None else "no greeting"
             raise _Quiet(f"{what} for {limit:g} s")
         is_silent = not line.wait(min(self.timing.ping, left))
-        if is_silent and time.monotonic() - line.heard >= self.timing.ping:
+        if is_silent and time.monotonic() - line.received_at >= self.timing.ping:
             line.ping()
 
     def _hand_on(self, is_text: bool, data: bytes | memoryview) -> None:
@@ -422,18 +422,18 @@ class Connection:
     def _greeted(self) -> None:
         attempts, self._attempts = self._attempts + 1, 0
         self._greeted_at = time.monotonic()
-        self._fallback_told = False
+        self._fallback_reported = False
         self._redial = None
         first = self.generation == 0
         self._enter(State.CONNECTED)
-        self._tell("connected" if first else "reconnected", attempt=attempts)
+        self._report("connected" if first else "reconnected", attempt=attempts)
         if not first and self.on_reconnect is not None:
             self.on_reconnect(self.client_id)
 
     # -- without a socket ----------------------------------------------------------------
 
     def _pause_after(self, exc: Exception) -> None:
-        """Tell what happened, and wait for the time of the next dial, polling if that works."""
+        """Report what happened, and wait for the time of the next dial, polling if that works."""
         was_connected = self._state is State.CONNECTED
         self._attempts += 0 if was_connected else 1
         up_for = time.monotonic() - self._greeted_at if was_connected else 0.0
@@ -452,17 +452,17 @@ class Connection:
         self._woken = False
         self._enter(State.WAITING, exc)
         if was_connected:
-            self._tell("disconnected", error=exc)
+            self._report("disconnected", error=exc)
         if refused:
             self._called().connection_changed(ErrorEvent(name="auth_error", error=exc))
-        self._tell("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
+        self._report("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
         no_socket = isinstance(exc, NoWebSocket) or (self._attempts >= 3 and not refused)
         if no_socket and self._polls():
             self._enter(State.POLLING, exc)
-            if not self._fallback_told:
-                self._fallback_told = True
+            if not self._fallback_reported:
+                self._fallback_reported = True
                 log.warning("no WebSocket (%s); asking over HTTP meanwhile: no previews", exc)
-                self._tell("websocket_unavailable", error=exc)
+                self._report("websocket_unavailable", error=exc)
             self._poll_for(delay)
         else:
             self._sleep(delay)
@@ -510,7 +510,7 @@ class Connection:
 
 
 def _failed(exc: Exception) -> Lost:
-    """What is told of a failure of which nobody thought; the log has the rest."""
+    """What is reported of a failure of which nobody thought; the log has the rest."""
     return Lost(f"the event thread failed by {type(exc).__name__}")
 
 

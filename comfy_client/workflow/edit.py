@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias
 
 from ..errors import WorkflowError
+from ..nearest import nearest
 from .graph import (
     as_link,
     brief,
@@ -22,7 +23,6 @@ from .graph import (
     json_value,
     link_fault,
     listing,
-    nearest,
     shorten,
     title_of,
 )

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from .graph import brief, class_of, describe, links_of, listing, nearest, shorten
+from ..nearest import nearest
+from .graph import brief, class_of, describe, links_of, listing, shorten
 
 _MAX_LINES = 20
 #: Choices of an input among which the nearest are looked for.

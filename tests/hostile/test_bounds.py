@@ -27,10 +27,10 @@ from comfy_client.errors import (
 )
 from comfy_client.jobs.queue_monitor import heeds_id
 from comfy_client.models import Features, UploadedImage
+from comfy_client.nearest import nearest
 from comfy_client.transport import http as edge
 from comfy_client.values import size_decoded
 from comfy_client.workflow import explain_rejection
-from comfy_client.workflow.graph import nearest
 from tests.helpers.clients import Quick, until
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 

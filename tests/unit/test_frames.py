@@ -293,14 +293,14 @@ def test_a_timeout_in_the_middle_of_a_frame_loses_nothing(
     data = frame(TEXT, b"z" * 300)
     for piece in (data[:1], data[1:3], data[3:100], data[100:]):
         for _ in range(2):
-            heard = stream.heard
+            heard = stream.received_at
             with pytest.raises(TimeoutError):
                 stream.read()
             assert stream.next() is None
-            assert stream.heard == heard
+            assert stream.received_at == heard
         theirs.sendall(piece)
         stream.read()
-        assert stream.heard > heard
+        assert stream.received_at > heard
     assert stream.next() == (TEXT, b"z" * 300)
 
 

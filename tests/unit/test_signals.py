@@ -740,7 +740,7 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
     with ComfyApi(comfy.url) as api:
 
         def push() -> None:
-            until(lambda: api._receivers.live_taps())
+            until(lambda: api._receivers.subscriptions())
             for value in ("one", "two", "three"):
                 comfy.push({"type": "notification", "data": {"value": value}})
 
@@ -749,7 +749,7 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
         event = api.wait_for("notification", lambda e: e.value != "one", timeout=LIMIT)
         thread.join(LIMIT)
         assert event.value == "two"
-        assert api._receivers.live_taps() == []
+        assert api._receivers.subscriptions() == []
         assert api._receivers.thread is None
 
 
@@ -777,7 +777,7 @@ def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
             with pytest.raises(TimeoutError, match="no event 'progress'"):
                 api.wait_for("progress", timeout=timeout)
         closer = threading.Thread(
-            target=lambda: (until(lambda: api._receivers.live_taps()), api.close())
+            target=lambda: (until(lambda: api._receivers.subscriptions()), api.close())
         )
         closer.start()
         with pytest.raises(ClientClosed):
@@ -789,11 +789,11 @@ def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
 
 def test_a_predicate_that_raises_ends_the_wait(station: Station) -> None:
     """In the caller's thread, and the tap is gone."""
-    tap = station.receivers.tap("notification")
+    tap = station.receivers.subscribe("notification")
     station.publish(note())
     with pytest.raises(ZeroDivisionError):
         station.receivers.wait_for(tap, lambda event: 1 / 0 > 0, None)
-    assert station.receivers.live_taps() == []
+    assert station.receivers.subscriptions() == []
 
 
 def test_a_callback_may_wait_for_an_event(station: Station) -> None:
@@ -802,7 +802,7 @@ def test_a_callback_may_wait_for_an_event(station: Station) -> None:
     waiting = threading.Event()
 
     def callback(event: Any) -> None:
-        tap = station.receivers.tap("status")
+        tap = station.receivers.subscribe("status")
         waiting.set()
         got.append(station.receivers.wait_for(tap, None, LIMIT))
 
@@ -831,20 +831,20 @@ def test_the_iterator_brings_events_from_its_making_to_the_clients_end(comfy: Co
 def test_an_iterator_that_nobody_keeps_costs_nothing(station: Station) -> None:
     """Started or not: its tap goes with it."""
     for started in (False, True):
-        events = station.receivers.events(station.receivers.tap("all"))
+        events = station.receivers.events(station.receivers.subscribe("all"))
         if started:
             station.publish(note())
             next(events)
         del events
         gc.collect()
-        assert station.receivers.live_taps() == []
+        assert station.receivers.subscriptions() == []
 
 
 def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
     """The collector may end one that nobody keeps in the middle of any call of this thread."""
 
     def end_within() -> None:
-        tap = station.receivers.tap("all")
+        tap = station.receivers.subscribe("all")
         events = station.receivers.events(tap)
         tap.put(note())
         next(events)
@@ -855,7 +855,7 @@ def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
     ended: list[bool] = []
     in_time(end_within)
     assert ended == [True]
-    assert station.receivers.live_taps() == []
+    assert station.receivers.subscriptions() == []
 
 
 def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
@@ -874,7 +874,7 @@ def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
 
 def test_what_an_unread_iterator_drops_is_counted(station: Station) -> None:
     """Beside what receivers were too slow for, and when it is gone, too."""
-    events = station.receivers.events(station.receivers.tap("notification"))
+    events = station.receivers.events(station.receivers.subscribe("notification"))
     station.publish(note())
     next(events)
     for value in range(MAX_QUEUED + 5):
@@ -1076,7 +1076,7 @@ def test_the_child_of_a_fork_has_its_own_queue_and_locks(station: Station) -> No
     """Those of the parent may be held for ever; who listens still listens."""
     got: list[Any] = []
     station.on("notification", got.append)
-    tap = station.receivers.tap("notification")
+    tap = station.receivers.subscribe("notification")
     station.publish(note("before"))
     station.flush()
     parent, lock = station.receivers._queue, station.receivers._lock

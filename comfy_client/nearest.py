@@ -1,0 +1,52 @@
+"""Which name someone may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from heapq import nlargest
+from itertools import islice
+
+#: Of names that :func:`nearest` compares: how alike they are at the least, their characters,
+#: how many are looked at, compared roughly, and in full.
+_NEAR = 0.6
+_COMPARED = 100
+_LOOKED_AT = 100_000
+_MOST_ROUGHLY = 2000
+_MOST_IN_FULL = 20
+
+
+def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
+    """Names that someone may have meant, nearest first; case does not count.
+
+    A server may have any number of names, of any length, and to compare two takes up to the
+    cube of their length: of the first 100,000 names, those that may be near by their length are
+    compared roughly, 2,000 at most, before all those with the same beginning; and the nearest
+    20 of these in full, by their first 100 characters.
+    """
+    from difflib import SequenceMatcher  # for mistakes only
+
+    wanted = name[:_COMPARED].lower()
+    alike: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for other in islice(names, _LOOKED_AT):
+        key = other[:_COMPARED].lower()
+        # Twice what they share, by the length of both.
+        if 2 * min(len(key), len(wanted)) >= _NEAR * (len(key) + len(wanted)):
+            group = alike if key.startswith(wanted[:3]) else others
+            if len(group) < _MOST_ROUGHLY:
+                group[key] = other
+    found = dict(islice({**alike, **others}.items(), _MOST_ROUGHLY))
+    matcher = SequenceMatcher()
+    matcher.set_seq2(wanted)
+
+    def near(keys: Iterable[str], ratio: Callable[[], float], most: int) -> list[str]:
+        scored = []
+        for key in keys:
+            matcher.set_seq1(key)
+            score = ratio()
+            if score >= _NEAR:
+                scored.append((score, key))
+        return [key for _, key in nlargest(most, scored)]
+
+    roughly = near(found, matcher.quick_ratio, _MOST_IN_FULL)
+    return tuple(found[key] for key in near(roughly, matcher.ratio, limit))
