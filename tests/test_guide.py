@@ -16,7 +16,6 @@ from PIL import Image
 import comfy_client
 from comfy_client import ComfyApi, event_queue, values
 from comfy_client.events import NAMES
-from comfy_client.jobs import files as saving
 from comfy_client.jobs import result as outputs
 from comfy_client.recording import recorder as recording
 from comfy_client.recording import secrets as redaction
@@ -24,6 +23,7 @@ from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.transport import decode as wire
 from comfy_client.transport import dial, http, pool
+from comfy_client.transport import files as saving
 from comfy_client.transport import pool as deadline
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow

@@ -25,7 +25,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import attrs
 
-from ..jobs.files import place
+from ..transport.files import place
 
 #: In the header of the file, so that nothing else is taken for a journal.
 _APPLICATION: Final = int.from_bytes(b"CoSw")

@@ -23,10 +23,10 @@ from ..client import ComfyApi
 from ..credentials import EnvCredentials
 from ..errors import AuthenticationError, ComfyError, JobTimeout
 from ..events import PreviewEvent, Progress
-from ..jobs.files import write_atomically
 from ..jobs.result import Result
 from ..testing.versions import Version
 from ..transport.failures import one_line
+from ..transport.files import write_atomically
 from ..transport.url import parse_host
 from ..workflow import Workflow
 from ..workflow.graph import listing

@@ -13,9 +13,9 @@ import attrs
 from ..errors import WorkflowError
 from ..nearest import nearest
 from ..routes.files import IN_MEMORY, FileRoutes
+from ..transport.files import IfExists, distinct_names, rule_for, target_path, write_atomically
 from ..values import MOST_ID, exact, identifier, text
 from ..workflow import class_of, title_of
-from .files import IfExists, distinct_names, rule_for, target_path, write_atomically
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
 MOST_NAME: Final = 4096

@@ -48,12 +48,11 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
 from ..sealing import is_secret_name
-from ..transport.multipart import Form
 from .secrets import MIN_NAMED, Secrets
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -76,6 +75,14 @@ _NAMES = {
 }
 _SENT_HEADERS = frozenset({"range", "if-none-match", "if-range"})
 _KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition", "last-modified")
+
+
+class Described(Protocol):
+    """A body that is too large to be recorded, such as a form with a file."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is recorded of it."""
 
 
 class Recorder:
@@ -399,9 +406,11 @@ class Exchange:
         said: dict[str, Any] = {"response": self._secrets.hide_text(text)}
         return said | {"as_text": True} if "json" in kind else said
 
-    def _sent(self, body: bytes | str | Form | None) -> Any:
-        if body is None or isinstance(body, Form):
-            return None if body is None else self._hidden(body.facts)
+    def _sent(self, body: bytes | str | Described | None) -> Any:
+        if body is None:
+            return None
+        if not isinstance(body, bytes | str):
+            return self._hidden(body.facts)
         data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
         with contextlib.suppress(UnicodeDecodeError):
             text = data.decode()

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from .. import models
 from ..errors import NotFound
-from ..jobs.files import IfExists, target_path, write_atomically
+from ..transport.files import IfExists, target_path, write_atomically
 from ..transport.http import Download
 from ._base import RouteGroup, leads_out
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from comfy_client import ComfyApi
 from comfy_client.cli.commands import main
-from comfy_client.jobs.files import IfExists, distinct_names, write_atomically
 from comfy_client.jobs.result import Result, make_result
+from comfy_client.transport.files import IfExists, distinct_names, write_atomically
 from tests.conftest import examples
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 
