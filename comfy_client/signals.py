@@ -47,8 +47,7 @@ class _Signal(blinker.NamedSignal):
     def connect(
         self, receiver: _Receiver, sender: Any = blinker.ANY, weak: bool = True
     ) -> _Receiver:
-        is_nameless = getattr(receiver, "__name__", None) == "<lambda>"
-        if weak and not self._has_warned and (is_nameless or isinstance(receiver, partial)):
+        if weak and not self._has_warned and _is_gone_soon(receiver):
             self._has_warned = True
             log.warning(
                 "signal(%r) keeps only a weak reference to %r, which is gone at once, and never "
@@ -57,8 +56,12 @@ class _Signal(blinker.NamedSignal):
                 self.name,
                 receiver,
             )
-        super().connect(receiver, sender, weak)
-        return receiver
+        return super().connect(receiver, sender, weak)
+
+
+def _is_gone_soon(receiver: object) -> bool:
+    """Whether it is of a kind that few keep: a lambda, or a ``partial``."""
+    return getattr(receiver, "__name__", None) == "<lambda>" or isinstance(receiver, partial)
 
 
 _other_names = blinker.Namespace()

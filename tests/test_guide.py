@@ -247,7 +247,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
     "a message of the socket": (dial.MAX_FRAME, "MiB"),
     "a text message of the socket": (dial.MAX_TEXT, "MiB"),
-    "its size in memory": (wire.MOST_DECODED, "MiB"),
+    "its size in memory": (wire.MAX_DECODED, "MiB"),
     "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
     "events that wait for one receiver": f"{event_queue.MAX_QUEUED}",
     "the handshake of the socket": (dial.MAX_HANDSHAKE, "MiB"),

@@ -38,9 +38,9 @@ log: logging.Logger = logging.getLogger("comfy_client")
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
 #: Bytes that JSON may take when it is decoded, unless more is asked for.
-MOST_DECODED: Final = 64 << 20
+MAX_DECODED: Final = 64 << 20
 #: Bytes of what a picture's metadata may have: 300 are usual.
-MOST_METADATA: Final = 1 << 20
+MAX_METADATA: Final = 1 << 20
 
 #: Characters of JSON that cannot nest too deep.
 _NO_MATTER = 2 * MOST_LEVELS
@@ -73,7 +73,7 @@ class _Skipped(tuple[Event, ...]):
 SKIPPED: Final = _Skipped()
 
 
-def decode_text(data: bytes | memoryview, most: int = MOST_DECODED) -> tuple[Event, ...]:
+def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
 
     :data:`SKIPPED` when it may be, but would take more than ``most`` bytes or nests too deep.
@@ -174,7 +174,7 @@ def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryvi
 
 def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
     """The metadata of a picture, and about how many bytes they take; ``None``: there are none."""
-    if header is None or len(header) > MOST_METADATA:
+    if header is None or len(header) > MAX_METADATA:
         return None, 0
     said = str(header, "utf-8", "replace")
     try:

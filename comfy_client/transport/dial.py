@@ -215,8 +215,8 @@ def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None
         stream = _Handshake(sock, deadline)
         _shake_hands(ws, stream, plan, timeout)
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
-        most, most_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
-        return Line(ws, sock, Frames(sock, most, stream.rest, most_text=most_text))
+        most, max_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
+        return Line(ws, sock, Frames(sock, most, stream.rest, max_text=max_text))
     except ComfyError as exc:
         error, cause = exc, exc.__cause__
     except Exception as exc:  # noqa: BLE001  # raised below

@@ -29,16 +29,16 @@ class FrameError(Exception):
 class Frames:
     """Takes messages out of a stream: :meth:`next` until it has none, then :meth:`read`.
 
-    ``limit`` is the most bytes of one message, ``most_text`` of a text; ``begun`` what was read
+    ``limit`` is the most bytes of one message, ``max_text`` of a text; ``begun`` what was read
     from the socket before.
     """
 
     def __init__(
-        self, sock: socket.socket, limit: int, begun: bytes = b"", *, most_text: int | None = None
+        self, sock: socket.socket, limit: int, begun: bytes = b"", *, max_text: int | None = None
     ) -> None:
         self._sock = sock
         self._limit = limit
-        self._most_text = limit if most_text is None else min(limit, most_text)
+        self._max_text = limit if max_text is None else min(limit, max_text)
         self._room = memoryview(bytearray(ROOM))
         self._room[: len(begun)] = begun
         self._start, self._end = 0, len(begun)  # what lies in the room, and was not given out
@@ -98,9 +98,9 @@ class Frames:
                 self._needed = head
                 return None
             size = int.from_bytes(room[start + 2 : start + head], "big")
-        if size + len(self._fragments) > self._most_text and not first & _CONTROL:
+        if size + len(self._fragments) > self._max_text and not first & _CONTROL:
             is_text = (first & 0x0F or self._opcode) == TEXT
-            most = self._most_text if is_text else self._limit
+            most = self._max_text if is_text else self._limit
             if size + len(self._fragments) > most:
                 kind = "text" if is_text else "message"
                 raise FrameError(f"a {kind} of more than the {most} bytes allowed")

@@ -27,7 +27,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
@@ -36,7 +36,7 @@ from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .backoff import Backoff
 from .deadline import Deadline
-from .decode import HELLO, MOST_DECODED, SKIPPED, decode_binary, decode_text
+from .decode import HELLO, MAX_DECODED, SKIPPED, decode_binary, decode_text
 from .dial import Line, Lost, NoWebSocket, Plan, Violation, dial
 from .frames import BINARY, CLOSE, PING, TEXT
 from .pool import shut
@@ -177,12 +177,9 @@ class Connection:
         """Wait until events or polls flow; ``first_verdict``: or a first dial has failed."""
 
         def settled() -> bool:
-            done = self._state in (State.CONNECTED, State.POLLING, State.CLOSED)
-            return (
-                done
-                or self._stopped
-                or (self.error is not None and (first_verdict or self.is_hopeless))
-            )
+            if self._stopped or self._state in (State.CONNECTED, State.POLLING, State.CLOSED):
+                return True
+            return self.error is not None and (first_verdict or self.is_hopeless)
 
         with self._changed, short_interrupts:
             self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
@@ -343,13 +340,15 @@ class Connection:
         except Exception as exc:
             if recorder is not None:
                 recorder.closed(self._ended_by(exc))
-            if self._redial is not None and type(exc) is Lost:
-                raise Lost(self._redial) from exc.__cause__
-            raise
+            if self._redial is None or type(exc) is not Lost:
+                raise
+            lost = Lost(self._redial)
+            lost.__cause__ = exc.__cause__
         finally:
             line.close(politely=not self._stopped)
             with self._changed:
                 self._raw = self._line = None
+        raise lost
 
     def _ended_by(self, exc: Exception) -> str:
         ours = self._stopped or self._redial or isinstance(exc, _Quiet | Violation)
@@ -373,7 +372,7 @@ class Connection:
                 raw.close()
                 raise Lost("stopped while dialling")
 
-    def _read(self, line: Line) -> None:
+    def _read(self, line: Line) -> NoReturn:
         recorder = self._recorder
         dialled = time.monotonic()
         greeted = False
@@ -412,7 +411,7 @@ class Connection:
 
     def _hand_on(self, is_text: bool, data: bytes | memoryview) -> None:
         handler = self._called()
-        most = self._max_frame or MOST_DECODED
+        most = self._max_frame or MAX_DECODED
         events = decode_text(data, most) if is_text else decode_binary(data)
         if events is SKIPPED:
             handler.skipped()

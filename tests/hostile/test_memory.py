@@ -605,7 +605,7 @@ def test_an_output_that_is_too_large_to_be_read_comes_from_history(
         def run(self) -> dict[str, Any]:
             return {"ui": {"values": [0.5] * 5000, "text": ["many"]}}
 
-    monkeypatch.setattr(connection, "MOST_DECODED", 50_000)
+    monkeypatch.setattr(connection, "MAX_DECODED", 50_000)
     with ComfyServer() as server, ComfyApi(server.url) as api:
         server.add_node(Many)
         result = api.run({"1": {"class_type": "Many", "inputs": {}}}, timeout=20)

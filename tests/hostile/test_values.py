@@ -111,7 +111,7 @@ def test_a_text_has_another_limit_than_a_picture() -> None:
     for opcode, size, is_refused in ((1, 33, True), (2, 33, False), (1, 31, False), (2, 513, True)):
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            frames = Frames(ours, 512 << 20, most_text=32 << 20)
+            frames = Frames(ours, 512 << 20, max_text=32 << 20)
             theirs.sendall(frame(opcode, final=False) + frame(0, size=size << 20))
             frames.read()
             with pytest.raises(FrameError) if is_refused else contextlib.nullcontext():
