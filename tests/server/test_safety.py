@@ -24,7 +24,7 @@ from comfy_client.errors import JobFailed
 from comfy_client.testing import ComfyServer
 from tests.contract.test_differential import multipart
 from tests.helpers.clients import until
-from tests.server.test_server import canvas, node, png
+from tests.helpers.graphs import canvas, node, png
 
 LIMIT = 30.0
 
