@@ -74,7 +74,8 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .jobs.job import Job, JobProgress
+from .jobs.describe import JobProgress
+from .jobs.job import Job
 from .jobs.result import NodeOutput, Output, OutputFile, OutputFrame, Result
 from .routes.prompts import PromptOptions
 from .signals import signal

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 from hypothesis import settings
 
@@ -37,6 +38,22 @@ settings.load_profile("usual")
 
 # As a terminal has it: a shell that runs the tests in the background has Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _timing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``@pytest.mark.timing(deaf=0.3)``: the times of all clients of a test."""
+    times = {}
+    for marker in reversed([*request.node.iter_markers("timing")]):  # the closest last
+        times |= marker.kwargs
+    if times:
+        from comfy_client import ComfyApi
+
+        kinds = [ComfyApi]
+        for kind in kinds:
+            kinds += kind.__subclasses__()
+            if "timing" in vars(kind):
+                monkeypatch.setattr(kind, "timing", attrs.evolve(kind.timing, **times))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1129,7 +1129,7 @@ def test_a_pickle_carries_the_configuration() -> None:
     twin = pickle.loads(pickle.dumps(api))
     assert type(twin) is Quick
     assert twin.host == api.host
-    assert twin._config == api._config
+    assert twin.__reduce__() == api.__reduce__()
     assert twin.client_id != api.client_id
     assert twin.state is State.IDLE
     assert twin._http.identity.credentials == EnvCredentials(
@@ -1175,7 +1175,7 @@ def test_a_copy_of_a_client_is_another_one_with_the_same_configuration(how: dict
         with contextlib.closing(first), copy.copy(first) as twin:
             assert type(twin) is Quick
             assert twin.client_id != first.client_id
-            assert twin._config == first._config
+            assert twin.__reduce__() == first.__reduce__()
             assert server.handshakes[-1]["X-Tenant"] == "blue"
             assert twin._receivers._namespace is namespace
         assert "s3cret" not in repr(vars(first))

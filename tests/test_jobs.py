@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.budget import Budget
+from comfy_client.budget import Budget, Share
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
 from comfy_client.event_queue import MAX_BYTES
 from comfy_client.events import (
@@ -24,9 +24,13 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs.job import Job, Limits, wait, wait_for_one
-from comfy_client.jobs.progress import NodeTimes
+from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait, wait_for_one
+from comfy_client.jobs.job_events import JobEvents
+from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.result import make_result
+from comfy_client.jobs.state import JobState
+from comfy_client.jobs.tracked import Tracked
+from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
 from tests.helpers.interrupts import at_each_step, in_time
@@ -38,31 +42,40 @@ GRAPH = {
 RESULT = make_result("the-id", GRAPH, {})
 
 
-class Client:
-    """What a job needs of its client."""
-
-    flushed = 0
-    _connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
-    _budget = Budget(MAX_BYTES)
-    _jobs = SimpleNamespace(
-        running=lambda job: None,
-        around=lambda job: (0, 1),
-        cancel=lambda job, force: False,
-        trouble=None,
-        times=NodeTimes(),
-        lookout=SimpleNamespace(remaining=3, advanced_at=0.0),
-    )
+class Tracker:
+    """What a job needs of the tracker."""
 
     def __init__(self):
-        self._receivers = self
+        self.timing = Timing()
+        self.budget = Budget(MAX_BYTES)
+        self.connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
+        self.link = 1
+        self.outstanding = ()
+        self.monitor = SimpleNamespace(remaining=3, advanced_at=0.0)
+        self.times = NodeTimes()
+        self.flushed = 0
 
     def flush(self, seconds):
         self.flushed += 1
 
 
+def tracked(prompt_id="the-id", graph=GRAPH):
+    """A prompt, and the job of it."""
+    tracker = Tracker()
+    share = Share(tracker.budget)
+    one = Tracked(JobState(prompt_id, graph, share), JobEvents(tracker.budget))
+    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
+    return one, Job(None, one, poller)
+
+
 @pytest.fixture
-def job():
-    return Job(Client(), "the-id", GRAPH)
+def one():
+    return tracked()[0]
+
+
+@pytest.fixture
+def job(one):
+    return one.waiters[0]
 
 
 def progress(value):
@@ -99,40 +112,40 @@ def test_a_job_does_not_travel(job):
         pickle.dumps(job)
 
 
-def test_a_job_that_has_ended_has_its_result(job):
+def test_a_job_that_has_ended_has_its_result(one, job):
     """Receivers are waited for before."""
-    job._settle(RESULT)
+    one.settle(RESULT)
     assert job.result(0) is RESULT
     assert job.exception(0) is None
-    assert job._api.flushed == 1
+    assert job._poller.tracker.flushed == 1
     assert "succeeded" in repr(job)
 
 
-def test_a_job_that_failed_raises(job):
+def test_a_job_that_failed_raises(one, job):
     """Each time."""
-    job._settle(JobFailed("broken", prompt_id="the-id"))
+    one.settle(JobFailed("broken", prompt_id="the-id"))
     for _ in range(2):
         with pytest.raises(JobFailed, match="broken"):
             job.result()
     assert isinstance(job.exception(), JobFailed)
 
 
-def test_an_error_that_is_a_timeout_is_no_timeout_of_the_wait(job):
+def test_an_error_that_is_a_timeout_is_no_timeout_of_the_wait(one, job):
     """What the job ended in comes through as it is."""
-    job._settle(JobTimeout("its own", prompt_id="the-id"))
+    one.settle(JobTimeout("its own", prompt_id="the-id"))
     with pytest.raises(JobTimeout, match="its own"):
         job.result(5)
     assert isinstance(job.exception(5), JobTimeout)
 
 
-def test_a_wait_ends_with_the_job(job):
+def test_a_wait_ends_with_the_job(one, job):
     """Not with the next slice of waiting."""
-    threading.Timer(0.05, job._settle, (RESULT,)).start()
+    threading.Timer(0.05, one.settle, (RESULT,)).start()
     assert job.result(30) is RESULT
     assert list(as_completed([job], 5)) == [job]
 
 
-def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(job):
+def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(one, job):
     """Were it to come inside a ``Condition``, that would let go of the lock of another thread."""
     mine = TimeoutError("mine")
 
@@ -145,11 +158,11 @@ def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(job)
     raised = list(at_each_step(lambda: wait_for_one([job], 0.001), alarm, within))
     assert len(raised) > 20
     assert set(raised) == {mine}
-    in_time(lambda: job._settle(RESULT))
+    in_time(lambda: one.settle(RESULT))
     assert job.result(0) is RESULT
 
 
-def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(job):
+def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(one, job):
     """``wait`` of concurrent.futures may leave its lock to nobody, which only then comes out."""
     told = threading.Event()
     job.add_done_callback(lambda _: told.set())
@@ -160,14 +173,14 @@ def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_e
     job._waiters.append(SimpleNamespace(add_result=add_result))  # as ``wait`` does
     waiter = threading.Thread(target=job.result)
     waiter.start()
-    until(lambda: job._bells)
-    job._settle(RESULT)
+    until(lambda: job._alarms)
+    one.settle(RESULT)
     assert told.wait(10)
     waiter.join(10)
     assert not waiter.is_alive()
 
 
-def test_callbacks_run_in_order_in_their_own_thread(job, caplog):
+def test_callbacks_run_in_order_in_their_own_thread(one, job, caplog):
     """One that raises is logged, and the others run; who comes late is called at once."""
     seen = []
     done = threading.Event()
@@ -179,7 +192,7 @@ def test_callbacks_run_in_order_in_their_own_thread(job, caplog):
     job.add_done_callback(broken)
     job.add_done_callback(lambda _: done.set())
     with caplog.at_level(logging.ERROR):
-        job._settle(RESULT)
+        one.settle(RESULT)
         assert done.wait(10)
     assert seen == [(job, "comfy-callbacks")]
     assert "mine" in caplog.text
@@ -187,50 +200,60 @@ def test_callbacks_run_in_order_in_their_own_thread(job, caplog):
     assert seen[1] == (job, threading.current_thread().name)
 
 
-def test_a_job_ends_with_a_fork(job):
+def test_a_job_ends_with_a_fork(one, job):
     """Whatever lock another thread held when the process was copied."""
-    twin = Job(Client(), "by-another-id", {})
-    twin._join(job)
+    other, twin = tracked("by-another-id", {})
+    other.join(one)
     events = job.events()
-    locks = [job._condition, job._gate, job._taps[0]()._changed, twin._condition]
+    locks = [job._condition, job._lock, twin._condition, twin._lock]
     held = threading.Thread(target=lambda: [lock.acquire() for lock in locks])
     held.start()
     held.join()  # and they stay so
-    job._orphan()
+    one.events.reset()
+    for end in one.on_fork:
+        end()
     assert list(events) == []
-    for one in (job, twin):
-        assert isinstance(one.exception(0), ClientClosed)
+    for each in (job, twin):
+        assert isinstance(each.exception(0), ClientClosed)
     assert job.status == "unknown"
 
 
-def test_a_job_by_another_id_ends_with_it(job):
+def test_a_job_by_another_id_ends_with_it(one):
     """Both hear what comes from now on, and know the same."""
-    twin = Job(Client(), "by-another-id", {})
+    other, twin = tracked("by-another-id", {})
     events = twin.events()
-    job._hear(progress(1))
-    twin._join(job)
-    job._known.told = SUCCESS
-    job._hear(SUCCESS)
-    late = Job(Client(), "by-a-third", {})
-    late._join(job)
-    job._settle(RESULT)
+    one.events.receive(progress(1))
+    other.join(one)
+    one.state.end_event = SUCCESS
+    one.events.receive(SUCCESS)
+    third, late = tracked("by-a-third", {})
+    third.join(one)
+    one.settle(RESULT)
     assert (twin.prompt_id, twin.graph) == ("the-id", GRAPH)
     assert twin.result(0) is late.result(0) is RESULT
     assert list(events) == list(late.events()) == [SUCCESS]
+
+
+def test_each_of_two_jobs_of_one_prompt_has_an_error_of_its_own(one, job):
+    """Whoever raises it adds a traceback to it, maybe in another thread."""
+    other, twin = tracked("by-another-id", {})
+    other.join(one)
+    one.settle(JobFailed("broken", prompt_id="the-id"))
+    assert str(job.exception(0)) == str(twin.exception(0))
+    assert job.exception(0) is not twin.exception(0)
 
 
 # -- how far it is -----------------------------------------------------------------------
 
 
 def wide(*node_ids):
-    return Job(Client(), "the-id", {node_id: {"class_type": "A"} for node_id in node_ids})
+    return tracked("the-id", {node_id: {"class_type": "A"} for node_id in node_ids})[1]
 
 
 def runs(job, node_id):
-    """What ``Jobs`` notes of an ``executing`` event."""
-    job._known.runs()
-    job._known.node = node_id
-    job._known.visited.add(node_id)
+    """An ``executing`` event comes."""
+    event = Executing(name="executing", prompt_id="the-id", node=node_id)
+    state_of(job).apply_event(event, time.monotonic(), 1)
 
 
 def states(**nodes):
@@ -252,12 +275,12 @@ def test_a_node_is_not_through_before_those_that_it_expanded_into():
     job = wide("1", "2")
     runs(job, "1")
     runs(job, "1.0.0.1")
-    job._known.step = Progress(name="progress", node="1.0.0.1", value=3, max=3)
+    state_of(job).step = Progress(name="progress", node="1.0.0.1", value=3, max=3)
     assert (job.progress.fraction, job.progress.step) == (0.0, 3)
     runs(job, "1.0.0.2")
-    job._known.states = states(_1="running", **{"1.0.0.1": "finished", "1.0.0.2": "running"})
+    state_of(job).states = states(_1="running", **{"1.0.0.1": "finished", "1.0.0.2": "running"})
     assert job.progress.fraction == 0.0
-    job._known.states = states(_1="finished")
+    state_of(job).states = states(_1="finished")
     assert job.progress.fraction == 0.5
 
 
@@ -281,19 +304,20 @@ HAPPENS = st.one_of(
 @given(st.lists(HAPPENS))
 def test_how_far_it_is_never_falls_whatever_comes(course):
     """Also when it turns out late what is cached, or that less is to run; 1 is the end alone."""
-    job = Job(Client(), "the-id", {**GRAPH, "4": {"class_type": "A", "inputs": {"x": ["3", 0]}}})
+    graph = {**GRAPH, "4": {"class_type": "A", "inputs": {"x": ["3", 0]}}}
+    one, job = tracked("the-id", graph)
     seen = []
     for what, value in course:
         if what == "runs":
             runs(job, value)
         elif what == "dropped":
-            job.node_errors = value
+            one.state.node_errors = value
         else:
-            setattr(job._known, what, value)
+            setattr(state_of(job), what, value)
         seen.append(job.progress.fraction)
     assert seen == sorted(seen)
     assert all(0 <= fraction < 1 for fraction in seen)
-    job._settle(RESULT)
+    one.settle(RESULT)
     assert job.progress.fraction == 1.0
 
 
@@ -302,7 +326,9 @@ def test_a_job_that_failed_stays_where_it_was():
     job = wide("1", "2")
     runs(job, "1")
     runs(job, "2")
-    job._settle(JobFailed("broken", prompt_id="the-id"))
+    fraction_of(state_of(job), NodeTimes())
+    state_of(job).release()
+    job.set_exception(JobFailed("broken", prompt_id="the-id"))
     assert job.progress.fraction == 0.5
 
 
@@ -328,18 +354,16 @@ def test_progress_may_be_read_while_it_is_written(job):
 
 def test_the_queue_that_moves_is_news_only_while_it_waits(job):
     """What runs is not helped by others that end."""
-    job._api._jobs.lookout.advanced_at = time.monotonic() + 100
-    assert job._slice(Limits(stall_timeout=5.0)) > 0
-    job._known.news_at -= 10
-    assert job._slice(Limits(stall_timeout=5.0)) > 0
-    job._known.runs()
-    assert job._slice(Limits(stall_timeout=5.0)) <= 0
+    moved_at = job._poller.tracker.monitor.advanced_at = time.monotonic() + 100
+    assert news_at(job) == moved_at
+    state_of(job).running_since = state_of(job).news_at = 7.0
+    assert news_at(job) == 7.0
 
 
 # -- waiting with callbacks --------------------------------------------------------------
 
 
-def test_events_are_handed_to_the_one_that_waits(job):
+def test_events_are_handed_to_the_one_that_waits(one, job):
     """By kind; what came before the end is not lost, also when the end is there already."""
     events = [
         Executing(name="executing", prompt_id="the-id", node="3"),
@@ -348,10 +372,10 @@ def test_events_are_handed_to_the_one_that_waits(job):
         preview("3", final=True),
         SUCCESS,
     ]
-    job._tap_all()
+    one.events.keep_all()
     for event in events:
-        job._hear(event)
-    job._settle(RESULT)
+        one.events.receive(event)
+    one.settle(RESULT)
     all_of_them, steps, pictures = [], [], []
     result = wait(
         job,
@@ -366,32 +390,32 @@ def test_events_are_handed_to_the_one_that_waits(job):
     assert pictures == events[2:4]
 
 
-def test_a_verdict_without_an_event_ends_the_wait(job):
+def test_a_verdict_without_an_event_ends_the_wait(one, job):
     """As when the client is closed."""
-    threading.Timer(0.05, job._settle, (JobFailed("no", prompt_id="the-id"),)).start()
+    threading.Timer(0.05, one.settle, (JobFailed("no", prompt_id="the-id"),)).start()
     with pytest.raises(JobFailed):
         wait(job, Limits(30), on_event=lambda event: None)
 
 
-def test_a_blocked_node_does_not_end_the_wait(job):
+def test_a_blocked_node_does_not_end_the_wait(one, job):
     """Events after it still come."""
     blocked = execution_error({"prompt_id": "the-id", "exception_type": "ExecutionBlocked"})
     for event in (blocked, progress(2), SUCCESS):
-        job._hear(event)
-    job._settle(RESULT)
+        one.events.receive(event)
+    one.settle(RESULT)
     got = []
     wait(job, Limits(5), on_event=got.append)
     assert [e.name for e in got] == ["execution_error", "progress", "execution_success"]
 
 
 @pytest.mark.parametrize("timeout", [0, 0.1])
-def test_a_wait_with_callbacks_ends_in_time(job, timeout):
+def test_a_wait_with_callbacks_ends_in_time(one, job, timeout):
     """Also when events come all the time."""
     stop = threading.Event()
 
     def chatter():
         while not stop.wait(0.01):
-            job._hear(progress(1))
+            one.events.receive(progress(1))
 
     thread = threading.Thread(target=chatter)
     thread.start()
@@ -403,14 +427,14 @@ def test_a_wait_with_callbacks_ends_in_time(job, timeout):
     thread.join()
 
 
-def test_whoever_leaves_leaves_no_growing_queue(job):
+def test_whoever_leaves_leaves_no_growing_queue(one, job):
     """Events of a job that nobody waits for are not kept."""
 
     def leave(event):
         raise KeyError("mine")
 
-    job._hear(progress(1))
+    one.events.receive(progress(1))
     with pytest.raises(KeyError) as caught:
         wait(job, Limits(5), on_progress=leave)
     assert "goes on" in caught.value.__notes__[0]
-    assert not job._taps
+    assert one.events.readers == 0

@@ -233,10 +233,9 @@ def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, ordered) -
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog, monkeypatch) -> None:
+@pytest.mark.timing(look_up=0.5, lost=0.5)
+def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog) -> None:
     """Between two prompts of one map, not before the first."""
-    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyApi(f"http://localhost:{server.port}") as api:
         results = api.map(WORKFLOW, seeds(range(3)), in_flight=1)
         found = [next(results)]
@@ -259,11 +258,9 @@ def test_nobody_there_is_told_with_the_first() -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_a_submission_without_an_answer_is_taken_up(
-    server, api, record, monkeypatch, ordered
-) -> None:
+@pytest.mark.timing(look_up=0.5)
+def test_a_submission_without_an_answer_is_taken_up(server, api, record, ordered) -> None:
     """Once the server can tell: it came, and runs once."""
-    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
     results = api.map(WORKFLOW, seeds(range(4)), in_flight=2, ordered=ordered)
     found = [next(results)]
     with server.faults.bad_gateway(method="GET"):
@@ -445,7 +442,7 @@ def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, re
 
     def cancel(request: Request) -> None:
         server.answer(request)
-        until(lambda: not api._jobs.outstanding)
+        until(lambda: not api._tracker.outstanding)
 
     server.on("POST", "/interrupt", cancel)
     (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=0.3)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from comfy_client.budget import Budget, Share
 from comfy_client.errors import (
     ApiError,
     ClientClosed,
@@ -16,16 +17,22 @@ from comfy_client.errors import (
     SubmitUncertain,
 )
 from comfy_client.jobs import submit as submission
-from comfy_client.jobs.submit import post, stop, time_left, warn_or_refuse
+from comfy_client.jobs.cancel import stop
+from comfy_client.jobs.state import JobState
+from comfy_client.jobs.submit import post, time_left, warn_or_refuse
+from comfy_client.jobs.tracked import Tracked
 from comfy_client.models import Queue, QueuedPrompt
+from comfy_client.timing import Timing
+from comfy_client.transport import deadline
+from comfy_client.transport.deadline import Deadline
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 RECEIPT = QueuedPrompt("the-id", number=3)
 
 
-def a_job(**known):
-    known = {"client_id": "me", "started": False, "decided": False, **known}
-    return SimpleNamespace(prompt_id="the-id", graph=GRAPH, _known=SimpleNamespace(**known))
+def a_prompt(**known):
+    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), client_id="me", **known)
+    return Tracked(state, None)
 
 
 # -- exactly once ------------------------------------------------------------------------
@@ -35,7 +42,7 @@ class Server:
     """Answers POSTs in turn; ``found`` is what a look for the prompt gives."""
 
     def __init__(self, *answers):
-        self._http = SimpleNamespace(total_timeout=60.0, post=self.post)
+        self.total_timeout = 60.0
         self.answers = list(answers)
         self.posts = 0
         self.looks = 0
@@ -57,7 +64,7 @@ class Clock:
     def monotonic(self):
         return self.now
 
-    def pause(self, seconds):
+    def wait_stopped(self, seconds):
         self.now += seconds
         return False
 
@@ -66,10 +73,9 @@ class Clock:
 def found(monkeypatch):
     """What looks for the prompt find, one after the other; the last one again and again."""
     results = [None]
-    monkeypatch.setattr(submission, "time", Clock())
 
-    def find(api, prompt_id, client_id, end):
-        api.looks += 1
+    def find(server, prompt_id, client_id, deadline):
+        server.looks += 1
         result = results.pop(0) if len(results) > 1 else results[0]
         if isinstance(result, Exception):
             raise result
@@ -80,12 +86,24 @@ def found(monkeypatch):
     return results
 
 
-def send(server, job=None, *, resubmit=False, pause=None):
-    pause = pause or submission.time.pause
-    return post(server, job or a_job(), {}, None, resubmit=resubmit, pause=pause)
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(deadline, "time", found)
+    return found
 
 
-def test_an_answer_is_the_receipt(found):
+@pytest.fixture
+def send(found, clock):
+    def do(server, one=None, *, resubmit=False, wake=clock):
+        tracker = SimpleNamespace(http=server, wake=wake)
+        poller = SimpleNamespace(tracker=tracker, timing=Timing())
+        return post(poller, one or a_prompt(), {}, Deadline(), resubmit=resubmit)
+
+    return do
+
+
+def test_an_answer_is_the_receipt(send):
     """Nothing is looked for."""
     server = Server(RECEIPT)
     assert send(server) is RECEIPT
@@ -93,7 +111,7 @@ def test_an_answer_is_the_receipt(found):
 
 
 @pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("no", status=400)])
-def test_what_was_surely_not_taken_is_raised_as_it_is(found, failure):
+def test_what_was_surely_not_taken_is_raised_as_it_is(send, failure):
     """Nothing was sent, or the server said no."""
     server = Server(failure)
     with pytest.raises(type(failure)) as caught:
@@ -103,7 +121,7 @@ def test_what_was_surely_not_taken_is_raised_as_it_is(found, failure):
 
 
 @pytest.mark.parametrize("failure", [RequestTimeout("silent"), ApiError("", status=504)])
-def test_what_may_have_been_taken_is_looked_for(found, failure):
+def test_what_may_have_been_taken_is_looked_for(send, found, failure):
     """And not sent again."""
     found[:] = [ServerUnreachable("gone"), None, "their-id"]
     server = Server(failure)
@@ -111,14 +129,14 @@ def test_what_may_have_been_taken_is_looked_for(found, failure):
     assert (server.posts, server.looks) == (1, 3)
 
 
-def test_an_event_of_it_is_as_good_as_a_look(found):
+def test_an_event_of_it_is_as_good_as_a_look(send):
     """The socket was quicker."""
     server = Server(RequestTimeout("silent"))
-    assert send(server, a_job(started=True)).prompt_id == "the-id"
+    assert send(server, a_prompt(started=True)).prompt_id == "the-id"
     assert server.looks == 0
 
 
-def test_what_left_no_trace_is_uncertain(found):
+def test_what_left_no_trace_is_uncertain(send):
     """The caller may say that it is to be sent again: twice, and then it is uncertain too."""
     for resubmit, posts in ((False, 1), (True, 3)):
         server = Server(*[RequestTimeout("silent")] * posts)
@@ -128,7 +146,7 @@ def test_what_left_no_trace_is_uncertain(found):
         assert server.posts == posts
 
 
-def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(found):
+def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(send, found):
     """Looks that failed are no such word."""
     found[:] = [ServerUnreachable("gone")]
     server = Server(RequestTimeout("silent"))
@@ -137,7 +155,7 @@ def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(found)
     assert server.posts == 1
 
 
-def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(found):
+def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(send):
     """That one may still appear; meanwhile it goes on."""
     gone = ServerUnreachable("gone")
     server = Server(RequestTimeout("silent"), gone, gone)
@@ -147,35 +165,35 @@ def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(found):
     assert send(Server(RequestTimeout("silent"), gone, RECEIPT), resubmit=True) is RECEIPT
 
 
-def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(found):
+def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(send, found, clock):
     """For the client's own time, not only as long as a submission is looked for."""
     found[:] = [ServerUnreachable("gone")] * 12 + [None]
     assert send(Server(RequestTimeout("silent"), RECEIPT), resubmit=True) is RECEIPT
-    assert submission.LOOK_UP < submission.time.now < 60.0
+    assert Timing().look_up < clock.now < 60.0
 
 
-def test_a_server_that_is_well_soon_says_that_it_has_nothing(found):
+def test_a_server_that_is_well_soon_says_that_it_has_nothing(send, found, clock):
     """Several looks in a row, apart in time; one that failed begins the count anew."""
     found[:] = [None, None, ServerUnreachable("gone"), None]
     server = Server(RequestTimeout("silent"))
     with pytest.raises(SubmitUncertain):
         send(server)
     assert server.looks >= 3 + submission.LOOKS
-    assert submission.LOOKS_FOR <= submission.time.now < submission.LOOK_UP
+    assert Timing().look_up_sure <= clock.now < Timing().look_up
 
 
-def test_closing_the_client_ends_the_search(found):
+def test_closing_the_client_ends_the_search(send):
     """At once."""
     with pytest.raises(ClientClosed):
-        send(Server(RequestTimeout("silent")), pause=lambda seconds: True)
+        send(Server(RequestTimeout("silent")), wake=SimpleNamespace(wait_stopped=lambda _: True))
 
 
-def test_there_is_always_a_second_to_find_out_what_became_of_it(found):
+def test_there_is_always_a_second_to_find_out_what_became_of_it(clock):
     """However short the caller's patience was."""
-    assert time_left(None, 60.0) == 60.0
-    assert time_left(-5.0, 60.0) == 1.0
-    assert time_left(5.0, 60.0) == 5.0
-    assert time_left(100.0, 10.0) == 10.0
+    assert time_left(Deadline(), 60.0) == 60.0
+    assert time_left(Deadline(-5.0), 60.0) == 1.0
+    assert time_left(Deadline(5.0), 60.0) == 5.0
+    assert time_left(Deadline(100.0), 10.0) == 10.0
 
 
 # -- stopping ----------------------------------------------------------------------------
@@ -188,7 +206,6 @@ class Queued:
         self.states = list(states)
         self.version = version
         self.done = []
-        self._http = SimpleNamespace(send_command=self._request)
 
     def get_queue(self):
         state = self.states.pop(0)
@@ -206,7 +223,7 @@ class Queued:
     def delete_from_queue(self, prompt_id):
         self.done.append(f"delete {prompt_id}")
 
-    def _request(self, method, route, json):
+    def send_command(self, method, route, json):
         self.done.append(f"{route} {json['prompt_id']}")
 
 
@@ -222,7 +239,7 @@ class Queued:
 def test_a_prompt_is_stopped_where_it_is(states, done):
     """It may begin between look and act."""
     server = Queued(*states)
-    assert stop(server, a_job(), force=False) is bool(done)
+    assert stop(server, server, "the-id", force=False) is bool(done)
     assert server.done == done
 
 
@@ -230,10 +247,12 @@ def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
     """And what merely waits is deleted on any server."""
     server = Queued("runs", version="0.3.50")
     with pytest.raises(NotSupported, match="force=True"):
-        stop(server, a_job(), force=False)
+        stop(server, server, "the-id", force=False)
     assert server.done == []
-    assert stop(Queued("runs", version="0.3.50"), a_job(), force=True)
-    assert stop(Queued("waits", "gone", version="0.3.50"), a_job(), force=False)
+    server = Queued("runs", version="0.3.50")
+    assert stop(server, server, "the-id", force=True)
+    server = Queued("waits", "gone", version="0.3.50")
+    assert stop(server, server, "the-id", force=False)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +271,8 @@ def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(canc
             raise cancel
         return cancel()
 
-    job = a_job()
-    job.node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
-    job.cancel = act
+    node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
+    job = SimpleNamespace(prompt_id="the-id", graph=GRAPH, node_errors=node_errors, cancel=act)
     with pytest.raises(PromptRejected) as caught:
         warn_or_refuse(job, lambda said: said, strict=True)
     notes = getattr(caught.value, "__notes__", [])

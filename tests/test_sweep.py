@@ -43,7 +43,7 @@ from comfy_client.jobs import submit
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.graph import downstream
 from tests.conftest import load_workflow
-from tests.helpers.clients import until
+from tests.helpers.clients import outstanding, until
 from tests.helpers.sweeps import (
     GRID,
     LIMIT,
@@ -286,9 +286,9 @@ def test_what_a_callback_raises_ends_the_sweep_and_what_waits_is_taken_back(api,
     record.gate = None
 
 
-def test_nobody_there_is_told_at_once(journal, monkeypatch) -> None:
+@pytest.mark.timing(lost=0.5)
+def test_nobody_there_is_told_at_once(journal) -> None:
     """Only a server that was there is waited for; the journal stays good."""
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     api = ComfyApi("http://127.0.0.1:9")
     with contextlib.closing(api), pytest.raises(ServerUnreachable):
         api.sweep(WORKFLOW, GRID, journal=journal)
@@ -966,7 +966,7 @@ def cut_off(api: ComfyApi, record: Record, journal: Path | None) -> None:
 
     def on_row(row: SweepRow) -> None:
         # Told by its events: what only the server knows, nobody says of it.
-        until(lambda: any(job.status == "running" for job in api._jobs.outstanding))
+        until(lambda: any(job.status == "running" for job in outstanding(api)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -1019,7 +1019,7 @@ def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal,
     """It is submitted without an alarm; what ran in spite of that is taken up."""
     cut_off(api, record, journal)
     (running,) = api.get_queue().running
-    assert f"prompt {running.prompt_id} goes on: take it up by api.job" in caplog.text
+    assert f"prompt {running.prompt_id} keeps running: attach to it by api.job" in caplog.text
     withdrawn = [row["prompt_id"] for row in points(journal) if row["withdrawn"]]
     assert running.prompt_id in withdrawn
     caplog.clear()
@@ -1035,7 +1035,7 @@ def test_ctrl_c_without_a_journal_says_what_one_is_good_for(api, record, caplog)
     """And how to come back to what runs."""
     cut_off(api, record, None)
     assert "1 of 4 rows had ended; with a journal=" in caplog.text
-    assert "goes on: take it up by api.job" in caplog.text
+    assert "keeps running: attach to it by api.job" in caplog.text
     record.gate = None
 
 

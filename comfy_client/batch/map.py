@@ -7,10 +7,11 @@ import os
 import socket
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
@@ -29,25 +30,23 @@ from ..errors import (
     WorkflowError,
 )
 from ..interrupts import causes
-from ..jobs.job import LAST_WORD, SLICE, Job, wait_for_one
+from ..jobs.cancel import withdrawn
+from ..jobs.job import SLICE, Job, news_at, wait_for_one, warn_that_it_runs
+from ..jobs.poller import Poller
 from ..jobs.result import Result
+from ..jobs.running import Running
 from ..routes.prompts import AnyWorkflow, PromptOptions
-from ..transport.deadline import check_timeout
+from ..transport.backoff import Backoff
+from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow
 from .grid import with_params
 
-if TYPE_CHECKING:
-    from ..client import ComfyApi
-
 log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
 
-#: Seconds between attempts to reach a server that has gone away; they grow.
-RETRY_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 5.0
 #: How often a prompt is submitted when the server forgets it.
 ATTEMPTS: Final = 3
 
@@ -70,20 +69,17 @@ class SubmitOptions(PromptOptions, total=False):
 
 
 def run_map(
-    api: ComfyApi,
+    window: Window,
     workflows: Iterable[AnyWorkflow] | AnyWorkflow,
     params: Iterable[Mapping[str, Any]] | None,
     *,
     in_flight: int,
     ordered: bool,
     on_error: Literal["raise", "keep"],
-    timeout: float | None,
-    stall_timeout: float | None,
     options: Mapping[str, Any],
 ) -> Generator[Result | ComfyError, None, None]:
     """See :meth:`ComfyApi.map`.  Wrong arguments are told at once, the rest on the way."""
     check_in_flight(in_flight)
-    check_timeout(timeout, stall_timeout)
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
 
@@ -95,7 +91,6 @@ def run_map(
     else:
         made = params
         make = partial(with_params, Workflow(workflows))  # type: ignore[arg-type]  # it tells
-    window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 
 
@@ -113,26 +108,8 @@ def _stream(
     outcome: Result | ComfyError | None = None
     try:
         while True:
-            while has_more and len(window) < in_flight:
-                try:
-                    item = next(items)
-                except StopIteration:
-                    has_more = False
-                    break
-                except Exception as exc:  # noqa: BLE001
-                    has_more, failure = False, exc
-                    break
-                prompt_id = window.api.generate_id()
-                try:
-                    item = make(item)
-                    window.submit(prompt_id, item, options)
-                except Exception as exc:
-                    if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
-                        raise
-                    if isinstance(exc, ComfyError) and keep and is_about_one(exc):
-                        window.put(prompt_id, exc)
-                    else:
-                        has_more, failure = False, exc
+            if has_more:
+                has_more, failure = _fill(window, items, make, in_flight, keep, options)
             if not window:
                 if failure is not None:
                     raise failure
@@ -151,6 +128,35 @@ def _stream(
     finally:
         failure = outcome = None  # an error, its traceback and this frame make no circle
         window.withdraw()
+
+
+def _fill(
+    window: Window,
+    items: Iterator[Any],
+    make: Callable[[Any], AnyWorkflow],
+    in_flight: int,
+    keep: bool,
+    options: Mapping[str, Any],
+) -> tuple[bool, Exception | None]:
+    """Submit as many as may be in the queue; whether there may be more, and why not."""
+    while len(window) < in_flight:
+        try:
+            item = next(items)
+        except StopIteration:
+            return False, None
+        except Exception as exc:  # noqa: BLE001
+            return False, exc
+        prompt_id = str(uuid.uuid4())
+        try:
+            item = make(item)
+            window.submit(prompt_id, item, options)
+        except Exception as exc:
+            if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
+                raise
+            if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
+                return False, exc
+            window.put(prompt_id, exc)
+    return True, None
 
 
 def is_about_one(error: BaseException) -> bool:
@@ -181,7 +187,9 @@ class Window:
     which knows it weakly for that.
     """
 
-    api: ComfyApi
+    client: Running
+    poller: Poller
+    windows: set[weakref.ref[Window]]  #: Of this client, each as long as it is kept.
     timeout: float | None = attrs.field(default=None, kw_only=True)
     stall_timeout: float | None = attrs.field(default=None, kw_only=True)
     is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
@@ -194,7 +202,8 @@ class Window:
     _ended_at: float = attrs.field(default=float("-inf"), init=False)  # the last one that ended
 
     def __attrs_post_init__(self) -> None:
-        self.api._windows.add(weakref.ref(self, self.api._windows.discard))
+        check_timeout(self.timeout, self.stall_timeout)
+        self.windows.add(weakref.ref(self, self.windows.discard))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -212,7 +221,7 @@ class Window:
         except SubmitUncertain as exc:
             log.warning("%s; waiting until the server can tell", exc)
             self._unsure[prompt_id] = workflow, tries
-            job = self.api.job(prompt_id, workflow)
+            job = self.client.job(prompt_id, workflow)
         except _SAID_NO:
             self._entries.pop(prompt_id, None)  # it did not arrive
             raise
@@ -222,9 +231,9 @@ class Window:
 
     def _submitted(self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any]) -> Job:
         def submit() -> Job:
-            return self.api.submit(workflow, prompt_id=prompt_id, **options)
+            return self.client.submit(workflow, prompt_id=prompt_id, **options)
 
-        return patiently(self.api, submit, _got_nothing) if self.is_patient else submit()
+        return patiently(self.poller, submit, _got_nothing) if self.is_patient else submit()
 
     def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
         """Have a prompt in it that was submitted before, or why one was not."""
@@ -237,7 +246,7 @@ class Window:
         if workflow is None or tries >= ATTEMPTS:
             return False
         log.warning("%s; submitting it again", error)
-        again = self.api.generate_id()
+        again = str(uuid.uuid4())
         others = {name: entry for name, entry in self._entries.items() if name != prompt_id}
         self._entries = {again: None, **others}
         try:
@@ -275,7 +284,7 @@ class Window:
             if over:
                 # Of several the one that runs: those behind it may yet have their turn.
                 first_up = next((one for one in over if one.job.status == "running"), over[0])
-                return jobs[first_up.job], _give_up(first_up)
+                return jobs[first_up.job], _give_up(first_up, self.poller.timing.last_word)
             soon = min((one.at - now for one in due), default=SLICE)
             wait_for_one(jobs, min(SLICE, soon))
 
@@ -292,9 +301,9 @@ class Window:
         if self.stall_timeout is not None:
             entries = list(self._entries.values()) if job.status != "running" else []
             heard = [job, *(entry for entry in entries if isinstance(entry, Job))]
-            news_at = max(self._ended_at, *(one._news_at for one in heard))
+            latest = max(self._ended_at, *(news_at(one) for one in heard))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
-            yield _Deadline(news_at + self.stall_timeout, job, what, stalled=True)
+            yield _Deadline(latest + self.stall_timeout, job, what, stalled=True)
 
     # -- ending early --------------------------------------------------------------------
 
@@ -302,7 +311,7 @@ class Window:
         """Of those that Ctrl-C leaves going, how to come back to them."""
         for entry in self._entries.values():
             if isinstance(entry, Job) and entry.status == "running":
-                entry._say_that_it_goes_on()
+                warn_that_it_runs(entry)
 
     def withdraw(self) -> None:
         """Take back what still waits in the queue; what runs, goes on.  Both, as in here."""
@@ -317,11 +326,13 @@ class Window:
             return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
         try:
-            self.api._http.send_command("POST", "/queue", json={"delete": ids}, timeout=LAST_WORD)
+            last_word = self.poller.timing.last_word
+            http = self.poller.tracker.http
+            http.send_command("POST", "/queue", json={"delete": ids}, timeout=last_word)
         except ComfyError as exc:
             log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
             return
-        self.api._jobs.withdrawn([job for job in left.values() if job is not None])
+        withdrawn(self.poller, ids)
         self.withdrawn += left
 
 
@@ -353,10 +364,10 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
     raise error or AssertionError("it was sent by now")
 
 
-def _give_up(deadline: _Deadline) -> Result | ComfyError:
-    """Stop one whose time is up, unless it has just ended."""
+def _give_up(deadline: _Deadline, seconds: float) -> Result | ComfyError:
+    """Stop one whose time is up, unless it has just ended; ``seconds`` for that."""
     job, why = deadline.job, deadline.job.why()
-    was_there = _cancelled_in_time(job)
+    was_there = _cancelled_in_time(job, seconds)
     if job.done() and (was_there is False or not isinstance(job.exception(), JobInterrupted)):
         return _outcome(job)
     if was_there or job.done():
@@ -370,7 +381,7 @@ def _give_up(deadline: _Deadline) -> Result | ComfyError:
     )
 
 
-def _cancelled_in_time(job: Job) -> bool | None:
+def _cancelled_in_time(job: Job, seconds: float) -> bool | None:
     """Whether it was there to be cancelled; ``None``: the server did not say, in time or at all."""
     said: list[bool] = []
 
@@ -382,28 +393,29 @@ def _cancelled_in_time(job: Job) -> bool | None:
 
     thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
     thread.start()
-    thread.join(LAST_WORD)
+    thread.join(seconds)
     return said[0] if said else None
 
 
 # -- a server that goes away ------------------------------------------------------------------
 
 
-def patiently(api: ComfyApi, ask: Callable[[], T], is_waited_for: Callable[[Exception], bool]) -> T:
+def patiently(
+    poller: Poller, ask: Callable[[], T], is_waited_for: Callable[[Exception], bool]
+) -> T:
     """Ask, and again as long as it fails like that: the server will come back."""
-    pause = RETRY_PAUSE
+    pauses = Backoff(poller.timing.retry, poller.timing.retry_cap, factor=1.6, jitter=0.0)
     while True:
         try:
             return ask()
         except ComfyError as exc:
             if not is_waited_for(exc):
                 raise
-            if pause == RETRY_PAUSE:
+            if not pauses.failures:
                 log.warning("waiting for the server to come back: %s", exc)
-        end = time.monotonic() + pause
-        while time.monotonic() < end and not api._jobs.pause(min(pause, SLICE)):
+        deadline = Deadline.after(pauses.next())
+        while not deadline.expired and not poller.tracker.wake.wait_stopped(deadline.left(SLICE)):
             pass
-        pause = min(LONGEST_PAUSE, pause * 1.6)
 
 
 def _got_nothing(exc: Exception) -> bool:

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
@@ -34,27 +34,21 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from ..jobs.job import Job
+from ..jobs.job import Job, state_of
+from ..jobs.poller import Poller
 from ..jobs.result import OutputFrame, Result, make_result
-from ..jobs.submit import LOOK_UP
+from ..jobs.running import Running
+from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
 from ..routes.prompts import MARK, AnyWorkflow
-from ..transport.deadline import check_timeout, limited_silence
+from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import seeds_of, shorten
 from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
 
-if TYPE_CHECKING:
-    from ..client import ComfyApi
-
 log: logging.Logger = logging.getLogger("comfy_client")
-
-#: Seconds that a busy server may keep silent when it is asked how long a prompt ran; and, once
-#: all is done, for all that it did not say in time.
-TIMES_GRACE: Final = 1.0
-TIMES_AGAIN: Final = 5.0
 
 
 @attrs.frozen(eq=False)
@@ -117,27 +111,23 @@ class Sweep(tuple[SweepRow, ...]):
 
 
 def run_sweep(
-    api: ComfyApi,
+    window: Window,
     workflow: AnyWorkflow,
     axes: Mapping[str, Iterable[Any]],
     *,
     in_flight: int,
     journal: str | os.PathLike[str] | None,
     retry_failed: bool,
-    timeout: float | None,
-    stall_timeout: float | None,
     on_row: Callable[[SweepRow], object] | None,
     options: Mapping[str, Any],
 ) -> Sweep:
     """See :meth:`ComfyApi.sweep`."""
     check_in_flight(in_flight)
-    check_timeout(timeout, stall_timeout)
     grid = Grid(workflow, axes)
-    window = Window(api, timeout=timeout, stall_timeout=stall_timeout)
-    sweeper = _Sweeper(api, grid, window, in_flight, on_row, options)
+    sweeper = _Sweeper(grid, window, in_flight, on_row, options)
     if journal is None:
         return sweeper.run()
-    with Journal(journal, api.host) as file:
+    with Journal(journal, window.client.host) as file:
         sweeper.carry_on(file, retry_failed)
         return sweeper.run()
 
@@ -155,14 +145,14 @@ class _Sweeper:
 
     def __init__(
         self,
-        api: ComfyApi,
         grid: Grid,
         window: Window,
         in_flight: int,
         on_row: Callable[[SweepRow], object] | None,
         options: Mapping[str, Any],
     ) -> None:
-        self._api = api
+        self._client = window.client
+        self._poller = window.poller
         self._grid = grid
         self._window = window
         self._in_flight = in_flight
@@ -245,20 +235,21 @@ class _Sweeper:
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ValueError(f"{journal.path} is damaged: {exc!r}") from None
         elsewhere = Counter(records[self._keys[point]].host for point in self._rows)
-        del elsewhere[self._api.host]
+        del elsewhere[self._client.host]
         for host, number in elsewhere.items():
             log.warning(
                 "%d of the rows in %s ran on %s; their files are not fetched from %s",
                 number,
                 journal.path,
                 host,
-                self._api.host,
+                self._client.host,
             )
         self._todo = deque(point for point in self._todo if point not in self._rows)
         if not self._todo:
             return
         self._recovery = _Recovery(
-            self._api,
+            self._client,
+            self._poller,
             {
                 *(record.prompt_id for record in open_points.values()),
                 *self._withdrawn.values(),
@@ -270,9 +261,10 @@ class _Sweeper:
             self._todo.remove(point)
             # One that was sent a moment ago may be on its way yet.
             age = time.time() - record.sent_at
-            lost_apart = None if age > LOOK_UP else LOOK_UP
+            look_up = self._poller.timing.look_up
+            lost_apart = None if age > look_up else look_up
             found = self._recovery.queued.get(record.prompt_id, record.prompt_id)
-            self._take_up(point, found, lost_apart=lost_apart)
+            self._attach(point, found, lost_apart=lost_apart)
 
     def _all_keys(self) -> list[Key]:
         """Of points with equal graphs, the first has the first row, and so on."""
@@ -314,7 +306,7 @@ class _Sweeper:
     def _start(self, point: int) -> None:
         withdrawn = self._withdrawn.pop(point, None)
         if self._recovery and withdrawn and (ran := self._recovery.find(withdrawn)):
-            self._take_up(point, ran)
+            self._attach(point, ran)
             return
         prompt_id = self._next_id(point)
         self._tries[point] += 1
@@ -322,7 +314,7 @@ class _Sweeper:
             self._journal.sent(self._keys[point], prompt_id, self._tries[point], time.time())
         known = self._recovery and self._recovery.find(prompt_id)
         if known:
-            self._take_up(point, known)
+            self._attach(point, known)
             return
         self._flights[prompt_id] = _Flight(point, time.monotonic())
         try:
@@ -343,10 +335,10 @@ class _Sweeper:
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
             self._journal.accepted(self._keys[point], job.prompt_id)
 
-    def _take_up(self, point: int, prompt_id: str, *, lost_apart: float | None = None) -> None:
+    def _attach(self, point: int, prompt_id: str, *, lost_apart: float | None = None) -> None:
         self._flights[prompt_id] = _Flight(point)
         graph = self._grid.workflow(point).to_dict()
-        job = self._api._jobs.take_up(prompt_id, graph, lost_apart=lost_apart)
+        job = attach(self._client, self._poller, prompt_id, graph, lost_apart=lost_apart)
         self._window.put(prompt_id, job)
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
@@ -359,7 +351,7 @@ class _Sweeper:
         point = flight.point
         # What an earlier call in this process has taken back, ends as interrupted.
         is_gone = isinstance(outcome, JobLost) or (
-            isinstance(outcome, JobInterrupted) and job._known.cancelled
+            isinstance(outcome, JobInterrupted) and state_of(job).cancelled
         )
         if is_gone and self._lost[point] < ATTEMPTS - 1:
             log.warning("%s; submitting it again", outcome)
@@ -367,7 +359,7 @@ class _Sweeper:
             self._todo.appendleft(point)
             return
         result = outcome if isinstance(outcome, Result) else None
-        ended = job._known.ended_at or time.monotonic()
+        ended = state_of(job).ended_at or time.monotonic()
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
         self._settle(
             SweepRow(
@@ -377,10 +369,23 @@ class _Sweeper:
                 result=result,
                 error=None if isinstance(outcome, Result) else outcome,
                 seconds=None if flight.begun is None else ended - flight.begun,
-                execution_seconds=_execution_seconds(self._api, job) if has_end else None,
+                execution_seconds=self._execution_seconds(job) if has_end else None,
                 cached=None if result is None else len(result.cached_nodes),
             )
         )
+
+    def _execution_seconds(self, job: Job) -> float | None:
+        """By the server's clock; the record is written a moment after the end is told."""
+        took = state_of(job).took
+        if took is not None:
+            return took
+        try:
+            with limited_silence(self._poller.timing.row):  # its end is to be written down
+                entry = self._client.get_history(job.prompt_id)
+        except ComfyError as exc:
+            log.debug("no times of prompt %s: %s", job.prompt_id, exc)
+            return None
+        return None if entry is None else _ran_for(entry)
 
     def _settle(self, row: SweepRow) -> None:
         self._write_end(row)
@@ -402,18 +407,18 @@ class _Sweeper:
             and row.execution_seconds is None
             and not row.from_journal
         ]
-        end = time.monotonic() + TIMES_AGAIN
-        while missing and (left := end - time.monotonic()) > 0:
+        deadline = Deadline.after(self._poller.timing.rows)
+        while missing and (left := deadline.left()) > 0:
             row = missing.pop(0)
             try:
                 with limited_silence(left):
-                    entry = self._api.get_history(row.prompt_id)
+                    entry = self._client.get_history(row.prompt_id)
             except ComfyError as exc:
                 log.debug("no times of prompt %s: %s", row.prompt_id, exc)
                 return
             if entry is None:
                 missing.append(row)
-                self._api._jobs.pause(0.05)
+                self._poller.tracker.wake.wait_stopped(0.05)
                 continue
             seconds = _ran_for(entry)
             if seconds is None:
@@ -428,7 +433,7 @@ class _Sweeper:
         """The params are left out: they are in the grid, and may be anybody's secrets."""
         if self._journal is None:
             return
-        self._api._http.identity.tell_secrets(self._secrets)  # now: they may have changed
+        self._poller.tracker.http.identity.tell_secrets(self._secrets)  # now: they may have changed
         self._journal.ended(
             self._keys[row.index],
             row.prompt_id,
@@ -476,7 +481,7 @@ class _Sweeper:
         graph = self._grid.workflow(point).to_dict()
         outputs, seeds = facts.pop("outputs"), seeds_of(graph)
         # By the same names another server has other pictures.
-        files = self._api if record.host == self._api.host else None
+        files = self._client if record.host == self._client.host else None
         result = make_result(record.prompt_id, graph, outputs, files=files, seeds=seeds, **facts)
         return attrs.evolve(row, result=result, cached=len(result.cached_nodes))
 
@@ -493,13 +498,14 @@ class _Recovery:
     sent.  What was in neither the queue at the beginning nor the history later, never came.
     """
 
-    def __init__(self, api: ComfyApi, prompt_ids: Collection[str]) -> None:
-        self._api = api
-        queue = api.get_queue()
+    def __init__(self, client: Running, poller: Poller, prompt_ids: Collection[str]) -> None:
+        self._client = client
+        self._poller = poller
+        queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
         marked: list[QueueItem | HistoryEntry] = []
-        if not api.get_features():  # before 0.3.45 servers chose the ids
-            records += api.get_histories(None).values()
+        if not client.get_features():  # before 0.3.45 servers chose the ids
+            records += client.get_histories(None).values()
             # Whose they are, the client_id beside the mark would tell; it was another process's.
             marked = records
         #: The server's ids by ours.
@@ -516,21 +522,8 @@ class _Recovery:
         """Under which id the server has it, if it has it."""
         if prompt_id in self.queued:
             return self.queued[prompt_id]
-        entry = patiently(self._api, lambda: self._api.get_history(prompt_id), went_away)
+        entry = patiently(self._poller, lambda: self._client.get_history(prompt_id), went_away)
         return prompt_id if entry else None
-
-
-def _execution_seconds(api: ComfyApi, job: Job) -> float | None:
-    """By the server's clock; the record is written a moment after the end is told."""
-    if job._known.took is not None:
-        return job._known.took
-    try:
-        with limited_silence(TIMES_GRACE):  # its end is known, and is to be written down
-            entry = api.get_history(job.prompt_id)
-    except ComfyError as exc:
-        log.debug("no times of prompt %s: %s", job.prompt_id, exc)
-        return None
-    return None if entry is None else _ran_for(entry)
 
 
 def _ran_for(entry: HistoryEntry) -> float | None:

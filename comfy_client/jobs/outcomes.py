@@ -13,7 +13,6 @@ import attrs
 
 from ..errors import JobError, JobFailed, JobInterrupted, JobLost, OutputsTooLarge
 from ..events import (
-    EndEvent,
     ExecutionError,
     ExecutionInterrupted,
     ExecutionSuccess,
@@ -86,14 +85,11 @@ def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
     )
 
 
-def failure(
-    entry: HistoryEntry, prompt_id: str, graph: Graph, secrets: Secrets | None = None
-) -> tuple[EndEvent, JobError]:
-    """From a history entry that is no success; :func:`error_of` says the rest."""
+def failure_event(entry: HistoryEntry, prompt_id: str) -> ExecutionError | ExecutionInterrupted:
+    """The end event for a history entry that is no success."""
     said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
     read = execution_interrupted if entry.interrupted else execution_error
-    event = attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
-    return event, error_of(event, prompt_id, graph, secrets)
+    return attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
 
 
 def error_of(

@@ -5,6 +5,8 @@ Pure, but for the memory of those times.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from ..events import Progress, ProgressState
 from ..values import MOST_ID
 from ..workflow import class_of, sinks
 from ..workflow.graph import links_of, needed, origin
+from .state import JobState
 
 #: Times that are remembered: of so many nodes, and of so many classes of nodes.
 REMEMBERED: Final = 1000
@@ -22,14 +25,30 @@ MOST: Final = 10_000
 
 
 class NodeTimes:
-    """How long nodes took, by the client's own clock; of each the last time.
-
-    Written by the socket's thread alone.  Any thread may read meanwhile.
-    """
+    """How long nodes took, by the client's own clock; of each the last time."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards all in here; no other is taken within
+        # Prompts that have ended, until somebody asks: few do, and many prompts are short.
+        self._later: deque[tuple[Mapping[str, Any], Mapping[str, float]]] = deque(maxlen=16)
         self._of_nodes: dict[tuple[str, str], float] = {}  # seconds for a unit
         self._of_classes: dict[str, float] = {}
+
+    def learn_later(self, graph: Mapping[str, Any], spent: Mapping[str, float]) -> None:
+        """A prompt has ended, whose nodes took so many seconds."""
+        if graph and spent:
+            self._later.append((graph, spent))
+
+    def _learn(self) -> None:
+        while self._later:
+            graph, spent = self._later.popleft()
+            seconds: dict[str, float] = {}
+            for node_id, each in spent.items():
+                source = origin(graph, node_id)  # of those into which others have expanded
+                if source is not None:
+                    seconds[source] = seconds.get(source, 0.0) + each
+            for node_id, each in seconds.items():
+                self.learn(graph, node_id, each)
 
     def learn(self, graph: Mapping[str, Any], node_id: str, seconds: float) -> None:
         """A node of the graph took so many seconds in all."""
@@ -42,6 +61,8 @@ class NodeTimes:
 
     def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
         """What the node takes, as far as it, or another one of its class, tells."""
+        with self._lock:
+            self._learn()
         class_type = class_of(graph, node_id) or ""
         for_one = self._of_nodes.get((class_type, node_id), self._of_classes.get(class_type))
         return None if for_one is None else for_one * units(graph, node_id)
@@ -154,3 +175,31 @@ def _steps(graph: Mapping[str, Any], node_id: str) -> int:
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     steps = inputs.get("steps") if isinstance(inputs, Mapping) else None
     return min(steps, MOST) if isinstance(steps, int) else 0
+
+
+def fraction_of(state: JobState, times: NodeTimes) -> float:
+    """How much of a prompt is done, 0 to 1; it never falls."""
+    done = fraction(
+        state.graph,
+        _weights_of(state, times),
+        visited=state.visited,
+        node_id=state.node,
+        step=state.step,
+        states=state.states,
+    )
+    state.fraction = max(state.fraction, min(0.99, done))
+    return state.fraction
+
+
+def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:
+    """Of the nodes that are to run; worked out again when more is known of which these are."""
+    known = (state.graph, state.cached, state.targets, state.node_errors)
+    if any(one is not other for one, other in zip(known, state.weighed[0], strict=True)):
+        found = weights(
+            state.graph,
+            cached=state.cached or (),
+            targets=targets(state.graph, state.targets, state.node_errors),
+            times=times,
+        )
+        state.weighed = known, found
+    return state.weighed[1]

@@ -6,24 +6,26 @@ by our mark in ``extra_data``, and never repeated on our own account.
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Unpack
 
 from .. import models
 from ..errors import (
     ApiError,
     ClientClosed,
     ComfyError,
-    NotSupported,
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
     TransportError,
     UnexpectedResponse,
 )
+from ..events import ErrorEvent
+from ..routes import Routes
 from ..routes.prompts import (
     AnyWorkflow,
     PromptOptions,
@@ -31,57 +33,175 @@ from ..routes.prompts import (
     make_prompt,
     post_prompt,
 )
-from ..transport.deadline import limited_silence
+from ..timing import Timing
+from ..transport.backoff import Backoff
+from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..transport.failures import is_away
+from ..transport.http import Http, segment
+from ..transport.websocket import State
 from ..workflow import explain_rejection
 from .job import Job
-from .queue_monitor import PATIENCE, find, heeds_id
-
-if TYPE_CHECKING:
-    from ..client import ComfyApi
+from .lookup import find, spellings
+from .poller import Poller
+from .state import JobState
+from .tracked import Tracked
+from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds in which an unanswered submission is looked for, while the server cannot tell.
-LOOK_UP: Final = 10.0
-#: It can tell: so many looks in a row, over so many seconds, have found nothing.
+#: So many looks in a row, over some seconds, that find nothing say that it is not there.
 LOOKS: Final = 3
-LOOKS_FOR: Final = 3.0
 #: How often ``resubmit=True`` repeats what left no trace.
 REPEATS: Final = 2
 
 
-def time_left(deadline: float | None, most: float) -> float:
+def time_left(deadline: Deadline, most: float) -> float:
     """Seconds until the caller's deadline; a second at least, to find out what became of it."""
-    return most if deadline is None else min(most, max(1.0, deadline - time.monotonic()))
+    return min(most, max(1.0, deadline.left(LONGEST)))
+
+
+def submit(
+    routes: Routes,
+    poller: Poller,
+    workflow: AnyWorkflow,
+    *,
+    prompt_id: str | None = None,
+    keep_events: bool = False,
+    wants_previews: bool = False,
+    deadline: Deadline = Deadline(),  # noqa: B008  # it is frozen
+    strict: bool = False,
+    resubmit: bool = False,
+    begun: Callable[[Job], object] | None = None,
+    **options: Unpack[PromptOptions],
+) -> Job:
+    """Socket first, then the registry, then the POST; the caller's deadline bounds each."""
+    tracker = poller.tracker
+    try:
+        one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
+        job = Job(routes, one, poller)
+        if keep_events:
+            one.events.keep_all()
+        if begun is not None:
+            begun(job)
+        _send(poller, one, body, deadline, resubmit=resubmit)
+        if job.node_errors:
+            warn_or_refuse(job, tracker.http.identity.hide, strict=strict)
+    except ComfyError as exc:
+        tracker.publish(ErrorEvent(name="queue_error", error=exc))
+        raise
+    return job
 
 
 def prepare(
-    api: ComfyApi,
+    tracker: Tracker,
     workflow: AnyWorkflow,
     prompt_id: str | None,
     wants_previews: bool,
     options: PromptOptions,
     *,
     strict: bool,
-) -> tuple[Job, Mapping[str, Any]]:
-    """A job that nobody knows of yet, and the body of its POST."""
+) -> tuple[Tracked, Mapping[str, Any]]:
+    """A prompt that nobody knows of yet, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
+    client_id = tracker.connection.client_id
     prompt = make_prompt(
-        api._http,
+        tracker.http,
         workflow,
-        client_id=api.client_id,
+        client_id=client_id,
         prompt_id=prompt_id,
         wants_previews=wants_previews,
         strict=strict,
         **options,
     )
-    job = Job(api, prompt_id, prompt.graph)
-    job.node_errors = prompt.left_out
-    job._known.targets = prompt.body.get("partial_execution_targets")
+    one = tracker.new(prompt_id, prompt.graph)
     method = prompt.body["extra_data"].get("preview_method")
-    job._known.wants_previews = method is not None and method != "none"
-    return job, prompt.body
+    one.state.node_errors = prompt.left_out
+    one.state.targets = prompt.body.get("partial_execution_targets")
+    one.state.wants_previews = method is not None and method != "none"
+    return one, prompt.body
+
+
+def _send(
+    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+) -> None:
+    tracker, state = poller.tracker, one.state
+    connection = tracker.connection
+    connection.start()
+    connection.wait_settled(time_left(deadline, tracker.timing.settle), first_verdict=True)
+    # It may have a fresh one by now, as the socket was refused; events go to whom this names.
+    state.client_id = connection.client_id
+    body = {**body, "client_id": state.client_id}
+    state.generation = tracker.link
+    state.posted_at = time.monotonic()
+    try:
+        tracker.add(one, posting=True)
+        tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
+    except (ComfyError, ValueError) as exc:
+        tracker.remove(one)
+        # Another thread may have attached to it.  A copy: a job keeps no frames.
+        one.settle(one.early or copy.copy(exc))
+        raise
+    except BaseException:  # Ctrl-C, an alarm: it may be there, and others may wait for it
+        with tracker.lock:
+            state.may_have_arrived(time.monotonic())
+            early = one.early
+        if early is not None:
+            one.settle(early)
+        tracker.wake.set()
+        raise
+    finally:
+        tracker.answered(one)
+        if one.waiters:
+            poller.start()
+    if connection.state is not State.CONNECTED:
+        connection.nudge()
+
+
+def attach(
+    routes: Routes,
+    poller: Poller,
+    prompt_id: str,
+    graph: Mapping[str, Any],
+    *,
+    lost_apart: float | None = None,
+) -> Job:
+    """A job for a prompt that somebody submitted, maybe in another process.
+
+    Of one that ended here of late, the same job if anybody has it yet; else what was reported
+    of its end stands, and only the outputs are asked for.
+    """
+    if not isinstance(prompt_id, str):
+        raise TypeError(f"a job is attached by its prompt_id, a text, not {prompt_id!r:.80}")
+    segment(prompt_id)
+    tracker = poller.tracker
+    tracker.connection.start()
+    prompt_id, *others = spellings(prompt_id)
+    ids = [tracker.renamed.get(name) or name for name in (prompt_id, *others)]
+    with tracker.lock:
+        job = next(filter(None, map(tracker.waiter, ids)), None)
+        if isinstance(job, Job):
+            return job
+        ending = next(filter(None, map(tracker.ended.get, ids)), None)
+        if ending is not None and not ending.is_final:
+            ending = None
+        prompt_id = prompt_id if ending is None else ending.event.prompt_id or prompt_id
+        one = tracker.new(prompt_id, graph)
+        state = one.state
+        state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
+        state.attach(time.monotonic(), lost_apart, None if ending is None else ending.event)
+        job = Job(routes, one, poller)
+        tracker.add(one)
+    if ending is not None:
+        one.events.receive(ending.event)
+    if ending is not None and not ending.has_record:
+        tracker.resolve(one, state.as_reported(tracker.link))
+    else:
+        poller.start()
+        poller.ask_now(one)
+    poller.wait_until(  # of another, if they have turned out to be the same
+        lambda: one.state.looked or not one.state.attached or job.done(), tracker.timing.question
+    )
+    return job
 
 
 def _canonical(prompt_id: str) -> str:
@@ -96,31 +216,26 @@ def _canonical(prompt_id: str) -> str:
 
 
 def post(
-    api: ComfyApi,
-    job: Job,
-    body: Mapping[str, Any],
-    deadline: float | None,
-    *,
-    resubmit: bool,
-    pause: Callable[[float], bool],
+    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
 ) -> models.QueuedPrompt:
-    """``POST /prompt``; ``pause(seconds)`` waits, and is true when the client ends."""
-    total = api._http.total_timeout
+    """``POST /prompt``; without an answer, look for the prompt."""
+    http, timing, state = poller.tracker.http, poller.timing, one.state
+    total = http.total_timeout
     repeats = REPEATS if resubmit else 0
     was_sent = False
     cause: ComfyError
     while True:
         try:
-            return post_prompt(api._http, body, timeout=time_left(deadline, total))
+            return post_prompt(http, body, timeout=time_left(deadline, total))
         except PromptRejected as exc:
-            blame_what_was_left_out(exc, job.graph, job.node_errors)
+            blame_what_was_left_out(exc, state.graph, state.node_errors)
             raise
         except ServerUnreachable as exc:
             if not was_sent:
                 raise  # nothing was
             cause = exc
         except UnexpectedResponse as exc:
-            found = _behind_a_page(api, job) if exc.status < 300 else None
+            found = _behind_a_page(http, state, timing) if exc.status < 300 else None
             if found is None:
                 raise
             return models.QueuedPrompt(found)
@@ -129,63 +244,60 @@ def post(
                 raise
             cause = exc
         # Whoever wants it sent again wants to wait for a server that is away.
-        seconds = time_left(deadline, max(LOOK_UP, total) if repeats else LOOK_UP)
-        found, is_sure = _look_up(api, job, cause, seconds, pause)
+        seconds = time_left(deadline, max(timing.look_up, total) if repeats else timing.look_up)
+        found, is_sure = _look_up(poller, state, cause, seconds)
         if found is not None:
             return models.QueuedPrompt(found)
         if not (is_sure and repeats):
-            raise _uncertain(job, cause) from cause
+            raise _uncertain(state.prompt_id, cause) from cause
         was_sent = True
         repeats -= 1
-        log.warning("prompt %s left no trace; submitting it again", job.prompt_id)
+        log.warning("prompt %s left no trace; submitting it again", state.prompt_id)
 
 
-def _behind_a_page(api: ComfyApi, job: Job) -> str | None:
+def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
     """The id of a submission that something on the way has answered, if the server has it."""
+    deadline = Deadline.after(timing.question)
     try:
-        with limited_silence(PATIENCE):
-            return find(api, job.prompt_id, job._known.client_id, time.monotonic() + PATIENCE)
+        with limited_silence(timing.question):
+            return find(http, state.prompt_id, state.client_id, deadline)
     except ComfyError:
         return None
 
 
-def _uncertain(job: Job, cause: ComfyError) -> SubmitUncertain:
+def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
     return SubmitUncertain(
-        f"prompt {job.prompt_id} was sent, but no answer came ({cause}), and then it was found "
+        f"prompt {prompt_id} was sent, but no answer came ({cause}), and then it was found "
         "neither in the queue nor in the history; it may still appear",
-        prompt_id=job.prompt_id,
+        prompt_id=prompt_id,
     )
 
 
 def _look_up(
-    api: ComfyApi,
-    job: Job,
-    cause: ComfyError,
-    seconds: float,
-    pause: Callable[[float], bool],
+    poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
     """The id of a submission that got no answer, and whether the server said so at last."""
-    log.warning("prompt %s: no answer (%s); looking for it", job.prompt_id, cause)
-    end = time.monotonic() + seconds
-    between = 0.2
-    looks, since = 0, 0.0  # of those in a row that have found nothing
-    while time.monotonic() < end and not (looks >= LOOKS and since < time.monotonic() - LOOKS_FOR):
-        if job._known.started or job._known.decided:
-            return job.prompt_id, True
+    log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
+    timing, wake = poller.timing, poller.tracker.wake
+    deadline, sure = Deadline.after(seconds), Deadline()
+    pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
+    looks = 0  # in a row that have found nothing
+    while not deadline.expired and not (looks >= LOOKS and sure.expired):
+        if state.started or state.decided:
+            return state.prompt_id, True
         try:
-            with limited_silence(PATIENCE):
-                found = find(api, job.prompt_id, job._known.client_id, end)
+            with limited_silence(timing.question):
+                found = find(poller.tracker.http, state.prompt_id, state.client_id, deadline)
         except ComfyError as exc:
             looks = 0
             log.debug("look-up failed: %s", exc)
         else:
             if found is not None:
                 return found, True
-            since = since if looks else time.monotonic()
+            sure = sure if looks else Deadline.after(timing.look_up_sure)
             looks += 1
-        if pause(between):
+        if wake.wait_stopped(pauses.next()):
             raise ClientClosed
-        between = min(between * 1.6, 2.0)
     return None, looks > 0
 
 
@@ -209,27 +321,3 @@ def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> Non
     except ComfyError as exc:
         error.add_note(f"prompt {job.prompt_id} could not be cancelled and may go on: {exc}")
     raise error
-
-
-def stop(api: ComfyApi, job: Job, *, force: bool) -> bool:
-    """Stop one prompt on a server without a jobs API; whether it was there to be stopped."""
-    was_deleted = False
-    for _ in range(3):  # it may begin between the look and the act
-        queue = api.get_queue()
-        if any(item.prompt_id == job.prompt_id for item in queue.pending):
-            api.delete_from_queue(job.prompt_id)
-            was_deleted = True
-        elif any(item.prompt_id == job.prompt_id for item in queue.running):
-            if not force and not heeds_id(api):
-                raise NotSupported(
-                    f"prompt {job.prompt_id} runs, and this server's interrupt stops whatever "
-                    "runs when it comes (ComfyUI before 0.3.57): "
-                    f"api.job({job.prompt_id!r}).cancel(force=True) takes that risk",
-                    method="POST",
-                    path="/interrupt",
-                )
-            api._http.send_command("POST", "/interrupt", json={"prompt_id": job.prompt_id})
-            return True
-        else:
-            break
-    return was_deleted

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ..transport.http import Http
+from collections.abc import Mapping
+from typing import Any
+
+from ..sealing import sealed, sealed_headers
+from ..transport.http import Http, Params
+from ..transport.response import Answer
 from ._base import RouteGroup
 from .files import FileInfo, FileRef, FileRoutes
 from .history import HistoryRoutes
@@ -49,3 +54,47 @@ class Routes(
 
     def __init__(self, http: Http) -> None:
         self._http = http
+
+    def fetch_api(
+        self,
+        route: str,
+        method: str = "GET",
+        *,
+        params: Params | None = None,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Request any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
+
+        It uses the client's credentials, limits and errors.  The answer has ``json()``, ``text``,
+        ``content``, ``status`` and ``headers``.
+
+        Args:
+            route: The path, which begins with ``/``, without query.  If the server has ``/api``,
+                the path is below it, except ``/internal/...`` and ``/api/...``.
+            method: The HTTP method.  If the connection breaks, only ``GET`` and ``HEAD`` are
+                repeated.
+            params: The query, by name or as pairs; values of ``None`` are left out.  A name with
+                several values, as in ``{"tags": ["a", "b"]}``, is repeated.
+            json: A body to send as JSON; ``None``: none.
+            data: A body as bytes, instead of ``json``.
+            headers: Further headers of this request.
+            timeout: Seconds for the whole answer; ``None``: the client's.
+
+        Raises:
+            ValueError: The route does not begin with ``/``, or ``timeout`` is less than 0.
+            ApiError: Any status from 400 on; its subclasses say which.
+            UnexpectedResponse: A redirect, a part (206) without a ``Range`` in ``headers``, or an
+                answer of more than 1 GiB.
+            TransportError: No answer, or not in time.
+        """
+        json, params = sealed(json), sealed(params)  # for frames, which show what they hold
+        headers = None if headers is None else sealed_headers(headers)
+        kw: dict[str, Any] = {} if json is None else {"json": json}
+        if not route.startswith("/"):
+            raise ValueError(f"a route begins with '/': {route!r}")
+        return self._http.request(
+            method, route, params=params, data=data, headers=headers, timeout=timeout, **kw
+        )

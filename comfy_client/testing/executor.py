@@ -45,8 +45,6 @@ class ExecutionHooks(Protocol):
 class Executor:
     """Runs prompts, and remembers the outputs of the last one."""
 
-    hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
-
     def __init__(
         self,
         nodes: Nodes,
@@ -66,6 +64,7 @@ class Executor:
         #: Whose prompt runs, or ran last.
         self.client_id: str | None = None
         self._run: PromptRun | None = None
+        self.hooks: ExecutionHooks | None = None
         self._queue = queue
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
@@ -87,7 +86,8 @@ class Executor:
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
-        self.hooks.before_step()
+        if self.hooks:
+            self.hooks.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
@@ -97,10 +97,10 @@ class Executor:
         while not self._queue.closed:
             item = self._queue.get()
             try:
-                if item is not None and not self.hooks.plays(item):
+                if item is not None and not (self.hooks and self.hooks.plays(item)):
                     self._take(item)
             except BaseException as exc:  # noqa: BLE001  the next prompt must run
-                self.hooks.keep_error(exc)
+                self._keep_error(exc)
                 self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
@@ -111,10 +111,16 @@ class Executor:
         seconds = time.perf_counter() - start
         self.sink.log(f"Prompt executed in {seconds:.2f} seconds")
 
+    def _keep_error(self, error: BaseException) -> None:
+        if self.hooks:
+            self.hooks.keep_error(error)
+
     def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
-        self.hooks.before_history()
-        keep = self.hooks.keeps_history
-        self.hooks.ended(prompt_id, result["status"].get("status_str"))
+        keep = True
+        if self.hooks:
+            self.hooks.before_history()
+            keep = self.hooks.keeps_history
+            self.hooks.ended(prompt_id, result["status"].get("status_str"))
         self._queue.done(result if keep else None)
         if self.client_id is not None:
             self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
@@ -160,7 +166,7 @@ class Executor:
             self._send_success(run)
             return True
         if not isinstance(failure.error, Exception):  # such as a test's own pytest.fail()
-            self.hooks.keep_error(failure.error)
+            self._keep_error(failure.error)
         message: dict[str, Any] = {
             "prompt_id": run.prompt_id,
             "node_id": failure.node_id,
@@ -177,7 +183,8 @@ class Executor:
         return isinstance(failure.error, DependencyCycleError)
 
     def _send_success(self, run: PromptRun) -> None:
-        self.hooks.before_step()  # also for a prompt without a node to run
+        if self.hooks:
+            self.hooks.before_step()  # also for a prompt without a node to run
         if not self._queue.closed:
             run.report("execution_success", {"prompt_id": run.prompt_id})
 

@@ -26,9 +26,10 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
+from comfy_client.jobs.job import state_of
 from comfy_client.timing import Timing
 from tests.contract.conftest import forgot
-from tests.helpers.clients import until
+from tests.helpers.clients import outstanding, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
@@ -101,7 +102,7 @@ def first_pixel(data: bytes) -> tuple[int, ...]:
 def held(api) -> Iterator[Callable[[], None]]:
     """The server is busy until this is called."""
     job = api.submit(sleeper())
-    until(lambda: job._known.started)
+    until(lambda: state_of(job).started)
 
     def let_go():
         api.interrupt(job.prompt_id)
@@ -438,7 +439,7 @@ def test_a_job_whose_server_is_killed_is_lost(other):
         api.on("all", told.append)
         job = api.submit(sleeper())
         waiting = api.submit(picture())
-        until(lambda: job._known.started)
+        until(lambda: state_of(job).started)
         other.kill()
         other.start()
         for lost in (job, waiting):
@@ -489,7 +490,7 @@ def test_a_job_that_ends_while_the_link_is_down_has_its_result(comfyui):
         ends = []
         api.on("execution_success", ends.append)
         job = api.submit(sleeper(seconds=1.0))
-        until(lambda: job._known.started)
+        until(lambda: state_of(job).started)
         proxy.dark()
         until(lambda: sure.get_history(job.prompt_id) is not None)
         proxy.cut()
@@ -546,7 +547,7 @@ def test_many_prompts_from_many_threads_all_end(api):
         done = list(pool.map(one, range(200)))
     assert len({prompt_id for _, _, prompt_id in done}) == 200
     assert [name.partition("_")[0] for _, name, _ in done] == [f"many{n}" for n in range(200)]
-    assert api._jobs.outstanding == ()
+    assert outstanding(api) == []
 
 
 def test_jobs_are_futures(api):
@@ -632,7 +633,7 @@ def test_ctrl_c_leaves_at_once_and_the_prompt_goes_on(api, callback):
         api.run(graph, timeout=LIMIT, on_event=callback)
     assert time.monotonic() - start < 5.0
     timer.join()
-    [job] = api._jobs.outstanding
+    [job] = outstanding(api)
     assert len(job.result(LIMIT).texts) == 1
 
 

@@ -18,12 +18,11 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import SubmitUncertain
 from comfy_client.events import Executed
-from comfy_client.jobs import submit as submission
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, until
+from tests.helpers.clients import Heard, outstanding, until
 from tests.helpers.proxy import Proxy
 
 THREADS = 8
@@ -121,7 +120,7 @@ def crowd(
         with ThreadPoolExecutor(THREADS) as pool:
             told = list(pool.map(one, range(count)))
         seconds = time.monotonic() - begun
-        assert api._jobs.outstanding == ()
+        assert outstanding(api) == []
         api._receivers.flush(5.0)
 
     ids = [each.result.prompt_id for each in told]
@@ -150,11 +149,9 @@ def crowd(
 
 @pytest.mark.parametrize("version", ["0.3.75", "new"])
 @pytest.mark.parametrize("link", ["sound", "cut"])
-def test_two_hundred_prompts_of_eight_threads(
-    link: str, version: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.timing(look_up=2.0)
+def test_two_hundred_prompts_of_eight_threads(link: str, version: Any) -> None:
     """By the record of the embedded server, each ran once."""
-    monkeypatch.setattr(submission, "LOOK_UP", 2.0)
     with ComfyServer(version=version) as server, contextlib.ExitStack() as stack:
         server.add_node(Show, "TestSleepOutput")
         url = server.url

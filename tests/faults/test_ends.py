@@ -13,13 +13,13 @@ import pytest
 
 from comfy_client import ApiError, AuthenticationError, ComfyApi, UnexpectedResponse
 from comfy_client.errors import JobInterrupted, JobLost, ServerUnreachable
+from comfy_client.jobs import cancel as cancelling
 from comfy_client.jobs import submit as submission
-from comfy_client.jobs import tracker as jobs
-from comfy_client.jobs.job import Job
+from comfy_client.jobs.job import Job, state_of
 from comfy_client.testing import ComfyServer
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import until
+from tests.helpers.clients import outstanding, threads, until
 from tests.helpers.interrupts import fail_next_start, in_time, interrupt_conditions
 
 LIMIT = 60.0
@@ -100,11 +100,9 @@ def test_history_decides_although_the_queue_cannot_be_read(
         assert api.run(shows(), timeout=LIMIT).texts == ("x",)
 
 
-def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.timing(silence_cap=0.2)
+def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(server: ComfyServer) -> None:
     """In what it answered, after some tries."""
-    monkeypatch.setattr(jobs, "LONGEST", 0.2)
     with client(server, transport="poll") as api:
         job = api.submit(shows(waits=True))
         server.on("GET", "/queue", (500, {}, "no"))
@@ -123,11 +121,11 @@ def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(
     ],
     ids=["401", "login page", "unreadable", "500"],
 )
+@pytest.mark.timing(silence_cap=0.2)
 def test_a_job_that_was_taken_up_ends_in_the_refusal(
-    server: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch, answer: Any, error: Any
+    server: ComfyServer, api: ComfyApi, answer: Any, error: Any
 ) -> None:
     """Though a socket is there, on which nothing of it will come."""
-    monkeypatch.setattr(jobs, "LONGEST", 0.2)
     prompt_id = api.run(shows(), timeout=LIMIT).prompt_id
     with client(server) as other:
         until(lambda: other.connected)
@@ -152,10 +150,9 @@ def test_one_record_that_cannot_be_read_condemns_no_other_job(
 
         monkeypatch.setattr(api, "get_history", get_history)
         for prompt_id in unreadable:
-            with api._jobs._lock:
-                api._jobs._hurry(good)
+            api._tracker.poll_all_soon()
             api.job(prompt_id)
-            assert good._known.refusals == 0
+            assert state_of(good).refusals == 0
         Gated.gate.set()
         assert good.result(LIMIT).texts == ("x",)
 
@@ -191,7 +188,7 @@ def test_a_prompt_that_one_look_misses_is_not_lost(
         nothing = (200, {}, {"queue_running": [], "queue_pending": []})
         with server.faults.answer("GET", "/queue", nothing, times=1) as fault:
             job = api.submit(shows(waits=True))
-            until(lambda: job._known.missed_at or job.done())
+            until(lambda: state_of(job).missed_at or job.done())
         assert fault.hits == 1
         gate.set()
         assert job.result(LIMIT).texts == ("x",)
@@ -203,8 +200,8 @@ def test_what_map_left_running_is_lost_and_not_cancelled_when_the_server_dies(
     """Only what waited was taken back."""
     with contextlib.closing(api.map([shows("a"), shows("b", waits=True), shows("c")])) as results:
         next(results)
-        until(lambda: any(job.status == "running" for job in api._jobs.outstanding))
-    [running] = [job for job in api._jobs.outstanding if job.status == "running"]
+        until(lambda: any(job.status == "running" for job in outstanding(api)))
+    [running] = [job for job in outstanding(api) if job.status == "running"]
     server.restart()
     assert isinstance(running.exception(LIMIT), JobLost)
 
@@ -217,7 +214,7 @@ def test_a_prompt_at_the_front_is_behind_what_runs(
     until(lambda: first.status == "running")
     waiting = [api.submit(shows(str(number))) for number in (1, 2)]
     front = [api.submit(shows(f"front {number}"), front=True) for number in (1, 2)]
-    until(lambda: api._jobs.lookout.remaining == 5)
+    until(lambda: api._tracker.monitor.remaining == 5)
     places = [job.queue_position for job in (first, *front, *waiting)]
     until(lambda: [job.queue_position for job in (first, *front, *waiting)] == [0, 2, 1, 3, 4])
     assert places[0] == 0
@@ -239,7 +236,7 @@ def test_a_job_that_was_taken_up_does_not_make_up_its_progress(
         waits = other.job(behind.prompt_id)
         assert taken.why().startswith("running: at which node, another client is told; last news")
         assert "pending, 1 ahead; running: at which node" in waits.why()
-        until(lambda: time.monotonic() - job._known.running_since > 0.5)
+        until(lambda: time.monotonic() - state_of(job).running_since > 0.5)
         gate.set()
         taken.result(LIMIT)
         entry = other.get_history(job.prompt_id)
@@ -287,11 +284,11 @@ def test_a_job_whose_submission_ctrl_c_ended_goes_on_for_others(
     assert taken[0].result(LIMIT).texts == ("x",)
 
 
+@pytest.mark.timing(look_up=1.0)
 def test_a_job_whose_submission_ctrl_c_kept_from_the_server_is_lost(
     api: ComfyApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it has had the time to get there."""
-    monkeypatch.setattr(jobs, "LOOK_UP", 1.0)
     prompt_id = api.generate_id()
     taken: list[Job] = []
 
@@ -319,7 +316,7 @@ def test_what_ctrl_c_kept_from_the_server_is_looked_for_now_and_then_and_cuts_no
         patch.setattr(submission, "post_prompt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             api.submit(shows())
-    [job] = api._jobs.outstanding
+    [job] = outstanding(api)
     generation = api._connection.generation
     asked = counted(server, lambda: job.exception(LIMIT) and None)
     assert isinstance(job.exception(), JobLost)
@@ -343,8 +340,8 @@ def test_a_submission_that_ctrl_c_cut_off_is_found_by_its_mark_when_it_comes_lat
         patch.setattr(submission, "post_prompt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             api.submit(shows())
-    [job] = api._jobs.outstanding
-    until(lambda: job._known.missed_at)
+    [job] = outstanding(api)
+    until(lambda: state_of(job).missed_at)
     theirs = post(*sent[0]).prompt_id
     assert job.result(LIMIT).texts == ("x",)
     assert job.prompt_id == theirs
@@ -357,8 +354,8 @@ def test_ctrl_c_in_the_bell_of_the_thread_that_asks_leaves_no_lock_held(
     with monkeypatch.context() as patch:
         interrupt_conditions(patch)
         with contextlib.suppress(KeyboardInterrupt):
-            api._jobs._bell.ring()
-    in_time(api._jobs._bell.ring)
+            api._tracker.wake.set()
+    in_time(api._tracker.wake.set)
     assert api.run(shows(), timeout=LIMIT).texts == ("x",)
 
 
@@ -375,22 +372,6 @@ def test_ctrl_c_while_init_waits_leaves_a_client_that_can_be_closed(
     in_time(api.close)
 
 
-def test_a_thread_that_asks_and_whose_place_is_taken_ends(
-    api: ComfyApi, gate: threading.Event
-) -> None:
-    """As when Ctrl-C came while it was started."""
-    job = api.submit(shows(waits=True))
-    until(lambda: api._jobs._thread is not None)
-    old = api._jobs._thread
-    with api._jobs._lock:
-        api._jobs._thread = None
-        api._jobs._start()
-    api._jobs._bell.ring()
-    until(lambda: not old.is_alive())
-    gate.set()
-    assert job.result(LIMIT).texts == ("x",)
-
-
 def test_close_is_done_in_full_though_ctrl_c_come_in_between(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +380,7 @@ def test_close_is_done_in_full_though_ctrl_c_come_in_between(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    for step in ("_connection.stop", "_jobs.close", "_receivers.close", "_http.close"):
+    for step in ("_connection.stop", "_tracker.close", "_receivers.close", "_http.close"):
         api = client(server)
         api.init()
         job = api.submit(shows(waits=True))
@@ -410,7 +391,7 @@ def test_close_is_done_in_full_though_ctrl_c_come_in_between(
             with pytest.raises(KeyboardInterrupt):
                 api.close()
         assert api._closed
-        if part != "_jobs":
+        if part != "_tracker":
             assert job.done()
         api.close()
         assert job.done()
@@ -443,8 +424,7 @@ def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
             api.submit(shows("a"))
     assert api.run(shows("b"), timeout=LIMIT).texts == ("b",)
-    assert api._jobs._thread is not None
-    assert api._jobs._thread.is_alive()
+    assert any(thread.name == "comfy-jobs" for thread in threads())
 
 
 def test_done_callbacks_are_called_though_no_thread_can_be_had_for_them(
@@ -496,14 +476,14 @@ def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
     """The prompt is gone, and by our hand; unless the server was not reached."""
     api.submit(shows(waits=True))
     job = api.submit(shows("b"))
-    cancel = api._jobs._cancel
+    stop = cancelling.stop
 
     def interrupted(*args: Any, **kw: Any) -> bool:
         if answer:
-            cancel(*args, **kw)
+            stop(*args, **kw)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api._jobs, "_cancel", interrupted)
+    monkeypatch.setattr(cancelling, "stop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         job.cancel()
     gate.set()
@@ -522,7 +502,7 @@ def test_cancel_that_reached_nobody_makes_no_loss_an_interruption(
         raise ServerUnreachable("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api._jobs, "_cancel", refused)
+        patch.setattr(cancelling, "stop", refused)
         with pytest.raises(ServerUnreachable):
             job.cancel()
     server.faults.lose_queue()
@@ -535,10 +515,10 @@ def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
     """The one that deleted it is the truth."""
     api.submit(shows(waits=True))
     job = api.submit(shows("b"))
-    monkeypatch.setattr(api._jobs, "_let", lambda happen, seconds: None)
-    with api._jobs._lock:  # nobody learns of the first meanwhile
+    monkeypatch.setattr(api._poller, "wait_until", lambda happened, seconds: None)
+    with api._tracker.lock:  # nobody learns of the first meanwhile
         assert job.cancel()
-        assert job._known.cancelled
+        assert state_of(job).cancelled
         assert not job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
 
@@ -551,8 +531,8 @@ def test_cancel_by_our_id_leaves_the_job_of_the_servers_id_watched(
     server.faults.other_prompt_ids()
     ours = api.generate_id()
     first = api.submit(shows("b"), prompt_id=ours)
-    monkeypatch.setattr(api._jobs, "_let", lambda happen, seconds: None)
-    with api._jobs._lock:  # before the thread that asks has found it
+    monkeypatch.setattr(api._poller, "wait_until", lambda happened, seconds: None)
+    with api._tracker.lock:  # before the thread that asks has found it
         second = api.job(ours)
         assert second.cancel()
     assert isinstance(first.exception(LIMIT), JobInterrupted)
@@ -566,9 +546,9 @@ def test_who_takes_up_or_cancels_does_not_wait_for_the_pause_of_earlier_failures
     ended = api.run(shows("a"), timeout=LIMIT).prompt_id
     api.submit(shows(waits=True))
     job = api.submit(shows("b"))
-    api._jobs._hold = time.monotonic() + 3600.0
+    api._poller.hold = time.monotonic() + 3600.0
     assert api.job(ended).result(LIMIT).texts == ("a",)
-    api._jobs._hold = time.monotonic() + 3600.0
+    api._poller.hold = time.monotonic() + 3600.0
     assert job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
 
@@ -626,7 +606,9 @@ def test_what_others_delete_is_lost_soon_though_nothing_says_so(
         job = api.submit(shows("b"))
         until(lambda: job.status == "pending")
         with getattr(server.faults, fault)():
-            until(lambda: time.monotonic() - job._known.posted_at > 6.0)  # it was looked for once
+            until(
+                lambda: time.monotonic() - state_of(job).posted_at > 6.0
+            )  # it was looked for once
             other.delete_from_queue(job.prompt_id)
             start = time.monotonic()
             assert isinstance(job.exception(LIMIT), JobLost)

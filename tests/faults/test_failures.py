@@ -43,8 +43,7 @@ from comfy_client.errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from comfy_client.jobs import submit as submission
-from comfy_client.jobs import tracker as jobs
+from comfy_client.jobs.job import state_of
 from comfy_client.testing import (
     ComfyServer,
     Request,
@@ -57,6 +56,16 @@ from tests.helpers.march_2024 import March2024
 
 LIMIT = 30.0  # seconds that anything may take on a busy machine
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
+pytestmark = pytest.mark.timing(
+    silence=0.3,
+    silence_cap=0.6,
+    job_poll_cap=0.2,
+    lost=0.2,
+    question_pause=0.05,
+    history=1.0,
+    deaf=1.0,
+    settle=2.0,
+)
 FAST = Timing(dial=2.0, ping=0.2, dead=1.0, poll=0.2, pause=0.05, cap=0.3)
 
 
@@ -111,22 +120,6 @@ class Told:
         """The one end event of a prompt."""
         [event] = [event for event in self(*ENDS) if event.prompt_id == prompt_id]
         return event
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same patience, in less time."""
-    for name, seconds in {
-        "SILENCE": 0.3,
-        "LONGEST": 0.6,
-        "POLL_LONGEST": 0.2,
-        "LOST_APART": 0.2,
-        "PAUSE": 0.05,
-        "HISTORY_GRACE": 1.0,
-        "DEAF": 1.0,
-        "SETTLE": 2.0,
-    }.items():
-        monkeypatch.setattr(jobs, name, seconds)
 
 
 @pytest.fixture
@@ -208,11 +201,9 @@ def quickly(seconds: float) -> Iterator[None]:
 # -- F1 to F11: the socket is silent, late, or gone --------------------------------------
 
 
-def test_f01_a_stale_handler_makes_a_socket_deaf(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.timing(deaf=0.3)
+def test_f01_a_stale_handler_makes_a_socket_deaf(server: ComfyServer) -> None:
     """The job ends by asking; the missing ``status`` gives the deaf one away, once."""
-    monkeypatch.setattr(jobs, "DEAF", 0.3)
     with Calm(server.url) as api:
         told = Told(api)
         with server.faults.stale_handlers():
@@ -354,11 +345,9 @@ def test_f08_events_come_before_the_reply(server: ComfyServer, api: ComfyApi) ->
     assert {"executing", "executed"} <= set(events)
 
 
-def test_f09_a_job_is_over_before_the_socket_is_up(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.timing(settle=0.1)
+def test_f09_a_job_is_over_before_the_socket_is_up(server: ComfyServer) -> None:
     """History has its result."""
-    monkeypatch.setattr(jobs, "SETTLE", 0.1)
     with server.faults.stall_handshakes(), contextlib.closing(Calm(server.url)) as api:
         told = Told(api)
         once(server, told, api.run(picture(), timeout=LIMIT), recovered=True)
@@ -668,12 +657,9 @@ def test_f21_the_reply_is_cut_behind_a_queued_prompt(
         assert len(posts(server)) == len(server.ran) == 1
 
 
-def test_f21_a_prompt_that_never_arrived(
-    server: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.timing(look_up=0.5)
+def test_f21_a_prompt_that_never_arrived(server: ComfyServer, api: ComfyApi) -> None:
     """``SubmitUncertain`` with its id, or sent again if so wished; one run at most."""
-    for module in (jobs, submission):
-        monkeypatch.setattr(module, "LOOK_UP", 0.5)
     told = Told(api)
     with (
         server.faults.cut("POST", "/prompt", reset=True, times=1),
@@ -772,7 +758,7 @@ def test_f27_a_reconnected_socket_is_told_of_a_node_without_a_prompt(
     told = Told(api)
     first = api.submit(held("a"))
     runs(server)
-    server.until(lambda: first._known.visited, LIMIT)
+    server.until(lambda: state_of(first).visited, LIMIT)
     second = api.submit(picture(7))
     server.faults.drop()
     server.until(lambda: told("reconnected"), LIMIT)

@@ -31,13 +31,13 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.events import Event
-from comfy_client.jobs import queue_monitor as standing
-from comfy_client.jobs import submit as submission
-from comfy_client.jobs import tracker as jobs
+from comfy_client.jobs import poller
+from comfy_client.jobs.cancel import withdrawn
+from comfy_client.jobs.job import state_of
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, cut, frame, never_answer
 from comfy_client.timing import Timing
 from tests.conftest import load_workflow
-from tests.helpers.clients import until
+from tests.helpers.clients import outstanding, until
 from tests.helpers.march_2024 import March2024
 from tests.helpers.recordings import recording
 
@@ -71,9 +71,20 @@ WELL = (START, CACHED, RUNS, LEFT, SUCCESS, Finish(), OVER)
 
 
 class Impatient(ComfyApi):
-    """Dials again soon."""
+    """Patient in the same way, but in less time."""
 
-    timing = Timing(pause=0.02, cap=0.2, poll=0.2)
+    timing = Timing(
+        pause=0.02,
+        cap=0.2,
+        poll=0.2,
+        silence=0.3,
+        silence_cap=0.6,
+        job_poll_cap=0.2,
+        lost=0.2,
+        question_pause=0.1,
+        history=0.6,
+        settle=2.0,
+    )
 
 
 class Told:
@@ -89,21 +100,6 @@ class Told:
     def ends(self, prompt_id=None):
         found = [e for e in list(self.events) if e.name in END_NAMES]
         return [e for e in found if prompt_id in (None, e.prompt_id)]
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch):
-    """The same patience, in less time."""
-    for name, seconds in {
-        "SILENCE": 0.3,
-        "LONGEST": 0.6,
-        "POLL_LONGEST": 0.2,
-        "LOST_APART": 0.2,
-        "PAUSE": 0.1,
-        "HISTORY_GRACE": 0.6,
-        "SETTLE": 2.0,
-    }.items():
-        monkeypatch.setattr(jobs, name, seconds)
 
 
 @pytest.fixture
@@ -136,9 +132,9 @@ def check(result):
 # -- the socket is deaf, or comes and goes -----------------------------------------------
 
 
-def test_a_job_on_a_deaf_socket_ends_by_asking(comfy, api, monkeypatch):
+@pytest.mark.timing(deaf=LIMIT)
+def test_a_job_on_a_deaf_socket_ends_by_asking(comfy, api):
     """F1: nothing comes over the socket, and the result does."""
-    monkeypatch.setattr(jobs, "DEAF", LIMIT)
     told = Told(api)
     comfy.faults.deaf()
     comfy.script(*WELL)
@@ -148,9 +144,9 @@ def test_a_job_on_a_deaf_socket_ends_by_asking(comfy, api, monkeypatch):
     assert len(comfy.hellos) == 1
 
 
-def test_a_deaf_socket_is_dialled_again_once(comfy, api, monkeypatch):
+@pytest.mark.timing(deaf=0.2)
+def test_a_deaf_socket_is_dialled_again_once(comfy, api):
     """F1: the server forgot our route, so our own submission brings no status."""
-    monkeypatch.setattr(jobs, "DEAF", 0.2)
     heard = threading.Event()
     comfy.faults.deaf()
     comfy.script(START, heard, *WELL[1:])
@@ -164,9 +160,9 @@ def test_a_deaf_socket_is_dialled_again_once(comfy, api, monkeypatch):
     assert len(comfy.hellos) == 2
 
 
-def test_a_socket_that_hears_is_left_alone(comfy, api, monkeypatch):
+@pytest.mark.timing(deaf=0.05)
+def test_a_socket_that_hears_is_left_alone(comfy, api):
     """A job that is silent for long is no reason to dial."""
-    monkeypatch.setattr(jobs, "DEAF", 0.05)
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
@@ -192,9 +188,9 @@ def test_a_prompt_that_the_socket_has_seen_begin_is_asked_for_alone(comfy, api):
     check(job.result(LIMIT))
 
 
-def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, api, monkeypatch):
+@pytest.mark.timing(follow=1.0)
+def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, api):
     """At the next of the rare looks."""
-    monkeypatch.setattr(jobs, "FOLLOWED", 1.0)
     comfy.script(START, CACHED, RUNS)
     job = api.submit(GRAPH)
     comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
@@ -215,10 +211,9 @@ def test_a_look_that_another_job_needs_tells_of_all_that_vanished(comfy, api):
             job.result(LIMIT)
 
 
-def test_a_queue_that_takes_long_to_read_is_looked_at_less(comfy, api, monkeypatch):
+@pytest.mark.timing(slow_queue=0.0, slow_queue_rest=1e4)
+def test_a_queue_that_takes_long_to_read_is_looked_at_less(comfy, api):
     """Ends are found without it: in the history, of those that are next."""
-    monkeypatch.setattr(standing, "LONG", 0.0)
-    monkeypatch.setattr(standing, "REST", 1e4)
     comfy.script(START)
     with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as other:
         work = [other.submit(GRAPH) for _ in range(20)]
@@ -299,9 +294,9 @@ def test_history_may_come_late_after_the_end_marker(comfy, api):
     check(api.run(GRAPH, timeout=LIMIT))
 
 
-def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(comfy, monkeypatch):
+@pytest.mark.timing(settle=0.1)
+def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(comfy):
     """F9: the handshake is not answered, and the server works all the same."""
-    monkeypatch.setattr(jobs, "SETTLE", 0.1)
     comfy.faults.stall_handshakes()
     comfy.script(*WELL)
     with contextlib.closing(Impatient(comfy.url)) as api:
@@ -349,9 +344,9 @@ def trickle(comfy, prompt_id, *, meanwhile):
         threading.Event().wait(0.04)
 
 
-def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, api, monkeypatch):
+@pytest.mark.timing(deaf=0.3)
+def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, api):
     """The ``status`` stands in line behind a picture; a new socket would cost that."""
-    monkeypatch.setattr(jobs, "DEAF", 0.3)
 
     def late(prompt_id):
         def end_it(number):
@@ -369,9 +364,9 @@ def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, a
     assert len(comfy.hellos) == 1
 
 
-def test_a_submission_over_a_slow_line_does_not_make_it_deaf(comfy, api, monkeypatch):
+@pytest.mark.timing(deaf=1.0)
+def test_a_submission_over_a_slow_line_does_not_make_it_deaf(comfy, api):
     """Its ``status`` stands in line behind a picture of another prompt, and is slow to begin."""
-    monkeypatch.setattr(jobs, "DEAF", 1.0)
     half = threading.Event()
     held = []
 
@@ -411,7 +406,7 @@ def test_a_log_handler_may_ask_the_client(comfy, api):
     class Asks(logging.Handler):
         def emit(self, record):
             if "some may be missing" in record.getMessage():
-                seen.append(api._jobs.outstanding)
+                seen.append(outstanding(api))
 
     handler = Asks()
     logging.getLogger("comfy_client").addHandler(handler)
@@ -420,7 +415,7 @@ def test_a_log_handler_may_ask_the_client(comfy, api):
         api.run(load_workflow("txt2img_websocket"), timeout=LIMIT)
     finally:
         logging.getLogger("comfy_client").removeHandler(handler)
-    assert seen == [()]
+    assert seen == [[]]
 
 
 def test_the_callers_time_bounds_the_submission_too(comfy, api):
@@ -763,7 +758,7 @@ def test_a_queue_that_is_refused_ends_no_wait_while_the_history_answers(comfy, t
         job = api.submit(GRAPH)
         for _ in range(2):
             before = len(asked(comfy, "/queue"))
-            comfy.until(lambda: len(asked(comfy, "/queue")) > before + jobs.REFUSALS, LIMIT)  # noqa: B023
+            comfy.until(lambda: len(asked(comfy, "/queue")) > before + poller.REFUSALS, LIMIT)  # noqa: B023
             comfy.faults.drop()
         assert not job.done()
         go.set()
@@ -776,7 +771,7 @@ def test_a_prompt_is_lost_though_the_queue_is_refused(comfy):
     with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         job = api.submit(GRAPH)
         comfy.on("GET", "/queue", (403, {}, "not for you"))
-        comfy.until(lambda: len(asked(comfy, "/queue")) > jobs.REFUSALS, LIMIT)
+        comfy.until(lambda: len(asked(comfy, "/queue")) > poller.REFUSALS, LIMIT)
         assert not job.done()
         comfy.forget()
         assert isinstance(job.exception(LIMIT), JobLost)
@@ -811,7 +806,7 @@ def test_each_job_has_an_error_of_its_own(comfy, monkeypatch):
     comfy.script(START)
     with Impatient(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         running = [api.submit(GRAPH) for _ in range(2)]
-        monkeypatch.setattr(api._jobs, "_check_hearing", lambda *_: 1 / 0)
+        monkeypatch.setattr(api._tracker.deafness, "redial_if_deaf", lambda *_: 1 / 0)
         first, second = (job.exception(LIMIT) for job in running)
         assert str(first) == str(second)
         assert first is not second
@@ -822,8 +817,8 @@ def test_what_a_client_keeps_of_a_failure_holds_no_frames(comfy, api):
     comfy.on("GET", "/queue", LOGIN)
     comfy.script(START)
     api.job(str(uuid.uuid4()))
-    comfy.until(lambda: api._jobs.trouble, LIMIT)
-    assert api._jobs.trouble.__traceback__ is None
+    comfy.until(lambda: api._poller.trouble, LIMIT)
+    assert api._poller.trouble.__traceback__ is None
 
 
 def test_a_login_page_cannot_hide_a_success(comfy, api):
@@ -868,7 +863,8 @@ def test_one_record_that_cannot_be_read_does_not_hold_up_others(comfy):
             bad.result(LIMIT)
 
 
-def test_polling_outlives_bad_gateways(comfy, monkeypatch):
+@pytest.mark.timing(silence_cap=0.2)
+def test_polling_outlives_bad_gateways(comfy):
     """F20: five times 502 in the middle of it."""
     left = [5]
 
@@ -876,7 +872,6 @@ def test_polling_outlives_bad_gateways(comfy, monkeypatch):
         left[0] -= 1
         return (502, {}, "<html>bad gateway") if left[0] >= 0 else comfy.answer(request)
 
-    monkeypatch.setattr(jobs, "LONGEST", 0.2)
     comfy.on("GET", "/queue", handler)
     comfy.script(*WELL)
     with Impatient(comfy.url, transport="poll") as api:
@@ -911,9 +906,9 @@ def test_a_server_that_is_away_is_asked_less_and_less(comfy, api):
     check(other.result(LIMIT))
 
 
-def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, api, monkeypatch):
+@pytest.mark.timing(silence_cap=5.0)
+def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, api):
     """Forty have ended, says the socket, and HTTP answers 503: each would ask for its record."""
-    monkeypatch.setattr(jobs, "LONGEST", 5.0)
     away = comfy.faults.bad_gateway(503, method="GET", path="/*")
     comfy.script(START, ALL_CACHED, SUCCESS, Finish(ENTRY), OVER)
     work = [api.submit(GRAPH) for _ in range(40)]
@@ -924,9 +919,9 @@ def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, ap
         check(job.result(LIMIT))
 
 
-def test_a_busy_queue_does_not_hurry_what_fails(comfy, api, monkeypatch):
+@pytest.mark.timing(silence_cap=5.0)
+def test_a_busy_queue_does_not_hurry_what_fails(comfy, api):
     """Of a prompt that was taken up each change of the queue is news, but not at any price."""
-    monkeypatch.setattr(jobs, "LONGEST", 5.0)
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
@@ -984,9 +979,9 @@ def test_a_gateway_that_gave_up_may_have_passed_it_on(comfy, api):
     assert len(posts(comfy)) == 1
 
 
-def test_a_submission_that_is_never_found_is_uncertain(comfy, api, monkeypatch):
+@pytest.mark.timing(look_up=0.5)
+def test_a_submission_that_is_never_found_is_uncertain(comfy, api):
     """F21: cut, and in no queue and no history within the bound."""
-    monkeypatch.setattr(submission, "LOOK_UP", 0.5)
     comfy.on("POST", "/prompt", lambda request: None)
     told = Told(api)
     with pytest.raises(SubmitUncertain) as caught:
@@ -996,9 +991,9 @@ def test_a_submission_that_is_never_found_is_uncertain(comfy, api, monkeypatch):
     comfy.until(lambda: told.names("queue_error"), LIMIT)
 
 
-def test_looking_for_a_submission_is_bounded_when_nobody_answers(comfy, api, monkeypatch):
+@pytest.mark.timing(look_up=0.5)
+def test_looking_for_a_submission_is_bounded_when_nobody_answers(comfy, api):
     """F21: even the queue cannot be asked."""
-    monkeypatch.setattr(submission, "LOOK_UP", 0.5)
     comfy.on("POST", "/prompt", lambda request: None)
     comfy.on("GET", "/queue", never_answer)
     start = time.monotonic()
@@ -1013,7 +1008,7 @@ def test_a_refused_submission_leaves_nothing_behind(comfy, api):
     comfy.on("POST", "/prompt", (400, {}, {"error": {"type": "prompt_no_outputs"}}))
     with pytest.raises(PromptRejected):
         api.run(GRAPH, timeout=LIMIT)
-    assert api._jobs.outstanding == ()
+    assert outstanding(api) == []
     comfy.until(lambda: told.names("queue_error"), LIMIT)
 
 
@@ -1072,7 +1067,6 @@ def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
     check(twin.result(LIMIT))
     assert [e.name for e in events][-1] == "execution_success"
     assert [e.name for e in told.ends()] == ["execution_success"]
-    assert not api._jobs._elsewhere
 
 
 def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, api):
@@ -1101,7 +1095,7 @@ def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, a
     sender.join(LIMIT)
     assert isinstance(taken.exception(LIMIT), JobInterrupted)
     assert taken.exception() is not sent[0].exception()
-    assert api._jobs.outstanding == ()
+    assert outstanding(api) == []
 
 
 def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
@@ -1116,10 +1110,10 @@ def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
 
         def is_due_after(change):
             heard = len(told.names("status"))
-            taken._known.check_at = float("inf")
+            state_of(taken).check_at = float("inf")
             change()
             comfy.until(lambda: len(told.names("status")) > heard, LIMIT)
-            return taken._known.check_at < float("inf")
+            return state_of(taken).check_at < float("inf")
 
         assert not is_due_after(comfy.push_status)
         assert not is_due_after(lambda: api.submit(GRAPH))
@@ -1153,7 +1147,7 @@ def test_what_is_taken_up_before_its_submission_is_answered_ends_with_it(comfy, 
     events = taken.events()
     if is_early:
         go.set()
-        comfy.until(lambda: taken._known.ended, LIMIT)
+        comfy.until(lambda: state_of(taken).ended, LIMIT)
     answered.set()
     sender.join()
     go.set()
@@ -1163,8 +1157,7 @@ def test_what_is_taken_up_before_its_submission_is_answered_ends_with_it(comfy, 
     assert taken.result(LIMIT).images
     assert [e.name for e in events if e.is_end] == ["execution_success"]
     assert [e.name for e in told.ends()] == ["execution_success"]
-    assert not api._jobs._elsewhere
-    assert api._jobs.outstanding == ()
+    assert outstanding(api) == []
 
 
 @pytest.mark.parametrize("server", [March2024, ComfyServer])
@@ -1310,7 +1303,7 @@ def test_receivers_have_had_an_end_that_comes_before_the_answer(comfy, api, monk
     """However the threads take turns: the answer comes between the verdict and the telling."""
     told = Told(api)
     answer = threading.Event()
-    publish = api._jobs._publish
+    publish = api._tracker.publish
 
     def late(request):
         status = comfy.answer(request)
@@ -1323,7 +1316,7 @@ def test_receivers_have_had_an_end_that_comes_before_the_answer(comfy, api, monk
             time.sleep(0.3)
         publish(event)
 
-    monkeypatch.setattr(api._jobs, "_publish", slow)
+    monkeypatch.setattr(api._tracker, "publish", slow)
     comfy.on("POST", "/prompt", late)
     comfy.script(*WELL)
     check(api.run(GRAPH, timeout=LIMIT))
@@ -1444,7 +1437,7 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, api, call
         api.run(GRAPH, timeout=0.25, on_event=callback)
     assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - start < 5
-    [job] = api._jobs.outstanding
+    [job] = outstanding(api)
     assert job.prompt_id == caught.value.prompt_id
     go.set()
     check(job.result(LIMIT))
@@ -1460,9 +1453,9 @@ def test_no_news_is_a_timeout_after_the_end_event_too(comfy, api, callback):
 
 
 @pytest.mark.parametrize("is_mine", [True, False], ids=["behind mine", "behind others'"])
-def test_a_queue_that_moves_is_news(comfy, api, monkeypatch, is_mine):
+@pytest.mark.timing(silence=10.0)
+def test_a_queue_that_moves_is_news(comfy, api, is_mine):
     """Between two looks at it, which are rare."""
-    monkeypatch.setattr(jobs, "SILENCE", 10.0)
     comfy.script(START, lambda _: threading.Event().wait(0.25), *WELL[1:])
     with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
         for _ in range(8):
@@ -1568,9 +1561,9 @@ def test_ctrl_c_while_the_client_is_closed_leaves_no_wait_without_an_end(comfy, 
 
     with contextlib.closing(Impatient(comfy.url)) as api:
         work = [api.submit(GRAPH) for _ in range(3)]
-        monkeypatch.setattr(work[1], "_settle", interrupted)
+        monkeypatch.setattr(work[1], "set_exception", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            api._jobs.close()
+            api._tracker.close()
         for job in (work[0], work[2]):
             assert isinstance(job.exception(LIMIT), ClientClosed)
 
@@ -1587,12 +1580,12 @@ def test_closing_the_client_during_a_submission_ends_it(comfy, api):
     comfy.script(START)
     with pytest.raises(ClientClosed):
         api.run(GRAPH, timeout=LIMIT)
-    assert api._jobs.outstanding == ()
+    assert outstanding(api) == []
 
 
-def test_the_thread_that_asks_ends_when_there_is_nothing_to_ask(comfy, api, monkeypatch):
+@pytest.mark.timing(linger=0.1)
+def test_the_thread_that_asks_ends_when_there_is_nothing_to_ask(comfy, api):
     """And comes back with the next job."""
-    monkeypatch.setattr(jobs, "LINGER", 0.1)
 
     def running():
         return [t for t in threading.enumerate() if t.name == "comfy-jobs"]
@@ -1612,8 +1605,8 @@ def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, api):
     ended = threading.Event()
 
     def collect():
-        with api._jobs._lock, job._gate:
-            api._jobs.withdrawn([job])  # what closing the iterator of map() does
+        with api._tracker.lock:
+            withdrawn(api._poller, [job.prompt_id])  # what closing the iterator of map() does
             events.close()
         ended.set()
 

@@ -12,7 +12,6 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import ServerUnreachable, SubmitUncertain, TransportError
 from comfy_client.jobs import submit as submission
-from comfy_client.jobs import tracker as jobs
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import Heard, until
 from tests.helpers.proxy import Proxy
@@ -45,10 +44,9 @@ def _has_ended(server: ComfyServer, prompt_id: str) -> bool:
     return any(ran.prompt_id == prompt_id and ran.status for ran in list(server.ran))
 
 
-def test_kept_connections_that_are_dead_hold_up_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timing(silence=0.3, question=0.5)
+def test_kept_connections_that_are_dead_hold_up_no_verdict() -> None:
     """F2: the socket is dead, and so is each HTTP connection that was kept; new ones work."""
-    monkeypatch.setattr(jobs, "SILENCE", 0.3)
-    monkeypatch.setattr(jobs, "PATIENCE", 0.5)
     with ComfyServer() as server, Proxy(server.port) as link:
         (server.root / "models" / "checkpoints" / "tiny.ckpt").write_bytes(b"")
         with ComfyApi(link.url, namespace=blinker.Namespace()) as api:
@@ -65,11 +63,11 @@ def test_kept_connections_that_are_dead_hold_up_no_verdict(monkeypatch: pytest.M
             assert heard.links == []
 
 
+@pytest.mark.timing(look_up=0.3)
 def test_a_second_try_that_reaches_nobody_leaves_the_first_uncertain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With ``resubmit``, "nothing was sent" would be said of the second only."""
-    monkeypatch.setattr(submission, "LOOK_UP", 0.3)
     answers: list[Exception] = [TransportError("cut"), *[ServerUnreachable("gone")] * 2]
 
     def post(*_: Any, **__: Any) -> Any:

@@ -45,14 +45,12 @@ from comfy_client.errors import (
     JobTimeout,
     SubmitUncertain,
 )
-from comfy_client.jobs import submit as submission
-from comfy_client.jobs import tracker as jobs
 from comfy_client.jobs.result import OutputFrame, Result
 from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, executor, prompt_queue
 from comfy_client.testing import state as state_module
 from comfy_client.testing.http import decode
 from comfy_client.timing import Timing
-from tests.helpers.clients import open_sockets
+from tests.helpers.clients import open_sockets, outstanding
 
 WORKERS = 8
 #: Seconds that no wait of a worker may take, whatever goes wrong meanwhile.
@@ -60,23 +58,6 @@ HANG = 90.0
 TASK = "task"  # key of a job's name in its extra_data
 
 SUCCESS, ERROR, INTERRUPTED = "execution_success", "execution_error", "execution_interrupted"
-
-#: Patience that makes rounds short, by name in ``jobs`` or ``submission``; the real one is in
-#: force in every fourth round of a soak.
-SHORT = {
-    "SILENCE": 0.5,
-    "LONGEST": 1.5,
-    "POLL_LONGEST": 0.4,
-    "LOST_APART": 0.4,
-    "PAUSE": 0.1,
-    "HISTORY_GRACE": 1.5,
-    "SETTLE": 1.5,
-    "DEAF": 1.0,
-    "HEARING": 4.0,
-    "FOLLOWED": 3.0,
-    "LOOK_UP": 3.0,
-    "PATIENCE": 1.5,
-}
 
 
 # -- what runs ----------------------------------------------------------------------------
@@ -606,8 +587,8 @@ class Round:
                     server.until(lambda: server._running().queue.running_id is None)
                 self.wrong += [f"trouble: {exc!r}" for exc in t.errors]
                 for client in self.clients:
-                    if client._jobs.outstanding:
-                        self.wrong.append(f"outstanding: {client._jobs.outstanding}")
+                    if outstanding(client):
+                        self.wrong.append(f"outstanding: {outstanding(client)}")
                     client._receivers.flush(5.0)
                 self._judge()
                 self.requests = len(server.requests)
@@ -901,7 +882,28 @@ def _name_of(outcome: Any) -> str:
 
 
 class Quick(ComfyApi):
-    timing = Timing(dial=1.5, ping=0.3, dead=1.5, poll=0.2, pause=0.05, cap=0.4)
+    """Its times make rounds short; the real ones are in force in every fourth round of a soak."""
+
+    timing = Timing(
+        dial=1.5,
+        ping=0.3,
+        dead=1.5,
+        poll=0.2,
+        pause=0.05,
+        cap=0.4,
+        silence=0.5,
+        silence_cap=1.5,
+        job_poll_cap=0.4,
+        lost=0.4,
+        question_pause=0.1,
+        history=1.5,
+        settle=1.5,
+        deaf=1.0,
+        redial=4.0,
+        follow=3.0,
+        look_up=3.0,
+        question=1.5,
+    )
 
 
 def _open_files() -> int:
@@ -909,19 +911,12 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
-def _play(
-    seed: int, count: int, monkeypatch: pytest.MonkeyPatch, *, patient: bool = False
-) -> Round:
+def _play(seed: int, count: int, *, patient: bool = False) -> Round:
     print(f"COMFY_FAULT_SEED={seed}{' (real patience)' if patient else ''}", flush=True)
     before = _open_files()
-    with monkeypatch.context() as patch:
-        for name, seconds in () if patient else SHORT.items():
-            for module in (jobs, submission):
-                if hasattr(module, name):
-                    patch.setattr(module, name, seconds)
-        longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 6.0, Quick)
-        one = Round(seed, count, longest, grace, clients)
-        one.run()
+    longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 6.0, Quick)
+    one = Round(seed, count, longest, grace, clients)
+    one.run()
     print(one.figures, flush=True)
     port_is_quiet = not open_sockets(one.port)
     assert not one.wrong, f"seed {seed}: {len(one.wrong)} wrong\n" + "\n".join(one.wrong[:10])
@@ -938,7 +933,7 @@ def _seed() -> int:
 @pytest.mark.timeout(method="thread")  # its own would ring instead of ours
 def test_jobs_under_random_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """None hangs, is lost, runs twice, or ends in another way than on the server."""
-    _play(_seed(), 80, monkeypatch)
+    _play(_seed(), 80)
 
 
 @pytest.mark.soak
@@ -952,7 +947,7 @@ def test_rounds_of_two_hundred_jobs_under_random_faults(monkeypatch: pytest.Monk
         if time.monotonic() > end:
             break
         try:
-            rounds.append(_play(seed, 200, monkeypatch, patient=seed % 4 == 3))
+            rounds.append(_play(seed, 200, patient=seed % 4 == 3))
         except AssertionError as exc:
             print(exc, flush=True)
             wrong.append(str(exc))

@@ -188,14 +188,14 @@ def test_a_cut_while_it_runs_costs_nothing(sure: ComfyApi, link: Proxy, reset: b
 def test_a_cut_between_success_and_history_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
     """After an earlier gap, success has to be looked up; the link goes in that moment."""
     with client(link.url) as (api, heard):
-        handle = api._jobs.handle
+        handle = api._tracker.handle
 
         def cut_at_the_end(event: Event) -> None:
             if event.name == "execution_success":
                 link.cut()
             handle(event)
 
-        api._jobs.handle = cut_at_the_end
+        api._tracker.handle = cut_at_the_end
         job = api.submit(sleeper(2.0, 100))
         clock = Clock(sure, job.prompt_id)
         until(lambda: job.progress.step)

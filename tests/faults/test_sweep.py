@@ -33,8 +33,8 @@ from comfy_client import (
 )
 from comfy_client.batch.journal import Journal
 from comfy_client.jobs import submit
-from comfy_client.jobs.tracker import LOST_APART
 from comfy_client.testing import ComfyServer
+from comfy_client.timing import Timing
 from tests.conftest import examples
 from tests.helpers.clients import until
 from tests.helpers.march_2024 import March2024
@@ -148,7 +148,7 @@ def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
             api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
     api.close()
     late = threading.Timer(
-        LOST_APART + 1.0, requests.post, (f"{server.url}/prompt",), {"json": sent[0]}
+        Timing().lost + 1.0, requests.post, (f"{server.url}/prompt",), {"json": sent[0]}
     )
     late.start()
     change(journal, "UPDATE points SET withdrawn = 0")  # kill -9
@@ -189,11 +189,11 @@ def test_wherever_the_file_is_cut_it_is_carried_on_or_refused_but_nothing_runs_t
     assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
+@pytest.mark.timing(lost=0.5)
 def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
-    server, api, record, journal, monkeypatch
+    server, api, record, journal
 ) -> None:
     """Within one call: the prompts in flight are lost with its queue."""
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     record.gate = threading.Semaphore(2)
     found: list[Sweep] = []
     thread = threading.Thread(
@@ -233,11 +233,9 @@ def test_a_restart_of_the_server_between_two_calls_costs_only_what_had_not_ended
     assert record.values().count("ax0") == 1
 
 
-def test_a_point_that_the_server_forgets_each_time_ends_as_lost(
-    server, api, record, monkeypatch
-) -> None:
+@pytest.mark.timing(lost=0.5)
+def test_a_point_that_the_server_forgets_each_time_ends_as_lost(server, api, record) -> None:
     """After three submissions: it may be what brings the server down."""
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     record.gate = threading.Semaphore(0)
     submitted = []
 
@@ -313,9 +311,9 @@ def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
     assert prompts(api) == {(seed, "a"): 1 for seed in range(seeds)}
 
 
+@pytest.mark.timing(lost=0.5)
 def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, monkeypatch) -> None:
     """It says nothing about the prompts, so the journal has no end for them."""
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyServer() as server, ComfyApi(server.url) as api:
         record = add_recorded_nodes(server)
 
@@ -335,12 +333,11 @@ def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, m
 
 
 @pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.timing(look_up=0.5, lost=0.5)
 def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     api, record, journal, monkeypatch, arrives
 ) -> None:
     """It is looked for, then waited for until the server is sure, then sent again."""
-    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     post = submit.post_prompt
     posted: list[str] = []
 
@@ -360,10 +357,9 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_server_that_goes_away_is_waited_for(how, record, server, journal, monkeypatch) -> None:
+@pytest.mark.timing(look_up=0.5, lost=0.5)
+def test_a_server_that_goes_away_is_waited_for(how, record, server, journal) -> None:
     """Also while it is asked what it knows of a journal that was begun before."""
-    monkeypatch.setattr("comfy_client.jobs.submit.LOOK_UP", 0.5)
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyApi(f"http://localhost:{server.port}") as api:
         api.sweep(WORKFLOW, {"Make.seed": [0]}, journal=journal)
         back: list[threading.Timer] = []
@@ -414,11 +410,9 @@ def test_a_row_of_which_there_is_no_news_is_cancelled_and_the_next_one_runs(api,
 
 
 @pytest.mark.parametrize("slowness", ["late", "slow"])
-def test_how_long_it_ran_is_asked_again_at_the_end(
-    server, api, record, journal, monkeypatch, slowness
-) -> None:
+@pytest.mark.timing(row=0.05)
+def test_how_long_it_ran_is_asked_again_at_the_end(server, api, record, journal, slowness) -> None:
     """Of rows whose history came too late; what is in the journal has it, too."""
-    monkeypatch.setattr("comfy_client.batch.sweep.TIMES_GRACE", 0.05)
     told: list[float | None] = []
     fault = (
         server.faults.late_history(1.5)  # get_history waits a second for it

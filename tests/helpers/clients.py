@@ -40,6 +40,11 @@ class Heard:
         return [event.name for event in self.events if event.name in kept]
 
 
+def outstanding(api: ComfyApi) -> list[Any]:
+    """The jobs that have not ended."""
+    return [one.waiters[0] for one in api._tracker.outstanding]
+
+
 def until(found: Callable[[], T], timeout: float = 60.0) -> T:
     """Wait until something is true, and return it; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout

@@ -270,9 +270,9 @@ def test_a_cut_in_the_middle_of_a_job_is_the_same_again(server: ComfyServer, pat
     assert second.files == first.files
 
 
-def test_a_job_that_got_lost_gets_lost_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timing(lost=0.5)
+def test_a_job_that_got_lost_gets_lost_again(path: Path) -> None:
     """A server that was restarted, seen from the client."""
-    monkeypatch.setattr("comfy_client.jobs.tracker.LOST_APART", 0.5)
     with ComfyServer() as server, Quick(server.url, record=path) as api:
         server.script({"type": "executing", "data": {"node": "1", "prompt_id": "x"}})
         api.on("executing", lambda event: server.restart(), once=True)

@@ -18,7 +18,7 @@ from comfy_client.events import (
 from comfy_client.jobs.outcomes import (
     deleted,
     error_of,
-    failure,
+    failure_event,
     lost,
     sends_pictures,
     success,
@@ -62,7 +62,8 @@ STOPPED = {"prompt_id": "the-id", "node_id": "3"}
 )
 def test_history_and_event_give_the_same_error(name, said, make):
     """Class, words and facts; only ``recovered`` tells them apart."""
-    event, error = failure(entry([name, said]), "the-id", GRAPH)
+    event = failure_event(entry([name, said]), "the-id")
+    error = error_of(event, "the-id", GRAPH)
     told = error_of(make(said), "the-id", GRAPH)
     assert type(error) is type(told)
     assert (str(error), vars(error)) == (str(told), vars(told))
@@ -71,7 +72,8 @@ def test_history_and_event_give_the_same_error(name, said, make):
 
 def test_a_record_without_any_reason_is_a_failure():
     """As a server leaves it whose messages were lost."""
-    event, error = failure(entry(), "the-id", GRAPH)
+    event = failure_event(entry(), "the-id")
+    error = error_of(event, "the-id", GRAPH)
     assert isinstance(event, ExecutionError)
     assert isinstance(error, JobFailed)
     assert error.prompt_id == event.prompt_id == "the-id"
@@ -79,7 +81,8 @@ def test_a_record_without_any_reason_is_a_failure():
 
 def test_the_id_in_the_record_is_ours_whatever_its_message_says():
     """Old servers name another one there."""
-    event, error = failure(entry(["execution_error", {**FAILED, "prompt_id": "x"}]), "the-id", {})
+    event = failure_event(entry(["execution_error", {**FAILED, "prompt_id": "x"}]), "the-id")
+    error = error_of(event, "the-id", {})
     assert error.prompt_id == event.prompt_id == "the-id"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +15,13 @@ from comfy_client.errors import (
     ServerUnreachable,
     UnexpectedResponse,
 )
-from comfy_client.jobs import queue_monitor as standing
-from comfy_client.jobs.queue_monitor import Lookout, Standing, find, heeds_id, spellings
+from comfy_client.jobs.lookup import find, spellings
+from comfy_client.jobs.queue_monitor import QueueMonitor, heeds_id
+from comfy_client.jobs.snapshot import QueueSnapshot
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import MARK
+from comfy_client.timing import Timing
+from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.failures import is_away
 from comfy_client.transport.websocket import State
 from tests.helpers.interrupts import at_each_step
@@ -36,11 +38,15 @@ def record(prompt_id, mark=None, client_id="me"):
     return {"prompt": item(1, prompt_id, mark, client_id), "outputs": {}}
 
 
+def monitor_of(**times):
+    link = SimpleNamespace(state=State.CONNECTED, generation=1)
+    return QueueMonitor(link, Timing(**times))
+
+
 class Client:
     """What a look needs of its client."""
 
     def __init__(self, *, jobs=None, running=(), pending=()):
-        self._connection = SimpleNamespace(state=State.CONNECTED, generation=1)
         self.jobs = jobs
         self.queue = {"queue_running": list(running), "queue_pending": list(pending)}
         self.asked = []
@@ -61,9 +67,9 @@ class Client:
 # -- a look ------------------------------------------------------------------------------
 
 
-def test_a_standing_knows_places():
+def test_a_snapshot_knows_places():
     """What runs counts as before what waits."""
-    found = Standing(running=("r",), pending=("a", "b"))
+    found = QueueSnapshot(running=("r",), pending=("a", "b"))
     assert [one in found for one in ("r", "b", "x")] == [True, True, False]
     assert [found.ahead(one) for one in ("r", "a", "b")] == [None, 1, 2]
     assert found.first_of({"b", "a"}) == "a"
@@ -79,12 +85,12 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
         {"id": "c", "status": "pending", "priority": "first"},
     ]
     api = Client(jobs=listed, running=[item(9, "r")], pending=[item(7, "b"), item(2, "a")])
-    lookout = Lookout()
-    lookout.departed = 4
-    found = lookout.look(api, graphs=False)
+    monitor = monitor_of()
+    monitor.departed = 4
+    found = monitor.refresh(api, graphs=False)
     assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
     assert found.departed == 4
-    found = lookout.look(api, graphs=True)
+    found = monitor.refresh(api, graphs=True)
     assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
     assert api.asked == ["jobs", "queue"]
 
@@ -92,7 +98,7 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
 def test_a_status_that_nobody_knows_is_no_end():
     """What has ended is not there; all else is."""
     words = ("completed", "failed", "cancelled", "paused")
-    found = Lookout().look(Client(jobs=[{"id": s, "status": s} for s in words]), graphs=False)
+    found = monitor_of().refresh(Client(jobs=[{"id": s, "status": s} for s in words]), graphs=False)
     assert (found.running, found.pending) == ((), ("paused",))
 
 
@@ -101,9 +107,9 @@ def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
     first = JobInfo.from_json({"id": "a", "status": "in_progress"})
     page = JobPage(jobs=(first,), limit=1, total=2, has_more=True)
     api = Client(jobs=page, running=[item(0, "a")], pending=[item(1, "b")])
-    lookout = Lookout()
+    monitor = monitor_of()
     for _ in range(2):
-        assert "b" in lookout.look(api, graphs=False)
+        assert "b" in monitor.refresh(api, graphs=False)
     assert api.asked == ["jobs", "queue", "queue"]
 
 
@@ -118,9 +124,9 @@ def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
 def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(failure):
     """Nor is one relied on that fails."""
     api = Client(jobs=failure, pending=[item(2, "a")])
-    lookout = Lookout()
-    assert lookout.look(api, graphs=False).pending == ("a",)
-    assert lookout.look(api, graphs=False).pending == ("a",)
+    monitor = monitor_of()
+    assert monitor.refresh(api, graphs=False).pending == ("a",)
+    assert monitor.refresh(api, graphs=False).pending == ("a",)
     assert api.asked == ["jobs", "queue", "queue"]
 
 
@@ -131,7 +137,7 @@ def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
     """The queue would fail as well."""
     api = Client(jobs=failure)
     with pytest.raises(type(failure)):
-        Lookout().look(api, graphs=False)
+        monitor_of().refresh(api, graphs=False)
     assert api.asked == ["jobs"]
 
 
@@ -140,25 +146,25 @@ def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
 
 @pytest.fixture
 def looked():
-    """A look, and its client."""
+    """What was seen, and who remembers it."""
     api = Client(jobs=[{"id": "a", "status": "pending"}])
-    lookout = Lookout()
-    return lookout, lookout.look(api, graphs=False), api
+    monitor = monitor_of()
+    return monitor, monitor.refresh(api, graphs=False)
 
 
 def test_a_look_holds_while_the_socket_says_nothing_new(looked):
     """Each change of the queue is broadcast."""
-    lookout, found, api = looked
-    assert lookout.still_holds(api) is found
-    lookout.count(1)
-    assert lookout.still_holds(api) is None
+    monitor, found = looked
+    assert monitor.cached() is found
+    monitor.count(1)
+    assert monitor.cached() is None
 
 
 def test_what_changed_during_the_look_may_not_be_in_it(looked):
     """A ``status`` that came between question and answer."""
-    lookout, _, api = looked
-    lookout.status_at = lookout.at
-    assert lookout.still_holds(api) is None
+    monitor, _ = looked
+    monitor.status_at = monitor.at
+    assert monitor.cached() is None
 
 
 @pytest.mark.parametrize(
@@ -166,55 +172,52 @@ def test_what_changed_during_the_look_may_not_be_in_it(looked):
 )
 def test_a_look_does_not_outlast_its_socket(looked, link):
     """Something may have been said while there was none."""
-    lookout, _, api = looked
-    api._connection = SimpleNamespace(**link)
-    assert lookout.still_holds(api) is None
+    monitor, _ = looked
+    monitor.connection = SimpleNamespace(**link)
+    assert monitor.cached() is None
 
 
 def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
     """What was decided on it stands, or it holds no more."""
-    lookout, found, api = looked
-    last = lookout._last
+    monitor, found = looked
+    last = monitor._last
     results = []
 
     def ask():
-        lookout._last = last
-        results.append(lookout.still_holds(api))
+        monitor._last = last
+        results.append(monitor.cached())
 
-    within = lambda frame: frame.f_code.co_name == "still_holds"  # noqa: E731
-    assert set(at_each_step(ask, lookout.forget, within)) == {None}
+    within = lambda frame: frame.f_code.co_name == "cached"  # noqa: E731
+    assert set(at_each_step(ask, monitor.forget, within)) == {None}
     assert set(map(id, results)) <= {id(found), id(None)}
 
 
-def test_a_look_does_not_hold_for_ever(looked, monkeypatch):
+def test_a_look_does_not_hold_for_ever():
     """The socket may be deaf."""
-    lookout, _, api = looked
-    monkeypatch.setattr(standing, "LOOK_AGAIN", 0.0)
-    assert lookout.still_holds(api) is None
-    assert Lookout().still_holds(api) is None
+    monitor = monitor_of(queue=0.0)
+    monitor.refresh(Client(jobs=[]), graphs=False)
+    assert monitor.cached() is None
+    assert monitor_of().cached() is None
 
 
-def test_a_look_that_took_long_has_to_do_for_a_while(monkeypatch):
+def test_a_look_that_took_long_has_to_do_for_a_while():
     """The rarer, the longer it took; what our own hand has changed is looked at anew."""
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
-    monkeypatch.setattr(standing, "LONG", 0.0)
-    lookout = Lookout()
-    assert lookout.spared() is None
-    monkeypatch.setattr(standing, "REST", 1e6)
-    found = lookout.look(api, graphs=False)
-    kept = lookout.spared()
+    monitor = monitor_of(slow_queue=0.0, slow_queue_rest=1e6)
+    assert monitor.spared() is None
+    found = monitor.refresh(api, graphs=False)
+    kept = monitor.spared()
     assert (kept.pending, kept.graphs) == (found.pending, {})  # graphs are for who asked
-    lookout.forget()
-    assert lookout.spared() is None
-    monkeypatch.setattr(standing, "LONG", 5.0)
-    lookout.look(api, graphs=False)
-    assert lookout.spared() is None
+    monitor.forget()
+    assert monitor.spared() is None
+    monitor = monitor_of(slow_queue=5.0, slow_queue_rest=1e6)
+    monitor.refresh(api, graphs=False)
+    assert monitor.spared() is None
 
 
-def test_a_look_that_had_to_wait_took_not_long(monkeypatch):
+def test_a_look_that_had_to_wait_took_not_long():
     """On a slow line or a busy machine it may be repeated at once."""
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
-    monkeypatch.setattr(standing, "LONG", 0.1)
     queue = api.get_queue
 
     def wait():
@@ -222,9 +225,9 @@ def test_a_look_that_had_to_wait_took_not_long(monkeypatch):
         return queue()
 
     api.get_queue = wait
-    lookout = Lookout()
-    lookout.look(api, graphs=False)
-    assert lookout.spared() is None
+    monitor = monitor_of(slow_queue=0.1)
+    monitor.refresh(api, graphs=False)
+    assert monitor.spared() is None
 
 
 # -- small parts -------------------------------------------------------------------------
@@ -255,7 +258,7 @@ def test_a_prompt_is_found_by_its_id_or_else_by_our_mark(queue, single, recent, 
         "/history": recent,
     }
     http = SimpleNamespace(json=lambda method, route, params, timeout: answers[route])
-    assert find(SimpleNamespace(_http=http), "mine", "me", time.monotonic() + 5) == found
+    assert find(http, "mine", "me", Deadline.after(5)) == found
 
 
 def test_an_id_as_it_was_given_counts_before_another_form_of_it():
@@ -267,10 +270,10 @@ def test_an_id_as_it_was_given_counts_before_another_form_of_it():
     assert spellings(f"{{{lower}}}") == (lower,)
     queue = [item(1, lower), item(2, lower.upper())]
     answer = {"queue_running": [], "queue_pending": queue}
-    api = SimpleNamespace(_http=SimpleNamespace(json=lambda *_, **__: answer))
-    end = time.monotonic() + 5
-    assert find(api, lower.upper(), "me", end) == lower.upper()
-    assert find(api, lower, "me", end) == find(api, f"{{{lower}}}", "me", end) == lower
+    http = SimpleNamespace(json=lambda *_, **__: answer)
+    end = Deadline.after(5)
+    assert find(http, lower.upper(), "me", end) == lower.upper()
+    assert find(http, lower, "me", end) == find(http, f"{{{lower}}}", "me", end) == lower
 
 
 @pytest.mark.parametrize(

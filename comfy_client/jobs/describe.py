@@ -1,0 +1,132 @@
+"""How a prompt is doing, in numbers and in words."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+
+from ..transport.websocket import State
+from ..workflow import class_of, title_of
+from .poller import Poller
+from .progress import NodeTimes, fraction_of
+from .state import JobState
+from .tracker import Tracker
+
+
+@attrs.frozen
+class JobProgress:
+    """The progress of a prompt.
+
+    Attributes:
+        fraction: From 0 to 1; it never falls, and is 1 only for a success.  Nodes count by their
+            samplers' steps, and by how long they took in earlier runs of this client.
+        node_id: The id of the node that is running; ``None``: none is, or it is unstate.
+        title: The title of that node, or its class if it has no title.
+        step: How many steps that node has done; ``None`` if it does not report steps.
+        steps: How many steps that node has; ``None`` if it does not report steps.
+        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or nobody
+            knows when.
+    """
+
+    fraction: float
+    node_id: str | None = None
+    title: str | None = None
+    step: float | None = None
+    steps: float | None = None
+    elapsed: float | None = None
+
+
+def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
+    """Of a prompt that has not ended."""
+    node_id, last = state.node, state.step
+    step = last if last is not None and last.node == node_id else None
+    return JobProgress(
+        fraction_of(state, times),
+        node_id=node_id,
+        title=title_of(state.graph, node_id) or class_of(state.graph, node_id),
+        step=None if step is None else step.value,
+        steps=None if step is None else step.max,
+        elapsed=elapsed(state),
+    )
+
+
+def elapsed(state: JobState) -> float | None:
+    """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
+    if state.took is not None:
+        return state.took
+    began = state.running_since
+    return None if began is None else (state.ended_at or time.monotonic()) - began
+
+
+def queue_position(state: JobState, tracker: Tracker) -> int | None:
+    """How many prompts are before one that has not ended, at most; ``None``: unknown."""
+    if state.running_since is not None:
+        return 0
+    before, behind = _around(state, tracker)
+    is_heard = tracker.link is not None and not state.attached
+    most = max(before, (tracker.monitor.remaining or 0) - 1 - behind) if is_heard else None
+    at_most = min((n for n in (state.ahead, most) if n is not None), default=None)
+    # A snapshot of the queue may be from before one of ours went to its front.
+    return None if at_most is None else max(before, at_most)
+
+
+def _around(state: JobState, tracker: Tracker) -> tuple[int, int]:
+    """How many of this client are before one that waits, and how many behind it."""
+    number = state.number
+    if number is None:
+        return 0, 0
+    # What runs is before it, though its number be higher than that of one at the front.
+    others = [
+        float("-inf") if one.state.running_since is not None else one.state.number
+        for one in tracker.outstanding
+    ]
+    numbers = [other for other in others if other is not None]
+    return sum(other < number for other in numbers), sum(other > number for other in numbers)
+
+
+def why(state: JobState, status: str, poller: Poller) -> str:
+    """One sentence on what a prompt is waiting for."""
+    tracker = poller.tracker
+    now = time.monotonic()
+    words = [status if state.end_event is None else f"{status}, its record is awaited"]
+    if status == "pending":
+        ahead = queue_position(state, tracker)
+        if ahead is not None:
+            words[0] += f", {ahead} ahead" if ahead else ", next in the queue"
+        other = next((one for one in tracker.outstanding if one.state.running_since), None)
+        if other is not None:
+            words.append(f"running: {_node(other.state, tracker.times)}")
+        elif ahead:
+            words.append("running: another prompt")
+    elif status == "running":
+        words[0] += f": {_node(state, tracker.times)}"
+        if state.running_since is not None and not state.is_quiet:
+            words[0] += f", for {now - state.running_since:.0f} s"
+    news = (
+        f"last news {now - state.news_at:.1f} s ago by {state.news_by}"
+        if state.news_by
+        else f"no news for {now - state.news_at:.1f} s"
+    )
+    return "; ".join([*words, news + _link(poller)])
+
+
+def _node(state: JobState, times: NodeTimes) -> str:
+    progress = progress_of(state, times)
+    nowhere = "at which node, another client is told" if state.is_quiet else "no node yet"
+    text = progress.title or (f"node {progress.node_id}" if progress.node_id else nowhere)
+    if progress.step is not None and progress.steps:
+        text += f" {progress.step:g}/{progress.steps:g}"
+    return text
+
+
+def _link(poller: Poller) -> str:
+    connection = poller.tracker.connection
+    if poller.trouble is not None:
+        return f"; the server does not answer ({poller.trouble})"
+    if connection.state is not State.CONNECTED:
+        return "; no socket, asking over HTTP"
+    again = connection.generation - 1
+    if again < 1:
+        return ""
+    return ", reconnected once" if again == 1 else f", reconnected {again} times"

@@ -1,0 +1,77 @@
+"""The events of one job, for as many readers as there are."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from ..budget import Budget
+from ..event_queue import EventQueue
+from ..events import Event
+
+
+class JobEvents:
+    """Hands each event of a job to those who read them.
+
+    The first reader gets what came before, too, of progress and previews only the newest.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        #: Those of jobs that turned out to be about the same prompt.
+        self.others: list[JobEvents] = []
+        self._queues: tuple[weakref.ref[EventQueue], ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, as in the child of a fork, where any lock may be held for ever."""
+        for queue in self._live():
+            queue.reset()
+        # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
+        # end an iterator in here.
+        self._lock = threading.RLock()
+        #: Filled from the beginning; ``None``: somebody reads it.
+        self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
+        # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
+        # first, until somebody asks for it.
+        self._queues = (weakref.ref(self.first),)
+
+    def keep_all(self) -> None:
+        """Somebody listens from the beginning, and is to have all."""
+        if self.first is not None:
+            self.first.listen()
+
+    def subscribe(self) -> EventQueue:
+        """The queue that was filled from the beginning, or for whoever comes later a new one."""
+        with self._lock:
+            if self.first is not None:
+                queue, self.first = self.first, None
+                return queue
+            queue = EventQueue(budget=self._budget)
+            alive = (ref for ref in self._queues if ref() is not None)
+            self._queues = (*alive, weakref.ref(queue))
+        return queue
+
+    def unsubscribe(self, queue: EventQueue) -> None:
+        """No more events for this queue."""
+        queue.close()
+        with self._lock:
+            self._queues = tuple(ref for ref in self._queues if ref() not in (queue, None))
+
+    def receive(self, event: Event) -> None:
+        """Hand on one event."""
+        if event.name == "b_preview_with_metadata":
+            return  # the same picture comes as ``b_preview``
+        for ref in self._queues:
+            if (queue := ref()) is not None:
+                queue.put(event)
+        for other in self.others:
+            other.receive(event)
+
+    @property
+    def readers(self) -> int:
+        """How many queues there are."""
+        return len(self._live())
+
+    def _live(self) -> list[EventQueue]:
+        return [queue for ref in self._queues if (queue := ref()) is not None]

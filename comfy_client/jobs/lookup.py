@@ -1,0 +1,94 @@
+"""Under which id a server has a prompt of ours: the one that we chose, or one of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from .. import models
+from ..models._base import mapping
+from ..routes.prompts import MARK
+from ..transport.deadline import LONGEST, Deadline
+from ..transport.http import Http, segment
+
+
+def spellings(prompt_id: str) -> tuple[str, ...]:
+    """An id as it was given, and as a canonical UUID if it is another form of one.
+
+    Servers from 0.25 on take no other than canonical ones; those before keep any as they are.
+    """
+    try:
+        canonical = str(uuid.UUID(prompt_id))
+    except ValueError:
+        return (prompt_id,)
+    # No route has a place for one in braces.
+    given = () if "{" in prompt_id else (prompt_id,)
+    return tuple(dict.fromkeys((*given, canonical)))
+
+
+def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
+    """The id under which a server has our prompt: ours, or its own with our mark.
+
+    The mark counts where the id itself is nowhere, and beside the ``client_id`` of the
+    submission: anybody can see it, and send it with a prompt of theirs.
+    """
+
+    def ask(route: str, **params: int) -> Any:
+        left = max(0.1, deadline.left(LONGEST))
+        return http.json("GET", route, params=params, timeout=left)
+
+    # No records in variables while the next answer is waited for: others' words stand in them.
+    ids = spellings(prompt_id)
+    named, marked = _matches(_waiting(ask("/queue")), ids, client_id)
+    for one in () if named else ids:
+        there, said = _matches(_records(ask(f"/history/{segment(one)}")), ids, client_id)
+        named, marked = named or there, marked or said
+    if not (named or marked):
+        named, marked = _matches(_records(ask("/history", max_items=64)), ids, client_id)
+    return named or marked
+
+
+_Record = models.QueueItem | models.HistoryEntry
+
+
+def _matches(
+    records: Sequence[_Record], ids: Sequence[str], client_id: str
+) -> tuple[str | None, str | None]:
+    """What these records have by one of the ids, and what by the mark of it."""
+    return _named(records, ids), _marked(records, ids, client_id)
+
+
+def _waiting(found: object) -> list[models.QueueItem]:
+    queue = models.Queue.from_json(found)
+    return [*queue.running, *queue.pending]
+
+
+def _records(found: object) -> list[models.HistoryEntry]:
+    """Those that are about the prompt by whose id they are kept."""
+    records = (
+        (key, models.HistoryEntry.from_json(entry))
+        for key, entry in mapping(found, "history").items()
+    )
+    return [entry for key, entry in records if entry.prompt_id == key]
+
+
+def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
+    """The first of these ids that a record has as its own."""
+    own = {record.prompt_id for record in records}
+    return next((one for one in ids if one in own), None)
+
+
+def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
+    """The id of the record that has one of these as the mark of that client."""
+    for one in ids:
+        for record in records:
+            if is_marked(record, one, client_id):
+                return record.prompt_id
+    return None
+
+
+def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
+    """Whether that client has sent it, by this id of its own."""
+    extra = record.extra_data
+    return extra.get(MARK) == prompt_id and extra.get("client_id") == client_id

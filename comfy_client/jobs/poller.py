@@ -1,0 +1,414 @@
+"""The thread that asks queue and history about the prompts of a client.
+
+HTTP is asked after each (re)connect, while there is no socket, and whenever a prompt has been
+silent for a few seconds; one pass serves all prompts, in a thread that exists while there are
+any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    UnexpectedResponse,
+)
+from ..models import HistoryEntry
+from ..routes import Routes
+from ..transport.backoff import Backoff
+from ..transport.deadline import Deadline, read_timeout
+from ..transport.failures import is_away
+from .lookup import find
+from .snapshot import QueueSnapshot
+from .state import Verdict
+from .tracked import Tracked, WakeUp
+from .tracker import Tracker
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Refusals in a row after which what is known has to do: login page, 401; other errors.
+REFUSALS: Final = 3
+STUMBLES: Final = 8
+#: Prompts that have not ended, in the order of the queue, behind which none has: one may have
+#: been put before others.
+AHEAD: Final = 4
+
+
+class Poller:
+    """Asks over HTTP.  The client owns it; its thread holds it weakly.
+
+    Attributes:
+        tracker: Whose prompts these are.
+        timing: The times of the client.
+        trouble: Why HTTP fails; ``None`` while it does not.
+        hold: No question comes before this moment, as the server is away.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.timing = timing = tracker.timing
+        self.trouble: ComfyError | None = None
+        self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
+        self.hold = 0.0
+        self._thread: threading.Thread | None = None
+        self._idle_since = 0.0
+
+    def start(self) -> None:
+        """Have the thread run."""
+        with self.tracker.lock:
+            if self._thread is None and not self.tracker.wake.stopped:
+                # Daemon: a script may end while prompts run.
+                thread = threading.Thread(
+                    target=_poll,
+                    args=(weakref.ref(self), self.tracker.wake),
+                    name="comfy-jobs",
+                    daemon=True,
+                )
+                thread.start()
+                self._thread = thread
+
+    def is_this_thread(self) -> bool:
+        """Whether it is the one that asks."""
+        return threading.current_thread() is self._thread
+
+    def awaits_record(self, prompt_id: str) -> bool:
+        """Whether a prompt has ended a moment ago, and its record may be to come."""
+        ending = self.tracker.ended.get(prompt_id)
+        # This thread looks again by itself.
+        return ending is not None and time.monotonic() < ending.due and not self.is_this_thread()
+
+    def ask_now(self, one: Tracked) -> None:
+        """Ask about a prompt at once, for somebody waits, or the server has just answered."""
+        self.hold = 0.0
+        self.tracker.poll_soon(one.state)
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
+        """Wait a little for the thread; not in it (a log handler may be).
+
+        No lock is waited for: Ctrl-C in there could leave it held.
+        """
+        deadline = Deadline.after(seconds)
+        while not self.is_this_thread() and not deadline.expired:
+            if happened():
+                return
+            time.sleep(0.002)
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def tick(self) -> float | None:
+        """Do what is due; seconds until something may be again, ``None`` to end the thread."""
+        tracker, timing = self.tracker, self.timing
+        now = time.monotonic()
+        known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
+        self._check_hearing(known, now)
+        with tracker.lock:
+            if not tracker.outstanding:
+                self._idle_since = self._idle_since or now
+                if now - self._idle_since > timing.linger:
+                    self._thread = None
+                    return None
+                return min(timing.silence, timing.deaf)
+            self._idle_since = 0.0
+        due = [one for one in known if one.state.check_at <= now]
+        if due and now >= self.hold:
+            due.sort(key=lambda one: one.state.check_at)  # what failed last time comes last
+            self._ask(known, due)
+        states = [one.state for one in tracker.outstanding]
+        times = [state.check_at for state in states if state.accepted_at is not None]
+        soon = max(self.hold, min(times, default=now + timing.deaf))
+        return min(timing.deaf, max(0.01, soon - time.monotonic()))
+
+    def _check_hearing(self, known: Sequence[Tracked], now: float) -> None:
+        """A socket on which our submissions did not show is deaf."""
+        generation = self.tracker.connection.generation
+        changes = [
+            (one.state.posted_at, one.state.accepted_at or now)
+            for one in known
+            if one.state.generation == generation
+        ]
+        self.tracker.deafness.redial_if_deaf(changes, now)
+
+    def _ask(self, known: Sequence[Tracked], due: Sequence[Tracked]) -> None:
+        """One pass for all prompts; if it fails, those are put off whom the question was about."""
+        about: Sequence[Tracked] = due
+        try:
+            for each in self._questions(self.tracker.routes(), known, due):
+                about = each
+        except ClientClosed:
+            return
+        except ComfyError as exc:
+            self._put_off(about, exc)
+        except Exception as exc:  # no answer of a server may stop this thread
+            log.debug("an answer that makes no sense", exc_info=True)
+            self._put_off(about, UnexpectedResponse(_nonsense(exc)))
+
+    def _questions(
+        self, routes: Routes, known: Sequence[Tracked], due: Sequence[Tracked]
+    ) -> Iterator[Sequence[Tracked]]:
+        """Ask, and say before each question whom it is about."""
+        for one in due:
+            yield [one]
+            if one.state.attached and not one.state.looked:
+                # Many of these are over, and nobody's graphs are needed to tell.
+                self._look_for_end(routes, one)
+        due = [one for one in due if not one.state.decided]
+        yield due
+        followed = {one for one in due if self._is_followed(one)}
+        unseen = [one for one in due if one not in followed]
+        snapshot: QueueSnapshot | None = None
+        trouble: ComfyError | None = None
+        spared = self.tracker.monitor.spared()
+        if spared is not None and unseen and all(map(_may_wait, unseen)):
+            yield from self._spare_the_queue(routes, unseen, spared)
+            due = list(followed)
+        elif unseen:
+            snapshot, trouble = self._look_at_queue(routes, known, unseen)
+        # What one snapshot tells of the others need not be asked again soon.
+        others = [one for one in known if snapshot and self._is_concerned(one, snapshot)]
+        followed -= set(others)
+        unsure: list[Tracked] = []  # in no history, and the queue cannot be read
+        try:
+            for one in dict.fromkeys([*due, *others]):
+                yield [one]  # its record may be what cannot be read; others go on
+                if not self._ask_history(routes, one, snapshot, followed=one in followed):
+                    unsure.append(one)
+            self.trouble = None
+        finally:
+            if trouble is not None and unsure:
+                # The history can be read, and will have it when it has ended.
+                self._put_off(unsure, trouble, counts=False)
+
+    def _look_at_queue(
+        self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
+    ) -> tuple[QueueSnapshot | None, ComfyError | None]:
+        """The queue, or why it cannot be read; the history may be readable all the same."""
+        try:
+            return self._snapshot(routes, known, unseen), None
+        except Exception as exc:
+            trouble = _refusal(exc)
+            if trouble is None:
+                raise
+        with contextlib.suppress(ComfyError):  # that it is empty, ``GET /prompt`` knows as well
+            if routes.poll_status(self.timing.question).queue_remaining == 0:
+                return QueueSnapshot(running=(), pending=()), trouble
+        return None, trouble
+
+    def _snapshot(
+        self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
+    ) -> QueueSnapshot:
+        """Who runs and who waits; the last snapshot, if it is still good."""
+        monitor = self.tracker.monitor
+        snapshot = monitor.cached()
+        if snapshot is not None and all(
+            one.state.prompt_id in snapshot and (one.state.graph or one.state.looked)
+            for one in unseen
+        ):
+            first = snapshot.first_of({one.state.prompt_id for one in known})
+            if first is None or routes.get_history(first) is None:
+                return snapshot
+            if self.tracker.link is not None:
+                self.tracker.deafness.expect(monitor.at, time.monotonic())
+        return monitor.refresh(routes, graphs=not all(one.state.graph for one in known))
+
+    def _ask_history(
+        self, routes: Routes, one: Tracked, snapshot: QueueSnapshot | None, *, followed: bool
+    ) -> bool:
+        """Ask for its record, unless it is in the queue; False: it has none, and may be there.
+
+        ``followed``: the queue need not say where it is, for the socket does.
+        """
+        state = one.state
+        waits = not followed and snapshot is not None and state.prompt_id in snapshot
+        entry = None if waits else routes.get_history(state.prompt_id)
+        if snapshot is None and entry is None and not followed:
+            return False
+        if entry is None and not waits and state.search_by_mark and self.find(one):
+            state = one.state
+            entry = routes.get_history(state.prompt_id)
+            waits = entry is None and snapshot is not None and state.prompt_id in snapshot
+        if entry is None and followed and not state.awaits_history:
+            self._apply(one, state.asked)
+        elif waits and snapshot is not None:
+            self._apply(one, partial(state.apply_queue, snapshot))
+        else:
+            self._apply_history(one, entry)
+        self._backoff.reset()
+        return True
+
+    def _look_for_end(self, routes: Routes, one: Tracked) -> None:
+        entry = routes.get_history(one.state.prompt_id)
+        if entry is not None:
+            self._apply_history(one, entry)
+            self._backoff.reset()
+
+    def _spare_the_queue(
+        self, routes: Routes, unseen: Sequence[Tracked], spared: QueueSnapshot
+    ) -> Iterator[Sequence[Tracked]]:
+        """The queue was looked at a while ago, which took long; what it said has to do."""
+        running = 0
+
+        def place(one: Tracked) -> tuple[float, float]:
+            return spared.place(one.state.prompt_id), one.state.posted_at
+
+        for one in sorted(unseen, key=place):  # as they will end
+            yield [one]
+            self._look_for_end(routes, one)
+            running += not one.state.decided
+            if running == AHEAD:
+                break
+        for one in unseen:
+            state = one.state
+            if state.decided:
+                continue
+            if state.prompt_id in spared:
+                self._apply(
+                    one, lambda now, link, state=state: state.apply_queue(spared, now, link)
+                )
+            else:
+                soon = time.monotonic() + self.timing.silence_cap
+                state.check_at = min(self.tracker.monitor.spared_until, soon)
+
+    def _is_followed(self, one: Tracked) -> bool:
+        """Whether the queue would say nothing new: the socket told its end, or that it runs."""
+        state = one.state
+        if state.awaits_history or state.missed_at is not None:
+            return state.awaits_history
+        is_recent = time.monotonic() - self.tracker.monitor.at < self.timing.follow
+        return state.started and is_recent and state.is_whole(self.tracker.link)
+
+    def _is_concerned(self, one: Tracked, snapshot: QueueSnapshot) -> bool:
+        """Whether a snapshot that others needed tells where it is, or that it ran and is gone."""
+        state = one.state
+        if state.decided or state.awaits_history:
+            return False
+        ran = state.started and not state.cancelled
+        return state.prompt_id in snapshot or (ran and state.posted_at < self.tracker.monitor.at)
+
+    # -- what was learned --------------------------------------------------------------------
+
+    def _apply(
+        self,
+        one: Tracked,
+        change: Callable[[float, int | None], Verdict | None] | Callable[[float, int | None], None],
+    ) -> Verdict | None:
+        """Change what is known of a prompt, and end it if that says so."""
+        tracker = self.tracker
+        with tracker.lock:
+            if tracker.get(one.state.prompt_id) is not one:
+                return None  # decided meanwhile, or one with another
+            verdict = change(time.monotonic(), tracker.link)
+        if verdict is not None:
+            tracker.resolve(one, verdict)
+        return verdict
+
+    def _apply_history(self, one: Tracked, entry: HistoryEntry | None) -> None:
+        state, tracker = one.state, self.tracker
+
+        def change(now: float, link: int | None) -> Verdict | None:
+            quiet_for = tracker.connection.quiet_for
+            verdict = state.apply_history(entry, now, link, quiet_for)
+            if entry is not None and verdict is not None:
+                if not state.ended and state.is_whole(link):
+                    tracker.deafness.expect(state.posted_at, now)
+                if (ending := tracker.ended.get(state.prompt_id)) is not None:
+                    ending.due = 0.0
+            return verdict
+
+        self._apply(one, change)
+
+    def find(self, one: Tracked) -> bool:
+        """Look for it under an id of the server's, by our mark; whether it has another now.
+
+        Asks no more, unless it may be on its way yet.
+        """
+        state = one.state
+        before = state.prompt_id
+        deadline = Deadline.after(self.timing.look_up)
+        found = find(self.tracker.http, before, state.client_id, deadline)
+        with self.tracker.lock:
+            state.search_by_mark = found is None and state.lost_apart is not None
+            if found is not None and found != before:
+                self.tracker.merge(one, found)
+        return one.state.prompt_id != before
+
+    def _put_off(self, some: Sequence[Tracked], exc: ComfyError, *, counts: bool = True) -> None:
+        """HTTP fails: ask again later, and later still.
+
+        Given up only is what is refused, again and again while nobody else would tell.
+        """
+        tracker = self.tracker
+        self.trouble = copy.copy(exc)  # without its traceback, which holds frames
+        until = time.monotonic() + self._backoff.next()
+        if is_away(exc):
+            self.hold = until
+        log.debug("asking about %d jobs failed: %s", len(some), exc)
+        # A server that stumbles, or is asked too often, may mend.
+        is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
+        most = REFUSALS if is_final else STUMBLES
+        if is_away(exc) or not counts:
+            most = 0
+        is_empty = tracker.monitor.remaining == 0
+        for one in some:
+            with tracker.lock:
+                verdict = one.state.apply_refusal(
+                    exc, until, tracker.link, most=most, is_over=is_empty
+                )
+            if verdict is not None:
+                tracker.resolve(one, verdict)
+
+    def give_up(self, exc: Exception) -> None:
+        """No question could be asked, for a reason that nobody thought of: all are at fault."""
+        self._put_off(self.tracker.outstanding, UnexpectedResponse(_nonsense(exc)))
+
+
+def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
+    """The thread; it holds the poller only while it works."""
+    logged: set[type[Exception]] = set()
+    while not wake.stopped:
+        poller = owner()
+        if poller is None:
+            return
+        read_timeout.set(poller.timing.question)
+        try:
+            delay = poller.tick()
+        except ClientClosed:
+            return
+        except Exception as exc:  # a defect of ours must not leave waits without an end
+            if type(exc) not in logged:
+                logged.add(type(exc))
+                log.exception("asking about jobs failed by a defect of comfy_client")
+            delay = poller.timing.silence
+            with contextlib.suppress(Exception):
+                poller.give_up(exc)
+        del poller
+        if delay is None:
+            return
+        wake.wait(delay)
+
+
+def _may_wait(one: Tracked) -> bool:
+    """Whether nobody waits for a first word of where it is."""
+    return one.state.looked or not one.state.attached
+
+
+def _refusal(exc: Exception) -> ComfyError | None:
+    """That a server would not tell, or tells what makes no sense; ``None``: it is another case."""
+    if not isinstance(exc, ComfyError):
+        return UnexpectedResponse(_nonsense(exc))
+    told = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)
+    return exc if told else None
+
+
+def _nonsense(exc: Exception) -> str:
+    return f"what the server says makes no sense: {exc!r:.200}"

@@ -1,0 +1,42 @@
+"""The queue of a server at one moment.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class QueueSnapshot:
+    """The queue at one moment, in its order."""
+
+    running: tuple[str, ...]
+    pending: tuple[str, ...]
+    #: Workflows by prompt_id, where the answer had them.
+    graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    departed: int = 0  #: How many had left the queue before, by the client's count.
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """A queue may be long, and each of a thousand jobs asks for its place in it."""
+        return {one: place for place, one in enumerate((*self.running, *self.pending))}
+
+    def place(self, prompt_id: str) -> float:
+        """Its place in the queue, what runs included; infinite when it is not in it."""
+        return self._places.get(prompt_id, float("inf"))
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._places
+
+    def ahead(self, prompt_id: str) -> int | None:
+        """How many are before one that waits; ``None``: it runs."""
+        place = self._places[prompt_id]
+        return None if place < len(self.running) else place
+
+    def first_of(self, prompt_ids: Collection[str]) -> str | None:
+        """Which of these ends before the others."""
+        ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
+        return next(ours, None)

@@ -1,0 +1,473 @@
+"""What is known of one prompt, and what that makes of it.  Pure: no lock, no thread, no I/O.
+
+Three witnesses speak: events, the queue and the history.  Each ``apply_...`` takes what one of
+them says, at the moment ``now``, and gives a :class:`Verdict` if that ends the prompt, else
+``None``.  ``link`` is the number of the connected socket, ``None`` if there is none.
+
+Events alone decide only if one unbroken socket saw the prompt from its start and every output
+is known from them.  Otherwise history is read, which the server writes after
+``execution_success`` and before ``executing`` with no node.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from .. import models
+from ..budget import LARGE, LEAST, Share
+from ..errors import ComfyError
+from ..events import (
+    EndEvent,
+    Executed,
+    Executing,
+    ExecutionCached,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionStart,
+    ExecutionSuccess,
+    JobEvent,
+    JobLostEvent,
+    PreviewEvent,
+    Progress,
+    ProgressState,
+    ProgressText,
+    body_of,
+)
+from ..models.queue import prompt_record
+from ..timing import Timing
+from ..workflow import class_of, sinks
+from .outcomes import SENDER, deleted, failure_event, lost, sends_pictures, success
+from .snapshot import QueueSnapshot
+
+Outputs = Mapping[str, Mapping[str, Any]]
+
+#: What the weights of the nodes of a prompt were worked out from, and they.
+Weighed = tuple[tuple[object, ...], Mapping[str, float]]
+NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
+
+
+@attrs.frozen
+class Verdict:
+    """How a prompt ended.
+
+    Attributes:
+        event: Its end event, which receivers get unless they have had one.
+        error: The exception for users; ``None``: the one for ``event``, or the result.
+        outputs: What its nodes left, if it succeeded.
+        complete: Whether these are all of its outputs.
+        cached_nodes: The nodes that did not run.
+        fully_cached: Whether no node ran.
+        lacks_previews: Whether previews were wanted, and a sampler sent none.
+        has_record: Whether the server has a record of it, or will have one.
+        is_final: Whether the server has the last word on it; it may have refused to tell.
+    """
+
+    event: EndEvent
+    error: Exception | None = None
+    outputs: Outputs = attrs.field(factory=dict)
+    complete: bool = True
+    cached_nodes: tuple[str, ...] = ()
+    fully_cached: bool = False
+    lacks_previews: bool = False
+    has_record: bool = True
+    is_final: bool = True
+
+
+@attrs.define(eq=False)
+class JobState:
+    """What is known of a prompt; whoever changes it holds the lock of the ``Tracker``."""
+
+    prompt_id: str
+    graph: Mapping[str, Any]  #: In API format; empty until it is known.
+    share: Share  #: Of the client's memory, until it is decided.
+    timing: Timing = attrs.field(factory=Timing, repr=False)
+    node_errors: Mapping[str, Any] = attrs.field(factory=dict)
+    # Its submission.
+    posted_at: float = 0.0
+    accepted_at: float | None = None
+    client_id: str = ""  #: In whose name.
+    generation: int | None = None  #: Of the socket that saw the submission.
+    attached: bool = False  #: By its id: its events may go to another client.
+    #: Seconds between the two questions that make it lost, as long as it may be on its way.
+    lost_apart: float | None = None  #: ``None``: as usual.
+    looked: bool = False  #: HTTP was asked, or failed.
+    search_by_mark: bool = False  #: The server may have it under an id of its own.
+    # Where it is.
+    started: bool = False  #: The socket said so.
+    running_since: float | None = None  #: Whoever said so.
+    number: float | None = None  #: Its place in the order, low first.
+    ahead: int | None = None  #: Prompts before it, as the queue said last.
+    turn: int = 0  #: When so many prompts have left the queue, this one may have.
+    news_at: float = 0.0
+    news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
+    # Its course.
+    targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
+    cached: frozenset[str] | None = None
+    node: str | None = None  #: Runs now.
+    node_since: float = 0.0
+    spent: dict[str, float] = attrs.field(factory=dict)  #: Seconds, by node.
+    visited: set[str] = attrs.field(factory=set)  #: Ran, or runs.
+    step: Progress | None = None
+    states: ProgressState | None = None
+    fraction: float = 0.0
+    weighed: Weighed = NOTHING_WEIGHED
+    wants_previews: bool = False
+    sampled: bool = False
+    previewed: bool = False
+    # What it left.
+    outputs: dict[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    reported: set[str] = attrs.field(factory=set)
+    frames: list[tuple[str, str, memoryview]] = attrs.field(factory=list)
+    # Its end.
+    end_event: EndEvent | None = None  #: Which receivers have had, or are about to have.
+    ended: bool = False  #: The socket itself has said so.
+    ended_at: float | None = None
+    took: float | None = None  #: Seconds that it ran, by the server's clock.
+    decided: bool = False
+    cancelled: bool = False  #: By us, while it waited: that it is gone is no loss.
+    awaits_history: bool = False  #: The end was reported; only the record is wanted.
+    remarks: deque[str] = attrs.field(factory=deque)  #: Logged where its end is waited for.
+    # When to ask about it.
+    check_at: float = float("inf")
+    interval: float = 0.0
+    missed_at: float | None = None
+    late_since: float = 0.0  #: Since when history knows more than the socket.
+    refusals: int = 0
+
+    # -- submission ------------------------------------------------------------------------
+
+    def accept(self, receipt: models.QueuedPrompt, now: float, link: int | None) -> None:
+        """The server has it in its queue."""
+        self.node_errors = {**self.node_errors, **receipt.node_errors}
+        self.accepted_at = now
+        self.number = receipt.number
+        self.interval = self.timing.job_poll if link is None else self.timing.silence
+        self.check_at = min(self.check_at, now + self.interval)
+        if self.awaits_history:
+            self.check_at = 0.0
+
+    def attach(self, now: float, lost_apart: float | None, end_event: EndEvent | None) -> None:
+        """It was submitted by somebody, and has ended by that event, if that is known."""
+        self.attached = True
+        self.posted_at = self.accepted_at = now
+        self.interval = self.timing.job_poll
+        self.lost_apart = lost_apart
+        self.end_event = end_event
+        self.search_by_mark = end_event is None
+        self.awaits_history = end_event is not None
+
+    def may_have_arrived(self, now: float) -> None:
+        """Its submission was interrupted: maybe the server has it, maybe under another id."""
+        self.accepted_at = now
+        self.lost_apart, self.search_by_mark = self.timing.look_up, True
+        self.generation = None  # that nothing shows on the socket, says nothing
+        self.check_at = 0.0
+
+    # -- events ----------------------------------------------------------------------------
+
+    def is_whole(self, link: int | None) -> bool:
+        """Whether one unbroken socket has been there since before the submission."""
+        return link is not None and link == self.generation
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether its events go to another client, which hears when it began and where it is."""
+        return self.attached and not self.started and self.node is None
+
+    def apply_event(self, event: JobEvent, now: float, link: int | None) -> Verdict | None:
+        """The socket says something about it."""
+        if self.decided:
+            return None
+        self.news_at, self.news_by = now, "socket"
+        apply = _APPLY.get(type(event))
+        if apply is None:
+            return None  # of a node; no word on where the prompt is
+        self.check_at = now + self.timing.silence
+        self.interval = self.timing.silence
+        self.missed_at = None
+        return apply(self, event, now, link)
+
+    def _progress_state(self, event: ProgressState, now: float, link: int | None) -> None:
+        self.states = event
+        self.share.keep(ProgressState, event.nbytes, event.raw)
+
+    def _progress(self, event: Progress, now: float, link: int | None) -> None:
+        self.step = event
+        if event.nbytes > LARGE:  # others come all the time
+            self.share.keep(Progress, event.nbytes, event.raw)
+        if not self.sampled:
+            self.sampled = "Sampler" in (class_of(self.graph, event.node) or "")
+
+    def _progress_text(self, event: ProgressText, now: float, link: int | None) -> None:
+        """It runs; no more is kept of it."""
+
+    def _preview(self, event: PreviewEvent, now: float, link: int | None) -> None:
+        if not event.final:
+            self.previewed = True
+        elif event.name == "b_preview":
+            self.frames.append((event.node_id or "", event.mime, event.view))
+            self.share.keep(len(self.frames), event.nbytes + LEAST, body_of(event))
+
+    def _executing(self, event: Executing, now: float, link: int | None) -> Verdict | None:
+        if self.end_event is None:
+            self._node_ends(now)
+        if event.node is None:
+            return self._after_the_end(link)
+        self._runs(now)
+        self.node, self.node_since = event.node, now
+        if event.node not in self.visited:
+            self.visited.add(event.node)
+            self.share.keep(Executing, LEAST * len(self.visited))
+        return None
+
+    def _executed(self, event: Executed, now: float, link: int | None) -> None:
+        if event.node is not None:
+            self.reported.add(event.node)
+            self.share.keep(event.node, event.nbytes + LEAST, event.raw)
+            if event.output is not None:
+                self.outputs[event.node] = event.output
+
+    def _start(self, event: ExecutionStart, now: float, link: int | None) -> None:
+        self.started = True
+        self._runs(now)
+
+    def _cached(self, event: ExecutionCached, now: float, link: int | None) -> None:
+        self.cached = frozenset(event.nodes)
+        self.share.keep(ExecutionCached, event.nbytes, event.raw)
+
+    def _end(self, event: EndEvent, now: float, link: int | None) -> Verdict | None:
+        if not event.is_end:
+            return None  # a node was blocked
+        self.end_event = event
+        self.ended = True
+        self.share.keep(EndEvent, event.nbytes, event.raw)
+        if isinstance(event, ExecutionError | ExecutionInterrupted):
+            return Verdict(event)
+        self._node_ends(now)
+        if self._saw_it_all(link):
+            return self._success(event, self.outputs, link)
+        # ``executing`` without a node will say when it is written; if not, the next question.
+        self.awaits_history = True
+        self.check_at = 0.0
+        return None
+
+    def _node_ends(self, now: float) -> None:
+        if self.node is not None:
+            self.spent[self.node] = self.spent.get(self.node, 0.0) + now - self.node_since
+
+    def _runs(self, now: float) -> None:
+        """It has left the queue."""
+        self.ahead = None
+        self.cancelled = False
+        if self.running_since is None:
+            self.running_since = now
+
+    def _after_the_end(self, link: int | None) -> Verdict | None:
+        """``executing`` without a node: it is over, and history has it."""
+        self.ended = True
+        if self.end_event is None and not self.cached and self._saw_it_all(link):
+            # Before July 2024 this is the only word of a success; nor do those servers tell
+            # the outputs of cached nodes.
+            return self._success(success(self.prompt_id), self.outputs, link)
+        self.awaits_history = True
+        self.check_at = 0.0
+        return None
+
+    def _saw_it_all(self, link: int | None) -> bool:
+        """Whether events alone may decide: one socket, no gap, and every output known."""
+        if not self.started or self.cached is None or not self.is_whole(link):
+            return False
+        # Servers before August 2024 send no ``executed`` for cached nodes.
+        return not self.cached or not (self.cached & sinks(self.graph)) - self.reported
+
+    # -- over HTTP -------------------------------------------------------------------------
+
+    def asked(self, now: float, link: int | None) -> None:
+        """HTTP has answered a question about it: when to ask again, if that decides nothing."""
+        timing = self.timing
+        self.looked = True
+        self.refusals = 0
+        least, most = timing.silence, timing.silence_cap
+        if link is None:
+            least, most = timing.job_poll, timing.job_poll_cap
+        elif self.attached:
+            least = timing.job_poll_cap
+        self.interval = min(most, max(least, self.interval * 1.6))
+        self.check_at = now + self.interval
+
+    def apply_queue(self, queue: QueueSnapshot, now: float, link: int | None) -> None:
+        """It is in the queue."""
+        self.asked(now, link)
+        self.missed_at = None
+        self.search_by_mark = False
+        self.graph = self.graph or queue.graphs.get(self.prompt_id, {})
+        before = (self.ahead, self.running_since is None)
+        ahead = queue.ahead(self.prompt_id)
+        self.turn = queue.departed + (ahead or 0) + 1
+        if ahead is None:
+            self._runs(now)
+        elif self.running_since is None:
+            self.ahead = ahead
+        if before != (self.ahead, self.running_since is None):
+            self.news_at, self.news_by = now, "HTTP"
+
+    def apply_history(
+        self,
+        entry: models.HistoryEntry | None,
+        now: float,
+        link: int | None,
+        quiet_for: float = float("inf"),
+    ) -> Verdict | None:
+        """It is in the history; ``None``: neither there nor, asked before, in the queue.
+
+        ``quiet_for`` are the seconds since the last byte came over the socket.
+        """
+        self.asked(now, link)
+        if entry is not None:
+            if self._pictures_may_come(entry, now, link, quiet_for):
+                self.check_at = now + 1.0
+                return None
+            return self._from_history(entry, now, link)
+        if self.cancelled and not self.awaits_history:
+            return Verdict(*deleted(self.prompt_id), has_record=False)
+        return self._missed(now, link)
+
+    def apply_refusal(
+        self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
+    ) -> Verdict | None:
+        """HTTP refuses to say, for the so-manieth time of ``most``; 0: that does not count.
+
+        ``is_over``: whether the queue is empty.
+        """
+        self.looked = True
+        self.check_at = max(self.check_at, until)
+        # What a gap has swallowed, no socket tells any more.
+        is_over = is_over and not self.is_whole(link)
+        is_alone = link is None or self.ended or self.attached or is_over
+        self.refusals = self.refusals + 1 if most and is_alone else 0
+        if self.decided or not self.refusals or self.refusals < most:
+            return None
+        if self.end_event is not None:
+            return self.as_reported(link)
+        event, _ = lost(self.prompt_id, f"out of reach: {exc}")
+        # Each its own: whoever raises it adds a traceback.
+        return Verdict(event, error=copy.copy(exc), has_record=False, is_final=False)
+
+    def as_reported(self, link: int | None) -> Verdict:
+        """What its end event alone makes of it."""
+        event = self.end_event
+        if event is None:
+            raise ValueError("no end was reported")
+        if isinstance(event, ExecutionSuccess):
+            return self._success(event, self.outputs, link, complete=False)
+        if isinstance(event, JobLostEvent):
+            return Verdict(event, lost(self.prompt_id, event.reason)[1])
+        return Verdict(event)
+
+    def _pictures_may_come(
+        self, entry: models.HistoryEntry, now: float, link: int | None, quiet_for: float
+    ) -> bool:
+        """Whether outputs that only the socket brings are still on their way, on a slow link."""
+        if self.ended or not entry.succeeded or not sends_pictures(self.graph):
+            return False
+        self.late_since = self.late_since or now
+        flows = self.is_whole(link) and quiet_for < self.timing.silence
+        return flows and now - self.late_since < self.timing.pictures
+
+    def _from_history(self, entry: models.HistoryEntry, now: float, link: int | None) -> Verdict:
+        self.graph = self.graph or entry.workflow
+        self.news_at, self.news_by = now, "HTTP"
+        if entry.started is not None and entry.ended is not None:
+            self.took = entry.ended - entry.started
+        if not entry.succeeded:
+            return Verdict(failure_event(entry, self.prompt_id))
+        if self.cached is None:
+            self.cached = frozenset(entry.cached_nodes)
+        # History is the sure source; what only events told is kept beside it.
+        outputs = {**self.outputs, **entry.outputs}
+        targets = prompt_record(entry.raw.get("prompt"), "prompt").outputs
+        event = success(self.prompt_id, recovered=True)
+        return self._success(event, outputs, link, targets=targets)
+
+    def _missed(self, now: float, link: int | None) -> Verdict | None:
+        """Neither in the queue nor in the history; a second look, some time apart, decides."""
+        timing = self.timing
+        if self.missed_at is None:
+            self.missed_at = now
+        gone_for = now - self.missed_at
+        if self.awaits_history:
+            if gone_for < timing.history:
+                self.check_at = now + max(timing.job_poll, gone_for / 2)
+            elif self.end_event is not None:
+                return self.as_reported(link)
+            else:  # an end that nobody reported: the queue may know more
+                self.awaits_history = False
+                self.check_at = now
+        elif gone_for >= (apart := self.lost_apart or timing.lost):
+            return Verdict(*lost(self.prompt_id), has_record=False)
+        else:
+            self.check_at = min(now + timing.lost, self.missed_at + apart)
+        return None
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def _success(
+        self,
+        event: EndEvent,
+        outputs: Outputs,
+        link: int | None,
+        *,
+        complete: bool = True,
+        targets: Sequence[str] = (),
+    ) -> Verdict:
+        is_whole = self.is_whole(link)
+        saw_all = self.ended and is_whole
+        if not saw_all and sends_pictures(self.graph):
+            complete = False
+            self.remarks.append(
+                f"prompt {self.prompt_id}: pictures of {SENDER} come over the socket only, and it "
+                "did not bring all of this prompt: some may be missing"
+            )
+        cached = self.cached or frozenset()
+        # Nothing runs if no output has to; some of what is behind them may never have run.
+        ran = self.visited if (self.started and saw_all) or not targets else set(targets) - cached
+        return Verdict(
+            event,
+            outputs=outputs,
+            complete=complete,
+            cached_nodes=tuple(sorted(cached)),
+            fully_cached=bool(cached) and not ran,
+            lacks_previews=(
+                self.wants_previews and self.sampled and not self.previewed and is_whole
+            ),
+        )
+
+    def release(self) -> None:
+        """Keep nothing of its course and of what it left: nobody asks for them any more."""
+        self.share.free()
+        self.cached, self.states, self.step = None, None, None
+        self.visited, self.reported, self.spent = set(), set(), {}
+        self.outputs, self.frames = {}, []
+        self.weighed = NOTHING_WEIGHED
+
+
+#: What each kind of event changes; others say only that there is news.
+_APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Verdict | None]]] = {
+    ProgressState: JobState._progress_state,
+    Progress: JobState._progress,
+    ProgressText: JobState._progress_text,
+    PreviewEvent: JobState._preview,
+    Executing: JobState._executing,
+    Executed: JobState._executed,
+    ExecutionStart: JobState._start,
+    ExecutionCached: JobState._cached,
+    ExecutionSuccess: JobState._end,
+    ExecutionError: JobState._end,
+    ExecutionInterrupted: JobState._end,
+    JobLostEvent: JobState._end,
+}

@@ -1,0 +1,126 @@
+"""A prompt that somebody waits for, and what ends the waits."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from ..events import ExecutionError, ExecutionInterrupted
+from ..routes import FileRoutes
+from ..transport.http import Http
+from ..workflow.graph import seeds_of
+from .job_events import JobEvents
+from .outcomes import error_of
+from .result import Result, make_result
+from .state import JobState, Verdict
+
+#: How a job ends.
+Outcome = Result | Exception
+
+
+class WakeUp:
+    """Wakes the thread that asks, or stops it.
+
+    Re-entrant, as no ``Event`` is: the finalizer of a forgotten client stops it in whichever
+    thread, at whichever moment.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards both flags; no other lock is taken within
+        self._changed = threading.Condition(self._lock)
+        self._is_set = False
+        self.stopped = False
+
+    def set(self, *, stop: bool = False) -> None:
+        """End the present wait, or the next one; ``stop``: and all later ones."""
+        with self._lock:
+            self._is_set = True
+            self.stopped = self.stopped or stop
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, or for so long."""
+        with self._lock:
+            self._changed.wait_for(lambda: self._is_set, seconds)
+            self._is_set = False
+
+    def wait_stopped(self, seconds: float) -> bool:
+        """Wait until it is stopped, or for so long; whether it is."""
+        with self._lock:
+            return self._changed.wait_for(lambda: self.stopped, seconds)
+
+
+class Waiter(Protocol):
+    """A future that ends with a prompt."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def set_result(self, result: Result) -> None:
+        """It has ended well."""
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """It has not."""
+
+
+@attrs.define(eq=False)
+class Tracked:
+    """A prompt that somebody waits for; each job has one."""
+
+    state: JobState
+    events: JobEvents
+    waiters: list[Waiter] = attrs.field(factory=list)  #: The job, and those that turned out equal.
+    on_fork: list[Callable[[], None]] = attrs.field(factory=list)  #: What ends them in a child.
+    early: Outcome | None = None  #: Its end, if that came before the submission was answered.
+
+    def settle(self, outcome: Outcome) -> None:
+        """Have all waits end."""
+        if isinstance(outcome, Result) and outcome.node_errors != self.state.node_errors:
+            outcome = attrs.evolve(outcome, node_errors=self.state.node_errors)
+        waiters, self.waiters = self.waiters, []  # which keep this object
+        self.on_fork = []
+        for number, waiter in enumerate(waiters):
+            if waiter.done():
+                continue
+            if isinstance(outcome, Result):
+                waiter.set_result(outcome)
+            else:  # each its own: whoever raises it adds a traceback
+                waiter.set_exception(copy.copy(outcome) if number else outcome)
+
+    def join(self, other: Tracked) -> None:
+        """Be one with another, which turns out to be the same prompt."""
+        other.state.graph = other.state.graph or self.state.graph
+        self.state = other.state
+        other.waiters += self.waiters
+        other.on_fork += self.on_fork
+        other.events.others.append(self.events)
+        if self.state.end_event is not None:
+            self.events.receive(self.state.end_event)
+
+
+def outcome_of(state: JobState, verdict: Verdict, http: Http, files: FileRoutes) -> Outcome:
+    """What users get; ``files`` is what outputs are downloaded with."""
+    event = verdict.event
+    if verdict.error is not None:
+        return verdict.error
+    if isinstance(event, ExecutionError | ExecutionInterrupted):
+        # What its server may repeat when it fails: of the client, and of the workflow.
+        secrets = http.identity.secrets()
+        secrets.add_named(state.graph)
+        return error_of(event, state.prompt_id, state.graph, secrets)
+    return make_result(
+        state.prompt_id,
+        state.graph,
+        verdict.outputs,
+        frames=state.frames,
+        files=files,
+        cached_nodes=verdict.cached_nodes,
+        fully_cached=verdict.fully_cached,
+        seeds=seeds_of(state.graph),
+        node_errors=state.node_errors,
+        complete=verdict.complete,
+    )
