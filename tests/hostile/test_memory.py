@@ -21,6 +21,7 @@ from typing import Any
 
 import attrs
 import pytest
+from PIL import Image
 
 from comfy_client import ComfyApi, Job, OutputsTooLarge, client
 from comfy_client.doctor import context
@@ -381,6 +382,40 @@ def test_slow_receivers_and_callbacks_get_all_pictures_of_a_prompt(
     assert sorted(seen) == ["b_preview"] * 10 + ["b_preview_with_metadata"] * 5
 
 
+class Noise:
+    """Pictures that PNG cannot make smaller: of 40 KB each."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"count": ("INT",)}})
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    def run(self, count: int) -> tuple[Any]:
+        return ([Image.effect_noise((128, 128), 100.0) for _ in range(count)],)
+
+
+@pytest.mark.parametrize(("count", "is_whole"), [(8, True), (60, False)])
+def test_pictures_before_a_late_answer_with_another_id_are_kept_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int, is_whole: bool
+) -> None:
+    """They may be of that prompt; what had to make room is said to be missing."""
+    monkeypatch.setattr(client, "MAX_JSON", MIB)
+    graph = {
+        "1": {"class_type": "Noise", "inputs": {"count": count}},
+        "2": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
+    }
+    with ComfyServer() as server, ComfyApi(server.url, max_json=MIB) as api:
+        server.add_node(Noise)
+        server.faults.other_prompt_ids()
+        with server.faults.events_before_reply():
+            result = api.run(graph, timeout=60.0)
+        sizes = [len(image.bytes()) for image in result.images]
+        assert result.complete is is_whole
+        assert ("some may be missing" in caplog.text) is not is_whole
+    assert sizes
+    assert sum(sizes) < 3 * MIB // 2
+    assert (len(sizes) == count) is is_whole
+
+
 def telling(
     *ends: tuple[str, dict[str, Any]], after: threading.Event
 ) -> Callable[[socket.socket, Comfy], None]:
@@ -617,7 +652,7 @@ def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
     with ComfyServer() as server, ComfyApi(server.url) as api:
         job = api.submit(IMAGE)
         job.result(20)
-        assert job._first is not None
+        assert job._tracked.events.first is not None
         for rank in range(3):
-            job._first.give_way(MIB, rank)
+            job._tracked.events.first.give_way(MIB, rank)
         assert [event.name for event in job.events()] == ["execution_success"]
