@@ -351,7 +351,9 @@ def _drips(start: bytes) -> Callable[[Request], None]:
     return dripping
 
 
-def test_a_handshake_that_drips_for_ever_is_given_up(make: Make, comfy: ComfyServer) -> None:
+def test_a_handshake_that_drips_for_ever_ends_with_the_dial_timeout(
+    make: Make, comfy: ComfyServer
+) -> None:
     """The time to dial is for all of it, not for each byte; and it is made up for by polling."""
     comfy.on("GET", "/ws", _drips(b"HTTP/1.1 101 Switching Protocols\r\nX-Drip: "))
     owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
@@ -419,7 +421,9 @@ def test_what_the_server_answered_is_in_no_message(make: Make, comfy: ComfyServe
 # -- pauses -----------------------------------------------------------------------------
 
 
-def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) -> None:
+def test_the_backoff_of_dials_has_full_jitter_and_doubles_to_the_cap(
+    make: Make, refused: str
+) -> None:
     """Each pause is drawn between nothing and a limit that doubles."""
     drawn: list[tuple[float, float]] = []
 
@@ -437,7 +441,7 @@ def test_pauses_are_full_jitter_doubling_to_the_cap(make: Make, refused: str) ->
     assert isinstance(told[0].error, ServerUnreachable)
 
 
-def test_pauses_start_anew_with_a_connection_that_lasts(make: Make, comfy: ComfyServer) -> None:
+def test_the_backoff_is_reset_by_a_connection_that_lasts(make: Make, comfy: ComfyServer) -> None:
     """Longer than the longest pause; not with a port that upgrades, or greets, and drops."""
     drawn: list[float] = []
 
@@ -468,7 +472,7 @@ def test_pauses_start_anew_with_a_connection_that_lasts(make: Make, comfy: Comfy
 
 
 @pytest.mark.parametrize("greeting", [b"", frame(1, b"{}")], ids=["at once", "after a greeting"])
-def test_an_id_that_is_let_in_no_more_is_given_up(
+def test_a_client_id_that_is_refused_at_a_reconnect_is_renewed(
     make: Make, comfy: ComfyServer, greeting: bytes
 ) -> None:
     """By the close code 1008 at a re-dial; not when it comes on a socket that was up for long."""
