@@ -8,6 +8,7 @@ import unicodedata
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import attrs
+from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 DEFAULT_PORT = 8188
@@ -84,16 +85,20 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
             f"host {shown!r}: leave out what follows '?' or '#'; "
             "a token goes into credentials=QueryCredentials(name, value)"
         )
+    if _NO_NAME.search(server):
+        raise ValueError(f"host {shown!r} names no server")
     try:
-        parts = urlsplit(f"{scheme}://{_bracket(server)}")
-        port = parts.port
-        name = parts.hostname or ("127.0.0.1" if port is not None else "")
-        name = _ascii(name)
-    except ValueError:
+        # Names beyond ASCII by IDNA 2008, which has other ones for some than Python's own.
+        parts = parse_url(f"{scheme}://{_bracket(unicodedata.normalize('NFKC', server))}")
+        name, port = (parts.host or "").strip("[]"), parts.port
+        name.encode("idna")  # checks the length of its parts
+    except (LocationParseError, ValueError):
         raise ValueError(
             f"host {shown!r} is no name:port (port: up to 65535; IPv6: [::1]:8188)"
         ) from None
-    if not name or _NO_NAME.search(server + name) or port == 0:
+    if not name and port is not None:
+        name = "127.0.0.1"
+    if not name or _NO_NAME.search(name) or port == 0:
         raise ValueError(f"host {shown!r} names no server")
     if name in ("0.0.0.0", "::"):  # noqa: S104  what a server listens on, not where it is
         name = "127.0.0.1"
@@ -116,13 +121,6 @@ def split_proxy(proxy: str) -> SplitResult:
     except ValueError:
         raise ValueError("what is given as a proxy is no URL") from None
     return parts
-
-
-def _ascii(name: str) -> str:
-    """As name servers know it, by IDNA 2008, which has other names for some than Python's."""
-    if not name.isascii():
-        name = parse_url(f"//{unicodedata.normalize('NFKC', name)}").host or ""
-    return name.encode("idna").decode("ascii")  # checks the length of its parts
 
 
 def _bracket(server: str) -> str:
