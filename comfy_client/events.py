@@ -13,7 +13,17 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from .values import MOST_ID, Converter, by_id, identifier, number, sequence, shallow, text, whole
+from .values import (
+    MAX_ID_LENGTH,
+    Converter,
+    by_id,
+    identifier,
+    number,
+    sequence,
+    shallow,
+    text,
+    whole,
+)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -169,7 +179,7 @@ class ProgressState(JobEvent):
         return {
             key: NodeProgress(
                 node_id=key,
-                state=text(node.get("state"), MOST_ID),
+                state=text(node.get("state"), MAX_ID_LENGTH),
                 value=number(node.get("value")),
                 max=number(node.get("max")),
                 display_node_id=identifier(node.get("display_node_id")),
@@ -515,7 +525,7 @@ def _feature_flags(data: Mapping[str, Any], nbytes: int = 0) -> FeatureFlags:
 
 
 def _word(value: object) -> str | None:
-    return text(value, MOST_ID)
+    return text(value, MAX_ID_LENGTH)
 
 
 def _ids(value: object) -> tuple[str, ...]:

@@ -20,19 +20,19 @@ from typing import Any, Final
 Converter = Callable[[Any], Any]
 
 #: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 take any text from anybody.
-MOST_ID: Final = 256
+MAX_ID_LENGTH: Final = 256
 #: Characters of any other text.
-MOST_TEXT: Final = 1 << 20
+MAX_TEXT_LENGTH: Final = 1 << 20
 #: Items of a list, or of a table.
-MOST_ITEMS: Final = 250_000
+MAX_ITEMS: Final = 250_000
 #: Levels of lists and tables in each other, of events and of what nodes left or were given.
 #: What is deeper by far can be neither copied nor written as JSON.
-MOST_LEVELS: Final = 150
+MAX_LEVELS: Final = 150
 #: Times above this are in milliseconds: as seconds they would be after the year 5000.
 _LATEST: Final = 1e11
 
 
-def text(value: object, most: int = MOST_TEXT) -> str | None:
+def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
     """A text that any encoding carries, file names and URLs too."""
     if not isinstance(value, str):
         return None
@@ -54,17 +54,17 @@ def identifier(value: object) -> str | None:
     again have such ids.
     """
     if type(value) is str:  # most of them, and short
-        return value if len(value) <= MOST_ID and value.isascii() else _short(value)
+        return value if len(value) <= MAX_ID_LENGTH and value.isascii() else _short(value)
     if value is None or number(value) is None:
         return None
     return _short(str(value))
 
 
 def _short(value: str) -> str | None:
-    if len(value) > MOST_ID:
+    if len(value) > MAX_ID_LENGTH:
         digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        value = f"{value[: MOST_ID - 19]}...{digest}"
-    return text(value, MOST_ID)
+        value = f"{value[: MAX_ID_LENGTH - 19]}...{digest}"
+    return text(value, MAX_ID_LENGTH)
 
 
 def number(value: object) -> float | None:
@@ -98,7 +98,7 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
     """A JSON array, without the items that ``convert`` has no use for."""
     if type(value) is not list and type(value) is not tuple:
         return None
-    given = value if len(value) <= MOST_ITEMS else value[:MOST_ITEMS]
+    given = value if len(value) <= MAX_ITEMS else value[:MAX_ITEMS]
     if convert is None:
         return tuple(given)
     return tuple([item for item in map(convert, given) if item is not None])
@@ -109,15 +109,15 @@ def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] 
     if not isinstance(value, Mapping) or convert is None:
         return value if isinstance(value, Mapping) else None
     converted = (
-        (key if key.isascii() and len(key) <= MOST_ID else text(key) or "", convert(item))
-        for key, item in islice(value.items(), MOST_ITEMS)
+        (key if key.isascii() and len(key) <= MAX_ID_LENGTH else text(key) or "", convert(item))
+        for key, item in islice(value.items(), MAX_ITEMS)
     )
     return {key: item for key, item in converted if item is not None}
 
 
 def by_id(value: object, convert: Converter) -> dict[str, Any]:
     """A JSON object whose keys are ids of nodes or prompts; empty for what is none."""
-    pairs = islice(value.items(), MOST_ITEMS) if isinstance(value, Mapping) else ()
+    pairs = islice(value.items(), MAX_ITEMS) if isinstance(value, Mapping) else ()
     converted = ((identifier(key), convert(item)) for key, item in pairs)
     return {key: item for key, item in converted if key is not None and item is not None}
 
@@ -201,7 +201,7 @@ def shallow(value: object) -> Mapping[str, Any] | None:
 def is_shallow(value: object) -> bool:
     """Whether a JSON value can be copied, shown and written."""
     level: list[Any] = [value]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):

@@ -20,7 +20,7 @@ from comfy_client.errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from comfy_client.routes.prompts import MARK
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.testing import ComfyServer, never_answer
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"width": 5}, "_meta": {"title": "Save"}}}
@@ -116,7 +116,7 @@ def test_all_options_arrive(comfy, api):
             "extra_pnginfo": {"author": "me", "workflow": {"nodes": []}},
             "preview_method": "taesd",
             "api_key_comfy_org": "secret",
-            MARK: mine,
+            EXTRA_DATA_KEY: mine,
         },
     }
     assert extra == {"note": 1, "extra_pnginfo": {"author": "me"}}

@@ -41,7 +41,7 @@ from ..jobs.running import Running
 from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
-from ..routes.prompts import MARK, AnyWorkflow
+from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
 from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import seeds_of, shorten
 from .grid import Grid
@@ -433,7 +433,9 @@ class _Sweeper:
         """The params are left out: they are in the grid, and may be anybody's secrets."""
         if self._journal is None:
             return
-        self._poller.tracker.http.identity.tell_secrets(self._secrets)  # now: they may have changed
+        self._poller.tracker.http.identity.add_secrets_to(
+            self._secrets
+        )  # now: they may have changed
         self._journal.ended(
             self._keys[row.index],
             row.prompt_id,
@@ -511,7 +513,7 @@ class _Recovery:
         #: The server's ids by ours.
         self.queued: dict[str, str] = {}
         for record in marked:
-            mark = record.extra_data.get(MARK)
+            mark = record.extra_data.get(EXTRA_DATA_KEY)
             if isinstance(mark, str) and mark in prompt_ids:
                 self.queued[mark] = record.prompt_id
         for record in records:  # which counts more

@@ -175,7 +175,7 @@ class CheckContext:
     def get(self, route: str, **kw: Any) -> Answer:
         """A small answer, whatever its status."""
         return self.http.request(
-            "GET", route, timeout=self.left, allow=range(300, 600), most=MAX_ANSWER, **kw
+            "GET", route, timeout=self.left, allow=range(300, 600), max_bytes=MAX_ANSWER, **kw
         )
 
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
@@ -186,7 +186,7 @@ class CheckContext:
     def post(self, route: str, body: object, timeout: float) -> Answer:
         """An answer to a POST, whatever its status."""
         return self.http.request(
-            "POST", route, json=body, timeout=timeout, allow=range(300, 600), most=MAX_ANSWER
+            "POST", route, json=body, timeout=timeout, allow=range(300, 600), max_bytes=MAX_ANSWER
         )
 
     def until(self, done: Callable[[], bool], seconds: float) -> bool:

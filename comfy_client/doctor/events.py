@@ -12,7 +12,7 @@ from .. import models
 from ..errors import AuthenticationError, ComfyError, RequestTimeout, ServerUnreachable
 from ..events import EndEvent, Executing, FeatureFlags, StatusEvent
 from ..models._base import mapping
-from ..routes.prompts import MARK
+from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Deadline
 from ..transport.decode import HELLO
 from ..transport.dial import dial
@@ -127,7 +127,7 @@ def _submit(ctx: CheckContext) -> Answer:
         },
         "client_id": ctx.client_id,
         "prompt_id": prompt_id,
-        "extra_data": {MARK: prompt_id},
+        "extra_data": {EXTRA_DATA_KEY: prompt_id},
     }
     if ctx.reader is not None:
         ctx.reader.events.clear()

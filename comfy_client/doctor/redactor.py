@@ -42,5 +42,5 @@ class Redactor:
 
     def foreign(self, text: object) -> str:
         """A text that others wrote: the same, and without secrets."""
-        self._http.identity.tell_words(self._secrets)
+        self._http.identity.add_words_to(self._secrets)
         return self(self._secrets.hide_text(str(text)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import models
 from ..models._base import mapping
-from ..routes.prompts import MARK
+from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import Http, segment
 
@@ -91,4 +91,4 @@ def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> s
 def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
     """Whether that client has sent it, by this id of its own."""
     extra = record.extra_data
-    return extra.get(MARK) == prompt_id and extra.get("client_id") == client_id
+    return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from ..events import Progress, ProgressState
-from ..values import MOST_ID
+from ..values import MAX_ID_LENGTH
 from ..workflow import class_of, sinks
 from ..workflow.graph import links_of, needed, origin
 from .state import JobState
@@ -53,7 +53,7 @@ class NodeTimes:
     def learn(self, graph: Mapping[str, Any], node_id: str, seconds: float) -> None:
         """A node of the graph took so many seconds in all."""
         class_type = class_of(graph, node_id)
-        if class_type is None or len(class_type) + len(node_id) > 2 * MOST_ID:
+        if class_type is None or len(class_type) + len(node_id) > 2 * MAX_ID_LENGTH:
             return  # a graph may be of the server's making
         for_one = max(LEAST, seconds) / units(graph, node_id)
         _remember(self._of_nodes, (class_type, node_id), for_one)

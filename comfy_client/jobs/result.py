@@ -14,7 +14,7 @@ from ..errors import WorkflowError
 from ..nearest import nearest
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..transport.files import IfExists, distinct_names, rule_for, target_path, write_atomically
-from ..values import MOST_ID, exact, identifier, text
+from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
@@ -381,7 +381,7 @@ def _walk(
                     OutputFile(
                         filename=value["filename"],
                         subfolder=subfolder if isinstance(subfolder, str) else "",
-                        type=text(value.get("type"), MOST_ID) or "output",
+                        type=text(value.get("type"), MAX_ID_LENGTH) or "output",
                         node_id=node_id,
                         key=identifier(key) or "",
                         raw=value,

@@ -18,7 +18,7 @@ import attrs
 
 from ..errors import UnexpectedResponse
 from ..values import (
-    MOST_ITEMS,
+    MAX_ITEMS,
     Converter,
     check_time,
     flag,
@@ -49,7 +49,7 @@ def items(data: object, what: str) -> list[Any]:
     check_time()
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
-    if len(data) > MOST_ITEMS:
+    if len(data) > MAX_ITEMS:
         raise UnexpectedResponse(f"{what}: {len(data)} items, beyond all measure")
     return data
 

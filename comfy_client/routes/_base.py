@@ -59,7 +59,7 @@ def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
     return bare(exc)
 
 
-def leads_out(path: str) -> bool:
+def escapes(path: str) -> bool:
     """Whether a path below one of the server's folders would leave it."""
     plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
     return plain.startswith(("../", "/")) or plain == ".."

@@ -15,7 +15,7 @@ from .. import models
 from ..errors import NotFound
 from ..transport.files import IfExists, target_path, write_atomically
 from ..transport.http import Download
-from ._base import RouteGroup, leads_out
+from ._base import RouteGroup, escapes
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -238,7 +238,7 @@ class FileRoutes(RouteGroup):
             raise ValueError("file_name is needed: the file has no name of its own")
         if name in (".", "..") or "/" in name or "\\" in name:
             raise ValueError(f"file_name: {name!r} has folders in it; use subfolder for them")
-        if leads_out(fields["subfolder"]):
+        if escapes(fields["subfolder"]):
             raise ValueError(f"subfolder: {fields['subfolder']!r} leads out of the folder")
         answer = self._http.upload(route, fields, content, name, timeout=timeout)
         return models.UploadedImage.from_json(answer)

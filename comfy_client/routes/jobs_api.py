@@ -85,7 +85,7 @@ class JobRoutes(RouteGroup):
                 interrupt it.
         """
         route = f"/api/jobs/{segment(job_id)}/cancel"
-        answer = self._http.json("POST", route, most=SMALL)
+        answer = self._http.json("POST", route, max_bytes=SMALL)
         return bool(mapping(answer, "cancel_job").get("cancelled"))
 
     def cancel_jobs(self, *job_ids: str) -> bool:
@@ -99,5 +99,7 @@ class JobRoutes(RouteGroup):
         """
         if not job_ids:
             return False
-        answer = self._http.json("POST", "/api/jobs/cancel", json={"job_ids": job_ids}, most=SMALL)
+        answer = self._http.json(
+            "POST", "/api/jobs/cancel", json={"job_ids": job_ids}, max_bytes=SMALL
+        )
         return bool(mapping(answer, "cancel_jobs").get("cancelled"))

@@ -21,7 +21,7 @@ from ..workflow.graph import brief, json_value
 from ._base import RouteGroup, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
-MARK = "comfy_client_prompt_id"
+EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
 #: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
 _OTHERS = (
@@ -85,7 +85,7 @@ class PromptRoutes(RouteGroup):
 
         After ``timeout`` seconds it raises :class:`RequestTimeout`.
         """
-        data = self._http.json("GET", "/prompt", timeout=timeout, most=SMALL)
+        data = self._http.json("GET", "/prompt", timeout=timeout, max_bytes=SMALL)
         try:
             return models.QueueStatus.from_json(data)
         except UnexpectedResponse as exc:
@@ -139,7 +139,7 @@ def make_prompt(
         http.identity.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
     if prompt_id is not None:  # null would become the id "None"
         body["prompt_id"] = prompt_id
-        extra[MARK] = prompt_id
+        extra[EXTRA_DATA_KEY] = prompt_id
     if extra:
         body["extra_data"] = extra
     targets = options.get("partial_execution_targets")
@@ -191,7 +191,7 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
     answer = None
     deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
     try:
-        answer = http.json("POST", "/prompt", json=body, timeout=timeout, most=SMALL)
+        answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
         queued = models.QueuedPrompt.from_json(answer)
     except ApiError as exc:
         if exc.status == 400:

@@ -22,7 +22,9 @@ class SystemRoutes(RouteGroup):
 
     def get_system_stats(self) -> models.SystemStats:
         """Versions, memory and devices.  ``GET /system_stats``"""
-        return self._http.model("GET", "/system_stats", models.SystemStats.from_json, most=SMALL)
+        return self._http.model(
+            "GET", "/system_stats", models.SystemStats.from_json, max_bytes=SMALL
+        )
 
     def get_features(self) -> models.Features:
         """The feature flags of the server.
@@ -30,7 +32,7 @@ class SystemRoutes(RouteGroup):
         ``GET /features``, since ComfyUI 0.3.45; empty before.
         """
         try:
-            found = self._http.json("GET", "/features", most=SMALL)
+            found = self._http.json("GET", "/features", max_bytes=SMALL)
         except (NotFound, NotSupported):
             return models.Features()
         return models.Features.from_json(found)

@@ -11,7 +11,7 @@ from ..errors import Conflict, NotFound
 from ..models._base import items, texts
 from ..transport.http import SMALL, segment
 from ..values import text
-from ._base import RouteGroup, leads_out
+from ._base import RouteGroup, escapes
 
 
 class UserDataRoutes(RouteGroup):
@@ -104,7 +104,7 @@ class UserDataRoutes(RouteGroup):
             route,
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
             data=data.encode() if isinstance(data, str) else data,
-            most=SMALL,
+            max_bytes=SMALL,
         )
         # Servers before June 2024 say nothing.
         return _stored(answer.json() if answer.content else file, full_info)
@@ -176,7 +176,7 @@ class UserDataRoutes(RouteGroup):
             "POST",
             f"/userdata/{_segment(source)}/move/{_segment(dest)}",
             params={"overwrite": _flag(overwrite), "full_info": _flag(full_info)},
-            most=SMALL,
+            max_bytes=SMALL,
         )
         return _stored(answer, full_info)
 
@@ -298,7 +298,7 @@ def _flag(value: bool) -> str:
 
 def _encoded(path: str) -> str:
     """A path as the server wants it: it decodes any ``%`` a second time."""
-    if leads_out(path):
+    if escapes(path):
         raise ValueError(f"{path!r} leads out of the user's folder")
     return path.replace("%", "%25")
 

@@ -39,7 +39,7 @@ class UserRoutes(RouteGroup):
         Raises:
             ApiError: The name is taken, empty or reserved (400); the message says which.
         """
-        user_id = self._http.json("POST", "/users", json={"username": username}, most=SMALL)
+        user_id = self._http.json("POST", "/users", json={"username": username}, max_bytes=SMALL)
         if not isinstance(user_id, str):
             raise UnexpectedResponse(
                 f"create_user: expected an id, got {self._http.identity.hide(user_id)!r:.80}"

@@ -30,7 +30,15 @@ from ..events import (
     TerminalEvent,
     unknown,
 )
-from ..values import MOST_ID, MOST_LEVELS, MOST_TEXT, identifier, is_shallow, size_decoded, text
+from ..values import (
+    MAX_ID_LENGTH,
+    MAX_LEVELS,
+    MAX_TEXT_LENGTH,
+    identifier,
+    is_shallow,
+    size_decoded,
+    text,
+)
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -43,7 +51,7 @@ MAX_DECODED: Final = 64 << 20
 MAX_METADATA: Final = 1 << 20
 
 #: Characters of JSON that cannot nest too deep.
-_NO_MATTER = 2 * MOST_LEVELS
+_NO_MATTER = 2 * MAX_LEVELS
 #: How much more memory than its text a JSON takes, at the most.
 _IN_MEMORY = 24
 #: From how many characters on JSON is counted, and what events and jobs make of it besides: so
@@ -119,7 +127,7 @@ def _size(said: str) -> int:
 
 def _is_deep(said: str, message: object) -> bool:
     """Whether a JSON text nests too deep; the brackets that it opens tell quickly of most."""
-    return said.count("[") + said.count("{") > MOST_LEVELS and not is_shallow(message)
+    return said.count("[") + said.count("{") > MAX_LEVELS and not is_shallow(message)
 
 
 def _terminal(event: LogsEvent) -> tuple[Event, ...]:
@@ -148,12 +156,12 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
     if kind == 3:
         node, said = _prefixed(frame, number)
         if node is not None:
-            words = text(str(said[: 4 * MOST_TEXT], "utf-8", "replace")) or ""
+            words = text(str(said[: 4 * MAX_TEXT_LENGTH], "utf-8", "replace")) or ""
             return (
                 ProgressText(
                     name="progress_text",
                     nbytes=LEAST + sys.getsizeof(words),
-                    node=identifier(str(node[: 4 * MOST_ID], "utf-8", "replace")) or None,
+                    node=identifier(str(node[: 4 * MAX_ID_LENGTH], "utf-8", "replace")) or None,
                     text=words,
                 ),
             )
@@ -189,7 +197,7 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
     facts: dict[str, Any] = {
         "raw": about,
         "nbytes": nbytes,
-        "mime": text(about.get("image_type"), MOST_ID) or _sniff(picture),
+        "mime": text(about.get("image_type"), MAX_ID_LENGTH) or _sniff(picture),
         "view": picture,
         "prompt_id": identifier(about.get("prompt_id")),
         "node_id": identifier(about.get("node_id")),

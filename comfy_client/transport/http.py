@@ -174,16 +174,25 @@ class Http:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         allow: Collection[int] = (),
-        most: int | None = None,
-        pause: float = math.inf,
+        max_bytes: int | None = None,
+        read_timeout: float = math.inf,
     ) -> Answer:
         """One request and its whole answer.
 
-        ``timeout`` is the deadline in seconds for all of it; ``None`` takes the client's.
-        ``most`` bytes are read; ``None``: :data:`MAX_ANSWER`.  ``pause``: seconds for which
-        the server may be silent, before its answer and within it.
-        Raises the typed error for any status from 300 on that is not in ``allow``; of what
-        such an answer says, the first :data:`SMALL` bytes are read.
+        Args:
+            method: ``GET``, ``POST``, ...
+            route: The route, without ``/api``.
+            params: The query.
+            json: The body, as JSON.
+            data: The body, as bytes.
+            headers: Headers of this request only.
+            timeout: Seconds for all of it; ``None``: the client's own.
+            allow: Statuses from 300 on that are no error.
+            max_bytes: The largest answer; ``None``: :data:`MAX_ANSWER`.
+            read_timeout: Seconds for which the server may be silent.
+
+        Raises the typed error for any other status from 300 on, and reads the first
+        :data:`SMALL` bytes of such an answer.
         """
         extra: dict[str, str | bytes] = {}
         if headers:
@@ -197,25 +206,25 @@ class Http:
             extra.setdefault("Content-Type", "application/json")
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
         request = Request(method, route, params, extra, body)
-        exchange = Exchange(deadline, read_timeout=pause)
+        exchange = Exchange(deadline, read_timeout=read_timeout)
         with self._sender.exchange(request, exchange) as response:
             if response.status_code >= 300 and response.status_code not in allow:
                 answer = self._beginning(response, deadline)
                 raise self._refusal(answer, size=len(body) if body else None)
-            return self._whole(response, deadline, MAX_ANSWER if most is None else most)
+            return self._whole(response, deadline, MAX_ANSWER if max_bytes is None else max_bytes)
 
     def send_command(self, method: str, route: str, **kw: Any) -> None:
-        """:meth:`request` of something to be done, to which a server says nothing: no page."""
-        answer = self.request(method, route, most=SMALL, **kw)
+        """:meth:`request` for a route without an answer; a page is an error."""
+        answer = self.request(method, route, max_bytes=SMALL, **kw)
         if answer.is_page:
             raise unexpected(answer, "an empty answer")
 
-    def json(self, method: str, route: str, *, most: int | None = None, **kw: Any) -> Any:
-        """:meth:`request`, decoded, whatever kind it says to be: some proxies call all a page.
+    def json(self, method: str, route: str, *, max_bytes: int | None = None, **kw: Any) -> Any:
+        """:meth:`request`, decoded whatever its content type: some proxies call all of it a page.
 
-        ``most`` bytes are read; ``None``: ``max_json``.
+        ``max_bytes``: the largest answer; ``None``: ``max_json``.
         """
-        return self.model(method, route, _as_it_is, most=most, **kw)
+        return self.model(method, route, _as_it_is, max_bytes=max_bytes, **kw)
 
     def model(
         self,
@@ -223,34 +232,34 @@ class Http:
         route: str,
         into: Callable[[Any], Model],
         *,
-        most: int | None = None,
+        max_bytes: int | None = None,
         timeout: float | None = None,
         **kw: Any,
     ) -> Model:
         """What ``into`` makes of a decoded answer, all of it within one deadline."""
-        most = self.max_json if most is None else most
+        max_bytes = self.max_json if max_bytes is None else max_bytes
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
-        answer = self.request(method, route, most=most, timeout=timeout, **kw)
+        answer = self.request(method, route, max_bytes=max_bytes, timeout=timeout, **kw)
         if len(answer.content) > SMALL:
-            self._check_weight(answer, most, deadline)
+            self._check_weight(answer, max_bytes, deadline)
         try:
             with reading_until(deadline.at):
                 return into(answer.json())
         except OutOfTime:
-            pass  # its frames hold the answer
+            pass  # raised below: the frames of this exception hold the answer
         raise RequestTimeout(
             f"{method} {answer.url}: the answer came, and there was no time left to read all of "
             "it: raise timeout, or ask for less"
         )
 
-    def _check_weight(self, answer: Answer, most: int, deadline: Deadline) -> None:
+    def _check_weight(self, answer: Answer, max_bytes: int, deadline: Deadline) -> None:
         """An error for an answer that takes more memory, or time, to decode than it may."""
         needed, keys = size_decoded(answer.content), answer.content.count(b":")
-        if needed > GROWTH * most:
-            how = f"would take about {needed >> 20} MiB decoded, {GROWTH * most >> 20} are"
+        if needed > GROWTH * max_bytes:
+            how = f"would take about {needed >> 20} MiB decoded, {GROWTH * max_bytes >> 20} are"
             raise self._too_much(answer, how)
-        if keys > most // KEYED:
-            raise self._too_much(answer, f"has about {keys} keys, {most // KEYED} are")
+        if keys > max_bytes // KEYED:
+            raise self._too_much(answer, f"has about {keys} keys, {max_bytes // KEYED} are")
         seconds, left = seconds_to_decode(answer.content), deadline.left()
         if seconds > left:
             raise RequestTimeout(
@@ -261,14 +270,14 @@ class Http:
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
-        """A file, in memory; as :meth:`download`."""
+        """A file, in memory; otherwise as :meth:`download`."""
         answer = self.request(
             "GET",
             route,
             params=params,
             headers=_IDENTITY,
             timeout=MAX_TRANSFER if timeout is None else timeout,
-            pause=self.total_timeout,
+            read_timeout=self.total_timeout,
         )
         if not _is_file(answer.status, answer.headers):
             raise _no_file(answer)
@@ -282,10 +291,10 @@ class Http:
         params: Params | None = None,
         timeout: float | None = None,
     ) -> Iterator[Download]:
-        """A body as it comes, with constant memory.
+        """The body of an answer while it arrives, with constant memory.
 
-        ``timeout`` is the deadline in seconds for the whole body; ``None``: an hour.  A
-        pause of the client's own timeout ends it too.
+        ``timeout``: seconds for the whole body; ``None``: an hour.  It ends earlier if the server
+        is silent for the client's own timeout.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         request = Request("GET", route, params, _IDENTITY)
@@ -316,9 +325,9 @@ class Http:
     ) -> Any:
         """A multipart POST that streams ``file``, and its decoded answer.
 
-        ``timeout`` is the deadline in seconds; ``None``: an hour.  It ends, too, when for the
-        client's own timeout nothing gets away, or there is no answer once all of it has; a
-        second more for each 10 MB, which the server has to store first.
+        ``timeout``: seconds for all of it; ``None``: an hour.  It ends earlier if no data moves
+        for the client's own timeout, or if the server has all data and does not answer in that
+        time, plus one second for each 10 MB, which it has to store.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
@@ -327,7 +336,7 @@ class Http:
             # While a file is sent it is enough that it moves; for the rest there is the deadline.
             exchange = Exchange(
                 deadline,
-                pause=self.total_timeout,
+                send_timeout=self.total_timeout,
                 read_timeout=self.total_timeout + size / STORED,
             )
             try:
@@ -349,14 +358,16 @@ class Http:
 
     # -- answers -------------------------------------------------------------------------
 
-    def _whole(self, response: requests.Response, deadline: Deadline, most: int) -> Answer:
-        """All of it, in memory; an error when that is more than ``most`` bytes."""
+    def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Answer:
+        """All of it, in memory; an error when that is more than ``max_bytes`` bytes."""
         content = None
-        if (body_length(response) or 0) <= most:
-            content = self._sender.read(response, deadline, most)
-        if content is None or len(content) > most:
+        if (body_length(response) or 0) <= max_bytes:
+            content = self._sender.read(response, deadline, max_bytes)
+        if content is None or len(content) > max_bytes:
             raise self._too_much(
-                self._sender.answer(response, b""), f"exceeds the {most} bytes that are", most
+                self._sender.answer(response, b""),
+                f"exceeds the {max_bytes} bytes that are",
+                max_bytes,
             )
         return self._sender.answer(response, content)
 
@@ -364,8 +375,10 @@ class Http:
         """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
         return self._sender.answer(response, self._sender.read(response, deadline, SMALL))
 
-    def _too_much(self, answer: Answer, how: str, most: int | None = None) -> UnexpectedResponse:
-        may_be_raised = most is None or most == self.max_json
+    def _too_much(
+        self, answer: Answer, how: str, max_bytes: int | None = None
+    ) -> UnexpectedResponse:
+        may_be_raised = max_bytes is None or max_bytes == self.max_json
         advice = f"; max_json={2 * self.max_json} allows twice as much" if may_be_raised else ""
         return UnexpectedResponse(
             f"{answer.method} {answer.url}: the answer {how} allowed{advice}",

@@ -118,7 +118,7 @@ class Identity:
                 template = self._prepare(applied)
                 self._applied, self._template = applied, template
                 if self.recorder is not None:  # before anybody sends them
-                    self.tell_secrets(self.recorder.secrets)
+                    self.add_secrets_to(self.recorder.secrets)
         if changed:
             self._warn_of_open_password(applied)
         return changed
@@ -190,8 +190,8 @@ class Identity:
     def _warn_of_open_password(self, applied: creds.Applied) -> None:
         address = self._endpoint.address
         is_open = address.scheme == "http" and not address.is_loopback
-        if is_open and (applied.headers or applied.query) and address.netloc not in _warned:
-            _warned.add(address.netloc)
+        if is_open and (applied.headers or applied.query) and address.netloc not in warned:
+            warned.add(address.netloc)
             warnings.warn(
                 f"credentials go to http://{address.netloc} unencrypted; use https where you can",
                 UserWarning,
@@ -232,7 +232,7 @@ class Identity:
 
         For texts of errors and logs, which are no facts: values of other headers are hidden too.
         """
-        self.tell_secrets(self._secrets)
+        self.add_secrets_to(self._secrets)
         self._secrets.add_headers(self._sent(), pinned=True)
         return self._secrets
 
@@ -242,7 +242,7 @@ class Identity:
 
         return Secrets()
 
-    def tell_secrets(self, secrets: Secrets) -> None:
+    def add_secrets_to(self, secrets: Secrets) -> None:
         """What proves who we are, to the server and to proxies, as far as it is known by now.
 
         Of headers that are no credentials those whose names say so: the rest may be any word.
@@ -262,12 +262,12 @@ class Identity:
                 shortest = 8 if is_secret_name(cookie.name) else 16
                 secrets.add([str(cookie.value)], shortest)
 
-    def tell_words(self, secrets: Secrets) -> None:
-        """:meth:`tell_secrets`, and whatever else of the settings may be secret or personal.
+    def add_words_to(self, secrets: Secrets) -> None:
+        """:meth:`add_secrets_to`, and whatever else of the settings may be secret or personal.
 
         User names, all headers that were given, and proxies of the environment.
         """
-        self.tell_secrets(secrets)
+        self.add_secrets_to(secrets)
         session = self._endpoint.session
         secrets.add_headers(self._headers)
         if self._template is not None:  # else nothing was sent yet
@@ -290,7 +290,7 @@ class Identity:
 
         Of JSON with many values only its length.
         """
-        if not isinstance(value, str) and not is_small(value, _MOST_VALUES):
+        if not isinstance(value, str) and not is_small(value, _MAX_VALUES):
             return f"<{type(value).__name__} of {len(value)}>"
         return self.secrets().hide_words_in(value)
 
@@ -341,7 +341,7 @@ def query(params: Params | None) -> str:
 
 
 #: Values of JSON that are looked through for secrets, each of them for all spellings of each.
-_MOST_VALUES = 10_000
+_MAX_VALUES = 10_000
 
 #: What a handshake says itself; and a server compares an Origin with Host, and may refuse: a
 #: script has none to send.
@@ -349,7 +349,8 @@ _NOT_OF_A_HANDSHAKE = frozenset(
     {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
 )
 
-_warned: set[str] = set()
+#: Origins that a warning has named, once for each process.
+warned: set[str] = set()
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -35,9 +35,9 @@ from .deadline import LONGEST, Deadline
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
 #: Bytes of all cookies that are kept: ComfyUI takes 8190 of any header, most proxies 16 KiB.
-MOST_COOKIES: Final = 1 << 14
+MAX_COOKIES: Final = 1 << 14
 #: Answers that only announce the answer (100, 102, 103), of which so many may come before it.
-MOST_INTERIM: Final = 100
+MAX_INTERIM: Final = 100
 #: Bytes that are sent at once where each piece has a limit of its own.  Of these a socket takes
 #: what it has room for; with TLS it returns when all are sent.
 _PIECE: Final = 1 << 20
@@ -58,13 +58,13 @@ def shut(sock: socket.socket) -> None:
 class Exchange:
     """A request and its answer: when they must be over, and the socket that they use by now."""
 
-    __slots__ = ("_is_cut", "_sock", "deadline", "pause", "read_timeout")
+    __slots__ = ("_is_cut", "_sock", "deadline", "read_timeout", "send_timeout")
 
     def __init__(
-        self, deadline: Deadline, *, pause: float = math.inf, read_timeout: float = math.inf
+        self, deadline: Deadline, *, send_timeout: float = math.inf, read_timeout: float = math.inf
     ) -> None:
         self.deadline = deadline
-        self.pause = pause  #: Seconds in which some of the request must get away.
+        self.send_timeout = send_timeout  #: Seconds in which some of the request must get away.
         #: Seconds for which the server may be silent, before its answer and within it.
         self.read_timeout = read_timeout
         self._sock: socket.socket | None = None
@@ -95,8 +95,8 @@ class _Reader(io.RawIOBase):
         self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
         # urllib3 has just set the limit of a single read.
-        pause = sock.gettimeout()
-        self._pause = LONGEST if pause is None else pause
+        read_timeout = sock.gettimeout()
+        self._read_timeout = LONGEST if read_timeout is None else read_timeout
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """All that an ``HTTPResponse`` asks of a socket."""
@@ -106,7 +106,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._deadline.require(self._pause))
+        self._sock.settimeout(self._deadline.require(self._read_timeout))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class _Response(http.client.HTTPResponse):
 
     def _read_status(self) -> tuple[str, int, str]:
         """Of the answer itself: http.client takes any interim one but 100 for it."""
-        for _ in range(MOST_INTERIM):
+        for _ in range(MAX_INTERIM):
             # Private there, so the stubs lack it.
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
             if line[1] >= 200 or line[1] == http.client.SWITCHING_PROTOCOLS:
@@ -161,7 +161,7 @@ class _InTime:
             # As sending does, within a limit of its own; of what it is mixed into.
             self.connect()  # type: ignore[attr-defined]
         exchange.uses(self.sock)
-        if exchange.pause < LONGEST:
+        if exchange.send_timeout < LONGEST:
             self._send_in_pieces(memoryview(data), exchange)
         else:
             self.sock.settimeout(exchange.deadline.require())
@@ -169,13 +169,13 @@ class _InTime:
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, while some of it gets away again and again."""
-        unsent = min(_UNSENT, max(1, int(exchange.pause * _SLOWEST)))
+        unsent = min(_UNSENT, max(1, int(exchange.send_timeout * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
         is_tls = isinstance(self.sock, ssl.SSLSocket)
         size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
         while data:
-            self.sock.settimeout(exchange.deadline.require(exchange.pause))
+            self.sock.settimeout(exchange.deadline.require(exchange.send_timeout))
             data = data[self.sock.send(data[:size]) :]
 
 
@@ -294,7 +294,7 @@ class _Cookies(RequestsCookieJar):
         """Keep it, if there is room beside the others."""
         kept: Iterable[Any] = list(self)  # of cookies, whatever the stubs say
         others = (other for other in kept if _key(other) != _key(cookie))
-        if sum(map(_size, (cookie, *others))) <= MOST_COOKIES:
+        if sum(map(_size, (cookie, *others))) <= MAX_COOKIES:
             super().set_cookie(cookie, *args, **kw)
 
 

@@ -31,8 +31,8 @@ _KEPT = 2000
 _READ = 1 << 20
 #: Quotation marks, and commas, in what an error decodes: each text of it is looked through for
 #: each secret in each of its spellings.
-_MOST_QUOTES = 20_000
-_MOST_COMMAS = 100_000
+_MAX_QUOTES = 20_000
+_MAX_COMMAS = 100_000
 #: Bytes whose beginning an error keeps, in which a secret is found although it is not cut there:
 #: more than any has in any spelling.
 _BEGINNING = 1 << 17
@@ -112,8 +112,8 @@ class Answer:
         content = self.content
         return (
             len(content) <= _READ
-            and content.count(b'"') <= _MOST_QUOTES
-            and content.count(b",") <= _MOST_COMMAS
+            and content.count(b'"') <= _MAX_QUOTES
+            and content.count(b",") <= _MAX_COMMAS
         )
 
     def facts(self) -> dict[str, Any]:

@@ -249,12 +249,12 @@ class Sender:
             functools.partial(self._identity.redact, response.request),
         )
 
-    def read(self, response: requests.Response, deadline: Deadline, most: int) -> bytes:
-        """The body; when it is longer than ``most`` bytes, more than these of it."""
+    def read(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> bytes:
+        """The body; when it is longer than ``max_bytes`` bytes, more than these of it."""
         body = io.BytesIO()  # grows in place, and gives its bytes without a copy
         for chunk in self.chunks(response, deadline, decode=True):
             body.write(chunk)
-            if body.tell() > most:
+            if body.tell() > max_bytes:
                 break
         return body.getvalue()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
-from ..values import MOST_ID
+from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 _LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'
@@ -121,7 +121,7 @@ def as_link(value: object) -> tuple[str, int] | None:
 def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
     """The node of the graph that a composite id belongs to; ``None``: it is unknown."""
     key = str(node_id)
-    if len(key) > MOST_ID and key not in graph:
+    if len(key) > MAX_ID_LENGTH and key not in graph:
         return None  # no server makes one so long, and cutting it takes the square of its length
     while key not in graph:
         cut = max(key.rfind("."), key.rfind(":"))

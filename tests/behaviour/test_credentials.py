@@ -135,7 +135,7 @@ def test_a_handshake_asks_the_callable_each_time(comfy: ComfyServer) -> None:
 
 def test_a_password_over_plain_http_to_another_machine_is_warned_about_once() -> None:
     """Not for the own machine, not over https, and without the password."""
-    identity._warned.clear()
+    identity.warned.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for host in ("http://127.0.0.1:1", "http://localhost:1", "https://gpu.invalid"):

@@ -176,7 +176,7 @@ def test_words_of_the_settings_are_told_to_who_hides_them(
         session=session,
     )
     secrets = Secrets()
-    http.identity.tell_words(secrets)
+    http.identity.add_words_to(secrets)
     words = ["env-password", "proxyuser", "proxy/password", "session-user", "session-password"]
     for word in (*words, "comfy-user", "header-value"):
         assert secrets.hide_words(word) == "***"

@@ -29,7 +29,7 @@ from comfy_client.errors import (
     WorkflowError,
 )
 from comfy_client.events import Event
-from comfy_client.routes.prompts import MARK
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from tests.comfyui import pictures
 from tests.contract.conftest import Server, forgot, may_forget
 from tests.helpers.clients import until
@@ -764,10 +764,10 @@ def test_a_prompt_has_our_id_or_bears_it(here: Any) -> None:
     ours = str(uuid.uuid4())
     receipt = here.api.queue_prompt(None, text(here), prompt_id=ours)
     assert (receipt.prompt_id == ours) == here.has("own prompt_id")
-    assert ended(here, receipt.prompt_id).extra_data[MARK] == ours
+    assert ended(here, receipt.prompt_id).extra_data[EXTRA_DATA_KEY] == ours
     job = here.api.submit(text(here))
     assert job.result(60).prompt_id == job.prompt_id
-    assert ended(here, job.prompt_id).extra_data[MARK]
+    assert ended(here, job.prompt_id).extra_data[EXTRA_DATA_KEY]
 
 
 def test_options_that_a_server_does_not_know_do_no_harm(here: Any) -> None:

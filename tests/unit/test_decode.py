@@ -29,7 +29,7 @@ from comfy_client.events import (
 from comfy_client.signals import _fires
 from comfy_client.testing import ComfyServer, frame
 from comfy_client.transport.decode import HELLO, decode_binary, decode_text
-from comfy_client.values import MOST_LEVELS
+from comfy_client.values import MAX_LEVELS
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
@@ -410,7 +410,7 @@ def test_what_nests_too_deep_becomes_no_event() -> None:
         fields = b",".join(b'"%s":%s' % (field.encode(), deep) for field in FIELDS)
         return b'{"type":"%s","data":{%s}}' % (name.encode(), fields)
 
-    most = MOST_LEVELS - 2  # of the message and its data
+    most = MAX_LEVELS - 2  # of the message and its data
     for name in (*FROM_SERVER, "mine"):
         assert decode_text(message(name, most))
         assert decode_text(message(name, most + 1)) == ()

@@ -19,7 +19,7 @@ from comfy_client.jobs.lookup import find, spellings
 from comfy_client.jobs.queue_monitor import QueueMonitor, heeds_id
 from comfy_client.jobs.snapshot import QueueSnapshot
 from comfy_client.models import JobInfo, JobPage, Queue
-from comfy_client.routes.prompts import MARK
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.failures import is_away
@@ -30,7 +30,7 @@ GRAPH = {"1": {"class_type": "A", "inputs": {}}}
 
 
 def item(number, prompt_id, mark=None, client_id="me"):
-    extra = {} if mark is None else {MARK: mark, "client_id": client_id}
+    extra = {} if mark is None else {EXTRA_DATA_KEY: mark, "client_id": client_id}
     return [number, prompt_id, GRAPH, extra, []]
 
 
