@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from .checks import check_count
 from .websocket import frame
 
 #: Messages that none should send, as kind (1 text, 2 binary) and content.
@@ -120,6 +121,8 @@ class ActiveFaults:
         undo: Callable[[], object] | None = None,
     ) -> ActiveFault:
         """Add a fault, which acts from now on."""
+        if times is not None:
+            check_count("times", times, 1)
         if name in _ABOUT_MESSAGES:
             self._flush()
         fault = ActiveFault(name, self, settings, times, undo)

@@ -13,7 +13,8 @@ from typing import Any, cast
 from aiohttp import web
 
 from .active_faults import ActiveFaults, Fault
-from .exchange import Exchange, Rule, check_count, check_header, sendable
+from .checks import check_count, check_header, check_seconds, jsonable
+from .exchange import Exchange, Rule, sendable
 from .http import Answer, Handler, unknown_route
 from .state import ServerState
 
@@ -363,34 +364,7 @@ class AnswerFaults:
             raise ValueError(f"method is one of {', '.join(_METHODS)}, not {method!r}")
         if not isinstance(path, str) or not path.startswith(("/", "*")):
             raise ValueError(f"a path begins with / or *, not {path!r}")
-        return self._add(name, Rule(method, path, answer), times=times)
-
-    def _add(
-        self,
-        name: str,
-        settings: Any = None,
-        *,
-        times: int | None = None,
-        undo: Callable[[], object] | None = None,
-    ) -> Fault:
-        if times is not None:
-            check_count("times", times, 1)
-        return self._faults.add(name, settings, times=times, undo=undo)
-
-
-def check_seconds(value: float) -> float:
-    """A duration; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(f"seconds are 0 or more, not {value!r}")
-    return value
-
-
-def jsonable(name: str, value: Any) -> Any:
-    """A value after a round trip through JSON; ValueError if that is impossible."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise ValueError(f"{name}: {exc}") from None
+        return self._faults.add(name, Rule(method, path, answer), times=times)
 
 
 def _json_of(response: web.StreamResponse) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFault
+from .checks import check_count, check_header
 from .http import (
     Answer,
     Handler,
@@ -253,20 +254,3 @@ def _checked(result: Any) -> Answer | None:
         return None if result is None else sendable(result)
     except ValueError as exc:
         raise TypeError(f"a handler returned {result!r}: {exc}") from None
-
-
-def check_header(name: Any, value: Any) -> None:
-    """ValueError for an invalid header."""
-    texts = isinstance(name, str) and isinstance(value, str)
-    if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
-        raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")
-
-
-def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """A whole number in a range; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is a whole number, not {value!r}")
-    if value < least or (most is not None and value > most):
-        limit = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} is {limit}, not {value}")
-    return value

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .active_faults import FOREIGN, JUNK, Fault
-from .answer_faults import AnswerFaults, check_seconds
-from .exchange import check_count
+from .answer_faults import AnswerFaults
+from .checks import check_count, check_seconds
 from .websocket import EventSocket, frame
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
@@ -112,7 +112,7 @@ class Faults(AnswerFaults):
             for link in links:  # not waited for: the server may be frozen, or have stopped
                 state.loop.later(undo, link)
 
-        return self._add(name, undo=undone)
+        return self._faults.add(name, undo=undone)
 
     def stale_handlers(self) -> Fault:
         """A socket that ends removes the route of the next one with its client id.
@@ -121,7 +121,7 @@ class Faults(AnswerFaults):
         the client has reconnected, and the new socket with it, which then gets no messages,
         although pings are answered.  Until the client reconnects, the old one seems open.
         """
-        return self._add("stale_handlers")
+        return self._faults.add("stale_handlers")
 
     def freeze(self) -> Fault:
         """The whole server neither reads nor writes; connections are accepted but not served.
@@ -131,11 +131,11 @@ class Faults(AnswerFaults):
         """
         state = self._running()
         state.sockets.flush()
-        return self._add("freeze", undo=state.loop.freeze())
+        return self._faults.add("freeze", undo=state.loop.freeze())
 
     def swallow_pings(self) -> Fault:
         """Pings are read and counted, but not answered."""
-        return self._add("swallow_pings")
+        return self._faults.add("swallow_pings")
 
     # -- messages -----------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Faults(AnswerFaults):
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
         Without a name, all events.  A function is asked about each event, by its name and data.
         """
-        return self._add("lose", (_chosen(events), None))
+        return self._faults.add("lose", (_chosen(events), None))
 
     def withhold(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
         """As :meth:`lose`, but the events are sent in their order when the fault ends."""
@@ -157,14 +157,14 @@ class Faults(AnswerFaults):
                 for message in kept:
                     state.send(*message)
 
-        return self._add("withhold", (_chosen(events), kept), undo=send)
+        return self._faults.add("withhold", (_chosen(events), kept), undo=send)
 
     def no_feature_flags(self) -> Fault:
         """Feature flags of clients are ignored, as by servers before 0.3.45.
 
         They get no ``feature_flags``, and previews without metadata.
         """
-        return self._add("no_feature_flags")
+        return self._faults.add("no_feature_flags")
 
     def junk(self) -> Fault:
         """Before each message, send one that no server should send.
@@ -172,7 +172,7 @@ class Faults(AnswerFaults):
         These are text that is no JSON or no UTF-8, lists, ``null``, and binary messages that are
         too short, of an unknown kind, or with too long metadata: :data:`JUNK`, in turn.
         """
-        return self._add("junk")
+        return self._faults.add("junk")
 
     def foreign_traffic(self) -> Fault:
         """Before each message, send one that does not concern the client.
@@ -180,15 +180,15 @@ class Faults(AnswerFaults):
         These are events of other clients' prompts and of extensions (``crystools.monitor``), with
         ``data`` that is a list or ``null``: :data:`FOREIGN`, in turn.
         """
-        return self._add("foreign_traffic")
+        return self._faults.add("foreign_traffic")
 
     def fragments(self, parts: int = 3) -> Fault:
         """Each message is sent in so many frames, with a ping between them."""
-        return self._add("fragments", check_count("parts", parts, 2))
+        return self._faults.add("fragments", check_count("parts", parts, 2))
 
     def pause_in_frames(self, seconds: float) -> Fault:
         """Each message pauses for so many seconds in the middle of its frame."""
-        return self._add("pause_in_frames", check_seconds(seconds))
+        return self._faults.add("pause_in_frames", check_seconds(seconds))
 
     def oversized_frame(self, size: int = 600 * 2**20) -> None:
         """Announce a binary frame of `size` bytes to all open sockets, and send none of it.
@@ -206,11 +206,11 @@ class Faults(AnswerFaults):
         ``None``: until the fault ends.  Only then do their history and ``executing`` without a
         node follow.
         """
-        return self._add("late_history", None if seconds is None else check_seconds(seconds))
+        return self._faults.add("late_history", None if seconds is None else check_seconds(seconds))
 
     def no_history(self) -> Fault:
         """Prompts that end leave no history, as if it were evicted at once."""
-        return self._add("no_history")
+        return self._faults.add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:
         """Delete a prompt from the history, or all prompts, without an event."""
@@ -225,7 +225,7 @@ class Faults(AnswerFaults):
 
         An interrupt changes nothing, as if the thread had died.
         """
-        return self._add("hang_worker")
+        return self._faults.add("hang_worker")
 
 
 def _chosen(events: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -23,8 +23,7 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from .active_faults import ActiveFaults, Fault
-from .answer_faults import check_seconds, jsonable
-from .exchange import check_count
+from .checks import check_count, check_seconds, jsonable
 from .faults import Faults
 from .http import Answer, Handler, Request, decode, upgrade
 from .records import Ran, Records

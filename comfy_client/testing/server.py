@@ -132,12 +132,8 @@ class ComfyServer(ScriptedServer):
     ) -> None:
         check_version(version)
         check_hosts(allowed_hosts)
-        for what, value in (("host", host), ("prefix", prefix)):
-            if not isinstance(value, str):
-                raise TypeError(f"{what} is a text, not {value!r}")
-        if prefix and not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
         _check_host(host)
+        _check_prefix(prefix)
         _check_number("port", port, 65535)
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
@@ -433,7 +429,16 @@ def _check_number(name: str, value: Any, most: float = float("inf"), *, whole: b
         raise ValueError(f"{name} is {limit}, not {value!r}")
 
 
-def _check_host(host: str) -> None:
+def _check_prefix(prefix: Any) -> None:
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix is a text, not {prefix!r}")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
+
+
+def _check_host(host: Any) -> None:
+    if not isinstance(host, str):
+        raise TypeError(f"host is a text, not {host!r}")
     try:
         usable = bool(host.encode("idna"))
     except UnicodeError:

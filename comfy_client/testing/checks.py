@@ -1,0 +1,38 @@
+"""Checks of what a test passes to the server; all raise ValueError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {limit}, not {value}")
+    return value
+
+
+def check_seconds(value: float) -> float:
+    """A duration; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"seconds are 0 or more, not {value!r}")
+    return value
+
+
+def check_header(name: Any, value: Any) -> None:
+    """ValueError for an invalid header."""
+    texts = isinstance(name, str) and isinstance(value, str)
+    if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
+        raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")
+
+
+def jsonable(name: str, value: Any) -> Any:
+    """A value after a round trip through JSON; ValueError if that is impossible."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"{name}: {exc}") from None
