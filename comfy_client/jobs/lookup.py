@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import models
@@ -34,29 +34,26 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
     submission: anybody can see it, and send it with a prompt of theirs.
     """
 
-    def ask(route: str, **params: int) -> Any:
-        left = max(0.1, deadline.left(LONGEST))
-        return http.json("GET", route, params=params, timeout=left)
+    ids = spellings(prompt_id)
 
     # No records in variables while the next answer is waited for: others' words stand in them.
-    ids = spellings(prompt_id)
-    named, marked = _matches(_waiting(ask("/queue")), ids, client_id)
+    def ask(route: str, read: _Read, **params: int) -> tuple[str | None, str | None]:
+        left = max(0.1, deadline.left(LONGEST))
+        records = http.model("GET", route, read, params=params, timeout=left)
+        return _named(records, ids), _marked(records, ids, client_id)
+
+    named, marked = ask("/queue", _waiting)
     for one in () if named else ids:
-        there, said = _matches(_records(ask(f"/history/{segment(one)}")), ids, client_id)
+        there, said = ask(f"/history/{segment(one)}", _records)
         named, marked = named or there, marked or said
     if not (named or marked):
-        named, marked = _matches(_records(ask("/history", max_items=64)), ids, client_id)
+        named, marked = ask("/history", _records, max_items=64)
     return named or marked
 
 
 _Record = models.QueueItem | models.HistoryEntry
-
-
-def _matches(
-    records: Sequence[_Record], ids: Sequence[str], client_id: str
-) -> tuple[str | None, str | None]:
-    """What these records have by one of the ids, and what by the mark of it."""
-    return _named(records, ids), _marked(records, ids, client_id)
+#: What makes records of a decoded answer.
+_Read = Callable[[Any], Sequence[_Record]]
 
 
 def _waiting(found: object) -> list[models.QueueItem]:
