@@ -1,10 +1,15 @@
-"""The rooms of the package: who may import whom, and what costs nothing until it is used."""
+"""The rooms of the package: who may know whom, what is private, how long a thing may get.
+
+The imports are read from the source, those under ``TYPE_CHECKING`` and inside functions too.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,87 +21,196 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
+#: From the bottom up: a room knows only those above it in this list.  Those in one line do not
+#: know each other.
+ROOMS = (
+    ("_version", "budget", "interrupts", "nearest", "sealing", "threads", "timing", "tracebacks"),
+    ("errors", "values", "since"),
+    ("credentials", "events", "recording", "workflow"),
+    ("event_queue", "models"),
+    ("signals", "transport"),
+    ("routes", "settings", "subscriptions"),
+    ("doctor", "jobs"),
+    ("batch",),
+    ("client",),
+    ("comfy_client",),
+    ("testing",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 #: Which libraries a module may import, by the beginning of its name; the longest one counts.
 LIBRARIES = {
     "comfy_client": {"attrs"},
-    "comfy_client.transport.http": {"requests"},
     "comfy_client.transport.endpoint": {"requests"},
     "comfy_client.transport.identity": {"requests"},
+    "comfy_client.transport.http": {"requests"},
     "comfy_client.transport.sender": {"requests", "urllib3"},
     "comfy_client.transport.pool": {"requests", "urllib3"},
     "comfy_client.transport.url": {"urllib3"},
     "comfy_client.transport.dial": {"websocket"},
     "comfy_client.signals": {"blinker"},
-    "comfy_client.client": {"blinker"},
+    "comfy_client.settings": {"requests"},
+    "comfy_client.client": {"requests", "blinker"},
     "comfy_client.cli": {"click"},
-    "comfy_client.testing": {"aiohttp", "PIL", "attrs"},
+    "comfy_client.testing": {"aiohttp", "multidict", "PIL"},
     "comfy_client.testing.plugin": {"pytest"},
 }
+#: Modules that may name the client, and why.
+KNOW_THE_CLIENT = {
+    "comfy_client": "it is its main name",
+    "comfy_client.cli.commands": "a face of it",
+    "comfy_client.testing.plugin": "the fixture comfy_api is one",
+}
+#: Private names that a module reads of another one or of a library, and why.
+PRIVATE = {
+    ("comfy_client.tracebacks", "_render_traceback_"): "how IPython asks an error for its text",
+    ("comfy_client.testing.http", "_payload"): "aiohttp has no public way to change a body ...",
+    ("comfy_client.testing.http", "_read_bytes"): "... nor to forget what was read of it",
+}
+#: Lines of a class, docstrings and all, and lines of code of a function.
+LONGEST_CLASS = 400
+LONGEST_FUNCTION = 45
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def imported(path: Path, name: str) -> Iterator[tuple[str, bool]]:
-    """(module, whether when the other is imported) of each import that runs."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-
-    def walk(node: ast.AST, now: bool) -> Iterator[tuple[str, bool]]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
-            if isinstance(child, ast.Import):
-                yield from ((alias.name, now) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                base = child.module or ""
-                if child.level:
-                    above = package.split(".")[: len(package.split(".")) - child.level + 1]
-                    base = ".".join([*above, *filter(None, [base])])
-                whole = (f"{base}.{alias.name}" for alias in child.names)
-                yield from ((one if one in MODULES else base, now) for one in whole)
-            inner = now and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            yield from walk(child, inner)
-
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
 
-def edges() -> dict[str, set[str]]:
-    """What each module of ours imports of ours when it is imported itself."""
-    return {
-        name: {other for other, now in imported(path, name) if now and other in MODULES} - {name}
-        for name, path in MODULES.items()
-    }
+def imported(name: str) -> Iterator[str]:
+    """The modules that a module imports, anywhere in it."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [base])])
+            whole = (f"{base}.{alias.name}" for alias in node.names)
+            yield from (one if one in MODULES else base for one in whole)
+
+
+@cache
+def arrows() -> dict[str, frozenset[str]]:
+    """What each module of ours knows of ours."""
+    return {name: frozenset(imported(name)) & MODULES.keys() - {name} for name in MODULES}
+
+
+def room_of(name: str) -> str:
+    return (*name.split("."), "comfy_client")[1]
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_imports_the_libraries_of_its_room_only(name: str) -> None:
     """Requests in one place, websocket-client in another, extras where they are used."""
     room = max((room for room in LIBRARIES if f"{name}.".startswith(f"{room}.")), key=len)
-    roots = {other.partition(".")[0] for other, _ in imported(MODULES[name], name)}
+    roots = {other.partition(".")[0] for other in imported(name)}
     foreign = roots - sys.stdlib_module_names - {"comfy_client"}
     assert foreign <= LIBRARIES[room] | {"attrs"}
 
 
-@pytest.mark.parametrize(
-    "room", ["models", "events", "transport.decode", "workflow", "batch.grid", "jobs.outcomes"]
-)
-def test_what_is_pure_reaches_no_network(room: str) -> None:
+def test_imports_point_down() -> None:
+    """From a room to rooms below it: annotations and imports in functions count."""
+    assert FLOOR.keys() == {room_of(name) for name in MODULES}
+    upward = [
+        f"{name} -> {other}"
+        for name, others in arrows().items()
+        for other in others
+        if room_of(other) != room_of(name) and FLOOR[room_of(other)] >= FLOOR[room_of(name)]
+    ]
+    assert not upward
+
+
+def test_no_files_stand_in_a_circle() -> None:
+    """Nor do they by annotations only, which makes one file of them for a reader."""
+    package = {"comfy_client"}  # each module is in it
+    TopologicalSorter({name: others - package for name, others in arrows().items()}).prepare()
+
+
+def test_nobody_below_the_client_knows_it() -> None:
+    """Each part is handed what it needs."""
+    knowing = {
+        name
+        for name, others in arrows().items()
+        if "comfy_client.client" in others
+        or any(isinstance(n, ast.Name) and n.id == "ComfyApi" for n in ast.walk(tree(name)))
+    }
+    assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys()
+
+
+def test_what_is_pure_reaches_no_network() -> None:
     """However far one follows its imports."""
-    graph = edges()
-    todo = [name for name in graph if f"{name}.".startswith(f"comfy_client.{room}.")]
-    assert todo
-    seen: set[str] = set()
-    while todo:
-        name = todo.pop()
-        if name not in seen and name != "comfy_client":
-            seen.add(name)
-            todo += graph[name]
-    assert seen.isdisjoint(
-        {"comfy_client.transport.http", "comfy_client.transport.websocket", "comfy_client.client"}
-    )
+    edge = {f"comfy_client.transport.{name}" for name in ("http", "pool", "websocket", "dial")}
+    pure = ("models", "events", "workflow", "transport.decode", "batch.grid", "jobs.state")
+    for room in pure:
+        todo = [name for name in MODULES if f"{name}.".startswith(f"comfy_client.{room}.")]
+        assert todo
+        seen: set[str] = set()
+        while todo:
+            name = todo.pop()
+            if name not in seen and name != "comfy_client":
+                seen.add(name)
+                todo += arrows()[name]
+        assert seen.isdisjoint(edge), room
 
 
-def test_imports_point_one_way() -> None:
-    """No module needs, when it is imported, one that needs it."""
-    graph = {name: others - {"comfy_client"} for name, others in edges().items()}
-    done: set[str] = set()
-    while ready := {name for name in graph.keys() - done if graph[name] <= done}:
-        done |= ready
-    assert graph.keys() - done == set()
+def test_no_module_reads_private_names_of_another() -> None:
+    """Those that one does, stand in a list with the reason: ten at most."""
+    assert {(name, private) for name in MODULES for private in foreign(name)} == PRIVATE.keys()
+    assert len(PRIVATE) <= 10
+
+
+def foreign(name: str) -> Iterator[str]:
+    """Private names that a module reads and does not define."""
+    nodes = list(ast.walk(tree(name)))
+    own = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and is_own(node)}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names if is_ours(node)]
+        elif isinstance(node, ast.Attribute) and not is_own(node):
+            names = [] if node.attr in own else [node.attr]
+        else:
+            continue
+        modules = {other.rpartition(".")[2] for other in MODULES}
+        yield from (one for one in names if is_private(one) and one not in modules)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_replace"
+
+
+def is_own(node: ast.Attribute) -> bool:
+    """Of its own object; a class may use what its base has."""
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def is_ours(node: ast.ImportFrom) -> bool:
+    return bool(node.level) or (node.module or "").startswith("comfy_client")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_no_class_and_no_function_is_too_long(name: str) -> None:
+    """So that each fits into a head."""
+    lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno - node.lineno < LONGEST_CLASS, node.name
+        elif isinstance(node, Function):
+            assert code_lines(lines, node) <= LONGEST_FUNCTION, node.name
+
+
+def code_lines(lines: list[str], function: Function) -> int:
+    """Without docstrings, comments and blank lines."""
+    left_out: set[int] = set()
+    for node in ast.walk(function):
+        if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node) is not None:
+            left_out |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    kept = set(range(function.lineno, function.end_lineno + 1)) - left_out
+    return sum(lines[at - 1].strip()[:1] not in ("", "#") for at in kept)
