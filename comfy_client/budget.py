@@ -8,7 +8,7 @@ remembered stands in a :class:`Newest`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -57,8 +57,18 @@ class Budget:
         #: interrupted.  What the collector takes is taken away by the next count.
         self.used = 0
         self.dropped = 0  #: Events that its holders have dropped although somebody wanted them.
+        self._is_ours: weakref.WeakMethod[Callable[[str | None], bool]] | None = None
         self._holders: dict[int, weakref.ref[Holder]] = {}
         self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
+
+    def prefer(self, is_ours: Callable[[str | None], bool]) -> None:
+        """What is about prompts of ours matters more; a method, which is held weakly, tells."""
+        self._is_ours = weakref.WeakMethod(is_ours)
+
+    def is_ours(self, prompt_id: str | None) -> bool:
+        """Whether a prompt is one of ours; all are, as long as nobody tells."""
+        is_ours = None if self._is_ours is None else self._is_ours()
+        return is_ours is None or is_ours(prompt_id)
 
     def join(self, holder: Holder) -> None:
         """It holds something from now on, until it is collected."""

@@ -26,12 +26,12 @@ from .errors import (
     TransportError,
 )
 from .events import ErrorEvent, Event
+from .interrupts import in_full
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
 from .settings import ClientSettings
 from .signals import Receivers
 from .subscriptions import Subscriptions
-from .threads import in_full
 from .timing import Timing
 from .transport.backoff import Backoff
 from .transport.deadline import LONGEST, Deadline
@@ -252,10 +252,10 @@ class ComfyApi(Batches, Subscriptions):
         self._wait_for_http(deadline, timeout)
         self._connection.retry()
         left = max(0.05, deadline.left(LONGEST))
-        state = self._connection.wait_settled(left, first_verdict=False)
+        state = self._connection.wait_settled(left, or_failed=False)
         self._check_open()
         error = self._connection.error
-        if self._connection.is_hopeless and error is not None:
+        if self._connection.failed_for_good and error is not None:
             self._receivers.publish(ErrorEvent(name="connection_error", error=error))
             # A copy: the thread keeps its own, and must not hold this frame through it.
             raise copy.copy(error) from error.__cause__
@@ -390,7 +390,7 @@ class ComfyApi(Batches, Subscriptions):
         self._check_open()
         self._connection.start()
         # The server forgets the subscription of an id that has no socket.
-        state = self._connection.wait_settled(self.timing.settle, first_verdict=False)
+        state = self._connection.wait_settled(self.timing.settle, or_failed=False)
         try:
             if enabled and state is not State.CONNECTED:
                 raise TransportError("logs come over the event socket, and there is none")

@@ -7,9 +7,8 @@ The socket's thread puts events into queues; the delivery thread, iterators and 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Final
 
 from .budget import LARGE, Budget, Charge
@@ -66,19 +65,11 @@ class EventQueue:
 
     ``high_water`` is how many may wait before newer ones take the place of older ones of their
     kind; 0: nobody reads yet, and whoever comes gets only the newest.  ``budget`` is shared with
-    others: who holds most of it gives way.  ``ours`` has the last word on whose prompts these
-    are, of which more matters; empty: all are ours.
+    others: who holds most of it gives way, first with what is about prompts that are not ours.
     """
 
-    def __init__(
-        self,
-        *,
-        high_water: int = HIGH_WATER,
-        budget: Budget | None = None,
-        ours: Sequence[weakref.WeakMethod[Callable[[str | None], bool]]] = (),
-    ) -> None:
+    def __init__(self, *, high_water: int = HIGH_WATER, budget: Budget | None = None) -> None:
         self._high_water = high_water
-        self._ours = ours
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self.reset()
 
@@ -218,10 +209,8 @@ class EventQueue:
     def _rank(self, event: Event) -> int:
         """How much it matters; what it says of others' prompts, little."""
         rank = _rank(event)
-        if rank and self._ours and isinstance(event, JobEvent):
-            is_ours = self._ours[-1]()
-            if is_ours is not None and not is_ours(event.prompt_id):
-                return 0
+        if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):
+            return 0
         return rank
 
     def _forget_kind(self, number: int, event: Event) -> None:

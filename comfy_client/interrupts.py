@@ -5,9 +5,10 @@ Libraries wrap exceptions, so that one may stand anywhere in a chain.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 
 
@@ -58,3 +59,10 @@ def _code_of(handler: object) -> CodeType | None:
         handler = getattr(type(handler), "__call__", None)  # noqa: B004
     code = getattr(handler, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+def in_full(calls: Iterable[Callable[[], object]]) -> None:
+    """All of them, in order, though Ctrl-C come in between or one raise."""
+    with contextlib.ExitStack() as todo:
+        for call in reversed(list(calls)):
+            todo.callback(call)

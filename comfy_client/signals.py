@@ -114,8 +114,6 @@ class Receivers:
     ) -> None:
         self._sender = weakref.ref(sender)
         self._budget = Budget(MAX_BYTES) if budget is None else budget
-        #: Whether a prompt is one of ours, says the last.  Weakly: the delivery thread holds it.
-        self.ours: list[weakref.WeakMethod[Callable[[str | None], bool]]] = []
         self._namespace = blinker.default_namespace if namespace is None else namespace
         # By name, in the order in which they came.  Without a lock: each change is one step of a
         # dictionary, and no name is ever taken out.
@@ -130,7 +128,7 @@ class Receivers:
         # Guards the list of subscriptions, which is replaced, never changed, and the start of the
         # thread; is taken before that of a queue.  Re-entrant: the collector may end an iterator.
         self._lock = threading.RLock()
-        self._queue = EventQueue(budget=self._budget, ours=self.ours)
+        self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
         self.thread: threading.Thread | None = None  #: Which delivers, once somebody listens.
         for _, queue in self.subscriptions():
@@ -170,7 +168,7 @@ class Receivers:
 
     def subscribe(self, name: str) -> EventQueue:
         """A queue of one's own that gets the events of that name (``all``: of any)."""
-        queue = EventQueue(budget=self._budget, ours=self.ours)
+        queue = EventQueue(budget=self._budget)
         with self._lock:
             # One that is ended within may come back: it is closed, and goes with the next.
             kept = [item for item in self._subscriptions if item[1]() is not None]

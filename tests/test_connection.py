@@ -756,7 +756,7 @@ def test_a_proxy_that_is_no_url_is_refused_in_words(make: Make, proxy: str) -> N
     owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=proxy)
     link.start()
     until(lambda: link.error is not None)
-    assert link.is_hopeless
+    assert link.failed_for_good
     assert "proxies=" in str(link.error)
     assert "secret" not in str(link.error)
 
@@ -767,7 +767,7 @@ def test_a_proxy_of_another_kind_is_refused_in_words(make: Make) -> None:
     owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy="socks5://127.0.0.1:1")
     link.start()
     until(lambda: link.error is not None)
-    assert link.is_hopeless
+    assert link.failed_for_good
     assert "transport='poll'" in str(link.error)
 
 

@@ -127,7 +127,7 @@ def _send(
     tracker, state = poller.tracker, one.state
     connection = tracker.connection
     connection.start()
-    connection.wait_settled(time_left(deadline, tracker.timing.settle), first_verdict=True)
+    connection.wait_settled(time_left(deadline, tracker.timing.settle), or_failed=True)
     # It may have a fresh one by now, as the socket was refused; events go to whom this names.
     state.client_id = connection.client_id
     body = {**body, "client_id": state.client_id}

@@ -33,9 +33,9 @@ from ..events import (
     ProgressText,
     StatusEvent,
 )
+from ..interrupts import in_full
 from ..routes import Routes
 from ..signals import Receivers
-from ..threads import in_full
 from ..timing import Timing
 from ..transport.http import Http
 from ..transport.websocket import Connection, Handler, State
@@ -105,7 +105,7 @@ class Tracker:
         self.flush = receivers.flush
         self.budget = budget
         self.timing = timing
-        receivers.ours[:] = [weakref.WeakMethod(self.is_ours)]
+        budget.prefer(self.is_ours)
         self.lock = threading.RLock()
         self.wake = WakeUp()
         self.connection = connect(self)

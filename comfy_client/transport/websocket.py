@@ -173,21 +173,21 @@ class Connection:
                 thread.start()
                 self._thread = thread
 
-    def wait_settled(self, timeout: float, *, first_verdict: bool) -> State:
-        """Wait until events or polls flow; ``first_verdict``: or a first dial has failed."""
+    def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
+        """Wait until events or polls flow; ``or_failed``: or a dial has failed."""
 
         def settled() -> bool:
             if self._stopped or self._state in (State.CONNECTED, State.POLLING, State.CLOSED):
                 return True
-            return self.error is not None and (first_verdict or self.is_hopeless)
+            return self.error is not None and (or_failed or self.failed_for_good)
 
         with self._changed, short_interrupts:
             self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
             return self._state
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether the last failure is one that waiting does not mend."""
+    def failed_for_good(self) -> bool:
+        """Whether the last failure is one that waiting does not cure."""
         if isinstance(self.error, ServerUnreachable):
             return not self.error.retryable
         return isinstance(self.error, AuthenticationError)
@@ -214,12 +214,12 @@ class Connection:
     def nudge(self) -> None:
         """Dial now instead of at the end of the pause: the server has just answered."""
         with self._changed:
-            if self._state is State.WAITING and not self.is_hopeless:
+            if self._state is State.WAITING and not self.failed_for_good:
                 self._woken = True
                 self._changed.notify_all()
 
     def retry(self) -> None:
-        """Start, or dial now and forget what was wrong: someone waits for a fresh verdict."""
+        """Start, or dial now and forget what was wrong: someone waits to know whether it works."""
         self.start()
         with self._changed:
             if self._state is State.WAITING:
@@ -446,7 +446,7 @@ class Connection:
         delay = self.backoff.next()
         refused = isinstance(exc, AuthenticationError)
         if refused or isinstance(exc, NoWebSocket):
-            # Neither mends soon: the first try may be a moment of a restart, then the cap.
+            # Neither is over soon: the first try may be a moment of a restart, then the cap.
             delay = self.timing.cap if refused or self._attempts > 1 else self.timing.pause
         self._woken = False
         self._enter(State.WAITING, exc)
