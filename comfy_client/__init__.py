@@ -9,6 +9,37 @@
         result.images[0].save("out/")
 
 The guide is in the folder ``guide`` of this package; ``start.rst`` is its first page.
+
+Glossary:
+    attach: Follow a prompt by its id that somebody submitted before (``api.job``).  Events of an
+        *attached* prompt go to the client that submitted it, so its end comes over HTTP.
+    backoff: Growing, random pauses between attempts.
+    callback: What ``api.on`` or ``api.run`` calls with an event; see *receiver*.
+    client id: Tells the server whose socket gets the events of a prompt.
+    deadline: The moment at which something is given up; a *timeout* is the seconds until then.
+    deaf: Said of a socket that is open but gets no events, as the server sends them elsewhere.
+    delivery thread: Calls receivers and callbacks, one after the other.
+    embedded server: ``comfy_client.testing.ComfyServer``, a ComfyUI in your own process.
+    end event: The one event of each prompt that has ``is_end``.
+    event: One message of the server as a typed object, or news of the client's connection.
+    event thread: Reads the socket, and does nothing else.
+    history: The server's records of prompts that have ended.
+    job: A prompt in your hands: a future of its result.
+    journal: The file in which ``sweep`` remembers its rows.
+    lost: Said of a prompt that is neither in the queue nor in the history, twice.
+    node: A step of a workflow, by its id in the graph; its *class* is what ComfyUI calls the type.
+    output: What a node left: a file on the server, a picture of the socket (frame), a text.
+    preview: A small picture of what a sampler is making.
+    prompt: A workflow that was submitted, as ComfyUI calls it.
+    queue: Prompts that run or wait.
+    read timeout: How long one read of the network may bring nothing.
+    receiver: A function that is connected to a blinker *signal*.
+    recovered: Said of an event that was learned over HTTP, as the socket did not bring it.
+    sealed: Said of a secret text whose ``repr`` shows nothing.
+    snapshot: What the queue was at one moment.
+    subscription: One reader's queue of events.
+    tracked: Said of a prompt that somebody waits for, and that has not ended.
+    workflow: The graph of nodes, in API format.
 """
 
 from importlib import import_module

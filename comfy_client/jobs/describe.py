@@ -21,7 +21,7 @@ class JobProgress:
     Attributes:
         fraction: From 0 to 1; it never falls, and is 1 only for a success.  Nodes count by their
             samplers' steps, and by how long they took in earlier runs of this client.
-        node_id: The id of the node that is running; ``None``: none is, or it is unstate.
+        node_id: The id of the node that is running; ``None``: none is, or it is unknown.
         title: The title of that node, or its class if it has no title.
         step: How many steps that node has done; ``None`` if it does not report steps.
         steps: How many steps that node has; ``None`` if it does not report steps.
