@@ -24,7 +24,7 @@ MODULES = {
 #: From the bottom up: a room knows only those above it in this list.  Those in one line do not
 #: know each other.
 ROOMS = (
-    ("_version", "budget", "interrupts", "nearest", "sealing", "threads", "timing", "tracebacks"),
+    ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("errors", "values", "since"),
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
