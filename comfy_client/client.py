@@ -153,7 +153,7 @@ class ComfyApi(Batches, Subscriptions):
             namespace=namespace,
             max_json=max_json,
         )
-        super().__init__(self._settings.make_http())
+        super().__init__(self._settings.make_http(self.timing))
         #: Of what waits for receivers, and of what jobs are left.
         self._budget = Budget(3 * max(MAX_JSON, max_json))
         self._receivers = Receivers(self, namespace, self._budget)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
+from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
 
@@ -45,7 +46,7 @@ class ClientSettings:
             raise ValueError("transport is 'auto' or 'poll'")
         self.headers = dict(self.headers or {})
 
-    def make_http(self) -> Http:
+    def make_http(self, timing: Timing) -> Http:
         """The HTTP side of a client."""
         return Http(
             self.address,
@@ -58,6 +59,7 @@ class ClientSettings:
             headers=self.headers,
             session=self.session,
             max_json=self.max_json,
+            stale=timing.stale,
         )
 
     def arguments(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Timing:
         row: How long a busy server may take to say how long a row of ``sweep`` ran.
         rows: The same for all rows together, once the sweep is done.
         watch: How long ``doctor()`` watches a queue that is not empty.
+        stale: After how long without an answer kept HTTP connections are not trusted with a POST,
+            which cannot be sent again: a NAT or firewall may have forgotten them without a word.
     """
 
     dial: float = 10.0
@@ -83,3 +85,4 @@ class Timing:
     row: float = 1.0
     rows: float = 5.0
     watch: float = 3.0
+    stale: float = 20.0

@@ -106,6 +106,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
         max_json: int = MAX_JSON,
+        stale: float = 20.0,
     ) -> None:
         self.address = address
         self.connect_timeout: float
@@ -117,7 +118,9 @@ class Http:
             address, verify=verify, cert=cert, proxies=proxies, session=session
         )
         self.identity = Identity(self.endpoint, credentials=credentials, user=user, headers=headers)
-        self._sender = Sender(self.endpoint, self.identity, self.connect_timeout)
+        self._sender = Sender(
+            self.endpoint, self.identity, connect_timeout=self.connect_timeout, stale=stale
+        )
         log_filter.hide_in_logs(self.identity)
 
     # -- facts ---------------------------------------------------------------------------

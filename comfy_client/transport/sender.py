@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -32,11 +32,6 @@ from .failures import bare, explain, is_of_the_system, told, without_libraries
 from .identity import Identity, Request
 from .pool import Exchange, current
 from .response import Answer
-
-#: Seconds without an answer after which kept connections are not trusted with a POST: a NAT or
-#: firewall on the way may have forgotten them without a word.  For requests with a read timeout
-#: of their own, it is that.
-STALE: Final = 20.0
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
@@ -60,12 +55,15 @@ class Sender:
         is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
     """
 
-    def __init__(self, endpoint: Endpoint, identity: Identity, connect_timeout: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, identity: Identity, *, connect_timeout: float, stale: float
+    ) -> None:
         self.has_api_prefix: bool | None = None
         self.is_foreign: bool = False
         self._endpoint = endpoint
         self._identity = identity
         self._connect_timeout = connect_timeout
+        self._stale = stale
         self._answered_at = float("-inf")
         self._live: set[Exchange] = set()  # each step of a set is whole: no lock
         self._closed = False
@@ -167,7 +165,8 @@ class Sender:
         url = self._endpoint.address.http_url + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
-        if time.monotonic() - self._answered_at > (STALE if tries == 1 else read_timeout.get()):
+        trusted = self._stale if tries == 1 else read_timeout.get()
+        if time.monotonic() - self._answered_at > trusted:
             self._endpoint.drop_kept()
         while True:
             self.check_open()

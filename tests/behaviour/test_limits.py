@@ -23,7 +23,6 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.testing import ComfyServer, Request, cut
-from comfy_client.transport import http as edge
 from comfy_client.transport.http import MAX_JSON, Http
 from comfy_client.values import seconds_to_decode
 from tests.helpers.http import (
@@ -129,18 +128,15 @@ def test_the_estimate_is_none_too_low(unit: str) -> None:
     assert took / 5 < seconds_to_decode(body) < 1.0
 
 
-def test_an_answer_larger_than_allowed_is_refused(
-    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_larger_than_allowed_is_refused(comfy: ComfyServer, http: Http) -> None:
     """By its length before it is read, or as soon as it is seen."""
-    monkeypatch.setattr(edge, "MAX_ANSWER", 1000)
     comfy.on("GET", "/fits", (200, {}, bytes(1000)))
     comfy.on("GET", "/length", cut((200, {"Content-Length": "99999999999"}, b"x"), 1))
     comfy.on("GET", "/endless", raw(b"", bytes(5000)))
-    assert len(http.request("GET", "/fits").content) == 1000
+    assert len(http.request("GET", "/fits", max_bytes=1000).content) == 1000
     for route in ("/length", "/endless"):
         with pytest.raises(UnexpectedResponse, match="exceeds the 1000 bytes"):
-            http.request("GET", route)
+            http.request("GET", route, max_bytes=1000)
 
 
 def test_a_gigabyte_of_json_is_refused_in_bounded_memory(http: Http, comfy: ComfyServer) -> None:
@@ -165,18 +161,15 @@ def test_a_gigabyte_of_json_is_refused_in_bounded_memory(http: Http, comfy: Comf
             tracemalloc.stop()
 
 
-def test_a_gzip_bomb_is_refused_in_bounded_memory(
-    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gzip_bomb_is_refused_in_bounded_memory(comfy: ComfyServer, http: Http) -> None:
     """One hundred thousand bytes that would become a hundred million."""
-    monkeypatch.setattr(edge, "MAX_ANSWER", 4 * MIB)
     bomb = gzip.compress(bytes(100 * MIB), 9)
     http.json("GET", "/prompt")  # learns where the routes are
     comfy.on("GET", "*", (200, {"Content-Encoding": "gzip"}, bomb))
     tracemalloc.start()
     try:
         with pytest.raises(UnexpectedResponse, match="exceeds"):
-            http.request("GET", "/queue")
+            http.request("GET", "/queue", max_bytes=4 * MIB)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

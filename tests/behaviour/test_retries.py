@@ -16,7 +16,6 @@ from comfy_client.errors import (
     TransportError,
 )
 from comfy_client.testing import ComfyServer, encode
-from comfy_client.transport import sender
 from comfy_client.transport.deadline import limited_silence
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
@@ -81,19 +80,16 @@ def test_a_post_survives_a_connection_that_the_server_closed(
     assert len([r for r in comfy.requests if r.method == "POST"]) == 20
 
 
+@pytest.mark.parametrize(("stale", "connections"), [(20.0, 1), (0.0, 3)])
 def test_a_post_after_a_long_silence_has_a_connection_of_its_own(
-    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch
+    comfy: ComfyServer, stale: float, connections: int
 ) -> None:
-    """A NAT forgets connections that are idle, and a POST cannot be asked again."""
+    """A NAT forgets connections that are idle, and a POST cannot be sent again."""
     comfy.script()
-    for _ in range(3):
-        http.json("POST", "/prompt", json={"prompt": {}})
-    assert comfy.connections == 1
-    monkeypatch.setattr(sender, "STALE", 0.0)
-    http.json("GET", "/prompt")
-    assert comfy.connections == 1
-    http.json("POST", "/prompt", json={"prompt": {}})
-    assert comfy.connections == 2
+    with opened(comfy.url, stale=stale) as http:
+        for method in ("GET", "POST", "GET", "POST", "GET"):
+            http.request(method, "/prompt", json={"prompt": {}})
+    assert comfy.connections == connections
 
 
 def test_with_a_short_read_timeout_no_connection_is_trusted_that_was_silent_for_longer(
