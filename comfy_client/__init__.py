@@ -193,16 +193,11 @@ __all__ = [
 ]
 
 
-#: What takes a while to import, and is wanted rarely.
-_LATE = {
-    "DoctorCheck": ".doctor.report",
-    "DoctorReport": ".doctor.report",
-    "Sweep": ".batch.sweep",
-    "SweepRow": ".batch.sweep",
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATE[name], __name__), name)
+    """What takes a while to import, and is wanted rarely."""
+    if name in __all__:
+        for add_on in (".batch.sweep", ".doctor.report"):
+            found = vars(import_module(add_on, __name__))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

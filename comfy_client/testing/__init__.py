@@ -65,24 +65,26 @@ __all__ = [
     "send_text",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("Answer", "Handler", "Request", "cut", "drip", "encode"), ".http"),
-    **dict.fromkeys(("PROMPT_ID", "Finish", "Step"), ".steps"),
-    "ComfyServer": ".server",
-    "Fault": ".active_faults",
-    "Faults": ".faults",
-    "Pictures": ".images",
-    "Ran": ".records",
-    "frame": ".websocket",
-    "never_answer": ".http",
-}
+#: Where these are, or have been imported to.
+_MODULES = (
+    ".server",
+    ".faults",
+    ".active_faults",
+    ".steps",
+    ".node_api",
+    ".images",
+    ".records",
+    ".http",
+    ".websocket",
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(_HOMES.get(name, ".node_api"), __name__), name)
+        homes = (vars(import_module(module, __name__)) for module in _MODULES)
+        return next(home[name] for home in homes if name in home)
     except ModuleNotFoundError as exc:
         if exc.name not in ("aiohttp", "PIL"):
             raise
