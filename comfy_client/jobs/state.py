@@ -180,7 +180,7 @@ class JobState:
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Verdict | None:
-        """The socket says something about it."""
+        """The socket says something about it; ``link`` matters for events of :data:`MAY_END`."""
         if self.decided:
             return None
         self.news_at, self.news_by = now, "socket"
@@ -194,12 +194,11 @@ class JobState:
 
     def _progress_state(self, event: ProgressState, now: float, link: int | None) -> None:
         self.states = event
-        self.share.keep(ProgressState, event.nbytes, event.raw)
+        self._keep_one(ProgressState, event)
 
     def _progress(self, event: Progress, now: float, link: int | None) -> None:
         self.step = event
-        if event.nbytes > LARGE:  # others come all the time
-            self.share.keep(Progress, event.nbytes, event.raw)
+        self._keep_one(Progress, event)
         if not self.sampled:
             self.sampled = "Sampler" in (class_of(self.graph, event.node) or "")
 
@@ -238,14 +237,14 @@ class JobState:
 
     def _cached(self, event: ExecutionCached, now: float, link: int | None) -> None:
         self.cached = frozenset(event.nodes)
-        self.share.keep(ExecutionCached, event.nbytes, event.raw)
+        self._keep_one(ExecutionCached, event)
 
     def _end(self, event: EndEvent, now: float, link: int | None) -> Verdict | None:
         if not event.is_end:
             return None  # a node was blocked
         self.end_event = event
         self.ended = True
-        self.share.keep(EndEvent, event.nbytes, event.raw)
+        self._keep_one(EndEvent, event)
         if isinstance(event, ExecutionError | ExecutionInterrupted):
             return Verdict(event)
         self._node_ends(now)
@@ -255,6 +254,11 @@ class JobState:
         self.awaits_history = True
         self.check_at = 0.0
         return None
+
+    def _keep_one(self, kind: type, event: JobEvent) -> None:
+        """The newest event of a kind; small ones make no difference, and come all the time."""
+        if event.nbytes > LARGE:
+            self.share.keep(kind, event.nbytes, event.raw)
 
     def _node_ends(self, now: float) -> None:
         if self.node is not None:
@@ -455,6 +459,9 @@ class JobState:
         self.outputs, self.frames = {}, []
         self.weighed = NOTHING_WEIGHED
 
+
+#: Events that may end a prompt.
+MAY_END: Final = (Executing, EndEvent)
 
 #: What each kind of event changes; others say only that there is news.
 _APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Verdict | None]]] = {

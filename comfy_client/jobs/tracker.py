@@ -45,7 +45,7 @@ from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
 from .queue_monitor import QueueMonitor
 from .result import Result
-from .state import JobState, Verdict
+from .state import MAY_END, JobState, Verdict
 from .tracked import Outcome, Tracked, Waiter, WakeUp, outcome_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -56,6 +56,9 @@ REMEMBERED_BYTES: Final = 32 << 20
 #: Events that are kept while a submission is not answered, as they may be of that prompt: so
 #: many, and an eighth of the bytes that there are for all others.
 ORPHANS: Final = 1000
+
+#: Events that say which node runs.
+_NAMES_NODE: Final = (Executing, Progress)
 
 
 @attrs.define
@@ -274,10 +277,10 @@ class Tracker:
                 event = self._attribute(event)
             prompt_id = event.prompt_id
             one = None if prompt_id is None else self._tracked.get(prompt_id)
-            if prompt_id is not None and isinstance(event, Executing | Progress):
+            if prompt_id is not None and isinstance(event, _NAMES_NODE):
                 self._running = (prompt_id, event.node) if event.node else None
             if one is not None:
-                if event.is_end and one.state.end_event is not None:
+                if one.state.end_event is not None and event.is_end:
                     return  # one end each, whatever a server says afterwards
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
@@ -359,11 +362,12 @@ class Tracker:
         state = one.state
         if state.decided:
             return None
-        if event.is_end and isinstance(event, EndEvent):
+        if isinstance(event, EndEvent) and event.is_end:
             state.end_event = event
             self._remember(one, event)
         one.events.receive(event)
-        verdict = state.apply_event(event, time.monotonic(), self.link)
+        link = self.link if isinstance(event, MAY_END) else None
+        verdict = state.apply_event(event, time.monotonic(), link)
         if state.awaits_history and isinstance(event, Executing) and state.accepted_at is not None:
             self.wake.set()
         return verdict
