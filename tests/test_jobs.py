@@ -97,7 +97,7 @@ SUCCESS = execution_success({"prompt_id": "the-id"})
 def test_a_job_that_has_not_ended_says_so(job):
     """``timeout=0`` looks once; both ways of asking."""
     for ask in (job.result, job.exception):
-        with pytest.raises(JobTimeout, match="goes on") as caught:
+        with pytest.raises(JobTimeout, match="keeps running") as caught:
             ask(0)
         assert caught.value.prompt_id == "the-id"
     assert not job.done()
@@ -436,5 +436,5 @@ def test_whoever_leaves_leaves_no_growing_queue(one, job):
     one.events.receive(progress(1))
     with pytest.raises(KeyError) as caught:
         wait(job, Limits(5), on_progress=leave)
-    assert "goes on" in caught.value.__notes__[0]
+    assert "keeps running" in caught.value.__notes__[0]
     assert one.events.readers == 0

@@ -260,7 +260,7 @@ def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
     [
         (lambda: True, None),
         (lambda: False, "had ended"),
-        (ServerUnreachable("gone"), "may go on: gone"),
+        (ServerUnreachable("gone"), "may keep running: gone"),
     ],
 )
 def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(cancel, note):

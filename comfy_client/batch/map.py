@@ -78,7 +78,7 @@ def run_map(
     on_error: Literal["raise", "keep"],
     options: Mapping[str, Any],
 ) -> Generator[Result | ComfyError, None, None]:
-    """See :meth:`ComfyApi.map`.  Wrong arguments are told at once, the rest on the way."""
+    """See :meth:`ComfyApi.map`.  Wrong arguments are raised at once."""
     check_in_flight(in_flight)
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
@@ -214,7 +214,7 @@ class Window:
     def submit(
         self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any], *, tries: int = 1
     ) -> Job:
-        """Submit one more; one that gets no answer is in it, too, until the server can tell."""
+        """Submit one more; one without an answer is in it, too, until the server can say more."""
         self._entries[prompt_id] = None  # Ctrl-C may come while it is sent
         try:
             job = self._submitted(prompt_id, workflow, options)
@@ -289,7 +289,7 @@ class Window:
             wait_for_one(jobs, min(SLICE, soon))
 
     def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
-        """When there is no more patience with one.
+        """When one has waited for long enough.
 
         It waits for others of this call, which is no fault of its own: its time begins when
         one of them ends, and news of any of them will do.
@@ -300,8 +300,8 @@ class Window:
             yield _Deadline(since + self.timeout, job, what)
         if self.stall_timeout is not None:
             entries = list(self._entries.values()) if job.status != "running" else []
-            heard = [job, *(entry for entry in entries if isinstance(entry, Job))]
-            latest = max(self._ended_at, *(news_at(one) for one in heard))
+            jobs = [job, *(entry for entry in entries if isinstance(entry, Job))]
+            latest = max(self._ended_at, *(news_at(one) for one in jobs))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield _Deadline(latest + self.stall_timeout, job, what, stalled=True)
 
@@ -314,7 +314,7 @@ class Window:
                 warn_that_it_runs(entry)
 
     def withdraw(self) -> None:
-        """Take back what still waits in the queue; what runs, goes on.  Both, as in here."""
+        """Delete from the queue what is pending there; what runs keeps running."""
         entries, self._entries = self._entries, {}
         left: dict[str, Job | None] = {}
         for prompt_id, entry in entries.items():
@@ -373,7 +373,7 @@ def _give_up(deadline: _Deadline, seconds: float) -> Result | ComfyError:
     if was_there or job.done():
         what = "it was cancelled"
     elif was_there is None:
-        what = "it could not be cancelled, and may go on"
+        what = "it could not be cancelled, and may keep running"
     else:
         what = "the server knows nothing of it any more"
     return JobTimeout(

@@ -37,7 +37,7 @@ from .tracked import Tracked
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Longest wait in one piece, in seconds, so that Ctrl-C is heard on every system.
+#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 SLICE: Final = 0.5
 #: Where a prompt is: see :attr:`Job.status`.
 JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
@@ -212,7 +212,7 @@ class Job(Future[Result]):
                 log.warning("%s", self._tracked.state.remarks.popleft())
 
     def _slice(self, limits: Limits) -> float:
-        """Seconds that a wait may take in one piece; not above 0 when patience is at its end."""
+        """Seconds that a wait may take in one piece; not above 0 when the time is up."""
         left = limits.left(SLICE)
         if limits.stall_timeout is not None:
             left = min(left, news_at(self) + limits.stall_timeout - time.monotonic())
@@ -232,7 +232,8 @@ class Job(Future[Result]):
             else f" ({self.why()}). The prompt"
         )
         return JobTimeout(
-            f"{what}{state} goes on: wait again, or come back to it by api.job({self.prompt_id!r})",
+            f"{what}{state} keeps running: "
+            f"wait again, or attach to it by api.job({self.prompt_id!r})",
             prompt_id=self.prompt_id,
             stalled=is_stalled,
         )
@@ -420,18 +421,18 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
     there a lock that anybody else takes: an alarm in the middle of a ``Condition`` may let go
     of one that another thread holds by then.
     """
-    bell = threading.Lock()
-    bell.acquire()
+    alarm = threading.Lock()
+    alarm.acquire()
     try:
         for job in jobs:
-            job._alarms.append(bell)
+            job._alarms.append(alarm)
         if not any(job.done() for job in jobs):
             with short_interrupts:
-                bell.acquire(timeout=max(0.0, seconds))
+                alarm.acquire(timeout=max(0.0, seconds))
     finally:
         for job in jobs:
             with contextlib.suppress(ValueError):
-                job._alarms.remove(bell)
+                job._alarms.remove(alarm)
     return any(job.done() for job in jobs)
 
 
@@ -462,7 +463,9 @@ def _cancel(jobs: Sequence[Job]) -> None:
         try:
             job.cancel()
         except ComfyError as exc:
-            log.warning("prompt %s could not be cancelled and may go on: %s", job.prompt_id, exc)
+            log.warning(
+                "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
+            )
 
 
 def wait(
@@ -492,5 +495,5 @@ def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:
     try:
         callback(event)
     except Exception as exc:
-        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} goes on")
+        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} keeps running")
         raise

@@ -1,6 +1,6 @@
 """What an end means: the event and the exception for each way in which a prompt ends.  Pure.
 
-Whichever source told it, the event or the history, the same class and the same facts come out.
+The event and the history give the same class with the same facts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
 
 
 def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
-    """The event for a success that no event told."""
+    """The event for a success of which there was none."""
     return attrs.evolve(execution_success({"prompt_id": prompt_id}), recovered=recovered)
 
 
@@ -71,7 +71,7 @@ def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]
     reason = f"what it left takes more than the {most >> 20} MiB that a client keeps in memory"
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
     return event, OutputsTooLarge(
-        f"prompt {prompt_id} goes on, but {reason}: use SaveImage, which leaves files on the "
+        f"prompt {prompt_id} keeps running, but {reason}: use SaveImage, which leaves files on the "
         f"server, or make the client with max_json={2 * most // 3}, which allows twice as much",
         prompt_id=prompt_id,
     )

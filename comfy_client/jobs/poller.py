@@ -31,7 +31,7 @@ from ..transport.deadline import Deadline, read_timeout
 from ..transport.failures import is_away
 from .lookup import find
 from .snapshot import QueueSnapshot
-from .state import Verdict
+from .state import Outcome
 from .tracked import Tracked, WakeUp
 from .tracker import Tracker
 
@@ -300,30 +300,30 @@ class Poller:
     def _apply(
         self,
         one: Tracked,
-        change: Callable[[float, int | None], Verdict | None] | Callable[[float, int | None], None],
-    ) -> Verdict | None:
+        change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
+    ) -> Outcome | None:
         """Change what is known of a prompt, and end it if that says so."""
         tracker = self.tracker
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
                 return None  # decided meanwhile, or one with another
-            verdict = change(time.monotonic(), tracker.link)
-        if verdict is not None:
-            tracker.resolve(one, verdict)
-        return verdict
+            outcome = change(time.monotonic(), tracker.link)
+        if outcome is not None:
+            tracker.resolve(one, outcome)
+        return outcome
 
     def _apply_history(self, one: Tracked, entry: HistoryEntry | None) -> None:
         state, tracker = one.state, self.tracker
 
-        def change(now: float, link: int | None) -> Verdict | None:
+        def change(now: float, link: int | None) -> Outcome | None:
             quiet_for = tracker.connection.quiet_for
-            verdict = state.apply_history(entry, now, link, quiet_for)
-            if entry is not None and verdict is not None:
+            outcome = state.apply_history(entry, now, link, quiet_for)
+            if entry is not None and outcome is not None:
                 if not state.ended and state.is_whole(link):
                     tracker.deafness.expect(state.posted_at, now)
                 if (ending := tracker.ended.get(state.prompt_id)) is not None:
                     ending.due = 0.0
-            return verdict
+            return outcome
 
         self._apply(one, change)
 
@@ -361,11 +361,11 @@ class Poller:
         is_empty = tracker.monitor.remaining == 0
         for one in some:
             with tracker.lock:
-                verdict = one.state.apply_refusal(
+                outcome = one.state.apply_refusal(
                     exc, until, tracker.link, most=most, is_over=is_empty
                 )
-            if verdict is not None:
-                tracker.resolve(one, verdict)
+            if outcome is not None:
+                tracker.resolve(one, outcome)
 
     def give_up(self, exc: Exception) -> None:
         """No question could be asked, for a reason that nobody thought of: all are at fault."""

@@ -1,7 +1,7 @@
 """What is known of one prompt, and what that makes of it.  Pure: no lock, no thread, no I/O.
 
 Three witnesses speak: events, the queue and the history.  Each ``apply_...`` takes what one of
-them says, at the moment ``now``, and gives a :class:`Verdict` if that ends the prompt, else
+them says, at the moment ``now``, and gives a :class:`Outcome` if that ends the prompt, else
 ``None``.  ``link`` is the number of the connected socket, ``None`` if there is none.
 
 Events alone decide only if one unbroken socket saw the prompt from its start and every output
@@ -52,7 +52,7 @@ NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
 
 @attrs.frozen
-class Verdict:
+class Outcome:
     """How a prompt ended.
 
     Attributes:
@@ -179,7 +179,7 @@ class JobState:
         """Whether its events go to another client, which hears when it began and where it is."""
         return self.attached and not self.started and self.node is None
 
-    def apply_event(self, event: JobEvent, now: float, link: int | None) -> Verdict | None:
+    def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
         """The socket says something about it; ``link`` matters for events of :data:`MAY_END`."""
         if self.decided:
             return None
@@ -212,7 +212,7 @@ class JobState:
             self.frames.append((event.node_id or "", event.mime, event.view))
             self.share.keep(len(self.frames), event.nbytes + LEAST, body_of(event))
 
-    def _executing(self, event: Executing, now: float, link: int | None) -> Verdict | None:
+    def _executing(self, event: Executing, now: float, link: int | None) -> Outcome | None:
         if self.end_event is None:
             self._node_ends(now)
         if event.node is None:
@@ -239,14 +239,14 @@ class JobState:
         self.cached = frozenset(event.nodes)
         self._keep_one(ExecutionCached, event)
 
-    def _end(self, event: EndEvent, now: float, link: int | None) -> Verdict | None:
+    def _end(self, event: EndEvent, now: float, link: int | None) -> Outcome | None:
         if not event.is_end:
             return None  # a node was blocked
         self.end_event = event
         self.ended = True
         self._keep_one(EndEvent, event)
         if isinstance(event, ExecutionError | ExecutionInterrupted):
-            return Verdict(event)
+            return Outcome(event)
         self._node_ends(now)
         if self._saw_it_all(link):
             return self._success(event, self.outputs, link)
@@ -271,7 +271,7 @@ class JobState:
         if self.running_since is None:
             self.running_since = now
 
-    def _after_the_end(self, link: int | None) -> Verdict | None:
+    def _after_the_end(self, link: int | None) -> Outcome | None:
         """``executing`` without a node: it is over, and history has it."""
         self.ended = True
         if self.end_event is None and not self.cached and self._saw_it_all(link):
@@ -326,7 +326,7 @@ class JobState:
         now: float,
         link: int | None,
         quiet_for: float = float("inf"),
-    ) -> Verdict | None:
+    ) -> Outcome | None:
         """It is in the history; ``None``: neither there nor, asked before, in the queue.
 
         ``quiet_for`` are the seconds since the last byte came over the socket.
@@ -338,12 +338,12 @@ class JobState:
                 return None
             return self._from_history(entry, now, link)
         if self.cancelled and not self.awaits_history:
-            return Verdict(*deleted(self.prompt_id), has_record=False)
+            return Outcome(*deleted(self.prompt_id), has_record=False)
         return self._missed(now, link)
 
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
-    ) -> Verdict | None:
+    ) -> Outcome | None:
         """HTTP refuses to say, for the so-manieth time of ``most``; 0: that does not count.
 
         ``is_over``: whether the queue is empty.
@@ -360,9 +360,9 @@ class JobState:
             return self.as_reported(link)
         event, _ = lost(self.prompt_id, f"out of reach: {exc}")
         # Each its own: whoever raises it adds a traceback.
-        return Verdict(event, error=copy.copy(exc), has_record=False, is_final=False)
+        return Outcome(event, error=copy.copy(exc), has_record=False, is_final=False)
 
-    def as_reported(self, link: int | None) -> Verdict:
+    def as_reported(self, link: int | None) -> Outcome:
         """What its end event alone makes of it."""
         event = self.end_event
         if event is None:
@@ -370,8 +370,8 @@ class JobState:
         if isinstance(event, ExecutionSuccess):
             return self._success(event, self.outputs, link, complete=False)
         if isinstance(event, JobLostEvent):
-            return Verdict(event, lost(self.prompt_id, event.reason)[1])
-        return Verdict(event)
+            return Outcome(event, lost(self.prompt_id, event.reason)[1])
+        return Outcome(event)
 
     def _pictures_may_come(
         self, entry: models.HistoryEntry, now: float, link: int | None, quiet_for: float
@@ -383,13 +383,13 @@ class JobState:
         flows = self.is_whole(link) and quiet_for < self.timing.silence
         return flows and now - self.late_since < self.timing.pictures
 
-    def _from_history(self, entry: models.HistoryEntry, now: float, link: int | None) -> Verdict:
+    def _from_history(self, entry: models.HistoryEntry, now: float, link: int | None) -> Outcome:
         self.graph = self.graph or entry.workflow
         self.news_at, self.news_by = now, "HTTP"
         if entry.started is not None and entry.ended is not None:
             self.took = entry.ended - entry.started
         if not entry.succeeded:
-            return Verdict(failure_event(entry, self.prompt_id))
+            return Outcome(failure_event(entry, self.prompt_id))
         if self.cached is None:
             self.cached = frozenset(entry.cached_nodes)
         # History is the sure source; what only events told is kept beside it.
@@ -398,7 +398,7 @@ class JobState:
         event = success(self.prompt_id, recovered=True)
         return self._success(event, outputs, link, targets=targets)
 
-    def _missed(self, now: float, link: int | None) -> Verdict | None:
+    def _missed(self, now: float, link: int | None) -> Outcome | None:
         """Neither in the queue nor in the history; a second look, some time apart, decides."""
         timing = self.timing
         if self.missed_at is None:
@@ -413,7 +413,7 @@ class JobState:
                 self.awaits_history = False
                 self.check_at = now
         elif gone_for >= (apart := self.lost_apart or timing.lost):
-            return Verdict(*lost(self.prompt_id), has_record=False)
+            return Outcome(*lost(self.prompt_id), has_record=False)
         else:
             self.check_at = min(now + timing.lost, self.missed_at + apart)
         return None
@@ -428,7 +428,7 @@ class JobState:
         *,
         complete: bool = True,
         targets: Sequence[str] = (),
-    ) -> Verdict:
+    ) -> Outcome:
         is_whole = self.is_whole(link)
         saw_all = self.ended and is_whole
         if not saw_all and sends_pictures(self.graph):
@@ -440,7 +440,7 @@ class JobState:
         cached = self.cached or frozenset()
         # Nothing runs if no output has to; some of what is behind them may never have run.
         ran = self.visited if (self.started and saw_all) or not targets else set(targets) - cached
-        return Verdict(
+        return Outcome(
             event,
             outputs=outputs,
             complete=complete,
@@ -464,7 +464,7 @@ class JobState:
 MAY_END: Final = (Executing, EndEvent)
 
 #: What each kind of event changes; others say only that there is news.
-_APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Verdict | None]]] = {
+_APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Outcome | None]]] = {
     ProgressState: JobState._progress_state,
     Progress: JobState._progress,
     ProgressText: JobState._progress_text,

@@ -319,5 +319,5 @@ def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> Non
         if not job.cancel():
             error.add_note(f"prompt {job.prompt_id} had ended before it could be cancelled")
     except ComfyError as exc:
-        error.add_note(f"prompt {job.prompt_id} could not be cancelled and may go on: {exc}")
+        error.add_note(f"prompt {job.prompt_id} could not be cancelled and may keep running: {exc}")
     raise error

@@ -16,10 +16,7 @@ from ..workflow.graph import seeds_of
 from .job_events import JobEvents
 from .outcomes import error_of
 from .result import Result, make_result
-from .state import JobState, Verdict
-
-#: How a job ends.
-Outcome = Result | Exception
+from .state import JobState, Outcome
 
 
 class WakeUp:
@@ -75,21 +72,23 @@ class Tracked:
     events: JobEvents
     waiters: list[Waiter] = attrs.field(factory=list)  #: The job, and those that turned out equal.
     on_fork: list[Callable[[], None]] = attrs.field(factory=list)  #: What ends them in a child.
-    early: Outcome | None = None  #: Its end, if that came before the submission was answered.
+    early: Result | Exception | None = (
+        None  #: Its end, if that came before the submission was answered.
+    )
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, end: Result | Exception) -> None:
         """Have all waits end."""
-        if isinstance(outcome, Result) and outcome.node_errors != self.state.node_errors:
-            outcome = attrs.evolve(outcome, node_errors=self.state.node_errors)
+        if isinstance(end, Result) and end.node_errors != self.state.node_errors:
+            end = attrs.evolve(end, node_errors=self.state.node_errors)
         waiters, self.waiters = self.waiters, []  # which keep this object
         self.on_fork = []
         for number, waiter in enumerate(waiters):
             if waiter.done():
                 continue
-            if isinstance(outcome, Result):
-                waiter.set_result(outcome)
+            if isinstance(end, Result):
+                waiter.set_result(end)
             else:  # each its own: whoever raises it adds a traceback
-                waiter.set_exception(copy.copy(outcome) if number else outcome)
+                waiter.set_exception(copy.copy(end) if number else end)
 
     def join(self, other: Tracked) -> None:
         """Be one with another, which turns out to be the same prompt."""
@@ -102,11 +101,13 @@ class Tracked:
             self.events.receive(self.state.end_event)
 
 
-def outcome_of(state: JobState, verdict: Verdict, http: Http, files: FileRoutes) -> Outcome:
+def result_of(
+    state: JobState, outcome: Outcome, http: Http, files: FileRoutes
+) -> Result | Exception:
     """What users get; ``files`` is what outputs are downloaded with."""
-    event = verdict.event
-    if verdict.error is not None:
-        return verdict.error
+    event = outcome.event
+    if outcome.error is not None:
+        return outcome.error
     if isinstance(event, ExecutionError | ExecutionInterrupted):
         # What its server may repeat when it fails: of the client, and of the workflow.
         secrets = http.identity.secrets()
@@ -115,12 +116,12 @@ def outcome_of(state: JobState, verdict: Verdict, http: Http, files: FileRoutes)
     return make_result(
         state.prompt_id,
         state.graph,
-        verdict.outputs,
+        outcome.outputs,
         frames=state.frames,
         files=files,
-        cached_nodes=verdict.cached_nodes,
-        fully_cached=verdict.fully_cached,
+        cached_nodes=outcome.cached_nodes,
+        fully_cached=outcome.fully_cached,
         seeds=seeds_of(state.graph),
         node_errors=state.node_errors,
-        complete=verdict.complete,
+        complete=outcome.complete,
     )

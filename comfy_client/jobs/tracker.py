@@ -1,4 +1,4 @@
-"""The truth about our prompts: two sources, one verdict.
+"""The truth about our prompts: two sources, one outcome.
 
 The socket tells quickly, HTTP tells surely.  How a prompt ended is decided once, by the first
 evidence of either: its end event, or the queue and then the history over HTTP (in this order,
@@ -45,8 +45,8 @@ from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
 from .queue_monitor import QueueMonitor
 from .result import Result
-from .state import MAY_END, JobState, Verdict
-from .tracked import Outcome, Tracked, Waiter, WakeUp, outcome_of
+from .state import MAY_END, JobState, Outcome
+from .tracked import Tracked, Waiter, WakeUp, result_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -68,7 +68,7 @@ class _Ending:
     event: EndEvent
     waiter: weakref.ref[Waiter]  # kept by its user, or not at all: a result may be large
     has_record: bool  # or none will be written, as of a prompt that was lost
-    is_final: bool  # or the server merely refuses to tell, and may be asked again
+    is_final: bool  # or the server merely refuses to say, and may be asked again
     due: float  # until when the record may not be written yet
 
 
@@ -86,8 +86,8 @@ class Tracker:
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long nodes took that this client followed.
-        ended: Prompts that ended of late: whoever tells it again, a late socket or a job that
-            attaches to the same prompt, is not heard twice, and cannot take it back.
+        ended: Prompts that ended of late: whoever says so again, a late socket or a job that
+            attaches to the same prompt, changes nothing.
         renamed: The server's ids of late, by ours.
         posted_as: In whose name prompts were posted of late: a client id may be renewed.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
@@ -218,34 +218,34 @@ class Tracker:
     def accept(self, one: Tracked, receipt: models.QueuedPrompt) -> None:
         """The server has it in its queue, maybe under an id of its own."""
         state = one.state
-        verdict = None
+        outcome = None
         with self.lock:
             state.accept(receipt, time.monotonic(), self.link)
             if receipt.prompt_id != state.prompt_id:
                 # Somebody may have seen it in the queue, and attached to it.
                 other = self._tracked.get(receipt.prompt_id)
                 self.rename(one, receipt.prompt_id)
-                verdict = self._apply_orphans(one)
+                outcome = self._apply_orphans(one)
                 if other is not None:
                     self._attached -= other.state.attached
                     other.join(one)
             early = one.early
-        if verdict is not None:
-            self.resolve(one, verdict)
+        if outcome is not None:
+            self.resolve(one, outcome)
         elif early is not None:
             one.settle(early)
         if state.awaits_history or self.link is None:
             self.wake.set()  # the thread may sleep for much longer
 
-    def _apply_orphans(self, one: Tracked) -> Verdict | None:
+    def _apply_orphans(self, one: Tracked) -> Outcome | None:
         """Events that came before it was known whose they are; receivers had these already."""
         if self._orphans.forgotten:
             one.state.generation = None  # some are gone: events alone may not decide
         for event in self._orphans.values():
             if event.prompt_id == one.state.prompt_id:
-                verdict = self._apply(one, with_finality(event, one.state.graph))
-                if verdict is not None:
-                    return verdict
+                outcome = self._apply(one, with_finality(event, one.state.graph))
+                if outcome is not None:
+                    return outcome
         return None
 
     def merge(self, one: Tracked, prompt_id: str) -> None:
@@ -271,7 +271,7 @@ class Tracker:
                     self._queue_moved()
             self.publish(event)
             return
-        verdict = None
+        outcome = None
         with self.lock:
             if event.prompt_id is None and isinstance(event, PreviewEvent | ProgressText):
                 event = self._attribute(event)
@@ -284,14 +284,14 @@ class Tracker:
                     return  # one end each, whatever a server says afterwards
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
-                verdict = self._apply(one, event)
+                outcome = self._apply(one, event)
             elif event.is_end and prompt_id in self.ended:
                 return  # receivers had this news already, over HTTP
             if self._posting and prompt_id and (one is None or one.state.attached):
                 self._orphans.append(event, event.nbytes)
         self.publish(event)
-        if one is not None and verdict is not None:
-            self.resolve(one, verdict)
+        if one is not None and outcome is not None:
+            self.resolve(one, outcome)
         elif self.budget.used > self.budget.most:
             self._keep_to_budget()
 
@@ -357,7 +357,7 @@ class Tracker:
             return attrs.evolve(event, prompt_id=prompt_id, node_id=node)
         return attrs.evolve(event, prompt_id=prompt_id)
 
-    def _apply(self, one: Tracked, event: JobEvent) -> Verdict | None:
+    def _apply(self, one: Tracked, event: JobEvent) -> Outcome | None:
         """With the lock held."""
         state = one.state
         if state.decided:
@@ -367,10 +367,10 @@ class Tracker:
             self._remember(one, event)
         one.events.receive(event)
         link = self.link if isinstance(event, MAY_END) else None
-        verdict = state.apply_event(event, time.monotonic(), link)
+        outcome = state.apply_event(event, time.monotonic(), link)
         if state.awaits_history and isinstance(event, Executing) and state.accepted_at is not None:
             self.wake.set()
-        return verdict
+        return outcome
 
     # -- when to ask -------------------------------------------------------------------------
 
@@ -394,28 +394,28 @@ class Tracker:
 
     # -- the end -----------------------------------------------------------------------------
 
-    def resolve(self, one: Tracked, verdict: Verdict | Exception) -> None:
+    def resolve(self, one: Tracked, outcome: Outcome | Exception) -> None:
         """End a prompt, once: receivers get its end event, then all waits for it end.
 
-        An exception in place of a verdict ends the waits only: nothing is known of the prompt.
+        An exception in place of an outcome ends the waits only: nothing is known of the prompt.
         """
         state = one.state
         news = None
         with self.lock:
             if state.decided:
                 return
-            outcome = self._outcome(state, verdict) if isinstance(verdict, Verdict) else verdict
-            if isinstance(verdict, Verdict) and state.end_event is None:
-                state.end_event = verdict.event
-                one.events.receive(verdict.event)
+            end = self._end_of(state, outcome) if isinstance(outcome, Outcome) else outcome
+            if isinstance(outcome, Outcome) and state.end_event is None:
+                state.end_event = outcome.event
+                one.events.receive(outcome.event)
                 if state.prompt_id not in self.ended:
-                    news = verdict.event
-                self._remember(one, verdict.event, verdict)
+                    news = outcome.event
+                self._remember(one, outcome.event, outcome)
             state.decided = True
             state.ended_at = time.monotonic()
             if state.is_whole(self.link):  # else events may be missing
                 self.times.learn_later(state.graph, state.spent)
-            if state.running_since is not None and not isinstance(outcome, Result):
+            if state.running_since is not None and not isinstance(end, Result):
                 fraction_of(state, self.times)  # as far as it came
             state.release()
             self._attached -= state.attached
@@ -424,28 +424,28 @@ class Tracker:
             self.publish(news)
         with self.lock:
             if state.accepted_at is None:  # the answer to the submission may have more to say
-                one.early = outcome
+                one.early = end
                 return
-        one.settle(outcome)
+        one.settle(end)
 
-    def _remember(self, one: Tracked, event: EndEvent, verdict: Verdict | None = None) -> None:
+    def _remember(self, one: Tracked, event: EndEvent, outcome: Outcome | None = None) -> None:
         """Its end is reported."""
-        has_record = verdict is None or verdict.has_record
-        is_final = verdict is None or verdict.is_final
+        has_record = outcome is None or outcome.has_record
+        is_final = outcome is None or outcome.is_final
         due = 0.0
         if has_record and not event.recovered:
             due = time.monotonic() + self.timing.record
         ending = _Ending(event, weakref.ref(one.waiters[0]), has_record, is_final, due)
         self.ended.put(one.state.prompt_id, ending, event.nbytes)
 
-    def _outcome(self, state: JobState, verdict: Verdict) -> Outcome:
-        if verdict.lacks_previews and not self._hinted:
+    def _end_of(self, state: JobState, outcome: Outcome) -> Result | Exception:
+        if outcome.lacks_previews and not self._hinted:
             self._hinted = True
             state.remarks.append(
                 "someone listens to previews, but the server sends none: start ComfyUI with "
                 "--preview-method auto (servers from 0.5 on are asked for them by this library)"
             )
-        return outcome_of(state, verdict, self.http, self.routes())
+        return result_of(state, outcome, self.http, self.routes())
 
     def _keep_to_budget(self) -> None:
         """Give up the prompt that holds most, if they alone hold more than there is."""
@@ -458,7 +458,7 @@ class Tracker:
                 return  # the rest is in the hands of receivers
             largest = max(all_of_them, key=lambda one: one.state.share.nbytes)
         event, error = too_large(largest.state.prompt_id, most)
-        self.resolve(largest, Verdict(event, error, has_record=False, is_final=False))
+        self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
 
     def close(self) -> None:
         """Nothing will be known any more: all waits end in :class:`ClientClosed`."""

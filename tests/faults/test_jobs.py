@@ -1423,7 +1423,7 @@ def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(comfy, api):
     comfy.script(*WELL)
     with pytest.raises(KeyError) as caught:
         api.run(GRAPH, timeout=LIMIT, on_event=callback)
-    assert "goes on" in caught.value.__notes__[0]
+    assert "keeps running" in caught.value.__notes__[0]
     check(api.run(GRAPH, timeout=LIMIT))
 
 
@@ -1433,7 +1433,9 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, api, call
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     start = time.monotonic()
-    with pytest.raises(JobTimeout, match=r"within 0\.25 s \(.*\)\. The prompt goes on: ") as caught:
+    with pytest.raises(
+        JobTimeout, match=r"within 0\.25 s \(.*\)\. The prompt keeps running: "
+    ) as caught:
         api.run(GRAPH, timeout=0.25, on_event=callback)
     assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - start < 5

@@ -58,7 +58,7 @@ def cached(*nodes):
 
 
 def apply(state, *events, link=LINK, now=1.0):
-    """The verdict of the last of these events, before which there is none."""
+    """What the last of these events makes of it; those before it decide nothing."""
     for event in events[:-1]:
         assert state.apply_event(event, now, link) is None
     return state.apply_event(events[-1], now, link)
@@ -83,10 +83,10 @@ def queue(*, running=(), pending=(), **more):
 
 
 def test_one_unbroken_socket_that_saw_all_decides_by_events_alone():
-    verdict = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, SUCCESS)
-    assert verdict.event is SUCCESS
-    assert dict(verdict.outputs) == {"9": OUTPUT}
-    assert (verdict.complete, verdict.fully_cached, verdict.error) == (True, False, None)
+    outcome = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, SUCCESS)
+    assert outcome.event is SUCCESS
+    assert dict(outcome.outputs) == {"9": OUTPUT}
+    assert (outcome.complete, outcome.fully_cached, outcome.error) == (True, False, None)
 
 
 @pytest.mark.parametrize(
@@ -109,24 +109,24 @@ def test_a_success_with_a_gap_waits_for_its_record(events, link):
 
 
 def test_cached_outputs_that_were_told_are_known():
-    verdict = apply(a_state(), START, cached("1", "9"), LEFT, SUCCESS)
-    assert verdict.fully_cached
-    assert verdict.cached_nodes == ("1", "9")
+    outcome = apply(a_state(), START, cached("1", "9"), LEFT, SUCCESS)
+    assert outcome.fully_cached
+    assert outcome.cached_nodes == ("1", "9")
 
 
 def test_executing_nothing_ends_a_prompt_of_a_server_that_tells_no_success():
     """Before July 2024; the end event is ours then."""
-    verdict = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, OVER)
-    assert verdict.event.name == "execution_success"
-    assert not verdict.event.recovered
+    outcome = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, OVER)
+    assert outcome.event.name == "execution_success"
+    assert not outcome.event.recovered
 
 
 @pytest.mark.parametrize("event", [FAILED, STOPPED])
 @pytest.mark.parametrize("link", [LINK, None])
 def test_a_failure_needs_no_record(event, link):
     state = a_state()
-    verdict = apply(state, event, link=link)
-    assert (verdict.event, state.end_event) == (event, event)
+    outcome = apply(state, event, link=link)
+    assert (outcome.event, state.end_event) == (event, event)
 
 
 def test_a_blocked_node_is_no_end():
@@ -135,7 +135,7 @@ def test_a_blocked_node_is_no_end():
     assert state.end_event is None
 
 
-def test_what_comes_after_the_verdict_changes_nothing():
+def test_what_comes_after_the_end_changes_nothing():
     state = a_state(decided=True)
     assert apply(state, FAILED) is None
     assert (state.end_event, state.news_by) == (None, "")
@@ -185,8 +185,8 @@ def test_pictures_that_are_outputs_are_kept_and_counted():
 def test_a_wish_for_previews_that_none_answers_is_noticed():
     state = a_state(wants_previews=True)
     step = of(Progress, "progress", node="1", value=1, max=3)
-    verdict = apply(state, START, NOTHING_CACHED, RUNS, step, LEFT, SUCCESS)
-    assert verdict.lacks_previews
+    outcome = apply(state, START, NOTHING_CACHED, RUNS, step, LEFT, SUCCESS)
+    assert outcome.lacks_previews
 
 
 # -- the queue ----------------------------------------------------------------------------
@@ -240,10 +240,10 @@ def test_questions_become_rare(link, attached, first, most):
 
 def test_a_record_of_a_success_ends_it():
     state = a_state(outputs={"8": {"text": ["x"]}})
-    verdict = state.apply_history(entry(), 2.0, LINK)
-    assert verdict.event.recovered
-    assert dict(verdict.outputs) == {"8": {"text": ["x"]}, "9": OUTPUT}
-    assert verdict.has_record
+    outcome = state.apply_history(entry(), 2.0, LINK)
+    assert outcome.event.recovered
+    assert dict(outcome.outputs) == {"8": {"text": ["x"]}, "9": OUTPUT}
+    assert outcome.has_record
 
 
 def test_a_record_without_outputs_to_run_is_all_from_the_cache():
@@ -266,8 +266,8 @@ def test_a_record_of_a_failure_ends_it(message, name):
             "status": {"status_str": "error", "completed": False, "messages": [message]},
         }
     )
-    verdict = a_state().apply_history(record, 2.0, LINK)
-    assert (verdict.event.name, verdict.event.recovered) == (name, True)
+    outcome = a_state().apply_history(record, 2.0, LINK)
+    assert (outcome.event.name, outcome.event.recovered) == (name, True)
 
 
 def test_in_neither_twice_and_apart_in_time_is_lost():
@@ -275,10 +275,10 @@ def test_in_neither_twice_and_apart_in_time_is_lost():
     assert state.apply_history(None, 2.0, LINK) is None
     assert state.check_at == 4.0
     assert state.apply_history(None, 3.9, LINK) is None
-    verdict = state.apply_history(None, 4.0, LINK)
-    assert isinstance(verdict.event, JobLostEvent)
-    assert isinstance(verdict.error, JobLost)
-    assert not verdict.has_record
+    outcome = state.apply_history(None, 4.0, LINK)
+    assert isinstance(outcome.event, JobLostEvent)
+    assert isinstance(outcome.error, JobLost)
+    assert not outcome.has_record
 
 
 def test_what_may_be_on_its_way_is_not_lost_so_soon():
@@ -298,9 +298,9 @@ def test_an_event_between_the_two_looks_says_that_it_is_there():
 
 
 def test_what_we_deleted_is_interrupted_and_not_lost():
-    verdict = a_state(cancelled=True).apply_history(None, 2.0, LINK)
-    assert isinstance(verdict.error, JobInterrupted)
-    assert verdict.event.name == "execution_interrupted"
+    outcome = a_state(cancelled=True).apply_history(None, 2.0, LINK)
+    assert isinstance(outcome.error, JobInterrupted)
+    assert outcome.event.name == "execution_interrupted"
 
 
 def test_a_record_may_come_later_than_the_end_event():
@@ -309,8 +309,8 @@ def test_a_record_may_come_later_than_the_end_event():
     apply(state, START, cached("1", "9"), SUCCESS)
     assert state.apply_history(None, 2.0, LINK) is None
     assert state.apply_history(None, 4.9, LINK) is None
-    verdict = state.apply_history(None, 5.0, LINK)
-    assert (verdict.event, verdict.complete) == (SUCCESS, False)
+    outcome = state.apply_history(None, 5.0, LINK)
+    assert (outcome.event, outcome.complete) == (SUCCESS, False)
 
 
 def test_an_end_that_nobody_reported_is_asked_for_again():
@@ -329,15 +329,15 @@ def test_pictures_on_a_slow_line_are_waited_for_as_long_as_something_comes():
     state = a_state(PICTURES)
     assert state.apply_history(entry(outputs={}), 10.0, LINK, quiet_for=1.0) is None
     assert state.check_at == 11.0
-    verdict = state.apply_history(entry(outputs={}), 11.0, LINK, quiet_for=9.0)
-    assert not verdict.complete
+    outcome = state.apply_history(entry(outputs={}), 11.0, LINK, quiet_for=9.0)
+    assert not outcome.complete
     assert "some may be missing" in state.remarks[0]
 
 
 def test_pictures_are_complete_once_the_socket_told_the_end():
     state = a_state(PICTURES, ended=True)
-    verdict = state.apply_history(entry(outputs={}), 10.0, LINK, quiet_for=9.0)
-    assert verdict.complete
+    outcome = state.apply_history(entry(outputs={}), 10.0, LINK, quiet_for=9.0)
+    assert outcome.complete
     assert not state.remarks
 
 
@@ -352,11 +352,11 @@ def refuse(state, exc, times, *, link=None, most=3, is_over=False):
 
 def test_what_is_refused_again_and_again_ends_in_the_refusal():
     refused = AuthenticationError("no", status=401)
-    verdict = refuse(a_state(), refused, 3)
-    assert str(verdict.error) == "no"
-    assert verdict.error is not refused
-    assert (verdict.is_final, verdict.has_record) == (False, False)
-    assert "out of reach" in verdict.event.reason
+    outcome = refuse(a_state(), refused, 3)
+    assert str(outcome.error) == "no"
+    assert outcome.error is not refused
+    assert (outcome.is_final, outcome.has_record) == (False, False)
+    assert "out of reach" in outcome.event.reason
 
 
 def test_a_refusal_that_does_not_count_ends_nothing():
@@ -371,15 +371,15 @@ def test_a_socket_that_will_tell_is_waited_for():
 
 def test_what_a_gap_has_swallowed_no_socket_tells():
     """The queue is empty, so it has ended."""
-    verdict = refuse(a_state(), ApiError("x", status=500), 3, link=LINK + 1, is_over=True)
-    assert verdict is not None
+    outcome = refuse(a_state(), ApiError("x", status=500), 3, link=LINK + 1, is_over=True)
+    assert outcome is not None
 
 
 def test_an_end_that_was_reported_stands_though_its_record_is_refused():
     state = a_state()
     apply(state, START, cached("1", "9"), SUCCESS, link=None)
-    verdict = refuse(state, AuthenticationError("no", status=401), 3)
-    assert (verdict.event, verdict.complete, verdict.error) == (SUCCESS, False, None)
+    outcome = refuse(state, AuthenticationError("no", status=401), 3)
+    assert (outcome.event, outcome.complete, outcome.error) == (SUCCESS, False, None)
 
 
 def test_an_answer_starts_the_count_anew():
