@@ -64,7 +64,8 @@ def _is_gone_soon(receiver: object) -> bool:
     return getattr(receiver, "__name__", None) == "<lambda>" or isinstance(receiver, partial)
 
 
-_other_names = blinker.Namespace()
+#: Signals of names that are not documented.
+other_names = blinker.Namespace()
 
 
 def signal(name: str) -> blinker.NamedSignal:
@@ -75,7 +76,7 @@ def signal(name: str) -> blinker.NamedSignal:
     ``ComfyApi`` and one event, in the delivery thread.  A lambda that is connected without
     ``weak=False``, or a name that is almost one of ComfyUI's, logs a warning once.
     """
-    namespace = blinker.default_namespace if name in NAMES else _other_names
+    namespace = blinker.default_namespace if name in NAMES else other_names
     if name not in namespace:
         warn_of_name(name)
         # Of one that was made by ``blinker.signal`` before, blinker knows nothing to say.
@@ -197,7 +198,7 @@ class Receivers:
 
     def _signal(self, name: str) -> blinker.NamedSignal | None:
         """The signal, if anyone ever asked for it: a server's words create none."""
-        return (self._namespace if name in NAMES else _other_names).get(name)
+        return (self._namespace if name in NAMES else other_names).get(name)
 
     def _connected(self, name: str) -> bool:
         found = self._signal(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -29,7 +30,7 @@ from comfy_client.events import (
 from comfy_client.signals import Receivers
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.decode import decode_text
-from tests.helpers.clients import until
+from tests.helpers.clients import threads, until
 from tests.helpers.events import drained, mine, note, progress
 from tests.helpers.interrupts import fail_next_start, in_time
 
@@ -136,14 +137,14 @@ def test_names_of_the_client_do_not_fire_from_server_data(station: Station) -> N
 def test_no_message_of_a_server_creates_a_signal(station: Station) -> None:
     """Neither names that it makes up nor documented ones take memory."""
     station.on("all", lambda event: None)
-    before = dict(signals._other_names), dict(blinker.default_namespace)
+    before = dict(signals.other_names), dict(blinker.default_namespace)
     for number in range(1000):
         station.publish(mine(number, f"made up {number}"))
     for name in NAMES:
         station.publish(mine(0, name))
     station.publish(progress(1))
     station.flush()
-    assert (dict(signals._other_names), dict(blinker.default_namespace)) == before
+    assert (dict(signals.other_names), dict(blinker.default_namespace)) == before
     assert not station.namespace
 
 
@@ -162,9 +163,9 @@ def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer)
     namespace.signal("notification").connect(in_own)
     blinker.signal("notification").connect(in_default)
     with ComfyApi(comfy.url, namespace=namespace) as api:
-        comfy.push({"type": "notification", "data": {"value": "hello"}})
-        assert own.get(timeout=LIMIT) == (api, "hello")
-        api._receivers.flush(5.0)
+        for value in ("hello", "again"):
+            comfy.push({"type": "notification", "data": {"value": value}})
+            assert own.get(timeout=LIMIT) == (api, value)
     assert other == []
 
 
@@ -182,14 +183,14 @@ def test_two_clients_are_told_apart_by_their_sender(comfy: ComfyServer) -> None:
     with ComfyApi(comfy.url) as first, ComfyApi(comfy.url) as second:
         comfy_client.signal("notification").connect(of_first, sender=first)
         comfy_client.signal("notification").connect(of_all)
-        for api in (first, second):
-            data = {"value": api.client_id}
-            comfy.push({"type": "notification", "data": data}, to=api.client_id)
-        until(lambda: len(both) == 2)
-        first._receivers.flush(5.0)
-        second._receivers.flush(5.0)
-        assert one == [(first, first.client_id)]
-        assert sorted(both) == sorted([first.client_id, second.client_id])
+        for count in (2, 4):
+            for api in (first, second):
+                data = {"value": api.client_id}
+                comfy.push({"type": "notification", "data": data}, to=api.client_id)
+            until(lambda count=count: len(both) == count)  # type: ignore[misc]
+        assert one[0] == (first, first.client_id)
+        assert {api for api, _ in one} == {first}
+        assert sorted(both) == sorted([first.client_id, second.client_id] * 2)
 
 
 def test_a_receiver_of_another_client_costs_this_one_nothing() -> None:
@@ -422,7 +423,7 @@ def test_what_will_be_gone_at_once_is_warned_about_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lambda that is connected weakly; not a function, and not with ``weak=False``."""
-    for namespace in (blinker.default_namespace, signals._other_names):
+    for namespace in (blinker.default_namespace, signals.other_names):
         monkeypatch.delitem(namespace, name, raising=False)
     found = comfy_client.signal(name)
     assert comfy_client.signal(name) is found
@@ -443,7 +444,7 @@ def test_a_signal_that_nobody_sends_is_warned_about_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is nearly ComfyUI's own; those of custom nodes may have any other name."""
-    monkeypatch.delitem(signals._other_names, "b_previw", raising=False)
+    monkeypatch.delitem(signals.other_names, "b_previw", raising=False)
     comfy_client.signal("b_preview")
     comfy_client.signal("crystools.monitor")
     assert caplog.text == ""
@@ -737,10 +738,10 @@ def test_once_may_be_taken_back_before_it_fires(station: Station) -> None:
 
 def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> None:
     """Others of that name pass by."""
-    with ComfyApi(comfy.url) as api:
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
 
         def push() -> None:
-            until(lambda: api._receivers.subscriptions())
+            comfy.until(lambda: comfy.hellos, LIMIT)  # which the wait has opened
             for value in ("one", "two", "three"):
                 comfy.push({"type": "notification", "data": {"value": value}})
 
@@ -749,8 +750,7 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
         event = api.wait_for("notification", lambda e: e.value != "one", timeout=LIMIT)
         thread.join(LIMIT)
         assert event.value == "two"
-        assert api._receivers.subscriptions() == []
-        assert api._receivers.thread is None
+        assert [one.name for one in threads() if one.name == "comfy-delivery"] == []
 
 
 def test_what_can_be_no_event_nor_predicate_is_told(
@@ -772,12 +772,9 @@ def test_what_can_be_no_event_nor_predicate_is_told(
 
 def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
     """TimeoutError, ClientClosed, or whatever the predicate raises."""
-    with ComfyApi(comfy.url) as api:
-        for timeout in (0, 0.05):
-            with pytest.raises(TimeoutError, match="no event 'progress'"):
-                api.wait_for("progress", timeout=timeout)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
         closer = threading.Thread(
-            target=lambda: (until(lambda: api._receivers.subscriptions()), api.close())
+            target=lambda: (comfy.until(lambda: comfy.hellos, LIMIT), api.close())
         )
         closer.start()
         with pytest.raises(ClientClosed):
@@ -785,6 +782,10 @@ def test_wait_for_ends_with_the_time_or_the_client(comfy: ComfyServer) -> None:
         closer.join(LIMIT)
         with pytest.raises(ClientClosed):
             api.wait_for("progress")
+    with ComfyApi(comfy.url) as api:
+        for timeout in (0, 0.05):
+            with pytest.raises(TimeoutError, match="no event 'progress'"):
+                api.wait_for("progress", timeout=timeout)
 
 
 def test_a_predicate_that_raises_ends_the_wait(station: Station) -> None:
