@@ -1,21 +1,31 @@
-"""An HTTP layer without proxies of the machine that tests."""
+"""Servers and clients of them, without proxies of the machine that tests."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
+from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http
+from comfy_client.transport.websocket import State
+from tests.helpers.clients import FAST
+from tests.helpers.connections import Make, Owner, connection_of
+from tests.helpers.doors import certificates
 from tests.helpers.http import (
     answers,
     opened,
     raw_server,
 )
+from tests.helpers.sweeps import Record, add_recorded_nodes
 
 
 @pytest.fixture
@@ -53,3 +63,91 @@ def secure(ca: trustme.CA) -> Iterator[str]:
     ca.issue_cert("127.0.0.1", "gpu.test").configure_cert(context)
     with raw_server(answers((200, {}, {"exec_info": {}})), context) as port:
         yield f"https://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``ca.pem`` and ``server.pem``."""
+    return certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def server(comfy: ComfyServer) -> ComfyServer:
+    """An embedded server."""
+    return comfy
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ComfyServer]:
+    """An embedded server for all tests of a file that leave it as it was."""
+    with ComfyServer(allowed_hosts=["*"]) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    """A client of the embedded server."""
+    with ComfyApi(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def prompts_wait(comfy: ComfyServer) -> None:
+    """Prompts, whatever they are, run until they are told to end."""
+    comfy.script()
+
+
+@pytest.fixture
+def record(server: ComfyServer) -> Record:
+    """What the nodes of ``tests.helpers.sweeps`` do on the server."""
+    return add_recorded_nodes(server)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Where the journal of a sweep is to be."""
+    return tmp_path / "sweep.db"
+
+
+@pytest.fixture
+def refused() -> Iterator[str]:
+    """The URL of a port where nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # a test may come to listen
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a port that answers no SYN."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):  # a full backlog drops what comes next
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes an owner and its connection; ends them, and looks for what they left open."""
+    made = []
+
+    def factory(url: str, *, start: bool = True, **kw: Any) -> Any:
+        owner = Owner(url, kw.pop("headers", None))
+        link = connection_of(owner, **{"timing": FAST, **kw})
+        made.append((owner, link))
+        if start:
+            link.start()
+        return owner, link
+
+    yield factory
+    for _, link in made:
+        link.stop()
+        link.join(5)
+        assert link.state is State.CLOSED
+    gc.collect()  # a socket left open is a warning, and warnings are errors

@@ -72,3 +72,20 @@ def open_sockets(port: int) -> list[socket.socket]:
 def threads() -> list[threading.Thread]:
     """The threads of all clients."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("comfy-")]
+
+
+def exception_of(call: Callable[[], object], timeout: float = 5.0) -> BaseException | None:
+    """What a call in a thread of its own raises; it must end in time."""
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(timeout)
+    assert not thread.is_alive()
+    return caught[0] if caught else None

@@ -30,7 +30,7 @@ from comfy_client.testing import ComfyServer, Request, cut, never_answer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import Quick, until
-from tests.test_recording import graph, rows
+from tests.helpers.records import graph, rows
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 

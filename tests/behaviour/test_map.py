@@ -35,24 +35,7 @@ from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, Record, add_recorded_nodes, away
-
-
-@pytest.fixture
-def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        yield server
-
-
-@pytest.fixture
-def record(server: ComfyServer) -> Record:
-    return add_recorded_nodes(server)
-
-
-@pytest.fixture
-def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as api:
-        yield api
+from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
 
 def seeds(numbers: Any) -> Iterator[dict[str, Any]]:
@@ -404,7 +387,7 @@ def test_a_script_that_ends_takes_back_what_waits_and_says_nothing(server, recor
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert (done.stdout, done.stderr) == ("ax0\n", "")
     assert api.get_queue().pending == ()

@@ -1,12 +1,10 @@
-"""A grid of prompts: its order, its rows, and its journal, whatever ends it."""
+"""The journal of a sweep, whatever ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
-import itertools
-import json
 import os
 import sqlite3
 import subprocess
@@ -14,14 +12,11 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
 
 from comfy_client import (
     ApiError,
@@ -31,18 +26,12 @@ from comfy_client import (
     JobFailed,
     PromptRejected,
     QueryCredentials,
-    ServerUnreachable,
     SweepRow,
-    UploadTooLarge,
-    Workflow,
-    WorkflowError,
 )
-from comfy_client.batch.grid import Grid, find_input
+from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
 from comfy_client.jobs import submit
 from comfy_client.testing import ComfyServer
-from comfy_client.workflow.graph import downstream
-from tests.conftest import load_workflow
 from tests.helpers.clients import outstanding, until
 from tests.helpers.sweeps import (
     GRID,
@@ -58,130 +47,9 @@ from tests.helpers.sweeps import (
 )
 
 
-@pytest.fixture
-def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        yield server
-
-
-@pytest.fixture
-def record(server: ComfyServer) -> Record:
-    return add_recorded_nodes(server)
-
-
-@pytest.fixture
-def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as api:
-        yield api
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "sweep.db"
-
-
 def id_of(journal: Path) -> uuid.UUID:
     with contextlib.closing(sqlite3.connect(journal)) as connection:
         return uuid.UUID(connection.execute("SELECT id FROM journal").fetchone()[0])
-
-
-# -- the grid ---------------------------------------------------------------------------------
-
-
-def txt2img() -> dict[str, Any]:
-    return load_workflow("txt2img_tiny")
-
-
-def test_what_feeds_the_most_is_the_outermost_loop() -> None:
-    """Wherever it stands in the grid; the innermost is what feeds the least."""
-    grid = Grid(
-        txt2img(),
-        {"KSampler.seed": range(3), "Checkpoint.ckpt_name": ["a", "b"], "Size.width": [64, 128]},
-    )
-    assert len(downstream(txt2img(), ["4"])) == 6
-    assert len(downstream(txt2img(), ["5"])) == 4
-    order = [grid.params(point) for point in grid.order()]
-    assert [each["Checkpoint.ckpt_name"] for each in order] == ["a"] * 6 + ["b"] * 6
-    assert [each["Size.width"] for each in order[:6]] == [64] * 3 + [128] * 3
-    assert [each["KSampler.seed"] for each in order[:6]] == [0, 1, 2, 2, 1, 0]
-
-
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_from_one_point_to_the_next_one_value_changes(sizes: list[int]) -> None:
-    """And each point is there once."""
-    inputs = ["KSampler.seed", "KSampler.steps", "Checkpoint.ckpt_name", "Size.width"]
-    grid = Grid(txt2img(), {name: range(size) for name, size in zip(inputs, sizes, strict=False)})
-    order = grid.order()
-    assert sorted(order) == list(range(len(grid)))
-    for here, there in itertools.pairwise(map(grid.params, order)):
-        assert sum(here[name] != there[name] for name in here) == 1
-
-
-def test_points_are_numbered_as_itertools_product_has_them() -> None:
-    """With the names that the caller gave."""
-    grid = Grid(WORKFLOW, GRID)
-    assert [tuple(grid.params(n).values()) for n in range(len(grid))] == POINTS
-    assert [list(grid.params(n)) for n in range(len(grid))] == [list(GRID)] * 4
-    assert grid.workflow(1)["Load"]["name"] == "b"
-
-
-@pytest.mark.parametrize(
-    "name", ["Model v1.5.name", "Load.name", "1.name"], ids=["title", "class", "id"]
-)
-def test_an_input_is_named_by_title_class_or_id(name: str) -> None:
-    """Titles may have dots."""
-    node, field = find_input(Workflow(WORKFLOW), name)
-    assert (node.id, field) == ("1", "name")
-
-
-def test_inputs_may_have_dots_too() -> None:
-    """As those of some newer nodes."""
-    graph = {"1.2": {"class_type": "Batch", "inputs": {"images.image0": 1}}}
-    for name in ("1.2.images.image0", "Batch.images.image0"):
-        node, field = find_input(Workflow(graph), name)
-        assert (node.id, field) == ("1.2", "images.image0")
-
-
-@pytest.mark.parametrize(
-    ("axes", "error", "match"),
-    [
-        ({"KSampler.sed": [1]}, WorkflowError, "no input 'sed'.*'seed'"),
-        ({"KSamler.seed": [1]}, WorkflowError, "'KSampler'"),
-        ({"CLIPTextEncode.text": ["a"]}, WorkflowError, "ambiguous"),
-        ({"seed": [1]}, WorkflowError, "write node and input"),
-        ({"KSampler.seed": [float("nan")]}, WorkflowError, "nan"),
-        ({"KSampler.model": [1]}, WorkflowError, "is linked"),
-        ({"KSampler.seed": []}, ValueError, "'KSampler.seed' has no values"),
-        ({"KSampler.seed": itertools.count()}, ValueError, "at most 100000"),
-        ({"KSampler.seed": [1], "3.seed": [2]}, ValueError, "are the same input"),
-        ({}, ValueError, "without an input"),
-        ({"Positive prompt.text": "a text"}, TypeError, "takes a list of values"),
-        ({"KSampler.seed": 7}, TypeError, "takes a list of values"),
-        ({3: [7]}, TypeError, "named as in"),
-        ([("KSampler.seed", [1])], TypeError, "a dict of values"),
-    ],
-)
-def test_a_grid_that_makes_no_sense_is_refused_before_anything_is_sent(axes, error, match) -> None:
-    """In words that name the input; unknown names come with candidates."""
-    api = ComfyApi("http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(error, match=match):
-        api.sweep(txt2img(), axes)
-
-
-def test_the_digest_is_that_of_what_is_run() -> None:
-    """What an input had before it was varied, titles, and the order of axes do not count."""
-    digest = Grid(WORKFLOW, GRID).digest(1)
-    other = copy.deepcopy(WORKFLOW)
-    other["3"]["inputs"]["seed"] = 99
-    other["1"]["_meta"]["title"] = "another"
-    assert Grid(other, {"3.seed": (0, 1), "1.name": ["a", "b"]}).digest(1) == digest
-    assert Grid(WORKFLOW, dict(reversed(GRID.items()))).digest(2) == digest
-    assert Grid(WORKFLOW, {"Make.seed": [0], "Load.name": ["b", "c"]}).digest(0) == digest
-    assert Grid(Grid(WORKFLOW, GRID).workflow(1), {"Write.text": ["x"]}).digest(0) == digest
-    other["2"]["inputs"]["text"] = "y"
-    assert Grid(other, GRID).digest(1) != digest
-    grid = Grid(WORKFLOW, {"Make.seed": [0, 0.0, False, 1]})
-    assert len({grid.digest(point) for point in range(4)}) == 4
 
 
 def picture(**inputs: Any) -> dict[str, Any]:
@@ -195,247 +63,6 @@ def picture(**inputs: Any) -> dict[str, Any]:
             "_meta": {"title": "Save"},
         },
     }
-
-
-# -- rows -------------------------------------------------------------------------------------
-
-
-def test_rows_come_in_the_order_of_the_grid_and_run_in_another(api, record) -> None:
-    """With parameters, seconds, results, and what was cached."""
-    told: list[SweepRow] = []
-    threads = set()
-    on_row = lambda row: (told.append(row), threads.add(threading.get_ident()))  # noqa: E731
-    rows = api.sweep(WORKFLOW, GRID, on_row=on_row)
-    assert [tuple(row.params.values()) for row in rows] == POINTS
-    assert [row.index for row in rows] == [0, 1, 2, 3]
-    assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
-    assert record.values() == ["ax0", "ax1", "bx1", "bx0"]
-    assert sorted(told, key=lambda row: row.index) == list(rows)
-    assert threads == {threading.get_ident()}
-    for row in rows:
-        assert row.error is None
-        assert not row.from_journal
-        assert row.cached == len(row.result.cached_nodes)
-        assert 0 <= row.execution_seconds <= row.seconds + 0.01
-    with pytest.raises(AttributeError):
-        rows[0].index = 7
-
-
-def test_the_order_saves_runs_of_nodes(api, record) -> None:
-    """Counted on the server, against the order in which the grid is written."""
-    grid = {"Make.seed": range(4), "Write.text": ["x", "y"], "Load.name": ["a", "b"]}
-    names, values = list(grid), list(grid.values())
-    naive = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
-    assert len(list(api.map(WORKFLOW, naive))) == 16
-    in_naive_order = Counter(name for name, _ in record.ran)
-    record.ran.clear()
-    rows = api.sweep(WORKFLOW, grid)
-    in_this_order = Counter(name for name, _ in record.ran)
-    assert in_naive_order == {"Load": 16, "Write": 8, "Make": 16, "Keep": 16}
-    # One of each stands in the cache already.
-    assert in_this_order["Load"] in (1, 2)
-    assert in_this_order["Write"] in (2, 3)
-    assert in_this_order["Make"] in (15, 16)
-    assert sum(row.cached for row in rows) == 4 * 16 - in_this_order.total()
-
-
-def test_an_error_of_one_prompt_is_in_its_row_and_the_others_run(api, record) -> None:
-    """Of the run, and of the server's check."""
-    record.failing = {1}
-    rows = api.sweep(WORKFLOW, {"Make.seed": [0, 1, "many", 3]}, in_flight=2)
-    assert texts(rows) == ["ax0", None, None, "ax3"]
-    assert [type(row.error) for row in rows] == [type(None), JobFailed, PromptRejected, type(None)]
-    assert rows[1].seconds is not None
-    assert rows[2].seconds is None
-    assert rows[2].cached is None
-
-
-def test_the_table_is_flat(api, record) -> None:
-    """For csv and pandas."""
-    record.failing = {1}
-    first, second = api.sweep(WORKFLOW, {"Make.seed": [0, 1]}).table()
-    assert list(first) == [
-        *("Make.seed", "files", "seconds", "execution_seconds", "cached", "prompt_id", "error")
-    ]
-    assert (first["Make.seed"], first["files"], first["error"]) == (0, [], None)
-    assert "seed 1 is one that fails" in second["error"]
-    json.dumps([first, second])
-
-
-def test_no_more_than_in_flight_stand_in_the_queue(api, record) -> None:
-    """As the server tells it."""
-    lengths = []
-    api.on("status", lambda event: lengths.append(event.queue_remaining))
-    api.sweep(WORKFLOW, {"Make.seed": range(10)}, in_flight=3)
-    until(lambda: 0 in lengths)
-    assert max(lengths) <= 3
-
-
-def test_what_a_callback_raises_ends_the_sweep_and_what_waits_is_taken_back(api, record) -> None:
-    """What runs goes on."""
-    record.gate = threading.Semaphore(1)
-
-    def on_row(row: SweepRow) -> None:
-        until(lambda: api.get_queue().running)
-        raise LookupError("enough")
-
-    with pytest.raises(LookupError):
-        api.sweep(WORKFLOW, {"Make.seed": range(10)}, on_row=on_row)
-    assert api.get_queue().pending == ()
-    assert len(api.get_queue().running) == 1
-    record.gate = None
-
-
-@pytest.mark.timing(lost=0.5)
-def test_nobody_there_is_told_at_once(journal) -> None:
-    """Only a server that was there is waited for; the journal stays good."""
-    api = ComfyApi("http://127.0.0.1:9")
-    with contextlib.closing(api), pytest.raises(ServerUnreachable):
-        api.sweep(WORKFLOW, GRID, journal=journal)
-    with ComfyServer() as server, ComfyApi(server.url) as api:
-        add_recorded_nodes(server)
-        assert texts(api.sweep(WORKFLOW, GRID, journal=journal)) == ["ax0", "bx0", "ax1", "bx1"]
-
-
-def test_strict_refuses_what_the_server_would_run_in_part(api, record) -> None:
-    """As submit does; at once, since no point would do."""
-    graph = copy.deepcopy(WORKFLOW)
-    graph["5"] = {"class_type": "Keep", "inputs": {}}
-    with pytest.raises(PromptRejected, match="would run only a part"):
-        api.sweep(graph, {"Make.seed": [1, 2]}, strict=True)
-    (row,) = api.sweep(graph, {"Make.seed": [3]})
-    assert row.result.node_errors
-
-
-def simulated() -> dict[str, Any]:
-    """What the embedded server can run."""
-    graph = txt2img()
-    graph["4"]["inputs"]["ckpt_name"] = "simulated.safetensors"
-    return graph
-
-
-def unknown_model(graph: dict[str, Any]) -> None:
-    graph["4"]["inputs"]["ckpt_name"] = "misspelt.safetensors"
-
-
-def beside_the_axis(graph: dict[str, Any]) -> None:
-    graph["3"]["inputs"]["sampler_name"] = "misspelt"
-
-
-def unknown_class(graph: dict[str, Any]) -> None:
-    graph["8"]["class_type"] = "VAEDecoed"
-
-
-def no_output(graph: dict[str, Any]) -> None:
-    del graph["9"]
-
-
-def no_such_node(graph: dict[str, Any]) -> None:
-    graph["3"]["inputs"]["model"] = ["99", 0]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "error"),
-    [
-        (unknown_model, PromptRejected),
-        (beside_the_axis, PromptRejected),
-        (unknown_class, PromptRejected),
-        (no_output, PromptRejected),
-        (no_such_node, WorkflowError),
-    ],
-)
-def test_a_refusal_that_no_axis_causes_ends_the_sweep_at_its_first_row(
-    server, api, journal, spoil, error
-) -> None:
-    """With that error; the next call begins where it was."""
-    graph = simulated()
-    grid = {"KSampler.seed": range(3), "Positive prompt.text": ["a", "b"]}
-    spoil(graph)
-    with pytest.raises(error) as caught:
-        api.sweep(graph, grid, journal=journal)
-    assert "about no input of the grid" in caught.value.__notes__[0]
-    posts = [each for each in server.requests if (each.method, each.path) == ("POST", "/prompt")]
-    assert len(posts) <= 1
-    with pytest.raises(error):
-        api.sweep(graph, grid, journal=journal)
-    rows = api.sweep(simulated(), grid, journal=journal)
-    assert [row.error for row in rows] == [None] * 6
-    assert len(api.get_histories()) == 6
-
-
-def test_a_refusal_that_an_axis_causes_is_that_of_its_row(api) -> None:
-    """A value, or a link to what is refused."""
-    graph = simulated()
-    graph["20"] = copy.deepcopy(graph["4"])
-    unknown_model({"4": graph["20"]})
-    for grid in (
-        {"4.ckpt_name": ["misspelt.safetensors", "simulated.safetensors"]},
-        {"KSampler.model": [["20", 0], ["4", 0]]},
-    ):
-        refused, done = api.sweep(graph, grid, in_flight=1)
-        assert isinstance(refused.error, PromptRejected)
-        assert done.error is None
-
-
-def test_a_link_of_an_axis_may_lead_to_what_cannot_be_sent(api, record) -> None:
-    """Elsewhere it can."""
-    graph = {**WORKFLOW, "5": {"class_type": "Write", "inputs": {"text": ["99", 0]}}}
-    refused, done = api.sweep(graph, {"Make.model": [["5", 0], ["1", 0]]}, in_flight=1)
-    assert isinstance(refused.error, WorkflowError)
-    assert texts([done]) == ["ax0"]
-
-
-def fault(kind: str, name: str | None = None) -> dict[str, Any]:
-    return {"type": kind, "extra_info": {} if name is None else {"input_name": name}}
-
-
-@pytest.mark.parametrize(
-    ("node_id", "errors", "may"),
-    [
-        ("3", [fault("value_not_in_list", "sampler_name")], False),
-        ("3", [fault("value_bigger_than_max", "seed")], True),
-        ("3", [fault("value_not_in_list")], True),
-        ("3", [fault("required_input_missing", "seed.nested")], True),
-        ("3", [fault("custom_validation_failed", "sampler_name")], True),
-        ("3", [fault("return_type_mismatch", "model")], True),
-        ("9", [fault("return_type_mismatch", "images")], True),
-        ("4", [fault("return_type_mismatch", "model")], False),
-        ("9", [fault("custom_validation_failed", "filename_prefix")], False),
-        ("9", [fault("exception_during_inner_validation", "images")], True),
-        ("4", [fault("value_not_in_list", "ckpt_name"), fault("of 2027")], False),
-        ("9", [fault("value_not_in_list", "x"), fault("of 2027")], True),
-        ("4", [], False),
-        ("9", ["a text"], True),
-    ],
-)
-def test_what_an_axis_may_cause(node_id, errors, may) -> None:
-    """In doubt, it may."""
-    grid = Grid(txt2img(), {"KSampler.seed": [1, 2]})
-    report = {"errors": errors, "dependent_outputs": ["9"], "class_type": "x"}
-    error = PromptRejected(
-        "no", error={"type": "prompt_outputs_failed_validation"}, node_errors={node_id: report}
-    )
-    assert grid.may_cause(error) is may
-    # Another output could be run with another value.
-    error.node_errors["3"] = {"errors": [fault("value_smaller_than_min", "seed")]}
-    assert grid.may_cause(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        PromptRejected("no", error={"type": "dependency_cycle"}),
-        PromptRejected("no"),
-        ApiError("boom", status=500),
-        UploadTooLarge("413"),
-    ],
-)
-def test_what_nobody_knows_an_axis_may_cause(error) -> None:
-    """A custom node's own refusal, a graph that the server stumbles over, a text too long."""
-    assert Grid(txt2img(), {"KSampler.seed": [1]}).may_cause(error)
-
-
-# -- the journal ------------------------------------------------------------------------------
 
 
 def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing(

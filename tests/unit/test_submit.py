@@ -1,4 +1,4 @@
-"""What is sent about one prompt, without any server."""
+"""A prompt is taken exactly once, without any server."""
 
 from __future__ import annotations
 
@@ -10,32 +10,27 @@ from comfy_client.budget import Budget, Share
 from comfy_client.errors import (
     ApiError,
     ClientClosed,
-    NotSupported,
-    PromptRejected,
     RequestTimeout,
     ServerUnreachable,
     SubmitUncertain,
 )
 from comfy_client.jobs import submit as submission
-from comfy_client.jobs.cancel import stop
 from comfy_client.jobs.state import JobState
-from comfy_client.jobs.submit import post, time_left, warn_or_refuse
+from comfy_client.jobs.submit import post, time_left
 from comfy_client.jobs.tracked import Tracked
-from comfy_client.models import Queue, QueuedPrompt
+from comfy_client.models import QueuedPrompt
 from comfy_client.timing import Timing
 from comfy_client.transport import deadline
 from comfy_client.transport.deadline import Deadline
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+
 RECEIPT = QueuedPrompt("the-id", number=3)
 
 
 def a_prompt(**known):
     state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), client_id="me", **known)
     return Tracked(state, None)
-
-
-# -- exactly once ------------------------------------------------------------------------
 
 
 class Server:
@@ -194,87 +189,3 @@ def test_there_is_always_a_second_to_find_out_what_became_of_it(clock):
     assert time_left(Deadline(-5.0), 60.0) == 1.0
     assert time_left(Deadline(5.0), 60.0) == 5.0
     assert time_left(Deadline(100.0), 10.0) == 10.0
-
-
-# -- stopping ----------------------------------------------------------------------------
-
-
-class Queued:
-    """A server whose queue goes through these states, one at each look."""
-
-    def __init__(self, *states, version="0.3.75"):
-        self.states = list(states)
-        self.version = version
-        self.done = []
-
-    def get_queue(self):
-        state = self.states.pop(0)
-        item = [[0, "the-id", {}, {}, []]]
-        return Queue.from_json(
-            {
-                "queue_running": item if state == "runs" else [],
-                "queue_pending": item if state == "waits" else [],
-            }
-        )
-
-    def get_system_stats(self):
-        return SimpleNamespace(comfyui_version=self.version)
-
-    def delete_from_queue(self, prompt_id):
-        self.done.append(f"delete {prompt_id}")
-
-    def send_command(self, method, route, json):
-        self.done.append(f"{route} {json['prompt_id']}")
-
-
-@pytest.mark.parametrize(
-    ("states", "done"),
-    [
-        (["gone"], []),
-        (["waits", "gone"], ["delete the-id"]),
-        (["runs"], ["/interrupt the-id"]),
-        (["waits", "runs"], ["delete the-id", "/interrupt the-id"]),
-    ],
-)
-def test_a_prompt_is_stopped_where_it_is(states, done):
-    """It may begin between look and act."""
-    server = Queued(*states)
-    assert stop(server, server, "the-id", force=False) is bool(done)
-    assert server.done == done
-
-
-def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
-    """And what merely waits is deleted on any server."""
-    server = Queued("runs", version="0.3.50")
-    with pytest.raises(NotSupported, match="force=True"):
-        stop(server, server, "the-id", force=False)
-    assert server.done == []
-    server = Queued("runs", version="0.3.50")
-    assert stop(server, server, "the-id", force=True)
-    server = Queued("waits", "gone", version="0.3.50")
-    assert stop(server, server, "the-id", force=False)
-
-
-@pytest.mark.parametrize(
-    ("cancel", "note"),
-    [
-        (lambda: True, None),
-        (lambda: False, "had ended"),
-        (ServerUnreachable("gone"), "may keep running: gone"),
-    ],
-)
-def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(cancel, note):
-    """A note of the error that is raised either way."""
-
-    def act():
-        if isinstance(cancel, Exception):
-            raise cancel
-        return cancel()
-
-    node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
-    job = SimpleNamespace(prompt_id="the-id", graph=GRAPH, node_errors=node_errors, cancel=act)
-    with pytest.raises(PromptRejected) as caught:
-        warn_or_refuse(job, lambda said: said, strict=True)
-    notes = getattr(caught.value, "__notes__", [])
-    assert len(notes) == (note is not None)
-    assert note is None or note in notes[0]

@@ -1,0 +1,51 @@
+"""Jobs as they end."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from comfy_client import (
+    ComfyApi,
+)
+from comfy_client.testing import ComfyServer
+from tests.helpers.graphs import GRAPH
+
+pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+
+def test_what_is_no_job_is_not_waited_for(comfy: ComfyServer) -> None:
+    with ComfyApi(comfy.url) as api, pytest.raises(TypeError, match="as_completed takes jobs"):
+        api.as_completed([api.generate_id()])  # type: ignore[list-item]
+
+
+def test_jobs_come_as_they_end_each_once(comfy: ComfyServer) -> None:
+    """Of several clients, with those that had ended first."""
+    clients = (ComfyApi(comfy.url, transport="poll") for _ in range(2))
+    with next(clients) as api, next(clients) as other:
+        first, second, third = api.submit(GRAPH), other.submit(GRAPH), api.submit(GRAPH)
+        comfy.finish(first.prompt_id)
+        first.result(20)
+        ended = api.as_completed({first: 1, second: 2, third: 3}, timeout=20)
+        assert next(ended) is first
+        for job in (second, third):
+            comfy.finish(job.prompt_id)
+            assert next(ended) is job
+        assert list(ended) == []
+        assert list(api.as_completed([third, third], timeout=0)) == [third]
+
+
+def test_jobs_that_do_not_end_in_time_are_a_timeout(comfy: ComfyServer) -> None:
+    """Seconds from the call; they go on, and what cannot be a time is told at once."""
+    with ComfyApi(comfy.url) as api:
+        job = api.submit(GRAPH)
+        ended = api.as_completed([job], timeout=1.0)
+        time.sleep(1.0)
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            next(ended)
+        assert time.monotonic() - start < 0.8
+        assert not job.done()
+        with pytest.raises(ValueError, match="seconds"):
+            api.as_completed([job], timeout=-1)

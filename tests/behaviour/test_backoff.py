@@ -1,0 +1,110 @@
+"""The pauses between attempts to reconnect: backoff, jitter, and what ends them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from comfy_client.errors import ServerUnreachable
+from comfy_client.testing import ComfyServer, Request, frame
+from comfy_client.timing import Timing
+from comfy_client.transport.websocket import State
+from tests.helpers.clients import until
+from tests.helpers.connections import Make, upgraded
+
+
+def test_the_backoff_of_dials_has_full_jitter_and_doubles_to_the_cap(
+    make: Make, refused: str
+) -> None:
+    """Each pause is drawn between nothing and a limit that doubles."""
+    drawn: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0.0
+
+    timing = Timing(pause=0.5, cap=30.0)
+    owner, _ = make(refused, timing=timing, uniform=uniform)
+    until(lambda: len(drawn) >= 20)
+    assert {low for low, _ in drawn} == {0.0}
+    assert [high for _, high in drawn[:8]] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    told = [e for e in owner.events if e.name == "reconnecting"][:3]
+    assert [(e.attempt, e.delay) for e in told] == [(2, 0.0), (3, 0.0), (4, 0.0)]
+    assert isinstance(told[0].error, ServerUnreachable)
+
+
+def test_the_backoff_is_reset_by_a_connection_that_lasts(make: Make, comfy: ComfyServer) -> None:
+    """Longer than the longest pause; not with a port that upgrades, or greets, and drops."""
+    drawn: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append(high)
+        return 0.0
+
+    def greet_and_drop(request: Request) -> None:
+        upgraded(comfy, request, frame(1, b"{}"))
+
+    fault = comfy.on("GET", "/ws", lambda request: upgraded(comfy, request))
+    owner, link = make(comfy.url, timing=Timing(pause=0.1, cap=0.8), uniform=uniform)
+    comfy.until(lambda: len(drawn) >= 4)
+    assert drawn[:4] == [0.1, 0.2, 0.4, 0.8]
+    comfy.on("GET", "/ws", greet_and_drop)
+    fault.end()
+    comfy.until(lambda: len(owner.names("reconnected")) >= 3)
+    assert set(drawn[3:]) == {0.8}
+    # A drop and the next greeting are two dials apart at most, whatever the pauses.
+    assert {e.attempt for e in owner.events if e.name == "reconnected"} == {1}
+    comfy.faults.clear()
+    comfy.until(lambda: len(comfy.hellos) == 1 and link.state is State.CONNECTED)
+    time.sleep(0.8)
+    del drawn[:]
+    comfy.faults.drop()
+    comfy.until(lambda: len(comfy.hellos) == 2)
+    assert drawn == [0.1]
+
+
+@pytest.mark.parametrize("greeting", [b"", frame(1, b"{}")], ids=["at once", "after a greeting"])
+def test_a_client_id_that_is_refused_at_a_reconnect_is_renewed(
+    make: Make, comfy: ComfyServer, greeting: bytes
+) -> None:
+    """By the close code 1008 at a re-dial; not when it comes on a socket that was up for long."""
+    owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
+    comfy.until(lambda: link.state is State.CONNECTED)
+    time.sleep(0.3)
+    comfy.faults.close_politely(1008)
+    comfy.until(lambda: len(comfy.hellos) == 2)
+    assert owner.renewals == 0
+    refusal = frame(8, (1008).to_bytes(2, "big"))
+    comfy.on("GET", "/ws", lambda request: upgraded(comfy, request, greeting + refusal))
+    comfy.faults.drop()
+    until(lambda: owner.renewals == 1)
+    comfy.faults.clear()
+    comfy.until(lambda: len(comfy.hellos) == 3)
+    time.sleep(0.3)
+    comfy.faults.close_politely(1008)  # of the fresh one, the first socket
+    comfy.until(lambda: len(comfy.hellos) == 4)
+    assert owner.renewals == 1
+
+
+def test_a_nudge_ends_a_pause(make: Make, comfy: ComfyServer) -> None:
+    """The server has answered over HTTP, so it is there again."""
+    comfy.faults.refuse_sockets(502)
+    _, link = make(comfy.url, timing=Timing(), uniform=lambda low, high: 60.0)
+    comfy.until(lambda: link.state is State.WAITING)
+    comfy.faults.clear()
+    link.nudge()
+    comfy.until(lambda: link.state is State.CONNECTED)
+
+
+def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, comfy: ComfyServer) -> None:
+    """A 403 stays at the cap however much is submitted; retry() is a person's wish."""
+    comfy.faults.refuse_sockets(403)
+    _, link = make(comfy.url, timing=Timing())
+    comfy.until(lambda: link.state is State.WAITING)
+    for _ in range(100):
+        link.nudge()
+    comfy.faults.clear()
+    link.retry()
+    comfy.until(lambda: link.state is State.CONNECTED)
+    assert len(comfy.handshakes) == 2

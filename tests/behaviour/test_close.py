@@ -1,0 +1,240 @@
+"""``close``, from wherever it is called; and a client that is closed."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import blinker
+import pytest
+
+from comfy_client import (
+    ClientClosed,
+    ComfyApi,
+    State,
+)
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import exception_of, threads, until
+from tests.helpers.graphs import GRAPH
+from tests.helpers.servers import END
+
+pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+
+def _closes_quickly(api: ComfyApi) -> None:
+    start = time.monotonic()
+    api.close()
+    assert time.monotonic() - start < 2.0  # a tenth of that, but the machine may be busy
+    api.close()
+    until(lambda: threads() == [])
+    assert api.state is State.CLOSED
+
+
+# -- close ---------------------------------------------------------------------------------
+
+
+def test_close_with_a_silent_peer(comfy: ComfyServer) -> None:
+    """F33."""
+    api = ComfyApi(comfy.url).init()
+    comfy.faults.go_dark()
+    _closes_quickly(api)
+
+
+def test_close_during_a_pause(refused: str) -> None:
+    """F33: back-off."""
+    api = ComfyApi(refused)
+    api._connection.backoff.uniform = lambda low, high: 30.0
+    api._connection.start()
+    until(lambda: api.state is State.WAITING)
+    _closes_quickly(api)
+
+
+def test_close_during_the_handshake(comfy: ComfyServer) -> None:
+    """F33: nobody answers it."""
+    comfy.faults.stall_handshakes()
+    api = ComfyApi(comfy.url)
+    api._connection.start()
+    comfy.until(lambda: comfy.handshakes)
+    _closes_quickly(api)
+
+
+def test_close_before_anything(refused: str) -> None:
+    """Nothing to let go of."""
+    _closes_quickly(ComfyApi(refused))
+
+
+@pytest.mark.parametrize("how", ["on", "signal"])
+def test_close_from_a_receiver(comfy: ComfyServer, how: str) -> None:
+    """F29, F33: in the delivery thread."""
+    namespace = blinker.Namespace()
+    api = ComfyApi(comfy.url, namespace=namespace)
+    took: list[float] = []
+
+    def close(*_: object) -> None:
+        start = time.monotonic()
+        api.close()
+        took.append(time.monotonic() - start)
+
+    if how == "on":
+        api.on("status", close)
+    else:
+        namespace.signal("status").connect(close)
+        api._connection.start()
+    until(lambda: took)
+    assert took[0] < 2.0
+    _closes_quickly(api)
+
+
+def test_close_from_a_done_callback(comfy: ComfyServer) -> None:
+    """In the thread that watches over jobs, or in the socket's."""
+    api = ComfyApi(comfy.url)
+    closed, gate = threading.Event(), threading.Event()
+    comfy.script(gate, *END)
+    job = api.submit(GRAPH)
+    job.add_done_callback(lambda _: (api.close(), closed.set()))
+    gate.set()
+    assert closed.wait(15)
+    _closes_quickly(api)
+
+
+def test_close_from_many_threads(comfy: ComfyServer) -> None:
+    """Concurrently, and none of them raises."""
+    api = ComfyApi(comfy.url).init()
+    together = threading.Barrier(4)
+    caught: list[BaseException | None] = []
+
+    def close() -> None:
+        together.wait()
+        caught.append(exception_of(api.close))
+
+    callers = [threading.Thread(target=close) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert caught == [None] * 4
+    _closes_quickly(api)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda api: api.wait_for("progress"),
+        lambda api: api.run(GRAPH),
+        lambda api: api.submit(GRAPH).result(),
+        lambda api: api.run(GRAPH, on_event=print),
+    ],
+    ids=["wait_for", "run", "result", "run with callback"],
+)
+def test_close_ends_every_wait(comfy: ComfyServer, wait: Callable[[ComfyApi], object]) -> None:
+    """With ClientClosed, at once."""
+    api = ComfyApi(comfy.url).init()
+    closer = threading.Timer(0.3, api.close)
+    closer.start()
+    start = time.monotonic()
+    with pytest.raises(ClientClosed):
+        wait(api)
+    assert time.monotonic() - start < 5
+    closer.join()
+
+
+def test_close_ends_iteration(comfy: ComfyServer) -> None:
+    """``events()`` is exhausted, not raised from."""
+    api = ComfyApi(comfy.url).init()
+    events = api.events("progress")
+    closer = threading.Timer(0.2, api.close)
+    closer.start()
+    assert list(events) == []
+    closer.join()
+
+
+@pytest.mark.parametrize("phase", ["http", "handshake"])
+def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
+    """Another thread waits in init: ClientClosed, promptly."""
+    comfy.faults.stall_handshakes()
+    api = ComfyApi(refused if phase == "http" else comfy.url)
+    closer = threading.Timer(0.5, api.close)
+    closer.start()
+    start = time.monotonic()
+    assert isinstance(exception_of(lambda: api.init(30), 20), ClientClosed)
+    assert time.monotonic() - start < 5
+    closer.join()
+
+
+#: What a closed client still does: none of it needs the server, all of it cleans up.
+HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image"}
+
+#: ping() never raises; it answers with the reason.
+ANSWERS = {"ping"}
+
+PUBLIC = sorted(
+    name
+    for name, member in inspect.getmembers(ComfyApi, callable)
+    if not name.startswith("_") and name not in HARMLESS | ANSWERS and name != "timing"
+)
+
+ARGUMENTS: dict[str, Any] = {
+    "workflow": GRAPH,
+    "name": "status",
+    "callback": print,
+    "file_name": "x.png",
+    "number": 0,
+    "prompt_id": "8a9f3c1e-0000-4000-8000-000000000000",
+    "settings": {},
+    "path_index": 0,
+    "route": "/prompt",
+    "enabled": True,
+}
+
+
+def _arguments(method: Callable[..., object]) -> list[Any]:
+    info = {"filename": "x.png", "subfolder": "", "type": "output"}
+    given = []
+    for p in inspect.signature(method).parameters.values():
+        if p.kind is p.KEYWORD_ONLY or (p.default is not p.empty and p.name not in ARGUMENTS):
+            break
+        if "FileInfo" in str(p.annotation):
+            given.append(info)
+        elif "bytes" in str(p.annotation):
+            given.append(b"x")
+        elif p.kind is not p.VAR_KEYWORD:
+            given.append(ARGUMENTS.get(p.name, "x"))
+    return given
+
+
+def _exhaust(answer: Any) -> None:
+    """Some methods only begin when their answer is used."""
+    if hasattr(answer, "__enter__"):
+        with answer:
+            pass
+    elif inspect.isgenerator(answer):
+        next(answer)
+
+
+# -- use after close -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_closed_client_says_so(refused: str, name: str) -> None:
+    """Every public method raises ClientClosed, whatever the server would say."""
+    api = ComfyApi(refused)
+    api.close()
+    method = getattr(api, name)
+    with pytest.raises(ClientClosed):
+        _exhaust(method(*_arguments(method)))
+
+
+def test_what_a_closed_client_still_does(refused: str) -> None:
+    """Clean up, and say who it was."""
+    api = ComfyApi(refused)
+    unsubscribe = api.on("status", print)
+    api.close()
+    unsubscribe()
+    assert api.off("status", print) is False
+    assert isinstance(api.ping().error, ClientClosed)
+    assert api.host == refused
+    assert repr(api) == f"<ComfyApi {refused} closed>"
+    assert threads() == []

@@ -1,0 +1,424 @@
+"""Creating a client asks nothing of anybody; ``init`` waits for a server, or says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import blinker
+import pytest
+
+from comfy_client import (
+    AuthenticationError,
+    ClientClosed,
+    ComfyApi,
+    RequestTimeout,
+    ServerUnreachable,
+    State,
+    UnexpectedResponse,
+    WorkflowError,
+)
+from comfy_client.testing import ComfyServer, Request, never_answer
+from tests.comfyui import ComfyUI
+from tests.helpers.clients import Heard, exception_of, open_sockets, threads, until
+from tests.helpers.graphs import GRAPH
+
+# -- construction --------------------------------------------------------------------------
+
+
+pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+
+def test_construction_asks_nothing_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket, no name look-up, no thread, no call for credentials."""
+
+    def fail(*args: object, **kw: object) -> Any:
+        raise AssertionError("I/O at construction")
+
+    before = threads()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", fail)
+        patch.setattr(socket, "getaddrinfo", fail)
+        patch.setattr(socket, "create_connection", fail)
+        api = ComfyApi("https://gpu.example/comfy", credentials=fail)
+        assert api.state is State.IDLE
+        assert not api.connected
+        repr(api)
+        api.get_path_image  # noqa: B018
+        api.close()
+    assert threads() == before
+
+
+def test_getters_start_no_thread(comfy: ComfyServer) -> None:
+    """HTTP alone serves them."""
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        api.get_queue()
+        api.get_histories()
+        api.get_system_stats()
+        api.poll_status()
+        api.ping()
+        api.interrupt()
+        assert api.state is State.IDLE
+        assert threads() == []
+    assert comfy.handshakes == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda api: api.on("progress", print),
+        lambda api: api.events(),
+        lambda api: api.submit(GRAPH),
+        lambda api: exception_of(lambda: api.run(GRAPH, timeout=0.1)),
+        lambda api: exception_of(lambda: api.wait_for("progress", timeout=0.1)),
+        lambda api: api.init(),
+    ],
+    ids=["on", "events", "submit", "run", "wait_for", "init"],
+)
+def test_what_needs_events_starts_the_thread(
+    comfy: ComfyServer, use: Callable[[ComfyApi], object]
+) -> None:
+    """Without init."""
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        use(api)
+        comfy.until(lambda: api.connected)
+        assert len(comfy.handshakes) == 1
+
+
+# -- init ----------------------------------------------------------------------------------
+
+
+def test_init_returns_the_client_and_may_be_repeated(comfy: ComfyServer) -> None:
+    """One socket, however often and from however many threads."""
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        assert api.init(float("inf")) is api
+        assert api.init() is api
+        assert [exception_of(api.init) for _ in range(3)] == [None] * 3
+        assert api.connected
+        assert len(comfy.handshakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "words"),
+    [
+        ("http://no-such-host.invalid:8188", ServerUnreachable, "not known"),
+        ("https://{netloc}", ServerUnreachable, "http://"),
+    ],
+    ids=["name", "tls"],
+)
+def test_init_fails_at_once_on_what_will_not_mend(
+    comfy: ComfyServer, host: str, kind: type[Exception], words: str
+) -> None:
+    """An unknown name, TLS where there is none."""
+    api = ComfyApi(host.format(netloc=f"127.0.0.1:{comfy.port}"))
+    heard = Heard(api)
+    start = time.monotonic()
+    with contextlib.closing(api), pytest.raises(kind, match=words):
+        api.init(60)
+    assert time.monotonic() - start < 20
+    assert comfy.handshakes == []
+    assert heard.links == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ((401, {}, "who?"), AuthenticationError),
+        ((403, {}, None), AuthenticationError),
+        ((200, {"Content-Type": "text/html"}, "<html>login</html>"), UnexpectedResponse),
+        ((200, {}, {"hello": "world"}), UnexpectedResponse),
+        ((302, {"Location": "/login"}, None), UnexpectedResponse),
+    ],
+    ids=["401", "403", "login", "json", "redirect"],
+)
+def test_init_fails_at_once_on_another_answer(
+    comfy: ComfyServer, answer: Any, kind: type[Exception]
+) -> None:
+    """``connection_error`` fires, ``auth_error`` where it is one, and no thread stays."""
+    comfy.on("GET", "*", answer)
+    api = ComfyApi(comfy.url)
+    heard = Heard(api)
+    start = time.monotonic()
+    with pytest.raises(kind):
+        api.init(60)
+    assert time.monotonic() - start < 20
+    until(lambda: heard("connection_error"))
+    assert isinstance(heard("connection_error")[0].error, kind)
+    assert len(heard("auth_error")) == (kind is AuthenticationError)
+    api.close()
+
+
+def test_init_fails_at_once_on_another_program() -> None:
+    """Something that does not speak HTTP listens on the port."""
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
+                    peer.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        start = time.monotonic()
+        with (
+            pytest.raises(UnexpectedResponse, match="another program"),
+            ComfyApi(f"127.0.0.1:{listener.getsockname()[1]}"),
+        ):
+            pass
+        assert time.monotonic() - start < 8
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(5)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_init_fails_at_once_when_the_handshake_is_refused(comfy: ComfyServer, status: int) -> None:
+    """HTTP lets us in, the socket does not; once mended, the same client connects."""
+    comfy.faults.refuse_sockets(status)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        start = time.monotonic()
+        with pytest.raises(AuthenticationError, match=str(status)) as info:
+            api.init(60)
+        assert time.monotonic() - start < 20
+        assert info.value is not api._connection.error
+        with pytest.raises(AuthenticationError):
+            api.init(60)
+        comfy.faults.clear()
+        assert api.init(20).connected
+
+
+def test_init_waits_for_a_server_that_starts(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """502 to 504 from a proxy, then ComfyUI itself; it says once what it waits for."""
+    left = iter([502, 503, 504])
+
+    def starting(request: Request) -> Any:
+        status = next(left, None)
+        return comfy.answer(request) if status is None else (status, {}, "starting")
+
+    comfy.on("GET", "/prompt", starting)
+    with ComfyApi(comfy.url) as api:
+        assert api.connected
+    waits = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.startswith("waiting 10 s for the server to come up: ") for text in waits] == [True]
+
+
+def test_init_waits_for_a_port_that_opens_late(
+    comfy: ComfyServer, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, refused, and there it is."""
+    port = int(refused.rpartition(":")[2])
+    with contextlib.closing(ComfyApi(refused)) as api:
+        caught: list[Any] = []
+        tries: list[float] = []
+        ask = api.poll_status
+        monkeypatch.setattr(
+            api, "poll_status", lambda timeout: (tries.append(timeout), ask(timeout))[1]
+        )
+        thread = threading.Thread(
+            target=lambda: caught.append(exception_of(lambda: api.init(30), 40))
+        )
+        thread.start()
+        until(lambda: len(tries) > 2)
+        assert thread.is_alive()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            relay = threading.Thread(target=_relay, args=(listener, comfy.port))
+            relay.start()
+            thread.join(40)
+            assert caught == [None]
+            assert api.connected
+            api.close()
+            listener.shutdown(socket.SHUT_RDWR)
+            relay.join(10)
+
+
+def _relay(listener: socket.socket, port: int) -> None:
+    """Pass connections on to another port, until the listener ends."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        while True:
+            ours = stack.enter_context(listener.accept()[0])
+            theirs = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for pair in ((ours, theirs), (theirs, ours)):
+                pump = threading.Thread(target=_pump, args=pair)
+                pump.start()
+                stack.callback(pump.join)
+                stack.callback(_end, pair[0])
+
+
+def _end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def test_init_gives_up_in_time(refused: str) -> None:
+    """A port where nobody comes to listen: the last reason is raised."""
+    start = time.monotonic()
+    with pytest.raises(ServerUnreachable, match="refused"):
+        ComfyApi(refused).init(0.6)
+    assert 0.3 < time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ((5, 60), TypeError)],
+)
+def test_what_is_no_time_to_wait_is_told_at_once(
+    refused: str, timeout: Any, error: type[Exception]
+) -> None:
+    """By whatever waits; ``nan`` would have no end."""
+    with contextlib.closing(ComfyApi(refused)) as api:
+        for wait in (
+            lambda: api.init(timeout),
+            lambda: api.run(GRAPH, timeout=timeout),
+            lambda: api.run(GRAPH, stall_timeout=timeout),
+            lambda: api.wait_for("progress", timeout=timeout),
+            lambda: api.job("x").result(timeout),
+            lambda: api.job("x").exception(timeout),
+        ):
+            raised = exception_of(wait, 30)
+            assert isinstance(raised, error)
+            assert "timeout is" in str(raised)
+
+
+def test_init_may_wait_as_long_as_it_takes(comfy: ComfyServer) -> None:
+    """Without a time it ends with the answer."""
+    comfy.kill()
+    threading.Timer(0.5, comfy.start).start()
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        assert api.init(None).connected
+
+
+def test_init_is_done_in_time_although_the_handshake_stalls(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HTTP works, so the client does; it says that the socket is not up yet."""
+    comfy.faults.stall_handshakes()
+    start = time.monotonic()
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        assert api.init(0.5) is api
+        assert time.monotonic() - start < 5
+        assert "the event socket is not up yet" in caplog.text
+
+
+def test_init_is_done_in_time_although_http_stalls(comfy: ComfyServer) -> None:
+    """A server that accepts and never answers."""
+    comfy.on("GET", "*", never_answer)
+    start = time.monotonic()
+    with contextlib.closing(ComfyApi(comfy.url)) as api, pytest.raises(RequestTimeout):
+        api.init(0.5)
+    assert time.monotonic() - start < 5
+
+
+def test_auth_success_fires_once_per_init(comfy: ComfyServer) -> None:
+    """Only where there are credentials."""
+    with contextlib.closing(ComfyApi(comfy.url, credentials=("ann", "x"))) as api:
+        heard = Heard(api)
+        api.init()
+        until(lambda: heard("connected"))
+        assert len(heard("auth_success")) == 1
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        heard = Heard(api)
+        api.init()
+        until(lambda: heard("connected"))
+        assert not heard("auth_success")
+
+
+def test_with_closes_on_failure(refused: str) -> None:
+    """Neither thread nor socket outlives a ``with`` that could not begin."""
+
+    class Impatient(ComfyApi):
+        def init(self, timeout: float = 0.3) -> Any:
+            return super().init(timeout)
+
+    api = Impatient(refused)
+    with pytest.raises(ServerUnreachable), api:
+        pass
+    with pytest.raises(ClientClosed):
+        api.get_queue()
+    assert threads() == []
+
+
+def test_with_closes_when_its_body_raises(comfy: ComfyServer) -> None:
+    """And leaves nothing."""
+    with pytest.raises(KeyError), ComfyApi(comfy.url) as api:
+        raise KeyError
+    with pytest.raises(ClientClosed):
+        api.get_queue()
+    until(lambda: threads() == [] and not open_sockets(comfy.port))
+
+
+def test_with_ends_when_receivers_have_heard_why(comfy: ComfyServer) -> None:
+    """Even one that is busy: of a failure to begin, and of a submission that fails."""
+    namespace = blinker.Namespace()
+    heard: list[str] = []
+
+    def slow(api: ComfyApi, event: Any) -> None:
+        time.sleep(0.3)
+        heard.append(event.name)
+
+    for name in ("auth_error", "connection_error", "queue_error"):
+        namespace.signal(name).connect(slow)
+    broken = {"1": {"class_type": "X", "inputs": {"a": ["2", 0]}}}
+    with contextlib.suppress(WorkflowError), ComfyApi(comfy.url, namespace=namespace) as api:
+        with contextlib.suppress(WorkflowError):
+            api.run(broken)
+        api.run(broken)
+    assert heard == ["queue_error", "queue_error"]
+    heard.clear()
+    comfy.on("GET", "/prompt", (401, {}, ""))
+    with pytest.raises(AuthenticationError), ComfyApi(comfy.url, namespace=namespace):
+        pass
+    assert heard == ["auth_error", "connection_error"]
+
+
+def test_only_what_can_be_sent_whole_is_uploaded(comfy: ComfyServer) -> None:
+    """Any bytes can; a text file, a picture of Pillow and the like cannot."""
+    bodies: list[bytes] = []
+
+    def store(request: Request) -> Any:
+        bodies.append(request.body)
+        return 200, {}, {"name": "a.png", "subfolder": "", "type": "input"}
+
+    comfy.on("POST", "/upload/image", store)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        for content in (b"picture", bytearray(b"picture"), memoryview(b"picture")):
+            api.upload_image(content, "a.png")
+        for odd in (io.StringIO("picture"), object(), 7):
+            with pytest.raises(TypeError, match="binary file"):
+                api.upload_image(odd, "a.png")  # type: ignore[arg-type]
+    assert ["picture" in str(body) for body in bodies] == [True] * 3
+
+
+# -- the real server -----------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_real_server_greets_and_lets_go(comfyui: ComfyUI) -> None:
+    """init, flags, close; twenty times, and the server's log has no traceback of it."""
+    for _ in range(20):
+        with ComfyApi(comfyui.url) as api:
+            assert api.connected
+    api = ComfyApi(comfyui.url)
+    flags = []
+    api.on("feature_flags", flags.append)
+    until(lambda: flags)
+    assert flags[0].flags["supports_preview_metadata"] is True
+    api.close()

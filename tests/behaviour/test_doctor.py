@@ -1,0 +1,474 @@
+"""The doctor: what it asks, says and never says."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import pickle
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfy_client import (
+    BasicCredentials,
+    ClientClosed,
+    ComfyApi,
+    HeaderCredentials,
+    QueryCredentials,
+)
+from comfy_client.cli.commands import main
+from comfy_client.doctor.examine import CHECKS
+from comfy_client.doctor.redactor import Redactor
+from comfy_client.errors import ServerUnreachable
+from comfy_client.testing import ComfyServer
+from comfy_client.testing.http import Request
+from tests.comfyui import ComfyUI, free_port
+from tests.conftest import examples
+from tests.helpers.doctor import Impatient, ask, failing, states
+from tests.helpers.doors import Nginx
+from tests.versions import has
+
+#: What a check needs does not have to be told again.
+ALL = [check.name for check in CHECKS]
+
+TRIVIAL = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 7},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+
+
+# -- a server that is well -----------------------------------------------------------------
+
+
+def test_all_is_fine_on_a_server_that_is(server: ComfyServer) -> None:
+    """Every check is made, and none complains."""
+    report = ask(server.url, run=True)
+    assert report.ok
+    assert states(report) == {}
+    assert [check.name for check in report] == ALL
+    for event in ("execution_start", "executed", "execution_success"):
+        assert event in report["run"].found
+    assert "ComfyUI 0.3.75" in report["version"].found
+
+
+def test_without_run_nothing_changes_on_the_server_and_no_big_route_is_asked(
+    server: ComfyServer,
+) -> None:
+    """Only GETs of small routes, each once or twice."""
+    report = ask(server.url)
+    assert [check.name for check in report] == [name for name in ALL if name != "run"]
+    asked = [(r.method, r.path.removeprefix("/api")) for r in server.requests]
+    small = {"/prompt", "/system_stats", "/features", "/users", "/ws"}
+    assert {method for method, _ in asked} == {"GET"}
+    assert {path for _, path in asked if not path.startswith("/jobs/")} == small
+    assert len(asked) <= 8
+    assert not server.ran
+
+
+def test_with_run_it_asks_the_history_of_its_own_prompt_only(server: ComfyServer) -> None:
+    """Others' graphs are nobody's business."""
+    ask(server.url, run=True)
+    (ran,) = server.ran
+    paths = {r.path.removeprefix("/api") for r in server.requests}
+    assert f"/history/{ran.prompt_id}" in paths
+    assert not paths & {"/history", "/object_info", "/queue"}
+
+
+def test_nothing_is_left_open(server: ComfyServer) -> None:
+    """After close() the server has not a single connection of it."""
+    ask(server.url, run=True)
+    server.until(lambda: server.open_connections == 0)
+    assert not [t for t in threading.enumerate() if t.name.startswith("comfy-doctor")]
+
+
+def test_the_clients_own_socket_is_left_alone(server: ComfyServer) -> None:
+    """The second socket has an id of its own, and the first goes on."""
+    gone: list[Any] = []
+    with ComfyApi(server.url) as api:
+        api.on("disconnected", gone.append)
+        report = api.doctor(run=True)
+        assert report.ok
+        assert "connected" in report["client"].found
+        assert api.connected
+        assert len(server.hellos) == 2
+        assert len(set(server.hellos)) == 2
+        assert api.run(TRIVIAL, timeout=30).prompt_id
+    assert not gone
+
+
+def test_it_works_after_an_init_that_failed() -> None:
+    """Which is when people need it."""
+    api = ComfyApi(f"127.0.0.1:{free_port()}")
+    with pytest.raises(ServerUnreachable):
+        api.init(timeout=0.1)
+    assert failing(api.doctor()) == ["port"]
+    api.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"credentials": ("me", "a secret")}, {"prefix": "/comfy/ui"}, {"version": "new"}]
+)
+def test_passwords_prefixes_and_new_servers_are_no_obstacle(options: dict[str, Any]) -> None:
+    """All is fine there too."""
+    with ComfyServer(**options) as server:
+        given = {k: v for k, v in options.items() if k == "credentials"}
+        report = ask(server.url, run=True, **given)
+    assert states(report) == {}
+
+
+def test_a_report_is_a_value(server: ComfyServer) -> None:
+    """It can be iterated over, asked by name, pickled and printed, in a notebook too."""
+    report = ask(server.url)
+    assert report
+    assert {check.name for check in report} == {check.name for check in report.checks}
+    assert report["port"] in list(report)
+    with pytest.raises(KeyError, match="teeth"):
+        report["teeth"]
+    assert str(pickle.loads(pickle.dumps(report))) == str(report) == repr(report)
+    text = str(report)
+    for word in ("comfy_client 0.", "Python 3.", "requests 2.", "websocket-client 1.", "UTC"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    """It is in seconds."""
+    with pytest.raises(ValueError, match="seconds"):
+        ask("127.0.0.1", timeout=timeout)
+
+
+def test_a_closed_client_is_no_patient() -> None:
+    """As for every other method."""
+    api = ComfyApi("127.0.0.1:9")
+    api.close()
+    with pytest.raises(ClientClosed):
+        api.doctor()
+
+
+# -- what the server is and has ------------------------------------------------------------
+
+
+def test_previews_are_off_on_or_for_each_prompt_to_choose() -> None:
+    """By the command line of the server, which it tells; else nobody knows."""
+    with ComfyServer(previews=False) as server:
+        report = ask(server.url)
+        assert states(report) == {"previews": "warning"}
+        assert "--preview-method auto" in report["previews"].advice
+        with server.faults.rewrite("GET", "/system_stats", without_argv):
+            assert ask(server.url)["previews"].state == "unknown"
+    with ComfyServer() as server:
+        assert "name their node" in ask(server.url)["previews"].found
+    with ComfyServer(version="0.8", previews=False) as server:
+        assert "chooses" in ask(server.url)["previews"].found
+
+
+def without_argv(stats: Any) -> Any:
+    return {**stats, "system": {k: v for k, v in stats["system"].items() if k != "argv"}}
+
+
+def test_an_old_server_is_told_with_what_it_lacks(server: ComfyServer) -> None:
+    """By what it answers; no version is compared."""
+    for route in ("/features", "/jobs/*"):
+        server.faults.missing("*", route)
+    report = ask(server.url)
+    assert "0.3.45" in report["version"].advice
+    assert "jobs API" in report["version"].advice
+    assert report["upload"].state == "unknown"
+    server.faults.missing("GET", "/system_stats")
+    report = ask(server.url)
+    assert report.ok
+    assert {report[name].state for name in ("version", "memory", "previews")} == {"unknown"}
+
+
+def test_scarce_memory_is_a_warning(server: ComfyServer) -> None:
+    """With how to free some."""
+
+    def scarce(stats: Any) -> Any:
+        return {**stats, "devices": [{**stats["devices"][0], "vram_free": 1 << 20}]}
+
+    with server.faults.rewrite("GET", "/system_stats", scarce):
+        report = ask(server.url)
+    assert states(report) == {"memory": "warning"}
+    assert "free_memory" in report["memory"].advice
+
+
+def test_users_are_asked_for_only_where_the_server_keeps_them(server: ComfyServer) -> None:
+    """None given, an unknown one, a known one."""
+    assert report_of_user(server, None) == "ok"
+    with ComfyServer(multi_user=True) as shared:
+        with ComfyApi(shared.url) as api:
+            known = api.create_user("somebody")
+        assert report_of_user(shared, None) == "warning"
+        assert report_of_user(shared, "nobody-we-know") == "failed"
+        assert report_of_user(shared, known) == "ok"
+
+
+def report_of_user(server: ComfyServer, user: str | None) -> str:
+    report = ask(server.url, user=user)
+    assert "somebody" not in str(report)
+    return report["user"].state
+
+
+def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_taken_back(
+    server: ComfyServer,
+) -> None:
+    """A worker that died leaves HTTP alive."""
+    with server.faults.hang_worker(), Impatient(server.url) as api:
+        api.submit(TRIVIAL)
+        server.until(lambda: api.get_queue().running)
+        report = api.doctor(run=True, timeout=6)  # in which a busy machine answers
+        assert report["queue"].state == report["run"].state == "warning"
+        assert "1 prompt of" in report["queue"].found
+        assert not api.get_queue().pending
+
+
+def test_clocks_that_differ_are_a_warning(server: ComfyServer) -> None:
+    """By the Date of an answer."""
+    old = {"Date": "Tue, 01 Jan 2019 00:00:00 GMT"}
+    answer = (200, old, {"exec_info": {"queue_remaining": 0}})
+    with server.faults.answer("GET", "/prompt", answer):
+        report = ask(server.url)
+    assert report["clock"].state == "warning"
+
+
+def test_a_post_that_a_proxy_refuses_is_told_by_the_run(server: ComfyServer) -> None:
+    """GET may pass while POST does not."""
+    with server.faults.answer("POST", "/prompt", (403, {}, b"")):
+        report = ask(server.url, run=True)
+    assert failing(report) == ["run"]
+    with server.faults.answer("POST", "/prompt", (400, {}, {"error": "no"})):
+        report = ask(server.url, run=True)
+    assert "EmptyImage" in report["run"].found
+
+
+def test_junk_and_foreign_traffic_do_not_disturb(server: ComfyServer) -> None:
+    """The socket brings what it likes."""
+    with server.faults.junk(), server.faults.foreign_traffic():
+        assert states(ask(server.url, run=True)) == {}
+
+
+def test_ctrl_c_leaves_at_once() -> None:
+    """Whatever a check is waiting for; here for one who accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = ComfyApi(f"127.0.0.1:{silent.getsockname()[1]}")
+        timer = threading.Timer(0.3, _thread.interrupt_main)
+        timer.start()
+        begun = time.monotonic()
+        with contextlib.closing(api), pytest.raises(KeyboardInterrupt):
+            api.doctor()
+        assert time.monotonic() - begun < 5
+        timer.join()
+
+
+@pytest.mark.parametrize(("asked", "status", "words"), [("", 0, "run  "), ("0", 1, "FAILED")])
+def test_the_command_prints_the_report(
+    server: ComfyServer, asked: str, status: int, words: str
+) -> None:
+    """And its exit status tells whether anything failed."""
+    host = server.url if not asked else f"127.0.0.1:{free_port()}"
+    done = CliRunner().invoke(main, ["doctor", "--run", "--host", host, "--timeout", "20"])
+    assert done.exit_code == status
+    assert words in done.output
+    assert "comfy_client doctor: " in done.output
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+FACTS = {
+    "/system_stats": ("system", "devices", "comfyui_version", "argv", "ram_free", "name"),
+    "/features": ("supports_preview_metadata", "max_upload_size"),
+    "/users": ("users", "storage"),
+    "/prompt": ("exec_info", "queue_remaining"),
+}
+
+
+# -- it never raises, and tells no secret --------------------------------------------------
+
+
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.DataObject) -> None:
+    """Any JSON in the place of any answer makes a report."""
+    shared.faults.clear()
+    for route, names in FACTS.items():
+        if data.draw(st.booleans()):
+            inner = st.dictionaries(st.sampled_from(names), JSON, max_size=3)
+            body = st.dictionaries(
+                st.sampled_from(names), JSON | inner | st.lists(inner), max_size=3
+            )
+            shared.faults.answer("GET", route, (200, {}, data.draw(body | JSON)))
+    report = ask(shared.url, timeout=20)
+    shared.faults.clear()
+    assert str(report)
+    assert "defect" not in str(report)
+
+
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    status=st.sampled_from([200, 200, 201, 204, 299, 302, 400, 401, 403, 404, 407, 418, 500, 503]),
+    kind=st.sampled_from(["", "application/json", "text/html", "text/plain; charset=klingon"]),
+    body=st.binary(max_size=40) | JSON,
+    route=st.sampled_from(["/prompt", "/ws", "/features", "/system_stats", "/users", "*"]),
+)
+def test_it_never_raises_for_how_a_server_says_it(
+    shared: ComfyServer, status: int, kind: str, body: Any, route: str
+) -> None:
+    """Any status, any type, any bytes."""
+    headers = {"Content-Type": kind} if kind else {}
+    with shared.faults.answer("*", route, (status, headers, body)):
+        report = ask(shared.url, run=True, timeout=20)
+    assert "defect" not in str(report)
+
+
+SECRETS = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":@/?#[]%,\\"),
+    min_size=6,
+    max_size=20,
+).map(lambda text: f"S3{text}")
+
+
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), secrets=st.lists(SECRETS, min_size=11, max_size=11, unique=True))
+def test_a_secret_is_nowhere_in_the_text_wherever_it_stood(
+    shared: ComfyServer, data: st.DataObject, secrets: list[str]
+) -> None:
+    """Though the server repeats whatever it was sent, and more, in each place that is shown."""
+    one, two, header, given_, cookie, name, password, param, client_id, *proxy = secrets
+    kinds: list[Any] = [
+        (one, two),
+        BasicCredentials(one, two),
+        HeaderCredentials({"X-Key": one, "X-More": f"{two} {one}"}),
+        lambda: HeaderCredentials({"Authorization": f"Bearer {one}", "X-More": two}),
+        QueryCredentials("token", one),
+    ]
+    session = requests.Session()
+    session.headers["X-Session"] = header
+    session.cookies.set("sid", cookie)
+    session.auth = (name, password)
+    session.params = {"p": param}
+    is_refused = data.draw(st.booleans())
+    kind = data.draw(st.sampled_from(kinds))
+    known = [secret for secret in secrets if secret != two or kind is not kinds[-1]]
+
+    def repeats(request: Request) -> Any:
+        told = " ".join([request.target, *request.headers.values(), *known])
+        if is_refused:
+            return 401, {"WWW-Authenticate": told, "Server": told}, told
+        system = {"comfyui_version": told, "os": told, "argv": ["--preview-method", told]}
+        answers = {
+            "/prompt": {"exec_info": {"queue_remaining": 0}},
+            "/system_stats": {"system": system, "devices": [{"name": told}]},
+            "/features": dict.fromkeys(known, 1),
+            "/users": {"users": dict.fromkeys(known, "")},
+        }
+        return 200, {"Server": told}, answers.get(request.path, {})
+
+    with session, shared.faults.answer("*", "*", repeats):
+        report = ask(
+            shared.url,
+            client_id=client_id,
+            credentials=kind,
+            user=one,
+            headers={"X-Given": given_},
+            session=session,
+            proxies={"http": f"http://{proxy[0]}:{proxy[1]}@127.0.0.1:9"},
+        )
+    told = str(report) + repr(report.checks)
+    assert not [secret for secret in secrets if secret in told or secret[:5] in told]
+    assert "***" in told
+
+
+def test_a_password_that_is_a_word_of_ours_is_not_told_by_stars(server: ComfyServer) -> None:
+    """Who knows the text would read it from what is hidden there."""
+    report = ask(server.url, credentials=("server", "proxy"), run=True)
+    assert states(report) == {}
+    assert "***" not in str(report)
+
+
+def test_names_of_people_are_no_part_of_it(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in paths, nor in the path of the server's address."""
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setattr("getpass.getuser", lambda: "alice")
+    verify = "/home/alice/own/ca.pem"
+    for path in (verify, "/data/alice/ca.pem"):
+        with contextlib.closing(ComfyApi("https://127.0.0.1:9", verify=path)) as api:
+            redact = Redactor(api._http, api.client_id)
+            assert "alice" not in redact(f"no file {path!r}, nor /mnt/alice")
+    with ComfyServer(prefix="/user/alice/proxy") as prefixed:
+        report = ask(prefixed.url, run=True)
+    assert states(report) == {}
+    assert "alice" not in str(report)
+    assert report.host.endswith("/***")
+
+
+# -- the real one --------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_every_real_version_is_well(any_comfyui: ComfyUI) -> None:
+    """What the servers of 2024 do not tell cannot be told; all else is fine."""
+    report = ask(any_comfyui.url, run=True)
+    assert report.ok
+    untold = {"previews", "upload"} if any_comfyui.version.startswith("2024") else set()
+    assert {name for name, state in states(report).items() if state == "unknown"} <= untold
+    assert "executed" in report["run"].found
+
+
+@pytest.mark.real
+def test_a_real_one_behind_nginx(comfyui: ComfyUI, papers: Path) -> None:
+    """Well, without upgrade, with a rewritten Host, with a password, with nothing behind."""
+    users = {"users": "me:{PLAIN}secret"}
+    basic = "auth_basic comfy; auth_basic_user_file users;"
+    plain = "location / { proxy_pass http://127.0.0.1:{upstream}; }"
+    with Nginx(comfyui.port, certificates=papers) as door:
+        report = ask(door.url, run=True, verify=papers / "ca.pem")
+        assert states(report) == {}
+        assert "nginx" in report["http"].found
+        assert "client" not in failing(ask(door.url))
+    with Nginx(comfyui.port, plain) as door:
+        report = ask(door.url, run=True)
+        assert states(report, "origin") == {
+            "websocket": "failed",
+            "greeting": "unknown",
+            "echo": "unknown",
+        }
+        assert report["origin"].state == "warning"
+        assert "succeeded" in report["run"].found
+    with Nginx(comfyui.port, basic, files=users) as door:
+        assert failing(ask(door.url)) == ["auth"]
+        assert states(ask(door.url, run=True, credentials=("me", "secret"))) == {}
+    with Nginx(free_port()) as door:
+        report = ask(door.url)
+        assert failing(report) == ["comfyui"]
+        assert "502" in report["comfyui"].found
+
+
+@pytest.mark.real
+def test_a_real_one_with_users_and_previews_off() -> None:
+    """As the command line of the server has it."""
+    with ComfyUI("--multi-user", "--preview-method", "none") as server:
+        report = ask(server.url, user="nobody-we-know")
+        assert failing(report) == ["user"]
+        # Newer ones make previews for each prompt that wants some.
+        per_prompt = has(server.version, "preview method")
+        assert report["previews"].state == ("ok" if per_prompt else "warning")

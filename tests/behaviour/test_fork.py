@@ -1,0 +1,189 @@
+"""Clients in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+
+from comfy_client import (
+    ClientClosed,
+    ComfyApi,
+    State,
+)
+from comfy_client.testing import ComfyServer
+from tests.comfyui import ComfyUI
+from tests.helpers.clients import Heard
+from tests.helpers.graphs import GRAPH
+from tests.helpers.servers import END
+
+pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+
+def _in_child(work: Callable[[], object]) -> str:
+    """What `work` returns or raises in a forked child, as text; it must end in 20 s."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        text = "nothing"
+        try:
+            try:
+                text = str(work())
+            except BaseException as exc:
+                text = f"{type(exc).__name__}: {exc}"
+            gc.collect()
+            os.write(write, text.encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        end = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+                return "hung"
+            time.sleep(0.01)
+        return os.read(read, 65536).decode()
+    finally:
+        os.close(read)
+
+
+@pytest.fixture
+def quiet_fork() -> Iterator[None]:
+    """Newer Pythons warn of forks beside threads, which is what is tested."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        yield
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
+    """The child has an id and a socket of its own; the parent's outlive the child."""
+    with ComfyApi(comfy.url) as api:
+        heard = Heard(api)
+        api.on("progress", print)
+        gate = threading.Event()
+        comfy.script(gate, *END)
+        job = api.submit(GRAPH)
+        parent = api.client_id
+
+        def work() -> object:
+            child = api.client_id
+            assert child != parent
+            assert api.state is State.IDLE
+            api.get_queue()
+            with pytest.raises(ClientClosed):
+                job.result(5)
+            api.init()
+            assert api.connected
+            assert api.submit(GRAPH).prompt_id != job.prompt_id
+            api.close()
+            return child
+
+        answer = _in_child(work)
+        assert len(answer) == 36, answer
+        assert answer != parent
+        comfy.until(lambda: comfy.hellos == [parent, answer])
+        gate.set()
+        job.result(15)
+        comfy.until(lambda: len(comfy.history) == 2)
+        assert api.client_id == parent
+        assert api.connected
+        assert heard.links == []
+        assert len(comfy.handshakes) == 2
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServer) -> None:
+    """Whatever lock another thread of the parent holds at that moment."""
+    stop = threading.Event()
+
+    def chatter() -> None:
+        while not stop.is_set():
+            comfy.push_status()
+            api.get_queue()
+
+    with ComfyApi(comfy.url) as api:
+        api.on("status", lambda event: None)
+        busy = threading.Thread(target=chatter)
+        busy.start()
+        try:
+            for _ in range(8):
+                assert _in_child(lambda: api.init(10).get_queue().pending) == "()"
+        finally:
+            stop.set()
+            busy.join()
+        assert api.connected
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_closed_client_is_closed_in_the_child(comfy: ComfyServer) -> None:
+    """And one that was never used can be."""
+    closed, fresh = ComfyApi(comfy.url), ComfyApi(comfy.url)
+    closed.close()
+    assert _in_child(closed.get_queue).startswith("ClientClosed")
+    assert _in_child(lambda: closed.on("status", print)).startswith("ClientClosed")
+    assert _in_child(lambda: fresh.get_queue().pending) == "()"
+    fresh.close()
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_shares_no_connection_of_a_given_session(comfy: ComfyServer) -> None:
+    """Both ask at the same time over what was one pool, and get their own answers."""
+    with (
+        requests.Session() as session,
+        contextlib.closing(ComfyApi(comfy.url, session=session)) as api,
+    ):
+        api.get_queue()
+        before = comfy.connections
+        assert _in_child(lambda: api.get_queue().pending) == "()"
+        assert comfy.connections == before + 1
+        api.get_queue()
+        assert comfy.connections == before + 1
+
+
+def _ask(api: ComfyApi) -> tuple[str, int]:
+    with api:
+        return api.client_id, api.poll_status(10).queue_remaining
+
+
+@pytest.mark.usefixtures("quiet_fork")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer, method: str) -> None:
+    """By pickle, with an id of its own each."""
+    with ComfyApi(comfy.url) as api:
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            answers = pool.map(_ask, [api, api])
+            pool.close()
+            pool.join()
+        assert [left for _, left in answers] == [0, 0]
+        assert len({api.client_id, *(client_id for client_id, _ in answers)}) == 3
+        assert api.connected
+
+
+# -- the real server -----------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_beside_the_real_server(comfyui: ComfyUI) -> None:
+    """Parent and child each with a socket of their own."""
+    with ComfyApi(comfyui.url) as api:
+        heard = Heard(api)
+        assert _in_child(lambda: api.init(20).connected) == "True"
+        assert api.poll_status(10).queue_remaining == 0
+        assert api.connected
+        assert heard.links == []

@@ -1,0 +1,109 @@
+"""A client that is forgotten, or whose script ends, without ``close``."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import blinker
+import pytest
+
+from comfy_client import (
+    AuthenticationError,
+    ComfyApi,
+)
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import open_sockets, threads, until
+from tests.helpers.graphs import GRAPH
+
+# -- forgotten -----------------------------------------------------------------------------
+
+
+pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+
+@pytest.mark.parametrize("closure", [False, True], ids=["plain", "closing over it"])
+def test_forgotten_clients_leave_nothing(comfy: ComfyServer, closure: bool) -> None:
+    """F31: a notebook cell that is run twenty times."""
+    namespace = blinker.Namespace()
+    for _ in range(20):
+        api = ComfyApi(comfy.url, namespace=namespace)
+        if closure:
+            api.on("all", lambda event, api=api: api.state)
+            namespace.signal("status").connect(lambda sender, event: None, sender=api, weak=False)
+        api.init()
+        comfy.push_status()
+        api.get_queue()
+        del api
+        gc.collect()
+    until(lambda: gc.collect() >= 0 and threads() == [])
+    until(lambda: not open_sockets(comfy.port))
+    comfy.until(lambda: not comfy.sockets)
+
+
+def test_a_forgotten_client_that_could_not_connect_is_gone_too(comfy: ComfyServer) -> None:
+    """Neither its last error nor init()'s hold it."""
+    comfy.faults.refuse_sockets(403)
+    api = ComfyApi(comfy.url)
+    with pytest.raises(AuthenticationError):
+        api.init()
+    gone = weakref.ref(api)
+    del api
+    gc.collect()
+    sys.exc_info()
+    until(lambda: gc.collect() >= 0 and gone() is None and threads() == [])
+
+
+def test_an_iterator_keeps_its_client(comfy: ComfyServer) -> None:
+    """``for event in ComfyApi(...).events()`` is no deadlock."""
+    events = ComfyApi(comfy.url).events("status")
+    gc.collect()
+    assert next(events).queue_remaining == 0
+    events.close()
+    del events
+    until(lambda: gc.collect() >= 0 and threads() == [])
+
+
+SCRIPTS = {
+    "connected": "api.init()",
+    "receivers": "api.on('all', lambda event: api.state); api.init(); api.get_queue()",
+    "job": "job = api.submit(GRAPH)",
+    "busy receiver": "import time; api.on('status', lambda e: time.sleep(60)); api.init()",
+    "poll": "api._connection._poll_only = True; api.init()",
+    "refused": "api._http.address.__class__; api.on('status', print)",
+    "iterating": (
+        "import threading;"
+        "threading.Thread(target=lambda: list(api.events()), daemon=True).start(); api.init()"
+    ),
+}
+
+
+# -- the end of the interpreter ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
+    """F32: promptly, and without a word."""
+    port = comfy.port if what != "refused" else 1
+    script = (
+        f"import time\nfrom comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"
+        f"api = ComfyApi('127.0.0.1:{port}')\n{SCRIPTS[what]}\n"
+        "print(time.time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    ended = time.time()
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert ended - float(done.stdout) < 3.0  # measured 0.1 s; the machine may be busy

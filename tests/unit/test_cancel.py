@@ -1,0 +1,99 @@
+"""Prompts are cancelled where they are, without any server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from comfy_client.errors import (
+    NotSupported,
+    PromptRejected,
+    ServerUnreachable,
+)
+from comfy_client.jobs.cancel import stop
+from comfy_client.jobs.submit import warn_or_refuse
+from comfy_client.models import Queue
+
+GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+
+
+class Queued:
+    """A server whose queue goes through these states, one at each look."""
+
+    def __init__(self, *states, version="0.3.75"):
+        self.states = list(states)
+        self.version = version
+        self.done = []
+
+    def get_queue(self):
+        state = self.states.pop(0)
+        item = [[0, "the-id", {}, {}, []]]
+        return Queue.from_json(
+            {
+                "queue_running": item if state == "runs" else [],
+                "queue_pending": item if state == "waits" else [],
+            }
+        )
+
+    def get_system_stats(self):
+        return SimpleNamespace(comfyui_version=self.version)
+
+    def delete_from_queue(self, prompt_id):
+        self.done.append(f"delete {prompt_id}")
+
+    def send_command(self, method, route, json):
+        self.done.append(f"{route} {json['prompt_id']}")
+
+
+@pytest.mark.parametrize(
+    ("states", "done"),
+    [
+        (["gone"], []),
+        (["waits", "gone"], ["delete the-id"]),
+        (["runs"], ["/interrupt the-id"]),
+        (["waits", "runs"], ["delete the-id", "/interrupt the-id"]),
+    ],
+)
+def test_a_prompt_is_stopped_where_it_is(states, done):
+    """It may begin between look and act."""
+    server = Queued(*states)
+    assert stop(server, server, "the-id", force=False) is bool(done)
+    assert server.done == done
+
+
+def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
+    """And what merely waits is deleted on any server."""
+    server = Queued("runs", version="0.3.50")
+    with pytest.raises(NotSupported, match="force=True"):
+        stop(server, server, "the-id", force=False)
+    assert server.done == []
+    server = Queued("runs", version="0.3.50")
+    assert stop(server, server, "the-id", force=True)
+    server = Queued("waits", "gone", version="0.3.50")
+    assert stop(server, server, "the-id", force=False)
+
+
+@pytest.mark.parametrize(
+    ("cancel", "note"),
+    [
+        (lambda: True, None),
+        (lambda: False, "had ended"),
+        (ServerUnreachable("gone"), "may keep running: gone"),
+    ],
+)
+def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(cancel, note):
+    """A note of the error that is raised either way."""
+
+    def act():
+        if isinstance(cancel, Exception):
+            raise cancel
+        return cancel()
+
+    node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
+    job = SimpleNamespace(prompt_id="the-id", graph=GRAPH, node_errors=node_errors, cancel=act)
+    with pytest.raises(PromptRejected) as caught:
+        warn_or_refuse(job, lambda said: said, strict=True)
+    notes = getattr(caught.value, "__notes__", [])
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
