@@ -104,7 +104,7 @@ class Endpoint:
     @functools.cached_property
     def _proxies_and_reason(self) -> tuple[dict[str, str], str]:
         if self.address.is_loopback:
-            return {}, "the own machine is never reached through one"
+            return {}, "loopback addresses bypass proxies"
         if self.given_proxies is not None:
             given = self.given_proxies.items()  # requests takes ``None`` for a scheme without one
             return {scheme: url or "" for scheme, url in given}, "proxies="
@@ -123,7 +123,7 @@ class Endpoint:
 
     @functools.cached_property
     def usable_proxies(self) -> dict[str, str]:
-        """:attr:`proxies`; an error when the one for us is none, which requests says in its own."""
+        """:attr:`proxies`; :class:`ServerUnreachable` if the one for this server is no URL."""
         proxy = self.proxy or "http://none"
         try:
             parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -132,8 +132,8 @@ class Endpoint:
             is_one = False
         if not is_one:  # and what is given is not shown: it may hold a password
             raise ServerUnreachable(
-                f"{self.address.http_url}: what is given as a proxy ({self.proxy_reason}) is none; "
-                "write http://proxy:3128, or take none with proxies={}",
+                f"{self.address.http_url}: no URL of a proxy is given ({self.proxy_reason}); "
+                "write http://proxy:3128, or use none with proxies={}",
                 retryable=False,
             )
         return self.proxies
@@ -142,8 +142,10 @@ class Endpoint:
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
         """Have the pool of a given Session keep to our deadlines, if it is one of requests."""
+        if self.is_own_session:
+            return
         adapter = self.session.get_adapter(request.url or "")
-        if not self.is_own_session and isinstance(adapter, HTTPAdapter):
+        if isinstance(adapter, HTTPAdapter):
             pool = adapter.get_connection_with_tls_context(
                 request, self.verify, proxies=self.usable_proxies, cert=self.cert
             )

@@ -1,4 +1,4 @@
-"""What failed, in one clear line, and who is away; shared by HTTP and the socket."""
+"""What failed, in one clear line, and whether the server is away; for HTTP and the socket."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def explain(
         if isinstance(cause, socket.gaierror):
             host = urlsplit(url).hostname
             if cause.errno == socket.EAI_AGAIN:  # offline for a moment, as after sleep
-                return ServerUnreachable(f"{url}: no name server tells now who {host!r} is")
-            return ServerUnreachable(f"{url}: the name {host!r} is not known", retryable=False)
+                return ServerUnreachable(
+                    f"{url}: no name server answers, so {host!r} cannot be looked up now"
+                )
+            return ServerUnreachable(f"{url}: unknown host {host!r}", retryable=False)
         if isinstance(cause, ConnectionRefusedError):
             return ServerUnreachable(
                 f"{url}: connection refused; is ComfyUI running, and on this port? "
@@ -68,7 +70,7 @@ def bare(exc: Error) -> Error:
 
 
 def without_libraries(exc: BaseException) -> BaseException:
-    """What passes through, such as a Ctrl-C, without what libraries were at, with what headers."""
+    """What passes through, as a Ctrl-C, without the frames of libraries, which hold headers."""
     show_shortly(exc)
     seen: set[int] = set()
     each: BaseException | None = exc

@@ -259,9 +259,7 @@ def _refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
     if status == 413:
         return _too_large(answer, size, what, facts)
     if status == 500 and "Server got itself in trouble" in answer.words:
-        return ApiError(
-            f"{what}: 500, the server stumbled over an argument; its log says why", **facts
-        )
+        return ApiError(f"{what}: 500, the server failed on an argument; its log says why", **facts)
     if is_for_another(status) and "json" not in answer.kind:  # ComfyUI's own words are JSON
         reason += ". A proxy says this when the server behind it does not answer"
     return ApiError(f"{what}: {status}{reason}", **facts)

@@ -172,7 +172,7 @@ class Sender:
             self.check_open()
             left = exchange.deadline.left()
             if not left:
-                raise RequestTimeout(f"{request.method} {url}: no time left to ask")
+                raise RequestTimeout(f"{request.method} {url}: no time left to send it")
             found = self._attempt(prepared, url, exchange, left)
             if found is None:
                 continue  # another thread has dropped what was kept; nothing was sent
@@ -267,7 +267,9 @@ class Sender:
         got = 0
         while length is None or got < length:
             if deadline.expired:
-                raise RequestTimeout(f"{method} {url}: still dripping in at its deadline")
+                raise RequestTimeout(
+                    f"{method} {url}: the answer was still arriving at the deadline"
+                )
             outer = sys.exception()
             try:
                 # read1 returns what has come; read would wait for all of the amount.
@@ -320,7 +322,7 @@ def _only_a_part(answer: Answer) -> UnexpectedResponse:
 
 def _only_announced(status: int, method: str, url: str) -> UnexpectedResponse:
     return UnexpectedResponse(
-        f"{method} {url}: {status}, which announces an answer and is none",
+        f"{method} {url}: {status}, an interim answer, and no final one",
         method=method,
         path=urlsplit(url).path,
         status=status,
@@ -354,7 +356,7 @@ def _failure(
         unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
         error = ServerUnreachable(
             f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
-            f"does not let us through{said}",
+            f"refuses to connect us{said}",
             retryable=not unknown and not (status and 400 <= status < 500),
         )
     elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
@@ -392,4 +394,4 @@ def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
             "pip install 'requests[socks]'; the event socket goes through http proxies only, so "
             "use transport='poll'; or take none with proxies={}"
         )
-    return "the Session has no adapter for it"
+    return "the Session has no adapter for this URL"

@@ -46,7 +46,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this is the own machine, which no proxy and no spy stands before."""
+        """Whether this is a loopback address, which no proxy and no eavesdropper is before."""
         if f".{self.host.rstrip('.')}".endswith(".localhost"):
             return True
         try:

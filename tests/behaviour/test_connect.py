@@ -106,7 +106,7 @@ def test_init_returns_the_client_and_may_be_repeated(comfy: ComfyServer) -> None
 @pytest.mark.parametrize(
     ("host", "kind", "words"),
     [
-        ("http://no-such-host.invalid:8188", ServerUnreachable, "not known"),
+        ("http://no-such-host.invalid:8188", ServerUnreachable, "unknown host"),
         ("https://{netloc}", ServerUnreachable, "http://"),
     ],
     ids=["name", "tls"],

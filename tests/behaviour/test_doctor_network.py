@@ -373,7 +373,7 @@ def test_no_proxy_stands_before_the_own_machine(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     report = ask(server.url)
     assert report.ok
-    assert "own machine" in report["proxy"].found
+    assert "loopback" in report["proxy"].found
     monkeypatch.setenv("NO_PROXY", "no-such-name.invalid")
     report = ask("no-such-name.invalid")
     assert "none" in report["proxy"].found
