@@ -50,9 +50,8 @@ class _Signal(blinker.NamedSignal):
         if weak and not self._has_warned and _is_gone_soon(receiver):
             self._has_warned = True
             log.warning(
-                "signal(%r) keeps only a weak reference to %r, which is gone at once, and never "
-                "called, unless something else keeps it: connect a named function, or pass "
-                "weak=False",
+                "signal(%r) keeps only a weak reference to %r: it is never called unless something "
+                "else keeps it; connect a named function, or pass weak=False",
                 self.name,
                 receiver,
             )
@@ -88,7 +87,7 @@ def warn_of_name(name: str) -> None:
     """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
     likely = () if name in NAMES else nearest(name, NAMES, 1)
     if likely:
-        log.warning("%r is no event of ComfyUI's own; did you mean %r?", name, likely[0])
+        log.warning("%r is not an event of ComfyUI; did you mean %r?", name, likely[0])
 
 
 # -- receivers --------------------------------------------------------------------------
@@ -233,8 +232,10 @@ class Receivers:
             )
             try:
                 thread.start()
-            except RuntimeError as exc:  # the next event tries again
-                log.warning("receivers have to wait: %s", exc)
+            except RuntimeError as exc:
+                log.warning(
+                    "the delivery thread cannot be started (%s); the next event tries again", exc
+                )
             else:
                 self.thread = thread
 

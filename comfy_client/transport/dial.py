@@ -294,7 +294,7 @@ class _Handshake:
         self.rest += more
         self._allowance -= len(more)
         if self._allowance < 0:
-            raise websocket.WebSocketPayloadException("a longer handshake than allowed")
+            raise websocket.WebSocketPayloadException("the handshake is longer than allowed")
         return bool(more)
 
     def __getattr__(self, name: str) -> Any:
@@ -353,7 +353,7 @@ def speaks_tls(address: Address, proxy: str | None, timeout: float, hold: Hold) 
 
 
 def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """As ``socket.create_connection``, which keeps its socket to itself until it is done."""
+    """Like ``socket.create_connection``, but the socket is known before it is connected."""
     failure = OSError(f"{host} has no address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for tried, (family, kind, proto, _, address) in enumerate(found):
@@ -374,19 +374,19 @@ def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.soc
 def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
     """A connection through an HTTP proxy.
 
-    Not by ``http.client``, which keeps its socket to itself until the proxy has answered.
+    Not by ``http.client``, whose socket is not known until the proxy has answered.
     """
     try:
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
         proxy_port = parts.port or 80
     except ValueError:  # its words may repeat the password
         raise ServerUnreachable(
-            "the proxy for the event socket is no URL: look at proxies= or the environment",
+            "the proxy for the event socket is not a URL: check proxies= or the environment",
             retryable=False,
         ) from None
     if parts.scheme != "http":
         raise ServerUnreachable(
-            f"the event socket goes through http proxies only, not {parts.scheme!r}; "
+            f"the event socket supports http proxies only, not {parts.scheme!r}; "
             "use transport='poll'",
             retryable=False,
         )
@@ -404,10 +404,10 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
             answer.begin()
     except (OSError, http.client.HTTPException) as exc:
         # Not what is no answer: it may repeat what was sent.
-        said = told(exc) if is_of_the_system(exc) else "its answer is not in HTTP"
+        said = told(exc) if is_of_the_system(exc) else "its answer is not HTTP"
         raise ServerUnreachable(f"{what}: {said}") from exc
     if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
-        raise NoWebSocket(f"{what}: no tunnel, but {answer.status}")
+        raise NoWebSocket(f"{what}: it answered CONNECT with {answer.status}")
     return sock
 
 
@@ -425,16 +425,18 @@ def _explained(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception
     if isinstance(status, int) and status >= 500:
         return TransportError(f"{what}: the server or a proxy before it answered {status}")
     if isinstance(exc, websocket.WebSocketPayloadException):
-        return UnexpectedResponse(f"{what}: an answer beyond all measure")
+        return UnexpectedResponse(f"{what}: the answer to the handshake is too large")
     if isinstance(exc, websocket.WebSocketTimeoutException):
         return TransportError(f"{what}: the handshake was not answered in time")
     if isinstance(exc, websocket.WebSocketConnectionClosedException):
-        return TransportError(f"{what}: closed before the handshake was answered")
+        return TransportError(
+            f"{what}: the connection was closed before the handshake was answered"
+        )
     if isinstance(exc, websocket.WebSocketException):
-        seen = f"HTTP {status}" if status else "no proper upgrade"
-        return NoWebSocket(f"{what}: {seen} in place of a WebSocket")
+        seen = f"HTTP {status}" if status else "no valid upgrade"
+        return NoWebSocket(f"{what}: {seen} instead of a WebSocket")
     if isinstance(exc, OSError | http.client.HTTPException):
         return explain(exc, what, plan.shown)
     if isinstance(exc, ValueError | LookupError):  # websocket-client's parser, before 1.9
-        return NoWebSocket(f"{what}: no proper upgrade in place of a WebSocket")
+        return NoWebSocket(f"{what}: no valid upgrade instead of a WebSocket")
     return exc

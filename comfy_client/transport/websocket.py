@@ -460,7 +460,7 @@ class Connection:
             self._enter(State.POLLING, exc)
             if not self._fallback_reported:
                 self._fallback_reported = True
-                log.warning("no WebSocket (%s); asking over HTTP meanwhile: no previews", exc)
+                log.warning("no WebSocket (%s); polling over HTTP instead, without previews", exc)
                 self._report("websocket_unavailable", error=exc)
             self._poll_for(delay)
         else:
