@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
 from aiohttp import web
@@ -46,11 +46,12 @@ class AnswerFaults:
 
     def stall_handshakes(self, *, times: int | None = None) -> Fault:
         """WebSocket handshakes get no answer at all."""
-        return self._delay("stall_handshakes", "GET", "/ws", None, False, times)
+        return self._rule("stall_handshakes", "GET", "/ws", _delayed(None), times)
 
     def slow_handshakes(self, seconds: float, *, times: int | None = None) -> Fault:
         """WebSocket handshakes are answered after so many seconds."""
-        return self._delay("slow_handshakes", "GET", "/ws", check_seconds(seconds), False, times)
+        late = _delayed(check_seconds(seconds))
+        return self._rule("slow_handshakes", "GET", "/ws", late, times)
 
     def other_prompt_ids(self) -> Fault:
         """The server ignores the ``prompt_id`` of the request and chooses its own."""
@@ -70,9 +71,8 @@ class AnswerFaults:
         wanted = jsonable("node errors", errors)
         if not isinstance(wanted, dict):
             raise ValueError(f"node errors are a mapping by node id, not {errors!r}")
-        return self._rewrite(
-            "node_errors", "POST", "/prompt", lambda a: {**a, "node_errors": wanted}, None
-        )
+        added = _rewritten("node_errors", lambda answer: {**answer, "node_errors": wanted})
+        return self._rule("node_errors", "POST", "/prompt", added, None)
 
     def events_before_reply(self, *, times: int | None = None) -> Fault:
         """``POST /prompt`` is answered only after the prompt has left the queue."""
@@ -109,25 +109,7 @@ class AnswerFaults:
             times: How often.
         """
         wait = None if seconds is None else check_seconds(seconds)
-        return self._delay("delay", method, path, wait, ran, times)
-
-    def _delay(
-        self,
-        name: str,
-        method: str,
-        path: str,
-        wait: float | None,
-        ran: bool,
-        times: int | None,
-    ) -> Fault:
-        async def respond(exchange: Exchange) -> web.StreamResponse:
-            response = await exchange.proceed() if ran and not exchange.is_socket else None
-            await exchange.wait(wait)
-            if exchange.gone:
-                return exchange.done(keep=False)
-            return response or await exchange.proceed()
-
-        return self._rule(name, method, path, respond, times)
+        return self._rule("delay", method, path, _delayed(wait, ran), times)
 
     def cut(
         self,
@@ -315,29 +297,7 @@ class AnswerFaults:
         """Replace a JSON answer by what the function returns for it."""
         if not callable(function):
             raise ValueError(f"rewrite needs a function, not {function!r}")
-        return self._rewrite("rewrite", method, path, function, times)
-
-    def _rewrite(
-        self,
-        name: str,
-        method: str,
-        path: str,
-        function: Callable[[Any], Any],
-        times: int | None,
-    ) -> Fault:
-        async def respond(exchange: Exchange) -> web.StreamResponse:
-            response = await exchange.proceed()
-            if not isinstance(response, web.Response) or response.status != 200:
-                return response
-            if response.content_type != "application/json":
-                return response
-            try:
-                return web.json_response(function(json.loads(response.text or "null")))
-            except BaseException as exc:
-                exchange.state.keep_error(exc)
-                raise RuntimeError(f"{name} failed") from exc
-
-        return self._rule(name, method, path, respond, times)
+        return self._rule("rewrite", method, path, _rewritten("rewrite", function), times)
 
     def answer(
         self, method: str, path: str, answer: Answer | Handler, *, times: int | None = None
@@ -365,6 +325,36 @@ class AnswerFaults:
         if not isinstance(path, str) or not path.startswith(("/", "*")):
             raise ValueError(f"a path begins with / or *, not {path!r}")
         return self._faults.add(name, Rule(method, path, answer), times=times)
+
+
+_Respond = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+def _delayed(wait: float | None, ran: bool = False) -> _Respond:
+    async def respond(exchange: Exchange) -> web.StreamResponse:
+        response = await exchange.proceed() if ran and not exchange.is_socket else None
+        await exchange.wait(wait)
+        if exchange.gone:
+            return exchange.done(keep=False)
+        return response or await exchange.proceed()
+
+    return respond
+
+
+def _rewritten(name: str, function: Callable[[Any], Any]) -> _Respond:
+    async def respond(exchange: Exchange) -> web.StreamResponse:
+        response = await exchange.proceed()
+        if not isinstance(response, web.Response) or response.status != 200:
+            return response
+        if response.content_type != "application/json":
+            return response
+        try:
+            return web.json_response(function(json.loads(response.text or "null")))
+        except BaseException as exc:
+            exchange.state.keep_error(exc)
+            raise RuntimeError(f"{name} failed") from exc
+
+    return respond
 
 
 def _json_of(response: web.StreamResponse) -> dict[str, Any]:

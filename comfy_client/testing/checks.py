@@ -16,10 +16,10 @@ def check_count(name: str, value: Any, least: int = 0, most: int | None = None) 
     return value
 
 
-def check_seconds(value: float) -> float:
-    """A duration; ValueError for anything else."""
+def check_seconds(value: float, subject: str = "seconds are") -> float:
+    """A duration, or another number that is not below 0; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(f"seconds are 0 or more, not {value!r}")
+        raise ValueError(f"{subject} 0 or more, not {value!r}")
     return value
 
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from .graph import DependencyCycleError, is_link
+from ..workflow.validate import is_link
+from .graph import DependencyCycleError
 from .node_api import Interrupted, context
 from .node_cache import Cached, Store
 from .nodes import Nodes
@@ -45,6 +46,8 @@ class ExecutionHooks(Protocol):
 class Executor:
     """Runs prompts, and remembers the outputs of the last one."""
 
+    hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
+
     def __init__(
         self,
         nodes: Nodes,
@@ -64,7 +67,6 @@ class Executor:
         #: Whose prompt runs, or ran last.
         self.client_id: str | None = None
         self._run: PromptRun | None = None
-        self.hooks: ExecutionHooks | None = None
         self._queue = queue
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
@@ -86,8 +88,7 @@ class Executor:
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
-        if self.hooks:
-            self.hooks.before_step()
+        self.hooks.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
@@ -97,10 +98,10 @@ class Executor:
         while not self._queue.closed:
             item = self._queue.get()
             try:
-                if item is not None and not (self.hooks and self.hooks.plays(item)):
+                if item is not None and not self.hooks.plays(item):
                     self._take(item)
             except BaseException as exc:  # noqa: BLE001  the next prompt must run
-                self._keep_error(exc)
+                self.hooks.keep_error(exc)
                 self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
@@ -111,16 +112,10 @@ class Executor:
         seconds = time.perf_counter() - start
         self.sink.log(f"Prompt executed in {seconds:.2f} seconds")
 
-    def _keep_error(self, error: BaseException) -> None:
-        if self.hooks:
-            self.hooks.keep_error(error)
-
     def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
-        keep = True
-        if self.hooks:
-            self.hooks.before_history()
-            keep = self.hooks.keeps_history
-            self.hooks.ended(prompt_id, result["status"].get("status_str"))
+        self.hooks.before_history()
+        keep = self.hooks.keeps_history
+        self.hooks.ended(prompt_id, result["status"].get("status_str"))
         self._queue.done(result if keep else None)
         if self.client_id is not None:
             self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
@@ -166,7 +161,7 @@ class Executor:
             self._send_success(run)
             return True
         if not isinstance(failure.error, Exception):  # such as a test's own pytest.fail()
-            self._keep_error(failure.error)
+            self.hooks.keep_error(failure.error)
         message: dict[str, Any] = {
             "prompt_id": run.prompt_id,
             "node_id": failure.node_id,
@@ -183,8 +178,7 @@ class Executor:
         return isinstance(failure.error, DependencyCycleError)
 
     def _send_success(self, run: PromptRun) -> None:
-        if self.hooks:
-            self.hooks.before_step()  # also for a prompt without a node to run
+        self.hooks.before_step()  # also for a prompt without a node to run
         if not self._queue.closed:
             run.report("execution_success", {"prompt_id": run.prompt_id})
 

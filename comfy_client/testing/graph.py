@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..workflow.validate import is_link
+
 
 class NodeNotFoundError(Exception):
     """A link or a node refers to a node that does not exist."""
@@ -75,16 +77,6 @@ class Graph:
     def get_original_prompt(self) -> dict[str, Any]:
         """The prompt alone."""
         return self._prompt
-
-
-def is_link(value: Any) -> bool:
-    """Whether an input's value is ``[node_id, slot]``."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int | float)
-    )
 
 
 def inputs_of(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import attrs
 
-from .graph import Graph, inputs_of, is_link, links_of
+from ..workflow.validate import is_link
+from .graph import Graph, inputs_of, links_of
 from .nodes import Nodes
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .graph import DependencyCycleError, NodeInputError, inputs_of, is_link, links_of
+from ..workflow.validate import is_link
+from .graph import DependencyCycleError, NodeInputError, inputs_of, links_of
 from .run import NodeFailure, PromptRun
 
 

@@ -20,6 +20,7 @@ class Queue:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
+        # Guards all of it.  Re-entered by `changed`, which counts what remains.
         self._news = threading.Condition(threading.RLock())
         self._pending: list[Item] = []
         self._running: Item | None = None

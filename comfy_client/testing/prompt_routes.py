@@ -77,15 +77,14 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
 
 def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
     """What is wrong with a prompt; nothing if a script is to be played in its place."""
-    version = state.options.version
     if "prompt" not in body:
-        return no_prompt(version)
+        return no_prompt()
     result = validate(
         body["prompt"],
         state.nodes.definitions(body["prompt"] or {}),
         targets=body.get("partial_execution_targets"),
         extra_checks=state.nodes.checks(),
-        version=version,
+        version=state.options.version,
     )
     if state.faults.first("script") and isinstance(body["prompt"], dict):
         graph = result.graph if result.ok else body["prompt"]
@@ -96,7 +95,7 @@ def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
 def _refused(state: ServerState, body: Mapping[str, Any], result: ValidationResult) -> web.Response:
     state.log(f"invalid prompt: {result.error}")
     answer = {"error": result.error, "node_errors": result.node_errors}
-    if isinstance(result.error, dict) and unknown_class(answer, body.get("prompt", {})):
+    if result.error and unknown_class(answer, body.get("prompt", {})):
         result.error["extra_info"]["hint"] = state.nodes.hint()
     return web.json_response(answer, status=400)
 

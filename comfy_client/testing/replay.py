@@ -33,6 +33,7 @@ from urllib.parse import parse_qsl, unquote
 import attrs
 
 from ..recording.secrets import STARS
+from .checks import check_seconds
 from .http import Answer, Request, Wire, cut, encode, never_answer, unknown_route, upgrade
 from .transcript import (
     ENDS,
@@ -105,13 +106,10 @@ class Player:
         skip_after: float,
         is_up: Callable[[], bool],
     ) -> None:
-        for name, value in (("pace", pace), ("skip_after", skip_after)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise ValueError(f"{name} is a number, 0 or more, not {value!r}")
         rows = read(path)
         self._name = os.path.basename(os.fspath(path))
-        self._pace = pace
-        self._skip_after = skip_after
+        self._pace = check_seconds(pace, "pace is")
+        self._skip_after = check_seconds(skip_after, "skip_after is")
         self._is_up = is_up
         self._is_ours = "format" in rows[0]
         self._steps = steps_of(rows)

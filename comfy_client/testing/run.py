@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import attrs
 from PIL import Image, ImageOps
 
-from .graph import DependencyCycleError, Graph, inputs_of, is_link
+from ..workflow.validate import is_link, type_of
+from .graph import DependencyCycleError, Graph, inputs_of
 from .node_api import ExecutionBlocker, Preview
 from .node_cache import Cached, Keys, Store
 from .nodes import Nodes
@@ -49,13 +50,6 @@ class NodeFailure(Exception):
         self.node_id = node_id
         self.error = error
         self.inputs = inputs
-
-    @property
-    def exception_type(self) -> str:
-        """The class of the error, as clients receive it."""
-        cls = type(self.error)
-        module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
-        return f"{module}{cls.__qualname__}"
 
 
 @attrs.define
@@ -97,7 +91,7 @@ class PromptRun:
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
             "exception_message": f"{text_of(failure.error)}{'' if is_cycle else chr(10)}",
-            "exception_type": failure.exception_type,
+            "exception_type": type_of(failure.error),
             "traceback": traceback.format_tb(None if is_cycle else failure.error.__traceback__),
             "current_inputs": failure.inputs,
             "current_outputs": self.known,

@@ -490,7 +490,7 @@ def test_the_pauses_can_be_kept(server: ComfyServer, path: Path) -> None:
         assert see(api, workflow) == first
     assert time.monotonic() - start > 2.0 * (steps[-1] - steps[0])
     for wrong in (-1, "1", float("nan")):
-        with pytest.raises(ValueError, match="pace is a number, 0 or more"):
+        with pytest.raises(ValueError, match="pace is 0 or more"):
             ComfyServer.replay(path, pace=wrong)  # type: ignore[arg-type]
 
 
