@@ -307,18 +307,14 @@ def _code(inputs: _Inputs, host: str | None) -> Iterator[str]:
         yield "with ComfyServer() as server, ComfyApi(server.url) as api:"
     else:
         address, login = parse_host(host)
-        secret = (
-            EnvCredentials("COMFY_LOGIN", "basic") if login else _credentials(host, quietly=True)
-        )
-        if secret is None:
-            yield "from comfy_client import ComfyApi, Workflow"
-            yield ""
-            yield f"with ComfyApi({address.http_url!r}) as api:"
-        else:
-            yield "from comfy_client import ComfyApi, EnvCredentials, Workflow"
-            yield ""
+        known = _credentials(host, quietly=True)
+        secret = EnvCredentials("COMFY_LOGIN", "basic") if login else known
+        yield f"from comfy_client import ComfyApi, {'EnvCredentials, ' if secret else ''}Workflow"
+        yield ""
+        if secret:
             yield f"secret = EnvCredentials({secret.variable!r}, {secret.kind!r})"
-            yield f"with ComfyApi({address.http_url!r}, credentials=secret) as api:"
+        sent = ", credentials=secret" if secret else ""
+        yield f"with ComfyApi({address.http_url!r}{sent}) as api:"
     yield "    workflow = Workflow.example()"
     for (node, name), value in inputs.items():
         yield f'    workflow["{node}"]["{name}"] = {value!r}'

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from .checks import check_count, check_header
 from .http import (
     Answer,
     Handler,
+    Next,
     Request,
     encode,
     hang_up,
@@ -29,7 +30,6 @@ from .http import (
 )
 from .state import ServerState
 
-Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _POLL = 0.005  # seconds between two checks of the client and the fault
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
+
+from .http import Next
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -114,9 +116,7 @@ def check_origin(names: frozenset[str] | None) -> Any:
     """Middleware that refuses requests before anything else sees them."""
 
     @web.middleware
-    async def check(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Next) -> web.StreamResponse:
         reason = refusal(request.headers, names)
         return await handler(request) if reason is None else web.Response(status=403, text=reason)
 

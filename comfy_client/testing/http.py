@@ -16,7 +16,7 @@ import queue
 import socket
 import struct
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 #: Status, headers, and a body: bytes, text, ``None``, or any JSON value.
 Answer = tuple[int, Mapping[str, str], Any]
+
+
+#: What a middleware calls.
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Wire:

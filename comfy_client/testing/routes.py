@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from aiohttp import web
 from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import FILE_ROUTES
 from .hosts import is_same_site
+from .http import Next
 from .jobs_api import JOB_ROUTES, NEWEST_JOB_ROUTES
 from .node_packs import EXTENSION_FILE, PACK_ROUTES, TEMPLATE, extension
 from .prompt_routes import PROMPT_ROUTES
@@ -22,7 +22,6 @@ from .state import ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .userdata import USER_ROUTES, Users
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _ROUTES: Routes[ServerState] = (
     *PROMPT_ROUTES,
@@ -72,7 +71,7 @@ def application(state: ServerState) -> web.Application:
 
 
 @web.middleware
-async def _cache_control(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _cache_control(request: web.Request, handler: Next) -> web.StreamResponse:
     response = await handler(request)
     path = request.path.lower()
     name = path.rsplit("/", 1)[-1]
@@ -86,7 +85,7 @@ async def _cache_control(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 @web.middleware
-async def _origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _origin(request: web.Request, handler: Next) -> web.StreamResponse:
     """Refuses pages of other sites; answers OPTIONS."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if host is not None and origin is not None:
@@ -97,7 +96,7 @@ async def _origin(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 @web.middleware
-async def _same_site(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _same_site(request: web.Request, handler: Next) -> web.StreamResponse:
     is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
     return web.Response(status=403) if is_foreign else await handler(request)
 

@@ -225,11 +225,11 @@ class PromptRun:
 
     def object(self, node_id: str) -> Any:
         """The node itself: one object for as long as the class stays."""
-        class_type = self.graph.get_node(node_id)["class_type"]
+        name = node_id, self.graph.get_node(node_id)["class_type"]
         objects = self.store(node_id).objects
-        if (node_id, class_type) not in objects:
-            objects[node_id, class_type] = self.nodes.classes[class_type]()
-        return objects[node_id, class_type]
+        if name not in objects:
+            objects[name] = self._class_of(node_id)()
+        return objects[name]
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
         """The keys of nodes."""
@@ -238,8 +238,7 @@ class PromptRun:
 
     def changed(self, node_id: str) -> Any:
         """The result of ``IS_CHANGED``, if there is one; also noted in the graph, as in ComfyUI."""
-        node = self.graph.get_node(node_id)
-        cls = self.nodes.classes[node["class_type"]]
+        node, cls = self.graph.get_node(node_id), self._class_of(node_id)
         if not hasattr(cls, "IS_CHANGED"):
             return False
         if "is_changed" not in node:
@@ -253,6 +252,9 @@ class PromptRun:
 
     # -- one node -----------------------------------------------------------------------
 
+    def _class_of(self, node_id: str) -> Any:
+        return self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+
     def config(self, node_id: str, name: str) -> Mapping[str, Any]:
         """The options of an input."""
         types = self.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
@@ -264,17 +266,15 @@ class PromptRun:
 
     def is_output(self, node_id: str) -> bool:
         """Whether it is an output node."""
-        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
-        return bool(getattr(cls, "OUTPUT_NODE", False))
+        return bool(getattr(self._class_of(node_id), "OUTPUT_NODE", False))
 
     def is_intermediate(self, node_id: str) -> bool:
         """Whether it has an output, although it is no output node."""
-        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
-        return bool(getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False))
+        return bool(getattr(self._class_of(node_id), "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
         """Output nodes, since clients wait for them; coroutines, since others can run meanwhile."""
-        cls = self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
+        cls = self._class_of(node_id)
         return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
 
     def inputs(
@@ -372,8 +372,7 @@ class PromptRun:
                         values.append(output)
                 result = tuple(values)  # noqa: PLW2901
             results.append(result)
-        class_type = self.graph.get_node(node_id)["class_type"]
-        return merged(results, self.nodes.classes[class_type])
+        return merged(results, self._class_of(node_id))
 
     def _blocked(self, block: ExecutionBlocker, executed: set[str]) -> ExecutionBlocker:
         if block.message is None:

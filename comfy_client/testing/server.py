@@ -15,7 +15,7 @@ import ssl
 import tempfile
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from .exchange import watch
 from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosts import ANY, check_hosts, check_origin, names_of
+from .http import Next
 from .nodes import Nodes, definition_of
 from .replay import Player
 from .routes import application
@@ -498,9 +499,7 @@ def _guard(credentials: tuple[str, str] | str) -> Any:
     wanted = credentials if isinstance(credentials, str) else ":".join(credentials)
 
     @web.middleware
-    async def guard(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def guard(request: web.Request, handler: Next) -> web.StreamResponse:
         given, _, value = request.headers.get("Authorization", "").partition(" ")
         if scheme == "Basic":
             try:

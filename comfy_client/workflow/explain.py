@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from ..nearest import nearest
-from .graph import brief, class_of, describe, links_of, listing, shorten
+from .graph import brief, class_of, describe, inputs_of, links_of, listing, shorten
 
 _MAX_LINES = 20
 #: Choices of an input among which the nearest are looked for.
@@ -174,7 +174,7 @@ def _describe_fault(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id:
             what = f"input {brief(name)}" if info.get("input_name") else "its inputs"
             return f"the node refuses {what}" + (f": {reason}" if reason else "")
         case "invalid_dynamic_input":
-            inputs = _mapping(_mapping(graph.get(node_id)).get("inputs"))
+            inputs = inputs_of(graph, node_id)
             value = f" = {brief(inputs[name])}" if name in inputs else ""
             reason = details.removeprefix(name).lstrip(" :-")
             return f"{name}{value} does not fit this node" + (f": {reason}" if reason else "")

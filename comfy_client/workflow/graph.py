@@ -85,24 +85,28 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
     """The values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
     found: dict[str, int] = {}
-    for node_id, node in graph.items():
-        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+    for node_id in graph:
+        inputs = inputs_of(graph, node_id)
         for name in ("seed", "noise_seed"):
-            value = inputs.get(name) if isinstance(inputs, Mapping) else None
+            value = inputs.get(name)
             if isinstance(value, int) and not isinstance(value, bool):
                 found[str(node_id)] = value
     return found
 
 
-def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
-    """The links of a node: input name, id of the source node, output slot."""
+def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
+    """The inputs of a node by name; none of what is no node."""
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
-    if isinstance(inputs, Mapping):
-        for name, value in inputs.items():
-            link = as_link(value)
-            if link:
-                yield str(name), *link
+    return inputs if isinstance(inputs, Mapping) else {}
+
+
+def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
+    """The links of a node: input name, id of the source node, output slot."""
+    for name, value in inputs_of(graph, node_id).items():
+        link = as_link(value)
+        if link:
+            yield str(name), *link
 
 
 def as_link(value: object) -> tuple[str, int] | None:
@@ -230,9 +234,8 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     A list that begins with a number is more likely a literal one, which is refused.
     """
     found: dict[str, dict[str, Any]] = {}
-    for node_id, node in graph.items():
-        inputs = node.get("inputs") if isinstance(node, Mapping) else None
-        for value in inputs.values() if isinstance(inputs, Mapping) else ():
+    for node_id in graph:
+        for value in inputs_of(graph, node_id).values():
             link = as_link(value)
             if link and isinstance(value[0], str) and value[0] not in graph:
                 error = {
