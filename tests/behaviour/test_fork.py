@@ -155,6 +155,31 @@ def test_a_fork_shares_no_connection_of_a_given_session(comfy: ComfyServer) -> N
         assert comfy.connections == before + 1
 
 
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_waits_for_no_lock_of_a_given_session(comfy: ComfyServer) -> None:
+    """Which a thread of the parent held at that moment, and nobody gives back in the child."""
+    held, done = threading.Event(), threading.Event()
+    with (
+        requests.Session() as session,
+        contextlib.closing(ComfyApi(comfy.url, session=session)) as api,
+    ):
+        api.get_queue()
+
+        def hold() -> None:
+            with session.get_adapter(comfy.url).poolmanager.pools.lock:  # type: ignore[attr-defined]
+                held.set()
+                done.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        try:
+            assert held.wait(20)
+            assert _in_child(lambda: api.get_queue().pending) == "()"
+        finally:
+            done.set()
+            holder.join()
+
+
 def _ask(api: ComfyApi) -> tuple[str, int]:
     with api:
         return api.client_id, api.poll_status(10).queue_remaining
