@@ -1,4 +1,4 @@
-"""The gate for what a server says: JSON values of a checked type and a bounded size.
+"""Values that a server sends: JSON of a checked type and a bounded size.
 
 What a server sends may be anything.  Each value that a model, an event or an error takes over
 passes one of these converters, which gives ``None`` for what is of another kind, and cuts what
@@ -33,17 +33,17 @@ _LATEST: Final = 1e11
 
 
 def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
-    """A text that any encoding carries, file names and URLs too."""
+    """A text that can be encoded anywhere, in file names and URLs too."""
     if not isinstance(value, str):
         return None
     if len(value) > most:
         value = f"{value[: most - 3]}..."
-    # JSON can hold half of a surrogate pair, which can be neither written nor sent.
+    # JSON can contain half of a surrogate pair, which can be neither written nor sent.
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def exact(value: object, most: int) -> str | None:
-    """A text that has no use when it is changed or cut, as the name of a file."""
+    """A text that is useless if it is changed or cut, such as a file name."""
     return value if isinstance(value, str) and text(value, most) == value else None
 
 
@@ -95,7 +95,7 @@ def seconds(value: object) -> float | None:
 
 
 def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...] | None:
-    """A JSON array, without the items that ``convert`` has no use for."""
+    """A JSON array, without the items for which ``convert`` gives ``None``."""
     if type(value) is not list and type(value) is not tuple:
         return None
     given = value if len(value) <= MAX_ITEMS else value[:MAX_ITEMS]
@@ -105,7 +105,7 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
 
 
 def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
-    """A JSON object, without the values that ``convert`` has no use for."""
+    """A JSON object, without the values for which ``convert`` gives ``None``."""
     if not isinstance(value, Mapping) or convert is None:
         return value if isinstance(value, Mapping) else None
     converted = (
@@ -116,7 +116,7 @@ def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] 
 
 
 def by_id(value: object, convert: Converter) -> dict[str, Any]:
-    """A JSON object whose keys are ids of nodes or prompts; empty for what is none."""
+    """A JSON object whose keys are ids of nodes or prompts; empty for anything else."""
     pairs = islice(value.items(), MAX_ITEMS) if isinstance(value, Mapping) else ()
     converted = ((identifier(key), convert(item)) for key, item in pairs)
     return {key: item for key, item in converted if key is not None and item is not None}
@@ -146,14 +146,14 @@ def seconds_to_decode(content: bytes | str) -> float:
 
 
 def _counted(content: bytes | str) -> tuple[int, ...]:
-    """How often JSON has the signs of a value, a key, a list and an object."""
+    """How many commas, colons, and beginnings of lists and of objects there are."""
     if isinstance(content, bytes):
         return tuple(map(content.count, (b",", b":", b"[", b"{")))
     return tuple(map(content.count, (",", ":", "[", "{")))
 
 
 class OutOfTime(Exception):
-    """The time is over for which somebody waits for a model."""
+    """There is no time left to make a model."""
 
 
 _end: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
@@ -161,7 +161,7 @@ _end: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
 
 @contextlib.contextmanager
 def reading_until(end: float) -> Iterator[None]:
-    """Models are made in here up to this moment, by ``time.monotonic``; then :class:`OutOfTime`."""
+    """In here, making models raises :class:`OutOfTime` after this moment of ``time.monotonic``."""
     token = _end.set(end)
     try:
         yield
@@ -170,7 +170,7 @@ def reading_until(end: float) -> Iterator[None]:
 
 
 def check_time() -> None:
-    """:class:`OutOfTime` when there is no more; for walks over what may be many."""
+    """:class:`OutOfTime` if no time is left; called for each item of long lists."""
     end = _end.get()
     if end != math.inf and time.monotonic() > end:
         raise OutOfTime
@@ -194,7 +194,7 @@ def is_small(value: object, most: int) -> bool:
 
 
 def shallow(value: object) -> Mapping[str, Any] | None:
-    """A JSON object that anything can be done with: not too many levels of it in each other."""
+    """A JSON object that is not nested too deeply to copy, show or write it."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None
 
 

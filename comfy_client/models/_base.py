@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
-    """``data`` as a JSON object; anything else is an answer that no ComfyUI gives."""
+    """``data`` as a JSON object; :class:`UnexpectedResponse` for anything else."""
     check_time()  # each model of a long list passes here
     if not isinstance(data, Mapping):
         raise UnexpectedResponse(f"{what}: expected a JSON object, got {_kind(data)}")
@@ -45,7 +45,7 @@ def mapping(data: object, what: str) -> Mapping[str, Any]:
 
 
 def items(data: object, what: str) -> list[Any]:
-    """``data`` as a JSON array."""
+    """``data`` as a JSON array; :class:`UnexpectedResponse` for anything else."""
     check_time()
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
@@ -82,7 +82,7 @@ _SIMPLE: dict[Any, Converter] = {str: text, int: whole, float: number, bool: fla
 
 
 def _converter(hint: Any) -> Converter | None:
-    """What takes over values for a field of that type; ``None``: the model does it itself."""
+    """What converts values for a field of that type; ``None``: the model does it itself."""
     kind, args = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         (hint,) = set(args) - {NoneType}
@@ -98,7 +98,7 @@ def _converter(hint: Any) -> Converter | None:
 
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
-    """(name, converter, whether the class cannot do without) of each field of a model."""
+    """(name, converter, whether it is required) of each field of a model."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple(
         (field.name, convert, field.default is attrs.NOTHING)

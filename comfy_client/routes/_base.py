@@ -12,7 +12,7 @@ from ..errors import UnexpectedResponse
 from ..transport.failures import bare, one_line
 from ..transport.http import Http
 
-#: Seconds between two looks for a record that is to come.
+#: Seconds between two requests for a record that is about to be written.
 RECORD_PAUSE: Final = 0.02
 
 
@@ -40,8 +40,8 @@ class RouteGroup:
 
 
 def without_answers(method: Method) -> Method:
-    """An answer that is none may repeat a secret, in the names that an error tells, or to whoever
-    shows the variables of its frames."""
+    """Have :class:`UnexpectedResponse` show nothing of the answer, which may repeat a secret:
+    neither in its message nor in the variables of its frames."""
 
     @functools.wraps(method)
     def asking(self: RouteGroup, *args: Any, **named: Any) -> Any:

@@ -32,14 +32,14 @@ Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Seq
 
 @attrs.define
 class Request:
-    """What is asked, whoever asks it.
+    """A request, before credentials are added.
 
     Attributes:
         method: ``GET``, ``POST``, ...
-        route: As the docstrings of the routes say it, without ``/api``.
+        route: The route, without ``/api``.
         params: The query.
-        headers: Those of this request alone.
-        body: What is sent.
+        headers: Headers of this request only.
+        body: The body; ``None`` for none.
     """
 
     method: str
@@ -72,7 +72,7 @@ class Description:
 
 
 class Identity:
-    """Puts on each request who we are, for the one server only, and knows what is secret of it.
+    """Adds credentials, user and headers to requests of one server, and knows what is secret.
 
     Attributes:
         credentials: As given; a pair became :class:`BasicCredentials`.
@@ -99,8 +99,8 @@ class Identity:
         self._endpoint = endpoint
         self._headers = dict(headers or {})
         self._given_cookies = [str(cookie.value) for cookie in endpoint.session.cookies]
-        # Guards the template, which every request copies.  Re-entrant: a finalizer or a handler
-        # of a signal may ask something, too.
+        # Guards the template, which every request copies.  Re-entrant: a finalizer or a signal
+        # handler may send a request, too.
         self._lock = threading.RLock()
         self._template: requests.PreparedRequest | None = None
         self._applied = creds.NOTHING
@@ -113,7 +113,7 @@ class Identity:
         with self._lock:
             changed = applied != self._applied
             if changed and self._template is not None:
-                self.secrets()  # those that were sent stay secret
+                self.secrets()  # the old ones stay secret
             if changed or self._template is None:
                 template = self._prepare(applied)
                 self._applied, self._template = applied, template
@@ -124,12 +124,12 @@ class Identity:
         return changed
 
     def ensure(self) -> None:
-        """Ask for the credentials, unless that was done."""
+        """Ask for the credentials, unless that was done before."""
         if self._template is None:
             self.refresh()
 
     def prepare(self, request: Request, path: str) -> requests.PreparedRequest:
-        """A request for a path of the server, with all that says who we are."""
+        """The request for a path of the server, complete with credentials and cookies."""
         with self._lock:
             template = self._template or self._prepare(self._applied)
         session, body = self._endpoint.session, request.body
@@ -180,9 +180,9 @@ class Identity:
             )
         )
         given = {name.lower() for name in (*headers, *session.headers)}
-        if "cookie" not in given:  # the jar's may change, so each request asks it
+        if "cookie" not in given:  # cookies of the jar change, so each request adds them
             template.headers.pop("Cookie", None)
-        # Bytes are sent as they are; and of hooks the stubs tell no types.
+        # Bytes are sent as they are; the stubs have no types for hooks.
         template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
         return template
@@ -202,12 +202,12 @@ class Identity:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there is anything that may be secret, and so does not travel in a pickle."""
+        """Whether there is anything secret, which no pickle carries."""
         named = isinstance(self.credentials, creds.EnvCredentials)
         return bool(self._headers or (self.credentials is not None and not named))
 
     def describe(self, has_api_prefix: bool | None) -> Description:
-        """What is sent, and where to: facts without a secret; asks nobody anything."""
+        """What is sent, and where to, without a secret; asks for no credentials."""
         session = self._endpoint.session
         names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
         given = [*self._headers, *session.headers]
@@ -243,7 +243,7 @@ class Identity:
         return Secrets()
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """What proves who we are, to the server and to proxies, as far as it is known by now.
+        """What proves who we are, to the server and to proxies, as far as it is known now.
 
         Of headers that are no credentials those whose names say so: the rest may be any word.
         """
@@ -257,7 +257,7 @@ class Identity:
             secrets.add_url(proxy)
         secrets.add_auth(session.auth)
         secrets.add(self._given_cookies, pinned=True)
-        with contextlib.suppress(RuntimeError):  # another thread is given one: known next time
+        with contextlib.suppress(RuntimeError):  # another thread adds one: included next time
             for cookie in session.cookies:  # of servers, too: some are no secret, "dark" or "true"
                 shortest = 8 if is_secret_name(cookie.name) else 16
                 secrets.add([str(cookie.value)], shortest)
@@ -282,11 +282,11 @@ class Identity:
         secrets.add(words)
 
     def entrust(self, value: Any) -> None:
-        """Something that goes to the server, in which names tell what is secret."""
+        """Values of something that is sent are secret from now on, if their names say so."""
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
-        """A text, or the texts in JSON, of a server without what is secret of ours.
+        """A text, or the texts in JSON, of a server without our secrets.
 
         Of JSON with many values only its length.
         """
@@ -295,7 +295,7 @@ class Identity:
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """:meth:`hide`, and without what that one request proved or entrusted to the server."""
+        """As :meth:`hide`, also without the secrets of that one request."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -315,7 +315,7 @@ class Identity:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Headers without cookies of the jar: servers set these, and not all are secret."""
+        """Headers without the cookies of the jar: servers set these, and not all are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
         return {
             name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"
@@ -343,8 +343,7 @@ def query(params: Params | None) -> str:
 #: Values of JSON that are looked through for secrets, each of them for all spellings of each.
 _MAX_VALUES = 10_000
 
-#: What a handshake says itself; and a server compares an Origin with Host, and may refuse: a
-#: script has none to send.
+#: Headers that the handshake sets itself; and a server refuses an Origin that differs from Host.
 _NOT_OF_A_HANDSHAKE = frozenset(
     {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
 )
@@ -358,7 +357,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _keep_redirect(response: requests.Response, **_: Any) -> None:
-    """Told to follow nothing, requests still reads the body of a redirect and its target."""
+    """Without it, requests reads a redirect's body and target, even if it is not followed."""
     response.headers.pop("Location", None)
 
 

@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A stream from its present position, and how many bytes it still has."""
+    """A stream from its current position, and how many bytes are left in it."""
     if isinstance(file, bytes):
         yield io.BytesIO(file), len(file)
     elif isinstance(file, Path):
@@ -35,7 +35,7 @@ def opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
         if size > 0:
             yield file, size
             return
-        # What has no size may still have content, as all that is in /proc.
+        # A file without a size may still have content, as in /proc.
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy, _CHUNK)
             size = copy.tell()
@@ -56,7 +56,7 @@ class Form:
         boundary = secrets.token_hex(16)
         self.content_type: str = f"multipart/form-data; boundary={boundary}"
         self.failure: OSError | None = None  #: Why the file could not be read to its end.
-        #: What a recording says of it.
+        #: What a recording stores of it.
         self.facts: dict[str, Any] = {
             "fields": dict(fields),
             "part": part,

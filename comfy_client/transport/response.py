@@ -1,4 +1,4 @@
-"""Answers of the server, and the typed error for each that says no."""
+"""Answers of the server, and the typed error for each refusal."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _SHOWN = 200
 _KEPT = 2000
 #: Bytes of an answer that an error decodes.
 _READ = 1 << 20
-#: Quotation marks, and commas, in what an error decodes: each text of it is looked through for
-#: each secret in each of its spellings.
+#: Quotation marks, and commas, in what an error decodes: each text is searched for each spelling
+#: of each secret.
 _MAX_QUOTES = 20_000
 _MAX_COMMAS = 100_000
-#: Bytes whose beginning an error keeps, in which a secret is found although it is not cut there:
-#: more than any has in any spelling.
+#: Bytes that are searched for secrets before the beginning is cut out of them, so that none is
+#: cut in two: more than any secret has in any spelling.
 _BEGINNING = 1 << 17
-#: What servers with TLS say to those who come without: nginx, Apache, those written in Go.
+#: What servers with TLS answer to plain HTTP: nginx, Apache, those written in Go.
 _WANTS_TLS = re.compile(
     r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
     re.IGNORECASE,
@@ -70,7 +70,7 @@ class Answer:
     redact: Callable[[Any], Any] = attrs.field(default=_as_it_is, repr=False, eq=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not what redacts: it knows the secrets.
+        # Without ``redact``, which knows the secrets.
         facts = (self.method, self.path, self.status, self.headers, self.content, self.url)
         return Answer, facts
 
@@ -86,11 +86,11 @@ class Answer:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is for people to read: a login page, an error page of a proxy."""
+        """Whether it is an HTML page: a login page, an error page of a proxy."""
         return "html" in self.kind
 
     def json(self) -> Any:
-        """The body as JSON; :class:`UnexpectedResponse` when it is none."""
+        """The decoded body; :class:`UnexpectedResponse` if it is no JSON."""
         with suppress(ValueError, RecursionError):
             return json.loads(self.content)
         raise unexpected(self, "JSON")
@@ -103,12 +103,12 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """The beginning of the body as text, as it came: what patterns are looked for in."""
+        """The beginning of the body as text, as it came, for patterns."""
         return self.content[:_KEPT].decode("utf-8", "replace")
 
     @property
     def _is_light(self) -> bool:
-        """Whether it takes no time to decode it, and to look for secrets in it."""
+        """Whether decoding it, and searching it for secrets, takes no time."""
         content = self.content
         return (
             len(content) <= _READ
@@ -151,7 +151,7 @@ class Download:
 
 
 def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
-    """The error for an answer that is no ``due``, such as "JSON"."""
+    """The error for an answer that is not the expected ``due``, such as "JSON"."""
     start = " ".join(answer.start.split())[:_SHOWN]
     guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
     facts = answer.facts() | {"body": answer.start}
@@ -176,7 +176,7 @@ def route_is_missing(answer: Answer) -> bool:
 
 
 def wants_tls(answer: Answer) -> bool:
-    """Whether plain HTTP came to who speaks TLS only, and says so."""
+    """Whether the server says that it wants TLS."""
     return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
 
 
@@ -226,7 +226,7 @@ def refusal(answer: Answer, size: int | None, asker: Asker) -> ComfyError:
 
 
 def _is_of_users(path: str) -> bool:
-    """Whether a route wants to know who asks."""
+    """Whether a route depends on the user."""
     return "/settings" in path or "/userdata" in path
 
 

@@ -87,7 +87,7 @@ class Sender:
             exchange.cut()
 
     def after_fork(self) -> None:
-        """In the child: what is under way is the parent's."""
+        """In the child: requests under way are the parent's."""
         self._live = set()
 
     # -- requests ------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Sender:
 
     @contextlib.contextmanager
     def exchange(self, request: Request, exchange: Exchange) -> Iterator[requests.Response]:
-        """Send one request; the answer's body is still on the wire."""
+        """Send one request; the body of the answer is not read yet."""
         self._identity.ensure()
         try:
             self._live.add(exchange)
@@ -120,7 +120,7 @@ class Sender:
             self._live.discard(exchange)
 
     def _answered(self, request: Request, exchange: Exchange) -> requests.Response:
-        """An answer, asked for again with credentials that are new, or where routes are."""
+        """The answer; asked again with new credentials after a 401, or where the routes are."""
         path = self.path(request.route)
         response = self._send(request, path, exchange)
         if response.status_code == 401 and self._identity.refresh():
@@ -136,14 +136,14 @@ class Sender:
             except BaseException:
                 response.close()
                 raise
-            # Nobody took the request, so it may be sent to where the routes are.
+            # No route took the request, so it may be sent again.
             if self.has_api_prefix is False and path != request.route:
                 response.close()
                 response = self._send(request, request.route, exchange)
         return response
 
     def _find_routes(self, exchange: Exchange) -> None:
-        """Whether ``/api/prompt`` or, before June 2024, ``/prompt`` is there."""
+        """Find out whether there is ``/api/prompt`` or, before June 2024, ``/prompt``."""
         looking = Exchange(exchange.deadline)
         statuses = set()
         try:
@@ -157,7 +157,7 @@ class Sender:
                         return
         finally:
             self._live.discard(looking)
-        # What else is said (401, 502) tells nothing of who is there.
+        # Other statuses (401, 502) do not show what answers.
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
     def _send(self, request: Request, path: str, exchange: Exchange) -> requests.Response:
@@ -180,10 +180,10 @@ class Sender:
                 return found
             self.check_open()
             if type(found.error) is RequestTimeout:
-                # A kept connection may be dead and not know it, and so may the others.
+                # The kept connection may be dead, and so may the others.
                 self._endpoint.drop_kept()
-            # A kept connection may have died unseen (the server was restarted): a GET is
-            # asked once more, on a new one.
+            # A kept connection may be closed already (the server was restarted): a GET is
+            # sent once more, on a new one.
             tries -= 1
             if not tries or type(found.error) is not TransportError:
                 raise found.error from found.cause
@@ -191,7 +191,7 @@ class Sender:
     def _attempt(
         self, request: requests.PreparedRequest, url: str, exchange: Exchange, left: float
     ) -> requests.Response | Failure | None:
-        """An answer, or why there is none; ``None``: nothing was sent, try again.
+        """The answer, or why there is none; ``None``: nothing was sent, try again.
 
         No error of ours is raised here: what requests raises holds the headers and the query
         that were sent, so it may not hang on ours as its context.
@@ -249,8 +249,8 @@ class Sender:
         )
 
     def read(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> bytes:
-        """The body; when it is longer than ``max_bytes`` bytes, more than these of it."""
-        body = io.BytesIO()  # grows in place, and gives its bytes without a copy
+        """The body; if it is longer than ``max_bytes``, only a little more than that."""
+        body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
         for chunk in self.chunks(response, deadline, decode=True):
             body.write(chunk)
             if body.tell() > max_bytes:
@@ -272,7 +272,7 @@ class Sender:
                 )
             outer = sys.exception()
             try:
-                # read1 returns what has come; read would wait for all of the amount.
+                # read1 returns what there is; read would wait for the whole amount.
                 chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
             except _FAILURES as exc:
                 error, cause = _failure(exc, outer, method, url, self._connect_timeout)
@@ -284,7 +284,7 @@ class Sender:
                     yield chunk
                     continue
                 if length is None:
-                    self.check_open()  # else this may be no end, but that of the client
+                    self.check_open()  # it may be the end of the client, not of the body
                     return
                 error, cause = _short(method, url, got, length), None
             self.check_open()
@@ -296,14 +296,14 @@ class Sender:
 
 
 def body_length(response: requests.Response) -> int | None:
-    """Bytes of the body that will come out, ``None`` when that is not known."""
+    """Bytes of the decoded body; ``None`` if that is not known."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
-    if "transfer-encoding" in response.headers:  # which counts, whatever length is named beside
+    if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
         return None
     text = response.headers.get("content-length", "")
     encoded = "content-encoding" in response.headers
-    # Python converts no number of thousands of digits.
+    # Python refuses to convert thousands of digits.
     return int(text) if text.isdecimal() and len(text) < 20 and not encoded else None
 
 
@@ -340,7 +340,7 @@ def _failure(
     url: str,
     connect_timeout: float,
 ) -> Failure:
-    """Our error, and what the system said: errors of libraries hold what was sent, and came."""
+    """Our error, with a cause only of the system: errors of libraries hold headers and bodies."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
         return Failure(without_libraries(interrupted), interrupted.__cause__)
@@ -372,17 +372,17 @@ def _failure(
         error = explain(exc, f"{method} {url}", url, outer)
         is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
         if type(error) is ServerUnreachable and error.retryable and not is_new:
-            # A route that breaks under a connection that was up says nothing of what was sent.
+            # If the route broke under an open connection, the request may have been sent.
             error = TransportError(f"{error}, when the request may have been sent")
         elif is_new and not isinstance(error, ServerUnreachable):
-            # Whatever it was that failed, such as a SOCKS proxy, nothing was sent.
+            # Whatever failed, such as a SOCKS proxy, nothing was sent.
             reason = told(cause) if cause else "no reason is given"
             error = ServerUnreachable(f"{url}: no connection ({reason})")
     return Failure(error, None if cause is None else bare(cause))
 
 
 def _tunnel_status(exc: BaseException) -> int | None:
-    """What a proxy answered, whose reason phrase may be anything."""
+    """The status of a proxy's refusal, without its reason phrase, which may be anything."""
     found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
     return int(found[1]) if found else None
 

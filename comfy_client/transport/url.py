@@ -1,4 +1,4 @@
-"""From what people type as a host to the URL of a server; pure."""
+"""The URL of a server from what people type as a host; pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].
 
 @attrs.frozen
 class Address:
-    """Where a server is.  ``prefix`` is the path below which it lives, ``""`` for none."""
+    """Where a server is.  ``prefix`` is the path of all its routes, ``""`` for none."""
 
     scheme: str
     host: str
@@ -56,7 +56,7 @@ class Address:
 
 
 def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
-    """The address, and user name and password when they stood in it.
+    """The address, and the user name and password in it, if any.
 
     Accepts ``gpu-box``, ``gpu-box:8188``, ``:8188``, ``[::1]:8188``, ``::1``,
     ``http(s)://...`` and ``ws(s)://...`` with path prefix, and ``user:pass@`` before any.
@@ -71,7 +71,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
         raise ValueError("host holds a line break")
     given, authority, path, tail = (part or "" for part in found.groups())
     userinfo, at, server = authority.rpartition("@")
-    if "@" in path + tail:  # all before it may be a password, so nothing of it is shown
+    if "@" in path + tail:  # the password may be anywhere before it, so nothing is shown
         raise ValueError(
             "host: percent-encode each of / ? # @ in user name, password and path, "
             "or pass credentials=(username, password)"
@@ -88,7 +88,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     if _NO_NAME.search(server):
         raise ValueError(f"host {shown!r} names no server")
     try:
-        # Names beyond ASCII by IDNA 2008, which has other ones for some than Python's own.
+        # IDNA 2008 for names beyond ASCII, which encodes some otherwise than Python itself.
         parts = parse_url(f"{scheme}://{_bracket(unicodedata.normalize('NFKC', server))}")
         name, port = (parts.host or "").strip("[]"), parts.port
         name.encode("idna")  # checks the length of its parts
