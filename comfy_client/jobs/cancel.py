@@ -1,4 +1,4 @@
-"""Ending a prompt by our own hand."""
+"""Cancelling prompts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _cancel(routes: Routes, one: Tracked, poller: Poller, *, force: bool) -> boo
 
 
 def withdrawn(poller: Poller, prompt_ids: Iterable[str]) -> None:
-    """Those that waited were deleted from the queue: that they are gone is no loss."""
+    """These prompts were deleted from the queue, so they are not lost but interrupted."""
     poller.tracker.monitor.forget()
     # Without the lock: the collector may end a forgotten ``map`` while this thread has the
     # lock of a queue, for which whoever has this one may wait.

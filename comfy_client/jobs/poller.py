@@ -65,7 +65,7 @@ class Poller:
         self._idle_since = 0.0
 
     def start(self) -> None:
-        """Have the thread run."""
+        """Start the thread, unless it is running."""
         with self.tracker.lock:
             if self._thread is None and not self.tracker.wake.stopped:
                 # Daemon: a script may end while prompts run.
@@ -79,7 +79,7 @@ class Poller:
                 self._thread = thread
 
     def is_this_thread(self) -> bool:
-        """Whether it is the one that asks."""
+        """Whether the caller runs in the thread."""
         return threading.current_thread() is self._thread
 
     def awaits_record(self, prompt_id: str) -> bool:
@@ -89,7 +89,7 @@ class Poller:
         return ending is not None and time.monotonic() < ending.due and not self.is_this_thread()
 
     def ask_now(self, one: Tracked) -> None:
-        """Ask about a prompt at once, for somebody waits, or the server has just answered."""
+        """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
         self.hold = 0.0
         self.tracker.poll_soon(one.state)
 
@@ -140,7 +140,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[Tracked], due: Sequence[Tracked]) -> None:
-        """One pass for all prompts; if it fails, those are put off whom the question was about."""
+        """One pass for all prompts; a failure concerns those that the question was about."""
         about: Sequence[Tracked] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -156,7 +156,7 @@ class Poller:
     def _questions(
         self, routes: Routes, known: Sequence[Tracked], due: Sequence[Tracked]
     ) -> Iterator[Sequence[Tracked]]:
-        """Ask, and say before each question whom it is about."""
+        """Ask, and yield before each question the prompts that it is about."""
         for one in due:
             yield [one]
             if one.state.attached and not one.state.looked:
@@ -255,7 +255,7 @@ class Poller:
     def _spare_the_queue(
         self, routes: Routes, unseen: Sequence[Tracked], spared: QueueSnapshot
     ) -> Iterator[Sequence[Tracked]]:
-        """The queue was looked at a while ago, which took long; what it said has to do."""
+        """Do without the queue, since the last request for it took long: use what it said."""
         running = 0
 
         def place(one: Tracked) -> tuple[float, float]:
@@ -280,7 +280,7 @@ class Poller:
                 state.check_at = min(self.tracker.monitor.spared_until, soon)
 
     def _is_followed(self, one: Tracked) -> bool:
-        """Whether the queue would say nothing new: the socket told its end, or that it runs."""
+        """Whether the queue would say nothing new, as the socket reported its end or its start."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
@@ -288,7 +288,7 @@ class Poller:
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
     def _is_concerned(self, one: Tracked, snapshot: QueueSnapshot) -> bool:
-        """Whether a snapshot that others needed tells where it is, or that it ran and is gone."""
+        """Whether a snapshot that others needed shows where it is, or that it ran and is gone."""
         state = one.state
         if state.decided or state.awaits_history:
             return False
@@ -328,7 +328,7 @@ class Poller:
         self._apply(one, change)
 
     def find(self, one: Tracked) -> bool:
-        """Look for it under an id of the server's, by our mark; whether it has another now.
+        """Look for it under another id, by our mark; whether it has another id now.
 
         Asks no more, unless it may be on its way yet.
         """
@@ -368,7 +368,7 @@ class Poller:
                 tracker.resolve(one, outcome)
 
     def give_up(self, exc: Exception) -> None:
-        """No question could be asked, for a reason that nobody thought of: all are at fault."""
+        """A pass failed by a defect of ours: count that as a refusal for all prompts."""
         self._put_off(self.tracker.outstanding, UnexpectedResponse(_nonsense(exc)))
 
 
@@ -398,12 +398,12 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
 
 
 def _may_wait(one: Tracked) -> bool:
-    """Whether nobody waits for a first word of where it is."""
+    """Whether its first question has been answered, or is not urgent."""
     return one.state.looked or not one.state.attached
 
 
 def _refusal(exc: Exception) -> ComfyError | None:
-    """That a server would not tell, or tells what makes no sense; ``None``: it is another case."""
+    """A refusal or a senseless answer of a server; ``None``: neither."""
     if not isinstance(exc, ComfyError):
         return UnexpectedResponse(_nonsense(exc))
     told = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)

@@ -152,7 +152,7 @@ class JobState:
             self.check_at = 0.0
 
     def attach(self, now: float, lost_apart: float | None, end_event: EndEvent | None) -> None:
-        """It was submitted by somebody, and has ended by that event, if that is known."""
+        """It was submitted earlier, and ended by that event, if an end is known."""
         self.attached = True
         self.posted_at = self.accepted_at = now
         self.interval = self.timing.job_poll
@@ -162,7 +162,7 @@ class JobState:
         self.awaits_history = end_event is not None
 
     def may_have_arrived(self, now: float) -> None:
-        """Its submission was interrupted: maybe the server has it, maybe under another id."""
+        """Its submission was interrupted: the server may have it, also under another id."""
         self.accepted_at = now
         self.lost_apart, self.search_by_mark = self.timing.look_up, True
         self.generation = None  # that nothing shows on the socket, says nothing
@@ -203,7 +203,7 @@ class JobState:
             self.sampled = "Sampler" in (class_of(self.graph, event.node) or "")
 
     def _progress_text(self, event: ProgressText, now: float, link: int | None) -> None:
-        """It runs; no more is kept of it."""
+        """Only news: it is running."""
 
     def _preview(self, event: PreviewEvent, now: float, link: int | None) -> None:
         if not event.final:
@@ -256,7 +256,7 @@ class JobState:
         return None
 
     def _keep_one(self, kind: type, event: JobEvent) -> None:
-        """The newest event of a kind; small ones make no difference, and come all the time."""
+        """Count the newest event of a kind, unless it is small: these come all the time."""
         if event.nbytes > LARGE:
             self.share.keep(kind, event.nbytes, event.raw)
 
@@ -292,7 +292,7 @@ class JobState:
     # -- over HTTP -------------------------------------------------------------------------
 
     def asked(self, now: float, link: int | None) -> None:
-        """HTTP has answered a question about it: when to ask again, if that decides nothing."""
+        """HTTP has answered a question about it; set when to ask again."""
         timing = self.timing
         self.looked = True
         self.refusals = 0
@@ -344,9 +344,14 @@ class JobState:
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
     ) -> Outcome | None:
-        """HTTP refuses to say, for the so-manieth time of ``most``; 0: that does not count.
+        """HTTP refuses to say: after ``most`` times in a row, what is known has to do.
 
-        ``is_over``: whether the queue is empty.
+        Args:
+            exc: Why it refuses.
+            until: When to ask again, at the earliest.
+            link: As above.
+            most: 0: this refusal does not count.
+            is_over: Whether the queue of the server is empty.
         """
         self.looked = True
         self.check_at = max(self.check_at, until)
@@ -399,7 +404,7 @@ class JobState:
         return self._success(event, outputs, link, targets=targets)
 
     def _missed(self, now: float, link: int | None) -> Outcome | None:
-        """Neither in the queue nor in the history; a second look, some time apart, decides."""
+        """Neither in the queue nor in the history; the second time, a while later, decides."""
         timing = self.timing
         if self.missed_at is None:
             self.missed_at = now

@@ -1,4 +1,4 @@
-"""What is sent about one prompt: its submission, exactly once, and its end by our hand.
+"""Submitting a prompt, exactly once, and attaching to one that was submitted.
 
 A POST that got no answer may have been queued.  It is looked for, by the id that we chose and
 by our mark in ``extra_data``, and never repeated on our own account.
@@ -101,7 +101,7 @@ def prepare(
     *,
     strict: bool,
 ) -> tuple[Tracked, Mapping[str, Any]]:
-    """A prompt that nobody knows of yet, and the body of its POST."""
+    """A new prompt, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     client_id = tracker.connection.client_id
     prompt = make_prompt(
@@ -256,7 +256,7 @@ def post(
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """The id of a submission that something on the way has answered, if the server has it."""
+    """The id of a submission that a page of a proxy answered, if the server has it."""
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):

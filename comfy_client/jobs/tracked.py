@@ -58,10 +58,10 @@ class Waiter(Protocol):
         """Whether it has ended."""
 
     def set_result(self, result: Result) -> None:
-        """It has ended well."""
+        """The prompt succeeded."""
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """It has not."""
+        """The prompt has no result."""
 
 
 @attrs.define(eq=False)
@@ -91,11 +91,12 @@ class Tracked:
                 waiter.set_exception(copy.copy(end) if number else end)
 
     def join(self, other: Tracked) -> None:
-        """Be one with another, which turns out to be the same prompt."""
+        """Share the state and the end of another, which turns out to be the same prompt."""
         other.state.graph = other.state.graph or self.state.graph
         self.state = other.state
         other.waiters += self.waiters
         other.on_fork += self.on_fork
+        self.waiters, self.on_fork = [], []  # whoever keeps the job keeps no circle
         other.events.others.append(self.events)
         if self.state.end_event is not None:
             self.events.receive(self.state.end_event)

@@ -175,7 +175,7 @@ class Tracker:
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._posting)
 
     def add(self, one: Tracked, *, posting: bool = False) -> None:
-        """Follow it from now on; ``ValueError`` if another has its id."""
+        """Follow a prompt from now on; ``ValueError`` if another has its id."""
         state = one.state
         with self.lock:
             if self.wake.stopped:
@@ -191,14 +191,14 @@ class Tracker:
                 self.posted_as.put(state.prompt_id, state.client_id)
 
     def answered(self, one: Tracked) -> None:
-        """Its submission has an answer, or will have none."""
+        """The submission of a prompt has been answered, or never will be."""
         with self.lock:
             self._posting.discard(one)
             if not self._posting:
                 self._orphans.clear()
 
     def remove(self, one: Tracked) -> None:
-        """Follow it no more."""
+        """Stop following a prompt."""
         with self.lock:
             if self._tracked.get(one.state.prompt_id) is one:
                 del self._tracked[one.state.prompt_id]
@@ -238,7 +238,7 @@ class Tracker:
             self.wake.set()  # the thread may sleep for much longer
 
     def _apply_orphans(self, one: Tracked) -> Outcome | None:
-        """Events that came before it was known whose they are; receivers had these already."""
+        """Apply events that came before the id was known; receivers have had them."""
         if self._orphans.forgotten:
             one.state.generation = None  # some are gone: events alone may not decide
         for event in self._orphans.values():
@@ -249,7 +249,7 @@ class Tracker:
         return None
 
     def merge(self, one: Tracked, prompt_id: str) -> None:
-        """It was found under that id: it is renamed, or is the same as one that has it."""
+        """It was found under that id: rename it, or join the prompt that has the id already."""
         with self.lock:
             other = self._tracked.get(prompt_id)
             if one.state.decided or other is one:
@@ -263,7 +263,7 @@ class Tracker:
     # -- the handler of the event thread -----------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Learn what an event says about our prompts, hand it on, and end what it ends."""
+        """Apply an event to our prompts, publish it, and end the prompt if it says so."""
         if not isinstance(event, JobEvent) or not (self._tracked or self.ended):
             if isinstance(event, StatusEvent):
                 self.monitor.count(event.queue_remaining)
@@ -326,7 +326,7 @@ class Tracker:
                 one.state.attached = True
 
     def poll_queue(self) -> None:
-        """Ask for the length of the queue; a change is news as a ``status`` of the socket is."""
+        """Ask for the length of the queue, and publish a ``status`` event if it changed."""
         status = self.routes().poll_status(timeout=self.timing.question)
         if status.queue_remaining != self.monitor.remaining:
             self.monitor.count(status.queue_remaining)
@@ -339,7 +339,7 @@ class Tracker:
             )
 
     def _queue_moved(self) -> None:
-        """Of prompts whose events go elsewhere this is all that the socket tells."""
+        """All that the socket says about prompts whose events go to another client."""
         departed = self.monitor.departed
         with self.lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.
@@ -349,7 +349,7 @@ class Tracker:
                     self.poll_soon(one.state, soon)
 
     def _attribute(self, event: PreviewEvent | ProgressText) -> PreviewEvent | ProgressText:
-        """What comes without a prompt belongs to the one that runs."""
+        """An event without a prompt_id belongs to the prompt that is running."""
         if self._running is None:
             return event
         prompt_id, node = self._running
@@ -358,7 +358,7 @@ class Tracker:
         return attrs.evolve(event, prompt_id=prompt_id)
 
     def _apply(self, one: Tracked, event: JobEvent) -> Outcome | None:
-        """With the lock held."""
+        """Apply an event to its prompt; the lock is held."""
         state = one.state
         if state.decided:
             return None
@@ -375,7 +375,7 @@ class Tracker:
     # -- when to ask -------------------------------------------------------------------------
 
     def poll_soon(self, state: JobState, at: float = 0.0) -> None:
-        """Ask over HTTP about a prompt, at that moment at the latest."""
+        """Ask over HTTP about a prompt at that moment, or earlier."""
         if state.accepted_at is not None and at <= state.check_at:
             state.check_at = at
             self.wake.set()
@@ -429,7 +429,7 @@ class Tracker:
         one.settle(end)
 
     def _remember(self, one: Tracked, event: EndEvent, outcome: Outcome | None = None) -> None:
-        """Its end is reported."""
+        """Note that receivers have the end event of a prompt."""
         has_record = outcome is None or outcome.has_record
         is_final = outcome is None or outcome.is_final
         due = 0.0
@@ -461,12 +461,12 @@ class Tracker:
         self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
 
     def close(self) -> None:
-        """Nothing will be known any more: all waits end in :class:`ClientClosed`."""
+        """End all waits in :class:`ClientClosed`."""
         self.wake.set(stop=True)
         in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
 
     def after_fork(self) -> None:
-        """In the child: these prompts are the parent's; no wait for them may hang."""
+        """In the child of a fork: end all waits, as these prompts are the parent's."""
         for one in list(self._tracked.values()):
             one.events.reset()
             for end in one.on_fork:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import threading
 import time
+import weakref
 from concurrent.futures import as_completed
 from types import SimpleNamespace
 
@@ -241,6 +243,21 @@ def test_each_of_two_jobs_of_one_prompt_has_an_error_of_its_own(one, job):
     one.settle(JobFailed("broken", prompt_id="the-id"))
     assert str(job.exception(0)) == str(twin.exception(0))
     assert job.exception(0) is not twin.exception(0)
+
+
+def test_a_job_that_has_ended_is_gone_with_its_user():
+    """Its result may be large, and nobody should have to wait for the collector."""
+    one, job = tracked()
+    other, twin = tracked("by-another-id", {})
+    other.join(one)
+    one.settle(RESULT)
+    gone = [weakref.ref(job), weakref.ref(twin)]
+    gc.disable()
+    try:
+        del one, job, other, twin
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 # -- how far it is -----------------------------------------------------------------------
