@@ -643,7 +643,7 @@ def test_a_row_that_ran_anew_is_told_anew(api, record, journal) -> None:
 
 
 def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
-    """It is submitted without an alarm; what ran in spite of that is taken up."""
+    """It is submitted without an alarm; what ran in spite of that is attached."""
     cut_off(api, record, journal)
     (running,) = api.get_queue().running
     assert f"prompt {running.prompt_id} keeps running: attach to it by api.job" in caplog.text
@@ -680,13 +680,13 @@ def test_a_refused_password_leaves_nothing_in_the_queue_to_warn_of(journal, capl
 
 
 def test_ctrl_c_and_the_same_call_again_runs_nothing_twice(api, record, journal) -> None:
-    """What ran at that moment is taken up, what waited was taken back."""
+    """What ran at that moment is attached, what waited was taken back."""
     cut_off(api, record, journal)
     assert api.get_queue().pending == ()
     threading.Timer(0.5, lambda: setattr(record, "gate", None)).start()
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
     assert [row.from_journal for row in rows] == [True, False, False, False]
-    assert rows[2].seconds is None  # it was taken up
+    assert rows[2].seconds is None  # it was attached
     assert rows[2].execution_seconds is not None
     assert prompts(api) == dict.fromkeys(POINTS, 1)

@@ -242,7 +242,7 @@ def test_nobody_there_is_told_with_the_first() -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.timing(look_up=0.5)
-def test_a_submission_without_an_answer_is_taken_up(server, api, record, ordered) -> None:
+def test_a_submission_without_an_answer_is_attached(server, api, record, ordered) -> None:
     """Once the server can tell: it came, and runs once."""
     results = api.map(WORKFLOW, seeds(range(4)), in_flight=2, ordered=ordered)
     found = [next(results)]

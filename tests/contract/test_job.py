@@ -298,17 +298,17 @@ def test_no_news_is_a_timeout_of_its_own(api):
 
 
 def test_a_timeout_says_how_to_go_on(api):
-    """And the prompt can be taken up by its id."""
+    """And the prompt can be attached by its id."""
     with pytest.raises(JobTimeout, match=r"api\.job") as caught:
         api.run(sleeper(1.0, 10), timeout=0.3)
     assert not caught.value.stalled
     assert api.job(caught.value.prompt_id).result(LIMIT).texts
 
 
-# -- taking up ---------------------------------------------------------------------------
+# -- attaching ---------------------------------------------------------------------------
 
 
-def test_a_job_is_taken_up_by_its_id_alone(api, stranger):
+def test_a_job_is_attached_by_its_id_alone(api, stranger):
     """By another client, while it waits, with the same result."""
     busy, job = api.submit(sleeper(0.5, 5)), api.submit(picture("runs/taken"))
     taken = stranger.job(job.prompt_id)
@@ -321,7 +321,7 @@ def test_a_job_is_taken_up_by_its_id_alone(api, stranger):
     assert taken.graph.keys() == job.graph.keys()
 
 
-def test_a_job_that_is_taken_up_knows_at_once_where_it_is(api, stranger, stops_one):
+def test_a_job_that_is_attached_knows_at_once_where_it_is(api, stranger, stops_one):
     """Running, waiting or over, before anybody waits for anything."""
     over = api.submit(sleeper(0.01, 1))
     over.result(LIMIT)
@@ -335,7 +335,7 @@ def test_a_job_that_is_taken_up_knows_at_once_where_it_is(api, stranger, stops_o
     assert [type(job.exception(LIMIT)) for job in taken] == [type(None), JobInterrupted, type(None)]
 
 
-def test_a_job_is_taken_up_after_its_client_is_gone(server, api):
+def test_a_job_is_attached_after_its_client_is_gone(server, api):
     """As after the restart of a kernel."""
     with ComfyApi(server.url) as gone:
         job = gone.submit(sleeper(0.5, 5))

@@ -122,7 +122,7 @@ def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(server: Comf
     ids=["401", "login page", "unreadable", "500"],
 )
 @pytest.mark.timing(silence_cap=0.2)
-def test_a_job_that_was_taken_up_ends_in_the_refusal(
+def test_a_job_that_was_attached_ends_in_the_refusal(
     server: ComfyServer, api: ComfyApi, answer: Any, error: Any
 ) -> None:
     """Though a socket is there, on which nothing of it will come."""
@@ -136,7 +136,7 @@ def test_a_job_that_was_taken_up_ends_in_the_refusal(
 def test_one_record_that_cannot_be_read_condemns_no_other_job(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of prompts that are taken up while a good one runs."""
+    """Of prompts that are attached while a good one runs."""
     with client(server, transport="poll") as api:
         good = api.submit(shows(waits=True))
         until(lambda: good.status == "running")
@@ -224,7 +224,7 @@ def test_a_prompt_at_the_front_is_behind_what_runs(
     gate.set()
 
 
-def test_a_job_that_was_taken_up_does_not_make_up_its_progress(
+def test_a_job_that_was_attached_does_not_make_up_its_progress(
     server: ComfyServer, api: ComfyApi, gate: threading.Event
 ) -> None:
     """Where it is, its own client is told; how long it ran, the history says."""
@@ -268,7 +268,7 @@ def test_a_page_instead_of_the_answer_does_not_hide_a_prompt_that_runs(
 def test_a_job_whose_submission_ctrl_c_ended_goes_on_for_others(
     server: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread has taken it up by its id."""
+    """Another thread has attached to it by its id."""
     post = submission.post_prompt
     prompt_id = api.generate_id()
     taken: list[Job] = []
@@ -539,7 +539,7 @@ def test_cancel_by_our_id_leaves_the_job_of_the_servers_id_watched(
     assert isinstance(second.exception(LIMIT), JobInterrupted)
 
 
-def test_who_takes_up_or_cancels_does_not_wait_for_the_pause_of_earlier_failures(
+def test_who_attaches_or_cancels_does_not_wait_for_the_pause_of_earlier_failures(
     server: ComfyServer, api: ComfyApi
 ) -> None:
     """The server has just answered, or is asked at once."""

@@ -886,7 +886,7 @@ def test_f30_ctrl_c_while_waiting(
 def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It waited for the socket: the server has nothing to be taken up."""
+    """It waited for the socket: the server has nothing to attach to."""
 
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -921,7 +921,7 @@ def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, ap
 
 @pytest.mark.timing(silence_cap=5.0)
 def test_a_busy_queue_does_not_hurry_what_fails(comfy, api):
-    """Of a prompt that was taken up each change of the queue is news, but not at any price."""
+    """Of a prompt that was attached each change of the queue is news, but not at any price."""
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     job = api.submit(GRAPH)
@@ -1047,7 +1047,7 @@ def test_nobody_there_is_no_uncertainty():
         api.run(GRAPH, timeout=LIMIT)
 
 
-# -- taking up ---------------------------------------------------------------------------
+# -- attaching ---------------------------------------------------------------------------
 
 
 def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
@@ -1070,7 +1070,7 @@ def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, api):
 
 
 def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, api):
-    """Though somebody has taken it up, as seen in the queue; that one ends, with its own error."""
+    """Though somebody has attached to it, whose job ends too, with an error of its own."""
     comfy.faults.other_prompt_ids()
     mine = str(uuid.uuid4())
     go, answered = threading.Event(), threading.Event()
@@ -1099,7 +1099,7 @@ def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, a
 
 
 def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
-    """One that was taken up cannot have ended before those in front of it."""
+    """One that was attached cannot have ended before those in front of it."""
     comfy.script(START)
     work = [api.submit(GRAPH) for _ in range(3)]
     with Impatient(comfy.url, namespace=blinker.Namespace()) as other:
@@ -1124,7 +1124,7 @@ def test_a_crowded_queue_is_not_looked_at_for_each_prompt_of_others(comfy, api):
 
 
 @pytest.mark.parametrize("is_early", [True, False], ids=["events first", "answer first"])
-def test_what_is_taken_up_before_its_submission_is_answered_ends_with_it(comfy, api, is_early):
+def test_what_is_attached_before_its_submission_is_answered_ends_with_it(comfy, api, is_early):
     """By the id of a server that chooses its own, as seen in the queue; nothing is missing."""
     told = Told(api)
     go, answered = threading.Event(), threading.Event()

@@ -99,7 +99,7 @@ class Task:
     kind: str
     way: str
     client: int
-    other: int  #: Another client, that takes it up.
+    other: int  #: Another client, that attaches to it.
     seconds: float  #: How long it runs.
     after: float  #: Seconds until someone interferes.
 
@@ -134,12 +134,12 @@ WAYS = {
     "run": 4,
     "submit": 4,
     "events": 3,
-    "take up": 3,
+    "attach": 3,
     "cancel": 2,
     "resubmit": 1,
     "ask early": 2,  # another client asks for the id from before the submission on
     "ask again": 2,  # the same client asks for the id after the end
-    "alarm": 2,  # in the main thread; an alarm ends the wait, and it is taken up
+    "alarm": 2,  # in the main thread; an alarm ends the wait, and it is attached
 }
 
 
@@ -501,7 +501,7 @@ class Attempt:
     begun: float = attrs.field(factory=time.monotonic)
     over: float = 0.0
     told: list[list[Any]] = attrs.field(factory=list)  #: By ``events()``.
-    taken_up: Any = None  #: The outcome of the one who took it up, and when that was.
+    attached: Any = None  #: The outcome of the one who attached to it, and when that was.
     early: Any = None  #: The same of one who asked for it before, and since when.
     again: Any = None  #: What the same client says after the end.
     was_uncertain: bool = False
@@ -694,7 +694,7 @@ class Round:
             asking.join(2 * HANG)
 
     def _interrupted_wait(self, attempt: Attempt, api: ComfyApi, options: Any) -> Result:
-        """An alarm ends submission or wait, as itself; then the prompt is taken up by its id."""
+        """An alarm ends submission or wait, as itself; then the prompt is attached by its id."""
         prompt_id = attempt.prompt_id = str(uuid.uuid4())
         alarm = Alarm(attempt.name)
         job = None
@@ -735,7 +735,7 @@ class Round:
             told: list[Any] = []
             attempt.told.append(told)
             told += job.events()
-        elif task.way == "take up":
+        elif task.way == "attach":
             attempt.clients.append(self.clients[task.other])
             time.sleep(task.after / 4)
             other = self.clients[task.other].job(job.prompt_id)
@@ -758,7 +758,7 @@ class Round:
                 lambda: self.clients[task.client].job(job.prompt_id).result(HANG)
             )
         if other is not None:
-            attempt.taken_up = _outcome(lambda: other.result(HANG)), time.monotonic()
+            attempt.attached = _outcome(lambda: other.result(HANG)), time.monotonic()
         if isinstance(mine, ComfyError):
             raise mine
         return mine
@@ -770,9 +770,9 @@ class Round:
         for attempt in self.attempts:
             fact = self.record.of(attempt.name)
             problems = [*self._verdict(attempt, fact, attempt.outcome, attempt.over)]
-            if attempt.taken_up is not None:
-                found = self._verdict(attempt, fact, *attempt.taken_up)
-                problems += [f"taken up, {attempt.taken_up[0]!r}: {problem}" for problem in found]
+            if attempt.attached is not None:
+                found = self._verdict(attempt, fact, *attempt.attached)
+                problems += [f"attached, {attempt.attached[0]!r}: {problem}" for problem in found]
             if attempt.early is not None:
                 outcome, known_at, since = attempt.early
                 # Who asks for what is not there yet is told so.

@@ -498,7 +498,7 @@ def test_cancel_stops_this_prompt_and_no_other(here: tuple[ComfyApi, Heard, str]
         assert ended(heard, job) == [name]
 
 
-def test_a_job_is_taken_up_by_its_id(here: tuple[ComfyApi, Heard, str]) -> None:
+def test_a_job_is_attached_by_its_id(here: tuple[ComfyApi, Heard, str]) -> None:
     """By another client: while it runs, when it has ended in any way, and when it is unknown."""
     api, _, _ = here
     ours = str(uuid.uuid4())  # older servers choose another
