@@ -22,7 +22,7 @@ from ..transport.dial import Line, Plan
 from ..transport.frames import BINARY, PONG, TEXT
 from ..transport.http import Http
 from ..transport.pool import shut
-from ..transport.response import Answer
+from ..transport.response import Response
 from ..transport.websocket import Connection
 from .redactor import Redactor
 
@@ -147,7 +147,7 @@ class CheckContext:
         self.sockets = Sockets()
         self.reader: EventReader | None = None
         self.addresses: list[tuple[socket.AddressFamily, Any]] = []
-        self.first: Answer | None = None  #: Of ``GET /prompt``.
+        self.first: Response | None = None  #: Of ``GET /prompt``.
         self.remaining = 0  #: Prompts in the queue, as it said.
         self.stats: models.SystemStats | None = None
         self.features = models.Features()
@@ -160,7 +160,7 @@ class CheckContext:
         return max(0.05, self.check_end.left())
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Response:
         """What ``GET /prompt`` was answered, for checks that come after it."""
         if self.first is None:
             raise RuntimeError("a check was made before what it needs")
@@ -172,7 +172,7 @@ class CheckContext:
             self.reader.line.close()
         self.sockets.cut(for_good=True)
 
-    def get(self, route: str, **kw: Any) -> Answer:
+    def get(self, route: str, **kw: Any) -> Response:
         """A small answer, whatever its status."""
         return self.http.request(
             "GET", route, timeout=self.left, allow=range(300, 600), max_bytes=MAX_ANSWER, **kw
@@ -183,7 +183,7 @@ class CheckContext:
         answer = self.get(route)
         return decoded(answer, model) if answer.status == 200 else None
 
-    def post(self, route: str, body: object, timeout: float) -> Answer:
+    def post(self, route: str, body: object, timeout: float) -> Response:
         """An answer to a POST, whatever its status."""
         return self.http.request(
             "POST", route, json=body, timeout=timeout, allow=range(300, 600), max_bytes=MAX_ANSWER
@@ -200,7 +200,7 @@ class CheckContext:
         return self.redact.foreign(value)[:most]
 
 
-def decoded(answer: Answer, model: Callable[[Any], Model]) -> Model | None:
+def decoded(answer: Response, model: Callable[[Any], Model]) -> Model | None:
     """What an answer holds; ``None`` if it is something else."""
     with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
         return model(answer.json())

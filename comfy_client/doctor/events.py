@@ -17,7 +17,7 @@ from ..transport.deadline import Deadline
 from ..transport.decode import HELLO
 from ..transport.dial import dial
 from ..transport.http import segment
-from ..transport.response import Answer
+from ..transport.response import Response
 from ..transport.websocket import State
 from .context import CheckContext, CheckResult, EventReader, decoded, in_ms
 
@@ -115,7 +115,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
     return CheckResult("ok", text)
 
 
-def _submit(ctx: CheckContext) -> Answer:
+def _submit(ctx: CheckContext) -> Response:
     """The answer to a prompt that any ComfyUI runs at once."""
     prompt_id = str(uuid.uuid4())
     colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached

@@ -17,7 +17,7 @@ from .. import models
 from ..errors import AuthenticationError, ComfyError, TransportError, UnexpectedResponse
 from ..transport.dial import speaks_tls
 from ..transport.failures import is_for_another
-from ..transport.response import Answer, route_is_missing, wants_tls
+from ..transport.response import Response, route_is_missing, wants_tls
 from .context import CheckContext, CheckResult, decoded, in_ms
 
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
@@ -150,7 +150,7 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
     return CheckResult("failed", f"{status} to GET /prompt", advice)
 
 
-def _about_redirect(ctx: CheckContext, answer: Answer) -> CheckResult:
+def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
     address = ctx.http.address
     try:
         # Without secrets first: of what is cut out of it they would not be known.

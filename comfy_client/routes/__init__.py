@@ -7,7 +7,7 @@ from typing import Any
 
 from ..sealing import sealed, sealed_headers
 from ..transport.http import Http, Params
-from ..transport.response import Answer
+from ..transport.response import Response
 from ._base import RouteGroup
 from .files import FileInfo, FileRef, FileRoutes
 from .history import HistoryRoutes
@@ -65,7 +65,7 @@ class Routes(
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Request any route, such as one of a custom node: ``api.fetch_api("/manager/version")``.
 
         It uses the client's credentials, limits and errors.  The answer has ``json()``, ``text``,

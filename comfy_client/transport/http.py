@@ -29,14 +29,14 @@ from .endpoint import Endpoint
 from .identity import Description, Identity, Params, Request, query
 from .multipart import Form, opened
 from .pool import Exchange
-from .response import Answer, Asker, Download, refusal, unexpected
+from .response import Asker, Download, Response, refusal, unexpected
 from .sender import Sender, body_length
 from .url import Address
 
 if TYPE_CHECKING:
     from ..recording.recorder import Recorder
 
-__all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Answer", "Download", "Http", "Params", "segment"]
+__all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
 #: Largest answer that is kept in memory as it came, in bytes.
 MAX_ANSWER = 1 << 30
@@ -179,7 +179,7 @@ class Http:
         allow: Collection[int] = (),
         max_bytes: int | None = None,
         read_timeout: float = math.inf,
-    ) -> Answer:
+    ) -> Response:
         """One request and its whole answer.
 
         Args:
@@ -255,7 +255,7 @@ class Http:
             "it: raise timeout, or ask for less"
         )
 
-    def _check_weight(self, answer: Answer, max_bytes: int, deadline: Deadline) -> None:
+    def _check_weight(self, answer: Response, max_bytes: int, deadline: Deadline) -> None:
         """An error for an answer that takes more memory, or time, to decode than it may."""
         needed, keys = size_decoded(answer.content), answer.content.count(b":")
         if needed > GROWTH * max_bytes:
@@ -361,7 +361,7 @@ class Http:
 
     # -- answers -------------------------------------------------------------------------
 
-    def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Answer:
+    def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Response:
         """All of it, in memory; an error when that is more than ``max_bytes`` bytes."""
         content = None
         if (body_length(response) or 0) <= max_bytes:
@@ -374,12 +374,12 @@ class Http:
             )
         return self._sender.answer(response, content)
 
-    def _beginning(self, response: requests.Response, deadline: Deadline) -> Answer:
+    def _beginning(self, response: requests.Response, deadline: Deadline) -> Response:
         """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
         return self._sender.answer(response, self._sender.read(response, deadline, SMALL))
 
     def _too_much(
-        self, answer: Answer, how: str, max_bytes: int | None = None
+        self, answer: Response, how: str, max_bytes: int | None = None
     ) -> UnexpectedResponse:
         may_be_raised = max_bytes is None or max_bytes == self.max_json
         advice = f"; max_json={2 * self.max_json} allows twice as much" if may_be_raised else ""
@@ -390,7 +390,7 @@ class Http:
             status=answer.status,
         )
 
-    def _refusal(self, answer: Answer, *, size: int | None = None) -> ComfyError:
+    def _refusal(self, answer: Response, *, size: int | None = None) -> ComfyError:
         """The typed error for what the server refused."""
         asker = Asker(
             base=self.address.http_url,
@@ -439,7 +439,7 @@ def _is_file(status: int, headers: Mapping[str, str]) -> bool:
     return status in (200, 203) and encoding in ("", "identity")
 
 
-def _no_file(answer: Answer) -> UnexpectedResponse:
+def _no_file(answer: Response) -> UnexpectedResponse:
     encoding = answer.headers.get("content-encoding", "")
     said = f"encoded ({encoding[:40]}), which was not asked for" if encoding else "without a file"
     return UnexpectedResponse(

@@ -48,7 +48,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 @attrs.frozen
-class Answer:
+class Response:
     """A complete answer of the server.
 
     Attributes:
@@ -72,7 +72,7 @@ class Answer:
     def __reduce__(self) -> tuple[Any, ...]:
         # Without ``redact``, which knows the secrets.
         facts = (self.method, self.path, self.status, self.headers, self.content, self.url)
-        return Answer, facts
+        return Response, facts
 
     @property
     def text(self) -> str:
@@ -150,7 +150,7 @@ class Download:
         return self._chunks
 
 
-def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
+def unexpected(answer: Response, due: str) -> UnexpectedResponse:
     """The error for an answer that is not the expected ``due``, such as "JSON"."""
     start = " ".join(answer.start.split())[:_SHOWN]
     guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
@@ -162,7 +162,7 @@ def unexpected(answer: Answer, due: str) -> UnexpectedResponse:
     )
 
 
-def route_is_missing(answer: Answer) -> bool:
+def route_is_missing(answer: Response) -> bool:
     """Whether an answer says "no such route" rather than "no such thing".
 
     ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
@@ -175,7 +175,7 @@ def route_is_missing(answer: Answer) -> bool:
     return answer.status == 404 and (by_catch_all or answer.content == b"404: Not Found")
 
 
-def wants_tls(answer: Answer) -> bool:
+def wants_tls(answer: Response) -> bool:
     """Whether the server says that it wants TLS."""
     return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
 
@@ -199,7 +199,7 @@ class Asker:
     is_foreign: bool
 
 
-def refusal(answer: Answer, size: int | None, asker: Asker) -> ComfyError:
+def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
     """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
     error = _refusal(answer, size, answer.url.removeprefix(asker.base))
     stranger = f"the user {asker.user!r} is not known to it (see create_user)"
@@ -230,7 +230,7 @@ def _is_of_users(path: str) -> bool:
     return "/settings" in path or "/userdata" in path
 
 
-def _refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
+def _refusal(answer: Response, size: int | None, route: str) -> ComfyError:
     status = answer.status
     facts = answer.facts()
     what = f"{answer.method} {answer.url}"
@@ -266,7 +266,7 @@ def _refusal(answer: Answer, size: int | None, route: str) -> ComfyError:
 
 
 def _too_large(
-    answer: Answer, size: int | None, what: str, facts: dict[str, Any]
+    answer: Response, size: int | None, what: str, facts: dict[str, Any]
 ) -> UploadTooLarge:
     found = re.search(r"body size (\d{1,18})\S{0,99} exceeded", answer.words)
     limit = int(found[1]) if found else None
@@ -280,7 +280,7 @@ def _too_large(
     )
 
 
-def _about_redirect(answer: Answer) -> str:
+def _about_redirect(answer: Response) -> str:
     target = answer.headers.get("location", "")
     try:
         to, here = urlsplit(target), urlsplit(answer.url)
@@ -296,7 +296,7 @@ def _about_redirect(answer: Answer) -> str:
     )
 
 
-def _reason(answer: Answer, body: Any) -> str:
+def _reason(answer: Response, body: Any) -> str:
     if isinstance(body, dict):
         body = body.get("error", body)
         if isinstance(body, dict):

@@ -31,7 +31,7 @@ from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
 from .identity import Identity, Request
 from .pool import Exchange, current
-from .response import Answer
+from .response import Response
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
@@ -235,10 +235,10 @@ class Sender:
 
     # -- answers -------------------------------------------------------------------------
 
-    def answer(self, response: requests.Response, content: bytes) -> Answer:
+    def answer(self, response: requests.Response, content: bytes) -> Response:
         """A complete answer."""
         url = (response.url or "").partition("?")[0]
-        return Answer(
+        return Response(
             response.request.method or "",
             urlsplit(url).path,
             response.status_code,
@@ -310,7 +310,7 @@ def body_length(response: requests.Response) -> int | None:
 # -- failures ---------------------------------------------------------------------------
 
 
-def _only_a_part(answer: Answer) -> UnexpectedResponse:
+def _only_a_part(answer: Response) -> UnexpectedResponse:
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: 206, a part of the answer, which was not asked for; "
         "something on the way (a cache, a proxy) does not keep to HTTP",

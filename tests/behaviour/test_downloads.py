@@ -23,7 +23,7 @@ from comfy_client.errors import (
 )
 from comfy_client.testing import ComfyServer, Request, cut, encode, never_answer
 from comfy_client.transport.http import Http
-from comfy_client.transport.response import Answer
+from comfy_client.transport.response import Response
 from tests.helpers.http import (
     MIB,
     Zeros,
@@ -177,7 +177,7 @@ def test_answers_and_downloads_show_no_content_in_repr(comfy: ComfyServer, http:
     """They may be large, and private."""
     (comfy.root / "output" / "a").write_bytes(b"private")
     answer = http.request("GET", "/view", params={"filename": "a"})
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     with http.download("/view", params={"filename": "a"}) as download:
         assert "private" not in repr(answer) + repr(download)
         assert "Content-Length" not in repr(download)

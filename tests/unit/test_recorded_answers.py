@@ -18,7 +18,7 @@ from comfy_client.models import Features, NodeDef, UploadedImage
 from comfy_client.recording.secrets import Secrets
 from comfy_client.routes import Routes
 from comfy_client.routes.prompts import post_prompt
-from comfy_client.transport.response import Answer
+from comfy_client.transport.response import Response
 from comfy_client.transport.url import Address
 from tests.conftest import examples
 from tests.helpers.hostile_values import JSON, fits, places, spoilt
@@ -36,9 +36,9 @@ class Canned:
         self.body = body
         self.identity = self
 
-    def request(self, method: str, route: str, **_: Any) -> Answer:
+    def request(self, method: str, route: str, **_: Any) -> Response:
         headers = {"content-type": "application/json"}
-        return Answer(method, route, 200, headers, json.dumps(self.body).encode())
+        return Response(method, route, 200, headers, json.dumps(self.body).encode())
 
     def json(self, method: str, route: str, **_: Any) -> Any:
         return self.request(method, route).json()
