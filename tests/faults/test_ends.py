@@ -416,13 +416,14 @@ def test_ctrl_c_while_the_last_events_are_delivered_closes_the_client_all_the_sa
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])
 def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
-    api: ComfyApi, monkeypatch: pytest.MonkeyPatch, error: Any
+    api: ComfyApi, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, error: Any
 ) -> None:
     """Which may need somebody who asks."""
     with monkeypatch.context() as patch:
         fail_next_start(patch, error, "comfy-jobs")
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
-            api.submit(shows("a"))
+            api.submit(shows("a", waits=True))  # what has ended needs nobody who asks
+    gate.set()
     assert api.run(shows("b"), timeout=LIMIT).texts == ("b",)
     assert any(thread.name == "comfy-jobs" for thread in threads())
 
