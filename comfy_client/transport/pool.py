@@ -261,7 +261,7 @@ class _Adapter(HTTPAdapter):
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """Only what we use of it."""
-        return _Answer(request, raw)
+        return _LightResponse(request, raw)
 
     def close(self) -> None:
         """Immediately: otherwise the connections are closed when the pool is collected."""
@@ -271,7 +271,7 @@ class _Adapter(HTTPAdapter):
         super().close()
 
 
-class _Answer(requests.Response):
+class _LightResponse(requests.Response):
     """What we use of a Response, without a cookie jar for each."""
 
     def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:

@@ -38,9 +38,11 @@ from tests.hostile.server import Comfy, answer
 #: Seconds; what is below takes about twice as long to decode, or to make into models.
 TIMEOUT = 0.5
 
-#: The worst of what may be decoded at all: by the garbage collector, by new keys.
-LISTS = b"[" + b"[[]]," * 1_800_000 + b"0]"
-KEYS = b"{" + b",".join(b'"%x":{}' % n for n in range(1_000_000)) + b"}"
+#: What takes longest to decode: by the garbage collector, by its keys.
+BODIES: dict[str, Callable[[], bytes]] = {
+    "lists": lambda: b"[" + b"[[]]," * 1_800_000 + b"0]",
+    "keys": lambda: b"{" + b'"a":{},' * 1_000_000 + b'"b":1}',
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +67,30 @@ def out_of_time(ask: Callable[[], Any], *, most: float) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("body", [LISTS, KEYS], ids=["lists", "keys"])
+@pytest.mark.parametrize("kind", BODIES)
 def test_timeout_holds_for_what_takes_long_to_decode(
-    server: Comfy, api: ComfyApi, body: bytes
+    server: Comfy, api: ComfyApi, kind: str
 ) -> None:
     """One call of C, which nothing interrupts: so it is not begun."""
-    server.lies = {"GET /settings": lambda _: answer(200, body)}
+    reply = answer(200, BODIES[kind]())
+    server.lies = {"GET /settings": lambda _: reply}
     said = out_of_time(api.get_settings, most=2 * TIMEOUT)
     # A machine that is busy enough has not even read it all by then.
     assert "s to decode" in said or "still arriving" in said
 
 
-WALKS: dict[str, tuple[Callable[[ComfyApi], Any], Any]] = {
+WALKS: dict[str, tuple[Callable[[ComfyApi], Any], Callable[[], Any]]] = {
     "GET /queue": (
         ComfyApi.get_queue,
-        {"queue_running": [], "queue_pending": [[1, "a"]] * 200_000},
+        lambda: {"queue_running": [], "queue_pending": [[1, "a"]] * 200_000},
     ),
     "GET /history": (
         ComfyApi.get_histories,
-        {str(n): {"prompt": [1, "a"]} for n in range(100_000)},
+        lambda: {str(n): {"prompt": [1, "a"]} for n in range(100_000)},
     ),
     "GET /v2/userdata": (
         ComfyApi.list_user_data_v2,
-        [{"name": "a", "path": "a", "type": "file"}] * 150_000,
+        lambda: [{"name": "a", "path": "a", "type": "file"}] * 150_000,
     ),
 }
 
@@ -97,9 +100,9 @@ def test_timeout_holds_for_what_becomes_many_models(
     server: Comfy, api: ComfyApi, route: str
 ) -> None:
     """Each of them is made quickly; their number is the server's."""
-    ask, value = WALKS[route]
-    body = json.dumps(value, separators=(",", ":")).encode()
-    server.lies = {route: lambda _: answer(200, body)}
+    ask, make = WALKS[route]
+    reply = answer(200, json.dumps(make(), separators=(",", ":")))
+    server.lies = {route: lambda _: reply}
     said = out_of_time(lambda: ask(api), most=2 * TIMEOUT)
     assert "raise timeout, or ask for less" in said or "still arriving" in said
 
