@@ -92,8 +92,16 @@ class Recorder:
     The constructor raises ``OSError`` if it cannot be created or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bodies: int = MAX_BODIES,
+        max_file: int = MAX_FILE,
+    ) -> None:
         self.path: str = os.fspath(path)
+        self._max_bodies = max_bodies
+        self._max_file = max_file
         self.secrets: Secrets = Secrets()
         # Guards the file.  Re-entrant: a finalizer closes it in whichever thread, at any moment.
         self._lock = threading.RLock()
@@ -150,7 +158,7 @@ class Recorder:
                 return
             now = time.monotonic() - self._begun
             line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
-            if self._length + len(line) > MAX_FILE:
+            if self._length + len(line) > self._max_file:
                 self._close()
                 raise OSError(errno.EFBIG, "it is as long as a recording may be")
             try:
@@ -267,7 +275,7 @@ class Recorder:
     def _has_room(self, size: int) -> bool:
         with self._lock:
             self._body_bytes += size
-            return self._body_bytes <= MAX_BODIES
+            return self._body_bytes <= self._max_bodies
 
     @property
     def elapsed(self) -> float:

@@ -34,6 +34,7 @@ from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
 from tests.helpers.doctor import Impatient, ask, failing, states
 from tests.helpers.doors import Nginx
+from tests.helpers.http import opened
 from tests.versions import has
 
 #: What a check needs does not have to be told again.
@@ -408,11 +409,11 @@ def test_names_of_people_are_no_part_of_it(
 ) -> None:
     """Neither in paths, nor in the path of the server's address."""
     monkeypatch.setenv("HOME", "/home/alice")
-    monkeypatch.setattr("getpass.getuser", lambda: "alice")
+    monkeypatch.setenv("LOGNAME", "alice")
     verify = "/home/alice/own/ca.pem"
     for path in (verify, "/data/alice/ca.pem"):
-        with contextlib.closing(ComfyApi("https://127.0.0.1:9", verify=path)) as api:
-            redact = Redactor(api._http, api.client_id)
+        with opened("https://127.0.0.1:9", verify=path) as http:
+            redact = Redactor(http, "me")
             assert "alice" not in redact(f"no file {path!r}, nor /mnt/alice")
     with ComfyServer(prefix="/user/alice/proxy") as prefixed:
         report = ask(prefixed.url, run=True)

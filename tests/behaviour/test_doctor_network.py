@@ -7,6 +7,7 @@ import pickle
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tests.helpers.doors import ForwardProxy
 
 # -- the way there -------------------------------------------------------------------------
 
+LookUp = Callable[[Callable[..., Any]], None]
+
 
 def test_an_unknown_name_is_the_one_failure() -> None:
     """What needs it is not tried, and told in one line."""
@@ -38,10 +41,10 @@ def test_an_unknown_name_is_the_one_failure() -> None:
     assert "websocket" in str(report).splitlines()[-2] + str(report).splitlines()[-1]
 
 
-def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_hangs_is_not_waited_for(look_up: LookUp) -> None:
     """No lookup can be ended from outside, so it is left behind."""
     hangs = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: hangs.wait(30))
+    look_up(lambda *a, **k: hangs.wait(30))
     begun = time.monotonic()
     report = ask("gpu-box", timeout=0.5)
     hangs.set()
@@ -68,7 +71,7 @@ def test_a_listener_on_the_other_loopback_is_found(listens: str, asked: str) -> 
 
 
 def test_localhost_that_means_a_dead_loopback_first_is_a_warning(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+    server: ComfyServer, look_up: LookUp
 ) -> None:
     """It works, and loses time with each connection."""
     real = socket.getaddrinfo
@@ -78,7 +81,7 @@ def test_localhost_that_means_a_dead_loopback_first_is_a_warning(
             return real(host, *args, **kw)
         return real("::1", *args, **kw) + real("127.0.0.1", *args, **kw)
 
-    monkeypatch.setattr(socket, "getaddrinfo", both)
+    look_up(both)
     report = ask(f"localhost:{server.port}")
     assert states(report) == {"port": "warning"}
     assert "127.0.0.1" in report["port"].advice

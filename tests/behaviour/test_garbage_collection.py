@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("prompts_wait")
 
 @pytest.mark.parametrize("closure", [False, True], ids=["plain", "closing over it"])
 def test_forgotten_clients_leave_nothing(comfy: ComfyServer, closure: bool) -> None:
-    """F31: a notebook cell that is run twenty times."""
+    """A notebook cell that is run twenty times."""
     namespace = blinker.Namespace()
     for _ in range(20):
         api = ComfyApi(comfy.url, namespace=namespace)
@@ -88,7 +88,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("what", SCRIPTS)
 def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
-    """F32: promptly, and without a word."""
+    """Promptly, and without a word."""
     port = comfy.port if what != "refused" else 1
     script = (
         f"import time\nfrom comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"

@@ -30,8 +30,7 @@ from comfy_client import (
 )
 from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
-from comfy_client.jobs import submit
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import outstanding, until
 from tests.helpers.sweeps import (
     GRID,
@@ -73,12 +72,10 @@ def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing
     graph = {**WORKFLOW, **picture(filename_prefix="in a folder/n")}
     rows = api.sweep(graph, GRID, journal=journal)
     with ComfyApi(server.url) as other:
-        asked = []
-        other._http.request = lambda *args, **kw: asked.append(args)
+        before = len(server.requests)
         told = []
         again = other.sweep(graph, GRID, journal=journal, on_row=told.append)
-        assert asked == []
-        del other._http.request
+        assert server.requests[before:] == []
         assert told == list(again)
         for old, new in zip(rows, again, strict=True):
             assert new.from_journal
@@ -131,19 +128,18 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["j"]
 
 
-def test_an_id_is_on_the_disk_before_the_prompt_is_sent(api, record, journal, monkeypatch) -> None:
+def test_an_id_is_on_the_disk_before_the_prompt_is_sent(server, api, record, journal) -> None:
     """Where another process finds it."""
     posted: list[str] = []
-    post = submit.post_prompt
 
-    def posting(http: Any, body: Any, **kw: Any) -> Any:
-        assert points(journal)[-1]["prompt_id"] == body["prompt_id"]
-        posted.append(body["prompt_id"])
-        return post(http, body, **kw)
+    def posting(request: Request) -> Any:
+        if points(journal)[-1]["prompt_id"] == request.json()["prompt_id"]:
+            posted.append(request.json()["prompt_id"])
+        return server.answer(request)
 
-    monkeypatch.setattr(submit, "post_prompt", posting)
-    api.sweep(WORKFLOW, GRID, journal=journal)
-    assert len(posted) == 4
+    with server.on("POST", "/prompt", posting):
+        api.sweep(WORKFLOW, GRID, journal=journal)
+    assert len(set(posted)) == 4
 
 
 def test_a_write_waits_for_the_disk(journal, monkeypatch) -> None:

@@ -34,7 +34,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
-from tests.helpers.clients import until
+from tests.helpers.clients import outstanding, until
 from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
 
@@ -425,7 +425,7 @@ def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, re
 
     def cancel(request: Request) -> None:
         server.answer(request)
-        until(lambda: not api._tracker.outstanding)
+        until(lambda: not outstanding(api))
 
     server.on("POST", "/interrupt", cancel)
     (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=0.3)
@@ -527,35 +527,33 @@ def test_what_the_iterable_raises_comes_through(api, record) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "is_kept"),
+    ("answer", "error", "is_kept"),
     [
-        (ApiError("500", status=500), True),  # it stumbled over this graph
-        (ApiError("507", status=507), False),
-        (AuthenticationError("401", status=401), False),
-        (UnexpectedResponse("a login page"), False),
+        ((500, {}, "it stumbled over this graph"), ApiError, True),
+        ((507, {}, "full"), ApiError, False),
+        ((401, {}, "who are you?"), AuthenticationError, False),
+        ((200, {"Content-Type": "text/html"}, "<html>login</html>"), UnexpectedResponse, False),
     ],
     ids=["stumbled", "full", "login", "page"],
 )
 def test_what_is_no_fault_of_one_prompt_is_raised_also_when_errors_are_kept(
-    api, record, monkeypatch, error, is_kept
+    server, api, record, answer, error, is_kept
 ) -> None:
     """After the results before it."""
-    submit = ComfyApi.submit
 
-    def submitted(self: ComfyApi, workflow: Any, **kw: Any) -> Any:
-        if workflow["Make"]["seed"] == 1:
-            raise error
-        return submit(self, workflow, **kw)
+    def posted(request: Request) -> Any:
+        is_second = request.json()["prompt"]["3"]["inputs"]["seed"] == 1
+        return answer if is_second else server.answer(request)
 
-    monkeypatch.setattr(ComfyApi, "submit", submitted)
+    server.on("POST", "/prompt", posted)
     results = api.map(WORKFLOW, seeds(range(3)), on_error="keep")
     assert texts([next(results)]) == ["ax0"]
     if is_kept:
         kept, last = results
-        assert kept is error
+        assert type(kept) is error
         assert texts([last]) == ["ax2"]
     else:
-        with pytest.raises(type(error)):
+        with pytest.raises(error):
             next(results)
 
 

@@ -115,20 +115,18 @@ def test_binary_frames_are_kept_with_what_they_say(server: ComfyServer, path: Pa
     assert found[1]["metadata_len"] == len(metadata)
 
 
-def test_what_is_large_is_noted_only(
-    server: ComfyServer, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_large_is_noted_only(server: ComfyServer, path: Path) -> None:
     """By length, digest and head; an upload by its name and length."""
-    monkeypatch.setattr(recording, "MAX_BODY", 1000)
-    big = os.urandom(5000)
+    large = recording.MAX_BODY + 1
+    big = os.urandom(large)
     (server.root / "output" / "big.bin").write_bytes(big)
     with ComfyApi(server.url, record=path) as api:
         assert api.get_image({"filename": "big.bin"}) == big
         api.upload_image(big, "up.png")
         server.push_binary(big, to=api.client_id)
-        server.push({"type": "crystools.monitor", "data": {"x": "y" * 2000}}, to=api.client_id)
-        until(lambda: sum(row.get("len", 0) >= 2000 for row in so_far(path)) == 3)
-    found = {row["kind"]: row for row in rows(path) if row.get("len", 0) >= 2000}
+        server.push({"type": "crystools.monitor", "data": {"x": "y" * large}}, to=api.client_id)
+        until(lambda: sum(row.get("len", 0) >= large for row in so_far(path)) == 3)
+    found = {row["kind"]: row for row in rows(path) if row.get("len", 0) >= large}
     for kind in ("http", "binary"):
         assert base64.b64decode(found[kind]["head_b64"]) == big[:64]
         assert not {"data_b64", "body_b64"} & found[kind].keys()
@@ -136,33 +134,24 @@ def test_what_is_large_is_noted_only(
     assert "msg" not in found["json"]
     upload = next(row for row in rows(path) if row.get("path") == "/api/upload/image")
     assert upload["request"]["file"] == "up.png"
-    assert upload["request"]["len"] == 5000
+    assert upload["request"]["len"] == large
     assert path.stat().st_size < 10_000
 
 
-def test_bodies_have_a_limit_in_all(
-    server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond it each is noted only."""
-    monkeypatch.setattr(recording, "MAX_BODIES", 3000)
-    data = os.urandom(1000)
-    with ComfyApi(server.url, record=path) as api:
-        for _ in range(5):
-            server.push_binary(data, to=api.client_id)
-        until(lambda: sum(row["kind"] == "binary" for row in so_far(path)) == 5)
-    kept = ["data_b64" in row for row in rows(path) if row["kind"] == "binary"]
-    assert kept in ([True, True, False, False, False], [True, True, True, False, False])
-
-
-def test_texts_of_the_socket_count_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come for as long as the server likes."""
-    monkeypatch.setattr(recording, "MAX_BODIES", 3000)
-    recorder = Recorder(path)
+@pytest.mark.parametrize(
+    ("data", "is_text", "kept"),
+    [(os.urandom(1000), False, "data_b64"), (b'{"type": "%s"}' % (b"x" * 1000), True, "msg")],
+    ids=["binary", "text"],
+)
+def test_frames_have_a_limit_in_all(path: Path, data: bytes, is_text: bool, kept: str) -> None:
+    """They come for as long as the server likes; beyond it each is noted only."""
+    recorder = Recorder(path, max_bodies=3 * len(data) - 1)
     recorder.opened("ws://127.0.0.1/ws?clientId=x")
     for _ in range(5):
-        recorder.frame(True, json.dumps({"type": "x" * 1000}).encode())
+        recorder.frame(is_text, data)
     recorder.close()
-    assert ["msg" in row for row in rows(path) if row["kind"] == "json"] == [True] * 2 + [False] * 3
+    found = [row for row in rows(path) if row.get("len", 0) >= 1000 or "msg" in row]
+    assert [kept in row for row in found] == [True] * 2 + [False] * 3
 
 
 def test_what_goes_wrong_is_there_too(server: ComfyServer, path: Path) -> None:
@@ -302,16 +291,13 @@ def test_a_disk_that_fills_up_ends_the_recording_and_nothing_else(
     assert path.stat().st_size <= 1500
 
 
-def test_a_recording_of_its_full_length_ends_and_nothing_else(
-    server: ComfyServer,
-    path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_recording_of_its_full_length_ends(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Said once; each line is whole."""
-    monkeypatch.setattr(recording, "MAX_FILE", 1500)
-    with caplog.at_level(logging.WARNING), ComfyApi(server.url, record=path) as api:
-        assert api.run(graph(1)).images
+    recorder = Recorder(path, max_file=1500)
+    recorder.opened("ws://127.0.0.1/ws?clientId=x")
+    for number in range(50):
+        recorder.frame(True, b'{"type": "status", "data": {"number": %d}}' % number)
+    recorder.close()
     told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
     assert told == [f"the recording {path} ends here: it is as long as a recording may be"]
     assert len(rows(path)) > 2

@@ -24,7 +24,7 @@ from comfy_client import (
     JobFailed,
     QueryCredentials,
 )
-from comfy_client.recording import recorder as recording
+from comfy_client.recording.recorder import MAX_BODY
 from comfy_client.testing import ComfyServer, Request
 from tests.conftest import examples
 from tests.helpers.clients import Quick, until
@@ -182,13 +182,12 @@ def test_a_secret_in_a_request_is_nowhere(
 
 
 def test_a_secret_in_a_request_that_is_too_long_to_keep_is_known_all_the_same(
-    server: ComfyServer, path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ComfyServer, path: Path
 ) -> None:
     """The server may repeat it in an answer that is short."""
-    monkeypatch.setattr(recording, "MAX_BODY", 1000)
     told = server.on("POST", "/tell", (200, {}, {"said": f"you have the key {SECRET}"}))
     with told, ComfyApi(server.url, record=path) as api:
-        body = {"filler": "x" * 1000, "api_key": SECRET}
+        body = {"filler": "x" * MAX_BODY, "api_key": SECRET}
         assert SECRET in api.fetch_api("/tell", "POST", json=body).text
     (row,) = [row for row in rows(path) if row.get("path") == "/api/tell"]
     assert row["response"] == {"said": "you have the key ***"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from tests.helpers.http import (
     opened,
 )
 
+LookUp = Callable[[Callable[..., Any]], None]
 
-def test_refused_and_unknown_names_are_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_refused_and_unknown_names_are_unreachable(look_up: LookUp) -> None:
     """With advice; only the refused one may mend by waiting."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -30,7 +33,7 @@ def test_refused_and_unknown_names_are_unreachable(monkeypatch: pytest.MonkeyPat
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    look_up(unknown)
     with opened("gpu.invalid") as http:
         with pytest.raises(ServerUnreachable, match=r"unknown host 'gpu\.invalid'") as caught:
             http.json("GET", "/prompt")
@@ -40,14 +43,14 @@ def test_refused_and_unknown_names_are_unreachable(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("proxies", [{}, {"http": "http://proxy.invalid:3128"}])
 def test_a_moment_without_name_servers_may_mend_and_nothing_was_sent(
-    monkeypatch: pytest.MonkeyPatch, method: str, proxies: dict[str, str]
+    look_up: LookUp, method: str, proxies: dict[str, str]
 ) -> None:
     """As after sleep, or while the network changes; a proxy's name likewise."""
 
     def away(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(socket, "getaddrinfo", away)
+    look_up(away)
     with opened("gpu.invalid", proxies=proxies) as http:
         with pytest.raises(ServerUnreachable) as caught:
             http.json(method, "/prompt")
@@ -56,17 +59,17 @@ def test_a_moment_without_name_servers_may_mend_and_nothing_was_sent(
 
 
 def test_init_waits_for_name_servers_but_not_for_unknown_names(
-    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+    comfy: ComfyServer, look_up: LookUp
 ) -> None:
     """Until its timeout; what is unknown is told at once."""
     real, failures = socket.getaddrinfo, [socket.EAI_AGAIN] * 3
 
-    def look_up(host: Any, *args: Any, **kw: Any) -> Any:
+    def sometimes(host: Any, *args: Any, **kw: Any) -> Any:
         if failures:
             raise socket.gaierror(failures.pop(), "no")
         return real(host, *args, **kw)
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    look_up(sometimes)
     with ComfyApi(f"localhost:{comfy.port}") as api:
         assert api.connected
     assert not failures

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -20,9 +20,8 @@ import websocket
 from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
 from comfy_client.timing import Timing
-from comfy_client.transport import dial
 from comfy_client.transport.decode import HELLO
-from comfy_client.transport.dial import Plan
+from comfy_client.transport.dial import MAX_HANDSHAKE, Plan
 from comfy_client.transport.websocket import NEXT, State
 from tests.helpers.clients import FAST, open_sockets, threads, until
 from tests.helpers.connections import Make, Owner, connection_of, drips, stops_quickly, upgraded
@@ -265,12 +264,12 @@ def test_a_handshake_that_drips_for_ever_ends_with_the_dial_timeout(
 
 
 def test_an_address_that_swallows_packets_leaves_time_for_the_next(
-    make: Make, comfy: ComfyServer, black_hole: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, comfy: ComfyServer, black_hole: str, look_up: Callable[..., None]
 ) -> None:
     """As of a name that has an IPv6 address as well, where there is no IPv6."""
     ports = [int(black_hole.rpartition(":")[2]), comfy.port]
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
-    monkeypatch.setattr(dial.socket, "getaddrinfo", lambda *_, **__: found)
+    look_up(lambda *_, **__: found)
     owner, link = make("http://two.example", start=False)
     link.start()
     until(lambda: link.state is State.CONNECTED)
@@ -288,7 +287,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
         b"HTTP/1.1 101 Ok\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 404 No\r\nContent-Length: many\r\n\r\n",
         b"HTTP/1.1 302 Found\r\n\r\n",
-        b"HTTP/1.1 101 " + b"x" * (dial.MAX_HANDSHAKE + 10),
+        b"HTTP/1.1 101 " + b"x" * (MAX_HANDSHAKE + 10),
     ],
     ids=["ssh", "short", "no-number", "binary", "header", "no-key", "length", "redirect", "huge"],
 )

@@ -37,6 +37,11 @@ from tests.conftest import examples
 LIMIT = 1 << 20
 
 
+def little_room(size: int) -> Any:
+    """Frames that read no more than so many bytes at a time."""
+    return mock.patch.multiple(frames, ROOM=size, AT_ONCE=4 * size)
+
+
 class Pieces:
     """A socket that gives what it is told, piece by piece; an empty piece is a timeout."""
 
@@ -420,7 +425,7 @@ def test_any_legal_stream_is_read_as_websocket_client_reads_it(
 ) -> None:
     """The same messages in the same order, however the bytes come, whatever room there is."""
     pieces = _cut(_encode(messages, random.Random(seed)), cuts)
-    with mock.patch.multiple(frames, ROOM=room, AT_ONCE=4 * room):
+    with little_room(room):
         found = read(*pieces)
     assert found == _by_websocket_client(pieces)
 
@@ -445,7 +450,7 @@ def test_any_junk_ends_in_one_kind_of_error_with_bounded_memory(
 ) -> None:
     """Or is read, when by chance it is legal."""
     limit = 1000
-    with mock.patch.multiple(frames, ROOM=64, AT_ONCE=256):
+    with little_room(64):
         stream = Frames(Pieces(*_cut(b"".join(parts), cuts)), limit)  # type: ignore[arg-type]
         with contextlib.suppress(FrameError):
             for _, payload in every(stream):

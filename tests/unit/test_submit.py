@@ -18,14 +18,16 @@ from comfy_client.jobs import submit as submission
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left
 from comfy_client.jobs.tracked import Tracked
-from comfy_client.models import QueuedPrompt
+from comfy_client.models import QueuedPrompt, QueueItem
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport import deadline
 from comfy_client.transport.deadline import Deadline
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 
-RECEIPT = QueuedPrompt("the-id", number=3)
+ANSWER = {"prompt_id": "the-id", "number": 3, "node_errors": {}}
+RECEIPT = QueuedPrompt.from_json(ANSWER)
 
 
 def a_prompt(**known):
@@ -34,20 +36,35 @@ def a_prompt(**known):
 
 
 class Server:
-    """Answers POSTs in turn; ``found`` is what a look for the prompt gives."""
+    """Answers POSTs in turn; ``found`` is what looks for the prompt find.
 
-    def __init__(self, *answers):
+    They are had one after the other, the last one again and again.
+    """
+
+    def __init__(self, *answers, found=(None,)):
         self.total_timeout = 60.0
         self.answers = list(answers)
+        self.found = list(found)
         self.posts = 0
         self.looks = 0
 
-    def post(self, body, timeout):
+    def json(self, method, route, *, json, **options):
+        assert (method, route) == ("POST", "/prompt")
         self.posts += 1
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def model(self, method, route, read, **options):
+        if route != "/queue":
+            return []
+        self.looks += 1
+        result = self.found.pop(0) if len(self.found) > 1 else self.found[0]
+        if isinstance(result, Exception):
+            raise result
+        mark = {"client_id": "me", EXTRA_DATA_KEY: "the-id"}
+        return [QueueItem(3, result, GRAPH, mark)] if result else []
 
 
 class Clock:
@@ -65,23 +82,6 @@ class Clock:
 
 
 @pytest.fixture
-def found(monkeypatch):
-    """What looks for the prompt find, one after the other; the last one again and again."""
-    results = [None]
-
-    def find(server, prompt_id, client_id, deadline):
-        server.looks += 1
-        result = results.pop(0) if len(results) > 1 else results[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    monkeypatch.setattr(submission, "find", find)
-    monkeypatch.setattr(submission, "post_prompt", lambda http, *args, **kw: http.post(*args, **kw))
-    return results
-
-
-@pytest.fixture
 def clock(monkeypatch):
     found = Clock()
     monkeypatch.setattr(deadline, "time", found)
@@ -89,7 +89,7 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def send(found, clock):
+def send(clock):
     def do(server, one=None, *, resubmit=False, wake=clock):
         tracker = SimpleNamespace(http=server, wake=wake)
         poller = SimpleNamespace(tracker=tracker, timing=Timing())
@@ -100,12 +100,12 @@ def send(found, clock):
 
 def test_an_answer_is_the_receipt(send):
     """Nothing is looked for."""
-    server = Server(RECEIPT)
-    assert send(server) is RECEIPT
+    server = Server(ANSWER)
+    assert send(server) == RECEIPT
     assert (server.posts, server.looks) == (1, 0)
 
 
-@pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("no", status=400)])
+@pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("no", status=403)])
 def test_what_was_surely_not_taken_is_raised_as_it_is(send, failure):
     """Nothing was sent, or the server said no."""
     server = Server(failure)
@@ -116,10 +116,9 @@ def test_what_was_surely_not_taken_is_raised_as_it_is(send, failure):
 
 
 @pytest.mark.parametrize("failure", [RequestTimeout("silent"), ApiError("", status=504)])
-def test_what_may_have_been_taken_is_looked_for(send, found, failure):
+def test_what_may_have_been_taken_is_looked_for(send, failure):
     """And not sent again."""
-    found[:] = [ServerUnreachable("gone"), None, "their-id"]
-    server = Server(failure)
+    server = Server(failure, found=[ServerUnreachable("gone"), None, "their-id"])
     assert send(server).prompt_id == "their-id"
     assert (server.posts, server.looks) == (1, 3)
 
@@ -141,10 +140,9 @@ def test_what_left_no_trace_is_uncertain(send):
         assert server.posts == posts
 
 
-def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(send, found):
+def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(send):
     """Looks that failed are no such word."""
-    found[:] = [ServerUnreachable("gone")]
-    server = Server(RequestTimeout("silent"))
+    server = Server(RequestTimeout("silent"), found=[ServerUnreachable("gone")])
     with pytest.raises(SubmitUncertain):
         send(server, resubmit=True)
     assert server.posts == 1
@@ -157,20 +155,21 @@ def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(send):
     with pytest.raises(SubmitUncertain):
         send(server, resubmit=True)
     assert server.posts == 3
-    assert send(Server(RequestTimeout("silent"), gone, RECEIPT), resubmit=True) is RECEIPT
+    assert send(Server(RequestTimeout("silent"), gone, ANSWER), resubmit=True) == RECEIPT
 
 
-def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(send, found, clock):
+def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(send, clock):
     """For the client's own time, not only as long as a submission is looked for."""
-    found[:] = [ServerUnreachable("gone")] * 12 + [None]
-    assert send(Server(RequestTimeout("silent"), RECEIPT), resubmit=True) is RECEIPT
+    found = [*[ServerUnreachable("gone")] * 12, None]
+    server = Server(RequestTimeout("silent"), ANSWER, found=found)
+    assert send(server, resubmit=True) == RECEIPT
     assert Timing().look_up < clock.now < 60.0
 
 
-def test_a_server_that_is_well_soon_says_that_it_has_nothing(send, found, clock):
+def test_a_server_that_is_well_soon_says_that_it_has_nothing(send, clock):
     """Several looks in a row, apart in time; one that failed begins the count anew."""
-    found[:] = [None, None, ServerUnreachable("gone"), None]
-    server = Server(RequestTimeout("silent"))
+    found = [None, None, ServerUnreachable("gone"), None]
+    server = Server(RequestTimeout("silent"), found=found)
     with pytest.raises(SubmitUncertain):
         send(server)
     assert server.looks >= 3 + submission.LOOKS
