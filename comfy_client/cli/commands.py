@@ -24,12 +24,12 @@ from ..credentials import EnvCredentials
 from ..errors import AuthenticationError, ComfyError, JobTimeout
 from ..events import PreviewEvent, Progress
 from ..jobs.result import Result
+from ..testing.versions import Version
 from ..transport.failures import one_line
 from ..transport.files import write_atomically
 from ..transport.url import parse_host
 from ..workflow import Workflow
 from ..workflow.graph import listing
-from ..workflow.validate import Version
 
 #: Environment variables that a server's credentials are taken from, and what they hold.
 _SECRETS = {"COMFY_TOKEN": "bearer", "COMFY_LOGIN": "basic"}

@@ -95,7 +95,7 @@ def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
 def _refused(state: ServerState, body: Mapping[str, Any], result: ValidationResult) -> web.Response:
     state.log(f"invalid prompt: {result.error}")
     answer = {"error": result.error, "node_errors": result.node_errors}
-    if result.error and unknown_class(answer, body.get("prompt", {})):
+    if isinstance(result.error, dict) and unknown_class(answer, body.get("prompt", {})):
         result.error["extra_info"]["hint"] = state.nodes.hint()
     return web.json_response(answer, status=400)
 

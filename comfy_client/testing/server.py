@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ..workflow.validate import Version, check_version
 from .exchange import watch
 from .faults import OF_ONE_LIFE
 from .folders import Folders
@@ -34,6 +33,7 @@ from .routes import application
 from .scripting import ScriptedServer
 from .state import UPLOAD_SIZE, Options, ServerState
 from .steps import PromptHooks
+from .versions import Version, check_version
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # what no client writes otherwise

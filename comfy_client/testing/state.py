@@ -10,7 +10,6 @@ from typing import Any
 
 import attrs
 
-from ..workflow.validate import Version
 from .active_faults import ActiveFaults
 from .connections import Connections
 from .event_sockets import EventSockets
@@ -20,6 +19,7 @@ from .loop import ServerLoop
 from .nodes import Nodes
 from .prompt_queue import Queue
 from .records import Records
+from .versions import Version
 
 UPLOAD_SIZE = 100 * 2**20
 _LOG_LINES = 300

@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-#: The server whose words are used: 0.3.52 to 0.3.75; 0.8 with its jobs API; 0.28.1 of July 2026.
-Version = Literal["0.3.75", "0.8", "new"]
+#: The server whose words are used: one of March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
+Version = Literal["2024-03", "0.3.75", "0.8", "new"]
 #: A node's own check: takes inputs by name, returns ``True``, ``False`` or what is wrong.
 Check = Callable[..., object]
 
@@ -39,8 +39,9 @@ class ValidationResult:
     Attributes:
         ok: Whether at least one output may run; then the server queues the prompt.
         error: The server's summary (``type``, ``message``, ``details``, ``extra_info``); ``None``
-            if it is ok or crashed.
-        node_errors: What is wrong, by node id; may be filled although it is ok.
+            if it is ok or crashed.  ``2024-03`` has a plain text for a body without a workflow.
+        node_errors: What is wrong, by node id; may be filled although it is ok.  ``2024-03`` has
+            an empty list if it did not get to the nodes.
         outputs_to_execute: Ids of the output nodes that passed: what the server will execute.
         graph: The graph as it would be queued: numbers in strings converted, ``__value__``
             unwrapped.
@@ -48,8 +49,8 @@ class ValidationResult:
     """
 
     ok: bool
-    error: dict[str, Any] | None
-    node_errors: dict[str, Any]
+    error: dict[str, Any] | str | None
+    node_errors: dict[str, Any] | list[Any]
     outputs_to_execute: list[str]
     graph: Any
     crash: str | None = None
@@ -93,30 +94,46 @@ def validate(
     Raises:
         ValueError: Unknown version.
     """
-    check_version(version)
-    graph, is_new = _copy(graph), version == "new"
-    validator = _Validator(graph, definitions, extra_checks or {}, version != "0.3.75", is_new)
+    rules = _rules(version)
+    graph = _copy(graph)
+    validator = _Validator(graph, definitions, extra_checks or {}, rules)
     try:
-        if is_new:
+        if rules.new:
             _replaceable(graph)
-        outputs = validator.outputs(targets)
+        outputs = validator.outputs(None if rules.old else targets)
         if isinstance(outputs, list):
             return validator.result(outputs)
     except Exception as exc:  # noqa: BLE001  the server has no net here, and answers 500
         return ValidationResult(False, None, {}, [], graph, f"{type(exc).__name__}: {exc}")
-    return ValidationResult(False, outputs, {}, [], graph)
+    return ValidationResult(False, outputs, [] if rules.old else {}, [], graph)
 
 
-def no_prompt() -> ValidationResult:
+def no_prompt(version: Version = "0.3.75") -> ValidationResult:
     """The answer to a request that has no ``prompt``."""
+    if _rules(version).old:
+        return ValidationResult(False, "no prompt", [], [], None)
     text = "No prompt provided"
     return ValidationResult(False, _error("no_prompt", text, text), {}, [], None)
+
+
+@attrs.frozen
+class _Rules:
+    """What changed over the years."""
+
+    old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
+    combo: bool  # the choices of ("COMBO", {"options": [...]}) are checked, too
+    new: bool  # other words for unknown classes, circles are reported
 
 
 def check_version(version: str) -> None:
     """``ValueError`` for what is no :data:`Version`."""
     if version not in get_args(Version):
         raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+
+
+def _rules(version: str) -> _Rules:
+    check_version(version)
+    return _Rules(version == "2024-03", version in ("0.8", "new"), version == "new")
 
 
 @attrs.frozen
@@ -167,8 +184,7 @@ class _Validator:
     graph: Any
     definitions: Mapping[str, Any]
     checks: Mapping[str, Check]
-    checks_combo: bool  # the choices of ("COMBO", {"options": [...]}), too
-    is_new: bool  # other words for unknown classes, circles are reported
+    rules: _Rules
     found: dict[str, _Finding] = attrs.field(factory=dict, init=False)
     path: list[str] = attrs.field(factory=list, init=False)  # nodes that wait for others
     waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each does
@@ -180,10 +196,12 @@ class _Validator:
         outputs = []
         for node_id in self.graph:
             node = self.graph[node_id]
-            if "class_type" not in node:
+            if "class_type" not in node and not self.rules.old:
                 return self._classless(node_id, node)
             definition = self.definitions.get(node["class_type"])
             if definition is None:
+                if self.rules.old:
+                    raise KeyError(node["class_type"])
                 return self._unknown(node_id, node)
             if definition.get("output_node") is True and (targets is None or node_id in targets):
                 outputs.append(node_id)
@@ -191,7 +209,7 @@ class _Validator:
 
     def _classless(self, node_id: str, node: Any) -> dict[str, Any]:
         where = f"Node ID '#{node_id}'"
-        if not self.is_new:
+        if not self.rules.new:
             text = "Cannot execute because a node is missing the class_type property."
             return _error("invalid_prompt", text, where)
         title = node.get("_meta", {}).get("title")
@@ -204,7 +222,7 @@ class _Validator:
 
     def _unknown(self, node_id: str, node: Any) -> dict[str, Any]:
         where, class_type = f"Node ID '#{node_id}'", node["class_type"]
-        if not self.is_new:
+        if not self.rules.new:
             text = f"Cannot execute because node {class_type} does not exist."
             return _error("invalid_prompt", text, where)
         title = node.get("_meta", {}).get("title", class_type)
@@ -261,7 +279,7 @@ class _Validator:
                 answer = failure = None
                 if source in self.found:
                     answer = self.found[source].valid
-                elif self.waiting[source] > (0 if self.is_new else 1):
+                elif self.waiting[source] > (0 if self.rules.new else 1):
                     answer = self._circle(source)
                 else:
                     visits.append(self._visit(source))
@@ -279,7 +297,7 @@ class _Validator:
         # Older servers go round until Python's stack is full, and overwrite what they
         # noted deep inside on the way back: all in the circle are invalid, without errors.
         # We go round once: a value that was unwrapped inside is met as a list outside.
-        if self.is_new:
+        if self.rules.new:
             way = [*self.path[self.path.index(node_id) :], node_id]
             nodes = list(dict.fromkeys(way))
             details = " -> ".join(f"{node} ({self.graph[node]['class_type']})" for node in way)
@@ -299,7 +317,8 @@ class _Validator:
         errors: list[dict[str, Any] | None] = []
         valid = True
         types: dict[str, Any] = {}  # what links bring
-        for spec in _inputs(definition):
+        seen: dict[str, Any] = {}
+        for spec in _inputs(definition, self.rules.old):
             if spec.name not in inputs:
                 if spec.required:
                     info = {"input_name": spec.name}
@@ -314,13 +333,14 @@ class _Validator:
             else:
                 error = self._value(spec, inputs, covered=own.covers(spec.name))
             errors.append(error)
+            seen = spec.info(received_value=inputs[spec.name])
         if own is not _NO_CHECK:
-            arguments = _arguments(node_id, inputs, definition)
+            arguments = _arguments(node_id, inputs, definition, self.rules.old)
             arguments = {name: value for name, value in arguments.items() if own.covers(name)}
             if "input_types" in own.names:
                 arguments["input_types"] = types
-            errors += self._complaints(own.call(**arguments), list(arguments))
-        noted = self.found[node_id].errors if self.is_new and node_id in self.found else []
+            errors += self._complaints(own.call(**arguments), list(arguments), seen)
+        noted = self.found[node_id].errors if self.rules.new and node_id in self.found else []
         found = [*noted, *(error for error in errors if error and error not in noted)]
         valid = valid and not found
         self.found[node_id] = _Finding(valid, found)
@@ -337,9 +357,14 @@ class _Validator:
         source, slot = link
         received = _output_types(self.definitions[self.graph[source]["class_type"]])[slot]
         types[spec.name] = received
-        if any_type or _fits(received, spec.type):
+        if self.rules.old:
+            fits = received == spec.type or "*" in (received, spec.type)
+            details = f"{spec.name}, {received} != {spec.type}"
+        else:
+            fits = any_type or _fits(received, spec.type)
+            details = f"{spec.name}, received_type({received}) mismatch input_type({spec.type})"
+        if fits:
             return None
-        details = f"{spec.name}, received_type({received}) mismatch input_type({spec.type})"
         text = "Return type mismatch between linked nodes"
         info = spec.info(received_type=received, linked_node=link)
         return _error("return_type_mismatch", text, details, info)
@@ -359,43 +384,42 @@ class _Validator:
         """What is wrong with a value; it is converted in place."""
         name, value, options = spec.name, inputs[spec.name], spec.options
         try:
-            if isinstance(value, dict) and "__value__" in value:
+            if isinstance(value, dict) and "__value__" in value and not self.rules.old:
                 value = inputs[name] = value["__value__"]
             convert = _CONVERTERS.get(spec.type) if isinstance(spec.type, str) else None
-            if convert:
+            if convert and not (convert is bool and self.rules.old):
                 value = inputs[name] = convert(value)
         except Exception as exc:  # noqa: BLE001  whatever it is, the server reports it
             text = f"Failed to convert an input value to a {spec.type} value"
             info = spec.info(received_value=value, exception_message=str(exc))
             return _error("invalid_input_type", text, f"{name}, {value}, {exc}", info)
         info = spec.info(received_value=value)
-        if covered:
-            return None
-        if "min" in options and value < options["min"]:
-            text = f"Value {value} smaller than min of {options['min']}"
-            return _error("value_smaller_than_min", text, name, info)
-        if "max" in options and value > options["max"]:
-            text = f"Value {value} bigger than max of {options['max']}"
-            return _error("value_bigger_than_max", text, name, info)
-        return self._choice(spec, value)
+        if not covered or self.rules.old:
+            if "min" in options and value < options["min"]:
+                text = f"Value {value} smaller than min of {options['min']}"
+                return _error("value_smaller_than_min", text, name, info)
+            if "max" in options and value > options["max"]:
+                text = f"Value {value} bigger than max of {options['max']}"
+                return _error("value_bigger_than_max", text, name, info)
+        return None if covered else self._choice(spec, value)
 
     def _choice(self, spec: _Input, value: Any) -> dict[str, Any] | None:
         """What is wrong with a value that must be one of a list."""
         choices = spec.type
-        if choices == "COMBO" and self.checks_combo:
-            if self.is_new and spec.options.get("remote_combo"):
+        if choices == "COMBO" and self.rules.combo:
+            if self.rules.new and spec.options.get("remote_combo"):
                 return None  # only the browser knows the choices
             choices = spec.options.get("options", [])
         if not isinstance(choices, list):
             return None
-        several = self.is_new and spec.options.get("multiselect") and isinstance(value, list)
+        several = self.rules.new and spec.options.get("multiselect") and isinstance(value, list)
         wrong = [one for one in (value if several else [value]) if one not in choices]
         if not wrong:
             return None
         known, info = str(choices), spec.info(received_value=value)
         if len(choices) > _LONG_LIST:
             known, info["input_config"] = f"(list of length {len(choices)})", None
-        quoted = ", ".join(map(repr, wrong)) if self.is_new else f"'{value}'"
+        quoted = ", ".join(map(repr, wrong)) if self.rules.new else f"'{value}'"
         details = f"{spec.name}: {quoted} not in {known}"
         return _error("value_not_in_list", "Value not in list", details, info)
 
@@ -408,21 +432,30 @@ class _Validator:
         parameters = inspect.signature(check).parameters.values()
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         names = frozenset(p.name for p in parameters)
+        if self.rules.old:
+            return _OwnCheck(check, names - {"input_types"})
         return _OwnCheck(check, names, takes_all)
 
-    def _complaints(self, result: object, names: list[str]) -> list[dict[str, Any]]:
+    def _complaints(
+        self, result: object, names: list[str], seen: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         """Errors for the result of a node's own check: one for each input that it was given."""
         if result is True:
             return []
         kind, text = "custom_validation_failed", "Custom validation failed for node"
-        if not names and self.is_new:
+        if not names and self.rules.new:
             return [_error(kind, text, "" if result is False else str(result))]
-        more = "" if result is False else f" - {result}"
-        return [_error(kind, text, f"{name}{more}", {"input_name": name}) for name in names]
+        errors = []
+        for name in names:
+            details = name if result is False else f"{name} - {result}"
+            # 2024-03 quotes the input that it looked at last, whichever it was.
+            info = {**(seen if self.rules.old else {}), "input_name": name}
+            errors.append(_error(kind, text, details, info))
+        return errors
 
 
 def _arguments(
-    node_id: str, inputs: Mapping[str, Any], definition: Mapping[str, Any]
+    node_id: str, inputs: Mapping[str, Any], definition: Mapping[str, Any], old: bool
 ) -> dict[str, Any]:
     """What a node's own check can be given: values, ``None`` for links, hidden inputs."""
     known = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
@@ -431,9 +464,9 @@ def _arguments(
     for name in inputs:
         value, config = inputs[name], known.get(name)
         raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
-        if is_link(value) and not raw:
+        if _is_link(value, old) and not raw:
             arguments[name] = None  # not computed yet
-        elif config is not None or name in hidden:
+        elif config is not None or (name in hidden and not old):
             arguments[name] = value
     if not _is_v3(definition):
         values: dict[str, Any] = {"UNIQUE_ID": node_id, "PROMPT": {}}
@@ -451,17 +484,27 @@ def is_link(value: Any) -> bool:
     )
 
 
+def _is_link(value: Any, old: bool) -> bool:
+    if not (old and isinstance(value, list)):
+        return is_link(value)
+    _ = value[0], value[1]  # any list counts, and the server falls over a short one
+    return True
+
+
 # -- reading definitions ----------------------------------------------------------------
 
 
-def _inputs(definition: Mapping[str, Any]) -> list[_Input]:
+def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
     """The inputs that the server looks at."""
-    required = definition["input"].get("required", {})
-    optional = definition["input"].get("optional", {})
+    given = definition["input"]
+    required = given["required"] if old else given.get("required", {})
+    optional = {} if old else given.get("optional", {})
     specs = []
-    for name, config in {**required, **optional, **required}.items():
+    more = {name: config for name, config in optional.items() if name not in required}
+    for name, config in {**required, **more}.items():
         kind, options = config[0], config[1] if len(config) > 1 else {}
-        specs.append(_Input(name, name in required, kind, options, [kind, options]))
+        quoted = config if old else [kind, options]
+        specs.append(_Input(name, name in required, kind, options, quoted))
     return specs
 
 

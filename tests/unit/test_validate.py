@@ -16,6 +16,7 @@ from comfy_client.workflow.validate import Version, no_prompt, validate
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "validation"
 RECORDED: dict[str, Any] = json.loads((RECORDINGS / "0.3.75.json").read_text(encoding="utf-8"))
+OLD: dict[str, Any] = json.loads((RECORDINGS / "2024-03.json").read_text(encoding="utf-8"))
 PACKAGE = Path(comfy_client.__file__).parent
 SHIPPED = PACKAGE / "testing" / "definitions.json"
 FILES = ["testbed.png", "testbed_broken.png"]
@@ -100,6 +101,30 @@ def test_says_what_0_3_75_said(name: str) -> None:
     assert result.status == recorded["status"]
     assert normal(body) == normal(recorded["body"])
     json.dumps(body)
+
+
+@pytest.mark.parametrize("name", ["invalid_values", "no_outputs", "no_prompt", "unknown_class"])
+def test_says_what_the_server_of_march_2024_said(name: str) -> None:
+    """The oldest server quotes inputs as they are written, answers lists, and can crash."""
+    definitions = json.loads(json.dumps(DEFINITIONS))
+    for each in definitions.values():
+        for spec in each["input"]["required"].values():
+            if len(spec) > 1:
+                spec[1].pop("tooltip", None)
+                spec[1].pop("control_after_generate", None)
+                if not spec[1]:
+                    del spec[1:]
+    recorded = OLD[name]
+    if name == "no_prompt":
+        result = no_prompt("2024-03")
+    else:
+        result = validate(RECORDED[name]["workflow"], definitions, version="2024-03")
+    assert result.status == recorded["status"]
+    if result.status == 500:
+        assert result.crash == "KeyError: 'EmptyImageX'"
+    else:
+        body = {"error": result.error, "node_errors": result.node_errors}
+        assert normal(body) == normal(recorded["body"])
 
 
 # -- answers that are not refusals ------------------------------------------------------
@@ -264,7 +289,7 @@ def test_what_breaks_the_server_is_a_500(graph: Any) -> None:
 
 def test_an_unknown_version_is_refused() -> None:
     """The error names the known ones."""
-    with pytest.raises(ValueError, match=r"0\.3\.75, 0\.8, new"):
+    with pytest.raises(ValueError, match=r"2024-03, 0\.3\.75"):
         validate({}, DEFINITIONS, version="0.3.99")  # type: ignore[arg-type]
 
 
@@ -316,6 +341,20 @@ def test_an_own_check_can_judge_the_types_of_links() -> None:
 
 
 # -- versions ---------------------------------------------------------------------------
+
+
+def test_march_2024_looks_at_required_inputs_only() -> None:
+    """Optional inputs pass unseen, and types must be equal."""
+    definitions = {
+        "Give": definition(["INT"]),
+        "Take": definition([], True, x=["INT,FLOAT"]),
+    }
+    definitions["Take"]["input"]["optional"] = {"y": ["INT", {"min": 5}]}
+    graph = {"1": node("Give"), "2": node("Take", x=["1", 0], y=1)}
+    (error,) = errors_of(graph, "2", definitions=definitions, version="2024-03")
+    assert error["details"] == "x, INT != INT,FLOAT"
+    (error,) = errors_of(graph, "2", definitions=definitions)
+    assert error["details"] == "y"
 
 
 @pytest.mark.parametrize(("version", "ok"), [("0.3.75", True), ("0.8", False), ("new", False)])

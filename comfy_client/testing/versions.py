@@ -1,0 +1,14 @@
+"""Which ComfyUI an embedded server is like."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+#: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026.
+Version = Literal["0.3.75", "0.8", "new"]
+
+
+def check_version(version: str) -> None:
+    """``ValueError`` for what is no :data:`Version`."""
+    if version not in get_args(Version):
+        raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
