@@ -31,7 +31,7 @@ from .deadline import Deadline
 from .failures import bare, explain, is_of_the_system, told
 from .frames import CLOSE, PING, FrameError, Frames
 from .pool import answer_until
-from .url import Address
+from .url import Address, split_proxy
 
 if TYPE_CHECKING:
     from .http import Http
@@ -377,9 +377,9 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
     Not by ``http.client``, whose socket is not known until the proxy has answered.
     """
     try:
-        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+        parts = split_proxy(proxy)
         proxy_port = parts.port or 80
-    except ValueError:  # its words may repeat the password
+    except ValueError:
         raise ServerUnreachable(
             "the proxy for the event socket is not a URL: check proxies= or the environment",
             retryable=False,

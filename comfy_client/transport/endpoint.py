@@ -6,14 +6,13 @@ import functools
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from ..errors import ServerUnreachable
 from .pool import check_adapter, keep_to_deadlines, new_session
-from .url import Address
+from .url import Address, split_proxy
 
 #: Proxies that requests knows.
 _PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
@@ -126,7 +125,7 @@ class Endpoint:
         """:attr:`proxies`; :class:`ServerUnreachable` if the one for this server is no URL."""
         proxy = self.proxy or "http://none"
         try:
-            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            parts = split_proxy(proxy)
             is_one = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
         except ValueError:
             is_one = False
