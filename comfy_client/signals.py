@@ -210,7 +210,7 @@ class Receivers:
 
     def publish(self, event: Event) -> None:
         """Hand an event on; costs next to nothing when nobody listens."""
-        names = _fires(event)
+        names = signal_names(event)
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:
                 queue.put(event)
@@ -244,7 +244,7 @@ class Receivers:
         sender = self._sender()
         if sender is None:
             return
-        for name in _fires(event):
+        for name in signal_names(event):
             registered = self._callbacks.get(name)
             for registration in list(registered) if registered else ():
                 # One that an earlier callback has taken back is not called any more.
@@ -343,7 +343,7 @@ class Receivers:
             self.unsubscribe(queue)
 
 
-def _fires(event: Event) -> tuple[str, ...]:
+def signal_names(event: Event) -> tuple[str, ...]:
     """The names under which an event is announced."""
     if isinstance(event, UnknownEvent) and event.name in NAMES:
         # Not in the form of that name, or a name that only this library may use.

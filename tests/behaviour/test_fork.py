@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
-import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import requests
@@ -22,38 +19,10 @@ from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard
 from tests.helpers.graphs import GRAPH
+from tests.helpers.processes import in_child
 from tests.helpers.servers import END
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
-
-
-def _in_child(work: Callable[[], object]) -> str:
-    """What `work` returns or raises in a forked child, as text; it must end in 20 s."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        text = "nothing"
-        try:
-            try:
-                text = str(work())
-            except BaseException as exc:
-                text = f"{type(exc).__name__}: {exc}"
-            gc.collect()
-            os.write(write, text.encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    try:
-        end = time.monotonic() + 20
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            if time.monotonic() > end:
-                os.kill(child, 9)
-                os.waitpid(child, 0)
-                return "hung"
-            time.sleep(0.01)
-        return os.read(read, 65536).decode()
-    finally:
-        os.close(read)
 
 
 @pytest.fixture
@@ -64,9 +33,6 @@ def quiet_fork() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         yield
-
-
-# -- processes -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quiet_fork")
@@ -93,7 +59,7 @@ def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
             api.close()
             return child
 
-        answer = _in_child(work)
+        answer = in_child(work)
         assert len(answer) == 36, answer
         assert answer != parent
         comfy.until(lambda: comfy.hellos == [parent, answer])
@@ -122,7 +88,7 @@ def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServ
         busy.start()
         try:
             for _ in range(8):
-                assert _in_child(lambda: api.init(10).get_queue().pending) == "()"
+                assert in_child(lambda: api.init(10).get_queue().pending) == "()"
         finally:
             stop.set()
             busy.join()
@@ -134,9 +100,9 @@ def test_a_closed_client_is_closed_in_the_child(comfy: ComfyServer) -> None:
     """And one that was never used can be."""
     closed, fresh = ComfyApi(comfy.url), ComfyApi(comfy.url)
     closed.close()
-    assert _in_child(closed.get_queue).startswith("ClientClosed")
-    assert _in_child(lambda: closed.on("status", print)).startswith("ClientClosed")
-    assert _in_child(lambda: fresh.get_queue().pending) == "()"
+    assert in_child(closed.get_queue).startswith("ClientClosed")
+    assert in_child(lambda: closed.on("status", print)).startswith("ClientClosed")
+    assert in_child(lambda: fresh.get_queue().pending) == "()"
     fresh.close()
 
 
@@ -149,7 +115,7 @@ def test_a_fork_shares_no_connection_of_a_given_session(comfy: ComfyServer) -> N
     ):
         api.get_queue()
         before = comfy.connections
-        assert _in_child(lambda: api.get_queue().pending) == "()"
+        assert in_child(lambda: api.get_queue().pending) == "()"
         assert comfy.connections == before + 1
         api.get_queue()
         assert comfy.connections == before + 1
@@ -174,7 +140,7 @@ def test_a_fork_waits_for_no_lock_of_a_given_session(comfy: ComfyServer) -> None
         holder.start()
         try:
             assert held.wait(20)
-            assert _in_child(lambda: api.get_queue().pending) == "()"
+            assert in_child(lambda: api.get_queue().pending) == "()"
         finally:
             done.set()
             holder.join()
@@ -199,16 +165,13 @@ def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer, method: s
         assert api.connected
 
 
-# -- the real server -----------------------------------------------------------------------
-
-
 @pytest.mark.real
 @pytest.mark.usefixtures("quiet_fork")
 def test_a_fork_beside_the_real_server(comfyui: ComfyUI) -> None:
     """Parent and child each with a socket of their own."""
     with ComfyApi(comfyui.url) as api:
         heard = Heard(api)
-        assert _in_child(lambda: api.init(20).connected) == "True"
+        assert in_child(lambda: api.init(20).connected) == "True"
         assert api.poll_status(10).queue_remaining == 0
         assert api.connected
         assert heard.links == []

@@ -32,6 +32,7 @@ from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import outstanding, until
+from tests.helpers.processes import leave
 from tests.helpers.sweeps import (
     GRID,
     LIMIT,
@@ -523,7 +524,7 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
                 Journal(journal, "http://here")
             except BlockingIOError:
                 sys.exit(7)  # closes what it has inherited, out of the sweep of its parent
-            os._exit(8)
+            leave(8)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         # What SQLite would undo half a write with.
         assert journal.with_name(f"{journal.name}-journal").exists()
@@ -533,7 +534,7 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
         rows = api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
     except SystemExit as exc:
         if os.getpid() != pid:
-            os._exit(exc.code)
+            leave(exc.code)
         raise
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
     assert all(row.from_journal for row in api.sweep(WORKFLOW, GRID, journal=journal))

@@ -77,7 +77,7 @@ def unique(suffix: str = "") -> str:
 def submit(api: ComfyApi, graph: dict[str, Any], **fields: Any) -> str:
     """Queue a prompt and return its id."""
     body = {"prompt": graph, "client_id": unique(), **fields}
-    return str(api._http.json("POST", "/prompt", json=body)["prompt_id"])
+    return str(api.fetch_api("/prompt", "POST", json=body).json()["prompt_id"])
 
 
 def finished(api: ComfyApi, prompt_id: str) -> HistoryEntry:

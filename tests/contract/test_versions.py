@@ -588,13 +588,14 @@ def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> Non
 def test_the_server_tells_the_end_as_the_table_says(here: Any) -> None:
     """With ``execution_success``, or only with ``executing`` of no node."""
     told: list[str] = []
-    handle = here.api._tracker.handle
+    tracker = here.api._tracker
+    handle = tracker.handle
 
     def note(event: Event) -> None:
         told.append(event.name)
         handle(event)
 
-    here.api._tracker.handle = note
+    tracker.handle = note
     here.api.run(text(here), timeout=60)
     until(lambda: told.count("status") >= 3)
     assert ("execution_success" in told) == here.has("execution_success")

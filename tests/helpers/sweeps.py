@@ -27,6 +27,7 @@ import comfy_client.batch.sweep
 import comfy_client.jobs.tracker
 from comfy_client import ComfyApi, Sweep
 from comfy_client.batch.journal import Journal
+from tests.helpers.processes import leave
 
 if TYPE_CHECKING:
     from comfy_client.testing import ComfyServer
@@ -262,7 +263,7 @@ def main() -> None:
                 killed_at(int(number[0]))
             rows = sweep(url, journal, what)
             os.write(1, json.dumps(rows).encode() + b"\n")
-            os._exit(0)
+            leave(0)
         if how == "after":
             time.sleep(float(number[0]))
             os.kill(child, signal.SIGKILL)

@@ -657,7 +657,8 @@ def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
     with ComfyServer() as server, ComfyApi(server.url) as api:
         job = api.submit(IMAGE)
         job.result(20)
-        assert job._tracked.events.first is not None
+        first = job._tracked.events.first
+        assert first is not None
         for rank in range(3):
-            job._tracked.events.first.give_way(MIB, rank)
+            first.give_way(MIB, rank)
         assert [event.name for event in job.events()] == ["execution_success"]

@@ -35,6 +35,7 @@ from comfy_client import (
 from comfy_client.cli.commands import main
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.testing import ComfyServer
+from tests.helpers.http import opened
 from tests.hostile.server import GRAPH, Comfy, Request, Server, answer
 
 SECRET = "S3cret-99/&x"
@@ -380,7 +381,9 @@ def test_credentials_show_nothing_themselves() -> None:
     with Comfy() as server:
         api = ComfyApi(server.url, credentials=("me", SECRET))
         api.close()
-        assert_nowhere(repr(api) + repr(api._http))
+        assert_nowhere(repr(api))
+        with opened(server.url, credentials=("me", SECRET)) as http:
+            assert_nowhere(repr(http))
 
 
 #: The value of a header whose name tells nothing.

@@ -26,7 +26,7 @@ from comfy_client.events import (
     TerminalEvent,
     UnknownEvent,
 )
-from comfy_client.signals import _fires
+from comfy_client.signals import signal_names
 from comfy_client.testing import ComfyServer, frame
 from comfy_client.transport.decode import HELLO, decode_binary, decode_text
 from comfy_client.values import MAX_LEVELS
@@ -151,7 +151,7 @@ def test_the_bytes_of_the_protocol_paper_are_read() -> None:
 def test_a_picture_with_metadata_feeds_two_names_and_all_once() -> None:
     """Type 4 is one message: ``all`` gets it once, each of the two names once."""
     events = decode_binary(prefixed(4, text_frame(ABOUT), PNG))
-    assert [name for event in events for name in _fires(event)] == [
+    assert [name for event in events for name in signal_names(event)] == [
         "all",
         "b_preview_with_metadata",
         "b_preview",
@@ -166,7 +166,7 @@ def test_a_picture_with_metadata_feeds_two_names_and_all_once() -> None:
 def test_a_bare_picture_is_in_all_once() -> None:
     """Type 1 has no other name under which ``all`` could have had it."""
     (event,) = decode_binary(struct.pack(">II", 1, 1) + JPEG)
-    assert _fires(event) == ("all", "b_preview")
+    assert signal_names(event) == ("all", "b_preview")
 
 
 def test_metadata_may_lack_everything() -> None:
@@ -235,7 +235,7 @@ def test_every_recorded_message_of_every_version_is_known() -> None:
             continue
         assert event.raw == message["data"]
         assert not isinstance(event, UnknownEvent)
-        assert _fires(event) == ("all", event.name)
+        assert signal_names(event) == ("all", event.name)
         seen.setdefault(version, set()).add(event.name)
     common = {
         "status",
@@ -265,7 +265,7 @@ def test_terminal_lines_come_out_of_logs_one_by_one() -> None:
         (None, ""),
     ]
     assert all(isinstance(line, TerminalEvent) for line in lines)
-    assert [name for event in (logs, *lines) for name in _fires(event)].count("all") == 1
+    assert [name for event in (logs, *lines) for name in signal_names(event)].count("all") == 1
 
 
 def test_an_unknown_name_keeps_the_whole_message() -> None:
@@ -304,7 +304,7 @@ def test_a_server_cannot_fire_the_names_of_the_client(name: str) -> None:
     for data in ({"prompt_id": "p"}, None):
         (event,) = decode_text(text_frame({"type": name, "data": data}))
         assert isinstance(event, UnknownEvent)
-        assert _fires(event) == ("all",)
+        assert signal_names(event) == ("all",)
 
 
 @pytest.mark.parametrize("name", sorted(FROM_SERVER))
@@ -313,7 +313,7 @@ def test_a_known_name_without_its_form_is_in_all_only(name: str) -> None:
     for data in (None, 5, "x", [1], True):
         (event,) = decode_text(text_frame({"type": name, "data": data}))
         assert isinstance(event, UnknownEvent)
-        assert _fires(event) == ("all",)
+        assert signal_names(event) == ("all",)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_any_json_becomes_events_whose_every_field_can_be_read(message: dict[str
     """Missing, null and odd fields raise neither at once nor when they are looked at."""
     events = decode_text(text_frame(message))
     assert len(events) >= (1 if message["type"] else 0)
-    fired = [name for event in events for name in _fires(event)]
+    fired = [name for event in events for name in signal_names(event)]
     assert fired.count("all") == bool(message["type"])
     for event in events:
         look_at_all(event)

@@ -61,9 +61,9 @@ class Tracker:
         self.flushed += 1
 
 
-def tracked(prompt_id="the-id", graph=GRAPH):
+def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     """A prompt, and the job of it."""
-    tracker = Tracker()
+    tracker = tracker or Tracker()
     share = Share(tracker.budget)
     one = Tracked(JobState(prompt_id, graph, share), JobEvents(tracker.budget))
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
@@ -71,8 +71,13 @@ def tracked(prompt_id="the-id", graph=GRAPH):
 
 
 @pytest.fixture
-def one():
-    return tracked()[0]
+def tracker():
+    return Tracker()
+
+
+@pytest.fixture
+def one(tracker):
+    return tracked(tracker=tracker)[0]
 
 
 @pytest.fixture
@@ -114,12 +119,12 @@ def test_a_job_does_not_travel(job):
         pickle.dumps(job)
 
 
-def test_a_job_that_has_ended_has_its_result(one, job):
+def test_a_job_that_has_ended_has_its_result(tracker, one, job):
     """Receivers are waited for before."""
     one.settle(RESULT)
     assert job.result(0) is RESULT
     assert job.exception(0) is None
-    assert job._poller.tracker.flushed == 1
+    assert tracker.flushed == 1
     assert "succeeded" in repr(job)
 
 
@@ -207,7 +212,7 @@ def test_a_job_ends_with_a_fork(one, job):
     other, twin = tracked("by-another-id", {})
     other.join(one)
     events = job.events()
-    locks = [job._condition, job._lock, twin._condition, twin._lock]
+    locks = [lock for each in (job, twin) for lock in (each._condition, each._lock)]
     held = threading.Thread(target=lambda: [lock.acquire() for lock in locks])
     held.start()
     held.join()  # and they stay so
@@ -369,9 +374,9 @@ def test_progress_may_be_read_while_it_is_written(job):
         thread.join()
 
 
-def test_the_queue_that_moves_is_news_only_while_it_waits(job):
+def test_the_queue_that_moves_is_news_only_while_it_waits(tracker, job):
     """What runs is not helped by others that end."""
-    moved_at = job._poller.tracker.monitor.advanced_at = time.monotonic() + 100
+    moved_at = tracker.monitor.advanced_at = time.monotonic() + 100
     assert news_at(job) == moved_at
     state_of(job).running_since = state_of(job).news_at = 7.0
     assert news_at(job) == 7.0
