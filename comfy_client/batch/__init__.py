@@ -1,1 +1,11 @@
-"""Many prompts: ``map``, ``sweep`` and the journal of what is done."""
+"""Many prompts.
+
+``grid``
+    The points of a sweep, in the order that costs the server the least.
+``journal``
+    A file that remembers what has been run.
+``map``, ``sweep``
+    The work of both; ``map.Window`` has the prompts that are under way.
+``batches``
+    The methods of the client for them.
+"""

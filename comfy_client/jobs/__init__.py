@@ -1,1 +1,18 @@
-"""The truth about our prompts: what is submitted, how it is doing, what it left."""
+"""The truth about our prompts: what is submitted, how it is doing, what it left.
+
+From the bottom up:
+
+``snapshot``, ``outcomes``, ``state``
+    What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
+``progress``, ``result``, ``files``
+    How far it is, what it left, and how that is saved.
+``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``tracker``
+    The ``Tracker`` has the registry and the lock.  It applies events to states, and ends each job
+    once (``Tracker.resolve``).
+``lookup``, ``poller``
+    The ``Poller`` asks queue and history over HTTP, in a thread of its own.
+``cancel``, ``describe``, ``job``
+    What users hold in their hands: a ``Job``.
+``submit``, ``running``
+    Submitting, attaching, and the methods of the client for them.
+"""

@@ -171,7 +171,7 @@ class Poller:
         spared = self.tracker.monitor.spared()
         if spared is not None and unseen and all(map(_may_wait, unseen)):
             yield from self._spare_the_queue(routes, unseen, spared)
-            due = list(followed)
+            due = [one for one in due if one in followed]
         elif unseen:
             snapshot, trouble = self._look_at_queue(routes, known, unseen)
         # What one snapshot tells of the others need not be asked again soon.
@@ -180,7 +180,7 @@ class Poller:
         unsure: list[Tracked] = []  # in no history, and the queue cannot be read
         try:
             for one in dict.fromkeys([*due, *others]):
-                yield [one]  # its record may be what cannot be read; others go on
+                yield [one]  # its record may be what cannot be read; the others are asked for
                 if not self._ask_history(routes, one, snapshot, followed=one in followed):
                     unsure.append(one)
             self.trouble = None
