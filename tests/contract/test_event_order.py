@@ -11,7 +11,6 @@ import pytest
 import requests
 import websocket
 
-from comfy_client import ComfyApi
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
 from comfy_client.events import (
     ConnectionEvent,
@@ -20,18 +19,10 @@ from comfy_client.events import (
     StatusEvent,
     UnknownEvent,
 )
-from comfy_client.timing import Timing
 from tests.contract.conftest import forgot
-from tests.helpers.clients import until
+from tests.helpers.clients import Impatient, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
-
-
-class Impatient(ComfyApi):
-    """Dials again soon."""
-
-    timing = Timing(pause=0.05, cap=0.5)
-
 
 pytestmark = pytest.mark.needs("new events", "blocked")
 

@@ -27,20 +27,13 @@ from comfy_client.errors import (
     WorkflowError,
 )
 from comfy_client.jobs.job import state_of
-from comfy_client.timing import Timing
 from tests.contract.conftest import forgot
-from tests.helpers.clients import outstanding, until
+from tests.helpers.clients import Impatient, outstanding, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
 LIMIT = 60.0
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
-
-
-class Impatient(ComfyApi):
-    """Dials again soon."""
-
-    timing = Timing(pause=0.05, cap=0.5)
 
 
 def a_seed() -> int:

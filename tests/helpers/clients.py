@@ -22,6 +22,12 @@ class Quick(ComfyApi):
     timing = FAST
 
 
+class Impatient(ComfyApi):
+    """Reconnects soon."""
+
+    timing = Timing(pause=0.05, cap=0.5)
+
+
 class Heard:
     """Every event of a client from now on, in order; starts nothing."""
 
