@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, ParamSpec, get_args
+from typing import IO, Any, ParamSpec, get_args
 
 import click
 
@@ -409,18 +409,13 @@ def doctor(host: str, run: bool, timeout: float) -> None:
 )
 @_plainly
 def serve(
-    host: str,
-    port: int,
-    version: Version,
     login_env: str | None,
     login_file: IO[str] | None,
-    multi_user: bool,
     tls_certfile: str | None,
     tls_keyfile: str | None,
-    prefix: str,
     allowed_hosts: tuple[str, ...],
     no_previews: bool,
-    step_seconds: float,
+    **options: Any,
 ) -> None:
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
 
@@ -432,16 +427,11 @@ def serve(
     if tls_keyfile and not tls_certfile:
         raise click.ClickException("--tls-keyfile is the key to a --tls-certfile; give both")
     server = ComfyServer(
-        port,
-        host=host,
-        version=version,
         credentials=_login(login_env, login_file),
-        multi_user=multi_user,
         tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
-        prefix=prefix,
         allowed_hosts=allowed_hosts or None,
         previews=not no_previews,
-        step_seconds=step_seconds,
+        **options,
     )
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         stack.enter_context(_ending_as_by_ctrl_c())

@@ -1,14 +1,18 @@
-"""What the checks of the doctor share: the client, the time they have, and what they found."""
+"""What the checks of the doctor share: the client, the time, what they found and what they hide."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
 import attrs
 
@@ -16,6 +20,7 @@ from .. import models
 from ..budget import Newest
 from ..errors import ComfyError, ServerUnreachable
 from ..events import Event, JobEvent
+from ..recording.secrets import STARS, Secrets
 from ..transport.deadline import Deadline
 from ..transport.decode import decode_binary, decode_text
 from ..transport.dial import Line, Plan
@@ -24,25 +29,14 @@ from ..transport.http import Http
 from ..transport.pool import shut
 from ..transport.response import Response
 from ..transport.websocket import Connection
-from .redactor import Redactor
 
 Model = TypeVar("Model")
-
-CheckState = Literal["ok", "warning", "failed", "unknown"]
 
 #: Bytes of an answer that are read at most.
 MAX_ANSWER: Final = 1 << 20
 #: Events, and bytes of them, that are kept of what a socket brings.
 MAX_EVENTS: Final = 1000
 MAX_EVENT_BYTES: Final = 16 << 20
-
-
-class CheckResult(NamedTuple):
-    """What a check found: see :class:`comfy_client.DoctorCheck`."""
-
-    state: CheckState
-    found: str
-    advice: str = ""
 
 
 @attrs.frozen
@@ -128,11 +122,47 @@ class EventReader:
         return [event for event in ours if event.prompt_id == prompt_id]
 
 
+class Redactor:
+    """Takes out of a text what nobody else should read: secrets, and names of people."""
+
+    def __init__(self, http: Http, client_id: str) -> None:
+        self._http = http
+        self._secrets = Secrets()  # grows: a callable may give other credentials each time
+        self._secrets.add([client_id])
+        prefix = http.address.prefix
+        self._paths = [way for way in dict.fromkeys((prefix, unquote(prefix))) if way]
+        self._home = os.path.expanduser("~")
+        self._login = ""
+        with contextlib.suppress(OSError, KeyError, ImportError):
+            self._login = getpass.getuser()
+
+    def __call__(self, text: str) -> str:
+        """A text of ours on one line, without names of people.
+
+        Secret words stay: who knows the text could guess them from what is hidden.
+        """
+        for path in self._paths:
+            text = text.replace(path, f"/{STARS}")
+        if len(self._home) > 1:
+            text = text.replace(self._home, "~")
+        if self._login:
+            name = re.escape(self._login)
+            text = re.sub(rf"(?<=[/\\]){name}(?=[/\\'\"]|$)", STARS, text)
+        return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+    def foreign(self, text: object) -> str:
+        """A text that others wrote: the same, and without secrets."""
+        self._http.identity.add_words_to(self._secrets)
+        return self(self._secrets.hide_text(str(text)))
+
+
 class CheckContext:
     """What a check is given, and where it leaves what later checks need.
 
     Checks run one after the other, each in a thread of its own.
     """
+
+    answer: Response  #: To ``GET /prompt``, for the checks that need ``http``.
 
     def __init__(self, client: Client, redact: Redactor, timeout: float) -> None:
         self.client = client
@@ -147,7 +177,6 @@ class CheckContext:
         self.sockets = Sockets()
         self.reader: EventReader | None = None
         self.addresses: list[tuple[socket.AddressFamily, Any]] = []
-        self.first: Response | None = None  #: Of ``GET /prompt``.
         self.remaining = 0  #: Prompts in the queue, as it said.
         self.stats: models.SystemStats | None = None
         self.features = models.Features()
@@ -158,13 +187,6 @@ class CheckContext:
     def left(self) -> float:
         """Seconds that the present check has left, always more than 0."""
         return max(0.05, self.check_end.left())
-
-    @property
-    def answer(self) -> Response:
-        """What ``GET /prompt`` was answered, for checks that come after it."""
-        if self.first is None:
-            raise RuntimeError("a check was made before what it needs")
-        return self.first
 
     def finish(self) -> None:
         """Leave nothing open."""

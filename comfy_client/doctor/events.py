@@ -19,7 +19,8 @@ from ..transport.dial import dial
 from ..transport.http import segment
 from ..transport.response import Response
 from ..transport.websocket import State
-from .context import CheckContext, CheckResult, EventReader, decoded, in_ms
+from .context import CheckContext, EventReader, decoded, in_ms
+from .report import CheckResult, failed, ok, unknown, warning
 
 _UPGRADE: Final = (
     "have the proxy pass WebSockets on (nginx: proxy_http_version 1.1; proxy_set_header Upgrade "
@@ -33,50 +34,47 @@ _ITS_TURN: Final = 2.0
 def check_websocket(ctx: CheckContext) -> CheckResult:
     """Whether /ws becomes a WebSocket, through any proxy on the way."""
     if ctx.client.plan is None:
-        return CheckResult("unknown", "not used with transport='poll': no previews")
+        return unknown("not used with transport='poll': no previews")
     begun = time.monotonic()
     try:
         line = dial(ctx.client.plan(ctx.client_id), ctx.left, ctx.sockets.hold)
     except AuthenticationError as exc:
         advice = "HTTP is accepted: have the proxy treat /ws like the rest"
-        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+        return failed(ctx.redact.foreign(exc), advice)
     except ServerUnreachable as exc:
-        advice = "results come by polling, without previews"
-        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+        return failed(ctx.redact.foreign(exc), "results come by polling, without previews")
     except ComfyError as exc:
-        return CheckResult("failed", f"HTTP works, but {ctx.redact.foreign(exc)}", _UPGRADE)
+        return failed(f"HTTP works, but {ctx.redact.foreign(exc)}", _UPGRADE)
     ctx.reader = EventReader(line)
-    return CheckResult("ok", f"opened in {in_ms(time.monotonic() - begun)}")
+    return ok(f"opened in {in_ms(time.monotonic() - begun)}")
 
 
 def check_greeting(ctx: CheckContext) -> CheckResult:
     """Whether the socket receives: a ComfyUI sends its ``status`` first."""
     begun = time.monotonic()
     if ctx.until(lambda: _has_status(ctx), ctx.left):
-        return CheckResult("ok", f"status after {in_ms(time.monotonic() - begun)}")
+        return ok(f"status after {in_ms(time.monotonic() - begun)}")
     text = f"open, but deaf: no status within {time.monotonic() - begun:.1f} s"
     advice = "a proxy that holds answers back, a server that hangs, or no ComfyUI behind /ws"
-    return CheckResult("failed", text, advice)
+    return failed(text, advice)
 
 
 def check_echo(ctx: CheckContext) -> CheckResult:
     """Whether what we send arrives, and is answered."""
     reader = ctx.reader
     if reader is None:
-        return CheckResult("unknown", "no socket")
+        return unknown("no socket")
     begun = time.monotonic()
     reader.line.send(HELLO)
     reader.line.ping()
     if not ctx.until(lambda: reader.pongs > 0, ctx.left):
         text = "a ping is not answered"
-        return CheckResult(
-            "failed", text, "what this client sends does not arrive: check the proxy"
-        )
+        return failed(text, "what this client sends does not arrive: check the proxy")
     text = f"a ping came back after {in_ms(time.monotonic() - begun)}"
     if ctx.features and not ctx.until(lambda: reader.has(FeatureFlags), ctx.left):
         text += ", but no answer to a message: the socket is deaf"
-        return CheckResult("failed", text, "restart the server, or the proxy before it")
-    return CheckResult("ok", text)
+        return failed(text, "restart the server, or the proxy before it")
+    return ok(text)
 
 
 def check_run(ctx: CheckContext) -> CheckResult:
@@ -93,7 +91,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
         if answer.status == 400:
             text += ": the server refused EmptyImage and PreviewImage"
             advice = "its nodes are not ComfyUI's own: look into its terminal"
-        return CheckResult("failed", text, advice)
+        return failed(text, advice)
     outcome = _outcome(ctx, receipt.prompt_id)
     seconds = time.monotonic() - begun
     if generation is not None:
@@ -105,14 +103,14 @@ def check_run(ctx: CheckContext) -> CheckResult:
         with contextlib.suppress(ComfyError):
             ctx.post("/queue", {"delete": [receipt.prompt_id]}, 2.0)
         text = f"not finished after {seconds:.1f} s, and deleted if it was still pending; {by}"
-        return CheckResult("warning", text, "see 'queue'; or give the doctor a longer timeout")
+        return warning(text, "see 'queue'; or give the doctor a longer timeout")
     text = f"EmptyImage to PreviewImage {outcome} in {in_ms(seconds)}; {by}"
     if outcome != "succeeded":
-        return CheckResult("failed", text, "look at the server's terminal")
+        return failed(text, "look at the server's terminal")
     if ctx.reader is not None and not came:
         advice = "the socket is open but deaf: results come by polling; restart the server"
-        return CheckResult("failed", text, advice)
-    return CheckResult("ok", text)
+        return failed(text, advice)
+    return ok(text)
 
 
 def _submit(ctx: CheckContext) -> Response:
@@ -207,15 +205,13 @@ def check_client(ctx: CheckContext) -> CheckResult:
             "it is open but receives nothing: does another client use the same client_id? "
             "It reconnects with the next job; results come by polling"
         )
-        return CheckResult("warning", text, advice)
+        return warning(text, advice)
     if state in (State.WAITING, State.POLLING) and client.plan is not None:
         works = "; a fresh socket works now" if _has_status(ctx) else ""
-        return CheckResult("warning", text, f"it reconnects by itself{works}")
+        return warning(text, f"it reconnects by itself{works}")
     if client.dropped_events:
-        return CheckResult(
-            "warning", text, "receivers are slow: have them hand their work to a thread"
-        )
-    return CheckResult("ok", text)
+        return warning(text, "receivers are slow: have them hand their work to a thread")
+    return ok(text)
 
 
 def _has_status(ctx: CheckContext) -> bool:

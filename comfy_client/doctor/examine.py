@@ -20,26 +20,9 @@ from typing import Final, NamedTuple
 from .._version import __version__
 from ..errors import ClientClosed, ComfyError
 from ..transport.deadline import Deadline
-from .context import CheckContext, CheckResult, Client
-from .events import check_client, check_echo, check_greeting, check_run, check_websocket
-from .network import check_name, check_port, check_proxy, check_tls, version_of
-from .redactor import Redactor
-from .report import DoctorCheck, DoctorReport
-from .server import (
-    check_auth,
-    check_clock,
-    check_comfyui,
-    check_credentials,
-    check_features,
-    check_http,
-    check_memory,
-    check_origin,
-    check_previews,
-    check_queue,
-    check_upload,
-    check_user,
-    check_version,
-)
+from . import events, network, server
+from .context import CheckContext, Client, Redactor
+from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -54,28 +37,28 @@ class Check(NamedTuple):
 
 
 CHECKS: Final = (
-    Check("proxy", (), check_proxy),
-    Check("name", ("proxy",), check_name, 5.0),
-    Check("port", ("name",), check_port),
-    Check("tls", ("port",), check_tls),
-    Check("credentials", (), check_credentials),
-    Check("http", ("tls", "credentials"), check_http),
-    Check("clock", ("http",), check_clock),
-    Check("auth", ("http",), check_auth),
-    Check("comfyui", ("auth",), check_comfyui),
-    Check("origin", ("comfyui",), check_origin),
-    Check("version", ("comfyui",), check_version),
-    Check("features", ("comfyui",), check_features),
-    Check("websocket", ("comfyui",), check_websocket),
-    Check("greeting", ("websocket",), check_greeting),
-    Check("echo", ("greeting",), check_echo, 5.0),
-    Check("previews", ("comfyui",), check_previews),
-    Check("upload", ("comfyui",), check_upload),
-    Check("memory", ("comfyui",), check_memory),
-    Check("user", ("comfyui",), check_user),
-    Check("queue", ("comfyui",), check_queue),
-    Check("run", ("comfyui",), check_run, math.inf),
-    Check("client", (), check_client),
+    Check("proxy", (), network.check_proxy),
+    Check("name", ("proxy",), network.check_name, 5.0),
+    Check("port", ("name",), network.check_port),
+    Check("tls", ("port",), network.check_tls),
+    Check("credentials", (), server.check_credentials),
+    Check("http", ("tls", "credentials"), server.check_http),
+    Check("clock", ("http",), server.check_clock),
+    Check("auth", ("http",), server.check_auth),
+    Check("comfyui", ("auth",), server.check_comfyui),
+    Check("origin", ("comfyui",), server.check_origin),
+    Check("version", ("comfyui",), server.check_version),
+    Check("features", ("comfyui",), server.check_features),
+    Check("websocket", ("comfyui",), events.check_websocket),
+    Check("greeting", ("websocket",), events.check_greeting),
+    Check("echo", ("greeting",), events.check_echo, 5.0),
+    Check("previews", ("comfyui",), server.check_previews),
+    Check("upload", ("comfyui",), server.check_upload),
+    Check("memory", ("comfyui",), server.check_memory),
+    Check("user", ("comfyui",), server.check_user),
+    Check("queue", ("comfyui",), server.check_queue),
+    Check("run", ("comfyui",), events.check_run, math.inf),
+    Check("client", (), events.check_client),
 )
 
 
@@ -133,11 +116,11 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         except ClientClosed:
             results.put(None)
         except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
-            results.put(CheckResult("failed", ctx.redact.foreign(exc) or type(exc).__name__))
+            results.put(failed(ctx.redact.foreign(exc) or type(exc).__name__))
         except Exception as exc:
             log.exception("a defect of comfy_client's doctor, in its check %r", check.name)
             text = f"a defect of comfy_client: {type(exc).__name__}"
-            results.put(CheckResult("unknown", text))
+            results.put(unknown(text))
 
     thread = threading.Thread(target=work, name=f"comfy-doctor-{check.name}", daemon=True)
     thread.start()
@@ -148,7 +131,7 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         result = results.get_nowait()
     except queue.Empty:
         ctx.sockets.cut()
-        return CheckResult("failed", f"not finished within {seconds:.1f} s")
+        return failed(f"not finished within {seconds:.1f} s")
     if result is None:
         raise ClientClosed  # anew: what it passed in that thread may hold a server's words
     return result
@@ -161,5 +144,5 @@ def _versions() -> dict[str, str]:
         "Python": platform.python_version(),
         "platform": platform.platform(),
         "OpenSSL": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").partition(" ")[0],
-        **{name: version_of(name) for name in libraries},
+        **{name: network.version_of(name) for name in libraries},
     }

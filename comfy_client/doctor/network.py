@@ -15,7 +15,8 @@ from typing import Any, Final
 from ..transport.dial import Plan, open_line
 from ..transport.failures import explain
 from ..transport.url import split_proxy
-from .context import CheckContext, CheckResult, in_ms
+from .context import CheckContext, in_ms
+from .report import CheckResult, failed, ok, warning
 
 #: Seconds that an address has to accept a connection.
 _CONNECT: Final = 3.0
@@ -39,7 +40,7 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
     """Which proxy HTTP and the socket take, and who says so."""
     proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
-        return CheckResult("ok", f"none: {reason}")
+        return ok(f"none: {reason}")
     parts = split_proxy(proxy)
     if not parts.hostname:
         raise ValueError("what is given as a proxy names no host")
@@ -47,9 +48,8 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
     shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}{secret}"
     found = f"{shown}, for HTTP and the socket alike; by {reason}"
     if parts.scheme != "http":
-        advice = "the event socket takes http proxies only: use transport='poll'"
-        return CheckResult("warning", found, advice)
-    return CheckResult("ok", found)
+        return warning(found, "the event socket takes http proxies only: use transport='poll'")
+    return ok(found)
 
 
 def check_name(ctx: CheckContext) -> CheckResult:
@@ -62,17 +62,16 @@ def check_name(ctx: CheckContext) -> CheckResult:
         away = getattr(exc, "errno", None) == socket.EAI_AGAIN
         what = "no name server answers" if away else "no name server knows it"
         advice = "check the spelling, the network and the VPN, or give an address as host"
-        return CheckResult("failed", f"{host!r}: {what}", advice)
+        return failed(f"{host!r}: {what}", advice)
     seconds = time.monotonic() - begun
     ctx.addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     names = [str(address[0]) for _, address in ctx.addresses]
     if names == [host]:
-        return CheckResult("ok", f"{host} is an address; nothing to look up")
+        return ok(f"{host} is an address; nothing to look up")
     text = f"{host}: {', '.join(names[:4])} ({in_ms(seconds)})"
     if seconds > 1:
-        advice = "the name server is slow, and each new connection waits for it"
-        return CheckResult("warning", text, advice)
-    return CheckResult("ok", text)
+        return warning(text, "the name server is slow, and each new connection waits for it")
+    return ok(text)
 
 
 def check_port(ctx: CheckContext) -> CheckResult:
@@ -87,12 +86,12 @@ def check_port(ctx: CheckContext) -> CheckResult:
     elsewhere = "".join(f"; {_at(a, port)} accepts" for a in _open(seen_else))
     if not _open(seen):
         advice = _about_no_port(ctx, port, seen, _open(seen_else), is_own=is_own)
-        return CheckResult("failed", text + elsewhere, advice)
+        return failed(text + elsewhere, advice)
     first = next(iter(seen))
     if seen[first]:
         advice = f"each connection tries {first} first, in vain: use {_open(seen)[0]} as host"
-        return CheckResult("warning", text, advice)
-    return CheckResult("ok", text + elsewhere)
+        return warning(text, advice)
+    return ok(text + elsewhere)
 
 
 def _about_no_port(
@@ -120,13 +119,13 @@ def check_tls(ctx: CheckContext) -> CheckResult:
     """Whether the server's certificate is one that we trust, and for how long."""
     http = ctx.http
     if http.address.scheme != "https":
-        return CheckResult("ok", "none: plain http")
+        return ok("none: plain http")
     trust = _trust(ctx)
     try:
         context = http.endpoint.ssl_context
     except ssl.SSLError as exc:
         advice = "both must be PEM files; the one of cert= contains the certificate and its key"
-        return CheckResult("failed", f"verify= or cert= cannot be read ({exc.reason})", advice)
+        return failed(f"verify= or cert= cannot be read ({exc.reason})", advice)
     plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.endpoint.proxy)
     begun = time.monotonic()
     try:
@@ -134,21 +133,20 @@ def check_tls(ctx: CheckContext) -> CheckResult:
     except OSError as exc:
         advice = _ABOUT_CERTIFICATE.get(getattr(exc, "verify_code", 0), "")
         error = explain(exc, "TLS", http.address.http_url)
-        return CheckResult("failed", f"{ctx.redact.foreign(error)}; {trust}", advice)
+        return failed(f"{ctx.redact.foreign(error)}; {trust}", advice)
     with contextlib.closing(sock):
         seconds = time.monotonic() - begun
         certificate = sock.getpeercert() or {}
         text = f"{sock.version()}, {in_ms(seconds)}; {trust}"
     if http.endpoint.verify is False:
-        advice = "anybody on the way can read everything: pass verify='ca.pem' instead"
-        return CheckResult("warning", text, advice)
+        return warning(text, "anybody on the way can read everything: pass verify='ca.pem' instead")
     expiry = str(certificate.get("notAfter", ""))
     if expiry:
         days = (ssl.cert_time_to_seconds(expiry) - time.time()) / 86400
         text += f"; valid for {days:.0f} more days"
         if days < 14:
-            return CheckResult("warning", text, "the server's certificate must be renewed soon")
-    return CheckResult("ok", text)
+            return warning(text, "the server's certificate must be renewed soon")
+    return ok(text)
 
 
 def _trust(ctx: CheckContext) -> str:

@@ -6,10 +6,26 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from typing import Literal, NamedTuple
 
 import attrs
 
-from .context import CheckState
+CheckState = Literal["ok", "warning", "failed", "unknown"]
+
+
+class CheckResult(NamedTuple):
+    """What a check found: see :class:`comfy_client.DoctorCheck`."""
+
+    state: CheckState
+    found: str
+    advice: str = ""
+
+
+ok = partial(CheckResult, "ok")
+warning = partial(CheckResult, "warning")
+failed = partial(CheckResult, "failed")
+unknown = partial(CheckResult, "unknown")
 
 
 @attrs.frozen

@@ -18,7 +18,8 @@ from ..errors import AuthenticationError, ComfyError, TransportError, Unexpected
 from ..transport.dial import speaks_tls
 from ..transport.failures import is_for_another
 from ..transport.response import Response, route_is_missing, wants_tls
-from .context import CheckContext, CheckResult, decoded, in_ms
+from .context import CheckContext, decoded, in_ms
+from .report import CheckResult, failed, ok, unknown, warning
 
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
 
@@ -32,25 +33,25 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     try:
         applied = creds.apply(http.identity.credentials)
     except AuthenticationError as exc:
-        return CheckResult("failed", ctx.redact.foreign(exc), "no request is sent without them")
+        return failed(ctx.redact.foreign(exc), "no request is sent without them")
     kind = http.describe().credentials
     if kind is None:
         if http.left_behind:
             advice = "they do not travel in a pickle: name them with EnvCredentials"
-            return CheckResult("warning", "none: a pickle has lost them", advice)
-        return CheckResult("ok", "none are given")
+            return warning("none: a pickle has lost them", advice)
+        return ok("none are given")
     names = [*applied.headers, *(f"?{name}=" for name in applied.query)]
     text = f"{kind if kind != 'function' else 'a callable'}: {', '.join(names) or 'nothing'}"
     if http.address.scheme == "http" and not http.address.is_loopback:
-        return CheckResult("warning", text, "they go over the network unencrypted: use https")
-    return CheckResult("ok", text)
+        return warning(text, "they go over the network unencrypted: use https")
+    return ok(text)
 
 
 def check_http(ctx: CheckContext) -> CheckResult:
     """Whether anything answers in HTTP."""
     begun = time.monotonic()
     try:
-        ctx.first = answer = ctx.get("/prompt")
+        ctx.answer = answer = ctx.get("/prompt")
     except ComfyError as exc:
         advice = ""
         if isinstance(exc, TimeoutError):
@@ -60,17 +61,17 @@ def check_http(ctx: CheckContext) -> CheckResult:
             )
         elif _is_for_tls(ctx, exc):
             advice = _USE_HTTPS
-        return CheckResult("failed", ctx.redact.foreign(exc), advice)
+        return failed(ctx.redact.foreign(exc), advice)
     seconds = time.monotonic() - begun
     by = ctx.brief(answer.headers.get("server", "a server that does not say its name"))
     route = answer.path.removeprefix(ctx.http.address.prefix)
     text = f"GET {route}: {answer.status} in {in_ms(seconds)}, by {by}"
     if answer.status == 407:
         advice = "the proxy wants a password: proxies={'http': 'http://user:password@proxy'}"
-        return CheckResult("failed", text, advice)
+        return failed(text, advice)
     if seconds > 2:
-        return CheckResult("warning", text, "the server, or the network to it, is slow")
-    return CheckResult("ok", text)
+        return warning(text, "the server, or the network to it, is slow")
+    return ok(text)
 
 
 def _is_for_tls(ctx: CheckContext, exc: ComfyError) -> bool:
@@ -89,12 +90,12 @@ def check_clock(ctx: CheckContext) -> CheckResult:
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        return CheckResult("unknown", "the server does not say what time it is")
+        return unknown("the server does not say what time it is")
     apart = abs(theirs - time.time())
     text = f"ours and the server's differ by {apart:.0f} s"
     if apart > 60:
-        return CheckResult("warning", text, "set the clocks: times of jobs and TLS depend on them")
-    return CheckResult("ok", text)
+        return warning(text, "set the clocks: times of jobs and TLS depend on them")
+    return ok(text)
 
 
 def check_auth(ctx: CheckContext) -> CheckResult:
@@ -102,7 +103,7 @@ def check_auth(ctx: CheckContext) -> CheckResult:
     answer, sending = ctx.answer, ctx.http.describe()
     sent = f"sent: {', '.join(sending.sent)}" if sending.sent else "no credentials were sent"
     if answer.status not in (401, 403):
-        return CheckResult("ok", f"accepted; {sent}")
+        return ok(f"accepted; {sent}")
     text = f"{answer.status}; {sent}"
     if answer.status == 401:
         asked = re.match(r"\w+", ctx.redact.foreign(answer.headers.get("www-authenticate", "")))
@@ -110,14 +111,14 @@ def check_auth(ctx: CheckContext) -> CheckResult:
         advice = "pass credentials=... that the server, or a proxy in front of it, accepts"
         if ctx.http.identity.credentials is not None:
             advice = "the credentials are wrong, or of the wrong kind"
-        return CheckResult("failed", text, advice)
+        return failed(text, advice)
     if sending.sends_origin:
-        return CheckResult("failed", text + "; with an Origin", "leave Origin out of the headers")
+        return failed(text + "; with an Origin", "leave Origin out of the headers")
     advice = (
         "ComfyUI itself answers 403 only if Origin and Host differ, and this client sends no "
         "Origin: a login layer, a firewall or a proxy refuses; ask its administrator"
     )
-    return CheckResult("failed", text, advice)
+    return failed(text, advice)
 
 
 def check_comfyui(ctx: CheckContext) -> CheckResult:
@@ -128,26 +129,25 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
         queue = decoded(answer, models.QueueStatus.from_json)
         if queue is not None:
             ctx.remaining = queue.queue_remaining
-            return CheckResult("ok", "it reports its queue, as ComfyUI does")
+            return ok("it reports its queue, as ComfyUI does")
         kind = ctx.brief(answer.kind) or "no content type"
         if answer.is_page:
             advice = "a login page, or another program: open the address in a browser"
-            return CheckResult("failed", f"{status} with a page ({kind}), not JSON", advice)
-        return CheckResult("failed", f"{status} with {kind}, not the queue", "another program")
+            return failed(f"{status} with a page ({kind}), not JSON", advice)
+        return failed(f"{status} with {kind}, not the queue", "another program")
     if status < 400:
         return _about_redirect(ctx, answer)
     if is_for_another(status):
         advice = "start ComfyUI, or wait until it has loaded; else correct the proxy's target"
-        text = f"{status}: a proxy answers, the server behind does not"
-        return CheckResult("failed", text, advice)
+        return failed(f"{status}: a proxy answers, the server behind does not", advice)
     if status in (404, 405, 501):
         advice = (
             "another program has this port, or host lacks the path below which a proxy has "
             "ComfyUI, as in 'https://example.org/comfy'"
         )
-        return CheckResult("failed", f"{status}: there is no /prompt", advice)
+        return failed(f"{status}: there is no /prompt", advice)
     advice = _USE_HTTPS if wants_tls(answer) else "the log of the server may say why"
-    return CheckResult("failed", f"{status} to GET /prompt", advice)
+    return failed(f"{status} to GET /prompt", advice)
 
 
 def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
@@ -160,16 +160,15 @@ def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
         host, scheme = "what is no URL", address.scheme
     text = f"{answer.status}, redirected to {ctx.brief(scheme, 10)}://{ctx.brief(host)}"
     if host == address.host and scheme != address.scheme:
-        return CheckResult("failed", text, f"use {scheme}:// in host")
-    advice = "a login page, or not the final address: give that as host"
-    return CheckResult("failed", text, advice)
+        return failed(text, f"use {scheme}:// in host")
+    return failed(text, "a login page, or not the final address: give that as host")
 
 
 def check_origin(ctx: CheckContext) -> CheckResult:
     """Whether the server sees the Host that we address, and so accepts its own pages."""
     if ctx.http.describe().sends_origin:
         text = "the headers contain an Origin, which the server compares with Host"
-        return CheckResult("warning", text, "leave it out: scripts need none")
+        return warning(text, "leave it out: scripts need none")
     address = ctx.http.address
     answer = ctx.get("/prompt", headers={"Origin": f"{address.scheme}://{address.netloc}"})
     if answer.status == 403:
@@ -178,10 +177,10 @@ def check_origin(ctx: CheckContext) -> CheckResult:
             "no action for this client; for browsers, have the proxy pass Host on "
             "(nginx: proxy_set_header Host $http_host)"
         )
-        return CheckResult("warning", text, advice)
+        return warning(text, advice)
     if answer.status != 200:
-        return CheckResult("unknown", f"{answer.status} to a request with an Origin")
-    return CheckResult("ok", "pages of this address are accepted; this client sends no Origin")
+        return unknown(f"{answer.status} to a request with an Origin")
+    return ok("pages of this address are accepted; this client sends no Origin")
 
 
 # -- what the server is and has ---------------------------------------------------------
@@ -204,7 +203,7 @@ def check_version(ctx: CheckContext) -> CheckResult:
         without.append("routes below /api (June 2024)")
     advice = f"it lacks {'; '.join(without)}; this client works without" if without else ""
     if stats is None:
-        return CheckResult("unknown", "GET /system_stats does not say", advice)
+        return unknown("GET /system_stats does not say", advice)
     versions = {
         "ComfyUI": stats.comfyui_version or "from before September 2024",
         "Python": ctx.brief(stats.python_version or "?").partition(" ")[0],
@@ -213,46 +212,42 @@ def check_version(ctx: CheckContext) -> CheckResult:
     }
     devices = ", ".join(ctx.brief(device.name) for device in stats.devices[:4])
     text = ", ".join(f"{name} {ctx.brief(value)}" for name, value in versions.items())
-    return CheckResult("ok", f"{text}; {devices or 'no device'}", advice)
+    return ok(f"{text}; {devices or 'no device'}", advice)
 
 
 def check_features(ctx: CheckContext) -> CheckResult:
     """The features that the server reports."""
     if not ctx.features:
-        return CheckResult("ok", "none reported, as by every ComfyUI before 0.3.45")
+        return ok("none reported, as by every ComfyUI before 0.3.45")
     names = [ctx.brief(name, 40) for name in list(ctx.features)[:12]]
-    return CheckResult("ok", ", ".join(names))
+    return ok(", ".join(names))
 
 
 def check_previews(ctx: CheckContext) -> CheckResult:
     """Whether samplers send previews."""
     if ctx.has_jobs:
-        return CheckResult(
-            "ok", "each prompt chooses; this client asks for them while anything listens"
-        )
+        return ok("each prompt chooses; this client asks for them while anything listens")
     argv = ctx.stats.argv if ctx.stats else None
     if argv is None:
         text = "the server does not report its command line"
-        return CheckResult("unknown", text, "without --preview-method auto there are none")
+        return unknown(text, "without --preview-method auto there are none")
     method = _option(argv, "--preview-method")
     if method in ("", "none"):
         text = "off: it was started without --preview-method"
-        return CheckResult("warning", text, "start ComfyUI with --preview-method auto")
+        return warning(text, "start ComfyUI with --preview-method auto")
     named = ", and they name their node" if ctx.features.supports_preview_metadata else ""
-    return CheckResult("ok", f"--preview-method {ctx.brief(method, 20)}{named}")
+    return ok(f"--preview-method {ctx.brief(method, 20)}{named}")
 
 
 def check_upload(ctx: CheckContext) -> CheckResult:
     """How large a request may be."""
     size = ctx.features.max_upload_size
     if size is None:
-        return CheckResult(
-            "unknown", "not reported (100 MiB unless --max-upload-size changes that)"
-        )
+        return unknown("not reported (100 MiB unless --max-upload-size changes that)")
     text = f"up to {_in_bytes(size)}"
     if "aiohttp" not in ctx.answer.headers.get("server", "").lower():
         text += "; a proxy in front of it may allow less (nginx: 1 MiB by default)"
-    return CheckResult("ok", text)
+    return ok(text)
 
 
 def check_memory(ctx: CheckContext) -> CheckResult:
@@ -262,14 +257,13 @@ def check_memory(ctx: CheckContext) -> CheckResult:
     rooms += [(ctx.brief(d.name, 30), d.vram_free, d.vram_total) for d in stats.devices[:4]]
     known = [(name, free, total) for name, free, total in rooms if free and total]
     if not known:
-        return CheckResult("unknown", "not reported")
+        return unknown("not reported")
     text = ", ".join(
         f"{name}: {_in_bytes(free)} of {_in_bytes(total)} free" for name, free, total in known
     )
     if any(free < 1 << 29 for _, free, _ in known):
-        advice = "api.free_memory(unload_models=True), or a smaller picture"
-        return CheckResult("warning", text, advice)
-    return CheckResult("ok", text)
+        return warning(text, "api.free_memory(unload_models=True), or a smaller picture")
+    return ok(text)
 
 
 def check_user(ctx: CheckContext) -> CheckResult:
@@ -277,37 +271,36 @@ def check_user(ctx: CheckContext) -> CheckResult:
     config = ctx.ask("/users", models.UserConfig.from_json)
     user = ctx.http.describe().user
     if config is None:
-        return CheckResult("unknown", "the server does not say whether it has users")
+        return unknown("the server does not say whether it has users")
     if config.users is None:
-        return CheckResult("ok", "the server has none" + ("; user= is not used" if user else ""))
+        return ok("the server has none" + ("; user= is not used" if user else ""))
     if not user:
         advice = "settings and user data need ComfyApi(user=...); prompts do not"
-        return CheckResult("warning", "the server has users, and none is given", advice)
+        return warning("the server has users, and none is given", advice)
     if user not in config.users:
         text = "the server has users, but not the given one"
-        advice = "give an id as api.get_user_config().users has it, or create_user"
-        return CheckResult("failed", text, advice)
-    return CheckResult("ok", "the server has users, and knows the given one")
+        return failed(text, "give an id as api.get_user_config().users has it, or create_user")
+    return ok("the server has users, and knows the given one")
 
 
 def check_queue(ctx: CheckContext) -> CheckResult:
     """How many prompts are in the queue, and whether it is moving."""
     before = ctx.remaining
     if not before:
-        return CheckResult("ok", "empty")
+        return ok("empty")
     watch = ctx.client.watch
     end = time.monotonic() + min(watch, ctx.left)
     while True:
         queue = ctx.ask("/prompt", models.QueueStatus.from_json)
         if queue is not None and queue.queue_remaining != before:
-            return CheckResult("ok", f"{_prompts(queue.queue_remaining)}, and it is moving")
+            return ok(f"{_prompts(queue.queue_remaining)}, and it is moving")
         if time.monotonic() >= end:
             text = f"{_prompts(before)}; none ended within {watch:g} s"
             advice = (
                 "normal while a long one runs; if none ever ends, look at the server's terminal, "
                 "call api.interrupt(), or restart it"
             )
-            return CheckResult("warning", text, advice)
+            return warning(text, advice)
         time.sleep(0.25)
 
 

@@ -1,7 +1,7 @@
 """Answers of the server as frozen values, named after the same nouns as the routes.
 
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
-``None``.  Each module is imported when one of its names is first used: few scripts need many.
+``None``.  The modules are imported when their names are first used: few scripts need many.
 """
 
 from __future__ import annotations
@@ -48,25 +48,18 @@ __all__ = [
     "combo_options",
 ]
 
-_MODULES = {
-    "files": "UploadedImage",
-    "history": "HistoryEntry HistoryStatus",
-    "jobs": "JobInfo JobPage",
-    "models": "ModelFile ModelFolder",
-    "nodes": "GlobalSubgraph NodeDef NodeReplacement SamplerInfo combo_options",
-    "queue": "Queue QueuedPrompt QueueItem QueueStatus",
-    "system": "Device Features LogEntry PingResult RawLogs SystemStats",
-    "users": "UserConfig UserDataEntry UserDataInfo",
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+#: What most scripts want comes first.
+_MODULES = ("queue", "history", "system", "nodes", "files", "jobs", "models", "users")
 
 
 def __getattr__(name: str) -> Any:
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f".{module}", __name__), name)
-    return found
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(import_module(f".{module}", __name__))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -294,8 +294,8 @@ class Recorder:
         except (ValueError, RecursionError):
             return ""
 
-    def _hidden_json(self, value: Any, *, all_texts: bool = False) -> str:
-        return _json(self.secrets.hide(value, all_texts=all_texts))
+    def _hidden_json(self, value: Any) -> str:
+        return _json(self.secrets.hide(value))
 
 
 class Exchange:

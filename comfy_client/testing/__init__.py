@@ -9,12 +9,12 @@ Its modules, from the top down; each imports only modules below it:
 
 * ``server``: start and stop.  ``scripting``: what a test reads and sets.  ``replay``: recordings.
 * ``routes``: all routes, from the tables of ``prompt_routes``, ``catalogue_routes``,
-  ``system_routes``, ``files``, ``userdata``, ``node_packs``, ``jobs_api`` and ``socket_route``.
-* ``faults``, ``answer_faults``: what goes wrong on command.  ``exchange``: a request and its
-  faults.  ``steps``: scripts that are played in place of prompts.
-* ``state``: what a running server has.  ``event_sockets``, ``connections``, ``loop``,
-  ``active_faults``, ``records``: its parts.
-* ``executor``: runs prompts, with ``plan``, ``run``, ``node_cache``, ``graph``, ``prompt_queue``.
+  ``system_routes``, ``files``, ``userdata``, ``node_packs`` and ``jobs_api``.
+* ``faults``: what goes wrong on command.  ``exchange``: a request and its faults.  ``steps``:
+  scripts that are played in place of prompts.
+* ``state``: what a running server has.  ``event_sockets``, ``connections``, ``active_faults``,
+  ``records``: its parts.
+* ``executor``: runs prompts, with ``run``, ``node_cache``, ``graph``, ``prompt_queue``.
 * ``nodes``: node classes and their definitions, with ``builtin_nodes``, ``node_api``, ``images``,
   ``placeholder_images``, ``folders``.
 """

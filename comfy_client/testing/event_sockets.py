@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from .active_faults import ActiveFaults
-from .loop import ServerLoop
+from .connections import ServerLoop
 from .records import Records
 from .websocket import EventSocket, encode_message
 

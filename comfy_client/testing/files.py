@@ -15,10 +15,9 @@ from PIL import Image
 
 from ..workflow.metadata import copy_texts
 from .folders import Folders, is_inside
-from .routing import Routes
-from .state import ServerState
+from .state import Routes, ServerState
 
-Save = Callable[[bytes, Any, Path], None]
+Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
 # Set by the server for its whole process, which here is not ours.
 _KINDS = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
@@ -36,17 +35,16 @@ _NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 
 async def _upload_image(state: ServerState, request: web.Request) -> web.Response:
-    def save(data: bytes, post: Any, path: Path) -> None:
-        path.write_bytes(data)
-
-    return _upload(state.folders, await request.post(), save)
+    return _upload(state.folders, await request.post(), lambda data, path: path.write_bytes(data))
 
 
 async def _upload_mask(state: ServerState, request: web.Request) -> web.Response:
-    def save(data: bytes, post: Any, path: Path) -> None:
+    post: Any = await request.post()
+
+    def save(data: bytes, path: Path) -> None:
         _save_masked(state.folders, json.loads(post.get("original_ref")), data, path)
 
-    return _upload(state.folders, await request.post(), save)
+    return _upload(state.folders, post, save)
 
 
 async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
@@ -156,7 +154,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
     if not is_inside(path, root):  # a link under the new name
         return web.Response(status=400)
     if not is_known:
-        save(data, post, path)
+        save(data, path)
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
 

@@ -17,8 +17,7 @@ import attrs
 from aiohttp import web
 
 from .prompt_queue import Queue
-from .routing import Routes
-from .state import ServerState
+from .state import Routes, ServerState
 
 _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")

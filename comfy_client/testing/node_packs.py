@@ -19,8 +19,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from .folders import is_inside
-from .routing import Routes
-from .state import ServerState
+from .state import Routes, ServerState
 
 _TEMPLATES = "example_workflows"
 

@@ -13,9 +13,8 @@ from aiohttp import web
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
 from .jobs_api import is_uuid
-from .routing import Routes
 from .run import SECRETS
-from .state import ServerState
+from .state import Routes, ServerState
 
 _INVALID_ID = {
     "error": {
@@ -38,7 +37,7 @@ async def _get_prompt(state: ServerState, request: web.Request) -> web.Response:
 async def _post_prompt(state: ServerState, request: web.Request) -> web.Response:
     state.log("got prompt")
     read = await request.json()
-    number: float = float(read["number"]) if "number" in read else state.take_number()
+    number: float = float(read["number"]) if "number" in read else next(state.numbers)
     body = _object(read, "front", "prompt")
     if "number" not in body and body.get("front"):
         number = -number

@@ -19,74 +19,30 @@ from __future__ import annotations
 
 import base64
 import bisect
-import contextlib
 import json
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import attrs
+from aiohttp import web
 
 from ..recording.secrets import STARS
+from . import transcript
 from .checks import check_seconds
-from .http import Answer, Request, Wire, cut, encode, never_answer, unknown_route, upgrade
-from .transcript import (
-    ENDS,
-    Gate,
-    RecordedExchange,
-    Row,
-    event_type,
-    graph_of,
-    has_ended,
-    history_entry,
-    queue_item,
-    read,
-    status_of,
-    steps_of,
-    without_api,
-)
-from .websocket import frame
+from .exchange import Exchange
+from .http import Answer, Request, cut, never_answer, unknown_route
+from .transcript import Gate, RecordedExchange, Row
+from .websocket import EventSocket, frame
 
 #: Seconds between two messages: a client that is flooded leaves some out.
 _APART: Final = 0.001
 _CONDITIONS: Final = ("range", "if-none-match", "if-range")  # headers that answers depend on
-
-
-@attrs.define(eq=False)
-class _PlayedSocket:
-    """An open socket."""
-
-    wire: Wire
-    alive: bool = True
-
-    def send(self, data: bytes) -> None:
-        """Send these bytes, unless the client has left."""
-        try:
-            self.wire.sendall(data)
-        except (OSError, RuntimeError):  # or the server has stopped
-            self.alive = False
-
-    def end(self, code: int | None) -> None:
-        """As the server did: with a close frame, or without."""
-        if code is not None:
-            self.send(frame(8, b"" if code == 1005 else code.to_bytes(2, "big")))
-        self.alive = False
-        self.wire.close(reset=code is None)
-
-    def read_until_closed(self) -> None:
-        """Answer pings, until the client closes the socket or leaves."""
-        for opcode, payload in _frames_from(self.wire):
-            if opcode == 9:
-                self.send(frame(10, payload))
-            elif opcode == 8:
-                self.send(frame(8, payload))
-                break
-        self.alive = False
 
 
 class Player:
@@ -106,13 +62,13 @@ class Player:
         skip_after: float,
         is_up: Callable[[], bool],
     ) -> None:
-        rows = read(path)
+        rows = transcript.read(path)
         self._name = os.path.basename(os.fspath(path))
         self._pace = check_seconds(pace, "pace is")
         self._skip_after = check_seconds(skip_after, "skip_after is")
         self._is_up = is_up
         self._is_ours = "format" in rows[0]
-        self._steps = steps_of(rows)
+        self._steps = transcript.steps_of(rows)
         self._gates = [i for i, step in enumerate(self._steps) if isinstance(step, Gate)]
         self._exchanges = [step for step in self._steps if isinstance(step, RecordedExchange)]
         self._dials = [s for s in self._steps if isinstance(s, Gate) and s.exchange is None]
@@ -139,13 +95,12 @@ class Player:
         self._plays = False
         self._since = (0.0, 0.0)  # when a gate was passed, and its time in the file
         self._ids: dict[str, str] = {}  # in the file: here
-        self._sockets: dict[str, _PlayedSocket] = {}  # by channel
+        self._sockets: dict[str, EventSocket] = {}  # by channel
         self._dialled = 0
+        self._later: Callable[..., object]  # calls in the server's thread; there with a socket
 
     def answer(self, request: Request) -> Answer | None:
-        """Answer whatever a client asks."""
-        if request.path == "/ws":
-            return self._socket(request)
+        """Answer whatever a client asks, but for a socket."""
         with self._changed:
             found = self._find(request)
             if not isinstance(found, RecordedExchange):
@@ -184,7 +139,7 @@ class Player:
         self, method: str, path: str, query: list[tuple[str, str]], conditions: Mapping[str, str]
     ) -> Hashable:
         kept = frozenset((name, value) for name, value in query if name not in self._ignored)
-        return method, without_api(path), kept, frozenset(conditions.items())
+        return method, transcript.without_api(path), kept, frozenset(conditions.items())
 
     def _among(self, known: list[RecordedExchange]) -> RecordedExchange | None:
         """The next of those between the same two gates, or the last again."""
@@ -196,7 +151,8 @@ class Player:
         if fresh is not None or not here:
             return fresh
         later = self._steps[here[-1].place : self._next]
-        return None if any(event_type(step) in ENDS for step in later) else here[-1]
+        has_ended = any(transcript.event_type(step) in transcript.ENDS for step in later)
+        return None if has_ended else here[-1]
 
     def _derived(self, request: Request) -> Answer | None:
         """What the steps so far say about queue and history."""
@@ -205,15 +161,15 @@ class Player:
         past = self._steps[: self._next]
         path, _, wanted = request.path[1:].partition("/")
         if path == "prompt" and not wanted:
-            return 200, {}, status_of(past)
+            return 200, {}, transcript.status_of(past)
         taken = [e for e in self._exchanges if e.used and e.prompt_id and e.row["status"] == 200]
-        ended = [exchange for exchange in taken if has_ended(past, exchange.prompt_id)]
+        ended = [e for e in taken if transcript.has_ended(past, e.prompt_id)]
         if path == "queue" and not wanted:
-            running = [queue_item(exchange) for exchange in taken if exchange not in ended]
+            running = [transcript.queue_item(e) for e in taken if e not in ended]
             return 200, {}, self._here({"queue_running": running[:1], "queue_pending": running[1:]})
         if path != "history":
             return None
-        entries = self._here({e.prompt_id: history_entry(self._steps, e) for e in ended})
+        entries = self._here({e.prompt_id: transcript.history_entry(self._steps, e) for e in ended})
         return 200, {}, {i: e for i, e in entries.items() if wanted in ("", i)}
 
     def _nearest(
@@ -232,7 +188,8 @@ class Player:
             return False
         if exchange.prompt_id is None or not isinstance(recorded, Mapping):
             return bool(self._here(recorded) == sent)
-        return isinstance(sent, Mapping) and graph_of(recorded) == graph_of(sent)
+        graph = transcript.graph_of(recorded)
+        return isinstance(sent, Mapping) and transcript.graph_of(sent) == graph
 
     def _lacks(self, request: Request, had: int) -> Answer:
         what = f"{request.method} {request.target}"
@@ -316,10 +273,8 @@ class Player:
 
     # -- the socket ----------------------------------------------------------------------
 
-    def _socket(self, request: Request) -> Answer | None:
-        answer = upgrade(request)
-        if answer[0] != 101:
-            return answer
+    async def socket(self, exchange: Exchange) -> web.StreamResponse:
+        """Open a socket, or refuse it."""
         with self._changed:
             gate = self._dials[self._dialled] if self._dialled < len(self._dials) else None
             self._dialled += 1
@@ -328,19 +283,25 @@ class Player:
             if gate is not None and not gate.channel:
                 gate.came = True
                 self._play()
-                return _not_recorded(gate.row["refused"], "no socket here, as recorded")
-            opened = _PlayedSocket(request.socket)
-            opened.send(encode(answer))
-            self._greet(opened, gate, request.query.get("clientId", ""))
+                status = gate.row["refused"]
+                return exchange.reply(_not_recorded(status, "no socket here, as recorded"))
+        ws = web.WebSocketResponse()
+        await ws.prepare(exchange.request)
+        client_id = exchange.seen.query.get("clientId", "")
+        opened = EventSocket(client_id, ws, exchange.request.transport)
+        with self._changed:
+            self._later = exchange.state.loop.later
+            self._greet(opened, gate, client_id)
             self._play()
-        opened.read_until_closed()
-        return None
+        async for _ in ws:
+            pass  # pings are answered
+        return ws
 
-    def _greet(self, opened: _PlayedSocket, gate: Gate | None, client_id: str) -> None:
+    def _greet(self, opened: EventSocket, gate: Gate | None, client_id: str) -> None:
         """Give a socket its channel, and the greeting that the recording has no more of."""
         if gate is None or self._steps.index(gate) < self._next:
-            greeting = {"status": status_of(self._steps[: self._next]), "sid": client_id}
-            opened.send(_text({"type": "status", "data": greeting}))
+            greeting = {"status": transcript.status_of(self._steps[: self._next]), "sid": client_id}
+            self._later(opened.write, _text({"type": "status", "data": greeting}))
         if gate is not None:
             self._ids[gate.row["client_id"]] = client_id
             gate.came = True
@@ -391,16 +352,20 @@ class Player:
 
     def _send(self, row: Row) -> None:
         opened = self._sockets.get(row["ch"])
-        if opened is None or not opened.alive:
+        if opened is None:
             return
         if row["kind"] == "closed":
-            opened.end(row.get("code"))
+            code = row.get("code")
+            if code is not None:
+                data = b"" if code == 1005 else code.to_bytes(2, "big")
+                self._later(opened.write, frame(8, data))
+            self._later(opened.hang_up, code is None)
         elif row["kind"] == "binary":
-            opened.send(frame(2, self._binary(row)))
+            self._later(opened.write, frame(2, self._binary(row)))
         elif isinstance(row.get("text"), str):
-            opened.send(frame(1, row["text"].encode("utf-8", "replace")))
+            self._later(opened.write, frame(1, row["text"].encode("utf-8", "replace")))
         elif "msg" in row:
-            opened.send(_text(self._here(row["msg"])))
+            self._later(opened.write, _text(self._here(row["msg"])))
 
     def _binary(self, row: Row) -> bytes:
         """A binary message; of what was not kept, zeros of its length behind its head."""
@@ -429,26 +394,3 @@ def _text(message: Any) -> bytes:
 
 def _query(path: str) -> list[tuple[str, str]]:
     return parse_qsl(path.partition("?")[2], keep_blank_values=True)
-
-
-def _frames_from(wire: Wire) -> Iterator[tuple[int, bytes]]:
-    """What a client sends on its socket: opcode and payload, until it leaves."""
-
-    def take(size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = wire.recv(size - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
-    with contextlib.suppress(EOFError):
-        while True:
-            first, size = take(2)
-            masked, size = size & 0x80, size & 0x7F
-            if size > 125:
-                size = int.from_bytes(take(2 if size == 126 else 8), "big")
-            mask = take(4) if masked else bytes(4)
-            payload = take(size)
-            yield first & 0x0F, bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))

@@ -1,56 +1,57 @@
-"""All routes of an embedded server, and the rules that hold for each."""
+"""All routes of an embedded server, its event socket, and the rules that hold for each."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
+import uuid
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 from aiohttp import web
 
 from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import FILE_ROUTES
 from .hosts import is_same_site
-from .http import Next
+from .http import Next, more_headers
 from .jobs_api import JOB_ROUTES, NEWEST_JOB_ROUTES
 from .node_packs import EXTENSION_FILE, PACK_ROUTES, TEMPLATE, extension
 from .prompt_routes import PROMPT_ROUTES
-from .routing import Routes, add_routes
-from .socket_route import event_socket
-from .state import ServerState
+from .state import Routes, ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .userdata import USER_ROUTES, Users
+from .websocket import EventSocket, encode_message
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_ROUTES: Routes[ServerState] = (
-    *PROMPT_ROUTES,
-    *CATALOGUE_ROUTES,
-    *SYSTEM_ROUTES,
-    *FILE_ROUTES,
-    *PACK_ROUTES,
-    ("GET", "/ws", event_socket),
-)
+
+
+def _add(table: web.RouteTableDef, source: Any, routes: Routes[Any]) -> None:
+    """Add routes that serve from this source."""
+    for method, path, handler in routes:
+        table.route(method, path)(partial(handler, source))
 
 
 def application(state: ServerState) -> web.Application:
     """All routes, each with and without ``/api`` before it."""
     options, folders = state.options, state.folders
     table, prefixed, internal = (web.RouteTableDef() for _ in range(3))
-    add_routes(table, state, _ROUTES)
+    _add(table, state, _ROUTES)
     if options.is_newest:
-        add_routes(table, state, NEWEST_CATALOGUE_ROUTES)
+        _add(table, state, NEWEST_CATALOGUE_ROUTES)
     users = Users(folders.user, multi=options.multi_user, newest=options.is_newest)
-    add_routes(table, users, USER_ROUTES)
+    _add(table, users, USER_ROUTES)
     for route in table:
         if isinstance(route, web.RouteDef):  # there are no others
             prefixed.route(route.method, f"/api{route.path}")(route.handler)
-    add_routes(prefixed, state, TEMPLATE)
+    _add(prefixed, state, TEMPLATE)
     if options.is_newer:
-        add_routes(prefixed, state, JOB_ROUTES)
+        _add(prefixed, state, JOB_ROUTES)
     if options.is_newest:
-        add_routes(prefixed, state, (*NEWEST_JOB_ROUTES, *ASSET_ROUTES))
-    add_routes(internal, state, INTERNAL_ROUTES)
+        _add(prefixed, state, (*NEWEST_JOB_ROUTES, *ASSET_ROUTES))
+    _add(internal, state, INTERNAL_ROUTES)
 
     app = web.Application(
         client_max_size=options.max_upload_size, middlewares=[_cache_control, _origin]
@@ -65,6 +66,75 @@ def application(state: ServerState) -> web.Application:
     app.router.add_get(EXTENSION_FILE, partial(extension, state))  # never below /api
     app.router.add_static("/", folders.web)  # all else: 404 to GET, 405 to the rest
     return app
+
+
+# -- the event socket --------------------------------------------------------------------
+
+
+async def _event_socket(state: ServerState, request: web.Request) -> web.StreamResponse:
+    """``GET /ws``: from the handshake to the end of the socket."""
+    sockets, records = state.sockets, state.records
+    ws = web.WebSocketResponse(autoping=False)
+    ws.headers.update(more_headers.get())
+    await ws.prepare(request)
+    client_id = request.query.get("clientId") or uuid.uuid4().hex
+    link = EventSocket(client_id, ws, request.transport)
+    async with sockets.connected(link):
+        greeting = {"status": state.queue_info(), "sid": client_id}
+        records.keep(records.hellos, client_id)
+        await link.send(encode_message("status", greeting), *state.faults.framing())
+        sockets.greeted(client_id)
+        executor = state.executor
+        if executor.client_id == client_id and executor.node_id is not None:
+            await sockets.deliver("executing", {"node": executor.node_id}, client_id)
+        is_first = True
+        async for message in ws:
+            if message.type is aiohttp.WSMsgType.PING:
+                await _answer_ping(state, link, message.data)
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                received = _decoded(state, message.data, is_first)
+                if is_first and received is not None:
+                    is_first = False
+                    await _first_message(state, client_id, received)
+    return ws
+
+
+async def _answer_ping(state: ServerState, link: EventSocket, data: bytes) -> None:
+    state.records.count("pings")
+    swallowing = state.faults.find("swallow_pings")
+    for fault in swallowing:
+        fault.hits += 1
+    if not swallowing:
+        await link.pong(data)
+
+
+def _decoded(state: ServerState, text: str, is_first: bool) -> dict[str, Any] | None:
+    """A client's message, if it is an object; recorded either way."""
+    records = state.records
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    if is_first:
+        records.keep(records.first_messages, data)
+    records.keep(records.messages, data)
+    return data if isinstance(data, dict) else None
+
+
+async def _first_message(state: ServerState, client_id: str, data: dict[str, Any]) -> None:
+    if data.get("type") == "feature_flags" and not state.faults.first("no_feature_flags"):
+        state.sockets.set_flags(client_id, data.get("data", {}))
+        await state.sockets.deliver("feature_flags", state.features, client_id)
+
+
+_ROUTES: Routes[ServerState] = (
+    *PROMPT_ROUTES,
+    *CATALOGUE_ROUTES,
+    *SYSTEM_ROUTES,
+    *FILE_ROUTES,
+    *PACK_ROUTES,
+    ("GET", "/ws", _event_socket),
+)
 
 
 # -- rules for all routes ---------------------------------------------------------------

@@ -41,6 +41,9 @@ class MessageSink(Protocol):
     def log(self, text: str) -> None:
         """Add a line to the server's log."""
 
+    def keep_error(self, error: BaseException) -> None:
+        """Keep an error that is more than a node's failure, for the test."""
+
 
 class NodeFailure(Exception):
     """A node failed, so the prompt ends."""

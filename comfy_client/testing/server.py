@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hmac
 import os
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .exchange import watch
+from .exchange import Rule, watch
 from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosts import ANY, check_hosts, check_origin, names_of
@@ -246,6 +245,7 @@ class ComfyServer(ScriptedServer):
         server = cls(port, host=host, tls=tls, prefix=prefix, allowed_hosts=allowed_hosts)
         player = Player(path, pace, skip_after, lambda: server._state is not None)
         server.on("*", "*", player.answer)
+        server._active.add("answer", Rule("*", "/ws", player.socket))
         return server
 
     def start(self) -> ComfyServer:
@@ -495,17 +495,14 @@ def _below(options: Options, app: web.Application) -> web.Application:
 
 def _guard(credentials: tuple[str, str] | str) -> Any:
     """Middleware that asks for credentials, as a proxy would."""
-    scheme = "Bearer" if isinstance(credentials, str) else "Basic"
-    wanted = credentials if isinstance(credentials, str) else ":".join(credentials)
+    if isinstance(credentials, str):
+        scheme, wanted = "Bearer", credentials
+    else:
+        scheme, wanted = "Basic", base64.b64encode(":".join(credentials).encode()).decode()
 
     @web.middleware
     async def guard(request: web.Request, handler: Next) -> web.StreamResponse:
         given, _, value = request.headers.get("Authorization", "").partition(" ")
-        if scheme == "Basic":
-            try:
-                value = base64.b64decode(value, validate=True).decode("utf-8")
-            except (binascii.Error, UnicodeDecodeError):
-                value = ""
         if given.lower() == scheme.lower() and hmac.compare_digest(value.encode(), wanted.encode()):
             return await handler(request)
         challenge = {"WWW-Authenticate": f'{scheme} realm="ComfyUI"'}

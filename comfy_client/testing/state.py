@@ -5,22 +5,26 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
+from aiohttp import web
 
 from .active_faults import ActiveFaults
-from .connections import Connections
+from .connections import Connections, ServerLoop
 from .event_sockets import EventSockets
 from .executor import Executor
 from .folders import Folders
-from .loop import ServerLoop
 from .nodes import Nodes
 from .prompt_queue import Queue
 from .records import Records
 from .versions import Version
 
+_Source = TypeVar("_Source")
+#: A table of routes: method, path, and a function of what it serves from and the request.
+Routes = Sequence[tuple[str, str, Callable[[_Source, web.Request], Awaitable[web.StreamResponse]]]]
 UPLOAD_SIZE = 100 * 2**20
 _LOG_LINES = 300
 
@@ -73,7 +77,7 @@ class ServerState:
             preview_methods=options.is_newer,
             newest=options.is_newest,
         )
-        self._numbers = itertools.count()
+        self.numbers = itertools.count()  # of prompts
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
         self._log_readers: set[str] = set()
 
@@ -92,10 +96,6 @@ class ServerState:
             self.records.keep(self.records.errors, error)
 
     # -- prompts ------------------------------------------------------------------------
-
-    def take_number(self) -> int:
-        """The next prompt's number."""
-        return next(self._numbers)
 
     def queue_info(self) -> dict[str, Any]:
         """The answer to ``GET /prompt``, and the content of ``status``."""

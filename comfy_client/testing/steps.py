@@ -61,10 +61,6 @@ class PromptHooks:
             state.keep_error(exc)
         return True
 
-    def keep_error(self, error: BaseException) -> None:
-        """Keep an error for the end of the server's ``with``."""
-        self._state.keep_error(error)
-
     def before_step(self) -> None:
         """Wait while the worker is to hang."""
         while self._state.faults.first("hang_worker") and not self._state.queue.closed:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from .folders import is_inside
-from .routing import Routes
+from .state import Routes
 
 _SYSTEM = "__"  # the beginning of names that no user may have
 _SETTINGS = "comfy.settings.json"

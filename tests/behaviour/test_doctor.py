@@ -25,8 +25,8 @@ from comfy_client import (
     QueryCredentials,
 )
 from comfy_client.cli.commands import main
+from comfy_client.doctor.context import Redactor
 from comfy_client.doctor.examine import CHECKS
-from comfy_client.doctor.redactor import Redactor
 from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.http import Request
