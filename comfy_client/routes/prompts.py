@@ -122,7 +122,8 @@ def make_prompt(
     **options: Unpack[PromptOptions],
 ) -> Prompt:
     """What is to be posted; ``http`` is told which words of it are secret."""
-    _check_names(options)
+    if options:
+        _check_names(options)
     graph, part, left_out = _checked(workflow, strict)
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
     body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
@@ -300,6 +301,8 @@ def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
         info["workflow"] = ui_graph
     if info:
         extra["extra_pnginfo"] = info
+    if not extra:
+        return extra
     try:
         json.dumps(extra, allow_nan=False)  # quick, and all that most of it needs
     except (TypeError, ValueError, RecursionError):
