@@ -9,25 +9,15 @@ import threading
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
+import aiohttp
 import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFault
 from .checks import check_count, check_header
-from .http import (
-    Answer,
-    Handler,
-    Next,
-    Request,
-    encode,
-    hang_up,
-    make_request,
-    more_headers,
-    read_body,
-    set_body,
-    upgrade,
-)
+from .http import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
 from .state import ServerState
 
 _POLL = 0.005  # seconds between two checks of the client and the fault
@@ -132,7 +122,7 @@ class Exchange:
     def replace_body(self, body: bytes) -> None:
         """Let the server read another body."""
         self.seen = attrs.evolve(self.seen, body=body)
-        set_body(self.request, body)
+        _set_body(self.request, body)
 
     @property
     def gone(self) -> bool:
@@ -191,6 +181,72 @@ class _Sent(web.StreamResponse):
         pass
 
 
+def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
+    """A record of what aiohttp has parsed."""
+    url = urlsplit(request.raw_path)
+    is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
+    path = url.path.removeprefix(prefix) if is_below else url.path
+    wires: list[Wire] = []
+    loop = asyncio.get_running_loop()
+
+    def wire() -> Wire:
+        if not wires:
+            if request.transport is None:
+                raise ConnectionResetError("the client has left")
+            wires.append(Wire(request.transport, loop))
+        return wires[0]
+
+    return Request(
+        request.method,
+        path.removeprefix("/api") if path.startswith("/api/") else path,
+        path,
+        request.raw_path,
+        dict(parse_qsl(url.query, keep_blank_values=True)),
+        request.headers,
+        body,
+        wire,
+        is_below,
+    )
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """Read the body, and put it back for whoever handles the request.
+
+    Of a body that is too large, or cut off, only what came.
+    """
+    if not request.body_exists:
+        return b""
+    limit = request.client_max_size
+    chunks: list[bytes] = []
+    size = 0
+    failure: BaseException | None = None
+    try:
+        async for chunk in request.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:  # the handler refuses it itself
+                break
+    except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
+        failure = exc
+    _set_body(request, body := b"".join(chunks), failure)
+    return body
+
+
+def _set_body(request: web.Request, body: bytes, failure: BaseException | None = None) -> None:
+    """Let the handler of a request read this."""
+    content = aiohttp.StreamReader(
+        request.protocol, 2**40, loop=asyncio.get_running_loop()
+    )  # the limit is out of reach: a full one would stop the connection
+    content.feed_data(body)
+    if failure is None:
+        content.feed_eof()
+    else:
+        content.set_exception(failure)
+    # aiohttp has no public way to give back what was read.
+    request._payload = content
+    request._read_bytes = None
+
+
 def watch(state: ServerState) -> Any:
     """Middleware that records every request and applies the faults that meet it."""
     records, connections, prefix = state.records, state.connections, state.options.prefix
@@ -200,10 +256,10 @@ def watch(state: ServerState) -> Any:
         if rest is not None:
             if not rest:
                 return await handler(request)
-            seen = make_request(request, prefix, await read_body(request))
+            seen = _make_request(request, prefix, await _read_body(request))
             return await Exchange(request, seen, state, handler, rest).proceed()
         with connections.handling():
-            seen = make_request(request, prefix, await read_body(request))
+            seen = _make_request(request, prefix, await _read_body(request))
             records.keep_request(seen)
             if seen.path == "/ws":
                 records.keep(records.handshakes, seen.headers)

@@ -20,9 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, urlsplit
 
-import aiohttp
 import attrs
 from aiohttp import web
 
@@ -157,72 +155,6 @@ class Request:
 #: Answers a request; ``None`` if it has written to ``request.socket`` itself, which then ends.
 #: Runs in a thread of its own, and may wait.
 Handler = Callable[[Request], Answer | None]
-
-
-def make_request(request: web.Request, prefix: str, body: bytes) -> Request:
-    """A record of what aiohttp has parsed."""
-    url = urlsplit(request.raw_path)
-    is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
-    path = url.path.removeprefix(prefix) if is_below else url.path
-    wires: list[Wire] = []
-    loop = asyncio.get_running_loop()
-
-    def wire() -> Wire:
-        if not wires:
-            if request.transport is None:
-                raise ConnectionResetError("the client has left")
-            wires.append(Wire(request.transport, loop))
-        return wires[0]
-
-    return Request(
-        request.method,
-        path.removeprefix("/api") if path.startswith("/api/") else path,
-        path,
-        request.raw_path,
-        dict(parse_qsl(url.query, keep_blank_values=True)),
-        request.headers,
-        body,
-        wire,
-        is_below,
-    )
-
-
-async def read_body(request: web.Request) -> bytes:
-    """Read the body, and put it back for whoever handles the request.
-
-    Of a body that is too large, or cut off, only what came.
-    """
-    if not request.body_exists:
-        return b""
-    limit = request.client_max_size
-    chunks: list[bytes] = []
-    size = 0
-    failure: BaseException | None = None
-    try:
-        async for chunk in request.content.iter_any():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:  # the handler refuses it itself
-                break
-    except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
-        failure = exc
-    set_body(request, body := b"".join(chunks), failure)
-    return body
-
-
-def set_body(request: web.Request, body: bytes, failure: BaseException | None = None) -> None:
-    """Let the handler of a request read this."""
-    content = aiohttp.StreamReader(
-        request.protocol, 2**40, loop=asyncio.get_running_loop()
-    )  # the limit is out of reach: a full one would stop the connection
-    content.feed_data(body)
-    if failure is None:
-        content.feed_eof()
-    else:
-        content.set_exception(failure)
-    # aiohttp has no public way to give back what was read.
-    request._payload = content
-    request._read_bytes = None
 
 
 def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
