@@ -25,6 +25,7 @@ from ..errors import AuthenticationError, ComfyError, JobTimeout
 from ..events import PreviewEvent, Progress
 from ..jobs.result import Result
 from ..testing.versions import Version
+from ..transport.decode import sniff
 from ..transport.failures import one_line
 from ..transport.files import write_atomically
 from ..transport.url import parse_host
@@ -211,15 +212,10 @@ def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
     else:
-        path = picture.with_name(f"{picture.stem}-preview{_ending(preview.image)}")
+        # By what it is, not by what the server says: a file's name says what opens it.
+        ending = sniff(preview.view).removeprefix("image/").replace("jpeg", "jpg")
+        path = picture.with_name(f"{picture.stem}-preview.{ending}")
         click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")
-
-
-def _ending(picture: bytes) -> str:
-    """By what a picture is, not by what the server says: a file's name says what opens it."""
-    if picture.startswith(b"\x89PNG"):
-        return ".png"
-    return ".webp" if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" else ".jpg"
 
 
 def _credentials(host: str, *, quietly: bool = False) -> EnvCredentials | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -103,14 +103,19 @@ async def _get_queue(state: ServerState, request: web.Request) -> web.Response:
     return web.json_response(state.queue.shown())
 
 
-async def _post_queue(state: ServerState, request: web.Request) -> web.Response:
+async def _removed(
+    request: web.Request, clear: Callable[[], object], delete: Callable[[Any], object]
+) -> web.Response:
     body = _object(await request.json(), "clear", "delete")
     if body.get("clear"):
-        state.queue.clear()
-    if "delete" in body:
-        for prompt_id in body["delete"]:
-            state.queue.delete(prompt_id)
+        clear()
+    for prompt_id in body.get("delete", ()):
+        delete(prompt_id)
     return web.Response()
+
+
+async def _post_queue(state: ServerState, request: web.Request) -> web.Response:
+    return await _removed(request, state.queue.clear, state.queue.delete)
 
 
 async def _post_interrupt(state: ServerState, request: web.Request) -> web.Response:
@@ -146,13 +151,7 @@ async def _get_history_of(state: ServerState, request: web.Request) -> web.Respo
 
 
 async def _post_history(state: ServerState, request: web.Request) -> web.Response:
-    body = _object(await request.json(), "clear", "delete")
-    if body.get("clear"):
-        state.queue.forget()
-    if "delete" in body:
-        for prompt_id in body["delete"]:
-            state.queue.forget(prompt_id)
-    return web.Response()
+    return await _removed(request, state.queue.forget, state.queue.forget)
 
 
 def _object(body: Any, *keys: str) -> dict[str, Any]:

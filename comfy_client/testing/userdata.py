@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import glob
 import json
 import os
@@ -193,7 +192,6 @@ def _answers(
 ) -> Callable[[Users, web.Request], Awaitable[web.StreamResponse]]:
     """Turn a :class:`_Refused` into an answer."""
 
-    @functools.wraps(handler)
     async def answering(users: Users, request: web.Request) -> web.StreamResponse:
         try:
             return await handler(users, request)

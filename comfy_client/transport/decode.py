@@ -148,7 +148,7 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
     kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)
     if kind in (1, 2):
         picture = frame[8:]
-        mime = _FORMATS.get(number) or _sniff(picture)
+        mime = _FORMATS.get(number) or sniff(picture)
         if not picture:
             return ()
         nbytes = LEAST + len(frame)
@@ -197,7 +197,7 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
     facts: dict[str, Any] = {
         "raw": about,
         "nbytes": nbytes,
-        "mime": text(about.get("image_type"), MAX_ID_LENGTH) or _sniff(picture),
+        "mime": text(about.get("image_type"), MAX_ID_LENGTH) or sniff(picture),
         "view": picture,
         "prompt_id": identifier(about.get("prompt_id")),
         "node_id": identifier(about.get("node_id")),
@@ -210,8 +210,8 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
     )
 
 
-def _sniff(picture: memoryview) -> str:
-    """The MIME type by the first bytes, for a format that the header does not know."""
+def sniff(picture: bytes | memoryview) -> str:
+    """The MIME type of a picture by its first bytes, whatever its header says."""
     start = bytes(picture[:12])
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "image/webp"
