@@ -204,7 +204,7 @@ def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
     ("waits", "number"),
     [(False, signal.SIGINT), (True, signal.SIGINT), (False, signal.SIGTERM)],
 )
-def test_an_end_takes_back_what_was_queued_and_is_quiet(tmp_path, waits, number):
+def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
     """By Ctrl-C or SIGTERM, whether it runs or waits; what others have queued goes on."""
     with ComfyServer(step_seconds=0.2) as server, ComfyApi(server.url) as api:
         if waits:

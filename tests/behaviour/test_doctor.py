@@ -150,7 +150,7 @@ def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
         ask("127.0.0.1", timeout=timeout)
 
 
-def test_a_closed_client_is_no_patient() -> None:
+def test_the_doctor_refuses_a_closed_client() -> None:
     """As for every other method."""
     api = ComfyApi("127.0.0.1:9")
     api.close()
@@ -222,7 +222,7 @@ def report_of_user(server: ComfyServer, user: str | None) -> str:
     return report["user"].state
 
 
-def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_taken_back(
+def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_cancelled(
     server: ComfyServer,
 ) -> None:
     """A worker that died leaves HTTP alive."""

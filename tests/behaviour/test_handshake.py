@@ -70,7 +70,7 @@ def test_a_path_before_the_server_is_kept() -> None:
     assert any(target.startswith("/comfy/ws?clientId=") for target in targets)
 
 
-def test_credentials_are_asked_anew_at_each_dial(comfy: ComfyServer) -> None:
+def test_credentials_are_asked_anew_at_each_reconnect(comfy: ComfyServer) -> None:
     """A token that changed is the next handshake's; one that cannot be had is a refusal."""
     current: list[Any] = [BearerCredentials("one")]
     with Quick(comfy.url, credentials=lambda: current[0]) as api:

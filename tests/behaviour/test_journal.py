@@ -639,7 +639,7 @@ def test_a_row_that_ran_anew_is_told_anew(api, record, journal) -> None:
     assert told[1] == (told[0][0], True)
 
 
-def test_what_ctrl_c_took_back_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
+def test_what_ctrl_c_cancelled_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
     """It is submitted without an alarm; what ran in spite of that is attached."""
     cut_off(api, record, journal)
     (running,) = api.get_queue().running

@@ -127,7 +127,7 @@ def test_unordered_yields_what_ends_first(api, record) -> None:
     assert texts(found)[-1] != "ax2"
 
 
-def test_an_error_is_raised_after_the_results_before_it_and_the_rest_is_taken_back(
+def test_an_error_is_raised_after_the_results_before_it_and_the_rest_is_cancelled(
     api, record
 ) -> None:
     """Nothing of it stays in the queue, and no more is taken from the iterable."""
@@ -194,7 +194,7 @@ def test_a_loop_that_breaks_leaves_only_what_runs(api, record) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_ctrl_c_leaves_at_once_and_takes_back_what_waits(api, record, ordered) -> None:
+def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(api, record, ordered) -> None:
     """As a break does."""
     record.gate = threading.Semaphore(0)
     pressed: list[float] = []
@@ -270,7 +270,7 @@ def test_a_client_that_is_closed_ends_the_wait(server, api, record) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["raise", "keep"])
-def test_what_a_close_takes_back_is_not_passed_over(
+def test_prompts_that_close_cancels_are_not_passed_over(
     server, api, record, monkeypatch, on_error
 ) -> None:
     """That its prompts are deleted is told before the rest of the client has ended."""
@@ -350,7 +350,7 @@ def test_unordered_results_that_are_there_come_before_an_error_that_ends_it(api,
         next(results)
 
 
-def test_an_error_that_leaves_the_client_takes_back_what_waits(server, record) -> None:
+def test_an_error_that_leaves_the_client_cancels_what_is_queued(server, record) -> None:
     """Though the results were left in a variable, which the traceback keeps."""
     record.gate = threading.Semaphore(1)
 
@@ -370,7 +370,7 @@ def test_an_error_that_leaves_the_client_takes_back_what_waits(server, record) -
         record.gate = None
 
 
-def test_a_script_that_ends_takes_back_what_waits_and_says_nothing(server, record, api) -> None:
+def test_a_script_that_ends_cancels_what_is_queued_and_says_nothing(server, record, api) -> None:
     """It may have forgotten all about its results."""
     record.gate = threading.Semaphore(1)
     code = (
@@ -557,7 +557,7 @@ def test_what_is_no_fault_of_one_prompt_is_raised_also_when_errors_are_kept(
             next(results)
 
 
-def test_what_cannot_be_taken_back_is_told_in_the_log(server, api, record, caplog) -> None:
+def test_prompts_that_cannot_be_cancelled_are_logged(server, api, record, caplog) -> None:
     """The server is gone, or the client was closed before."""
     record.gate = threading.Semaphore(2)
     results = api.map(WORKFLOW, seeds(range(9)), in_flight=3)

@@ -139,7 +139,7 @@ def test_no_more_than_in_flight_stand_in_the_queue(api, record) -> None:
     assert max(lengths) <= 3
 
 
-def test_what_a_callback_raises_ends_the_sweep_and_what_waits_is_taken_back(api, record) -> None:
+def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(api, record) -> None:
     """What runs goes on."""
     record.gate = threading.Semaphore(1)
 

@@ -250,7 +250,7 @@ def test_a_greeting_that_drips_for_ever_is_given_up(make: Make, comfy: ComfyServ
     comfy.faults.clear()
 
 
-def test_a_handshake_that_drips_for_ever_ends_with_the_dial_timeout(
+def test_a_handshake_that_drips_for_ever_ends_with_the_connect_timeout(
     make: Make, comfy: ComfyServer
 ) -> None:
     """The time to dial is for all of it, not for each byte; and it is made up for by polling."""
@@ -291,7 +291,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
     ],
     ids=["ssh", "short", "no-number", "binary", "header", "no-key", "length", "redirect", "huge"],
 )
-def test_a_nonsensical_handshake_is_a_failed_dial(
+def test_a_nonsensical_handshake_is_a_failed_attempt_to_connect(
     make: Make, comfy: ComfyServer, answer: bytes
 ) -> None:
     """The thread lives, and connects when the server has come to its senses."""
@@ -428,7 +428,7 @@ def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
 
 
 @pytest.mark.parametrize("at", ["handle", "connection_changed", "dial"])
-def test_a_defect_is_a_failed_dial_and_logged_once(
+def test_a_defect_is_a_failed_attempt_to_connect_and_logged_once(
     make: Make, comfy: ComfyServer, caplog: pytest.LogCaptureFixture, at: str
 ) -> None:
     """With its traceback; the thread lives, does not spin, and goes on when it is over."""
@@ -475,7 +475,9 @@ def test_stop_may_interrupt_itself_anywhere(make: Make, comfy: ComfyServer) -> N
     assert link.state is State.CLOSED
 
 
-def test_never_answer_is_a_failed_dial(make: Make, comfy: ComfyServer) -> None:
+def test_a_handshake_without_an_answer_is_a_failed_attempt_to_connect(
+    make: Make, comfy: ComfyServer
+) -> None:
     """The time for a handshake is bounded."""
     comfy.on("GET", "/ws", never_answer)
     owner, link = make(comfy.url, timing=Timing(dial=0.3, pause=0.05, cap=0.1))

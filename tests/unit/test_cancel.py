@@ -55,14 +55,14 @@ class Queued:
         (["waits", "runs"], ["delete the-id", "/interrupt the-id"]),
     ],
 )
-def test_a_prompt_is_stopped_where_it_is(states, done):
+def test_a_prompt_is_cancelled_where_it_is(states, done):
     """It may begin between look and act."""
     server = Queued(*states)
     assert stop(server, server, "the-id", force=False) is bool(done)
     assert server.done == done
 
 
-def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
+def test_cancel_needs_force_where_the_interrupt_may_hit_another_prompt():
     """And what merely waits is deleted on any server."""
     server = Queued("runs", version="0.3.50")
     with pytest.raises(NotSupported, match="force=True"):
@@ -82,7 +82,7 @@ def test_where_the_interrupt_may_hit_another_it_takes_the_callers_word():
         (ServerUnreachable("gone"), "may keep running: gone"),
     ],
 )
-def test_what_is_refused_for_being_partly_valid_says_whether_it_was_stopped(cancel, note):
+def test_what_is_refused_for_being_partly_valid_says_whether_it_was_cancelled(cancel, note):
     """A note of the error that is raised either way."""
 
     def act():

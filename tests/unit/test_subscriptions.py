@@ -22,7 +22,7 @@ from tests.helpers.station import LIMIT, Box, Station
 # -- on and off ----------------------------------------------------------------------------
 
 
-def test_off_takes_back_exactly_one_registration_of_that_pair(station: Station) -> None:
+def test_off_removes_exactly_one_subscription_of_that_pair(station: Station) -> None:
     """The oldest of that name and callback; others stay."""
     box = Box()
     got = box.got
@@ -55,7 +55,7 @@ def test_off_knows_a_bound_method_again(station: Station) -> None:
     assert not station.receivers.listens("notification")
 
 
-def test_an_unsubscriber_takes_back_its_own_registration_once(station: Station) -> None:
+def test_an_unsubscriber_removes_its_own_subscription_once(station: Station) -> None:
     """Called again it does nothing, also when the same callback is there once more."""
     got: list[Any] = []
     offs = [station.on("notification", got.append) for _ in range(3)]
@@ -69,7 +69,7 @@ def test_an_unsubscriber_takes_back_its_own_registration_once(station: Station) 
     assert not station.receivers.listens("notification")
 
 
-def test_off_in_many_threads_takes_back_as_many_as_it_says(station: Station) -> None:
+def test_off_in_many_threads_removes_as_many_as_it_says(station: Station) -> None:
     """Each ``True`` is one registration."""
     for _ in range(50):
         station.on("notification", print)
@@ -111,7 +111,7 @@ def test_once_fires_once_under_concurrent_publishing(station: Station) -> None:
     assert not station.receivers.listens("notification")
 
 
-def test_once_may_be_taken_back_before_it_fires(station: Station) -> None:
+def test_once_may_be_unsubscribed_before_it_fires(station: Station) -> None:
     """By its unsubscriber or by off."""
     got: list[Any] = []
     station.receivers.on("notification", got.append, once=True)()
