@@ -1,4 +1,4 @@
-"""The faults of the embedded server, seen by plain sockets and requests."""
+"""Faults of prompts and whole servers, and what all faults have in common."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import json
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -18,14 +16,13 @@ import requests
 import trustme
 import websocket
 
-from comfy_client import ComfyApi, Workflow
+from comfy_client import ComfyApi
 from comfy_client.testing import (
     ComfyServer,
     Fault,
     Finish,
     Request,
     faults,
-    frame,
 )
 from tests.helpers.bare import (
     LIMIT,
@@ -34,13 +31,9 @@ from tests.helpers.bare import (
     everything,
     get,
     heard,
-    over,
-    pong,
     post,
     raw,
-    silent,
     submit,
-    upload,
 )
 from tests.helpers.graphs import picture
 from tests.server.conftest import Dial
@@ -52,334 +45,7 @@ def server() -> Iterator[ComfyServer]:
         yield running
 
 
-# -- sockets ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("reset", [True, False])
-def test_sockets_are_dropped(server: ComfyServer, dial: Dial, reset: bool) -> None:
-    """By RST or by FIN, all of them, and the next dial works."""
-    sockets = [dial("a"), dial("b")]
-    server.faults.drop(reset=reset)
-    expected = ConnectionResetError if reset else websocket.WebSocketConnectionClosedException
-    for ws in sockets:
-        with pytest.raises(expected):
-            ws.recv()
-    server.until(lambda: not server.sockets)
-    dial("a")
-    assert server.hellos == ["a", "b", "a"]
-
-
-def test_one_socket_is_dropped(server: ComfyServer, dial: Dial) -> None:
-    """Told by its client id."""
-    mine, theirs = dial("me"), dial("you")
-    [found] = [s for s in server.sockets if s.client_id == "you"]
-    found.hang_up(reset=False)
-    with pytest.raises(websocket.WebSocketConnectionClosedException):
-        theirs.recv()
-    server.push({"type": "x"})
-    assert json.loads(mine.recv()) == {"type": "x"}
-
-
-def test_what_was_said_before_a_drop_has_gone(server: ComfyServer, dial: Dial) -> None:
-    """A FIN comes behind the messages."""
-    ws = dial()
-    for number in range(100):
-        server.push({"type": "x", "data": number})
-    server.faults.drop(reset=False)
-    assert [json.loads(ws.recv())["data"] for _ in range(100)] == list(range(100))
-
-
-def test_sockets_are_closed_politely(server: ComfyServer, dial: Dial) -> None:
-    """With a close frame of code and reason."""
-    ws = dial()
-    server.faults.close_politely(1012, "restart")
-    received = ws.recv_frame()
-    assert received.opcode == websocket.ABNF.OPCODE_CLOSE
-    assert received.data == struct.pack(">H", 1012) + b"restart"
-
-
-def test_a_deaf_socket_gets_no_messages_and_answers_pings(server: ComfyServer, dial: Dial) -> None:
-    """Others hear all; it hears again when that ends."""
-    old = dial("old")
-    with server.faults.deaf():
-        new = dial("new")
-        server.push({"type": "x"})
-        assert json.loads(new.recv()) == {"type": "x"}
-        assert silent(old)
-        assert pong(old) == b"there?"
-    server.push({"type": "y"})
-    assert json.loads(old.recv()) == {"type": "y"}
-
-
-def test_a_stale_handler_takes_the_new_socket_with_it(server: ComfyServer, dial: Dial) -> None:
-    """F1: the id's old handler is slow, and forgets the id when the client is back."""
-    old = dial()
-    with server.faults.stale_handlers():
-        old.shutdown()
-        server.until(lambda: not server.sockets)
-        new = dial()
-        server.push({"type": "x"})
-        assert silent(new)
-        assert pong(new) == b"there?"
-    new.shutdown()
-    server.until(lambda: not server.sockets)
-    third = dial()
-    server.push({"type": "y"})
-    assert json.loads(third.recv()) == {"type": "y"}
-
-
-def test_a_dark_socket_is_neither_read_nor_written(server: ComfyServer, dial: Dial) -> None:
-    """New ones work, and HTTP; what was sent meanwhile is read when it ends."""
-    old = dial("old")
-    with server.faults.go_dark():
-        old.send('{"type": "hello"}')
-        old.ping(b"1")
-        server.push({"type": "x"})
-        assert silent(old)
-        new = dial("new")
-        server.push({"type": "y"})
-        assert json.loads(new.recv()) == {"type": "y"}
-        assert get(server, "/queue").status_code == 200
-        assert server.messages == []
-    received = old.recv_frame()
-    assert (received.opcode, received.data) == (websocket.ABNF.OPCODE_PONG, b"1")
-    server.until(lambda: server.messages)
-    server.push({"type": "z"})
-    assert json.loads(old.recv()) == {"type": "z"}
-
-
-def test_a_frozen_server_accepts_and_does_nothing(server: ComfyServer, dial: Dial) -> None:
-    """What came meanwhile is handled when it ends."""
-    ws = dial()
-    with server.faults.freeze(), raw(server, asking("/queue")) as connection:
-        ws.ping(b"1")
-        connection.settimeout(0.15)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
-        assert silent(ws)
-        with pytest.raises(RuntimeError, match="frozen"):
-            server.faults.drop()
-        connection.settimeout(LIMIT)
-        server.faults.clear()
-        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
-        assert ws.recv_frame().data == b"1"
-
-
-def test_a_server_that_is_frozen_twice_thaws_with_the_last(server: ComfyServer) -> None:
-    """And the second time costs no time."""
-    start = time.monotonic()
-    first, second = server.faults.freeze(), server.faults.freeze()
-    assert time.monotonic() - start < 5
-    with raw(server, asking("/queue")) as connection:
-        first.end()
-        connection.settimeout(0.15)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
-        second.end()
-        connection.settimeout(LIMIT)
-        assert connection.recv(12) == b"HTTP/1.1 200"
-
-
-@pytest.mark.parametrize("name", ["deaf", "go_dark"])
-def test_a_fault_of_open_sockets_can_end_in_a_frozen_server(
-    server: ComfyServer, dial: Dial, name: str
-) -> None:
-    """They hear again when it thaws."""
-    ws = dial()
-    fault = getattr(server.faults, name)()
-    with server.faults.freeze():
-        fault.end()
-    server.push({"type": "x"})
-    assert heard(ws, "x") == ["x"]
-
-
-def test_a_frozen_server_can_be_stopped(server: ComfyServer) -> None:
-    """And started again."""
-    server.faults.freeze()
-    start = time.monotonic()
-    server.restart()
-    assert time.monotonic() - start < 5
-    assert get(server, "/queue").status_code == 200
-
-
-def test_pings_are_swallowed(server: ComfyServer, dial: Dial) -> None:
-    """And counted."""
-    ws = dial()
-    with server.faults.swallow_pings() as fault:
-        ws.ping(b"1")
-        server.until(lambda: server.pings == 1)
-        assert silent(ws)
-        assert fault.hits == 1
-    assert pong(ws) == b"there?"
-    assert server.pings == 2
-
-
-def test_sockets_are_refused(server: ComfyServer, dial: Dial) -> None:
-    """With status, headers and body; those that are open stay."""
-    ws = dial()
-    with server.faults.refuse_sockets(418, {"no": "tea"}, {"X-Pot": "1"}) as fault:
-        answer = get(server, "/ws")
-        assert (answer.status_code, answer.json()) == (418, {"no": "tea"})
-        assert answer.headers["X-Pot"] == "1"
-        with pytest.raises(websocket.WebSocketBadStatusException):
-            dial()
-    assert fault.hits == 2
-    server.push({"type": "x"})
-    assert json.loads(ws.recv()) == {"type": "x"}
-    dial()
-
-
-def test_handshakes_are_stalled_or_slow(server: ComfyServer, dial: Dial) -> None:
-    """No answer while it lasts."""
-    handshake = (
-        b"GET /ws?clientId=raw HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    with server.faults.stall_handshakes() as fault, raw(server, handshake) as connection:
-        connection.settimeout(0.15)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
-        assert fault.hits == 1
-        fault.end()
-        connection.settimeout(LIMIT)
-        assert connection.recv(12) == b"HTTP/1.1 101"
-    with server.faults.slow_handshakes(0.2):
-        start = time.monotonic()
-        dial()
-        assert time.monotonic() - start >= 0.2
-
-
-# -- messages ---------------------------------------------------------------------------
-
-
-def test_events_are_lost(server: ComfyServer, dial: Dial) -> None:
-    """By name and pattern; the end marker has a name of its own, and the rest comes."""
-    ws = dial()
-    with server.faults.lose("execut*", "progress*") as fault:
-        over(server, submit(server))
-    assert fault.hits >= 4
-    server.push({"type": "over"})
-    assert set(heard(ws, "over")) == {"status", "over"}
-    with server.faults.lose("executing null"):
-        over(server, submit(server))
-        server.push({"type": "over"})
-    names = heard(ws, "over")
-    assert "execution_success" in names
-    assert "executing null" not in names
-
-
-def test_a_function_chooses_the_events_that_are_lost(server: ComfyServer, dial: Dial) -> None:
-    """By their names and data."""
-    ws = dial()
-
-    def of_a_node(event: str | int, data: Any) -> bool:
-        return event == "executing" and data["node"] is not None
-
-    with server.faults.lose(of_a_node):
-        over(server, submit(server))
-    names = heard(ws, "executing null")
-    assert "executing" not in names
-    assert "executed" in names
-
-
-def test_feature_flags_are_passed_over(server: ComfyServer) -> None:
-    """No answer to them, and previews without metadata."""
-    with server.faults.no_feature_flags(), ComfyApi(server.url) as api:
-        seen: list[str] = []
-        api.on("all", lambda event: seen.append(event.name))
-        api.run(Workflow.example(), timeout=LIMIT)
-    assert "b_preview" in seen
-    assert not {"feature_flags", "b_preview_with_metadata"} & set(seen)
-
-
-def test_events_are_withheld(server: ComfyServer, dial: Dial) -> None:
-    """They come later, in their order."""
-    ws = dial()
-    with server.faults.withhold():
-        over(server, submit(server))
-        assert silent(ws)
-    names = heard(ws, "executing null")
-    wanted = ["execution_start", "executed", "execution_success", "executing null"]
-    assert [name for name in names if name in wanted] == wanted
-
-
-def test_junk_comes_before_each_message(server: ComfyServer, dial: Dial) -> None:
-    """Each kind of it, while it lasts."""
-    ws = dial()
-    seen = []
-    with server.faults.junk() as fault:
-        while fault.hits < len(faults.JUNK):
-            ended(server, submit(server))
-        server.push({"type": "over"})
-        while (received := ws.recv_frame()).data != b'{"type": "over"}':
-            seen.append((received.opcode, bytes(received.data)))
-    assert set(faults.JUNK) <= set(seen)
-    assert len(seen) >= 2 * len(faults.JUNK)
-
-
-def test_foreign_traffic_comes_before_each_message(server: ComfyServer, dial: Dial) -> None:
-    """Of other prompts and extensions."""
-    ws = dial()
-    seen = []
-    with server.faults.foreign_traffic() as fault:
-        while fault.hits < len(faults.FOREIGN):
-            ended(server, submit(server))
-        server.push({"type": "over"})
-        while (message := json.loads(ws.recv())) != {"type": "over"}:
-            seen.append(message)
-    assert all(foreign in seen for foreign in faults.FOREIGN)
-
-
-def test_messages_come_in_fragments(server: ComfyServer, dial: Dial) -> None:
-    """With pings between them, and they are whole."""
-    ws = dial()
-    with server.faults.fragments(3):
-        submit(server, "other")
-        received = [ws.recv_frame() for _ in range(5)]
-    assert [(f.fin, f.opcode) for f in received] == [(0, 1), (1, 9), (0, 0), (1, 9), (1, 0)]
-    joined = b"".join(f.data for f in received if f.opcode != 9)
-    assert json.loads(joined)["type"] == "status"
-
-
-def test_messages_pause_in_their_frames(server: ComfyServer) -> None:
-    """Half of it comes at once, the rest later; pongs wait for their turn."""
-    ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId=me", timeout=LIMIT)
-    with contextlib.closing(ws), server.faults.pause_in_frames(0.3):
-        json.loads(ws.recv())
-        start = time.monotonic()
-        submit(server, "other")
-        ws.sock.recv(1)
-        ws.ping(b"1")
-        rest = b""
-        while frame(10, b"1") not in rest:
-            rest += ws.sock.recv(4096)
-        assert time.monotonic() - start >= 0.25
-
-
-def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServer) -> None:
-    """Junk does, too; or nobody could read on."""
-    with server.faults.pause_in_frames(0.2), server.faults.junk() as junk:
-        url = f"ws://127.0.0.1:{server.port}/ws?clientId=me"
-        ws = websocket.create_connection(url, timeout=LIMIT)
-        server.until(lambda: server.sockets)  # and its greeting has begun
-        server.push({"type": "pushed"})
-        post(server, "/queue", {"clear": True})
-        texts = [ws.recv_frame().data for _ in range(4)]
-        kinds = [json.loads(texts[index])["type"] for index in (0, 1, 3)]
-        assert kinds == ["status", "pushed", "status"]
-        assert (texts[2], junk.hits) == (faults.JUNK[0][1], 1)
-        ws.shutdown()
-
-
-def test_an_oversized_frame_is_announced(server: ComfyServer, dial: Dial) -> None:
-    """And nothing of it comes."""
-    ws = dial()
-    server.faults.oversized_frame(2**40)
-    assert ws.sock.recv(100) == b"\x82\x7f" + (2**40).to_bytes(8, "big")
-
-
-# -- prompts ----------------------------------------------------------------------------
+# -- prompts -------------------------------------------------------------------------------
 
 
 def test_history_comes_late(server: ComfyServer, dial: Dial) -> None:
@@ -497,277 +163,7 @@ def test_events_come_before_the_reply(server: ComfyServer, dial: Dial) -> None:
     assert order == ["success", "reply"]
 
 
-# -- answers ----------------------------------------------------------------------------
-
-
-def test_answers_are_delayed(server: ComfyServer) -> None:
-    """Before or after the request took effect."""
-    with server.faults.delay("POST", "/prompt", 0.2):
-        start = time.monotonic()
-        submit(server)
-        assert time.monotonic() - start >= 0.2
-    server.until(lambda: server.ran and server.ran[-1].status)
-    for ran in (False, True):
-        server.ran.clear()
-        with server.faults.delay("POST", "/prompt", ran=ran) as fault:
-            with pytest.raises(requests.ReadTimeout):
-                requests.post(f"{server.url}/prompt", json={"prompt": picture()}, timeout=0.3)
-            assert fault.hits == 1
-            server.until(lambda: server.open_connections == 0)
-        if not ran:
-            submit(server)
-        server.until(lambda: server.ran and server.ran[-1].status)
-        assert len(server.ran) == 1
-
-
-def test_a_delay_ends_with_its_fault(server: ComfyServer) -> None:
-    """Also one for a number of times."""
-    for times in (None, 1):
-        fault = server.faults.delay("GET", "/queue", times=times)
-        with raw(server, asking("/queue")) as connection:
-            server.until(lambda fault=fault: fault.hits == 1)  # type: ignore[misc]
-            fault.end()
-            assert connection.recv(12) == b"HTTP/1.1 200"
-
-
-@pytest.mark.parametrize("reset", [True, False])
-@pytest.mark.parametrize("ran", [True, False])
-def test_answers_are_cut(server: ComfyServer, ran: bool, reset: bool) -> None:
-    """Before anything came of them."""
-    body = json.dumps({"prompt": picture()}).encode()
-    with (
-        server.faults.cut("POST", "/prompt", ran=ran, reset=reset, times=1),
-        raw(server, asking("/prompt", "POST", body)) as connection,
-    ):
-        if reset:
-            with pytest.raises(ConnectionResetError):
-                connection.recv(1)
-        else:
-            assert connection.recv(1) == b""
-        other = submit(server)  # only once
-    ended(server, other)
-    assert len(server.ran) == 1 + ran
-
-
-def test_bodies_are_cut(server: ComfyServer) -> None:
-    """The head announces all of them; the request takes effect."""
-    with (
-        server.faults.cut("GET", "/queue", sent=5),
-        raw(server, asking("/queue")) as connection,
-    ):
-        head, _, body = everything(connection).partition(b"\r\n\r\n")
-    whole = b'{"queue_running": [], "queue_pending": []}'
-    assert body == whole[:5]
-    assert f"Content-Length: {len(whole)}".encode() in head
-    body = json.dumps({"prompt": picture()}).encode()
-    with (
-        server.faults.cut("POST", "/prompt", sent=0),
-        raw(server, asking("/prompt", "POST", body)) as connection,
-    ):
-        assert everything(connection).startswith(b"HTTP/1.1 200 OK")
-    server.until(lambda: len(server.ran) == 1)
-
-
-def test_files_are_cut_and_dripped(server: ComfyServer) -> None:
-    """They are sent in another way than other answers."""
-    data = bytes(range(256)) * 300
-    (server.root / "output" / "a.bin").write_bytes(data)
-    path = "/view?filename=a.bin"
-    with server.faults.cut("GET", "/view", sent=1000), raw(server, asking(path)) as connection:
-        head, _, body = everything(connection).partition(b"\r\n\r\n")
-        assert (body, b"Content-Length: 76800" in head) == (data[:1000], True)
-    with server.faults.drip("GET", "/view", size=10000, pause=0.01):
-        assert get(server, path).content == data
-        assert get(server, path, headers={"Range": "bytes=1-3"}).content == data[1:4]
-
-
-def test_what_is_cut_can_be_cut_dripped_and_handed_on_again(server: ComfyServer) -> None:
-    """It comes no further than the faults behind let it, and nothing is an error."""
-    with server.faults.cut("POST", "/prompt", ran=True), server.faults.cut("*", "*", sent=10):
-        with pytest.raises(requests.ConnectionError):
-            submit(server)
-        server.until(lambda: len(server.ran) == 1)
-    with server.faults.cut("GET", "/object_info", sent=10) as fault:
-        with server.faults.drip("GET", "*", size=100, pause=0):
-            with raw(server, asking("/object_info")) as connection:
-                head, _, body = everything(connection).partition(b"\r\n\r\n")
-            assert (head[:12], len(body)) == (b"HTTP/1.1 200", 10)
-        server.on("GET", "*", server.answer)
-        with raw(server, asking("/object_info")) as connection:
-            assert everything(connection) == b""
-        assert fault.hits == 2
-
-
-def test_handshakes_are_cut_and_do_not_drip(server: ComfyServer, dial: Dial) -> None:
-    """The right answer to one opens a socket."""
-    with server.faults.cut("GET", "/ws", sent=0):
-        ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=LIMIT)
-        with pytest.raises(websocket.WebSocketConnectionClosedException):
-            ws.recv()
-        ws.shutdown()
-    with server.faults.drip("*", "*"):
-        assert pong(dial()) == b"there?"
-
-
-def test_a_socket_is_cut_behind_the_answer_to_its_handshake(server: ComfyServer) -> None:
-    """That the request takes effect is told by the answer; nothing else comes."""
-    with server.faults.cut("GET", "/ws", ran=True) as fault:
-        ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws", timeout=LIMIT)
-        with pytest.raises(websocket.WebSocketConnectionClosedException):
-            ws.recv()
-        ws.shutdown()
-    assert fault.hits == 1
-    assert server.hellos == []
-
-
-def test_a_handshake_waits_also_if_it_is_to_have_run(server: ComfyServer, dial: Dial) -> None:
-    """It takes effect with its answer."""
-    with ThreadPoolExecutor() as pool, server.faults.delay("GET", "/ws", ran=True) as fault:
-        dialled = pool.submit(dial)
-        server.until(lambda: fault.hits)
-        assert get(server, "/queue").status_code == 200  # later than what the fault lets through
-        assert server.hellos == []
-        fault.end()
-        assert pong(dialled.result(LIMIT)) == b"there?"
-
-
-def test_answers_drip(server: ComfyServer) -> None:
-    """Byte by byte."""
-    with server.faults.drip("GET", "/queue", pause=LIMIT), raw(server, asking("/queue")) as slow:
-        assert slow.recv(1000) == b"H"
-    with server.faults.drip("GET", "/queue", pause=0.001), raw(server, asking("/queue")) as quick:
-        assert everything(quick).endswith(b'"queue_pending": []}')
-
-
-def test_a_gateway_is_bad_for_a_while(server: ComfyServer) -> None:
-    """For a number of requests, or until it ends."""
-    with server.faults.bad_gateway(503, path="/queue", times=2) as fault:
-        codes = [get(server, "/queue").status_code for _ in range(3)]
-        assert codes == [503, 503, 200]
-        assert (fault.hits, fault.active) == (2, False)
-        assert get(server, "/prompt").status_code == 200
-    with server.faults.bad_gateway(524):
-        for path in ("/queue", "/ws", "/nope"):
-            answer = get(server, path)
-            assert (answer.status_code, "<h1>524" in answer.text) == (524, True)
-            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert get(server, "/queue").status_code == 200
-
-
-@pytest.mark.parametrize("status", [200, 302, 401])
-def test_a_login_page_is_everywhere(server: ComfyServer, status: int) -> None:
-    """As a page, or as the way to it."""
-    with server.faults.login_page(status):
-        for path in ("/queue", "/ws", "/api/nope", "/"):
-            answer = get(server, path)
-            assert (answer.status_code, "Please log in" in answer.text) == (status, True)
-            assert (answer.headers.get("Location") == "/login") is (status == 302)
-        assert post(server, "/prompt", {}, allow_redirects=False).status_code == status
-
-
-def test_requests_are_redirected(server: ComfyServer) -> None:
-    """To https by themselves, or wherever."""
-    with server.faults.redirect(method="POST"):
-        answer = post(server, "/prompt?x=1", {}, allow_redirects=False)
-        assert answer.status_code == 301
-        there = f"https://127.0.0.1:{server.port}/prompt?x=1"
-        assert answer.headers["Location"] == there
-        assert get(server, "/queue").status_code == 200
-    with server.faults.redirect(307, "http://other.test/", path="/q*"):
-        answer = get(server, "/queue")
-        assert (answer.status_code, answer.headers["Location"]) == (307, "http://other.test/")
-    assert server.ran == []
-
-
-def test_bodies_come_under_a_wrong_type(server: ComfyServer) -> None:
-    """JSON and files."""
-    (server.root / "output" / "a.png").write_bytes(b"x")
-    with server.faults.wrong_mime():
-        for path in ("/queue", "/view?filename=a.png"):
-            assert get(server, path).headers["Content-Type"] == "text/html"
-        assert get(server, "/queue").json()["queue_running"] == []
-    assert get(server, "/queue").headers["Content-Type"].startswith("application/json")
-
-
-def test_routes_are_missing(server: ComfyServer) -> None:
-    """As the server itself says it; with the prefix alone, if so told."""
-    unknown = [get(server, "/nope"), post(server, "/nope", {})]
-    with server.faults.missing("*", "/queue"):
-        for path in ("/queue", "/api/queue"):
-            answers = [get(server, path), post(server, path, {})]
-            for answer, known in zip(answers, unknown, strict=True):
-                assert (answer.status_code, answer.text) == (known.status_code, known.text)
-                assert answer.headers["Content-Type"] == known.headers["Content-Type"]
-                assert answer.headers.get("Allow") == known.headers.get("Allow")
-        assert get(server, "/prompt").status_code == 200
-    with server.faults.missing("*", "/api/*"):
-        assert get(server, "/api/queue").status_code == 404
-        assert get(server, "/queue").status_code == 200
-
-
-def test_uploads_are_too_large(server: ComfyServer) -> None:
-    """For a proxy, above its limit."""
-    with server.faults.too_large(limit=1000):
-        assert upload(server, bytes(100)).status_code == 200
-        assert upload(server, bytes(2000)).status_code == 413
-    assert upload(server, bytes(2000), "b.png").status_code == 200
-
-
-def test_uploads_get_another_name(server: ComfyServer) -> None:
-    """And are there under it."""
-    with server.faults.rename_uploads("other.png"):
-        answer = upload(server, b"data").json()
-    assert answer == {"name": "other.png", "subfolder": "", "type": "input"}
-    assert (server.root / "input" / "other.png").read_bytes() == b"data"
-    assert not (server.root / "input" / "a.png").exists()
-
-
-def test_answers_are_rewritten(server: ComfyServer) -> None:
-    """If they are JSON, and no errors."""
-    with server.faults.rewrite("GET", "*", lambda answer: [answer]) as fault:
-        assert get(server, "/prompt").json() == [{"exec_info": {"queue_remaining": 0}}]
-        assert get(server, "/nope").status_code == 404
-    assert fault.hits == 2
-
-
-def test_an_error_in_what_rewrites_is_kept(server: ComfyServer) -> None:
-    """As one in a handler; the client gets a 500."""
-    server.faults.rewrite("GET", "/queue", lambda answer: 1 / 0)
-    assert get(server, "/queue").status_code == 500
-    assert [type(error) for error in server.errors] == [ZeroDivisionError]
-    server.errors.clear()
-
-
-def test_what_has_struck_often_enough_is_in_force_no_more(server: ComfyServer) -> None:
-    """Whom it struck last may wait for its end all the same."""
-    fault = server.faults.delay("GET", "/queue", times=1)
-    with raw(server, asking("/queue")) as connection:
-        server.until(lambda: fault.hits)
-        assert get(server, "/queue").status_code == 200
-        assert (fault.active, server.faults.active()) == (False, [])
-        assert repr(server.faults) == "<Faults: none>"
-        connection.settimeout(0.15)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
-        server.faults.clear()
-        connection.settimeout(LIMIT)
-        assert connection.recv(12) == b"HTTP/1.1 200"
-
-
-def test_the_last_fault_acts_first_and_others_behind_it(server: ComfyServer) -> None:
-    """Those that change an answer act together; of those that stand in for it, one."""
-    server.faults.rewrite("GET", "/prompt", lambda _: "one")
-    server.faults.rewrite("GET", "/prompt", lambda answer: [answer, "two"])
-    assert get(server, "/prompt").json() == ["one", "two"]
-    server.on("GET", "/prompt", (200, {}, "three"))
-    with server.faults.bad_gateway():
-        assert get(server, "/prompt").status_code == 502
-    assert get(server, "/prompt").text == "three"
-    server.on("GET", "/prompt", server.answer)
-    assert get(server, "/prompt").json() == ["one", "two"]
-
-
-# -- all of them ------------------------------------------------------------------------
+# -- all of them ---------------------------------------------------------------------------
 
 
 def test_an_unknown_fault_is_one_clear_error(server: ComfyServer) -> None:
@@ -896,10 +292,11 @@ LASTING: dict[str, Callable[[Any], Fault]] = {
     "rewrite": lambda f: f.rewrite("*", "*", lambda answer: 5),
     "answer": lambda f: f.answer("*", "*", (500, {}, None)),
 }
+
 AT_ONCE = {"drop", "close_politely", "oversized_frame", "evict", "lose_queue", "clear", "active"}
 
 
-def test_each_fault_is_tested_here() -> None:
+def test_each_fault_is_undone_in_a_test() -> None:
     """All that the class offers."""
     assert {n for n in dir(faults.Faults) if not n.startswith("_")} == set(LASTING) | AT_ONCE
 
@@ -950,7 +347,7 @@ def test_no_fault_holds_up_the_end(name: str) -> None:
     assert not left & {"ComfyServer", "ComfyServer worker"}
 
 
-# -- restarts ---------------------------------------------------------------------------
+# -- restarts ------------------------------------------------------------------------------
 
 
 def test_what_was_about_one_life_of_a_server_ends_with_it(server: ComfyServer, dial: Dial) -> None:
@@ -1063,7 +460,7 @@ def test_a_killed_server_can_be_stopped_or_restarted() -> None:
     assert repr(server) == "<ComfyServer stopped>"
 
 
-# -- other servers ----------------------------------------------------------------------
+# -- other servers -------------------------------------------------------------------------
 
 
 def test_faults_work_below_a_prefix() -> None:
