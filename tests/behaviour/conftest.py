@@ -18,9 +18,10 @@ from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import FAST
+from tests.helpers.clients import FAST, Fast, Quick, client, connected
 from tests.helpers.connections import Make, Owner, connection_of
 from tests.helpers.doors import certificates
+from tests.helpers.gates import GATES, Gated, Gates, Hold
 from tests.helpers.http import (
     answers,
     opened,
@@ -158,3 +159,32 @@ def make() -> Iterator[Make]:
         link.join(5)
         assert link.state is State.CLOSED
     gc.collect()  # a socket left open is a warning, and warnings are errors
+
+
+@pytest.fixture
+def gate() -> Iterator[Gates]:
+    """What prompts with ``held(name)`` and ``shows(waits=True)`` wait for."""
+    yield GATES
+    GATES.end()
+
+
+@pytest.fixture
+def comfy(comfy: ComfyServer, gate: Gates) -> ComfyServer:
+    """An embedded server that has the nodes with gates."""
+    comfy.add_node(Hold)
+    comfy.add_node(Gated)
+    return comfy
+
+
+@pytest.fixture
+def fast(comfy: ComfyServer) -> Iterator[Fast]:
+    """A client that asks and connects again soon."""
+    with client(comfy) as api:
+        yield api
+
+
+@pytest.fixture
+def quick(comfy: ComfyServer) -> Iterator[Quick]:
+    """A client with no patience, which has heard all greetings."""
+    with connected(comfy, Quick) as api:
+        yield api

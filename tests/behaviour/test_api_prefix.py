@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
+from comfy_client import models
 from comfy_client.errors import (
     NotFound,
     NotSupported,
 )
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.http import Http
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    Heard,
+)
+from tests.helpers.gates import check_once, saves
 from tests.helpers.http import (
     opened,
 )
@@ -112,3 +119,20 @@ def test_who_does_not_tell_whether_there_is_a_prompt_route_is_not_called_a_stran
     comfy.on("GET", "/prompt", (status, {}, None))
     with opened(comfy.url) as http, pytest.raises(NotSupported):
         http.request("GET", "/no/such")
+
+
+def test_a_whole_run_on_a_server_without_the_prefix(comfy: ComfyServer) -> None:
+    """Found out at once, and remembered; the jobs API has no other place."""
+    comfy.faults.missing("*", "/api/*")
+    comfy.faults.missing("*", "/features")
+    with Fast(comfy.url) as api:
+        told = Heard(api)
+        check_once(comfy, told, api.run(saves(1), timeout=LIMIT))
+        check_once(comfy, told, api.run(saves(2), timeout=LIMIT))
+        assert api.get_features() == models.Features()
+        with pytest.raises(NotSupported):
+            api.get_jobs()
+        paths = [r.full_path for r in comfy.requests]
+        first = next(n for n, path in enumerate(paths) if not path.startswith("/api/"))
+        assert first <= 2
+        assert [path for path in paths[first:] if path.startswith("/api/")] == ["/api/jobs"]

@@ -1,17 +1,43 @@
-"""The pauses between attempts to reconnect: backoff, jitter, and what ends them."""
+"""Pauses grow: between attempts to reconnect (backoff, jitter), and between questions that fail."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 
+import blinker
 import pytest
 
-from comfy_client.errors import ServerUnreachable
-from comfy_client.testing import ComfyServer, Request, frame
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    AuthenticationError,
+    ServerUnreachable,
+)
+from comfy_client.testing import ComfyServer, Finish, Request, frame
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import until
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    Heard,
+    client,
+    paths_asked,
+    quickly,
+    until,
+)
 from tests.helpers.connections import Make, upgraded
+from tests.helpers.gates import shows
+from tests.helpers.scripted import (
+    ALL_CACHED,
+    ENTRY,
+    GRAPH,
+    OVER,
+    START,
+    SUCCESS,
+    WELL,
+    check,
+)
 
 
 def test_the_backoff_of_dials_has_full_jitter_and_doubles_to_the_cap(
@@ -108,3 +134,125 @@ def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, comfy: ComfyServer)
     link.retry()
     comfy.until(lambda: link.state is State.CONNECTED)
     assert len(comfy.handshakes) == 2
+
+
+def test_a_server_that_is_away_is_asked_less_and_less(comfy, fast):
+    """Requests while everything fails are bounded: pauses grow, whatever happens."""
+    away = (503, {}, "away")
+    times = []
+
+    def handler(request):
+        times.append(time.monotonic())
+        return away
+
+    go = threading.Event()
+    comfy.script(START, go, *WELL[1:])
+    job = fast.submit(GRAPH)
+    other = fast.submit(GRAPH)
+    comfy.on("GET", "/queue", handler)
+    comfy.on("GET", "/prompt", away)
+    refusal = comfy.faults.refuse_sockets(503)
+    comfy.faults.drop()
+    comfy.until(lambda: len(times) >= 4, LIMIT)
+    assert times[3] - times[0] > 0.4
+    comfy.off("GET", "/queue")
+    comfy.off("GET", "/prompt")
+    refusal.end()
+    go.set()
+    check(job.result(LIMIT))
+    check(other.result(LIMIT))
+
+
+@pytest.mark.timing(silence_cap=5.0)
+def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, fast):
+    """Forty have ended, says the socket, and HTTP answers 503: each would ask for its record."""
+    away = comfy.faults.bad_gateway(503, method="GET", path="/*")
+    comfy.script(START, ALL_CACHED, SUCCESS, Finish(ENTRY), OVER)
+    work = [fast.submit(GRAPH) for _ in range(40)]
+    comfy.until(lambda: len(comfy.history) == 40 and away.hits >= 4, LIMIT)
+    assert away.hits < 10
+    away.end()
+    for job in work:
+        check(job.result(LIMIT))
+
+
+@pytest.mark.timing(silence_cap=5.0)
+def test_a_busy_queue_does_not_hurry_what_fails(comfy, fast):
+    """Of a prompt that was attached each change of the queue is news, but not at any price."""
+    go = threading.Event()
+    comfy.script(START, go, *WELL[1:])
+    job = fast.submit(GRAPH)
+    with Fast(comfy.url, namespace=blinker.Namespace()) as other:
+        taken = other.job(job.prompt_id)
+        comfy.until(lambda: taken.status == "running", LIMIT)
+        away = comfy.faults.bad_gateway(503, method="GET", path="/*")
+        for _ in range(60):
+            comfy.push_status()
+            threading.Event().wait(0.02)
+        assert away.hits < 12
+        away.end()
+        go.set()
+        check(taken.result(LIMIT))
+
+
+def test_reconnects_back_off() -> None:
+    """Refused at once or by 403: a handful in three seconds, later and later; close is quick."""
+    with ComfyServer() as forbidding, ComfyServer() as gone:
+        forbidding.faults.refuse_sockets(403)
+        with contextlib.ExitStack() as stack:
+            refused = stack.enter_context(contextlib.closing(ComfyApi(forbidding.url)))
+            told = Heard(refused)
+            refused.on("all", lambda event: None)  # connects
+            alone = stack.enter_context(ComfyApi(gone.url))
+            alone._connection.backoff.uniform = lambda low, high: (low + high) / 2
+            heard = Heard(alone)
+            gone.kill()
+            time.sleep(3.0)
+            assert len(forbidding.handshakes) == 1
+            assert told("auth_error")
+            delays = [event.delay for event in heard("reconnecting")]
+            assert 2 <= len(delays) <= 6
+            assert delays == sorted(delays)
+            for api in (refused, alone):
+                with quickly(2.0):
+                    api.close()
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_socket_that_reconnects_all_the_time_is_no_reason_to_ask_all_the_time(
+    comfy: ComfyServer, gate: threading.Event, count: int
+) -> None:
+    """Less than two questions a second, with real patience; what polls ask is another matter."""
+    with client(comfy, ComfyApi) as api:
+        running = [api.submit(shows(str(number), waits=True)) for number in range(count)]
+        begun = time.monotonic()
+
+        def cut() -> None:
+            while time.monotonic() - begun < 8.0:
+                comfy.until(lambda: api.connected, LIMIT)
+                comfy.faults.drop()
+                comfy.until(lambda: not api.connected, LIMIT)
+                time.sleep(0.7)
+
+        asked = [path for path in paths_asked(comfy, cut) if not path.endswith("/prompt")]
+        assert len(asked) < 2 * (time.monotonic() - begun) + 2
+        gate.set()
+        assert [job.result(LIMIT).texts for job in running] == [(str(n),) for n in range(count)]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_is_an_auth_error_and_backs_off_to_the_cap(
+    comfy: ComfyServer, status: int
+) -> None:
+    """With real patience, one dial, and the next one as late as may be."""
+    comfy.faults.refuse_sockets(status)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        heard = Heard(api)
+        api.on("all", lambda event: None)  # connects
+        until(lambda: heard("reconnecting"))
+        assert len(comfy.handshakes) == 1
+        error = heard("auth_error")[0].error
+        assert isinstance(error, AuthenticationError)
+        assert error.status == status
+        assert heard("reconnecting")[0].delay == Timing().cap
+        assert api.state is State.WAITING

@@ -11,12 +11,14 @@ import socket
 import time
 import tracemalloc
 from http.client import parse_headers
+from typing import Any
 
 import attrs
 import pytest
 
 from comfy_client import ComfyApi, OutputFile
 from comfy_client.errors import (
+    NotFound,
     RequestTimeout,
     TransportError,
     UnexpectedResponse,
@@ -24,6 +26,11 @@ from comfy_client.errors import (
 from comfy_client.testing import ComfyServer, Request, cut, encode, never_answer
 from comfy_client.transport.http import Http
 from comfy_client.transport.response import Response
+from tests.conftest import load_workflow
+from tests.helpers.clients import (
+    LIMIT,
+    quickly,
+)
 from tests.helpers.http import (
     MIB,
     Zeros,
@@ -181,3 +188,25 @@ def test_answers_and_downloads_show_no_content_in_repr(comfy: ComfyServer, http:
     with http.download("/view", params={"filename": "a"}) as download:
         assert "private" not in repr(answer) + repr(download)
         assert "Content-Length" not in repr(download)
+
+
+def test_a_download_that_is_short_missing_or_slow_leaves_no_file(
+    comfy: ComfyServer, fast: ComfyApi, tmp_path: Any
+) -> None:
+    """Typed errors within the time, and no half of a file under its name, or any."""
+    (comfy.root / "models" / "checkpoints" / "tiny.ckpt").touch()
+    image: Any = fast.run(load_workflow("txt2img_tiny", seed=1), timeout=LIMIT).images[0]
+    with comfy.faults.cut("GET", "/view", sent=100), pytest.raises(TransportError):
+        image.save(tmp_path / "short.png")
+    with comfy.faults.cut("GET", "/view", sent=100), pytest.raises(TransportError):
+        image.bytes()
+    with (
+        comfy.faults.drip("GET", "/view", size=10, pause=0.02),
+        quickly(LIMIT / 2),
+        pytest.raises(RequestTimeout),
+    ):
+        fast.download_image(image, tmp_path / "slow.png", timeout=1.0)
+    (comfy.root / "output" / image.subfolder / image.filename).unlink()
+    with pytest.raises(NotFound):
+        image.save(tmp_path / "gone.png")
+    assert list(tmp_path.iterdir()) == []

@@ -6,12 +6,17 @@ import time
 
 import pytest
 
+from comfy_client import ComfyApi
 from comfy_client.errors import (
     RequestTimeout,
     UnexpectedResponse,
 )
 from comfy_client.testing import ComfyServer, drip
 from comfy_client.transport.http import Http
+from tests.helpers.clients import (
+    LIMIT,
+)
+from tests.helpers.gates import saves
 from tests.helpers.http import (
     HTML,
     PAGE,
@@ -72,3 +77,21 @@ def test_a_login_page_is_named(comfy: ComfyServer, http: Http) -> None:
         pass
     with pytest.raises(UnexpectedResponse, match="login page"):
         http.upload("/upload/image", {}, b"x", "a")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_a_submission_queues_nothing(
+    comfy: ComfyServer, fast: ComfyApi, status: int
+) -> None:
+    """An error that names the URL to use; nothing is queued, not by a GET either."""
+    before = len(comfy.requests)
+    with (
+        comfy.faults.redirect(status, method="POST"),
+        pytest.raises(
+            UnexpectedResponse, match=r"redirected to https://127\.0\.0\.1:\d+"
+        ) as caught,
+    ):
+        fast.run(saves(), timeout=LIMIT)
+    assert caught.value.status == status
+    assert [(r.method, r.path) for r in comfy.requests[before:]] == [("POST", "/prompt")]
+    assert comfy.ran == []

@@ -15,13 +15,23 @@ import trustme
 
 from comfy_client import ComfyApi
 from comfy_client.errors import (
+    JobTimeout,
     RequestTimeout,
     ServerUnreachable,
+    SubmitUncertain,
     TransportError,
 )
 from comfy_client.testing import ComfyServer, Request, never_answer
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
+from tests.helpers.clients import (
+    LIMIT,
+    Heard,
+    Quick,
+    outstanding,
+    quickly,
+)
+from tests.helpers.gates import check_once, held, saves, until_it_runs
 from tests.helpers.http import (
     MIB,
     Pour,
@@ -29,6 +39,15 @@ from tests.helpers.http import (
     never_end,
     opened,
     raw_server,
+)
+from tests.helpers.scripted import (
+    ALL_CACHED,
+    GRAPH,
+    OVER,
+    START,
+    SUCCESS,
+    WELL,
+    check,
 )
 
 
@@ -181,3 +200,80 @@ def test_dripping_ends_at_the_deadline_over_tls(ca: trustme.CA, bundle: Path) ->
         with pytest.raises(RequestTimeout):
             http.request("GET", "/queue", timeout=0.6)
         assert time.monotonic() - start < 3
+
+
+def test_the_timeout_of_run_bounds_the_submission_too(comfy, fast):
+    """A POST without an answer does not outlast ``timeout`` by more than a look."""
+    comfy.on("POST", "/prompt", never_answer)
+    begun = time.monotonic()
+    with pytest.raises(SubmitUncertain):
+        fast.run(GRAPH, timeout=0.1)
+    assert time.monotonic() - begun < 8  # and not the client's own 60 and 10
+
+
+@pytest.mark.parametrize("callback", [None, lambda event: None])
+def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, fast, callback):
+    """A TimeoutError that names the prompt; the same job can be waited for again."""
+    go = threading.Event()
+    comfy.script(START, go, *WELL[1:])
+    start = time.monotonic()
+    with pytest.raises(
+        JobTimeout, match=r"within 0\.25 s \(.*\)\. The prompt keeps running: "
+    ) as caught:
+        fast.run(GRAPH, timeout=0.25, on_event=callback)
+    assert isinstance(caught.value, TimeoutError)
+    assert time.monotonic() - start < 5
+    [job] = outstanding(fast)
+    assert job.prompt_id == caught.value.prompt_id
+    go.set()
+    check(job.result(LIMIT))
+
+
+@pytest.mark.parametrize("callback", [None, lambda event: None])
+def test_no_news_is_a_stall_timeout_after_the_end_event_too(comfy, fast, callback):
+    """Success was told, and its outputs cannot be read."""
+    comfy.faults.bad_gateway(503, method="GET", path="/history*")
+    comfy.script(START, ALL_CACHED, SUCCESS, OVER)
+    with pytest.raises(JobTimeout, match="no news"):
+        fast.run(GRAPH, timeout=LIMIT, stall_timeout=0.5, on_event=callback)
+
+
+def test_a_worker_that_died_is_a_stall_timeout(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """No end without ``stall_timeout``; with it an error that says so, and the wait may go on."""
+    told = Heard(fast)
+    with comfy.faults.hang_worker():
+        job = fast.submit(saves())
+        until_it_runs(comfy)
+        with pytest.raises(JobTimeout, match=r"has not ended within 0\.5 s") as caught:
+            job.result(0.5)
+        assert not caught.value.stalled
+        with quickly(LIMIT), pytest.raises(JobTimeout, match="no news of prompt") as caught:
+            job.result(stall_timeout=0.5)
+        assert caught.value.stalled
+        assert "last news" in job.why()
+        with pytest.raises(JobTimeout) as caught:
+            fast.run(saves(2), stall_timeout=0.5)
+        assert caught.value.stalled
+        assert job.status == "running"
+    check_once(comfy, told, job.result(LIMIT))
+
+
+def test_a_clock_that_jumps_is_no_timeout(
+    comfy: ComfyServer, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forth and back by weeks: no timeout, no disconnection, no early end."""
+    true, offset = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: true() + offset[0])
+    with Quick(comfy.url) as api:
+        told = Heard(api)
+        job = api.submit(held("a"))
+        until_it_runs(comfy)
+        for jump in (3e6, -3e6, 0.0):
+            offset[0] = jump
+            before = comfy.pings
+            comfy.until(lambda before=before: comfy.pings >= before + 3, LIMIT)
+            with pytest.raises(JobTimeout):
+                job.result(0.1)
+        gate("a").set()
+        check_once(comfy, told, job.result(LIMIT), recovered=False)
+        assert told.links == []

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import trustme
 
+from comfy_client import ComfyApi
 from comfy_client.errors import (
     ComfyError,
     RequestTimeout,
@@ -25,7 +26,12 @@ from comfy_client.errors import (
 )
 from comfy_client.testing import ComfyServer, encode
 from comfy_client.transport.http import Http
-from tests.helpers.http import LIMIT, MIB, Zeros, head_of, opened, raw_server
+from tests.helpers.clients import (
+    LIMIT,
+    Heard,
+)
+from tests.helpers.gates import check_once, saves
+from tests.helpers.http import MIB, Zeros, head_of, opened, raw_server
 
 
 @contextlib.contextmanager
@@ -245,3 +251,54 @@ def test_a_file_that_stands_at_its_end_is_told_rather_than_sent_empty(
     with pytest.raises(ValueError, match="rewind"):
         http.upload("/upload/image", {}, file, "a.png")
     assert not comfy.requests
+
+
+def test_an_upload_that_gets_another_name_is_used_by_that(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """The one that the server says is used."""
+    told = Heard(fast)
+    source = fast.run(saves(3), timeout=LIMIT).images[0].bytes()
+    with comfy.faults.rename_uploads("elsewhere.png"):
+        uploaded = fast.upload_image(source, "a.png")
+    assert uploaded.name == "elsewhere.png"
+    graph = saves()
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": uploaded.ref}}
+    check_once(comfy, told, fast.run(graph, timeout=LIMIT))
+
+
+def test_an_upload_that_is_too_large_or_cut_is_not_repeated(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Typed errors; it is not sent again by itself, since it may be there."""
+    with comfy.faults.too_large(limit=1000), pytest.raises(UploadTooLarge) as large:
+        fast.upload_image(bytes(5000), "a.png")
+    assert large.value.status == 413
+    for ran in (False, True):
+        before = len(comfy.requests)
+        with (
+            comfy.faults.cut("POST", "/upload/image", ran=ran, reset=True),
+            pytest.raises(TransportError),
+        ):
+            fast.upload_image(bytes(5000), f"{ran}.png")
+        assert len(comfy.requests) == before + 1
+        assert (comfy.root / "input" / f"{ran}.png").exists() is ran
+    with comfy.faults.cut("POST", "/upload/image", sent=5), pytest.raises(TransportError):
+        fast.upload_image(bytes(5000), "c.png")
+
+
+def test_a_server_that_dies_in_an_upload_leaves_no_file(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """The server dies with half of it; nothing is there under its name."""
+
+    class Deadly(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 4 * 2**20 and comfy.sockets:
+                comfy.kill()
+            return super().read(size)
+
+    with pytest.raises(TransportError):
+        fast.upload_image(Deadly(bytes(64 * 2**20)), "a.bin")
+    comfy.start()
+    assert list((comfy.root / "input").iterdir()) == []
+    comfy.until(lambda: fast.connected, LIMIT)
+    assert fast.upload_image(bytes(5000), "a.bin").name == "a.bin"

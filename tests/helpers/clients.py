@@ -2,30 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import attrs
+import blinker
+
 from comfy_client import ComfyApi
+from comfy_client.testing import ComfyServer
 from comfy_client.timing import Timing
 
 T = TypeVar("T")
+Client = TypeVar("Client", bound=ComfyApi)
 
 #: Patience that makes faults quick to see.
-FAST = Timing(dial=2.0, ping=0.2, dead=2.0, poll=0.1, pause=0.05, cap=0.3)
+FAST = Timing(
+    dial=2.0,
+    ping=0.2,
+    dead=2.0,
+    poll=0.1,
+    pause=0.05,
+    cap=0.3,
+    settle=2.0,
+    silence=0.3,
+    silence_cap=0.6,
+    job_poll_cap=0.2,
+    history=1.0,
+    lost=0.2,
+    question_pause=0.1,
+)
+LIMIT = 30.0  # seconds that anything may take on a busy machine
 
 
 class Quick(ComfyApi):
+    """Has no patience at all."""
+
     timing = FAST
+
+
+class Fast(ComfyApi):
+    """The same, but slow to believe that a connection is dead."""
+
+    timing = attrs.evolve(FAST, dial=10.0, ping=8.0, dead=90.0)
 
 
 class Impatient(ComfyApi):
     """Reconnects soon."""
 
     timing = Timing(pause=0.05, cap=0.5)
+
+
+def client(server: ComfyServer, cls: type[Client] = Fast, **kw: Any) -> Client:
+    """A client with signals of its own."""
+    return cls(server.url, namespace=blinker.Namespace(), **kw)
+
+
+@contextlib.contextmanager
+def connected(server: ComfyServer, cls: type[Client]) -> Iterator[Client]:
+    """A client that has heard the greetings; its sockets are gone at the end."""
+    api = cls(server.url)
+    heard = Heard(api)
+    with api:
+        until(lambda: heard("feature_flags"))  # the last that a server says unasked
+        heard.forget()
+        yield api
+    until(lambda: not open_sockets(server.port))
+
+
+def until_connected(server: ComfyServer, api: ComfyApi, count: int) -> None:
+    """Wait for the connection of this number."""
+    server.until(lambda: len(server.hellos) >= count and api.connected, 10)
 
 
 class Heard:
@@ -36,14 +88,57 @@ class Heard:
         api._receivers.flush(5.0)  # what happened before may still be on its way
         self.forget = api._receivers.on("all", self.events.append, once=False)
 
-    def __call__(self, name: str) -> list[Any]:
-        return [event for event in self.events if event.name == name]
+    def __call__(self, *names: str) -> list[Any]:
+        return [event for event in list(self.events) if event.name in names]
+
+    def names(self, *names: str) -> list[str]:
+        return [event.name for event in self(*names)]
+
+    def ends(self, prompt_id: str | None = None) -> list[Any]:
+        """The end events, of one prompt or of all."""
+        ends = [event for event in list(self.events) if event.is_end]
+        return [event for event in ends if prompt_id in (None, event.prompt_id)]
+
+    def end(self, prompt_id: str) -> Any:
+        """The one end event of a prompt."""
+        [event] = self.ends(prompt_id)
+        return event
 
     @property
     def links(self) -> list[str]:
         """The names of what happened to the connection, without the attempts."""
         kept = ("connected", "reconnected", "disconnected", "websocket_unavailable")
         return [event.name for event in self.events if event.name in kept]
+
+
+class Requests(Counter[str]):
+    """Counts what a client asks over HTTP from now on, by path."""
+
+    def __init__(self, api: ComfyApi) -> None:
+        super().__init__()
+        session = api._http.endpoint.session
+        send = session.send
+
+        def counted(request: Any, **kw: Any) -> Any:
+            self[request.url.partition("/api")[2].partition("?")[0]] += 1
+            return send(request, **kw)
+
+        session.send = counted  # type: ignore[method-assign]
+
+
+def paths_asked(server: ComfyServer, doing: Callable[[], object]) -> list[str]:
+    """What is asked for over HTTP meanwhile."""
+    before = len(server.requests)
+    doing()
+    return [r.path for r in server.requests[before:] if r.path != "/ws"]
+
+
+@contextlib.contextmanager
+def quickly(seconds: float) -> Iterator[None]:
+    """What is done in here takes no longer."""
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
 
 
 def outstanding(api: ComfyApi) -> list[Any]:

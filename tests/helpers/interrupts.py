@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
+
+from comfy_client.testing import ComfyServer, Request, never_answer
 
 #: Whether to look into a frame.
 Within = Callable[[FrameType], bool]
@@ -87,15 +90,27 @@ def fail_next_start(patch: pytest.MonkeyPatch, error: Any, name: str = "comfy-")
     patch.setattr(threading.Thread, "start", fail)
 
 
-def interrupt_conditions(patch: pytest.MonkeyPatch) -> None:
-    """From now on a Ctrl-C comes in this thread whenever a ``Condition`` has taken its lock."""
-    me = threading.get_ident()
-    take = threading.Condition.__enter__
+def press_ctrl_c() -> None:
+    """As at a terminal."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def enter(self: threading.Condition) -> bool:
-        taken = take(self)
-        if threading.get_ident() == me:
-            raise KeyboardInterrupt
-        return taken
 
-    patch.setattr(threading.Condition, "__enter__", enter)
+def press_ctrl_c_in_submissions(
+    server: ComfyServer, *, arrives: bool, before: Callable[[], object] = lambda: None
+) -> list[Request]:
+    """Press Ctrl-C while a submission waits for its answer; gives those requests.
+
+    ``arrives``: the server has the prompt by then.  ``before`` is called before that.
+    """
+    cut_off: list[Request] = []
+
+    def handler(request: Request) -> None:
+        cut_off.append(request)
+        before()
+        if arrives:
+            server.answer(request)
+        press_ctrl_c()
+        never_answer(request)
+
+    server.on("POST", "/prompt", handler)
+    return cut_off

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import comfy_client.batch.sweep
-import comfy_client.jobs.tracker
+import attrs
+
 from comfy_client import ComfyApi, Sweep
 from comfy_client.batch.journal import Journal
 from tests.helpers.processes import leave
@@ -253,8 +253,7 @@ def main() -> None:
     url, journal, *more = sys.argv[1:]
     what = json.loads(more[0]) if more else [WORKFLOW, GRID]
     # Everything is near, and nobody is slow for long.
-    comfy_client.jobs.tracker.LOST_APART = 0.7  # type: ignore[misc]  # it is Final
-    comfy_client.batch.sweep.LOOK_UP = 1.5
+    ComfyApi.timing = attrs.evolve(ComfyApi.timing, lost=0.7, look_up=1.5)
     for line in sys.stdin:
         how, *number = line.split()
         child = os.fork()

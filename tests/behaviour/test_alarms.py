@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import blinker
 import pytest
 
 from comfy_client import ComfyApi
@@ -17,17 +16,10 @@ from comfy_client.errors import JobLost
 from comfy_client.interrupts import interruption
 from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer, never_answer
-from tests.helpers.clients import until
+from tests.helpers.clients import LIMIT, until
+from tests.helpers.gates import saves
 
-GRAPH = {
-    "1": {
-        "class_type": "EmptyImage",
-        "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0},
-    },
-    "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-}
-#: Seconds that the waits were given by their own ``timeout``.
-LIMIT = 30.0
+GRAPH = saves()
 
 
 class Alarm:
@@ -74,12 +66,6 @@ def comfy(comfy: ComfyServer) -> Iterator[ComfyServer]:
         yield comfy
 
 
-@pytest.fixture
-def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(comfy.url, namespace=blinker.Namespace()) as api:
-        yield api
-
-
 WAITS: dict[str, Callable[[ComfyApi], object]] = {
     "run": lambda api: api.run(GRAPH, timeout=LIMIT),
     "run with a callback": lambda api: api.run(GRAPH, timeout=LIMIT, on_event=lambda _: None),
@@ -97,12 +83,12 @@ WAITS: dict[str, Callable[[ComfyApi], object]] = {
 
 @pytest.mark.parametrize("name", WAITS)
 def test_an_alarm_ends_a_wait_for_a_prompt(
-    name: str, comfy: ComfyServer, api: ComfyApi, alarm: Alarm
+    name: str, comfy: ComfyServer, fast: ComfyApi, alarm: Alarm
 ) -> None:
     """The recipe that everyone copies raises TimeoutError in its handler."""
     alarm.when(lambda: comfy.running)
     with pytest.raises(TimeoutError) as caught:
-        WAITS[name](api)
+        WAITS[name](fast)
     assert caught.value is alarm.error
 
 
@@ -122,7 +108,7 @@ def test_an_alarm_ends_a_request(
     ask: Callable[[ComfyApi], object],
     error: type[Exception],
     comfy: ComfyServer,
-    api: ComfyApi,
+    fast: ComfyApi,
     alarm: Alarm,
 ) -> None:
     """It is no failure of the connection, and nothing is asked again on its account."""
@@ -131,7 +117,7 @@ def test_an_alarm_ends_a_request(
     before = len(comfy.requests)
     alarm.when(lambda: len(comfy.requests) > before)
     with pytest.raises(error) as caught:
-        ask(api)
+        ask(fast)
     assert caught.value is alarm.error
     assert [(r.method, r.path) for r in comfy.requests[before:]] in (
         [(method, route)],
@@ -151,23 +137,24 @@ def test_an_alarm_ends_the_wait_for_a_server_that_comes_up(alarm: Alarm) -> None
     api.close()
 
 
+@pytest.mark.timing(look_up=2.0)
 def test_an_alarm_ends_the_search_for_a_submission(
-    comfy: ComfyServer, api: ComfyApi, alarm: Alarm
+    comfy: ComfyServer, fast: ComfyApi, alarm: Alarm
 ) -> None:
     """For its caller; it may be there all the same, and others who wait for it go on."""
-    prompt_id = api.generate_id()
+    prompt_id = fast.generate_id()
     others: list[Job] = []
 
     def is_sought() -> bool:
         if not any(seen.method == "POST" for seen in comfy.requests):
             return False
-        others.append(api.job(prompt_id))
+        others.append(fast.job(prompt_id))
         return True
 
     with comfy.faults.cut("POST", "/prompt", ran=False):
         alarm.when(is_sought)
         with pytest.raises(TimeoutError) as caught:
-            api.submit(GRAPH, prompt_id=prompt_id)
+            fast.submit(GRAPH, prompt_id=prompt_id)
     assert caught.value is alarm.error
     assert isinstance(others[0].exception(LIMIT), JobLost)
 

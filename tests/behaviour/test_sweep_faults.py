@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,17 +25,16 @@ from comfy_client import (
     JobInterrupted,
     JobLost,
     JobTimeout,
-    RequestTimeout,
     Sweep,
     SweepRow,
     Workflow,
 )
 from comfy_client.batch.journal import Journal
-from comfy_client.jobs import submit
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 from comfy_client.timing import Timing
 from tests.conftest import examples
 from tests.helpers.clients import until
+from tests.helpers.interrupts import press_ctrl_c_in_submissions
 from tests.helpers.march_2024 import March2024
 from tests.helpers.sweeps import (
     GRID,
@@ -44,7 +42,6 @@ from tests.helpers.sweeps import (
     LIMIT,
     POINTS,
     WORKFLOW,
-    Record,
     Victim,
     add_recorded_nodes,
     away,
@@ -53,28 +50,6 @@ from tests.helpers.sweeps import (
     prompts,
     texts,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        yield server
-
-
-@pytest.fixture
-def record(server: ComfyServer) -> Record:
-    return add_recorded_nodes(server)
-
-
-@pytest.fixture
-def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as api:
-        yield api
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "sweep.db"
 
 
 def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, journal) -> None:
@@ -133,23 +108,15 @@ def test_client_and_server_killed_at_random_moments_no_result_is_had_twice(
 
 
 def test_a_submission_that_outlives_its_process_on_the_way_runs_once(
-    api, server, record, journal, monkeypatch: pytest.MonkeyPatch
+    api, server, record, journal
 ) -> None:
     """It gets there later than two looks at the queue take."""
-    sent: list[Any] = []
-
-    def lost_on_the_way(http: Any, body: Any, timeout: float | None = None) -> Any:
-        sent.append(body)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("comfy_client.jobs.submit.post_prompt", lost_on_the_way)
-        with pytest.raises(KeyboardInterrupt):
-            api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
+    sent = press_ctrl_c_in_submissions(server, arrives=False)
+    with pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, {"Make.seed": [7]}, journal=journal)
+    server.off("POST", "/prompt")
     api.close()
-    late = threading.Timer(
-        Timing().lost + 1.0, requests.post, (f"{server.url}/prompt",), {"json": sent[0]}
-    )
+    late = threading.Timer(Timing().lost + 1.0, server.answer, sent)
     late.start()
     change(journal, "UPDATE points SET withdrawn = 0")  # kill -9
     with ComfyApi(server.url) as other:
@@ -312,43 +279,38 @@ def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
 
 
 @pytest.mark.timing(lost=0.5)
-def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(journal, monkeypatch) -> None:
+def test_a_login_that_ends_on_the_way_ends_the_sweep_and_not_its_rows(
+    server, api, record, journal
+) -> None:
     """It says nothing about the prompts, so the journal has no end for them."""
-    with ComfyServer() as server, ComfyApi(server.url) as api:
-        record = add_recorded_nodes(server)
 
-        def refused(*_: Any, **__: Any) -> Any:
-            raise AuthenticationError("401", status=401)
+    def on_row(row: SweepRow) -> None:
+        server.on("POST", "/prompt", (401, {}, None))
 
-        def on_row(row: SweepRow) -> None:
-            patch.setattr("comfy_client.jobs.submit.post_prompt", refused)
-
-        with monkeypatch.context() as patch, pytest.raises(AuthenticationError):
-            api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row)
-        # What never came need not be looked for.
-        assert [row["withdrawn"] for row in points(journal) if not row["result"]] == [1]
-        rows = api.sweep(WORKFLOW, GRID, journal=journal)
-        assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
-        assert len(record.values()) == 4
+    with pytest.raises(AuthenticationError):
+        api.sweep(WORKFLOW, GRID, journal=journal, in_flight=1, on_row=on_row)
+    server.off("POST", "/prompt")
+    # What never came need not be looked for.
+    assert [row["withdrawn"] for row in points(journal) if not row["result"]] == [1]
+    rows = api.sweep(WORKFLOW, GRID, journal=journal)
+    assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
+    assert len(record.values()) == 4
 
 
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.timing(look_up=0.5, lost=0.5)
 def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
-    api, record, journal, monkeypatch, arrives
+    server, api, record, journal, arrives
 ) -> None:
     """It is looked for, then waited for until the server is sure, then sent again."""
-    post = submit.post_prompt
     posted: list[str] = []
 
-    def unanswered(http: Any, body: Any, **kw: Any) -> Any:
-        posted.append(body["prompt_id"])
-        answer = post(http, body, **kw) if arrives or len(posted) != 2 else None
-        if len(posted) == 2:
-            raise RequestTimeout("no answer")
-        return answer
+    def unanswered(request: Request) -> Any:
+        posted.append(request.json()["prompt_id"])
+        answer = server.answer(request) if arrives or len(posted) != 2 else None
+        return None if len(posted) == 2 else answer
 
-    monkeypatch.setattr(submit, "post_prompt", unanswered)
+    server.on("POST", "/prompt", unanswered)
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
     assert all(row.seconds for row in rows)
@@ -432,7 +394,7 @@ def test_how_long_it_ran_is_asked_again_at_the_end(server, api, record, journal,
     assert [row.execution_seconds for row in again] == [row.execution_seconds for row in rows]
 
 
-def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record, monkeypatch) -> None:
+def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record) -> None:
     """Before July 2024."""
     with March2024() as server, ComfyApi(server.url) as api:
         add_recorded_nodes(server)

@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,8 @@ from comfy_client.errors import (
     TransportError,
 )
 from comfy_client.events import Event
-from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, until
+from tests.helpers.clients import Heard, Impatient, Requests, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
@@ -47,12 +45,6 @@ AFTER_CUTS = 2.0
 IN_THE_DARK = 15.0
 #: For a busy machine, and for the second client's looks.
 SLACK = 1.0
-
-
-class Impatient(ComfyApi):
-    """Dials again soon."""
-
-    timing = Timing(pause=0.05, cap=0.5)
 
 
 def sleeper(seconds: float = 3600.0, ticks: int = 36_000) -> dict[str, Any]:
@@ -78,20 +70,6 @@ def client(url: str, cls: type[ComfyApi] = Impatient, **kw: Any) -> Iterator[tup
         yield api, Heard(api)
 
 
-class Requests(Counter[str]):
-    """Counts what a client asks over HTTP from now on, by path."""
-
-    def __init__(self, api: ComfyApi) -> None:
-        super().__init__()
-        send = api._http.endpoint.session.send
-
-        def counted(request: Any, **kw: Any) -> Any:
-            self[request.url.partition("/api")[2].partition("?")[0]] += 1
-            return send(request, **kw)
-
-        api._http.endpoint.session.send = counted  # type: ignore[method-assign]
-
-
 class Clock:
     """Sees when a prompt really ends."""
 
@@ -113,7 +91,7 @@ class Clock:
 
 def ended(heard: Heard, job: Job) -> list[str]:
     """The ends that were told of a job."""
-    return [e.name for e in list(heard.events) if e.is_end and e.prompt_id == job.prompt_id]
+    return [event.name for event in heard.ends(job.prompt_id)]
 
 
 def _idle(api: ComfyApi) -> None:
@@ -288,7 +266,7 @@ def test_what_ends_badly_in_a_gap_is_known_in_full(sure: ComfyApi, link: Proxy, 
 
 
 def test_a_dark_link_ends_the_wait_within_one_interval(sure: ComfyApi, link: Proxy) -> None:
-    """F2: whatever was connected is dead and nobody says so; the limit of pings is far away."""
+    """whatever was connected is dead and nobody says so; the limit of pings is far away."""
     with client(link.url, ComfyApi) as (api, heard):
         api.get_queue()
         job = api.submit(sleeper(4.0, 100))
@@ -323,7 +301,7 @@ def test_a_link_that_was_dark_for_long_ends_the_wait_when_it_is_back(
 def test_a_socket_that_the_server_forgot_is_noticed_and_replaced(
     sure: ComfyApi, link: Proxy
 ) -> None:
-    """F1: the old socket's late end takes the route of the new one; pings are answered."""
+    """the old socket's late end takes the route of the new one; pings are answered."""
     with client(link.url) as (api, heard):
         link.dark(old_only=True)
         api._connection.redial("a test")  # the server does not see the old socket end
@@ -416,7 +394,7 @@ def test_a_server_that_is_killed_loses_its_jobs_soon_after_its_return(
 def test_a_server_that_is_stopped_and_goes_on_costs_nothing(
     comfyui: ComfyUI, sure: ComfyApi
 ) -> None:
-    """F6: SIGSTOP for a minute; nothing is wrong with the link, and the job ends after it."""
+    """SIGSTOP for a minute; nothing is wrong with the link, and the job ends after it."""
     seconds = 60
     assert comfyui.pid is not None
     with client(comfyui.url, ComfyApi) as (api, heard):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import blinker
 import pytest
 
-from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer, Finish
-from comfy_client.timing import Timing
+from tests.helpers.clients import LIMIT, Heard, client
 from tests.helpers.recordings import recording
 
-LIMIT = 20.0
-ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
 #: Recordings of it, and which of their prompts.  ``ImageCropV2`` of the last two shows its crop,
 #: though it is no output node; when it is cached, it is told after all others.
 RUNS = [
@@ -25,12 +21,6 @@ RUNS = [
     ("intermediate_output", 1),
     ("dangling_link", 0),
 ]
-
-
-class Impatient(ComfyApi):
-    """Asks again soon."""
-
-    timing = Timing(pause=0.02, cap=0.2, poll=0.2)
 
 
 def graph_of(steps: list[Any]) -> dict[str, Any]:
@@ -57,13 +47,12 @@ def test_a_recorded_run_has_the_outputs_that_its_history_has(
     ]
     assert kept
     comfy.script(*steps)
-    with Impatient(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
-        heard: list[Any] = []
-        api.on("all", heard.append)
+    with client(comfy, transport=transport) as api:
+        heard = Heard(api)
         result = api.run(graph_of(steps), timeout=LIMIT)
         found = [(file.node_id, file.filename) for file in result.files]
         texts = [(node.node_id, text) for node in result for text in node.texts]
         assert sorted(found + texts) == sorted(kept)
         assert result.complete
-        comfy.until(lambda: [e for e in heard if e.name in ENDS], LIMIT)
-        assert [e.name for e in heard if e.name in ENDS] == ["execution_success"]
+        comfy.until(heard.ends, LIMIT)
+        assert [e.name for e in heard.ends()] == ["execution_success"]

@@ -20,20 +20,13 @@ from comfy_client.errors import SubmitUncertain
 from comfy_client.events import Executed
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
-from comfy_client.timing import Timing
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, outstanding, until
+from tests.helpers.clients import Heard, Impatient, Requests, outstanding, until
 from tests.helpers.proxy import Proxy
 
 THREADS = 8
 LIMIT = 120.0
 SEED = 5
-
-
-class Impatient(ComfyApi):
-    """Dials again soon."""
-
-    timing = Timing(pause=0.05, cap=0.5)
 
 
 class Show:
@@ -89,16 +82,9 @@ def crowd(
     ``was_sent(text)`` says whether the server has a prompt of that text: who is uncertain, asks
     it before submitting again.
     """
-    asked: Counter[str] = Counter()
     with Impatient(url, namespace=blinker.Namespace()) as api:
         heard = Heard(api)
-        send = api._http.endpoint.session.send
-
-        def counted(request: Any, **kw: Any) -> Any:
-            asked[request.url.partition("?")[0].rpartition("/api")[2].split("/")[1]] += 1
-            return send(request, **kw)
-
-        api._http.endpoint.session.send = counted  # type: ignore[method-assign]
+        asked = Requests(api)
 
         def one(number: int) -> Told:
             text = f"prompt {number}"
@@ -139,7 +125,7 @@ def crowd(
     return (
         f"{count} prompts in {seconds:.1f} s; {len(heard.events)} events, "
         f"{heard.links.count('reconnected')} reconnects, {total / count:.2f} requests a prompt "
-        f"({asked['queue'] / count:.3f} of the whole queue: {dict(asked)}), "
+        f"({asked['/queue'] / count:.3f} of the whole queue), "
         f"{sum(each.uncertain for each in told)} submitted again"
     )
 

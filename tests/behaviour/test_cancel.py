@@ -1,0 +1,206 @@
+"""``cancel`` stops this prompt and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    JobInterrupted,
+    JobLost,
+    NotSupported,
+    ServerUnreachable,
+)
+from comfy_client.jobs import cancel as cancelling
+from comfy_client.jobs.job import state_of
+from comfy_client.testing import ComfyServer, Request
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    Heard,
+    Quick,
+    until,
+)
+from tests.helpers.gates import Hold, check_once, held, saves, shows, until_it_runs
+from tests.helpers.march_2024 import March2024
+
+
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_an_interrupt_by_somebody_else_ends_the_job(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any, is_deaf: bool
+) -> None:
+    """``JobInterrupted``, whether the socket or only history tells."""
+    gate("a")
+    told = Heard(fast)
+    with comfy.faults.deaf() if is_deaf else contextlib.nullcontext(), Quick(comfy.url) as other:
+        job = fast.submit(held("a"))
+        until_it_runs(comfy)
+        other.interrupt()
+        with pytest.raises(JobInterrupted, match="was interrupted at"):
+            job.result(LIMIT)
+    assert (told.end(job.prompt_id).name, job.status) == ("execution_interrupted", "interrupted")
+    assert told.end(job.prompt_id).recovered is is_deaf
+
+
+def test_cancel_of_a_job_that_has_just_ended_does_not_stop_the_next(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any
+) -> None:
+    """The next one, which runs by then, is not stopped."""
+    told = Heard(fast)
+    first, second = fast.submit(held("a")), fast.submit(held("b"))
+    until_it_runs(comfy)
+
+    def late(request: Request) -> Any:
+        gate("a").set()
+        comfy.until(lambda: [item[1] for item in comfy.running] == [second.prompt_id], LIMIT)
+        return comfy.answer(request)
+
+    comfy.on("POST", "/interrupt", late)
+    first.cancel()
+    gate("b").set()
+    check_once(comfy, told, second.result(LIMIT))
+    check_once(comfy, told, first.result(LIMIT))
+
+
+def test_cancel_does_not_ask_an_old_server_that_would_stop_whatever_runs(gate: Any) -> None:
+    """So it is not asked to, unless told so; what waits is deleted."""
+    with March2024() as comfy, Fast(comfy.url) as api:
+        comfy.add_node(Hold)
+        told = Heard(api)
+        first, second = api.submit(held("a")), api.submit(saves())
+        until_it_runs(comfy)
+        with pytest.raises(NotSupported, match="stops whatever runs"):
+            first.cancel()
+        assert second.cancel()
+        with pytest.raises(JobInterrupted):
+            second.result(LIMIT)
+        assert [r for r in comfy.requests if r.path == "/interrupt"] == []
+        gate("a").set()
+        check_once(comfy, told, first.result(LIMIT))
+        assert len(comfy.ran) == 1
+
+
+def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any) -> None:
+    """To cancel falls back to what there is, and does not ask for more again."""
+    gate("a")
+    for _ in range(2):
+        job = fast.submit(held("a"))
+        until_it_runs(comfy)
+        assert job.cancel()
+        with pytest.raises(JobInterrupted):
+            job.result(LIMIT)
+    assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) <= 1
+
+
+def test_cancel_waits_for_the_submission_of_another_thread(
+    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event
+) -> None:
+    """Nothing that it could stop is there before."""
+    blocker = fast.submit(shows("blocker", waits=True))
+    prompt_id = fast.generate_id()
+    with comfy.faults.delay("POST", "/prompt", 1.0) as fault:
+        submitting = threading.Thread(
+            target=lambda: fast.submit(shows(), prompt_id=prompt_id), daemon=True
+        )
+        submitting.start()
+        until(lambda: fault.hits)
+        job = fast.job(prompt_id)
+        assert job.cancel()
+        submitting.join(LIMIT)
+    assert isinstance(job.exception(LIMIT), JobInterrupted)
+    gate.set()
+    blocker.result(LIMIT)
+    assert [ran.prompt_id for ran in comfy.ran] == [blocker.prompt_id]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
+    comfy: ComfyServer,
+    fast: ComfyApi,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bool,
+) -> None:
+    """The prompt is gone, and by our hand; unless the server was not reached."""
+    fast.submit(shows(waits=True))
+    job = fast.submit(shows("b"))
+    stop = cancelling.stop
+
+    def interrupted(*args: Any, **kw: Any) -> bool:
+        if answer:
+            stop(*args, **kw)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cancelling, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.cancel()
+    gate.set()
+    error = job.exception(LIMIT)
+    assert isinstance(error, JobInterrupted) if answer else error is None
+
+
+def test_cancel_that_reached_nobody_makes_no_loss_an_interruption(
+    comfy: ComfyServer, fast: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server forgot afterwards is lost."""
+    fast.submit(shows(waits=True))
+    job = fast.submit(shows("b"))
+
+    def refused(*_: Any, **__: Any) -> bool:
+        raise ServerUnreachable("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cancelling, "stop", refused)
+        with pytest.raises(ServerUnreachable):
+            job.cancel()
+    comfy.faults.lose_queue()
+    assert isinstance(job.exception(LIMIT), JobLost)
+
+
+def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
+    comfy: ComfyServer, fast: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that deleted it is the truth."""
+    fast.submit(shows(waits=True))
+    job = fast.submit(shows("b"))
+    monkeypatch.setattr(fast._poller, "wait_until", lambda happened, seconds: None)
+    with fast._tracker.lock:  # nobody learns of the first meanwhile
+        assert job.cancel()
+        assert state_of(job).cancelled
+        assert not job.cancel()
+    assert isinstance(job.exception(LIMIT), JobInterrupted)
+
+
+def test_cancel_by_our_id_leaves_the_job_of_the_servers_id_watched(
+    comfy: ComfyServer, fast: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are one prompt, and end together."""
+    fast.submit(shows(waits=True))
+    comfy.faults.other_prompt_ids()
+    ours = fast.generate_id()
+    first = fast.submit(shows("b"), prompt_id=ours)
+    monkeypatch.setattr(fast._poller, "wait_until", lambda happened, seconds: None)
+    with fast._tracker.lock:  # before the thread that asks has found it
+        second = fast.job(ours)
+        assert second.cancel()
+    assert isinstance(first.exception(LIMIT), JobInterrupted)
+    assert isinstance(second.exception(LIMIT), JobInterrupted)
+
+
+def test_attaching_and_cancel_do_not_wait_for_the_backoff_of_earlier_failures(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """The server has just answered, or is asked at once."""
+    ended = fast.run(shows("a"), timeout=LIMIT).prompt_id
+    fast.submit(shows(waits=True))
+    job = fast.submit(shows("b"))
+    fast._poller.hold = time.monotonic() + 3600.0
+    assert fast.job(ended).result(LIMIT).texts == ("a",)
+    fast._poller.hold = time.monotonic() + 3600.0
+    assert job.cancel()
+    assert isinstance(job.exception(LIMIT), JobInterrupted)

@@ -1,0 +1,171 @@
+"""Ctrl-C at bad moments: it leaves at once, and what goes on can be found again."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    JobLost,
+)
+from comfy_client.jobs.job import Job, state_of
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    Heard,
+    client,
+    outstanding,
+    paths_asked,
+    threads,
+    until,
+)
+from tests.helpers.gates import Gates, check_once, held, saves, shows, until_it_runs
+from tests.helpers.interrupts import (
+    fail_next_start,
+    in_time,
+    press_ctrl_c,
+    press_ctrl_c_in_submissions,
+)
+
+
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_ctrl_c_leaves_at_once(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any, caplog: pytest.LogCaptureFixture, policy: Any
+) -> None:
+    """Leaves promptly; the prompt goes on, or is stopped; the client is of use afterwards."""
+    gate("a")
+    told = Heard(fast)
+    at: list[float] = []
+
+    def press() -> None:
+        until_it_runs(comfy)
+        at.append(time.monotonic())
+        _thread.interrupt_main()
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        fast.run(held("a"), on_interrupt=policy, timeout=LIMIT)
+    assert time.monotonic() - at[0] < (2 if policy == "leave" else 8)
+    pressing.join(LIMIT)
+    [ran] = comfy.ran
+    if policy == "leave":
+        assert ran.status is None
+        assert f"api.job('{ran.prompt_id}')" in caplog.text  # how to go on
+        gate("a").set()
+        assert fast.job(ran.prompt_id).result(LIMIT).images
+    comfy.until(lambda: ran.status is not None, LIMIT)
+    assert ran.status == ("success" if policy == "leave" else "error")
+    check_once(comfy, told, fast.run(saves(7), timeout=LIMIT))
+
+
+def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waited for the socket: the server has nothing to attach to."""
+
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with Fast(comfy.url) as api:
+        monkeypatch.setattr("comfy_client.transport.websocket.Connection.wait_settled", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            api.run(saves(7), timeout=LIMIT)
+    assert "keeps running" not in caplog.text
+    assert not comfy.ran
+
+
+def test_a_job_whose_submission_ctrl_c_ended_goes_on_for_others(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Another thread has attached to it by its id."""
+    prompt_id = fast.generate_id()
+    taken: list[Job] = []
+    press_ctrl_c_in_submissions(
+        comfy, arrives=True, before=lambda: taken.append(fast.job(prompt_id))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fast.submit(shows(), prompt_id=prompt_id)
+    assert taken[0].result(LIMIT).texts == ("x",)
+
+
+@pytest.mark.timing(look_up=1.0)
+def test_a_job_whose_submission_ctrl_c_kept_from_the_server_is_lost(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """When it has had the time to get there."""
+    prompt_id = fast.generate_id()
+    taken: list[Job] = []
+    press_ctrl_c_in_submissions(
+        comfy, arrives=False, before=lambda: taken.append(fast.job(prompt_id))
+    )
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fast.submit(shows(), prompt_id=prompt_id)
+    assert isinstance(taken[0].exception(LIMIT), JobLost)
+    assert time.monotonic() - start >= 1.0
+
+
+def test_what_ctrl_c_kept_from_the_server_is_looked_for_now_and_then_and_cuts_no_socket(
+    comfy: ComfyServer,
+) -> None:
+    """With real patience: that nothing shows on the socket does not make it deaf."""
+    press_ctrl_c_in_submissions(comfy, arrives=False)
+    with client(comfy, ComfyApi) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.submit(shows())
+        [job] = outstanding(api)
+        asked = paths_asked(comfy, lambda: job.exception(LIMIT))
+        assert isinstance(job.exception(), JobLost)
+        assert len(asked) < 60
+    assert len(comfy.hellos) == 1
+
+
+def test_a_submission_that_ctrl_c_cut_off_is_found_by_its_mark_when_it_comes_late(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """On a server that chooses its own ids, after a first look that missed it."""
+    comfy.faults.other_prompt_ids()
+    cut_off = press_ctrl_c_in_submissions(comfy, arrives=False)
+    with pytest.raises(KeyboardInterrupt):
+        fast.submit(shows())
+    [job] = outstanding(fast)
+    until(lambda: state_of(job).missed_at)
+    theirs = comfy.answer(cut_off[0])[2]["prompt_id"]
+    assert job.result(LIMIT).texts == ("x",)
+    assert job.prompt_id == theirs
+
+
+def test_ctrl_c_while_init_waits_leaves_a_client_that_can_be_closed(
+    comfy: ComfyServer,
+) -> None:
+    """In a pause between two attempts."""
+    comfy.on("GET", "/prompt", (503, {}, None))
+    api = client(comfy)
+    timer = threading.Timer(0.3, press_ctrl_c)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        api.init(LIMIT)
+    timer.join()
+    in_time(api.close)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])
+def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
+    fast: ComfyApi, gate: Gates, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    """Which may need somebody who asks."""
+    with monkeypatch.context() as patch:
+        fail_next_start(patch, error, "comfy-jobs")
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            fast.submit(shows("a", waits=True))
+    job = fast.submit(shows("b", waits=True))
+    assert any(thread.name == "comfy-jobs" for thread in threads())
+    gate.set()
+    assert job.result(LIMIT).texts == ("b",)

@@ -1,0 +1,161 @@
+"""A prompt that is in no queue and no history is lost, and nothing else is."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import (
+    JobLost,
+)
+from comfy_client.jobs.job import state_of
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import (
+    LIMIT,
+    Heard,
+    Quick,
+    client,
+    outstanding,
+    until,
+)
+from tests.helpers.gates import check_once, held, saves, shows, until_it_runs
+from tests.helpers.scripted import (
+    CACHED,
+    GRAPH,
+    RUNS,
+    START,
+    asked,
+)
+
+
+@pytest.mark.timing(follow=1.0)
+def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, fast):
+    """At the next of the rare looks."""
+    comfy.script(START, CACHED, RUNS)
+    job = fast.submit(GRAPH)
+    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    comfy.forget()
+    with pytest.raises(JobLost):
+        job.result(LIMIT)
+
+
+def test_a_look_that_another_job_needs_tells_of_all_that_vanished(comfy, fast):
+    """What the socket has seen begin is not looked for by itself."""
+    comfy.script(START, CACHED, RUNS)
+    work = [fast.submit(GRAPH)]
+    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    work.append(fast.submit(GRAPH))
+    comfy.forget()
+    for job in work:
+        with pytest.raises(JobLost):
+            job.result(LIMIT)
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_a_prompt_that_was_deleted_is_lost(comfy: ComfyServer, gate: Any, transport: Any) -> None:
+    """It ends as lost, by asking; the one before it is not disturbed."""
+    with client(comfy, transport=transport) as api:
+        told = Heard(api)
+        first = api.submit(held("a"))
+        until_it_runs(comfy)
+        second = api.submit(saves())
+        with Quick(comfy.url) as other:
+            other.delete_from_queue(second.prompt_id)
+        with pytest.raises(JobLost, match="in no queue and no history"):
+            second.result(LIMIT)
+        assert told.end(second.prompt_id).name == "job_lost"
+        gate("a").set()
+        check_once(comfy, told, first.result(LIMIT))
+        assert len(comfy.ran) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_server_that_was_killed_has_lost_its_jobs(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any, waits: bool
+) -> None:
+    """``JobLost`` within a few questions; the next job runs."""
+    gate("a")
+    told = Heard(fast)
+    job = fast.submit(held("a"))
+    until_it_runs(comfy)
+    if waits:
+        job = fast.submit(saves())
+    comfy.kill()
+    comfy.until(lambda: told("disconnected"), LIMIT)
+    assert not job.done()
+    comfy.start()
+    asked = len(comfy.requests)
+    with pytest.raises(JobLost):
+        job.result(LIMIT)
+    about = f"/history/{job.prompt_id}"
+    questions = [r for r in comfy.requests[asked:] if r.path == about]
+    assert len(questions) <= 5
+    assert (told.end(job.prompt_id).name, job.status) == ("job_lost", "lost")
+    comfy.until(lambda: told("reconnected"), LIMIT)
+    check_once(comfy, told, fast.run(saves(7), timeout=LIMIT))
+
+
+def test_a_queue_that_was_lost_without_a_restart(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any
+) -> None:
+    """What waits and what runs."""
+    gate("a")
+    told = Heard(fast)
+    both = [fast.submit(held("a")), fast.submit(saves())]
+    until_it_runs(comfy)
+    comfy.faults.lose_queue()
+    for job in both:
+        with pytest.raises(JobLost):
+            job.result(LIMIT)
+        assert told.end(job.prompt_id).name == "job_lost"
+    assert told.links == []
+
+
+def test_a_prompt_that_one_look_misses_is_not_lost(
+    comfy: ComfyServer, gate: threading.Event
+) -> None:
+    """In neither queue nor history: only a second look, some time later, says so."""
+    with client(comfy, transport="poll") as api:
+        nothing = (200, {}, {"queue_running": [], "queue_pending": []})
+        with comfy.faults.answer("GET", "/queue", nothing, times=1) as fault:
+            job = api.submit(shows(waits=True))
+            until(lambda: state_of(job).missed_at or job.done())
+        assert fault.hits == 1
+        gate.set()
+        assert job.result(LIMIT).texts == ("x",)
+
+
+def test_what_map_left_running_is_lost_and_not_cancelled_when_the_server_dies(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Only what waited was taken back."""
+    with contextlib.closing(fast.map([shows("a"), shows("b", waits=True), shows("c")])) as results:
+        next(results)
+        until(lambda: any(job.status == "running" for job in outstanding(fast)))
+    [running] = [job for job in outstanding(fast) if job.status == "running"]
+    comfy.restart()
+    assert isinstance(running.exception(LIMIT), JobLost)
+
+
+@pytest.mark.parametrize("fault", ["deaf", "go_dark"])
+def test_what_others_delete_is_lost_soon_though_nothing_says_so(
+    comfy: ComfyServer, fault: str
+) -> None:
+    """With real patience: one interval, 15 s at most."""
+    with client(comfy, ComfyApi) as api, client(comfy, transport="poll") as other:
+        api.submit(shows(waits=True))
+        job = api.submit(shows("b"))
+        until(lambda: job.status == "pending")
+        with getattr(comfy.faults, fault)():
+            until(
+                lambda: time.monotonic() - state_of(job).posted_at > 6.0
+            )  # it was looked for once
+            other.delete_from_queue(job.prompt_id)
+            start = time.monotonic()
+            assert isinstance(job.exception(LIMIT), JobLost)
+            assert time.monotonic() - start < 16.0

@@ -1,0 +1,129 @@
+"""Places in the queue, and how seldom it is read."""
+
+from __future__ import annotations
+
+import threading
+
+import blinker
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.jobs.job import state_of
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    Heard,
+    client,
+    paths_asked,
+    until,
+)
+from tests.helpers.gates import shows
+from tests.helpers.scripted import (
+    CACHED,
+    GRAPH,
+    OUTPUT,
+    RUNS,
+    START,
+    WELL,
+    asked,
+    check,
+)
+
+
+def test_a_prompt_that_the_socket_has_seen_begin_is_asked_for_alone(comfy, fast):
+    """A queue may hold megabytes of graphs; once in a while it is looked at all the same."""
+    comfy.script(START, CACHED, RUNS)
+    job = fast.submit(GRAPH)
+    comfy.until(lambda: len(asked(comfy, "/history")) >= 2, LIMIT)
+    before = len(asked(comfy, "/queue")), len(asked(comfy, "/history"))
+    for _ in range(3):
+        comfy.push_status()
+        now = len(asked(comfy, "/history"))
+        comfy.until(lambda: len(asked(comfy, "/history")) > now, LIMIT)  # noqa: B023
+    assert len(asked(comfy, "/queue")) == before[0] == 1
+    comfy.finish(job.prompt_id, {"9": OUTPUT})
+    check(job.result(LIMIT))
+
+
+@pytest.mark.timing(slow_queue=0.0, slow_queue_rest=1e4)
+def test_a_queue_that_takes_long_to_read_is_read_less(comfy, fast):
+    """Ends are found without it: in the history, of those that are next."""
+    comfy.script(START)
+    with Fast(comfy.url, transport="poll", namespace=blinker.Namespace()) as other:
+        work = [other.submit(GRAPH) for _ in range(20)]
+        comfy.until(lambda: all(job.status != "unknown" for job in work), LIMIT)
+        comfy.until(lambda: work[0].status == "running", LIMIT)
+        before = len(asked(comfy, "/queue"))
+        begun = len(asked(comfy, "/history"))
+        comfy.finish(work[0].prompt_id, {"9": OUTPUT})
+        check(work[0].result(LIMIT))
+        comfy.finish(work[1].prompt_id, {"9": OUTPUT})
+        check(work[1].result(LIMIT))
+        assert len(asked(comfy, "/queue")) <= before + 1
+        assert len(asked(comfy, "/history")) - begun < 60
+
+
+def test_a_crowded_queue_is_not_read_for_each_prompt_of_others(comfy, fast):
+    """One that was attached cannot have ended before those in front of it."""
+    comfy.script(START)
+    work = [fast.submit(GRAPH) for _ in range(3)]
+    with Fast(comfy.url, namespace=blinker.Namespace()) as other:
+        taken = other.job(work[2].prompt_id)
+        comfy.until(lambda: taken.queue_position == 2, LIMIT)
+
+        told = Heard(other)
+
+        def is_due_after(change):
+            heard = len(told.names("status"))
+            state_of(taken).check_at = float("inf")
+            change()
+            comfy.until(lambda: len(told.names("status")) > heard, LIMIT)
+            return state_of(taken).check_at < float("inf")
+
+        assert not is_due_after(comfy.push_status)
+        assert not is_due_after(lambda: fast.submit(GRAPH))
+        assert not is_due_after(lambda: comfy.finish(work[0].prompt_id))
+        comfy.finish(work[1].prompt_id)
+        comfy.finish(work[2].prompt_id)
+        assert taken.result(LIMIT)
+
+
+@pytest.mark.parametrize("is_mine", [True, False], ids=["behind mine", "behind others'"])
+@pytest.mark.timing(silence=10.0)
+def test_a_queue_that_moves_is_news(comfy, fast, is_mine):
+    """Between two looks at it, which are rare."""
+    comfy.script(START, lambda _: threading.Event().wait(0.25), *WELL[1:])
+    with Fast(comfy.url, namespace=blinker.Namespace()) as other:
+        for _ in range(8):
+            (fast if is_mine else other).submit(GRAPH)
+        check(fast.run(GRAPH, timeout=LIMIT, stall_timeout=1.5))
+
+
+def test_a_prompt_at_the_front_is_behind_what_runs(
+    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event
+) -> None:
+    """And before all others, the last one first; as the queue says it."""
+    first = fast.submit(shows("0", waits=True))
+    until(lambda: first.status == "running")
+    waiting = [fast.submit(shows(str(number))) for number in (1, 2)]
+    front = [fast.submit(shows(f"front {number}"), front=True) for number in (1, 2)]
+    until(lambda: fast._tracker.monitor.remaining == 5)
+    places = [job.queue_position for job in (first, *front, *waiting)]
+    until(lambda: [job.queue_position for job in (first, *front, *waiting)] == [0, 2, 1, 3, 4])
+    assert places[0] == 0
+    assert "1 ahead; running: Gated" in front[1].why()
+    with client(comfy) as other:
+        assert [other.job(job.prompt_id).queue_position for job in front] == [2, 1]
+    gate.set()
+
+
+def test_attaching_to_what_has_ended_does_not_ask_for_everybodys_graphs(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """One small question each."""
+    ids = [fast.run(shows(str(number)), timeout=LIMIT).prompt_id for number in range(20)]
+    with client(comfy) as other:
+        asked = paths_asked(comfy, lambda: [other.job(each).result(LIMIT) for each in ids] and None)
+    assert "/queue" not in asked
+    assert len(asked) <= 22

@@ -1,0 +1,67 @@
+"""A prompt that a server only plays: its messages, its outputs, its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, Request
+
+GRAPH = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Save"}},
+}
+OUTPUT = {"images": [{"filename": "a.png", "subfolder": "sub", "type": "output"}]}
+
+
+def say(kind: str, **data: Any) -> dict[str, Any]:
+    """A message about the prompt of the script."""
+    return {"type": kind, "data": {**data, "prompt_id": PROMPT_ID}}
+
+
+def custom(data: Any = "x") -> dict[str, Any]:
+    """A message of somebody's extension."""
+    return {"type": "custom", "data": data}
+
+
+START = say("execution_start")
+CACHED = say("execution_cached", nodes=[])
+ALL_CACHED = say("execution_cached", nodes=["1", "9"])
+RUNS = say("executing", node="1", display_node="1")
+LEFT = say("executed", node="9", display_node="9", output=OUTPUT)
+SUCCESS = say("execution_success")
+FAILED = say("execution_error", node_id="1", exception_type="ValueError", exception_message="no")
+STOPPED = say("execution_interrupted", node_id="1")
+OVER = say("executing", node=None)
+ENTRY = {
+    "prompt": [0, PROMPT_ID, {}, {}, []],
+    "outputs": {"9": OUTPUT},
+    "status": {"status_str": "success", "completed": True, "messages": [["execution_success", {}]]},
+}
+WELL = (START, CACHED, RUNS, LEFT, SUCCESS, Finish(), OVER)
+LOGIN = (200, {"Content-Type": "text/html"}, "<html>please log in</html>")
+
+
+def check(result: Any) -> None:
+    """The one picture of ``WELL`` or ``ENTRY`` is there."""
+    assert [(f.filename, f.subfolder) for f in result["Save"].images] == [("a.png", "sub")]
+
+
+def posts(server: ComfyServer) -> list[Request]:
+    """The submissions."""
+    return [r for r in server.requests if (r.method, r.path) == ("POST", "/prompt")]
+
+
+def asked(server: ComfyServer, path: str) -> list[Request]:
+    """The questions whose path begins so."""
+    return [r for r in server.requests if r.method == "GET" and r.path.startswith(path)]
+
+
+def answer_late(server: ComfyServer, **more: Any) -> None:
+    """Have submissions answered when their prompt is over."""
+
+    def handler(request: Request) -> Any:
+        status, headers, answer = server.answer(request)
+        server.until(lambda: answer["prompt_id"] in server.history, 20.0)
+        return status, headers, answer | more
+
+    server.on("POST", "/prompt", handler)
