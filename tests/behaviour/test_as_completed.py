@@ -10,7 +10,7 @@ from comfy_client import (
     ComfyApi,
 )
 from comfy_client.testing import ComfyServer
-from tests.helpers.graphs import GRAPH
+from tests.helpers.scripted import GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
 

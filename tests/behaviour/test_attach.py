@@ -22,6 +22,7 @@ from tests.helpers.clients import (
     LIMIT,
     Heard,
     client,
+    flush,
     outstanding,
     until,
 )
@@ -196,13 +197,13 @@ def test_attaching_to_what_has_ended_tells_its_end_to_nobody_twice(
         job = fast.job(prompt_id)
         assert [event.name for event in job.events()] == ["execution_success"]
         assert job.result(LIMIT).texts == ("x",)
-    fast._receivers.flush(5.0)
+    flush(fast)
     assert [e.prompt_id for e in told.ends()] == [prompt_id]
     with client(comfy) as other:
         told = Heard(other)
         other.job(prompt_id).result(LIMIT)
         other.job(prompt_id).result(LIMIT)
-        other._receivers.flush(5.0)
+        flush(other)
         assert [e.prompt_id for e in told.ends()] == [prompt_id]
 
 

@@ -23,7 +23,6 @@ from tests.helpers.clients import (
     Heard,
     client,
     paths_asked,
-    quickly,
     until,
 )
 from tests.helpers.connections import Make, upgraded
@@ -193,29 +192,6 @@ def test_a_busy_queue_does_not_hurry_what_fails(comfy, fast):
         away.end()
         go.set()
         check(taken.result(LIMIT))
-
-
-def test_reconnects_back_off() -> None:
-    """Refused at once or by 403: a handful in three seconds, later and later; close is quick."""
-    with ComfyServer() as forbidding, ComfyServer() as gone:
-        forbidding.faults.refuse_sockets(403)
-        with contextlib.ExitStack() as stack:
-            refused = stack.enter_context(contextlib.closing(ComfyApi(forbidding.url)))
-            told = Heard(refused)
-            refused.on("all", lambda event: None)  # connects
-            alone = stack.enter_context(ComfyApi(gone.url))
-            alone._connection.backoff.uniform = lambda low, high: (low + high) / 2
-            heard = Heard(alone)
-            gone.kill()
-            time.sleep(3.0)
-            assert len(forbidding.handshakes) == 1
-            assert told("auth_error")
-            delays = [event.delay for event in heard("reconnecting")]
-            assert 2 <= len(delays) <= 6
-            assert delays == sorted(delays)
-            for api in (refused, alone):
-                with quickly(2.0):
-                    api.close()
 
 
 @pytest.mark.parametrize("count", [1, 20])

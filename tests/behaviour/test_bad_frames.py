@@ -12,7 +12,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer, frame
-from comfy_client.transport import dial
+from comfy_client.transport.websocket import State
 from tests.helpers.clients import (
     FAST,
     LIMIT,
@@ -21,9 +21,11 @@ from tests.helpers.clients import (
     client,
     connected,
     open_sockets,
+    threads,
     until,
     until_connected,
 )
+from tests.helpers.connections import Make
 from tests.helpers.gates import check_once, saves
 from tests.helpers.scripted import custom
 
@@ -132,23 +134,6 @@ JUNK = {
 }
 
 
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
-def test_a_frame_that_none_should_send_costs_that_connection_only(
-    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, junk: bytes
-) -> None:
-    """The thread lives, a new socket is dialled, nothing is left open."""
-    monkeypatch.setattr(dial, "MAX_FRAME", 1 << 20)
-    with Quick(comfy.url) as api:
-        heard = Heard(api)
-        comfy.push_raw(junk)
-        until_connected(comfy, api, 2)
-        until(lambda: heard("reconnected"))
-        comfy.push(custom())
-        until(lambda: heard("custom"))
-        assert heard.links == ["disconnected", "reconnected"]
-    until(lambda: not open_sockets(comfy.port))
-
-
 def test_a_frame_of_600_mb_is_refused_by_its_header(comfy: ComfyServer, quick: Quick) -> None:
     """By the real limit, before any of it has come."""
     lost: list[Any] = []
@@ -159,26 +144,13 @@ def test_a_frame_of_600_mb_is_refused_by_its_header(comfy: ComfyServer, quick: Q
     assert "more than the" in str(lost[0].error)
 
 
-def test_the_largest_frame_is_a_limit_for_each_message(
-    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not for all that ever comes."""
-    monkeypatch.setattr(dial, "MAX_FRAME", 1 << 20)
-    with Quick(comfy.url) as api:
-        heard = Heard(api)
-        for _ in range(6):
-            comfy.push(custom("z" * (1 << 19)))
-        until(lambda: len(heard("custom")) == 6)
-        assert heard.links == []
-
-
 def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
     comfy: ComfyServer, quick: Quick
 ) -> None:
     """Text, binary, pings and pongs with any content: skipped, and the next message counts."""
     chance = random.Random(2024)
     heard = Heard(quick)
-    thread = quick._connection._thread
+    before = threads()
     for _ in range(100):
         batch = []
         for _ in range(1000):
@@ -192,17 +164,42 @@ def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
         comfy.push_raw(b"".join(batch))
     comfy.push(custom("end"))
     until(lambda: heard("custom"), 60)
-    assert quick._connection._thread is thread
+    assert threads() == before
     assert heard.links == []
 
 
 def test_random_bytes_leave_the_thread_alive(comfy: ComfyServer, quick: Quick) -> None:
     """Whole connections of them, forty times."""
     chance = random.Random(7)
-    thread = quick._connection._thread
+    before = threads()
     for count in range(40):
         # A close frame at the end: by chance, the bytes before are a frame that waits for more.
         comfy.push_raw(chance.randbytes(200) + frame(8, b"") * 20)
         comfy.faults.drop(reset=False)
         until_connected(comfy, quick, count + 2)
-    assert quick._connection._thread is thread
+    assert threads() == before
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
+def test_a_frame_that_none_should_send_costs_that_connection_only(
+    make: Make, comfy: ComfyServer, junk: bytes
+) -> None:
+    """The thread lives and reconnects, and nothing is left open."""
+    owner, link = make(comfy.url, max_frame=1 << 20)
+    comfy.until(lambda: link.state is State.CONNECTED)
+    comfy.push_raw(junk)
+    comfy.until(lambda: len(comfy.hellos) == 2 and link.state is State.CONNECTED)
+    comfy.push(custom())
+    until(lambda: [event for event in owner.received if event.name == "custom"])
+    assert owner.names("disconnected", "reconnected") == ["disconnected", "reconnected"]
+    until(lambda: len(open_sockets(comfy.port)) == 1)
+
+
+def test_the_largest_frame_is_a_limit_for_each_message(make: Make, comfy: ComfyServer) -> None:
+    """Not for all that ever comes."""
+    owner, link = make(comfy.url, max_frame=1 << 20)
+    comfy.until(lambda: link.state is State.CONNECTED)
+    for _ in range(6):
+        comfy.push(custom("z" * (1 << 19)))
+    until(lambda: len([event for event in owner.received if event.name == "custom"]) == 6)
+    assert owner.names("disconnected") == []

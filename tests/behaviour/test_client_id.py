@@ -13,8 +13,7 @@ from comfy_client import (
 )
 from comfy_client.testing import PROMPT_ID, Answer, ComfyServer, Request
 from tests.helpers.clients import Quick, until
-from tests.helpers.graphs import GRAPH
-from tests.helpers.servers import END
+from tests.helpers.scripted import END, GRAPH
 
 
 @contextlib.contextmanager

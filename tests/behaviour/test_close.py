@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 import time
@@ -12,14 +13,28 @@ import blinker
 import pytest
 
 from comfy_client import (
+    ApiError,
     ClientClosed,
     ComfyApi,
     State,
 )
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import exception_of, threads, until
-from tests.helpers.graphs import GRAPH
-from tests.helpers.servers import END
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    client,
+    exception_of,
+    outstanding,
+    threads,
+    until,
+)
+from tests.helpers.gates import shows
+from tests.helpers.interrupts import press_ctrl_c
+from tests.helpers.scripted import (
+    END,
+    GRAPH,
+    START,
+)
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
 
@@ -238,3 +253,85 @@ def test_what_a_closed_client_still_does(refused: str) -> None:
     assert api.host == refused
     assert repr(api) == f"<ComfyApi {refused} closed>"
     assert threads() == []
+
+
+def test_close_with_a_frozen_server(comfy: ComfyServer) -> None:
+    """It answers nothing any more."""
+    api = ComfyApi(comfy.url).init()
+    comfy.faults.freeze()
+    _closes_quickly(api)
+
+
+def test_closing_the_client_during_a_submission_ends_it(comfy, fast):
+    """No job is left without a verdict."""
+
+    def handler(request):
+        answer = comfy.answer(request)
+        fast.close()
+        return answer
+
+    comfy.on("POST", "/prompt", handler)
+    comfy.script(START)
+    with pytest.raises(ClientClosed):
+        fast.run(GRAPH, timeout=LIMIT)
+    assert outstanding(fast) == []
+
+
+def test_ctrl_c_while_the_client_is_closed_leaves_no_wait_without_an_end(comfy, monkeypatch):
+    """It comes while one of its jobs is told."""
+    comfy.script(START)
+
+    def interrupted(outcome):
+        raise KeyboardInterrupt
+
+    with contextlib.closing(Fast(comfy.url)) as api:
+        work = [api.submit(GRAPH) for _ in range(3)]
+        monkeypatch.setattr(work[1], "set_exception", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.close()
+        for job in (work[0], work[2]):
+            assert isinstance(job.exception(LIMIT), ClientClosed)
+
+
+def test_close_is_done_in_full_though_ctrl_c_come_in_between(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And may be called again."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for step in ("_connection.stop", "_tracker.close", "_receivers.close", "_http.close"):
+        api = client(comfy)
+        api.init()
+        job = api.submit(shows(waits=True))
+        part, _, method = step.partition(".")
+        do = getattr(getattr(api, part), method)
+        with monkeypatch.context() as patch:
+            patch.setattr(getattr(api, part), method, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                api.close()
+        assert api._closed
+        if part != "_tracker":
+            assert job.done()
+        api.close()
+        assert job.done()
+        assert api.state is State.CLOSED
+        do()
+
+
+def test_ctrl_c_while_the_last_events_are_delivered_closes_the_client_all_the_same(
+    comfy: ComfyServer,
+) -> None:
+    """At the end of a ``with`` that an error ends."""
+    entered, release = threading.Event(), threading.Event()
+    timer = threading.Timer(0.3, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt), client(comfy) as api:  # noqa: PT012
+        api.on("status", lambda event: (entered.set(), release.wait(LIMIT)))
+        comfy.push_status()
+        assert entered.wait(LIMIT)
+        timer.start()
+        raise ApiError("an error")
+    assert api.state is State.CLOSED
+    timer.join()
+    release.set()

@@ -26,7 +26,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, exception_of, open_sockets, threads, until
-from tests.helpers.graphs import GRAPH
+from tests.helpers.scripted import GRAPH
 
 # -- construction --------------------------------------------------------------------------
 

@@ -11,23 +11,20 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi, State
+from comfy_client import ComfyApi
 from comfy_client.errors import (
-    ClientClosed,
     JobTimeout,
 )
 from comfy_client.testing import ComfyServer, Finish
 from tests.conftest import load_workflow
 from tests.helpers.clients import (
     LIMIT,
-    Fast,
     Heard,
     Quick,
     outstanding,
-    quickly,
     until,
 )
-from tests.helpers.gates import check_once, held, saves, shows
+from tests.helpers.gates import check_once, saves, shows
 from tests.helpers.interrupts import fail_next_start
 from tests.helpers.recordings import recording
 from tests.helpers.scripted import (
@@ -213,28 +210,6 @@ def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast, wrong):
     assert posts(comfy) == []
 
 
-def test_done_callbacks_have_a_thread_of_their_own(comfy, fast):
-    """Not the socket's; in order, and one that raises does not keep the others."""
-    names = []
-    done = threading.Event()
-    go = threading.Event()
-    comfy.script(START, go, *WELL[1:])
-    job = fast.submit(GRAPH)
-
-    def broken(_):
-        names.append("broken")
-        raise RuntimeError("mine")
-
-    job.add_done_callback(broken)
-    job.add_done_callback(lambda _: names.append(threading.current_thread().name))
-    job.add_done_callback(lambda _: done.set())
-    go.set()
-    assert done.wait(LIMIT)
-    assert names == ["broken", "comfy-callbacks"]
-    job.add_done_callback(lambda _: names.append(threading.current_thread().name))
-    assert names[2] == threading.current_thread().name
-
-
 def test_done_callbacks_never_run_in_threads_of_the_client(comfy, fast):
     """Whenever they are added: also at the very moment of the end."""
     comfy.script(*WELL)
@@ -281,16 +256,6 @@ def test_a_receiver_that_sleeps_costs_no_connection(comfy: ComfyServer) -> None:
         check_once(comfy, told, job.result(LIMIT), recovered=False)
         assert told.links == []
         assert len(comfy.hellos) == 1
-
-
-def test_a_receiver_may_close_the_client(comfy: ComfyServer, gate: Any) -> None:
-    """The wait ends at once."""
-    gate("a")
-    api = Fast(comfy.url).init(LIMIT)
-    api.on("executing", lambda e: api.close())
-    with quickly(LIMIT / 2), pytest.raises(ClientClosed):
-        api.run(held("a"), timeout=LIMIT)
-    comfy.until(lambda: api.state is State.CLOSED, LIMIT)
 
 
 def test_done_callbacks_are_called_though_no_thread_can_be_had_for_them(

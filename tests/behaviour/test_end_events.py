@@ -21,6 +21,7 @@ from tests.helpers.clients import (
     LIMIT,
     Fast,
     Heard,
+    flush,
 )
 from tests.helpers.gates import check_once, saves
 from tests.helpers.recordings import recording
@@ -205,7 +206,7 @@ def test_an_error_that_was_told_stands_though_the_server_has_forgotten_it(
     assert [e.is_end for e in again.events()] == [True]
     assert isinstance(again.exception(LIMIT), error)
     assert again.exception().prompt_id == prompt_id
-    fast._receivers.flush(5.0)
+    flush(fast)
     assert len(told.ends()) == 1
 
 

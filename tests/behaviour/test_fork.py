@@ -18,9 +18,8 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard
-from tests.helpers.graphs import GRAPH
 from tests.helpers.processes import in_child
-from tests.helpers.servers import END
+from tests.helpers.scripted import END, GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
 

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -17,9 +18,20 @@ from comfy_client import (
     AuthenticationError,
     ComfyApi,
 )
+from comfy_client.jobs.cancel import withdrawn
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import open_sockets, threads, until
-from tests.helpers.graphs import GRAPH
+from tests.helpers.clients import (
+    LIMIT,
+    Fast,
+    open_sockets,
+    threads,
+    until,
+)
+from tests.helpers.scripted import (
+    GRAPH,
+    START,
+    WELL,
+)
 
 # -- forgotten -----------------------------------------------------------------------------
 
@@ -74,8 +86,8 @@ SCRIPTS = {
     "receivers": "api.on('all', lambda event: api.state); api.init(); api.get_queue()",
     "job": "job = api.submit(GRAPH)",
     "busy receiver": "import time; api.on('status', lambda e: time.sleep(60)); api.init()",
-    "poll": "api._connection._poll_only = True; api.init()",
-    "refused": "api._http.address.__class__; api.on('status', print)",
+    "poll": "api = ComfyApi(api.host, transport='poll'); api.init()",
+    "refused": "api.on('status', print)",
     "iterating": (
         "import threading;"
         "threading.Thread(target=lambda: list(api.events()), daemon=True).start(); api.init()"
@@ -107,3 +119,37 @@ def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert ended - float(done.stdout) < 3.0  # measured 0.1 s; the machine may be busy
+
+
+def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):
+    """Also where a lock of ours is held: it takes back what waits, and its job's events."""
+    comfy.script(*WELL)
+    job = fast.submit(GRAPH)
+    events = job.events()
+    next(events)
+    ended = threading.Event()
+
+    def collect():
+        with fast._tracker.lock:
+            withdrawn(fast._poller, [job.prompt_id])  # what closing the iterator of map() does
+            events.close()
+        ended.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert ended.wait(LIMIT)
+
+
+def test_a_client_that_is_forgotten_takes_its_thread_along(comfy):
+    """Nobody closed it, and its job has not ended."""
+    comfy.script(START)
+    api = Fast(comfy.url)
+    api.submit(GRAPH)
+    mine = [t for t in threading.enumerate() if t.name == "comfy-jobs"]
+    assert mine
+    del api
+
+    def have_ended():
+        gc.collect()  # again and again: a thread holds the client while it works for it
+        return not any(thread.is_alive() for thread in mine)
+
+    comfy.until(have_ended, LIMIT)

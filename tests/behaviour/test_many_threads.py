@@ -21,7 +21,7 @@ from comfy_client.events import Executed
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, Impatient, Requests, outstanding, until
+from tests.helpers.clients import Heard, Impatient, Requests, flush, outstanding, until
 from tests.helpers.proxy import Proxy
 
 THREADS = 8
@@ -107,7 +107,7 @@ def crowd(
             told = list(pool.map(one, range(count)))
         seconds = time.monotonic() - begun
         assert outstanding(api) == []
-        api._receivers.flush(5.0)
+        flush(api)
 
     ids = [each.result.prompt_id for each in told]
     assert len(set(ids)) == count

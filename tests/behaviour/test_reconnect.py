@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from comfy_client.errors import (
 )
 from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.websocket import State
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import (
     FAST,
@@ -28,6 +28,7 @@ from tests.helpers.clients import (
     until,
     until_connected,
 )
+from tests.helpers.connections import Make
 from tests.helpers.gates import check_once, held, saves, until_it_runs
 from tests.helpers.graphs import txt2img
 from tests.helpers.proxy import Proxy
@@ -235,17 +236,6 @@ def test_a_close_frame_of_the_server_is_reconnected(comfy: ComfyServer, quick: Q
     until(lambda: len(open_sockets(comfy.port)) <= 2)  # the socket, and a kept HTTP connection
 
 
-def test_the_old_socket_ends_before_the_new_one_begins(comfy: ComfyServer, quick: Quick) -> None:
-    """The server forgets a client id with whichever socket of it ends."""
-    heard = Heard(quick)
-    for count in range(3):
-        quick._connection.redial("a test")
-        until_connected(comfy, quick, count + 2)
-        assert len(comfy.sockets) == 1
-    until(lambda: len(heard("reconnected")) == 3)
-    assert str(heard("disconnected")[0].error) == "a test"
-
-
 def test_a_server_that_was_away_for_long_is_reconnected(comfy: ComfyServer, quick: Quick) -> None:
     """Refused dials in between are no further disconnections."""
     heard = Heard(quick)
@@ -305,32 +295,6 @@ def test_a_pause_shorter_than_the_limit_is_no_death(comfy: ComfyServer, quick: Q
         time.sleep(FAST.dead / 2)
     comfy.until(lambda: comfy.pings >= 10)
     assert heard.links == []
-
-
-def test_redial_replaces_a_deaf_socket(comfy: ComfyServer, quick: Quick) -> None:
-    """Pings are answered, but nothing else comes."""
-    heard = Heard(quick)
-    comfy.faults.deaf()
-    comfy.push(custom(1))
-    comfy.until(lambda: comfy.pings >= 3)
-    assert heard.links == []
-    quick._connection.redial("deaf")
-    until_connected(comfy, quick, 2)
-    comfy.push(custom(2))
-    until(lambda: heard("custom"))
-    assert heard("custom")[0].data == 2
-
-
-def test_redial_without_a_socket_is_nothing(comfy: ComfyServer) -> None:
-    """While it dials or waits there is nothing to give up."""
-    comfy.faults.refuse_sockets(502)
-    with contextlib.closing(Quick(comfy.url)) as api:
-        api._connection.redial("too early")
-        api.on("all", lambda event: None)  # connects
-        until(lambda: len(comfy.handshakes) >= 2)
-        api._connection.redial("still too early")
-        comfy.faults.clear()
-        until_connected(comfy, api, 1)
 
 
 def test_logs_are_subscribed_anew_after_each_reconnect(comfy: ComfyServer, quick: Quick) -> None:
@@ -418,3 +382,30 @@ def test_kept_connections_that_are_dead_hold_up_no_verdict(comfy: ComfyServer) -
         assert len(job.result(LIMIT).images) == 1
         assert time.monotonic() - over < 6.0
         assert heard.links == []
+
+
+def test_the_old_socket_ends_before_the_new_one_begins(make: Make, comfy: ComfyServer) -> None:
+    """The server forgets a client id with whichever socket of it ends."""
+    owner, link = make(comfy.url)
+    comfy.until(lambda: link.state is State.CONNECTED)
+    for count in range(3):
+        link.redial("a test")
+        comfy.until(
+            lambda count=count: len(comfy.hellos) == count + 2 and link.state is State.CONNECTED
+        )
+        assert len(comfy.sockets) == 1
+    assert owner.names("reconnected") == ["reconnected"] * 3
+    [first, *_] = [event for event in owner.events if event.name == "disconnected"]
+    assert str(first.error) == "a test"
+
+
+def test_redial_without_a_socket_is_nothing(make: Make, comfy: ComfyServer) -> None:
+    """While it dials or waits there is nothing to give up."""
+    comfy.faults.refuse_sockets(502)
+    _, link = make(comfy.url, start=False)
+    link.redial("too early")
+    link.start()
+    until(lambda: len(comfy.handshakes) >= 2)
+    link.redial("still too early")
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)

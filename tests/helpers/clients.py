@@ -80,12 +80,17 @@ def until_connected(server: ComfyServer, api: ComfyApi, count: int) -> None:
     server.until(lambda: len(server.hellos) >= count and api.connected, 10)
 
 
+def flush(api: ComfyApi) -> None:
+    """Wait until receivers have had what has happened."""
+    api._receivers.flush(5.0)
+
+
 class Heard:
     """Every event of a client from now on, in order; starts nothing."""
 
     def __init__(self, api: ComfyApi) -> None:
         self.events: list[Any] = []
-        api._receivers.flush(5.0)  # what happened before may still be on its way
+        flush(api)  # what happened before may still be on its way
         self.forget = api._receivers.on("all", self.events.append, once=False)
 
     def __call__(self, *names: str) -> list[Any]:

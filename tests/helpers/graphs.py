@@ -39,7 +39,3 @@ def png(color: tuple[int, ...] = (1, 2, 3), size: tuple[int, int] = (8, 8)) -> b
     file = io.BytesIO()
     Image.new("RGBA" if len(color) == 4 else "RGB", size, color).save(file, "PNG")
     return file.getvalue()
-
-
-#: Of a prompt that is never run, but scripted.
-GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}

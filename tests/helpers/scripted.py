@@ -38,6 +38,8 @@ ENTRY = {
     "status": {"status_str": "success", "completed": True, "messages": [["execution_success", {}]]},
 }
 WELL = (START, CACHED, RUNS, LEFT, SUCCESS, Finish(), OVER)
+#: How a prompt ends that did nothing.
+END = (Finish(), OVER)
 LOGIN = (200, {"Content-Type": "text/html"}, "<html>please log in</html>")
 
 

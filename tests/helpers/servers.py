@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from comfy_client.testing import (
-    PROMPT_ID,
     ComfyServer,
     ExecutionBlocker,
-    Finish,
     ProgressBar,
     check_interrupted,
     send_event,
@@ -113,10 +111,3 @@ def add_test_content(server: ComfyServer) -> None:
         type("LoraLoader", (LoraLoader,), loras),
     ):
         server.add_node(cls)
-
-
-#: How a prompt ends that does nothing: in the history, and told.
-END = (
-    Finish(),
-    {"type": "executing", "data": {"node": None, "prompt_id": PROMPT_ID}},
-)
