@@ -29,15 +29,11 @@ class ExecutionHooks(Protocol):
     def before_step(self) -> None:
         """Wait, if no node may start or continue."""
 
-    def before_history(self) -> None:
-        """Wait, if the end of a prompt may not be known yet."""
+    def before_end(self, prompt_id: str, status: str) -> bool:
+        """A prompt is about to leave the queue, with success or an error.
 
-    @property
-    def keeps_history(self) -> bool:
-        """Whether prompts that ended are remembered."""
-
-    def ended(self, prompt_id: str, status: str) -> None:
-        """A prompt is about to leave the queue, with success or an error."""
+        Waits, if that may not be known yet; whether the prompt is remembered.
+        """
 
 
 class Executor:
@@ -110,9 +106,7 @@ class Executor:
         self.sink.log(f"Prompt executed in {seconds:.2f} seconds")
 
     def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
-        self.hooks.before_history()
-        keep = self.hooks.keeps_history
-        self.hooks.ended(prompt_id, result["status"].get("status_str"))
+        keep = self.hooks.before_end(prompt_id, result["status"].get("status_str"))
         self._queue.done(result if keep else None)
         if self.client_id is not None:
             self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)

@@ -66,29 +66,23 @@ class PromptHooks:
         while self._state.faults.first("hang_worker") and not self._state.queue.closed:
             time.sleep(_POLL)
 
-    def before_history(self) -> None:
-        """Wait while history is to come late."""
-        start = time.monotonic()
+    def before_end(self, prompt_id: str, status: str | None) -> bool:
+        """Wait while history is to come late; whether there is to be any."""
+        state, start = self._state, time.monotonic()
         self.before_step()
-        while not self._state.queue.closed:
-            late = self._state.faults.first("late_history")
+        while not state.queue.closed:
+            late = state.faults.first("late_history")
             seconds = late.settings if late else 0
             if seconds is not None and time.monotonic() >= start + seconds:
-                return
+                break
             time.sleep(_POLL)
-
-    @property
-    def keeps_history(self) -> bool:
-        """Whether prompts that end are to be remembered."""
-        return not self._state.faults.first("no_history")
-
-    def ended(self, prompt_id: str, status: str | None) -> None:
-        """A prompt leaves the queue; if the server dies, it has no end."""
-        ended(self._state, prompt_id, status)
+        keep = not state.faults.first("no_history")
+        ended(state, prompt_id, status)
+        return keep
 
 
 def ended(state: ServerState, prompt_id: str, status: str | None) -> None:
-    """Record how a prompt ended."""
+    """Record how a prompt ended; if the server dies, it has no end."""
     if state.queue.closed:
         return
     ran = next((r for r in reversed(state.records.ran) if r.prompt_id == prompt_id), None)

@@ -564,7 +564,7 @@ def test_what_is_no_exception_in_a_check_is_kept(server, api):
 
 def test_a_fault_of_the_worker_itself_costs_its_prompt_only(server, api, monkeypatch):
     """Whatever it is, the test hears of it."""
-    monkeypatch.setattr(PromptHooks, "keeps_history", property(lambda self: 1 / 0))
+    monkeypatch.setattr(PromptHooks, "before_end", lambda *_: 1 / 0)
     ask(server, "POST", "/prompt", json={"prompt": picture()})
     server.until(lambda: server.errors, LIMIT)
     monkeypatch.undo()
