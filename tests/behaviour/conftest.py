@@ -118,6 +118,12 @@ def journal(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where to record."""
+    return tmp_path / "run.jsonl"
+
+
+@pytest.fixture
 def refused() -> Iterator[str]:
     """The URL of a port where nobody listens, and nobody else can."""
     with socket.socket() as taken:

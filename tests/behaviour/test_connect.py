@@ -28,10 +28,9 @@ from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, exception_of, open_sockets, threads, until
 from tests.helpers.scripted import GRAPH
 
-# -- construction --------------------------------------------------------------------------
-
-
 pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+# -- construction --------------------------------------------------------------------------
 
 
 def test_construction_asks_nothing_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:

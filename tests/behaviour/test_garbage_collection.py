@@ -33,10 +33,9 @@ from tests.helpers.scripted import (
     WELL,
 )
 
-# -- forgotten -----------------------------------------------------------------------------
-
-
 pytestmark = pytest.mark.usefixtures("prompts_wait")
+
+# -- forgotten -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("closure", [False, True], ids=["plain", "closing over it"])

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,6 @@ from tests.helpers.clients import Quick, until
 from tests.helpers.records import graph, rows, so_far
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ComfyServer]:
-    """One for all tests here that leave it as it was."""
-    with ComfyServer(allowed_hosts=["*"]) as running:
-        yield running
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where to record."""
-    return tmp_path / "run.jsonl"
 
 
 # -- what is in it -------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,6 @@ from tests.helpers.clients import Quick, until
 from tests.helpers.records import graph, rows, so_far, texts
 
 SECRET = "hunter2-geheim"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ComfyServer]:
-    """One for all tests here that leave it as it was."""
-    with ComfyServer(allowed_hosts=["*"]) as running:
-        yield running
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where to record."""
-    return tmp_path / "run.jsonl"
 
 
 def assert_nowhere(secret: str, path: Path) -> None:
