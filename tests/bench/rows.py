@@ -23,7 +23,6 @@ from urllib.parse import urlencode, urlsplit
 
 from comfy_client import ComfyApi, signal
 from comfy_client.events import Event
-from comfy_client.transport import websocket
 
 from . import transfers
 from .measure import (
@@ -259,6 +258,8 @@ def _client_frames(api: ComfyApi, kind: str, name: str, count: int) -> float:
 def _stamped() -> Iterator[list[float]]:
     """When each text was received, before it is decoded."""
     stamps: list[float] = []
+    from comfy_client.transport import websocket  # an older version has another module
+
     decode = websocket.decode_text
 
     def stamped(data: bytes | memoryview, most: int) -> tuple[Event, ...]:
