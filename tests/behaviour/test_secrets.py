@@ -87,7 +87,7 @@ def test_no_failure_shows_a_secret(
     with ComfyServer() as comfy, contextlib.ExitStack() as stack:
         stack.callback(comfy.errors.clear)
         http = stack.enter_context(opened(comfy.url, credentials=credentials, timeout=(5, 0.2)))
-        http.json("GET", "/prompt")  # learns where the routes are
+        http.json("GET", "/prompt", timeout=30)  # learns where the routes are
         FAILURES[failure](comfy)
         for method in ("GET", "POST"):
             with pytest.raises(ComfyError) as caught:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 
@@ -25,9 +26,9 @@ from comfy_client.testing import ComfyServer, Request, never_answer
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
 from tests.helpers.clients import (
+    FAST,
     LIMIT,
     Heard,
-    Quick,
     outstanding,
     quickly,
 )
@@ -258,13 +259,19 @@ def test_a_worker_that_died_is_a_stall_timeout(comfy: ComfyServer, fast: ComfyAp
     check_once(comfy, told, job.result(LIMIT))
 
 
+class Pinging(ComfyApi):
+    """Asks often whether the socket is alive, and believes it is for long."""
+
+    timing = attrs.evolve(FAST, dead=90.0)
+
+
 def test_a_clock_that_jumps_is_no_timeout(
     comfy: ComfyServer, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forth and back by weeks: no timeout, no disconnection, no early end."""
     true, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: true() + offset[0])
-    with Quick(comfy.url) as api:
+    with Pinging(comfy.url) as api:
         told = Heard(api)
         job = api.submit(held("a"))
         until_it_runs(comfy)
