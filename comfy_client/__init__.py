@@ -11,8 +11,9 @@
 The guide is in the folder ``guide`` of this package; ``start.rst`` is its first page.
 
 Glossary:
-    attach: Follow a prompt by its id that somebody submitted before (``api.job``).  Events of an
-        *attached* prompt go to the client that submitted it, so its end comes over HTTP.
+    attach: Follow a prompt by its id that was submitted before (``api.job``).  Events of an
+        *attached* prompt may go to another client, or to an older client id of this one; its end
+        then comes over HTTP.
     backoff: Growing, random pauses between attempts.
     callback: What ``api.on`` or ``api.run`` calls with an event; see *receiver*.
     client id: Tells the server whose socket gets the events of a prompt.
@@ -22,7 +23,8 @@ Glossary:
     embedded server: ``comfy_client.testing.ComfyServer``, a ComfyUI in your own process.
     end event: The one event of each prompt that has ``is_end``.
     event: One message of the server as a typed object, or news of the client's connection.
-    event thread: Reads the socket, and does nothing else.
+    event thread: Reads the socket, updates jobs and fills the queues of readers.  It never waits
+        for a receiver, a lock that is held for long, or an answer while there is a socket.
     history: The server's records of prompts that have ended.
     job: A prompt in your hands: a future of its result.
     journal: The file in which ``sweep`` remembers its rows.

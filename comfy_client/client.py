@@ -279,7 +279,7 @@ class ComfyApi(Batches, Subscriptions):
                         f"{self.host}: speaks TLS, not plain http; use https:// in host",
                         retryable=False,
                     )
-                if not _may_mend(exc) or deadline.left() <= pauses.longest:
+                if not _is_temporary(exc) or deadline.left() <= pauses.longest:
                     self._receivers.publish(ErrorEvent(name="connection_error", error=exc))
                     raise exc
                 if is_first:  # whoever waits wants to know for what
@@ -455,7 +455,7 @@ def _recorder(path: str | os.PathLike[str]) -> Recorder:
     return Recorder(path)
 
 
-def _may_mend(exc: ComfyError) -> bool:
+def _is_temporary(exc: ComfyError) -> bool:
     """Whether a server that answers so may merely be starting."""
     return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
@@ -486,23 +486,23 @@ def _unpickle(
     cls: type[ComfyApi],
     config: dict[str, Any],
     left_behind: bool,
-    stays_behind: tuple[str, ...] = (),
+    dropped_arguments: tuple[str, ...] = (),
 ) -> ComfyApi:
     api = cls(**config)
     api._http.left_behind = left_behind
-    if stays_behind:
-        _warn_of_pickle(api.host, stays_behind)
+    if dropped_arguments:
+        _warn_of_pickle(api.host, dropped_arguments)
     return api
 
 
 @functools.lru_cache(100)
-def _warn_of_pickle(host: str, stays_behind: tuple[str, ...]) -> None:
+def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
     """Once per process: results hold their client, and many of them may come."""
     log.warning(
-        "the client of %s comes out of a pickle without its %s: make one with them here, and name "
-        "credentials with EnvCredentials, which travel",
+        "the client of %s was unpickled without its %s: make one with them here, and name "
+        "credentials with EnvCredentials, which can be pickled",
         host,
-        ", ".join(stays_behind),
+        ", ".join(dropped_arguments),
     )
 
 

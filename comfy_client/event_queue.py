@@ -175,7 +175,7 @@ class EventQueue:
         """What still waits is dropped; ``get`` answers ``None`` from now on."""
         with self._lock:
             self._closed = True
-            # Not cleared: whoever is in the middle of it goes on with what is dropped.
+            # Not cleared: a reader that is in the middle of it keeps what is dropped.
             self._waiting, self._of_kind, self._charges = OrderedDict(), {}, {}
             self._in_hand = None
             self._budget.used -= self.own

@@ -40,7 +40,7 @@ class Timing:
         look_up_sure: How long it must not be found by a server that answers.
         linger: How long the thread that asks stays when there are no jobs.
         flush: How long a result waits for slow receivers.
-        last_word: How long Ctrl-C, ``map`` and ``sweep`` take to cancel what is not wanted.
+        cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` take to cancel what is not wanted.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest of these pauses.
         row: How long a busy server may take to say how long a row of ``sweep`` ran.
@@ -79,7 +79,7 @@ class Timing:
     look_up_sure: float = 3.0
     linger: float = 10.0
     flush: float = 5.0
-    last_word: float = 5.0
+    cancel_timeout: float = 5.0
     retry: float = 0.5
     retry_cap: float = 5.0
     row: float = 1.0

@@ -284,7 +284,7 @@ class Window:
             if over:
                 # Of several the one that runs: those behind it may yet have their turn.
                 first_up = next((one for one in over if one.job.status == "running"), over[0])
-                return jobs[first_up.job], _give_up(first_up, self.poller.timing.last_word)
+                return jobs[first_up.job], _give_up(first_up, self.poller.timing.cancel_timeout)
             soon = min((one.at - now for one in due), default=SLICE)
             wait_for_one(jobs, min(SLICE, soon))
 
@@ -326,9 +326,9 @@ class Window:
             return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
         try:
-            last_word = self.poller.timing.last_word
+            timeout = self.poller.timing.cancel_timeout
             http = self.poller.tracker.http
-            http.send_command("POST", "/queue", json={"delete": ids}, timeout=last_word)
+            http.send_command("POST", "/queue", json={"delete": ids}, timeout=timeout)
         except ComfyError as exc:
             log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
             return

@@ -262,9 +262,9 @@ class _Sweeper:
             # One that was sent a moment ago may be on its way yet.
             age = time.time() - record.sent_at
             look_up = self._poller.timing.look_up
-            lost_apart = None if age > look_up else look_up
+            lost_delay = None if age > look_up else look_up
             found = self._recovery.queued.get(record.prompt_id, record.prompt_id)
-            self._attach(point, found, lost_apart=lost_apart)
+            self._attach(point, found, lost_delay=lost_delay)
 
     def _all_keys(self) -> list[Key]:
         """Of points with equal graphs, the first has the first row, and so on."""
@@ -335,10 +335,10 @@ class _Sweeper:
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
             self._journal.accepted(self._keys[point], job.prompt_id)
 
-    def _attach(self, point: int, prompt_id: str, *, lost_apart: float | None = None) -> None:
+    def _attach(self, point: int, prompt_id: str, *, lost_delay: float | None = None) -> None:
         self._flights[prompt_id] = _Flight(point)
         graph = self._grid.workflow(point).to_dict()
-        job = attach(self._client, self._poller, prompt_id, graph, lost_apart=lost_apart)
+        job = attach(self._client, self._poller, prompt_id, graph, lost_delay=lost_delay)
         self._window.put(prompt_id, job)
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:

@@ -101,7 +101,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
             words.append("running: another prompt")
     elif status == "running":
         words[0] += f": {_node(state, tracker.times)}"
-        if state.running_since is not None and not state.is_quiet:
+        if state.running_since is not None and not state.lacks_events:
             words[0] += f", for {now - state.running_since:.0f} s"
     news = (
         f"last news {now - state.news_at:.1f} s ago by {state.news_by}"
@@ -113,7 +113,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
 
 def _node(state: JobState, times: NodeTimes) -> str:
     progress = progress_of(state, times)
-    nowhere = "at which node, another client is told" if state.is_quiet else "no node yet"
+    nowhere = "its node is reported to another client" if state.lacks_events else "no node yet"
     text = progress.title or (f"node {progress.node_id}" if progress.node_id else nowhere)
     if progress.step is not None and progress.steps:
         text += f" {progress.step:g}/{progress.steps:g}"

@@ -202,7 +202,7 @@ class Job(Future[Result]):
             left = self._slice(limits)
             is_done = wait_for_one([self], left)
             if left <= 0 and not is_done:
-                raise self._out_of_patience(limits)
+                raise self._timeout_error(limits)
         self._log_remarks()
 
     def _log_remarks(self) -> None:
@@ -218,7 +218,7 @@ class Job(Future[Result]):
             left = min(left, news_at(self) + limits.stall_timeout - time.monotonic())
         return left
 
-    def _out_of_patience(self, limits: Limits) -> JobTimeout:
+    def _timeout_error(self, limits: Limits) -> JobTimeout:
         is_stalled = limits.left(1.0) > 0
         what = (
             f"no news of prompt {self.prompt_id} for {limits.stall_timeout or 0:g} s"
@@ -299,15 +299,15 @@ class Job(Future[Result]):
         """
         if not self.done():
             state = self._tracked.state
-            if type(state.end_event) in _STATUS_TOLD:
-                return _STATUS_TOLD[type(state.end_event)]  # and nothing takes it back
+            if type(state.end_event) in _STATUS_OF_EVENT:
+                return _STATUS_OF_EVENT[type(state.end_event)]  # and nothing takes it back
             if state.running_since is not None:
                 return "running"
             return "unknown" if state.attached and state.ahead is None else "pending"
         error = super().exception(0)
         if error is None:
             return "succeeded"
-        for kind, status in _STATUS_OF.items():
+        for kind, status in _STATUS_OF_ERROR.items():
             if isinstance(error, kind):
                 return status
         return "unknown"
@@ -345,19 +345,19 @@ class Job(Future[Result]):
         return f"{status}{after}" + (f": {error}" if error is not None else "")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a job does not travel: hand on its prompt_id, and call api.job(prompt_id)")
+        raise TypeError("a job cannot be pickled: pass its prompt_id, and call api.job(prompt_id)")
 
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {self.status}>"
 
 
-_STATUS_TOLD: Mapping[object, JobStatus] = {
+_STATUS_OF_EVENT: Mapping[object, JobStatus] = {
     ExecutionSuccess: "succeeded",
     ExecutionError: "failed",
     ExecutionInterrupted: "interrupted",
 }
 
-_STATUS_OF: Mapping[type[ComfyError], JobStatus] = {
+_STATUS_OF_ERROR: Mapping[type[ComfyError], JobStatus] = {
     JobFailed: "failed",
     JobInterrupted: "interrupted",
     JobLost: "lost",
@@ -399,7 +399,7 @@ def _events(job: Job, queue: EventQueue, limits: Limits) -> Generator[Event, Non
             is_over = job.done()
             left = job._slice(limits)
             if left <= 0 and not is_over:
-                raise job._out_of_patience(limits)
+                raise job._timeout_error(limits)
             event = queue.get(0 if is_over else left)
             if event is not None:
                 yield event
@@ -450,11 +450,11 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
                 warn_that_it_runs(job)
         if on_interrupt == "cancel" and begun:
             # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
-            last_word = threading.Thread(
+            thread = threading.Thread(
                 target=_cancel, args=(begun,), name="comfy-cancel", daemon=True
             )
-            last_word.start()
-            last_word.join(begun[0]._poller.timing.last_word)
+            thread.start()
+            thread.join(begun[0]._poller.timing.cancel_timeout)
         raise
 
 

@@ -116,7 +116,7 @@ def error_of(
         event = _without(secrets, event, graph)
     where = describe(graph, event.node_id, event.node_type) if event.node_id else "a node"
     error = JobFailed(
-        f"{where} failed: {event.exception_type or 'no exception told'}: "
+        f"{where} failed: {event.exception_type or 'no exception given'}: "
         f"{event.exception_message or ''}".rstrip(": "),
         prompt_id=prompt_id,
         node_id=event.node_id,

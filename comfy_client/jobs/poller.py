@@ -37,11 +37,10 @@ from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Refusals in a row after which what is known has to do: login page, 401; other errors.
-REFUSALS: Final = 3
-STUMBLES: Final = 8
-#: Prompts that have not ended, in the order of the queue, behind which none has: one may have
-#: been put before others.
+#: After so many refusals in a row, what is known decides: login pages and 401; other errors.
+MAX_REFUSALS: Final = 3
+MAX_OTHER_ERRORS: Final = 8
+#: After so many unfinished prompts, in the order of the queue, later ones count as unfinished too.
 AHEAD: Final = 4
 
 
@@ -52,7 +51,7 @@ class Poller:
         tracker: Whose prompts these are.
         timing: The times of the client.
         trouble: Why HTTP fails; ``None`` while it does not.
-        hold: No question comes before this moment, as the server is away.
+        not_before: No question comes before this moment, as the server is away.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -60,7 +59,7 @@ class Poller:
         self.timing = timing = tracker.timing
         self.trouble: ComfyError | None = None
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
-        self.hold = 0.0
+        self.not_before = 0.0
         self._thread: threading.Thread | None = None
         self._idle_since = 0.0
 
@@ -90,7 +89,7 @@ class Poller:
 
     def ask_now(self, one: Tracked) -> None:
         """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
-        self.hold = 0.0
+        self.not_before = 0.0
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
@@ -111,7 +110,7 @@ class Poller:
         tracker, timing = self.tracker, self.timing
         now = time.monotonic()
         known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
-        self._check_hearing(known, now)
+        self._redial_if_deaf(known, now)
         with tracker.lock:
             if not tracker.outstanding:
                 self._idle_since = self._idle_since or now
@@ -121,15 +120,15 @@ class Poller:
                 return min(timing.silence, timing.deaf)
             self._idle_since = 0.0
         due = [one for one in known if one.state.check_at <= now]
-        if due and now >= self.hold:
+        if due and now >= self.not_before:
             due.sort(key=lambda one: one.state.check_at)  # what failed last time comes last
             self._ask(known, due)
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
-        soon = max(self.hold, min(times, default=now + timing.deaf))
+        soon = max(self.not_before, min(times, default=now + timing.deaf))
         return min(timing.deaf, max(0.01, soon - time.monotonic()))
 
-    def _check_hearing(self, known: Sequence[Tracked], now: float) -> None:
+    def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
         """A socket on which our submissions did not show is deaf."""
         generation = self.tracker.connection.generation
         changes = [
@@ -159,7 +158,7 @@ class Poller:
         """Ask, and yield before each question the prompts that it is about."""
         for one in due:
             yield [one]
-            if one.state.attached and not one.state.looked:
+            if one.state.attached and not one.state.http_checked:
                 # Many of these are over, and nobody's graphs are needed to tell.
                 self._look_for_end(routes, one)
         due = [one for one in due if not one.state.decided]
@@ -168,9 +167,9 @@ class Poller:
         unseen = [one for one in due if one not in followed]
         snapshot: QueueSnapshot | None = None
         trouble: ComfyError | None = None
-        spared = self.tracker.monitor.spared()
-        if spared is not None and unseen and all(map(_may_wait, unseen)):
-            yield from self._spare_the_queue(routes, unseen, spared)
+        stale = self.tracker.monitor.stale()
+        if stale is not None and unseen and all(map(_may_wait, unseen)):
+            yield from self._use_stale_snapshot(routes, unseen, stale)
             due = [one for one in due if one in followed]
         elif unseen:
             snapshot, trouble = self._look_at_queue(routes, known, unseen)
@@ -211,7 +210,7 @@ class Poller:
         monitor = self.tracker.monitor
         snapshot = monitor.cached()
         if snapshot is not None and all(
-            one.state.prompt_id in snapshot and (one.state.graph or one.state.looked)
+            one.state.prompt_id in snapshot and (one.state.graph or one.state.http_checked)
             for one in unseen
         ):
             first = snapshot.first_of({one.state.prompt_id for one in known})
@@ -252,14 +251,14 @@ class Poller:
             self._apply_history(one, entry)
             self._backoff.reset()
 
-    def _spare_the_queue(
-        self, routes: Routes, unseen: Sequence[Tracked], spared: QueueSnapshot
+    def _use_stale_snapshot(
+        self, routes: Routes, unseen: Sequence[Tracked], stale: QueueSnapshot
     ) -> Iterator[Sequence[Tracked]]:
         """Do without the queue, since the last request for it took long: use what it said."""
         running = 0
 
         def place(one: Tracked) -> tuple[float, float]:
-            return spared.place(one.state.prompt_id), one.state.posted_at
+            return stale.place(one.state.prompt_id), one.state.posted_at
 
         for one in sorted(unseen, key=place):  # as they will end
             yield [one]
@@ -271,13 +270,11 @@ class Poller:
             state = one.state
             if state.decided:
                 continue
-            if state.prompt_id in spared:
-                self._apply(
-                    one, lambda now, link, state=state: state.apply_queue(spared, now, link)
-                )
+            if state.prompt_id in stale:
+                self._apply(one, lambda now, link, state=state: state.apply_queue(stale, now, link))
             else:
                 soon = time.monotonic() + self.timing.silence_cap
-                state.check_at = min(self.tracker.monitor.spared_until, soon)
+                state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: Tracked) -> bool:
         """Whether the queue would say nothing new, as the socket reported its end or its start."""
@@ -337,7 +334,7 @@ class Poller:
         deadline = Deadline.after(self.timing.look_up)
         found = find(self.tracker.http, before, state.client_id, deadline)
         with self.tracker.lock:
-            state.search_by_mark = found is None and state.lost_apart is not None
+            state.search_by_mark = found is None and state.lost_delay is not None
             if found is not None and found != before:
                 self.tracker.merge(one, found)
         return one.state.prompt_id != before
@@ -345,17 +342,17 @@ class Poller:
     def _put_off(self, some: Sequence[Tracked], exc: ComfyError, *, counts: bool = True) -> None:
         """HTTP fails: ask again later, and later still.
 
-        Given up only is what is refused, again and again while nobody else would tell.
+        Only prompts that HTTP keeps refusing, and that nothing else tells about, are given up.
         """
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
         until = time.monotonic() + self._backoff.next()
         if is_away(exc):
-            self.hold = until
+            self.not_before = until
         log.debug("asking about %d jobs failed: %s", len(some), exc)
-        # A server that stumbles, or is asked too often, may mend.
+        # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
-        most = REFUSALS if is_final else STUMBLES
+        most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
         if is_away(exc) or not counts:
             most = 0
         is_empty = tracker.monitor.remaining == 0
@@ -399,15 +396,15 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
 
 def _may_wait(one: Tracked) -> bool:
     """Whether its first question has been answered, or is not urgent."""
-    return one.state.looked or not one.state.attached
+    return one.state.http_checked or not one.state.attached
 
 
 def _refusal(exc: Exception) -> ComfyError | None:
     """A refusal or a senseless answer of a server; ``None``: neither."""
     if not isinstance(exc, ComfyError):
         return UnexpectedResponse(_nonsense(exc))
-    told = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)
-    return exc if told else None
+    is_refusal = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)
+    return exc if is_refusal else None
 
 
 def _nonsense(exc: Exception) -> str:

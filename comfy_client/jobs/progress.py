@@ -116,8 +116,8 @@ def weights(
             its units as the others are on average.
     """
     to_run = {node_id: units(graph, node_id) for node_id in needed(graph, targets, cached)}
-    told = {node_id: times.seconds(graph, node_id) for node_id in to_run} if times else {}
-    known = {node_id: seconds for node_id, seconds in told.items() if seconds is not None}
+    timed = {node_id: times.seconds(graph, node_id) for node_id in to_run} if times else {}
+    known = {node_id: seconds for node_id, seconds in timed.items() if seconds is not None}
     count = sum(to_run[node_id] for node_id in known)
     for_one = sum(known.values()) / count if count else 1.0
     return {node_id: known.get(node_id, for_one * count) for node_id, count in to_run.items()}
@@ -139,8 +139,8 @@ def fraction(
         costs: Of its nodes that are to run.
         visited: Nodes that have begun, those that others have expanded into among them.
         node_id: The one that began last.
-        step: What a node told last of its steps.
-        states: What the server told last of all nodes that have begun.
+        step: What a node last said about its steps.
+        states: What the server last said about all nodes that have begun.
     """
     total = sum(costs.values())
     if not total:

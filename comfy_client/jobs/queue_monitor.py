@@ -38,11 +38,11 @@ class QueueMonitor:
     def __init__(self, connection: Connection, timing: Timing) -> None:
         self.connection = connection
         self._timing = timing
-        # What was seen, and who would have told of a change: which socket, or the polls.
+        # What was seen, and who would have reported a change: which socket, or the polls.
         self._last: tuple[QueueSnapshot, State, int] | None = None
         self.at: float = float("-inf")  #: When the last snapshot was asked for.
-        self.spared_until: float = float("-inf")  #: No other before, as it took long.
-        self.status_at: float = float("-inf")  #: When the server last told its length.
+        self.rests_until: float = float("-inf")  #: No other before, as it took long.
+        self.status_at: float = float("-inf")  #: When the server last said its length.
         self.remaining: int | None = None  #: Prompts that run or wait, as it said then.
         self.departed = 0  #: How many prompts left the queue, of whomever ...
         self.advanced_at: float = float("-inf")  #: ... and when one did last.
@@ -72,7 +72,7 @@ class QueueMonitor:
         snapshot = attrs.evolve(snapshot, departed=departed)
         took = time.thread_time() - spent  # a busy machine or a slow line is no large queue
         rest = self._timing.slow_queue_rest * took if took >= self._timing.slow_queue else 0.0
-        self.spared_until = at + rest
+        self.rests_until = at + rest
         # Without everybody's graphs, which may take more than all the rest of a client.
         kept = attrs.evolve(snapshot, graphs={}) if snapshot.graphs else snapshot
         self._last, self.at = (kept, state, generation), at
@@ -82,10 +82,10 @@ class QueueMonitor:
         """The queue has changed, by our own hand."""
         self._last = None
 
-    def spared(self) -> QueueSnapshot | None:
+    def stale(self) -> QueueSnapshot | None:
         """The last snapshot, while the next one has to wait, since it takes long."""
         last = self._last  # once: forget() may come from another thread
-        return last[0] if last is not None and time.monotonic() < self.spared_until else None
+        return last[0] if last is not None and time.monotonic() < self.rests_until else None
 
     def _listed(self, routes: Routes) -> QueueSnapshot | None:
         try:
@@ -116,9 +116,9 @@ class QueueMonitor:
         snapshot, state, generation = last
         age = time.monotonic() - self.at
         connection = self.connection
-        is_told = connection.state in (State.CONNECTED, State.POLLING)
+        is_watched = connection.state in (State.CONNECTED, State.POLLING)
         is_same = (connection.state, connection.generation) == (state, generation)
-        holds = is_told and is_same and age < self._timing.queue and self.status_at < self.at
+        holds = is_watched and is_same and age < self._timing.queue and self.status_at < self.at
         return snapshot if holds else None
 
 

@@ -46,7 +46,7 @@ from .snapshot import QueueSnapshot
 
 Outputs = Mapping[str, Mapping[str, Any]]
 
-#: What the weights of the nodes of a prompt were worked out from, and they.
+#: The inputs of the weights of a prompt's nodes, and these weights.
 Weighed = tuple[tuple[object, ...], Mapping[str, float]]
 NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
@@ -93,16 +93,16 @@ class JobState:
     client_id: str = ""  #: In whose name.
     generation: int | None = None  #: Of the socket that saw the submission.
     attached: bool = False  #: By its id: its events may go to another client.
-    #: Seconds between the two questions that make it lost, as long as it may be on its way.
-    lost_apart: float | None = None  #: ``None``: as usual.
-    looked: bool = False  #: HTTP was asked, or failed.
+    #: Seconds between the two checks after which it is lost, while it may be on its way.
+    lost_delay: float | None = None  #: ``None``: as usual.
+    http_checked: bool = False  #: HTTP was asked, or failed.
     search_by_mark: bool = False  #: The server may have it under an id of its own.
     # Where it is.
     started: bool = False  #: The socket said so.
     running_since: float | None = None  #: Whoever said so.
     number: float | None = None  #: Its place in the order, low first.
     ahead: int | None = None  #: Prompts before it, as the queue said last.
-    turn: int = 0  #: When so many prompts have left the queue, this one may have.
+    leaves_at: int = 0  #: It may have left the queue when so many prompts have.
     news_at: float = 0.0
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
@@ -151,12 +151,12 @@ class JobState:
         if self.awaits_history:
             self.check_at = 0.0
 
-    def attach(self, now: float, lost_apart: float | None, end_event: EndEvent | None) -> None:
+    def attach(self, now: float, lost_delay: float | None, end_event: EndEvent | None) -> None:
         """It was submitted earlier, and ended by that event, if an end is known."""
         self.attached = True
         self.posted_at = self.accepted_at = now
         self.interval = self.timing.job_poll
-        self.lost_apart = lost_apart
+        self.lost_delay = lost_delay
         self.end_event = end_event
         self.search_by_mark = end_event is None
         self.awaits_history = end_event is not None
@@ -164,8 +164,8 @@ class JobState:
     def may_have_arrived(self, now: float) -> None:
         """Its submission was interrupted: the server may have it, also under another id."""
         self.accepted_at = now
-        self.lost_apart, self.search_by_mark = self.timing.look_up, True
-        self.generation = None  # that nothing shows on the socket, says nothing
+        self.lost_delay, self.search_by_mark = self.timing.look_up, True
+        self.generation = None  # silence on the socket proves nothing here
         self.check_at = 0.0
 
     # -- events ----------------------------------------------------------------------------
@@ -175,8 +175,8 @@ class JobState:
         return link is not None and link == self.generation
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether its events go to another client, which hears when it began and where it is."""
+    def lacks_events(self) -> bool:
+        """Whether its events, of its start and its place, go to another client."""
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
@@ -275,8 +275,8 @@ class JobState:
         """``executing`` without a node: it is over, and history has it."""
         self.ended = True
         if self.end_event is None and not self.cached and self._saw_it_all(link):
-            # Before July 2024 this is the only word of a success; nor do those servers tell
-            # the outputs of cached nodes.
+            # Before July 2024 this is the only sign of success; those servers do not report the
+            # outputs of cached nodes either.
             return self._success(success(self.prompt_id), self.outputs, link)
         self.awaits_history = True
         self.check_at = 0.0
@@ -294,7 +294,7 @@ class JobState:
     def asked(self, now: float, link: int | None) -> None:
         """HTTP has answered a question about it; set when to ask again."""
         timing = self.timing
-        self.looked = True
+        self.http_checked = True
         self.refusals = 0
         least, most = timing.silence, timing.silence_cap
         if link is None:
@@ -312,7 +312,7 @@ class JobState:
         self.graph = self.graph or queue.graphs.get(self.prompt_id, {})
         before = (self.ahead, self.running_since is None)
         ahead = queue.ahead(self.prompt_id)
-        self.turn = queue.departed + (ahead or 0) + 1
+        self.leaves_at = queue.departed + (ahead or 0) + 1
         if ahead is None:
             self._runs(now)
         elif self.running_since is None:
@@ -353,9 +353,9 @@ class JobState:
             most: 0: this refusal does not count.
             is_over: Whether the queue of the server is empty.
         """
-        self.looked = True
+        self.http_checked = True
         self.check_at = max(self.check_at, until)
-        # What a gap has swallowed, no socket tells any more.
+        # Events that a gap swallowed are never sent again.
         is_over = is_over and not self.is_whole(link)
         is_alone = link is None or self.ended or self.attached or is_over
         self.refusals = self.refusals + 1 if most and is_alone else 0
@@ -397,7 +397,7 @@ class JobState:
             return Outcome(failure_event(entry, self.prompt_id))
         if self.cached is None:
             self.cached = frozenset(entry.cached_nodes)
-        # History is the sure source; what only events told is kept beside it.
+        # History is authoritative; what only events brought is kept beside it.
         outputs = {**self.outputs, **entry.outputs}
         targets = prompt_record(entry.raw.get("prompt"), "prompt").outputs
         event = success(self.prompt_id, recovered=True)
@@ -417,7 +417,7 @@ class JobState:
             else:  # an end that nobody reported: the queue may know more
                 self.awaits_history = False
                 self.check_at = now
-        elif gone_for >= (apart := self.lost_apart or timing.lost):
+        elif gone_for >= (apart := self.lost_delay or timing.lost):
             return Outcome(*lost(self.prompt_id), has_record=False)
         else:
             self.check_at = min(now + timing.lost, self.missed_at + apart)

@@ -49,8 +49,8 @@ from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: So many looks in a row, over some seconds, that find nothing say that it is not there.
-LOOKS: Final = 3
+#: So many look-ups in a row, over some seconds, that find nothing prove that it is not there.
+EMPTY_LOOKUPS: Final = 3
 #: How often ``resubmit=True`` repeats what left no trace.
 REPEATS: Final = 2
 
@@ -163,12 +163,12 @@ def attach(
     prompt_id: str,
     graph: Mapping[str, Any],
     *,
-    lost_apart: float | None = None,
+    lost_delay: float | None = None,
 ) -> Job:
     """A job for a prompt that somebody submitted, maybe in another process.
 
-    Of one that ended here of late, the same job if anybody has it yet; else what was reported
-    of its end stands, and only the outputs are asked for.
+    If it ended here recently, this is the same job if anybody still has it; else the reported end
+    stands, and only the outputs are asked for.
     """
     if not isinstance(prompt_id, str):
         raise TypeError(f"a job is attached by its prompt_id, a text, not {prompt_id!r:.80}")
@@ -188,7 +188,7 @@ def attach(
         one = tracker.new(prompt_id, graph)
         state = one.state
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
-        state.attach(time.monotonic(), lost_apart, None if ending is None else ending.event)
+        state.attach(time.monotonic(), lost_delay, None if ending is None else ending.event)
         job = Job(routes, one, poller)
         tracker.add(one)
     if ending is not None:
@@ -199,7 +199,8 @@ def attach(
         poller.start()
         poller.ask_now(one)
     poller.wait_until(  # of another, if they have turned out to be the same
-        lambda: one.state.looked or not one.state.attached or job.done(), tracker.timing.question
+        lambda: one.state.http_checked or not one.state.attached or job.done(),
+        tracker.timing.question,
     )
     return job
 
@@ -282,7 +283,7 @@ def _look_up(
     deadline, sure = Deadline.after(seconds), Deadline()
     pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
     looks = 0  # in a row that have found nothing
-    while not deadline.expired and not (looks >= LOOKS and sure.expired):
+    while not deadline.expired and not (looks >= EMPTY_LOOKUPS and sure.expired):
         if state.started or state.decided:
             return state.prompt_id, True
         try:

@@ -1,10 +1,10 @@
-"""The truth about our prompts: two sources, one outcome.
+"""Follows this client's prompts: two sources, one outcome.
 
-The socket tells quickly, HTTP tells surely.  How a prompt ended is decided once, by the first
+The socket is fast, HTTP is authoritative.  How a prompt ended is decided once, by the first
 evidence of either: its end event, or the queue and then the history over HTTP (in this order,
-since a prompt moves from the one to the other between two questions).  What evidence makes of
-a prompt is said by :class:`~comfy_client.jobs.state.JobState`; this module has the registry,
-the lock, and :meth:`Tracker.resolve`, which alone ends a job.
+since a prompt may move from one to the other between two requests).
+:class:`~comfy_client.jobs.state.JobState` computes the outcome; this module has the registry, the
+lock, and :meth:`Tracker.resolve`, which alone ends a job.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from .tracked import Tracked, Waiter, WakeUp, result_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Prompts whose end is remembered, of late: so many, and so many bytes of these ends.
+#: Recent prompts whose end is remembered: so many, and so many bytes of these ends.
 REMEMBERED: Final = 1000
 REMEMBERED_BYTES: Final = 32 << 20
-#: Events that are kept while a submission is not answered, as they may be of that prompt: so
-#: many, and an eighth of the bytes that there are for all others.
+#: Events that are kept while a submission has no answer, as they may be of that prompt: so many,
+#: and half of the bytes that the client may use.
 ORPHANS: Final = 1000
 
 #: Events that say which node runs.
@@ -62,7 +62,7 @@ _NAMES_NODE: Final = (Executing, Progress)
 
 
 @attrs.define
-class _Ending:
+class _EndRecord:
     """How one of our prompts ended, as far as that was reported."""
 
     event: EndEvent
@@ -86,10 +86,10 @@ class Tracker:
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long nodes took that this client followed.
-        ended: Prompts that ended of late: whoever says so again, a late socket or a job that
+        ended: Prompts that ended recently: whoever says so again, a late socket or a job that
             attaches to the same prompt, changes nothing.
-        renamed: The server's ids of late, by ours.
-        posted_as: In whose name prompts were posted of late: a client id may be renewed.
+        renamed: The server's ids of recent prompts, by ours.
+        posted_as: The client id of recent submissions: it may have been renewed since.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
     """
 
@@ -115,7 +115,7 @@ class Tracker:
         self.monitor = QueueMonitor(self.connection, timing)
         self.deafness = DeafnessCheck(self.connection, self.monitor, timing)
         self.times = NodeTimes()
-        self.ended: Newest[_Ending] = Newest(REMEMBERED, REMEMBERED_BYTES)
+        self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.cancels_jobs = True
@@ -155,7 +155,7 @@ class Tracker:
         return Tracked(state, JobEvents(self.budget))
 
     def waiter(self, prompt_id: str) -> Waiter | None:
-        """The job of a prompt that has not ended, or of one that ended of late if it is kept."""
+        """The job of a prompt that has not ended, or ended recently and is still kept."""
         one = self._tracked.get(prompt_id)
         if one is not None:
             return one.waiters[0]
@@ -171,7 +171,7 @@ class Tracker:
         return one in self._posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Whether a prompt is, or was of late, one of this client, or may turn out to be."""
+        """Whether a prompt is, or was recently, one of this client, or may turn out to be."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._posting)
 
     def add(self, one: Tracked, *, posting: bool = False) -> None:
@@ -345,7 +345,7 @@ class Tracker:
             # At once where the queue is quiet, and not for each prompt of a crowd.
             soon = max(time.monotonic(), self.monitor.at + self.timing.job_poll_cap)
             for one in self._tracked.values():
-                if one.state.attached and departed >= one.state.turn:
+                if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
 
     def _attribute(self, event: PreviewEvent | ProgressText) -> PreviewEvent | ProgressText:
@@ -435,7 +435,7 @@ class Tracker:
         due = 0.0
         if has_record and not event.recovered:
             due = time.monotonic() + self.timing.record
-        ending = _Ending(event, weakref.ref(one.waiters[0]), has_record, is_final, due)
+        ending = _EndRecord(event, weakref.ref(one.waiters[0]), has_record, is_final, due)
         self.ended.put(one.state.prompt_id, ending, event.nbytes)
 
     def _end_of(self, state: JobState, outcome: Outcome) -> Result | Exception:

@@ -77,7 +77,7 @@ def test_a_queue_that_is_refused_ends_no_wait_while_the_history_answers(comfy, t
         job = api.submit(GRAPH)
         for _ in range(2):
             before = len(asked(comfy, "/queue"))
-            comfy.until(lambda: len(asked(comfy, "/queue")) > before + poller.REFUSALS, LIMIT)  # noqa: B023
+            comfy.until(lambda: len(asked(comfy, "/queue")) > before + poller.MAX_REFUSALS, LIMIT)  # noqa: B023
             comfy.faults.drop()
         assert not job.done()
         go.set()
@@ -90,7 +90,7 @@ def test_a_prompt_is_lost_though_the_queue_is_refused(comfy):
     with Fast(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         job = api.submit(GRAPH)
         comfy.on("GET", "/queue", (403, {}, "not for you"))
-        comfy.until(lambda: len(asked(comfy, "/queue")) > poller.REFUSALS, LIMIT)
+        comfy.until(lambda: len(asked(comfy, "/queue")) > poller.MAX_REFUSALS, LIMIT)
         assert not job.done()
         comfy.forget()
         assert isinstance(job.exception(LIMIT), JobLost)

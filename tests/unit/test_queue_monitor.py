@@ -203,15 +203,15 @@ def test_a_look_that_took_long_has_to_do_for_a_while():
     """The rarer, the longer it took; what our own hand has changed is looked at anew."""
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
     monitor = monitor_of(slow_queue=0.0, slow_queue_rest=1e6)
-    assert monitor.spared() is None
+    assert monitor.stale() is None
     found = monitor.refresh(api, graphs=False)
-    kept = monitor.spared()
+    kept = monitor.stale()
     assert (kept.pending, kept.graphs) == (found.pending, {})  # graphs are for who asked
     monitor.forget()
-    assert monitor.spared() is None
+    assert monitor.stale() is None
     monitor = monitor_of(slow_queue=5.0, slow_queue_rest=1e6)
     monitor.refresh(api, graphs=False)
-    assert monitor.spared() is None
+    assert monitor.stale() is None
 
 
 def test_a_look_that_had_to_wait_took_not_long():
@@ -226,7 +226,7 @@ def test_a_look_that_had_to_wait_took_not_long():
     api.get_queue = wait
     monitor = monitor_of(slow_queue=0.1)
     monitor.refresh(api, graphs=False)
-    assert monitor.spared() is None
+    assert monitor.stale() is None
 
 
 # -- small parts -------------------------------------------------------------------------

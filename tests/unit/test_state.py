@@ -199,8 +199,8 @@ def test_the_queue_says_where_it_is():
         2.0,
         LINK,
     )
-    assert (state.ahead, state.turn, state.graph) == (2, 10, GRAPH)
-    assert (state.missed_at, state.search_by_mark, state.looked) == (None, False, True)
+    assert (state.ahead, state.leaves_at, state.graph) == (2, 10, GRAPH)
+    assert (state.missed_at, state.search_by_mark, state.http_checked) == (None, False, True)
     assert (state.news_at, state.news_by) == (2.0, "HTTP")
 
 

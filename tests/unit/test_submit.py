@@ -172,7 +172,7 @@ def test_a_server_that_is_well_soon_says_that_it_has_nothing(send, clock):
     server = Server(RequestTimeout("silent"), found=found)
     with pytest.raises(SubmitUncertain):
         send(server)
-    assert server.looks >= 3 + submission.LOOKS
+    assert server.looks >= 3 + submission.EMPTY_LOOKUPS
     assert Timing().look_up_sure <= clock.now < Timing().look_up
 
 
