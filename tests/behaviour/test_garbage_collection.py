@@ -130,7 +130,8 @@ def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):
 
     def collect():
         with fast._tracker.lock:
-            withdrawn(fast._poller, [job.prompt_id])  # what closing the iterator of map() does
+            # What closing the iterator of map() does; of one, nobody has heard.
+            withdrawn(fast._poller, [job.prompt_id, fast.generate_id()])
             events.close()
         ended.set()
 
