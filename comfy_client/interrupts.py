@@ -61,6 +61,11 @@ def _code_of(handler: object) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
+def was_started(thread: threading.Thread | None) -> bool:
+    """Whether there is a thread that runs or has run; Ctrl-C may come while one is started."""
+    return thread is not None and thread.ident is not None
+
+
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
     """All of them, in order, though Ctrl-C come in between or one raise."""
     with contextlib.ExitStack() as todo:

@@ -29,6 +29,7 @@ import blinker
 from .budget import Budget
 from .event_queue import MAX_BYTES, EventQueue
 from .events import NAMES, Event, UnknownEvent
+from .interrupts import was_started
 from .nearest import nearest
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -216,28 +217,27 @@ class Receivers:
                 queue.put(event)
         if self.listens(*names):
             self._queue.put(event)
-            if self.thread is None:
+            if not was_started(self.thread):
                 self._start()
 
     def _start(self) -> None:
         with self._lock:
-            if self.thread is not None or self._queue.closed:
+            if was_started(self.thread) or self._queue.closed:
                 return
             # Daemon: a script that ends must not wait for its receivers.
-            thread = threading.Thread(
+            self.thread = threading.Thread(
                 target=_deliver,
                 args=(self._queue, weakref.ref(self)),
                 name="comfy-delivery",
                 daemon=True,
             )
             try:
-                thread.start()
+                self.thread.start()
             except RuntimeError as exc:
+                self.thread = None
                 log.warning(
                     "the delivery thread cannot be started (%s); the next event tries again", exc
                 )
-            else:
-                self.thread = thread
 
     def deliver(self, event: Event) -> None:
         """Call everyone who listens to this event; in the delivery thread."""

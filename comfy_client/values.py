@@ -162,11 +162,12 @@ _end: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
 @contextlib.contextmanager
 def reading_until(end: float) -> Iterator[None]:
     """In here, making models raises :class:`OutOfTime` after this moment of ``time.monotonic``."""
-    token = _end.set(end)
+    before = _end.get()
     try:
+        _end.set(end)  # in here, so that a Ctrl-C after it leaves nothing set
         yield
     finally:
-        _end.reset(token)
+        _end.set(before)
 
 
 def check_time() -> None:

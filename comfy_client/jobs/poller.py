@@ -24,6 +24,7 @@ from ..errors import (
     ComfyError,
     UnexpectedResponse,
 )
+from ..interrupts import was_started
 from ..models import HistoryEntry
 from ..routes import Routes
 from ..transport.backoff import Backoff
@@ -51,7 +52,6 @@ class Poller:
         tracker: Whose prompts these are.
         timing: The times of the client.
         trouble: Why HTTP fails; ``None`` while it does not.
-        not_before: No question comes before this moment, as the server is away.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -59,23 +59,21 @@ class Poller:
         self.timing = timing = tracker.timing
         self.trouble: ComfyError | None = None
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
-        self.not_before = 0.0
         self._thread: threading.Thread | None = None
         self._idle_since = 0.0
 
     def start(self) -> None:
         """Start the thread, unless it is running."""
         with self.tracker.lock:
-            if self._thread is None and not self.tracker.wake.stopped:
+            if not was_started(self._thread) and not self.tracker.wake.stopped:
                 # Daemon: a script may end while prompts run.
-                thread = threading.Thread(
+                self._thread = threading.Thread(
                     target=_poll,
                     args=(weakref.ref(self), self.tracker.wake),
                     name="comfy-jobs",
                     daemon=True,
                 )
-                thread.start()
-                self._thread = thread
+                self._thread.start()
 
     def is_this_thread(self) -> bool:
         """Whether the caller runs in the thread."""
@@ -89,7 +87,7 @@ class Poller:
 
     def ask_now(self, one: Tracked) -> None:
         """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
-        self.not_before = 0.0
+        self.tracker.not_before = 0.0
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
@@ -107,6 +105,8 @@ class Poller:
 
     def tick(self) -> float | None:
         """Do what is due; seconds until something may be again, ``None`` to end the thread."""
+        if not self.is_this_thread():
+            return None  # a Ctrl-C came while it was started, and then another was
         tracker, timing = self.tracker, self.timing
         now = time.monotonic()
         known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
@@ -120,12 +120,12 @@ class Poller:
                 return min(timing.silence, timing.deaf)
             self._idle_since = 0.0
         due = [one for one in known if one.state.check_at <= now]
-        if due and now >= self.not_before:
+        if due and now >= self.tracker.not_before:
             due.sort(key=lambda one: one.state.check_at)  # what failed last time comes last
             self._ask(known, due)
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
-        soon = max(self.not_before, min(times, default=now + timing.deaf))
+        soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
         return min(timing.deaf, max(0.01, soon - time.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
@@ -348,7 +348,7 @@ class Poller:
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
         until = time.monotonic() + self._backoff.next()
         if is_away(exc):
-            self.not_before = until
+            self.tracker.not_before = until
         log.debug("asking about %d jobs failed: %s", len(some), exc)
         # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)

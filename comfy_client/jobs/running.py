@@ -45,6 +45,13 @@ class Running(Routes):
         """The server's URL, without credentials."""
         return self._http.address.http_url
 
+    def _read(self, workflow: AnyWorkflow) -> AnyWorkflow:
+        try:
+            return as_workflow(workflow)
+        except ComfyError as exc:
+            self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
+            raise
+
     def _wants_previews(self) -> bool:
         return self._receivers.listens(*PREVIEWS)
 
@@ -108,7 +115,7 @@ class Running(Routes):
                 raise TypeError(f"a callback is called with one event: {callback!r}")
         wants_events = bool(on_event or on_progress or on_preview)
         self._check_open()
-        workflow = as_workflow(workflow)
+        workflow = self._read(workflow)
         with cancelling(on_interrupt) as to_cancel:
             job = submit(
                 self,
@@ -169,7 +176,7 @@ class Running(Routes):
         """
         seal(options)
         self._check_open()
-        workflow = as_workflow(workflow)
+        workflow = self._read(workflow)
         return submit(
             self,
             self._poller,

@@ -66,10 +66,26 @@ class _EndRecord:
     """How one of our prompts ended, as far as that was reported."""
 
     event: EndEvent
-    waiter: weakref.ref[Waiter]  # kept by its user, or not at all: a result may be large
+    waiter: Callable[[], Waiter | None]  # kept by its user, or not at all: a result may be large
     has_record: bool  # or none will be written, as of a prompt that was lost
     is_final: bool  # or the server merely refuses to say, and may be asked again
     due: float  # until when the record may not be written yet
+
+
+def _attributed(
+    event: PreviewEvent | ProgressText, running: tuple[str, str] | None
+) -> PreviewEvent | ProgressText:
+    """What comes without a prompt belongs to the one that runs."""
+    if running is None:
+        return event
+    prompt_id, node = running
+    if isinstance(event, PreviewEvent):
+        return attrs.evolve(event, prompt_id=prompt_id, node_id=node)
+    return attrs.evolve(event, prompt_id=prompt_id)
+
+
+def _nobody() -> None:
+    """No job of a prompt is left."""
 
 
 class Tracker:
@@ -90,6 +106,7 @@ class Tracker:
             attaches to the same prompt, changes nothing.
         renamed: The server's ids of recent prompts, by ours.
         posted_as: The client id of recent submissions: it may have been renewed since.
+        not_before: No question comes before this moment, as the server is away.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
     """
 
@@ -118,6 +135,7 @@ class Tracker:
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
+        self.not_before = 0.0
         self.cancels_jobs = True
         self._tracked: dict[str, Tracked] = {}
         self._posting: set[Tracked] = set()  # submissions without an answer yet
@@ -274,7 +292,7 @@ class Tracker:
         outcome = None
         with self.lock:
             if event.prompt_id is None and isinstance(event, PreviewEvent | ProgressText):
-                event = self._attribute(event)
+                event = _attributed(event, self._running)
             prompt_id = event.prompt_id
             one = None if prompt_id is None else self._tracked.get(prompt_id)
             if prompt_id is not None and isinstance(event, _NAMES_NODE):
@@ -348,15 +366,6 @@ class Tracker:
                 if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
 
-    def _attribute(self, event: PreviewEvent | ProgressText) -> PreviewEvent | ProgressText:
-        """An event without a prompt_id belongs to the prompt that is running."""
-        if self._running is None:
-            return event
-        prompt_id, node = self._running
-        if isinstance(event, PreviewEvent):
-            return attrs.evolve(event, prompt_id=prompt_id, node_id=node)
-        return attrs.evolve(event, prompt_id=prompt_id)
-
     def _apply(self, one: Tracked, event: JobEvent) -> Outcome | None:
         """Apply an event to its prompt; the lock is held."""
         state = one.state
@@ -385,6 +394,7 @@ class Tracker:
         with self.lock:
             self._running = None  # with the socket goes what it said last
             self.deafness.forget()
+            self.not_before = 0.0
             # A link that is cut all the time is no reason to ask all the time.
             soon = self.monitor.at + self.timing.link
             interval = self.timing.link if time.monotonic() < soon else self.timing.job_poll
@@ -399,9 +409,10 @@ class Tracker:
 
         An exception in place of an outcome ends the waits only: nothing is known of the prompt.
         """
-        state = one.state
         news = None
         with self.lock:
+            one = self._tracked.get(one.state.prompt_id, one)  # they may be the same by now
+            state = one.state
             if state.decided:
                 return
             end = self._end_of(state, outcome) if isinstance(outcome, Outcome) else outcome
@@ -435,7 +446,8 @@ class Tracker:
         due = 0.0
         if has_record and not event.recovered:
             due = time.monotonic() + self.timing.record
-        ending = _EndRecord(event, weakref.ref(one.waiters[0]), has_record, is_final, due)
+        waiter = weakref.ref(one.waiters[0]) if one.waiters else _nobody
+        ending = _EndRecord(event, waiter, has_record, is_final, due)
         self.ended.put(one.state.prompt_id, ending, event.nbytes)
 
     def _end_of(self, state: JobState, outcome: Outcome) -> Result | Exception:

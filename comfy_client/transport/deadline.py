@@ -65,8 +65,9 @@ read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math
 @contextlib.contextmanager
 def limited_silence(seconds: float) -> Iterator[None]:
     """Requests in here end when the server is silent for so long."""
-    token = read_timeout.set(seconds)
+    before = read_timeout.get()
     try:
+        read_timeout.set(seconds)  # in here, so that a Ctrl-C after it leaves nothing set
         yield
     finally:
-        read_timeout.reset(token)
+        read_timeout.set(before)

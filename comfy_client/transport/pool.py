@@ -187,12 +187,39 @@ class _HttpsConnection(_InTime, HTTPSConnection):
     pass
 
 
+class _Unlocked:
+    """A ``LifoQueue`` without a lock, which a Ctrl-C could leave held.
+
+    So a handler of a signal, or a finalizer, may make a request at any moment.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: list[Any] = []
+
+    def put(self, item: Any, block: bool = False) -> None:
+        if len(self._items) >= self._maxsize:  # a few more in a race of threads do no harm
+            raise queue.Full
+        self._items.append(item)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+
 class _HttpPool(HTTPConnectionPool):
     ConnectionCls = _HttpConnection
+    QueueCls: Any = _Unlocked
 
 
 class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
+    QueueCls: Any = _Unlocked
 
 
 #: For ``PoolManager.pool_classes_by_scheme``.

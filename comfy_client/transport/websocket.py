@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
-from ..interrupts import causes
+from ..interrupts import causes, was_started
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .backoff import Backoff
@@ -138,7 +138,8 @@ class Connection:
         # Guards what other threads see or set: the state, the socket, who is to wake up.  No other
         # lock is taken while it is held.  Re-entrant: the finalizer of a forgotten client calls
         # stop() in whichever thread, at whichever moment.
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
         self._state = State.IDLE
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -152,8 +153,7 @@ class Connection:
         # The rest is the thread's own.
         self._line: Line | None = None
         self._attempts = 0  # dials since the last first message
-        self._greeted_at = 0.0
-        self._is_known = False  # whether this client id was greeted before
+        self._greeted_at, self._is_known = 0.0, False  # whether this client id ever was greeted
         self._fallback_reported = False
         self._unforeseen: set[type[Exception]] = set()  # what was logged as such
 
@@ -166,12 +166,11 @@ class Connection:
 
     def start(self) -> None:
         """Start the thread, unless it runs or has run."""
-        with self._changed:
-            if self._thread is None and self._state is State.IDLE:
+        with self._lock:
+            if not was_started(self._thread) and self._state is State.IDLE:
                 # Daemon: a script that ends without close() must end.
-                thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
+                self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
         """Wait until events or polls flow; ``or_failed``: or a dial has failed."""
@@ -181,7 +180,7 @@ class Connection:
                 return True
             return self.error is not None and (or_failed or self.failed_for_good)
 
-        with self._changed, short_interrupts:
+        with self._lock, short_interrupts:
             self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
             return self._state
 
@@ -206,14 +205,14 @@ class Connection:
 
     def redial(self, reason: str) -> None:
         """Give up the present socket, which is open but does not deliver."""
-        with self._changed:
+        with self._lock:
             if self._state is State.CONNECTED:
                 self._redial = reason
                 self._shut()
 
     def nudge(self) -> None:
         """Dial now instead of at the end of the pause: the server has just answered."""
-        with self._changed:
+        with self._lock:
             if self._state is State.WAITING and not self.failed_for_good:
                 self._woken = True
                 self._changed.notify_all()
@@ -221,24 +220,24 @@ class Connection:
     def retry(self) -> None:
         """Start, or dial now and forget what was wrong: someone waits to know whether it works."""
         self.start()
-        with self._changed:
+        with self._lock:
             if self._state is State.WAITING:
                 self.error = None
                 self.nudge()
 
     def stop(self) -> None:
         """End the thread; at once, from any thread, any number of times."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._shut()
-            if self._thread is None:
+            if not was_started(self._thread):
                 self._state = State.CLOSED
             self._changed.notify_all()
 
     def join(self, timeout: float) -> None:
         """Wait a little for the thread's end, unless called by it."""
         if self._thread is not None:
-            with contextlib.suppress(RuntimeError):  # this very thread
+            with contextlib.suppress(RuntimeError):  # this very thread, or one that never started
                 self._thread.join(timeout)
 
     def abandon(self) -> None:
@@ -257,6 +256,8 @@ class Connection:
     # -- the thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
+        if self._thread is not threading.current_thread():
+            return  # a Ctrl-C came while it was started, and then another was
         try:
             while not self._stopped:
                 try:
@@ -306,7 +307,7 @@ class Connection:
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
         """The one place that changes the state."""
-        with self._changed:
+        with self._lock:
             if state is not self._state and state not in NEXT[self._state]:
                 raise RuntimeError(f"no way from {self._state} to {state}")
             self._state = state
@@ -346,7 +347,7 @@ class Connection:
             lost.__cause__ = exc.__cause__
         finally:
             line.close(politely=not self._stopped)
-            with self._changed:
+            with self._lock:
                 self._raw = self._line = None
         raise lost
 
@@ -360,13 +361,13 @@ class Connection:
         except Exception as exc:
             if self._recorder is not None and not self._stopped:
                 self._recorder.refused(exc)
-            with self._changed:
+            with self._lock:
                 self._raw = None
             raise
 
     def _hold(self, raw: socket.socket) -> None:
         """From now on stop() ends whatever this socket is waiting for."""
-        with self._changed:
+        with self._lock:
             self._raw = raw
             if self._stopped:
                 raw.close()
@@ -478,7 +479,7 @@ class Connection:
 
     def _sleep(self, seconds: float) -> bool:
         """A pause; whether it was cut short."""
-        with self._changed:
+        with self._lock:
             cut = self._changed.wait_for(lambda: self._woken or self._stopped, seconds)
             self._woken = False
         return cut

@@ -199,8 +199,8 @@ def test_attaching_and_cancel_do_not_wait_for_the_backoff_of_earlier_failures(
     ended = fast.run(shows("a"), timeout=LIMIT).prompt_id
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-    fast._poller.not_before = time.monotonic() + 3600.0
+    fast._poller.tracker.not_before = time.monotonic() + 3600.0
     assert fast.job(ended).result(LIMIT).texts == ("a",)
-    fast._poller.not_before = time.monotonic() + 3600.0
+    fast._poller.tracker.not_before = time.monotonic() + 3600.0
     assert job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)

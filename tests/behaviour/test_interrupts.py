@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
+import signal
 import threading
 import time
 from typing import Any
@@ -29,6 +31,7 @@ from tests.helpers.gates import Gates, check_once, held, saves, shows, until_it_
 from tests.helpers.interrupts import (
     fail_next_start,
     in_time,
+    interrupt_next_start,
     press_ctrl_c,
     press_ctrl_c_in_submissions,
 )
@@ -170,3 +173,36 @@ def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
     assert any(thread.name == "comfy-jobs" for thread in threads())
     gate.set()
     assert job.result(LIMIT).texts == ("b",)
+
+
+@pytest.mark.parametrize("name", ["comfy-events", "comfy-jobs"])
+def test_a_thread_whose_start_ctrl_c_interrupts_is_the_only_one_and_ends(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As a Ctrl-C at the beginning of a cell."""
+    with client(comfy) as api:
+        api.on("all", lambda event: None)
+        with monkeypatch.context() as patch:
+            interrupt_next_start(patch, name)
+            with contextlib.suppress(KeyboardInterrupt):
+                api.run(saves())
+        assert api.run(saves(2), timeout=LIMIT).images
+        assert [thread.name for thread in threads()].count(name) == 1
+    until(lambda: not [thread for thread in threads() if thread.name == name])
+
+
+def test_a_handler_of_a_signal_may_make_requests_at_any_moment(comfy: ComfyServer) -> None:
+    """Also while the main thread takes a connection, or gives it back."""
+    answers = []
+    with client(comfy) as api:
+        before = signal.signal(signal.SIGALRM, lambda *_: answers.append(api.fetch_api("/prompt")))
+        try:
+            for number in range(2000):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + number % 200 * 5e-6)
+                api.fetch_api("/features")
+                if len(answers) >= 300:
+                    break
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert answers

@@ -220,6 +220,7 @@ def test_previews_are_asked_for_when_someone_listens(comfy, api):
     assert methods == ["auto", "none", "taesd", None]
 
 
+@pytest.mark.parametrize("method", ["queue_prompt", "run", "submit"])
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
@@ -228,12 +229,12 @@ def test_previews_are_asked_for_when_someone_listens(comfy, api):
         ({"nodes": [], "links": []}, "Export"),
     ],
 )
-def test_what_cannot_be_sent_is_not_sent(comfy, api, graph, words):
+def test_what_cannot_be_sent_is_not_sent(comfy, api, graph, words, method):
     """It is told as a queue_error too."""
     errors = []
     done = api.on("queue_error", errors.append)
     with pytest.raises(WorkflowError, match=words) as caught:
-        api.queue_prompt(None, graph)
+        getattr(api, method)(*([None] if method == "queue_prompt" else []), graph)
     comfy.until(lambda: errors)
     done()
     assert [e.error for e in errors] == [caught.value]

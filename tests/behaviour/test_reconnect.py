@@ -409,3 +409,18 @@ def test_redial_without_a_socket_is_nothing(make: Make, comfy: ComfyServer) -> N
     link.redial("still too early")
     comfy.faults.clear()
     comfy.until(lambda: link.state is State.CONNECTED)
+
+
+@pytest.mark.timing(question_pause=60.0, silence_cap=60.0)
+def test_a_reconnect_asks_at_once_however_long_the_outage_was(
+    comfy: ComfyServer, fast: ComfyApi, gate: Any
+) -> None:
+    """The pause after a question that failed is over when the server is back."""
+    heard = Heard(fast)
+    job = fast.submit(held("a"))
+    until_it_runs(comfy)
+    with comfy.faults.bad_gateway(), comfy.faults.refuse_sockets(502):
+        comfy.faults.drop()
+        gate("a").set()
+        until(lambda: "the server does not answer" in job.why())
+    check_once(comfy, heard, job.result(LIMIT))

@@ -90,6 +90,19 @@ def fail_next_start(patch: pytest.MonkeyPatch, error: Any, name: str = "comfy-")
     patch.setattr(threading.Thread, "start", fail)
 
 
+def interrupt_next_start(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Ctrl-C comes when the next thread with such a name has just been started."""
+    start = threading.Thread.start
+    errors = [KeyboardInterrupt()]
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        if errors and self.name == name:
+            raise errors.pop()
+
+    patch.setattr(threading.Thread, "start", interrupted)
+
+
 def press_ctrl_c() -> None:
     """As at a terminal."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
