@@ -175,6 +175,7 @@ def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
     assert job.result(LIMIT).texts == ("b",)
 
 
+@pytest.mark.timing(linger=60.0)
 @pytest.mark.parametrize("name", ["comfy-events", "comfy-jobs"])
 def test_a_thread_whose_start_ctrl_c_interrupts_is_the_only_one_and_ends(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, name: str
