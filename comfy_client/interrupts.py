@@ -9,7 +9,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import CodeType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
@@ -59,6 +63,17 @@ def _code_of(handler: object) -> CodeType | None:
         handler = getattr(type(handler), "__call__", None)  # noqa: B004
     code = getattr(handler, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+@contextlib.contextmanager
+def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """In here, a context variable has this value."""
+    before = variable.get()
+    try:
+        variable.set(value)  # in here, so that a Ctrl-C right after it is tidied up, too
+        yield
+    finally:
+        variable.set(before)
 
 
 def was_started(thread: threading.Thread | None) -> bool:

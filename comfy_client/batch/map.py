@@ -144,7 +144,7 @@ def _fill(
             item = next(items)
         except StopIteration:
             return False, None
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn
             return False, exc
         prompt_id = str(uuid.uuid4())
         try:

@@ -6,11 +6,12 @@ import contextlib
 import math
 import numbers
 import time
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
 import attrs
+
+from ..interrupts import assigned
 
 #: Seconds that anything may take; more than this no socket can be told.
 LONGEST: Final = 1e6
@@ -62,12 +63,6 @@ def check_timeout(*seconds: float | None) -> None:
 read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math.inf)
 
 
-@contextlib.contextmanager
-def limited_silence(seconds: float) -> Iterator[None]:
+def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
     """Requests in here end when the server is silent for so long."""
-    before = read_timeout.get()
-    try:
-        read_timeout.set(seconds)  # in here, so that a Ctrl-C after it leaves nothing set
-        yield
-    finally:
-        read_timeout.set(before)
+    return assigned(read_timeout, seconds)

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -26,21 +26,6 @@ from comfy_client.transport.websocket import NEXT, State
 from tests.helpers.clients import FAST, open_sockets, threads, until
 from tests.helpers.connections import Make, Owner, connection_of, drips, stops_quickly, upgraded
 from tests.helpers.interrupts import fail_next_start
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """The URL of a port that answers no SYN."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):  # a full backlog drops what comes next
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
 
 LEGAL = {
     ("IDLE", "CONNECTING"),
