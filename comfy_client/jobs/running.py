@@ -20,7 +20,7 @@ from ..routes.prompts import (
     seal,
 )
 from ..signals import Receivers
-from ..workflow.edit import as_workflow, load_graph
+from ..workflow.edit import as_workflow
 from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .poller import Poller
 from .result import Result
@@ -47,7 +47,7 @@ class Running(Routes):
 
     def _read(self, workflow: AnyWorkflow) -> AnyWorkflow:
         try:
-            return as_workflow(workflow)
+            return as_workflow(workflow, self)
         except ComfyError as exc:
             self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -220,7 +220,7 @@ class Running(Routes):
         """
         seal(options)
         try:
-            workflow = as_workflow(workflow)
+            workflow = as_workflow(workflow, self)
             prompt = make_prompt(
                 self._http,
                 workflow,
@@ -272,7 +272,7 @@ class Running(Routes):
             workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
         """
         self._check_open()
-        graph = {} if workflow is None else load_graph(workflow)
+        graph = {} if workflow is None else as_workflow(workflow, self).to_dict()
         return attach(self, self._poller, prompt_id, graph)
 
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:

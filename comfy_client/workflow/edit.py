@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,19 +16,19 @@ from ..nearest import nearest
 from .graph import (
     as_link,
     brief,
+    copied,
     describe,
     json_graph,
     json_link,
     json_value,
     link_fault,
     listing,
-    shorten,
     title_of,
 )
+from .load import Readable, load_graph
 
-Source: TypeAlias = (
-    "Workflow | Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str]"
-)
+#: What :meth:`Workflow.load` takes.
+Source: TypeAlias = "Workflow | Readable"
 
 
 class Node:
@@ -113,7 +112,7 @@ class Node:
 
     def __getitem__(self, name: str) -> Any:
         self._need(name)
-        return _copy(self._inputs[name])
+        return copied(self._inputs[name])
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.set(name, value)
@@ -172,13 +171,14 @@ class Workflow:
     changed.  Two workflows are equal if their graphs are.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, definitions: object = None) -> None:
         """As :meth:`load`."""
-        self._graph = load_graph(source)
+        readable = source._graph if isinstance(source, Workflow) else source
+        self._graph: dict[str, Any] = load_graph(readable, definitions)
         self._nodes = {node_id: Node(self._graph, node_id) for node_id in self._graph}
 
     @classmethod
-    def load(cls, source: Source) -> Workflow:
+    def load(cls, source: Source, definitions: object = None) -> Workflow:
         """Read a workflow in API format.
 
         Example::
@@ -194,13 +194,15 @@ class Workflow:
                 or another workflow.  It may be wrapped: ``{"prompt": ...}`` (the body of a
                 ``POST /prompt``), ``{"output": ...}`` (the result of the page's
                 ``graphToPrompt``) or ``{"workflow": ...}``.
+            definitions: The server's node definitions: a client, or a dict as ``GET
+                /object_info`` answers it.  ``None``: none.
 
         Raises:
             FileNotFoundError: No such file.
             WorkflowError: Not JSON (with line and column), not a graph, or a graph in the
                 editor's format; the message says which menu exports the right one.
         """
-        return cls(source)
+        return cls(source, definitions)
 
     @classmethod
     def example(cls) -> Workflow:
@@ -238,7 +240,7 @@ class Workflow:
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of the graph, in the format of ``POST /prompt``."""
-        graph: dict[str, Any] = _copy(self._graph)
+        graph: dict[str, Any] = copied(self._graph)
         return graph
 
     def to_json(self) -> str:
@@ -319,123 +321,16 @@ class Workflow:
 # -- reading ----------------------------------------------------------------------------
 
 
-def as_workflow(source: Source) -> Workflow:
+def as_workflow(source: Source, definitions: object = None) -> Workflow:
     """A :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
     if isinstance(source, Workflow):
         return source
     try:
-        return Workflow(source)
+        return Workflow(source, definitions)
     except WorkflowError as exc:
         raise exc.with_traceback(None) from None
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:
-    """The graph of a workflow, which is not to be changed; else as :func:`load_graph`."""
+    """The graph of a workflow, which is not to be changed; else a copy of what carries one."""
     return source._graph if isinstance(source, Workflow) else load_graph(source)
-
-
-def load_graph(source: Source) -> dict[str, Any]:
-    """What :meth:`Workflow.load` reads, as a dict of one's own."""
-    data, where = _read(source)
-    try:
-        return _graph(_unwrap(data, where), where)
-    except RecursionError:
-        raise WorkflowError(f"{where}: nested too deeply") from None
-
-
-def _read(source: object) -> tuple[Any, str]:
-    """What was given, decoded, and what to call it in messages."""
-    if isinstance(source, Workflow):
-        return source._graph, "the workflow"
-    if isinstance(source, Mapping):
-        return source, "the workflow"
-    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
-        return _decode(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
-    if isinstance(source, bytes):
-        return _decode(source, "the workflow text"), "the workflow text"
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
-                raise
-            raise FileNotFoundError(
-                errno.ENOENT, "no such workflow file", shorten(str(path), 200)
-            ) from None
-        return _decode(content, str(path)), str(path)
-    raise TypeError(
-        f"a workflow is a path, JSON text, a dict or a Workflow, not {type(source).__name__}"
-    )
-
-
-def _decode(text: str | bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise WorkflowError(
-            f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
-        ) from None
-    except UnicodeDecodeError:
-        raise WorkflowError(
-            f"{where}: not JSON text; a workflow is the JSON file that the menu exports"
-        ) from None
-    except (ValueError, RecursionError) as exc:
-        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from None
-
-
-def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        kind = "a list" if isinstance(data, list) else brief(data)
-        raise WorkflowError(f"{where}: a workflow is an object of nodes by id, not {kind}")
-    if isinstance(data.get("nodes"), list):
-        raise WorkflowError(
-            f"{where} is in UI format, which the server does not take: export it with "
-            "Workflow > Export (API); in older versions: Settings > Enable Dev mode Options, "
-            'then "Save (API Format)"'
-        )
-    for wrapper in ("prompt", "output", "workflow"):
-        inner = data.get(wrapper)
-        if isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys():
-            return _unwrap(inner, where)
-    return data
-
-
-def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """A checked copy, with ids as strings; an id that is a number is so in links too."""
-    if not data:
-        raise WorkflowError(f"{where}: no nodes in it")
-    graph: dict[str, Any] = {}
-    for key, node in data.items():
-        if not isinstance(key, (str, int)) or isinstance(key, bool):
-            raise WorkflowError(f"{where}: the node id {brief(key)} is not a string")
-        node_id = str(key)
-        if node_id in graph:
-            raise WorkflowError(f"{where}: two nodes have the id {brief(node_id)}")
-        if not isinstance(node, Mapping):
-            raise WorkflowError(f"{where}: node {brief(node_id)} is no object: {brief(node)}")
-        graph[node_id] = copied = _copy(node)
-        # The server stumbles over a node without them.
-        inputs = copied.setdefault("inputs", {})
-        class_type = copied.get("class_type")
-        if not isinstance(class_type, str) or not class_type:
-            raise WorkflowError(f"{where}: {describe(graph, node_id)} has no class_type")
-        if not isinstance(inputs, dict):
-            raise WorkflowError(
-                f"{where}: {describe(graph, node_id)}: inputs is no object: {brief(inputs)}"
-            )
-    for node in graph.values():
-        for name, value in node["inputs"].items():
-            if isinstance(value, list):
-                node["inputs"][name] = json_link(graph, value)
-    return graph
-
-
-def _copy(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):  # nearly all, and quick to see
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_copy(inner) for inner in value]
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return value

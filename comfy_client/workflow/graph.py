@@ -141,6 +141,17 @@ def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
+def copied(value: Any) -> Any:
+    """A copy of a JSON value, tuples as lists; what JSON does not have is kept as it is."""
+    if value is None or isinstance(value, (str, int, float)):  # nearly all, and quick to see
+        return value
+    if isinstance(value, (list, tuple)):
+        return [copied(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: copied(inner) for key, inner in value.items()}
+    return value
+
+
 # -- wording ----------------------------------------------------------------------------
 
 
