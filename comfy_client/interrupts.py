@@ -6,7 +6,6 @@ Libraries wrap exceptions, so that one may stand anywhere in a chain.
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -40,6 +39,8 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
     """
     if threading.current_thread() is not threading.main_thread():
         return None  # handlers run in that one only
+    import signal  # seldom needed, and slow to import
+
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     for cause in causes(exc, outer):
         if not isinstance(cause, Exception):

@@ -46,7 +46,7 @@ JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", 
 OnInterrupt = Literal["leave", "cancel"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Limits:
     """How long a caller waits, from now on: in all, and without any news."""
 

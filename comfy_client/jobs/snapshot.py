@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class QueueSnapshot:
     """The queue at one moment, in its order."""
 

@@ -51,7 +51,7 @@ Weighed = tuple[tuple[object, ...], Mapping[str, float]]
 NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Outcome:
     """How a prompt ended.
 
@@ -78,14 +78,14 @@ class Outcome:
     is_final: bool = True
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class JobState:
     """What is known of a prompt; whoever changes it holds the lock of the ``Tracker``."""
 
     prompt_id: str
     graph: Mapping[str, Any]  #: In API format; empty until it is known.
     share: Share  #: Of the client's memory, until it is decided.
-    timing: Timing = attrs.field(factory=Timing, repr=False)
+    timing: Timing = attrs.field(factory=Timing)
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     # Its submission.
     posted_at: float = 0.0

@@ -64,7 +64,7 @@ class Waiter(Protocol):
         """The prompt has no result."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Tracked:
     """A prompt that somebody waits for; each job has one."""
 

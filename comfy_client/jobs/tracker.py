@@ -61,7 +61,7 @@ ORPHANS: Final = 1000
 _NAMES_NODE: Final = (Executing, Progress)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _EndRecord:
     """How one of our prompts ended, as far as that was reported."""
 

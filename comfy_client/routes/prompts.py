@@ -68,7 +68,7 @@ def seal(options: Any) -> None:
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Prompt:
     """What is to be submitted."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Backoff:
     """Exponential backoff: each pause may be longer than the one before, up to a cap.
 
@@ -25,7 +25,7 @@ class Backoff:
     cap: float
     factor: float = 2.0
     jitter: float = 1.0
-    uniform: Callable[[float, float], float] = attrs.field(default=random.uniform, repr=False)
+    uniform: Callable[[float, float], float] = random.uniform
     failures: int = attrs.field(default=0, init=False)
 
     @property

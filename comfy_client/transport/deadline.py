@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import time
 from contextvars import ContextVar
 from typing import Final
@@ -17,7 +16,7 @@ from ..interrupts import assigned
 LONGEST: Final = 1e6
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Deadline:
     """A moment by which something must be over.
 
@@ -50,10 +49,18 @@ class Deadline:
         return min(left, most)
 
 
+def _is_number(value: object) -> bool:
+    if isinstance(value, (float, int)):
+        return True
+    import numbers  # for numpy's, and slow to import
+
+    return isinstance(value, numbers.Real)
+
+
 def check_timeout(*seconds: float | None) -> None:
     """``TypeError`` or ``ValueError`` for what is no time to wait."""
     for value in seconds:
-        if value is not None and not isinstance(value, numbers.Real):  # numpy's, too
+        if value is not None and not _is_number(value):
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")

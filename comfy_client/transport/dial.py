@@ -65,14 +65,14 @@ class Violation(Lost):
     """We ended it: what came breaks the rules of the protocol, or exceeds a limit."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Plan:
     """All that a dial needs; made anew for each, since credentials may change."""
 
-    url: str = attrs.field(repr=False)
-    headers: Mapping[str, str] = attrs.field(repr=False)
+    url: str
+    headers: Mapping[str, str]
     ssl_context: ssl.SSLContext | None = None
-    proxy: str | None = attrs.field(default=None, repr=False)
+    proxy: str | None = None
 
     @property
     def shown(self) -> str:

@@ -30,7 +30,7 @@ Value = str | int | float | None
 Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Request:
     """A request, before credentials are added.
 
@@ -45,11 +45,11 @@ class Request:
     method: str
     route: str
     params: Params | None = None
-    headers: Mapping[str, str | bytes] = attrs.field(factory=dict, repr=False)
-    body: bytes | Form | None = attrs.field(default=None, repr=False)
+    headers: Mapping[str, str | bytes] = attrs.field(factory=dict)
+    body: bytes | Form | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Description:
     """What a client sends, and where to, without a secret.
 

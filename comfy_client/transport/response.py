@@ -180,7 +180,7 @@ def wants_tls(answer: Response) -> bool:
     return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Asker:
     """Who asked, for advice in errors.
 
