@@ -29,6 +29,7 @@ from .events import ErrorEvent, Event
 from .interrupts import in_full
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
+from .routes.definitions import NodeDefinitions
 from .settings import ClientSettings
 from .signals import Receivers
 from .subscriptions import Subscriptions
@@ -183,6 +184,7 @@ class ComfyApi(Batches, Subscriptions):
             ),
         )
         self._poller = Poller(self._tracker)
+        self._definitions = NodeDefinitions(self._http, partial(getattr, self._tracker, "link"))
         self._connection = self._tracker.connection
         self._awaits_record = self._poller.awaits_record
         # Collected or at exit: nothing in here may refer to this object.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Unpack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, Unpack
 
 import attrs
 
@@ -11,6 +11,7 @@ from .. import models
 from ..errors import ComfyError, PromptRejected
 from ..events import ErrorEvent, JobEvent, PreviewEvent, Progress
 from ..routes import Routes
+from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import (
     AnyWorkflow,
     PromptOptions,
@@ -20,6 +21,7 @@ from ..routes.prompts import (
     seal,
 )
 from ..signals import Receivers
+from ..transport.deadline import Deadline
 from ..workflow.edit import as_workflow
 from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .poller import Poller
@@ -35,6 +37,7 @@ class Running(Routes):
 
     _poller: Poller
     _receivers: Receivers
+    _definitions: NodeDefinitions
 
     def _check_open(self) -> None:
         """Raises :class:`ClientClosed` after ``close()``."""
@@ -44,6 +47,45 @@ class Running(Routes):
     def host(self) -> str:
         """The server's URL, without credentials."""
         return self._http.address.http_url
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions of node classes as JSON, by class; the client keeps them.
+
+        ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
+        else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
+        forgets them when its event socket connects anew, since the server may have been
+        restarted with other node packs.  Choices of files are as old as the definitions:
+        ``refresh`` shows models that were added since.  Threads may ask at once; one request
+        serves them all.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                sampler = api.node_definitions(["KSampler"])["KSampler"]
+                print(sampler["input"]["required"]["steps"])
+
+        Args:
+            classes: The classes that you need; those that the server lacks are not in the
+                answer.  ``None``: all.
+            refresh: Ask the server again for these classes.
+
+        Returns:
+            A new dict; do not change the definitions in it, which the client keeps.
+
+        Raises:
+            TypeError: ``classes`` is a ``str``.
+            UnexpectedResponse: More than ``max_json`` bytes, or no definitions.
+            ApiError: The server refused; :class:`TransportError`: no answer, or not in time.
+            ClientClosed: After :meth:`close`.
+        """
+        if isinstance(classes, str):
+            raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")
+        self._check_open()
+        return self._definitions.get(classes, refresh=refresh, deadline=Deadline())
 
     def _read(self, workflow: AnyWorkflow) -> AnyWorkflow:
         try:

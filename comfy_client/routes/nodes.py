@@ -11,10 +11,7 @@ from ..models._base import items, mapping, texts, texts_by_name
 from ..transport.http import segment
 from ..values import sequence, text
 from ._base import RouteGroup
-
-#: Seconds for all node definitions: the server reads its model folders for them, and these
-#: may lie on slow network drives.
-_ALL_DEFINITIONS = 300.0
+from .definitions import ALL
 
 
 class NodeRoutes(RouteGroup):
@@ -24,10 +21,10 @@ class NodeRoutes(RouteGroup):
         """Definitions of all node classes, or of one; empty if there is no such class.
 
         ``GET /object_info`` (half a megabyte and more, so keep the answer), or
-        ``GET /object_info/{node_name}``.
+        ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
         """
         if node_name is None:
-            return self._http.model("GET", "/object_info", _node_defs, timeout=_ALL_DEFINITIONS)
+            return self._http.model("GET", "/object_info", _node_defs, timeout=ALL)
         return self._http.model("GET", f"/object_info/{segment(node_name)}", _node_defs)
 
     def get_checkpoints(self) -> list[str]:

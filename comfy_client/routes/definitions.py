@@ -1,0 +1,139 @@
+"""Node definitions as the server sent them, kept for as long as they are surely the same."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+from ..errors import ApiError, RequestTimeout, UnexpectedResponse
+from ..models._base import mapping
+from ..transport.deadline import LONGEST, Deadline
+from ..transport.http import SMALL, Http, segment
+from ._base import RouteGroup
+
+#: Seconds for all definitions: the server reads its model folders for them, and these may lie
+#: on slow network drives.
+ALL: Final = 300.0
+#: As many classes are asked for one by one; and as many that were are remembered, each in an
+#: answer of up to 1 MiB.  Beyond that, one answer with all takes less time and memory.
+_FEW: Final = 16
+_MOST: Final = 64
+#: Characters of a name that can stand in a URL.
+_MAX_NAME: Final = 200
+_NO_NAMES: Final = ("", ".", "..")
+
+
+class NodeDefinitions(RouteGroup):
+    """What one client knows of the node classes of its server.
+
+    It forgets all when ``link``, the number of the connected socket, changes: the server may
+    have been restarted, with other node packs.
+    """
+
+    def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
+        self._http = http
+        self._link = link
+        self._changed = threading.Condition(threading.RLock())  # guards all below
+        self._asking: int | None = None  # the thread that asks the server
+        self._of_link: int | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._known: dict[str, Any] = {}
+        self._absent: set[str] = set()
+        self._is_all = False
+
+    def get(
+        self, classes: Collection[str] | None, *, refresh: bool, deadline: Deadline
+    ) -> dict[str, Any]:
+        """Definitions by class, without those that the server does not have.
+
+        One thread asks at a time; the others wait for what it gets.
+        """
+        with self._alone(deadline):
+            self._forget_old()
+            missing = None if classes is None else self._missing(classes, refresh=refresh)
+            if missing is None:
+                if refresh or not self._is_all:
+                    self._get_all(deadline)
+            elif self._are_few(missing):
+                self._get_each(missing, deadline)
+            else:
+                self._get_all(deadline)
+            if classes is None:
+                return dict(self._known)
+            return {name: self._known[name] for name in classes if name in self._known}
+
+    @contextlib.contextmanager
+    def _alone(self, deadline: Deadline) -> Iterator[None]:
+        """In here, no other thread is; a handler of a signal in this thread may be."""
+        me, is_first = threading.get_ident(), False
+        try:
+            with self._changed:
+                while self._asking not in (None, me):
+                    if not self._changed.wait(deadline.left(LONGEST)):
+                        raise RequestTimeout("another thread still waits for GET /object_info")
+                if self._asking is None:
+                    is_first, self._asking = True, me
+            yield
+        finally:
+            if is_first:
+                with self._changed:
+                    self._asking = None
+                    self._changed.notify_all()
+
+    def _forget_old(self) -> None:
+        link = self._link()
+        if link is not None and link != self._of_link:
+            self._forget()
+            self._of_link = link
+
+    def _missing(self, classes: Collection[str], *, refresh: bool) -> list[str]:
+        if refresh:
+            return list(dict.fromkeys(classes))
+        if self._is_all:
+            return []
+        return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
+
+    def _are_few(self, missing: list[str]) -> bool:
+        """Whether to ask for them one by one: proxies stumble over an escaped slash."""
+        in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
+        return (
+            len(missing) <= _FEW
+            and in_all <= _MOST
+            and all(len(n) <= _MAX_NAME and n not in _NO_NAMES and "/" not in n for n in missing)
+        )
+
+    def _get_all(self, deadline: Deadline) -> None:
+        found = self._ask("/object_info", ALL, deadline)
+        self._forget()
+        self._known, self._is_all = found, True
+
+    def _get_each(self, names: list[str], deadline: Deadline) -> None:
+        for name in names:
+            route, most = f"/object_info/{segment(name)}", self._http.total_timeout
+            try:
+                found = self._ask(route, most, deadline, max_bytes=SMALL)
+            except (ApiError, UnexpectedResponse):
+                # Too large, or 500 since the class fails, which is left out of all.
+                return self._get_all(deadline)
+            if name in found:
+                self._known[name] = found[name]
+                self._absent.discard(name)
+            else:
+                self._known.pop(name, None)
+                self._absent.add(name)
+        return None
+
+    def _ask(
+        self, route: str, most: float, deadline: Deadline, max_bytes: int | None = None
+    ) -> dict[str, Any]:
+        left = max(0.05, deadline.left(most))
+        return self._http.model("GET", route, _definitions, timeout=left, max_bytes=max_bytes)
+
+
+def _definitions(found: Any) -> dict[str, Any]:
+    named = mapping(found, "GET /object_info")
+    return {name: one for name, one in named.items() if isinstance(one, Mapping)}
