@@ -70,20 +70,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_use.clear)
 
 
+def _from_json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
 @attrs.frozen
 class Record:
-    """What a journal has of one point."""
+    """What a journal has of one point: the columns of its row behind the key."""
 
     host: str
     tries: int
     prompt_id: str
     sent_at: float
-    withdrawn: bool
-    told: bool
+    withdrawn: bool = attrs.field(converter=bool)
+    told: bool = attrs.field(converter=bool)
     seconds: float | None
     execution_seconds: float | None
-    result: Mapping[str, Any] | None
-    error: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None = attrs.field(converter=_from_json)
+    error: Mapping[str, Any] | None = attrs.field(converter=_from_json)
 
 
 class Journal:
@@ -168,7 +172,7 @@ class Journal:
                 "seconds, execution_seconds, result, error FROM points"
             ):
                 if row[:2] in keys:
-                    found[row[:2]] = _record(*row[2:])
+                    found[row[:2]] = Record(*row[2:])
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError) as exc:
@@ -301,32 +305,6 @@ def _check_beside(path: Path, *, is_missing: bool = False) -> None:
                 f"{beside} is in the way: SQLite would take it for its own; move it away, or "
                 "give the journal another name"
             )
-
-
-def _record(
-    host: str,
-    tries: int,
-    prompt_id: str,
-    sent_at: float,
-    withdrawn: int,
-    told: int,
-    seconds: float | None,
-    execution_seconds: float | None,
-    result: str | None,
-    error: str | None,
-) -> Record:
-    return Record(
-        host=host,
-        tries=tries,
-        prompt_id=prompt_id,
-        sent_at=sent_at,
-        withdrawn=bool(withdrawn),
-        told=bool(told),
-        seconds=seconds,
-        execution_seconds=execution_seconds,
-        result=None if result is None else json.loads(result),
-        error=None if error is None else json.loads(error),
-    )
 
 
 def _create(path: Path) -> bool:
