@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
-from ..errors import UnexpectedResponse
+from ..errors import ApiError, UnexpectedResponse
 from ..transport.failures import bare, one_line
 from ..transport.http import Http
 
@@ -57,6 +57,11 @@ def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
     """Without secrets that the answer repeats, and without the frames that hold it."""
     exc.args = (one_line(http.identity.secrets().hide_name(str(exc))),)
     return bare(exc)
+
+
+def facts_of(exc: ApiError) -> dict[str, Any]:
+    """What an error knows of the answer, for one that says it in better words."""
+    return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
 
 
 def escapes(path: str) -> bool:

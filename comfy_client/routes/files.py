@@ -15,7 +15,7 @@ from .. import models
 from ..errors import NotFound
 from ..transport.files import IfExists, target_path, write_atomically
 from ..transport.http import Download
-from ._base import RouteGroup, escapes
+from ._base import RouteGroup, escapes, facts_of
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -249,12 +249,7 @@ class FileRoutes(RouteGroup):
             self._http.request("HEAD", "/view", params=params)
         except NotFound as exc:
             where = "/".join(str(params[key]) for key in ("type", "subfolder", "filename"))
-            raise NotFound(
-                f"{trouble} {where.replace('//', '/')}",
-                method=exc.method,
-                path=exc.path,
-                status=exc.status,
-            ) from None
+            raise NotFound(f"{trouble} {where.replace('//', '/')}", **facts_of(exc)) from None
 
 
 def _view_params(

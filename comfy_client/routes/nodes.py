@@ -10,7 +10,7 @@ from ..errors import NotFound, NotSupported
 from ..models._base import items, mapping, texts, texts_by_name
 from ..transport.http import segment
 from ..values import sequence, text
-from ._base import RouteGroup
+from ._base import RouteGroup, facts_of
 from .definitions import ALL
 
 
@@ -108,9 +108,7 @@ class NodeRoutes(RouteGroup):
             raise NotFound(
                 f"the server has no template {name!r} of {module!r}; "
                 "get_workflow_templates() lists them",
-                method=exc.method,
-                path=exc.path,
-                status=exc.status,
+                **facts_of(exc),
             ) from None
 
     def get_i18n(self) -> dict[str, Any]:

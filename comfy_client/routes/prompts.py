@@ -18,7 +18,7 @@ from ..transport.http import SMALL, Http
 from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, json_value
-from ._base import RouteGroup, redacted
+from ._base import RouteGroup, facts_of, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
@@ -244,10 +244,7 @@ def _rejected(
         f"the server refused the workflow:\n{words}",
         error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
         node_errors=node_errors if isinstance(node_errors, Mapping) else {},
-        method=exc.method,
-        path=exc.path,
-        status=exc.status,
-        body=exc.body,
+        **facts_of(exc),
     )
 
 

@@ -11,7 +11,7 @@ from ..models._base import texts, texts_by_name
 from ..since import who_has
 from ..transport.http import SMALL, segment
 from ..values import text
-from ._base import RouteGroup
+from ._base import RouteGroup, facts_of
 
 
 class SystemRoutes(RouteGroup):
@@ -96,8 +96,5 @@ class SystemRoutes(RouteGroup):
             newer = f"; {has_it} has it" if has_it else ""
             raise NotSupported(
                 f"{exc} (this server has no /internal/{route}{newer})",
-                method=exc.method,
-                path=exc.path,
-                status=exc.status,
-                body=exc.body,
+                **facts_of(exc),
             ) from None

@@ -29,7 +29,7 @@ from .endpoint import Endpoint
 from .identity import Description, Identity, Params, Request, query
 from .multipart import Form, opened
 from .pool import Exchange
-from .response import Asker, Download, Response, refusal, unexpected
+from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .sender import Sender, body_length
 from .url import Address
 
@@ -383,12 +383,7 @@ class Http:
     ) -> UnexpectedResponse:
         may_be_raised = max_bytes is None or max_bytes == self.max_json
         advice = f"; max_json={2 * self.max_json} allows twice as much" if may_be_raised else ""
-        return UnexpectedResponse(
-            f"{answer.method} {answer.url}: the answer {how} allowed{advice}",
-            method=answer.method,
-            path=answer.path,
-            status=answer.status,
-        )
+        return unusable(answer, f"the answer {how} allowed{advice}")
 
     def _refusal(self, answer: Response, *, size: int | None = None) -> ComfyError:
         """The typed error for what the server refused."""
@@ -442,9 +437,4 @@ def _is_file(status: int, headers: Mapping[str, str]) -> bool:
 def _no_file(answer: Response) -> UnexpectedResponse:
     encoding = answer.headers.get("content-encoding", "")
     said = f"encoded ({encoding[:40]}), which was not asked for" if encoding else "without a file"
-    return UnexpectedResponse(
-        f"{answer.method} {answer.url}: {answer.status}, an answer {said}",
-        method=answer.method,
-        path=answer.path,
-        status=answer.status,
-    )
+    return unusable(answer, f"{answer.status}, an answer {said}")

@@ -162,6 +162,16 @@ def unexpected(answer: Response, due: str) -> UnexpectedResponse:
     )
 
 
+def unusable(answer: Response, why: str) -> UnexpectedResponse:
+    """The error for an answer of which nothing is shown."""
+    return UnexpectedResponse(
+        f"{answer.method} {answer.url}: {why}",
+        method=answer.method,
+        path=answer.path,
+        status=answer.status,
+    )
+
+
 def route_is_missing(answer: Response) -> bool:
     """Whether an answer says "no such route" rather than "no such thing".
 

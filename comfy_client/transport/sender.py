@@ -31,7 +31,7 @@ from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
 from .identity import Identity, Request
 from .pool import Exchange, current
-from .response import Response
+from .response import Response, unusable
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
@@ -311,12 +311,10 @@ def body_length(response: requests.Response) -> int | None:
 
 
 def _only_a_part(answer: Response) -> UnexpectedResponse:
-    return UnexpectedResponse(
-        f"{answer.method} {answer.url}: 206, a part of the answer, which was not asked for; "
-        "something on the way (a cache, a proxy) does not keep to HTTP",
-        method=answer.method,
-        path=answer.path,
-        status=answer.status,
+    return unusable(
+        answer,
+        "206, a part of the answer, which was not asked for; something on the way (a cache, a "
+        "proxy) does not keep to HTTP",
     )
 
 
