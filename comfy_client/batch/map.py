@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 import uuid
 import weakref
@@ -31,7 +30,7 @@ from ..errors import (
 )
 from ..interrupts import causes
 from ..jobs.cancel import withdrawn
-from ..jobs.job import SLICE, Job, news_at, wait_for_one, warn_that_it_runs
+from ..jobs.job import SLICE, Job, cancel_in_time, news_at, wait_for_one, warn_that_it_runs
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
@@ -284,7 +283,7 @@ class Window:
             if over:
                 # Of several the one that runs: those behind it may yet have their turn.
                 first_up = next((one for one in over if one.job.status == "running"), over[0])
-                return jobs[first_up.job], _give_up(first_up, self.poller.timing.cancel_timeout)
+                return jobs[first_up.job], _give_up(first_up)
             soon = min((one.at - now for one in due), default=SLICE)
             wait_for_one(jobs, min(SLICE, soon))
 
@@ -364,37 +363,21 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
     raise error or AssertionError("it was sent by now")
 
 
-def _give_up(deadline: _Deadline, seconds: float) -> Result | ComfyError:
-    """Stop one whose time is up, unless it has just ended; ``seconds`` for that."""
+def _give_up(deadline: _Deadline) -> Result | ComfyError:
+    """Stop one whose time is up, unless it has just ended."""
     job, why = deadline.job, deadline.job.why()
-    was_there = _cancelled_in_time(job, seconds)
-    if job.done() and (was_there is False or not isinstance(job.exception(), JobInterrupted)):
+    said = cancel_in_time([job])
+    if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
         return _outcome(job)
-    if was_there or job.done():
+    if said == [True] or job.done():
         what = "it was cancelled"
-    elif was_there is None:
+    elif not said:
         what = "it could not be cancelled, and may keep running"
     else:
         what = "the server knows nothing of it any more"
     return JobTimeout(
         f"{deadline.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=deadline.stalled
     )
-
-
-def _cancelled_in_time(job: Job, seconds: float) -> bool | None:
-    """Whether it was there to be cancelled; ``None``: the server did not say, in time or at all."""
-    said: list[bool] = []
-
-    def cancel() -> None:
-        try:
-            said.append(job.cancel())
-        except ComfyError as exc:
-            log.warning("prompt %s could not be cancelled: %s", job.prompt_id, exc)
-
-    thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return said[0] if said else None
 
 
 # -- a server that goes away ------------------------------------------------------------------

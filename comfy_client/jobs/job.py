@@ -449,23 +449,30 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
             if on_interrupt == "leave" and job._tracked.state.posted_at and not job.done():
                 warn_that_it_runs(job)
         if on_interrupt == "cancel" and begun:
-            # In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
-            thread = threading.Thread(
-                target=_cancel, args=(begun,), name="comfy-cancel", daemon=True
-            )
-            thread.start()
-            thread.join(begun[0]._poller.timing.cancel_timeout)
+            cancel_in_time(begun)
         raise
 
 
-def _cancel(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        try:
-            job.cancel()
-        except ComfyError as exc:
-            log.warning(
-                "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
-            )
+def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
+    """Cancel them; whether each was there, as far as the server has said so in time.
+
+    In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
+    """
+    said: list[bool] = []
+
+    def cancel() -> None:
+        for job in jobs:
+            try:
+                said.append(job.cancel())
+            except ComfyError as exc:
+                log.warning(
+                    "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
+                )
+
+    thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
+    thread.start()
+    thread.join(jobs[0]._poller.timing.cancel_timeout)
+    return said
 
 
 def wait(

@@ -68,10 +68,5 @@ class JobEvents:
         for other in self.others:
             other.receive(event)
 
-    @property
-    def readers(self) -> int:
-        """How many queues there are."""
-        return len(self._live())
-
     def _live(self) -> list[EventQueue]:
         return [queue for ref in self._queues if (queue := ref()) is not None]
