@@ -25,10 +25,15 @@ Glossary:
     event: One message of the server as a typed object, or news of the client's connection.
     event thread: Reads the socket, updates jobs and fills the queues of readers.  It never waits
         for a receiver, a lock that is held for long, or an answer while there is a socket.
+    generation: The number of a connected socket (also *link*); a prompt is *followed* while the one
+        that saw its submission lasts.
     history: The server's records of prompts that have ended.
     job: A prompt in your hands: a future of its result.
     journal: The file in which ``sweep`` remembers its rows.
-    lost: Said of a prompt that is neither in the queue nor in the history, twice.
+    lost: A prompt that two checks, some seconds apart, found neither in the queue nor in the
+        history.  (``JobLost`` also tells of a server that refuses to say.)
+    mark: Our id of a prompt in its ``extra_data``, by which it is found where the server chose
+        another.
     node: A step of a workflow, by its id in the graph; its *class* is what ComfyUI calls the type.
     output: What a node left: a file on the server, a picture of the socket (frame), a text.
     preview: A small picture of what a sampler is making.

@@ -4,8 +4,8 @@ From the bottom up:
 
 ``snapshot``, ``outcomes``, ``state``
     What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
-``progress``, ``result``, ``files``
-    How far it is, what it left, and how that is saved.
+``progress``, ``result``
+    How far it is, and what it left.  (``transport/files.py`` saves it.)
 ``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``tracker``
     The ``Tracker`` has the registry and the lock.  It applies events to states, and ends each job
     once (``Tracker.resolve``).

@@ -92,7 +92,7 @@ class JobState:
     accepted_at: float | None = None
     client_id: str = ""  #: In whose name.
     generation: int | None = None  #: Of the socket that saw the submission.
-    attached: bool = False  #: By its id: its events may go to another client.
+    attached: bool = False  #: Its events may go to another client, or to an older client id.
     #: Seconds between the two checks after which it is lost, while it may be on its way.
     lost_delay: float | None = None  #: ``None``: as usual.
     http_checked: bool = False  #: HTTP was asked, or failed.
@@ -339,7 +339,7 @@ class JobState:
             return self._from_history(entry, now, link)
         if self.cancelled and not self.awaits_history:
             return Outcome(*deleted(self.prompt_id), has_record=False)
-        return self._missed(now, link)
+        return self._found_nowhere(now, link)
 
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
@@ -403,8 +403,8 @@ class JobState:
         event = success(self.prompt_id, recovered=True)
         return self._success(event, outputs, link, targets=targets)
 
-    def _missed(self, now: float, link: int | None) -> Outcome | None:
-        """Neither in the queue nor in the history; the second time, a while later, decides."""
+    def _found_nowhere(self, now: float, link: int | None) -> Outcome | None:
+        """Neither in the queue nor in the history: lost, the second time, a while later."""
         timing = self.timing
         if self.missed_at is None:
             self.missed_at = now
