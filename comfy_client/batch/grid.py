@@ -12,7 +12,8 @@ from typing import Any, Final
 import attrs
 
 from ..errors import ComfyError, PromptRejected, WorkflowError
-from ..workflow.edit import Node, Source, Workflow
+from ..workflow.address import checked_value, input_named
+from ..workflow.edit import Source, Workflow, with_inputs
 from ..workflow.explain import unknown_class
 from ..workflow.graph import as_link, brief, downstream
 
@@ -85,7 +86,7 @@ class Grid:
 
     def workflow(self, point: int) -> Workflow:
         """The workflow with the values of one point."""
-        return with_params(self._base, self.params(point))
+        return with_inputs(self._base, self.params(point))
 
     def order(self) -> list[int]:
         """The points in the order in which the server has the least to do.
@@ -158,18 +159,14 @@ class Grid:
         return any(node_id in downstream(self._graph, [axis.node_id]) for axis in self.axes)
 
     def _axis(self, name: str, values: Iterable[Any]) -> Axis:
-        node, field = find_input(self._base, name)
+        node_id, field = input_named(self._graph, name)
         if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
             raise TypeError(f"{name!r} takes a list of values, not {brief(values)}")
         taken = list(itertools.islice(values, MOST + 1))
         if not taken:
             raise ValueError(f"{name!r} has no values")
-        trial = self._base.copy()[node.id]
-        plain = []
-        for value in taken:
-            trial.set(field, value)
-            plain.append(trial[field])
-        return Axis(name, node.id, field, tuple(plain))
+        plain = tuple(checked_value(self._graph, node_id, field, value) for value in taken)
+        return Axis(name, node_id, field, plain)
 
 
 def canonical(node: Mapping[str, Any]) -> str:
@@ -184,41 +181,3 @@ def _faults(report: object) -> list[Mapping[str, Any]]:
         fault if isinstance(fault, Mapping) else {}
         for fault in (errors if isinstance(errors, list) and errors else [{}])
     ]
-
-
-def find_input(workflow: Workflow, name: str) -> tuple[Node, str]:
-    """The node and the input that ``"KSampler.seed"`` means; titles may have dots, too.
-
-    Raises:
-        WorkflowError: No such node or input, or several such nodes.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"an input is named as in 'KSampler.seed', not {brief(name)}")
-    parts = name.split(".")
-    splits = [(".".join(parts[:n]), ".".join(parts[n:])) for n in range(len(parts) - 1, 0, -1)]
-    if not splits:
-        raise WorkflowError(f"{brief(name)} names no input; write node and input: 'KSampler.seed'")
-    known = [split for split in splits if split[0] in workflow]
-    for node_name, field in known:
-        if field in workflow[node_name]:
-            return workflow[node_name], field
-    node_name, field = (known or splits)[0]
-    node = workflow[node_name]
-    node[field]  # one of the two raises, and says what there is
-    return node, field
-
-
-def with_params(workflow: Workflow, params: Mapping[str, Any]) -> Workflow:
-    """A copy with other values: ``{"KSampler.seed": 7}``.
-
-    Raises:
-        WorkflowError: An unknown or ambiguous name, a value that cannot be sent.
-    """
-    if not isinstance(params, Mapping):
-        what = brief(params)
-        raise TypeError(f"params are a dict for each prompt, as {{'KSampler.seed': 7}}: {what}")
-    copy = workflow.copy()
-    for name, value in params.items():
-        node, field = find_input(copy, name)
-        node.set(field, value)
-    return copy

@@ -39,8 +39,7 @@ from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
 from ..workflow import Workflow
-from ..workflow.edit import as_workflow
-from .grid import with_params
+from ..workflow.edit import as_workflow, with_inputs
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -89,7 +88,7 @@ def run_map(
         make: Callable[[Any], AnyWorkflow] = as_workflow
     else:
         made = params
-        make = partial(with_params, Workflow(workflows))  # type: ignore[arg-type]  # it tells
+        make = partial(with_inputs, Workflow(workflows))  # type: ignore[arg-type]  # it tells
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 
 

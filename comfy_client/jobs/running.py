@@ -20,9 +20,11 @@ from ..routes.prompts import (
     post_prompt,
     seal,
 )
+from ..sealing import sealed
 from ..signals import Receivers
 from ..transport.deadline import Deadline
-from ..workflow.edit import as_workflow
+from ..workflow.address import Inputs
+from ..workflow.edit import Workflow, as_workflow, with_inputs
 from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .poller import Poller
 from .result import Result
@@ -87,9 +89,10 @@ class Running(Routes):
         self._check_open()
         return self._definitions.get(classes, refresh=refresh, deadline=Deadline())
 
-    def _read(self, workflow: AnyWorkflow) -> AnyWorkflow:
+    def _read(self, workflow: AnyWorkflow, inputs: Inputs | None) -> Workflow:
         try:
-            return as_workflow(workflow, self)
+            known = as_workflow(workflow, self)
+            return known if inputs is None else with_inputs(known, inputs)
         except ComfyError as exc:
             self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -100,6 +103,7 @@ class Running(Routes):
     def run(
         self,
         workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
         *,
         timeout: float | None = None,
         stall_timeout: float | None = None,
@@ -127,6 +131,8 @@ class Running(Routes):
 
         Args:
             workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
+            inputs: Other values for this run, ``{"KSampler.seed": 7}``, as
+                :meth:`Workflow.set`; your workflow is not changed.
             timeout: Seconds for everything; ``None``: no limit.  If the submission got no
                 answer by then, the client looks the prompt up for two more seconds.
             stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  Loading a
@@ -148,7 +154,7 @@ class Running(Routes):
             JobLost: The server was restarted, or the prompt was deleted.
             JobTimeout: Time ran out, or no news came; the prompt keeps running.
             SubmitUncertain: The submission got no answer, and the prompt could not be found.
-            WorkflowError: The graph cannot be sent.
+            WorkflowError: The graph cannot be sent, or a name in ``inputs`` is wrong.
         """
         seal(options)
         limits = Limits(timeout, stall_timeout)
@@ -157,7 +163,8 @@ class Running(Routes):
                 raise TypeError(f"a callback is called with one event: {callback!r}")
         wants_events = bool(on_event or on_progress or on_preview)
         self._check_open()
-        workflow = self._read(workflow)
+        inputs = sealed(inputs)
+        workflow = self._read(workflow, inputs)
         with cancelling(on_interrupt) as to_cancel:
             job = submit(
                 self,
@@ -182,6 +189,7 @@ class Running(Routes):
     def submit(
         self,
         workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
         *,
         prompt_id: str | None = None,
         strict: bool = False,
@@ -204,6 +212,7 @@ class Running(Routes):
 
         Args:
             workflow: In API format.
+            inputs: As for :meth:`run`.
             prompt_id: Your own id, a canonical UUID never used before, if you must store it
                 before the submission.  ``None``: a new one.  Servers before 0.3.45 choose
                 another, which is ``job.prompt_id``; :meth:`job` finds the prompt by yours too.
@@ -218,7 +227,8 @@ class Running(Routes):
         """
         seal(options)
         self._check_open()
-        workflow = self._read(workflow)
+        inputs = sealed(inputs)
+        workflow = self._read(workflow, inputs)
         return submit(
             self,
             self._poller,

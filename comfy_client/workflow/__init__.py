@@ -3,9 +3,10 @@
 Pure: nothing here talks to a server.
 """
 
-from .edit import Node, Workflow
+from .edit import Workflow
 from .explain import explain_rejection, unknown_class
 from .graph import check_graph, check_parts, class_of, sinks, title_of
+from .node import Node
 
 __all__ = [
     "Node",

@@ -6,159 +6,21 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
-from ..nearest import nearest
-from .graph import (
-    as_link,
-    brief,
-    copied,
-    describe,
-    json_graph,
-    json_link,
-    json_value,
-    link_fault,
-    listing,
-    title_of,
-)
+from .address import Inputs, set_inputs
+from .graph import copied, json_graph
 from .load import Readable, load_graph
+from .node import Nodes, check_no_node
 
 #: What :meth:`Workflow.load` takes.
 Source: TypeAlias = "Workflow | Readable"
 
 
-class Node:
-    """One node of a :class:`Workflow`: a live view, which only the workflow creates.
-
-    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
-    """
-
-    def __init__(self, graph: dict[str, Any], node_id: str) -> None:
-        self._graph = graph
-        self._id = node_id
-
-    @property
-    def id(self) -> str:
-        """The id of the node: its key in the workflow."""
-        return self._id
-
-    @property
-    def class_type(self) -> str:
-        """The class of the node, a key of ``GET /object_info``."""
-        return str(self._data["class_type"])
-
-    @property
-    def title(self) -> str | None:
-        """The title of the node (``_meta.title``); ``None``: none.  Setting ``None`` removes it."""
-        return title_of(self._graph, self._id)
-
-    @title.setter
-    def title(self, title: str | None) -> None:
-        meta = self._data.get("_meta")
-        meta = dict(meta) if isinstance(meta, dict) else {}
-        meta.pop("title", None)
-        self._data["_meta"] = meta if title is None else {**meta, "title": title}
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """All inputs by name, read-only: values, and links as ``[node id, slot]``."""
-        return MappingProxyType(self._inputs)
-
-    def output(self, slot: int = 0) -> list[Any]:
-        """A link to an output of this node, for an input of another node."""
-        return [self._id, slot]
-
-    def set(self, name: str, value: Any, *, force: bool = False) -> None:
-        """Set an input to a value, or link it to another node.
-
-        Args:
-            name: The name of the input.
-            value: Any JSON value (numpy numbers are converted), or a link:
-                ``other.output(0)``, ``[node id, slot]``.
-            force: Whether to add an input that the node does not have yet, and to replace a
-                link by a value.
-
-        Raises:
-            WorkflowError: Unknown input (``candidates`` are similar names), a link that would be
-                lost, a link to a missing node, or a value that JSON cannot represent.
-        """
-        if isinstance(value, Node):
-            raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
-        if not isinstance(name, str):
-            raise TypeError(f"the name of an input is a str, not {brief(name)}")
-        if not force:
-            self._need(name, f"node.set({brief(name)}, value, force=True) adds it")
-        try:
-            value = json_value(value)
-        except (ValueError, RecursionError) as exc:
-            raise WorkflowError(f"{self._where(name)}: {exc}") from None
-        link = as_link(value)
-        if isinstance(value, list):
-            fault = link_fault(self._graph, self._id, value)
-            if fault:
-                raise WorkflowError(f"{self._where(name)}: {fault}")
-            value = json_link(self._graph, value)
-        old = as_link(self._inputs.get(name))
-        if old and not link and not force:
-            raise WorkflowError(
-                f"{self._where(name)} is linked to {describe(self._graph, old[0])}, slot {old[1]}; "
-                f"node.set({brief(name)}, value, force=True) replaces the link by a value"
-            )
-        self._inputs[name] = value
-
-    def __getitem__(self, name: str) -> Any:
-        self._need(name)
-        return copied(self._inputs[name])
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.set(name, value)
-
-    def __delitem__(self, name: str) -> None:
-        self._need(name)
-        del self._inputs[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._inputs
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._inputs)
-
-    def __repr__(self) -> str:
-        title = f" {brief(self.title)}" if self.title else ""
-        return f"<Node {self._id}{title} {self.class_type}>"
-
-    @property
-    def _data(self) -> dict[str, Any]:
-        data: dict[str, Any] = self._graph[self._id]
-        return data
-
-    @property
-    def _inputs(self) -> dict[str, Any]:
-        inputs: dict[str, Any] = self._data["inputs"]
-        return inputs
-
-    def _where(self, name: str) -> str:
-        return f"{describe(self._graph, self._id)}, input {brief(name)}"
-
-    def _need(self, name: str, hint: str = "") -> None:
-        if name in self._inputs:
-            return
-        near = nearest(str(name), self._inputs)
-        if name == "inputs":
-            hint = "inputs are addressed directly, as in node['seed']"
-        told = f"nearest: {listing(near)}" if near else f"it has {listing(self._inputs) or 'none'}"
-        raise WorkflowError(
-            f"{describe(self._graph, self._id)} has no input {brief(name)}; {told}"
-            + (f"; {hint}" if hint else ""),
-            candidates=near or tuple(self._inputs),
-        )
-
-
-class Workflow:
+class Workflow(Nodes):
     """A workflow in API format, to edit and run.
 
     Nodes are found by their exact id, title or class, in this order::
@@ -174,8 +36,7 @@ class Workflow:
     def __init__(self, source: Source, definitions: object = None) -> None:
         """As :meth:`load`."""
         readable = source._graph if isinstance(source, Workflow) else source
-        self._graph: dict[str, Any] = load_graph(readable, definitions)
-        self._nodes = {node_id: Node(self._graph, node_id) for node_id in self._graph}
+        super().__init__(load_graph(readable, definitions))
 
     @classmethod
     def load(cls, source: Source, definitions: object = None) -> Workflow:
@@ -219,18 +80,32 @@ class Workflow:
 
         return cls((files("comfy_client") / "demo.json").read_text("utf-8"))
 
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """All nodes by id."""
-        return MappingProxyType(self._nodes)
+    def set(self, inputs: Inputs, *, force: bool = False) -> None:
+        """Set inputs by name: all of them, or none if one is wrong.
 
-    def find(self, class_type: str | None = None, title: str | None = None) -> list[Node]:
-        """The nodes of this class and this title; ``None`` matches all."""
-        return [
-            node
-            for node in self
-            if class_type in (None, node.class_type) and title in (None, node.title)
-        ]
+        Example::
+
+            workflow.set({"KSampler.seed": 7, "Positive prompt.text": "a fox"})
+
+        Args:
+            inputs: Values by input: the node by id, title or class, a dot, and the name of the
+                input.  Names may have dots themselves; if that leaves a doubt, write a pair:
+                ``{("Upscale 1.5", "model.name"): "x"}``.  A value may be a link:
+                ``wf["Loader"].output(0)``.
+            force: Whether to add inputs that a node does not have yet, and to replace links by
+                values.
+
+        Raises:
+            WorkflowError: A name is unknown or ambiguous (``candidates`` are names that work),
+                two names mean the same input, a link would be lost, a link is bad, or JSON cannot
+                represent a value.  Nothing has changed then.
+        """
+        for value in inputs.values() if isinstance(inputs, Mapping) else ():
+            check_no_node(value)
+        try:
+            set_inputs(self._graph, inputs, force=force)
+        except WorkflowError as exc:
+            raise exc.with_traceback(None) from None  # frames in there hold values
 
     def copy(self) -> Workflow:
         """An independent copy."""
@@ -269,54 +144,6 @@ class Workflow:
             raise
         return path
 
-    def __getitem__(self, name: str | int) -> Node:
-        if not isinstance(name, (str, int)):
-            raise TypeError(f"a node is addressed by id, title or class, not by {brief(name)}")
-        found = self._named(str(name))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = "; ".join(describe(self._graph, node.id) for node in found[:8])
-            more = f"; ... ({len(found)} in all)" if len(found) > 8 else ""
-            raise WorkflowError(
-                f"{brief(name)} is ambiguous, address the node by its id: {names}{more}",
-                candidates=tuple(node.id for node in found),
-            )
-        names_of = (name for node in self for name in (node.title, node.class_type, node.id))
-        known = tuple(dict.fromkeys(name for name in names_of if name))
-        near = nearest(str(name), known)
-        told = f"nearest: {listing(near)}" if near else f"there are {listing(known)}"
-        raise WorkflowError(
-            f"no node has the id, title or class {brief(name)}; {told}", candidates=near or known
-        )
-
-    def __contains__(self, name: object) -> bool:
-        if isinstance(name, Node):
-            return self._nodes.get(name.id) is name
-        return isinstance(name, (str, int)) and bool(self._named(str(name)))
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes.values())
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def __eq__(self, other: object) -> bool:
-        return self._graph == other._graph if isinstance(other, Workflow) else NotImplemented
-
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        classes = list(dict.fromkeys(node.class_type for node in self))
-        more = ", ..." if len(classes) > 3 else ""
-        noun = "node" if len(self) == 1 else "nodes"
-        return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
-
-    def _named(self, name: str) -> list[Node]:
-        if name in self._nodes:
-            return [self._nodes[name]]
-        return self.find(title=name) or self.find(class_type=name)
-
 
 # -- reading ----------------------------------------------------------------------------
 
@@ -329,6 +156,17 @@ def as_workflow(source: Source, definitions: object = None) -> Workflow:
         return Workflow(source, definitions)
     except WorkflowError as exc:
         raise exc.with_traceback(None) from None
+
+
+def with_inputs(source: Source, inputs: Inputs) -> Workflow:
+    """A copy with other values, as :meth:`Workflow.set`.
+
+    Raises:
+        WorkflowError: As :meth:`Workflow.set`.
+    """
+    workflow = as_workflow(source).copy()
+    workflow.set(inputs)
+    return workflow
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:

@@ -308,7 +308,7 @@ def test_wrong_arguments_are_told_at_once(api) -> None:
 
 def test_params_that_are_no_list_of_dicts_are_told_with_the_first(server, api) -> None:
     """A grid is for sweep; nothing was sent, so nothing is taken back."""
-    with pytest.raises(TypeError, match=r"params are a dict .*: 'Make.seed'"):
+    with pytest.raises(TypeError, match=r"inputs are a dict, .*: 'Make.seed'"):
         next(api.map(WORKFLOW, {"Make.seed": range(8)}))
     assert not [request for request in server.requests if request.method == "POST"]
 

@@ -14,9 +14,8 @@ from comfy_client import (
     ApiError,
     PromptRejected,
     UploadTooLarge,
-    Workflow,
 )
-from comfy_client.batch.grid import Grid, find_input
+from comfy_client.batch.grid import Grid
 from comfy_client.workflow.graph import downstream
 from tests.conftest import load_workflow
 from tests.helpers.sweeps import (
@@ -64,23 +63,6 @@ def test_points_are_numbered_as_itertools_product_has_them() -> None:
     assert [tuple(grid.params(n).values()) for n in range(len(grid))] == POINTS
     assert [list(grid.params(n)) for n in range(len(grid))] == [list(GRID)] * 4
     assert grid.workflow(1)["Load"]["name"] == "b"
-
-
-@pytest.mark.parametrize(
-    "name", ["Model v1.5.name", "Load.name", "1.name"], ids=["title", "class", "id"]
-)
-def test_an_input_is_named_by_title_class_or_id(name: str) -> None:
-    """Titles may have dots."""
-    node, field = find_input(Workflow(WORKFLOW), name)
-    assert (node.id, field) == ("1", "name")
-
-
-def test_inputs_may_have_dots_too() -> None:
-    """As those of some newer nodes."""
-    graph = {"1.2": {"class_type": "Batch", "inputs": {"images.image0": 1}}}
-    for name in ("1.2.images.image0", "Batch.images.image0"):
-        node, field = find_input(Workflow(graph), name)
-        assert (node.id, field) == ("1.2", "images.image0")
 
 
 def test_the_digest_is_that_of_what_is_run() -> None:

@@ -1,0 +1,180 @@
+"""Name nodes and inputs of a graph as people do: ``"KSampler"``, ``"Positive prompt.text"``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from ..errors import WorkflowError
+from ..nearest import nearest
+from .graph import (
+    as_link,
+    brief,
+    class_of,
+    describe,
+    inputs_of,
+    json_link,
+    json_value,
+    link_fault,
+    listing,
+    title_of,
+)
+
+#: An input: ``"KSampler.seed"``, or ``("KSampler", "seed")`` where dots leave a doubt.
+Address: TypeAlias = "str | tuple[str, str]"
+#: Values by input.
+Inputs: TypeAlias = "Mapping[str, Any] | Mapping[tuple[str, str], Any]"
+
+
+def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
+    """Ids of the nodes that a name means: the exact id, else titles, else classes."""
+    if name in graph:
+        return [name]
+    return [node_id for node_id in graph if title_of(graph, node_id) == name] or [
+        node_id for node_id in graph if class_of(graph, node_id) == name
+    ]
+
+
+def node_named(graph: Mapping[str, Any], name: str) -> str:
+    """The id of the one node that a name means.
+
+    Raises:
+        WorkflowError: No such node, or several.
+    """
+    found = nodes_named(graph, name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WorkflowError(
+            f"{brief(name)} is ambiguous, address the node by its id: {_each(graph, found)}",
+            candidates=tuple(found),
+        )
+    names_of = (of for key in graph for of in (title_of(graph, key), class_of(graph, key), key))
+    known = tuple(dict.fromkeys(of for of in names_of if of))
+    near = nearest(name, known)
+    told = f"nearest: {listing(near)}" if near else f"there are {listing(known)}"
+    raise WorkflowError(
+        f"no node has the id, title or class {brief(name)}; {told}", candidates=near or known
+    )
+
+
+def input_named(
+    graph: Mapping[str, Any], address: Address, *, add: bool = False
+) -> tuple[str, str]:
+    """The id of the node and the name of the input that ``"KSampler.seed"`` means.
+
+    Names of nodes and of inputs may have dots.  Every way to split the text counts that leads to
+    an input; if there are several, it is ambiguous, and a pair ``("KSampler", "seed")`` is not.
+
+    Args:
+        graph: The nodes.
+        address: The node by id, title or class, and the input.
+        add: Whether the node may lack the input.
+
+    Raises:
+        WorkflowError: No such node or input, or several.
+    """
+    splits = _splits(address)
+    named = [(nodes_named(graph, node), node, name) for node, name in splits]
+    found = [
+        (node_id, name)
+        for ids, _, name in named
+        for node_id in ids
+        if name in inputs_of(graph, node_id)
+    ]
+    if not found and add:
+        found = [(node_id, name) for ids, _, name in named for node_id in ids]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        nodes = dict.fromkeys(node_id for node_id, _ in found)
+        is_split = len({name for _, name in found}) > 1
+        raise WorkflowError(
+            f"{brief(address)} is ambiguous, address the node by its id: {_each(graph, nodes)}"
+            + ("; or write a pair: (node, input)" if is_split else ""),
+            candidates=tuple(f"{node_id}.{name}" for node_id, name in found),
+        )
+    known = next((one for one in named if one[0]), named[0])
+    node_id = node_named(graph, known[1])
+    raise no_input(graph, node_id, known[2])
+
+
+def _splits(address: Address) -> list[tuple[str, str]]:
+    """Node and input, the longest node first."""
+    if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
+        return [address]
+    if not isinstance(address, str):
+        raise TypeError(f"an input is named as in 'KSampler.seed', not {brief(address)}")
+    dots = [at for at, char in enumerate(address) if char == "."]
+    if not dots:
+        raise WorkflowError(
+            f"{brief(address)} names no input; write node and input: 'KSampler.seed'"
+        )
+    return [(address[:at], address[at + 1 :]) for at in reversed(dots)]
+
+
+def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
+    found = list(node_ids)
+    more = f"; ... ({len(found)} in all)" if len(found) > 8 else ""
+    return "; ".join(describe(graph, node_id) for node_id in found[:8]) + more
+
+
+def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "") -> WorkflowError:
+    """What to raise for an input that a node does not have."""
+    inputs = inputs_of(graph, node_id)
+    near = nearest(name, inputs)
+    if name == "inputs":
+        hint = "inputs are addressed directly, as in node['seed']"
+    told = f"nearest: {listing(near)}" if near else f"it has {listing(inputs) or 'none'}"
+    return WorkflowError(
+        f"{describe(graph, node_id)} has no input {brief(name)}; {told}"
+        + (f"; {hint}" if hint else ""),
+        candidates=near or tuple(inputs),
+    )
+
+
+def checked_value(
+    graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
+) -> Any:
+    """A copy of a value as JSON carries it, for an input of a node, or a link.
+
+    Raises:
+        WorkflowError: JSON cannot carry it, it is a bad link, or without ``force`` it would take
+            the place of a link.
+    """
+    where = f"{describe(graph, node_id)}, input {brief(name)}"
+    try:
+        value = json_value(value)
+    except (ValueError, RecursionError) as exc:
+        raise WorkflowError(f"{where}: {exc}") from None
+    if isinstance(value, list):
+        fault = link_fault(graph, node_id, value)
+        if fault:
+            raise WorkflowError(f"{where}: {fault}")
+        value = json_link(graph, value)
+    old = as_link(inputs_of(graph, node_id).get(name))
+    if old and not as_link(value) and not force:
+        raise WorkflowError(
+            f"{where} is linked to {describe(graph, old[0])}, slot {old[1]}; "
+            f"set(..., force=True) replaces the link by a value"
+        )
+    return value
+
+
+def set_inputs(graph: dict[str, Any], inputs: Inputs, *, force: bool = False) -> None:
+    """Set inputs by their addresses: all of them, or none.
+
+    Raises:
+        WorkflowError: An unknown or ambiguous address, two for one input, or a value as in
+            :func:`checked_value`.
+    """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs are a dict, as {{'KSampler.seed': 7}}: {brief(inputs)}")
+    values: dict[tuple[str, str], Any] = {}
+    for address, value in inputs.items():
+        found = node_id, name = input_named(graph, address, add=force)
+        if found in values:
+            raise WorkflowError(f"{brief(address)}: another of these names is the same input")
+        values[found] = checked_value(graph, node_id, name, value, force=force)
+    for (node_id, name), value in values.items():
+        graph[node_id]["inputs"][name] = value

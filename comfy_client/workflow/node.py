@@ -1,0 +1,209 @@
+"""The nodes of a workflow, one by one and all of them, by id, title or class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from ..errors import WorkflowError
+from .address import checked_value, no_input, node_named, nodes_named
+from .graph import brief, copied, title_of
+from .show import as_html, as_text
+
+
+class Node:
+    """One node of a :class:`Workflow`: a live view, which only the workflow creates.
+
+    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
+    """
+
+    def __init__(self, graph: dict[str, Any], node_id: str) -> None:
+        self._graph = graph
+        self._id = node_id
+
+    @property
+    def id(self) -> str:
+        """The id of the node: its key in the workflow."""
+        return self._id
+
+    @property
+    def class_type(self) -> str:
+        """The class of the node, a key of ``GET /object_info``."""
+        return str(self._data["class_type"])
+
+    @property
+    def title(self) -> str | None:
+        """The title of the node (``_meta.title``); ``None``: none.  Setting ``None`` removes it."""
+        return title_of(self._graph, self._id)
+
+    @title.setter
+    def title(self, title: str | None) -> None:
+        meta = self._data.get("_meta")
+        meta = dict(meta) if isinstance(meta, dict) else {}
+        meta.pop("title", None)
+        self._data["_meta"] = meta if title is None else {**meta, "title": title}
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """All inputs by name, read-only: values, and links as ``[node id, slot]``."""
+        return MappingProxyType(self._inputs)
+
+    def output(self, slot: int = 0) -> list[Any]:
+        """A link to an output of this node, for an input of another node."""
+        return [self._id, slot]
+
+    def set(self, name: str, value: Any, *, force: bool = False) -> None:
+        """Set an input to a value, or link it to another node.
+
+        Args:
+            name: The name of the input.
+            value: Any JSON value (numpy numbers are converted), or a link:
+                ``other.output(0)``, ``[node id, slot]``.
+            force: Whether to add an input that the node does not have yet, and to replace a
+                link by a value.
+
+        Raises:
+            WorkflowError: Unknown input (``candidates`` are similar names), a link that would be
+                lost, a link to a missing node, or a value that JSON cannot represent.
+        """
+        check_no_node(value)
+        if not isinstance(name, str):
+            raise TypeError(f"the name of an input is a str, not {brief(name)}")
+        if not force:
+            self._need(name, f"node.set({brief(name)}, value, force=True) adds it")
+        self._inputs[name] = checked_value(self._graph, self._id, name, value, force=force)
+
+    def __getitem__(self, name: str) -> Any:
+        self._need(name)
+        return copied(self._inputs[name])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.set(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._need(name)
+        del self._inputs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._inputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __repr__(self) -> str:
+        if self._id not in self._graph:
+            return f"<Node {self._id}, removed>"
+        title = f" {brief(self.title)}" if self.title else ""
+        return f"<Node {self._id}{title} {self.class_type}>"
+
+    def __str__(self) -> str:
+        return as_text({self._id: self._data}, self._graph)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._inputs)
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        if self._id not in self._graph:
+            raise WorkflowError(f"node {brief(self._id)} was removed from the workflow")
+        data: dict[str, Any] = self._graph[self._id]
+        return data
+
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        inputs: dict[str, Any] = self._data["inputs"]
+        return inputs
+
+    def _need(self, name: str, hint: str = "") -> None:
+        if name not in self._inputs:
+            raise no_input(self._graph, self._id, str(name), hint=hint)
+
+
+def check_no_node(value: object) -> None:
+    """TypeError for a node, of which no output is named."""
+    if isinstance(value, Node):
+        raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
+
+
+class Nodes:
+    """The nodes of a graph, which is shared with each of them: what a workflow can be asked."""
+
+    def __init__(self, graph: dict[str, Any]) -> None:
+        self._graph = graph
+        self._nodes = {node_id: Node(graph, node_id) for node_id in graph}
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All nodes by id."""
+        return MappingProxyType(self._nodes)
+
+    def find(
+        self, class_type: str | None = None, title: str | None = None, *, input: str | None = None
+    ) -> list[Node]:
+        """The nodes of this class, with this title and this input; ``None`` matches all.
+
+        ``wf.find(input="seed")`` gives all nodes that have an input ``seed``.
+        """
+        return [
+            node
+            for node in self
+            if class_type in (None, node.class_type)
+            and title in (None, node.title)
+            and (input is None or input in node)
+        ]
+
+    def __getitem__(self, name: str | int) -> Node:
+        if not isinstance(name, (str, int)):
+            raise TypeError(f"a node is addressed by id, title or class, not by {brief(name)}")
+        return self._nodes[node_named(self._graph, str(name))]
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, Node):
+            return self._nodes.get(name.id) is name
+        return isinstance(name, (str, int)) and bool(nodes_named(self._graph, str(name)))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __eq__(self, other: object) -> bool:
+        return self._graph == other._graph if isinstance(other, Nodes) else NotImplemented
+
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        classes = list(dict.fromkeys(node.class_type for node in self))
+        more = ", ..." if len(classes) > 3 else ""
+        noun = "node" if len(self) == 1 else "nodes"
+        return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
+
+    def __str__(self) -> str:
+        return as_text(self._graph)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._graph)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Names that mean one node."""
+        titles = Counter(node.title for node in self)
+        classes = Counter(node.class_type for node in self)
+        names = [title for title, count in titles.items() if title and count == 1]
+        names += [name for name, count in classes.items() if count == 1 and name not in titles]
+        return list(dict.fromkeys([*names, *self._nodes]))
+
+    def _id_of(self, node: Node | str | int) -> str:
+        """The id of a node of this workflow, or of one that a name means."""
+        if isinstance(node, Node):
+            if node not in self:
+                raise WorkflowError(f"{node!r} is no node of this workflow")
+            return node.id
+        return self[node].id
+
+    def _refresh(self) -> None:
+        """After nodes came or went; those that stay are the same objects."""
+        known = self._nodes
+        self._nodes = {key: known.get(key) or Node(self._graph, key) for key in self._graph}
