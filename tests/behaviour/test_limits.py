@@ -58,6 +58,13 @@ def api(server: Comfy) -> Iterator[ComfyApi]:
         yield api
 
 
+@pytest.fixture
+def patient(server: Comfy) -> Iterator[ComfyApi]:
+    """With a timeout that no busy machine exceeds."""
+    with ComfyApi(server.url, transport="poll", timeout=30.0) as api:
+        yield api
+
+
 def out_of_time(ask: Callable[[], Any], *, most: float) -> str:
     """What a call says that ends by its timeout, after so many seconds of work at most."""
     begun = time.thread_time()
@@ -205,18 +212,18 @@ def test_header_bombs_end_in_bounded_memory(pour: Pour) -> None:
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
 def test_a_refusal_is_explained_in_no_time_whatever_cookies_there_are(
-    server: Comfy, api: ComfyApi, kind: str
+    server: Comfy, patient: ComfyApi, kind: str
 ) -> None:
     """A server may set many, each in dozens of spellings is looked for in all that it says."""
     for part in range(3):
         cookies = [("Set-Cookie", f"c{n}=v{n:04}%2B/secretsecret&<") for n in range(part, 240, 3)]
         server.lies = {"GET /settings": lambda _, cookies=cookies: answer(200, b"{}", cookies)}
-        assert api.get_settings() == {}
+        assert patient.get_settings() == {}
     said = b"[" + b'"abc",' * 170_000 + b"0]"
     asks: dict[str, tuple[int, Callable[[], object]]] = {
-        "GET /queue": (400, api.get_queue),
-        "GET /prompt": (200, api.poll_status),
-        "GET /internal/logs": (200, api.get_logs),
+        "GET /queue": (400, patient.get_queue),
+        "GET /prompt": (200, lambda: patient.poll_status(30.0)),
+        "GET /internal/logs": (200, patient.get_logs),
     }
     for route, (status, ask) in asks.items():
         server.lies = {
@@ -225,4 +232,4 @@ def test_a_refusal_is_explained_in_no_time_whatever_cookies_there_are(
         begun = time.thread_time()
         with pytest.raises((ApiError, UnexpectedResponse)):
             ask()
-        assert time.thread_time() - begun < 2 * TIMEOUT
+        assert time.thread_time() - begun < 1.0
