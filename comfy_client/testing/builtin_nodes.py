@@ -74,6 +74,12 @@ class _Loader(Node):
                     ImageFile.LOAD_TRUNCATED_IMAGES = before
 
     @classmethod
+    def upright(cls, part: Image.Image) -> Image.Image:
+        """A picture, or a frame of one, as its camera was held; 16 bits as ComfyUI takes them."""
+        picture = cls.read(ImageOps.exif_transpose, part)
+        return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
+
+    @classmethod
     def mask(cls, picture: Image.Image) -> Image.Image:
         """1 where a picture is transparent; of one without alpha, 64 by 64 pixels of nothing.
 
@@ -98,9 +104,7 @@ class LoadImage(_Loader):
         with self.read(Image.open, self.folders.input_file(image)) as file:
             single = file.format == "MPO"
             for part in ImageSequence.Iterator(file):
-                picture = self.read(ImageOps.exif_transpose, part)
-                if picture.mode == "I":
-                    picture = picture.point(lambda value: value * (1 / 255))
+                picture = self.upright(part)
                 frame = Frame.of(picture, "RGB")
                 if frames and (single or frame.size != frames[0].size):
                     continue
@@ -118,9 +122,7 @@ class LoadImageMask(_Loader):
 
     def run(self, image: str, channel: str) -> tuple[list[Image.Image]]:
         with self.read(Image.open, self.folders.input_file(image)) as file:
-            picture = self.read(ImageOps.exif_transpose, file)
-            if picture.mode == "I":
-                picture = picture.point(lambda value: value * (1 / 255))
+            picture = self.upright(file)
             if channel == "alpha":
                 return ([self.mask(picture.convert("RGBA"))],)
             index = ["red", "green", "blue"].index(channel)

@@ -308,17 +308,14 @@ class Plan:
         ready = [node_id for node_id, needed in self.pending.items() if not needed]
         if not ready:
             raise self._cycle()
-        run, behind = self._run, self._behind
-        for node_id in ready:
-            if run.goes_first(node_id):
-                return node_id
-        for node_id in ready:
-            if any(map(run.is_output, behind[node_id])):
-                return node_id
-        for node_id in ready:
-            if any(run.is_output(b) for a in behind[node_id] for b in list(behind[a])):
-                return node_id
-        return ready[0]
+        nearer = (self._run.goes_first, self._is_before_output, self._is_two_before_output)
+        return next((one for is_near in nearer for one in ready if is_near(one)), ready[0])
+
+    def _is_before_output(self, node_id: str) -> bool:
+        return any(map(self._run.is_output, self._behind[node_id]))
+
+    def _is_two_before_output(self, node_id: str) -> bool:
+        return any(map(self._is_before_output, list(self._behind[node_id])))
 
     def _cycle(self) -> NodeFailure:
         display_id = self._run.graph.get_display_node_id

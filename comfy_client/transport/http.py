@@ -20,7 +20,7 @@ from urllib.parse import quote
 import requests
 
 from .. import credentials as creds
-from ..errors import ComfyError, RequestTimeout, TransportError, UnexpectedResponse
+from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
@@ -344,19 +344,14 @@ class Http:
             )
             try:
                 with self._sender.exchange(request, exchange) as response:
-                    refused = response.status_code >= 300
-                    answer = (
-                        self._beginning(response, deadline)
-                        if refused
-                        else self._whole(response, deadline, SMALL)
-                    )
-            except TransportError:
+                    if response.status_code >= 300:
+                        raise self._refusal(self._beginning(response, deadline), size=len(form))
+                    answer = self._whole(response, deadline, SMALL)
+            except ComfyError:
                 if form.failure is None:
                     raise
             if form.failure is not None:
                 raise form.failure
-        if answer.status >= 300:
-            raise self._refusal(answer, size=len(form))
         return answer.json()
 
     # -- answers -------------------------------------------------------------------------
