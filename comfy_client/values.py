@@ -177,16 +177,10 @@ def is_small(value: object, most: int) -> bool:
     """Whether a JSON value holds so many values in all, at most."""
     level: list[Any] = [value]
     while level:
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-            most -= 1
-            if most - len(below) < 0:
-                return False
-        level = below
+        most -= len(level)
+        if most < sum(len(item) for item in level if isinstance(item, dict | list)):
+            return False
+        level = _below(level)
     return True
 
 
@@ -199,13 +193,18 @@ def is_shallow(value: object) -> bool:
     """Whether a JSON value can be copied, shown and written."""
     level: list[Any] = [value]
     for _ in range(MAX_LEVELS):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        if not below:
+        level = _below(level)
+        if not level:
             return True
-        level = below
     return False
+
+
+def _below(level: list[Any]) -> list[Any]:
+    """The values in these tables and lists."""
+    below: list[Any] = []
+    for item in level:
+        if isinstance(item, dict):
+            below += item.values()
+        elif isinstance(item, list):
+            below += item
+    return below

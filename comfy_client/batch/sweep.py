@@ -505,17 +505,15 @@ class _Recovery:
         self._poller = poller
         queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        marked: list[QueueItem | HistoryEntry] = []
+        #: The server's ids by ours.
+        self.queued: dict[str, str] = {}
         if not client.get_features():  # before 0.3.45 servers chose the ids
             records += client.get_histories(None).values()
             # Whose they are, the client_id beside the mark would tell; it was another process's.
-            marked = records
-        #: The server's ids by ours.
-        self.queued: dict[str, str] = {}
-        for record in marked:
-            mark = record.extra_data.get(EXTRA_DATA_KEY)
-            if isinstance(mark, str) and mark in prompt_ids:
-                self.queued[mark] = record.prompt_id
+            for record in records:
+                mark = record.extra_data.get(EXTRA_DATA_KEY)
+                if isinstance(mark, str) and mark in prompt_ids:
+                    self.queued[mark] = record.prompt_id
         for record in records:  # which counts more
             if record.prompt_id in prompt_ids:
                 self.queued[record.prompt_id] = record.prompt_id
