@@ -292,11 +292,8 @@ class ComfyApi(Batches, Subscriptions):
 
     def _is_for_tls(self, exc: ComfyError, deadline: Deadline) -> bool:
         """Whether a server that cut us short wants https; asked for a second at most."""
-        address = self._http.address
-        if type(exc) is not TransportError or address.scheme != "http":
-            return False
         left = min(self._http.connect_timeout, max(0.05, deadline.left(1.0)))
-        return speaks_tls(address, self._http.endpoint.proxy, left, lambda _: None)
+        return type(exc) is TransportError and speaks_tls(self._http, left, lambda _: None)
 
     def close(self) -> None:
         """Release all resources immediately: from any thread or callback, any number of times.

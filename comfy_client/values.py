@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from itertools import islice
@@ -67,6 +68,14 @@ def _short(value: str) -> str | None:
         digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         value = f"{value[: MAX_ID_LENGTH - 19]}...{digest}"
     return text(value, MAX_ID_LENGTH)
+
+
+def is_uuid(value: object) -> bool:
+    """Whether it is a text as ``str(uuid.uuid4())`` gives it."""
+    try:
+        return isinstance(value, str) and str(uuid.UUID(value)) == value
+    except ValueError:
+        return False
 
 
 def number(value: object) -> float | None:

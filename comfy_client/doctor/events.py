@@ -6,12 +6,13 @@ import contextlib
 import random
 import time
 import uuid
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from .. import models
 from ..errors import AuthenticationError, ComfyError, RequestTimeout, ServerUnreachable
 from ..events import EndEvent, Executing, FeatureFlags, StatusEvent
-from ..models._base import mapping
+from ..routes.history import entry_of
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Deadline
 from ..transport.decode import HELLO
@@ -148,7 +149,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
         except ComfyError:
             ctx.reader = None
         try:
-            entry = _record(ctx, prompt_id)
+            entry = ctx.ask(f"/history/{segment(prompt_id)}", partial(entry_of, prompt_id))
         except RequestTimeout:
             if ctx.check_end.expired:
                 break  # the time was over while we asked, which says nothing about the server
@@ -161,16 +162,6 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
             time.sleep(pause)  # history is written a moment after the last event
             pause = min(1.0, 1.5 * pause)
     return ""
-
-
-def _record(ctx: CheckContext, prompt_id: str) -> models.HistoryEntry | None:
-    """The history of a prompt; ``None``: there is none yet, or none that can be read."""
-
-    def record(data: Any) -> models.HistoryEntry | None:
-        entry = mapping(data, "history").get(prompt_id)
-        return None if entry is None else models.HistoryEntry.from_json(entry)
-
-    return ctx.ask(f"/history/{segment(prompt_id)}", record)
 
 
 def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import ipaddress
 import os
 import socket
 import ssl
@@ -14,7 +13,7 @@ from typing import Any, Final
 
 from ..transport.dial import Plan, open_line
 from ..transport.failures import explain
-from ..transport.url import split_proxy
+from ..transport.url import is_loopback_address, split_proxy
 from .context import CheckContext, in_ms
 from .report import CheckResult, failed, ok, warning
 
@@ -78,7 +77,7 @@ def check_port(ctx: CheckContext) -> CheckResult:
     """Who of the addresses accepts a connection; on the own machine both loopbacks."""
     port = _target(ctx)[1]
     seen = {str(a[0]): refusal(family, a, ctx.left) for family, a in ctx.addresses[:4]}
-    is_own = all(map(_is_loopback, seen))
+    is_own = all(map(is_loopback_address, seen))
     others = [a for a in _LOOPBACKS if a not in seen] if is_own or not _open(seen) else []
     seen_else = {name: refusal(_family(name), (name, port), ctx.left) for name in others}
     text = "the proxy at " if ctx.http.endpoint.proxy else ""
@@ -192,13 +191,6 @@ def _family(address: str) -> socket.AddressFamily:
 
 def _at(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def version_of(distribution: str) -> str:

@@ -59,7 +59,10 @@ def check_http(ctx: CheckContext) -> CheckResult:
                 "something accepts connections and does not answer: the server hangs or is "
                 "loading a model, or another program uses the port; look at its terminal"
             )
-        elif _is_for_tls(ctx, exc):
+        # Answered by nothing, or by what is no answer, maybe for want of TLS.
+        elif type(exc) in (TransportError, UnexpectedResponse) and speaks_tls(
+            ctx.http, ctx.left, ctx.sockets.hold
+        ):
             advice = _USE_HTTPS
         return failed(ctx.redact.foreign(exc), advice)
     seconds = time.monotonic() - begun
@@ -72,16 +75,6 @@ def check_http(ctx: CheckContext) -> CheckResult:
     if seconds > 2:
         return warning(text, "the server, or the network to it, is slow")
     return ok(text)
-
-
-def _is_for_tls(ctx: CheckContext, exc: ComfyError) -> bool:
-    """Whether plain http was answered by nothing, or by what is none, for want of TLS."""
-    http = ctx.http
-    return (
-        http.address.scheme == "http"
-        and type(exc) in (TransportError, UnexpectedResponse)
-        and speaks_tls(http.address, http.endpoint.proxy, ctx.left, ctx.sockets.hold)
-    )
 
 
 def check_clock(ctx: CheckContext) -> CheckResult:

@@ -39,6 +39,7 @@ from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..transport.failures import is_away
 from ..transport.http import Http, segment
 from ..transport.websocket import State
+from ..values import is_uuid
 from ..workflow import explain_rejection
 from .job import Job
 from .lookup import find, spellings
@@ -207,11 +208,7 @@ def attach(
 
 def _canonical(prompt_id: str) -> str:
     """An id that every server takes; ValueError for another."""
-    try:
-        is_canonical = str(uuid.UUID(prompt_id)) == prompt_id
-    except (ValueError, AttributeError, TypeError):
-        is_canonical = False
-    if not is_canonical:
+    if not is_uuid(prompt_id):
         raise ValueError(f"prompt_id is a canonical UUID, as str(uuid.uuid4()): {prompt_id!r}")
     return prompt_id
 

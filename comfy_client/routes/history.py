@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, Final
 
 from .. import models
@@ -57,10 +58,7 @@ class HistoryRoutes(RouteGroup):
         server sends the end event before it writes the record.
         """
 
-        def record(found: Any) -> models.HistoryEntry | None:
-            own = mapping(found, "GET /history/{prompt_id}").get(prompt_id)
-            return None if own is None else models.HistoryEntry.from_json(own)
-
+        record = partial(entry_of, prompt_id)
         route = f"/history/{segment(prompt_id)}"
         while (entry := self._http.model("GET", route, record)) is None:
             if not self._awaits_record(prompt_id):
@@ -88,6 +86,12 @@ class HistoryRoutes(RouteGroup):
             self.get_history(prompt_id)
         if prompt_ids:
             self._http.send_command("POST", "/history", json={"delete": prompt_ids})
+
+
+def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:
+    """The record of a prompt in the answer of ``GET /history/{prompt_id}``, if there is one."""
+    own = mapping(found, "GET /history/{prompt_id}").get(prompt_id)
+    return None if own is None else models.HistoryEntry.from_json(own)
 
 
 def _entries(found: Any) -> dict[str, models.HistoryEntry]:

@@ -7,7 +7,6 @@ browser shows pages of strangers meanwhile: such a page can have its own name le
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from ..transport.url import is_loopback_address
 from .http import Next
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def name_of(host: str) -> str | None:
 
 def is_loopback(host: str) -> bool:
     """Whether an address, or ``localhost``, is of this machine alone; asks no DNS."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost" or is_loopback_address(host)
 
 
 def is_same_site(host: str, origin: str) -> bool:

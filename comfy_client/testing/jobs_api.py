@@ -9,13 +9,13 @@ A script may have left less in history than a run does: what is missing is left 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 from aiohttp import web
 
+from ..values import is_uuid
 from .prompt_queue import Queue
 from .state import Routes, ServerState
 
@@ -84,14 +84,6 @@ NEWEST_JOB_ROUTES: Routes[ServerState] = (
     ("POST", "/api/jobs/cancel", _cancel_jobs),
     ("POST", "/api/jobs/{id}/cancel", _cancel_job),
 )
-
-
-def is_uuid(value: Any) -> bool:
-    """Whether it is a text as ``str(uuid.uuid4())`` gives it."""
-    try:
-        return isinstance(value, str) and str(uuid.UUID(value)) == value
-    except ValueError:
-        return False
 
 
 def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
+from ..values import is_uuid
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
-from .jobs_api import is_uuid
 from .run import SECRETS
 from .state import Routes, ServerState
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
 import uuid
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from ..transport.url import is_loopback_address
 from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import FILE_ROUTES
 from .hosts import is_same_site
@@ -173,8 +173,7 @@ async def _same_site(request: web.Request, handler: Next) -> web.StreamResponse:
 
 def _is_loopback(host: str) -> bool:
     try:
-        found = [host, *(info[4][0] for info in socket.getaddrinfo(host, None))]
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
     except OSError:
         return False
-    addresses = [str(one) for one in found[1:]]
-    return bool(addresses) and all(ipaddress.ip_address(one).is_loopback for one in addresses)
+    return bool(addresses) and all(map(is_loopback_address, addresses))

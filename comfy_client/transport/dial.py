@@ -31,7 +31,7 @@ from .deadline import Deadline
 from .failures import bare, explain, is_of_the_system, told
 from .frames import CLOSE, PING, FrameError, Frames
 from .pool import answer_until
-from .url import Address, split_proxy
+from .url import split_proxy
 
 if TYPE_CHECKING:
     from .http import Http
@@ -328,15 +328,17 @@ def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
     return secure
 
 
-def speaks_tls(address: Address, proxy: str | None, timeout: float, hold: Hold) -> bool:
-    """Whether a server takes a handshake of TLS, whatever its certificate; asks nothing else.
+def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
+    """Whether a server that is addressed without TLS takes a handshake of it; asks nothing else.
 
     ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`open_line`.
     """
+    if http.address.scheme == "https":
+        return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    plan = Plan(f"wss://{address.netloc}/", {}, context, proxy)
+    plan = Plan(f"wss://{http.address.netloc}/", {}, context, http.endpoint.proxy)
     with contextlib.ExitStack() as opened:
 
         def held(sock: socket.socket) -> None:

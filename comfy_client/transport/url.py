@@ -47,12 +47,16 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether this is a loopback address, which no proxy and no eavesdropper is before."""
-        if f".{self.host.rstrip('.')}".endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        is_named = f".{self.host.rstrip('.')}".endswith(".localhost")
+        return is_named or is_loopback_address(self.host)
+
+
+def is_loopback_address(host: str) -> bool:
+    """Whether it is an address of this machine alone, and no name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
