@@ -43,7 +43,8 @@ from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
 from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
 from ..transport.deadline import Deadline, limited_silence
-from ..workflow.graph import seeds_of, shorten
+from ..workflow.graph import shorten
+from ..workflow.seeds import seeds_of, wants_seeds
 from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
@@ -338,6 +339,8 @@ class _Sweeper:
     def _attach(self, point: int, prompt_id: str, *, lost_delay: float | None = None) -> None:
         self._flights[prompt_id] = _Flight(point)
         graph = self._grid.workflow(point).to_dict()
+        if wants_seeds(graph):
+            graph = {}  # the server's has those that were drawn
         job = attach(self._client, self._poller, prompt_id, graph, lost_delay=lost_delay)
         self._window.put(prompt_id, job)
 
@@ -441,7 +444,7 @@ class _Sweeper:
             row.prompt_id,
             seconds=row.seconds,
             execution_seconds=row.execution_seconds,
-            result=None if row.result is None else self._result_record(row.result),
+            result=None if row.result is None else self._result_record(row.index, row.result),
             error=None if row.error is None else _error_record(row.error, self._secrets.hide_text),
         )
 
@@ -453,11 +456,13 @@ class _Sweeper:
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
 
-    def _result_record(self, result: Result) -> dict[str, Any]:
+    def _result_record(self, point: int, result: Result) -> dict[str, Any]:
         said = {
             "outputs": {node.node_id: node.raw for node in result},
             "node_errors": result.node_errors,
         }
+        given = seeds_of(self._grid.workflow(point).to_dict())
+        drawn = {key: seed for key, seed in result.seeds.items() if given.get(key) != seed}
         facts = {
             "cached_nodes": result.cached_nodes,
             "fully_cached": result.fully_cached,
@@ -465,7 +470,8 @@ class _Sweeper:
             "complete": result.complete
             and not any(isinstance(file, OutputFrame) for file in result.files),
         }
-        return {**_each_text(said, self._words_hidden), **facts}
+        seeds = {"seeds": drawn} if drawn else {}  # values of the grid stay out
+        return {**_each_text(said, self._words_hidden), **facts, **seeds}
 
     def _row_of(self, point: int, record: Record) -> SweepRow:
         row = SweepRow(
@@ -481,7 +487,7 @@ class _Sweeper:
         facts = dict(record.result or {})
         facts["cached_nodes"] = tuple(facts["cached_nodes"])
         graph = self._grid.workflow(point).to_dict()
-        outputs, seeds = facts.pop("outputs"), seeds_of(graph)
+        outputs, seeds = facts.pop("outputs"), seeds_of(graph) | facts.pop("seeds", {})
         # By the same names another server has other pictures.
         files = self._client if record.host == self._client.host else None
         result = make_result(record.prompt_id, graph, outputs, files=files, seeds=seeds, **facts)

@@ -25,6 +25,7 @@ from ..signals import Receivers
 from ..transport.deadline import Deadline
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
+from ..workflow.seeds import wants_seeds
 from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
 from .poller import Poller
 from .result import Result
@@ -325,6 +326,8 @@ class Running(Routes):
         """
         self._check_open()
         graph = {} if workflow is None else as_workflow(workflow, self).to_dict()
+        if wants_seeds(graph):
+            graph = {}  # the server's has those that were drawn
         return attach(self, self._poller, prompt_id, graph)
 
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:

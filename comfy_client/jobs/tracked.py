@@ -12,7 +12,7 @@ import attrs
 from ..events import ExecutionError, ExecutionInterrupted
 from ..routes import FileRoutes
 from ..transport.http import Http
-from ..workflow.graph import seeds_of
+from ..workflow.seeds import seeds_of
 from .job_events import JobEvents
 from .outcomes import error_of
 from .result import Result, make_result

@@ -18,6 +18,7 @@ from ..transport.http import SMALL, Http
 from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
 from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, json_value
+from ..workflow.seeds import draw_wanted
 from ._base import RouteGroup, facts_of, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
@@ -125,6 +126,7 @@ def make_prompt(
     if options:
         _check_names(options)
     graph, part, left_out = _checked(workflow, strict)
+    draw_wanted(graph)  # a copy, which shares its nodes with the part
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
     body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
     extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))

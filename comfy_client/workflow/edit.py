@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import uuid
 from collections.abc import Mapping
@@ -14,7 +15,10 @@ from ..errors import WorkflowError
 from .address import Inputs, set_inputs
 from .graph import copied, json_graph
 from .load import Readable, load_graph
-from .node import Nodes, check_no_node
+from .loras import add_lora, loras
+from .node import Node, Nodes, check_no_node
+from .seeds import randomize
+from .wiring import remove
 
 #: What :meth:`Workflow.load` takes.
 Source: TypeAlias = "Workflow | Readable"
@@ -35,8 +39,10 @@ class Workflow(Nodes):
 
     def __init__(self, source: Source, definitions: object = None) -> None:
         """As :meth:`load`."""
-        readable = source._graph if isinstance(source, Workflow) else source
-        super().__init__(load_graph(readable, definitions))
+        if isinstance(source, Workflow):
+            super().__init__(source.to_dict())
+        else:
+            super().__init__(load_graph(source, definitions))
 
     @classmethod
     def load(cls, source: Source, definitions: object = None) -> Workflow:
@@ -106,6 +112,87 @@ class Workflow(Nodes):
             set_inputs(self._graph, inputs, force=force)
         except WorkflowError as exc:
             raise exc.with_traceback(None) from None  # frames in there hold values
+
+    def remove(self, node: Node | str | int, *, force: bool = False) -> None:
+        """Take a node out.
+
+        Args:
+            node: The node, or its id, title or class.
+            force: Whether to do so even if other nodes are linked to it.  Their inputs are gone
+                then: optional ones get the server's default, and for required ones the server
+                refuses what depends on them.
+
+        Raises:
+            WorkflowError: Other nodes are linked to it (``candidates`` are their inputs), or no
+                such node.
+        """
+        remove(self._graph, self._id_of(node), force=force)
+        self._refresh()
+
+    def mute(self, node: Node | str | int) -> None:
+        """Take a node out and all links to it, as the page does with the mode Never.
+
+        A workflow in API format has no modes, so it does not come back: keep a :meth:`copy`.
+        It is :meth:`remove` with ``force=True``.
+        """
+        self.remove(node, force=True)
+
+    def randomize_seeds(self, rng: random.Random | None = None) -> dict[str, int]:
+        """Put a new seed into each input ``seed`` and ``noise_seed`` that has a value.
+
+        A linked seed stays: set the node where it comes from.  ``"random"`` and -1 are replaced,
+        too; to have them drawn anew for each run, leave them in: :meth:`ComfyApi.run` does so.
+
+        Args:
+            rng: ``random.Random(1)`` for the same seeds each time; ``None``: the system's.
+
+        Returns:
+            The new seeds by node id.  Those of ComfyUI's samplers are below 2**50, as on the
+            page; others are below 2**31, as some nodes take no more.
+        """
+        return randomize(self._graph, rng)
+
+    @property
+    def loras(self) -> list[Node]:
+        """The nodes that load a LoRA: those that have an input ``lora_name``."""
+        return [self._nodes[node_id] for node_id in loras(self._graph)]
+
+    def add_lora(
+        self,
+        name: str,
+        strength: float = 1.0,
+        *,
+        clip_strength: float | None = None,
+        loader: Node | str | int | None = None,
+    ) -> Node:
+        """Put a LoRA between the loader of the model and all nodes that use it.
+
+        It comes behind LoRAs that are there already: a ``LoraLoader``, or a
+        ``LoraLoaderModelOnly`` if the loader has no CLIP or nobody uses it.
+
+        Example::
+
+            workflow.add_lora("detail.safetensors", 0.8)
+
+        Args:
+            name: The file, as in :meth:`ComfyApi.get_loras`.
+            strength: Of the model; negative ones are fine, and 0 does nothing.
+            clip_strength: Of the CLIP; ``None``: as ``strength``.
+            loader: The node, or its id, title or class, whose model and CLIP go through the
+                LoRA.  ``None``: the one of a known class, such as ``CheckpointLoaderSimple`` or
+                ``UNETLoader``.
+
+        Returns:
+            The new node.
+
+        Raises:
+            WorkflowError: No known loader, or several (``candidates`` are their ids); or nobody
+                takes a ``model`` from ``loader``.
+        """
+        known = None if loader is None else self._id_of(loader)
+        lora = add_lora(self._graph, name, strength, clip_strength, known)
+        self._refresh()
+        return self._nodes[lora]
 
     def copy(self) -> Workflow:
         """An independent copy."""

@@ -82,18 +82,6 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
     return found
 
 
-def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """The values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
-    found: dict[str, int] = {}
-    for node_id in graph:
-        inputs = inputs_of(graph, node_id)
-        for name in ("seed", "noise_seed"):
-            value = inputs.get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                found[str(node_id)] = value
-    return found
-
-
 def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
     """The inputs of a node by name; none of what is no node."""
     node = graph.get(node_id)

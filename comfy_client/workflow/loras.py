@@ -1,0 +1,149 @@
+"""LoRAs: those that a graph loads, and one more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from ..errors import WorkflowError
+from .address import checked_value
+from .graph import as_link, class_of, describe, inputs_of, needed
+from .wiring import takers
+
+#: An output: the id of a node and the slot.
+Output: TypeAlias = tuple[str, int]
+
+#: Loaders of models with a CLIP: the slots of both.
+_CHECKPOINTS: Final[Mapping[str, tuple[int, int | None]]] = {
+    "CheckpointLoader": (0, 1),
+    "CheckpointLoaderSimple": (0, 1),
+    "unCLIPCheckpointLoader": (0, 1),
+    "DiffusersLoader": (0, 1),
+    "CheckpointLoaderNF4": (0, 1),
+}
+#: Loaders of models alone.
+_MODELS: Final[Mapping[str, tuple[int, int | None]]] = dict.fromkeys(
+    ("ImageOnlyCheckpointLoader", "UNETLoader", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced"),
+    (0, None),
+)
+LOADERS: Final[Mapping[str, tuple[int, int | None]]] = {**_CHECKPOINTS, **_MODELS}
+_LORA: Final = "LoraLoader"
+_LORA_MODEL: Final = "LoraLoaderModelOnly"
+
+
+def loras(graph: Mapping[str, Any]) -> list[str]:
+    """Ids of the nodes that load a LoRA: those with an input ``lora_name``."""
+    return [node_id for node_id in graph if "lora_name" in inputs_of(graph, node_id)]
+
+
+def add_lora(
+    graph: dict[str, Any],
+    name: str,
+    strength: float,
+    clip_strength: float | None,
+    loader: str | None,
+) -> str:
+    """Put a LoRA between a loader, or the last LoRA behind it, and all that use it; its id.
+
+    Raises:
+        WorkflowError: No loader of models, or several; a value that JSON cannot carry.
+    """
+    model, clip = _tips(graph, *_outputs(graph, _loader(graph) if loader is None else loader))
+    inputs: dict[str, Any] = {"lora_name": name, "strength_model": strength, "model": [*model]}
+    if clip:
+        strength = strength if clip_strength is None else clip_strength
+        inputs |= {"strength_clip": strength, "clip": [*clip]}
+    lora = free_id(graph)
+    node = {"class_type": _LORA if clip else _LORA_MODEL, "inputs": inputs}
+    trial = {**graph, lora: node}
+    node["inputs"] = {
+        field: checked_value(trial, lora, field, value, force=True)
+        for field, value in inputs.items()
+    }
+    # What the LoRA itself depends on keeps its links, or there would be a circle.
+    before = needed(graph, [model[0], *([clip[0]] if clip else [])], ())
+    places = [
+        (slot, place)
+        for slot, tip in enumerate((model, clip))
+        for place in (_users(graph, tip) if tip else ())
+        if place[0] not in before
+    ]
+    for slot, (taker, field) in places:
+        graph[taker]["inputs"][field] = [lora, slot]
+    graph[lora] = node
+    return lora
+
+
+def _loader(graph: Mapping[str, Any]) -> str:
+    """The one node that loads a model which is used."""
+    found = [
+        node_id
+        for node_id in graph
+        if class_of(graph, node_id) in LOADERS and _users(graph, _outputs(graph, node_id)[0])
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WorkflowError(
+            "several nodes load a model, say which by loader=: "
+            + "; ".join(describe(graph, node_id) for node_id in found[:8]),
+            candidates=tuple(found),
+        )
+    known = tuple(_sources(graph))
+    raise WorkflowError(
+        "no known loader of a model is in use, name the node by loader="
+        + "".join(f"; maybe {describe(graph, node_id)}" for node_id in known[:8]),
+        candidates=known,
+    )
+
+
+def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
+    """Nodes without an input ``model`` of which others take one."""
+    linked = [as_link(inputs_of(graph, node_id).get("model")) for node_id in graph]
+    sources = dict.fromkeys(link[0] for link in linked if link and link[0] in graph)
+    return {key: None for key in sources if "model" not in inputs_of(graph, key)}
+
+
+def _outputs(graph: Mapping[str, Any], loader: str) -> tuple[Output, Output | None]:
+    """Which outputs of a loader are the model, and the CLIP if others use it."""
+    known = LOADERS.get(class_of(graph, loader) or "")
+    if known:
+        model, clip = known
+    else:  # by the names of the inputs that are linked to them
+        slots = {name: slot for (_, name), slot in takers(graph, loader).items()}
+        if "model" not in slots:
+            raise WorkflowError(f"no node takes a model from {describe(graph, loader)}")
+        model, clip = slots["model"], slots.get("clip")
+    is_used = clip is not None and _users(graph, (loader, clip))
+    return (loader, model), (loader, clip) if clip is not None and is_used else None
+
+
+def _users(graph: Mapping[str, Any], output: Output) -> list[tuple[str, str]]:
+    return [place for place, slot in takers(graph, output[0]).items() if slot == output[1]]
+
+
+def _tips(
+    graph: Mapping[str, Any], model: Output, clip: Output | None
+) -> tuple[Output, Output | None]:
+    """The outputs of the last LoRA, as long as there is one alone that uses those before."""
+    passed: set[str] = set()
+    while True:
+        users = _users(graph, model)
+        if len(users) != 1 or users[0][1] != "model" or users[0][0] in passed:
+            return model, clip
+        lora = users[0][0]
+        if class_of(graph, lora) == _LORA:
+            if clip and _users(graph, clip) != [(lora, "clip")]:
+                return model, clip
+            clip = (lora, 1) if clip else None
+        elif class_of(graph, lora) != _LORA_MODEL:
+            return model, clip
+        passed.add(lora)
+        model = (lora, 0)
+
+
+def free_id(graph: Mapping[str, Any]) -> str:
+    """An id for one more node: a number that no id begins with."""
+    firsts = (node_id.replace(".", ":").partition(":")[0] for node_id in graph)
+    numbers = [int(one) for one in firsts if len(one) < 16 and one.isascii() and one.isdecimal()]
+    return str(max(numbers, default=0) + 1)

@@ -1,0 +1,75 @@
+"""The seeds of a graph: read them, and draw new ones."""
+
+from __future__ import annotations
+
+import numbers
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from .graph import inputs_of
+
+#: Inputs that are seeds.
+NAMES: Final = ("seed", "noise_seed")
+#: Nodes that take any seed get one below 2**50, as from the page: numbers that JavaScript, where
+#: they may be shown and saved again, holds exactly.
+_WIDE: Final = frozenset({"KSampler", "KSamplerAdvanced", "RandomNoise", "SamplerCustom"})
+_MOST_WIDE: Final = 1 << 50
+#: Others may take fewer: 2**31 - 1 is the lowest limit that is common.
+_MOST: Final = 1 << 31
+
+
+def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
+    """The values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
+    return {
+        str(node_id): value
+        for node_id, _, value in _seeds(graph, _is_number)
+        if isinstance(value, int)
+    }
+
+
+def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dict[str, int]:
+    """Put a new seed in place of each that is a number or to be drawn; which, by node id."""
+    return _draw(graph, lambda value: _is_number(value) or is_wanted(value), rng)
+
+
+def draw_wanted(graph: Mapping[str, Any]) -> None:
+    """Put a new seed in place of each that is ``"random"`` or -1."""
+    _draw(graph, is_wanted, None)
+
+
+def wants_seeds(graph: Mapping[str, Any]) -> bool:
+    """Whether there is a seed yet to be drawn."""
+    return next(_seeds(graph, is_wanted), None) is not None
+
+
+def is_wanted(value: object) -> bool:
+    """Whether the value of a seed means that one is to be drawn."""
+    return value == "random" if isinstance(value, str) else _is_number(value) and value == -1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _seeds(
+    graph: Mapping[str, Any], counts: Callable[[object], bool]
+) -> Iterator[tuple[str, str, Any]]:
+    for node_id in graph:
+        inputs = inputs_of(graph, node_id)
+        for name in NAMES:
+            if name in inputs and counts(inputs[name]):
+                yield node_id, name, inputs[name]
+
+
+def _draw(
+    graph: Mapping[str, Any], counts: Callable[[object], bool], rng: random.Random | None
+) -> dict[str, int]:
+    # The system's own, since a script that seeds the module random wants the same numbers twice.
+    source = random.SystemRandom() if rng is None else rng
+    drawn = {}
+    for node_id, name, _ in list(_seeds(graph, counts)):
+        node = graph[node_id]
+        drawn[node_id] = source.randrange(_MOST_WIDE if node["class_type"] in _WIDE else _MOST)
+        node["inputs"][name] = drawn[node_id]
+    return drawn
