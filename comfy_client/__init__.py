@@ -124,6 +124,7 @@ from .workflow import Node, Workflow
 if TYPE_CHECKING:
     from .batch.sweep import Sweep, SweepRow
     from .doctor.report import DoctorCheck, DoctorReport
+    from .workflow.template import Template
 
 __all__ = [
     "ApiError",
@@ -187,6 +188,7 @@ __all__ = [
     "SubmitUncertain",
     "Sweep",
     "SweepRow",
+    "Template",
     "TerminalEvent",
     "Timing",
     "TransportError",
@@ -203,7 +205,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What takes a while to import, and is wanted rarely."""
     if name in __all__:
-        for add_on in (".batch.sweep", ".doctor.report"):
+        for add_on in (".batch.sweep", ".doctor.report", ".workflow.template"):
             found = vars(import_module(add_on, __name__))
             if name in found:
                 return found[name]

@@ -338,10 +338,13 @@ class _Sweeper:
 
     def _attach(self, point: int, prompt_id: str, *, lost_delay: float | None = None) -> None:
         self._flights[prompt_id] = _Flight(point)
-        graph = self._grid.workflow(point).to_dict()
+        workflow = self._grid.workflow(point)
+        graph = workflow.to_dict()
         if wants_seeds(graph):
             graph = {}  # the server's has those that were drawn
-        job = attach(self._client, self._poller, prompt_id, graph, lost_delay=lost_delay)
+        names = workflow.output_names
+        client, poller = self._client, self._poller
+        job = attach(client, poller, prompt_id, graph, output_names=names, lost_delay=lost_delay)
         self._window.put(prompt_id, job)
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
@@ -486,11 +489,21 @@ class _Sweeper:
             return attrs.evolve(row, error=_error_of(record.error, record.prompt_id))
         facts = dict(record.result or {})
         facts["cached_nodes"] = tuple(facts["cached_nodes"])
-        graph = self._grid.workflow(point).to_dict()
+        workflow = self._grid.workflow(point)
+        graph = workflow.to_dict()
         outputs, seeds = facts.pop("outputs"), seeds_of(graph) | facts.pop("seeds", {})
         # By the same names another server has other pictures.
         files = self._client if record.host == self._client.host else None
-        result = make_result(record.prompt_id, graph, outputs, files=files, seeds=seeds, **facts)
+        names = workflow.output_names
+        result = make_result(
+            record.prompt_id,
+            graph,
+            outputs,
+            files=files,
+            output_names=names,
+            seeds=seeds,
+            **facts,
+        )
         return attrs.evolve(row, result=result, cached=len(result.cached_nodes))
 
     def _words_hidden(self, text: str) -> str:

@@ -246,6 +246,41 @@ class NodeOutput(_Outputs):
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 
+def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
+    """The outputs of a node, by id, title or class."""
+    if name in nodes:
+        return nodes[name]
+    for attribute in ("title", "class_type"):
+        found = [node for node in nodes.values() if getattr(node, attribute) == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = tuple(node.node_id for node in found)
+            raise WorkflowError(
+                f"{name!r} means the nodes {', '.join(ids)}; say which by id", candidates=ids
+            )
+    names = tuple(node.title or node.class_type or node.node_id for node in nodes.values())
+    raise WorkflowError(
+        f"no output of a node {name!r}; there are outputs of: {', '.join(names) or 'none'}",
+        candidates=nearest(name, names) or names,
+    )
+
+
+class NamedOutputs(dict[str, NodeOutput]):
+    """Outputs by the names of a template, or by node id; any node also by id, title or class."""
+
+    def __init__(self, nodes: Mapping[str, NodeOutput], names: Mapping[str, str]) -> None:
+        self._nodes, self._names = nodes, names
+        keys = names or dict(zip(nodes, nodes, strict=True))
+        super().__init__({name: nodes[key] for name, key in keys.items() if key in nodes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NamedOutputs, (self._nodes, self._names)
+
+    def __missing__(self, name: object) -> NodeOutput:
+        return _find(self._nodes, self._names.get(str(name), str(name)))
+
+
 @attrs.frozen(eq=False)
 class Result(_Outputs):
     """The outputs of a prompt: files on the server, images from the socket, and texts.
@@ -273,6 +308,9 @@ class Result(_Outputs):
         node_errors: Why some outputs did not run, by node id; empty: all ran.
         complete: False if outputs may be missing: the history was deleted before it was read, or
             the socket was down, which alone delivers images of ``SaveImageWebsocket``.
+        outputs: The outputs of nodes by the names that a :class:`Template` gave them; without
+            one, by node id.  ``outputs["Save"]`` also finds a node by id, title or class, as
+            ``result["Save"]``.
     """
 
     prompt_id: str = ""
@@ -282,6 +320,7 @@ class Result(_Outputs):
     seeds: Mapping[str, int] = attrs.field(factory=dict)
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     complete: bool = True
+    outputs: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> NodeOutput:
         """The outputs of a node, by id, title or class.
@@ -289,23 +328,7 @@ class Result(_Outputs):
         Raises :class:`WorkflowError` if the name is ambiguous, or the node has no output; the
         message names the nodes that have some.
         """
-        name = str(name)
-        if name in self.nodes:
-            return self.nodes[name]
-        for attribute in ("title", "class_type"):
-            found = [node for node in self.nodes.values() if getattr(node, attribute) == name]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                ids = tuple(node.node_id for node in found)
-                raise WorkflowError(
-                    f"{name!r} means the nodes {', '.join(ids)}; say which by id", candidates=ids
-                )
-        names = tuple(node.title or node.class_type or node.node_id for node in self)
-        raise WorkflowError(
-            f"no output of a node {name!r}; there are outputs of: {', '.join(names) or 'none'}",
-            candidates=nearest(name, names) or names,
-        )
+        return _find(self.nodes, str(name))
 
     def __iter__(self) -> Iterator[NodeOutput]:
         """The nodes that have outputs."""
@@ -323,6 +346,7 @@ def make_result(
     *,
     frames: Sequence[tuple[str, str, memoryview]] = (),
     files: FileRoutes | None = None,
+    output_names: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Result:
     """From what history or events say; ``frames`` are (node id, MIME type, picture)."""
@@ -356,6 +380,7 @@ def make_result(
         texts=tuple(text for node in nodes.values() for text in node.texts),
         prompt_id=prompt_id,
         nodes=nodes,
+        outputs=NamedOutputs(nodes, output_names or {}),
         **facts,
     )
 

@@ -325,10 +325,12 @@ class Running(Routes):
             workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
         """
         self._check_open()
-        graph = {} if workflow is None else as_workflow(workflow, self).to_dict()
+        known = None if workflow is None else as_workflow(workflow, self)
+        graph = {} if known is None else known.to_dict()
         if wants_seeds(graph):
             graph = {}  # the server's has those that were drawn
-        return attach(self, self._poller, prompt_id, graph)
+        names = {} if known is None else known.output_names
+        return attach(self, self._poller, prompt_id, graph, output_names=names)
 
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
         """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.

@@ -107,6 +107,7 @@ class JobState:
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
     targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
+    output_names: Mapping[str, str] = attrs.field(factory=dict)  #: Of nodes, given by a template.
     cached: frozenset[str] | None = None
     node: str | None = None  #: Runs now.
     node_since: float = 0.0

@@ -41,6 +41,7 @@ from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
 from ..workflow import explain_rejection
+from ..workflow.edit import names_of
 from .job import Job
 from .lookup import find, spellings
 from .poller import Poller
@@ -117,6 +118,7 @@ def prepare(
     one = tracker.new(prompt_id, prompt.graph)
     method = prompt.body["extra_data"].get("preview_method")
     one.state.node_errors = prompt.left_out
+    one.state.output_names = names_of(workflow)
     one.state.targets = prompt.body.get("partial_execution_targets")
     one.state.wants_previews = method is not None and method != "none"
     return one, prompt.body
@@ -164,6 +166,7 @@ def attach(
     prompt_id: str,
     graph: Mapping[str, Any],
     *,
+    output_names: Mapping[str, str] | None = None,
     lost_delay: float | None = None,
 ) -> Job:
     """A job for a prompt that somebody submitted, maybe in another process.
@@ -188,6 +191,7 @@ def attach(
         prompt_id = prompt_id if ending is None else ending.event.prompt_id or prompt_id
         one = tracker.new(prompt_id, graph)
         state = one.state
+        state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(time.monotonic(), lost_delay, None if ending is None else ending.event)
         job = Job(routes, one, poller)

@@ -93,6 +93,7 @@ class Tracked:
     def join(self, other: Tracked) -> None:
         """Share the state and the end of another, which turns out to be the same prompt."""
         other.state.graph = other.state.graph or self.state.graph
+        other.state.output_names = other.state.output_names or self.state.output_names
         self.state = other.state
         other.waiters += self.waiters
         other.on_fork += self.on_fork
@@ -120,6 +121,7 @@ def result_of(
         outcome.outputs,
         frames=state.frames,
         files=files,
+        output_names=state.output_names,
         cached_nodes=outcome.cached_nodes,
         fully_cached=outcome.fully_cached,
         seeds=seeds_of(state.graph),

@@ -35,14 +35,22 @@ class Workflow(Nodes):
 
     Iteration yields the nodes in the order of the file.  A loaded dict is copied and never
     changed.  Two workflows are equal if their graphs are.
+
+    Attributes:
+        output_names: Node ids by the names under which :attr:`Result.outputs` has their outputs;
+            a :class:`Template` fills it in.
     """
+
+    output_names: dict[str, str]
 
     def __init__(self, source: Source, definitions: object = None) -> None:
         """As :meth:`load`."""
         if isinstance(source, Workflow):
             super().__init__(source.to_dict())
+            self.output_names = dict(source.output_names)
         else:
             super().__init__(load_graph(source, definitions))
+            self.output_names = {}
 
     @classmethod
     def load(cls, source: Source, definitions: object = None) -> Workflow:
@@ -91,6 +99,9 @@ class Workflow(Nodes):
 
         Example::
 
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
             workflow.set({"KSampler.seed": 7, "Positive prompt.text": "a fox"})
 
         Args:
@@ -172,6 +183,9 @@ class Workflow(Nodes):
 
         Example::
 
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
             workflow.add_lora("detail.safetensors", 0.8)
 
         Args:
@@ -254,6 +268,11 @@ def with_inputs(source: Source, inputs: Inputs) -> Workflow:
     workflow = as_workflow(source).copy()
     workflow.set(inputs)
     return workflow
+
+
+def names_of(source: Source) -> dict[str, str]:
+    """The names of outputs that a workflow brings along."""
+    return dict(source.output_names) if isinstance(source, Workflow) else {}
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:
