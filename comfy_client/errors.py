@@ -1,4 +1,4 @@
-"""Every exception that comfy_client raises on its own account.
+"""Every exception that comfy_client raises on its own account, and its warning.
 
 Two families with different remedies: a :class:`TransportError` means that no usable
 answer came, an :class:`ApiError` means that the server answered "no".  A
@@ -305,6 +305,36 @@ class WorkflowError(ComfyError):
     def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.candidates = candidates
+
+
+class ConversionWarning(UserWarning):
+    """Something in a workflow in UI format that only the page can do, or that does not fit.
+
+    Attributes:
+        kind: ``"not_installed"`` (the server lacks the class), ``"browser"`` (the page or an
+            extension does it in the browser), ``"value"``, ``"link"`` or ``"dynamic_prompt"``.
+        node_id: The id of the node in the graph; ``None``: it is about the whole workflow.
+        class_type: The class of the node; ``None``: as for ``node_id``.
+        title: The title of the node; ``None``: as for ``node_id``.
+        input: The name of the input; ``None``: it is about none in particular.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        node_id: str | None = None,
+        class_type: str | None = None,
+        title: str | None = None,
+        input: str | None = None,
+    ) -> None:
+        super().__init__(printable(message))
+        self.kind = kind
+        self.node_id = node_id
+        self.class_type = class_type
+        self.title = title
+        self.input = input
 
 
 class ClientClosed(ComfyError):

@@ -216,7 +216,7 @@ class Batches(Running):
 
         seal(options)
         self._check_open()
-        workflow = as_workflow(workflow)
+        workflow = as_workflow(workflow, self)
         return run_sweep(
             self._window(timeout, stall_timeout),
             workflow,

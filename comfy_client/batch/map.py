@@ -85,10 +85,10 @@ def run_map(
         if isinstance(workflows, Workflow | Mapping | str | bytes | os.PathLike):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
         made: Iterable[Any] = workflows
-        make: Callable[[Any], AnyWorkflow] = as_workflow
+        make: Callable[[Any], AnyWorkflow] = partial(as_workflow, definitions=window.client)
     else:
         made = params
-        make = partial(with_inputs, Workflow(workflows))  # type: ignore[arg-type]  # it tells
+        make = partial(with_inputs, Workflow(workflows, window.client))  # type: ignore[arg-type]  # it tells
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 
 

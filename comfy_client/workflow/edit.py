@@ -9,16 +9,21 @@ import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WorkflowError
 from .address import Inputs, set_inputs
+from .definitions import Definitions
 from .graph import copied, json_graph
 from .load import Readable, load_graph
 from .loras import add_lora, loras
 from .node import Node, Nodes, check_no_node
 from .seeds import randomize
+from .ui_format import UiFormat
 from .wiring import remove
+
+if TYPE_CHECKING:
+    from .convert import Chooser
 
 #: What :meth:`Workflow.load` takes.
 Source: TypeAlias = "Workflow | Readable"
@@ -42,19 +47,43 @@ class Workflow(Nodes):
     """
 
     output_names: dict[str, str]
+    _prompts: Mapping[tuple[str, str], str | None] | None
 
-    def __init__(self, source: Source, definitions: object = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        definitions: Definitions | None = None,
+        *,
+        strict: bool = False,
+        dynamic_prompts: int | Chooser | None = None,
+        packs: Mapping[str, str] | None = None,
+    ) -> None:
         """As :meth:`load`."""
         if isinstance(source, Workflow):
             super().__init__(source.to_dict())
             self.output_names = dict(source.output_names)
+            self._prompts = source._prompts
         else:
-            super().__init__(load_graph(source, definitions))
+            ui_format = UiFormat(strict, dynamic_prompts, packs)
+            super().__init__(load_graph(source, definitions, ui_format))
             self.output_names = {}
+            self._prompts = ui_format.prompts
 
     @classmethod
-    def load(cls, source: Source, definitions: object = None) -> Workflow:
-        """Read a workflow in API format.
+    def load(
+        cls,
+        source: Source,
+        definitions: Definitions | None = None,
+        *,
+        strict: bool = False,
+        dynamic_prompts: int | Chooser | None = None,
+        packs: Mapping[str, str] | None = None,
+    ) -> Workflow:
+        """Read a workflow, in API format or, with ``definitions``, as the page saves it.
+
+        A file in UI format is converted as the page does when it queues it.  What the page does
+        not do for us is a :class:`ConversionWarning` each: a class that the server lacks, the
+        work of an extension in the browser, a value that does not fit.
 
         Example::
 
@@ -69,15 +98,20 @@ class Workflow(Nodes):
                 or another workflow.  It may be wrapped: ``{"prompt": ...}`` (the body of a
                 ``POST /prompt``), ``{"output": ...}`` (the result of the page's
                 ``graphToPrompt``) or ``{"workflow": ...}``.
-            definitions: The server's node definitions: a client, or a dict as ``GET
-                /object_info`` answers it.  ``None``: none.
+            definitions: The server's node definitions, for UI format: a client, or a dict as
+                ``GET /object_info`` answers it.  ``None``: none.
+            strict: Whether a :class:`ConversionWarning` is a :class:`WorkflowError`.
+            dynamic_prompts: The seed, or a ``random.Random``, to resolve the prompts of a file
+                in UI format with, as :meth:`resolve_prompts`; ``None``: leave them.
+            packs: Node packs by class, for the warnings; ``None``: what the file says.
 
         Raises:
             FileNotFoundError: No such file.
-            WorkflowError: Not JSON (with line and column), not a graph, or a graph in the
-                editor's format; the message says which menu exports the right one.
+            WorkflowError: Not JSON (with line and column), not a graph, in UI format without
+                ``definitions``, saved by an editor that is too new, or damaged.
+            ComfyError: The definitions cannot be fetched.
         """
-        return cls(source, definitions)
+        return cls(source, definitions, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs)
 
     @classmethod
     def example(cls) -> Workflow:
@@ -208,6 +242,33 @@ class Workflow(Nodes):
         self._refresh()
         return self._nodes[lora]
 
+    def resolve_prompts(
+        self, rng: int | Chooser | None = None, definitions: Definitions | None = None
+    ) -> None:
+        """Choose one of each ``{a|b}`` in the prompts, and remove comments, as the page does.
+
+        Options may contain further choices; ``\\{`` is a plain brace; ``// ...`` and ``/* */``
+        are comments.  The server sends braces to the model as they are.
+
+        Example::
+
+            workflow["Positive prompt"]["text"] = "a {red|green} fox // or a cat"
+            workflow.resolve_prompts(7)
+
+        Args:
+            rng: The seed, or a ``random.Random``; ``None``: other choices each time.
+            definitions: The server's node definitions, as for :meth:`load`: they say which
+                inputs are prompts.  ``None``: those of the file if it was in UI format, where
+                promoted texts stay as they are, as on the page; else each text with a ``{``.
+
+        Raises:
+            WorkflowError: Choices are nested more than 100 deep.
+            ComfyError: The definitions cannot be fetched.
+        """
+        from .prompts import resolve_prompts  # seldom needed
+
+        resolve_prompts(self._graph, rng, self._prompts, definitions)
+
     def copy(self) -> Workflow:
         """An independent copy."""
         return Workflow(self)
@@ -249,7 +310,7 @@ class Workflow(Nodes):
 # -- reading ----------------------------------------------------------------------------
 
 
-def as_workflow(source: Source, definitions: object = None) -> Workflow:
+def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
     """A :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
     if isinstance(source, Workflow):
         return source

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
+from .definitions import Definitions
 from .graph import brief, copied, describe, json_link, shorten
+from .ui_format import UiFormat
 
 #: What :func:`load_graph` reads.
 Readable: TypeAlias = "Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str]"
 
 
-def load_graph(source: Readable, definitions: object = None) -> dict[str, Any]:
+def load_graph(
+    source: Readable, definitions: Definitions | None = None, ui_format: UiFormat | None = None
+) -> dict[str, Any]:
     """What :meth:`Workflow.load` reads, as a dict of one's own."""
     data, where = _read(source)
     try:
         found = _unwrap(data, where)
         if is_ui_format(found):
-            found = _converted(found, where, definitions)
+            found = (ui_format or UiFormat()).convert(found, where, definitions)
         return _graph(found, where)
     except RecursionError:
         raise WorkflowError(f"{where}: nested too deeply") from None
@@ -83,15 +87,6 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
 def is_ui_format(data: Mapping[Any, Any]) -> bool:
     """Whether it is a graph of the page, as its Save writes it: a list of nodes, with links."""
     return isinstance(data.get("nodes"), list)
-
-
-def _converted(ui: Mapping[str, Any], where: str, definitions: object) -> Mapping[str, Any]:
-    """A graph in UI format as one in API format, by the server's node definitions."""
-    raise WorkflowError(
-        f"{where} is in UI format, which the server does not take: export it with "
-        "Workflow > Export (API); in older versions: Settings > Enable Dev mode Options, "
-        'then "Save (API Format)"'
-    )
 
 
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import attrs
 from ..errors import WorkflowError
 from ..nearest import nearest
 from .address import Address, input_named
+from .definitions import Definitions
 from .edit import Source, Workflow
 from .graph import as_link, brief, describe, listing
 
@@ -67,7 +68,7 @@ class Template:
         inputs: Mapping[str, Address | Sequence[Address]] | None = None,
         outputs: Mapping[str, str | int] | None = None,
         *,
-        definitions: object = None,
+        definitions: Definitions | None = None,
     ) -> None:
         own = Workflow(workflow, definitions)
         graph = own.to_dict()

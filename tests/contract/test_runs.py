@@ -377,9 +377,9 @@ def test_a_refusal_is_told_in_words(api, graph, words):
     [
         (picture(width=float("nan")), r"node 1.*width"),
         ({**picture(), "9": {"class_type": "SaveImage", "inputs": {"images": ["77", 0]}}}, "77"),
-        ({"nodes": [], "links": [], "version": 0.4}, r"Export"),
+        ({"nodes": [], "links": [], "version": 0.4}, r"no nodes"),
     ],
-    ids=["NaN", "dangling link", "UI format"],
+    ids=["NaN", "dangling link", "empty UI format"],
 )
 def test_what_cannot_be_sent_is_not_sent(api, graph, words):
     """A WorkflowError that names the place."""

@@ -142,11 +142,11 @@ UI = {"last_node_id": 9, "nodes": [{"id": 4, "type": "KSampler"}], "links": []}
 
 
 @pytest.mark.parametrize("source", [UI, {"workflow": UI}, {"prompt": UI}, json.dumps(UI)])
-def test_ui_format_is_refused_with_the_menu_path(source: Any) -> None:
-    """It says which export is the right one, in new and old versions."""
+def test_ui_format_without_definitions_says_what_it_takes(source: Any) -> None:
+    """The ways to have it converted, and the export that needs no conversion."""
     text = str(refusal(Workflow.load, source))
+    assert "api.run() fetches them" in text
     assert "Workflow > Export (API)" in text
-    assert 'Enable Dev mode Options, then "Save (API Format)"' in text
 
 
 @pytest.mark.parametrize("name", ["none.json", "x" * 5000])

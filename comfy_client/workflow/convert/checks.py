@@ -1,0 +1,122 @@
+"""Say, node by node, where the prompt may not be what is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..graph import brief, shorten
+from .links import Place
+from .warnings import Report
+from .widgets import CHOOSER, Widget, is_of_type, is_widget_type
+
+#: Nodes of packs that have no class on the server: their extension rewires the graph with them.
+_REWIRING: Final = frozenset(
+    (
+        "GetNode",
+        "SetNode",
+        "easy getNode",
+        "easy setNode",
+        "Mute / Bypass Relay (rgthree)",
+        "Mute / Bypass Repeater (rgthree)",
+        "Node Combiner (rgthree)",
+        "Node Collector (rgthree)",
+        "Reroute (rgthree)",
+        "ReroutePrimitive|pysssss",
+    )
+)
+#: Nodes with a class, whose links their extension adds when the page queues.
+_SPREADING: Final = frozenset(
+    (
+        "Anything Everywhere",
+        "Anything Everywhere3",
+        "Anything Everywhere?",
+        "Prompts Everywhere",
+        "Seed Everywhere",
+    )
+)
+
+
+def check_left_out(place: Place, report: Report) -> bool:
+    """Whether a node is the page's alone, and no part of the prompt; warn if that matters."""
+    node = place.node
+    if node.definition is not None:
+        return False
+    if node.type in _REWIRING:
+        report.add(
+            "browser",
+            "its extension rewires links in the browser; the inputs that it feeds are left out",
+            place.id,
+            node,
+        )
+        return True
+    return not (node.saved.inputs or node.saved.outputs)
+
+
+def check_node(
+    place: Place, inputs: dict[str, Any], report: Report, packs: Mapping[str, str]
+) -> None:
+    """Warn of a class that the server lacks, links that are lost, and work of extensions.
+
+    A node without a definition gets the values that the file has by name.
+    """
+    node = place.node
+    if node.definition is None:
+        named = node.saved.named or {}
+        for name, value in named.items():
+            inputs.setdefault(name, {"__value__": value} if isinstance(value, list) else value)
+        values = "" if named or not node.saved.values else "; its values are left out"
+        report.add("not_installed", _missing(place, packs) + values, place.id, node)
+        return
+    if node.type in _SPREADING:
+        text = "its extension adds links in the browser, which are not in the prompt"
+        report.add("browser", text, place.id, node)
+    for name in node.lost:
+        text = "the page loses this link when it opens the file, and sends the node without it"
+        report.add("link", text, place.id, node, name)
+    _check_inputs(place, report)
+
+
+def _check_inputs(place: Place, report: Report) -> None:
+    """Warn of inputs of the file that do not get what they had."""
+    node = place.node
+    slots = {slot.name: slot for slot in node.inputs}
+    links = {slot.link for slot in node.inputs}
+    for saved in node.saved.inputs:
+        slot = slots.get(saved.name)
+        widget = node.widget(saved.name)
+        if saved.name in node.lost or widget is not None:
+            continue  # said already, or the widget has a value
+        if saved.link is None:
+            if saved.widget is not None and slot is not None and not is_widget_type(slot.type):
+                kind = shorten(slot.type, 60)
+                text = f"only an extension in the browser knows its widget ({kind})"
+                report.add("browser", text, place.id, node, saved.name)
+        elif saved.link not in links:
+            why = "the class has no such input on the server" if slot is None else "it has no end"
+            report.add("link", f"its link is left out: {why}", place.id, node, saved.name)
+
+
+def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> None:
+    """Warn of values that cannot be meant, and of those that the browser makes."""
+    node = place.node
+    for name in node.by_name:
+        if name in sent:
+            text = "the value in its position does not fit; the one by its name is taken"
+            report.add("value", text, place.id, node, name)
+    for name, widget in sent.items():
+        if widget.hook:
+            report.add("browser", f"the page {widget.hook}", place.id, node, name)
+        elif not is_of_type(widget, widget.value):
+            kind = "such an option" if widget.kind == CHOOSER else f"{widget.kind} value"
+            text = f"{brief(widget.value)} is no {kind}; the file may be of another version"
+            report.add("value", f"{text} of the node", place.id, node, name)
+
+
+def _missing(place: Place, packs: Mapping[str, str]) -> str:
+    node = place.node
+    properties = node.saved.properties
+    found = (packs.get(node.type), properties.get("cnr_id"), properties.get("aux_id"))
+    pack = next((each for each in found if isinstance(each, str) and each), None)
+    text = "the server has no such class"
+    return text if pack is None else f"{text}; it belongs to the pack {brief(pack)}"

@@ -1,0 +1,236 @@
+"""Convert a file in UI format to a graph in API format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from ...errors import ConversionWarning, WorkflowError
+from ..graph import copied
+from .checks import check_left_out, check_node, check_widgets
+from .era import era_of
+from .links import Links, Place, Source, Value
+from .nodes import Node
+from .numbering import number_nodes
+from .opening import open_page
+from .page import BYPASSED, MUTED, read_page
+from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
+from .replacements import SAVING, fill_in
+from .scene import VIRTUAL, Scene, is_virtual
+from .specs import Catalog
+from .warnings import Report
+from .widgets import MISSING, Widget, corrected
+
+#: What the page says of the pack of a node.
+_PACK: Final = ("cnr_id", "aux_id", "ver")
+_PROMPTS: Final = (
+    "the page would resolve choices {a|b} and comments in the prompts of this workflow; they are "
+    "sent as they are: load it with dynamic_prompts=seed, or call resolve_prompts()"
+)
+
+
+@frozen(eq=False)
+class Conversion:
+    """A converted workflow.
+
+    Attributes:
+        graph: The graph in API format.
+        warnings: What only the page could do, or does not fit the server, node by node.
+        prompts: The inputs, by id of the node and name, whose choices and comments the page
+            resolves.  A text here is one that it sends as it is, since it is promoted.
+    """
+
+    graph: dict[str, Any]
+    warnings: tuple[ConversionWarning, ...]
+    prompts: dict[tuple[str, str], str | None]
+
+
+def convert(
+    ui: Mapping[str, Any],
+    definitions: Mapping[str, Any],
+    *,
+    strict: bool = False,
+    dynamic_prompts: int | Chooser | None = None,
+    packs: Mapping[str, str] | None = None,
+    now: datetime | None = None,
+) -> Conversion:
+    """Convert a workflow in UI format, which is not changed.
+
+    Args:
+        ui: The file, decoded.
+        definitions: Node definitions by class, as ``GET /object_info`` gives them.
+        strict: Whether a warning is an error.
+        dynamic_prompts: The seed, or the generator, to choose with from ``{a|b}``; ``None``:
+            prompts stay as they are.
+        packs: The node pack by class, as a manager knows it; ``None``: what the file says.
+        now: The time for ``%date:...%`` in file names; ``None``: the present.
+
+    Raises:
+        WorkflowError: It is damaged, of a newer editor, or too large; with ``strict``, also for
+            whatever there would be a warning.
+    """
+    page = read_page(ui)
+    era = era_of(definitions)
+    if page.subgraphs and not era.is_old:
+        number_nodes(page)
+    scene = open_page(page, Catalog(definitions, era))
+    links = Links(scene)
+    links.spread(era)
+    _send_primitives(scene)
+    rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
+    work = _Work(scene, links, packs or {}, rng, now or datetime.now())
+    graph = work.graph()
+    warnings = tuple(work.report.found.values())
+    if strict and warnings:
+        texts = "\n".join(f"  {each}" for each in warnings[:8])
+        more = f"\n  ... ({len(warnings)} in all)" if len(warnings) > 8 else ""
+        raise WorkflowError(f"the workflow cannot be converted as it is:\n{texts}{more}")
+    return Conversion(graph, warnings, work.prompts)
+
+
+def classes_in(ui: Mapping[str, Any]) -> set[str]:
+    """The classes whose definitions a conversion needs.
+
+    Raises:
+        WorkflowError: As :func:`convert`.
+    """
+    page = read_page(ui)
+    graphs = (page.root, *page.subgraphs.values())
+    classes = {node.type for graph in graphs for node in graph.nodes}
+    return classes - page.subgraphs.keys() - VIRTUAL
+
+
+def _send_primitives(scene: Scene) -> None:
+    """Each PrimitiveNode puts its value into the widgets that it is linked to."""
+    for graph in (scene.root, *scene.subgraphs.values()):
+        values = {
+            node.id: node.saved.values[0]
+            for node in graph.nodes.values()
+            if node.type == "PrimitiveNode"
+            and is_virtual(node)
+            and isinstance(node.saved.values, list)
+            and node.saved.values
+        }
+        for node, slot in [*graph.ends.values()] if values else ():
+            link = graph.link_of(slot)
+            widget = node.widget(slot.widget)
+            if link is not None and link.source in values and widget is not None:
+                widget.value = corrected(widget, values[link.source])
+
+
+@define(eq=False)
+class _Work:
+    """What one conversion works with, and what it notes."""
+
+    scene: Scene
+    links: Links
+    packs: Mapping[str, str]
+    rng: Chooser | None
+    now: datetime
+    report: Report = field(factory=Report)
+    prompts: dict[tuple[str, str], str | None] = field(factory=dict)
+
+    def graph(self) -> dict[str, Any]:
+        """All nodes that the server is to know, with links to such nodes only."""
+        graph: dict[str, Any] = {}
+        for place in self.links.places.values():
+            if self.scene.inside(place.node) is None and not self._is_left_out(place):
+                graph[place.id] = self._node(place)
+        for node in graph.values():
+            node["inputs"] = {
+                name: value
+                for name, value in node["inputs"].items()
+                if not (isinstance(value, list) and value[0] not in graph)
+            }
+        return graph
+
+    def _is_left_out(self, place: Place) -> bool:
+        node = place.node
+        if node.saved.mode in (MUTED, BYPASSED) or is_virtual(node):
+            return True
+        return check_left_out(place, self.report)
+
+    def _node(self, place: Place) -> dict[str, Any]:
+        node = place.node
+        inputs = self._inputs(place)
+        check_node(place, inputs, self.report, self.packs)
+        meta = {"title": node.title}
+        for key in _PACK:
+            found = node.saved.properties.get(key)
+            if isinstance(found, str) and found:
+                meta[key] = found
+        return {"inputs": inputs, "class_type": node.type, "_meta": meta}
+
+    def _inputs(self, place: Place) -> dict[str, Any]:
+        inputs: dict[str, Any] = {}
+        sent: dict[str, Widget] = {}
+        for widget in place.node.widgets:
+            value = self._value(place, widget) if widget.sent and widget.name else MISSING
+            if value is not MISSING:
+                inputs[widget.name] = _wrapped(widget, value)
+                sent[widget.name] = widget
+        for slot in place.node.inputs:
+            found = self.links.resolve(place, slot)
+            if found is None:
+                continue
+            sent.pop(slot.name, None)
+            inputs.pop(slot.name, None)
+            if isinstance(found, Source):
+                inputs[slot.name] = [found.id, found.slot]
+            elif found.value is not MISSING:
+                inputs[slot.name] = _wrapped(None, found.value)
+        check_widgets(place, sent, self.report)
+        self._resolve_prompts(place, sent, inputs)
+        return inputs
+
+    def _resolve_prompts(
+        self, place: Place, sent: Mapping[str, Widget], inputs: dict[str, Any]
+    ) -> None:
+        """Those of the node's own widgets: the page leaves promoted ones as they are."""
+        for widget in place.node.widgets:
+            text = inputs.get(widget.name)
+            if not widget.is_prompt or not isinstance(text, str):
+                continue
+            own = widget.name in sent
+            self.prompts[place.id, widget.name] = None if own else text
+            if own and is_dynamic(text):
+                if self.rng is None:
+                    self.report.say("dynamic_prompt", _PROMPTS)
+                else:
+                    inputs[widget.name] = resolve_prompt(text, self.rng)
+
+    def _value(self, place: Place, widget: Widget) -> Any:
+        """The value of a widget as the page sends it."""
+        if widget.kind == "INDEX":
+            return self._index(place)
+        if (
+            widget.name == "filename_prefix"
+            and isinstance(widget.value, str)
+            and place.node.type in SAVING
+        ):
+            return fill_in(widget.value, self._all_nodes(), self.now)
+        return widget.value
+
+    def _index(self, place: Place) -> int:
+        """Which option of a CustomCombo is chosen; -1: none."""
+        node = place.node
+        slot = node.inputs[0] if node.inputs else None
+        found = None if slot is None else self.links.resolve(place, slot)
+        chosen = found.value if isinstance(found, Value) else node.widgets[0].value
+        options = [each.value for each in node.widgets if each.kind == "OPTION"]
+        return options.index(chosen) if chosen in options else -1
+
+    def _all_nodes(self) -> Iterator[Node]:
+        for graph in (self.scene.root, *self.scene.subgraphs.values()):
+            yield from graph.nodes.values()
+
+
+def _wrapped(widget: Widget | None, value: Any) -> Any:
+    """A value as it is sent: a list could be taken for a link."""
+    value = copied(value)
+    if widget is not None and widget.kind == "CURVE" and value is not None:
+        return {"__type__": "CURVE", "__value__": value}
+    return {"__value__": value} if isinstance(value, list) else value

@@ -1,0 +1,210 @@
+"""Follow links to where a value comes from: through borders, bypassed nodes and the page's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from attrs import define, field
+
+from ...errors import WorkflowError
+from ..graph import shorten
+from .era import Era
+from .nodes import Node, Slot
+from .page import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED
+from .scene import Graph, Scene, is_virtual
+
+#: Nodes of a prompt, instances within instances all counted, and steps from link to link.
+_MOST_PLACES: Final = 100_000
+_MOST_STEPS: Final = 2_000_000
+
+
+@define(eq=False)
+class Place:
+    """A node in the prompt: one of a subgraph has a place in each instance.
+
+    Attributes:
+        id: The ids of the instances around it and its own, with colons between.
+        around: The place of the instance that it stands in; ``None``: none.
+    """
+
+    id: str
+    node: Node
+    graph: Graph
+    around: Place | None
+
+
+@define(eq=False)
+class Value:
+    """An input gets this value, which is promoted to an instance."""
+
+    value: Any
+
+
+@define(eq=False)
+class Source:
+    """An input is linked to this output."""
+
+    id: str
+    slot: int
+
+
+@define(eq=False)
+class Links:
+    """The places of all nodes, and what their inputs get."""
+
+    scene: Scene
+    places: dict[str, Place] = field(factory=dict)
+    _steps: int = 0
+
+    def spread(self, era: Era) -> None:
+        """Find all places.
+
+        Raises:
+            WorkflowError: There are too many.
+        """
+        for place in self._inside(self.scene.root, None):
+            self.places[place.id] = place
+            inner = self.scene.inside(place.node)
+            runs = place.node.saved.mode not in (MUTED, BYPASSED)
+            if inner is not None and (runs or era.is_old):
+                self._enter(inner, place)
+
+    def _enter(self, inner: Graph, around: Place) -> None:
+        ahead = [self._inside(inner, around)]
+        while ahead:  # subgraphs may be nested deeper than calls
+            place = next(ahead[-1], None)
+            if place is None:
+                ahead.pop()
+                continue
+            if len(self.places) >= _MOST_PLACES:
+                raise WorkflowError(
+                    f"the subgraphs of the workflow come to more than {_MOST_PLACES} nodes"
+                )
+            self.places[place.id] = place
+            deeper = self.scene.inside(place.node)
+            if deeper is not None:
+                ahead.append(self._inside(deeper, place))
+
+    def _inside(self, graph: Graph, around: Place | None) -> Iterator[Place]:
+        before = "" if around is None else f"{around.id}:"
+        for node in graph.nodes.values():
+            yield Place(f"{before}{node.id}", node, graph, around)
+
+    def resolve(self, place: Place, slot: Slot) -> Source | Value | None:
+        """What an input gets; ``None``: nothing, and a widget keeps its value.
+
+        Raises:
+            WorkflowError: The links go round in a circle.
+        """
+        kind: str | None = None
+        seen: set[tuple[str, int]] = set()
+        while True:
+            link = place.graph.link_of(slot)
+            if link is None:
+                return None
+            kind = slot.type if kind is None else kind
+            if link.source == INSIDE_IN and place.around is not None:
+                found = self._outside(place.around, link.slot)
+                if found is None or isinstance(found, Value):
+                    return found
+                place, slot, kind = place.around, found, None
+                continue
+            outcome = self._output(place, link.source, link.slot, kind, seen)
+            if outcome is None or isinstance(outcome, Source):
+                return outcome
+            place, slot, kind = outcome
+
+    def _outside(self, instance: Place, slot: int) -> Slot | Value | None:
+        """The input of an instance that feeds its inside, if it is linked, or its own value."""
+        inputs = instance.node.inputs
+        outer = inputs[slot] if 0 <= slot < len(inputs) else None
+        if outer is None:
+            return None
+        if instance.graph.link_of(outer) is not None:
+            return outer
+        return Value(outer.value) if outer.promoted else None
+
+    def _output(
+        self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
+    ) -> Source | tuple[Place, Slot, str | None] | None:
+        """Where an output comes from: itself, nowhere, or an input to go on from."""
+        around = place.around
+        while True:
+            found = self._place(around, source)
+            if found is None or found.node.saved.mode == MUTED:
+                return None
+            self._count(found, slot, seen)
+            node = found.node
+            inner = self.scene.inside(node)
+            if node.saved.mode == BYPASSED:
+                at = bypass_slot(node, slot, kind)
+                return None if at is None else (found, node.inputs[at], None)
+            if inner is None:
+                if not is_virtual(node):
+                    return Source(found.id, slot)
+                has = 0 <= slot < len(node.inputs)
+                return (found, node.inputs[slot], kind) if has else None
+            link = _output_link(inner, slot)
+            if link is None:
+                return None
+            source, slot = link
+            if source == INSIDE_IN:  # it is led straight through
+                has = 0 <= slot < len(node.inputs)
+                return (found, node.inputs[slot], kind) if has else None
+            around = found
+
+    def _place(self, around: Place | None, node_id: str) -> Place | None:
+        return self.places.get(node_id if around is None else f"{around.id}:{node_id}")
+
+    def _count(self, place: Place, slot: int, seen: set[tuple[str, int]]) -> None:
+        self._steps += 1
+        key = place.id, slot
+        if key in seen:
+            raise WorkflowError(f"the links of node {shorten(place.id, 60)} go round in a circle")
+        if self._steps > _MOST_STEPS:
+            raise WorkflowError("the links of the workflow are too long to follow")
+        seen.add(key)
+
+
+def _output_link(inner: Graph, slot: int) -> tuple[str, int] | None:
+    """What an output of a subgraph is linked to, inside of it."""
+    ports = inner.saved.outputs
+    port = ports[slot] if 0 <= slot < len(ports) else None
+    for number in () if port is None else port.links:
+        link = inner.saved.links.get(number)
+        if link is not None and link.target == INSIDE_OUT:
+            return link.source, link.slot
+    return None
+
+
+def bypass_slot(node: Node, slot: int, kind: str) -> int | None:
+    """The input that a bypassed node hands on as an output, for an input of this type."""
+    types = [each.type for each in node.inputs]
+    if kind in ("*", ""):
+        at = slot if slot < len(types) else 0
+        return at if types else None
+    gives = node.outputs[slot] if 0 <= slot < len(node.outputs) else None
+    if gives is None:
+        return None
+    if slot < len(types) and is_compatible(types[slot], gives) and is_compatible(types[slot], kind):
+        return slot
+    if kind in types:
+        return types.index(kind)
+    fitting = (
+        at
+        for at, each in enumerate(types)
+        if is_compatible(each, gives) and is_compatible(each, kind)
+    )
+    return next(fitting, None)
+
+
+def is_compatible(one: str, other: str) -> bool:
+    """Whether the page links these types: any, the same, or two lists with one in common."""
+    anything = ("", "*", "0")
+    if one in anything or other in anything or one == other:
+        return True
+    first, second = one.lower().split(","), other.lower().split(",")
+    if len(first) == len(second) == 1:
+        return first == second
+    return not set(first).isdisjoint(second) or any(each in anything for each in first + second)

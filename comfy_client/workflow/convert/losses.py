@@ -1,0 +1,90 @@
+"""Links to growing groups of inputs that the page itself loses when it opens a file.
+
+While it opens one, the page keeps a link by the number of its slot, and lays out the inputs of
+a chosen option anew.  A link may then stand on the slot of another until its own has grown, and
+gives way when that one gets its own link.  The page shows the node without it and sends it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import define, field
+
+from .page import SavedInput
+
+
+@define(eq=False)
+class Layout:
+    """How the inputs of a node were laid out: first all of them, then each time a group.
+
+    Attributes:
+        first: The names of all inputs, in order, before the file is read.
+        groups: The beginning of their names, and the names, of each group laid out after that.
+    """
+
+    first: list[str] = field(factory=list)
+    groups: list[tuple[str, list[str]]] = field(factory=list)
+
+
+def lost_links(
+    saved: Sequence[SavedInput],
+    layout: Layout,
+    choosers: set[str],
+    grown: Mapping[str, str | None],
+) -> set[int]:
+    """The links that get lost.
+
+    Args:
+        saved: The inputs in the file.
+        layout: The inputs by the definition.
+        choosers: The names of the widgets that choose among groups.
+        grown: The name of the next input by that of each that a group can have; ``None``: none.
+    """
+    given = {each.name for each in saved}
+    names = [*dict.fromkeys([*layout.first, *(each.name for each in saved)])]
+    wanted = {each.link: each.name for each in saved if each.link is not None}
+    # Where each link stands.
+    stands = {
+        link: names[slot] if slot < len(names) else ""
+        for slot, link in enumerate(each.link for each in saved)
+        if link is not None
+    }
+    plain = {link: name for link, name in wanted.items() if name not in grown}
+    if any(name.rpartition(".")[0] in choosers for name in given - grown.keys()):
+        stands |= plain
+    lost: set[int] = set()
+    for prefix, inside in layout.groups:
+        gone = {link for link, name in stands.items() if name.startswith(prefix)}
+        gone = {link for link in gone if stands[link] not in inside}
+        lost |= gone
+        stands = {link: name for link, name in stands.items() if link not in gone}
+        names = [name for name in names if not name.startswith(prefix)] + inside
+        names += [each for each in map(grown.get, stands.values()) if each and each not in names]
+    return lost | _settle(wanted, stands, {*names}, grown)
+
+
+def _settle(
+    wanted: Mapping[int, str],
+    stands: dict[int, str],
+    names: set[str],
+    grown: Mapping[str, str | None],
+) -> set[int]:
+    """Move each link to its own input, pass by pass, while these grow; those that are lost."""
+    lost: set[int] = set()
+    for _ in wanted:
+        moved = {
+            link: wanted[link]
+            for link, name in stands.items()
+            if wanted[link] in names and name != wanted[link]
+        }
+        if not moved:
+            break
+        taken = {*moved.values()}
+        for link, name in [*stands.items()]:
+            if name in taken and wanted[link] not in names:
+                lost.add(link)
+                del stands[link]
+        stands |= moved
+        names |= {each for each in map(grown.get, moved.values()) if each}
+    return lost

@@ -1,0 +1,413 @@
+"""A node as the page holds it: inputs and widgets by its definition, filled from the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import define, field
+
+from .losses import Layout, lost_links
+from .page import SavedInput, SavedNode
+from .specs import Catalog, Spec, grouped
+from .widgets import (
+    CHOOSER,
+    MISSING,
+    ROWS,
+    Widget,
+    as_held,
+    fits,
+    has_widget,
+    options_of,
+    widgets_for,
+)
+
+#: Inputs and widgets of one node: a definition or a file could ask for any number.
+_MOST: Final = 5_000
+#: How deep groups of inputs may stand in each other.
+_DEEPEST: Final = 30
+
+
+class TooMuch(Exception):
+    """A node has more inputs than any has."""
+
+
+@define(eq=False)
+class Slot:
+    """An input of a node.
+
+    Attributes:
+        widget: The name of the widget that it belongs to; ``None``: none.
+        promoted: Whether it shows a widget inside of the subgraph, with a value of its own.
+        value: That value.
+        extra: Whether only the file has it, not the definition.
+    """
+
+    name: str
+    type: str
+    link: int | None = None
+    widget: str | None = None
+    promoted: bool = False
+    value: Any = MISSING
+    extra: bool = False
+
+
+@define(eq=False)
+class Autogrow:
+    """A group of inputs that grows with its links."""
+
+    specs: list[Spec]
+    prefix: str
+    names: list[str] | None
+    least: int
+    most: int
+
+    def name(self, ordinal: int, one: Spec) -> str:
+        """The name of an input in the group."""
+        if self.names is not None:
+            return self.names[ordinal]
+        return f"{self.prefix if len(self.specs) == 1 else one.name}{ordinal}"
+
+    def has(self, name: str) -> bool:
+        """Whether the group may come to have this input."""
+        return self._ordinal(name) is not None
+
+    def following(self, name: str) -> str | None:
+        """The input that a link to this one brings; ``None``: it is the last."""
+        ordinal = self._ordinal(name)
+        if ordinal is None or ordinal + 1 >= self.most:
+            return None
+        if self.names is not None:
+            return self.names[ordinal + 1]
+        return f"{name.removesuffix(str(ordinal))}{ordinal + 1}"
+
+    def _ordinal(self, name: str) -> int | None:
+        if self.names is not None:
+            return self.names.index(name) if name in self.names else None
+        bases = [self.prefix] if len(self.specs) == 1 else [one.name for one in self.specs]
+        for base in bases:
+            rest = name.removeprefix(base) if name.startswith(base) else ""
+            if re.fullmatch(r"0|[1-9][0-9]{0,5}", rest) and int(rest) < self.most:
+                return int(rest)
+        return None
+
+
+@define(eq=False)
+class Node:
+    """A node of a graph.
+
+    Attributes:
+        lost: The inputs whose links the page loses, too.
+        by_name: The widgets that have got their value by name, since the one in their position
+            cannot be meant.
+    """
+
+    saved: SavedNode
+    definition: Mapping[str, Any] | None
+    title: str
+    inputs: list[Slot] = field(factory=list)
+    outputs: list[str] = field(factory=list)
+    widgets: list[Widget] = field(factory=list)
+    groups: dict[str, Autogrow] = field(factory=dict)
+    layout: Layout = field(factory=Layout)
+    lost: list[str] = field(factory=list)
+    by_name: list[str] = field(factory=list)
+
+    @property
+    def id(self) -> str:
+        """Its id in its graph."""
+        return self.saved.id
+
+    @property
+    def type(self) -> str:
+        """Its class, or the id of a subgraph."""
+        return self.saved.type
+
+    def slot(self, name: str) -> Slot | None:
+        """The input of this name."""
+        return next((one for one in self.inputs if one.name == name), None)
+
+    def widget(self, name: str | None) -> Widget | None:
+        """The widget of this name."""
+        return next((one for one in self.widgets if one.name == name), None)
+
+
+def unknown_node(saved: SavedNode) -> Node:
+    """A node without a definition: it has the slots of the file, and no widgets."""
+    node = Node(saved, None, saved.title or saved.type)
+    node.inputs = [Slot(each.name, each.type, each.link, each.widget) for each in saved.inputs]
+    node.outputs = [each.type for each in saved.outputs]
+    return node
+
+
+def known_node(saved: SavedNode, catalog: Catalog) -> Node:
+    """A node by its definition, with the links and the values of the file."""
+    definition = catalog.definitions[saved.type]
+    node = Node(saved, definition, saved.title or catalog.era.title(saved.type, definition))
+    specs = catalog.specs(saved.type)
+    for each in specs:
+        _add_socket(node, each)
+    for each in specs:
+        _add_widgets(node, each)
+    if saved.type == "CustomCombo":
+        _add_options(node)
+    node.outputs = _output_types(saved, definition)
+    node.layout = Layout([each.name for each in node.inputs])
+    _take_links(node, saved.inputs)
+    fill(node, _aligned(node, catalog.listed(saved.type)))
+    node.inputs = [each for each in node.inputs if not _is_left_over(node, each)]
+    _lose_links(node)
+    return node
+
+
+# -- inputs -----------------------------------------------------------------------------
+
+
+def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
+    """The inputs that have no widget: the page makes them before all widgets."""
+    if has_widget(one):
+        return
+    if depth > _DEEPEST or len(node.inputs) > _MOST:
+        raise TooMuch
+    if one.type == "COMFY_AUTOGROW_V3":
+        group = _autogrow(one)
+        node.groups[one.name] = group
+        for ordinal in range(min(group.most, max(group.least, 0) + 1)):
+            for each in group.specs:
+                _add_input(node, each.renamed(f"{one.name}.{group.name(ordinal, each)}"), depth)
+    elif one.type == "COMFY_MATCHTYPE_V3":
+        template = one.options.get("template")
+        allowed = template.get("allowed_types") if isinstance(template, Mapping) else None
+        kind = allowed if isinstance(allowed, str) and allowed != one.type else "*"
+        _add_input(node, Spec(one.name, kind, one.options), depth)
+    else:
+        node.inputs.append(Slot(one.name, one.type))
+
+
+def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
+    """The widgets of an input, and the slot to link it by."""
+    if depth > _DEEPEST or len(node.widgets) > _MOST:
+        raise TooMuch
+    if one.type == ROWS:
+        node.widgets.append(Widget(one.name, ROWS, 0, one, sent=False))
+        _set_rows(node, node.widgets[-1], one.options.get("min"), depth)
+        return
+    made = widgets_for(one, lambda: [each.name for each in node.widgets])
+    if made is None:
+        return
+    node.widgets += made
+    if one.widget_type == CHOOSER:
+        _choose(node, made[0], depth)
+    node.inputs.append(Slot(one.name, one.type, widget=one.name))
+
+
+def _add_input(node: Node, one: Spec, depth: int) -> None:
+    _add_socket(node, one, depth + 1)
+    _add_widgets(node, one, depth + 1)
+
+
+def _autogrow(one: Spec) -> Autogrow:
+    template = one.options.get("template")
+    template = template if isinstance(template, Mapping) else {}
+    prefix, names = template.get("prefix"), template.get("names")
+    least, most = template.get("min", 1), template.get("max", 100)
+    texts = [str(each) for each in names] if isinstance(names, list) else None
+    least = least if isinstance(least, int) else 1
+    most = most if isinstance(most, int) else 100
+    return Autogrow(
+        grouped(template.get("input")),
+        prefix if isinstance(prefix, str) else "",
+        texts,
+        least,
+        len(texts) if texts is not None else most,
+    )
+
+
+def _choose(node: Node, chooser: Widget, depth: int = 0) -> None:
+    """Lay out the inputs of the option that is chosen, behind the widget that chooses."""
+    prefix = f"{chooser.name}."
+    gone = [each for each in node.inputs if each.name.startswith(prefix)]
+    links = {each.name: each.link for each in gone if each.link is not None}
+    node.inputs = [each for each in node.inputs if not each.name.startswith(prefix)]
+    node.widgets = [each for each in node.widgets if not each.name.startswith(prefix)]
+    node.groups = {key: each for key, each in node.groups.items() if not key.startswith(prefix)}
+    inputs, widgets = len(node.inputs), len(node.widgets)
+    for one in grouped(options_of(chooser.spec).get(_key(chooser.value))):
+        _add_input(node, one.renamed(prefix + one.name), depth)
+    added = node.inputs[inputs:]
+    del node.inputs[inputs:]
+    for each in added:
+        each.link = links.get(each.name)
+    names = {each.name for each in added}
+    node.layout.groups.append((prefix, [each.name for each in added]))
+    added += [each for each in gone if each.name not in names and _may_grow(node, each)]
+    at = next((i for i, each in enumerate(node.inputs) if each.name == chooser.name), None)
+    at = len(node.inputs) if at is None else at + 1
+    node.inputs[at:at] = added
+    made = node.widgets[widgets:]
+    del node.widgets[widgets:]
+    behind = node.widgets.index(chooser) + 1
+    node.widgets[behind:behind] = made
+
+
+def _key(value: Any) -> str:
+    return str(value) if isinstance(value, (str, int, float)) else ""
+
+
+def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
+    """As many rows of inputs as the saved number says."""
+    if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count:
+        return
+    least, template = rows.spec.options.get("min"), rows.spec.options.get("template")
+    wanted = max(int(min(max(count, 0), _MOST)), least if isinstance(least, int) else 0)
+    prefix = f"{rows.name}."
+    kept = {each.name: each.link for each in node.inputs if each.name.startswith(prefix)}
+    node.inputs = [each for each in node.inputs if not each.name.startswith(prefix)]
+    node.widgets = [each for each in node.widgets if not each.name.startswith(prefix)]
+    widgets = len(node.widgets)
+    for row in range(wanted):
+        for each in grouped(template):
+            _add_input(node, each.renamed(f"{prefix}{row}.{each.name}"), depth)
+    for slot in node.inputs:
+        slot.link = kept.get(slot.name, slot.link)
+    made = node.widgets[widgets:]
+    del node.widgets[widgets:]
+    behind = node.widgets.index(rows) + 1
+    node.widgets[behind:behind] = made
+    rows.value = wanted
+
+
+def _add_options(node: Node) -> None:
+    """What the page adds to a CustomCombo: the place of the choice, and a field per option."""
+    field_ = Spec("option1", "STRING", {})
+    node.widgets.append(Widget("index", "INDEX", MISSING, field_))
+    node.widgets.append(Widget(field_.name, "OPTION", "", field_))
+
+
+def _take_links(node: Node, saved: list[SavedInput]) -> None:
+    """The links of the file by the names of the inputs, and the inputs that only it has."""
+    by_name = {each.name: each for each in saved}
+    for slot in node.inputs:
+        found = by_name.get(slot.name)
+        slot.link = found.link if found is not None else None
+    names = {slot.name for slot in node.inputs}
+    node.inputs += [
+        Slot(each.name, each.type, each.link, each.widget, extra=True)
+        for each in saved
+        if each.name not in names
+    ]
+
+
+def _lose_links(node: Node) -> None:
+    """Take away the links that the page loses, too."""
+    choosers = {each.name for each in node.widgets if each.kind == CHOOSER}
+    grown = {}
+    for slot in node.inputs:
+        key, _, last = slot.name.rpartition(".")
+        group = node.groups.get(key)
+        if group is not None and any(key.startswith(f"{each}.") for each in choosers):
+            following = group.following(last)
+            grown[slot.name] = following and f"{key}.{following}"
+    if sum(each.link is not None and each.name in grown for each in node.inputs) < 2:
+        return
+    lost = lost_links(node.saved.inputs, node.layout, choosers, grown)
+    for slot in node.inputs:
+        if slot.link in lost and slot.name in grown:
+            slot.link = None
+            node.lost.append(slot.name)
+
+
+def _may_grow(node: Node, slot: Slot) -> bool:
+    """Whether it is an input of a group that grows until it has all that are linked."""
+    name, _, last = slot.name.rpartition(".")
+    group = node.groups.get(name)
+    return group is not None and slot.link is not None and group.has(last)
+
+
+def _is_left_over(node: Node, slot: Slot) -> bool:
+    """Whether it was a widget's once, of which the definition knows nothing now."""
+    return (
+        slot.widget is not None
+        and node.widget(slot.widget) is None
+        and slot.name.rpartition(".")[0] not in node.groups
+    )
+
+
+def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
+    given = definition.get("output")
+    given = given if isinstance(given, list) else []
+    types = ["COMBO" if isinstance(each, list) else str(each) for each in given]
+    # What a match type gives depends on its links: the file has what it was.
+    for at, one in enumerate(saved.outputs):
+        if at >= len(types):
+            types.append(one.type)
+        elif types[at] == "COMFY_MATCHTYPE_V3":
+            types[at] = one.type
+    return ["*" if each == "COMFY_MATCHTYPE_V3" else each for each in types]
+
+
+# -- values -----------------------------------------------------------------------------
+
+
+def fill(node: Node, values: list[Any] | Mapping[str, Any]) -> None:
+    """Give the widgets their saved values: by position, or by name where the file has an object.
+
+    The page takes them by position even where the file has names for them, too.  A name counts
+    where what stands in the position cannot be meant.
+    """
+    named = node.saved.named or {}
+    at = place = 0
+    while at < len(node.widgets):  # a value may bring more widgets
+        widget = node.widgets[at]
+        at += 1
+        value = MISSING
+        if isinstance(values, Mapping):
+            value = values.get(widget.name, MISSING)
+        elif widget.kept:
+            value = values[place] if place < len(values) else MISSING
+            place += 1
+        if value is MISSING or not fits(widget, value):
+            other = named.get(widget.name, MISSING) if widget.sent else MISSING
+            if other is not MISSING and other != widget.value and fits(widget, other):
+                value = other
+                node.by_name.append(widget.name)
+        if value is not MISSING:
+            set_value(node, widget, value)
+
+
+def set_value(node: Node, widget: Widget, value: Any) -> None:
+    """Set the value of a widget, and lay out what depends on it."""
+    if widget.kind == ROWS:
+        _set_rows(node, widget, value)
+        return
+    widget.value = as_held(widget, value)
+    if widget.kind == CHOOSER:
+        _choose(node, widget)
+    elif widget.kind == "OPTION" and widget is node.widgets[-1] and value:
+        if len(node.widgets) > _MOST:
+            raise TooMuch
+        name = f"option{len(node.widgets) - 1}"
+        node.widgets.append(Widget(name, "OPTION", "", Spec(name, "STRING", {})))
+
+
+def _aligned(node: Node, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
+    """The saved values without those of widgets that are only inputs now, and of no widget."""
+    values = node.saved.values
+    if isinstance(values, Mapping) or any(each.type == ROWS for each in specs):
+        return values
+    kept = {each.name: each.kept for each in reversed(node.widgets)}
+    forced: list[bool] = []
+    for one in specs:
+        is_forced = bool(one.options.get("forceInput"))
+        if kept.get(one.name, is_forced):
+            control = bool(one.options.get("control_after_generate"))
+            forced += [is_forced, False] if control else [is_forced]
+    if True not in forced and len(values) == sum(each.kept for each in node.widgets):
+        return values
+    places = node.widgets
+    compact = [v for i, v in enumerate(values) if i >= len(places) or places[i].kept]
+    for found in (compact, values):
+        if len(found) == len(forced):
+            return [v for v, skipped in zip(found, forced, strict=True) if not skipped]
+    return values

@@ -1,0 +1,85 @@
+"""Ids of nodes that are unique in the whole file, as the page makes them when it opens one.
+
+A prompt names a node by the ids of the instances around it and its own.  The page also wants
+the ids of nodes to differ between the definitions of subgraphs, and renumbers where they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import define, field
+
+from .page import Page, SavedGraph, SavedNode
+
+
+@define(eq=False)
+class _Ids:
+    """Which ids are taken, and the highest number among them."""
+
+    last: int
+    taken: set[str] = field(factory=set)
+
+    def take(self, key: str) -> None:
+        self.taken.add(key)
+        if key.isascii() and key.isdecimal() and len(key) < 16:
+            self.last = max(self.last, int(key))
+
+    def fresh(self) -> str:
+        self.last += 1
+        while str(self.last) in self.taken:
+            self.last += 1
+        self.taken.add(str(self.last))
+        return str(self.last)
+
+
+def number_nodes(page: Page) -> None:
+    """Give a new id to each node whose id is taken already, first come, first served."""
+    ids = _Ids(page.last_node_id)
+    renamed: dict[str, dict[str, str]] = {}
+    # The page reserves those of the workflow itself without counting on from them.
+    ids.taken.update(node.id for node in page.root.nodes)
+    for graph in page.subgraphs.values():
+        changed = {}
+        for node in graph.nodes:
+            if node.id in ids.taken:
+                changed[node.id] = node.id = ids.fresh()
+            else:
+                ids.take(node.id)
+        if changed:
+            renamed[graph.id] = changed
+    for graph in page.subgraphs.values():
+        _relink(graph, renamed.get(graph.id, {}))
+    for graph in (*page.subgraphs.values(), page.root):
+        _follow(graph.nodes, renamed)
+    seen: set[str] = set()
+    for node in page.root.nodes:
+        if node.id in seen:
+            node.id = ids.fresh()
+        seen.add(node.id)
+
+
+def _relink(graph: SavedGraph, changed: dict[str, str]) -> None:
+    if changed:
+        for link in graph.links.values():
+            link.source = changed.get(link.source, link.source)
+            link.target = changed.get(link.target, link.target)
+
+
+def _follow(nodes: Iterable[SavedNode], renamed: dict[str, dict[str, str]]) -> None:
+    """Promoted widgets name nodes inside of the instance, too."""
+    for node in nodes:
+        changed = renamed.get(node.type)
+        entries = node.properties.get("proxyWidgets")
+        if changed and isinstance(entries, list):
+            node.properties = {
+                **node.properties,
+                "proxyWidgets": [_entry(each, changed) for each in entries],
+            }
+
+
+def _entry(entry: Any, changed: dict[str, str]) -> Any:
+    if isinstance(entry, list) and entry:
+        return [changed.get(str(entry[0]), entry[0]), *entry[1:]]
+    return entry

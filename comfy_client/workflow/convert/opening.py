@@ -1,0 +1,90 @@
+"""Open a file: make its nodes, those of the subgraphs within others first."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from typing import Final
+
+from ...errors import WorkflowError
+from ..graph import shorten
+from .nodes import Node, Slot, TooMuch, known_node, unknown_node
+from .page import Page, SavedNode
+from .proxies import migrate
+from .scene import VIRTUAL, Graph, Scene, instance
+from .specs import Catalog
+
+_TITLES: Final = {"PrimitiveNode": "Primitive", "MarkdownNote": "Markdown Note"}
+
+
+def open_page(page: Page, catalog: Catalog) -> Scene:
+    """Make all nodes, with the links and the values of the file.
+
+    Raises:
+        WorkflowError: A subgraph contains itself, or a node has too many inputs.
+    """
+    scene = Scene(page, Graph(page.root), {key: Graph(one) for key, one in page.subgraphs.items()})
+    for key in _inner_first(page):
+        _open_graph(scene, scene.subgraphs[key], catalog)
+    _open_graph(scene, scene.root, catalog)
+    return scene
+
+
+def _inner_first(page: Page) -> list[str]:
+    """The ids of all definitions, each behind those that it has instances of."""
+    uses = {
+        key: [node.type for node in graph.nodes if node.type in page.subgraphs]
+        for key, graph in page.subgraphs.items()
+    }
+    try:
+        return [*TopologicalSorter(uses).static_order()]
+    except CycleError as exc:
+        names = [shorten(page.subgraphs[key].name, 60) for key in exc.args[1][:8]]
+        raise WorkflowError(f"a subgraph contains itself: {' in '.join(names)}") from None
+
+
+def _open_graph(scene: Scene, graph: Graph, catalog: Catalog) -> None:
+    for saved in graph.saved.nodes:
+        try:
+            graph.nodes[saved.id] = _open_node(scene, saved, catalog)
+        except TooMuch:
+            raise WorkflowError(
+                f"node {shorten(saved.id, 60)} ({shorten(saved.type, 60)}) has more inputs than "
+                "any node has"
+            ) from None
+    _repair_links(graph)
+    for node in graph.nodes.values():
+        migrate(scene, graph, node)
+
+
+def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog) -> Node:
+    inner = scene.subgraphs.get(saved.type)
+    if inner is not None:
+        return instance(inner, saved)
+    if catalog.has(saved.type):
+        return known_node(saved, catalog)
+    node = unknown_node(saved)
+    if saved.type in VIRTUAL:
+        node.title = saved.title or _TITLES.get(saved.type, saved.type)
+        if saved.type == "Reroute" and not node.inputs:
+            node.inputs = [Slot("", "*")]
+    return node
+
+
+def _repair_links(graph: Graph) -> None:
+    """Links that the list of links has and their input has not, and the other way round."""
+    for node in graph.nodes.values():
+        for slot in node.inputs:
+            link = graph.link_of(slot)
+            if link is None or link.target != node.id:
+                slot.link = None
+            else:
+                graph.ends[link.id] = node, slot
+    for link in graph.saved.links.values():
+        target = graph.nodes.get(link.target)
+        if link.id in graph.ends or target is None or link.target_slot < 0:
+            continue
+        saved = target.saved.inputs[link.target_slot : link.target_slot + 1]
+        found = target.slot(saved[0].name) if saved and saved[0].link is None else None
+        if found is not None and found.link is None:
+            found.link = link.id
+            graph.ends[link.id] = target, found

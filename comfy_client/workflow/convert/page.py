@@ -1,0 +1,261 @@
+"""A file in UI format as it was saved, in classes: graphs of nodes, slots and links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from attrs import define
+
+from ...errors import WorkflowError
+from ...values import is_shallow, is_small, number
+from ..graph import brief, shorten
+
+#: What stands for the borders of a subgraph in its links.
+INSIDE_IN: Final = "-10"
+INSIDE_OUT: Final = "-20"
+#: The modes of a node.
+MUTED: Final = 2
+BYPASSED: Final = 4
+#: JSON values in a file, nodes of all graphs, and slots of one node.
+_MOST_VALUES: Final = 3_000_000
+_MOST_NODES: Final = 50_000
+_MOST_SLOTS: Final = 5_000
+
+
+@define(eq=False)
+class Link:
+    """A link, from an output of a node to an input of another."""
+
+    id: int
+    source: str
+    slot: int
+    target: str
+    target_slot: int
+
+
+@define(eq=False)
+class SavedInput:
+    """An input of a node, and the widget that it belongs to, if it does."""
+
+    name: str
+    type: str
+    link: int | None
+    widget: str | None
+
+
+@define(eq=False)
+class SavedOutput:
+    """An output of a node."""
+
+    name: str
+    type: str
+
+
+@define(eq=False)
+class Port:
+    """An input or an output of a subgraph, and the links inside that it has."""
+
+    name: str
+    type: str
+    links: list[int]
+
+
+@define(eq=False)
+class SavedNode:
+    """A node, with the values of its widgets: by position, by name, or none."""
+
+    id: str
+    type: str
+    title: str | None
+    mode: int
+    inputs: list[SavedInput]
+    outputs: list[SavedOutput]
+    properties: Mapping[str, Any]
+    values: list[Any] | Mapping[str, Any]
+    named: Mapping[str, Any] | None
+
+
+@define(eq=False)
+class SavedGraph:
+    """The workflow itself, or the definition of a subgraph."""
+
+    id: str
+    name: str
+    nodes: list[SavedNode]
+    links: dict[int, Link]
+    inputs: list[Port]
+    outputs: list[Port]
+
+
+@define(eq=False)
+class Page:
+    """A whole file."""
+
+    root: SavedGraph
+    subgraphs: dict[str, SavedGraph]
+    last_node_id: int
+    extra: Mapping[str, Any]
+
+
+def read_page(ui: Mapping[str, Any]) -> Page:
+    """A file in UI format.
+
+    Raises:
+        WorkflowError: It is too large, of a newer editor, or no such file.
+    """
+    if not is_small(ui, _MOST_VALUES):
+        raise WorkflowError("the workflow is too large, or contains itself")
+    if not is_shallow(ui):
+        raise WorkflowError("the workflow is nested too deeply")
+    version = ui.get("version")
+    if (number(version) or 0) > 1:
+        raise WorkflowError(
+            f"the workflow has version {brief(version)}, of an editor newer than this client "
+            "knows; update comfy_client, or export it with Workflow > Export (API)"
+        )
+    root = _graph(ui, "", "the workflow")
+    subgraphs: dict[str, SavedGraph] = {}
+    for each in _definitions(ui):
+        name = each.get("id")
+        if not isinstance(name, str) or not name:
+            raise WorkflowError(f"a subgraph of the workflow has no id: {brief(name)}")
+        if name not in subgraphs:  # the page keeps the first, too
+            subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
+    if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
+        raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
+    state = _object(ui.get("state"))
+    last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
+    return Page(root, subgraphs, int(last), _object(ui.get("extra")))
+
+
+def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The definitions of subgraphs, those within others behind them."""
+    ahead = list(reversed(_objects(_object(ui.get("definitions")).get("subgraphs"), "subgraphs")))
+    while ahead:
+        each = ahead.pop()
+        yield each
+        inner = _object(each.get("definitions")).get("subgraphs")
+        ahead += reversed(_objects(inner, "subgraphs"))
+
+
+def _graph(data: Mapping[str, Any], key: str, where: str) -> SavedGraph:
+    nodes: dict[str, SavedNode] = {}
+    repeated = []
+    for each in _objects(data.get("nodes"), f"nodes of {where}"):
+        node = _node(each, where)
+        if node.id not in nodes:
+            nodes[node.id] = node
+        elif not key:
+            repeated.append(node)  # in a subgraph, the page forgets them
+    return SavedGraph(
+        key,
+        _text(data.get("name")) or key,
+        [*nodes.values(), *repeated],
+        _links(data.get("links"), where),
+        [_port(each) for each in _objects(data.get("inputs"), f"inputs of {where}")],
+        [_port(each) for each in _objects(data.get("outputs"), f"outputs of {where}")],
+    )
+
+
+def _node(data: Mapping[str, Any], where: str) -> SavedNode:
+    node_id, kind = _id(data.get("id")), data.get("type")
+    if node_id is None:
+        raise WorkflowError(f"{where}: a node has no id: {brief(data.get('id'))}")
+    called = f"node {shorten(node_id, 60)} of {where}"
+    if not isinstance(kind, str) or not kind:
+        raise WorkflowError(f"{called} has no type: {brief(kind)}")
+    inputs = _objects(data.get("inputs"), f"inputs of {called}")
+    outputs = _objects(data.get("outputs"), f"outputs of {called}")
+    if len(inputs) > _MOST_SLOTS or len(outputs) > _MOST_SLOTS:
+        raise WorkflowError(f"{called} has more than {_MOST_SLOTS} inputs or outputs")
+    values, named = data.get("widgets_values"), data.get("widgets_values_named")
+    mode = data.get("mode")
+    return SavedNode(
+        node_id,
+        kind,
+        _text(data.get("title")),
+        mode if isinstance(mode, int) else 0,
+        [_input(each) for each in inputs],
+        [SavedOutput(_text(each.get("name")) or "", _type(each)) for each in outputs],
+        _object(data.get("properties")),
+        values if isinstance(values, (list, Mapping)) else [],
+        named if isinstance(named, Mapping) else None,
+    )
+
+
+def _input(data: Mapping[str, Any]) -> SavedInput:
+    widget = _text(_object(data.get("widget")).get("name"))
+    return SavedInput(
+        _text(data.get("name")) or "", _type(data), _number(data.get("link")), widget or None
+    )
+
+
+def _port(data: Mapping[str, Any]) -> Port:
+    links = data.get("linkIds")
+    ids = [_number(each) for each in links] if isinstance(links, list) else []
+    name = _text(data.get("name")) or ""
+    return Port(name, _type(data), [one for one in ids if one is not None])
+
+
+def _links(data: Any, where: str) -> dict[int, Link]:
+    """Links by id: objects, or lists of id, source, its slot, target, its slot and type."""
+    links: dict[int, Link] = {}
+    if data is None:
+        return links
+    if not isinstance(data, list):
+        raise WorkflowError(f"{where}: links is no list: {brief(data)}")
+    for each in data:
+        if each is None:
+            continue  # old editors left them behind
+        if isinstance(each, Mapping):
+            names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+            found = [each.get(name) for name in names]
+        else:
+            found = each[:5] if isinstance(each, list) and len(each) >= 5 else [None] * 5
+        number_, slot, target_slot = _number(found[0]), _number(found[2]), _number(found[4])
+        source, target = _id(found[1]), _id(found[3])
+        if None in (number_, slot, target_slot, source, target):
+            raise WorkflowError(f"{where}: this is no link: {brief(each)}")
+        link = Link(number_ or 0, source or "", slot or 0, target or "", target_slot or 0)
+        links.setdefault(link.id, link)
+    return links
+
+
+def _type(data: Mapping[str, Any]) -> str:
+    """The type of a slot: a list of choices is a COMBO, and some have 0 for any."""
+    kind = data.get("type")
+    if isinstance(kind, list):
+        return "COMBO"
+    return kind if isinstance(kind, str) else "*"
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any, what: str) -> list[Mapping[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise WorkflowError(f"the {what} are no list of objects: {brief(value)}")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    """A whole number: some files have them as text."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        return int(value)
+    found = number(value)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value or None
+    found = _number(value)
+    return None if found is None else str(found)

@@ -1,0 +1,98 @@
+"""Dynamic prompts: ``{day|night}`` and comments, which only the page resolves."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from ...errors import WorkflowError
+
+_COMMENTS: Final = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
+_PLAIN: Final = re.compile(r"[^\\{}|]+")
+_ESCAPED: Final = re.compile(r"\\([{}|])")
+#: How deep choices may stand in each other.
+_DEEPEST: Final = 100
+
+
+class Chooser(Protocol):
+    """What makes the choices: a ``random.Random`` does."""
+
+    def choice(self, options: Sequence[str], /) -> str:
+        """One of these."""
+
+
+def chooser(seed: int | Chooser | None) -> Chooser:
+    """What makes choices: a seed makes the same ones each time, ``None`` others."""
+    if seed is None or isinstance(seed, int):
+        return random.Random(seed)  # noqa: S311  # no secret depends on it
+    return seed
+
+
+def is_dynamic(text: str) -> bool:
+    """Whether the page would change this text."""
+    return "{" in text or bool(_COMMENTS.search(text)) or bool(_ESCAPED.search(text))
+
+
+def resolve_prompt(text: str, rng: Chooser) -> str:
+    """A text without comments, and with one option chosen of each ``{a|b}``.
+
+    Options may contain further choices.  A backslash makes ``{``, ``|`` and ``}`` plain.
+
+    Raises:
+        WorkflowError: The choices are nested too deeply.
+    """
+    if text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
+        raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
+    return _resolve(text, rng)
+
+
+def _resolve(text: str, rng: Chooser) -> str:
+    text = _COMMENTS.sub("", text)
+    parts: list[str] = []
+    at = 0
+    while at < len(text):
+        if text[at] != "{":
+            end = _skip(text, at)
+            parts.append(text[at:end])
+            at = end
+            continue
+        options, at = _options(text, at + 1)
+        parts.append(_resolve(rng.choice(options), rng))
+    return _ESCAPED.sub(r"\1", "".join(parts))
+
+
+def _options(text: str, at: int) -> tuple[list[str], int]:
+    """The options of a choice that begins here, and where its text ends."""
+    options: list[str] = []
+    begin, depth = at, 0
+    while at < len(text):
+        char = text[at]
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            if not depth:
+                return [*options, text[begin:at]], at + 1
+            depth -= 1
+        elif char == "|" and not depth:
+            options.append(text[begin:at])
+            begin = at + 1
+        at = at + 1 if char in "{}|" else _skip(text, at)
+    return [*options, text[begin:]], at
+
+
+def _skip(text: str, at: int) -> int:
+    """Behind the next escape, sign or run of plain letters."""
+    if text[at] == "\\":
+        return min(at + 2, len(text))
+    plain = _PLAIN.match(text, at)
+    return plain.end() if plain else at + 1
+
+
+def _depth(text: str) -> int:
+    depth = most = 0
+    for char in text:
+        depth += (char == "{") - (char == "}" and depth > 0)
+        most = max(most, depth)
+    return most

@@ -1,0 +1,182 @@
+"""Promoted widgets of before 2026: ``properties.proxyWidgets`` of an instance of a subgraph.
+
+Each entry names a node inside and one of its widgets.  The page turns them into inputs of the
+subgraph when it opens a file: so does this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attrs import define
+
+from .nodes import Node, Slot
+from .page import Port
+from .scene import Graph, Scene, promote
+from .widgets import MISSING
+
+_PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(.+)", re.DOTALL)
+
+
+@define(eq=False)
+class _Entry:
+    """One promoted widget: where it is, and the value of the instance."""
+
+    source: str
+    name: str
+    value: Any
+    nested: str | None  # the node that it belongs to, in an instance inside
+
+
+def migrate(scene: Scene, graph: Graph, host: Node) -> None:
+    """Make the old promoted widgets of an instance into inputs of its subgraph."""
+    inner = scene.inside(host)
+    if inner is None:
+        return
+    entries = [*_entries(scene, inner, host)]
+    primitives: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        slot = _linked(scene, inner, host, entry)
+        node = inner.nodes.get(entry.source)
+        if slot is not None:
+            _set(slot, entry.value)
+        elif entry.source == "-1":
+            found = host.slot(entry.name)
+            if found is not None and found.promoted and entry.value is not MISSING:
+                found.value = entry.value
+        elif node is None or entry.name.startswith("$$"):
+            continue
+        elif node.type == "PrimitiveNode" and node.definition is None:
+            primitives.setdefault(node.id, []).append(entry)
+        else:
+            _promote_widget(scene, inner, host, node, entry)
+    for node_id, found_ in primitives.items():
+        _promote_primitive(inner, host, inner.nodes[node_id], found_)
+
+
+def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
+    given = host.saved.properties.get("proxyWidgets")
+    given = given if isinstance(given, list) else []
+    if not all(
+        isinstance(each, list) and len(each) in (2, 3) and all(isinstance(t, str) for t in each)
+        for each in given
+    ):
+        return  # the page takes all of them or none
+    saved = host.saved.values
+    values = saved if isinstance(saved, list) else []
+    for place, each in enumerate(given):
+        source, name = each[:2]
+        nested = each[2] if len(each) == 3 else None
+        if not _resolves(scene, inner, source, name):
+            while (found := _PREFIX.fullmatch(name)) is not None:
+                nested, name = found[1], found[2]
+        yield _Entry(source, name, values[place] if place < len(values) else MISSING, nested)
+
+
+def _resolves(scene: Scene, graph: Graph, source: str, name: str) -> bool:
+    """Whether there is such a widget, however deep inside."""
+    for _ in range(100):
+        node = graph.nodes.get(source)
+        inner = None if node is None else scene.inside(node)
+        if node is None or inner is None:
+            return node is not None and node.widget(name) is not None
+        port = next((one for one in inner.saved.inputs if one.name == name), None)
+        target = None if port is None else _first_target(scene, inner, port)
+        if target is None:
+            return False
+        graph, (source, name) = inner, target
+    return False
+
+
+def _first_target(scene: Scene, inner: Graph, port: Port) -> tuple[str, str] | None:
+    """The node and the widget that an input of a subgraph stands for."""
+    for node, slot in inner.targets(port):
+        if scene.inside(node) is not None:
+            return node.id, slot.name
+        if slot.widget is not None and node.widget(slot.widget) is not None:
+            return node.id, slot.widget
+    return None
+
+
+def _linked(scene: Scene, inner: Graph, host: Node, entry: _Entry) -> Slot | None:
+    """The input of the instance that stands for the widget already."""
+    for port, slot in zip(inner.saved.inputs, host.inputs, strict=False):
+        if _first_target(scene, inner, port) == (entry.source, entry.name):
+            return slot
+    return None
+
+
+def _set(slot: Slot, value: Any) -> None:
+    if slot.promoted and value is not MISSING:
+        slot.value = value
+
+
+def _promote_widget(scene: Scene, inner: Graph, host: Node, node: Node, entry: _Entry) -> None:
+    deeper = scene.inside(node)
+    if deeper is not None:
+        slot = _nested_slot(scene, deeper, node, entry)
+    else:
+        widget = node.widget(entry.name)
+        named = (each for each in node.inputs if each.widget == entry.name)
+        slot = next(named, None) if widget is not None else None
+    if slot is not None:
+        _set(_add_port(inner, host, entry.name, slot.type, [(node, slot)]), entry.value)
+
+
+def _nested_slot(scene: Scene, deeper: Graph, node: Node, entry: _Entry) -> Slot | None:
+    """The promoted input of an instance inside that is meant."""
+    for port, slot in zip(deeper.saved.inputs, node.inputs, strict=False):
+        target = _first_target(scene, deeper, port)
+        if entry.nested is not None:
+            is_meant = target == (entry.nested, entry.name)
+        else:
+            is_meant = slot.name == entry.name or (target or ("", ""))[1] == entry.name
+        if is_meant:
+            return slot if slot.promoted else None
+    return None
+
+
+def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_Entry]) -> None:
+    """A promoted PrimitiveNode: the instance feeds what the node fed."""
+    targets = [
+        (target, slot)
+        for target in inner.nodes.values()
+        for slot in target.inputs
+        if (link := inner.link_of(slot)) is not None and link.source == node.id
+    ]
+    kind = node.outputs[0] if node.outputs else "*"
+    if (
+        not targets
+        or len({entry.name for entry in entries}) != 1
+        or any(kind not in ("*", each.type) and each.type != "*" for _, each in targets)
+    ):
+        return
+    title = node.saved.title
+    name = title if title and title != "PrimitiveNode" else entries[0].name
+    slot = _add_port(inner, host, name, kind, targets)
+    value = next((each.value for each in entries if each.value is not MISSING), MISSING)
+    if value is MISSING:
+        saved = node.saved.values
+        value = saved[0] if isinstance(saved, list) and saved else MISSING
+    _set(slot, value)
+
+
+def _add_port(
+    inner: Graph, host: Node, name: str, kind: str, targets: Sequence[tuple[Node, Slot]]
+) -> Slot:
+    """A new input of a subgraph, for all its instances; that of one of them."""
+    taken = {one.name for one in inner.saved.inputs}
+    unique, counter = name, 1
+    while unique in taken:
+        unique, counter = f"{name}_{counter}", counter + 1
+    port = Port(unique, kind, [])
+    place = len(inner.saved.inputs)
+    inner.saved.inputs.append(port)
+    for node, slot in targets:
+        inner.connect(port, place, node, slot)
+    for one in inner.instances:
+        one.inputs.append(Slot(unique, kind))
+        promote(inner, port, one.inputs[-1])
+    return host.inputs[-1]

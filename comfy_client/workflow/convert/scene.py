@@ -1,0 +1,154 @@
+"""All graphs of a file, with their nodes as the page holds them when the file is open.
+
+An instance of a subgraph shows widgets of nodes inside as its own, and has values of its own
+for them: these are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from attrs import define, field
+
+from .nodes import Node, Slot
+from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
+from .widgets import MISSING, Widget
+
+#: Nodes that only the page has: they are no part of a prompt.
+VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
+
+
+@define(eq=False)
+class Graph:
+    """The workflow, or the definition of a subgraph, with its nodes by id."""
+
+    saved: SavedGraph
+    nodes: dict[str, Node] = field(factory=dict)
+    #: The instances that are of this definition, as far as they are made.
+    instances: list[Node] = field(factory=list)
+    #: The input at the end of each link.
+    ends: dict[int, tuple[Node, Slot]] = field(factory=dict)
+
+    def was_widget(self, port: Port) -> bool:
+        """Whether an input of the subgraph led to a widget when the file was saved."""
+        nodes = {node.id: node for node in self.saved.nodes} if port.links else {}
+        for number in port.links:
+            link = self.saved.links.get(number)
+            node = None if link is None else nodes.get(link.target)
+            for each in () if node is None else node.inputs:
+                if each.link == number and each.widget is not None:
+                    return True
+        return False
+
+    def link_of(self, slot: Slot) -> Link | None:
+        """The link of an input; ``None``: there is none."""
+        return None if slot.link is None else self.saved.links.get(slot.link)
+
+    def targets(self, port: Port) -> Iterator[tuple[Node, Slot]]:
+        """The inputs inside that an input of the subgraph is linked to."""
+        return (self.ends[number] for number in port.links if number in self.ends)
+
+    def connect(self, port: Port, place: int, node: Node, slot: Slot) -> None:
+        """Link an input of the subgraph, the one in this place, to one inside."""
+        number = len(self.saved.links)
+        while number in self.saved.links:
+            number += 1
+        self.saved.links[number] = Link(number, INSIDE_IN, place, node.id, 0)
+        if slot.link is not None:
+            self.ends.pop(slot.link, None)
+        slot.link = number
+        self.ends[number] = node, slot
+        port.links.append(number)
+
+
+@define(eq=False)
+class Scene:
+    """A file that is open: its graphs, those of subgraphs by id."""
+
+    page: Page
+    root: Graph
+    subgraphs: dict[str, Graph]
+
+    def inside(self, node: Node) -> Graph | None:
+        """The definition that a node is an instance of; ``None``: it is not one."""
+        return self.subgraphs.get(node.type)
+
+
+def is_virtual(node: Node) -> bool:
+    """Whether it is one of the page's own nodes."""
+    return node.type in VIRTUAL and node.definition is None
+
+
+# -- instances of subgraphs -------------------------------------------------------------
+
+
+def instance(inner: Graph, saved: SavedNode) -> Node:
+    """An instance: slots as the definition has them, with the links and values of the file."""
+    node = Node(saved, None, saved.title or inner.saved.name)
+    node.outputs = [port.type for port in inner.saved.outputs]
+    links = {each.name: each.link for each in saved.inputs}
+    for port in inner.saved.inputs:
+        node.inputs.append(Slot(port.name, port.type, links.get(port.name)))
+        promote(inner, port, node.inputs[-1])
+    _take_values(inner, node)
+    inner.instances.append(node)
+    return node
+
+
+def promote(inner: Graph, port: Port, slot: Slot) -> None:
+    """Let an input of an instance show the first widget that its links inside lead to."""
+    for target, at in inner.targets(port):
+        value = shown_value(target, at)
+        if at.promoted or target.widget(at.widget) is not None:
+            slot.promoted, slot.value = True, value
+            slot.widget = slot.name
+            return
+
+
+def shown_value(node: Node, slot: Slot) -> Any:
+    """The value of the widget that belongs to an input."""
+    if slot.promoted:
+        return slot.value
+    widget: Widget | None = node.widget(slot.widget)
+    return MISSING if widget is None else widget.value
+
+
+def _take_values(inner: Graph, node: Node) -> None:
+    """The saved values in the order of the promoted inputs; what is not there comes from inside."""
+    values = node.saved.values
+    kept_back = quarantined(node.saved.properties)
+    place = 0
+    for slot, port in zip(node.inputs, inner.saved.inputs, strict=True):
+        if slot.promoted:
+            if slot.name in kept_back:
+                slot.value = kept_back[slot.name]
+            elif isinstance(values, Mapping):
+                slot.value = values.get(slot.name, slot.value)
+            elif place < len(values):
+                slot.value = values[place]
+        elif not inner.was_widget(port):
+            continue
+        place += 1
+
+
+def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of inputs, by name, that the page once could not place and kept aside."""
+    entries = properties.get("proxyWidgetErrorQuarantine")
+    found: dict[str, Any] = {}
+    for each in reversed(entries) if isinstance(entries, list) else ():
+        entry = each.get("originalEntry") if isinstance(each, Mapping) else None
+        if (
+            isinstance(entry, list)
+            and len(entry) >= 2
+            and entry[0] == "-1"
+            and isinstance(entry[1], str)
+            and "hostValue" in each
+        ):
+            found[entry[1]] = each["hostValue"]
+    return found
+
+
+def enters(graph: Graph, link: Link) -> bool:
+    """Whether a link comes in through the border of the subgraph."""
+    return bool(graph.saved.id) and link.source == INSIDE_IN

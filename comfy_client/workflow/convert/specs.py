@@ -1,0 +1,140 @@
+"""The inputs of a node class, in the order in which the page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from attrs import define, evolve, field, frozen
+
+from .era import Era
+
+#: Classes to which the page adds a player.
+_PLAYERS: Final = frozenset(
+    ("LoadAudio", "SaveAudio", "PreviewAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced")
+)
+_UPLOADS: Final = ("image_upload", "animated_image_upload", "video_upload")
+_NOTHING: Final[Mapping[str, Any]] = {}
+#: The page of 2025 sends what such widgets show.
+_SENT: Final = {"sent": True}
+
+
+@frozen(eq=False)
+class Spec:
+    """What a definition says of an input: its type, and options such as ``default``."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+
+    @property
+    def choices(self) -> list[Any]:
+        """What a COMBO offers; empty: nothing is known."""
+        choices = self.options.get("options")
+        return choices if isinstance(choices, list) else []
+
+    @property
+    def widget_type(self) -> str | None:
+        """The type of its widget; ``None``: it is to be linked, and has none."""
+        if self.options.get("forceInput"):
+            return None
+        kind = self.options.get("widgetType")
+        return kind if isinstance(kind, str) and kind else self.type
+
+    def renamed(self, name: str) -> Spec:
+        """The same under another name."""
+        return evolve(self, name=name)
+
+
+def spec(name: str, raw: Any, *, optional: bool = False) -> Spec | None:
+    """An input, from ``[type or choices, options]``; ``None``: it is not one."""
+    if not isinstance(raw, (list, tuple)) or not raw:
+        return None
+    kind, options = raw[0], raw[1] if len(raw) > 1 else None
+    if not isinstance(options, Mapping):
+        options = _NOTHING
+    if isinstance(kind, list):
+        kind, options = "COMBO", {**options, "options": kind}
+    if not isinstance(kind, str):
+        return None
+    if optional and options.get("defaultInput"):
+        options = {**options, "forceInput": True}
+    return Spec(name, kind, options)
+
+
+def grouped(data: Any) -> list[Spec]:
+    """The inputs of ``{"required": {...}, "optional": {...}}``, in this order."""
+    found = (spec(name, raw, optional=optional) for name, raw, optional in _entries(data))
+    return [one for one in found if one is not None]
+
+
+@define(eq=False)
+class Catalog:
+    """The definitions of a server, with the inputs of the classes that were asked for."""
+
+    definitions: Mapping[str, Any]
+    era: Era
+    _specs: dict[str, list[Spec]] = field(factory=dict)
+    _listed: dict[str, list[Spec]] = field(factory=dict)
+
+    def has(self, class_type: str) -> bool:
+        """Whether the server has a class."""
+        return isinstance(self.definitions.get(class_type), Mapping)
+
+    def specs(self, class_type: str) -> list[Spec]:
+        """The inputs of a class, as :func:`specs_of` gives them."""
+        found = self._specs.get(class_type)
+        if found is None:
+            found = specs_of(class_type, self.definitions[class_type], self.era)
+            self._specs[class_type] = found
+        return found
+
+    def listed(self, class_type: str) -> list[Spec]:
+        """The same, as the definition lists them, in whatever order they are shown."""
+        found = self._listed.get(class_type)
+        if found is None:
+            given = {each.name: each for each in self.specs(class_type)}
+            names = [each.name for each in grouped(self.definitions[class_type].get("input"))]
+            found = [given.pop(name) for name in names if name in given] + [*given.values()]
+            self._listed[class_type] = found
+        return found
+
+
+def specs_of(class_type: str, definition: Mapping[str, Any], era: Era) -> list[Spec]:
+    """The inputs of a class, with those that the page adds for uploads and to show results."""
+    given = definition.get("input")
+    found = {one.name: one for one in grouped(given)}
+    optional = {name for name, _, is_optional in _entries(given) if is_optional}
+    order = definition.get("input_order")
+    order = order if isinstance(order, Mapping) else _NOTHING
+    ordered: dict[str, Spec] = {}
+    for part, is_optional in (("required", False), ("optional", True)):
+        names = order.get(part)
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and name in found and (name in optional) == is_optional:
+                ordered.setdefault(name, found[name])
+    ordered |= {name: one for name, one in found.items() if name not in ordered}
+    return [*ordered.values(), *_added(class_type, found, era)]
+
+
+def _added(class_type: str, found: Mapping[str, Spec], era: Era) -> Iterator[Spec]:
+    if class_type in _PLAYERS:
+        yield Spec("audioUI", "AUDIO_UI", _SENT if era.is_old else _NOTHING)
+    elif class_type in ("Preview3D", "SaveGLB"):
+        yield Spec("image", "PREVIEW_3D", _NOTHING)
+    elif class_type == "PreviewAny" and era.is_old:
+        yield Spec("preview", "AUDIO_UI", _SENT)
+    audio = found.get("audio")
+    if audio is not None and audio.options.get("audio_upload") is True:
+        yield Spec("upload", "AUDIOUPLOAD", _NOTHING)
+    elif any(one.options.get(key) is True for one in found.values() for key in _UPLOADS):
+        yield Spec("upload", "IMAGEUPLOAD", _NOTHING)
+
+
+def _entries(data: Any) -> Iterator[tuple[str, Any, bool]]:
+    if isinstance(data, Mapping):
+        for part, optional in (("required", False), ("optional", True)):
+            entries = data.get(part)
+            if isinstance(entries, Mapping):
+                for name, raw in entries.items():
+                    yield str(name), raw, optional
