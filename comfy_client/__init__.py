@@ -125,6 +125,7 @@ from .workflow import Node, Workflow
 if TYPE_CHECKING:
     from .batch.sweep import Sweep, SweepRow
     from .doctor.report import DoctorCheck, DoctorReport
+    from .workflow.build import Graph, GraphNode, Link
     from .workflow.template import Template
 
 __all__ = [
@@ -153,6 +154,8 @@ __all__ = [
     "ExecutionStart",
     "ExecutionSuccess",
     "FeatureFlags",
+    "Graph",
+    "GraphNode",
     "HeaderCredentials",
     "Job",
     "JobError",
@@ -163,6 +166,7 @@ __all__ = [
     "JobLostEvent",
     "JobProgress",
     "JobTimeout",
+    "Link",
     "LogEntry",
     "LogsEvent",
     "Node",
@@ -207,7 +211,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What takes a while to import, and is wanted rarely."""
     if name in __all__:
-        for add_on in (".batch.sweep", ".doctor.report", ".workflow.template"):
+        for add_on in (
+            ".batch.sweep",
+            ".doctor.report",
+            ".workflow.build",
+            ".workflow.template",
+        ):
             found = vars(import_module(add_on, __name__))
             if name in found:
                 return found[name]

@@ -1,4 +1,4 @@
-"""The command line, ``comfy-client``: ``demo``, ``doctor`` and ``serve``; the extra ``[cli]``."""
+"""The command line, ``comfy-client``, and its commands; the extra ``[cli]``."""
 
 from __future__ import annotations
 
@@ -351,6 +351,43 @@ def doctor(host: str, run: bool, timeout: float) -> None:
     click.echo(str(report))
     if not report:
         raise click.exceptions.Exit(1)
+
+
+# -- stubs ------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option(
+    "--host",
+    metavar="URL",
+    default="http://127.0.0.1:8188",
+    show_default=True,
+    help="The ComfyUI whose node classes are wanted.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The module to write, such as comfy_nodes.py.  Default: standard output.",
+)
+@_plainly
+def stubs(host: str, output: Path | None) -> None:
+    """Write a module by which editors and mypy know the node classes of a server.
+
+    Import Graph from it instead of from comfy_client.  Credentials are taken as by demo.
+    """
+    from ..workflow.stubs import stubs as module_for
+
+    api = ComfyApi(host, credentials=_credentials(host))
+    with contextlib.closing(api):
+        definitions = api.node_definitions()
+    if output is None:
+        click.echo(module_for(definitions), nl=False)
+        return
+    text = module_for(definitions, output.stem)
+    written = write_atomically(output, [text.encode()], if_exists="overwrite")
+    click.echo(_one_line(f"{len(definitions)} node classes: {written}"), err=True)
 
 
 # -- serve ------------------------------------------------------------------------------

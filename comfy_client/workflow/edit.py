@@ -290,6 +290,26 @@ class Workflow(Nodes):
         # Half of a surrogate pair is legal in JSON only as an escape.
         return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
+    def to_code(self) -> str:
+        """Python code that builds this workflow: same ids, order, inputs, titles.
+
+        It makes it with a :class:`Graph`, a node a statement, each after those it takes from, and
+        ends with the variable ``workflow``.  With ``Graph(api)`` in place of ``Graph()`` it is
+        checked on the way.
+
+        Example::
+
+            from comfy_client import Workflow
+
+            print(Workflow.example().to_code())
+
+        Raises:
+            WorkflowError: It contains NaN, or a value that is nested too deeply.
+        """
+        from .codegen import to_code  # most programs do without
+
+        return to_code(self._graph)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_json` in UTF-8, and return the path.
 

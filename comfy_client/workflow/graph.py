@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import WorkflowError
@@ -127,6 +127,14 @@ def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
     key = origin(graph, node_id)
     node = {} if key is None else graph[key]
     return node if isinstance(node, Mapping) else {}
+
+
+def free_id(taken: Container[str], after: int = 0) -> int:
+    """The first number above ``after`` that no node has for its id."""
+    number = after + 1
+    while str(number) in taken:
+        number += 1
+    return number
 
 
 def copied(value: Any) -> Any:

@@ -442,3 +442,25 @@ def test_python_m_is_the_same_command(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert run.stdout == f"comfy-client, version {comfy_client.__version__}\n"
+
+
+# -- stubs --------------------------------------------------------------------------------
+
+
+def test_stubs_writes_a_module_with_the_nodes_of_a_server(tmp_path: Path) -> None:
+    """To a file that it replaces, or to standard output; the Graph of it is ours."""
+    path = tmp_path / "comfy_nodes.py"
+    path.write_text("old")
+    with ComfyServer(credentials=("user", "secret")) as server:
+        host = server.url.replace("://", "://user:secret@")
+        done = invoke("stubs", "--host", host, "-o", path)
+        shown = invoke("stubs", "--host", host)
+        assert "401" in error_of(invoke("stubs", "--host", server.url))
+    assert done.exit_code == 0, done.output
+    assert done.stderr.endswith(f"node classes: {path}\n")
+    assert shown.stdout == path.read_text()
+    assert "secret" not in shown.stdout
+    assert "def KSampler(" in shown.stdout
+    names: dict[str, Any] = {}
+    exec(shown.stdout, names)
+    assert names["Graph"] is comfy_client.Graph

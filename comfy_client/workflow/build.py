@@ -1,0 +1,397 @@
+"""Build a workflow from code, node by node."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Generic, Literal, TypeVar, overload
+
+import attrs
+
+from ..errors import ComfyError, WorkflowError
+from ..nearest import nearest
+from .class_inputs import Autogrow, InputSpec, OutputSpec, walk
+from .definitions import Definitions, as_mapping
+from .edit import Workflow
+from .fill import fill
+from .graph import brief, copied, describe, free_id, json_value, listing
+from .literals import is_identifier
+
+#: The type of an output, such as ``Literal["MODEL"]``.
+Kind = TypeVar("Kind", covariant=True)
+
+#: Parameters of a class that are shown.
+_MOST_SHOWN = 300
+
+
+class UnknownName(WorkflowError, AttributeError):
+    """An attribute that is no name of the server; ``hasattr`` understands it, too."""
+
+
+@attrs.frozen(order=False)
+class Link(Generic[Kind]):
+    """An output of a node of a :class:`Graph`, to be the input of others.
+
+    Attributes:
+        node_id: The id of the node.
+        slot: Which of its outputs, from 0.
+        type: The type of the output, such as ``MODEL``; ``*`` for any; ``None`` if the graph has
+            no definitions.
+    """
+
+    node_id: str
+    slot: int = 0
+    type: str | None = None
+    _graph: object = attrs.field(default=None, eq=False, repr=False)
+
+
+@attrs.frozen(eq=False, repr=False)
+class GraphNode(Link[Kind]):
+    """A node of a :class:`Graph`, which its call returned: its outputs, as links.
+
+    It stands for its first output where a link is wanted.  Several are unpacked, or taken by slot
+    or by name::
+
+        model, clip, vae = g.CheckpointLoaderSimple(ckpt_name="tiny.safetensors")
+        loader = g.CheckpointLoaderSimple(ckpt_name="tiny.safetensors")
+        loader[1], loader["CLIP"], loader.CLIP  # all the same
+
+    Without definitions the graph does not know the outputs of a node: there only ``loader[1]``
+    works.
+    """
+
+    _outputs: tuple[OutputSpec, ...] | None = None
+
+    @overload
+    def __getitem__(self, output: Literal[0]) -> Link[Kind]: ...
+    @overload
+    def __getitem__(self, output: int | str) -> Link[Any]: ...
+    def __getitem__(self, output: int | str) -> Link[Any]:
+        slot = self._slot(output) if isinstance(output, str) else output
+        if isinstance(slot, bool) or not isinstance(slot, int):
+            raise TypeError(f"an output is addressed by slot or name, not by {brief(output)}")
+        if slot < 0 or (self._outputs is not None and slot >= len(self._outputs)):
+            raise WorkflowError(f"{self!r} has no output {brief(slot)}")
+        kind = None if self._outputs is None else self._outputs[slot].kind
+        return Link(self.node_id, slot, kind, self._graph)
+
+    def __iter__(self) -> Iterator[Link[Any]]:
+        if self._outputs is None:
+            raise WorkflowError(
+                f"how many outputs {self!r} has is not known without definitions: "
+                "take them by slot, as in node[0], or make the graph with Graph(api)"
+            )
+        return (self[slot] for slot in range(len(self._outputs)))
+
+    def __getattr__(self, name: str) -> Link[Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except WorkflowError as exc:
+            raise UnknownName(str(exc), candidates=exc.candidates) from None
+
+    def __dir__(self) -> Iterable[str]:
+        names = [one.name for one in self._outputs or ()]
+        return [*super().__dir__(), *filter(is_identifier, names)]
+
+    def __repr__(self) -> str:
+        return f"<GraphNode {brief(self.node_id)}: {self._listing()}>"
+
+    def _slot(self, name: str) -> int:
+        outputs = self._outputs or ()
+        for key in ("name", "kind"):
+            slots = [slot for slot, one in enumerate(outputs) if getattr(one, key) == name]
+            if len(slots) > 1:
+                raise WorkflowError(
+                    f"{self!r} has several outputs {brief(name)}; take one by its slot, "
+                    f"one of {listing(slots)}"
+                )
+            if slots:
+                return slots[0]
+        names = tuple(one.name for one in outputs)
+        near = nearest(name, names)
+        told = f"; nearest: {listing(near)}" if near else ""
+        raise WorkflowError(f"{self!r} has no output {brief(name)}{told}", candidates=near or names)
+
+    def _listing(self) -> str:
+        if self._outputs is None:
+            return "its outputs are not known"
+        return listing(one.name for one in self._outputs) or "no outputs"
+
+
+#: What makes a node of one class: see :meth:`Graph.node`.
+MakeNode = Callable[..., GraphNode[Any]]
+
+
+class BaseGraph:
+    """What :class:`Graph` has beside the names of the server; typed stubs derive from it."""
+
+    def __init__(self, definitions: Definitions | None = None) -> None:
+        self._definitions = definitions
+        self._graph: dict[str, Any] = {}
+        self._outputs: dict[str, tuple[OutputSpec, ...]] = {}
+        self._last = 0
+
+    def node(
+        self,
+        class_type: str,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+        *,
+        _id: str | int | None = None,
+        _title: str | None = None,
+        _meta: Mapping[str, Any] | None = None,
+        _extra: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> GraphNode[Any]:
+        """Add a node; ``g.KSampler(...)`` is short for ``g.node("KSampler", ...)``.
+
+        Inputs take values and links: a node or an output of one that was made before, or
+        ``[node id, slot]``.  An input that has as many parts as it is given takes a list, or a
+        dict by the names of the parts: ``images=[a, b]``.  Names that are no Python identifiers go
+        into a dict: ``g.ResizeImageMaskNode({"resize_type.width": 512}, ...)``.
+
+        With definitions, inputs that are left out get the defaults that the page begins with, and
+        all are checked as the server would check them, and a little more strictly: an INT is
+        an ``int``, not a text that can be converted.  What is neither a link nor of the type of
+        the input is given as ``{"__value__": ...}``, which servers since 0.3.27 unwrap.
+
+        Args:
+            class_type: The class of the node, a key of ``GET /object_info``.
+            inputs: Inputs by name, whatever the names.
+            _id: The id of the node.  ``None``: the next number.
+            _title: Its title.  ``None``: none.
+            _meta: What else its ``_meta`` holds.
+            _extra: Other keys of the node than ``class_type`` and ``inputs``.
+            **values: More inputs.
+
+        Raises:
+            WorkflowError: The server has no such class, or would refuse the input; a required input
+                is missing; the id is taken.  The message names the node, the input, the value and
+                what would be right; ``candidates`` are similar names, or choices.
+            ApiError: The server refused to give the definition; :class:`TransportError`: it gave
+                no answer.
+        """
+        if not isinstance(class_type, str) or not class_type:
+            raise TypeError(f"the class of a node is a str, not {brief(class_type)}")
+        definition = self._definition(class_type)
+        node_id = str(free_id(self._graph, self._last)) if _id is None else str(_id)
+        if node_id in self._graph:
+            raise WorkflowError(f"there is a {describe(self._graph, node_id)} already")
+        given = dict(inputs or {})
+        twice = next((name for name in given if name in values), None)
+        if twice is not None:
+            raise WorkflowError(f"{class_type}: input {brief(twice)} is given twice")
+        node: dict[str, Any] = {"inputs": {}, "class_type": class_type}
+        if _title is not None or _meta is not None:
+            title = {} if _title is None else {"title": _title}
+            node["_meta"] = {**title, **copied(_meta or {})}
+        self._graph[node_id] = {**node, **copied(_extra or {}), **node}
+        try:
+            outputs = self._fill_in(node_id, {**given, **values}, definition)
+        except BaseException:
+            del self._graph[node_id]
+            raise
+        if _id is None:
+            self._last = int(node_id)
+        kind = outputs[0].kind if outputs else None
+        return GraphNode(node_id, 0, kind, self, outputs)
+
+    def workflow(self, *, order: Iterable[str] | None = None) -> Workflow:
+        """The workflow so far, as a copy; the graph can go on.
+
+        Args:
+            order: The ids of all nodes as they shall follow each other.  ``None``: as they
+                were made.
+
+        Raises:
+            WorkflowError: There is no node, or ``order`` lacks some or names others.
+        """
+        graph = self._graph
+        if order is not None:
+            ids = list(order)
+            if sorted(ids) != sorted(graph):
+                odd = listing(sorted(set(ids) ^ graph.keys())) or "one comes twice"
+                raise WorkflowError(f"order names each node of the graph once: {odd}")
+            graph = {node_id: graph[node_id] for node_id in ids}
+        if not graph:
+            raise WorkflowError("the graph has no nodes yet")
+        return Workflow(graph)
+
+    def __getitem__(self, class_type: str) -> MakeNode:
+        if not isinstance(class_type, str):
+            raise TypeError(f"a node class is addressed by its name, not by {brief(class_type)}")
+        return NodeClass(self.node, class_type, self._definition(class_type) or {})
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *filter(is_identifier, self._ipython_key_completions_())]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        try:
+            return list(self._all_definitions())
+        except ComfyError:  # nobody wants it while typing
+            return []
+
+    def __repr__(self) -> str:
+        noun = "node" if len(self._graph) == 1 else "nodes"
+        return f"<{type(self).__name__} {len(self._graph)} {noun}>"
+
+    def _all_definitions(self) -> Mapping[str, Any]:
+        return {} if self._definitions is None else as_mapping(self._definitions)
+
+    def _definition(self, class_type: str) -> Mapping[str, Any] | None:
+        """``None``: there are no definitions."""
+        if self._definitions is None:
+            return None
+        found = as_mapping(self._definitions, [class_type]).get(class_type)
+        if isinstance(found, Mapping):
+            return found
+        near = nearest(class_type, self._all_definitions())
+        told = f"nearest: {listing(near)}" if near else "is a custom node missing?"
+        raise WorkflowError(
+            f"the server has no node class {brief(class_type)}; {told}", candidates=near
+        )
+
+    def _fill_in(
+        self, node_id: str, given: Mapping[str, Any], definition: Mapping[str, Any] | None
+    ) -> tuple[OutputSpec, ...] | None:
+        """Give a node its inputs, and return its outputs; ``None``: they are not known."""
+        node = self._graph[node_id]
+        for name, value in given.items():
+            fault: object = "the name is no string"
+            if isinstance(name, str):
+                try:
+                    node["inputs"][name] = self._json(value, parts=definition is not None)
+                    continue
+                except (ValueError, RecursionError) as exc:
+                    fault = exc
+            who = describe(self._graph, node_id)
+            raise WorkflowError(f"{who}, input {brief(name)}: {fault}")
+        if definition is None:
+            return None
+        try:
+            found = fill(self._graph, node_id, definition, self._outputs)
+        except WorkflowError:
+            newer = self._asked_again(node["class_type"])
+            if newer is None or newer == definition:
+                raise
+            found = fill(self._graph, node_id, newer, self._outputs)  # with models added since
+        node["inputs"], self._outputs[node_id] = found
+        return found[1]
+
+    def _asked_again(self, class_type: str) -> Mapping[str, Any] | None:
+        if self._definitions is None or isinstance(self._definitions, Mapping):
+            return None
+        newer = self._definitions.node_definitions([class_type], refresh=True)
+        found = as_mapping(newer, [class_type]).get(class_type)
+        return found if isinstance(found, Mapping) else None
+
+    def _json(self, value: Any, *, parts: bool) -> Any:
+        """A value as JSON carries it, and a node or an output as ``[node id, slot]``."""
+        if isinstance(value, Link):
+            return self._link(value)
+        if isinstance(value, (list, tuple)) and any(isinstance(one, Link) for one in value):
+            if parts:
+                return [self._json(one, parts=False) for one in value]
+            raise ValueError(_ONE_BY_ONE)
+        if isinstance(value, Mapping) and any(isinstance(one, Link) for one in value.values()):
+            if parts:
+                return {name: self._json(one, parts=False) for name, one in value.items()}
+            raise ValueError(_ONE_BY_ONE)
+        return json_value(value)
+
+    def _link(self, link: Link[Any]) -> list[Any]:
+        if link._graph is not self:
+            raise ValueError(f"{link!r} is of another Graph")
+        if self._outputs.get(link.node_id) == ():
+            raise ValueError(f"{describe(self._graph, link.node_id)} has no outputs")
+        return [link.node_id, link.slot]
+
+
+_ONE_BY_ONE = (
+    "how an input takes several links is not known without definitions: give each by its full "
+    'name, such as {"images.image0": ...}, or make the graph with Graph(api)'
+)
+
+
+class Graph(BaseGraph):
+    """A workflow that is built from code, and checked while it is built.
+
+    Each node class of the server is a method; what the call returns is the node, which others
+    take for input.  :meth:`node` says what a call takes.  A class whose name is no Python
+    identifier is ``g["Epsilon Scaling"](...)``.  ``dir(g)``, and Tab in a notebook, list the
+    classes, and ``comfy-client stubs`` writes a module by which an editor and mypy know them all.
+
+    Example::
+
+        from comfy_client import ComfyApi, Graph
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            g = Graph(api)
+            model, clip, vae = g.CheckpointLoaderSimple()  # the first of the server
+            latent = g.KSampler(
+                model=model,
+                positive=g.CLIPTextEncode(clip=clip, text="a fox in the snow"),
+                negative=g.CLIPTextEncode(clip=clip, text="blurry"),
+                latent_image=g.EmptyLatentImage(width=256, height=256),
+                seed=7,
+                steps=4,
+            )
+            save = g.SaveImage(images=g.VAEDecode(samples=latent, vae=vae), _title="The fox")
+            result = api.run(g.workflow())
+            print(result[save.node_id].files[0].filename)
+
+    Args:
+        definitions: A :class:`ComfyApi`, which is asked for the classes that are used, or a dict
+            as ``GET /object_info`` gives it.  ``None``: nothing is checked and no default filled
+            in, as in the code that :meth:`Workflow.to_code` writes.
+    """
+
+    def __getattr__(self, name: str) -> MakeNode:
+        if name.startswith("_"):  # Python's and notebooks' own, for which no server is asked
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            return self[name]
+        except WorkflowError as exc:
+            raise UnknownName(str(exc), candidates=exc.candidates) from None
+
+
+@attrs.frozen(eq=False, repr=False)
+class NodeClass:
+    """Makes nodes of one class when it is called; its signature shows what they take."""
+
+    _node: MakeNode
+    _class_type: str
+    _definition: Mapping[str, Any]
+
+    def __call__(self, /, *args: Any, **values: Any) -> GraphNode[Any]:
+        """As :meth:`Graph.node`."""
+        return self._node(self._class_type, *args, **values)
+
+    def __repr__(self) -> str:
+        return f"<node class {brief(self._class_type)}>"
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What a notebook completes and shows: the inputs whose names are identifiers."""
+        some = inspect.Parameter
+        made = [some("inputs", some.POSITIONAL_ONLY, default=None)]
+        for spec in islice(walk(self._definition, {}), _MOST_SHOWN):
+            if not isinstance(spec, str) and is_identifier(spec.name) and spec.name != "inputs":
+                kind = [spec.part.kind] if isinstance(spec, Autogrow) else spec.kind
+                shown = kind if isinstance(kind, str) else brief(kind)
+                default = _default(spec)
+                made.append(some(spec.name, some.KEYWORD_ONLY, default=default, annotation=shown))
+        return inspect.Signature([*made, some("more", some.VAR_KEYWORD)])
+
+
+def _default(spec: InputSpec | Autogrow) -> Any:
+    """What a signature shows for the default of an input."""
+    if isinstance(spec, Autogrow):
+        return inspect.Parameter.empty if spec.least else ()
+    try:
+        return spec.default()
+    except LookupError:
+        return inspect.Parameter.empty if spec.required else None

@@ -1,0 +1,293 @@
+"""The inputs of one node, by the definition of its class and what it was given.
+
+Some inputs stand for several: the choice of a *dynamic combo* brings inputs of its own
+(``model.size``), and an *autogrow* input has as many as it is given (``images.image0``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import attrs
+
+#: Types for which the page has a widget, so that their inputs have values.
+WIDGETS: Final = frozenset(
+    {
+        *("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "MARKDOWN", "TEXTAREA", "COLOR", "COLORS"),
+        *("BOUNDING_BOX", "BOUNDING_BOXES", "CURVE", "RANGE", "PAINTER", "COMPOSITOR", "CHART"),
+        *("GALLERIA", "IMAGECOMPARE", "IMAGEUPLOAD", "AUDIOUPLOAD", "AUDIO_RECORD", "WEBCAM"),
+        *("VIDEO_EDIT", "RESOLUTION_PREVIEW", "LIGHT_INFO_PREVIEW", "LOAD_3D"),
+        "LOAD_3D_ANIMATION",
+    }
+)
+#: How deep inputs of inputs are read, and how many of a group can be required.
+_MAX_LEVELS: Final = 20
+_MOST_REQUIRED: Final = 1000
+
+
+@attrs.frozen
+class InputSpec:
+    """One input, which takes a value or a link.
+
+    Attributes:
+        name: Its full name, such as ``seed`` or ``images.image0``.
+        kind: A type, several with commas between, ``*`` for any, or a list of choices.
+        options: ``default``, ``min``, ``max`` and the like.
+        required: Whether the server refuses a node without it.
+        template: For what takes its type from a link: which other inputs and outputs do so, too.
+    """
+
+    name: str
+    kind: Any
+    options: Mapping[str, Any]
+    required: bool
+    template: str = ""
+
+    @property
+    def choices(self) -> list[Any] | None:
+        """What it can be set to; ``None``: it is no combo, or only the page knows."""
+        if isinstance(self.kind, list):
+            return self.kind
+        choices = self.options.get("options") if self.kind == "COMBO" else None
+        return choices if isinstance(choices, list) else None
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether the page shows it as a field with a value."""
+        if self.options.get("forceInput") or self.options.get("defaultInput"):
+            return False
+        kinds = [self.kind, self.options.get("widgetType")]
+        return any(isinstance(one, list) or _is_in(one, WIDGETS) for one in kinds)
+
+    @property
+    def has_open_choices(self) -> bool:
+        """Whether the choices are not all that it takes: files that are uploaded, or the page's."""
+        return any(name.endswith("upload") or name.startswith("remote") for name in self.options)
+
+    @property
+    def takes_link_only(self) -> bool:
+        """Whether it is of a type that a value cannot be, such as MODEL."""
+        if not isinstance(self.kind, str) or self.is_widget or "default" in self.options:
+            return False
+        return "*" not in self.kind and WIDGETS.isdisjoint(types_of(self.kind))
+
+    def default(self) -> Any:
+        """The value that the page begins with.
+
+        Raises:
+            LookupError: There is none: it takes a link, or the server has no choices.
+        """
+        if not self.is_widget:
+            raise LookupError
+        if "default" in self.options:
+            return self.options["default"]
+        if self.choices:
+            return self.choices[0]
+        low, high = (self.options.get(name) for name in ("min", "max"))
+        match self.kind:
+            case "INT" | "FLOAT":
+                number = 0 if self.kind == "INT" else 0.0
+                number = max(number, low) if isinstance(low, (int, float)) else number
+                return min(number, high) if isinstance(high, (int, float)) else number
+            case "BOOLEAN":
+                return False
+            case "STRING" | "MARKDOWN" | "TEXTAREA":
+                return ""
+        raise LookupError
+
+
+@attrs.frozen
+class Autogrow:
+    """An input that has as many parts as it is given.
+
+    Attributes:
+        name: Its full name.
+        part: What each part takes: its ``name`` is that of the template.
+        names: The names of the parts, if they are listed.
+        prefix: Else what stands before their number.
+        most: How many there can be.
+        least: How many there must be.
+    """
+
+    name: str
+    part: InputSpec
+    names: tuple[str, ...]
+    prefix: str
+    most: int
+    least: int
+
+    def part_name(self, index: int) -> str:
+        """The full name of a part."""
+        name = self.names[index] if self.names else f"{self.prefix}{index}"
+        return f"{self.name}.{name}"
+
+    def parts(self, given: Collection[str]) -> Iterator[InputSpec]:
+        """The parts that are given, and those that have to be."""
+        required = dict.fromkeys(map(self.part_name, range(self.least)))
+        for name in {**required, **dict.fromkeys(one for one in given if self.has(one))}:
+            yield attrs.evolve(self.part, name=name, required=name in required)
+
+    def has(self, name: str) -> bool:
+        """Whether this is the full name of a part."""
+        if not name.startswith(f"{self.name}."):
+            return False
+        bare = name[len(self.name) + 1 :]
+        if self.names:
+            return bare in self.names
+        number = bare.removeprefix(self.prefix)
+        return (
+            bare.startswith(self.prefix)
+            and len(number) < 8
+            and number.isascii()
+            and number.isdecimal()
+            and str(int(number)) == number
+            and int(number) < self.most
+        )
+
+
+Given = Mapping[str, Any]
+
+
+def walk(definition: Mapping[str, Any], given: Given) -> Iterator[InputSpec | Autogrow | str]:
+    """The inputs of a class in their order, required ones first.
+
+    Args:
+        definition: One value of ``GET /object_info``, or part of one.
+        given: What the node is given: the choice of a dynamic combo decides what follows.
+
+    Yields:
+        Inputs; autogrow inputs; and the name of what this library does not know, whose
+        inputs all begin with it.
+    """
+    yield from _walk(_mapping(definition.get("input")), given, "", 0)
+
+
+def _walk(
+    groups: Mapping[str, Any], given: Given, prefix: str, level: int
+) -> Iterator[InputSpec | Autogrow | str]:
+    if level > _MAX_LEVELS:
+        return
+    seen = set()
+    for group in ("required", "optional"):
+        for name, config in _mapping(groups.get(group)).items():
+            if name in seen or not isinstance(config, (list, tuple)) or not config:
+                continue
+            seen.add(name)
+            full = f"{prefix}{name}"
+            options = _mapping(config[1]) if len(config) > 1 else {}
+            spec = InputSpec(full, config[0], options, group == "required")
+            match spec.kind:
+                case "COMFY_DYNAMICCOMBO_V3":
+                    yield from _dynamic_combo(spec, given, level)
+                case "COMFY_AUTOGROW_V3":
+                    grows = _autogrow(spec, level)
+                    yield full if grows is None else grows
+                case "COMFY_MATCHTYPE_V3":
+                    yield _match_type(spec)
+                case str(kind) if kind.startswith("COMFY_") and kind.endswith("_V3"):
+                    yield full
+                case str() | list():
+                    yield spec
+
+
+def _dynamic_combo(
+    spec: InputSpec, given: Given, level: int
+) -> Iterator[InputSpec | Autogrow | str]:
+    options = spec.options.get("options")
+    inputs = {
+        one["key"]: _mapping(one.get("inputs"))
+        for one in _list(options)
+        if isinstance(one, Mapping) and isinstance(one.get("key"), str)
+    }
+    default = spec.options.get("default", next(iter(inputs), None))
+    if default not in inputs:
+        default = next(iter(inputs), None)
+    combo = {"default": default} if inputs else {}
+    yield attrs.evolve(spec, kind=list(inputs), options={**spec.options, **combo})
+    chosen = given.get(spec.name, default)
+    if isinstance(chosen, str) and chosen in inputs:
+        yield from _walk(inputs[chosen], given, f"{spec.name}.", level + 1)
+
+
+def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:
+    template = _mapping(spec.options.get("template"))
+    groups = _mapping(template.get("input"))
+    parts = list(islice(_walk(groups, {}, "", level + 1), 2))
+    if len(parts) != 1 or not isinstance(parts[0], InputSpec):
+        return None
+    prefix = template.get("prefix")
+    names = tuple(one for one in _list(template.get("names")) if isinstance(one, str))
+    if not names and not isinstance(prefix, str):
+        return None
+    least, most = template.get("min"), template.get("max")
+    least = least if type(least) is int else 0
+    most = most if type(most) is int else 100
+    required = spec.required and parts[0].required
+    return Autogrow(
+        name=spec.name,
+        part=parts[0],
+        names=names,
+        prefix=prefix if isinstance(prefix, str) else "",
+        most=len(names) if names else most,
+        least=min(least, len(names) or most, _MOST_REQUIRED) if required else 0,
+    )
+
+
+def _match_type(spec: InputSpec) -> InputSpec:
+    template = _mapping(spec.options.get("template"))
+    allowed, name = template.get("allowed_types"), template.get("template_id")
+    return attrs.evolve(
+        spec,
+        kind=allowed if isinstance(allowed, str) and allowed else "*",
+        template=name if isinstance(name, str) else "",
+    )
+
+
+def types_of(kind: str) -> set[str]:
+    """The types of a union such as ``"INT,FLOAT"``."""
+    return {one.strip() for one in kind.split(",")}
+
+
+@attrs.frozen
+class OutputSpec:
+    """One output of a class.
+
+    Attributes:
+        name: Its name, often that of its type.
+        kind: Its type; ``*`` for any.
+        template: For what has the type of a link: which inputs decide.
+    """
+
+    name: str
+    kind: str
+    template: str = ""
+
+
+def outputs_of(definition: Mapping[str, Any]) -> list[OutputSpec]:
+    """The outputs of a class by slot."""
+    names, templates = _list(definition.get("output_name")), definition.get("output_matchtypes")
+    found = []
+    for slot, given in enumerate(_list(definition.get("output"))):
+        kind = given if isinstance(given, str) else "COMBO"
+        kind = "*" if kind == "COMFY_MATCHTYPE_V3" else kind
+        found.append(OutputSpec(_at(names, slot) or kind, kind, _at(_list(templates), slot)))
+    return found
+
+
+def _is_in(value: object, names: Collection[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _at(values: Sequence[Any], slot: int) -> str:
+    value = values[slot] if slot < len(values) else None
+    return value if isinstance(value, str) else ""
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

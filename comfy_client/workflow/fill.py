@@ -1,0 +1,244 @@
+"""The inputs of one new node: defaults filled in, and checked as the server would check them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import WorkflowError
+from ..nearest import nearest
+from .class_inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .explain import explain_rejection
+from .graph import as_link, brief, describe, json_graph, listing, shorten
+from .seeds import NAMES as SEEDS
+from .seeds import is_wanted
+from .validate import validate
+
+#: The outputs of nodes by their id.
+Outputs = Mapping[str, tuple[OutputSpec, ...]]
+
+_PYTHON: Mapping[str, str] = {"INT": "int", "FLOAT": "float", "STRING": "str", "BOOLEAN": "bool"}
+
+
+def fill(
+    graph: Mapping[str, Any], node_id: str, definition: Mapping[str, Any], outputs: Outputs
+) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
+    """The inputs of a node in the order of its definition, and what its outputs are.
+
+    Args:
+        graph: The graph with the node in it, whose inputs are what it was given: values,
+            ``[node id, slot]``, and lists or dicts of these for an autogrow input.
+        node_id: The node.
+        definition: The definition of its class.
+        outputs: Those of the other nodes.
+
+    Raises:
+        WorkflowError: What the server would refuse, and what is no value of the input's type.
+    """
+    node = _Filling(graph, node_id, outputs)
+    node.read(definition)
+    node.refuse_unknown()
+    inputs = dict(node.values())
+    node.check(inputs)
+    return inputs, tuple(node.outputs(definition, inputs))
+
+
+class _Filling:
+    """One node while it is filled in."""
+
+    def __init__(self, graph: Mapping[str, Any], node_id: str, outputs: Outputs) -> None:
+        self._graph = graph
+        self._id = node_id
+        self._sources = outputs
+        self._given: dict[str, Any] = dict(graph[node_id]["inputs"])
+        self._specs: dict[str, InputSpec] = {}
+        self._groups: list[str] = []  # of inputs that are not known one by one
+
+    def read(self, definition: Mapping[str, Any]) -> None:
+        """Take over the inputs of the definition, and spread those that stand for several."""
+        for one in walk(definition, self._given):
+            if isinstance(one, InputSpec):
+                self._specs[one.name] = one
+            elif isinstance(one, Autogrow):
+                self._spread(one)
+                self._specs |= {spec.name: spec for spec in one.parts(self._given)}
+            else:
+                self._groups.append(one)
+
+    def _spread(self, group: Autogrow) -> None:
+        if group.name not in self._given:
+            return
+        value = self._given.pop(group.name)
+        if isinstance(value, dict):
+            parts = {f"{group.name}.{name}": one for name, one in value.items()}
+        else:
+            parts = {}
+            listed = value if isinstance(value, list) and not as_link(value) else [value]
+            if len(listed) > group.most:
+                raise self._error(group.name, f"takes at most {group.most}, not {len(listed)}")
+            for index, one in enumerate(listed):
+                parts[group.part_name(index)] = one
+        twice = parts.keys() & self._given
+        if twice:
+            raise self._error(min(twice), f"is given twice, also by {brief(group.name)}")
+        self._given |= parts
+
+    def refuse_unknown(self) -> None:
+        """Raise for the first input that the class does not have."""
+        for name in self._given:
+            if name in self._specs or any(f"{name}.".startswith(f"{g}.") for g in self._groups):
+                continue
+            near = nearest(name, self._specs)
+            told = f"nearest: {listing(near)}" if near else f"it has {listing(self._specs) or None}"
+            raise WorkflowError(
+                f"{self._who} has no input {brief(name)}; {told}",
+                candidates=near or tuple(self._specs),
+            )
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """What was given, and defaults for the rest."""
+        for name, spec in self._specs.items():
+            if name in self._given:
+                yield name, self._value(spec, self._given[name])
+                continue
+            try:
+                yield name, spec.default()
+            except LookupError:
+                if spec.required:
+                    raise self._error(name, f"is missing: {_wanted(spec)}") from None
+        for name, value in self._given.items():
+            if name not in self._specs:
+                yield name, value
+
+    def _value(self, spec: InputSpec, value: Any) -> Any:
+        """A value of the right Python type, or a link that there is."""
+        link = as_link(value)
+        if link:
+            source, slot = link
+            if source not in self._sources:
+                near = nearest(source, self._sources)
+                told = f"; nearest: {listing(near)}" if near else ""
+                raise WorkflowError(
+                    f"{self._where(spec.name)}: {brief(value)} links to node {brief(source)}, "
+                    f"which is not there{told}",
+                    candidates=near,
+                )
+            gives = self._sources[source]
+            if not 0 <= slot < len(gives):
+                has = f"outputs 0 to {len(gives) - 1}" if gives else "no outputs"
+                who = describe(self._graph, source)
+                raise self._error(spec.name, f"takes output {slot} of {who}, which has {has}")
+            return [source, slot]
+        if _is_drawn(spec.name, value) or (isinstance(value, dict) and "__value__" in value):
+            return value
+        wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
+        if spec.takes_link_only:
+            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}; {_WRAP}")
+        if wanted and not _is_a(value, wanted):
+            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
+        return {"__value__": value} if isinstance(value, list) else value
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise for what the server would refuse: ranges, choices, types of links."""
+        known: dict[str, Any] = {}
+        sources = {link[0] for value in inputs.values() if (link := as_link(value))}
+        for name, spec in self._specs.items():
+            is_open = spec.has_open_choices and spec.choices is not None
+            if is_open or _is_drawn(name, inputs.get(name)):
+                known[name] = ["*", {}]
+            else:
+                known[name] = [spec.kind, dict(spec.options)]
+        # Each node a class of its own, named after it; only this one has inputs.
+        definitions: dict[str, Any] = {
+            one: {"input": {}, "output": [out.kind for out in self._sources[one]]}
+            for one in sources
+        }
+        definitions[self._id] = {"input": {"optional": known}, "output": [], "output_node": True}
+        parts: dict[str, Any] = {one: {"class_type": one, "inputs": {}} for one in sources}
+        parts[self._id] = {"class_type": self._id, "inputs": inputs}
+        sealed = json_graph(parts, links=False)
+        errors = validate(sealed, definitions, version="new").node_errors
+        report = errors.get(self._id) if isinstance(errors, dict) else None
+        if report:
+            hints, candidates = self._hints(report["errors"], inputs)
+            report["class_type"] = self._graph[self._id]["class_type"]
+            text = explain_rejection({"node_errors": {self._id: report}}, self._graph)
+            raise WorkflowError("; ".join([text, *hints]), candidates=candidates)
+
+    def _hints(
+        self, errors: list[dict[str, Any]], inputs: Mapping[str, Any]
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """What would fit, in words and as names."""
+        hints: list[str] = []
+        candidates: list[str] = []
+        for error in errors:
+            spec = self._specs.get(error["extra_info"].get("input_name", ""))
+            value = inputs[spec.name] if spec else None
+            if spec and error["type"] == "value_not_in_list":
+                choices = [one for one in spec.choices or () if isinstance(one, str)]
+                near = nearest(value, choices) if isinstance(value, str) else ()
+                candidates += near or choices
+                # A server keeps a long list to itself; and of one, only the beginning is read.
+                error["extra_info"]["input_config"] = [[*near, *(spec.choices or ())], {}]
+                if spec.name not in self._given:
+                    hints.append(f"{spec.name} has its default")
+            link = as_link(value)
+            if spec and link and error["type"] == "return_type_mismatch":
+                for slot, output in enumerate(self._sources[link[0]]):
+                    if types_of(output.kind) & types_of(str(spec.kind)):
+                        hints.append(f"its output {slot}, {brief(output.name)}, would fit")
+                        candidates.append(output.name)
+        return hints, tuple(candidates)
+
+    def outputs(
+        self, definition: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> Iterator[OutputSpec]:
+        """The outputs of the node, with the types that its links bring."""
+        brought: dict[str, set[str]] = {}
+        for name, value in inputs.items():
+            link, spec = as_link(value), self._specs.get(name)
+            if link and spec and spec.template:
+                kind = self._sources[link[0]][link[1]].kind
+                brought.setdefault(spec.template, set()).add(kind)
+        for output in outputs_of(definition):
+            kinds = brought.get(output.template)
+            kind = ",".join(sorted(kinds)) if kinds and output.kind == "*" else output.kind
+            yield OutputSpec(output.name, kind)
+
+    @property
+    def _who(self) -> str:
+        return describe(self._graph, self._id)
+
+    def _where(self, name: str) -> str:
+        return f"{self._who}, input {brief(name)}"
+
+    def _error(self, name: str, text: str) -> WorkflowError:
+        return WorkflowError(f"{self._where(name)} {text}")
+
+
+_WRAP = 'what is no link is given as {"__value__": ...}'
+
+
+def _is_drawn(name: str, value: object) -> bool:
+    """Whether a value stands for a seed that is drawn when the prompt is submitted."""
+    return name in SEEDS and is_wanted(value)
+
+
+def _wanted(spec: InputSpec) -> str:
+    """What an input takes, in words."""
+    if spec.choices is not None:
+        return "the server has nothing to choose from" if not spec.choices else "one of the choices"
+    kind = shorten(spec.kind, 60) if isinstance(spec.kind, str) else "COMBO"
+    return kind if spec.is_widget else f"a link to an output of type {kind}"
+
+
+def _is_a(value: object, wanted: str) -> bool:
+    """Whether a value is of that type; the server would convert most, also in surprising ways."""
+    match wanted:
+        case "bool":
+            return isinstance(value, bool)
+        case "str":
+            return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return wanted == "float" or value == int(value)

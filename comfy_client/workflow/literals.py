@@ -1,0 +1,130 @@
+"""Names and values as Python source: what is made of text that a server or a file chose.
+
+A name from outside becomes an identifier only if it is plain ASCII and means nothing else;
+everything else stays a string literal, which cannot end early.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+from itertools import islice
+from typing import Any, Final
+
+#: Characters of a name that may become an identifier.
+_LONGEST_NAME: Final = 100
+#: Characters of a variable, without its number.
+_LONGEST_VARIABLE: Final = 40
+_WIDTH: Final = 96
+_DEEPEST: Final = 40  # columns of indentation: brackets need none
+_TAKEN: Final = frozenset(dir(builtins))
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a name from outside can stand in code as it is: as an attribute or a keyword.
+
+    Python takes some letters for others (``ﬁ`` for ``fi``), and people do too, so only
+    ASCII can; a leading underscore is ours or Python's.
+    """
+    return (
+        len(name) <= _LONGEST_NAME
+        and name.isascii()
+        and name.isidentifier()
+        and not name.startswith("_")
+        and not keyword.iskeyword(name)
+    )
+
+
+def variable(text: str) -> str:
+    """A lower-case variable name after a title or a class, or ``""`` if nothing of it can serve."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text[:200])
+    name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")
+    if not name or not re.search("[a-z]", name):
+        return ""
+    if name[0].isdigit():
+        name = f"node_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or name in _TAKEN else name
+
+
+def quoted(text: str) -> str:
+    """A string literal, in double quotes where that needs no escape.
+
+    ``repr`` escapes what cannot be seen, such as characters that turn the direction of text.
+    """
+    literal = str.__repr__(text)  # a sealed text would hide itself
+    return literal if '"' in literal else f'"{literal[1:-1]}"'
+
+
+def literal(value: Any, column: int = 0, indent: int = 0) -> str:
+    """A JSON value as a Python expression; what is too long for a line is spread over several.
+
+    Args:
+        value: As JSON carries it: no NaN, and keys that are strings.
+        column: How much of the first line is taken already.
+        indent: Where the line begins that it stands in.
+
+    Raises:
+        ValueError: An ``int`` of more digits than Python writes.
+    """
+    if isinstance(value, str):
+        return _text(value, column, indent)
+    if not isinstance(value, (dict, list)):
+        return _scalar(value)
+    if _fits(value, _WIDTH - column):
+        return _flat(value)
+    inside = min(indent + 4, _DEEPEST)
+    lines = []
+    for key, inner in value.items() if isinstance(value, dict) else (("", one) for one in value):
+        name = f"{quoted(key)}: " if isinstance(value, dict) else ""
+        lines.append(f"{' ' * inside}{name}{literal(inner, inside + len(name), inside)},\n")
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{''.join(lines)}{' ' * indent}{closing}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return repr(value)
+    return (int if isinstance(value, int) else float).__repr__(value)  # not as numpy writes it
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{quoted(k)}: {_flat(inner)}' for k, inner in value.items())}}}"
+    return f"[{', '.join(map(_flat, value))}]" if isinstance(value, list) else _scalar(value)
+
+
+def _fits(value: Any, width: int) -> bool:
+    """Whether a value may be written in so many columns; it looks at no more than that."""
+    ahead = [value]
+    while ahead and width > 0:
+        one = ahead.pop()
+        if isinstance(one, dict):
+            width -= 2 + sum(len(key) + 6 for key, _ in zip(one, range(width), strict=False))
+            ahead += islice(one.values(), max(width, 0))
+        elif isinstance(one, list):
+            width -= 2 + 2 * len(one)
+            ahead += one[: max(width, 0)]
+        else:
+            width -= len(one) + 2 if isinstance(one, str) else len(_scalar(one))
+    return width > 0
+
+
+def _text(text: str, column: int, indent: int) -> str:
+    """A text in one literal, or one literal for each of its lines."""
+    if column + len(text) + 2 < _WIDTH or "\n" not in text:
+        return quoted(text)
+    inside = " " * min(indent + 4, _DEEPEST)
+    lines = "".join(f"{inside}{quoted(line)}\n" for line in text.splitlines(keepends=True))
+    return f"(\n{lines}{' ' * indent})"
+
+
+def call(head: str, arguments: list[str], indent: int = 0) -> str:
+    """A call in one line if it fits, else with one argument a line."""
+    flat = f"{head}({', '.join(arguments)})"
+    if "\n" not in flat and indent + len(flat) <= _WIDTH:
+        return flat
+    inside = " " * (indent + 4)
+    return f"{head}(\n" + "".join(f"{inside}{one},\n" for one in arguments) + " " * indent + ")"

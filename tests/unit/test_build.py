@@ -1,0 +1,510 @@
+"""A graph that is built from code: what a call gives, fills in, and refuses at once."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfy_client import Graph, GraphNode, WorkflowError
+from tests.helpers.conformance import definitions
+from tests.helpers.hostile_values import HOSTILE, places, spoilt
+
+NEW = definitions("0.28.1")
+
+
+def made_up(output: list[str] | None = None, **required: Any) -> dict[str, Any]:
+    """The definition of a class."""
+    return {"input": {"required": required}, "output": output or [], "output_name": output or []}
+
+
+def inputs_of(node: GraphNode[Any], g: Graph) -> Mapping[str, Any]:
+    return g.workflow()[node.node_id].inputs
+
+
+def refusal(g: Graph, class_type: str, *args: Any, **values: Any) -> WorkflowError:
+    """Why a node is refused; nothing of it stays."""
+    before = repr(g)
+    with pytest.raises(WorkflowError) as caught:
+        g[class_type](*args, **values)
+    assert repr(g) == before
+    return caught.value
+
+
+# -- a whole graph ------------------------------------------------------------------------
+
+
+def test_a_graph_becomes_a_workflow() -> None:
+    g = Graph(NEW)
+    model, clip, vae = g.CheckpointLoaderSimple(ckpt_name="tiny.ckpt")
+    positive = g.CLIPTextEncode(clip=clip, text="a fox", _title="Positive prompt")
+    negative = g.CLIPTextEncode(clip=clip)
+    latent = g.EmptyLatentImage(width=64, height=64)
+    sampled = g.KSampler(
+        model=model, positive=positive, negative=negative, latent_image=latent, seed=7
+    )
+    g.SaveImage(images=g.VAEDecode(samples=sampled, vae=vae), _id="save")
+    workflow = g.workflow()
+    assert [node.id for node in workflow] == ["1", "2", "3", "4", "5", "6", "save"]
+    assert workflow["Positive prompt"].inputs == {"text": "a fox", "clip": ["1", 1]}
+    assert workflow["KSampler"]["seed"] == 7
+    assert workflow["save"].inputs == {"images": ["6", 0], "filename_prefix": "ComfyUI"}
+
+
+def test_a_workflow_is_a_copy_and_the_graph_goes_on() -> None:
+    g = Graph(NEW)
+    g.EmptyImage()
+    workflow = g.workflow()
+    workflow["EmptyImage"]["width"] = 64
+    g.EmptyImage()
+    assert len(workflow) == 1
+    assert g.workflow()["1"]["width"] == 512
+
+
+def test_a_graph_without_nodes_is_no_workflow() -> None:
+    with pytest.raises(WorkflowError, match="no nodes yet"):
+        Graph(NEW).workflow()
+
+
+def test_the_order_of_the_workflow_can_be_given() -> None:
+    g = Graph()
+    for name in ("b", "a"):
+        g.EmptyImage(_id=name)
+    assert [node.id for node in g.workflow(order=["a", "b"])] == ["a", "b"]
+    with pytest.raises(WorkflowError, match="each node of the graph once: 'c'"):
+        g.workflow(order=["a", "b", "c"])
+    with pytest.raises(WorkflowError, match="one comes twice"):
+        g.workflow(order=["a", "b", "b"])
+
+
+def test_ids_are_the_next_free_numbers_or_what_was_asked_for() -> None:
+    g = Graph()
+    ids = [g.A(_id=one).node_id for one in (None, "3", 2, None, "12:3", None)]
+    assert ids == ["1", "3", "2", "4", "12:3", "5"]
+    with pytest.raises(WorkflowError, match=r"there is a node 3 \(A\) already"):
+        g.B(_id=3)
+
+
+def test_title_meta_and_other_keys_are_no_inputs() -> None:
+    g = Graph()
+    g.node("A", {"_title": 1, "class_type": 2}, _title="T", _meta={"ver": "1"}, _extra={"x": [1]})
+    assert g.workflow().to_dict()["1"] == {
+        "class_type": "A",
+        "inputs": {"_title": 1, "class_type": 2},
+        "_meta": {"title": "T", "ver": "1"},
+        "x": [1],
+    }
+
+
+def test_any_name_can_be_a_class_and_an_input() -> None:
+    """Those of a method, of Python, of nobody."""
+    names = ["node", "workflow", "class", "a b", "Graph", "_id", "self", "inputs", "1.5", "ﬁ"]
+    g = Graph({name: made_up(**{one: ["INT", {}] for one in names}) for name in names})
+    for name in names:
+        node = g[name](dict.fromkeys(names, 3))
+        assert inputs_of(node, g) == dict.fromkeys(names, 3)
+    g.node("a b", {"_id": 4, "class": 5}, _id="x", self=6, inputs=7, **{"a b": 8})
+    assert g.workflow()["x"]["_id"] == 4
+
+
+# -- outputs ------------------------------------------------------------------------------
+
+
+def test_outputs_are_unpacked_indexed_and_named() -> None:
+    g = Graph(NEW)
+    loader = g.CheckpointLoaderSimple()
+    model, clip, vae = loader
+    assert [one.type for one in (model, clip, vae)] == ["MODEL", "CLIP", "VAE"]
+    assert loader[1] == clip == loader["CLIP"] == loader.CLIP
+    assert {"MODEL", "CLIP", "VAE"} <= set(dir(loader))
+    assert loader.type == "MODEL"
+    assert repr(loader) == "<GraphNode '1': 'MODEL', 'CLIP', 'VAE'>"
+
+
+def test_a_node_stands_for_its_first_output() -> None:
+    g = Graph(NEW)
+    loaded = g.LoadImage(image="anything.png")  # uploaded since the definitions were read
+    assert inputs_of(g.SaveImage(images=loaded), g)["images"] == ["1", 0]
+
+
+def test_an_output_that_there_is_not_is_named() -> None:
+    g = Graph(NEW)
+    loader = g.CheckpointLoaderSimple()
+    with pytest.raises(WorkflowError, match="has no output 'CLIPP'; nearest: 'CLIP'") as caught:
+        loader["CLIPP"]
+    assert caught.value.candidates == ("CLIP",)
+    with pytest.raises(WorkflowError, match="has no output 3"):
+        loader[3]
+    with pytest.raises(WorkflowError, match="has no output -1"):
+        loader[-1]
+    assert not hasattr(loader, "model_of_mine")
+    assert not hasattr(loader, "_repr_html_")
+    with pytest.raises(TypeError, match="by slot or name, not by None"):
+        loader[None]  # type: ignore[call-overload]
+
+
+def test_an_output_name_that_comes_twice_needs_the_slot() -> None:
+    g = Graph({"Two": made_up(["IMAGE", "IMAGE"])})
+    with pytest.raises(WorkflowError, match="several outputs 'IMAGE'; take one by its slot"):
+        _ = g.Two().IMAGE
+
+
+def test_what_has_no_outputs_is_no_link() -> None:
+    g = Graph({**NEW, "Ends": made_up()})
+    assert "node 1 (Ends) has no outputs" in str(refusal(g, "ImageInvert", image=g.Ends()))
+
+
+def test_an_output_of_another_graph_is_refused() -> None:
+    g = Graph(NEW)
+    assert "is of another Graph" in str(refusal(g, "ImageInvert", image=Graph(NEW).EmptyImage()))
+
+
+# -- what is filled in --------------------------------------------------------------------
+
+
+def test_inputs_that_are_left_out_have_the_defaults_of_the_page() -> None:
+    """Optional ones, too; choices begin with the first; links are left out."""
+    g = Graph(NEW)
+    clip = g.CheckpointLoaderSimple().CLIP
+    assert inputs_of(g.CLIPTextEncode(clip=clip), g) == {"text": "", "clip": ["1", 1]}
+    audio = g.TextEncodeAceStepAudio(clip=clip)
+    assert inputs_of(audio, g)["lyrics_strength"] == 1.0
+    assert set(inputs_of(g.SaveAnimatedWEBP(images=g.EmptyImage()), g)) == {
+        *("images", "filename_prefix", "fps", "lossless", "quality", "method"),
+    }
+    assert inputs_of(g.KSamplerSelect(), g) == {"sampler_name": "euler"}
+
+
+@pytest.mark.parametrize(
+    ("config", "default"),
+    [
+        (["INT", {}], 0),
+        (["INT", {"min": 3}], 3),
+        (["FLOAT", {"max": -1.5}], -1.5),
+        (["BOOLEAN", {}], False),
+        (["STRING", {}], ""),
+        (["STRING"], ""),
+        ([["a", "b"], {}], "a"),
+        (["COMBO", {"options": ["a", "b"], "default": "b"}], "b"),
+        (["COMBO", {"options": [6, 8]}], 6),
+        (["COLOR", {"default": "#ffffff"}], "#ffffff"),
+    ],
+    ids=str,
+)
+def test_a_widget_has_the_default_of_its_definition_or_of_its_type(
+    config: list[Any], default: Any
+) -> None:
+    g = Graph({"A": made_up(x=config)})
+    assert inputs_of(g.A(), g) == {"x": default}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (["MODEL", {}], "a link to an output of type MODEL"),
+        (["INT", {"forceInput": True, "default": 3}], "a link to an output of type INT"),
+        ([[], {}], "the server has nothing to choose from"),
+        (["COLOR", {}], "COLOR"),
+    ],
+    ids=str,
+)
+def test_a_required_input_without_a_default_is_missed(config: list[Any], words: str) -> None:
+    error = refusal(Graph({"A": made_up(x=config)}), "A", _title="T")
+    assert str(error) == f"node 1 'T' (A), input 'x' is missing: {words}"
+
+
+# -- what is refused ----------------------------------------------------------------------
+
+
+def test_an_unknown_class_has_its_nearest_names() -> None:
+    g = Graph(NEW)
+    with pytest.raises(WorkflowError, match="no node class 'KSampller'; nearest: 'KSampler'"):
+        _ = g.KSampller
+    assert "KSampler" in refusal(g, "ksampler").candidates
+    assert not hasattr(g, "shape")
+    assert not hasattr(g, "_ipython_canary_method_should_not_exist_")
+
+
+def test_an_unknown_input_has_its_nearest_names() -> None:
+    g = Graph(NEW)
+    error = refusal(g, "EmptyImage", widht=64, _title="Canvas")
+    assert str(error).startswith("node 1 'Canvas' (EmptyImage) has no input 'widht'; nearest: 'w")
+    assert error.candidates[0] == "width"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "value", "words"),
+    [
+        ("EmptyImage", "width", 0, "width = 0 is too small (1 to 16384)"),
+        ("EmptyImage", "width", 20_000, "width = 20000 is too big (1 to 16384)"),
+        ("EmptyImage", "width", "64", "input 'width' takes INT, not '64'"),
+        ("EmptyImage", "width", 64.5, "input 'width' takes INT, not 64.5"),
+        ("EmptyImage", "width", True, "input 'width' takes INT, not True"),
+        ("EmptyImage", "width", None, "input 'width' takes INT, not None"),
+        ("EmptyImage", "width", float("nan"), "input 'width': nan is not a number"),
+        ("PrimitiveFloat", "value", "1", "input 'value' takes FLOAT, not '1'"),
+        ("PrimitiveBoolean", "value", 1, "input 'value' takes BOOLEAN, not 1"),
+        ("PrimitiveString", "value", 1, "input 'value' takes STRING, not 1"),
+        ("VAEDecode", "vae", "my.vae", "takes a link to an output of type VAE, not 'my.vae'"),
+        ("EmptyImage", "width", ["9", 0], "['9', 0] links to node '9', which is not there"),
+        ("EmptyImage", "width", ["1", 3], "takes output 3 of node 1 (PrimitiveInt), which has"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_at_once(
+    class_type: str, name: str, value: Any, words: str
+) -> None:
+    g = Graph(NEW)
+    g.PrimitiveInt()
+    if class_type == "VAEDecode":
+        latent = g.EmptyLatentImage()
+        error = refusal(g, class_type, {name: value}, samples=latent)
+    else:
+        error = refusal(g, class_type, {name: value})
+    assert words in str(error)
+    assert f"({class_type})" in str(error)
+
+
+def test_a_choice_that_there_is_not_has_its_nearest() -> None:
+    error = refusal(Graph(NEW), "KSamplerSelect", sampler_name="eular")
+    assert "sampler_name = 'eular' is not one of the choices; nearest: 'euler'" in str(error)
+    assert error.candidates[0] == "euler"
+
+
+def test_a_default_that_the_server_refuses_is_told_as_one() -> None:
+    g = Graph({"A": made_up(x=[["a.pt"], {"default": "b.pt"}])})
+    assert "x has its default" in str(refusal(g, "A"))
+
+
+def test_a_link_of_the_wrong_type_has_the_output_that_fits() -> None:
+    g = Graph(NEW)
+    loader = g.CheckpointLoaderSimple()
+    error = refusal(g, "VAEDecode", samples=g.EmptyLatentImage(), vae=loader)
+    assert "input 'vae' takes VAE, but node 1 (CheckpointLoaderSimple), slot 0, gives MODEL" in str(
+        error
+    )
+    assert "its output 2, 'VAE', would fit" in str(error)
+    assert error.candidates == ("VAE",)
+
+
+def test_types_meet_as_the_server_has_it() -> None:
+    """Any with all, and unions that overlap; INT is no FLOAT."""
+    g = Graph(
+        {
+            "Gives": made_up(["*", "INT,FLOAT", "INT", "COMFY_MATCHTYPE_V3"]),
+            "Takes": made_up(x=["FLOAT", {}]),
+            "TakesAny": made_up(x=["*", {}]),
+            "TakesSome": made_up(x=["INT,STRING", {}]),
+        }
+    )
+    gives = g.Gives()
+    for slot in (0, 1, 3):
+        g.Takes(x=gives[slot])
+    for slot in range(4):
+        g.TakesAny(x=gives[slot])
+        g.TakesSome(x=gives[slot])
+    assert "takes FLOAT, but node 1 (Gives), slot 2, gives INT" in str(
+        refusal(g, "Takes", x=gives[2])
+    )
+
+
+def test_two_faults_of_a_node_are_told_together() -> None:
+    error = refusal(Graph(NEW), "EmptyImage", width=0, height=0)
+    assert "width = 0" in str(error)
+    assert "height = 0" in str(error)
+
+
+@pytest.mark.parametrize("seed", ["random", -1])
+def test_a_seed_can_be_left_to_the_submit(seed: Any) -> None:
+    g = Graph(NEW)
+    assert inputs_of(g.RandomNoise(noise_seed=seed), g) == {"noise_seed": seed}
+    assert "too small" in str(refusal(g, "RandomNoise", noise_seed=-2))
+
+
+def test_an_input_that_is_given_twice_is_refused() -> None:
+    assert "input 'width' is given twice" in str(
+        refusal(Graph(NEW), "EmptyImage", {"width": 64}, width=32)
+    )
+
+
+def test_a_secret_is_not_shown() -> None:
+    error = refusal(Graph({"A": made_up(api_key=[["x"], {}])}), "A", api_key="k3y-0f-mine")
+    assert "k3y-0f-mine" not in str(error)
+
+
+def test_what_is_of_an_unusual_type_is_wrapped() -> None:
+    """As servers unwrap it; a literal list is no link."""
+    g = Graph(
+        {"A": made_up(x=["MY_TYPE", {}], y=["COMBO", {"options": "ab", "multiselect": True}])}
+    )
+    given = {"__value__": {"a": 1}}
+    assert inputs_of(g.A(x=given, y={"__value__": ["a"]}), g)["x"] == given
+    several = Graph({"A": made_up(y=["COMBO", {"options": ["a", "b"], "multiselect": True}])})
+    assert inputs_of(several.A(y=["a", "b", "a"]), several) == {"y": {"__value__": ["a", "b", "a"]}}
+    assert "not among the choices" in str(refusal(several, "A", y=["a", "b", "c"]))
+
+
+# -- inputs that stand for several --------------------------------------------------------
+
+
+def test_an_autogrow_input_takes_a_list_or_names() -> None:
+    g = Graph(NEW)
+    a, b = g.EmptyImage(), g.EmptyImage()
+    batch = g.BatchImagesNode(images=[a, b])
+    assert inputs_of(batch, g) == {"images.image0": ["1", 0], "images.image1": ["2", 0]}
+    text = g.StringFormat(values={"a": a, "c": b[0]}, f_string="{a} {c}")
+    assert inputs_of(text, g) == {"values.a": ["1", 0], "values.c": ["2", 0], "f_string": "{a} {c}"}
+    again = g.BatchImagesNode({"images.image0": b, "images.image3": ["1", 0]})
+    assert inputs_of(again, g) == {"images.image0": ["2", 0], "images.image3": ["1", 0]}
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (None, "input 'images.image0' is missing: a link to an output of type IMAGE"),
+        ([["1", 0]] * 51, "input 'images' takes at most 50, not 51"),
+        ({"image50": ["1", 0]}, "has no input 'images.image50'"),
+        ({"image00": ["1", 0]}, "has no input 'images.image00'"),
+        ({"x": ["1", 0]}, "has no input 'images.x'"),
+    ],
+)
+def test_an_autogrow_input_has_its_bounds(images: Any, words: str) -> None:
+    g = Graph(NEW)
+    g.EmptyImage()
+    given = {} if images is None else {"images": images}
+    assert words in str(refusal(g, "BatchImagesNode", given))
+
+
+def test_the_choice_of_a_dynamic_combo_brings_its_inputs() -> None:
+    g = Graph(NEW)
+    picture = g.EmptyImage()
+    scaled = g.ResizeImageMaskNode(input=picture, scale_method="area")
+    assert inputs_of(scaled, g)["resize_type.crop"] == "center"
+    other = g.ResizeImageMaskNode(
+        {"resize_type.multiplier": 0.5}, input=picture, resize_type="scale by multiplier"
+    )
+    assert inputs_of(other, g) == {
+        "input": ["1", 0],
+        "resize_type": "scale by multiplier",
+        "resize_type.multiplier": 0.5,
+        "scale_method": "area",
+    }
+    error = refusal(
+        g, "ResizeImageMaskNode", {"resize_type.width": 1}, input=picture, resize_type="match size"
+    )
+    assert "has no input 'resize_type.width'" in str(error)
+    error = refusal(g, "ResizeImageMaskNode", input=picture, resize_type="double")
+    assert "resize_type = 'double' is not one of the choices" in str(error)
+
+
+def test_an_output_of_a_matched_type_has_the_type_of_the_link() -> None:
+    g = Graph(NEW)
+    scaled = g.ResizeImageMaskNode(input=g.EmptyImage())
+    assert scaled.type == "IMAGE"
+    g.SaveImage(images=scaled)
+    assert "takes MASK" in str(refusal(g, "MaskToImage", mask=scaled))
+    assert "takes IMAGE,MASK" in str(refusal(g, "ResizeImageMaskNode", input=g.EmptyLatentImage()))
+
+
+def test_inputs_of_a_kind_that_is_not_known_are_left_alone() -> None:
+    g = Graph({"A": made_up(rows=["COMFY_DYNAMICGROUP_V3", {}])})
+    assert inputs_of(g.A({"rows.0.text": "x"}), g) == {"rows.0.text": "x"}
+    assert "has no input 'rowss'" in str(refusal(g, "A", rowss=1))
+
+
+# -- without definitions, and with a server -----------------------------------------------
+
+
+def test_without_definitions_nothing_is_checked_and_nothing_filled_in() -> None:
+    g = Graph()
+    node = g.Anything(x=1, y=["9", 0])
+    assert inputs_of(g.Other(z=node[3], w=node), g) == {"z": ["1", 3], "w": ["1", 0]}
+    with pytest.raises(WorkflowError, match="is not known without definitions"):
+        list(node)
+    with pytest.raises(WorkflowError, match="give each by its full name"):
+        g.Other(z=[node, node])
+    assert "Anything" not in dir(g)
+
+
+class Server:
+    """A source of definitions that counts what it is asked for."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        self.known = known
+        self.asked: list[Collection[str] | None] = []
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        self.asked.append(classes)
+        names = self.known if classes is None else classes
+        return {name: self.known[name] for name in names if name in self.known}
+
+
+def test_a_server_is_asked_for_the_classes_that_are_used() -> None:
+    server = Server(NEW)
+    Graph(server).EmptyImage()
+    assert all(classes == ["EmptyImage"] for classes in server.asked)
+    assert not hasattr(Graph(server), "_private")
+
+
+def test_a_model_that_was_added_since_is_found() -> None:
+    before = copy.deepcopy(NEW["CheckpointLoaderSimple"])
+
+    class Growing(Server):
+        def node_definitions(
+            self, classes: Collection[str] | None = None, *, refresh: bool = False
+        ) -> Mapping[str, Any]:
+            if refresh:
+                self.known = NEW
+            return super().node_definitions(classes)
+
+    before["input"]["required"]["ckpt_name"][0] = []
+    g = Graph(Growing({"CheckpointLoaderSimple": before}))
+    assert inputs_of(g.CheckpointLoaderSimple(ckpt_name="tiny.ckpt"), g)
+
+
+# -- completion ---------------------------------------------------------------------------
+
+
+def test_classes_and_their_inputs_are_completed() -> None:
+    g = Graph(NEW)
+    assert {"KSampler", "workflow", "node"} <= set(dir(g))
+    assert "Epsilon Scaling" not in dir(g)
+    assert "Epsilon Scaling" in g._ipython_key_completions_()
+    signature = inspect.signature(g.KSampler)
+    assert signature.parameters["steps"].default == 20
+    assert signature.parameters["model"].default is inspect.Parameter.empty
+    assert signature.parameters["sampler_name"].default == "euler"
+    assert "images" in inspect.signature(g.BatchImagesNode).parameters
+
+
+# -- definitions that are none ------------------------------------------------------------
+
+SPOILT = [
+    *("KSampler", "ResizeImageMaskNode", "BatchImagesNode", "StringFormat", "CheckpointSave"),
+    *("Flux2ImageNode", "LoadImage"),
+]
+
+
+@given(st.sampled_from(SPOILT), st.data())
+def test_whatever_a_definition_is_the_error_is_ours(name: str, data: st.DataObject) -> None:
+    """Any value in any place of a real one."""
+    definition = NEW[name]
+    place = data.draw(st.sampled_from(list(places(definition))))
+    wrong = spoilt(definition, place, data.draw(st.sampled_from(HOSTILE)))
+    g = Graph({name: wrong, "EmptyImage": NEW["EmptyImage"]})
+    picture = g.EmptyImage()
+    dir(g)
+    for given_inputs in ({}, {"image": picture, "input": picture, "images": [picture]}):
+        try:
+            node = g[name](given_inputs)
+            inspect.signature(g[name])
+            dir(node)
+            list(node)
+        except WorkflowError:
+            pass
