@@ -11,11 +11,11 @@ import attrs
 
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
-from .class_inputs import Autogrow, InputSpec, OutputSpec, walk
 from .definitions import Definitions, as_mapping
 from .edit import Workflow
 from .fill import fill
 from .graph import brief, copied, describe, free_id, json_value, listing
+from .inputs import Autogrow, InputSpec, OutputSpec, walk
 from .literals import is_identifier
 
 #: The type of an output, such as ``Literal["MODEL"]``.

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..nearest import nearest
-from .class_inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .explain import explain_rejection
 from .graph import as_link, brief, describe, json_graph, listing, shorten
+from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
 from .validate import validate
