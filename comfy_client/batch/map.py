@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import attrs
 
@@ -40,6 +39,7 @@ from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow, with_inputs
+from ..workflow.load import is_source
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -82,9 +82,9 @@ def run_map(
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
 
     if params is None:
-        if isinstance(workflows, Workflow | Mapping | str | bytes | os.PathLike):
+        if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
-        made: Iterable[Any] = workflows
+        made = cast("Iterable[Any]", workflows)
         make: Callable[[Any], AnyWorkflow] = partial(as_workflow, definitions=window.client)
     else:
         made = params

@@ -15,7 +15,8 @@ from ..nearest import nearest
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..transport.files import IfExists, distinct_names, rule_for, target_path, write_atomically
 from ..values import MAX_ID_LENGTH, exact, identifier, text
-from ..workflow import class_of, title_of
+from ..workflow import Workflow, class_of, title_of
+from ..workflow.seeds import seed_before
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
 MOST_NAME: Final = 4096
@@ -49,11 +50,41 @@ class Output(ABC):
     subfolder: str = ""
     type: str = "output"
     node_id: str = ""
+    _graph: Mapping[str, Any] = attrs.field(factory=dict, repr=False, kw_only=True)
 
     @property
     def media(self) -> str:
         """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file name extension."""
         return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that it was made with; ``None``: there is none, or it is not clear which.
+
+        It is the number in an input ``seed`` or ``noise_seed``, of the node before this output
+        that is nearest along the links; several different ones at the same distance give
+        ``None``.  All images of one batch have the same.  Sends no request.
+        """
+        return seed_before(self._graph, self.node_id)
+
+    @abstractmethod
+    def workflow(self, *, timeout: float | None = None) -> Workflow:
+        """The workflow that made it.
+
+        Of a file, it is the one that ComfyUI saved in it: ``GET /view``, of which no more is read
+        than is needed, little of most images.  An output that came from the cache has that of
+        the earlier prompt, and may lack nodes that were not part of it.  Of an
+        :class:`OutputFrame`, it is that of the prompt.
+
+        Args:
+            timeout: Seconds; ``None``: an hour.
+
+        Raises:
+            WorkflowError: There is none in it: the server runs with ``--disable-metadata``, the
+                node that saved it writes none, or the file is damaged.  ``Workflow.load(result)``
+                is that of the prompt.
+            NotFound: The file has been deleted.
+        """
 
     @property
     @abstractmethod
@@ -124,6 +155,10 @@ class OutputFile(Output):
         return self._files
 
     # help() shows the texts of Output.
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+        with self._routes.open_image(self, timeout=timeout) as file:
+            return Workflow.load(file)
+
     def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
         return self._routes.get_image(self, timeout=timeout)
 
@@ -156,11 +191,14 @@ class OutputFrame(Output):
     _data: memoryview = attrs.field(kw_only=True, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _frame, (self.filename, self.node_id, self.mime, self.bytes())
+        return _frame, (self.filename, self.node_id, self.mime, self.bytes(), self._graph)
 
     @property
     def url(self) -> None:
         """``None``: it is on no server."""
+
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+        return Workflow.load(self._graph)
 
     def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
         return bytes(self._data)
@@ -178,9 +216,11 @@ class OutputFrame(Output):
         return write_atomically(target, [self._data], if_exists=if_exists)
 
 
-def _frame(filename: str, node_id: str, mime: str, data: bytes) -> OutputFrame:
+def _frame(
+    filename: str, node_id: str, mime: str, data: bytes, graph: Mapping[str, Any]
+) -> OutputFrame:
     """Out of a pickle, which carries no memoryview."""
-    return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data))
+    return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data), graph=graph)
 
 
 @attrs.frozen(eq=False)
@@ -311,6 +351,7 @@ class Result(_Outputs):
         outputs: The outputs of nodes by the names that a :class:`Template` gave them; without
             one, by node id.  ``outputs["Save"]`` also finds a node by id, title or class, as
             ``result["Save"]``.
+        graph: The graph of the prompt, in API format; empty: not known.
     """
 
     prompt_id: str = ""
@@ -321,6 +362,7 @@ class Result(_Outputs):
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     complete: bool = True
     outputs: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)
+    graph: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> NodeOutput:
         """The outputs of a node, by id, title or class.
@@ -353,13 +395,13 @@ def make_result(
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
     for node_id, output in outputs.items():
-        found, said = _walk(node_id, output, files)
+        found, said = _walk(node_id, output, files, graph)
         by_node[node_id] += found
         texts[node_id] = said
     for index, (node_id, mime, picture) in enumerate(frames, 1):
         name = f"{title_of(graph, node_id) or class_of(graph, node_id) or 'image'}_{index:05d}_"
         name = f"{name}.{_ENDINGS.get(mime, 'jpg')}"
-        frame = OutputFrame(name, node_id=node_id, mime=mime, data=picture)
+        frame = OutputFrame(name, node_id=node_id, mime=mime, data=picture, graph=graph)
         by_node.setdefault(node_id, []).append(frame)
     nodes = {
         node_id: NodeOutput(
@@ -381,12 +423,13 @@ def make_result(
         prompt_id=prompt_id,
         nodes=nodes,
         outputs=NamedOutputs(nodes, output_names or {}),
+        graph=graph,
         **facts,
     )
 
 
 def _walk(
-    node_id: str, output: Mapping[str, Any], files: FileRoutes | None
+    node_id: str, output: Mapping[str, Any], files: FileRoutes | None, graph: Mapping[str, Any]
 ) -> tuple[list[OutputFile], list[str]]:
     """Every list is looked at, whatever its key: a dict with a filename is a file.
 
@@ -411,6 +454,7 @@ def _walk(
                         key=identifier(key) or "",
                         raw=value,
                         files=files,
+                        graph=graph,
                     )
                 )
     return found, texts

@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
 
 from .. import models
 from ..errors import NotFound
+from ..transport.deadline import Deadline
 from ..transport.files import IfExists, target_path, write_atomically
-from ..transport.http import Download
+from ..transport.http import MAX_TRANSFER, Download
+from ..transport.remote_file import RemoteFile
+from ..transport.url import parse_host
 from ._base import RouteGroup, escapes, facts_of
 
 FolderType = Literal["input", "output", "temp"]
@@ -23,6 +29,12 @@ Channel = Literal["rgba", "rgb", "a"]
 
 #: The type of a picture that came over the socket: it is in no folder of the server.
 IN_MEMORY: Final = "websocket"
+#: Bytes that :meth:`FileRoutes.open_image` reads at once.
+_BUFFER: Final = 1 << 16
+#: Parameters of ``/view`` that name a file.
+_NAMING: Final = frozenset({"filename", "subfolder", "type"})
+#: Parameters in a URL of ``/view``.
+_MOST_PARAMETERS: Final = 100
 
 
 class FileRef(Protocol):
@@ -190,6 +202,50 @@ class FileRoutes(RouteGroup):
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
+
+    def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
+        """A file of any kind, opened to read it like a local one: only what is read is fetched.
+
+        ``GET /view``; after ``seek``, again with a ``Range``.  Close it, or use ``with``::
+
+            with api.open_image(result.images[0]) as file:
+                print(file.read(8))
+
+        Args:
+            info: The file; see the class.  Or the URL of one on this server's ``/view``, as
+                :meth:`get_path_image` returns it; ``preview`` and ``channel`` in it do not count.
+            timeout: Seconds for all that is read; ``None``: an hour.
+
+        Raises:
+            ValueError: The URL is none of this server's ``/view``: nothing is sent elsewhere.
+
+        Other errors are those of :meth:`get_image`; they may also come while the file is read.
+        """
+        params = _view_params(self._named_by(info) if isinstance(info, str) else info)
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
+
+        def download(start: int) -> AbstractContextManager[Download]:
+            return self._http.download("/view", params=params, timeout=deadline.left(), start=start)
+
+        return io.BufferedReader(RemoteFile(params["filename"] or "", download), _BUFFER)
+
+    def _named_by(self, url: str) -> dict[str, str]:
+        """The query of a URL, which is one of ours."""
+        own = self._http.address
+        foreign = ValueError(
+            f"not the URL of a file on {own.http_url}/view, and this client asks nobody else: "
+            "download it yourself, and pass the file"
+        )
+        try:
+            parts = urlsplit(url)
+            address, login = parse_host(f"{parts.scheme}://{parts.netloc}{parts.path}")
+            query = dict(parse_qsl(parts.query, max_num_fields=_MOST_PARAMETERS))
+        except ValueError:
+            raise foreign from None
+        paths = (f"{own.prefix}/view", f"{own.prefix}/api/view")
+        if login or attrs.evolve(address, prefix=own.prefix) != own or address.prefix not in paths:
+            raise foreign
+        return {name: query[name] for name in _NAMING & query.keys()}
 
     def download_image(
         self,

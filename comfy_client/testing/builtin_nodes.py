@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import attrs
 from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 
-from ..workflow.metadata import add_texts
+from ..workflow.metadata.png import add_texts
 from .folders import Folders
 from .images import Frame, Pictures, scaled
 from .node_api import Preview, ProgressBar, check_interrupted, wants_previews

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from PIL import Image
 
-from ..workflow.metadata import copy_texts
+from ..workflow.metadata.png import copy_texts
 from .folders import Folders, is_inside
 from .state import Routes, ServerState
 

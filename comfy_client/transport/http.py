@@ -293,21 +293,28 @@ class Http:
         *,
         params: Params | None = None,
         timeout: float | None = None,
+        start: int = 0,
     ) -> Iterator[Download]:
         """The body of an answer while it arrives, with constant memory.
 
-        ``timeout``: seconds for the whole body; ``None``: an hour.  It ends earlier if the server
-        is silent for the client's own timeout.
+        Args:
+            route: The route, without ``/api``.
+            params: The query.
+            timeout: Seconds for the whole body; ``None``: an hour.  It ends earlier if the server
+                is silent for the client's own timeout.
+            start: The byte of the file with which it begins, if the server can do that: then the
+                status is 206.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        request = Request("GET", route, params, _IDENTITY)
+        part = {"Range": f"bytes={start}-"} if start else {}
+        request = Request("GET", route, params, {**_IDENTITY, **part})
         exchange = Exchange(deadline, read_timeout=self.total_timeout)
         with self._sender.exchange(request, exchange) as response:
             if response.status_code >= 300:
                 raise self._refusal(self._beginning(response, deadline))
             if "html" in response.headers.get("content-type", ""):
                 raise unexpected(self._beginning(response, deadline), "a file")
-            if not _is_file(response.status_code, response.headers):
+            if not _is_file(response.status_code, response.headers, start):
                 raise _no_file(self._sender.answer(response, b""))
             yield Download(
                 response.status_code,
@@ -423,10 +430,13 @@ def _bytes(name: str, value: int) -> int:
     return value
 
 
-def _is_file(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a body is a whole file, byte for byte."""
+def _is_file(status: int, headers: Mapping[str, str], start: int = 0) -> bool:
+    """Whether a body is a file, byte for byte: the whole of it, or its rest from ``start`` on."""
     encoding = headers.get("content-encoding", "").strip().lower()
-    return status in (200, 203) and encoding in ("", "identity")
+    is_rest = start > 0 and status == 206
+    if is_rest and not headers.get("content-range", "").startswith(f"bytes {start}-"):
+        return False
+    return (status in (200, 203) or is_rest) and encoding in ("", "identity")
 
 
 def _no_file(answer: Response) -> UnexpectedResponse:

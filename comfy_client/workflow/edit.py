@@ -94,10 +94,22 @@ class Workflow(Nodes):
             workflow.save("changed.json")
 
         Args:
-            source: A path, JSON text (``bytes``, or ``str`` that begins with ``{``), a dict,
-                or another workflow.  It may be wrapped: ``{"prompt": ...}`` (the body of a
-                ``POST /prompt``), ``{"output": ...}`` (the result of the page's
-                ``graphToPrompt``) or ``{"workflow": ...}``.
+            source: One of these:
+
+                * a path, the content of a file (``bytes``) or an open file.  It is JSON, or a file
+                  that ComfyUI saved with its workflow: PNG, WebP, JPEG, SVG, MP4, MOV, WebM, MKV,
+                  FLAC, MP3, Ogg (Opus), GLB, or ``.latent`` and other safetensors files;
+                * JSON text (``str`` that begins with ``{``), or a dict, which is copied.  It may
+                  be wrapped: ``{"prompt": ...}`` (the body of a ``POST /prompt``), ``{"output":
+                  ...}`` (the result of the page's ``graphToPrompt``), ``{"workflow": ...}``, or
+                  be an entry of the server's history;
+                * a :class:`Job`, a :class:`Result`, or what :meth:`ComfyApi.get_history`,
+                  :meth:`ComfyApi.get_queue` and :meth:`ComfyApi.get_job` return of a prompt;
+                * a URL of the server's ``/view``, if ``definitions`` is its client: only that
+                  server is asked;
+                * another workflow, which is copied.
+
+                Where a source has the graph in API format and in UI format, the first one counts.
             definitions: The server's node definitions, for UI format: a client, or a dict as
                 ``GET /object_info`` answers it.  ``None``: none.
             strict: Whether a :class:`ConversionWarning` is a :class:`WorkflowError`.
@@ -107,9 +119,11 @@ class Workflow(Nodes):
 
         Raises:
             FileNotFoundError: No such file.
-            WorkflowError: Not JSON (with line and column), not a graph, in UI format without
-                ``definitions``, saved by an editor that is too new, or damaged.
-            ComfyError: The definitions cannot be fetched.
+            WorkflowError: Not JSON (with line and column), not a graph, a file without a
+                workflow, larger than 32 MiB, in UI format without ``definitions``, saved by an
+                editor that is too new, or damaged.
+            ComfyError: The definitions, or the file at the URL, cannot be fetched: see
+                :meth:`ComfyApi.open_image`.
         """
         return cls(source, definitions, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs)
 

@@ -1,28 +1,62 @@
-"""Read a workflow from what carries one: a file, JSON text, a dict, and their wrappers."""
+"""Read a workflow from whatever carries one: files of all kinds, JSON, and what a server says."""
 
 from __future__ import annotations
 
 import errno
-import json
+import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, Final, Protocol, TextIO, TypeAlias, runtime_checkable
 
 from ..errors import WorkflowError
 from .definitions import Definitions
 from .graph import brief, copied, describe, json_link, shorten
 from .ui_format import UiFormat
 
+#: Bytes of JSON that are read.  No workflow has so many.
+MAX_JSON: Final = 32 << 20
+
+
+class HasGraph(Protocol):
+    """What knows its graph in API format: a job, a result."""
+
+    @property
+    def graph(self) -> Mapping[str, Any]:
+        """The graph; empty: not known yet."""
+
+
+class HasWorkflow(Protocol):
+    """What a server says of a prompt: an entry of its queue, its history or its jobs."""
+
+    @property
+    def workflow(self) -> Mapping[str, Any] | None:
+        """The graph, alone or as ``prompt`` beside ``extra_data``; ``None``: not known."""
+
+
+@runtime_checkable
+class OpensImages(Protocol):
+    """What opens files of a server by their URL; a :class:`ComfyApi` is one."""
+
+    def open_image(self, info: str) -> BinaryIO:
+        """A file, to read at any position; ValueError if it is not of that server."""
+
+
+#: Attributes that hold a graph.
+_GRAPHS: Final = ("graph", "workflow")
 #: What :func:`load_graph` reads.
-Readable: TypeAlias = "Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str]"
+Readable: TypeAlias = (
+    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str] | BinaryIO | TextIO"
+    " | HasGraph | HasWorkflow"
+)
 
 
 def load_graph(
     source: Readable, definitions: Definitions | None = None, ui_format: UiFormat | None = None
 ) -> dict[str, Any]:
     """What :meth:`Workflow.load` reads, as a dict of one's own."""
-    data, where = _read(source)
+    data, where = _read(source, definitions)
     try:
         found = _unwrap(data, where)
         if is_ui_format(found):
@@ -32,56 +66,148 @@ def load_graph(
         raise WorkflowError(f"{where}: nested too deeply") from None
 
 
-def _read(source: object) -> tuple[Any, str]:
+def is_source(value: object) -> bool:
+    """Whether a value is one source, rather than several in an iterable."""
+    return (
+        isinstance(value, (Mapping, str, bytes, bytearray, memoryview, os.PathLike))
+        or callable(getattr(value, "read", None))
+        or any(hasattr(value, name) for name in _GRAPHS)
+    )
+
+
+# -- where it stands ----------------------------------------------------------------------
+
+
+def _read(source: Any, api: object) -> tuple[Any, str]:
     """What was given, decoded, and what to call it in messages."""
     if isinstance(source, Mapping):
         return source, "the workflow"
     if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
-        return _decode(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
-    if isinstance(source, bytes):
-        return _decode(source, "the workflow text"), "the workflow text"
+        return _json(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
+    if isinstance(source, str) and re.match("https?://", source, re.IGNORECASE):
+        with _opened_url(source, api) as file:
+            return _content(file, where := shorten(file.name, 200)), where
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _content(io.BytesIO(source), "the workflow text"), "the workflow text"
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
-                raise
-            raise FileNotFoundError(
-                errno.ENOENT, "no such workflow file", shorten(str(path), 200)
-            ) from None
-        return _decode(content, str(path)), str(path)
+        with _opened(path) as file:
+            return _content(file, str(path)), str(path)
+    if callable(getattr(source, "read", None)):
+        name = getattr(source, "name", None)
+        where = shorten(name, 200) if isinstance(name, str) else "the file"
+        if isinstance(source, io.TextIOBase):
+            return _json(source.read(MAX_JSON + 1), where), where
+        return _content(source, where), where
+    for name in _GRAPHS:
+        graph = getattr(source, name, None)
+        if isinstance(graph, Mapping) or (graph is None and hasattr(source, name)):
+            where = f"the {name} of this {type(source).__name__}"
+            if not graph:
+                raise WorkflowError(f"{where} is not known")
+            is_plain = name == "workflow" and "prompt" not in graph
+            return _record(graph) if is_plain else graph, where
     raise TypeError(
-        f"a workflow is a path, JSON text, a dict or a Workflow, not {type(source).__name__}"
+        "a workflow is a path, JSON text, a dict, an open file, a URL of the server, a job, a "
+        f"result or a Workflow, not {type(source).__name__}"
     )
 
 
-def _decode(text: str | bytes, where: str) -> Any:
+def _opened(path: Path) -> BinaryIO:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise WorkflowError(
-            f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
+        return path.open("rb")
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
+        raise FileNotFoundError(
+            errno.ENOENT, "no such workflow file", shorten(str(path), 200)
         ) from None
-    except UnicodeDecodeError:
+
+
+def _opened_url(url: str, api: object) -> BinaryIO:
+    """Only by the client of the server that it belongs to, and from there."""
+    if not isinstance(api, OpensImages):
+        raise WorkflowError("a URL is opened by the client of its server: Workflow.load(url, api)")
+    try:
+        return api.open_image(url)
+    except ValueError as exc:
+        raise WorkflowError(str(exc)) from None
+
+
+def _content(file: BinaryIO, where: str) -> Any:
+    """The workflow in an open file: JSON, or what a picture, video, ... carries."""
+    from .metadata import read_metadata, reader_of  # seldom needed
+    from .metadata.stream import Stream
+
+    stream = Stream(file)
+    reader = reader_of(stream)
+    if reader is None:
+        return _json(stream.read(MAX_JSON + 1), where)
+    try:
+        found = read_metadata(stream, reader)
+    except WorkflowError as exc:
+        raise WorkflowError(f"{where}: {exc}") from None
+    found = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    if not found:
         raise WorkflowError(
-            f"{where}: not JSON text; a workflow is the JSON file that the menu exports"
-        ) from None
-    except (ValueError, RecursionError) as exc:
-        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from None
+            f"{where}: no workflow in this {stream.name}; ComfyUI saves one in it (unless it runs "
+            "with --disable-metadata), and most programs and sites that change the file drop it"
+        )
+    if "prompt" in found:
+        found["prompt"] = _record(found["prompt"])
+    return found
+
+
+def _record(graph: Mapping[str, Any]) -> list[Any]:
+    """A graph as the server keeps it."""
+    return [None, None, graph]
+
+
+def _json(text: str | bytes, where: str) -> Any:
+    from .metadata.decode import decoded
+
+    if len(text) > MAX_JSON:
+        raise WorkflowError(f"{where}: larger than {MAX_JSON >> 20} MiB, which no workflow is")
+    return decoded(text, where)
+
+
+# -- what it is wrapped in ----------------------------------------------------------------
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
+    """The graph in what carries it, in API format if it is there in both."""
+    if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
+        # Of queue and history: number, prompt_id, graph, ...
+        return {key: _without_empty_title(node) for key, node in data[2].items()}
     if not isinstance(data, Mapping):
-        kind = "a list" if isinstance(data, list) else brief(data)
+        kind = "a list" if isinstance(data, (list, tuple)) else brief(data)
         raise WorkflowError(f"{where}: a workflow is an object of nodes by id, not {kind}")
     if is_ui_format(data):
         return data
     for wrapper in ("prompt", "output", "workflow"):
         inner = data.get(wrapper)
-        if isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys():
+        is_record = wrapper == "prompt" and isinstance(inner, (list, tuple))
+        if is_record or (
+            isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys()
+        ):
             return _unwrap(inner, where)
+    records = [one for one in data.values() if _is_record(one)]
+    if records and len(records) == len(data):  # the answer of GET /history/{prompt_id}
+        if len(records) > 1:
+            raise WorkflowError(f"{where}: the history of {len(data)} prompts; give one of them")
+        return _unwrap(records[0], where)
     return data
+
+
+def _without_empty_title(node: Any) -> Any:
+    """A node as it was submitted: the server adds an empty ``_meta`` where there is none."""
+    if isinstance(node, Mapping) and node.get("_meta") == {}:
+        return {name: part for name, part in node.items() if name != "_meta"}
+    return node
+
+
+def _is_record(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("prompt"), (list, tuple))
 
 
 def is_ui_format(data: Mapping[Any, Any]) -> bool:
@@ -103,6 +229,8 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if not isinstance(node, Mapping):
             raise WorkflowError(f"{where}: node {brief(node_id)} is no object: {brief(node)}")
         graph[node_id] = own = copied(node)
+        # The server adds it when it runs a node, and would take it for the node's own answer.
+        own.pop("is_changed", None)
         # The server stumbles over a node without them.
         inputs = own.setdefault("inputs", {})
         class_type = own.get("class_type")

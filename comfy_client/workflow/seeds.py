@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from .graph import inputs_of
+from .graph import as_link, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
@@ -26,6 +26,38 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
         for node_id, _, value in _seeds(graph, _is_number)
         if isinstance(value, int)
     }
+
+
+def seed_before(graph: Mapping[str, Any], node_id: str) -> int | None:
+    """The seed that is nearest to a node, going back along the links from it.
+
+    ``None``: there is none, or several at the same distance, or it is yet to be drawn.  A seed may
+    also be linked to a node that holds its value.
+    """
+    first = origin(graph, node_id)
+    level = [] if first is None else [first]
+    seen = {*level}
+    while level:
+        found = {seed for node in level for seed in _seeds_at(graph, node)}
+        if found:
+            seed = found.pop()
+            return seed if not found and isinstance(seed, int) and not is_wanted(seed) else None
+        sources = [source for node in level for _, source, _ in links_of(graph, node)]
+        level = [one for one in dict.fromkeys(sources) if one not in seen]
+        seen.update(level)
+    return None
+
+
+def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[int | str]:
+    inputs = inputs_of(graph, node_id)
+    for name in NAMES:
+        value = inputs.get(name)
+        link = as_link(value)
+        if link:
+            source = inputs_of(graph, link[0])
+            value = next((source[key] for key in (*NAMES, "value") if key in source), None)
+        if _is_number(value) or is_wanted(value):
+            yield value
 
 
 def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dict[str, int]:

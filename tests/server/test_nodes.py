@@ -207,7 +207,7 @@ def test_one_module_writes_texts_into_pictures():
         for path in package.rglob("*.py")
         if any(word in path.read_text(encoding="utf-8") for word in words)
     }
-    assert found == {"workflow/metadata.py"}
+    assert found == {"workflow/metadata/png.py"}
 
 
 def test_names_of_files_are_filled_in_counted_and_kept_inside(api):

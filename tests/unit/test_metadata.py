@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import struct
@@ -15,11 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.errors import WorkflowError
-from comfy_client.workflow.metadata import read_metadata, write_metadata
+from comfy_client.workflow.metadata import png as png_module
+from comfy_client.workflow.metadata import read_metadata as read_from
+from comfy_client.workflow.metadata import reader_of
+from comfy_client.workflow.metadata.png import write_metadata
+from comfy_client.workflow.metadata.stream import Stream
 from tests.conftest import examples
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "text": "Gruß \u2603"}}}
 EDITOR = {"nodes": [], "links": [], "version": 0.4}
+
+
+def read_metadata(picture: bytes) -> dict[str, Any]:
+    stream = Stream(io.BytesIO(picture))
+    reader_of(stream)
+    return read_from(stream, png_module.texts)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -132,13 +143,13 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes() -> None:
         (b"\xff\xd8\xff\xe0 a JPEG", "not a PNG"),
         (b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", b""), "begins with a chunk b'IDAT'"),
         (b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffIHDR" + b"\0" * 30, "ends early"),
-        (png(text("prompt", b"{")), "prompt in the PNG file cannot be read"),
-        (png(text("prompt", b"[" * 200_000)), "recursion"),
+        (png(text("prompt", b"{")), "prompt in the PNG file, line 1, column 2: not valid JSON"),
+        (png(text("prompt", b"[" * 200_000)), "nested too deeply"),
         (png(chunk(b"zTXt", b"workflow\0\0junk")), "workflow in the PNG file cannot be read"),
         (png(chunk(b"zTXt", b"workflow\0\0" + zlib.compress(JSON)[:-9])), "cut off"),
         (png(chunk(b"iTXt", b"prompt\0\0\0en")), "it has no text"),
         (png(chunk(b"iTXt", b"prompt\0")), "it has no text"),
-        (png(chunk(b"tEXt", b"prompt")), "cannot be read"),
+        (png(chunk(b"tEXt", b"prompt")), "not valid JSON"),
     ],
 )
 def test_damage_is_a_typed_error(data: bytes, message: str) -> None:

@@ -164,9 +164,10 @@ def test_broken_json_is_told_with_file_line_and_column(tmp_path: Path) -> None:
     assert "broken.json, line 2, column 9: not valid JSON" in str(refusal(Workflow.load, path))
 
 
-def test_a_picture_is_not_json_text() -> None:
-    """Bytes that are no text at all say so."""
-    assert "not JSON text" in str(refusal(Workflow.load, b"\x89PNG\r\n\x1a\n"))
+def test_what_is_no_text_at_all_says_so() -> None:
+    """It may be of a kind that carries no workflow."""
+    said = str(refusal(Workflow.load, b"GIF89a\xff"))
+    assert "neither JSON nor a picture, video" in said
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_graph_that_contains_itself_is_refused(graph: dict[str, Any]) -> None:
 @pytest.mark.parametrize("source", [None, 3, ["wf.json"], object()])
 def test_a_source_of_another_type_is_a_type_error(source: Any) -> None:
     """Wrong arguments raise as everywhere in Python."""
-    with pytest.raises(TypeError, match="a path, JSON text, a dict or a Workflow"):
+    with pytest.raises(TypeError, match="a path, JSON text, a dict, an open file"):
         Workflow.load(source)
 
 

@@ -1,0 +1,94 @@
+"""A file of the server that is read like a local one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final
+
+from .response import Download
+
+#: Bytes that are read and thrown away rather than asked around by another request.
+_NEAR: Final = 1 << 18
+
+
+class RemoteFile(io.RawIOBase):
+    """A file that is read from any position; a far jump asks for the rest from there on.
+
+    Where the server cannot begin in the middle, all that lies between is read, and going back
+    begins anew.
+
+    Args:
+        name: What the server calls it.
+        download: Asks for the file from a byte on; the answer may be all of it (status 200).
+    """
+
+    def __init__(
+        self, name: str, download: Callable[[int], AbstractContextManager[Download]]
+    ) -> None:
+        self.name = name
+        self._download = download
+        self._body = contextlib.ExitStack()
+        self._chunks: Iterator[bytes] = iter(())
+        self._chunk = memoryview(b"")
+        self._at = 0  # where the chunk begins in the file
+        self._position = 0
+        self._jumps = True
+        self._length = self._open(0).length
+
+    def _open(self, start: int) -> Download:
+        self._body.close()
+        download = self._body.enter_context(self._download(start))
+        self._chunks, self._chunk = iter(download), memoryview(b"")
+        self._at = start if download.status == 206 else 0
+        self._jumps = self._at == start
+        return download
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether the server said how long it is."""
+        return self._length is not None
+
+    def tell(self) -> int:
+        """The position of the next byte that is read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position; nothing is sent before something is read there."""
+        if whence == os.SEEK_END and self._length is None:
+            raise io.UnsupportedOperation("the server did not say how long the file is")
+        base = {os.SEEK_CUR: self._position, os.SEEK_END: self._length}.get(whence) or 0
+        if base + offset < 0:
+            raise ValueError(f"negative position {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
+        """Some of the bytes at the position; 0 at the end."""
+        if self.closed:
+            raise ValueError("the file is closed")
+        if self._length is not None and self._position >= self._length:
+            return 0
+        ahead = self._position - self._at
+        if ahead < 0 or (self._jumps and ahead > len(self._chunk) + _NEAR):
+            self._open(self._position)
+        while self._position - self._at >= len(self._chunk):
+            self._at += len(self._chunk)
+            self._chunk = memoryview(next(self._chunks, b""))
+            if not self._chunk:
+                return 0
+        found = self._chunk[self._position - self._at :][: len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._body.close()
+        super().close()

@@ -1,0 +1,38 @@
+"""JSON that came from anywhere, decoded within limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from ...errors import WorkflowError
+from ...values import size_decoded
+
+#: Bytes of memory that one text may take when it is decoded.
+MAX_DECODED: Final = 320 << 20
+
+
+def decoded(text: str | bytes | memoryview, where: str) -> Any:
+    """The value of a JSON text; NaN and Infinity are numbers, as on the server.
+
+    Raises:
+        WorkflowError: It is no JSON (with line and column), too deep or too large.
+    """
+    text = bytes(text) if isinstance(text, memoryview) else text
+    needed = size_decoded(text)
+    if needed > MAX_DECODED:
+        raise WorkflowError(f"{where}: would take {needed >> 20} MiB of memory, too much to read")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise WorkflowError(
+            f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
+        ) from None
+    except UnicodeDecodeError:
+        raise WorkflowError(
+            f"{where}: neither JSON nor a picture, video, audio or 3D file with a workflow in it"
+        ) from None
+    except RecursionError:
+        raise WorkflowError(f"{where}: nested too deeply") from None
+    except ValueError as exc:
+        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from None

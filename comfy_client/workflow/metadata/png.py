@@ -1,0 +1,162 @@
+"""Texts in PNG files, read and written; nothing here decodes pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from ...errors import WorkflowError
+from ..graph import brief
+from .stream import KEYS, MAX_TEXT, PAUSE, Stream, Texts
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_MAX_KEY = 79  # bytes
+
+
+def texts(stream: Stream) -> Texts:
+    """The texts of a PNG, in every form that it has for them (``tEXt``, ``zTXt``, ``iTXt``).
+
+    Into animated ones, ComfyUI writes them in chunks of its own (``comf``), behind the first
+    picture.
+    """
+    for kind, size in _chunks(stream):
+        if kind == b"IDAT":
+            yield PAUSE
+        elif kind in _TEXT_CHUNKS or kind == b"comf":
+            start = stream.take(min(size, _MAX_KEY + 1))
+            key = start.partition(b"\0")[0].decode("latin-1")
+            if key.lower() in KEYS:
+                content = start + stream.text(size - len(start))
+                yield key.lower(), _text(stream, kind, memoryview(content)[len(key) + 1 :])
+
+
+def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
+    """A copy of a PNG with these entries as JSON texts, in the place where SaveImage has them.
+
+    Texts with the same keys are replaced; all other bytes stay.
+
+    Args:
+        png: A complete PNG file.
+        entries: By key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
+
+    Raises:
+        WorkflowError: It is no PNG, it is damaged, a key cannot be one, or JSON cannot
+            carry a value.
+    """
+    return add_texts(png, {_key(name): _encode(name, value) for name, value in entries.items()})
+
+
+def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
+    """As :func:`write_metadata`, with encoded texts; keys are not checked."""
+    return _with_chunks(
+        png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
+    )
+
+
+def copy_texts(source: bytes, png: bytes) -> bytes:
+    """A copy of a PNG with all texts of another one, in their form.
+
+    Raises:
+        WorkflowError: One of the two is no PNG, or damaged.
+    """
+    data = memoryview(source)
+    places = [place for place in _places(data) if place[0] in _TEXT_CHUNKS]
+    return _with_chunks(png, [_chunk(kind, data[start:end]) for kind, start, end in places], ())
+
+
+def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]) -> bytes:
+    """With chunks behind the first one, and without the texts of some keys."""
+    data = memoryview(png)
+    parts = [memoryview(_SIGNATURE)]
+    done = len(_SIGNATURE)
+    for kind, start, end in _places(data):
+        done = end + 4
+        if kind not in _TEXT_CHUNKS or _key_of(kind, data[start:end]) not in without:
+            parts.append(data[start - 8 : done])
+        if kind == b"IHDR":
+            parts += map(memoryview, chunks)
+    return b"".join([*parts, data[done:]])
+
+
+def _places(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each chunk, and where its content starts and ends."""
+    stream = Stream(io.BytesIO(png))
+    stream.name = "PNG file"
+    for kind, size in _chunks(stream):
+        yield kind, stream.position, stream.position + size
+
+
+def _chunks(stream: Stream) -> Iterator[tuple[bytes, int]]:
+    """Kind and size of each chunk, with the stream at its content."""
+    signature = stream.read(len(_SIGNATURE))
+    if signature != _SIGNATURE:
+        raise WorkflowError(f"not a PNG file: it starts with {brief(signature)}")
+    kind = b""
+    while kind != b"IEND":
+        is_first = not kind
+        size, kind = struct.unpack(">I4s", stream.take(8))
+        if is_first and kind != b"IHDR":
+            raise WorkflowError(f"the PNG file is damaged: it begins with a chunk {brief(kind)}")
+        end = stream.position + size + 4
+        yield kind, size
+        stream.skip(end - stream.position)
+
+
+def _key_of(kind: bytes, content: memoryview) -> bytes:
+    """The key of a text chunk; empty for all other chunks."""
+    return bytes(content[: _MAX_KEY + 1]).partition(b"\0")[0] if kind in _TEXT_CHUNKS else b""
+
+
+def _chunk(kind: bytes, content: bytes | memoryview) -> bytes:
+    check = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join([struct.pack(">I", len(content)), kind, content, struct.pack(">I", check)])
+
+
+def _text(stream: Stream, kind: bytes, content: memoryview) -> memoryview | WorkflowError:
+    """The text of a chunk, without its key."""
+    try:
+        if kind == b"zTXt":
+            return _unpacked(stream, content[1:])
+        if kind != b"iTXt":
+            return content
+        head = bytes(content[2:]).split(b"\0", 2)  # language, translated key, text
+        if len(head) < 3:
+            return WorkflowError("it has no text")
+        return _unpacked(stream, head[2]) if content[0] else memoryview(head[2])
+    except zlib.error as exc:
+        return WorkflowError(str(exc))
+
+
+def _unpacked(stream: Stream, packed: bytes | memoryview) -> memoryview | WorkflowError:
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(packed, MAX_TEXT)
+    stream.charge(len(text))
+    if unpacker.eof:
+        return memoryview(text)
+    # Either the limit came first, or the stream is cut off.
+    return WorkflowError(
+        f"larger than {MAX_TEXT} bytes" if len(text) == MAX_TEXT else "the packed text is cut off"
+    )
+
+
+def _key(name: str) -> bytes:
+    try:
+        key = name.encode("latin-1")
+    except UnicodeEncodeError:
+        key = b""
+    if not 0 < len(key) <= _MAX_KEY or b"\0" in key:
+        raise WorkflowError(f"{brief(name)} cannot be a key in a PNG file")
+    return key
+
+
+def _encode(name: str, value: Any) -> bytes:
+    try:
+        # NaN passes, as on the server: it is there in graphs that a node marked as changed.
+        return json.dumps(value).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise WorkflowError(f"{name} cannot be written into a PNG file: {exc}") from None

@@ -1,0 +1,140 @@
+"""A file read from its beginning to its end, of which little is ever in memory.
+
+Sizes that stand in a file are not trusted: each reader asks here for what it wants, and all that
+it may want of one file is limited.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Final, Protocol, TypeAlias
+
+from ...errors import WorkflowError
+
+#: Names under which a file may carry a workflow: ComfyUI writes ``prompt`` (the graph in API
+#: format) and ``workflow`` (in UI format); packs that save videos write both into one comment.
+KEYS: Final = frozenset({"prompt", "workflow", "comment", "description"})
+#: What a reader yields of a file: names in small letters, and texts as they stand there or why
+#: they cannot be read.
+Texts: TypeAlias = Iterator[tuple[str, bytes | memoryview | WorkflowError]]
+#: From here on there is little but pixels or sound: whoever has a workflow reads no further.
+PAUSE: Final = ("", b"")
+#: Bytes of one text, packed or not: a few kB packed can hold gigabytes.
+MAX_TEXT: Final = 32 << 20
+#: Bytes of all texts of one file.
+MAX_TEXTS: Final = 2 * MAX_TEXT
+#: Parts of one file.  A picture of 100 MB has some thousands.
+MAX_PARTS: Final = 100_000
+#: Bytes that tell what kind of file it is.
+_HEAD: Final = 16
+#: Bytes that are read at once.
+_MOST_AT_ONCE: Final = 1 << 20
+#: Bytes that are read at once of what is left out.
+_CHUNK: Final = 1 << 16
+
+
+class BinaryFile(Protocol):
+    """What can be read: a file that was opened in binary mode."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many bytes; none at the end."""
+
+
+class Stream:
+    """The bytes of a file in their order, from where it stands.
+
+    Attributes:
+        name: What messages call the file.
+        head: Its first 16 bytes, or fewer.
+        position: How many bytes were read or left out.
+    """
+
+    def __init__(self, file: BinaryFile) -> None:
+        self.name = "file"
+        self.position = 0
+        self._file = file
+        self._kept = b""
+        self._parts = 0
+        self._texts = 0
+        self._seekable = file if isinstance(file, io.IOBase) and file.seekable() else None
+        self._end = _size_left(self._seekable)
+        self.head = self._kept = self.read(_HEAD)
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer at the end."""
+        found, self._kept = self._kept[:size], self._kept[size:]
+        parts = [found]
+        missing = size - len(found)
+        while missing > 0:
+            chunk = self._file.read(min(missing, _MOST_AT_ONCE))  # a size may be a lie
+            if not isinstance(chunk, bytes):
+                raise TypeError("a file with a workflow is opened in binary mode ('rb')")
+            if not chunk:
+                break
+            parts.append(chunk)
+            missing -= len(chunk)
+        found = b"".join(parts)
+        self.position += len(found)
+        return found
+
+    def take(self, size: int) -> bytes:
+        """Exactly so many bytes, the header of a part: :class:`WorkflowError` at the end."""
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise WorkflowError(f"the {self.name} has more than {MAX_PARTS} parts")
+        found = self.read(size)
+        if len(found) < size:
+            raise self.ends_early()
+        return found
+
+    def text(self, size: int) -> memoryview:
+        """Exactly so many bytes, of those that may be a text."""
+        self.charge(size)
+        return memoryview(self.take(size))
+
+    def charge(self, size: int) -> None:
+        """Count so many bytes as text: :class:`WorkflowError` if that is too much."""
+        self._texts += size
+        if size > MAX_TEXT or self._texts > MAX_TEXTS:
+            limit = MAX_TEXT if size > MAX_TEXT else MAX_TEXTS
+            raise WorkflowError(f"text in the {self.name} is larger than {limit} bytes")
+
+    def skip(self, size: int) -> None:
+        """Leave out so many bytes."""
+        kept = len(self._kept[:size])
+        self._kept = self._kept[kept:]
+        self.position += kept
+        size -= kept
+        if self._seekable is not None and self._end is not None:
+            if size > self._end - self.position:
+                raise self.ends_early()
+            if size:
+                self._seekable.seek(size, os.SEEK_CUR)
+                self.position += size
+            return
+        while size > 0:
+            found = len(self.read(min(size, _CHUNK)))
+            if not found:
+                raise self.ends_early()
+            size -= found
+
+    def ends_early(self) -> WorkflowError:
+        """The error for a file that is cut off."""
+        at = self.position if self._end is None else self._end
+        return WorkflowError(f"the {self.name} ends early, at byte {at}")
+
+
+def _size_left(file: io.IOBase | None) -> int | None:
+    """Bytes from where it stands to its end; ``None``: it does not say."""
+    if file is None:
+        return None
+    try:
+        start = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(start)
+    except OSError:
+        return None
+    return max(0, end - start)

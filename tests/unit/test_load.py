@@ -1,0 +1,444 @@
+"""Workflows out of files of all kinds, and out of what a server says of a prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import os
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from comfy_client import Workflow
+from comfy_client.errors import WorkflowError
+from comfy_client.models import HistoryEntry, JobInfo, QueueItem
+from tests.conftest import examples
+from tests.helpers.graphs import canvas, node, picture
+from tests.helpers.media import ALL, MEDIA, UI
+
+GRAPH = picture()
+JSON = json.dumps(GRAPH).encode()
+MB = 1 << 20
+
+
+class Pipe:
+    """A file that can only be read, a little at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(min(size, 100) if size > 0 else size)
+
+
+def refusal(source: Any, definitions: Any = None) -> str:
+    """What the error says, in one line that is not long."""
+    with pytest.raises(WorkflowError) as caught:
+        Workflow.load(source, definitions)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    return text
+
+
+@contextlib.contextmanager
+def little(seconds: float = 5.0, memory: int = 150 * MB) -> Iterator[None]:
+    """What is in here takes neither long nor much memory."""
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < memory
+        assert time.process_time() - start < seconds
+    finally:
+        tracemalloc.stop()
+
+
+# -- files that carry their workflow ------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_file_of_each_kind_gives_the_workflow_that_made_it(name: str, tmp_path: Path) -> None:
+    """By path, bytes and file, whatever the file is called; the graph is the one that was sent."""
+    content = (MEDIA / name).read_bytes()
+    unnamed = tmp_path / "file"
+    unnamed.write_bytes(content)
+    with unnamed.open("rb") as file:
+        sources: list[Any] = [unnamed, str(unnamed), content, bytearray(content), file]
+        sources += [io.BytesIO(content), Pipe(content)]
+        for source in sources:
+            assert Workflow.load(source).to_dict() == ALL[name]
+
+
+def test_an_open_file_is_read_from_where_it_stands_and_stays_open() -> None:
+    """As other libraries do."""
+    file = io.BytesIO(b"before" + (MEDIA / "SaveVideo.mp4").read_bytes())
+    file.seek(6)
+    assert Workflow.load(file).to_dict() == ALL["SaveVideo.mp4"]
+    assert not file.closed
+
+
+def test_an_open_file_may_hold_json() -> None:
+    """In binary mode, or as text."""
+    assert Workflow.load(io.BytesIO(JSON)) == Workflow.load(io.StringIO(JSON.decode()))
+    assert "line 1, column 2: not valid JSON" in refusal(io.StringIO("{]"))
+
+
+def jpeg(**options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def exif(**tags: Any) -> Image.Exif:
+    """By the number of the tag, in the first directory, or (``x``) in that of EXIF."""
+    made = Image.Exif()
+    for name, value in tags.items():
+        directory = made.get_ifd(0x8769) if name[0] == "x" else made
+        directory[int(name[1:], 16)] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exif": exif(t0110="prompt:" + JSON.decode(), t010F="workflow:" + json.dumps(UI))},
+        {"exif": exif(t010E="Prompt:" + JSON.decode())},
+        {"exif": exif(x9286=b"ASCII\0\0\0" + b'{"prompt": ' + JSON + b"}")},
+        {
+            "exif": exif(
+                x9286=b"UNICODE\0" + ('{"prompt": ' + JSON.decode() + "}").encode("utf-16-le")
+            )
+        },
+        {
+            "exif": exif(
+                x9286=b"UNICODE\0" + ('{"prompt": ' + JSON.decode() + "}").encode("utf-16-be")
+            )
+        },
+        {"exif": exif(t010E=json.dumps({"prompt": JSON.decode(), "workflow": UI}))},
+        {"comment": b'{"prompt": ' + JSON + b"}"},
+        {"comment": b"prompt:" + JSON},
+    ],
+)
+def test_jpegs_carry_it_in_exif_or_in_a_comment(options: dict[str, Any]) -> None:
+    """ComfyUI saves none; custom nodes do in several ways."""
+    assert Workflow.load(jpeg(**options)).to_dict() == GRAPH
+
+
+def test_svgs_carry_it_in_their_metadata() -> None:
+    """As SaveSVGNode writes it."""
+    metadata = json.dumps({"prompt": GRAPH, "workflow": UI}, indent=2)
+    svg = f'<svg xmlns="x">\n  <metadata>\n<![CDATA[\n{metadata}\n]]>\n</metadata><path/></svg>'
+    assert Workflow.load(svg.encode()).to_dict() == GRAPH
+
+
+def id3(frame: bytes, content: bytes, version: int = 3, flags: int = 0) -> bytes:
+    size = len(content)
+    if version == 4:
+        size = sum((size >> 7 * i & 0x7F) << 8 * i for i in range(4))
+    frames = frame + struct.pack(">IH", size, 0) + content
+    length = bytes(len(frames) >> 7 * i & 0x7F for i in (3, 2, 1, 0))
+    return b"ID3" + bytes([version, 0, flags]) + length + frames + b"\xff\xfb\x90"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        id3(b"TXXX", b"\0prompt\0" + JSON),
+        id3(b"TXXX", b"\3prompt\0" + JSON, version=4),
+        id3(b"TXXX", b"\1" + "prompt".encode("utf-16") + b"\0\0" + JSON.decode().encode("utf-16")),
+        id3(b"TXXX", b"\2" + f"prompt\0{JSON.decode()}".encode("utf-16-be"), version=4),
+        id3(b"COMM", b'\0eng\0{"prompt": ' + JSON + b"}"),
+        id3(b"TXXX", b"\0prompt\0" + JSON)[:-3] + b"fLaC",
+    ],
+)
+def test_id3_texts_come_in_several_encodings(content: bytes) -> None:
+    """Also as a comment, and before a FLAC."""
+    assert Workflow.load(content).to_dict() == GRAPH
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    header = (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in (header, *chunks, (b"IDAT", zlib.compress(b"\0\1\2\3")), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        parts.append(struct.pack(">I", len(content)) + kind + content + check)
+    return b"".join(parts)
+
+
+def text(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+    return b"tEXt", key.encode() + b"\0" + (value if isinstance(value, bytes) else value.encode())
+
+
+def test_what_the_server_adds_when_it_runs_a_graph_is_left_out() -> None:
+    """``is_changed`` may be NaN, which could not be sent again, and an empty ``_meta``."""
+    ran = {**copy.deepcopy(GRAPH), "2": {**node("LoadImage", image="a.png"), "_meta": {}}}
+    ran["2"]["is_changed"] = [float("nan")]
+    kept = {**GRAPH, "2": node("LoadImage", image="a.png")}
+    assert Workflow.load(png(text("prompt", json.dumps(ran)))).to_dict() == kept
+    assert Workflow.load({"prompt": [1, "id", ran, {}, []]}).to_dict() == kept
+
+
+def test_a_damaged_graph_is_no_harm_while_the_other_one_is_there() -> None:
+    """Other programs write a prompt in words under that name."""
+    words = text("prompt", "a cat")
+    in_comment = text("comment", json.dumps({"prompt": GRAPH}))
+    assert Workflow.load(png(words, in_comment)).to_dict() == GRAPH
+    assert "the prompt in the PNG file, line 1, column 1: not valid JSON" in refusal(png(words))
+    assert "Export (API)" in refusal(png(words, text("workflow", json.dumps(UI))))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (png(text("parameters", "steps: 20")), "PNG"),
+        (png(text("Comment", "made by hand")), "PNG"),
+        (png(text("prompt", "null"), text("workflow", "[]")), "PNG"),
+        (jpeg(), "JPEG"),
+        (b"RIFF\x04\0\0\0WEBP", "WebP"),
+        (b"fLaC\x80\0\0\0", "FLAC"),
+        (b"OggS" + bytes(23), "Ogg"),
+        (b"ID3\4\0\0\0\0\0\0", "MP3"),
+        (b"\0\0\0\x08ftyp", "MP4"),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x80", "WebM"),
+        (b"glTF\2\0\0\0\x18\0\0\0\4\0\0\0JSON{}  ", "GLB"),
+        (struct.pack("<Q", 2) + b"{}", "safetensors"),
+        (b"<html></html>", "SVG"),
+    ],
+)
+def test_a_file_without_a_workflow_says_so(content: bytes, kind: str, tmp_path: Path) -> None:
+    """It names the file, its kind, and why there may be none."""
+    path = tmp_path / "a file"
+    path.write_bytes(content)
+    said = refusal(path)
+    assert said.startswith(f"{path}: no workflow in this {kind} file")
+    assert "--disable-metadata" in said
+
+
+# -- files that lie -----------------------------------------------------------------------
+
+BOX = b"\0\0\0\x08"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (png()[:40] + b"\xff\xff\xff\xfftEXtprompt\0{}", "ends early"),
+        (b"RIFF\xff\xff\xff\xffWEBPEXIF\xff\xff\xff\xff", "larger than"),
+        (b"RIFF\xff\xff\xff\xffWEBPVP8L\xff\xff\xff\xff", "ends early"),
+        (b"\xff\xd8\xff\xe1\xff\xffExif\0\0", "ends early"),
+        (b"\xff\xd8\xff\xe1\0\0", "ends early"),
+        (b"fLaC\x84\xff\xff\xff", "ends early"),
+        (b"fLaC\x84\0\0\x08\xff\xff\xff\xff\xff\xff\xff\xff", "comments are damaged"),
+        (b"OggS" + bytes(22) + b"\xff", "ends early"),
+        (b"ID3\4\0\0\x7f\x7f\x7f\x7f", "larger than"),
+        (b"\0\0\0\x01mdat\xff\xff\xff\xff\xff\xff\xff\xff", "ends early"),
+        (b"\0\0\0\x04moov", "boxes are damaged"),
+        (b"\xff\xff\xff\xffmoov", "ends early"),
+        (b"\0\0\0\x10moov\xff\xff\xff\xffudta", "boxes are damaged"),
+        (b"\0\0\0\x18moov\0\0\0\x10udta\xff\xff\xff\xffmeta", "boxes are damaged"),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\xff\x12\x54\xc3\x67\x08\xff\xff\xff\xff", "larger"),
+        (b"\x1a\x45\xdf\xa3\x80\x00", "elements are damaged"),
+        (b"\x1a\x45\xdf\xa3\x80\xec\x80", "no segment"),
+        (b"glTF\2\0\0\0\xff\xff\xff\xff\xff\xff\xff\xffJSON", "larger than"),
+        (struct.pack("<Q", 1 << 31) + b"{", "larger than"),
+        (struct.pack("<Q", 3) + b"{}", "ends early"),
+        (struct.pack("<Q", 200_000) + b'{"a":' * 40_000, "nested too deeply"),
+    ],
+)
+def test_sizes_in_a_file_may_lie(content: bytes, says: str) -> None:
+    """Nothing is reserved by them, and nothing read beyond the end."""
+    with little(1.0, 4 * MB):
+        assert says in refusal(content)
+    refusal(Pipe(content))
+
+
+def tiff(*entries: tuple[int, int, int, int], then: int = 0) -> bytes:
+    body = b"".join(struct.pack(">HHII", *entry) for entry in entries)
+    return b"MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + body + struct.pack(">I", then)
+
+
+def in_webp(data: bytes) -> bytes:
+    return b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(data)) + data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(then=8),
+        tiff((0x8769, 4, 1, 8)),
+        tiff((0x8769, 4, 1, 8), (0x8769, 4, 1, 9), then=8),
+    ],
+    ids=["next", "inner", "both"],
+)
+def test_directories_that_go_in_circles_come_to_an_end(data: bytes) -> None:
+    """Of EXIF data, each is read once."""
+    with little(1.0, 4 * MB):
+        refusal(in_webp(data))
+
+
+def test_many_entries_for_one_large_text_cost_no_copies() -> None:
+    """Each tag counts once, and is looked at rather than copied."""
+    size = 16 * MB
+    entries = [(tag, 2, size, 4096 * 12) for tag in range(4000)]
+    data = tiff(*entries).ljust(4096 * 12, b"\0") + b"prompt:{".ljust(size, b" ")
+    content = in_webp(data)
+    with little(2.0):
+        refusal(content)
+
+
+def test_boxes_in_boxes_are_read_to_the_depth_that_is_known() -> None:
+    """However deep a file goes."""
+    content = b""
+    for _ in range(20_000):
+        content = struct.pack(">I4s", len(content) + 8, b"meta") + content
+    with little():
+        refusal(struct.pack(">I4s", len(content) + 8, b"moov") + content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\0\0\x08ftyp" + b"\0\0\0\x08free" * 400_000,
+        b"RIFF\0\0\0\0WEBP" + b"VP8L\0\0\0\0" * 400_000,
+        b"fLaC" + b"\1\0\0\0" * 400_000,
+        b"\x89PNG\r\n\x1a\n\0\0\0\0IHDR\0\0\0\0" + b"\0\0\0\0IDAT\0\0\0\0" * 400_000,
+        b"OggS" + bytes(22) + b"\0" + (b"OggS" + bytes(22) + b"\0") * 400_000,
+        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"\xec\x80" * 400_000,
+    ],
+    ids=["mp4", "webp", "flac", "png", "ogg", "webm"],
+)
+def test_a_file_of_millions_of_parts_is_given_up(content: bytes) -> None:
+    """After more than any real file has."""
+    start = time.process_time()
+    refusal(content)
+    assert time.process_time() - start < 5
+
+
+def test_texts_that_unpack_to_gigabytes_are_given_up() -> None:
+    """Also when there are many of them."""
+    packer = zlib.compressobj(9)
+    bomb = b"".join(packer.compress(bytes(MB)) for _ in range(31)) + packer.flush()
+    content = png(*[(b"zTXt", b"prompt\0\0" + bomb)] * 200)
+    with little():
+        assert "not valid JSON" in refusal(content)
+
+
+def test_100_mb_of_nonsense_are_refused_at_once(tmp_path: Path) -> None:
+    """As bytes, in a file, and in one that never ends."""
+    nonsense = os.urandom(MB) * 100
+    path = tmp_path / "nonsense"
+    path.write_bytes(nonsense)
+    for source in (nonsense, path, io.BytesIO(nonsense), io.BytesIO(b"[" * 100 * MB)):
+        with little():
+            assert "larger than 32 MiB" in refusal(source)
+
+    class Endless:
+        def read(self, size: int) -> bytes:
+            return b" " * size
+
+    with little():
+        assert "larger than 32 MiB" in refusal(Endless())
+
+
+def test_json_that_would_take_too_much_memory_is_not_decoded() -> None:
+    """Brackets grow by thirty times."""
+    content = b"[" + b"{}," * (10 * MB) + b"{}]"
+    with little():
+        assert "too much to read" in refusal(content)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_file_may_end_anywhere(name: str) -> None:
+    """A workflow that is whole counts; anything else is a WorkflowError."""
+    content = (MEDIA / name).read_bytes()
+    loaded = 0
+    for end in range(0, len(content), 1 + len(content) // 1000):
+        with contextlib.suppress(WorkflowError):
+            assert Workflow.load(content[:end]).to_dict() == ALL[name]
+            loaded += 1
+    assert loaded > 0 or name.endswith((".webp", ".mp4", ".mov", ".mkv"))  # it stands at their end
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=examples(40), deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_raises_nothing_else(name: str, data: st.DataObject) -> None:
+    """Whatever bytes are changed: a workflow, or a WorkflowError."""
+    content = bytearray((MEDIA / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, min(len(content) - 1, 4000)))
+        kept = data.draw(st.integers(0, 8))
+        content[at : at + kept] = data.draw(st.binary(min_size=1, max_size=8))
+    for source in (bytes(content), Pipe(bytes(content))):
+        with contextlib.suppress(WorkflowError):
+            Workflow.load(source)
+
+
+# -- what a server says of a prompt -------------------------------------------------------
+
+RECORD = [3, "the-id", GRAPH, {"extra_pnginfo": {"workflow": UI}}, ["9"]]
+ENTRY = {"prompt": RECORD, "outputs": {}, "status": {"status_str": "success", "messages": []}}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ENTRY,
+        {"the-id": ENTRY},
+        HistoryEntry.from_json(ENTRY),
+        QueueItem.from_json(RECORD),
+        {"id": "the-id", "workflow": {"prompt": GRAPH, "extra_data": {}}},
+        JobInfo.from_json(
+            {"id": "the-id", "status": "completed", "workflow": {"prompt": GRAPH, "extra_data": {}}}
+        ),
+        json.dumps(ENTRY),
+    ],
+    ids=["entry", "answer", "HistoryEntry", "QueueItem", "job", "JobInfo", "text"],
+)
+def test_entries_of_queue_history_and_jobs_give_their_workflow(source: Any) -> None:
+    """As JSON, and as the methods of the client return them; the source is not changed."""
+    before = copy.deepcopy(source)
+    workflow = Workflow.load(source)
+    assert workflow.to_dict() == GRAPH
+    workflow.set({"1.width": 16})
+    if not isinstance(source, (HistoryEntry, JobInfo)):
+        assert source == before
+
+
+def test_a_history_of_several_prompts_is_no_workflow() -> None:
+    """Somebody has to choose."""
+    assert "the history of 2 prompts" in refusal({"a": ENTRY, "b": ENTRY})
+
+
+def test_a_job_whose_graph_is_not_known_says_so() -> None:
+    """A list of jobs has none."""
+    job = JobInfo.from_json({"id": "the-id", "status": "completed"})
+    assert refusal(job) == "the workflow of this JobInfo is not known"
+
+
+def test_a_graph_that_refers_to_itself_is_an_error() -> None:
+    """In a value, or in a wrapper."""
+    value: list[Any] = []
+    value.append(value)
+    wrapper: dict[str, Any] = {}
+    wrapper["prompt"] = wrapper
+    for source in ({"1": canvas(x=value)}, wrapper):
+        assert "nested too deeply" in refusal(source)
+
+
+def test_a_url_needs_the_client_of_its_server() -> None:
+    """A workflow alone asks nobody."""
+    assert "Workflow.load(url, api)" in refusal("http://127.0.0.1:1/view?filename=a.png")
+    assert "Workflow.load(url, api)" in refusal("HTTPS://host/view?filename=a.png", {"A": {}})
