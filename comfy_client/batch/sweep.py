@@ -44,7 +44,7 @@ from ..recording.secrets import Secrets
 from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
 from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import shorten
-from ..workflow.seeds import seeds_of, wants_seeds
+from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
 from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
@@ -491,7 +491,8 @@ class _Sweeper:
         facts["cached_nodes"] = tuple(facts["cached_nodes"])
         workflow = self._grid.workflow(point)
         graph = workflow.to_dict()
-        outputs, seeds = facts.pop("outputs"), seeds_of(graph) | facts.pop("seeds", {})
+        outputs, drawn = facts.pop("outputs"), facts.pop("seeds", {})
+        put_drawn(graph, drawn)
         # By the same names another server has other pictures.
         files = self._client if record.host == self._client.host else None
         names = workflow.output_names
@@ -501,7 +502,7 @@ class _Sweeper:
             outputs,
             files=files,
             output_names=names,
-            seeds=seeds,
+            seeds=seeds_of(graph) | drawn,
             **facts,
         )
         return attrs.evolve(row, result=result, cached=len(result.cached_nodes))

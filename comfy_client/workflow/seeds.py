@@ -48,7 +48,7 @@ def seed_before(graph: Mapping[str, Any], node_id: str) -> int | None:
     return None
 
 
-def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[int | str]:
+def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[Any]:
     inputs = inputs_of(graph, node_id)
     for name in NAMES:
         value = inputs.get(name)
@@ -68,6 +68,13 @@ def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dic
 def draw_wanted(graph: Mapping[str, Any]) -> None:
     """Put a new seed in place of each that is ``"random"`` or -1."""
     _draw(graph, is_wanted, None)
+
+
+def put_drawn(graph: Mapping[str, Any], drawn: Mapping[str, int]) -> None:
+    """Put what was drawn, by node id, in place of each seed that is ``"random"`` or -1."""
+    for node_id, name, _ in list(_seeds(graph, is_wanted)):
+        if node_id in drawn:
+            graph[node_id]["inputs"][name] = drawn[node_id]
 
 
 def wants_seeds(graph: Mapping[str, Any]) -> bool:
