@@ -196,6 +196,32 @@ class Workflow(Nodes):
         """
         self.remove(node, force=True)
 
+    def bypass(self, node: Node | str | int, definitions: Definitions) -> list[tuple[str, str]]:
+        """Take a node out, and give what it was given to those that used it.
+
+        As the page does in the mode Bypass: each link to an output of the node becomes the link
+        of an input of the same type, that of the same position if it fits::
+
+            workflow.bypass("LoraLoader", api)
+
+        Args:
+            node: The node, or its id, title or class.
+            definitions: The server's node definitions: a client, or a dict as ``GET
+                /object_info`` answers it.  A workflow itself has no types.
+
+        Returns:
+            The inputs that have no link any more, as (node id, name), since the node took nothing
+            of their type, or nothing was linked there.
+
+        Raises:
+            WorkflowError: No such node, or the definitions lack its class.
+        """
+        from .bypass import bypass  # most programs do without
+
+        lost = bypass(self._graph, self._id_of(node), definitions)
+        self._refresh()
+        return lost
+
     def randomize_seeds(self, rng: random.Random | None = None) -> dict[str, int]:
         """Put a new seed into each input ``seed`` and ``noise_seed`` that has a value.
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from ..errors import WorkflowError
 from .address import checked_value, no_input, node_named, nodes_named
 from .graph import brief, copied, title_of
-from .show import as_html, as_text
 
 
 class Node:
@@ -99,6 +98,8 @@ class Node:
         return f"<Node {self._id}{title} {self.class_type}>"
 
     def __str__(self) -> str:
+        from .show import as_text  # for people only
+
         return as_text({self._id: self._data}, self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -182,9 +183,13 @@ class Nodes:
         return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
 
     def __str__(self) -> str:
+        from .show import as_text  # for people only
+
         return as_text(self._graph)
 
     def _repr_html_(self) -> str:
+        from .show import as_html  # for people only
+
         return as_html(self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
