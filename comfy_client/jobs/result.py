@@ -343,8 +343,9 @@ class Result(_Outputs):
         cached_nodes: The ids of the nodes that did not run again.
         fully_cached: True if no node ran, since nothing had changed: for another image change the
             seed.
-        seeds: The numbers in the inputs ``seed`` and ``noise_seed``, by node id.  A linked input is
-            missing here: another node has or makes its value.
+        seeds: The numbers in the inputs ``seed`` and ``noise_seed``, by node id; for ``"random"``
+            and -1, those that were drawn.  A linked input is missing here: another node has or
+            makes its value.
         node_errors: Why some outputs did not run, by node id; empty: all ran.
         complete: False if outputs may be missing: the history was deleted before it was read, or
             the socket was down, which alone delivers images of ``SaveImageWebsocket``.

@@ -131,7 +131,9 @@ class Running(Routes):
                 print(result.images[0].filename)
 
         Args:
-            workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.
+            workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.  For
+                an input ``seed`` or ``noise_seed`` that is ``"random"`` or -1, a seed is drawn,
+                which is in :attr:`Result.seeds`.
             inputs: Other values for this run, ``{"KSampler.seed": 7}``, as
                 :meth:`Workflow.set`; your workflow is not changed.
             timeout: Seconds for everything; ``None``: no limit.  If the submission got no

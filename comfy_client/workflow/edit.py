@@ -239,7 +239,11 @@ class Workflow(Nodes):
 
     @property
     def loras(self) -> list[Node]:
-        """The nodes that load a LoRA: those that have an input ``lora_name``."""
+        """The nodes that load LoRAs: those with an input that names such a file.
+
+        It is ``lora_name`` in ComfyUI's own nodes.  Nodes of packs may load several, as
+        ``lora_name_1`` or ``lora_1``.
+        """
         return [self._nodes[node_id] for node_id in loras(self._graph)]
 
     def add_lora(

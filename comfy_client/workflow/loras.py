@@ -32,8 +32,18 @@ _LORA_MODEL: Final = "LoraLoaderModelOnly"
 
 
 def loras(graph: Mapping[str, Any]) -> list[str]:
-    """Ids of the nodes that load a LoRA: those with an input ``lora_name``."""
-    return [node_id for node_id in graph if "lora_name" in inputs_of(graph, node_id)]
+    """Ids of the nodes that load LoRAs, by the inputs that name their files.
+
+    ``lora_name`` of ComfyUI's own, ``lora_name_1`` and ``lora_1 = {"lora": ...}`` of packs.
+    """
+    return [
+        node_id
+        for node_id in graph
+        if any(
+            name.startswith("lora_name") or (isinstance(value, Mapping) and "lora" in value)
+            for name, value in inputs_of(graph, node_id).items()
+        )
+    ]
 
 
 def add_lora(

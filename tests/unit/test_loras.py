@@ -55,6 +55,16 @@ def test_another_lora_stacks_on_the_last() -> None:
     assert [each["lora_name"] for each in workflow.loras] == ["a", "b"]
 
 
+def test_nodes_of_packs_that_load_several_are_listed_too() -> None:
+    """By the names of their inputs, or by what is in them."""
+    graph = {
+        "1": node("LoraStack", lora_name_1="a", lora_name_2="b"),
+        "2": node("PowerLoraLoader", lora_1={"on": True, "lora": "c", "strength": 1}),
+        "3": node("Text", text="lora", options={"a": 1}),
+    }
+    assert [each.id for each in Workflow.load(graph).loras] == ["1", "2"]
+
+
 def test_where_there_is_no_clip_it_is_a_lora_of_the_model_alone() -> None:
     """The CLIP comes from a loader of its own there."""
     workflow = Workflow.load(load_workflow("txt2img_separate_loaders"))
