@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from comfy_client import Workflow, WorkflowError
+from comfy_client.workflow.convert import convert
+from tests.helpers.conformance import First, definitions, pairs
 from tests.helpers.graphs import node, txt2img
 
 
@@ -134,3 +136,32 @@ def test_a_node_that_is_linked_to_itself_leaves_no_link_to_nothing() -> None:
         assert workflow.bypass("1", DEFINITIONS) == [("2", "images")]
         assert workflow["2"].inputs == {}
     assert graph["2"] == before["2"]
+
+
+# -- as the page does ----------------------------------------------------------------------
+
+
+def inputs_by_node(graph: dict[str, Any]) -> dict[str, Any]:
+    return {node_id: each["inputs"] for node_id, each in graph.items()}
+
+
+@pytest.mark.parametrize(("version", "count"), [("0.3.75", 50), ("0.28.1", 76)])
+def test_what_the_page_sends_of_bypassed_nodes_is_what_bypass_leaves(
+    version: str, count: int
+) -> None:
+    """All published templates that have such nodes: switched on, and bypassed here."""
+    known, seen = definitions(version), 0
+    for name, ui, prompt in pairs(version):
+        modes = {str(each["id"]): each for each in ui["nodes"] if each.get("mode") == 4}
+        bypassed = {key: each for key, each in modes.items() if each["type"] in known}
+        for each in bypassed.values():
+            each["mode"] = 0
+        workflow = Workflow(convert(ui, known, dynamic_prompts=First()).graph)
+        lost = [place for key in bypassed for place in workflow.bypass(key, known)]
+        expected = inputs_by_node(prompt)
+        for node_id, field in lost:  # the page has the value of a widget behind the link
+            if node_id in expected and not isinstance(expected[node_id].get(field), list):
+                expected[node_id].pop(field, None)
+        seen += bool(bypassed)
+        assert inputs_by_node(workflow.to_dict()) == expected, name
+    assert seen == count
