@@ -27,20 +27,25 @@ def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Pla
     Raises:
         WorkflowError: The server has no such class.
     """
-    linked = takers(graph, node_id)
-    classes = {class_of(graph, key) or "" for key in (node_id, *(taker for taker, _ in linked))}
-    definitions = as_mapping(source, classes)
+    linked = {place: slot for place, slot in takers(graph, node_id).items() if place[0] != node_id}
+    users = {taker: class_of(graph, taker) or "" for taker, _ in linked}
+    definitions = as_mapping(source, {class_of(graph, node_id) or "", *users.values()})
     own = _definition(graph, node_id, definitions)
-    slots = _slots(own, inputs_of(graph, node_id))
+    slots = list(_types(own, inputs_of(graph, node_id)).items())
+    firsts: dict[str, str] = {}
+    for name, kind in slots:
+        firsts.setdefault(kind, name)
     outputs = outputs_of(own)
+    wanted = {
+        taker: _types(definitions.get(name, {}), inputs_of(graph, taker))
+        for taker, name in users.items()
+    }
     instead: dict[Place, list[Any] | None] = {}
     for (taker, name), slot in linked.items():
-        if taker == node_id:
-            continue
-        given = outputs[slot] if slot < len(outputs) else OutputSpec("", "*")
-        definition = definitions.get(class_of(graph, taker) or "", {})
-        wanted = _type_of(definition, inputs_of(graph, taker), name) or given.kind
-        found = _passing(slots, slot, given.kind, wanted)
+        given = outputs[slot] if 0 <= slot < len(outputs) else OutputSpec("", "*")
+        kind = wanted[taker].get(name) or given.kind
+        same = slots[slot] if 0 <= slot < len(slots) else None
+        found = _passing(same or slots[0], firsts, given.kind, kind) if slots else None
         link = as_link(inputs_of(graph, node_id).get(found)) if found else None
         is_good = link is not None and link[0] in graph and link[0] not in (node_id, taker)
         instead[taker, name] = [*link] if link and is_good else None
@@ -69,40 +74,43 @@ def _definition(
     return found
 
 
-def _slots(definition: Mapping[str, Any], given: Mapping[str, Any]) -> list[_Slot]:
-    """Name and type of each input in the order of the page: those without a widget come first."""
-    sockets: list[_Slot] = []
-    widgets: list[_Slot] = []
+def _types(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+    """Inputs with their types in the order of the page: those without a widget come first.
+
+    An empty type is that of what is linked to it.
+    """
+    sockets: dict[str, str] = {}
+    widgets: dict[str, str] = {}
     for one in walk(definition, given):
         if isinstance(one, InputSpec):
-            kind = one.kind if isinstance(one.kind, str) else "COMBO"
-            (widgets if one.is_widget else sockets).append((one.name, kind))
+            (widgets if one.is_widget else sockets)[one.name] = _kind(one)
         elif isinstance(one, Autogrow):
-            kind = one.part.kind if isinstance(one.part.kind, str) else "COMBO"
-            sockets += [(name, kind) for name in given if one.has(name)]
-    return [*sockets, *widgets]
+            sockets |= {name: _kind(one.part) for name in given if one.has(name)}
+    return sockets | widgets
 
 
-def _type_of(definition: Mapping[str, Any], given: Mapping[str, Any], name: str) -> str:
-    """The type of an input; empty: unknown, or that of what is linked to it."""
-    for one in walk(definition, given):
-        if isinstance(one, InputSpec) and one.name == name and one.template:
-            return ""
-    return next((kind for slot, kind in _slots(definition, given) if slot == name), "")
+def _kind(spec: InputSpec) -> str:
+    if spec.template:
+        return ""
+    return spec.kind if isinstance(spec.kind, str) else "COMBO"
 
 
-def _passing(slots: list[_Slot], slot: int, given: str, wanted: str) -> str | None:
-    """The input whose link takes the place of an output; ``None``: there is none."""
-    if wanted in ("*", ""):
-        return slots[slot if slot < len(slots) else 0][0] if slots else None
+def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) -> str | None:
+    """The input whose link takes the place of an output; ``None``: there is none.
+
+    Args:
+        same: The input in the position of the output, or the first one.
+        firsts: The first input of each type.
+        given: The type of the output.
+        wanted: The type of the input that is linked to it.
+    """
 
     def fits(kind: str) -> bool:
         return _match(kind, given) and _match(kind, wanted)
 
-    if slot < len(slots) and fits(slots[slot][1]):
-        return slots[slot][0]
-    exact = (name for name, kind in slots if kind == wanted)
-    return next(exact, None) or next((name for name, kind in slots if fits(kind)), None)
+    if wanted in ("*", "") or fits(same[1]):
+        return same[0]
+    return firsts.get(wanted) or next((name for kind, name in firsts.items() if fits(kind)), None)
 
 
 def _match(one: str, other: str) -> bool:

@@ -8,10 +8,13 @@ from typing import Any, Final, TypeAlias
 from ..errors import WorkflowError
 from .address import checked_value
 from .graph import as_link, class_of, describe, inputs_of, needed
-from .wiring import takers
+from .wiring import Place, takers, takers_of_each
 
 #: An output: the id of a node and the slot.
 Output: TypeAlias = tuple[str, int]
+
+#: The inputs that are linked to each output.
+Users: TypeAlias = Mapping[Output, list[Place]]
 
 #: Loaders of models with a CLIP: the slots of both.
 _CHECKPOINTS: Final[Mapping[str, tuple[int, int | None]]] = {
@@ -58,7 +61,9 @@ def add_lora(
     Raises:
         WorkflowError: No loader of models, or several; a value that JSON cannot carry.
     """
-    model, clip = _tips(graph, *_outputs(graph, _loader(graph) if loader is None else loader))
+    users = takers_of_each(graph)
+    loader = _loader(graph, users) if loader is None else loader
+    model, clip = _tips(graph, users, *_outputs(graph, users, loader))
     inputs: dict[str, Any] = {"lora_name": name, "strength_model": strength, "model": [*model]}
     if clip:
         strength = strength if clip_strength is None else clip_strength
@@ -75,7 +80,7 @@ def add_lora(
     places = [
         (slot, place)
         for slot, tip in enumerate((model, clip))
-        for place in (_users(graph, tip) if tip else ())
+        for place in (users.get(tip, ()) if tip else ())
         if place[0] not in before
     ]
     for slot, (taker, field) in places:
@@ -84,12 +89,12 @@ def add_lora(
     return lora
 
 
-def _loader(graph: Mapping[str, Any]) -> str:
+def _loader(graph: Mapping[str, Any], users: Users) -> str:
     """The one node that loads a model which is used."""
     found = [
         node_id
         for node_id in graph
-        if class_of(graph, node_id) in LOADERS and _users(graph, _outputs(graph, node_id)[0])
+        if class_of(graph, node_id) in LOADERS and _outputs(graph, users, node_id)[0] in users
     ]
     if len(found) == 1:
         return found[0]
@@ -114,7 +119,7 @@ def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
     return {key: None for key in sources if "model" not in inputs_of(graph, key)}
 
 
-def _outputs(graph: Mapping[str, Any], loader: str) -> tuple[Output, Output | None]:
+def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Output, Output | None]:
     """Which outputs of a loader are the model, and the CLIP if others use it."""
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
@@ -124,26 +129,22 @@ def _outputs(graph: Mapping[str, Any], loader: str) -> tuple[Output, Output | No
         if "model" not in slots:
             raise WorkflowError(f"no node takes a model from {describe(graph, loader)}")
         model, clip = slots["model"], slots.get("clip")
-    is_used = clip is not None and _users(graph, (loader, clip))
+    is_used = clip is not None and (loader, clip) in users
     return (loader, model), (loader, clip) if clip is not None and is_used else None
 
 
-def _users(graph: Mapping[str, Any], output: Output) -> list[tuple[str, str]]:
-    return [place for place, slot in takers(graph, output[0]).items() if slot == output[1]]
-
-
 def _tips(
-    graph: Mapping[str, Any], model: Output, clip: Output | None
+    graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
 ) -> tuple[Output, Output | None]:
     """The outputs of the last LoRA, as long as there is one alone that uses those before."""
     passed: set[str] = set()
     while True:
-        users = _users(graph, model)
-        if len(users) != 1 or users[0][1] != "model" or users[0][0] in passed:
+        places = users.get(model, [])
+        if len(places) != 1 or places[0][1] != "model" or places[0][0] in passed:
             return model, clip
-        lora = users[0][0]
+        lora = places[0][0]
         if class_of(graph, lora) == _LORA:
-            if clip and _users(graph, clip) != [(lora, "clip")]:
+            if clip and users.get(clip) != [(lora, "clip")]:
                 return model, clip
             clip = (lora, 1) if clip else None
         elif class_of(graph, lora) != _LORA_MODEL:

@@ -22,6 +22,15 @@ def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
     }
 
 
+def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[Place]]:
+    """The inputs that are linked to each output, by node and slot."""
+    found: dict[tuple[str, int], list[Place]] = {}
+    for taker in graph:
+        for name, source, slot in links_of(graph, taker):
+            found.setdefault((source, slot), []).append((taker, name))
+    return found
+
+
 def remove(graph: dict[str, Any], node_id: str, *, force: bool = False) -> None:
     """Take a node out; with ``force`` also the inputs that are linked to it.
 
