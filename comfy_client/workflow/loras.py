@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from ..errors import WorkflowError
 from .address import checked_value
-from .graph import as_link, class_of, describe, inputs_of, needed
+from .graph import as_link, class_of, describe, free_id, inputs_of, needed
 from .wiring import Place, takers, takers_of_each
 
 #: An output: the id of a node and the slot.
@@ -68,7 +69,8 @@ def add_lora(
     if clip:
         strength = strength if clip_strength is None else clip_strength
         inputs |= {"strength_clip": strength, "clip": [*clip]}
-    lora = free_id(graph)
+    # A number that no id begins with: those of nodes inside of another one do with its id.
+    lora = str(free_id({re.split("[.:]", key, maxsplit=1)[0] for key in graph}, len(graph)))
     node = {"class_type": _LORA if clip else _LORA_MODEL, "inputs": inputs}
     trial = {**graph, lora: node}
     node["inputs"] = {
@@ -151,10 +153,3 @@ def _tips(
             return model, clip
         passed.add(lora)
         model = (lora, 0)
-
-
-def free_id(graph: Mapping[str, Any]) -> str:
-    """An id for one more node: a number that no id begins with."""
-    firsts = (node_id.replace(".", ":").partition(":")[0] for node_id in graph)
-    numbers = [int(one) for one in firsts if len(one) < 16 and one.isascii() and one.isdecimal()]
-    return str(max(numbers, default=0) + 1)

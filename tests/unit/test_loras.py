@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from comfy_client import Workflow, WorkflowError
-from comfy_client.workflow.loras import free_id
 from tests.conftest import load_workflow
 from tests.helpers.graphs import node, txt2img
 
@@ -163,9 +162,13 @@ def test_links_never_make_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "free"),
-    [(["3", "9"], "10"), (["12:3", "a"], "13"), (["1.0.0.1"], "2"), (["9" * 20, "x"], "1")],
+    ("loader", "others", "free"),
+    [("4", ["9"], "5"), ("12:3", ["4"], "5"), ("4.0.0.1", ["5:1"], "6"), ("a", ["9"], "4")],
 )
-def test_a_new_id_is_a_number_that_no_other_begins_with(ids: list[str], free: str) -> None:
+def test_a_new_id_is_a_number_that_no_other_begins_with(
+    loader: str, others: list[str], free: str
+) -> None:
     """Ids of nodes inside of others begin with that of the outer one."""
-    assert free_id(dict.fromkeys(ids)) == free
+    graph = {key: node("Other") for key in others}
+    graph |= {loader: node("UNETLoader"), "x": node("KSampler", model=[loader, 0])}
+    assert Workflow.load(graph).add_lora("a").id == free
