@@ -180,7 +180,7 @@ class Batches(Running):
                     print(row.params, row.error or row.seconds)
 
         Args:
-            workflow: In API format.
+            workflow: As for :meth:`run`.
             grid: Values by input, ``{"KSampler.seed": range(8)}``, the node by id, title or
                 class.
             in_flight: How many of its prompts are in the queue, the running one included.

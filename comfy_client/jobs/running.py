@@ -131,8 +131,9 @@ class Running(Routes):
                 print(result.images[0].filename)
 
         Args:
-            workflow: In API format: a :class:`Workflow`, a dict, JSON text, or a file's path.  For
-                an input ``seed`` or ``noise_seed`` that is ``"random"`` or -1, a seed is drawn,
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads: a dict, JSON
+                text, the path of a JSON file or of a saved image, a job, a result, ...  For an
+                input ``seed`` or ``noise_seed`` that is ``"random"`` or -1, a seed is drawn,
                 which is in :attr:`Result.seeds`.
             inputs: Other values for this run, ``{"KSampler.seed": 7}``, as
                 :meth:`Workflow.set`; your workflow is not changed.
@@ -214,7 +215,7 @@ class Running(Routes):
                 result = job.result(timeout=300)
 
         Args:
-            workflow: In API format.
+            workflow: As for :meth:`run`.
             inputs: As for :meth:`run`.
             prompt_id: Your own id, a canonical UUID never used before, if you must store it
                 before the submission.  ``None``: a new one.  Servers before 0.3.45 choose
@@ -259,7 +260,7 @@ class Running(Routes):
         Args:
             number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
                 at the front.
-            workflow: In API format.
+            workflow: As for :meth:`run`.
             prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
                 the id from the answer.  ``None``: the server chooses.
             options: See :class:`PromptOptions`.

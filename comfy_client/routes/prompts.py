@@ -30,7 +30,7 @@ _OTHERS = (
     *("on_event", "on_progress", "on_preview", "prompt_id", "number"),
 )
 
-#: A workflow, its graph in API format as a dict or as JSON text, or the path of a file with it.
+#: A workflow, or whatever one is loaded from.
 AnyWorkflow = Source
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,8 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.errors import NotFound, UnexpectedResponse, WorkflowError
 from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer, Request
+from comfy_client.workflow.metadata.png import write_metadata
+from tests.conftest import WORKFLOWS
 from tests.helpers.graphs import canvas, node, picture, txt2img
 from tests.helpers.http import raw
 from tests.helpers.media import ALL, MEDIA
@@ -262,3 +265,15 @@ def large(content: bytes, size: int) -> bytes:
         return content[:start] + (size + 8).to_bytes(4, "big") + b"mdat" + filled + content[start:]
     start = content.index(b"IDAT") - 4
     return content[:start] + size.to_bytes(4, "big") + b"IDAT" + filled + bytes(4) + content[start:]
+
+
+def test_a_file_with_the_graph_of_the_page_alone_is_converted(api: ComfyApi) -> None:
+    """With the definitions of the server; its own client fetches them."""
+    ui = json.loads((WORKFLOWS / "txt2img_ui.json").read_text(encoding="utf-8"))
+    content = write_metadata((MEDIA / "SaveImage.png").read_bytes(), {"workflow": ui, "prompt": 1})
+    stored = api.upload_image(content, "page.png")
+    with pytest.raises(WorkflowError, match="UI format"):
+        Workflow.load(content)
+    workflow = Workflow.load(content, api)
+    assert workflow == Workflow.load(api.get_path_image(stored), api) == Workflow.load(ui, api)
+    assert workflow["KSampler"]["steps"] > 0
