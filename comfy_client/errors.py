@@ -46,7 +46,8 @@ class ComfyError(Exception):
 def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) -> ComfyError:
     error = cls.__new__(cls, message)
     Exception.__init__(error, message)
-    error.__dict__.update(attributes)
+    for name, value in attributes.items():
+        setattr(error, name, value)
     return error
 
 
@@ -335,6 +336,24 @@ class ConversionWarning(UserWarning):
         self.class_type = class_type
         self.title = title
         self.input = input
+
+
+class MissingExtra(ComfyError, ImportError):
+    """A library is not installed that only some calls need; the message says how to get it.
+
+    Attributes:
+        extra: The extra of this package that installs it, such as ``"image"``.
+        name: The module that could not be imported; ``None``: unknown.
+    """
+
+    def __init__(self, message: str, *, extra: str, name: str | None = None) -> None:
+        super().__init__(message)
+        self.extra = extra
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Also with what ImportError keeps elsewhere."""
+        return _rebuild, (type(self), str(self), {**self.__dict__, "name": self.name})
 
 
 class ClientClosed(ComfyError):

@@ -26,6 +26,7 @@ MODULES = {
 ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("errors", "values", "since"),
+    ("extras",),
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
     ("signals", "transport"),

@@ -1,0 +1,32 @@
+"""Libraries that only some programs need: imported late, and missed with the name of the extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import MissingExtra
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """In here an import that fails is a :class:`MissingExtra`.
+
+    ::
+
+        with needs_extra("image", "a Pillow image"):
+            from PIL import Image
+
+    Args:
+        extra: Its name in ``setup.cfg``, without brackets.
+        what: What needs it, as the message begins: ``"result.grid()"``.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        raise MissingExtra(
+            f"{what} needs {exc.name or 'a library'}, of the extra [{extra}]: "
+            f"pip install 'comfy-client-blocking[{extra}]' ({exc})",
+            extra=extra,
+            name=exc.name,
+        ) from exc
