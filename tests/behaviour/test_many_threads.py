@@ -135,7 +135,6 @@ def crowd(
 
 @pytest.mark.parametrize("version", ["0.3.75", "new"])
 @pytest.mark.parametrize("link", ["sound", "cut"])
-@pytest.mark.timing(look_up=2.0)
 def test_two_hundred_prompts_of_eight_threads(link: str, version: Any) -> None:
     """By the record of the embedded server, each ran once."""
     with ComfyServer(version=version) as server, contextlib.ExitStack() as stack:

@@ -459,4 +459,8 @@ def test_whoever_leaves_leaves_no_growing_queue(one, job):
     with pytest.raises(KeyError) as caught:
         wait(job, Limits(5), on_progress=leave)
     assert "keeps running" in caught.value.__notes__[0]
-    assert one.events.readers == 0
+    one.events.receive(event := progress(2))
+    kept = weakref.ref(event)
+    del event
+    gc.collect()
+    assert kept() is None
