@@ -102,7 +102,7 @@ class _Filling:
                 yield name, self._value(spec, self._given[name])
                 continue
             try:
-                yield name, spec.default()
+                yield name, _sent(spec, spec.default())
             except LookupError:
                 if spec.required:
                     raise self._error(name, f"is missing: {_wanted(spec)}") from None
@@ -136,15 +136,14 @@ class _Filling:
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}; {_WRAP}")
         if wanted and not _is_a(value, wanted):
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
-        return {"__value__": value} if isinstance(value, list) else value
+        return _sent(spec, value)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise for what the server would refuse: ranges, choices, types of links."""
         known: dict[str, Any] = {}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
         for name, spec in self._specs.items():
-            is_open = spec.has_open_choices and spec.choices is not None
-            if is_open or _is_drawn(name, inputs.get(name)):
+            if spec.has_open_choices or _is_drawn(name, inputs.get(name)):
                 known[name] = ["*", {}]
             else:
                 known[name] = [spec.kind, dict(spec.options)]
@@ -217,6 +216,13 @@ class _Filling:
 
 
 _WRAP = 'what is no link is given as {"__value__": ...}'
+
+
+def _sent(spec: InputSpec, value: Any) -> Any:
+    """A value as the page sends it: a list could be taken for a link."""
+    if spec.kind == "CURVE":
+        return {"__type__": "CURVE", "__value__": value}
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def _is_drawn(name: str, value: object) -> bool:

@@ -193,6 +193,8 @@ def test_inputs_that_are_left_out_have_the_defaults_of_the_page() -> None:
         (["COMBO", {"options": ["a", "b"], "default": "b"}], "b"),
         (["COMBO", {"options": [6, 8]}], 6),
         (["COLOR", {"default": "#ffffff"}], "#ffffff"),
+        (["COLOR", {}], "#000000"),
+        (["COLORS", {}], {"__value__": []}),
     ],
     ids=str,
 )
@@ -209,7 +211,8 @@ def test_a_widget_has_the_default_of_its_definition_or_of_its_type(
         (["MODEL", {}], "a link to an output of type MODEL"),
         (["INT", {"forceInput": True, "default": 3}], "a link to an output of type INT"),
         ([[], {}], "the server has nothing to choose from"),
-        (["COLOR", {}], "COLOR"),
+        (["COMBO", {"remote": {"route": "/models"}}], "COMBO"),
+        (["WEBCAM", {}], "WEBCAM"),
     ],
     ids=str,
 )
@@ -310,6 +313,13 @@ def test_types_meet_as_the_server_has_it() -> None:
     assert "takes FLOAT, but node 1 (Gives), slot 2, gives INT" in str(
         refusal(g, "Takes", x=gives[2])
     )
+
+
+def test_choices_that_only_the_browser_knows_are_not_checked() -> None:
+    """Nor are files, since more may be uploaded."""
+    remote = ["COMBO", {"remote": {"route": "/models"}}]
+    g = Graph({"A": made_up(x=remote, y=[["a.png"], {"image_upload": True}])})
+    assert inputs_of(g.A(x="any", y="b.png"), g) == {"x": "any", "y": "b.png"}
 
 
 def test_two_faults_of_a_node_are_told_together() -> None:
