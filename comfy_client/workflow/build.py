@@ -144,6 +144,7 @@ class BaseGraph:
         _title: str | None = None,
         _meta: Mapping[str, Any] | None = None,
         _extra: Mapping[str, Any] | None = None,
+        _check: bool = True,
         **values: Any,
     ) -> GraphNode[Any]:
         """Add a node; ``g.KSampler(...)`` is short for ``g.node("KSampler", ...)``.
@@ -165,6 +166,8 @@ class BaseGraph:
             _title: Its title.  ``None``: none.
             _meta: What else its ``_meta`` holds.
             _extra: Other keys of the node than ``class_type`` and ``inputs``.
+            _check: Whether inputs are checked.  ``False`` is for the few nodes that accept more
+                than their definition says, such as ``CustomCombo``; links are checked even so.
             **values: More inputs.
 
         Raises:
@@ -190,7 +193,7 @@ class BaseGraph:
             node["_meta"] = {**title, **copied(_meta or {})}
         self._graph[node_id] = {**node, **copied(_extra or {}), **node}
         try:
-            outputs = self._fill_in(node_id, {**given, **values}, definition)
+            outputs = self._fill_in(node_id, {**given, **values}, definition, _check)
         except BaseException:
             del self._graph[node_id]
             raise
@@ -255,7 +258,11 @@ class BaseGraph:
         )
 
     def _fill_in(
-        self, node_id: str, given: Mapping[str, Any], definition: Mapping[str, Any] | None
+        self,
+        node_id: str,
+        given: Mapping[str, Any],
+        definition: Mapping[str, Any] | None,
+        check: bool,
     ) -> tuple[OutputSpec, ...] | None:
         """Give a node its inputs, and return its outputs; ``None``: they are not known."""
         node = self._graph[node_id]
@@ -272,12 +279,13 @@ class BaseGraph:
         if definition is None:
             return None
         try:
-            found = fill(self._graph, node_id, definition, self._outputs)
+            found = fill(self._graph, node_id, definition, self._outputs, check=check)
         except WorkflowError:
             newer = self._asked_again(node["class_type"])
             if newer is None or newer == definition:
                 raise
-            found = fill(self._graph, node_id, newer, self._outputs)  # with models added since
+            # A model was added since.
+            found = fill(self._graph, node_id, newer, self._outputs)
         node["inputs"], self._outputs[node_id] = found
         return found[1]
 

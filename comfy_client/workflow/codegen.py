@@ -14,7 +14,7 @@ from .literals import call, is_identifier, literal, quoted, variable
 #: Variables of the code itself, and names that are likely to be used around it.
 _TAKEN = ("api", "g", "graph", "result", "wf", "workflow")
 #: Keywords of a call that are no inputs.
-RESERVED = frozenset({"_id", "_title", "_meta", "_extra"})
+RESERVED = frozenset({"_id", "_title", "_meta", "_extra", "_check"})
 
 
 def to_code(graph: Mapping[str, Any]) -> str:

@@ -21,7 +21,12 @@ _PYTHON: Mapping[str, str] = {"INT": "int", "FLOAT": "float", "STRING": "str", "
 
 
 def fill(
-    graph: Mapping[str, Any], node_id: str, definition: Mapping[str, Any], outputs: Outputs
+    graph: Mapping[str, Any],
+    node_id: str,
+    definition: Mapping[str, Any],
+    outputs: Outputs,
+    *,
+    check: bool = True,
 ) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
     """The inputs of a node in the order of its definition, and what its outputs are.
 
@@ -31,22 +36,28 @@ def fill(
         node_id: The node.
         definition: The definition of its class.
         outputs: Those of the other nodes.
+        check: Whether names and values are checked; links always are.
 
     Raises:
         WorkflowError: What the server would refuse, and what is no value of the input's type.
     """
-    node = _Filling(graph, node_id, outputs)
+    node = _Filling(graph, node_id, outputs, checks=check)
     node.read(definition)
-    node.refuse_unknown()
+    if check:
+        node.refuse_unknown()
     inputs = dict(node.values())
-    node.check(inputs)
+    if check:
+        node.check(inputs)
     return inputs, tuple(node.outputs(definition, inputs))
 
 
 class _Filling:
     """One node while it is filled in."""
 
-    def __init__(self, graph: Mapping[str, Any], node_id: str, outputs: Outputs) -> None:
+    def __init__(
+        self, graph: Mapping[str, Any], node_id: str, outputs: Outputs, *, checks: bool
+    ) -> None:
+        self._checks = checks
         self._graph = graph
         self._id = node_id
         self._sources = outputs
@@ -104,7 +115,7 @@ class _Filling:
             try:
                 yield name, _sent(spec, spec.default())
             except LookupError:
-                if spec.required:
+                if spec.required and self._checks:
                     raise self._error(name, f"is missing: {_wanted(spec)}") from None
         for name, value in self._given.items():
             if name not in self._specs:
@@ -129,7 +140,8 @@ class _Filling:
                 who = describe(self._graph, source)
                 raise self._error(spec.name, f"takes output {slot} of {who}, which has {has}")
             return [source, slot]
-        if _is_drawn(spec.name, value) or (isinstance(value, dict) and "__value__" in value):
+        is_wrapped = isinstance(value, dict) and "__value__" in value
+        if is_wrapped or not self._checks or _is_drawn(spec.name, value):
             return value
         wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
         if spec.takes_link_only:

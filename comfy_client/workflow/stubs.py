@@ -126,6 +126,7 @@ def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -
     yield "            _title: str | None = ...,"
     yield "            _meta: Mapping[str, Any] | None = ...,"
     yield "            _extra: Mapping[str, Any] | None = ...,"
+    yield "            _check: bool = ...,"
     yield f"        ) -> {_result(outputs_of(definition)[:_MOST_OUTPUTS], results)}:"
     about = _about(definition)
     yield f"            {quoted(about)}" if about else "            ..."

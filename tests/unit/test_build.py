@@ -322,6 +322,17 @@ def test_choices_that_only_the_browser_knows_are_not_checked() -> None:
     assert inputs_of(g.A(x="any", y="b.png"), g) == {"x": "any", "y": "b.png"}
 
 
+def test_a_node_that_accepts_more_than_its_definition_says_goes_unchecked() -> None:
+    """Defaults and links are as ever."""
+    g = Graph(NEW)
+    refusal(g, "CustomCombo", choice="mine")
+    node = g.CustomCombo(choice="mine", index=0, option1="mine", _check=False)
+    assert inputs_of(node, g) == {"choice": "mine", "index": 0, "option1": "mine"}
+    text = g.CLIPTextEncode(_check=False)
+    assert inputs_of(text, g) == {"text": ""}
+    refusal(g, "ImageInvert", image=["9", 0], _check=False)
+
+
 def test_two_faults_of_a_node_are_told_together() -> None:
     error = refusal(Graph(NEW), "EmptyImage", width=0, height=0)
     assert "width = 0" in str(error)

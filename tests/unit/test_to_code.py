@@ -196,7 +196,19 @@ HOSTILE_NAMES = [
     *("", " ", "a b", "class", "None", "__class__", "__import__('os').system('x')", "g", "Graph"),
     *('"', "'", "'''", '"""', "\\", "\\'", '\\"', "a\nb", "\r", "\0", "\x1b[2J", "#", "{x}", "%s"),
     *("ﬁ", "ｇ", "KSаmpler", "\u202e", "\u2028", "\ud800", "\U0001f600", "x" * 3000, "workflow"),
-    *("node", "_id", "_title", "_meta", "_extra", "self", "inputs", "class_type", "print", "1a"),
+    *(
+        "node",
+        "_id",
+        "_title",
+        "_meta",
+        "_extra",
+        "_check",
+        "self",
+        "inputs",
+        "class_type",
+        "print",
+        "1a",
+    ),
     *("A", "B", "a_2", "A_2", "a__2", "order", "f(", "x)", "],", "\\N{DASH}", "\t"),
 ]
 NAME = st.sampled_from(HOSTILE_NAMES) | st.text(max_size=5)
