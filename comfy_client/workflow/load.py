@@ -51,8 +51,8 @@ class OpensImages(Protocol):
 _GRAPHS: Final = ("graph", "workflow")
 #: What :func:`load_graph` reads.
 Readable: TypeAlias = (
-    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview | os.PathLike[str]"
-    " | BinaryIO | TextIO | HasGraph | HasWorkflow"
+    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview"
+    " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow"
 )
 
 
