@@ -296,6 +296,9 @@ class Workflow(Nodes):
 
         Example::
 
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
             workflow["Positive prompt"]["text"] = "a {red|green} fox // or a cat"
             workflow.resolve_prompts(7)
 
