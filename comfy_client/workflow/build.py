@@ -129,6 +129,8 @@ class BaseGraph:
     """What :class:`Graph` has beside the names of the server; typed stubs derive from it."""
 
     def __init__(self, definitions: Definitions | None = None) -> None:
+        if not (definitions is None or hasattr(definitions, "node_definitions")):
+            as_mapping(definitions, ())  # TypeError for what is none
         self._definitions = definitions
         self._graph: dict[str, Any] = {}
         self._outputs: dict[str, tuple[OutputSpec, ...]] = {}
