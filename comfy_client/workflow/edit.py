@@ -103,8 +103,9 @@ class Workflow(Nodes):
                   be wrapped: ``{"prompt": ...}`` (the body of a ``POST /prompt``), ``{"output":
                   ...}`` (the result of the page's ``graphToPrompt``), ``{"workflow": ...}``, or
                   be an entry of the server's history;
-                * a :class:`Job`, a :class:`Result`, or what :meth:`ComfyApi.get_history`,
-                  :meth:`ComfyApi.get_queue` and :meth:`ComfyApi.get_job` return of a prompt;
+                * a :class:`Job`, a :class:`Result`, one of its files, or what
+                  :meth:`ComfyApi.get_history`, :meth:`ComfyApi.get_queue` and
+                  :meth:`ComfyApi.get_job` return of a prompt;
                 * a URL of the server's ``/view``, if ``definitions`` is its client: only that
                   server is asked;
                 * another workflow, which is copied.

@@ -39,6 +39,20 @@ class HasWorkflow(Protocol):
         """The graph, alone or as ``prompt`` beside ``extra_data``; ``None``: not known."""
 
 
+class HasDict(Protocol):
+    """A workflow."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its graph."""
+
+
+class GivesWorkflow(Protocol):
+    """What can find out the workflow that made it: an output of a run."""
+
+    def workflow(self) -> HasDict:
+        """The workflow."""
+
+
 @runtime_checkable
 class OpensImages(Protocol):
     """What opens files of a server by their URL; a :class:`ComfyApi` is one."""
@@ -52,7 +66,7 @@ _GRAPHS: Final = ("graph", "workflow")
 #: What :func:`load_graph` reads.
 Readable: TypeAlias = (
     "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview"
-    " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow"
+    " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow | GivesWorkflow"
 )
 
 
@@ -105,6 +119,8 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
         return _content(source, where), where
     for name in _GRAPHS:
         graph = getattr(source, name, None)
+        if callable(graph):
+            graph = graph().to_dict()
         if isinstance(graph, Mapping) or (graph is None and hasattr(source, name)):
             where = f"the {name} of this {type(source).__name__}"
             if not graph:
@@ -113,7 +129,7 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
             return _record(graph) if is_plain else graph, where
     raise TypeError(
         "a workflow is a path, JSON text, a dict, an open file, a URL of the server, a job, a "
-        f"result or a Workflow, not {type(source).__name__}"
+        f"result, an output or a Workflow, not {type(source).__name__}"
     )
 
 

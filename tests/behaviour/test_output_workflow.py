@@ -42,6 +42,7 @@ def test_an_output_gives_the_workflow_and_the_seed_that_made_it(api: ComfyApi) -
     graph = txt2img(seed=7)
     result = api.run(graph, timeout=LIMIT)
     assert result.images[0].workflow().to_dict() == graph
+    assert Workflow.load(result.images[0]).to_dict() == graph
     assert result.images[0].seed == 7
     cached = api.run({**graph, "99": canvas()}, timeout=LIMIT)
     assert cached.fully_cached
