@@ -185,6 +185,8 @@ class BaseGraph:
         node_id = str(free_id(self._graph, self._last)) if _id is None else str(_id)
         if node_id in self._graph:
             raise WorkflowError(f"there is a {describe(self._graph, node_id)} already")
+        if not (inputs is None or isinstance(inputs, Mapping)):
+            raise TypeError(f"{class_type} takes its inputs by name, not {brief(inputs)}")
         given = dict(inputs or {})
         twice = next((name for name in given if name in values), None)
         if twice is not None:

@@ -84,7 +84,9 @@ class _Filling:
             parts = {f"{group.name}.{name}": one for name, one in value.items()}
         else:
             parts = {}
-            listed = value if isinstance(value, list) and not as_link(value) else [value]
+            # Two numbers are two values; the id of a node is a text.
+            is_one = not isinstance(value, list) or (as_link(value) and isinstance(value[0], str))
+            listed = [value] if is_one else value
             if len(listed) > group.most:
                 raise self._error(group.name, f"takes at most {group.most}, not {len(listed)}")
             for index, one in enumerate(listed):

@@ -346,6 +346,12 @@ def test_a_seed_can_be_left_to_the_submit(seed: Any) -> None:
     assert "too small" in str(refusal(g, "RandomNoise", noise_seed=-2))
 
 
+def test_inputs_have_names() -> None:
+    g = Graph(NEW)
+    with pytest.raises(TypeError, match="ImageInvert takes its inputs by name, not <GraphNode '1'"):
+        g.ImageInvert(g.EmptyImage())
+
+
 def test_an_input_that_is_given_twice_is_refused() -> None:
     assert "input 'width' is given twice" in str(
         refusal(Graph(NEW), "EmptyImage", {"width": 64}, width=32)
@@ -379,6 +385,10 @@ def test_an_autogrow_input_takes_a_list_or_names() -> None:
     assert inputs_of(batch, g) == {"images.image0": ["1", 0], "images.image1": ["2", 0]}
     text = g.StringFormat(values={"a": a, "c": b[0]}, f_string="{a} {c}")
     assert inputs_of(text, g) == {"values.a": ["1", 0], "values.c": ["2", 0], "f_string": "{a} {c}"}
+    one = g.BatchImagesNode(images=a)
+    assert inputs_of(one, g) == {"images.image0": ["1", 0]}
+    numbers = g.ComfyMathExpression(values=[1, 2], expression="a + b")
+    assert inputs_of(numbers, g) == {"values.a": 1, "values.b": 2, "expression": "a + b"}
     again = g.BatchImagesNode({"images.image0": b, "images.image3": ["1", 0]})
     assert inputs_of(again, g) == {"images.image0": ["2", 0], "images.image3": ["1", 0]}
 
