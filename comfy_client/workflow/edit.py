@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WorkflowError
+from ..sealing import sealed
 from .address import Inputs, set_inputs
 from .definitions import Definitions
 from .graph import copied, json_graph
@@ -166,12 +167,13 @@ class Workflow(Nodes):
                 two names mean the same input, a link would be lost, a link is bad, or JSON cannot
                 represent a value.  Nothing has changed then.
         """
-        for value in inputs.values() if isinstance(inputs, Mapping) else ():
-            check_no_node(value)
+        if isinstance(inputs, Mapping):
+            check_no_node(*inputs.values())
         try:
             set_inputs(self._graph, inputs, force=force)
         except WorkflowError as exc:
-            raise exc.with_traceback(None) from None  # frames in there hold values
+            inputs = sealed(inputs)  # this frame goes with the error; those in there do not
+            raise exc.with_traceback(None) from None
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:
         """Take a node out.
