@@ -7,7 +7,7 @@ import os
 import random
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,11 +19,12 @@ from .graph import copied, json_graph
 from .load import Readable, load_graph
 from .loras import add_lora, loras
 from .node import Node, Nodes, check_no_node
-from .seeds import randomize
+from .seeds import draw_wanted, randomize
 from .ui_format import UiFormat
 from .wiring import remove
 
 if TYPE_CHECKING:
+    from .check import CheckReport
     from .convert import Chooser
 
 #: What :meth:`Workflow.load` takes.
@@ -318,6 +319,47 @@ class Workflow(Nodes):
         from .prompts import resolve_prompts  # seldom needed
 
         resolve_prompts(self._graph, rng, self._prompts, definitions)
+
+    def check(
+        self, definitions: Definitions, *, targets: Collection[str] | None = None
+    ) -> CheckReport:
+        """Check the workflow as the server would, without sending it; nothing is raised for it.
+
+        It finds nodes that the server lacks, missing files, values out of range or of the wrong
+        type, missing inputs, bad links, circles, and nodes that do not run, and says what would
+        be right.  The server stops at the first unknown class; this reports all problems.
+        ``GET /object_info/{class}`` for what the client does not know yet; if a class is missing,
+        also ``GET /object_info`` and ``GET /node_replacements``.
+
+        The rules are those of ComfyUI 0.3.75 to 0.28.  Nodes with a check of their own, which
+        the server does not describe, may refuse more or less; of files in subfolders of the
+        server's input folder, nothing is known.
+
+        Example::
+
+            from comfy_client import ComfyApi, Workflow
+
+            workflow = Workflow.load("txt2img.json")
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                report = workflow.check(api)
+                print(report)
+                for problem in report.errors:
+                    print(problem.node_id, problem.input, problem.candidates)
+
+        Args:
+            definitions: A client, or node definitions as ``GET /object_info`` answers them.
+            targets: Ids of output nodes; only these count, as with
+                ``partial_execution_targets``.  ``None``: all.
+
+        Raises:
+            WorkflowError: ``definitions`` are none.
+            ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
+        """
+        from .check import check  # most programs do without
+
+        graph = self.to_dict()
+        draw_wanted(graph)
+        return check(graph, definitions, targets=targets)
 
     def copy(self) -> Workflow:
         """An independent copy."""
