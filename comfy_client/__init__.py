@@ -116,7 +116,8 @@ from .events import (
 )
 from .jobs.describe import JobProgress
 from .jobs.job import Job
-from .jobs.result import NodeOutput, Output, OutputFile, OutputFrame, Result
+from .jobs.output import Output, OutputFile, OutputFrame
+from .jobs.result import NodeOutput, Result
 from .routes.prompts import PromptOptions
 from .signals import signal
 from .timing import Timing
@@ -127,8 +128,6 @@ if TYPE_CHECKING:
     from .batch.sweep import Sweep, SweepRow
     from .doctor.report import DoctorCheck, DoctorReport
     from .workflow.build import Graph, GraphNode, Link
-    from .workflow.check import CheckReport
-    from .workflow.problems import Problem
     from .workflow.template import Template
 
 __all__ = [
@@ -136,7 +135,6 @@ __all__ = [
     "AuthenticationError",
     "BasicCredentials",
     "BearerCredentials",
-    "CheckReport",
     "ClientClosed",
     "ComfyApi",
     "ComfyError",
@@ -185,7 +183,6 @@ __all__ = [
     "OutputFrame",
     "OutputsTooLarge",
     "PreviewEvent",
-    "Problem",
     "Progress",
     "ProgressState",
     "ProgressText",
@@ -221,8 +218,6 @@ def __getattr__(name: str) -> Any:
             ".batch.sweep",
             ".doctor.report",
             ".workflow.build",
-            ".workflow.check",
-            ".workflow.problems",
             ".workflow.template",
         ):
             found = vars(import_module(add_on, __name__))

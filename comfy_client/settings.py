@@ -60,6 +60,7 @@ class ClientSettings:
             session=self.session,
             max_json=self.max_json,
             stale=timing.stale,
+            resume=timing.resume,
         )
 
     def arguments(self) -> dict[str, Any]:

@@ -35,8 +35,9 @@ from ..errors import (
     WorkflowError,
 )
 from ..jobs.job import Job, state_of
+from ..jobs.output import OutputFrame
 from ..jobs.poller import Poller
-from ..jobs.result import OutputFrame, Result, make_result
+from ..jobs.result import Result, make_result
 from ..jobs.running import Running
 from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
@@ -461,7 +462,7 @@ class _Sweeper:
 
     def _result_record(self, point: int, result: Result) -> dict[str, Any]:
         said = {
-            "outputs": {node.node_id: node.raw for node in result},
+            "outputs": {node.node_id: node.raw for node in result.nodes.values()},
             "node_errors": result.node_errors,
         }
         given = seeds_of(self._grid.workflow(point).to_dict())
@@ -503,6 +504,7 @@ class _Sweeper:
             files=files,
             output_names=names,
             seeds=seeds_of(graph) | drawn,
+            seconds=record.execution_seconds,
             **facts,
         )
         return attrs.evolve(row, result=result, cached=len(result.cached_nodes))

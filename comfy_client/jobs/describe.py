@@ -53,10 +53,7 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
 
 def elapsed(state: JobState) -> float | None:
     """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
-    if state.took is not None:
-        return state.took
-    began = state.running_since
-    return None if began is None else (state.ended_at or time.monotonic()) - began
+    return state.elapsed(time.monotonic())
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,215 +12,18 @@ import attrs
 
 from ..errors import WorkflowError
 from ..nearest import nearest
-from ..routes.files import IN_MEMORY, FileRoutes
-from ..transport.files import IfExists, distinct_names, rule_for, target_path, write_atomically
+from ..routes.files import FileRoutes
+from ..transport.files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
-from ..workflow import Workflow, class_of, title_of
-from ..workflow.seeds import seed_before
+from ..workflow import class_of, title_of
+from ..workflow.graph import brief
+from .names import is_template, local_paths
+from .output import Output, OutputFile, OutputFrame, name_values, save_all
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
 MOST_NAME: Final = 4096
 
-_MEDIA: Final = {
-    "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
-    "video": "mp4 webm mov mkv avi m4v",
-    "audio": "flac mp3 wav ogg opus m4a aac",
-}
-_BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in text.split()}
 _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
-
-
-@attrs.frozen(eq=False)
-class Output(ABC):
-    """One output of a node: a file on the server, or an image that came over the socket.
-
-    All methods and fields work for both.
-
-    Attributes:
-        filename: The name on the server, without folders; for an :class:`OutputFrame`, a name that
-            the client made.
-        subfolder: The folder below that of ``type``; empty: none.
-        type: ``output``: a file that is kept; ``temp`` (of preview nodes): a file that the server
-            deletes at its next restart; ``websocket``: an image in memory, in no folder of the
-            server.
-        node_id: The id of the node that made it.
-    """
-
-    filename: str
-    subfolder: str = ""
-    type: str = "output"
-    node_id: str = ""
-    _graph: Mapping[str, Any] = attrs.field(factory=dict, repr=False, kw_only=True)
-
-    @property
-    def media(self) -> str:
-        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file name extension."""
-        return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
-
-    @property
-    def seed(self) -> int | None:
-        """The seed that it was made with; ``None``: there is none, or it is not clear which.
-
-        It is the number in an input ``seed`` or ``noise_seed``, of the node before this output
-        that is nearest along the links; several different ones at the same distance give
-        ``None``.  All images of one batch have the same.  Sends no request.
-        """
-        return seed_before(self._graph, self.node_id)
-
-    @abstractmethod
-    def workflow(self, *, timeout: float | None = None) -> Workflow:
-        """The workflow that made it.
-
-        Of a file, it is the one that ComfyUI saved in it: ``GET /view``, of which no more is read
-        than is needed, little of most images.  An output that came from the cache has that of
-        the earlier prompt, and may lack nodes that were not part of it.  Of an
-        :class:`OutputFrame`, it is that of the prompt.
-
-        Args:
-            timeout: Seconds; ``None``: an hour.
-
-        Raises:
-            WorkflowError: There is none in it: the server runs with ``--disable-metadata``, the
-                node that saved it writes none, or the file is damaged.  ``Workflow.load(result)``
-                is that of the prompt.
-            NotFound: The file has been deleted.
-        """
-
-    @property
-    @abstractmethod
-    def url(self) -> str | None:
-        """The URL for a browser, without credentials; ``None``: it is on no server."""
-
-    @abstractmethod
-    def bytes(self, *, timeout: float | None = None) -> bytes:
-        """The content, in memory.
-
-        A file is read by ``GET /view``, which raises :class:`NotFound` if it has been deleted,
-        and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
-        earlier if the server sends nothing for the client's own ``timeout``.
-        """
-
-    @abstractmethod
-    def save(
-        self,
-        path: str | os.PathLike[str] = "./",
-        *,
-        if_exists: IfExists | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        """Write it to the disk and return the path; a file's ``GET /view`` is streamed.
-
-        Args:
-            path: A folder if it ends in ``/`` or exists as one: the file keeps its name there.
-                Otherwise the exact path of the file, with an extension or without.  A
-                :class:`Path` loses a ``/`` at its end: use ``"out/"``, or create the folder
-                before.
-            if_exists: ``"number"`` (``None`` in a folder), ``"overwrite"`` (``None`` for an
-                exact file) or ``"skip"``.
-            timeout: As for :meth:`bytes`.
-
-        The file appears only when it is complete.
-        """
-
-    @abstractmethod
-    def _write(self, target: Path, if_exists: IfExists) -> Path:
-        """Write exactly this file: what lies there is not asked whether it is a folder."""
-
-
-@attrs.frozen(eq=False)
-class OutputFile(Output):
-    """A file on the server.  Nothing is downloaded until you ask for it.
-
-    Attributes:
-        key: The key under which the node listed it; it says little about the kind of file.
-        raw: The JSON object as received.
-    """
-
-    key: str = "images"
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    _files: FileRoutes | None = attrs.field(default=None, repr=False)
-
-    @property
-    def url(self) -> str:
-        """The URL for a browser, without credentials."""
-        return self._routes.get_path_image(self)
-
-    @property
-    def _routes(self) -> FileRoutes:
-        if self._files is None:
-            raise ValueError(
-                f"{self.filename!r} belongs to no client: ask one of the server that has it, by "
-                "get_image or download_image"
-            )
-        return self._files
-
-    # help() shows the texts of Output.
-    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
-        with self._routes.open_image(self, timeout=timeout) as file:
-            return Workflow.load(file)
-
-    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
-        return self._routes.get_image(self, timeout=timeout)
-
-    def save(  # noqa: D102
-        self,
-        path: str | os.PathLike[str] = "./",
-        *,
-        if_exists: IfExists | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        return self._routes.download_image(self, path, if_exists=if_exists, timeout=timeout)
-
-    def _write(self, target: Path, if_exists: IfExists) -> Path:
-        if if_exists == "skip" and os.path.lexists(target):
-            return target  # the server is not asked
-        with self._routes.stream_image(self) as download:
-            return write_atomically(target, download, if_exists=if_exists)
-
-
-@attrs.frozen(eq=False)
-class OutputFrame(Output):
-    """A finished image of ``SaveImageWebsocket``, which came over the socket and is in memory.
-
-    Attributes:
-        mime: The type of the image, such as ``image/png``.
-    """
-
-    type: str = attrs.field(default=IN_MEMORY, init=False)
-    mime: str = attrs.field(kw_only=True)
-    _data: memoryview = attrs.field(kw_only=True, repr=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _frame, (self.filename, self.node_id, self.mime, self.bytes(), self._graph)
-
-    @property
-    def url(self) -> None:
-        """``None``: it is on no server."""
-
-    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
-        return Workflow.load(self._graph)
-
-    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
-        return bytes(self._data)
-
-    def save(  # noqa: D102
-        self,
-        path: str | os.PathLike[str] = "./",
-        *,
-        if_exists: IfExists | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        return self._write(*target_path(path, self.filename, if_exists))
-
-    def _write(self, target: Path, if_exists: IfExists) -> Path:
-        return write_atomically(target, [self._data], if_exists=if_exists)
-
-
-def _frame(
-    filename: str, node_id: str, mime: str, data: bytes, graph: Mapping[str, Any]
-) -> OutputFrame:
-    """Out of a pickle, which carries no memoryview."""
-    return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data), graph=graph)
 
 
 @attrs.frozen(eq=False)
@@ -248,26 +51,86 @@ class _Outputs:
         """The audio files."""
         return self._of("audio")
 
-    def save(
-        self, folder: str | os.PathLike[str], *, if_exists: IfExists | None = None
-    ) -> list[Path]:
-        """Write all files into a folder, which is created if missing; return their paths.
+    @property
+    def image(self) -> Output:
+        """The only image.  Those of preview nodes (``temp``) count if there are no others.
 
-        Unlike the path of :meth:`Output.save`, ``folder`` need not end in ``/``.  ``if_exists``
-        is about older files; the default is ``"number"``.  Files are numbered if they have the
-        same name in different folders of the server, if only some file systems distinguish
-        their names, or if a folder has their name.
+        Raises :class:`WorkflowError`, which says how many there are, if it is not exactly one.
         """
-        into, rule = Path(folder), rule_for(if_exists, "number")
+        found = [item for item in self.images if item.type != "temp"] or self.images
+        if len(found) != 1:
+            first = "; the first is images[0]" if found else ""
+            raise WorkflowError(f"{self!r} has {len(found)} images, not one{first}")
+        return found[0]
+
+    def __len__(self) -> int:
+        """How many files and images there are."""
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Output]:
+        """The files and images."""
+        return iter(self.files)
+
+    def __bool__(self) -> bool:
+        """True, also with texts alone, or with nothing."""
+        return True
+
+    def _counts(self) -> str:
+        """``2 images, 1 text``."""
+        kinds = Counter(item.media for item in self.files)
+        counts = {
+            "image": kinds["image"],
+            "video": kinds["video"],
+            "audio file": kinds["audio"],
+            "other file": kinds["other"],
+            "text": len(self.texts),
+        }
+        found = [f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if n]
+        return ", ".join(found) or "no outputs"
+
+    def save(
+        self, path: str | os.PathLike[str], *, if_exists: IfExists | None = None
+    ) -> list[Path]:
+        """Write all files, four at a time, and return their paths in the order of ``files``.
+
+        Args:
+            path: A folder, which is created if missing; unlike the path of :meth:`Output.save`,
+                it need not end in ``/``.  With braces, a template for each file::
+
+                    result.save("out/{seed}_{node}_{index:03}{ext}")
+
+                ``{seed}`` is that of the output, ``none`` without one; ``{node}`` the title of its
+                node, or its class; ``{index}`` the position in ``files``, from 0; ``{name}`` and
+                ``{ext}`` the name on the server, and its extension with the dot;
+                ``{KSampler.cfg}`` the value of an input.  ``{index:03}`` has three digits at
+                least.  ``{{`` and ``}}`` are braces.
+            if_exists: ``"number"`` (the default), ``"overwrite"`` or ``"skip"``; this is about
+                older files.
+
+        Files of one call never share a path: they are numbered if they have the same name, if
+        only some file systems distinguish their names, or if a folder has their name.  Nothing is
+        written outside the folder, or outside the part of a template before the first field,
+        whatever servers and workflows have in names and values.
+
+        Raises:
+            ValueError: A field that does not exist, a brace alone, or ``..`` behind a field.
+            WorkflowError: No such input, or an ambiguous one; it is linked.  Both are raised
+                before anything is fetched.
+
+        Other errors are those of :meth:`Output.bytes`; files that are complete by then stay.
+        """
+        rule = rule_for(if_exists, "number")
+        if is_template(path):
+            named = [(name_values(item, index=n), item.filename) for n, item in enumerate(self)]
+            return save_all(self.files, local_paths(path, named), rule)
+        into = Path(path)
         names = distinct_names(
             (item.filename for item in self.files), lambda name: (into / name).is_dir()
         )
-        return [
-            item._write(into / name, rule) for item, name in zip(self.files, names, strict=True)
-        ]
+        return save_all(self.files, [into / name for name in names], rule)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class NodeOutput(_Outputs):
     """The outputs of one node.
 
@@ -283,7 +146,11 @@ class NodeOutput(_Outputs):
     node_id: str = ""
     title: str | None = None
     class_type: str | None = None
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        name = self.title or self.class_type or self.node_id
+        return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
 
 
 def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
@@ -321,7 +188,7 @@ class NamedOutputs(dict[str, NodeOutput]):
         return _find(self._nodes, self._names.get(str(name), str(name)))
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Result(_Outputs):
     """The outputs of a prompt: files on the server, images from the socket, and texts.
 
@@ -352,19 +219,21 @@ class Result(_Outputs):
         outputs: The outputs of nodes by the names that a :class:`Template` gave them; without
             one, by node id.  ``outputs["Save"]`` also finds a node by id, title or class, as
             ``result["Save"]``.
-        graph: The graph of the prompt, in API format; empty: not known.  In a pickle, passwords and
-            keys in it (by the names of their inputs) are ``***``.
+        graph: The graph of the prompt, in API format; empty: not known.
+        seconds: How many seconds it ran, by the server's clock as far as that is known, without
+            the wait in the queue; ``None``: not known.
     """
 
     prompt_id: str = ""
-    nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)
+    nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict)
     cached_nodes: tuple[str, ...] = ()
     fully_cached: bool = False
     seeds: Mapping[str, int] = attrs.field(factory=dict)
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     complete: bool = True
-    outputs: Mapping[str, NodeOutput] = attrs.field(factory=dict, repr=False)
-    graph: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    outputs: Mapping[str, NodeOutput] = attrs.field(factory=dict)
+    graph: Mapping[str, Any] = attrs.field(factory=dict)
+    seconds: float | None = None
 
     def __getitem__(self, name: str) -> NodeOutput:
         """The outputs of a node, by id, title or class.
@@ -374,13 +243,25 @@ class Result(_Outputs):
         """
         return _find(self.nodes, str(name))
 
-    def __iter__(self) -> Iterator[NodeOutput]:
-        """The nodes that have outputs."""
-        return iter(self.nodes.values())
-
     def __contains__(self, name: object) -> bool:
-        """Whether a node of that id, title or class has outputs."""
-        return any(str(name) in (node.node_id, node.title, node.class_type) for node in self)
+        """Whether a node of that id, title or class has outputs; or whether it is one of them."""
+        if isinstance(name, Output):
+            return name in self.files
+        return any(
+            str(name) in (node.node_id, node.title, node.class_type) for node in self.nodes.values()
+        )
+
+    def __repr__(self) -> str:
+        facts = [self._counts()]
+        found = dict.fromkeys(item.seed for item in self.files if item.seed is not None)
+        seeds = list(found or dict.fromkeys(self.seeds.values()))
+        if seeds:
+            more = f", ... ({len(seeds)})" if len(seeds) > 3 else ""
+            facts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:3]))}{more}")
+        facts += [] if self.seconds is None else [f"{self.seconds:.1f} s"]
+        facts += ["from the cache"] if self.fully_cached else []
+        facts += [] if self.complete else ["incomplete"]
+        return f"<{type(self).__name__} {', '.join(facts)}>"
 
 
 def make_result(

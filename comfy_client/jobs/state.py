@@ -140,6 +140,13 @@ class JobState:
     late_since: float = 0.0  #: Since when history knows more than the socket.
     refusals: int = 0
 
+    def elapsed(self, now: float) -> float | None:
+        """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
+        if self.took is not None:
+            return self.took
+        began = self.running_since
+        return None if began is None else (self.ended_at or now) - began
+
     # -- submission ------------------------------------------------------------------------
 
     def accept(self, receipt: models.QueuedPrompt, now: float, link: int | None) -> None:

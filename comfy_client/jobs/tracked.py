@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -127,4 +128,5 @@ def result_of(
         seeds=seeds_of(state.graph),
         node_errors=state.node_errors,
         complete=outcome.complete,
+        seconds=state.elapsed(time.monotonic()),
     )

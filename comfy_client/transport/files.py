@@ -72,22 +72,22 @@ def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> li
     for wanted in names:
         name = safe_name(wanted)
         stem, ending = os.path.splitext(name)
-        first = key = _folded(name)
+        first = key = folded(name)
         while key in taken or is_folder(name):
             # On from the last one: a server may give thousands of files one name.
             number = numbers[first] = numbers.get(first, 0) + 1
             name = f"{stem} ({number}){ending}"
-            key = _folded(name)
+            key = folded(name)
         taken.add(key)
         found.append(name)
     return found
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """The same for all names that one file system or another holds for equal."""
     # Both ways: capitals alone tell sharp s from its capital, small letters the i without a dot.
-    folded = unicodedata.normalize("NFD", name).casefold().upper()
-    return unicodedata.normalize("NFD", folded)
+    key = unicodedata.normalize("NFD", name).casefold().upper()
+    return unicodedata.normalize("NFD", key)
 
 
 def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:

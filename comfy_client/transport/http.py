@@ -9,6 +9,7 @@ deadline), ``response`` (what the server said, as typed errors) and ``multipart`
 from __future__ import annotations
 
 import contextlib
+import io
 import json as jsonlib
 import math
 import os
@@ -30,6 +31,7 @@ from .identity import Description, Identity, Params, Request, query
 from .multipart import Form, opened
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
+from .resume import resumed
 from .sender import Sender, body_length
 from .url import Address
 
@@ -107,6 +109,7 @@ class Http:
         session: requests.Session | None = None,
         max_json: int = MAX_JSON,
         stale: float = 20.0,
+        resume: float = 30.0,
     ) -> None:
         self.address = address
         self.connect_timeout: float
@@ -114,6 +117,7 @@ class Http:
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
         self.max_json = _bytes("max_json", max_json)
         self.left_behind = False
+        self._resume = resume
         self.endpoint = Endpoint(
             address, verify=verify, cert=cert, proxies=proxies, session=session
         )
@@ -274,19 +278,20 @@ class Http:
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
         """A file, in memory; otherwise as :meth:`download`."""
-        answer = self.request(
-            "GET",
-            route,
-            params=params,
-            headers=_IDENTITY,
-            timeout=MAX_TRANSFER if timeout is None else timeout,
-            read_timeout=self.total_timeout,
-        )
-        if not _is_file(answer.status, answer.headers):
-            raise _no_file(answer)
-        return answer.content
+        with self.download(route, params=params, timeout=timeout) as download:
+            body = io.BytesIO()  # as for any answer
+            if (download.length or 0) <= MAX_ANSWER:
+                for chunk in download:
+                    body.write(chunk)
+                    if body.tell() > MAX_ANSWER:
+                        break
+                else:
+                    return body.getvalue()
+        path = self._sender.path(route)
+        url = self.address.http_url + path
+        answer = Response("GET", path, download.status, download.headers, b"", url)
+        raise self._too_much(answer, f"exceeds the {MAX_ANSWER} bytes that are", MAX_ANSWER)
 
-    @contextlib.contextmanager
     def download(
         self,
         route: str,
@@ -294,8 +299,10 @@ class Http:
         params: Params | None = None,
         timeout: float | None = None,
         start: int = 0,
-    ) -> Iterator[Download]:
+    ) -> contextlib.AbstractContextManager[Download]:
         """The body of an answer while it arrives, with constant memory.
+
+        When the connection is cut, the rest is asked for, if it is sure that it is the same file.
 
         Args:
             route: The route, without ``/api``.
@@ -306,8 +313,18 @@ class Http:
                 status is 206.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        part = {"Range": f"bytes={start}-"} if start else {}
-        request = Request("GET", route, params, {**_IDENTITY, **part})
+
+        def ask(
+            start: int, headers: Mapping[str, str]
+        ) -> contextlib.AbstractContextManager[Download]:
+            part = {"Range": f"bytes={start}-", **headers} if start else {}
+            request = Request("GET", route, params, {**_IDENTITY, **part})
+            return self._download(request, deadline, start)
+
+        return resumed(ask, start, self._resume)
+
+    @contextlib.contextmanager
+    def _download(self, request: Request, deadline: Deadline, start: int) -> Iterator[Download]:
         exchange = Exchange(deadline, read_timeout=self.total_timeout)
         with self._sender.exchange(request, exchange) as response:
             if response.status_code >= 300:

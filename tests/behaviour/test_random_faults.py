@@ -44,7 +44,8 @@ from comfy_client.errors import (
     JobTimeout,
     SubmitUncertain,
 )
-from comfy_client.jobs.result import OutputFrame, Result
+from comfy_client.jobs.output import OutputFrame
+from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from comfy_client.timing import Timing
 from tests.helpers.clients import open_sockets, outstanding

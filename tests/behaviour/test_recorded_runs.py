@@ -51,7 +51,7 @@ def test_a_recorded_run_has_the_outputs_that_its_history_has(
         heard = Heard(api)
         result = api.run(graph_of(steps), timeout=LIMIT)
         found = [(file.node_id, file.filename) for file in result.files]
-        texts = [(node.node_id, text) for node in result for text in node.texts]
+        texts = [(node.node_id, text) for node in result.nodes.values() for text in node.texts]
         assert sorted(found + texts) == sorted(kept)
         assert result.complete
         comfy.until(heard.ends, LIMIT)

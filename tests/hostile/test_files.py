@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from comfy_client import ComfyApi
 from comfy_client.cli.commands import main
 from comfy_client.jobs.result import Result, make_result
+from comfy_client.testing import ComfyServer
 from comfy_client.transport.files import IfExists, distinct_names, write_atomically
 from tests.conftest import examples
 from tests.hostile.server import GRAPH, Comfy, Request, answer
@@ -61,15 +62,21 @@ class Place:
         self.before = set(tree(root))
         self.root = root
 
-    def check(self, written: list[Path], rule: IfExists | None) -> None:
+    def check(
+        self, written: list[Path], rule: IfExists | None, *, in_folders: bool = False
+    ) -> None:
         """Only files of the folder itself are new, and only ``"overwrite"`` replaced any."""
+
+        def is_ours(path: Path) -> bool:
+            return path.is_relative_to(self.out) if in_folders else path.parent == self.out
+
         after = tree(self.root)
         for path, *what in set(after) ^ self.before:
-            assert path.parent == self.out, (path, what)
+            assert is_ours(path), (path, what)
         if rule != "overwrite":
             assert set(after) >= self.before
         for path in written:
-            assert path.parent == self.out
+            assert is_ours(path)
             if (path, "file", NEW) not in after:
                 assert rule == "skip"
                 assert path in {before for before, *_ in self.before}
@@ -170,6 +177,56 @@ def test_nothing_is_written_astray(
                 with contextlib.suppress(IsADirectoryError):  # its own name, and "overwrite"
                     written.append(item.save(f"{place.out}/", if_exists=rule))
         place.check(written, rule)
+
+
+# -- any value in a template ----------------------------------------------------------------
+
+FIELDS = st.sampled_from(["{name}", "{ext}", "{node}", "{seed}", "{index}", "{T.text}"])
+#: What stands before the first field is the caller's own, and may lead anywhere.
+TEMPLATES = st.lists(
+    st.lists(st.one_of(FIELDS, st.sampled_from([".", "..", "a", " ", "{{"])), max_size=3).map(
+        "".join
+    ),
+    min_size=1,
+    max_size=3,
+).flatmap(lambda parts: FIELDS.map(lambda first: first + "/".join(parts)))
+
+
+@given(
+    st.lists(REFS, min_size=20, max_size=40),
+    TEMPLATES,
+    VALUES,
+    st.text(max_size=8),
+    st.sampled_from([None, *RULES]),
+)
+@example([{"filename": "latest"}, {"filename": "up"}], "{name}/a.png", "", "", "overwrite")
+@example([{"filename": "a.png"}], "{node}/{T.text}.png", "..", "../outside", "overwrite")
+@example([{"filename": "a.png"}], "{T.text}{T.text}/a.png", ".", "", "overwrite")
+@example([{"filename": "folder"}], "{name}/", "", "", None)
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_template_leads_astray(
+    comfy: ComfyServer,
+    refs: list[Any],
+    template: str,
+    text: Any,
+    title: str,
+    rule: IfExists | None,
+) -> None:
+    """Whatever stands in names, titles and inputs; thousands of files in all, four at a time."""
+    comfy.on("GET", "/view", (200, {}, NEW))
+    graph = {
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": title}},
+        "1": {"class_type": "T", "inputs": {"text": text, "seed": 7}},
+    }
+    with new_place() as place, ComfyApi(comfy.url, transport="poll") as api:
+        result = make_result("id", graph, {"9": {"images": refs}}, files=api)
+        try:
+            written = result.save(f"{place.out}/{template}", if_exists=rule)
+        except (ValueError, IsADirectoryError):
+            written = []  # '..' behind a field; nothing to replace
+        else:
+            assert len(set(written)) == len(result.files)
+        place.check(written, rule, in_folders=True)
 
 
 # -- links and folders ----------------------------------------------------------------------

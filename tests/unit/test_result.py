@@ -8,7 +8,8 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import NotFound, WorkflowError
-from comfy_client.jobs.result import Output, OutputFile, OutputFrame, make_result
+from comfy_client.jobs.output import Output, OutputFile, OutputFrame
+from comfy_client.jobs.result import make_result
 
 GRAPH = {
     "1": {"class_type": "SaveImage", "inputs": {}, "_meta": {"title": "First"}},
@@ -114,6 +115,68 @@ def test_what_is_kept_comes_before_previews_whichever_ran_first():
         assert list(result.nodes) == [*told, "4"]
 
 
+def test_a_result_is_a_list_of_its_files():
+    """Which is not empty when there are texts alone: it is there, and not ``None``."""
+    result = result_of({"1": {"images": [ref("a.png"), ref("b.mp4")]}, "3": {"text": ["x"]}})
+    assert len(result) == 2
+    assert list(result) == list(result.files)
+    assert result.files[0] in result
+    assert result.files[0] in result["First"]
+    assert len(result["PreviewAny"]) == 0
+    assert result["PreviewAny"]
+
+
+def test_the_only_image_has_a_name_of_its_own():
+    """Previews do not count beside what is kept: which of them are told depends on the cache."""
+    temp = ref("t.png", type="temp")
+    assert result_of({"1": {"images": [temp, ref("a.png")]}}).image.filename == "a.png"
+    assert result_of({"1": {"images": [temp]}}).image.filename == "t.png"
+    assert result_of({"1": {"images": [temp]}})["First"].image.filename == "t.png"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a.png", "b.png"], r"<Result 2 images> has 2 images, not one; the first is images\[0\]"),
+        (["a.mp4"], "<Result 1 video> has 0 images, not one$"),
+        ([], "<Result no outputs> has 0 images"),
+    ],
+)
+def test_what_is_not_one_image_is_counted(names, says):
+    """Rather than to give any of them."""
+    with pytest.raises(WorkflowError, match=says):
+        _ = result_of({"1": {"images": list(map(ref, names))}}).image
+
+
+def test_a_short_text_says_what_there_is():
+    """Of results, of nodes and of outputs; what a server writes does nothing to a terminal."""
+    outputs = {
+        "1": {"images": [ref("a.png"), ref("b.png", type="temp"), ref("c.latent")]},
+        "3": {"text": ["x"]},
+    }
+    graph = {**GRAPH, "1": {**GRAPH["1"], "inputs": {"seed": 7}}}
+    facts = {"seconds": 1.634, "fully_cached": True, "complete": False}
+    frames = [("4", "image/png", memoryview(b"data"))]
+    result = make_result("id", graph, outputs, frames=frames, **facts)
+    assert repr(result) == (
+        "<Result 3 images, 1 other file, 1 text, seed 7, 1.6 s, from the cache, incomplete>"
+    )
+    assert repr(result["First"]) == "<NodeOutput 'First', 2 images, 1 other file>"
+    assert [repr(item) for item in result] == [
+        "<OutputFile 'a.png', seed 7>",
+        "<OutputFile 'c.latent', seed 7>",
+        "<OutputFrame 'Sent_00001_.png'>",
+        "<OutputFile 'b.png', temp, seed 7>",
+    ]
+    odd = OutputFile("\x1b[31m\u202e" + "x" * 1000, type="\x1b[31m")
+    assert repr(odd).isprintable()
+    assert len(repr(odd)) < 150
+    seeds = dict.fromkeys("abcdef", 1) | {str(n): n for n in range(5)}
+    assert repr(make_result("id", {}, {}, seeds=seeds)) == (
+        "<Result no outputs, seeds 1, 0, 2, ... (5)>"
+    )
+
+
 def test_temporary_files_say_so():
     """They go at the server's next restart."""
     assert result_of({"1": {"images": [ref("a.png", type="temp")]}}).files[0].type == "temp"
@@ -131,7 +194,7 @@ def test_a_node_is_found_by_id_title_or_class():
     assert "First" in result
     assert "Second" not in result
     assert None not in result
-    assert [node.node_id for node in result] == ["1", "3"]
+    assert list(result.nodes) == ["1", "3"]
 
 
 def test_an_ambiguous_name_is_refused_with_the_ids():
@@ -288,6 +351,10 @@ def test_a_picture_is_used_alike_wherever_it_is(comfy, api, tmp_path):
         ("a.png", "", "output", "1", "image", b"file", "a.png"),
         ("Sent_00001_.png", "", "websocket", "4", "image", b"frame", "Sent_00001_.png"),
     ]
+    for picture in pictures:
+        with picture.stream() as download, picture.open() as opened:
+            assert b"".join(download) == opened.read() == picture.bytes()
+        assert picture.path.read_bytes() == picture.bytes()
     [file, frame] = pictures
     assert file.url == api.get_path_image(file)
     assert api.get_image(file) == b"file"

@@ -1,0 +1,171 @@
+"""Names of local files by a template: ``"out/{seed}_{node}_{index:03}{ext}"``.
+
+Only the template's own text chooses folders freely.  What is put in for a field comes from
+servers and workflows: it never has a separator in it, and each part of the path with a field is
+made harmless as any name of a server is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from ..transport.files import distinct_names, folded, safe_name
+
+#: Characters that one value may take in a name: file systems allow 255 bytes in all.
+_MOST: Final = 80
+
+_PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_WIDTH: Final = re.compile(r"(.+):0?([1-9])", re.DOTALL)
+_SEPARATORS: Final = re.compile(r"[/\\]")
+
+#: What a field stands for; it raises for one that it does not know.
+Values = Callable[[str], object]
+
+
+@attrs.frozen
+class _Field:
+    name: str
+    width: int = 0  #: Digits of a number, at least.
+
+
+def is_template(path: str | os.PathLike[str]) -> bool:
+    """Whether there are fields in it, or braces that are written twice."""
+    text = os.fspath(path)
+    return "{" in text or "}" in text
+
+
+def local_paths(
+    template: str | os.PathLike[str], files: Iterable[tuple[Values, str]]
+) -> list[Path]:
+    """A path for each file, all of them different; none leads out of the template's folder.
+
+    That is the part before the first field, up to a separator.  Folders behind it are never
+    links, and neither is a path an existing folder: such names are numbered, as those are that
+    two files would share.
+
+    Args:
+        template: With fields in braces; ``{{`` and ``}}`` are braces.
+        files: What the fields of each one stand for, and its name on the server, which it keeps
+            if the template ends in a separator.
+
+    Raises:
+        ValueError: A brace alone, or ``..`` behind a field.
+    """
+    base, parts = _parsed(os.fspath(template))
+    found = [
+        [_filled(part, values) if part else safe_name(name) for part in parts]
+        for values, name in files
+    ]
+    chosen: dict[Path, Path] = {}
+    folders = [_real_folder(base, names[:-1], chosen) for names in found]
+    paths: dict[int, Path] = {}
+    for indices in _grouped(folders):
+
+        def is_folder(name: str, among: Sequence[int] = indices) -> bool:
+            return any((folders[index] / name).is_dir() for index in among)
+
+        names = distinct_names((found[index][-1] for index in indices), is_folder)
+        paths |= {index: folders[index] / name for index, name in zip(indices, names, strict=True)}
+    return [paths[index] for index in range(len(found))]
+
+
+def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
+    """The positions of folders that are one and the same, to some file system at least."""
+    groups: dict[str, list[int]] = {}
+    for index, folder in enumerate(folders):
+        groups.setdefault(folded(os.fspath(folder)), []).append(index)
+    return groups.values()
+
+
+def _real_folder(base: Path, names: Sequence[str], chosen: dict[Path, Path]) -> Path:
+    """A folder of these names, or numbered ones where links or files are in the way."""
+    for name in names:
+        wanted = base / name
+        if wanted not in chosen:
+            chosen[wanted] = next(path for path in _numbered(wanted) if _is_free(path))
+        base = chosen[wanted]
+    return base
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.name} ({number})") for number in itertools.count(1))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether it is a folder, or may become one."""
+    return not path.is_symlink() and (path.is_dir() or not os.path.lexists(path))
+
+
+# -- the text -------------------------------------------------------------------------------
+
+
+def _parsed(text: str) -> tuple[Path, list[list[str | _Field]]]:
+    """The folder before the first field, and the parts of the path behind it."""
+    parts: list[list[str | _Field]] = [[]]
+    for piece in _pieces(text):
+        names: Sequence[str | _Field] = [piece] if isinstance(piece, _Field) else _split(piece)
+        parts += [[] for _ in names[1:]]
+        for part, name in zip(parts[-len(names) :], names, strict=True):
+            if name:
+                part.append(name)
+    start = next(
+        (at for at, part in enumerate(parts) if any(isinstance(one, _Field) for one in part)),
+        len(parts) - 1,
+    )
+    base = os.sep.join(["".join(map(str, part)) for part in parts[:start]] + [""] * (start > 0))
+    *folders, last = parts[start:]
+    if [".."] in (*folders, last):
+        raise ValueError(f"{text!r:.200}: '..' may not stand behind a field")
+    inner = [part for part in folders if part not in ([], ["."])]
+    return Path(base), [*inner, [] if last == ["."] else last]
+
+
+def _split(text: str) -> list[str]:
+    return re.split(r"[/\\]" if os.sep == "\\" else "/", text)
+
+
+def _pieces(text: str) -> Iterator[str | _Field]:
+    literal, at = "", 0
+    for found in _PIECE.finditer(text):
+        literal += text[at : found.start()]
+        at = found.end()
+        if found[0] in ("{{", "}}"):
+            literal += found[0][0]
+        elif found[1]:
+            yield literal
+            literal = ""
+            width = _WIDTH.fullmatch(found[1])
+            yield _Field(width[1], int(width[2])) if width else _Field(found[1])
+        else:
+            raise ValueError(f"{text!r:.200}: a brace alone; write '{{{{' or '}}}}' for a brace")
+    yield literal + text[at:]
+
+
+def _filled(part: Sequence[str | _Field], values: Values) -> str:
+    """One part of a path, harmless if there is a field in it."""
+    text = "".join(
+        _text(values(piece.name), piece.width) if isinstance(piece, _Field) else piece
+        for piece in part
+    )
+    return safe_name(text) if any(isinstance(piece, _Field) for piece in part) else text
+
+
+def _text(value: Any, width: int) -> str:
+    if value is None:
+        text = "none"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:0{width}}" if width else str(value)
+    elif isinstance(value, str | float | bool):
+        text = str(value)
+    else:
+        text = json.dumps(value, default=str)
+    return _SEPARATORS.sub("_", text)[:_MOST].strip()

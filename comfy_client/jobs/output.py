@@ -1,0 +1,355 @@
+"""One output of a prompt: a file on the server, or an image that came over the socket."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import attrs
+
+from ..errors import WorkflowError
+from ..routes.files import IN_MEMORY, FileRoutes
+from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
+from ..transport.parallel import in_parallel
+from ..transport.response import Download
+from ..workflow import Workflow, class_of, title_of
+from ..workflow.address import input_named
+from ..workflow.graph import as_link, brief, inputs_of
+from ..workflow.seeds import seed_before
+from .names import Values, is_template, local_paths
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
+
+_MEDIA: Final = {
+    "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
+    "video": "mp4 webm mov mkv avi m4v",
+    "audio": "flac mp3 wav ogg opus m4a aac",
+}
+_BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in text.split()}
+#: Bytes of one piece of an image that is in memory.
+_CHUNK: Final = 1 << 19
+
+
+@attrs.frozen(eq=False, repr=False)
+class Output(ABC):
+    """One output of a node: a file on the server, or an image that came over the socket.
+
+    All methods and fields work for both.
+
+    Attributes:
+        filename: The name on the server, without folders; for an :class:`OutputFrame`, a name that
+            the client made.
+        subfolder: The folder below that of ``type``; empty: none.
+        type: ``output``: a file that is kept; ``temp`` (of preview nodes): a file that the server
+            deletes at its next restart; ``websocket``: an image in memory, in no folder of the
+            server.
+        node_id: The id of the node that made it.
+    """
+
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+    node_id: str = ""
+    _graph: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    _saved: list[Path] = attrs.field(factory=list, init=False)
+
+    def __repr__(self) -> str:
+        where = "" if self.type in ("output", IN_MEMORY) else f", {brief(self.type)[1:-1]}"
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"<{type(self).__name__} {brief(self.filename)}{where}{seed}>"
+
+    @property
+    def path(self) -> Path | None:
+        """Where :meth:`save` wrote it on this machine the last time; ``None``: nowhere yet."""
+        return self._saved[-1] if self._saved else None
+
+    @property
+    def media(self) -> str:
+        """``"image"``, ``"video"``, ``"audio"`` or ``"other"``, by the file name extension."""
+        return _BY_ENDING.get(os.path.splitext(self.filename)[1][1:].lower(), "other")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that it was made with; ``None``: there is none, or it is not clear which.
+
+        It is the number in an input ``seed`` or ``noise_seed``, of the node before this output
+        that is nearest along the links; several different ones at the same distance give
+        ``None``.  All images of one batch have the same.  Sends no request.
+        """
+        return seed_before(self._graph, self.node_id)
+
+    @abstractmethod
+    def workflow(self, *, timeout: float | None = None) -> Workflow:
+        """The workflow that made it.
+
+        Of a file, it is the one that ComfyUI saved in it: ``GET /view``, of which no more is read
+        than is needed, little of most images.  An output that came from the cache has that of
+        the earlier prompt, and may lack nodes that were not part of it.  Of an
+        :class:`OutputFrame`, it is that of the prompt.
+
+        Args:
+            timeout: Seconds; ``None``: an hour.
+
+        Raises:
+            WorkflowError: There is none in it: the server runs with ``--disable-metadata``, the
+                node that saved it writes none, or the file is damaged.  ``Workflow.load(result)``
+                is that of the prompt.
+            NotFound: The file has been deleted.
+        """
+
+    @property
+    @abstractmethod
+    def url(self) -> str | None:
+        """The URL for a browser, without credentials; ``None``: it is on no server."""
+
+    @abstractmethod
+    def bytes(self, *, timeout: float | None = None) -> bytes:
+        """The content, in memory.
+
+        A file is read by ``GET /view``, which raises :class:`NotFound` if it has been deleted,
+        and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
+        earlier if the server sends nothing for the client's own ``timeout``.
+        """
+
+    @abstractmethod
+    def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:
+        """The content piece by piece, with constant memory: see :meth:`ComfyApi.stream_image`.
+
+        ::
+
+            with result.videos[0].stream() as download:
+                for chunk in download:
+                    ...
+        """
+
+    @abstractmethod
+    def open(self, *, timeout: float | None = None) -> BinaryIO:
+        """The content as a binary file, of which no more is fetched than is read.
+
+        See :meth:`ComfyApi.open_image`.  To look at it, use :meth:`show`.
+        """
+
+    def pil(self, *, timeout: float | None = None) -> Image.Image:
+        """The image for Pillow (extra ``[image]``), loaded, with its texts in ``info``.
+
+        Of an animated one, it is the first frame; ``seek`` goes to the others.
+
+        Raises:
+            ValueError: It is no image.
+            UnexpectedResponse: Pillow cannot read it.
+            MissingExtra: Pillow is not installed.
+
+        Other errors are those of :meth:`bytes`.
+        """
+        from .pictures import pillow_image
+
+        self._check_image("pil")
+        return pillow_image(self.bytes(timeout=timeout), self.filename)
+
+    def array(self, *, timeout: float | None = None) -> npt.NDArray[Any]:
+        """The pixels of an image for NumPy (extras ``[image]`` and ``[numpy]``), as a new array.
+
+        Its shape is (height, width, 3), or (height, width, 4) with alpha: RGB from 0 to 255
+        (``uint8``).  A grey image is (height, width), with 16 bits as ``uint16``.  Palettes become
+        colours; of colours with 16 bits Pillow keeps 8.  For errors see :meth:`pil`.
+        """
+        from .pictures import pixels
+
+        self._check_image("array")
+        return pixels(self.bytes(timeout=timeout), self.filename)
+
+    def show(self, *, timeout: float | None = None) -> None:
+        """Show an image, or play a video or audio file.
+
+        In a notebook it appears below the cell, and is stored in the notebook as it is.
+        Elsewhere a copy in the folder for temporary files is opened in the browser, which shows
+        all three kinds.
+
+        Raises:
+            ValueError: It is something else.
+
+        Other errors are those of :meth:`bytes`.
+        """
+        from .pictures import show
+
+        if self.media == "other":
+            raise ValueError(f"{brief(self.filename)} is no image, video or audio file")
+        show(self.bytes(timeout=timeout), safe_name(self.filename), self.media)
+
+    def _check_image(self, method: str) -> None:
+        if self.media in ("video", "audio"):
+            raise ValueError(f"{brief(self.filename)} is no image but {self.media}: no {method}()")
+
+    def save(
+        self,
+        path: str | os.PathLike[str] = "./",
+        *,
+        if_exists: IfExists | None = None,
+        timeout: float | None = None,
+    ) -> Path:
+        """Write it to the disk and return the path; a file's ``GET /view`` is streamed.
+
+        Args:
+            path: A folder if it ends in ``/`` or exists as one: the file keeps its name there.
+                Otherwise the exact path of the file, with an extension or without.  A
+                :class:`Path` loses a ``/`` at its end: use ``"out/"``, or create the folder
+                before.  With braces, a template as for :meth:`Result.save`, but without
+                ``{index}``.
+            if_exists: ``"number"`` (``None`` in a folder, or with a template), ``"overwrite"``
+                (``None`` for an exact file) or ``"skip"``.
+            timeout: As for :meth:`bytes`.
+
+        The file appears only when it is complete, byte for byte as the server has it.  If the
+        connection is cut, the rest is fetched once more, provided that the file is the same.
+        """
+        if is_template(path):
+            rule = rule_for(if_exists, "number")
+            [target] = local_paths(path, [(name_values(self), self.filename)])
+        else:
+            target, rule = target_path(path, self.filename, if_exists)
+        return self._write(target, rule, timeout)
+
+    def _write(self, target: Path, if_exists: IfExists, timeout: float | None = None) -> Path:
+        """Write exactly this file: what lies there is not asked whether it is a folder."""
+        if if_exists == "skip" and os.path.lexists(target):
+            written = target  # the server is not asked
+        else:
+            with self.stream(timeout=timeout) as download:
+                written = write_atomically(target, download, if_exists=if_exists)
+        self._saved[:] = [written]
+        return written
+
+
+@attrs.frozen(eq=False, repr=False)
+class OutputFile(Output):
+    """A file on the server.  Nothing is downloaded until you ask for it.
+
+    Attributes:
+        key: The key under which the node listed it; it says little about the kind of file.
+        raw: The JSON object as received.
+    """
+
+    key: str = "images"
+    raw: Mapping[str, Any] = attrs.field(factory=dict)
+    _files: FileRoutes | None = attrs.field(default=None)
+
+    @property
+    def url(self) -> str:
+        """The URL for a browser, without credentials."""
+        return self._routes.get_path_image(self)
+
+    @property
+    def _routes(self) -> FileRoutes:
+        if self._files is None:
+            raise ValueError(
+                f"{self.filename!r} belongs to no client: ask one of the server that has it, by "
+                "get_image or download_image"
+            )
+        return self._files
+
+    # help() shows the texts of Output.
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+        with self._routes.open_image(self, timeout=timeout) as file:
+            return Workflow.load(file)
+
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
+        return self._routes.get_image(self, timeout=timeout)
+
+    def stream(  # noqa: D102
+        self, *, timeout: float | None = None
+    ) -> AbstractContextManager[Download]:
+        return self._routes.stream_image(self, timeout=timeout)
+
+    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102
+        return self._routes.open_image(self, timeout=timeout)
+
+
+@attrs.frozen(eq=False, repr=False)
+class OutputFrame(Output):
+    """A finished image of ``SaveImageWebsocket``, which came over the socket and is in memory.
+
+    Attributes:
+        mime: The type of the image, such as ``image/png``.
+    """
+
+    type: str = attrs.field(default=IN_MEMORY, init=False)
+    mime: str = attrs.field(kw_only=True)
+    _data: memoryview = attrs.field(kw_only=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _frame, (self.filename, self.node_id, self.mime, self.bytes(), self._graph)
+
+    @property
+    def url(self) -> None:
+        """``None``: it is on no server."""
+
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+        return Workflow.load(self._graph)
+
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
+        return bytes(self._data)
+
+    def stream(  # noqa: D102
+        self, *, timeout: float | None = None
+    ) -> AbstractContextManager[Download]:
+        size = len(self._data)
+        chunks = (bytes(self._data[at : at + _CHUNK]) for at in range(0, size, _CHUNK))
+        return contextlib.nullcontext(Download(200, {"content-type": self.mime}, size, chunks))
+
+    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102
+        return io.BytesIO(self._data)
+
+
+def _frame(
+    filename: str, node_id: str, mime: str, data: bytes, graph: Mapping[str, Any]
+) -> OutputFrame:
+    """Out of a pickle, which carries no memoryview."""
+    return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data), graph=graph)
+
+
+# -- names and many files ---------------------------------------------------------------------
+
+
+def name_values(output: Output, **more: object) -> Values:
+    """What the fields of a template stand for: facts of an output, ``more``, and inputs."""
+    stem, ending = os.path.splitext(safe_name(output.filename))
+    graph, node_id = output._graph, output.node_id
+    facts = {
+        "seed": output.seed,
+        "node": title_of(graph, node_id) or class_of(graph, node_id) or node_id,
+        "name": stem,
+        "ext": ending,
+        **more,
+    }
+
+    def value(name: str) -> object:
+        if name in facts:
+            return facts[name]
+        if "." not in name:
+            known = ", ".join(f"{{{fact}}}" for fact in facts)
+            raise ValueError(f"{{{name:.100}}} is none of {known}, or an input: {{KSampler.cfg}}")
+        return _input_value(graph, name)
+
+    return value
+
+
+def _input_value(graph: Mapping[str, Any], name: str) -> object:
+    node_id, field = input_named(graph, name)
+    value = inputs_of(graph, node_id)[field]
+    if as_link(value):
+        raise WorkflowError(f"{brief(name)} is linked to another node, so it has no value here")
+    return value
+
+
+def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
+    """Write each to its path, several at a time; an error ends all that are not whole."""
+    todo = list(zip(outputs, targets, strict=True))
+    return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)

@@ -1,0 +1,91 @@
+"""Outputs as pictures: for Pillow, for NumPy, and on the screen."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import UnexpectedResponse
+from ..extras import needs_extra
+from ..workflow.graph import brief
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Modes of Pillow whose numbers are an array's as they are.
+_PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
+
+
+def pillow_image(data: bytes, name: str) -> Image.Image:
+    """A loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
+    with needs_extra("image", "pil()"):
+        from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as exc:  # noqa: BLE001  # Pillow raises whatever it comes across
+        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: {exc}") from None
+    return image
+
+
+def pixels(data: bytes, name: str) -> npt.NDArray[Any]:
+    """The pixels of an image: numbers of grey, or of red, green and blue, perhaps with alpha."""
+    with needs_extra("numpy", "array()"):
+        import numpy as np
+
+    image = pillow_image(data, name)
+    if image.mode not in _PLAIN:
+        has_alpha = image.has_transparency_data
+        grey = image.mode == "1"
+        image = image.convert("L" if grey else "RGBA" if has_alpha else "RGB")
+    return np.array(image)
+
+
+def show(data: bytes, name: str, media: str) -> None:
+    """Below the cell of a notebook, or in the browser."""
+    shell = _notebook()
+    if shell is not None:
+        _display(data, name, media)
+        return
+    path = Path(tempfile.mkdtemp(prefix="comfy-client-")) / name
+    path.write_bytes(data)  # stays: the browser may read it later
+    if not webbrowser.open(path.as_uri()):
+        log.warning("there is no browser to show it: see %s", path)
+
+
+def _notebook() -> object | None:
+    """The shell of the notebook that this runs in."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell if hasattr(shell, "kernel") else None  # a terminal cannot show it
+
+
+def _display(data: bytes, name: str, media: str) -> None:
+    from IPython import display
+
+    ending = os.path.splitext(name)[1][1:].lower()
+    if media == "image":
+        kind = {"jpg": "jpeg"}.get(ending, ending)
+        shown: object = (
+            display.Image(data, format=kind) if kind in _SHOWN else pillow_image(data, name)
+        )
+    elif media == "video":
+        shown = display.Video(data, embed=True, mimetype=_MIME.get(ending, "video/mp4"))
+    else:
+        shown = display.Audio(data)
+    display.display(shown)
+
+
+#: What :class:`IPython.display.Image` embeds; others are converted.
+_SHOWN: Final = frozenset({"png", "jpeg", "gif", "webp"})
+_MIME: Final = {"webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}

@@ -1,0 +1,129 @@
+"""Downloads that go on where the connection was cut."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Final
+
+import attrs
+
+from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+from .backoff import Backoff
+from .failures import is_away
+from .parallel import check_wanted
+from .response import Download
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Asks for a file from a byte on, with further headers; the answer may be all of it (200).
+Ask = Callable[[int, Mapping[str, str]], AbstractContextManager[Download]]
+
+#: Bytes that make an attempt a good one: the next one needs no pause.
+_ENOUGH: Final = 1 << 16
+_RANGE_NOT_SATISFIABLE: Final = 416
+
+
+@contextlib.contextmanager
+def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
+    """A download that survives cuts, if the server says which version of the file it sends.
+
+    Only that version is continued: by its ``ETag``, or its ``Last-Modified`` and size.
+
+    Args:
+        ask: Asks for the file.
+        start: The byte with which it begins.
+        within: Seconds after the last byte for which it is tried.
+    """
+    with contextlib.ExitStack() as body:
+        first = body.enter_context(ask(start, {}))
+        at = start if first.status == 206 else 0
+        yield attrs.evolve(first, chunks=_chunks(body, first, ask, at, within))
+
+
+def _chunks(
+    body: contextlib.ExitStack, first: Download, ask: Ask, at: int, within: float
+) -> Iterator[bytes]:
+    size = _size(first)
+    mark = _mark(first.headers, size)
+    latest, backoff = time.monotonic(), Backoff(0.2, 1.0)
+    chunks: Iterator[bytes] = iter(first)
+    while True:
+        got = 0
+        try:
+            for chunk in chunks:
+                check_wanted()
+                got += len(chunk)
+                yield chunk
+            return
+        except ComfyError as exc:
+            if got:
+                latest = time.monotonic()
+            if not (mark and _may_pass(exc)) or time.monotonic() - latest >= within:
+                raise
+            log.info("%s; asking for the rest", exc)
+        at += got
+        if got >= _ENOUGH:
+            backoff.reset()
+        else:
+            time.sleep(backoff.next())
+        body.close()
+        chunks = _rest(body, ask, at, mark, size)
+
+
+def _rest(
+    body: contextlib.ExitStack, ask: Ask, at: int, mark: Mapping[str, str], size: int | None
+) -> Iterator[bytes]:
+    """The same file from a byte on."""
+    try:
+        # Not every server heeds If-Range (aiohttp: a date only), so the answer is checked, too.
+        answer = body.enter_context(ask(at, {"If-Range": next(iter(mark.values()))}))
+    except ApiError as exc:
+        if exc.status != _RANGE_NOT_SATISFIABLE:
+            raise
+        answer = None
+    if answer is None or _size(answer) != size or _mark(answer.headers, size) != mark:
+        raise _Changed(f"the file on the server changed after {at} bytes of it had come")
+    chunks = iter(answer)
+    if answer.status == 206:
+        yield from chunks
+        return
+    left = at  # all of it comes again
+    for chunk in chunks:
+        if left < len(chunk):
+            yield chunk[left:]
+        left = max(0, left - len(chunk))
+
+
+class _Changed(TransportError):
+    """Going on would mix two files."""
+
+    def __reduce__(self) -> tuple[type[TransportError], tuple[str]]:
+        return TransportError, (str(self),)
+
+
+def _may_pass(exc: ComfyError) -> bool:
+    """Whether it was a cut, or the server is away for a moment."""
+    if isinstance(exc, ServerUnreachable):
+        return exc.retryable
+    return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)
+
+
+def _mark(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
+    """What tells this version of a file from others; empty: nothing does."""
+    etag = headers.get("etag", "")
+    if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
+        return {"etag": etag}
+    changed = headers.get("last-modified", "")
+    return {"last-modified": changed} if changed and size is not None else {}
+
+
+def _size(answer: Download) -> int | None:
+    """Of the whole file."""
+    if answer.status != 206:
+        return answer.length
+    size = answer.headers.get("content-range", "").rpartition("/")[2]
+    return int(size) if size.isdecimal() and len(size) < 20 else None
