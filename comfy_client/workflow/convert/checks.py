@@ -82,10 +82,10 @@ def _check_inputs(place: Place, report: Report) -> None:
     node = place.node
     slots = {slot.name: slot for slot in node.inputs}
     links = {slot.link for slot in node.inputs}
+    widgets = {widget.name for widget in node.widgets}
     for saved in node.saved.inputs:
         slot = slots.get(saved.name)
-        widget = node.widget(saved.name)
-        if saved.name in node.lost or widget is not None:
+        if saved.name in node.lost or saved.name in widgets:
             continue  # said already, or the widget has a value
         if saved.link is None:
             if saved.widget is not None and slot is not None and not is_widget_type(slot.type):
@@ -108,9 +108,15 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
         if widget.hook:
             report.add("browser", f"the page {widget.hook}", place.id, node, name)
         elif not is_of_type(widget, widget.value):
-            kind = "such an option" if widget.kind == CHOOSER else f"{widget.kind} value"
-            text = f"{brief(widget.value)} is no {kind}; the file may be of another version"
-            report.add("value", f"{text} of the node", place.id, node, name)
+            given = brief(widget.value)
+            is_option = widget.kind == CHOOSER
+            why = (
+                f"{given} is not one of its options"
+                if is_option
+                else f"{given} is no {widget.kind}"
+            )
+            text = f"{why}; the file may be for another version of the node"
+            report.add("value", text, place.id, node, name)
 
 
 def _missing(place: Place, packs: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,19 +13,20 @@ from ..graph import copied
 from .checks import check_left_out, check_node, check_widgets
 from .era import era_of
 from .links import Links, Place, Source, Value
-from .nodes import Node
 from .numbering import number_nodes
 from .opening import open_page
 from .page import BYPASSED, MUTED, read_page
 from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
-from .replacements import SAVING, fill_in
-from .scene import VIRTUAL, Scene, is_virtual
+from .replacements import SAVING, Names
+from .scene import VIRTUAL, Scene, all_nodes, is_virtual
 from .specs import Catalog
 from .warnings import Report
 from .widgets import MISSING, Widget, corrected
 
 #: What the page says of the pack of a node.
 _PACK: Final = ("cnr_id", "aux_id", "ver")
+#: A property of a PrimitiveNode.
+_REPLACE: Final = "Run widget replace on values"
 _PROMPTS: Final = (
     "the page would resolve choices {a|b} and comments in the prompts of this workflow; they are "
     "sent as they are: load it with dynamic_prompts=seed, or call resolve_prompts()"
@@ -79,9 +80,10 @@ def convert(
     scene = open_page(page, Catalog(definitions, era))
     links = Links(scene)
     links.spread(era)
-    _send_primitives(scene)
+    names = Names(all_nodes(scene), now or datetime.now())
+    _send_primitives(scene, names)
     rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
-    work = _Work(scene, links, packs or {}, rng, now or datetime.now())
+    work = _Work(scene, links, packs or {}, rng, names)
     graph = work.graph()
     warnings = tuple(work.report.found.values())
     if strict and warnings:
@@ -103,10 +105,10 @@ def classes_in(ui: Mapping[str, Any]) -> set[str]:
     return classes - page.subgraphs.keys() - VIRTUAL
 
 
-def _send_primitives(scene: Scene) -> None:
+def _send_primitives(scene: Scene, names: Names) -> None:
     """Each PrimitiveNode puts its value into the widgets that it is linked to."""
     for graph in (scene.root, *scene.subgraphs.values()):
-        values = {
+        primitives = {
             node.id: node.saved.values[0]
             for node in graph.nodes.values()
             if node.type == "PrimitiveNode"
@@ -114,11 +116,21 @@ def _send_primitives(scene: Scene) -> None:
             and isinstance(node.saved.values, list)
             and node.saved.values
         }
-        for node, slot in [*graph.ends.values()] if values else ():
-            link = graph.link_of(slot)
+        fed: dict[str, list[Widget]] = {}
+        for number, (node, slot) in sorted(graph.ends.items()) if primitives else ():
             widget = node.widget(slot.widget)
-            if link is not None and link.source in values and widget is not None:
-                widget.value = corrected(widget, values[link.source])
+            source = graph.saved.links[number].source
+            if source in primitives and widget is not None and slot.link == number:
+                fed.setdefault(source, []).append(widget)
+        for source, widgets in fed.items():
+            node, value = graph.nodes[source], primitives[source]
+            kind = node.outputs[0] if node.outputs else "*"
+            if kind != widgets[0].spec.widget_type:
+                continue  # it has changed its type, and its value with it
+            if isinstance(value, str) and node.saved.properties.get(_REPLACE):
+                value = names.fill_in(value)
+            for widget in widgets:
+                widget.value = corrected(widget, value)
 
 
 @define(eq=False)
@@ -129,7 +141,7 @@ class _Work:
     links: Links
     packs: Mapping[str, str]
     rng: Chooser | None
-    now: datetime
+    names: Names
     report: Report = field(factory=Report)
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 
@@ -211,7 +223,7 @@ class _Work:
             and isinstance(widget.value, str)
             and place.node.type in SAVING
         ):
-            return fill_in(widget.value, self._all_nodes(), self.now)
+            return self.names.fill_in(widget.value)
         return widget.value
 
     def _index(self, place: Place) -> int:
@@ -222,10 +234,6 @@ class _Work:
         chosen = found.value if isinstance(found, Value) else node.widgets[0].value
         options = [each.value for each in node.widgets if each.kind == "OPTION"]
         return options.index(chosen) if chosen in options else -1
-
-    def _all_nodes(self) -> Iterator[Node]:
-        for graph in (self.scene.root, *self.scene.subgraphs.values()):
-            yield from graph.nodes.values()
 
 
 def _wrapped(widget: Widget | None, value: Any) -> Any:

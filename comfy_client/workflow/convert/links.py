@@ -16,7 +16,7 @@ from .scene import Graph, Scene, is_virtual
 
 #: Nodes of a prompt, instances within instances all counted, and steps from link to link.
 _MOST_PLACES: Final = 100_000
-_MOST_STEPS: Final = 2_000_000
+_MOST_STEPS: Final = 500_000
 
 
 @define(eq=False)
@@ -55,6 +55,7 @@ class Links:
 
     scene: Scene
     places: dict[str, Place] = field(factory=dict)
+    _known: dict[tuple[str, int, str | None], Source | Value | None] = field(factory=dict)
     _steps: int = 0
 
     def spread(self, era: Era) -> None:
@@ -99,21 +100,34 @@ class Links:
         """
         kind: str | None = None
         seen: set[tuple[str, int]] = set()
+        passed: list[tuple[str, int, str | None]] = []
         while True:
-            link = place.graph.link_of(slot)
-            if link is None:
-                return None
-            kind = slot.type if kind is None else kind
-            if link.source == INSIDE_IN and place.around is not None:
-                found = self._outside(place.around, link.slot)
-                if found is None or isinstance(found, Value):
-                    return found
-                place, slot, kind = place.around, found, None
-                continue
-            outcome = self._output(place, link.source, link.slot, kind, seen)
-            if outcome is None or isinstance(outcome, Source):
-                return outcome
-            place, slot, kind = outcome
+            key = place.id, id(slot), kind
+            if key in self._known:
+                found = self._known[key]
+                break
+            passed.append(key)
+            step = self._step(place, slot, kind, seen)
+            if not isinstance(step, tuple):
+                found = step
+                break
+            place, slot, kind = step
+        for key in passed:  # a long way is gone once
+            self._known[key] = found
+        return found
+
+    def _step(
+        self, place: Place, slot: Slot, kind: str | None, seen: set[tuple[str, int]]
+    ) -> Source | Value | tuple[Place, Slot, str | None] | None:
+        """What an input gets, or another one that it gets the same as."""
+        link = place.graph.link_of(slot)
+        if link is None:
+            return None
+        if link.source == INSIDE_IN and place.around is not None:
+            outer = self._outside(place.around, link.slot)
+            return (place.around, outer, None) if isinstance(outer, Slot) else outer
+        kind = slot.type if kind is None else kind
+        return self._output(place, link.source, link.slot, kind, seen)
 
     def _outside(self, instance: Place, slot: int) -> Slot | Value | None:
         """The input of an instance that feeds its inside, if it is linked, or its own value."""

@@ -23,14 +23,28 @@ from .widgets import (
     widgets_for,
 )
 
-#: Inputs and widgets of one node: a definition or a file could ask for any number.
-_MOST: Final = 5_000
+#: Inputs and widgets of one node, and of all: a definition or a file could ask for any number.
+_MOST: Final = 2_000
+_MOST_OF_ALL: Final = 500_000
 #: How deep groups of inputs may stand in each other.
 _DEEPEST: Final = 30
 
 
 class TooMuch(Exception):
-    """A node has more inputs than any has."""
+    """There are more inputs than any node has, or any workflow."""
+
+
+@define(eq=False)
+class Budget:
+    """How many inputs and widgets all nodes may still have."""
+
+    left: int = _MOST_OF_ALL
+
+    def spend(self, count: int) -> None:
+        """Raises :class:`TooMuch` if that is more than there is."""
+        self.left -= count
+        if self.left < 0:
+            raise TooMuch
 
 
 @define(eq=False)
@@ -106,6 +120,7 @@ class Node:
     saved: SavedNode
     definition: Mapping[str, Any] | None
     title: str
+    budget: Budget
     inputs: list[Slot] = field(factory=list)
     outputs: list[str] = field(factory=list)
     widgets: list[Widget] = field(factory=list)
@@ -133,18 +148,21 @@ class Node:
         return next((one for one in self.widgets if one.name == name), None)
 
 
-def unknown_node(saved: SavedNode) -> Node:
+def unknown_node(saved: SavedNode, budget: Budget) -> Node:
     """A node without a definition: it has the slots of the file, and no widgets."""
-    node = Node(saved, None, saved.title or saved.type)
+    node = Node(saved, None, saved.title or saved.type, budget)
+    budget.spend(len(saved.inputs))
     node.inputs = [Slot(each.name, each.type, each.link, each.widget) for each in saved.inputs]
     node.outputs = [each.type for each in saved.outputs]
     return node
 
 
-def known_node(saved: SavedNode, catalog: Catalog) -> Node:
+def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
     """A node by its definition, with the links and the values of the file."""
     definition = catalog.definitions[saved.type]
-    node = Node(saved, definition, saved.title or catalog.era.title(saved.type, definition))
+    title = saved.title or catalog.era.title(saved.type, definition)
+    node = Node(saved, definition, title, budget)
+    budget.spend(len(saved.inputs))
     specs = catalog.specs(saved.type)
     for each in specs:
         _add_socket(node, each)
@@ -168,8 +186,7 @@ def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
     """The inputs that have no widget: the page makes them before all widgets."""
     if has_widget(one):
         return
-    if depth > _DEEPEST or len(node.inputs) > _MOST:
-        raise TooMuch
+    _spend(node, len(node.inputs), depth)
     if one.type == "COMFY_AUTOGROW_V3":
         group = _autogrow(one)
         node.groups[one.name] = group
@@ -187,8 +204,7 @@ def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
 
 def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
     """The widgets of an input, and the slot to link it by."""
-    if depth > _DEEPEST or len(node.widgets) > _MOST:
-        raise TooMuch
+    _spend(node, len(node.widgets), depth)
     if one.type == ROWS:
         node.widgets.append(Widget(one.name, ROWS, 0, one, sent=False))
         _set_rows(node, node.widgets[-1], one.options.get("min"), depth)
@@ -200,6 +216,12 @@ def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
     if one.widget_type == CHOOSER:
         _choose(node, made[0], depth)
     node.inputs.append(Slot(one.name, one.type, widget=one.name))
+
+
+def _spend(node: Node, count: int, depth: int = 0) -> None:
+    if depth > _DEEPEST or count > _MOST:
+        raise TooMuch
+    node.budget.spend(1)
 
 
 def _add_input(node: Node, one: Spec, depth: int) -> None:
@@ -227,6 +249,7 @@ def _autogrow(one: Spec) -> Autogrow:
 def _choose(node: Node, chooser: Widget, depth: int = 0) -> None:
     """Lay out the inputs of the option that is chosen, behind the widget that chooses."""
     prefix = f"{chooser.name}."
+    node.budget.spend(1 + len(node.widgets) // 10)
     gone = [each for each in node.inputs if each.name.startswith(prefix)]
     links = {each.name: each.link for each in gone if each.link is not None}
     node.inputs = [each for each in node.inputs if not each.name.startswith(prefix)]
@@ -260,7 +283,8 @@ def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
     if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count:
         return
     least, template = rows.spec.options.get("min"), rows.spec.options.get("template")
-    wanted = max(int(min(max(count, 0), _MOST)), least if isinstance(least, int) else 0)
+    most = max(len(node.saved.values), least if isinstance(least, int) else 0)
+    wanted = int(min(max(count, least if isinstance(least, int) else 0), most))
     prefix = f"{rows.name}."
     kept = {each.name: each.link for each in node.inputs if each.name.startswith(prefix)}
     node.inputs = [each for each in node.inputs if not each.name.startswith(prefix)]
@@ -385,8 +409,7 @@ def set_value(node: Node, widget: Widget, value: Any) -> None:
     if widget.kind == CHOOSER:
         _choose(node, widget)
     elif widget.kind == "OPTION" and widget is node.widgets[-1] and value:
-        if len(node.widgets) > _MOST:
-            raise TooMuch
+        _spend(node, len(node.widgets))
         name = f"option{len(node.widgets) - 1}"
         node.widgets.append(Widget(name, "OPTION", "", Spec(name, "STRING", {})))
 

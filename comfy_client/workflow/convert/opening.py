@@ -7,7 +7,7 @@ from typing import Final
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .nodes import Node, Slot, TooMuch, known_node, unknown_node
+from .nodes import Budget, Node, Slot, TooMuch, known_node, unknown_node
 from .page import Page, SavedNode
 from .proxies import migrate
 from .scene import VIRTUAL, Graph, Scene, instance
@@ -23,9 +23,10 @@ def open_page(page: Page, catalog: Catalog) -> Scene:
         WorkflowError: A subgraph contains itself, or a node has too many inputs.
     """
     scene = Scene(page, Graph(page.root), {key: Graph(one) for key, one in page.subgraphs.items()})
+    budget = Budget()
     for key in _inner_first(page):
-        _open_graph(scene, scene.subgraphs[key], catalog)
-    _open_graph(scene, scene.root, catalog)
+        _open_graph(scene, scene.subgraphs[key], catalog, budget)
+    _open_graph(scene, scene.root, catalog, budget)
     return scene
 
 
@@ -42,27 +43,38 @@ def _inner_first(page: Page) -> list[str]:
         raise WorkflowError(f"a subgraph contains itself: {' in '.join(names)}") from None
 
 
-def _open_graph(scene: Scene, graph: Graph, catalog: Catalog) -> None:
-    for saved in graph.saved.nodes:
+def _open_graph(scene: Scene, graph: Graph, catalog: Catalog, budget: Budget) -> None:
+    for each in graph.saved.nodes:
         try:
-            graph.nodes[saved.id] = _open_node(scene, saved, catalog)
+            graph.nodes[each.id] = _open_node(scene, each, catalog, budget)
         except TooMuch:
-            raise WorkflowError(
-                f"node {shorten(saved.id, 60)} ({shorten(saved.type, 60)}) has more inputs than "
-                "any node has"
-            ) from None
+            raise _too_much(each) from None
     _repair_links(graph)
+    graph.to_widgets.update(
+        saved.link
+        for each in graph.saved.nodes
+        for saved in each.inputs
+        if saved.link is not None and saved.widget is not None
+    )
     for node in graph.nodes.values():
-        migrate(scene, graph, node)
+        try:
+            migrate(scene, graph, node)
+        except TooMuch:
+            raise _too_much(node.saved) from None
 
 
-def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog) -> Node:
+def _too_much(saved: SavedNode) -> WorkflowError:
+    where = f"node {shorten(saved.id, 60)} ({shorten(saved.type, 60)})"
+    return WorkflowError(f"{where} has more inputs than any node has, or the workflow has in all")
+
+
+def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
     inner = scene.subgraphs.get(saved.type)
     if inner is not None:
-        return instance(inner, saved)
+        return instance(inner, saved, budget)
     if catalog.has(saved.type):
-        return known_node(saved, catalog)
-    node = unknown_node(saved)
+        return known_node(saved, catalog, budget)
+    node = unknown_node(saved, budget)
     if saved.type in VIRTUAL:
         node.title = saved.title or _TITLES.get(saved.type, saved.type)
         if saved.type == "Reroute" and not node.inputs:
@@ -79,10 +91,12 @@ def _repair_links(graph: Graph) -> None:
                 slot.link = None
             else:
                 graph.ends[link.id] = node, slot
+    tried: set[tuple[str, int]] = set()
     for link in graph.saved.links.values():
-        target = graph.nodes.get(link.target)
-        if link.id in graph.ends or target is None or link.target_slot < 0:
+        target, at = graph.nodes.get(link.target), (link.target, link.target_slot)
+        if link.id in graph.ends or target is None or link.target_slot < 0 or at in tried:
             continue
+        tried.add(at)
         saved = target.saved.inputs[link.target_slot : link.target_slot + 1]
         found = target.slot(saved[0].name) if saved and saved[0].link is None else None
         if found is not None and found.link is None:

@@ -18,7 +18,7 @@ INSIDE_OUT: Final = "-20"
 MUTED: Final = 2
 BYPASSED: Final = 4
 #: JSON values in a file, nodes of all graphs, and slots of one node.
-_MOST_VALUES: Final = 3_000_000
+_MOST_VALUES: Final = 1_000_000
 _MOST_NODES: Final = 50_000
 _MOST_SLOTS: Final = 5_000
 

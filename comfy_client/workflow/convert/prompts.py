@@ -12,8 +12,9 @@ from ...errors import WorkflowError
 _COMMENTS: Final = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
 _PLAIN: Final = re.compile(r"[^\\{}|]+")
 _ESCAPED: Final = re.compile(r"\\([{}|])")
-#: How deep choices may stand in each other.
+#: How deep choices may stand in each other, and that times the length of the text.
 _DEEPEST: Final = 100
+_MOST: Final = 10_000_000
 
 
 class Chooser(Protocol):
@@ -43,8 +44,10 @@ def resolve_prompt(text: str, rng: Chooser) -> str:
     Raises:
         WorkflowError: The choices are nested too deeply.
     """
-    if text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
-        raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
+    if "{" in text:
+        depth = _depth(text)
+        if depth > _DEEPEST or depth * len(text) > _MOST:
+            raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
     return _resolve(text, rng)
 
 

@@ -31,29 +31,40 @@ class _Entry:
 
 
 def migrate(scene: Scene, graph: Graph, host: Node) -> None:
-    """Make the old promoted widgets of an instance into inputs of its subgraph."""
+    """Make the old promoted widgets of an instance into inputs of its subgraph.
+
+    Raises:
+        TooMuch: There are too many.
+    """
     inner = scene.inside(host)
-    if inner is None:
+    entries = [] if inner is None else [*_entries(scene, inner, host)]
+    if inner is None or not entries:
         return
-    entries = [*_entries(scene, inner, host)]
+    linked: dict[tuple[str, str], Slot] = {}
+    for port, slot in zip(inner.saved.inputs, host.inputs, strict=False):
+        target = _first_target(scene, inner, port)
+        if target is not None:
+            linked.setdefault(target, slot)
+    names = {slot.name: slot for slot in reversed(host.inputs)}
     primitives: dict[str, list[_Entry]] = {}
     for entry in entries:
-        slot = _linked(scene, inner, host, entry)
+        key = entry.source, entry.name
         node = inner.nodes.get(entry.source)
-        if slot is not None:
-            _set(slot, entry.value)
+        if key in linked:
+            _set(linked[key], entry.value)
         elif entry.source == "-1":
-            found = host.slot(entry.name)
-            if found is not None and found.promoted and entry.value is not MISSING:
-                found.value = entry.value
+            if entry.name in names:
+                _set(names[entry.name], entry.value)
         elif node is None or entry.name.startswith("$$"):
             continue
         elif node.type == "PrimitiveNode" and node.definition is None:
             primitives.setdefault(node.id, []).append(entry)
         else:
-            _promote_widget(scene, inner, host, node, entry)
-    for node_id, found_ in primitives.items():
-        _promote_primitive(inner, host, inner.nodes[node_id], found_)
+            made = _promote_widget(scene, inner, host, node, entry)
+            if made is not None:
+                linked[key] = made
+    for node_id, found in primitives.items():
+        _promote_primitive(inner, host, inner.nodes[node_id], found)
 
 
 def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
@@ -100,20 +111,14 @@ def _first_target(scene: Scene, inner: Graph, port: Port) -> tuple[str, str] | N
     return None
 
 
-def _linked(scene: Scene, inner: Graph, host: Node, entry: _Entry) -> Slot | None:
-    """The input of the instance that stands for the widget already."""
-    for port, slot in zip(inner.saved.inputs, host.inputs, strict=False):
-        if _first_target(scene, inner, port) == (entry.source, entry.name):
-            return slot
-    return None
-
-
 def _set(slot: Slot, value: Any) -> None:
     if slot.promoted and value is not MISSING:
         slot.value = value
 
 
-def _promote_widget(scene: Scene, inner: Graph, host: Node, node: Node, entry: _Entry) -> None:
+def _promote_widget(
+    scene: Scene, inner: Graph, host: Node, node: Node, entry: _Entry
+) -> Slot | None:
     deeper = scene.inside(node)
     if deeper is not None:
         slot = _nested_slot(scene, deeper, node, entry)
@@ -121,8 +126,11 @@ def _promote_widget(scene: Scene, inner: Graph, host: Node, node: Node, entry: _
         widget = node.widget(entry.name)
         named = (each for each in node.inputs if each.widget == entry.name)
         slot = next(named, None) if widget is not None else None
-    if slot is not None:
-        _set(_add_port(inner, host, entry.name, slot.type, [(node, slot)]), entry.value)
+    if slot is None:
+        return None
+    made = _add_port(inner, host, entry.name, slot.type, [(node, slot)])
+    _set(made, entry.value)
+    return made
 
 
 def _nested_slot(scene: Scene, deeper: Graph, node: Node, entry: _Entry) -> Slot | None:
@@ -167,6 +175,7 @@ def _add_port(
     inner: Graph, host: Node, name: str, kind: str, targets: Sequence[tuple[Node, Slot]]
 ) -> Slot:
     """A new input of a subgraph, for all its instances; that of one of them."""
+    host.budget.spend(len(inner.instances) + len(inner.saved.inputs) // 100)
     taken = {one.name for one in inner.saved.inputs}
     unique, counter = name, 1
     while unique in taken:

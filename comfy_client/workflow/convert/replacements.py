@@ -40,28 +40,38 @@ _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyyy?")
 
 
-def fill_in(text: str, nodes: Iterable[Node], now: datetime) -> str:
-    """A text with the values of widgets and the date in it; what is unknown stays."""
-    if "%" not in text:
-        return text
-    known = [*nodes]
+class Names:
+    """All nodes by the names that a file name calls them by, and the time."""
 
-    def replace(found: re.Match[str]) -> str:
+    def __init__(self, nodes: Iterable[Node], now: datetime) -> None:
+        self._aliases: dict[object, Node] = {}
+        self._titles: dict[str, Node] = {}
+        self._now = now
+        for node in nodes:
+            self._titles.setdefault(node.title, node)
+            alias = _alias(node)
+            if isinstance(alias, str):
+                self._aliases.setdefault(alias, node)
+
+    def fill_in(self, text: str) -> str:
+        """A text with the values of widgets and the date in it; what is unknown stays."""
+        return _PATTERN.sub(self._replace, text)
+
+    def _replace(self, found: re.Match[str]) -> str:
         name, *rest = found[1].split(".")
-        if not rest:
-            is_date = name.startswith("date:")
-            return _date(name.removeprefix("date:"), now) if is_date else found[0]
-        value = _value(known, name, rest[0]) if len(rest) == 1 else MISSING
+        if not rest and name.startswith("date:"):
+            return _date(name.removeprefix("date:"), self._now)
+        value = self._value(name, rest[0]) if len(rest) == 1 else MISSING
         return found[0] if value is MISSING else _UNSAFE.sub("_", text_of(value))
 
-    return _PATTERN.sub(replace, text)
-
-
-def _value(nodes: list[Node], name: str, widget: str) -> Any:
-    named = [one for one in nodes if _alias(one) == name]
-    node = next(iter(named or [one for one in nodes if one.title == name]), None)
-    found = None if node is None else node.widget(widget)
-    return MISSING if found is None else found.value
+    def _value(self, name: str, widget: str) -> Any:
+        node = self._aliases.get(name) or self._titles.get(name)
+        if node is None:
+            return MISSING
+        found, slot = node.widget(widget), node.slot(widget)
+        if found is None:  # an instance of a subgraph shows those inside
+            return slot.value if slot is not None and slot.promoted else MISSING
+        return "" if found.value is MISSING else found.value
 
 
 def _alias(node: Node) -> object:

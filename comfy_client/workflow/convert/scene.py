@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from .nodes import Node, Slot
+from .nodes import Budget, Node, Slot
 from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
 from .widgets import MISSING, Widget
 
@@ -29,17 +29,12 @@ class Graph:
     instances: list[Node] = field(factory=list)
     #: The input at the end of each link.
     ends: dict[int, tuple[Node, Slot]] = field(factory=dict)
+    #: The links that led to a widget when the file was saved.
+    to_widgets: set[int] = field(factory=set)
 
     def was_widget(self, port: Port) -> bool:
         """Whether an input of the subgraph led to a widget when the file was saved."""
-        nodes = {node.id: node for node in self.saved.nodes} if port.links else {}
-        for number in port.links:
-            link = self.saved.links.get(number)
-            node = None if link is None else nodes.get(link.target)
-            for each in () if node is None else node.inputs:
-                if each.link == number and each.widget is not None:
-                    return True
-        return False
+        return not self.to_widgets.isdisjoint(port.links)
 
     def link_of(self, slot: Slot) -> Link | None:
         """The link of an input; ``None``: there is none."""
@@ -80,12 +75,34 @@ def is_virtual(node: Node) -> bool:
     return node.type in VIRTUAL and node.definition is None
 
 
+def all_nodes(scene: Scene) -> Iterator[Node]:
+    """All nodes in the order in which the page looks for one by name: what is inside first."""
+    entered: set[str] = set()
+    ahead = [iter([*scene.root.nodes.values()])]
+    around: list[Node] = []
+    while ahead:
+        node = next(ahead[-1], None)
+        if node is None:
+            ahead.pop()
+            if around:
+                yield around.pop()
+            continue
+        inner = scene.inside(node)
+        if inner is None or node.type in entered:
+            yield node
+        else:
+            entered.add(node.type)
+            ahead.append(iter([*inner.nodes.values()]))
+            around.append(node)
+
+
 # -- instances of subgraphs -------------------------------------------------------------
 
 
-def instance(inner: Graph, saved: SavedNode) -> Node:
+def instance(inner: Graph, saved: SavedNode, budget: Budget) -> Node:
     """An instance: slots as the definition has them, with the links and values of the file."""
-    node = Node(saved, None, saved.title or inner.saved.name)
+    node = Node(saved, None, saved.title or inner.saved.name, budget)
+    budget.spend(len(inner.saved.inputs) + len(inner.saved.outputs))
     node.outputs = [port.type for port in inner.saved.outputs]
     links = {each.name: each.link for each in saved.inputs}
     for port in inner.saved.inputs:
