@@ -37,7 +37,7 @@ SAVING: Final = frozenset(
 )
 _PATTERN: Final = re.compile(r"%([^%]+)%")
 _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
-_DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyyy?")
+_DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
 class Names:

@@ -1,0 +1,420 @@
+"""What a conversion from UI format says, refuses and survives."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import pickle
+import time
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfy_client import ConversionWarning, Workflow, WorkflowError
+from comfy_client.workflow.convert import Conversion, classes_in, convert
+from tests.helpers.conformance import First, definitions, pair, pairs
+
+
+def spec(
+    display_name: str | None = None, output: tuple[str, ...] = ("IMAGE",), **inputs: Any
+) -> dict[str, Any]:
+    """A definition, as a server since 0.12 gives it."""
+    given = {"input": {"required": inputs}, "output": list(output), "is_input_list": False}
+    return {**given, "display_name": display_name}
+
+
+DEFINITIONS: dict[str, Any] = {
+    "Source": spec(width=["INT", {"default": 8, "min": 1, "max": 4096}], name=["STRING", {}]),
+    "Sampler": spec(seed=["INT", {}], mode=[["fast", "good"], {}], image=["IMAGE"]),
+    "Prompt": spec(text=["STRING", {"multiline": True, "dynamicPrompts": True}]),
+    "SaveImage": spec("Save Image", (), images=["IMAGE"], filename_prefix=["STRING", {}]),
+}
+
+
+def node(
+    node_id: int, kind: str, values: Any = (), links: dict[str, int] | None = None, **more: Any
+) -> dict[str, Any]:
+    slots = [{"name": name, "type": "*", "link": link} for name, link in (links or {}).items()]
+    outputs = [{"name": "out", "type": "IMAGE"}]
+    values = list(values) if isinstance(values, tuple) else values
+    about = {"id": node_id, "type": kind, "inputs": slots, "outputs": outputs}
+    return {**about, "widgets_values": values, **more}
+
+
+def ui(*nodes: dict[str, Any], links: Any = (), **more: Any) -> dict[str, Any]:
+    """A file; a link is given as number, source and target, from output 0 to input 0."""
+    lists = [[number, source, 0, target, 0, "*"] for number, source, target in links]
+    return {"nodes": list(nodes), "links": lists, "version": 0.4, **more}
+
+
+def converted(file: dict[str, Any], **options: Any) -> Conversion:
+    return convert(file, DEFINITIONS, **options)
+
+
+def only_warning(file: dict[str, Any], **options: Any) -> ConversionWarning:
+    (warning,) = converted(file, **options).warnings
+    return warning
+
+
+# -- warnings ---------------------------------------------------------------------------------
+
+
+def test_a_class_that_the_server_lacks_is_named_with_its_pack() -> None:
+    """It stays in the graph, with its links and what the file has by name."""
+    file = ui(
+        node(1, "Source", (64, "a")),
+        node(
+            2,
+            "FancyBlur",
+            (5,),
+            {"image": 7},
+            title="Blur",
+            properties={"cnr_id": "fancy-pack", "ver": "1.2"},
+            widgets_values_named={"radius": 5},
+        ),
+        links=[(7, 1, 2)],
+    )
+    warning = only_warning(file)
+    assert (warning.kind, warning.node_id, warning.class_type) == (
+        "not_installed",
+        "2",
+        "FancyBlur",
+    )
+    assert "node 2 'Blur' (FancyBlur)" in str(warning)
+    assert "'fancy-pack'" in str(warning)
+    assert converted(file).graph["2"] == {
+        "class_type": "FancyBlur",
+        "inputs": {"radius": 5, "image": ["1", 0]},
+        "_meta": {"title": "Blur", "cnr_id": "fancy-pack", "ver": "1.2"},
+    }
+    assert "'by-manager'" in str(only_warning(file, packs={"FancyBlur": "by-manager"}))
+
+
+@pytest.mark.parametrize("kind", ["SetNode", "GetNode", "Reroute (rgthree)"])
+def test_nodes_that_rewire_in_the_browser_are_said_and_left_out(kind: str) -> None:
+    """What they feed is not guessed."""
+    file = ui(
+        node(1, "Source", (64, "a")),
+        node(2, kind, ("x",), {"value": 7}),
+        node(3, "SaveImage", ("p",), {"images": 8}),
+        links=[(7, 1, 2), (8, 2, 3)],
+    )
+    warning = only_warning(file)
+    assert (warning.kind, warning.node_id) == ("browser", "2")
+    assert converted(file).graph.keys() == {"1", "3"}
+    assert "images" not in converted(file).graph["3"]["inputs"]
+
+
+def test_nodes_without_any_slot_and_notes_are_left_out() -> None:
+    """They are for people who read the graph."""
+    note = {"id": 9, "type": "Bookmark (rgthree)"}
+    file = ui(node(1, "Source", (64, "a")), {"id": 2, "type": "Note"}, note)
+    assert converted(file).graph.keys() == {"1"}
+    assert not converted(file).warnings
+
+
+def test_a_value_by_name_counts_where_the_position_does_not_fit() -> None:
+    """The file was saved for another version of the node."""
+    named = {"seed": 7, "control_after_generate": "fixed", "mode": "good"}
+    file = ui(node(1, "Sampler", ("auto", "fixed", "good"), widgets_values_named=named))
+    warning = only_warning(file)
+    assert (warning.kind, warning.input) == ("value", "seed")
+    assert converted(file).graph["1"]["inputs"] == {"seed": 7, "mode": "good"}
+
+
+def test_values_are_taken_by_position_where_they_fit() -> None:
+    """As the page takes them, whatever the names say."""
+    named = {"seed": 7, "mode": "fast"}
+    file = ui(node(1, "Sampler", (5, "fixed", "good"), widgets_values_named=named))
+    assert converted(file).graph["1"]["inputs"] == {"seed": 5, "mode": "good"}
+    assert not converted(file).warnings
+
+
+def test_a_value_that_cannot_be_meant_is_said() -> None:
+    """The page would send it; it is sent, and the warning says where."""
+    file = ui(node(4, "Sampler", ("auto", "fixed", "good")))
+    warning = only_warning(file)
+    assert str(warning).startswith("node 4 (Sampler), input 'seed': 'auto' is no INT")
+    assert converted(file).graph["4"]["inputs"]["seed"] == "auto"
+
+
+def test_a_model_that_this_server_does_not_have_is_no_warning() -> None:
+    """That is for the check before a run."""
+    assert not converted(ui(node(1, "Sampler", (5, "fixed", "best")))).warnings
+
+
+def test_an_object_of_values_goes_by_name() -> None:
+    """Some packs save one."""
+    file = ui(node(1, "Sampler", {"mode": "good", "seed": 3, "preview": True}))
+    assert converted(file).graph["1"]["inputs"] == {"seed": 3, "mode": "good"}
+
+
+def test_a_link_that_leads_nowhere_is_said() -> None:
+    """Nothing is lost silently."""
+    file = ui(node(1, "SaveImage", ("p",), {"images": 77}))
+    warning = only_warning(file)
+    assert (warning.kind, warning.input) == ("link", "images")
+
+
+def test_strict_makes_each_warning_an_error() -> None:
+    """All of them in one message, by node."""
+    file = ui(node(1, "Gone"), node(2, "Sampler", ("auto",)))
+    with pytest.raises(WorkflowError, match=r"(?s)node 1 \(Gone\).*node 2 \(Sampler\)"):
+        converted(file, strict=True)
+    converted(ui(node(1, "Source", (1, "a"))), strict=True)
+
+
+def test_a_warning_survives_a_pickle() -> None:
+    """As errors do."""
+    warning = only_warning(ui(node(1, "Gone")))
+    again = pickle.loads(pickle.dumps(warning))
+    assert (str(again), vars(again)) == (str(warning), vars(warning))
+
+
+# -- file names and time ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("%Source.width%/%date:yyyy-MM-dd_hhmmss%", "64/2026-02-03_040506"),
+        ("%My source.name%", "a_b"),
+        ("%date:yy-M-d% %width% %Source.none% %No.x%", "26-2-3 %width% %Source.none% %No.x%"),
+    ],
+)
+def test_file_names_are_filled_in(prefix: str, expected: str) -> None:
+    """Before the server sees them: it knows these patterns not."""
+    file = ui(
+        node(1, "Source", (64, "a/b"), title="My source"),
+        node(2, "SaveImage", (prefix,)),
+    )
+    graph = converted(file, now=datetime(2026, 2, 3, 4, 5, 6)).graph
+    assert graph["2"]["inputs"]["filename_prefix"] == expected
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+def subgraph(key: str, *nodes: dict[str, Any]) -> dict[str, Any]:
+    return {"id": key, "name": f"{key} graph", "nodes": list(nodes), "links": []}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Each level has two of the next one."""
+    graphs = [
+        subgraph(f"s{i}", node(2 * i + 10, f"s{i + 1}"), node(2 * i + 11, f"s{i + 1}"))
+        for i in range(levels)
+    ]
+    graphs.append(subgraph(f"s{levels}", node(9999, "Source")))
+    return ui(node(1, "s0"), definitions={"subgraphs": graphs})
+
+
+def deep(levels: int) -> Any:
+    return functools.reduce(lambda inner, _: [inner], range(levels), None)
+
+
+def itself() -> dict[str, Any]:
+    file: dict[str, Any] = ui()
+    file["nodes"].append(file)
+    return file
+
+
+CIRCLE = ui(
+    node(1, "Reroute", (), {"": 1}),
+    node(2, "Reroute", (), {"": 2}),
+    node(3, "SaveImage", (), {"images": 3}),
+    links=[(1, 2, 1), (2, 1, 2), (3, 1, 3)],
+)
+REFUSED = {
+    "of a newer editor": (ui(version=2), "newer than this client"),
+    "subgraph in itself": (
+        ui(node(1, "s"), definitions={"subgraphs": [subgraph("s", node(2, "s"))]}),
+        "contains itself: s graph in s graph",
+    ),
+    "links in a circle": (CIRCLE, "go round in a circle"),
+    "2 ** 60 nodes": (nested(60), "more than 100000 nodes"),
+    "an object in itself": (itself(), "contains itself"),
+    "nested too deeply": (ui(node(1, "Source", deep(5000))), "nested too deeply"),
+    "nodes are no objects": (ui(7), "no list of objects"),  # type: ignore[arg-type]
+    "a node without a type": (ui({"id": 1}), "node 1 of the workflow has no type"),
+    "a link that is none": ({**ui(), "links": [[1, 2]]}, "this is no link"),
+    "60000 nodes": (ui(*({"id": i, "type": "Source"} for i in range(60_000))), "50000 nodes"),
+    "10000 inputs": (ui(node(1, "Source", (), dict.fromkeys(map(str, range(10_000)), 1))), "5000"),
+}
+
+
+@pytest.mark.parametrize(("file", "words"), REFUSED.values(), ids=REFUSED)
+def test_bad_files_are_refused_in_one_line(file: Any, words: str) -> None:
+    """At once, in bounded memory."""
+    begun = time.process_time()
+    with pytest.raises(WorkflowError, match=words) as caught:
+        converted(file)
+    assert time.process_time() - begun < 20
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_a_definition_that_asks_for_endless_inputs_is_refused() -> None:
+    """A server's definitions are not trusted either."""
+    template = {"input": {"required": {"i": ["IMAGE"]}}, "min": 10**9, "max": 10**9, "prefix": "p"}
+    known = {"Grow": spec(g=["COMFY_AUTOGROW_V3", {"template": template}])}
+    with pytest.raises(WorkflowError, match="more inputs than any node has"):
+        convert(ui(node(1, "Grow")), known)
+
+
+@pytest.mark.parametrize("count", [1000])
+def test_a_long_chain_takes_no_square_of_its_length(count: int) -> None:
+    """A thousand inputs at the end of a thousand reroutes."""
+    chain = [node(i, "Reroute", (), {"": i}) for i in range(1, count)]
+    takers = [node(count + i, "SaveImage", (), {"images": count + i}) for i in range(count)]
+    links = [(i, i - 1, i) for i in range(1, count)]
+    links += [(count + i, count - 1, count + i) for i in range(count)]
+    file = ui(node(0, "Source", (1, "a")), *chain, *takers, links=links)
+    begun = time.process_time()
+    graph = converted(file).graph
+    assert graph[str(2 * count - 1)]["inputs"]["images"] == ["0", 0]
+    assert time.process_time() - begun < 5
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+SCALARS = st.sampled_from([None, True, 0, -1, -10, -20, 3, 1e308, float("nan"), 10**30, "", "1"])
+VALUES = st.one_of(SCALARS, st.sampled_from([[], {}, [[]], [1, 1, 0, 1, 0, "*"], {"a": 1}]))
+
+
+@functools.cache
+def small() -> list[dict[str, Any]]:
+    """Files that are quick to damage: those that were made to be hard."""
+    return [ui_ for name, ui_, _ in pairs("0.28.1") if "(crafted)" in name]
+
+
+def spots(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each place in a JSON value: what holds it, and its key."""
+    ahead = [value]
+    while ahead:
+        holder = ahead.pop()
+        keys = holder if isinstance(holder, dict) else range(len(holder))
+        for key in keys:
+            yield holder, key
+            if isinstance(holder[key], (dict, list)):
+                ahead.append(holder[key])
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_any_damage_gives_a_graph_or_a_workflow_error(data: st.DataObject) -> None:
+    """And nothing else: a graph has what the server needs of each node."""
+    file = copy.deepcopy(data.draw(st.sampled_from(small())))
+    for _ in range(data.draw(st.integers(1, 4))):
+        holder, key = data.draw(st.sampled_from([*spots(file)]))
+        if data.draw(st.booleans()):
+            holder[key] = copy.deepcopy(data.draw(VALUES))
+        else:
+            del holder[key]
+    try:
+        classes_in(file)
+        graph = convert(file, definitions("0.28.1"), dynamic_prompts=First()).graph
+    except WorkflowError:
+        return
+    json.dumps(graph)
+    for one in graph.values():
+        assert isinstance(one["class_type"], str)
+        assert isinstance(one["inputs"], dict)
+        assert isinstance(one["_meta"]["title"], str)
+
+
+# -- by Workflow ------------------------------------------------------------------------------
+
+
+class Server:
+    """Gives definitions, and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+
+    def node_definitions(self, classes: Any = None, *, refresh: bool = False) -> dict[str, Any]:
+        self.asked.append(set(classes))
+        return {name: DEFINITIONS[name] for name in classes if name in DEFINITIONS}
+
+
+def test_load_asks_for_the_classes_in_the_file_only() -> None:
+    """Once; those of subgraphs count, the page's own nodes do not."""
+    server = Server()
+    inner = subgraph("s", node(2, "Sampler", (1, "fixed", "fast")))
+    notes = {"id": 5, "type": "Note"}
+    file = ui(node(1, "s"), node(3, "Source"), notes, definitions={"subgraphs": [inner]})
+    workflow = Workflow.load(file, server)
+    assert server.asked == [{"Sampler", "Source"}]
+    assert workflow["1:2"].class_type == "Sampler"
+
+
+def test_load_warns_where_the_caller_stands(tmp_path: Path) -> None:
+    """One warning for each, with this file as its place; strict raises."""
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps(ui(node(1, "Source", (1, "a")), node(2, "Gone"))))
+    with pytest.warns(ConversionWarning, match="Gone") as caught:
+        Workflow.load(path, DEFINITIONS)
+    assert [one.filename for one in caught] == [__file__]
+    with pytest.raises(WorkflowError, match=r"saved\.json: .*(?s:.*)Gone"):
+        Workflow.load(path, DEFINITIONS, strict=True)
+
+
+def test_the_largest_file_is_converted_in_50_ms() -> None:
+    """With the definitions at hand; the quickest of several tries counts."""
+    file, prompt = pair("templates-1_click_multiple_character_angles")
+    known, took = definitions("0.28.1"), []
+    for _ in range(10):
+        begun = time.process_time()
+        graph = convert(file, known).graph
+        took.append(time.process_time() - begun)
+    assert graph.keys() == prompt.keys()
+    assert min(took) < 0.05
+
+
+# -- prompts ----------------------------------------------------------------------------------
+
+
+def test_prompts_stay_as_they_are_and_one_warning_says_so() -> None:
+    """However many there are."""
+    file = ui(node(1, "Prompt", ("a {red|green} fox",)), node(2, "Prompt", ("b // c",)))
+    warning = only_warning(file)
+    assert (warning.kind, warning.node_id) == ("dynamic_prompt", None)
+    assert converted(file).graph["1"]["inputs"]["text"] == "a {red|green} fox"
+
+
+def test_a_seed_resolves_prompts_the_same_way_each_time() -> None:
+    """And leaves no warning."""
+    file = ui(node(1, "Prompt", ("{" + "|".join(map(str, range(1000))) + "}",)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = [Workflow.load(file, DEFINITIONS, dynamic_prompts=seed) for seed in (7, 7, 8)]
+    texts = [workflow["Prompt"]["text"] for workflow in loaded]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].isdecimal()
+
+
+def test_a_loaded_file_resolves_its_prompts_later() -> None:
+    """Texts that are no prompts keep their braces; so do copies until they are resolved."""
+    file = ui(node(1, "Prompt", ("{a|b} /* c */",)), node(2, "Source", (1, "{a|b}")))
+    with pytest.warns(ConversionWarning, match="resolve_prompts"):
+        workflow = Workflow.load(file, DEFINITIONS)
+    other = workflow.copy()
+    other.resolve_prompts(First())
+    assert other["Prompt"]["text"] == "a "
+    assert other["Source"]["name"] == "{a|b}"
+    assert workflow["Prompt"]["text"] == "{a|b} /* c */"
+
+
+def test_a_promoted_text_keeps_its_braces() -> None:
+    """As the page leaves it."""
+    file, prompt = pair("crafted145_colliding_ids")
+    workflow = Workflow.load(file, definitions("0.28.1"))
+    workflow.resolve_prompts(First())
+    assert workflow["8:2"]["text"] == prompt["8:2"]["inputs"]["text"] == "blurry {a|b}"
