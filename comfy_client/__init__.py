@@ -128,6 +128,8 @@ if TYPE_CHECKING:
     from .batch.sweep import Sweep, SweepRow
     from .doctor.report import DoctorCheck, DoctorReport
     from .workflow.build import Graph, GraphNode, Link
+    from .workflow.check import CheckReport
+    from .workflow.problems import Problem
     from .workflow.template import Template
 
 __all__ = [
@@ -135,6 +137,7 @@ __all__ = [
     "AuthenticationError",
     "BasicCredentials",
     "BearerCredentials",
+    "CheckReport",
     "ClientClosed",
     "ComfyApi",
     "ComfyError",
@@ -183,6 +186,7 @@ __all__ = [
     "OutputFrame",
     "OutputsTooLarge",
     "PreviewEvent",
+    "Problem",
     "Progress",
     "ProgressState",
     "ProgressText",
@@ -218,6 +222,8 @@ def __getattr__(name: str) -> Any:
             ".batch.sweep",
             ".doctor.report",
             ".workflow.build",
+            ".workflow.check",
+            ".workflow.problems",
             ".workflow.template",
         ):
             found = vars(import_module(add_on, __name__))

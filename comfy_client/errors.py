@@ -167,6 +167,7 @@ class PromptRejected(ApiError):
     Attributes:
         error: The server's summary: ``type``, ``message``, ``details``; empty: there is none.
         node_errors: What is wrong with each node, by node id; empty: no node is to blame.
+        problems: The same as the message says, each a ``Problem``, as of :meth:`Workflow.check`.
     """
 
     def __init__(
@@ -175,9 +176,11 @@ class PromptRejected(ApiError):
         *,
         error: Mapping[str, Any] | None = None,
         node_errors: Mapping[str, Any] | None = None,
+        problems: tuple[Any, ...] = (),
         **kw: Any,
     ) -> None:
         super().__init__(message, **kw)
+        self.problems = problems
         self.error: dict[str, Any] = dict(error or {})
         self.node_errors: dict[str, Any] = dict(node_errors or {})
 
@@ -301,11 +304,16 @@ class WorkflowError(ComfyError):
 
     Attributes:
         candidates: Names that would have worked, nearest first.
+        problems: Each a ``Problem``, if a check found them (:meth:`CheckReport.raise_for_errors`,
+            ``run(check=True)``); else empty.
     """
 
-    def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, candidates: tuple[str, ...] = (), problems: tuple[Any, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.candidates = candidates
+        self.problems = problems
 
 
 class ConversionWarning(UserWarning):

@@ -44,12 +44,21 @@ _IN_QUERY = frozenset({"auth", "code", "key", "pass", "sig", "signature"})
 
 
 class Sealed(str):
-    """A secret text, which its ``repr`` does not show."""
+    """A secret text, which neither its ``repr`` nor a pickle shows."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return "'***'"
+
+    def __copy__(self) -> Sealed:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Sealed:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sealed, ("***",)
 
     def __getitem__(self, key: Any) -> Sealed:
         return Sealed(super().__getitem__(key))

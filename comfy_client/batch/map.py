@@ -34,6 +34,7 @@ from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
 from ..routes.prompts import AnyWorkflow, PromptOptions
+from ..sealing import sealed
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
@@ -87,7 +88,7 @@ def run_map(
         made = cast("Iterable[Any]", workflows)
         make: Callable[[Any], AnyWorkflow] = partial(as_workflow, definitions=window.client)
     else:
-        made = params
+        made = map(sealed, params)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, window.client))  # type: ignore[arg-type]  # it tells
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 

@@ -219,7 +219,8 @@ class Result(_Outputs):
         outputs: The outputs of nodes by the names that a :class:`Template` gave them; without
             one, by node id.  ``outputs["Save"]`` also finds a node by id, title or class, as
             ``result["Save"]``.
-        graph: The graph of the prompt, in API format; empty: not known.
+        graph: The graph of the prompt, in API format; empty: not known.  In a pickle, passwords and
+            keys in it (by the names of their inputs) are ``***``.
         seconds: How many seconds it ran, by the server's clock as far as that is known, without
             the wait in the queue; ``None``: not known.
     """

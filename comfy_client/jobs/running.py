@@ -35,6 +35,23 @@ from .submit import attach, submit
 PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
 
+@attrs.frozen(eq=False)
+class _Source:
+    """What a workflow may ask the server until a deadline."""
+
+    routes: Routes
+    definitions: NodeDefinitions
+    deadline: Deadline
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
+
+    def get_node_replacements(self) -> Mapping[str, Any]:
+        return self.routes.get_node_replacements()
+
+
 class Running(Routes):
     """Runs workflows, and knows their jobs."""
 
@@ -90,10 +107,24 @@ class Running(Routes):
         self._check_open()
         return self._definitions.get(classes, refresh=refresh, deadline=Deadline())
 
-    def _read(self, workflow: AnyWorkflow, inputs: Inputs | None) -> Workflow:
+    def _read(
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None,
+        options: PromptOptions,
+        *,
+        check: bool,
+        deadline: Deadline,
+    ) -> Workflow:
+        """The workflow to submit; ``check``: if there is no error in it."""
+        source = _Source(self, self._definitions, deadline)
         try:
-            known = as_workflow(workflow, self)
-            return known if inputs is None else with_inputs(known, inputs)
+            known = as_workflow(workflow, source)
+            known = known if inputs is None else with_inputs(known, inputs)
+            if check:
+                targets = options.get("partial_execution_targets")
+                known.check(source, targets=targets).raise_for_errors()
+            return known
         except ComfyError as exc:
             self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -109,6 +140,7 @@ class Running(Routes):
         timeout: float | None = None,
         stall_timeout: float | None = None,
         strict: bool = False,
+        check: bool = False,
         resubmit: bool = False,
         on_interrupt: OnInterrupt = "leave",
         on_event: Callable[[JobEvent], object] | None = None,
@@ -142,6 +174,7 @@ class Running(Routes):
             stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  Loading a
                 model, or another client's long prompt before it, can be minutes without news.
             strict: As for :meth:`submit`.
+            check: As for :meth:`submit`.
             resubmit: As for :meth:`submit`.
             on_interrupt: On Ctrl-C, return at once and let the prompt run (``"leave"``), or
                 cancel it first (``"cancel"``, 5 seconds at most).
@@ -158,7 +191,8 @@ class Running(Routes):
             JobLost: The server was restarted, or the prompt was deleted.
             JobTimeout: Time ran out, or no news came; the prompt keeps running.
             SubmitUncertain: The submission got no answer, and the prompt could not be found.
-            WorkflowError: The graph cannot be sent, or a name in ``inputs`` is wrong.
+            WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
+                found an error.
         """
         seal(options)
         limits = Limits(timeout, stall_timeout)
@@ -168,7 +202,7 @@ class Running(Routes):
         wants_events = bool(on_event or on_progress or on_preview)
         self._check_open()
         inputs = sealed(inputs)
-        workflow = self._read(workflow, inputs)
+        workflow = self._read(workflow, inputs, options, check=check, deadline=limits.deadline)
         with cancelling(on_interrupt) as to_cancel:
             job = submit(
                 self,
@@ -197,6 +231,7 @@ class Running(Routes):
         *,
         prompt_id: str | None = None,
         strict: bool = False,
+        check: bool = False,
         resubmit: bool = False,
         **options: Unpack[PromptOptions],
     ) -> Job:
@@ -223,6 +258,8 @@ class Running(Routes):
             strict: If only a part of the workflow would run, cancel it and raise
                 :class:`PromptRejected` (:class:`WorkflowError` for a link to a missing node,
                 which is never sent).  Otherwise this is a warning, and in ``job.node_errors``.
+            check: Check the workflow first (:meth:`Workflow.check`), and send nothing if there is
+                an error: :class:`WorkflowError`, whose ``problems`` has all of them.
             resubmit: Send a submission again (at most twice, under the same id) that got no
                 answer and cannot be found on the server, instead of raising
                 :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
@@ -232,7 +269,7 @@ class Running(Routes):
         seal(options)
         self._check_open()
         inputs = sealed(inputs)
-        workflow = self._read(workflow, inputs)
+        workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
         return submit(
             self,
             self._poller,

@@ -40,7 +40,7 @@ from ..transport.failures import is_away
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
-from ..workflow import explain_rejection
+from ..workflow import explain_rejection, problems_of_rejection
 from ..workflow.edit import names_of
 from .job import Job
 from .lookup import find, spellings
@@ -306,13 +306,15 @@ def _look_up(
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
     """The server runs only the valid part of a workflow; ``hide`` takes secrets out of why."""
     node_errors = hide(job.node_errors)
-    problems = explain_rejection({"node_errors": node_errors}, job.graph)
+    body = {"node_errors": node_errors}
+    words = explain_rejection(body, job.graph)
     if not strict:
-        log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, problems)
+        log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, words)
         return
     error = PromptRejected(
-        f"the server would run only a part of the workflow (strict=True):\n{problems}",
+        f"the server would run only a part of the workflow (strict=True):\n{words}",
         node_errors=node_errors,
+        problems=problems_of_rejection(body, job.graph, hide=hide),
         method="POST",
         path="/prompt",
         status=200,

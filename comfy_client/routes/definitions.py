@@ -107,9 +107,9 @@ class NodeDefinitions(RouteGroup):
         )
 
     def _get_all(self, deadline: Deadline) -> None:
-        found = self._ask("/object_info", ALL, deadline)
-        self._forget()
-        self._known, self._is_all = found, True
+        self._forget()  # first, so that there is but one of the two in memory
+        self._known = self._ask("/object_info", ALL, deadline)
+        self._is_all = True
 
     def _get_each(self, names: list[str], deadline: Deadline) -> None:
         for name in names:

@@ -15,7 +15,13 @@ from ..nearest import nearest
 from ..sealing import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
-from ..workflow import check_graph, check_parts, explain_rejection, unknown_class
+from ..workflow import (
+    check_graph,
+    check_parts,
+    explain_rejection,
+    problems_of_rejection,
+    unknown_class,
+)
 from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, json_value
 from ..workflow.seeds import draw_wanted
@@ -26,7 +32,7 @@ EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
 #: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
 _OTHERS = (
-    *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit"),
+    *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit", "check"),
     *("on_event", "on_progress", "on_preview", "prompt_id", "number"),
 )
 
@@ -246,6 +252,7 @@ def _rejected(
         f"the server refused the workflow:\n{words}",
         error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
         node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+        problems=problems_of_rejection(exc.body, graph, node_names=names, hide=http.identity.hide),
         **facts_of(exc),
     )
 

@@ -129,6 +129,8 @@ class BaseGraph:
     """What :class:`Graph` has beside the names of the server; typed stubs derive from it."""
 
     def __init__(self, definitions: Definitions | None = None) -> None:
+        if not (definitions is None or hasattr(definitions, "node_definitions")):
+            as_mapping(definitions, ())  # TypeError for what is none
         self._definitions = definitions
         self._graph: dict[str, Any] = {}
         self._outputs: dict[str, tuple[OutputSpec, ...]] = {}
@@ -144,6 +146,7 @@ class BaseGraph:
         _title: str | None = None,
         _meta: Mapping[str, Any] | None = None,
         _extra: Mapping[str, Any] | None = None,
+        _check: bool = True,
         **values: Any,
     ) -> GraphNode[Any]:
         """Add a node; ``g.KSampler(...)`` is short for ``g.node("KSampler", ...)``.
@@ -165,6 +168,8 @@ class BaseGraph:
             _title: Its title.  ``None``: none.
             _meta: What else its ``_meta`` holds.
             _extra: Other keys of the node than ``class_type`` and ``inputs``.
+            _check: Whether inputs are checked.  ``False`` is for the few nodes that accept more
+                than their definition says, such as ``CustomCombo``; links are checked even so.
             **values: More inputs.
 
         Raises:
@@ -180,6 +185,8 @@ class BaseGraph:
         node_id = str(free_id(self._graph, self._last)) if _id is None else str(_id)
         if node_id in self._graph:
             raise WorkflowError(f"there is a {describe(self._graph, node_id)} already")
+        if not (inputs is None or isinstance(inputs, Mapping)):
+            raise TypeError(f"{class_type} takes its inputs by name, not {brief(inputs)}")
         given = dict(inputs or {})
         twice = next((name for name in given if name in values), None)
         if twice is not None:
@@ -190,7 +197,7 @@ class BaseGraph:
             node["_meta"] = {**title, **copied(_meta or {})}
         self._graph[node_id] = {**node, **copied(_extra or {}), **node}
         try:
-            outputs = self._fill_in(node_id, {**given, **values}, definition)
+            outputs = self._fill_in(node_id, {**given, **values}, definition, _check)
         except BaseException:
             del self._graph[node_id]
             raise
@@ -255,7 +262,11 @@ class BaseGraph:
         )
 
     def _fill_in(
-        self, node_id: str, given: Mapping[str, Any], definition: Mapping[str, Any] | None
+        self,
+        node_id: str,
+        given: Mapping[str, Any],
+        definition: Mapping[str, Any] | None,
+        check: bool,
     ) -> tuple[OutputSpec, ...] | None:
         """Give a node its inputs, and return its outputs; ``None``: they are not known."""
         node = self._graph[node_id]
@@ -272,12 +283,13 @@ class BaseGraph:
         if definition is None:
             return None
         try:
-            found = fill(self._graph, node_id, definition, self._outputs)
+            found = fill(self._graph, node_id, definition, self._outputs, check=check)
         except WorkflowError:
             newer = self._asked_again(node["class_type"])
             if newer is None or newer == definition:
                 raise
-            found = fill(self._graph, node_id, newer, self._outputs)  # with models added since
+            # A model was added since.
+            found = fill(self._graph, node_id, newer, self._outputs)
         node["inputs"], self._outputs[node_id] = found
         return found[1]
 

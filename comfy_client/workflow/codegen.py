@@ -9,12 +9,12 @@ from typing import Any
 from ..errors import WorkflowError
 from ..values import MAX_LEVELS, is_shallow
 from .graph import as_link, describe, free_id, inputs_of, json_graph
-from .literals import call, is_identifier, literal, quoted, variable
+from .literals import call, is_identifier, literal, packed, quoted, variable
 
 #: Variables of the code itself, and names that are likely to be used around it.
 _TAKEN = ("api", "g", "graph", "result", "wf", "workflow")
 #: Keywords of a call that are no inputs.
-RESERVED = frozenset({"_id", "_title", "_meta", "_extra"})
+RESERVED = frozenset({"_id", "_title", "_meta", "_extra", "_check"})
 
 
 def to_code(graph: Mapping[str, Any]) -> str:
@@ -61,10 +61,10 @@ class _Writer:
             yield self._statement(node_id, with_id=not is_next)
             written[node_id] = None
             last -= not is_next
-        order = ""
+        order: list[str] = []
         if list(self._graph) != self._order:
-            order = f"order={literal(list(self._graph), 26, 0)}"
-        yield from ("", f"workflow = g.workflow({order})", "")
+            order = [f"order={packed(self._graph, 4)}"]
+        yield from ("", call("workflow = g.workflow", order), "")
 
     def _statement(self, node_id: str, *, with_id: bool) -> str:
         node = self._graph[node_id]

@@ -30,27 +30,29 @@ class DefinitionSource(Protocol):
 Definitions = Mapping[str, Any] | DefinitionSource
 
 
-def as_mapping(source: Definitions, classes: Collection[str] | None = None) -> Mapping[str, Any]:
+def as_mapping(
+    source: Definitions, classes: Collection[str] | None = None, *, refresh: bool = False
+) -> Mapping[str, Any]:
     """Definitions by class, each an object of JSON; there may be more than was asked for.
 
     Args:
         source: A mapping, or what can be asked for one.  Its values may also be the
             :class:`NodeDef` that ``get_node_defs()`` returns.
         classes: The classes that are needed; ``None``: all.
+        refresh: Whether a source that can be asked is to ask its server again.
 
     Raises:
-        WorkflowError: ``source`` gave something else than a mapping.
-        TypeError: ``source`` is neither.
+        WorkflowError: ``source`` is neither, or gave something else than a mapping.
     """
     found: Any = source
     if not isinstance(source, Mapping):
         ask = getattr(source, "node_definitions", None)
         if not callable(ask):
-            raise TypeError(
+            raise WorkflowError(
                 "node definitions are a ComfyApi, or a dict as GET /object_info gives it, "
                 f"not {type(source).__name__}"
             )
-        found = ask(classes)
+        found = ask(classes, refresh=True) if refresh else ask(classes)
     if not isinstance(found, Mapping):
         raise WorkflowError(f"node definitions are a mapping by class, not {type(found).__name__}")
     if classes is None or len(classes) > len(found):

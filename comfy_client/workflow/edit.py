@@ -7,22 +7,24 @@ import os
 import random
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WorkflowError
+from ..sealing import sealed
 from .address import Inputs, set_inputs
 from .definitions import Definitions
 from .graph import copied, json_graph
 from .load import Readable, load_graph
 from .loras import add_lora, loras
 from .node import Node, Nodes, check_no_node
-from .seeds import randomize
+from .seeds import draw_wanted, randomize
 from .ui_format import UiFormat
 from .wiring import remove
 
 if TYPE_CHECKING:
+    from .check import CheckReport
     from .convert import Chooser
 
 #: What :meth:`Workflow.load` takes.
@@ -103,8 +105,9 @@ class Workflow(Nodes):
                   be wrapped: ``{"prompt": ...}`` (the body of a ``POST /prompt``), ``{"output":
                   ...}`` (the result of the page's ``graphToPrompt``), ``{"workflow": ...}``, or
                   be an entry of the server's history;
-                * a :class:`Job`, a :class:`Result`, or what :meth:`ComfyApi.get_history`,
-                  :meth:`ComfyApi.get_queue` and :meth:`ComfyApi.get_job` return of a prompt;
+                * a :class:`Job`, a :class:`Result`, one of its files, or what
+                  :meth:`ComfyApi.get_history`, :meth:`ComfyApi.get_queue` and
+                  :meth:`ComfyApi.get_job` return of a prompt;
                 * a URL of the server's ``/view``, if ``definitions`` is its client: only that
                   server is asked;
                 * another workflow, which is copied.
@@ -120,7 +123,7 @@ class Workflow(Nodes):
         Raises:
             FileNotFoundError: No such file.
             WorkflowError: Not JSON (with line and column), not a graph, a file without a
-                workflow, larger than 32 MiB, in UI format without ``definitions``, saved by an
+                workflow, larger than 64 MiB, in UI format without ``definitions``, saved by an
                 editor that is too new, or damaged.
             ComfyError: The definitions, or the file at the URL, cannot be fetched: see
                 :meth:`ComfyApi.open_image`.
@@ -165,12 +168,13 @@ class Workflow(Nodes):
                 two names mean the same input, a link would be lost, a link is bad, or JSON cannot
                 represent a value.  Nothing has changed then.
         """
-        for value in inputs.values() if isinstance(inputs, Mapping) else ():
-            check_no_node(value)
+        if isinstance(inputs, Mapping):
+            check_no_node(*inputs.values())
         try:
             set_inputs(self._graph, inputs, force=force)
         except WorkflowError as exc:
-            raise exc.with_traceback(None) from None  # frames in there hold values
+            inputs = sealed(inputs)  # this frame goes with the error; those in there do not
+            raise exc.with_traceback(None) from None
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:
         """Take a node out.
@@ -296,6 +300,9 @@ class Workflow(Nodes):
 
         Example::
 
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
             workflow["Positive prompt"]["text"] = "a {red|green} fox // or a cat"
             workflow.resolve_prompts(7)
 
@@ -312,6 +319,47 @@ class Workflow(Nodes):
         from .prompts import resolve_prompts  # seldom needed
 
         resolve_prompts(self._graph, rng, self._prompts, definitions)
+
+    def check(
+        self, definitions: Definitions, *, targets: Collection[str] | None = None
+    ) -> CheckReport:
+        """Check the workflow as the server would, without sending it; nothing is raised for it.
+
+        It finds nodes that the server lacks, missing files, values out of range or of the wrong
+        type, missing inputs, bad links, circles, and nodes that do not run, and says what would
+        be right.  The server stops at the first unknown class; this reports all problems.
+        ``GET /object_info/{class}`` for what the client does not know yet; if a class is missing,
+        also ``GET /object_info`` and ``GET /node_replacements``.
+
+        The rules are those of ComfyUI 0.3.75 to 0.28.  Nodes with a check of their own, which
+        the server does not describe, may refuse more or less; of files in subfolders of the
+        server's input folder, nothing is known.
+
+        Example::
+
+            from comfy_client import ComfyApi, Workflow
+
+            workflow = Workflow.load("txt2img.json")
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                report = workflow.check(api)
+                print(report)
+                for problem in report.errors:
+                    print(problem.node_id, problem.input, problem.candidates)
+
+        Args:
+            definitions: A client, or node definitions as ``GET /object_info`` answers them.
+            targets: Ids of output nodes; only these count, as with
+                ``partial_execution_targets``.  ``None``: all.
+
+        Raises:
+            WorkflowError: ``definitions`` are none.
+            ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
+        """
+        from .check import check  # most programs do without
+
+        graph = self.to_dict()
+        draw_wanted(graph)
+        return check(graph, definitions, targets=targets)
 
     def copy(self) -> Workflow:
         """An independent copy."""

@@ -7,20 +7,29 @@ from a proxy anything may come.  Nothing here raises on what a server may send.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Final
+
+import attrs
 
 from ..nearest import nearest
 from .graph import brief, class_of, describe, inputs_of, links_of, listing, shorten
+from .model_files import folder_of, is_file_name, nearest_files
+from .problems import Problem, problem_at, shown
 
 _MAX_LINES = 20
-#: Choices of an input among which the nearest are looked for.
+_MOST_PROBLEMS = 1000
+#: Choices of an input among which the nearest are looked for: servers send 20 at the most.
 _MOST_CHOICES = 200
+#: How many problems of one workflow get the nearest names, which take a while to find.
+_MOST_GUESSES = 50
 #: Characters that are looked at of a text of the server.
 _READ = 2000
 _NODE_ID = re.compile(r"Node ID '#(.*)'")
 _UNKNOWN = re.compile(r"because node (.+) does not exist", re.DOTALL)
+_ABSENT = re.compile(r"missing 1 required positional argument: '([^']+)'")
 #: The folders of an absolute path, POSIX, Windows or UNC, in front of the file's name.
 _FOLDERS = re.compile(
     r"(?<![\w.\-/\\])(?:/|[A-Za-z]:[\\/]+|\\\\)"
@@ -44,22 +53,42 @@ def explain_rejection(
     """
     if not isinstance(body, Mapping):
         text = _clean(body) if isinstance(body, str) else ""
-        return f"the server says: {text}" if text else "the server gave no reason"
-    unknown = unknown_class(body, graph)
-    if unknown is not None:
-        hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
-        found = _unknown_classes(unknown, _refused_node(body), graph, set(node_names))
-        found_lines, count = _unknown_lines(found, graph, node_names, hint), len(found)
-    else:
-        reports = _mapping(body.get("node_errors"))
-        found_lines, count = (
-            _node_lines(reports, graph),
-            sum(map(len, map(_faults, reports.values()))),
-        )
-    lines = list(islice(found_lines, _MAX_LINES + 1)) or [_summary(body, graph)]
+        return f"the server says: {text}" if text else _NO_REASON
+    known = Known(graph, node_names=node_names)
+    found = list(islice(problems_in(body, known), _MAX_LINES + 1))
+    lines = [problem.text for problem in found]
     if len(lines) > _MAX_LINES:
-        lines[_MAX_LINES:] = [f"... ({count} problems in all)"]
+        lines[_MAX_LINES:] = [f"... ({_count(body, known)} problems in all)"]
+    elif unknown_class(body, graph) is not None:
+        # Of the embedded server.
+        hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
+        lines += [hint] if hint else []
     return "\n".join(lines)
+
+
+def problems_of_rejection(
+    body: object,
+    graph: Mapping[str, Any],
+    *,
+    node_names: Collection[str] = (),
+    hide: Callable[[Any], Any] = lambda value: value,
+) -> tuple[Problem, ...]:
+    """What :func:`explain_rejection` says, as data; up to 1,000 problems.
+
+    ``hide`` takes secrets out of a text, and out of the texts in a JSON value.
+    """
+    if not isinstance(body, Mapping):
+        return ()
+    found = islice(problems_in(body, Known(graph, node_names=node_names)), _MOST_PROBLEMS)
+    return tuple(
+        attrs.evolve(
+            problem,
+            message=hide(problem.message),
+            hint=hide(problem.hint),
+            value=hide(problem.value),
+        )
+        for problem in found
+    )
 
 
 def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
@@ -80,6 +109,120 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
     return class_of(graph, _refused_node(body))
 
 
+@attrs.define(eq=False, slots=False)
+class Known:
+    """What is known beside the answer of the server.
+
+    Attributes:
+        graph: The workflow that was sent.
+        node_names: Classes that the server has; empty: unknown.
+        definitions: By node id, the definition of its class; empty: unknown.
+    """
+
+    graph: Mapping[str, Any]
+    node_names: Collection[str] = ()
+    definitions: Mapping[str, Any] = attrs.field(factory=dict)
+    _guesses: int = attrs.field(default=0, init=False)
+
+    def nearest(
+        self, find: Callable[..., tuple[str, ...]], name: str, names: Any, limit: int
+    ) -> tuple[str, ...]:
+        """What someone may have meant; nothing once many have been looked for."""
+        self._guesses += 1
+        return find(name, names, limit) if self._guesses <= _MOST_GUESSES else ()
+
+    def input_config(self, node_id: str, name: str | None) -> Any:
+        """``[type, options]`` of an input; ``None``: unknown."""
+        inputs = _mapping(_mapping(self.definitions.get(node_id)).get("input"))
+        for group in ("required", "optional"):
+            config = _mapping(inputs.get(group)).get(name or "")
+            if isinstance(config, list) and config:
+                return config
+        return None
+
+    @cached_property
+    def circle(self) -> list[str]:
+        """Nodes that feed each other; see :func:`circle_in`."""
+        return circle_in(self.graph)
+
+    @cached_property
+    def givers(self) -> dict[str, list[str]]:
+        """For each type, up to three outputs in the workflow that give it, in words."""
+        found: dict[str, list[str]] = {}
+        for node_id in self.graph:
+            outputs = _mapping(self.definitions.get(node_id)).get("output")
+            for slot, kind in enumerate(outputs if isinstance(outputs, list) else ()):
+                if isinstance(kind, str) and len(found.setdefault(kind, [])) < 3:
+                    found[kind].append(f"{describe(self.graph, node_id)}, slot {slot}")
+        return found
+
+
+# -- the whole answer ---------------------------------------------------------------------
+
+
+def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
+    """What an answer of ``POST /prompt`` complains about; at least one problem."""
+    unknown = unknown_class(body, known.graph)
+    if unknown is not None:
+        yield from _unknown_classes(body, unknown, known)
+        return
+    is_empty = True
+    for problem in _node_problems(_mapping(body.get("node_errors")), known):
+        is_empty = False
+        yield problem
+    if is_empty:
+        yield _summary(body, known.graph)
+
+
+def missing_class(
+    known: Known, node_id: str, class_type: str, *, has_reason: bool = False
+) -> Problem:
+    """A node whose class the server does not have; ``has_reason``: it says why."""
+    near = known.nearest(nearest, class_type, known.node_names, 5)
+    meta = _mapping(_mapping(known.graph.get(node_id)).get("_meta"))
+    pack = meta.get("cnr_id") or meta.get("aux_id")
+    hints = [f"nearest: {listing(near)}"] if near else []
+    if isinstance(pack, str) and pack != "comfy-core":
+        hints.append(f"it is of the node pack {brief(pack)}: install that")
+    elif pack == "comfy-core":
+        hints.append("it is one of ComfyUI's own: another version has it")
+    elif not near and not has_reason:
+        hints.append("is a custom node missing, or not loaded?")
+    return problem_at(
+        known.graph,
+        node_id,
+        "missing_node_type",
+        f"the server has no node class {brief(class_type)}",
+        class_type=class_type,
+        hint="; ".join(hints) or None,
+        candidates=near,
+    )
+
+
+def _unknown_classes(body: Mapping[str, Any], unknown: str, known: Known) -> Iterator[Problem]:
+    """The class that the server named, then the others that it would name next."""
+    has_hint = bool(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"))
+    for node_id, name in _unknown_by_node(body, unknown, known).items():
+        problem = missing_class(known, node_id, name, has_reason=has_hint)
+        yield problem if node_id else attrs.evolve(problem, node_id=None)
+
+
+def _unknown_by_node(body: Mapping[str, Any], unknown: str, known: Known) -> dict[str, str]:
+    found = {_refused_node(body): unknown}
+    names = frozenset(known.node_names)
+    if names:
+        classes = {str(key): class_of(known.graph, key) for key in known.graph}
+        found |= {key: name for key, name in classes.items() if name and name not in names}
+    return found
+
+
+def _count(body: Mapping[str, Any], known: Known) -> int:
+    unknown = unknown_class(body, known.graph)
+    if unknown is not None:
+        return len(_unknown_by_node(body, unknown, known))
+    return sum(map(len, map(_faults, _mapping(body.get("node_errors")).values())))
+
+
 def _refused_node(body: object) -> str:
     """Id of the node that an error about the whole prompt means, or ``""``."""
     error = _mapping(_mapping(body).get("error"))
@@ -90,200 +233,87 @@ def _refused_node(body: object) -> str:
     return found[1] if found else ""
 
 
-def _unknown_classes(
-    unknown: str, node_id: str, graph: Mapping[str, Any], names: set[str]
-) -> dict[str, str]:
-    """By node, the class that the server named, then the others that it would name next."""
-    found = {node_id: unknown}
-    if names:
-        classes = {str(key): class_of(graph, key) for key in graph}
-        found |= {key: name for key, name in classes.items() if name and name not in names}
-    return found
-
-
-def _unknown_lines(
-    found: Mapping[str, str], graph: Mapping[str, Any], names: Iterable[str], hint: str
-) -> Iterator[str]:
-    """A line for each, and the hint of the embedded server."""
-    for key, name in found.items():
-        near = nearest(name, names)
-        why = "" if hint else "; is a custom node missing, or not loaded?"
-        why = f"; nearest: {listing(near)}" if near else why
-        who = f"{describe(graph, key, name)}: " if key else ""
-        yield f"{who}the server has no node class {brief(name)}{why}"
-    if hint:
-        yield hint
-
-
 def _faults(report: object) -> list[Any]:
     faults = _mapping(report).get("errors")
     return faults if isinstance(faults, list) else [report]
 
 
-def _node_lines(reports: Mapping[str, Any], graph: Mapping[str, Any]) -> Iterator[str]:
+def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem]:
     circles: set[str] = set()
     for node_id, report in reports.items():
         checked = _mapping(report).get("class_type")
-        who = describe(graph, node_id, checked)
-        sent = _mapping(graph.get(node_id)).get("class_type")
-        if isinstance(checked, str) and isinstance(sent, str) and checked != sent:
-            # With a map of inputs that it may not have: servers since 0.14 do so by themselves.
-            who += f", in whose place the server put {brief(checked)}"
+        sent = _mapping(known.graph.get(node_id)).get("class_type")
         for fault in _faults(report):
-            text = "" if isinstance(fault, Mapping) else _clean(fault)
-            text = text or _describe_fault(_mapping(fault), graph, str(node_id))
-            if _mapping(fault).get("type") == "dependency_cycle":
-                if text in circles:
+            problem = _problem(fault, known, node_id, checked)
+            if _ran_out_of_stack(fault) and known.circle:
+                # Servers before 0.28 go round in a circle, and blame whatever node ends it.
+                problem = cycle(known.graph, known.circle)
+            if problem.type == "dependency_cycle":
+                if problem.message in circles:
                     continue  # each of its nodes says the same
-                circles.add(text)
-            yield f"{who}: {text or 'no reason given'}"
+                circles.add(problem.message)
+            if isinstance(checked, str) and isinstance(sent, str) and checked != sent:
+                # With a map of inputs that it may not have: servers since 0.14 do so by themselves.
+                replaced = f"the server put {brief(checked)} in its place"
+                hint = "; ".join(filter(None, (problem.hint, replaced)))
+                problem = attrs.evolve(problem, hint=hint)
+            yield problem
 
 
-def _describe_fault(fault: Mapping[str, Any], graph: Mapping[str, Any], node_id: str) -> str:
-    """One entry of ``node_errors[id]["errors"]`` in words."""
-    info = _mapping(fault.get("extra_info"))
-    config = info.get("input_config")
-    details = _clean(fault.get("details"))
-    name = shorten(_text(info.get("input_name")), 60) or "an input"
-    given = f"{name} = {brief(info.get('received_value'))}"
-    match fault.get("type"):
-        case "required_input_missing":
-            return f"input {brief(info.get('input_name') or details)} is missing"
-        case "value_smaller_than_min":
-            return f"{given} is too small{_range(config)}"
-        case "value_bigger_than_max":
-            return f"{given} is too big{_range(config)}"
-        case "value_not_in_list":
-            choices = _choices(info, details, class_of(graph, node_id))
-            if isinstance(info.get("received_value"), list):  # of an input that takes several
-                wrong = details.removeprefix(f"{name}: ").rpartition(" not in ")[0]
-                return f"{name}: {wrong or 'some'} not among the choices; {choices}"
-            return f"{given} is not one of the choices; {choices}"
-        case "invalid_input_type":
-            return f"{given} cannot be converted to {_type(config)}{_range(config)}"
-        case "bad_linked_input":
-            return (
-                f"{given} is no link, which is [node id, slot]; "
-                'a literal list is sent as {"__value__": [...]}'
-            )
-        case "return_type_mismatch":
-            return f"input {brief(name)} takes {_type(config)}, but {_giver(info, graph)}"
-        case "custom_validation_failed":
-            # "image - Invalid image file: x.png", or the name alone.
-            reason = details.removeprefix(name).lstrip(" -")
-            what = f"input {brief(name)}" if info.get("input_name") else "its inputs"
-            return f"the node refuses {what}" + (f": {reason}" if reason else "")
-        case "invalid_dynamic_input":
-            inputs = inputs_of(graph, node_id)
-            value = f" = {brief(inputs[name])}" if name in inputs else ""
-            reason = details.removeprefix(name).lstrip(" :-")
-            return f"{name}{value} does not fit this node" + (f": {reason}" if reason else "")
-        case "dependency_cycle":
-            return _cycle(info, details, graph)
-        case "exception_during_validation" | "exception_during_inner_validation":
-            return _exception(info, details, graph, node_id)
-    return ": ".join(filter(None, (_clean(fault.get("message")), details)))
-
-
-def _range(config: object) -> str:
-    low, high = _option(config, "min"), _option(config, "max")
-    if low is None and high is None:
-        return ""
-    if high is None:
-        return f" (at least {brief(low)})"
-    return f" (at most {brief(high)})" if low is None else f" ({brief(low)} to {brief(high)})"
-
-
-def _choices(info: Mapping[str, Any], details: str, class_type: str | None) -> str:
-    config = info.get("input_config")
-    first = config[0] if isinstance(config, list) and config else None
-    # ["a", "b"] in place of the type, or "COMBO" with options.
-    choices = first if isinstance(first, list) else _option(config, "options")
-    if not isinstance(choices, list):
-        length = re.search(r"\(list of length (\d{1,18})\)", details)
-        count = f"the server has {length[1]}, too many to list" if length else "they are not listed"
-        return count + (f"; see get_node_defs({brief(class_type)})" if class_type else "")
-    if not choices:
-        return "the server has none at all"
-    given = info.get("received_value")
-    # Servers name 20 at the most.
-    names = (choice for choice in choices[:_MOST_CHOICES] if isinstance(choice, str))
-    near = nearest(given if isinstance(given, str) else brief(given), names)
-    return f"nearest: {listing(near)}" if near else f"the choices are: {listing(choices)}"
-
-
-def _giver(info: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
-    link = info.get("linked_node")
-    received = _type([info.get("received_type")])
-    if isinstance(link, list) and len(link) == 2:
-        source = link[0] if isinstance(link[0], str) else brief(link[0])
-        return f"{describe(graph, source)}, slot {brief(link[1])}, gives {received}"
-    return f"it is linked to {received}"
-
-
-def _exception(
-    info: Mapping[str, Any], details: str, graph: Mapping[str, Any], node_id: str
-) -> str:
-    """What an exception in the server's check meant: nearly always a bad link."""
-    links = list(links_of(graph, node_id))
-    kind = _clean(info.get("exception_type"))
-    if kind == "KeyError":
-        missing = details.strip("'\"")
-        names = [name for name, source, _ in links if source == missing]
-        if names:
-            return f"input {listing(names)} links to node {brief(missing)}, which is not there"
-        if missing in ("inputs", "class_type"):
-            return f"the node has no {missing}"
-    if kind == "IndexError" and links:
-        taken = ", ".join(
-            f"{shorten(name, 60)}: slot {slot} of {describe(graph, source)}"
-            for name, source, slot in links[:8]
-        )
-        return f"a link asks for an output slot that is not there ({taken})"
-    reason = ": ".join(filter(None, (kind, details)))
-    return f"the server failed while it checked the node: {reason or 'no reason given'}"
-
-
-def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
+def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
     """The error about the whole prompt, when no node is blamed."""
     error = body.get("error")
     message = _clean(error if isinstance(error, str) else _mapping(error).get("message"))
     details = _clean(_mapping(error).get("details"))
-    kind = _mapping(error).get("type")
+    kind = _text(_mapping(error).get("type"))
     if kind == "no_prompt" or error == "no prompt":
-        return "the request holds no workflow"
+        return Problem("error", "no_prompt", "the request holds no workflow")
     if kind == "prompt_no_outputs":
-        return "the workflow has no output node to run: add one, such as SaveImage or PreviewImage"
+        return no_outputs()
     info = _mapping(_mapping(error).get("extra_info"))
     is_bare = kind == "missing_node_type" and info.get("class_type", "") is None
     if is_bare or (kind == "invalid_prompt" and "class_type" in message):
-        return f"{describe(graph, _refused_node(body) or '?')} has no class_type"
-    circle = _circle(graph)
+        return no_class(graph, _refused_node(body) or "?")
+    circle = circle_in(graph)
     if circle:
-        return _in_a_circle(circle, graph)
-    if message and details and details != message:
-        return f"the server says: {message}: {details}"
-    return f"the server says: {message or details}" if message or details else _NO_REASON
+        return cycle(graph, circle)
+    said = f"{message}: {details}" if message and details != message else details or message
+    said = (said if details else message) or ""
+    text = f"the server says: {said}" if said else _NO_REASON
+    return Problem("error", kind or "unknown", text)
 
 
-def _cycle(info: Mapping[str, Any], details: str, graph: Mapping[str, Any]) -> str:
-    """What the server says of each node of a circle, in the order of its links."""
-    named = info.get("cycle_nodes")
-    named = named[:_MAX_LINES] if isinstance(named, list) else []
-    nodes = [node if isinstance(node, str) else brief(node) for node in named]
-    if nodes:
-        return _in_a_circle([*nodes, nodes[0]], graph)
-    return f"the links go in a circle: {details}" if details else "the links go in a circle"
+def no_outputs() -> Problem:
+    """Nothing in the workflow is to run."""
+    text = "the workflow has no output node to run: add one, such as SaveImage or PreviewImage"
+    return Problem("error", "prompt_no_outputs", text)
 
 
-def _in_a_circle(nodes: list[str], graph: Mapping[str, Any]) -> str:
-    return f"the links go in a circle: {' -> '.join(describe(graph, node) for node in nodes)}"
+def no_class(graph: Mapping[str, Any], node_id: str) -> Problem:
+    """A node without a class."""
+    return problem_at(graph, node_id, "missing_node_type", "the node has no class_type")
+
+
+def cycle(graph: Mapping[str, Any], nodes: list[str]) -> Problem:
+    """Nodes that feed each other, in the order of their links, the first again at the end."""
+    first, last = nodes[0], nodes[-2]
+    names = [name for name, source, _ in links_of(graph, first) if source == last]
+    text = _in_a_circle(graph, nodes)
+    inputs = {"input": names[0], "value": inputs_of(graph, first)[names[0]]} if names else {}
+    return problem_at(graph, first, "dependency_cycle", text, **inputs)
+
+
+def _in_a_circle(graph: Mapping[str, Any], nodes: list[str]) -> str:
+    most = nodes if len(nodes) <= _MAX_LINES else [*nodes[: _MAX_LINES - 1], nodes[-1]]
+    way = " -> ".join(describe(graph, node) for node in most)
+    more = "" if most is nodes else f" ({len(nodes) - 1} nodes in all)"
+    return f"the links go in a circle: {way}{more}"
 
 
 _NO_REASON = "the server gave no reason"
 
 
-def _circle(graph: Mapping[str, Any]) -> list[str]:
+def circle_in(graph: Mapping[str, Any]) -> list[str]:
     """Ids of nodes that feed each other, the first of them again at the end."""
     from graphlib import CycleError, TopologicalSorter  # for mistakes only
 
@@ -294,6 +324,309 @@ def _circle(graph: Mapping[str, Any]) -> list[str]:
         found: list[str] = exc.args[1]
         return found
     return []
+
+
+# -- one fault ------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class _Fault:
+    """One entry of ``node_errors[id]["errors"]``, and where it was found."""
+
+    known: Known
+    node_id: str
+    kind: str
+    message: str
+    details: str
+    info: Mapping[str, Any]
+
+    @property
+    def input(self) -> str | None:
+        """The name of the input that the server blames."""
+        name = self.info.get("input_name")
+        return name if isinstance(name, str) and name else None
+
+    @property
+    def name(self) -> str:
+        return shorten(self.input or "", 60) or "an input"
+
+    @property
+    def value(self) -> Any:
+        return shown(self.input, self.info.get("received_value"))
+
+    @property
+    def given(self) -> str:
+        return f"{self.name} = {brief(self.value)}"
+
+    @property
+    def config(self) -> Any:
+        """``[type, options]`` of the input, as the server quotes it or as it is known."""
+        config = self.info.get("input_config")
+        return config if config else self.known.input_config(self.node_id, self.input)
+
+
+#: What is to be said of a fault: fields of :class:`Problem`.
+_Said = dict[str, Any]
+
+
+def _problem(fault: object, known: Known, node_id: str, class_type: object) -> Problem:
+    if not isinstance(fault, Mapping):
+        said: _Said = {"message": _clean(fault) or "no reason given"}
+        kind = "unknown"
+    else:
+        kind = _text(fault.get("type")) or "unknown"
+        info = _mapping(fault.get("extra_info"))
+        details, message = _clean(fault.get("details")), _clean(fault.get("message"))
+        one = _Fault(known, str(node_id), kind, message, details, info)
+        said = {"input": one.input, "value": one.value, **_WORDS.get(kind, _as_it_says)(one)}
+        kind = said.pop("type", kind)
+    return problem_at(known.graph, node_id, kind, class_type=class_type, **said)
+
+
+def _ran_out_of_stack(fault: object) -> bool:
+    info = _mapping(_mapping(fault).get("extra_info"))
+    return info.get("exception_type") == "RecursionError"
+
+
+def _as_it_says(fault: _Fault) -> _Said:
+    said = ": ".join(filter(None, (fault.message, fault.details)))
+    return {"message": said or "no reason given"}
+
+
+def _missing(fault: _Fault) -> _Said:
+    name = fault.info.get("input_name") or fault.details
+    config = fault.config if fault.known.definitions else None
+    return {"message": f"input {brief(name)} is missing", "hint": what_it_takes(config)}
+
+
+def _too_small(fault: _Fault) -> _Said:
+    return {"message": f"{fault.given} is too small{_range(fault.config)}"}
+
+
+def _too_big(fault: _Fault) -> _Said:
+    return {"message": f"{fault.given} is too big{_range(fault.config)}"}
+
+
+def _not_convertible(fault: _Fault) -> _Said:
+    config = fault.config
+    return {"message": f"{fault.given} cannot be converted to {_type(config)}{_range(config)}"}
+
+
+def _bad_link(fault: _Fault) -> _Said:
+    return {
+        "message": f"{fault.given} is no link, which is [node id, slot]",
+        "hint": 'a literal list is sent as {"__value__": [...]}',
+    }
+
+
+def _mismatch(fault: _Fault) -> _Said:
+    takes = _type(fault.config)
+    there = fault.known.givers.get(takes) if fault.known.definitions else None
+    return {
+        "message": f"input {brief(fault.name)} takes {takes}, but {_giver(fault)}",
+        "value": fault.info.get("linked_node"),
+        "hint": f"{takes} comes from {' or '.join(there)}" if there else None,
+    }
+
+
+def _refused(fault: _Fault) -> _Said:
+    # "image - Invalid image file: x.png", or the name alone.
+    reason = fault.details.removeprefix(fault.name).lstrip(" -")
+    what = f"input {brief(fault.name)}" if fault.info.get("input_name") else "its inputs"
+    value = inputs_of(fault.known.graph, fault.node_id).get(fault.input or "")
+    said: _Said = {"message": f"the node refuses {what}" + (f": {reason}" if reason else "")}
+    return {**said, "value": shown(fault.input, value), **_files(fault, value)}
+
+
+def _files(fault: _Fault, value: object) -> _Said:
+    """Of an input of files, the nearest ones."""
+    if not fault.known.definitions or not isinstance(value, str):
+        return {}
+    choices = choices_of(fault.config)
+    near = fault.known.nearest(nearest_files, value, choices, 3) if choices else ()
+    return {"hint": f"nearest: {listing(near)}", "candidates": near} if near else {}
+
+
+def _dynamic(fault: _Fault) -> _Said:
+    inputs = inputs_of(fault.known.graph, fault.node_id)
+    value = shown(fault.name, inputs.get(fault.name))
+    given = f" = {brief(value)}" if fault.name in inputs else ""
+    reason = fault.details.removeprefix(fault.name).lstrip(" :-")
+    text = f"{fault.name}{given} does not fit this node" + (f": {reason}" if reason else "")
+    return {"message": text, "value": value}
+
+
+def _cycle(fault: _Fault) -> _Said:
+    """What the server says of each node of a circle, in the order of its links."""
+    named = fault.info.get("cycle_nodes")
+    named = named[:_MAX_LINES] if isinstance(named, list) else []
+    nodes = [node if isinstance(node, str) else brief(node) for node in named]
+    if nodes:
+        return {"message": _in_a_circle(fault.known.graph, [*nodes, nodes[0]])}
+    text = "the links go in a circle"
+    return {"message": f"{text}: {fault.details}" if fault.details else text}
+
+
+# -- choices --------------------------------------------------------------------------------
+
+
+def _not_in_list(fault: _Fault) -> _Said:
+    if isinstance(fault.info.get("received_value"), list):  # of an input that takes several
+        wrong = fault.details.removeprefix(f"{fault.name}: ").rpartition(" not in ")[0]
+        hint, near = _choices(fault)
+        return {
+            "message": f"{fault.name}: {wrong or 'some'} not among the choices",
+            "hint": hint,
+            "candidates": near,
+        }
+    hint, near = _choices(fault)
+    message = f"{fault.given} is not one of the choices"
+    return {"message": message, "hint": hint, "candidates": near}
+
+
+def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
+    """What would be right, and the nearest of it."""
+    class_type = class_of(fault.known.graph, fault.node_id)
+    choices = choices_of(fault.config)
+    if choices is None:
+        length = re.search(r"\(list of length (\d{1,18})\)", fault.details)
+        count = f"the server has {length[1]}, too many to list" if length else "they are not listed"
+        return count + (f"; see get_node_defs({brief(class_type)})" if class_type else ""), ()
+    given = fault.info.get("received_value")
+    given = given if isinstance(given, str) else brief(given)
+    folder = folder_of(class_type, fault.input) if is_file_name(given) else None
+    where = f"; it looks in models/{folder}" if folder else ""
+    if not choices:
+        return f"the server has none at all{where}", ()
+    looked_at = choices if fault.known.definitions else choices[:_MOST_CHOICES]
+    names = (choice for choice in looked_at if isinstance(choice, str))
+    if is_file_name(given):
+        near = fault.known.nearest(nearest_files, given, names, 3)
+    else:
+        near = fault.known.nearest(nearest, given, names, 5)
+    hint = f"nearest: {listing(near)}" if near else f"the choices are: {listing(choices)}"
+    return hint + where.replace("it", "the server", 1), near
+
+
+def choices_of(config: object) -> list[Any] | None:
+    """The choices of an input, of either form: ``["a", "b"]`` in place of the type, or options."""
+    first = config[0] if isinstance(config, list) and config else None
+    choices = first if isinstance(first, list) else _option(config, "options")
+    return choices if isinstance(choices, list) else None
+
+
+# -- links ----------------------------------------------------------------------------------
+
+
+def _giver(fault: _Fault) -> str:
+    link, graph = fault.info.get("linked_node"), fault.known.graph
+    received = _type([fault.info.get("received_type")])
+    if isinstance(link, list) and len(link) == 2:
+        source = link[0] if isinstance(link[0], str) else brief(link[0])
+        return f"{describe(graph, source)}, slot {brief(link[1])}, gives {received}"
+    return f"it is linked to {received}"
+
+
+def _exception(fault: _Fault) -> _Said:
+    """What an exception in the server's check meant: nearly always a bad link."""
+    graph, node_id = fault.known.graph, fault.node_id
+    links = list(links_of(graph, node_id))
+    kind = _clean(fault.info.get("exception_type"))
+    if kind == "KeyError":
+        missing = fault.details.strip("'\"")
+        names = [name for name, source, _ in links if source == missing]
+        if names:
+            return {
+                "message": f"input {listing(names)} links to node {brief(missing)}, "
+                "which is not there",
+                "input": names[0],
+                "value": inputs_of(graph, node_id).get(names[0]),
+            }
+        if missing in ("inputs", "class_type"):
+            return {"message": f"the node has no {missing}", "input": None}
+    if kind == "IndexError" and links:
+        return _bad_slot(fault, links)
+    absent = _ABSENT.search(fault.details) if kind == "TypeError" else None
+    if absent and absent[1] not in inputs_of(graph, node_id):
+        # Of the function with which the node checks its inputs; it hides that one is missing.
+        return {
+            "type": "required_input_missing",
+            "message": f"input {brief(absent[1])} is missing",
+            "input": absent[1],
+        }
+    if kind == "AttributeError" and "no attribute 'endswith'" in fault.details:
+        # Of the function that looks for a file.
+        names = [n for n, value in inputs_of(graph, node_id).items() if not isinstance(value, str)]
+        if len(names) == 1:
+            value = shown(names[0], inputs_of(graph, node_id)[names[0]])
+            text = f"{shorten(names[0], 60)} = {brief(value)} is not the name of a file"
+            return {"message": text, "input": names[0], "value": value}
+    reason = ": ".join(filter(None, (kind, fault.details)))
+    text = f"the server failed while it checked the node: {reason or 'no reason given'}"
+    return {"message": text, "input": None}
+
+
+def _bad_slot(fault: _Fault, links: list[tuple[str, str, int]]) -> _Said:
+    graph = fault.known.graph
+    definitions = fault.known.definitions
+    for name, source, slot in links if definitions else ():
+        outputs = _mapping(definitions.get(source)).get("output")
+        if isinstance(outputs, list) and not -len(outputs) <= slot < len(outputs):
+            return {
+                "message": f"input {brief(name)} links to slot {slot} of "
+                f"{describe(graph, source)}, which is not there",
+                "input": name,
+                "value": inputs_of(graph, fault.node_id).get(name),
+                "hint": f"its outputs are: {listing(outputs)}" if outputs else "it has no outputs",
+            }
+    taken = ", ".join(
+        f"{shorten(name, 60)}: slot {slot} of {describe(graph, source)}"
+        for name, source, slot in links[:8]
+    )
+    return {
+        "message": f"a link asks for an output slot that is not there ({taken})",
+        "input": links[0][0] if len(links) == 1 else None,
+    }
+
+
+_WORDS: Final[Mapping[str, Callable[[_Fault], _Said]]] = {
+    "required_input_missing": _missing,
+    "value_smaller_than_min": _too_small,
+    "value_bigger_than_max": _too_big,
+    "value_not_in_list": _not_in_list,
+    "invalid_input_type": _not_convertible,
+    "bad_linked_input": _bad_link,
+    "return_type_mismatch": _mismatch,
+    "custom_validation_failed": _refused,
+    "invalid_dynamic_input": _dynamic,
+    "dependency_cycle": _cycle,
+    "exception_during_validation": _exception,
+    "exception_during_inner_validation": _exception,
+}
+
+
+# -- small parts ----------------------------------------------------------------------------
+
+
+def what_it_takes(config: object) -> str | None:
+    """What an input takes, in words; ``None``: unknown."""
+    choices = choices_of(config)
+    if choices:
+        return f"the choices are: {listing(choices)}"
+    if not isinstance(config, list) or not config:
+        return None
+    default = _option(config, "default")
+    default = "" if default is None else f", by default {brief(default)}"
+    return f"it takes {_type(config)}{_range(config)}{default}"
+
+
+def _range(config: object) -> str:
+    low, high = _option(config, "min"), _option(config, "max")
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f" (at least {brief(low)})"
+    return f" (at most {brief(high)})" if low is None else f" ({brief(low)} to {brief(high)})"
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -21,7 +21,12 @@ _PYTHON: Mapping[str, str] = {"INT": "int", "FLOAT": "float", "STRING": "str", "
 
 
 def fill(
-    graph: Mapping[str, Any], node_id: str, definition: Mapping[str, Any], outputs: Outputs
+    graph: Mapping[str, Any],
+    node_id: str,
+    definition: Mapping[str, Any],
+    outputs: Outputs,
+    *,
+    check: bool = True,
 ) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
     """The inputs of a node in the order of its definition, and what its outputs are.
 
@@ -31,22 +36,28 @@ def fill(
         node_id: The node.
         definition: The definition of its class.
         outputs: Those of the other nodes.
+        check: Whether names and values are checked; links always are.
 
     Raises:
         WorkflowError: What the server would refuse, and what is no value of the input's type.
     """
-    node = _Filling(graph, node_id, outputs)
+    node = _Filling(graph, node_id, outputs, checks=check)
     node.read(definition)
-    node.refuse_unknown()
+    if check:
+        node.refuse_unknown()
     inputs = dict(node.values())
-    node.check(inputs)
+    if check:
+        node.check(inputs)
     return inputs, tuple(node.outputs(definition, inputs))
 
 
 class _Filling:
     """One node while it is filled in."""
 
-    def __init__(self, graph: Mapping[str, Any], node_id: str, outputs: Outputs) -> None:
+    def __init__(
+        self, graph: Mapping[str, Any], node_id: str, outputs: Outputs, *, checks: bool
+    ) -> None:
+        self._checks = checks
         self._graph = graph
         self._id = node_id
         self._sources = outputs
@@ -73,7 +84,9 @@ class _Filling:
             parts = {f"{group.name}.{name}": one for name, one in value.items()}
         else:
             parts = {}
-            listed = value if isinstance(value, list) and not as_link(value) else [value]
+            # Two numbers are two values; the id of a node is a text.
+            is_one = not isinstance(value, list) or (as_link(value) and isinstance(value[0], str))
+            listed = [value] if is_one else value
             if len(listed) > group.most:
                 raise self._error(group.name, f"takes at most {group.most}, not {len(listed)}")
             for index, one in enumerate(listed):
@@ -102,9 +115,9 @@ class _Filling:
                 yield name, self._value(spec, self._given[name])
                 continue
             try:
-                yield name, spec.default()
+                yield name, _sent(spec, spec.default())
             except LookupError:
-                if spec.required:
+                if spec.required and self._checks:
                     raise self._error(name, f"is missing: {_wanted(spec)}") from None
         for name, value in self._given.items():
             if name not in self._specs:
@@ -129,22 +142,22 @@ class _Filling:
                 who = describe(self._graph, source)
                 raise self._error(spec.name, f"takes output {slot} of {who}, which has {has}")
             return [source, slot]
-        if _is_drawn(spec.name, value) or (isinstance(value, dict) and "__value__" in value):
+        is_wrapped = isinstance(value, dict) and "__value__" in value
+        if is_wrapped or not self._checks or _is_drawn(spec.name, value):
             return value
         wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
         if spec.takes_link_only:
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}; {_WRAP}")
         if wanted and not _is_a(value, wanted):
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
-        return {"__value__": value} if isinstance(value, list) else value
+        return _sent(spec, value)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise for what the server would refuse: ranges, choices, types of links."""
         known: dict[str, Any] = {}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
         for name, spec in self._specs.items():
-            is_open = spec.has_open_choices and spec.choices is not None
-            if is_open or _is_drawn(name, inputs.get(name)):
+            if spec.has_open_choices or _is_drawn(name, inputs.get(name)):
                 known[name] = ["*", {}]
             else:
                 known[name] = [spec.kind, dict(spec.options)]
@@ -217,6 +230,13 @@ class _Filling:
 
 
 _WRAP = 'what is no link is given as {"__value__": ...}'
+
+
+def _sent(spec: InputSpec, value: Any) -> Any:
+    """A value as the page sends it: a list could be taken for a link."""
+    if spec.kind == "CURVE":
+        return {"__type__": "CURVE", "__value__": value}
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def _is_drawn(name: str, value: object) -> bool:

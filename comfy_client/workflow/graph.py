@@ -153,7 +153,10 @@ def copied(value: Any) -> Any:
 
 def brief(value: object) -> str:
     """``repr`` in one short line, whatever the size of the value."""
-    return _repr.repr(value).replace("\n", " ")
+    try:
+        return _repr.repr(value).replace("\n", " ")
+    except ValueError:  # an int with more digits than Python writes
+        return f"<{type(value).__name__} with too many digits>"
 
 
 def listing(values: Iterable[object], limit: int = 8) -> str:
@@ -374,7 +377,8 @@ def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str 
     link = as_link(value)
     if not link:
         # Slot 0.0 or true: the server's own check takes it for a link and stumbles.
-        if len(value) == 2 and isinstance(value[1], (bool, float)) and value[0] in list(graph):
+        is_slot = len(value) == 2 and isinstance(value[1], (bool, float))
+        if is_slot and isinstance(value[0], (str, int)) and value[0] in graph:
             return f"the slot of link {brief(value)} must be an int, counted from 0"
         return None
     source, slot = link

@@ -12,16 +12,9 @@ from typing import Any, Final
 
 import attrs
 
-#: Types for which the page has a widget, so that their inputs have values.
-WIDGETS: Final = frozenset(
-    {
-        *("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "MARKDOWN", "TEXTAREA", "COLOR", "COLORS"),
-        *("BOUNDING_BOX", "BOUNDING_BOXES", "CURVE", "RANGE", "PAINTER", "COMPOSITOR", "CHART"),
-        *("GALLERIA", "IMAGECOMPARE", "IMAGEUPLOAD", "AUDIOUPLOAD", "AUDIO_RECORD", "WEBCAM"),
-        *("VIDEO_EDIT", "RESOLUTION_PREVIEW", "LIGHT_INFO_PREVIEW", "LOAD_3D"),
-        "LOAD_3D_ANIMATION",
-    }
-)
+from .convert.specs import Spec
+from .convert.widgets import MISSING, is_widget_type, widgets_for
+
 #: How deep inputs of inputs are read, and how many of a group can be required.
 _MAX_LEVELS: Final = 20
 _MOST_REQUIRED: Final = 1000
@@ -59,11 +52,13 @@ class InputSpec:
         if self.options.get("forceInput") or self.options.get("defaultInput"):
             return False
         kinds = [self.kind, self.options.get("widgetType")]
-        return any(isinstance(one, list) or _is_in(one, WIDGETS) for one in kinds)
+        return any(isinstance(one, list) or _is_widget(one) for one in kinds)
 
     @property
     def has_open_choices(self) -> bool:
         """Whether the choices are not all that it takes: files that are uploaded, or the page's."""
+        if self.choices is None and self.kind != "COMBO":
+            return False
         return any(name.endswith("upload") or name.startswith("remote") for name in self.options)
 
     @property
@@ -71,7 +66,7 @@ class InputSpec:
         """Whether it is of a type that a value cannot be, such as MODEL."""
         if not isinstance(self.kind, str) or self.is_widget or "default" in self.options:
             return False
-        return "*" not in self.kind and WIDGETS.isdisjoint(types_of(self.kind))
+        return "*" not in self.kind and not any(map(is_widget_type, types_of(self.kind)))
 
     def default(self) -> Any:
         """The value that the page begins with.
@@ -79,23 +74,21 @@ class InputSpec:
         Raises:
             LookupError: There is none: it takes a link, or the server has no choices.
         """
-        if not self.is_widget:
-            raise LookupError
-        if "default" in self.options:
+        if self.is_widget and self.options.get("default") is not None:
             return self.options["default"]
-        if self.choices:
-            return self.choices[0]
+        listed = {"options": self.kind} if isinstance(self.kind, list) else {}
+        kind = "COMBO" if listed else self.kind
+        made = widgets_for(Spec(self.name, kind, {**self.options, **listed}), list)
+        if not (made and self.is_widget) or made[0].value in (MISSING, None) or made[0].hook:
+            raise LookupError
+        if self.has_open_choices and made[0].value not in (self.choices or ()):
+            raise LookupError  # only the browser knows the choices
+        value = made[0].value
+        if self.kind not in ("INT", "FLOAT"):
+            return value
         low, high = (self.options.get(name) for name in ("min", "max"))
-        match self.kind:
-            case "INT" | "FLOAT":
-                number = 0 if self.kind == "INT" else 0.0
-                number = max(number, low) if isinstance(low, (int, float)) else number
-                return min(number, high) if isinstance(high, (int, float)) else number
-            case "BOOLEAN":
-                return False
-            case "STRING" | "MARKDOWN" | "TEXTAREA":
-                return ""
-        raise LookupError
+        value = max(value, low) if isinstance(low, (int, float)) else value
+        return min(value, high) if isinstance(high, (int, float)) else value
 
 
 @attrs.frozen
@@ -276,8 +269,8 @@ def outputs_of(definition: Mapping[str, Any]) -> list[OutputSpec]:
     return found
 
 
-def _is_in(value: object, names: Collection[str]) -> bool:
-    return isinstance(value, str) and value in names
+def _is_widget(kind: object) -> bool:
+    return isinstance(kind, str) and is_widget_type(kind)
 
 
 def _at(values: Sequence[Any], slot: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -38,7 +39,8 @@ def is_identifier(name: str) -> bool:
 
 def variable(text: str) -> str:
     """A lower-case variable name after a title or a class, or ``""`` if nothing of it can serve."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text[:200])
+    text = text[:200].replace("LoRA", "Lora")  # one word, as KSampler is
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")
     if not name or not re.search("[a-z]", name):
         return ""
@@ -119,6 +121,19 @@ def _text(text: str, column: int, indent: int) -> str:
     inside = " " * min(indent + 4, _DEEPEST)
     lines = "".join(f"{inside}{quoted(line)}\n" for line in text.splitlines(keepends=True))
     return f"(\n{lines}{' ' * indent})"
+
+
+def packed(texts: Iterable[str], indent: int = 0) -> str:
+    """A list of short texts, as many in a line as fit."""
+    lines = [""]
+    for text in map(quoted, texts):
+        if lines[-1] and indent + 4 + len(lines[-1]) + len(text) > _WIDTH:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{text},"
+    if len(lines) == 1:
+        return f"[{lines[0].removesuffix(',')}]"
+    inside = " " * (indent + 4)
+    return "[\n" + "".join(f"{inside}{line}\n" for line in lines) + " " * indent + "]"
 
 
 def call(head: str, arguments: list[str], indent: int = 0) -> str:

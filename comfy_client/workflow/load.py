@@ -16,7 +16,11 @@ from .graph import brief, copied, describe, json_link, shorten
 from .ui_format import UiFormat
 
 #: Bytes of JSON that are read.  No workflow has so many.
-MAX_JSON: Final = 32 << 20
+MAX_JSON: Final = 64 << 20
+#: Bytes of something else that are read.
+_ENOUGH: Final = 1 << 16
+#: What JSON may have before its first bracket: marks of its encoding, zeros of UTF-16, spaces.
+_BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 
 
 class HasGraph(Protocol):
@@ -35,6 +39,20 @@ class HasWorkflow(Protocol):
         """The graph, alone or as ``prompt`` beside ``extra_data``; ``None``: not known."""
 
 
+class HasDict(Protocol):
+    """A workflow."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its graph."""
+
+
+class GivesWorkflow(Protocol):
+    """What can find out the workflow that made it: an output of a run."""
+
+    def workflow(self) -> HasDict:
+        """The workflow."""
+
+
 @runtime_checkable
 class OpensImages(Protocol):
     """What opens files of a server by their URL; a :class:`ComfyApi` is one."""
@@ -47,8 +65,8 @@ class OpensImages(Protocol):
 _GRAPHS: Final = ("graph", "workflow")
 #: What :func:`load_graph` reads.
 Readable: TypeAlias = (
-    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | os.PathLike[str] | BinaryIO | TextIO"
-    " | HasGraph | HasWorkflow"
+    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview"
+    " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow | GivesWorkflow"
 )
 
 
@@ -101,6 +119,8 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
         return _content(source, where), where
     for name in _GRAPHS:
         graph = getattr(source, name, None)
+        if callable(graph):
+            graph = graph().to_dict()
         if isinstance(graph, Mapping) or (graph is None and hasattr(source, name)):
             where = f"the {name} of this {type(source).__name__}"
             if not graph:
@@ -109,15 +129,15 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
             return _record(graph) if is_plain else graph, where
     raise TypeError(
         "a workflow is a path, JSON text, a dict, an open file, a URL of the server, a job, a "
-        f"result or a Workflow, not {type(source).__name__}"
+        f"result, an output or a Workflow, not {type(source).__name__}"
     )
 
 
 def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
-    except OSError as exc:
-        if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+    except (OSError, ValueError) as exc:  # ValueError: no path has zeros
+        if isinstance(exc, OSError) and exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
         raise FileNotFoundError(
             errno.ENOENT, "no such workflow file", shorten(str(path), 200)
@@ -136,13 +156,18 @@ def _opened_url(url: str, api: object) -> BinaryIO:
 
 def _content(file: BinaryIO, where: str) -> Any:
     """The workflow in an open file: JSON, or what a picture, video, ... carries."""
-    from .metadata import read_metadata, reader_of  # seldom needed
     from .metadata.stream import Stream
 
     stream = Stream(file)
+    start = stream.head.lstrip(_BEFORE_JSON)
+    is_length = stream.head[4:8] == bytes(4)  # of the JSON that safetensors begin with
+    if not is_length and (not start or start.startswith((b"{", b"["))):
+        return _json(stream.read(MAX_JSON + 1), where)
+    from .metadata.read import read_metadata, reader_of  # JSON can do without
+
     reader = reader_of(stream)
     if reader is None:
-        return _json(stream.read(MAX_JSON + 1), where)
+        return _json(stream.read(_ENOUGH), where)  # says why it is none
     try:
         found = read_metadata(stream, reader)
     except WorkflowError as exc:

@@ -122,10 +122,11 @@ class Node:
             raise no_input(self._graph, self._id, str(name), hint=hint)
 
 
-def check_no_node(value: object) -> None:
+def check_no_node(*values: object) -> None:
     """TypeError for a node, of which no output is named."""
-    if isinstance(value, Node):
-        raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
+    for value in values:
+        if isinstance(value, Node):
+            raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
 
 
 class Nodes:

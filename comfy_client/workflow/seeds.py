@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from .graph import as_link, inputs_of, links_of, origin
+from .graph import as_link, class_of, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
@@ -108,7 +108,7 @@ def _draw(
     source = random.SystemRandom() if rng is None else rng
     drawn = {}
     for node_id, name, _ in list(_seeds(graph, counts)):
-        node = graph[node_id]
-        drawn[node_id] = source.randrange(_MOST_WIDE if node["class_type"] in _WIDE else _MOST)
-        node["inputs"][name] = drawn[node_id]
+        is_wide = class_of(graph, node_id) in _WIDE
+        drawn[node_id] = source.randrange(_MOST_WIDE if is_wide else _MOST)
+        graph[node_id]["inputs"][name] = drawn[node_id]
     return drawn

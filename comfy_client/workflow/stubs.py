@@ -126,6 +126,7 @@ def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -
     yield "            _title: str | None = ...,"
     yield "            _meta: Mapping[str, Any] | None = ...,"
     yield "            _extra: Mapping[str, Any] | None = ...,"
+    yield "            _check: bool = ...,"
     yield f"        ) -> {_result(outputs_of(definition)[:_MOST_OUTPUTS], results)}:"
     about = _about(definition)
     yield f"            {quoted(about)}" if about else "            ..."
@@ -158,8 +159,8 @@ def _input_type(spec: InputSpec | Autogrow) -> str:
     if isinstance(spec, Autogrow):
         part = _input_type(spec.part)
         return part if part == "Any" else f"Sequence[{part}] | Mapping[str, {part}]"
-    if spec.choices is not None:
-        one = "str" if spec.has_open_choices else _choices(spec.choices)
+    if spec.choices is not None or spec.kind == "COMBO":
+        one = "str" if spec.has_open_choices else _choices(spec.choices or [])
         several = f" | Sequence[{one}]" if spec.options.get("multiselect") else ""
         return f'{one}{several} | Link[Literal["COMBO"]]'
     if not isinstance(spec.kind, str):

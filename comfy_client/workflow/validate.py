@@ -68,6 +68,7 @@ def validate(
     targets: Any = None,
     extra_checks: Mapping[str, Check] | None = None,
     version: Version = "0.3.75",
+    dependents: bool = True,
 ) -> ValidationResult:
     """Validate a graph as the server would; neither argument is changed.
 
@@ -90,6 +91,8 @@ def validate(
             ``True``, or ``False``, or a text that says what is wrong.
         version: Which server; see :data:`Version`.  ``new`` knows neither loops nor
             inputs that depend on others.
+        dependents: Whether to name the outputs that depend on each wrong node: there may be
+            as many as the square of the number of nodes.
 
     Raises:
         ValueError: Unknown version.
@@ -102,7 +105,7 @@ def validate(
             _replaceable(graph)
         outputs = validator.outputs(None if rules.old else targets)
         if isinstance(outputs, list):
-            return validator.result(outputs)
+            return validator.result(outputs, dependents=dependents)
     except Exception as exc:  # noqa: BLE001  the server has no net here, and answers 500
         return ValidationResult(False, None, {}, [], graph, f"{type(exc).__name__}: {exc}")
     return ValidationResult(False, outputs, [] if rules.old else {}, [], graph)
@@ -186,6 +189,7 @@ class _Validator:
     checks: Mapping[str, Check]
     rules: _Rules
     found: dict[str, _Finding] = attrs.field(factory=dict, init=False)
+    wrong: list[str] = attrs.field(factory=list, init=False)  # nodes with errors, as found
     path: list[str] = attrs.field(factory=list, init=False)  # nodes that wait for others
     waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each does
 
@@ -230,8 +234,9 @@ class _Validator:
         info = {"node_id": node_id, "class_type": class_type, "node_title": title}
         return _error("missing_node_type", text, where, info)
 
-    def result(self, outputs: list[str]) -> ValidationResult:
+    def result(self, outputs: list[str], *, dependents: bool) -> ValidationResult:
         """What the server says to a graph with these outputs."""
+        seen = 0
         good: list[str] = []
         reasons: list[str] = []
         blamed: dict[str, Any] = {}
@@ -242,7 +247,8 @@ class _Validator:
                 continue
             reasons += [f"{error['message']}: {error['details']}" for error in finding.errors]
             # The server blames all that it has found so far, whichever output it was for.
-            for node_id, other in self.found.items():
+            for node_id in self.wrong[seen:]:
+                other = self.found[node_id]
                 if other.errors and node_id not in blamed:
                     class_type = self.graph[node_id]["class_type"]
                     blamed[node_id] = {
@@ -250,13 +256,20 @@ class _Validator:
                         "dependent_outputs": [],
                         "class_type": class_type,
                     }
-            for entry in blamed.values():
+            seen = len(self.wrong)
+            for entry in blamed.values() if dependents else ():
                 entry["dependent_outputs"].append(output)
         if good:
             return ValidationResult(True, None, blamed, good, self.graph)
         text = "Prompt outputs failed validation"
         error = _error("prompt_outputs_failed_validation", text, "\n".join(reasons))
         return ValidationResult(False, error, blamed, [], self.graph)
+
+    def note(self, node_id: str, finding: _Finding) -> None:
+        """Keep what is known of a node."""
+        self.found[node_id] = finding
+        if finding.errors:
+            self.wrong.append(node_id)
 
     def _look_at(self, output: str) -> _Finding:
         """Visit a node and what it takes from; a stack of our own bears any depth."""
@@ -289,7 +302,7 @@ class _Validator:
             visits.pop()
             self.waiting[self.path.pop()] -= 1
         if failure:
-            self.found[output] = _Finding(False, [_exception(failure)])
+            self.note(output, _Finding(False, [_exception(failure)]))
         return self.found[output]
 
     def _circle(self, node_id: str) -> bool:
@@ -304,7 +317,7 @@ class _Validator:
             for node in nodes:
                 info = {"node_id": node, "cycle_nodes": nodes}
                 error = _error("dependency_cycle", "Dependency cycle detected", details, info)
-                self.found[node] = _Finding(False, [error])
+                self.note(node, _Finding(False, [error]))
         return False
 
     # -- one node -----------------------------------------------------------------------
@@ -343,7 +356,7 @@ class _Validator:
         noted = self.found[node_id].errors if self.rules.new and node_id in self.found else []
         found = [*noted, *(error for error in errors if error and error not in noted)]
         valid = valid and not found
-        self.found[node_id] = _Finding(valid, found)
+        self.note(node_id, _Finding(valid, found))
         return valid
 
     def _link(
@@ -375,7 +388,7 @@ class _Validator:
         try:
             return (yield source)
         except Exception as exc:  # noqa: BLE001  whatever it is, the server reports it
-            self.found[source] = _Finding(False, [_exception(exc, spec, link)])
+            self.note(source, _Finding(False, [_exception(exc, spec, link)]))
             return False
 
     def _value(
@@ -416,9 +429,11 @@ class _Validator:
         wrong = [one for one in (value if several else [value]) if one not in choices]
         if not wrong:
             return None
-        known, info = str(choices), spec.info(received_value=value)
+        info = spec.info(received_value=value)
         if len(choices) > _LONG_LIST:
             known, info["input_config"] = f"(list of length {len(choices)})", None
+        else:
+            known = str(choices)
         quoted = ", ".join(map(repr, wrong)) if self.rules.new else f"'{value}'"
         details = f"{spec.name}: {quoted} not in {known}"
         return _error("value_not_in_list", "Value not in list", details, info)

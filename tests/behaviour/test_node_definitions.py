@@ -163,7 +163,7 @@ def test_a_client_a_dict_and_models_are_sources(comfy: ComfyServer, fast: ComfyA
 
 
 def test_other_things_are_no_source() -> None:
-    with pytest.raises(TypeError, match="GET /object_info"):
+    with pytest.raises(WorkflowError, match="GET /object_info"):
         as_mapping(5)  # type: ignore[arg-type]
 
     class Odd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -41,6 +42,7 @@ def test_an_output_gives_the_workflow_and_the_seed_that_made_it(api: ComfyApi) -
     graph = txt2img(seed=7)
     result = api.run(graph, timeout=LIMIT)
     assert result.images[0].workflow().to_dict() == graph
+    assert Workflow.load(result.images[0]).to_dict() == graph
     assert result.images[0].seed == 7
     cached = api.run({**graph, "99": canvas()}, timeout=LIMIT)
     assert cached.fully_cached
@@ -277,3 +279,19 @@ def test_a_file_with_the_graph_of_the_page_alone_is_converted(api: ComfyApi) -> 
     workflow = Workflow.load(content, api)
     assert workflow == Workflow.load(api.get_path_image(stored), api) == Workflow.load(ui, api)
     assert workflow["KSampler"]["steps"] > 0
+
+
+def test_a_pickle_of_a_result_carries_no_key_of_its_workflow(api: ComfyApi) -> None:
+    """A copy does: it stays in this process."""
+    graph = txt2img()
+    graph["6"]["inputs"]["api_key"] = "a secret"
+    result = api.run(graph, timeout=LIMIT)
+    assert (
+        Workflow.load(result).to_dict() == Workflow.load(copy.deepcopy(result)).to_dict() == graph
+    )
+    stored = pickle.dumps((result, result.images))
+    assert b"a secret" not in stored
+    (loaded, (image,)) = pickle.loads(stored)
+    graph["6"]["inputs"]["api_key"] = "***"
+    assert Workflow.load(loaded).to_dict() == graph
+    assert image.seed == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import itertools
 import json
 import math
@@ -17,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 from urllib.parse import urlencode, urlsplit
 
-from comfy_client import ComfyApi, signal
+from comfy_client import ComfyApi, Workflow, signal
 from comfy_client.events import Event
 
 from . import transfers
@@ -37,7 +39,7 @@ from .measure import (
     timed,
 )
 from .reference import Reference
-from .servers import delaying_proxy, running
+from .servers import delaying_proxy, many_definitions, running
 
 #: Seconds, one way, that the proxy adds.
 DELAY = 0.05
@@ -364,6 +366,60 @@ def imports(bench: Bench) -> list[Row]:
     return [Row(name, _ratio(rounds, "client"), "x", 1.25, *_n(rounds), note=note)]
 
 
+def definitions(bench: Bench) -> list[Row]:
+    """20 MB of node definitions from the server, beside decoding them alone."""
+    block = 2
+    body = many_definitions()
+
+    def bare() -> list[float]:
+        return [timed(lambda: json.loads(body)) for _ in range(block)]
+
+    def ours() -> list[float]:
+        found = []
+        for _ in range(block):  # each alone in memory: the garbage collector looks at all
+            with ComfyApi(bench.stub) as api:
+                found.append(timed(api.node_definitions))
+        return found
+
+    rounds = interleave(bench.rounds(10 * block), {"reference": bare, "client": ours})
+    note = f"json.loads {_ms(rounds, 'reference')}"
+    name = "node definitions, 20 MB, asked for and decoded"
+    return [Row(name, _ratio(rounds, "client"), "x", 1.5, *_n(rounds), note=note)]
+
+
+def checks(bench: Bench) -> list[Row]:
+    """A workflow of 500 nodes without faults, with definitions at hand."""
+    path = Path(__file__).parents[1] / "conformance" / "object_info_0.3.75.json.gz"
+    known = json.loads(gzip.decompress(path.read_bytes()))
+    known["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = ["example.safetensors"]
+    one = Workflow.example()
+    one["CheckpointLoaderSimple"]["ckpt_name"] = "example.safetensors"
+    workflow = Workflow(many_of(one.to_dict(), 500))
+    assert not workflow.check(known).problems
+    block = 5
+
+    def ours() -> list[float]:
+        return [timed(lambda: workflow.check(known)) for _ in range(block)]
+
+    rounds = interleave(bench.rounds(block), {"client": ours})
+    figure = estimate(rounds, lambda some: 1000 * median_of("client")(some))
+    name = f"check of a workflow of {len(workflow)} nodes"
+    return [Row(name, figure, "ms", 50, *_n(rounds))]
+
+
+def many_of(graph: dict[str, Any], count: int) -> dict[str, Any]:
+    """A graph again and again, until there are so many nodes."""
+    made: dict[str, Any] = {}
+    for number in range(-(-count // len(graph))):
+        for node_id, node in graph.items():
+            inputs = {
+                name: [f"{number}.{value[0]}", value[1]] if isinstance(value, list) else value
+                for name, value in node["inputs"].items()
+            }
+            made[f"{number}.{node_id}"] = {**node, "inputs": inputs}
+    return made
+
+
 def in_flight(bench: Bench) -> list[Row]:
     """20 trivial prompts queued at once, until the bytes of all pictures are there."""
     block = 5
@@ -443,6 +499,8 @@ ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     latency,
     files,
     imports,
+    definitions,
+    checks,
     in_flight,
     embedded,
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -14,9 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+#: Bytes of node definitions.
+DEFINITIONS_SIZE = 20_000_000
+_DEFINITIONS = Path(__file__).parents[1] / "conformance" / "object_info_0.28.1.json.gz"
 #: Bytes of the file that goes up and down.
 FILE_SIZE = 90 << 20
 _PIECE = bytes(1 << 20)
@@ -89,11 +95,21 @@ def _pass_on(source: socket.socket, target: socket.socket, seconds: float) -> No
         on_the_way.put((time.monotonic() + seconds, data))
 
 
+@functools.cache
+def many_definitions() -> bytes:
+    """Node definitions as of a server with very many node packs, 20 MB of JSON."""
+    text = gzip.decompress(_DEFINITIONS.read_bytes())
+    one = json.loads(text)
+    count = -(-DEFINITIONS_SIZE // len(text))
+    made = {f"{name} {n}": each for n in range(count) for name, each in one.items()}
+    return json.dumps(made).encode()
+
+
 # -- a server that does next to nothing, quickly ----------------------------------------
 
 
 def stub(pipe: Connection) -> None:
-    """``/prompt``, ``/ws``, a sink for uploads, a source of downloads, and ``/frames``."""
+    """``/prompt``, ``/ws``, ``/object_info``, a sink and a source of files, and ``/frames``."""
     _accept(pipe, _Stub().handle)
 
 
@@ -115,6 +131,8 @@ class _Stub:
             url = urlsplit(target.removeprefix("/api"))
             if url.path == "/prompt":
                 _answer(connection, {"exec_info": {"queue_remaining": 0}})
+            elif url.path == "/object_info":
+                _answer(connection, many_definitions())
             elif url.path == "/ws":
                 self.upgrade(connection, head, url.query)
                 return
@@ -170,7 +188,8 @@ def _head(length: int, kind: str) -> bytes:
 
 
 def _answer(connection: socket.socket, value: Any) -> None:
-    body = json.dumps(value).encode()
+    """An answer of JSON, which may be encoded already."""
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
     connection.sendall(_head(len(body), "application/json; charset=utf-8") + body)
 
 

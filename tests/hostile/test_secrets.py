@@ -30,6 +30,7 @@ from comfy_client import (
     JobFailed,
     QueryCredentials,
     UnexpectedResponse,
+    Workflow,
     WorkflowError,
 )
 from comfy_client.cli.commands import main
@@ -134,6 +135,24 @@ def test_an_answer_that_is_none_and_repeats_the_request(junk: str, credentials: 
         exc = failure(server.url, credentials=credentials)
     assert_nowhere(shown(exc))
     assert exc.__cause__ is None or isinstance(exc.__cause__, OSError)
+
+
+@pytest.mark.parametrize("key", ["1.api_key", ("1", "api_key")])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ComfyApi.run,
+        ComfyApi.submit,
+        lambda api, graph, inputs: list(api.map(graph, [inputs])),
+        lambda api, graph, inputs: Workflow(graph).set(inputs),
+    ],
+    ids=["run", "submit", "map", "set"],
+)
+def test_a_key_among_the_inputs_of_a_run_is_in_no_frame_of_an_error(call: Any, key: Any) -> None:
+    """It was given with a name that there is not."""
+    graph = {"1": {"class_type": "A", "inputs": {"api_key": "", "b": 1}}}
+    exc = failure("http://127.0.0.1:9", lambda api: call(api, graph, {key: SECRET, "1.c": 2}))
+    assert_nowhere(shown(exc))
 
 
 def in_every_way(secret: str) -> dict[str, str]:

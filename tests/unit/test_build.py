@@ -193,6 +193,8 @@ def test_inputs_that_are_left_out_have_the_defaults_of_the_page() -> None:
         (["COMBO", {"options": ["a", "b"], "default": "b"}], "b"),
         (["COMBO", {"options": [6, 8]}], 6),
         (["COLOR", {"default": "#ffffff"}], "#ffffff"),
+        (["COLOR", {}], "#000000"),
+        (["COLORS", {}], {"__value__": []}),
     ],
     ids=str,
 )
@@ -209,7 +211,8 @@ def test_a_widget_has_the_default_of_its_definition_or_of_its_type(
         (["MODEL", {}], "a link to an output of type MODEL"),
         (["INT", {"forceInput": True, "default": 3}], "a link to an output of type INT"),
         ([[], {}], "the server has nothing to choose from"),
-        (["COLOR", {}], "COLOR"),
+        (["COMBO", {"remote": {"route": "/models"}}], "COMBO"),
+        (["WEBCAM", {}], "WEBCAM"),
     ],
     ids=str,
 )
@@ -312,6 +315,24 @@ def test_types_meet_as_the_server_has_it() -> None:
     )
 
 
+def test_choices_that_only_the_browser_knows_are_not_checked() -> None:
+    """Nor are files, since more may be uploaded."""
+    remote = ["COMBO", {"remote": {"route": "/models"}}]
+    g = Graph({"A": made_up(x=remote, y=[["a.png"], {"image_upload": True}])})
+    assert inputs_of(g.A(x="any", y="b.png"), g) == {"x": "any", "y": "b.png"}
+
+
+def test_a_node_that_accepts_more_than_its_definition_says_goes_unchecked() -> None:
+    """Defaults and links are as ever."""
+    g = Graph(NEW)
+    refusal(g, "CustomCombo", choice="mine")
+    node = g.CustomCombo(choice="mine", index=0, option1="mine", _check=False)
+    assert inputs_of(node, g) == {"choice": "mine", "index": 0, "option1": "mine"}
+    text = g.CLIPTextEncode(_check=False)
+    assert inputs_of(text, g) == {"text": ""}
+    refusal(g, "ImageInvert", image=["9", 0], _check=False)
+
+
 def test_two_faults_of_a_node_are_told_together() -> None:
     error = refusal(Graph(NEW), "EmptyImage", width=0, height=0)
     assert "width = 0" in str(error)
@@ -323,6 +344,12 @@ def test_a_seed_can_be_left_to_the_submit(seed: Any) -> None:
     g = Graph(NEW)
     assert inputs_of(g.RandomNoise(noise_seed=seed), g) == {"noise_seed": seed}
     assert "too small" in str(refusal(g, "RandomNoise", noise_seed=-2))
+
+
+def test_inputs_have_names() -> None:
+    g = Graph(NEW)
+    with pytest.raises(TypeError, match="ImageInvert takes its inputs by name, not <GraphNode '1'"):
+        g.ImageInvert(g.EmptyImage())
 
 
 def test_an_input_that_is_given_twice_is_refused() -> None:
@@ -358,6 +385,10 @@ def test_an_autogrow_input_takes_a_list_or_names() -> None:
     assert inputs_of(batch, g) == {"images.image0": ["1", 0], "images.image1": ["2", 0]}
     text = g.StringFormat(values={"a": a, "c": b[0]}, f_string="{a} {c}")
     assert inputs_of(text, g) == {"values.a": ["1", 0], "values.c": ["2", 0], "f_string": "{a} {c}"}
+    one = g.BatchImagesNode(images=a)
+    assert inputs_of(one, g) == {"images.image0": ["1", 0]}
+    numbers = g.ComfyMathExpression(values=[1, 2], expression="a + b")
+    assert inputs_of(numbers, g) == {"values.a": 1, "values.b": 2, "expression": "a + b"}
     again = g.BatchImagesNode({"images.image0": b, "images.image3": ["1", 0]})
     assert inputs_of(again, g) == {"images.image0": ["2", 0], "images.image3": ["1", 0]}
 
@@ -428,6 +459,11 @@ def test_without_definitions_nothing_is_checked_and_nothing_filled_in() -> None:
     with pytest.raises(WorkflowError, match="give each by its full name"):
         g.Other(z=[node, node])
     assert "Anything" not in dir(g)
+
+
+def test_definitions_are_a_dict_or_what_has_them() -> None:
+    with pytest.raises(TypeError, match="a ComfyApi, or a dict"):
+        Graph("http://127.0.0.1:8188")  # type: ignore[arg-type]
 
 
 class Server:

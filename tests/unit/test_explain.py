@@ -54,7 +54,8 @@ def test_every_version_gets_the_same_words_for_the_same_faults(version: str) -> 
     ) == [
         (
             "node 4 'Checkpoint' (CheckpointLoaderSimple): ckpt_name = 'no_such_model.ckpt' is not "
-            "one of the choices; the choices are: 'tiny.ckpt'"
+            "one of the choices; the choices are: 'tiny.ckpt'; "
+            "the server looks in models/checkpoints"
         ),
         "node 6 'Positive prompt' (CLIPTextEncode): input 'text' is missing",
         "node 3 'Sampler' (KSampler): steps = 0 is too small (1 to 10000)",
@@ -162,8 +163,8 @@ def test_a_server_may_hint_at_what_to_do_about_an_unknown_class() -> None:
                 "is a custom node missing, or not loaded?"
             ),
         ),
-        ("no class_type", "node 1 has no class_type"),
-        ("class_type null", "node 1 has no class_type"),
+        ("no class_type", "node 1: the node has no class_type"),
+        ("class_type null", "node 1: the node has no class_type"),
         (
             "a ring of two nodes",
             (
@@ -213,8 +214,8 @@ def test_a_class_that_the_server_put_in_the_place_of_another_is_told() -> None:
     lines = explain_rejection(body, graph).splitlines()
     assert len(lines) == 3
     assert lines[1] == (
-        "node 20 (ConditioningAverage), in whose place the server put 'ConditioningAverage': "
-        "input 'conditioning_from' is missing"
+        "node 20 (ConditioningAverage): input 'conditioning_from' is missing; "
+        "the server put 'ConditioningAverage' in its place"
     )
 
 
@@ -336,13 +337,13 @@ def test_other_refusals_have_no_unknown_class() -> None:
             ],
         ),
         ("no_inputs_key", ["node 3 (SaveImage): the node has no inputs"]),
-        ("no_class_type", ["node 1 has no class_type"]),
+        ("no_class_type", ["node 1: the node has no class_type"]),
         (
             "cycle",
             [
                 (
-                    "the links go in a circle: node 1 'Scale' (ImageScale) -> node 2 'Scale' "
-                    "(ImageScale) -> node 1 'Scale' (ImageScale)"
+                    "node 1 'Scale' (ImageScale): the links go in a circle: node 1 'Scale' "
+                    "(ImageScale) -> node 2 'Scale' (ImageScale) -> node 1 'Scale' (ImageScale)"
                 )
             ],
         ),

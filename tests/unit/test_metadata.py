@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.metadata import png as png_module
-from comfy_client.workflow.metadata import read_metadata as read_from
-from comfy_client.workflow.metadata import reader_of
 from comfy_client.workflow.metadata.png import write_metadata
+from comfy_client.workflow.metadata.read import read_metadata as read_from
+from comfy_client.workflow.metadata.read import reader_of
 from comfy_client.workflow.metadata.stream import Stream
 from tests.conftest import examples
 

@@ -76,6 +76,13 @@ def test_other_seeds_are_left_to_the_server(value: Any) -> None:
     assert graph == txt2img(seed=value)
 
 
+def test_a_node_without_a_class_gets_a_seed_too() -> None:
+    """Whether it is a node, others say."""
+    graph: dict[str, Any] = {"1": {"inputs": {"seed": -1}}}
+    draw_wanted(graph)
+    assert graph["1"]["inputs"]["seed"] >= 0
+
+
 def test_what_is_no_graph_has_no_seeds() -> None:
     """A server may have sent it."""
     for graph in ({"1": None}, {"1": {"inputs": []}}, {"1": {"inputs": {"seed": {}}}}):

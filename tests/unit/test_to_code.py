@@ -121,13 +121,34 @@ def test_the_code_reads_well() -> None:
         '    _title="Positive prompt",\n'
         '    _meta={"ver": "1"},\n'
         ")\n"
-        'k_sampler = g.KSampler(seed=7, positive=positive_prompt, **{"cfg.scale": 1.5}, _id="3")\n'
+        'ksampler = g.KSampler(seed=7, positive=positive_prompt, **{"cfg.scale": 1.5}, _id="3")\n'
         "vae_decode = g.VAEDecode("
-        'samples=k_sampler, vae=checkpoint_loader_simple[2], _id="8")\n'
+        'samples=ksampler, vae=checkpoint_loader_simple[2], _id="8")\n'
         'g.SaveImage(images=vae_decode, _id="9", _title="Save Image")\n'
         "\n"
         'workflow = g.workflow(order=["9", "8", "3", "4", "6"])\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Load LoRA", "load_lora"),
+        ("Positive prompt", "positive_prompt"),
+        ("CLIP Text Encode (Prompt)", "clip_text_encode_prompt"),
+        ("2nd pass", "node_2nd_pass"),
+        ("print", "print_"),
+        ("while", "while_"),
+        ("g", "g_2"),
+        ("提示", "empty_sd3_latent_image"),
+        ("x" * 50, "x" * 40),
+    ],
+)
+def test_variables_are_named_after_titles(title: str, name: str) -> None:
+    """Or after the class, where a title has no letters for them."""
+    source = {**node("EmptySD3LatentImage"), "_meta": {"title": title}}
+    code = Workflow({"1": source, "2": node(x=["1", 0])}).to_code()
+    assert f"\n{name} = g.EmptySD3LatentImage(" in code
 
 
 def test_ids_in_a_row_are_left_to_the_graph() -> None:
@@ -196,7 +217,19 @@ HOSTILE_NAMES = [
     *("", " ", "a b", "class", "None", "__class__", "__import__('os').system('x')", "g", "Graph"),
     *('"', "'", "'''", '"""', "\\", "\\'", '\\"', "a\nb", "\r", "\0", "\x1b[2J", "#", "{x}", "%s"),
     *("ﬁ", "ｇ", "KSаmpler", "\u202e", "\u2028", "\ud800", "\U0001f600", "x" * 3000, "workflow"),
-    *("node", "_id", "_title", "_meta", "_extra", "self", "inputs", "class_type", "print", "1a"),
+    *(
+        "node",
+        "_id",
+        "_title",
+        "_meta",
+        "_extra",
+        "_check",
+        "self",
+        "inputs",
+        "class_type",
+        "print",
+        "1a",
+    ),
     *("A", "B", "a_2", "A_2", "a__2", "order", "f(", "x)", "],", "\\N{DASH}", "\t"),
 ]
 NAME = st.sampled_from(HOSTILE_NAMES) | st.text(max_size=5)

@@ -306,6 +306,7 @@ def test_find_gives_all_that_match(wf: Workflow) -> None:
     assert [node.id for node in wf.find("CLIPTextEncode")] == ["6", "7"]
     assert [node.id for node in wf.find("CLIPTextEncode", "Negative prompt")] == ["7"]
     assert wf.find(title="nobody") == []
+    assert [node.id for node in wf.find(input="text")] == ["6", "7"]
     assert wf.find() == list(wf)
 
 

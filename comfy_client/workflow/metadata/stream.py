@@ -66,19 +66,17 @@ class Stream:
     def read(self, size: int) -> bytes:
         """So many bytes, fewer at the end."""
         found, self._kept = self._kept[:size], self._kept[size:]
-        parts = [found]
-        missing = size - len(found)
-        while missing > 0:
+        whole = io.BytesIO()  # hands out its bytes without a copy
+        whole.write(found)
+        while (missing := size - whole.tell()) > 0:
             chunk = self._file.read(min(missing, _MOST_AT_ONCE))  # a size may be a lie
             if not isinstance(chunk, bytes):
                 raise TypeError("a file with a workflow is opened in binary mode ('rb')")
             if not chunk:
                 break
-            parts.append(chunk)
-            missing -= len(chunk)
-        found = b"".join(parts)
-        self.position += len(found)
-        return found
+            whole.write(chunk)
+        self.position += whole.tell()
+        return whole.getvalue()
 
     def take(self, size: int) -> bytes:
         """Exactly so many bytes, the header of a part: :class:`WorkflowError` at the end."""

@@ -1,0 +1,397 @@
+"""Checks a workflow before it is sent, and reports all that is wrong with it, as a compiler does.
+
+What the server would say comes from :mod:`~comfy_client.workflow.validate`.  That stops early,
+so the workflow is then mended where it stopped, and checked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import attrs
+
+from ..errors import ComfyError, WorkflowError
+from ..nearest import nearest
+from .definitions import Definitions, as_mapping
+from .explain import (
+    Known,
+    circle_in,
+    cycle,
+    missing_class,
+    no_class,
+    no_outputs,
+    problems_in,
+    unknown_class,
+)
+from .graph import as_link, brief, class_of, describe, link_fault, listing, needed
+from .problems import Problem, problem_at, shown
+from .replacements import Replaced, replace_classes
+from .rules import STUB, Rules, rules_for
+from .sendable import Sendable, sendable
+from .validate import ValidationResult, validate
+
+#: Lines of a report that are printed.
+_MAX_LINES: Final = 100
+#: Circles that are told apart.
+_MAX_CIRCLES: Final = 10
+#: What can be wrong because definitions are older than a file.
+_OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
+
+
+@attrs.frozen
+class CheckReport:
+    """What :meth:`Workflow.check` found; ``print(report)`` shows a line for each problem.
+
+    It is true if there is no error.
+
+    Attributes:
+        problems: All problems: errors first, each kind in the order of the nodes.
+        accepted: Whether the server would queue the workflow: at least one of its outputs can
+            run.  With errors it runs only in part then.
+    """
+
+    problems: tuple[Problem, ...]
+    accepted: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings do not count."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The errors."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join([*_lines(self.problems), self._summary])
+
+    @property
+    def _summary(self) -> str:
+        counts = ((len(self.errors), "error"), (len(self.warnings), "warning"))
+        words = [f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts if n]
+        return ", ".join(words) or "no problems"
+
+    def raise_for_errors(self) -> None:
+        """Raise what is wrong, unless there is no error.
+
+        Raises:
+            WorkflowError: The message names all errors; they are in ``problems`` too.
+        """
+        if self.errors:
+            lines = "\n".join(_lines(self.errors))
+            raise WorkflowError(
+                f"the workflow does not pass the check:\n{lines}",
+                candidates=self.errors[0].candidates,
+                problems=self.errors,
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it: ``ok``, ``accepted`` and ``problems``."""
+        problems = [problem.to_dict() for problem in self.problems]
+        return {"ok": self.ok, "accepted": self.accepted, "problems": problems}
+
+
+def _lines(problems: tuple[Problem, ...]) -> list[str]:
+    lines = [str(problem) for problem in islice(problems, _MAX_LINES)]
+    if len(problems) > _MAX_LINES:
+        lines.append(f"... ({len(problems)} problems in all)")
+    return lines
+
+
+def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> CheckReport:
+    """What is wrong with a graph; see :meth:`Workflow.check`.
+
+    Args:
+        graph: A graph in API format.
+        definitions: Node definitions, or what can be asked for them.
+        targets: ``partial_execution_targets`` of the request; ``None``: all outputs.
+
+    Raises:
+        WorkflowError: ``graph`` is no mapping, or ``definitions`` are none.
+        ComfyError: ``definitions`` could not be asked for.
+    """
+    if not isinstance(graph, Mapping):
+        raise WorkflowError(f"a workflow is a dict of nodes by id, not {brief(graph)}")
+    sent = sendable(graph)
+    report = _check(sent, definitions, targets, refresh=False)
+    is_known = isinstance(definitions, Mapping)
+    if not is_known and any(problem.type in _OF_FILES for problem in report.problems):
+        return _check(sent, definitions, targets, refresh=True)
+    return report
+
+
+def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: bool) -> CheckReport:
+    graph = sent.graph
+    classes = [name for name in {class_of(graph, node_id) for node_id in graph} if name]
+    there = as_mapping(definitions, classes, refresh=refresh)
+    found = {name: there[name] for name in classes if name in there}
+    missing = {name for name in classes if name not in found}
+    replaced = Replaced(graph)
+    names: Mapping[str, Any] = {}
+    if missing:
+        names = as_mapping(definitions)
+        replaced = replace_classes(graph, missing, _replacements(definitions))
+        found = {**found, **as_mapping(definitions, replaced.classes)}
+    rules = rules_for(replaced.graph, found)
+    known = Known(graph, node_names=names, definitions=rules.by_node)
+    return _Checker(sent, replaced, rules, known, targets).report()
+
+
+def _replacements(definitions: Definitions) -> Mapping[str, Any]:
+    """What the server puts in the place of classes that are gone; servers before 0.14: nothing."""
+    ask = getattr(definitions, "get_node_replacements", None)
+    try:
+        found = ask() if callable(ask) else {}
+    except ComfyError:
+        return {}  # a hint that is not worth a failure
+    return found if isinstance(found, Mapping) else {}
+
+
+@attrs.define(eq=False)
+class _Checker:
+    """One check of one graph."""
+
+    sent: Sendable
+    replaced: Replaced
+    rules: Rules
+    known: Known
+    targets: Any
+    errors: list[Problem] = attrs.field(factory=list, init=False)
+    blamed: set[tuple[str | None, ...]] = attrs.field(factory=set, init=False)
+
+    @property
+    def graph(self) -> Mapping[str, Any]:
+        return self.sent.graph
+
+    def report(self) -> CheckReport:
+        result = self._validated(self.replaced.graph, self.rules, self.targets)
+        self.errors += self._reworded(self._named(result))
+        self.blamed |= {_place(problem) for problem in self.errors}
+        self._add(self.sent.problems)
+        if self.errors or not self._runs_all(result):
+            self._add(self._hidden())
+        self._add(self._not_sent())
+        if result.crash and not self.errors:
+            text = f"the server fails while it checks the workflow: {result.crash:.200}"
+            self.errors.append(Problem("error", "unknown", text))
+        order = {node_id: at for at, node_id in enumerate(self.graph)}
+        problems = [*self.errors, *self._warnings()]
+        problems.sort(key=lambda one: (one.severity, order.get(one.node_id or "", -1)))
+        return CheckReport(tuple(problems), result.ok)
+
+    def _add(self, problems: Iterable[Problem]) -> None:
+        """Errors that the server does not name, of inputs and nodes that nothing is said of yet."""
+        for problem in problems:
+            if _place(problem) not in self.blamed:
+                self.blamed.add(_place(problem))
+                self.errors.append(attrs.evolve(problem, named_by_server=False))
+
+    def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
+        """What the server would say, but for what it does not get to see."""
+        malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
+        for problem in named:
+            if (problem.node_id, problem.input) in self.sent.left_out:
+                continue
+            is_malformed = problem.input is None and problem.node_id in malformed
+            text = malformed[problem.node_id].message if is_malformed else problem.message
+            yield attrs.evolve(problem, message=text)
+
+    def _runs_all(self, result: ValidationResult) -> bool:
+        """Whether the server runs all outputs: those behind a circle it drops without a word."""
+        wanted = (n for n in self.replaced.graph if self.rules.is_output(n))
+        if self.targets is not None:
+            wanted = (n for n in wanted if n in self.targets)
+        return result.ok and len(result.outputs_to_execute) == sum(1 for _ in wanted)
+
+    def _validated(
+        self, graph: Mapping[str, Any], rules: Rules, targets: Any = None
+    ) -> ValidationResult:
+        return validate(
+            rules.graph(graph),
+            rules.definitions,
+            targets=targets,
+            extra_checks=rules.checks,
+            version=rules.version,
+            dependents=False,
+        )
+
+    # -- errors ---------------------------------------------------------------------------
+
+    def _named(self, result: ValidationResult) -> Iterator[Problem]:
+        """What the server would say."""
+        if result.crash or (result.ok and not result.node_errors):
+            return
+        body = {"error": result.error, "node_errors": _blamed(result)}
+        kind = result.error.get("type") if isinstance(result.error, dict) else None
+        if kind == "prompt_no_outputs" and self.targets is not None:
+            yield attrs.evolve(no_outputs(), message="none of the targets is an output node")
+        elif unknown_class(body, self.graph) is None:
+            yield from problems_in(body, self.known)
+        else:
+            first = next(iter(self._unknown()), None)
+            yield from [] if first is None else [first]
+
+    def _unknown(self) -> Iterator[Problem]:
+        """Nodes whose class the server does not have, or that have none."""
+        for node_id in self.replaced.graph:
+            if node_id not in self.rules.by_node and isinstance(self.graph[node_id], dict):
+                name = class_of(self.graph, node_id)
+                known = self.known
+                yield (
+                    missing_class(known, node_id, name) if name else no_class(self.graph, node_id)
+                )
+
+    def _hidden(self) -> Iterator[Problem]:
+        """What the server would say next, if the errors that it names were mended."""
+        yield from self._unknown()
+        graph, bad_links = self.rules.mended(self.replaced.graph)
+        rules = self.rules.with_outputs(graph)
+        for _ in range(_MAX_CIRCLES):
+            outputs = [node_id for node_id in graph if rules.is_output(node_id)]
+            run = needed(graph, outputs, ())
+            circle = circle_in({node_id: graph[node_id] for node_id in graph if node_id in run})
+            if not circle:
+                break
+            named = {p.node_id for p in self.errors if p.type == "dependency_cycle"}
+            if named.isdisjoint(circle):
+                yield cycle(self.graph, circle)
+            _cut(graph, circle)
+        result = self._validated(graph, rules)
+        if result.node_errors:
+            yield from problems_in({"error": None, "node_errors": _blamed(result)}, self.known)
+        for node_id, name in bad_links:
+            yield self._bad_link(node_id, name)
+
+    def _bad_link(self, node_id: str, name: str) -> Problem:
+        """A link that the server stumbles over."""
+        value = self.replaced.graph[node_id]["inputs"][name]
+        link, hint = as_link(value), None
+        text = f"input {brief(name)} links to {brief(value[0])}, which is not there"
+        if link and link[0] in self.graph:
+            outputs = (self.rules.by_node.get(link[0]) or {}).get("output", [])
+            where = describe(self.graph, link[0])
+            text = f"input {brief(name)} links to slot {link[1]} of {where}, which is not there"
+            hint = f"its outputs are: {listing(outputs)}" if outputs else "it has no outputs"
+        kind = "exception_during_validation"
+        return problem_at(self.graph, node_id, kind, text, input=name, value=value, hint=hint)
+
+    def _not_sent(self) -> Iterator[Problem]:
+        """Links that the client does not send: the server accepts some, and fails later."""
+        for node_id, node in self.graph.items():
+            inputs = node.get("inputs") if isinstance(node, Mapping) else None
+            for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
+                fault = link_fault(self.graph, node_id, value) if type(value) is list else None
+                if fault:
+                    yield problem_at(
+                        self.graph,
+                        node_id,
+                        "not_sendable",
+                        f"{name} = {fault}",
+                        input=name,
+                        value=value,
+                    )
+
+    # -- warnings -------------------------------------------------------------------------
+
+    def _warnings(self) -> Iterator[Problem]:
+        graph, rules = self.replaced.graph, self.rules
+        for node_id, text in self.replaced.notes.items():
+            yield self._warning(node_id, "node_replaced", text)
+        outputs = [node_id for node_id in graph if rules.is_output(node_id)]
+        run = needed(graph, outputs, ())
+        for node_id in graph:
+            definition = rules.by_node.get(node_id)
+            if definition is None:
+                continue
+            if outputs and node_id not in run:
+                text = "the node does not run: no output node depends on it"
+                yield self._warning(node_id, "node_not_run", text)
+                continue
+            if definition.get("deprecated") is True:
+                text = "this node class is deprecated: newer servers may lack it"
+                yield self._warning(node_id, "node_deprecated", text)
+            yield from self._input_warnings(node_id, definition)
+
+    def _input_warnings(self, node_id: str, definition: Mapping[str, Any]) -> Iterator[Problem]:
+        given = self.replaced.graph[node_id].get("inputs")
+        if not isinstance(given, Mapping):
+            return
+        for name, choices in self.rules.unchecked.get(node_id, {}).items():
+            value = given.get(name)
+            if name in given and type(value) is not list and value not in choices:
+                text = f"{name} = {brief(shown(name, value))} is not one of the choices"
+                hint = f"the choices are: {listing(choices)}; the server does not check this one"
+                yield self._warning(node_id, "value_not_in_list", text, name, value, hint)
+        known = {
+            name
+            for group in ("required", "optional", "hidden")
+            for name in definition["input"].get(group, ())
+        }
+        absent = known - given.keys()
+        for name in given.keys() - known if absent and node_id not in self.rules.open_nodes else ():
+            near = self.known.nearest(nearest, name, absent, 1)
+            if near:
+                text = f"the node has no input {brief(name)}, which the server ignores"
+                hint = f"nearest: {listing(near)}"
+                yield self._warning(node_id, "unknown_input", text, name, given[name], hint, near)
+
+    def _warning(
+        self,
+        node_id: str,
+        kind: str,
+        text: str,
+        name: str | None = None,
+        value: Any = None,
+        hint: str | None = None,
+        candidates: tuple[str, ...] = (),
+    ) -> Problem:
+        return problem_at(
+            self.graph,
+            node_id,
+            kind,
+            text,
+            severity="warning",
+            input=name,
+            value=shown(name, value),
+            hint=hint,
+            candidates=candidates,
+            named_by_server=False,
+        )
+
+
+def _place(problem: Problem) -> tuple[str | None, ...]:
+    """What there is one error of at most."""
+    if problem.node_id is None:
+        return None, problem.type, problem.message
+    return problem.node_id, problem.input
+
+
+def _blamed(result: ValidationResult) -> dict[str, Any]:
+    """``node_errors`` without the classes, which are names of our own."""
+    errors = result.node_errors if isinstance(result.node_errors, dict) else {}
+    return {node_id: {**entry, "class_type": None} for node_id, entry in errors.items()}
+
+
+def _cut(graph: dict[str, Any], circle: list[str]) -> None:
+    """Take the first link of a circle out of a graph."""
+    source, node_id = circle[0], circle[1]
+    node = graph[node_id]
+    inputs = {
+        name: [STUB, 0] if (as_link(value) or ("", 0))[0] == source else value
+        for name, value in node["inputs"].items()
+    }
+    graph[node_id] = {**node, "inputs": inputs}

@@ -1,0 +1,116 @@
+"""Find and decode the workflow in a file of any kind that may carry one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...errors import WorkflowError
+from . import audio, exif, headers, isobmff, matroska, png
+from .decode import decoded
+from .stream import PAUSE, Stream, Texts
+
+Reader = Callable[[Stream], Texts]
+
+#: Beginnings of files, and what reads on.
+_BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "PNG file", png.texts),
+    (b"\xff\xd8\xff", "JPEG file", exif.jpeg_texts),
+    (b"fLaC", "FLAC file", audio.flac_texts),
+    (b"OggS", "Ogg file", audio.ogg_texts),
+    (b"ID3", "MP3 file", audio.mp3_texts),
+    (b"\x1a\x45\xdf\xa3", "WebM file", matroska.texts),
+    (b"glTF", "GLB file", headers.glb_texts),
+    (b"<", "SVG file", headers.svg_texts),
+)
+#: What an MP4 or a MOV may begin with, behind a size.
+_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+#: Texts that hold the others.
+_COMMENTS = frozenset({"comment", "description"})
+
+
+def reader_of(stream: Stream) -> Reader | None:
+    """What reads a file, by its beginning; ``None``: it is of no such kind.
+
+    The stream is named after it.
+    """
+    head = stream.head
+    reader: Reader | None = None
+    for beginning, name, one in _BEGINNINGS:
+        if head.startswith(beginning):
+            stream.name, reader = name, one
+            break
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        stream.name, reader = "WebP file", exif.webp_texts
+    elif head[4:8] in _BOXES:
+        stream.name, reader = "MP4 file", isobmff.texts
+    # A length of less than 4 GB, and a JSON object of that length.
+    elif head[4:9] == b"\0\0\0\0{":
+        stream.name, reader = "safetensors file", headers.safetensors_texts
+    return reader
+
+
+def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
+    """The decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
+
+    If a name occurs twice, the last one counts, as in ComfyUI's editor.  A file may end early or
+    be damaged behind a text, and one text of two may be damaged.
+
+    Raises:
+        WorkflowError: The file is damaged and no text was found, or all texts are damaged, too
+            large or no JSON.
+    """
+    texts: dict[str, bytes | memoryview | WorkflowError] = {}
+    try:
+        for found in reader(stream):
+            if found is PAUSE and "prompt" in texts:
+                break
+            texts[found[0]] = found[1]
+    except WorkflowError:
+        if not texts.keys() & {"prompt", "workflow"}:
+            raise
+    found_all: dict[str, Any] = {}
+    fault: WorkflowError | None = None
+    for name, value in _decoded(texts, stream.name):
+        if isinstance(value, WorkflowError):
+            fault = fault or value
+        else:
+            found_all.setdefault(name, value)
+    if fault is not None and not found_all:
+        raise fault
+    return found_all
+
+
+def _decoded(
+    texts: Mapping[str, bytes | memoryview | WorkflowError], where: str
+) -> Iterator[tuple[str, Any]]:
+    """Each text as its value, or as the error that it is; those in comments come last."""
+    for name in ("prompt", "workflow"):
+        if name in texts:
+            yield name, _value(texts[name], f"the {name} in the {where}")
+    for name in sorted(_COMMENTS & texts.keys()):
+        value = _value(texts[name], where)
+        for inner in ("prompt", "workflow"):
+            entry = value.get(inner) if isinstance(value, Mapping) else None
+            if isinstance(entry, str):
+                entry = _value(entry.encode("utf-8", "replace"), f"the {inner} in the {where}")
+            if entry is not None:
+                yield inner, entry
+
+
+def _value(text: bytes | memoryview | WorkflowError, where: str) -> Any:
+    if isinstance(text, WorkflowError):
+        return WorkflowError(f"{where} cannot be read: {text}")
+    whole = bytes(text).strip(b"\0 \r\n\t")
+    try:
+        # Latin-1 by the book of PNG, but there are writers that put UTF-8 there.
+        return decoded(_latin_or_utf8(whole), where)
+    except WorkflowError as exc:
+        return exc
+
+
+def _latin_or_utf8(text: bytes) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        return text.decode("latin-1")

@@ -1,0 +1,65 @@
+"""Files of models: where a server looks for them, and which one may have been meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from ..nearest import nearest
+
+_FILE: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,11}", re.DOTALL)
+#: Folders below ``models`` by the name of the input; by class and input where that differs.
+_FOLDERS: Final = {
+    "audio_encoder_name": "audio_encoders",
+    "ckpt_name": "checkpoints",
+    "clip_name": "text_encoders",
+    "clip_name1": "text_encoders",
+    "clip_name2": "text_encoders",
+    "clip_name3": "text_encoders",
+    "clip_name4": "text_encoders",
+    "config_name": "configs",
+    "control_net_name": "controlnet",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "lora_name": "loras",
+    "photomaker_model_name": "photomaker",
+    "style_model_name": "style_models",
+    "unet_name": "diffusion_models",
+    "vae_name": "vae",
+    "CLIPVisionLoader.clip_name": "clip_vision",
+    "LatentUpscaleModelLoader.model_name": "latent_upscale_models",
+    "ModelPatchLoader.name": "model_patches",
+    "UpscaleModelLoader.model_name": "upscale_models",
+}
+#: Choices among which the nearest are looked for.
+_LOOKED_AT: Final = 100_000
+
+
+def folder_of(class_type: str | None, input_name: str | None) -> str | None:
+    """The folder below ``models`` that a server offers files of; ``None``: unknown."""
+    by_class = _FOLDERS.get(f"{class_type}.{input_name}")
+    return by_class or _FOLDERS.get(input_name or "")
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a value looks like the name of a file."""
+    return len(text) < 1000 and _FILE.fullmatch(text) is not None
+
+
+def nearest_files(name: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
+    """Files that someone may have meant: of the same name in other folders, then similar ones."""
+    by_base: dict[str, list[str]] = {}
+    for one in islice(names, _LOOKED_AT):
+        if isinstance(one, str):
+            by_base.setdefault(_base(one), []).append(one)
+    wanted = _base(name)
+    found = by_base.pop(wanted, [])
+    for base in nearest(wanted, by_base, limit) if len(found) < limit else ():
+        found = found + by_base[base]
+    return tuple(found[:limit])
+
+
+def _base(name: str) -> str:
+    return re.split(r"[\\/]", name)[-1].lower()

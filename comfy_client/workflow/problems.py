@@ -1,0 +1,104 @@
+"""One thing that is wrong with a workflow, as data and as a line to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from ..sealing import is_secret_value
+from .graph import brief, class_of, shorten, title_of
+
+Severity = Literal["error", "warning"]
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong with a workflow; ``str()`` gives one line, as of a compiler.
+
+    Attributes:
+        severity: ``"error"``: the server refuses the workflow, or runs it only in part.
+            ``"warning"``: it runs, but probably not as it was meant.
+        type: What kind of problem.  It is the server's ``type``, by the name that the newest
+            server has for it: ``missing_node_type``, ``required_input_missing``,
+            ``value_not_in_list``, ``value_bigger_than_max``, ``invalid_input_type``,
+            ``return_type_mismatch``, ``dependency_cycle``, ``prompt_no_outputs``, ...  Only
+            :meth:`Workflow.check` finds ``not_sendable``, ``malformed_node``, ``node_not_run``,
+            ``node_replaced``, ``node_deprecated`` and ``unknown_input``.
+        message: What is wrong, without the node.
+        node_id: The id of the node; ``None``: the problem is one of the whole workflow.
+        title: The title of the node; ``None``: it has none.
+        class_type: The class of the node; ``None``: it has none.
+        input: The name of the input; ``None``: the problem is one of the whole node.
+        value: The value of the input; ``None``: it has none.  A link is ``[node id, slot]``, and
+            ``"***"`` stands for a secret.
+        hint: What would be right; ``None``: nothing is known.
+        candidates: Names or values that would be right, nearest first; empty: none is near.
+        named_by_server: Whether the answer of the server names it, too.  The server stops at
+            the first unknown class, and a bad link hides what else is wrong with a node.
+    """
+
+    severity: Severity
+    type: str
+    message: str
+    node_id: str | None = None
+    title: str | None = None
+    class_type: str | None = None
+    input: str | None = None
+    value: Any = attrs.field(default=None, hash=False)
+    hint: str | None = None
+    candidates: tuple[str, ...] = ()
+    named_by_server: bool = True
+
+    @property
+    def text(self) -> str:
+        """The node, what is wrong, and what would be right, in one line."""
+        where = "" if self.node_id is None else f"{self._node}: "
+        return where + "; ".join(filter(None, (self.message, self.hint)))
+
+    @property
+    def _node(self) -> str:
+        return (
+            f"node {shorten(self.node_id or '', 60)}"
+            + (f" {brief(self.title)}" if self.title else "")
+            + (f" ({shorten(self.class_type, 60)})" if self.class_type else "")
+        )
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes by name, as JSON has them."""
+        return {**attrs.asdict(self, recurse=False), "candidates": list(self.candidates)}
+
+
+def problem_at(
+    graph: Mapping[str, Any],
+    node_id: object,
+    kind: str,
+    message: str,
+    *,
+    severity: Severity = "error",
+    class_type: object = None,
+    **more: Any,
+) -> Problem:
+    """A problem of one node, with what the graph knows of that.
+
+    ``class_type`` counts where the graph knows none.
+    """
+    known = class_type if isinstance(class_type, str) else None
+    return Problem(
+        severity,
+        kind,
+        message,
+        node_id=str(node_id),
+        title=title_of(graph, node_id),
+        class_type=class_of(graph, node_id) or known,
+        **more,
+    )
+
+
+def shown(name: object, value: Any) -> Any:
+    """The value of an input as it may be shown; secrets, by their name, may not."""
+    return "***" if value is not None and is_secret_value(str(name), value) else value

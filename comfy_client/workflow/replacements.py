@@ -1,0 +1,103 @@
+"""What newer servers put in the place of node classes that are gone.
+
+Servers since 0.14 apply ``GET /node_replacements`` to each prompt before they check it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from .graph import as_link, brief, class_of, inputs_of
+
+
+@attrs.frozen(eq=False)
+class Replaced:
+    """A graph in which classes are replaced as the server does it.
+
+    Attributes:
+        graph: The graph; the nodes keep their ids.
+        notes: What is to be said of each node that was replaced, by id.
+        classes: The classes that came in.
+    """
+
+    graph: Mapping[str, Any]
+    notes: Mapping[str, str] = attrs.field(factory=dict)
+    classes: Collection[str] = ()
+
+
+def replace_classes(
+    graph: Mapping[str, Any], missing: Collection[str], replacements: Mapping[str, Any]
+) -> Replaced:
+    """Replace classes that the server lacks.
+
+    Args:
+        graph: A graph as JSON carries it, which is not changed.
+        missing: The classes that the server lacks.
+        replacements: The answer of ``GET /node_replacements``.
+    """
+    rules = {}
+    for name in missing:
+        rule = _rule(replacements.get(name))
+        if rule is not None:
+            rules[name] = rule
+    nodes = {node_id: class_of(graph, node_id) for node_id in graph}
+    wanted = {node_id: rules[name] for node_id, name in nodes.items() if name in rules}
+    if not wanted:
+        return Replaced(graph)
+    made = {
+        node_id: _replaced(graph, node_id, wanted[node_id]) if node_id in wanted else node
+        for node_id, node in graph.items()
+    }
+    for node_id, node in made.items():
+        if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping):
+            inputs = {name: _moved(value, wanted) for name, value in node["inputs"].items()}
+            made[node_id] = {**node, "inputs": inputs}
+    notes = {
+        node_id: f"the server has no class {brief(nodes[node_id])} any more, "
+        f"and puts {brief(rule['new_node_id'])} in its place"
+        for node_id, rule in wanted.items()
+    }
+    return Replaced(made, notes, [rule["new_node_id"] for rule in rules.values()])
+
+
+def _rule(listed: object) -> Mapping[str, Any] | None:
+    """The first replacement of a list, which is the one that the server applies."""
+    first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
+    rule = getattr(first, "raw", first)  # of a NodeReplacement
+    is_rule = isinstance(rule, Mapping) and isinstance(rule.get("new_node_id"), str)
+    return rule if is_rule else None
+
+
+def _replaced(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> dict[str, Any]:
+    old = inputs_of(graph, node_id)
+    inputs = {}
+    for entry in _entries(rule, "input_mapping"):
+        new_id, old_id = entry.get("new_id"), entry.get("old_id")
+        if not isinstance(new_id, str):
+            continue
+        if "set_value" in entry:
+            inputs[new_id] = entry["set_value"]
+        elif isinstance(old_id, str) and old_id in old:
+            inputs[new_id] = old[old_id]
+    return {**graph[node_id], "class_type": rule["new_node_id"], "inputs": inputs}
+
+
+def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A link to an output that has another slot now."""
+    link = as_link(value)
+    if link is None or link[0] not in wanted:
+        return value
+    for entry in _entries(wanted[link[0]], "output_mapping"):
+        new = entry.get("new_idx")
+        if entry.get("old_idx") == link[1] and type(new) is int:
+            return [link[0], new]
+    return value
+
+
+def _entries(rule: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    found = rule.get(name)
+    listed = found if isinstance(found, (list, tuple)) else ()
+    return [entry for entry in listed if isinstance(entry, Mapping)]

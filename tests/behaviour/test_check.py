@@ -1,0 +1,96 @@
+"""Checks of workflows through a client: nothing is sent, and a rejection reads the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, Workflow
+from comfy_client.errors import PromptRejected, WorkflowError
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, Heard
+from tests.helpers.graphs import txt2img
+from tests.helpers.scripted import asked, posts
+
+
+def broken() -> dict[str, Any]:
+    """A workflow with two faults that the server would name."""
+    graph = txt2img()
+    for node in graph.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"] |= {"steps": 0, "sampler_name": "eular"}
+    return graph
+
+
+@pytest.mark.parametrize("method", ["run", "submit"])
+def test_check_sends_nothing_that_is_wrong(comfy: ComfyServer, fast: ComfyApi, method: str) -> None:
+    """It fires ``queue_error``, as every submission that fails."""
+    told = Heard(fast)
+    with pytest.raises(WorkflowError, match="steps = 0 is too small") as caught:
+        getattr(fast, method)(broken(), check=True)
+    assert {problem.input for problem in caught.value.problems} == {"steps", "sampler_name"}
+    assert not posts(comfy)
+    comfy.until(lambda: told("queue_error"), LIMIT)
+
+
+def test_check_runs_what_is_right(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """With the definitions of its classes alone, and those but once."""
+    assert fast.run(txt2img(), check=True, timeout=LIMIT).images
+    before = len(asked(comfy, "/object_info"))
+    assert before == len({node["class_type"] for node in txt2img().values()})
+    assert fast.run(txt2img(), check=True, timeout=LIMIT).images
+    assert len(asked(comfy, "/object_info")) == before
+
+
+def test_check_sees_the_values_of_this_run(comfy: ComfyServer, fast: ComfyApi) -> None:
+    with pytest.raises(WorkflowError, match="steps = 0"):
+        fast.run(txt2img(), {"KSampler.steps": 0}, check=True)
+    targets = ["no such node"]
+    with pytest.raises(WorkflowError, match="output"):
+        fast.run(txt2img(), check=True, partial_execution_targets=targets)
+    assert not posts(comfy)
+
+
+def test_a_rejection_is_explained_as_a_check_is(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """The same problems with the same words; the check knows more of what would be right."""
+    report = Workflow(broken()).check(fast)
+    with pytest.raises(PromptRejected) as caught:
+        fast.run(broken())
+    told = {(one.node_id, one.input, one.type, one.message) for one in caught.value.problems}
+    assert told == {(one.node_id, one.input, one.type, one.message) for one in report.errors}
+    assert not report.accepted
+    assert all(one.text in str(caught.value) for one in caught.value.problems)
+
+
+def test_an_uploaded_file_is_there_at_once(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """Though the definitions are older than it."""
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "late.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    assert not Workflow(graph).check(fast).ok
+    (comfy.root / "input" / "late.png").write_bytes(b"")
+    assert Workflow(graph).check(fast).ok
+
+
+def test_a_missing_class_costs_one_look_at_all(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """The nearest names are out of all that the server has."""
+    graph = txt2img()
+    next(n for n in graph.values() if n["class_type"] == "KSampler")["class_type"] = "KSamplr"
+    (problem,) = Workflow(graph).check(fast).errors
+    assert problem.candidates[0] == "KSampler"
+    assert len([r for r in asked(comfy, "/object_info") if r.path == "/object_info"]) == 1
+
+
+def test_a_newest_server_says_what_it_replaces() -> None:
+    """``GET /node_replacements`` is asked for when a class is missing."""
+    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+        graph = {
+            "1": {"class_type": "T2IAdapterLoader", "inputs": {"t2i_adapter_name": "x.pth"}},
+            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+        }
+        found = Workflow(graph).check(api).problems
+        assert len(asked(server, "/node_replacements")) == 1
+        (note,) = (problem for problem in found if problem.type == "node_replaced")
+        assert "puts 'ControlNetLoader' in its place" in note.message

@@ -1,0 +1,136 @@
+"""Workflow.check against a real server: workflows that are broken in every way, one at a time.
+
+Compared are whether the server accepts a workflow, and each error by node, input and type.  The
+server's answer goes through the same words as a rejection does, which put the error of a bad link
+at that link: the server names whichever input it came from.
+
+A real server looks at inputs and outputs in the random order of Python's sets, and a bad link
+hides what would have been found after it.  It tells the order of inputs by the order of its
+errors for a node without any; of outputs, other orders are tried.  In a circle it goes round
+until Python's stack is full, and blames whatever node that happens at, or none: circles are
+only looked for in the report.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client.workflow.check import CheckReport, check
+from comfy_client.workflow.explain import Known, problems_in
+from comfy_client.workflow.problems import Problem
+from comfy_client.workflow.rules import rules_for
+from tests.comfyui import ComfyUI
+from tests.helpers.mutants import WAYS, Mutant, add_files, fitted, in_other_orders, mutants
+from tests.helpers.real_validation import Real, validating
+
+pytestmark = pytest.mark.real
+
+EACH = 70  # of each kind
+SEED = 20261126
+HERE = Path(__file__).parents[1]
+
+#: What is said: accepted or not, and (node id, input, type) of each error.
+Said = tuple[bool, frozenset[tuple[str | None, str | None, str]]]
+
+
+def workflows() -> list[dict[str, Any]]:
+    """Some of all sizes: those of the tests, and what the page made of templates."""
+    found = [json.loads(path.read_text("utf-8")) for path in (HERE / "workflows").glob("*.json")]
+    lines = gzip.decompress((HERE / "conformance" / "ui_to_api.jsonl.gz").read_bytes())
+    found += [json.loads(line)["api"] for line in lines.splitlines()]
+    return [graph for graph in found if "nodes" not in graph]
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Real]:
+    """A server of its own, with a file by each name that is in the workflows."""
+    with ComfyUI() as server, validating(server) as asked:
+        graphs = [graph for graph in workflows() if is_known(graph, asked.definitions)]
+        add_files(graphs, asked.definitions, server.root)
+        found = asked.call("GET", "/object_info")[1]
+        used = {node["class_type"] for graph in graphs for node in graph.values()}
+        asked.definitions = found | asked.in_its_order({name: found[name] for name in used})
+        yield asked
+
+
+def is_known(graph: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    return all(node["class_type"] in definitions for node in graph.values())
+
+
+def said(accepted: bool, problems: Iterable[Problem]) -> Said:
+    found = (problem for problem in problems if problem.type != "dependency_cycle")
+    return accepted, frozenset((one.node_id, one.input, one.type) for one in found)
+
+
+def ours(report: CheckReport) -> Said:
+    return said(report.accepted, (one for one in report.errors if one.named_by_server))
+
+
+def theirs(real: Real, graph: dict[str, Any]) -> Said:
+    status, body = real.call("POST", "/prompt", {"prompt": graph})
+    if status == 200:
+        real.call("POST", "/queue", {"clear": True})
+    if status == 500 or (status == 200 and not body["node_errors"]):
+        return status == 200, frozenset()
+    known = Known(graph, definitions=rules_for(graph, real.definitions).by_node)
+    return said(status == 200, problems_in(body, known))
+
+
+def agrees(mutant: Mutant, report: CheckReport, answer: Said, definitions: dict[str, Any]) -> bool:
+    others = in_other_orders(mutant.graph, definitions)
+    return ours(report) == answer or any(
+        ours(check(graph, definitions)) == answer for graph in others
+    )
+
+
+def explanation(mutant: Mutant) -> str | None:
+    """Why check cannot know what the server says."""
+    if mutant.kind == "missing_file":
+        node_id, name = mutant.place
+        if "/" in mutant.graph[node_id]["inputs"][name]:
+            return "definitions name no files in folders below the server's input folder"
+    if mutant.kind == "node_removed":
+        return "of several bad links, one hides others; of optional inputs, the order is unknown"
+    if mutant.kind == "circle":
+        return "whether outputs beside a circle pass depends on what is left of the server's stack"
+    return None
+
+
+def finds(report: CheckReport, mutant: Mutant) -> bool:
+    """Whether a report has an error where the workflow was broken."""
+    if mutant.kind == "circle":
+        return any(problem.type == "dependency_cycle" for problem in report.errors)
+    places = {(problem.node_id, problem.input) for problem in report.errors}
+    return mutant.place in places or (None, None) in places
+
+
+def test_check_says_what_the_server_says(real: Real) -> None:
+    """For 99 of 100 broken workflows the same; the reasons for the others are known."""
+    definitions = real.definitions
+    graphs = [fitted(graph, definitions) for graph in workflows() if is_known(graph, definitions)]
+    graphs = [graph for graph in graphs if theirs(real, graph) == (True, frozenset())]
+    assert len(graphs) > 100
+    differing: list[Mutant] = []
+    missed: list[Mutant] = []
+    refused: Counter[str] = Counter()
+    for mutant in mutants(random.Random(SEED), graphs, definitions, EACH):
+        report = check(mutant.graph, definitions)
+        answer = theirs(real, mutant.graph)
+        refused[mutant.kind] += not answer[0]
+        if not agrees(mutant, report, answer, definitions):
+            differing.append(mutant)
+        if not answer[0] and mutant.kind != "missing_file" and not finds(report, mutant):
+            missed.append(mutant)
+    unexplained = [mutant for mutant in differing if explanation(mutant) is None]
+    assert not unexplained
+    assert len(differing) <= len(WAYS) * EACH / 100
+    assert sum(refused.values()) > len(WAYS) * EACH / 2
+    assert not missed

@@ -1,0 +1,590 @@
+"""Workflow.check names all that is wrong, each with its place and what would be right."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gzip
+import json
+import math
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfy_client import CheckReport, Problem, Workflow
+from comfy_client.errors import NotSupported, WorkflowError
+from comfy_client.workflow.check import check
+from tests.conftest import examples
+
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
+
+
+@functools.cache
+def definitions_of(version: str) -> dict[str, Any]:
+    path = CONFORMANCE / f"object_info_{version}.json.gz"
+    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return found
+
+
+def with_files(**files: list[str]) -> dict[str, Any]:
+    """The definitions of 0.3.75, with files to choose from."""
+    found = copy.deepcopy(
+        {name: definitions_of("0.3.75")[name] for name in (*GRAPH_CLASSES, *MORE_CLASSES)}
+    )
+    places = {
+        "ckpt_name": "CheckpointLoaderSimple",
+        "lora_name": "LoraLoader",
+        "image": "LoadImage",
+    }
+    for name, choices in {"ckpt_name": ["tiny.ckpt"], **files}.items():
+        found[places[name]]["input"]["required"][name][0] = choices
+    return found
+
+
+def node(class_type: str, title: str | None = None, **inputs: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"class_type": class_type, "inputs": inputs}
+    return made if title is None else {**made, "_meta": {"title": title}}
+
+
+def txt2img(**nodes: Any) -> dict[str, Any]:
+    """A workflow without faults, with other nodes."""
+    sampler = {"seed": 1, "steps": 8, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
+    links = {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0]}
+    graph = {
+        "3": node("KSampler", "Sampler", **sampler, denoise=1.0, latent_image=["5", 0], **links),
+        "4": node("CheckpointLoaderSimple", "Checkpoint", ckpt_name="tiny.ckpt"),
+        "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "6": node("CLIPTextEncode", "Positive", text="a mill", clip=["4", 1]),
+        "7": node("CLIPTextEncode", "Negative", text="", clip=["4", 1]),
+        "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "9": node("SaveImage", images=["8", 0], filename_prefix="x"),
+    }
+    return {**graph, **nodes}
+
+
+GRAPH_CLASSES = {each["class_type"] for each in txt2img().values()}
+MORE_CLASSES = ("EmptyImage", "ImageInvert", "LoadImage", "LoraLoader", "PreviewImage")
+
+
+def changed(node_id: str, **inputs: Any) -> dict[str, Any]:
+    """The workflow with other inputs of one node."""
+    graph = txt2img()
+    graph[node_id]["inputs"] |= inputs
+    return graph
+
+
+def checked(graph: Any, **files: list[str]) -> CheckReport:
+    return check(graph, with_files(**files))
+
+
+def only(graph: Any, **files: list[str]) -> Problem:
+    """The one error."""
+    (problem,) = checked(graph, **files).errors
+    return problem
+
+
+# -- reports ------------------------------------------------------------------------------
+
+
+def test_a_workflow_without_faults_passes() -> None:
+    report = Workflow(txt2img()).check(with_files())
+    assert (report.ok, report.accepted, report.problems) == (True, True, ())
+    assert str(report) == "no problems"
+    report.raise_for_errors()
+
+
+def test_a_report_reads_like_a_compiler() -> None:
+    """A line for each problem, errors first, then how many there are."""
+    graph = changed("3", steps=0, sampler_name="eular")
+    graph["20"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    report = checked(graph)
+    assert str(report).splitlines() == [
+        "error: node 3 'Sampler' (KSampler): steps = 0 is too small (1 to 10000)",
+        (
+            "error: node 3 'Sampler' (KSampler): sampler_name = 'eular' is not one of the choices; "
+            "nearest: 'euler'"
+        ),
+        "warning: node 20 (EmptyImage): the node does not run: no output node depends on it",
+        "2 errors, 1 warning",
+    ]
+    assert not report
+    assert [*report] == [*report.errors, *report.warnings]
+    assert json.loads(json.dumps(report.to_dict()))["problems"][1]["candidates"] == ["euler"]
+    with pytest.raises(WorkflowError, match="too small") as caught:
+        report.raise_for_errors()
+    assert caught.value.problems == report.errors
+    assert pickle.loads(pickle.dumps(caught.value)).problems == report.errors
+
+
+def test_a_report_of_many_problems_is_cut_short() -> None:
+    graph = {str(n): node("SaveImage", images=["x", 0]) for n in range(500)}
+    lines = str(checked(graph)).splitlines()
+    assert len(lines) == 102
+    assert lines[-2] == "... (1000 problems in all)"
+
+
+def test_neither_the_workflow_nor_the_definitions_are_changed() -> None:
+    graph, definitions = changed("3", steps="8", cfg={"__value__": 7}), with_files()
+    before = copy.deepcopy((graph, definitions))
+    workflow = Workflow(graph)
+    assert workflow.check(definitions).ok
+    assert (graph, definitions) == before
+    assert workflow == Workflow(graph)
+
+
+def test_seeds_that_are_to_be_drawn_are_right() -> None:
+    assert Workflow(changed("3", seed=-1)).check(with_files()).ok
+    assert Workflow(changed("3", seed="random")).check(with_files()).ok
+
+
+def test_a_problem_shows_no_secret() -> None:
+    graph = changed("3", api_key="hush", steps=0)
+    definitions = with_files()
+    definitions["KSampler"]["input"]["required"]["api_key"] = [["a"], {}]
+    (_, problem) = check(graph, definitions).errors
+    assert problem.value == "***"
+    assert "hush" not in str(problem)
+
+
+# -- each kind ------------------------------------------------------------------------------
+
+
+def test_a_missing_class_is_named_with_the_nearest_and_its_pack() -> None:
+    """All of them: the server stops at the first."""
+    graph = txt2img()
+    graph["3"]["class_type"] = "KSamplr"
+    graph["8"] |= {"class_type": "FancyDecode", "_meta": {"cnr_id": "fancy-pack"}}
+    first, second = checked(graph).errors
+    assert (first.type, first.node_id, first.title) == ("missing_node_type", "3", "Sampler")
+    assert first.candidates[0] == "KSampler"
+    assert first.named_by_server
+    assert str(second).endswith("; it is of the node pack 'fancy-pack': install that")
+    assert not second.named_by_server
+
+
+def test_a_missing_model_is_named_with_the_nearest_three_and_its_folder() -> None:
+    """A file of the same name in another folder comes first."""
+    files = ["sdxl/base_v1.0.safetensors", "base_v1.1.safetensors", "base_v2.safetensors", "x.ckpt"]
+    graph = changed("4", ckpt_name="models\\Base_v1.0.safetensors")
+    problem = only(graph, ckpt_name=[*files, "base_v3.safetensors"])
+    assert (problem.type, problem.input) == ("value_not_in_list", "ckpt_name")
+    assert problem.candidates[0] == "sdxl/base_v1.0.safetensors"
+    assert len(problem.candidates) == 3
+    assert str(problem).endswith("; the server looks in models/checkpoints")
+    problem = only(graph, ckpt_name=[])
+    assert problem.hint == "the server has none at all; it looks in models/checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ("there.png", None),
+        ("there.png [input]", None),
+        ("gone.png", "custom_validation_failed"),
+        ("gone.png [input]", "custom_validation_failed"),
+        ("gone.png [output]", None),  # of other folders nothing is known
+        ("clipspace/gone.png", None),
+    ],
+)
+def test_a_missing_picture_is_what_the_server_does_not_find(image: str, kind: str | None) -> None:
+    graph = {"1": node("LoadImage", image=image), "2": node("PreviewImage", images=["1", 0])}
+    problems = checked(graph, image=["there.png", "gone_.png"]).problems
+    assert [problem.type for problem in problems] == [kind] * (kind is not None)
+    assert all(problem.candidates[0] == "gone_.png" for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "words"),
+    [
+        (0, "value_smaller_than_min", "steps = 0 is too small (1 to 10000)"),
+        (10**9, "value_bigger_than_max", "steps = 1000000000 is too big (1 to 10000)"),
+        ("many", "invalid_input_type", "steps = 'many' cannot be converted to INT (1 to 10000)"),
+        (math.inf, "invalid_input_type", "steps = inf cannot be converted to INT (1 to 10000)"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_range(
+    value: Any, kind: str, words: str
+) -> None:
+    problem = only(changed("3", steps=value))
+    assert (problem.type, problem.input, problem.message) == (kind, "steps", words)
+    assert problem.value == value
+
+
+@pytest.mark.parametrize("digits", [None, 5000])
+@pytest.mark.parametrize("value", [math.nan, Path("x"), {1}, [[1], {2: 3}]])
+def test_what_json_cannot_carry_is_named(value: Any, digits: int | None) -> None:
+    """The server never gets to see it."""
+    value = 10**digits if digits else value
+    problem = only(changed("3", cfg=value))
+    assert (problem.type, problem.node_id, problem.input) == ("not_sendable", "3", "cfg")
+    assert not problem.named_by_server
+
+
+def test_a_missing_input_is_named_with_what_it_takes() -> None:
+    graph = txt2img()
+    del graph["3"]["inputs"]["steps"]
+    problem = only(graph)
+    assert str(problem).endswith(
+        "input 'steps' is missing; it takes INT (1 to 10000), by default 20"
+    )
+    del graph["3"]["inputs"]["model"]
+    assert "input 'model' is missing; it takes MODEL" in str(checked(graph))
+
+
+def test_a_link_of_the_wrong_type_is_named_with_who_gives_the_right_one() -> None:
+    problem = only(changed("3", model=["4", 1]))
+    assert (problem.type, problem.input, problem.value) == (
+        *("return_type_mismatch", "model"),
+        ["4", 1],
+    )
+    assert problem.hint == "MODEL comes from node 4 'Checkpoint' (CheckpointLoaderSimple), slot 0"
+
+
+def test_a_link_to_what_is_not_there_is_named() -> None:
+    """And hides nothing: the server would tell the rest after that is mended."""
+    graph = changed("3", model=["99", 0], steps=0)
+    graph["6"]["inputs"]["clip"] = ["4", 7]
+    found = {(p.node_id, p.input): str(p) for p in checked(graph).errors}
+    assert found.keys() == {("3", "model"), ("3", "steps"), ("6", "clip")}
+    assert "links to '99', which is not there" in found["3", "model"].replace("node ", "")
+    assert "slot 7 of node 4 'Checkpoint'" in found["6", "clip"]
+    assert "its outputs are: 'MODEL', 'CLIP', 'VAE'" in found["6", "clip"]
+
+
+def test_links_that_are_never_sent_are_named() -> None:
+    """Servers accept a slot below 0 and a link in an input that they do not know."""
+    graph = changed("3", model=["4", -3], speed=["99", 0])
+    report = checked(graph)
+    assert report.accepted
+    assert [(p.type, p.input) for p in report.errors] == [
+        ("not_sendable", "model"),
+        ("not_sendable", "speed"),
+    ]
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "0.28.1"])
+def test_a_circle_is_named_once_with_its_way(version: str) -> None:
+    """Old servers refuse it without a word, or run the other outputs."""
+    graph = {
+        "1": node("ImageInvert", "A", image=["2", 0]),
+        "2": node("ImageInvert", "B", image=["1", 0]),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+    report = check(graph, definitions_of(version))
+    (problem,) = report.errors
+    assert (problem.type, report.accepted) == ("dependency_cycle", False)
+    assert "the links go in a circle: node " in problem.message
+    assert "node 1 'A' (ImageInvert) -> " in problem.message or "-> node 1 'A'" in problem.message
+    graph["4"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    graph["5"] = node("PreviewImage", images=["4", 0])
+    report = check(graph, definitions_of(version))
+    assert [one.type for one in report.errors] == ["dependency_cycle"]
+    assert report.accepted
+
+
+def test_several_circles_are_all_named() -> None:
+    graph = {}
+    for n in range(3):
+        graph[f"a{n}"] = node("ImageInvert", image=[f"b{n}", 0])
+        graph[f"b{n}"] = node("ImageInvert", image=[f"a{n}", 0])
+        graph[f"c{n}"] = node("PreviewImage", images=[f"a{n}", 0])
+    assert [p.type for p in checked(graph).errors] == ["dependency_cycle"] * 3
+
+
+def test_no_output_node_hides_nothing() -> None:
+    graph = changed("3", steps=0)
+    del graph["9"]
+    first, second = checked(graph).errors
+    assert (first.type, first.node_id) == ("prompt_no_outputs", None)
+    assert (second.type, second.named_by_server) == ("value_smaller_than_min", False)
+
+
+def test_a_part_that_cannot_run_is_an_error_though_the_server_accepts_the_rest() -> None:
+    graph = txt2img(a=node("ImageInvert"), b=node("PreviewImage", images=["a", 0]))
+    report = checked(graph)
+    assert (report.accepted, report.ok) == (True, False)
+    assert report.errors[0].input == "image"
+    assert checked(txt2img()).accepted
+
+
+def test_targets_choose_what_counts() -> None:
+    graph = Workflow(txt2img(a=node("ImageInvert"), b=node("PreviewImage", images=["a", 0])))
+    assert graph.check(with_files(), targets=["9"]).ok
+    assert not graph.check(with_files(), targets=["b"]).accepted
+    (problem,) = graph.check(with_files(), targets=["3"]).errors[:1]
+    assert problem.message == "none of the targets is an output node"
+
+
+def test_a_misspelt_optional_input_is_a_warning() -> None:
+    definitions = with_files()
+    definitions["ImageInvert"]["input"]["optional"] = {"strength": ["FLOAT", {}]}
+    image = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    invert = node("ImageInvert", image=["1", 0], strenght=1, upload="image")
+    graph = {"1": image, "2": invert, "3": node("PreviewImage", images=["2", 0])}
+    (problem,) = check(graph, definitions).problems
+    assert (problem.severity, problem.type, problem.input) == (
+        *("warning", "unknown_input"),
+        "strenght",
+    )
+    assert problem.candidates == ("strength",)
+
+
+def test_a_deprecated_class_is_a_warning() -> None:
+    definitions = with_files()
+    definitions["VAEDecode"]["deprecated"] = True
+    (problem,) = check(txt2img(), definitions).problems
+    assert (problem.severity, problem.type, problem.node_id) == ("warning", "node_deprecated", "8")
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ({"1": None}, "node 1: the node is no object: None"),
+        ({"1": {"class_type": "PreviewImage"}}, "the node has no inputs"),
+        ({"1": {"class_type": "PreviewImage", "inputs": 5}}, "inputs is no object: 5"),
+        ({"1": {"inputs": {}}}, "node 1: the node has no class_type"),
+        ({"1": {"class_type": [], "inputs": {}}}, "node 1: the node has no class_type"),
+        ({1: {"class_type": "PreviewImage", "inputs": {}}}, "the node id 1 is not a string"),
+        ({}, "the workflow has no output node to run"),
+    ],
+)
+def test_what_is_no_workflow_is_said(graph: Any, words: str) -> None:
+    report = checked(graph)
+    assert not report.accepted
+    assert words in str(report)
+
+
+@pytest.mark.parametrize("graph", [None, [], 5, "text"])
+def test_what_holds_no_nodes_is_an_error(graph: Any) -> None:
+    with pytest.raises(WorkflowError, match="a dict of nodes by id"):
+        checked(graph)
+
+
+@pytest.mark.parametrize("definitions", [None, [], 5, "text"])
+def test_what_are_no_definitions_is_an_error(definitions: Any) -> None:
+    with pytest.raises(WorkflowError, match="GET /object_info"):
+        Workflow(txt2img()).check(definitions)
+
+
+# -- newer servers --------------------------------------------------------------------------
+
+
+@functools.cache
+def pairs() -> list[dict[str, Any]]:
+    text = gzip.decompress((CONFORMANCE / "ui_to_api_0.28.1.jsonl.gz").read_bytes())
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def resize(**inputs: Any) -> dict[str, Any]:
+    """A node whose inputs depend on a choice, and one that takes any number of pictures."""
+    return {
+        "1": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
+        "2": node("ResizeImageMaskNode", input=["1", 0], scale_method="area", **inputs),
+        "3": node("BatchImagesNode", **{"images.image0": ["1", 0], "images.image1": ["2", 0]}),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+
+
+def test_inputs_that_depend_on_a_choice_are_checked() -> None:
+    """They are there only with that choice."""
+    definitions = definitions_of("0.28.1")
+    factor = {"resize_type": "scale by multiplier", "resize_type.multiplier": 2.0}
+    assert check(resize(**factor), definitions).problems == ()
+    found = check(resize(**{**factor, "resize_type.multiplier": -1.0}), definitions).errors
+    assert [(p.type, p.input) for p in found] == [
+        ("value_smaller_than_min", "resize_type.multiplier")
+    ]
+    found = check(resize(resize_type="scale by multiplier"), definitions).errors
+    assert [(p.type, p.input) for p in found] == [
+        ("required_input_missing", "resize_type.multiplier")
+    ]
+    report = check(resize(resize_type="scale by luck"), definitions)
+    assert report.ok  # the server takes it, and fails later
+    assert [(p.type, p.input) for p in report.warnings] == [("value_not_in_list", "resize_type")]
+
+
+def test_a_choice_that_the_server_does_not_check_is_a_warning() -> None:
+    """Servers before 0.8 do not look at those of V3 nodes."""
+    image = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    invert = node("ImageInvert", image=["1", 0], how="c")
+    graph = {"1": image, "2": invert, "3": node("PreviewImage", images=["2", 0])}
+    definitions = with_files()
+    definitions["ImageInvert"]["input"]["required"]["how"] = ["COMBO", {"options": ["a", "b"]}]
+    (problem,) = check(graph, definitions).problems
+    assert (problem.severity, problem.type, problem.input) == (
+        "warning",
+        "value_not_in_list",
+        "how",
+    )
+    definitions["ImageInvert"]["is_input_list"] = False  # as newer servers say
+    (problem,) = check(graph, definitions).problems
+    assert (problem.severity, problem.type, problem.input) == ("error", "value_not_in_list", "how")
+
+
+def test_templates_that_the_page_converted_pass_on_a_newer_server() -> None:
+    """But for files, which that server did not have, and two with an output that is gone."""
+    definitions = definitions_of("0.28.1")
+    of_files = {"value_not_in_list", "custom_validation_failed"}
+    found = {
+        (pair["name"], problem.type, problem.input)
+        for pair in pairs()
+        for problem in check(pair["api"], definitions).errors
+        if pair["kind"] == "template" and problem.type not in of_files
+    }
+    assert found == {
+        ("api_tripo3_0_text_to_model.json", "exception_during_validation", "mesh"),
+        ("api_tripo_multiview_to_model.json", "exception_during_validation", "mesh"),
+    }
+
+
+class Server:
+    """A server that has replaced a class, and is asked as a client is."""
+
+    def __init__(self, definitions: dict[str, Any], replacements: Any = None) -> None:
+        self.definitions = definitions
+        self.replacements = replacements
+        self.asked: list[Any] = []
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        self.asked.append((classes if classes is None else sorted(classes), refresh))
+        names = self.definitions if classes is None else classes
+        return {n: self.definitions[n] for n in names if n in self.definitions}
+
+    def get_node_replacements(self) -> Any:
+        if self.replacements is None:
+            raise NotSupported("none")
+        return self.replacements
+
+
+RULE = {
+    "new_node_id": "ImageInvert",
+    "old_node_id": "OldInvert",
+    "input_mapping": [{"new_id": "image", "old_id": "picture"}],
+    "output_mapping": [{"old_idx": 1, "new_idx": 0}],
+}
+
+
+def test_a_class_that_the_server_replaces_is_a_warning() -> None:
+    """The new one is checked in its place."""
+    image = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    old = node("OldInvert", "Old", picture=["1", 0])
+    graph = {"1": image, "2": old, "3": node("PreviewImage", images=["2", 1])}
+    report = check(graph, Server(with_files(), {"OldInvert": [RULE]}))
+    assert report.accepted
+    (problem,) = report.problems
+    assert (problem.severity, problem.type, problem.node_id) == ("warning", "node_replaced", "2")
+    assert "puts 'ImageInvert' in its place" in problem.message
+    report = check(graph, Server(with_files()))
+    assert [problem.type for problem in report.errors] == ["missing_node_type"]
+
+
+def test_only_what_is_needed_is_asked_for() -> None:
+    """Classes of the workflow; all of them, to find similar names, only if one is missing."""
+    server = Server(with_files())
+    check(txt2img(), server)
+    assert server.asked == [(sorted(GRAPH_CLASSES), False)]
+    check(txt2img(x=node("Nothing")), server)
+    assert server.asked[2] == (None, False)
+
+
+def test_a_file_that_came_since_is_found() -> None:
+    """Definitions may be older than an upload: the server is asked again before it is blamed."""
+    old, new = with_files(ckpt_name=["other.ckpt"]), with_files()
+
+    class Later(Server):
+        def node_definitions(
+            self, classes: Collection[str] | None = None, *, refresh: bool = False
+        ) -> Mapping[str, Any]:
+            self.definitions = new if refresh else self.definitions
+            return super().node_definitions(classes, refresh=refresh)
+
+    server = Later(old)
+    assert check(txt2img(), server).ok
+    assert [refresh for _, refresh in server.asked] == [False, True]
+
+
+# -- bounds -----------------------------------------------------------------------------------
+
+
+def test_a_chain_of_any_length_is_checked() -> None:
+    count = 5000
+    graph = {str(n): node("ImageInvert", image=[str(n - 1), 0]) for n in range(1, count)}
+    graph["0"] = node("EmptyImage", width=-1, height=64, batch_size=1, color=0)
+    graph["end"] = node("PreviewImage", images=[str(count - 1), 0])
+    assert only(graph).input == "width"
+
+
+def test_many_faults_take_no_more_than_their_number() -> None:
+    """Neither the outputs that depend on each, nor similar names, are looked for every time."""
+    graph: dict[str, Any] = {}
+    for n in range(3000):
+        graph[f"a{n}"] = node("ImageInvert", image=["gone", 0])
+        graph[f"b{n}"] = node("PreviewImage", images=[f"a{n}", 0])
+        graph[f"c{n}"] = node(f"NoSuchNode{n}")
+    assert len(checked(graph).errors) == 6000
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+names = st.sampled_from(["input", "required", "optional", "output", "output_node", "a", "b", "INT"])
+shaped = st.recursive(
+    json_values | st.sampled_from(["INT", "COMBO", "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(names, inner)
+        | st.fixed_dictionaries({"input": st.dictionaries(names, inner), "output": inner})
+    ),
+    max_leaves=12,
+)
+links = st.tuples(st.sampled_from("123"), st.integers(-2, 2)).map(list)
+nodes = json_values | st.fixed_dictionaries(
+    {"class_type": st.sampled_from("ABC") | json_values},
+    optional={
+        "inputs": st.dictionaries(names, links | json_values) | json_values,
+        "_meta": json_values,
+    },
+)
+
+
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
+@given(
+    graph=json_values | st.dictionaries(st.sampled_from("1234"), nodes),
+    definitions=json_values | st.dictionaries(st.sampled_from("ABC"), shaped),
+    replacements=json_values | st.dictionaries(st.sampled_from("ABC"), st.lists(shaped)),
+)
+def test_any_json_gives_a_report_or_a_workflow_error(
+    graph: Any, definitions: Any, replacements: Any
+) -> None:
+    """As workflow and as definitions."""
+    sources = [definitions]
+    if isinstance(definitions, dict):
+        sources.append(Server(definitions, replacements))
+    for source in sources:
+        try:
+            report = check(graph, source)
+        except WorkflowError:
+            continue
+        assert str(report)
+        assert all(attrs.asdict(problem) for problem in report)
+        json.dumps(report.to_dict())
+
+
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_value_in_a_real_workflow_gives_a_report(data: st.DataObject) -> None:
+    graph = txt2img()
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = graph[data.draw(st.sampled_from(sorted(graph)))]["inputs"]
+        where[data.draw(st.sampled_from([*where, "a"]))] = data.draw(json_values | links)
+    assert str(checked(graph))
