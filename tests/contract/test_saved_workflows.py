@@ -15,9 +15,8 @@ from comfy_client.errors import WorkflowError
 from tests.conftest import load_workflow
 from tests.contract.conftest import Server
 from tests.helpers.clients import until
+from tests.helpers.graphs import picture
 from tests.helpers.media import SAVED, UI, tone
-
-pytestmark = pytest.mark.real
 
 LIMIT = 60.0
 
@@ -33,6 +32,22 @@ def run_afresh(api: ComfyApi, workflow: Workflow) -> Result:
     return until(run)
 
 
+@pytest.mark.parametrize("ui", [None, UI])
+def test_every_version_saves_the_workflow_in_a_picture(
+    any_api: ComfyApi, ui: dict[str, Any] | None
+) -> None:
+    """With the graph of the page beside it or without."""
+    graph = picture(random.randrange(1 << 24), prefix="saved/a")
+    result = any_api.run(graph, workflow_ui=ui, timeout=LIMIT)
+    (image,) = result.images
+    assert image.workflow().to_dict() == graph
+    assert Workflow.load(result).to_dict() == graph
+    entry = any_api.get_history(result.prompt_id)
+    assert entry is not None
+    assert Workflow.load(entry).to_dict() == graph
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("name", SAVED)
 def test_a_file_of_each_kind_gives_the_workflow_that_was_submitted(
     api: ComfyApi, name: str
@@ -62,6 +77,7 @@ def pixels(content: bytes) -> list[bytes]:
         return [frame.convert("RGBA").tobytes() for frame in ImageSequence.Iterator(image)]
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("kind", ["SaveImage", "SaveAnimatedPNG", "SaveAnimatedWEBP"])
 def test_the_workflow_in_a_picture_makes_the_same_pixels(api: ComfyApi, kind: str) -> None:
     """The sampler runs again: nothing comes from a cache."""
@@ -81,6 +97,7 @@ def test_the_workflow_in_a_picture_makes_the_same_pixels(api: ComfyApi, kind: st
     assert again.seed == first.seed == graph["3"]["inputs"]["seed"]
 
 
+@pytest.mark.real
 def test_the_workflow_in_a_sound_makes_the_same_sound(api: ComfyApi) -> None:
     """Byte for byte."""
     uploaded = api.upload_image(tone(), "tone.wav")
@@ -92,6 +109,7 @@ def test_the_workflow_in_a_sound_makes_the_same_sound(api: ComfyApi) -> None:
     assert again.bytes() == first.bytes()
 
 
+@pytest.mark.real
 def test_a_server_that_saves_no_metadata_is_named(comfyui: Server) -> None:
     """The result still has the workflow."""
     graph = copy.deepcopy(SAVED["SaveImage.png"])

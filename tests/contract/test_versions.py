@@ -6,6 +6,7 @@ Every method of the routes once, and every way in which a prompt ends.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 import uuid
@@ -209,6 +210,10 @@ def files(here: Any) -> None:
     assert "filename=" in api.get_path_image(info)
     with api.stream_image(info) as download:
         assert b"".join(download) == picture
+    with api.open_image(info) as file:
+        assert file.read(8) == picture[:8]
+        file.seek(-8, os.SEEK_END)
+        assert file.read() == picture[-8:]
     assert api.download_image(info, here.tmp / "a.png").read_bytes() == picture
     masked = api.upload_mask(picture, info, unique(".png"))
     assert api.get_image(masked).startswith(PNG)
@@ -377,6 +382,7 @@ METHODS: dict[str, Callable[[Any], None]] = {
     "get_path_image": files,
     "get_image": files,
     "stream_image": files,
+    "open_image": files,
     "download_image": files,
     "get_user_config": users,
     "create_user": users,
