@@ -15,7 +15,6 @@ from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import (
     AnyWorkflow,
     PromptOptions,
-    blame_what_was_left_out,
     make_prompt,
     post_prompt,
     seal,
@@ -326,6 +325,8 @@ class Running(Routes):
             try:
                 queued = post_prompt(self._http, prompt.body)
             except PromptRejected as exc:
+                from ..routes.refusals import blame_what_was_left_out
+
                 blame_what_was_left_out(exc, prompt.graph, prompt.left_out)
                 raise
             return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})

@@ -29,7 +29,6 @@ from ..routes import Routes
 from ..routes.prompts import (
     AnyWorkflow,
     PromptOptions,
-    blame_what_was_left_out,
     make_prompt,
     post_prompt,
 )
@@ -40,7 +39,6 @@ from ..transport.failures import is_away
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
-from ..workflow import explain_rejection, problems_of_rejection
 from ..workflow.edit import names_of
 from .job import Job
 from .lookup import find, spellings
@@ -230,6 +228,8 @@ def post(
         try:
             return post_prompt(http, body, timeout=time_left(deadline, total))
         except PromptRejected as exc:
+            from ..routes.refusals import blame_what_was_left_out
+
             blame_what_was_left_out(exc, state.graph, state.node_errors)
             raise
         except ServerUnreachable as exc:
@@ -305,20 +305,12 @@ def _look_up(
 
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
     """The server runs only the valid part of a workflow; ``hide`` takes secrets out of why."""
-    node_errors = hide(job.node_errors)
-    body = {"node_errors": node_errors}
-    words = explain_rejection(body, job.graph)
+    from ..routes.refusals import partly_refused  # seldom needed, and slow to import
+
+    words, error = partly_refused(hide(job.node_errors), job.graph, hide)
     if not strict:
         log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, words)
         return
-    error = PromptRejected(
-        f"the server would run only a part of the workflow (strict=True):\n{words}",
-        node_errors=node_errors,
-        problems=problems_of_rejection(body, job.graph, hide=hide),
-        method="POST",
-        path="/prompt",
-        status=200,
-    )
     try:
         if not job.cancel():
             error.add_note(f"prompt {job.prompt_id} had ended before it could be cancelled")

@@ -10,22 +10,16 @@ from typing import Any, TypedDict, Unpack
 import attrs
 
 from .. import models
-from ..errors import ApiError, ComfyError, PromptRejected, UnexpectedResponse, WorkflowError
+from ..errors import ApiError, ComfyError, UnexpectedResponse, WorkflowError
 from ..nearest import nearest
 from ..sealing import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
-from ..workflow import (
-    check_graph,
-    check_parts,
-    explain_rejection,
-    problems_of_rejection,
-    unknown_class,
-)
+from ..workflow import check_graph, check_parts
 from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, json_value
 from ..workflow.seeds import draw_wanted
-from ._base import RouteGroup, facts_of, redacted
+from ._base import RouteGroup, redacted
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
@@ -203,15 +197,14 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
         answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
         queued = models.QueuedPrompt.from_json(answer)
     except ApiError as exc:
+        from .refusals import rejected, unknown_classes  # seldom needed, and slow to import
+
         if exc.status == 400:
-            raise _rejected(http, exc, body, deadline) from None
+            raise rejected(http, exc, body, deadline) from None
         if exc.status == 500:
-            unknown = _unknown_classes(http, body["prompt"], deadline)
-            if unknown:
-                error = {"type": "missing_node_type", "message": unknown, "details": ""}
-                raise PromptRejected(
-                    unknown, error=error, method="POST", path=exc.path, status=500
-                ) from None
+            error = unknown_classes(http, exc, body["prompt"], deadline)
+            if error is not None:
+                raise error from None
         raise
     except UnexpectedResponse:
         if isinstance(answer, Mapping) and "exec_info" in answer:
@@ -235,49 +228,6 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
             body=answer,
         )
     return queued
-
-
-def _rejected(
-    http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
-) -> PromptRejected:
-    graph, targets = sent["prompt"], sent.get("partial_execution_targets")
-    body = exc.body if isinstance(exc.body, Mapping) else {}
-    names = _node_names(http, deadline) if unknown_class(body, graph) else ()
-    error, node_errors = body.get("error"), body.get("node_errors")
-    words = http.identity.hide(explain_rejection(exc.body, graph, node_names=names))
-    kind = error.get("type") if isinstance(error, Mapping) else None
-    if targets is not None and kind == "prompt_no_outputs":
-        words = f"none of partial_execution_targets {targets} is an output node"
-    return PromptRejected(
-        f"the server refused the workflow:\n{words}",
-        error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
-        node_errors=node_errors if isinstance(node_errors, Mapping) else {},
-        problems=problems_of_rejection(exc.body, graph, node_names=names, hide=http.identity.hide),
-        **facts_of(exc),
-    )
-
-
-def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
-    """Classes of the server, for a hint; no hint is worth a failure, or more time."""
-    try:
-        left = deadline.require(20.0)
-        info = http.json("GET", "/object_info", timeout=left)
-    except (ComfyError, TimeoutError):
-        return ()
-    return list(info) if isinstance(info, Mapping) else ()
-
-
-def _unknown_classes(http: Http, graph: Mapping[str, Any], deadline: Deadline) -> str:
-    """What a 500 hides: servers before May 2024 stumble over an unknown class."""
-    names = _node_names(http, deadline)
-    known = set(names)
-    for node_id, node in graph.items():
-        if names and node["class_type"] not in known:
-            info = {"node_id": node_id, "class_type": node["class_type"]}
-            error = {"error": {"type": "missing_node_type", "extra_info": info}}
-            words = explain_rejection(error, graph, node_names=names)  # of the others, too
-            return f"the server refused the workflow:\n{words}"
-    return ""
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
@@ -346,19 +296,6 @@ def _fault(where: str, value: Any) -> tuple[str, Any]:
         except RecursionError:
             return f"{where}[{key!r}]", item
     return where, value
-
-
-def blame_what_was_left_out(
-    exc: PromptRejected, graph: Mapping[str, Any], left_out: Mapping[str, Any]
-) -> None:
-    """Add to a refusal what was not even sent; WorkflowError when that is all that is wrong."""
-    if not left_out:
-        return
-    if exc.error.get("type") == "prompt_no_outputs":
-        check_graph(graph)
-    exc.node_errors = {**left_out, **exc.node_errors}
-    words = explain_rejection({"node_errors": left_out}, graph)
-    exc.add_note(f"and what was left out of it:\n{words}")
 
 
 def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ Pure: nothing here talks to a server.
 """
 
 from .edit import Workflow
-from .explain import explain_rejection, problems_of_rejection, unknown_class
 from .graph import check_graph, check_parts, class_of, sinks, title_of
 from .node import Node
 
@@ -14,9 +13,6 @@ __all__ = [
     "check_graph",
     "check_parts",
     "class_of",
-    "explain_rejection",
-    "problems_of_rejection",
     "sinks",
     "title_of",
-    "unknown_class",
 ]

@@ -30,7 +30,7 @@ from comfy_client.models import Features, UploadedImage
 from comfy_client.nearest import nearest
 from comfy_client.transport import http as edge
 from comfy_client.values import size_decoded
-from comfy_client.workflow import explain_rejection
+from comfy_client.workflow.explain import explain_rejection
 from tests.helpers.clients import Quick, until
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.workflow import explain_rejection, unknown_class
+from comfy_client.workflow.explain import explain_rejection, unknown_class
 
 RECORDINGS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,90 @@
+"""Why a prompt was refused: the errors for what ``POST /prompt`` says no to.  Imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import ApiError, ComfyError, PromptRejected
+from ..transport.deadline import Deadline
+from ..transport.http import Http
+from ..workflow import check_graph
+from ..workflow.explain import explain_rejection, problems_of_rejection, unknown_class
+from ._base import facts_of
+
+
+def rejected(
+    http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
+) -> PromptRejected:
+    """What a 400 says."""
+    graph, targets = sent["prompt"], sent.get("partial_execution_targets")
+    body = exc.body if isinstance(exc.body, Mapping) else {}
+    names = _node_names(http, deadline) if unknown_class(body, graph) else ()
+    error, node_errors = body.get("error"), body.get("node_errors")
+    words = http.identity.hide(explain_rejection(exc.body, graph, node_names=names))
+    kind = error.get("type") if isinstance(error, Mapping) else None
+    if targets is not None and kind == "prompt_no_outputs":
+        words = f"none of partial_execution_targets {targets} is an output node"
+    return PromptRejected(
+        f"the server refused the workflow:\n{words}",
+        error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
+        node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+        problems=problems_of_rejection(exc.body, graph, node_names=names, hide=http.identity.hide),
+        **facts_of(exc),
+    )
+
+
+def unknown_classes(
+    http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
+) -> PromptRejected | None:
+    """What a 500 hides: servers before May 2024 stumble over an unknown class."""
+    names = _node_names(http, deadline)
+    known = set(names)
+    for node_id, node in graph.items():
+        if names and node["class_type"] not in known:
+            info = {"node_id": node_id, "class_type": node["class_type"]}
+            body = {"error": {"type": "missing_node_type", "extra_info": info}}
+            words = explain_rejection(body, graph, node_names=names)  # of the others, too
+            words = f"the server refused the workflow:\n{words}"
+            error = {"type": "missing_node_type", "message": words, "details": ""}
+            return PromptRejected(words, error=error, method="POST", path=exc.path, status=500)
+    return None
+
+
+def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
+    """Classes of the server, for a hint; no hint is worth a failure, or more time."""
+    try:
+        left = deadline.require(20.0)
+        info = http.json("GET", "/object_info", timeout=left)
+    except (ComfyError, TimeoutError):
+        return ()
+    return list(info) if isinstance(info, Mapping) else ()
+
+
+def blame_what_was_left_out(
+    exc: PromptRejected, graph: Mapping[str, Any], left_out: Mapping[str, Any]
+) -> None:
+    """Add to a refusal what was not even sent; WorkflowError when that is all that is wrong."""
+    if not left_out:
+        return
+    if exc.error.get("type") == "prompt_no_outputs":
+        check_graph(graph)
+    exc.node_errors = {**left_out, **exc.node_errors}
+    words = explain_rejection({"node_errors": left_out}, graph)
+    exc.add_note(f"and what was left out of it:\n{words}")
+
+
+def partly_refused(
+    node_errors: Mapping[str, Any], graph: Mapping[str, Any], hide: Callable[[Any], Any]
+) -> tuple[str, PromptRejected]:
+    """The server runs only the valid part of a workflow: in words, and as an error."""
+    body = {"node_errors": node_errors}
+    words = explain_rejection(body, graph)
+    return words, PromptRejected(
+        f"the server would run only a part of the workflow (strict=True):\n{words}",
+        node_errors=node_errors,
+        problems=problems_of_rejection(body, graph, hide=hide),
+        method="POST",
+        path="/prompt",
+        status=200,
+    )
