@@ -26,7 +26,7 @@ from comfy_client.transport import dial, http, pool
 from comfy_client.transport import files as saving
 from comfy_client.transport import pool as deadline
 from tests.comfyui import ComfyUI
-from tests.conftest import load_workflow
+from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
 from tests.docs import reference
 from tests.guide import PAGES, README, Block, blocks, document, examples, section_of, text_of
@@ -107,6 +107,7 @@ def test_every_block_runs(
     graph = comfy_client.Workflow.load(load_workflow("txt2img_tiny"))
     graph.save("txt2img.json")
     graph.save("variant.json")
+    Path("saved.json").write_bytes((WORKFLOWS / "txt2img_ui.json").read_bytes())
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server)

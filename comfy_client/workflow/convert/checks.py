@@ -124,5 +124,10 @@ def _missing(place: Place, packs: Mapping[str, str]) -> str:
     properties = node.saved.properties
     found = (packs.get(node.type), properties.get("cnr_id"), properties.get("aux_id"))
     pack = next((each for each in found if isinstance(each, str) and each), None)
+    if node.type.startswith(("workflow>", "workflow/")):
+        return (
+            "it is a group node, as of before subgraphs: open the file in the page, which makes a "
+            "subgraph of it, and save it"
+        )
     text = "the server has no such class"
     return text if pack is None else f"{text}; it belongs to the pack {brief(pack)}"
