@@ -25,10 +25,20 @@ from .explain import (
     problems_in,
     unknown_class,
 )
-from .graph import as_link, brief, class_of, describe, link_fault, listing, needed
+from .graph import (
+    as_link,
+    brief,
+    class_of,
+    describe,
+    link_fault,
+    links_of,
+    listing,
+    needed,
+    sinks,
+)
 from .problems import Problem, problem_at, shown
 from .replacements import Replaced, replace_classes
-from .rules import STUB, Rules, rules_for
+from .rules import STUB, Rules, replaces_classes, rules_for
 from .sendable import Sendable, sendable
 from .validate import ValidationResult, validate
 
@@ -141,9 +151,8 @@ def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: b
     found = {name: there[name] for name in classes if name in there}
     missing = {name for name in classes if name not in found}
     replaced = Replaced(graph)
-    names: Mapping[str, Any] = {}
-    if missing:
-        names = as_mapping(definitions)
+    names = as_mapping(definitions) if missing else {}
+    if missing or replaces_classes(found):
         replaced = replace_classes(graph, missing, _replacements(definitions))
         found = {**found, **as_mapping(definitions, replaced.classes)}
     rules = rules_for(replaced.graph, found)
@@ -212,10 +221,7 @@ class _Checker:
 
     def _runs_all(self, result: ValidationResult) -> bool:
         """Whether the server runs all outputs: those behind a circle it drops without a word."""
-        wanted = (n for n in self.replaced.graph if self.rules.is_output(n))
-        if self.targets is not None:
-            wanted = (n for n in wanted if n in self.targets)
-        return result.ok and len(result.outputs_to_execute) == sum(1 for _ in wanted)
+        return result.ok and len(result.outputs_to_execute) == len(self._outputs())
 
     def _validated(
         self, graph: Mapping[str, Any], rules: Rules, targets: Any = None
@@ -259,22 +265,52 @@ class _Checker:
         """What the server would say next, if the errors that it names were mended."""
         yield from self._unknown()
         graph, bad_links = self.rules.mended(self.replaced.graph)
-        rules = self.rules.with_outputs(graph)
-        for _ in range(_MAX_CIRCLES):
-            outputs = [node_id for node_id in graph if rules.is_output(node_id)]
-            run = needed(graph, outputs, ())
-            circle = circle_in({node_id: graph[node_id] for node_id in graph if node_id in run})
+        ends = self._ends(graph)
+        run = needed(graph, ends, ())
+        problems = self._problems(graph, ends)
+        yield from problems
+        # The server does not follow a link of the wrong type.
+        apart = {(p.node_id, p.input) for p in problems if p.type == "return_type_mismatch"}
+        named = {p.node_id for p in self.errors if p.type == "dependency_cycle"}
+        circles = 0
+        while circles < _MAX_CIRCLES:
+            circle = circle_in(_followed(graph, run, apart))
             if not circle:
                 break
-            named = {p.node_id for p in self.errors if p.type == "dependency_cycle"}
+            circles += 1
             if named.isdisjoint(circle):
                 yield cycle(self.graph, circle)
             _cut(graph, circle)
-        result = self._validated(graph, rules)
-        if result.node_errors:
-            yield from problems_in({"error": None, "node_errors": _blamed(result)}, self.known)
+            ends.add(circle[0])
+        if circles:
+            yield from self._problems(graph, ends)
         for node_id, name in bad_links:
-            yield self._bad_link(node_id, name)
+            if node_id in run:
+                yield self._bad_link(node_id, name)
+
+    def _problems(self, graph: Mapping[str, Any], ends: set[str]) -> list[Problem]:
+        """What the server would say to a mended graph."""
+        result = self._validated(graph, self.rules.with_outputs(ends), ends)
+        if not result.node_errors:
+            return []
+        return [*problems_in({"error": None, "node_errors": _blamed(result)}, self.known)]
+
+    def _ends(self, graph: Mapping[str, Any]) -> set[str]:
+        """The nodes of a mended graph that are checked, with all that they take from.
+
+        These are the outputs, and what the nodes take from that are not in it any more.
+        """
+        whole = self.replaced.graph
+        last, outputs = sinks(whole), self._outputs()
+        wanted = {*outputs, *(last - graph.keys())} if outputs else set(last)
+        lost = needed(whole, wanted, ()) - graph.keys()
+        sources = {source for node_id in lost for _, source, _ in links_of(whole, node_id)}
+        return (wanted | sources) & graph.keys()
+
+    def _outputs(self) -> list[str]:
+        """The output nodes that count."""
+        outputs = [node_id for node_id in self.replaced.graph if self.rules.is_output(node_id)]
+        return outputs if self.targets is None else [n for n in outputs if n in self.targets]
 
     def _bad_link(self, node_id: str, name: str) -> Problem:
         """A link that the server stumbles over."""
@@ -321,9 +357,14 @@ class _Checker:
                 text = "the node does not run: no output node depends on it"
                 yield self._warning(node_id, "node_not_run", text)
                 continue
+            newer = self.replaced.newer.get(class_of(graph, node_id) or "")
             if definition.get("deprecated") is True:
-                text = "this node class is deprecated: newer servers may lack it"
-                yield self._warning(node_id, "node_deprecated", text)
+                text = "this node class is deprecated"
+                hint = f"{brief(newer)} is there in its place" if newer else None
+                yield self._warning(node_id, "node_deprecated", text, hint=hint)
+            elif newer:
+                text = f"servers without this node class put {brief(newer)} in its place"
+                yield self._warning(node_id, "node_replaced", text)
             yield from self._input_warnings(node_id, definition)
 
     def _input_warnings(self, node_id: str, definition: Mapping[str, Any]) -> Iterator[Problem]:
@@ -384,6 +425,19 @@ def _blamed(result: ValidationResult) -> dict[str, Any]:
     """``node_errors`` without the classes, which are names of our own."""
     errors = result.node_errors if isinstance(result.node_errors, dict) else {}
     return {node_id: {**entry, "class_type": None} for node_id, entry in errors.items()}
+
+
+def _followed(
+    graph: Mapping[str, Any], run: set[str], apart: set[tuple[str | None, str | None]]
+) -> dict[str, Any]:
+    """The nodes that run, without some inputs."""
+    made = {}
+    for node_id in graph:
+        if node_id in run:
+            inputs = graph[node_id]["inputs"].items()
+            kept = {name: value for name, value in inputs if (node_id, name) not in apart}
+            made[node_id] = {**graph[node_id], "inputs": kept}
+    return made
 
 
 def _cut(graph: dict[str, Any], circle: list[str]) -> None:

@@ -544,6 +544,11 @@ def _exception(fault: _Fault) -> _Said:
             }
         if missing in ("inputs", "class_type"):
             return {"message": f"the node has no {missing}", "input": None}
+    if kind in ("KeyError", "TypeError", "IndexError"):
+        for name, value in inputs_of(graph, node_id).items():
+            if _is_odd_link(value):
+                text = f"{shorten(name, 60)} = {brief(value)} is no link, which is [node id, slot]"
+                return {"message": text, "input": name, "value": value}
     if kind == "IndexError" and links:
         return _bad_slot(fault, links)
     absent = _ABSENT.search(fault.details) if kind == "TypeError" else None
@@ -564,6 +569,13 @@ def _exception(fault: _Fault) -> _Said:
     reason = ": ".join(filter(None, (kind, fault.details)))
     text = f"the server failed while it checked the node: {reason or 'no reason given'}"
     return {"message": text, "input": None}
+
+
+def _is_odd_link(value: object) -> bool:
+    """Whether the server takes a value for a link, and stumbles over it."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return not (isinstance(value[0], str) and type(value[1]) is int)
 
 
 def _bad_slot(fault: _Fault, links: list[tuple[str, str, int]]) -> _Said:

@@ -21,11 +21,13 @@ class Replaced:
         graph: The graph; the nodes keep their ids.
         notes: What is to be said of each node that was replaced, by id.
         classes: The classes that came in.
+        newer: The class that newer servers put in the place of one, by that.
     """
 
     graph: Mapping[str, Any]
     notes: Mapping[str, str] = attrs.field(factory=dict)
     classes: Collection[str] = ()
+    newer: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def replace_classes(
@@ -38,15 +40,15 @@ def replace_classes(
         missing: The classes that the server lacks.
         replacements: The answer of ``GET /node_replacements``.
     """
-    rules = {}
-    for name in missing:
-        rule = _rule(replacements.get(name))
-        if rule is not None:
-            rules[name] = rule
     nodes = {node_id: class_of(graph, node_id) for node_id in graph}
-    wanted = {node_id: rules[name] for node_id, name in nodes.items() if name in rules}
+    listed = {name: _rule(replacements.get(name)) for name in {*nodes.values()} if name}
+    rules = {name: rule for name, rule in listed.items() if rule is not None}
+    newer = {name: rule["new_node_id"] for name, rule in rules.items() if name not in missing}
+    wanted = {
+        node_id: rules[name] for node_id, name in nodes.items() if name in missing and name in rules
+    }
     if not wanted:
-        return Replaced(graph)
+        return Replaced(graph, newer=newer)
     made = {
         node_id: _replaced(graph, node_id, wanted[node_id]) if node_id in wanted else node
         for node_id, node in graph.items()
@@ -60,7 +62,7 @@ def replace_classes(
         f"and puts {brief(rule['new_node_id'])} in its place"
         for node_id, rule in wanted.items()
     }
-    return Replaced(made, notes, [rule["new_node_id"] for rule in rules.values()])
+    return Replaced(made, notes, {rule["new_node_id"] for rule in wanted.values()}, newer)
 
 
 def _rule(listed: object) -> Mapping[str, Any] | None:

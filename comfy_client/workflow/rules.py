@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
-from .graph import class_of, inputs_of, sinks
+from .graph import class_of, inputs_of
 from .inputs import Autogrow, InputSpec, walk
 from .validate import Check, Version
 
@@ -92,27 +92,20 @@ class Rules:
             return False
         return True
 
-    def with_outputs(self, graph: Mapping[str, Any]) -> Rules:
-        """Rules by which nodes that nobody uses are outputs, if the graph has none."""
-        if any(self.is_output(node_id) for node_id in graph):
-            return self
-        ends = {n: {**self.by_node[n], "output_node": True} for n in sinks(graph) - {STUB}}
+    def with_outputs(self, node_ids: Iterable[str]) -> Rules:
+        """Rules by which these nodes are outputs, too."""
+        ends = [n for n in node_ids if n != STUB and not self.is_output(n)]
+        names = {n: f"{self.classes[n]}\n{n}\n" for n in ends}
+        made = {n: {**self.by_node[n], "output_node": True} for n in ends}
+        checks = {
+            names[n]: self.checks[self.classes[n]] for n in ends if self.classes[n] in self.checks
+        }
         return attrs.evolve(
             self,
-            by_node={**self.by_node, **ends},
-            classes={**self.classes, **{n: f"{self.classes[n]}\n{n}" for n in ends}},
-            definitions={
-                **self.definitions,
-                **{f"{self.classes[n]}\n{n}": one for n, one in ends.items()},
-            },
-            checks={
-                **self.checks,
-                **{
-                    f"{self.classes[n]}\n{n}": self.checks[self.classes[n]]
-                    for n in ends
-                    if self.classes[n] in self.checks
-                },
-            },
+            by_node={**self.by_node, **made},
+            classes={**self.classes, **names},
+            definitions={**self.definitions, **{names[n]: made[n] for n in ends}},
+            checks={**self.checks, **checks},
         )
 
 
@@ -149,6 +142,11 @@ def _version(found: Mapping[str, Any]) -> Version:
     """The rules of which server definitions point to."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
     return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
+
+
+def replaces_classes(found: Mapping[str, Any]) -> bool:
+    """Whether definitions are of a server that replaces classes that it lacks."""
+    return _version(found) == "new"
 
 
 @attrs.frozen(eq=False)

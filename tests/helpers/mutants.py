@@ -398,7 +398,9 @@ def fault_beside_the_way(it: Breaker) -> Place:
     return "idle", None
 
 
-WAYS: tuple[Callable[[Breaker], Place], ...] = (
+#: Breaks a workflow, and says where.
+Way = Callable[[Breaker], Place]
+WAYS: tuple[Way, ...] = (
     *(dropped_value, dropped_link, bad_choice, missing_file, too_small, too_big, wrong_type),
     *(odd_but_right, not_finite, link_to_no_node, no_such_slot, odd_slot, odd_source),
     *(wrong_length, link_of_wrong_type, link_for_value, value_for_link, circle, unknown_class),
@@ -408,10 +410,14 @@ WAYS: tuple[Callable[[Breaker], Place], ...] = (
 
 
 def mutants(
-    rng: random.Random, graphs: list[Graph], definitions: Definitions, each: int
+    rng: random.Random,
+    graphs: list[Graph],
+    definitions: Definitions,
+    each: int,
+    ways: Iterable[Way] = WAYS,
 ) -> Iterator[Mutant]:
     """So many workflows of each kind."""
-    for way in WAYS:
+    for way in ways:
         made = 0
         while made < each:
             it = Breaker(rng, rng.choice(graphs), definitions)

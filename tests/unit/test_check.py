@@ -8,7 +8,8 @@ import gzip
 import json
 import math
 import pickle
-from collections.abc import Collection, Mapping
+import random
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from comfy_client import CheckReport, Problem, Workflow
 from comfy_client.errors import NotSupported, WorkflowError
 from comfy_client.workflow.check import check
 from tests.conftest import examples
+from tests.helpers.mutants import WAYS, fitted, mutants
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 
@@ -486,6 +488,27 @@ def test_a_class_that_the_server_replaces_is_a_warning() -> None:
     assert [problem.type for problem in report.errors] == ["missing_node_type"]
 
 
+def test_a_class_that_newer_servers_replace_is_a_warning() -> None:
+    """As far as the server lists them, which newer ones do."""
+    definitions = copy.deepcopy(definitions_of("0.28.1"))
+    graph = {
+        "1": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
+        "2": node("ImageScaleBy", image=["1", 0], upscale_method="area", scale_by=2.0),
+        "3": node("ImageBatch", image1=["2", 0], image2=["1", 0]),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+    rules = {
+        "ImageScaleBy": [{"new_node_id": "ResizeImageMaskNode"}],
+        "ImageBatch": [{"new_node_id": "BatchImagesNode"}],
+    }
+    replaced, deprecated = check(graph, Server(definitions, rules)).problems
+    assert (replaced.type, replaced.node_id) == ("node_replaced", "2")
+    assert "'ResizeImageMaskNode'" in replaced.message
+    assert (deprecated.type, deprecated.node_id) == ("node_deprecated", "3")
+    assert deprecated.hint == "'BatchImagesNode' is there in its place"
+    assert [p.type for p in check(graph, definitions).problems] == ["node_deprecated"]
+
+
 def test_only_what_is_needed_is_asked_for() -> None:
     """Classes of the workflow; all of them, to find similar names, only if one is missing."""
     server = Server(with_files())
@@ -512,6 +535,26 @@ def test_a_file_that_came_since_is_found() -> None:
 
 
 # -- bounds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_an_unknown_class_hides_nothing(way: Callable[..., Any]) -> None:
+    """What is wrong with a workflow is all there beside it, though the server stops there."""
+    definitions = definitions_of("0.3.75")
+    lines = gzip.decompress((CONFORMANCE / "ui_to_api.jsonl.gz").read_bytes()).splitlines()
+    graphs = [fitted(json.loads(line)["api"], definitions) for line in lines[::7]]
+    for mutant in mutants(random.Random(7), graphs, definitions, 10, ways=[way]):
+        alone = places(check(mutant.graph, definitions))
+        beside = places(check({"new": node("NoSuchNodeAtAll"), **mutant.graph}, definitions))
+        differing = alone ^ beside
+        differing -= {(None, None), ("new", None)}  # it may be an output, for all that is known
+        if mutant.kind == "no_inputs":  # of a list the server says what is not in it
+            differing = {place for place in differing if place[0] != mutant.place[0]}
+        assert not differing
+
+
+def places(report: CheckReport) -> set[tuple[str | None, str | None]]:
+    return {(problem.node_id, problem.input) for problem in report.errors}
 
 
 def test_a_chain_of_any_length_is_checked() -> None:
