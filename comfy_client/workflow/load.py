@@ -106,7 +106,7 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
         with _opened_url(source, api) as file:
             return _content(file, where := shorten(file.name, 200)), where
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _content(io.BytesIO(source), "the workflow text"), "the workflow text"
+        return _content(io.BytesIO(source), "the data"), "the data"
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         with _opened(path) as file:

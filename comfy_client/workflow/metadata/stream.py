@@ -70,7 +70,7 @@ class Stream:
         whole.write(found)
         while (missing := size - whole.tell()) > 0:
             chunk = self._file.read(min(missing, _MOST_AT_ONCE))  # a size may be a lie
-            if not isinstance(chunk, bytes):
+            if isinstance(chunk, str):
                 raise TypeError("a file with a workflow is opened in binary mode ('rb')")
             if not chunk:
                 break
