@@ -112,6 +112,14 @@ def setup(version: str = DEFAULT) -> Path:
     return tree
 
 
+def templates() -> Path:
+    """The official templates, workflows in UI format without their pictures: a wheel of 4 MB."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with _locked(cache() / "lock"):
+        python = Path(sys.executable)
+        return _wheel(python, cache() / "templates", "comfyui-workflow-templates-json==0.1.123")
+
+
 def _tree(python: Path, version: str) -> Path:
     home = cache() / version
     home.mkdir(exist_ok=True)

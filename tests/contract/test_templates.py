@@ -1,0 +1,92 @@
+"""Every official template is converted, or the warnings name the nodes that are in the way."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client.workflow.convert import Conversion, convert
+from tests.comfyui import templates
+from tests.helpers.conformance import First, definitions
+
+pytestmark = pytest.mark.real  # it downloads them once
+OWN = {"PrimitiveNode", "Reroute", "Note", "MarkdownNote"}
+MUTED, BYPASSED = 2, 4
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, dict[str, Any]]:
+    """Of October 2026: some are for nodes that are newer than the definitions."""
+    found = {}
+    with zipfile.ZipFile(templates()) as wheel:
+        for name in wheel.namelist():
+            if name.endswith(".json"):
+                file = json.loads(wheel.read(name))
+                if isinstance(file, dict) and isinstance(file.get("nodes"), list):
+                    found[name.rpartition("/")[2]] = file
+    return found
+
+
+def active(file: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The nodes that the server is to run, by their id in the prompt.
+
+    Those in instances are counted by the ends of their ids only, which are unique in a file.
+    """
+    graphs = {one["id"]: one for one in file.get("definitions", {}).get("subgraphs", [])}
+    ahead = [(file, "")]
+    while ahead:
+        graph, before = ahead.pop()
+        for node in graph["nodes"]:
+            if before == "" and node["mode"] in (MUTED, BYPASSED):
+                continue
+            if node["type"] in graphs:
+                ahead.append((graphs[node["type"]], f"{before}{node['id']}:"))
+            elif node["mode"] not in (MUTED, BYPASSED) and node["type"] not in OWN:
+                yield f"{before}{node['id']}", node
+
+
+def said(done: Conversion) -> set[str | None]:
+    return {warning.kind for warning in done.warnings}
+
+
+def test_all_are_converted_and_no_node_is_lost(files: dict[str, Any]) -> None:
+    """As many nodes, of the same classes, as are active; what is missing is in a warning."""
+    known, kinds = definitions("0.28.1"), Counter[str]()
+    for name, file in files.items():
+        done = convert(file, known, dynamic_prompts=First())
+        classes = Counter(node["class_type"] for node in done.graph.values())
+        wanted = Counter(node["type"] for _, node in active(file))
+        assert classes == wanted, name
+        missing = {one for one in wanted if one not in known}
+        warned = {one.class_type for one in done.warnings if one.kind == "not_installed"}
+        assert missing == warned, name
+        kinds.update(said(done) or {"none"})
+    assert len(files) == 644
+    assert kinds == {"none": 418, "not_installed": 184, "value": 43, "browser": 18, "link": 17}
+
+
+def test_those_that_the_page_misreads_are_warned_of(files: dict[str, Any]) -> None:
+    """They were written for newer nodes: a seed is "auto", an option does not exist."""
+    known = definitions("0.28.1")
+    wrong = [
+        name
+        for name, file in files.items()
+        if "value" in said(convert(file, known, dynamic_prompts=First()))
+    ]
+    assert len(wrong) == 43
+    assert "api_meshy_image_to_model.json" in wrong
+    assert "video_ltx2_3_t2v.json" in wrong
+
+
+def test_an_older_server_has_them_converted_too(files: dict[str, Any]) -> None:
+    """By the definitions of 0.3.75, which lack most of the newer classes."""
+    known = definitions("0.3.75")
+    for file in files.values():
+        done = convert(file, known, dynamic_prompts=First())
+        warned = {one.class_type for one in done.warnings if one.kind == "not_installed"}
+        assert warned == {node["class_type"] for node in done.graph.values()} - known.keys()
