@@ -76,7 +76,7 @@ def test_a_class_that_the_server_lacks_is_named_with_its_pack() -> None:
             (5,),
             {"image": 7},
             title="Blur",
-            properties={"cnr_id": "fancy-pack", "ver": "1.2"},
+            properties={"cnr_id": "fancy-pack", "ver": "1.2.0"},
             widgets_values_named={"radius": 5},
         ),
         links=[(7, 1, 2)],
@@ -92,7 +92,7 @@ def test_a_class_that_the_server_lacks_is_named_with_its_pack() -> None:
     assert converted(file).graph["2"] == {
         "class_type": "FancyBlur",
         "inputs": {"radius": 5, "image": ["1", 0]},
-        "_meta": {"title": "Blur", "cnr_id": "fancy-pack", "ver": "1.2"},
+        "_meta": {"title": "Blur", "cnr_id": "fancy-pack", "ver": "1.2.0"},
     }
     assert "'by-manager'" in str(only_warning(file, packs={"FancyBlur": "by-manager"}))
 
@@ -176,6 +176,27 @@ def test_a_warning_survives_a_pickle() -> None:
     warning = only_warning(ui(node(1, "Gone")))
     again = pickle.loads(pickle.dumps(warning))
     assert (str(again), vars(again)) == (str(warning), vars(warning))
+
+
+@pytest.mark.parametrize(
+    ("properties", "kept"),
+    [
+        (
+            {"cnr_id": "a-pack", "aux_id": "me/a.pack", "ver": "v1.2.3-rc.1"},
+            {"cnr_id": "a-pack", "aux_id": "me/a.pack", "ver": "1.2.3-rc.1"},
+        ),
+        ({"ver": "0a1b2c3d"}, {"ver": "0a1b2c3d"}),
+        ({"ver": "unknown"}, {"ver": "unknown"}),
+        ({"cnr_id": "-x", "aux_id": "a--b/c", "ver": "nightly"}, {}),
+        ({"cnr_id": 5, "aux_id": "", "ver": None}, {}),
+    ],
+)
+def test_packs_are_named_in_the_form_that_the_page_accepts(
+    properties: dict[str, Any], kept: dict[str, str]
+) -> None:
+    """Anything else is left out, as on the page."""
+    file = ui(node(1, "Source", (1, "a"), title="S", properties=properties))
+    assert converted(file).graph["1"]["_meta"] == {"title": "S", **kept}
 
 
 # -- file names and time ----------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..graph import brief, shorten
 from .links import Place
+from .packs import pack_of
 from .warnings import Report
 from .widgets import CHOOSER, Widget, is_of_type, is_widget_type
 
@@ -121,9 +122,8 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
 
 def _missing(place: Place, packs: Mapping[str, str]) -> str:
     node = place.node
-    properties = node.saved.properties
-    found = (packs.get(node.type), properties.get("cnr_id"), properties.get("aux_id"))
-    pack = next((each for each in found if isinstance(each, str) and each), None)
+    named = pack_of(node.saved.properties)
+    pack = packs.get(node.type) or named.get("cnr_id") or named.get("aux_id")
     if node.type.startswith(("workflow>", "workflow/")):
         return (
             "it is a group node, as of before subgraphs: open the file in the page, which makes a "

@@ -15,6 +15,7 @@ from .era import era_of
 from .links import Links, Place, Source, Value
 from .numbering import number_nodes
 from .opening import open_page
+from .packs import pack_of
 from .page import BYPASSED, MUTED, read_page
 from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
 from .replacements import SAVING, Names
@@ -23,8 +24,6 @@ from .specs import Catalog
 from .warnings import Report
 from .widgets import MISSING, Widget, corrected
 
-#: What the page says of the pack of a node.
-_PACK: Final = ("cnr_id", "aux_id", "ver")
 #: A property of a PrimitiveNode.
 _REPLACE: Final = "Run widget replace on values"
 _PROMPTS: Final = (
@@ -79,7 +78,7 @@ def convert(
         number_nodes(page)
     scene = open_page(page, Catalog(definitions, era))
     links = Links(scene)
-    links.spread(era)
+    links.spread()
     names = Names(all_nodes(scene), now or datetime.now())
     _send_primitives(scene, names)
     rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
@@ -169,11 +168,7 @@ class _Work:
         node = place.node
         inputs = self._inputs(place)
         check_node(place, inputs, self.report, self.packs)
-        meta = {"title": node.title}
-        for key in _PACK:
-            found = node.saved.properties.get(key)
-            if isinstance(found, str) and found:
-                meta[key] = found
+        meta = {"title": node.title, **pack_of(node.saved.properties)}
         return {"inputs": inputs, "class_type": node.type, "_meta": meta}
 
     def _inputs(self, place: Place) -> dict[str, Any]:

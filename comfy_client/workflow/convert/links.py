@@ -9,7 +9,6 @@ from attrs import define, field
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .era import Era
 from .nodes import Node, Slot
 from .page import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED
 from .scene import Graph, Scene, is_virtual
@@ -58,7 +57,7 @@ class Links:
     _known: dict[tuple[str, int, str | None], Source | Value | None] = field(factory=dict)
     _steps: int = 0
 
-    def spread(self, era: Era) -> None:
+    def spread(self) -> None:
         """Find all places.
 
         Raises:
@@ -68,7 +67,7 @@ class Links:
             self.places[place.id] = place
             inner = self.scene.inside(place.node)
             runs = place.node.saved.mode not in (MUTED, BYPASSED)
-            if inner is not None and (runs or era.is_old):
+            if inner is not None and (runs or self.scene.era.is_old):
                 self._enter(inner, place)
 
     def _enter(self, inner: Graph, around: Place) -> None:
@@ -146,7 +145,9 @@ class Links:
         around = place.around
         while True:
             found = self._place(around, source)
-            if found is None or found.node.saved.mode == MUTED:
+            if found is None:
+                return None
+            if found.node.saved.mode == MUTED and not self.scene.era.is_old:
                 return None
             self._count(found, slot, seen)
             node = found.node

@@ -22,7 +22,8 @@ def open_page(page: Page, catalog: Catalog) -> Scene:
     Raises:
         WorkflowError: A subgraph contains itself, or a node has too many inputs.
     """
-    scene = Scene(page, Graph(page.root), {key: Graph(one) for key, one in page.subgraphs.items()})
+    graphs = {key: Graph(one) for key, one in page.subgraphs.items()}
+    scene = Scene(page, catalog.era, Graph(page.root), graphs)
     budget = Budget()
     for key in _inner_first(page):
         _open_graph(scene, scene.subgraphs[key], catalog, budget)

@@ -50,13 +50,13 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
     for entry in entries:
         key = entry.source, entry.name
         node = inner.nodes.get(entry.source)
-        if key in linked:
-            _set(linked[key], entry.value)
-        elif entry.source == "-1":
-            if entry.name in names:
+        if entry.source == "-1":
+            if entry.name in names and not (scene.era.is_old and entry.value is None):
                 _set(names[entry.name], entry.value)
-        elif node is None or entry.name.startswith("$$"):
-            continue
+        elif key in linked and not scene.era.is_old:
+            _set(linked[key], entry.value)
+        elif node is None or scene.era.is_old or entry.name.startswith("$$"):
+            continue  # the page of 2025 shows the widget itself
         elif node.type == "PrimitiveNode" and node.definition is None:
             primitives.setdefault(node.id, []).append(entry)
         else:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from .era import Era
 from .nodes import Budget, Node, Slot
 from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
 from .widgets import MISSING, Widget
@@ -62,6 +63,7 @@ class Scene:
     """A file that is open: its graphs, those of subgraphs by id."""
 
     page: Page
+    era: Era
     root: Graph
     subgraphs: dict[str, Graph]
 
