@@ -189,6 +189,8 @@ class Running(Routes):
             JobInterrupted: Someone stopped the prompt.
             JobLost: The server was restarted, or the prompt was deleted.
             JobTimeout: Time ran out, or no news came; the prompt keeps running.
+            RequestTimeout: Time ran out before node definitions came, which ``check`` and files
+                in UI format need.
             SubmitUncertain: The submission got no answer, and the prompt could not be found.
             WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
                 found an error.

@@ -23,11 +23,13 @@ from typing import Any
 
 import pytest
 
+from comfy_client import ComfyApi, Workflow
 from comfy_client.workflow.check import CheckReport, check
 from comfy_client.workflow.explain import Known, problems_in
 from comfy_client.workflow.problems import Problem
 from comfy_client.workflow.rules import rules_for
 from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
 from tests.helpers.mutants import WAYS, Mutant, add_files, fitted, in_other_orders, mutants
 from tests.helpers.real_validation import Real, validating
 
@@ -134,3 +136,18 @@ def test_check_says_what_the_server_says(real: Real) -> None:
     assert len(differing) <= len(WAYS) * EACH / 100
     assert sum(refused.values()) > len(WAYS) * EACH / 2
     assert not missed
+
+
+@pytest.mark.parametrize("name", ["txt2img_tiny", "img2img_tiny", "image_ops", "batch8"])
+def test_workflows_that_run_pass_on_every_version(any_api: ComfyApi, name: str) -> None:
+    """Whatever the form of its definitions; and a value that is too small does not."""
+    workflow = Workflow(load_workflow(name))
+    assert workflow.check(any_api).errors == ()
+    workflow.set({(node.id, "filename_prefix"): 5 for node in workflow.find("SaveImage")})
+    assert workflow.check(any_api).ok  # a number becomes a text
+    for node in workflow:
+        if "batch_size" in node:
+            workflow.set({(node.id, "batch_size"): 0})
+            assert [one.type for one in workflow.check(any_api).errors] == [
+                "value_smaller_than_min"
+            ]
