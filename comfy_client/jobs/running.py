@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Final, Unpack
+from typing import Any, BinaryIO, Final, Unpack
 
 import attrs
 
@@ -22,6 +22,7 @@ from ..routes.prompts import (
 from ..sealing import sealed
 from ..signals import Receivers
 from ..transport.deadline import Deadline
+from ..transport.http import MAX_TRANSFER
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
 from ..workflow.seeds import wants_seeds
@@ -49,6 +50,9 @@ class _Source:
 
     def get_node_replacements(self) -> Mapping[str, Any]:
         return self.routes.get_node_replacements()
+
+    def open_image(self, info: str) -> BinaryIO:
+        return self.routes.open_image(info, timeout=self.deadline.left(MAX_TRANSFER))
 
 
 class Running(Routes):

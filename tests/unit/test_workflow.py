@@ -25,10 +25,10 @@ from comfy_client.workflow import (
     check_graph,
     check_parts,
     class_of,
-    explain_rejection,
     sinks,
     title_of,
 )
+from comfy_client.workflow.explain import explain_rejection
 
 GRAPH: dict[str, Any] = {
     "3": {
