@@ -10,7 +10,7 @@ All of them can be pickled, and none carries a credential.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .tracebacks import rendered
@@ -29,7 +29,13 @@ def printable(text: str) -> str:
 
 
 class ComfyError(Exception):
-    """The base of all errors of this library.  Their messages are safe to print in a terminal."""
+    """The base of all errors of this library.  Their messages are safe to print in a terminal.
+
+    Attributes:
+        rows: The rows that had ended, as a :class:`Sweep`, if this ended a sweep; else empty.
+    """
+
+    rows: Sequence[Any] = ()
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
@@ -350,7 +356,7 @@ class MissingExtra(ComfyError, ImportError):
     """A library is not installed that only some calls need; the message says how to get it.
 
     Attributes:
-        extra: The extra of this package that installs it, such as ``"image"``.
+        extra: The extra of this package that installs it, such as ``"image"``; empty: none does.
         name: The module that could not be imported; ``None``: unknown.
     """
 

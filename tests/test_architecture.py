@@ -52,6 +52,8 @@ LIBRARIES = {
     "comfy_client.transport.dial": {"websocket"},
     "comfy_client.signals": {"blinker"},
     "comfy_client.settings": {"requests"},
+    "comfy_client.batch.rows": {"PIL", "pandas"},
+    "comfy_client.batch.sheet": {"PIL"},
     "comfy_client.jobs.output": {"PIL", "numpy"},
     "comfy_client.jobs.pictures": {"PIL", "numpy", "IPython"},
     "comfy_client.client": {"requests", "blinker"},

@@ -15,7 +15,7 @@ from ..workflow.edit import as_workflow
 
 if TYPE_CHECKING:
     from .map import SubmitOptions, Window
-    from .sweep import Sweep, SweepRow
+    from .rows import Sweep, SweepRow
 
 
 class Batches(Running):
@@ -167,7 +167,8 @@ class Batches(Running):
         another ``host`` are not fetched (``ValueError``).
 
         If it ends early (Ctrl-C, an error), its pending prompts are deleted from the queue and
-        the running one keeps running.  It waits for outages of the server, as :meth:`map` does.
+        the running one keeps running; the exception has the rows that had ended as ``rows``, a
+        :class:`Sweep`.  It waits for outages of the server, as :meth:`map` does.
         One warning in the log says how many rows have an error.
 
         Example::

@@ -49,67 +49,9 @@ from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
 from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
+from .rows import Sweep, SweepRow
 
 log: logging.Logger = logging.getLogger("comfy_client")
-
-
-@attrs.frozen(eq=False)
-class SweepRow:
-    """One point of a grid, with its result or its error.
-
-    Attributes:
-        index: The position in the grid, from 0.
-        params: The values of this point, by the names in the grid.
-        prompt_id: The id of the prompt.
-        result: The outputs; ``None`` with an error.
-        error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
-            ...; ``None`` with a result.
-        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
-            it was not submitted, or another process submitted it and did not see its end.
-        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
-            July 2024, and if the server did not say in time.
-        cached: How many nodes did not run again; ``None`` with an error.
-        from_journal: True if it had ended before this call of ``sweep``.
-    """
-
-    index: int
-    params: Mapping[str, Any]
-    prompt_id: str
-    result: Result | None = None
-    error: ComfyError | None = None
-    seconds: float | None = None
-    execution_seconds: float | None = None
-    cached: int | None = None
-    from_journal: bool = False
-
-
-class Sweep(tuple[SweepRow, ...]):
-    """The rows of a sweep, in the order of the grid."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        failed = sum(row.error is not None for row in self)
-        return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
-
-    def table(self) -> list[dict[str, Any]]:
-        """A flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
-
-        The parameters by name, then ``files`` (their names on the server), ``seconds``,
-        ``execution_seconds``, ``cached``, ``prompt_id`` and ``error`` (a text, or ``None``).
-        """
-        return [
-            {
-                **row.params,
-                "files": [file.filename for file in row.result.files] if row.result else [],
-                "seconds": row.seconds,
-                "execution_seconds": row.execution_seconds,
-                "cached": row.cached,
-                "prompt_id": row.prompt_id,
-                "error": None if row.error is None else str(row.error),
-            }
-            for row in self
-        ]
 
 
 def run_sweep(
@@ -186,20 +128,29 @@ class _Sweeper:
                 if self._window:
                     self._end(*self._window.next_end())
             self._ask_times_again()
-        except KeyboardInterrupt:
-            if self._journal is None:
-                log.warning(
-                    "%d of %d rows had ended; with a journal= the same call would carry on",
-                    len(self._rows),
-                    len(self._grid),
-                )
-            self._window.say_what_runs()
+        except BaseException as exc:
+            vars(exc)["rows"] = self._ended()
+            if isinstance(exc, KeyboardInterrupt):
+                self._say_what_ended()
+                self._window.say_what_runs()
             raise
         finally:
             self._take_back()
-        rows = Sweep(self._rows[point] for point in range(len(self._grid)))
+        rows = self._ended()
         self._sum_up([row.error for row in rows if row.error is not None])
         return rows
+
+    def _ended(self) -> Sweep:
+        return Sweep(self._rows[point] for point in sorted(self._rows))
+
+    def _say_what_ended(self) -> None:
+        if self._journal is None:
+            log.warning(
+                "%d of %d rows had ended; the exception has them as its rows; with a journal= the "
+                "same call would carry on",
+                len(self._rows),
+                len(self._grid),
+            )
 
     def _take_back(self) -> None:
         self._window.withdraw()

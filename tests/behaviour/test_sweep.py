@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from comfy_client import (
+    ClientClosed,
     ComfyApi,
+    ComfyError,
     JobFailed,
     PromptRejected,
     ServerUnreachable,
+    Sweep,
     SweepRow,
     WorkflowError,
 )
@@ -251,3 +254,29 @@ def test_a_link_of_an_axis_may_lead_to_what_cannot_be_sent(api, record) -> None:
     refused, done = api.sweep(graph, {"Make.model": [["5", 0], ["1", 0]]}, in_flight=1)
     assert isinstance(refused.error, WorkflowError)
     assert texts([done]) == ["ax0"]
+
+
+# -- a sweep that ends early ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ClientClosed])
+def test_a_sweep_that_ends_early_leaves_its_rows(api: ComfyApi, error: type[BaseException]) -> None:
+    """With the exception, whichever it is, in the order of the grid."""
+    ended: list[SweepRow] = []
+
+    def stop(row: SweepRow) -> None:
+        ended.append(row)
+        if len(ended) == 2:
+            raise error
+
+    with pytest.raises(error) as caught:
+        api.sweep(WORKFLOW, GRID, on_row=stop)
+    rows: Any = vars(caught.value)["rows"]
+    assert isinstance(rows, Sweep)
+    assert list(rows) == sorted(ended, key=lambda row: row.index)
+    assert all(row.result for row in rows)
+
+
+def test_an_error_of_no_sweep_has_no_rows() -> None:
+    """So it can always be asked."""
+    assert list(ComfyError("other").rows) == []

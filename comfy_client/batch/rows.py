@@ -1,0 +1,243 @@
+"""The rows of a sweep, and what is made of them: files, tables, a sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
+
+import attrs
+
+from ..errors import ComfyError, MissingExtra, WorkflowError
+from ..jobs.names import is_template, local_paths
+from ..jobs.output import name_values, save_all
+from ..jobs.result import Result
+from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
+from ..workflow.address import input_named
+from ..workflow.graph import as_link, inputs_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+#: Fields of a template that an input of the same name does not replace.
+_FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
+#: How a cell begins that a spreadsheet takes for a formula.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+@attrs.frozen(eq=False)
+class SweepRow:
+    """One point of a grid, with its result or its error.
+
+    Attributes:
+        index: The position in the grid, from 0.
+        params: The values of this point, by the names in the grid.
+        prompt_id: The id of the prompt.
+        result: The outputs; ``None`` with an error.
+        error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
+            ...; ``None`` with a result.
+        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
+            it was not submitted, or another process submitted it and did not see its end.
+        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
+            July 2024, and if the server did not say in time.
+        cached: How many nodes did not run again; ``None`` with an error.
+        from_journal: True if it had ended before this call of ``sweep``.
+    """
+
+    index: int
+    params: Mapping[str, Any]
+    prompt_id: str
+    result: Result | None = None
+    error: ComfyError | None = None
+    seconds: float | None = None
+    execution_seconds: float | None = None
+    cached: int | None = None
+    from_journal: bool = False
+
+
+class Sweep(tuple[SweepRow, ...]):
+    """The rows of a sweep, in the order of the grid.
+
+    ``Sweep(row for row in rows if row.result)`` and ``rows[:8]`` are sweeps, too.
+
+    Example::
+
+        from comfy_client import ComfyApi
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            rows = api.sweep("txt2img.json", {"KSampler.seed": [1, 2], "KSampler.cfg": [4, 8]})
+            rows.save("out/{seed}_{cfg}{ext}")
+            rows.grid(rows="cfg", cols="seed").save("sheet.png")
+            rows.to_csv("rows.csv")
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        failed = sum(row.error is not None for row in self)
+        return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> SweepRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sweep: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> SweepRow | Sweep:
+        """One row, or some of them as another sweep."""
+        found = super().__getitem__(index)
+        return Sweep(found) if isinstance(found, tuple) else found
+
+    def save(
+        self, path: str | os.PathLike[str], *, if_exists: IfExists | None = None
+    ) -> list[Path]:
+        """Write the files of all rows, four at a time; return their paths in the order of the rows.
+
+        Rows with an error have none.
+
+        Args:
+            path: A folder, or a template as for :meth:`Result.save`.  ``{row}`` is the position of
+                the row in the grid; an input of the grid needs no node, as ``{cfg}``, if no other
+                one has its name.  Inputs have the values with which they ran: a drawn seed, not -1.
+            if_exists: ``"number"`` (the default), ``"overwrite"`` or ``"skip"``.
+
+        For the errors and all else see :meth:`Result.save`.
+        """
+        rule = rule_for(if_exists, "number")
+        files = [(row, n, item) for row in self for n, item in enumerate(row.result or ())]
+        outputs = [item for _, _, item in files]
+        if is_template(path):
+            values = [
+                name_values(item, row=row.index, index=n, **_inputs(row)) for row, n, item in files
+            ]
+            names = (item.filename for item in outputs)
+            return save_all(outputs, local_paths(path, zip(values, names, strict=True)), rule)
+        into = Path(path)
+        found = distinct_names(
+            (item.filename for item in outputs), lambda name: (into / name).is_dir()
+        )
+        return save_all(outputs, [into / name for name in found], rule)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
+
+        The parameters by name, then ``files`` (their names on the server), ``paths`` (where they
+        were saved here, ``""`` for those that were not), ``seconds``, ``execution_seconds``,
+        ``cached``, ``prompt_id`` and ``error`` (a text, or ``None``).
+        """
+        return [
+            {
+                **{_text_of(name): value for name, value in row.params.items()},
+                "files": [file.filename for file in row.result or ()],
+                "paths": [os.fspath(file.path or "") for file in row.result or ()],
+                "seconds": row.seconds,
+                "execution_seconds": row.execution_seconds,
+                "cached": row.cached,
+                "prompt_id": row.prompt_id,
+                "error": None if row.error is None else str(row.error),
+            }
+            for row in self
+        ]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`table` as a CSV file (UTF-8), and return its path; a file there is replaced.
+
+        Several files of one row are lines of one cell.  ``paths`` are known of files that were
+        saved before, by any ``save`` in this process.  Names and errors of the server that a
+        spreadsheet would take for a formula begin with ``'``.
+        """
+        table = self.table()
+        columns = list(dict.fromkeys(name for row in table for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows({name: _cell(name, row[name]) for name in row} for row in table)
+        data = text.getvalue().encode("utf-8", "backslashreplace")
+        return write_atomically(Path(path), [data], if_exists="overwrite")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """:meth:`table` as a ``pandas.DataFrame``, with a row for each row.
+
+        Raises :class:`MissingExtra` if pandas is not installed: ``pip install pandas``.
+        """
+        try:
+            import pandas as pd
+        except ImportError as exc:
+            message = "to_pandas() needs pandas, which is in no extra: pip install pandas"
+            raise MissingExtra(message, extra="", name=exc.name) from exc
+        return pd.DataFrame(self.table(), index=pd.Index([row.index for row in self], name="row"))
+
+    def grid(
+        self,
+        rows: str | tuple[str, ...] | None = None,
+        cols: str | tuple[str, ...] | None = None,
+        *,
+        size: int = 256,
+    ) -> Image.Image:
+        """A contact sheet: an image of each row, labelled with the values (extra ``[image]``).
+
+        The image is the first one of the row.  A row without one shows why: the class of its error,
+        or of the one that came when the file was fetched (``NotFound``).
+
+        Args:
+            rows: The input whose values are the rows of the sheet: ``"KSampler.cfg"``, or ``"cfg"``
+                if it is the only one of that name.  Or several, for all combinations.  ``None``:
+                all that vary and are not in ``cols``.
+            cols: The same for the columns.  ``None``: the last one that varies and is not in
+                ``rows``.  With a single input, ``None`` for both breaks the lines of the sheet.
+            size: The longest side of a picture in pixels.
+
+        Raises:
+            ValueError: An input that is not in the grid, or that is in neither although it varies;
+                a sheet of more than 64 million pixels.
+            MissingExtra: Pillow is not installed.
+
+        Other errors are those of :meth:`Output.bytes`.
+        """
+        from .sheet import contact_sheet
+
+        return contact_sheet(self, rows, cols, size)
+
+
+def _text_of(name: str | tuple[str, str]) -> str:
+    return name if isinstance(name, str) else ".".join(name)
+
+
+def _inputs(row: SweepRow) -> dict[str, object]:
+    """The values at one point, by the names in the grid, and by those of the inputs alone."""
+    graph = row.result.graph if row.result else {}
+    values = {_text_of(name): _ran_with(graph, name, value) for name, value in row.params.items()}
+    short = {name: name.rpartition(".")[2] for name in values}
+    often = Counter(short.values())
+    alone = {
+        short[name]: value
+        for name, value in values.items()
+        if often[short[name]] == 1 and short[name] not in _FACTS
+    }
+    return {**alone, **values}
+
+
+def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: object) -> object:
+    """A seed may have been drawn."""
+    try:
+        node_id, field = input_named(graph, name)
+    except WorkflowError:
+        return value
+    used = inputs_of(graph, node_id)[field]
+    return value if as_link(used) else used
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name in ("files", "paths"):
+        value = "\n".join(value)
+    elif isinstance(value, list | dict):
+        value = json.dumps(value)
+    if name in ("files", "error") and isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
