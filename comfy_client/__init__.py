@@ -125,7 +125,8 @@ from .transport.websocket import State
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
-    from .batch.rows import Sweep, SweepRow
+    from .batch.row import SweepRow
+    from .batch.rows import Sweep
     from .doctor.report import DoctorCheck, DoctorReport
     from .workflow.build import Graph, GraphNode, Link
     from .workflow.check import CheckReport

@@ -15,7 +15,8 @@ from ..workflow.edit import as_workflow
 
 if TYPE_CHECKING:
     from .map import SubmitOptions, Window
-    from .rows import Sweep, SweepRow
+    from .row import SweepRow
+    from .rows import Sweep
 
 
 class Batches(Running):

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
 
-import attrs
-
-from ..errors import ComfyError, MissingExtra, WorkflowError
+from ..errors import MissingExtra, WorkflowError
 from ..jobs.names import is_template, local_paths
 from ..jobs.output import name_values, save_all
-from ..jobs.result import Result
 from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, inputs_of
+from .row import SweepRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,36 +27,6 @@ if TYPE_CHECKING:
 _FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
 #: How a cell begins that a spreadsheet takes for a formula.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-
-
-@attrs.frozen(eq=False)
-class SweepRow:
-    """One point of a grid, with its result or its error.
-
-    Attributes:
-        index: The position in the grid, from 0.
-        params: The values of this point, by the names in the grid.
-        prompt_id: The id of the prompt.
-        result: The outputs; ``None`` with an error.
-        error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
-            ...; ``None`` with a result.
-        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
-            it was not submitted, or another process submitted it and did not see its end.
-        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
-            July 2024, and if the server did not say in time.
-        cached: How many nodes did not run again; ``None`` with an error.
-        from_journal: True if it had ended before this call of ``sweep``.
-    """
-
-    index: int
-    params: Mapping[str, Any]
-    prompt_id: str
-    result: Result | None = None
-    error: ComfyError | None = None
-    seconds: float | None = None
-    execution_seconds: float | None = None
-    cached: int | None = None
-    from_journal: bool = False
 
 
 class Sweep(tuple[SweepRow, ...]):

@@ -17,7 +17,7 @@ from ..transport.parallel import in_parallel
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-    from .rows import SweepRow
+    from .row import SweepRow
 
 #: Pixels of a sheet: 200 MB of memory.
 _MOST_PIXELS: Final = 1 << 26

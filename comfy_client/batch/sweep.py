@@ -49,7 +49,8 @@ from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
 from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
-from .rows import Sweep, SweepRow
+from .row import SweepRow
+from .rows import Sweep
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

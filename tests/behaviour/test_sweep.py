@@ -126,9 +126,10 @@ def test_the_table_is_flat(api, record) -> None:
     record.failing = {1}
     first, second = api.sweep(WORKFLOW, {"Make.seed": [0, 1]}).table()
     assert list(first) == [
-        *("Make.seed", "files", "seconds", "execution_seconds", "cached", "prompt_id", "error")
+        *("Make.seed", "files", "paths", "seconds", "execution_seconds", "cached", "prompt_id"),
+        "error",
     ]
-    assert (first["Make.seed"], first["files"], first["error"]) == (0, [], None)
+    assert (first["Make.seed"], first["files"], first["paths"], first["error"]) == (0, [], [], None)
     assert "seed 1 is one that fails" in second["error"]
     json.dumps([first, second])
 
@@ -260,7 +261,7 @@ def test_a_link_of_an_axis_may_lead_to_what_cannot_be_sent(api, record) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ClientClosed])
-def test_a_sweep_that_ends_early_leaves_its_rows(api: ComfyApi, error: type[BaseException]) -> None:
+def test_a_sweep_that_ends_early_leaves_its_rows(api, record, error) -> None:
     """With the exception, whichever it is, in the order of the grid."""
     ended: list[SweepRow] = []
 

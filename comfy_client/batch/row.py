@@ -1,0 +1,41 @@
+"""One row of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import ComfyError
+from ..jobs.result import Result
+
+
+@attrs.frozen(eq=False)
+class SweepRow:
+    """One point of a grid, with its result or its error.
+
+    Attributes:
+        index: The position in the grid, from 0.
+        params: The values of this point, by the names in the grid.
+        prompt_id: The id of the prompt.
+        result: The outputs; ``None`` with an error.
+        error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
+            ...; ``None`` with a result.
+        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
+            it was not submitted, or another process submitted it and did not see its end.
+        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
+            July 2024, and if the server did not say in time.
+        cached: How many nodes did not run again; ``None`` with an error.
+        from_journal: True if it had ended before this call of ``sweep``.
+    """
+
+    index: int
+    params: Mapping[str, Any]
+    prompt_id: str
+    result: Result | None = None
+    error: ComfyError | None = None
+    seconds: float | None = None
+    execution_seconds: float | None = None
+    cached: int | None = None
+    from_journal: bool = False
