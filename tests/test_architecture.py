@@ -26,7 +26,7 @@ MODULES = {
 ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("errors", "values", "since"),
-    ("extras",),
+    ("extras", "showing"),
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
     ("signals", "transport"),
@@ -56,6 +56,7 @@ LIBRARIES = {
     "comfy_client.batch.sheet": {"PIL"},
     "comfy_client.jobs.output": {"PIL", "numpy"},
     "comfy_client.jobs.pictures": {"PIL", "numpy", "IPython"},
+    "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},
     "comfy_client.cli": {"click"},
     "comfy_client.testing": {"aiohttp", "multidict", "PIL"},

@@ -9,7 +9,7 @@ import attrs
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
 from .poller import Poller
-from .progress import NodeTimes, fraction_of
+from .progress import NodeTimes, fraction_of, seconds_left
 from .state import JobState
 from .tracker import Tracker
 
@@ -27,6 +27,8 @@ class JobProgress:
         steps: How many steps that node has; ``None`` if it does not report steps.
         elapsed: Seconds since the prompt started to run; ``None``: it has not started, or nobody
             knows when.
+        left: About how many seconds it still takes, by earlier runs of its nodes in this client,
+            and by its own pace; ``None``: nothing tells yet.
     """
 
     fraction: float
@@ -35,19 +37,22 @@ class JobProgress:
     step: float | None = None
     steps: float | None = None
     elapsed: float | None = None
+    left: float | None = None
 
 
 def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
     """Of a prompt that has not ended."""
     node_id, last = state.node, state.step
     step = last if last is not None and last.node == node_id else None
+    ran_for = elapsed(state)
     return JobProgress(
         fraction_of(state, times),
         node_id=node_id,
         title=title_of(state.graph, node_id) or class_of(state.graph, node_id),
         step=None if step is None else step.value,
         steps=None if step is None else step.max,
-        elapsed=elapsed(state),
+        elapsed=ran_for,
+        left=None if ran_for is None else seconds_left(state, times, ran_for),
     )
 
 

@@ -383,23 +383,33 @@ def warn_that_it_runs(job: Job) -> None:
     )
 
 
-def follow(job: Job, limits: Limits) -> Generator[Event, None, None]:
-    """Its events, until its end; :class:`JobTimeout` when time runs out."""
+def follow(
+    job: Job, limits: Limits, tick: Callable[[], float] | None = None
+) -> Generator[Event, None, None]:
+    """Its events, until its end; :class:`JobTimeout` when time runs out.
+
+    ``tick`` is called again and again meanwhile; it returns after how many seconds at most it
+    wants to be.
+    """
     queue = job._tracked.events.subscribe()
     # One that was given before the queue was there; twice at worst: the first ends it.
     end_event = job._tracked.state.end_event
     if end_event is not None:
         queue.put(end_event)
-    return _events(job, queue, limits)
+    return _events(job, queue, limits, tick)
 
 
-def _events(job: Job, queue: EventQueue, limits: Limits) -> Generator[Event, None, None]:
+def _events(
+    job: Job, queue: EventQueue, limits: Limits, tick: Callable[[], float] | None
+) -> Generator[Event, None, None]:
     try:
         while True:
             is_over = job.done()
             left = job._slice(limits)
             if left <= 0 and not is_over:
                 raise job._timeout_error(limits)
+            if tick is not None:
+                left = min(left, tick())
             event = queue.get(0 if is_over else left)
             if event is not None:
                 yield event
@@ -475,26 +485,46 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     return said
 
 
+@attrs.frozen
+class Callbacks:
+    """What is called in the thread that waits: see :meth:`ComfyApi.run`."""
+
+    on_event: Callable[[Any], object] | None = None
+    on_progress: Callable[[Progress], object] | None = None
+    on_preview: Callable[[PreviewEvent], object] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for callback in (self.on_event, self.on_progress, self.on_preview):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"a callback is called with one event: {callback!r}")
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any((self.on_event, self.on_progress, self.on_preview))
+
+    def call(self, job: Job, event: Event) -> None:
+        """Call those that want this event."""
+        if self.on_event is not None:
+            _call(job, self.on_event, event)
+        if self.on_progress is not None and isinstance(event, Progress):
+            _call(job, self.on_progress, event)
+        if self.on_preview is not None and event.name == "b_preview":
+            _call(job, self.on_preview, event)
+
+
 def wait(
     job: Job,
     limits: Limits,
-    *,
-    on_event: Callable[[Any], object] | None = None,
-    on_progress: Callable[[Progress], object] | None = None,
-    on_preview: Callable[[PreviewEvent], object] | None = None,
+    callbacks: Callbacks = Callbacks(),  # it is frozen
+    tick: Callable[[], float] | None = None,
 ) -> Result:
-    """Wait for a job, and call back in this thread meanwhile."""
-    if on_event is None and on_progress is None and on_preview is None:
+    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`follow`."""
+    if not callbacks and tick is None:
         return job._outcome(limits)
-    events = follow(job, limits)
+    events = follow(job, limits, tick)
     with contextlib.closing(events):
         for event in events:
-            if on_event is not None:
-                _call(job, on_event, event)
-            if on_progress is not None and isinstance(event, Progress):
-                _call(job, on_progress, event)
-            if on_preview is not None and event.name == "b_preview":
-                _call(job, on_preview, event)
+            callbacks.call(job, event)
     return job._outcome(limits)
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from ..errors import WorkflowError
 from ..routes.files import IN_MEMORY, FileRoutes
+from ..showing.cells import shown
 from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.parallel import in_parallel
 from ..transport.response import Download
@@ -65,6 +66,12 @@ class Output(ABC):
         where = "" if self.type in ("output", IN_MEMORY) else f", {brief(self.type)[1:-1]}"
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"<{type(self).__name__} {brief(self.filename)}{where}{seed}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        from .gallery import gallery
+
+        return shown(self, lambda: gallery((self,)))
 
     @property
     def path(self) -> Path | None:

@@ -20,6 +20,8 @@ from .state import JobState
 REMEMBERED: Final = 1000
 #: No node costs less than so many seconds, or nothing would be left to divide by.
 LEAST: Final = 0.001
+#: So much of a prompt says how long the rest takes.
+TELLING: Final = 0.1
 #: No sampler makes more steps.
 MOST: Final = 10_000
 
@@ -189,6 +191,22 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
     )
     state.fraction = max(state.fraction, min(0.99, done))
     return state.fraction
+
+
+def seconds_left(state: JobState, times: NodeTimes, ran_for: float) -> float | None:
+    """About how many seconds a prompt takes from now on; ``None``: nobody can say.
+
+    By earlier runs of its nodes, and by its own pace the more of it is done.  Whatever has not
+    run before, only its own pace tells, and that not before a part of it is done.
+    """
+    done = state.fraction
+    costs = _weights_of(state, times)
+    by_pace = ran_for / done if done > 0 else 0.0
+    if costs and all(times.seconds(state.graph, node_id) is not None for node_id in costs):
+        before = sum(costs.values())
+        whole = before * (1 - done) + by_pace * done
+        return max(0.0, whole - ran_for)
+    return max(0.0, by_pace - ran_for) if done >= TELLING else None
 
 
 def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:

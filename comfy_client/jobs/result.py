@@ -13,6 +13,7 @@ import attrs
 from ..errors import WorkflowError
 from ..nearest import nearest
 from ..routes.files import FileRoutes
+from ..showing.cells import shown
 from ..transport.files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
@@ -152,6 +153,15 @@ class NodeOutput(_Outputs):
         name = self.title or self.class_type or self.node_id
         return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self._gallery)
+
+    def _gallery(self) -> str:
+        from .gallery import gallery
+
+        return gallery(self.files, self.texts)
+
 
 def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
     """The outputs of a node, by id, title or class."""
@@ -263,6 +273,22 @@ class Result(_Outputs):
         facts += ["from the cache"] if self.fully_cached else []
         facts += [] if self.complete else ["incomplete"]
         return f"<{type(self).__name__} {', '.join(facts)}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self.gallery)
+
+    def gallery(self) -> str:
+        """The HTML by which a notebook shows it: thumbnails, players and texts, all bounded."""
+        from .gallery import gallery
+
+        nodes = self.nodes.values()
+        titles = {node.node_id: node.title or node.class_type or "" for node in nodes}
+        facts = [] if self.files or self.texts else ["no outputs"]
+        facts += [] if self.seconds is None else [f"{self.seconds:.1f} s"]
+        facts += ["from the cache"] if self.fully_cached else []
+        facts += [] if self.complete else ["incomplete"]
+        return gallery(self.files, self.texts, titles, facts)
 
 
 def make_result(

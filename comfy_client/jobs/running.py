@@ -20,16 +20,18 @@ from ..routes.prompts import (
     seal,
 )
 from ..sealing import sealed
+from ..showing.screen import surface
 from ..signals import Receivers
 from ..transport.deadline import Deadline
 from ..transport.http import MAX_TRANSFER
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
 from ..workflow.seeds import wants_seeds
-from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait, wait_for_one
+from .job import SLICE, Callbacks, Job, Limits, OnInterrupt, cancelling, wait_for_one
 from .poller import Poller
 from .result import Result
 from .submit import attach, submit
+from .watching import wait_watched
 
 #: Names under which pictures come of what is being made.
 PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
@@ -149,6 +151,7 @@ class Running(Routes):
         on_event: Callable[[JobEvent], object] | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         on_preview: Callable[[PreviewEvent], object] | None = None,
+        progress: bool | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
         """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
@@ -185,6 +188,12 @@ class Running(Routes):
                 custom nodes whose data has its ``prompt_id``.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
+            progress: Whether to show how far it is.  ``None``: ``COMFY_PROGRESS`` (0 or 1) in
+                the environment decides; without it, a notebook shows a bar, the preview, and at
+                the end what came out, and a terminal with tqdm (extra ``[progress]``) shows a
+                bar on stderr, unless you passed a callback or called from another thread than
+                the main one.  Everywhere else, ``True`` writes a line for each 10 %, and
+                ``None`` logs these lines as INFO.
             options: See :class:`PromptOptions`.
 
         Raises:
@@ -201,10 +210,8 @@ class Running(Routes):
         """
         seal(options)
         limits = Limits(timeout, stall_timeout)
-        for callback in (on_event, on_progress, on_preview):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"a callback is called with one event: {callback!r}")
-        wants_events = bool(on_event or on_progress or on_preview)
+        callbacks = Callbacks(on_event, on_progress, on_preview)
+        screen = surface(False if progress is None and callbacks else progress)
         self._check_open()
         inputs = sealed(inputs)
         workflow = self._read(workflow, inputs, options, check=check, deadline=limits.deadline)
@@ -213,21 +220,15 @@ class Running(Routes):
                 self,
                 self._poller,
                 workflow,
-                keep_events=wants_events,
-                wants_previews=on_preview is not None or self._wants_previews(),
+                keep_events=bool(callbacks),
+                wants_previews=bool(on_preview) or screen == "notebook" or self._wants_previews(),
                 deadline=limits.deadline,
                 strict=strict,
                 resubmit=resubmit,
                 begun=to_cancel.append,
                 **options,
             )
-            return wait(
-                job,
-                limits,
-                on_event=on_event,
-                on_progress=on_progress,
-                on_preview=on_preview,
-            )
+            return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
 
     def submit(
         self,

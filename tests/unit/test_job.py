@@ -26,7 +26,7 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait, wait_for_one
+from comfy_client.jobs.job import Callbacks, Job, Limits, news_at, state_of, wait, wait_for_one
 from comfy_client.jobs.job_events import JobEvents
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.result import make_result
@@ -402,9 +402,7 @@ def test_events_are_handed_to_the_one_that_waits(one, job):
     result = wait(
         job,
         Limits(5),
-        on_event=all_of_them.append,
-        on_progress=steps.append,
-        on_preview=pictures.append,
+        Callbacks(all_of_them.append, steps.append, pictures.append),
     )
     assert result is RESULT
     assert all_of_them == events
@@ -416,7 +414,7 @@ def test_a_verdict_without_an_event_ends_the_wait(one, job):
     """As when the client is closed."""
     threading.Timer(0.05, one.settle, (JobFailed("no", prompt_id="the-id"),)).start()
     with pytest.raises(JobFailed):
-        wait(job, Limits(30), on_event=lambda event: None)
+        wait(job, Limits(30), Callbacks(on_event=lambda event: None))
 
 
 def test_a_blocked_node_does_not_end_the_wait(one, job):
@@ -426,7 +424,7 @@ def test_a_blocked_node_does_not_end_the_wait(one, job):
         one.events.receive(event)
     one.settle(RESULT)
     got = []
-    wait(job, Limits(5), on_event=got.append)
+    wait(job, Limits(5), Callbacks(on_event=got.append))
     assert [e.name for e in got] == ["execution_error", "progress", "execution_success"]
 
 
@@ -443,7 +441,7 @@ def test_a_wait_with_callbacks_ends_in_time(one, job, timeout):
     thread.start()
     start = time.monotonic()
     with pytest.raises(JobTimeout):
-        wait(job, Limits(timeout), on_event=lambda event: None)
+        wait(job, Limits(timeout), Callbacks(on_event=lambda event: None))
     assert time.monotonic() - start < 5
     stop.set()
     thread.join()
@@ -457,7 +455,7 @@ def test_whoever_leaves_leaves_no_growing_queue(one, job):
 
     one.events.receive(progress(1))
     with pytest.raises(KeyError) as caught:
-        wait(job, Limits(5), on_progress=leave)
+        wait(job, Limits(5), Callbacks(on_progress=leave))
     assert "keeps running" in caught.value.__notes__[0]
     one.events.receive(event := progress(2))
     kept = weakref.ref(event)

@@ -1,0 +1,167 @@
+"""Results and their outputs as HTML: thumbnails, players, texts.
+
+Bounded in pictures, in bytes that are fetched and that a notebook stores, and in time.  It
+raises nothing: what cannot be fetched has its name there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from ..errors import ComfyError
+from ..showing.html import (
+    card,
+    data_url,
+    escape,
+    link,
+    paragraph,
+    player,
+    remark,
+)
+from ..showing.thumbnails import SIZE, thumbnail
+from ..transport.parallel import in_parallel
+from ..transport.response import Download
+
+#: Outputs with a picture or a player, and texts.
+MOST_OUTPUTS: Final = 24
+MOST_TEXTS: Final = 12
+#: Bytes of HTML for all pictures and players.
+MOST_BYTES: Final = 4 << 20
+#: Bytes of one image that are fetched, and of a film or a sound that the notebook stores.
+_LARGEST_IMAGE: Final = 32 << 20
+_LARGEST_PLAYER: Final = 1 << 20
+#: Seconds for everything.
+_PATIENCE: Final = 10.0
+
+_MIME: Final = {
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "webm": "video/webm",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "wav": "audio/wav",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+    "m4a": "audio/mp4",
+}
+
+
+class Showable(Protocol):
+    """What is needed of an :class:`Output`."""
+
+    @property
+    def filename(self) -> str:
+        """The name on the server."""
+
+    @property
+    def type(self) -> str:
+        """``output``, ``temp`` or ``websocket``."""
+
+    @property
+    def media(self) -> str:
+        """What kind of file it is."""
+
+    @property
+    def node_id(self) -> str:
+        """The node that made it."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that it was made with."""
+
+    @property
+    def url(self) -> str | None:
+        """The URL for a browser."""
+
+    def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:
+        """The content piece by piece."""
+
+
+def gallery(
+    files: Sequence[Showable],
+    texts: Sequence[str] = (),
+    titles: Mapping[str, str] | None = None,
+    facts: Sequence[str] = (),
+) -> str:
+    """A card for each output, then the texts.
+
+    Args:
+        files: Outputs.
+        texts: Texts that nodes show.
+        titles: Names of nodes, by id.
+        facts: What else there is to say, below all.
+    """
+    shown = files[:MOST_OUTPUTS]
+    cards = (
+        card(picture, _caption(output, titles or {}))
+        for output, picture in zip(shown, pictures(shown), strict=True)
+    )
+    parts = ["".join(cards), *map(paragraph, texts[:MOST_TEXTS])]
+    left_out = len(files) - len(shown) + max(0, len(texts) - MOST_TEXTS)
+    said = [*([f"and {left_out} more"] if left_out else ()), *facts]
+    return "".join(parts) + (remark(", ".join(said)) if said else "")
+
+
+def _caption(output: Showable, titles: Mapping[str, str]) -> list[str]:
+    name = _link_to(output, output.filename)
+    titled = titles.get(output.node_id)
+    facts = [] if output.seed is None else [f"seed {output.seed}"]
+    facts += [titled] if titled else []
+    facts += [output.type] if output.type == "temp" else []
+    return [name, f'<span style="opacity:.7">{escape(", ".join(facts), 200)}</span>']
+
+
+def _link_to(output: Showable, text: str) -> str:
+    try:
+        url = output.url
+    except ValueError:  # it belongs to no client
+        url = None
+    return link(url, text) if url else escape(text)
+
+
+def pictures(
+    outputs: Iterable[Showable], size: int = SIZE, most_bytes: int = MOST_BYTES
+) -> list[str]:
+    """The HTML that shows each, empty if nothing can; several are fetched at a time."""
+    until = time.monotonic() + _PATIENCE
+    found = []
+    for markup in in_parallel(lambda output: _picture(output, size, until), list(outputs)):
+        most_bytes -= len(markup)
+        found.append(markup if most_bytes > 0 else "")
+    return found
+
+
+def _picture(output: Showable, size: int, until: float) -> str:
+    left = until - time.monotonic()
+    if left <= 0 or output.media == "other":
+        return ""
+    is_image = output.media == "image"
+    mime = _MIME.get(os.path.splitext(output.filename)[1][1:].lower(), "")
+    if not is_image and not mime:
+        return ""
+    try:
+        data = _fetch(output, _LARGEST_IMAGE if is_image else _LARGEST_PLAYER, left)
+    except (ComfyError, ValueError):
+        return remark("it could not be fetched")
+    if data is None:
+        return remark("too large to be shown here")
+    if is_image:
+        return thumbnail(data, size) or ""
+    return player(output.media, data_url(mime, data) or "")
+
+
+def _fetch(output: Showable, most: int, seconds: float) -> bytes | None:
+    """The content; ``None``: there is more of it."""
+    data = bytearray()
+    with output.stream(timeout=seconds) as download:
+        if (download.length or 0) > most:
+            return None
+        for chunk in download:
+            data += chunk
+            if len(data) > most:
+                return None
+    return bytes(data)

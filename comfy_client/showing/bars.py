@@ -1,0 +1,228 @@
+"""Bars: in a terminal, below the cell of a notebook, as lines of a log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import attrs
+
+from .html import Bundle, bundle, data_url, escape, image, meter, one_line
+from .screen import Surface
+from .thumbnails import sniffed, thumbnail
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds that a run takes before a terminal shows it: a loop of short ones leaves no lines.
+_DELAY: Final = 0.4
+#: Bytes of a preview that is shown as it came.
+_MOST_PREVIEW: Final = 128 << 10
+#: Columns of what is being done.
+_WIDTH: Final = 40
+
+
+@attrs.frozen
+class Preview:
+    """A picture of unfinished work, encoded."""
+
+    data: bytes | memoryview
+
+
+@attrs.frozen
+class Moment:
+    """How far it is.
+
+    Attributes:
+        fraction: From 0 to 1.
+        text: What is being done.
+        elapsed: Seconds since it began.
+        left: About how many seconds are left; ``None``: nobody can say.
+        preview: The latest one; ``None``: there is none.
+        ended: How it ended, in a word; empty: it goes on.
+    """
+
+    fraction: float
+    text: str = ""
+    elapsed: float = 0.0
+    left: float | None = None
+    preview: Preview | None = None
+    ended: str = ""
+
+    @property
+    def times(self) -> str:
+        """``0:12, about 0:08 left``."""
+        if self.left is None or self.ended:
+            return clock(self.elapsed)
+        return f"{clock(self.elapsed)}, about {clock(math.ceil(self.left))} left"
+
+
+class Bar(Protocol):
+    """Shows moments, in the thread of whoever waits.
+
+    Attributes:
+        period: Seconds between two moments; fewer are not worth their cost.
+    """
+
+    period: float
+
+    def show(self, moment: Moment) -> None:
+        """Show how far it is."""
+
+    def end(self, moment: Moment, outcome: Bundle | None) -> None:
+        """It is over; ``outcome``: what came out, for a notebook."""
+
+
+def clock(seconds: float) -> str:
+    """``0:07``, ``12:30`` or ``1:02:03``."""
+    whole = int(min(max(0.0, seconds), 359_999)) if math.isfinite(seconds) else 0
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def make_bar(surface: Surface, name: str) -> Bar:
+    """A bar for a surface; ``name`` says what runs, in lines of the log."""
+    if surface == "notebook":
+        return NotebookBar()
+    if surface == "terminal":
+        return TerminalBar()
+    if surface == "lines":
+        return Lines(_print)
+    return Lines(lambda text: log.info("%s: %s", name, text))
+
+
+class TerminalBar:
+    """One line on stderr that changes, by tqdm."""
+
+    period: float = 0.1
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._width = 0
+        self._bar: Any = None
+
+    def show(self, moment: Moment) -> None:
+        """Draw it, unless it may be over in a moment."""
+        if self._bar is None:
+            if time.monotonic() - self._begun < _DELAY and not moment.ended:
+                return
+            self._bar = _tqdm()
+        self._bar.n = round(moment.fraction, 3)
+        text = one_line(moment.ended or moment.text, _WIDTH)
+        self._width = max(self._width, len(text))  # so that the bar stays where it is
+        self._bar.set_description_str(text.ljust(self._width), refresh=False)
+        self._bar.unit = moment.times
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            self._bar.refresh()
+
+    def end(self, moment: Moment, outcome: Bundle | None) -> None:
+        """Leave the last state; of what was over soon, nothing."""
+        if self._bar is not None:
+            self.show(moment)
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
+
+
+def _tqdm() -> Any:
+    from tqdm import tqdm
+
+    class Still(tqdm):  # type: ignore[misc]  # tqdm has no types
+        monitor_interval = 0  # no thread of its own
+
+    return Still(
+        total=1.0,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format="{desc}  {percentage:3.0f}%|{bar}| {unit}",
+    )
+
+
+class Lines:
+    """A line for each 10 %."""
+
+    period: float = 0.5
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._tenths = 0
+
+    def show(self, moment: Moment) -> None:
+        """Write a line, if it is further by a tenth."""
+        tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
+        if tenths > self._tenths and not moment.ended:
+            self._tenths = tenths
+            what = f", {one_line(moment.text, _WIDTH)}" if moment.text else ""
+            self._write(f"{tenths * 10} %{what}, {moment.times}")
+
+    def end(self, moment: Moment, outcome: Bundle | None) -> None:
+        """Write how it ended."""
+        self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+class NotebookBar:
+    """A bar and a preview below the cell, and at the end what came out.
+
+    One display that is updated, without widgets, so it works wherever notebooks do, and a file
+    keeps only what was shown last.
+    """
+
+    period: float = 0.25
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._handle: Any = None
+
+    def show(self, moment: Moment) -> None:
+        """Show the bar below the latest preview; nothing of what may be over in a moment."""
+        if self._handle is None and time.monotonic() - self._begun < _DELAY:
+            return
+        self._put(_bar_bundle(moment))
+
+    def end(self, moment: Moment, outcome: Bundle | None) -> None:
+        """Replace it by the outcome; without one, leave what was there, and say how it ended."""
+        if outcome is not None:
+            self._put(outcome)
+        elif self._handle is not None:
+            self._put(_bar_bundle(moment))
+
+    def _put(self, bundle: Bundle) -> None:
+        from IPython import display
+
+        if self._handle is None:
+            self._handle = display.DisplayHandle()
+            self._handle.display(bundle, raw=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def _bar_bundle(moment: Moment) -> Bundle:
+    percent = f"{100 * min(max(0.0, moment.fraction), 1.0):.0f} %"
+    what = moment.ended or moment.text
+    mood = "" if not moment.ended else "good" if moment.fraction >= 1 else "bad"
+    below = f"{percent}, {moment.times}"
+    return bundle(
+        f"{one_line(what, 200)} {below}",
+        f"{_picture(moment.preview)}{meter(moment.fraction, mood)}"
+        f'<div>{escape(what, 200)}</div><div style="opacity:.7">{below}</div>',
+    )
+
+
+def _picture(preview: Preview | None) -> str:
+    """As it is: a server sends small ones, and many."""
+    if preview is None:
+        return ""
+    mime = sniffed(preview.data)
+    if mime is None or len(preview.data) > _MOST_PREVIEW:
+        return thumbnail(preview.data) or ""
+    return image(data_url(mime, preview.data) or "")

@@ -1,0 +1,40 @@
+"""What the cell that runs has shown already, so that nothing appears twice in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from .screen import cell, shows_html
+
+#: Galleries below one cell: a loop of runs must not swell the notebook.
+MOST: Final = 20
+
+_shown: list[tuple[int, int]] = []  # cells, and the ids of values that they have shown
+
+
+def note_shown(value: object) -> None:
+    """The cell that runs has shown it."""
+    now = cell()
+    _shown[:] = [one for one in _shown if one[0] == now]
+    _shown.append((now, id(value)))
+
+
+def was_shown(value: object) -> bool:
+    """Whether the cell that runs has shown it."""
+    return (cell(), id(value)) in _shown
+
+
+def is_full() -> bool:
+    """Whether the cell that runs has shown enough."""
+    now = cell()
+    return sum(one[0] == now for one in _shown) >= MOST
+
+
+def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
+    """What IPython asks for: both forms, or only the text where the other one would be in vain."""
+    if shows_html() and not was_shown(value):
+        from .html import bundle  # nothing is shown before something is there
+
+        return bundle(repr(value), markup())
+    return {"text/plain": repr(value)}

@@ -1,0 +1,137 @@
+"""Pieces of HTML, with inline styles only, since notebooks differ in what they let through.
+
+Every function escapes the texts it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+#: What IPython asks of a value: texts by MIME type.
+Bundle = dict[str, str]
+
+#: Characters of one text.
+MOST_TEXT: Final = 2000
+#: Types that a notebook may be handed; anything else that a server names is not.
+PLAYABLE: Final = frozenset(
+    {
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/gif",
+        "video/mp4",
+        "video/webm",
+        "audio/flac",
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wav",
+        "audio/mp4",
+    }
+)
+_FONT: Final = "font:12px/1.5 system-ui,sans-serif"
+_DIM: Final = "opacity:.7"
+_COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
+
+
+def bundle(text: str, markup: str) -> Bundle:
+    """Both forms of a value."""
+    return {"text/plain": text, "text/html": f'<div style="{_FONT}">{markup}</div>'}
+
+
+def one_line(text: str, most: int = MOST_TEXT) -> str:
+    """One line, which no terminal obeys, and not too long."""
+    shown = "".join(char if char.isprintable() else " " for char in text[: 2 * most])
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= most and len(text) <= 2 * most else f"{shown[: most - 3]}..."
+
+
+def escape(text: object, most: int = MOST_TEXT) -> str:
+    """One line of text, as HTML."""
+    return html.escape(one_line(str(text), most))
+
+
+def paragraph(text: str) -> str:
+    """Text with its line breaks, in a box that scrolls."""
+    shown = text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
+    return (
+        '<pre style="margin:4px 0;padding:6px 8px;max-height:16em;max-width:60em;overflow:auto;'
+        f'white-space:pre-wrap;border:1px solid rgba(128,128,128,.3)">{html.escape(shown)}</pre>'
+    )
+
+
+def remark(text: str, mood: str = "") -> str:
+    """A line on its own."""
+    colour = f"color:{_COLOURS[mood]}" if mood else _DIM
+    return f'<div style="{colour}">{escape(text)}</div>'
+
+
+def link(url: str, text: str) -> str:
+    """A link, if it is one to the web."""
+    if not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
+        return escape(text)
+    href = html.escape(url, quote=True)
+    return f'<a href="{href}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
+
+
+def data_url(mime: str, data: bytes | memoryview) -> str | None:
+    """The data itself, as the source of a picture or a film; ``None``: it is of no known type."""
+    if mime not in PLAYABLE:
+        return None
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def image(source: str, size: tuple[int, int] | None = None, most: int = 256) -> str:
+    """A picture from a :func:`data_url`, of a stated size in pixels."""
+    stated = "" if size is None else f' width="{size[0]}" height="{size[1]}"'
+    style = f"display:block;margin:0;max-width:{most}px;max-height:{most}px"
+    return f'<img src="{source}"{stated} style="{style}" alt="">'
+
+
+def player(kind: str, source: str) -> str:
+    """A film or a sound from a :func:`data_url`."""
+    if kind == "audio":
+        return f'<audio controls preload="metadata" src="{source}" style="width:256px"></audio>'
+    style = "display:block;max-width:256px;max-height:256px"
+    return f'<video controls loop muted preload="metadata" src="{source}" style="{style}"></video>'
+
+
+def card(picture: str, lines: Iterable[str]) -> str:
+    """A picture with lines below it; all of it is HTML already."""
+    below = "".join(f"<div>{line}</div>" for line in lines)
+    return (
+        '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
+        f'max-width:256px;overflow-wrap:anywhere">{picture}'
+        f'<figcaption style="{_FONT};margin-top:2px">{below}</figcaption></figure>'
+    )
+
+
+def meter(fraction: float, mood: str = "") -> str:
+    """A bar that is filled so far."""
+    percent = 100 * min(max(0.0, fraction), 1.0)
+    colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, "#c0392b")
+    return (
+        '<div style="width:256px;height:6px;margin:4px 0;border-radius:3px;overflow:hidden;'
+        'background:rgba(128,128,128,.3)">'
+        f'<div style="width:{percent:.1f}%;height:100%;background:{colour}"></div></div>'
+    )
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], moods: Mapping[str, str] | None = None
+) -> str:
+    """A table of texts; ``moods`` colours cells by what stands in them."""
+    left = "text-align:left;vertical-align:top"
+    names = "".join(f'<th style="{left}">{escape(name)}</th>' for name in head)
+    body = []
+    for row in rows:
+        cells = []
+        for value in row:
+            mood = (moods or {}).get(str(value), "")
+            colour = f";color:{_COLOURS[mood]};font-weight:600" if mood else ""
+            cells.append(f'<td style="{left}{colour}">{escape(value, 400)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
+    return f'<table style="{_FONT}">{top}<tbody>{"".join(body)}</tbody></table>'

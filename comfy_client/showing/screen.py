@@ -1,0 +1,72 @@
+"""Where this program runs, and so how a run can be watched."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from importlib.util import find_spec
+from typing import Any, Final, Literal
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: The environment variable that decides where no argument does: 0 or 1.
+VARIABLE: Final = "COMFY_PROGRESS"
+_NO: Final = frozenset({"0", "false", "no", "off"})
+
+#: A notebook; a terminal with tqdm; lines on stderr; lines of the log; nothing at all.
+Surface = Literal["notebook", "terminal", "lines", "log", "none"]
+
+
+def shell() -> Any | None:
+    """The shell of IPython that this runs in, in a notebook or a terminal."""
+    ipython: Any = sys.modules.get("IPython")  # whoever is in one has imported it
+    return None if ipython is None else ipython.get_ipython()
+
+
+def is_notebook() -> bool:
+    """Whether what is displayed appears below a cell: in Jupyter, VS Code, Colab, ..."""
+    return hasattr(shell(), "kernel")
+
+
+def shows_html() -> bool:
+    """Whether HTML is worth its while; to IPython in a terminal it is not."""
+    return shell() is None or is_notebook()
+
+
+def cell() -> int:
+    """The number of the cell that runs."""
+    return int(getattr(shell(), "execution_count", 0) or 0)
+
+
+def surface(progress: bool | None) -> Surface:
+    """Where to show how a run goes on.
+
+    Args:
+        progress: What the caller wants; ``None``: the environment decides, and then by where it
+            runs.  Only a notebook and a terminal show something unasked, and only from the main
+            thread: a library that calls us in another one does not own the screen.
+    """
+    if progress is None:
+        if threading.current_thread() is not threading.main_thread():
+            return "none"
+        wanted = os.environ.get(VARIABLE, "").strip().lower()
+        if wanted:
+            progress = wanted not in _NO
+    if progress is False:
+        return "none"
+    if is_notebook():
+        return "notebook"
+    if _is_terminal() and find_spec("tqdm") is not None:
+        return "terminal"
+    if progress:
+        return "lines"
+    return "log" if log.isEnabledFor(logging.INFO) else "none"
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except (AttributeError, ValueError):  # it is closed, or somebody's own
+        return False

@@ -1,0 +1,150 @@
+"""How a bar looks: in a terminal, as lines, and in a notebook."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from comfy_client.showing import bars
+from comfy_client.showing.bars import Lines, Moment, NotebookBar, Preview, TerminalBar, clock
+from comfy_client.showing.html import bundle
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Notebook:
+    """Counts displays, and keeps what each shows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: dict[str, dict[str, str]] = {}
+        display = pytest.importorskip("IPython.display")
+        monkeypatch.setattr(display.DisplayHandle, "display", self._put)
+        monkeypatch.setattr(display.DisplayHandle, "update", self._put)
+
+    def _put(self, data: dict[str, str], *, raw: bool) -> None:
+        handle: Any = sys._getframe(1).f_locals["self"]._handle
+        assert raw
+        self.shown[handle.display_id] = data
+
+    @property
+    def html(self) -> str:
+        [data] = self.shown.values()
+        return data["text/html"]
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    return Notebook(monkeypatch)
+
+
+HALF = Moment(0.5, "KSampler 10/20", elapsed=61, left=58.2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0:00"), (59.9, "0:59"), (750, "12:30"), (3723, "1:02:03"), (-5, "0:00")],
+)
+def test_a_clock_is_short(seconds: float, expected: str) -> None:
+    """Minutes and seconds; hours only if there are some."""
+    assert clock(seconds) == expected
+
+
+@given(st.floats())
+def test_a_clock_stands_any_number(seconds: float) -> None:
+    """Those of a server's making, too."""
+    assert len(clock(seconds)) <= 8
+
+
+def test_a_terminal_shows_node_steps_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one line of stderr."""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TerminalBar()
+    bar.show(HALF)
+    assert "KSampler 10/20   50%|" in terminal.getvalue()
+    assert terminal.getvalue().endswith("| 1:01, about 0:59 left")
+    bar.end(Moment(1.0, elapsed=120, ended="done"), None)
+    assert terminal.getvalue().endswith("| 2:00\n")
+
+
+def test_a_terminal_shows_nothing_of_what_is_over_in_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loop of short runs leaves no line for each."""
+    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TerminalBar()
+    bar.show(HALF)
+    bar.end(Moment(1.0, ended="done"), None)
+    assert not terminal.getvalue()
+
+
+@given(st.text())
+def test_no_title_of_a_node_commands_a_terminal(title: str) -> None:
+    """Nor does a brace in one mean anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bars, "_DELAY", 0.0)
+        patch.setattr(sys, "stderr", terminal := Terminal())
+        TerminalBar().show(Moment(0.5, "\x1b[2J{bar}" + title))
+    assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
+
+
+def test_lines_come_for_each_tenth_and_for_the_end() -> None:
+    """However often it is asked."""
+    lines: list[str] = []
+    bar = Lines(lines.append)
+    for at in range(1000):
+        bar.show(Moment(at / 1000, "KSampler", elapsed=at / 10))
+    bar.end(Moment(1.0, elapsed=100, ended="done"), None)
+    assert len(lines) == 10
+    assert lines[0] == "10 %, KSampler, 0:10"
+    assert lines[-1] == "done, 1:40"
+
+
+def test_a_notebook_has_one_display_which_ends_as_the_outcome(notebook: Notebook) -> None:
+    """The file of the notebook keeps only that."""
+    bar = NotebookBar()
+    bar.show(HALF)
+    assert "KSampler 10/20" in notebook.html
+    assert "50 %" in notebook.html
+    bar.end(Moment(1.0, ended="done"), bundle("a result", "<b>pictures</b>"))
+    assert "<b>pictures</b>" in notebook.html
+    assert "KSampler" not in notebook.html
+
+
+def test_a_notebook_keeps_the_preview_of_what_was_stopped(notebook: Notebook) -> None:
+    """And says how it ended."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "JPEG")
+    bar = NotebookBar()
+    bar.end(Moment(0.5, preview=Preview(file.getvalue()), ended="stopped"), None)
+    assert not notebook.shown  # it had shown nothing
+    bar.show(HALF)
+    bar.end(Moment(0.5, preview=Preview(file.getvalue()), ended="stopped"), None)
+    assert "data:image/jpeg;base64," in notebook.html
+    assert "stopped" in notebook.html
+
+
+@given(st.text(), st.binary())
+def test_a_notebook_is_handed_no_markup_of_a_server(title: str, data: bytes) -> None:
+    """Titles are escaped, and pictures are pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bars, "_DELAY", 0.0)
+        notebook = Notebook(patch)
+        moment = Moment(0.5, f"<script>{title}", preview=Preview(b"<svg onload=x>" + data))
+        NotebookBar().show(moment)
+    assert "<script" not in notebook.html
+    assert "<img" not in notebook.html

@@ -1,0 +1,225 @@
+"""Results as HTML: what a notebook shows of pictures, films, sounds and texts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from comfy_client import ComfyApi
+from comfy_client.jobs import gallery
+from comfy_client.jobs.result import Result, make_result
+from comfy_client.showing import cells
+from comfy_client.showing.cells import note_shown
+from comfy_client.showing.thumbnails import thumbnail
+from comfy_client.testing import ComfyServer
+
+MEDIA = Path(__file__).parents[1] / "media"
+GRAPH = {
+    "1": {"class_type": "KSampler", "inputs": {"seed": 7}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "<Save>"}},
+}
+
+
+@pytest.fixture
+def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(comfy.url) as api:
+        yield api
+
+
+def encoded(size: tuple[int, int] = (1024, 512), mode: str = "RGB", kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise(size, 90).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def result_of(api: ComfyApi | None, *names: str, texts: tuple[str, ...] = (), **kw: Any) -> Result:
+    files = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+    outputs: dict[str, Any] = {"2": {"images": files, "text": list(texts)}}
+    return make_result("the-id", GRAPH, outputs, files=api, **kw)
+
+
+def put(comfy: ComfyServer, name: str, data: bytes) -> None:
+    (comfy.root / "output" / name).write_bytes(data)
+
+
+def html(value: Any) -> str:
+    data = value._repr_mimebundle_()
+    assert data["text/plain"] == repr(value)
+    return str(data["text/html"])
+
+
+def embedded(markup: str) -> list[bytes]:
+    """What the HTML brings along."""
+    return [base64.b64decode(data) for data in re.findall(r";base64,([^\"]*)", markup)]
+
+
+def test_a_result_shows_a_thumbnail_with_its_seed_and_node(
+    comfy: ComfyServer, api: ComfyApi
+) -> None:
+    """A small WebP of a stated size, linked to the file on the server."""
+    put(comfy, "a.png", encoded())
+    markup = html(result_of(api, "a.png", seconds=1.6, fully_cached=True))
+    [data] = embedded(markup)
+    picture = Image.open(io.BytesIO(data))
+    assert (picture.format, picture.size) == ("WEBP", (256, 128))
+    assert 'width="256" height="128"' in markup
+    assert "seed 7, &lt;Save&gt;" in markup
+    assert "1.6 s, from the cache" in markup
+    assert "/view?" in markup
+
+
+def test_one_output_and_one_node_show_themselves(comfy: ComfyServer, api: ComfyApi) -> None:
+    """As the result does."""
+    put(comfy, "a.png", encoded())
+    result = result_of(api, "a.png")
+    for value in (result.image, result["2"]):
+        assert len(embedded(html(value))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "mime"),
+    [
+        ("SaveWEBM.webm", "<video", "video/webm"),
+        ("SaveVideo.mp4", "<video", "video/mp4"),
+        ("SaveAudio.flac", "<audio", "audio/flac"),
+        ("SaveAudioMP3.mp3", "<audio", "audio/mpeg"),
+        ("SaveAudioOpus.opus", "<audio", "audio/ogg"),
+    ],
+)
+def test_films_and_sounds_play(
+    comfy: ComfyServer, api: ComfyApi, name: str, tag: str, mime: str
+) -> None:
+    """Short ones are in the notebook as they are."""
+    put(comfy, name, data := (MEDIA / name).read_bytes())
+    markup = html(result_of(api, name))
+    assert tag in markup
+    assert f'src="data:{mime};base64,' in markup
+    assert embedded(markup) == [data]
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG"])
+def test_a_short_animation_plays(kind: str) -> None:
+    """As it is."""
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    assert embedded(thumbnail(file.getvalue()) or "") == [file.getvalue()]
+
+
+@pytest.mark.parametrize("name", ["SaveGLB.glb", "SaveLatent.latent"])
+def test_what_cannot_be_shown_has_a_link(comfy: ComfyServer, api: ComfyApi, name: str) -> None:
+    """And is not fetched."""
+    before = len(comfy.requests)
+    assert f">{name}</a>" in html(result_of(api, name))
+    assert len(comfy.requests) == before
+
+
+def test_a_large_film_is_not_stored(comfy: ComfyServer, api: ComfyApi) -> None:
+    """A link leads to it."""
+    put(comfy, "a.mp4", bytes(3 << 20))
+    markup = html(result_of(api, "a.mp4"))
+    assert "too large" in markup
+    assert "/view?" in markup
+    assert not embedded(markup)
+
+
+def test_a_file_that_is_gone_or_damaged_has_its_name(comfy: ComfyServer, api: ComfyApi) -> None:
+    """To show a value raises nothing."""
+    put(comfy, "damaged.png", b"no picture")
+    markup = html(result_of(api, "gone.png", "damaged.png"))
+    assert "could not be fetched" in markup
+    assert ">damaged.png</a>" in markup
+    assert "lost.png" in html(result_of(None, "lost.png"))
+
+
+def test_a_batch_is_bounded_in_pictures_and_bytes(comfy: ComfyServer, api: ComfyApi) -> None:
+    """So that no notebook swells."""
+    put(comfy, "a.png", encoded((256, 256)))
+    markup = html(result_of(api, *["a.png"] * 30))
+    assert len(embedded(markup)) == gallery.MOST_OUTPUTS
+    assert "and 6 more" in markup
+    outputs = result_of(api, *["a.png"] * 4).files
+    [one] = gallery.pictures(outputs[:1])
+    few = gallery.pictures(outputs, most_bytes=len(one) * 3 // 2)
+    assert [bool(one) for one in few] == [True, False, False, False]
+
+
+def test_texts_are_read(comfy: ComfyServer) -> None:
+    """As text, and not without end."""
+    markup = html(result_of(None, texts=("one <b>two</b>\nthree", "x" * 100_000)))
+    assert "one &lt;b&gt;two&lt;/b&gt;\nthree" in markup
+    assert len(markup) < 10_000
+
+
+@given(st.text(min_size=1), st.text())
+def test_no_name_and_no_text_of_a_server_is_markup(name: str, text: str) -> None:
+    """Whatever is in them."""
+    markup = html(result_of(None, f"<script>{name}.png", texts=(f"<img src=x>{text}",)))
+    assert "<script" not in markup
+    assert "<img" not in markup
+
+
+def test_what_the_cell_has_shown_is_not_shown_twice(
+    comfy: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``api.run(wf)`` as the last line: its gallery is there already."""
+    shell = SimpleNamespace(kernel=object(), execution_count=1)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(cells, "_shown", [])
+    result = result_of(api, texts=("hello",))
+    note_shown(result)
+    assert result._repr_mimebundle_() == {"text/plain": repr(result)}
+    shell.execution_count = 2
+    assert "hello" in html(result)
+
+
+def test_a_terminal_gets_the_text_only(
+    comfy: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPython in a terminal asks for HTML, too, and drops it: nothing is fetched."""
+    shell = SimpleNamespace(execution_count=1)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    before = len(comfy.requests)
+    assert list(result_of(api, "a.png")._repr_mimebundle_()) == ["text/plain"]
+    assert len(comfy.requests) == before
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16", "CMYK"])
+def test_pictures_of_any_mode_have_a_thumbnail(mode: str) -> None:
+    """With their alpha."""
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    source = Image.new(mode, (400, 300), 30_000 if mode == "I;16" else None)
+    file = io.BytesIO()
+    source.save(file, kind)
+    markup = thumbnail(file.getvalue())
+    assert markup is not None
+    small = Image.open(io.BytesIO(*embedded(markup)))
+    assert small.size == (256, 192)
+    if mode == "I;16":
+        assert abs(small.convert("L").getpixel((9, 9)) - 30_000 // 256) < 4  # type: ignore[operator]
+
+
+def test_a_bomb_is_not_opened() -> None:
+    """A picture of few bytes and many pixels."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    assert thumbnail(file.getvalue()) is None
+
+
+def test_without_pillow_a_small_picture_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one is not."""
+    small, large = encoded((64, 64)), encoded((1024, 1024))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert embedded(thumbnail(small) or "") == [small]
+    assert thumbnail(large) is None
