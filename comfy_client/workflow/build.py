@@ -130,7 +130,7 @@ class BaseGraph:
 
     def __init__(self, definitions: Definitions | None = None) -> None:
         if not (definitions is None or hasattr(definitions, "node_definitions")):
-            as_mapping(definitions, ())  # TypeError for what is none
+            as_mapping(definitions, ())  # WorkflowError for what is none
         self._definitions = definitions
         self._graph: dict[str, Any] = {}
         self._outputs: dict[str, tuple[OutputSpec, ...]] = {}

@@ -462,7 +462,7 @@ def test_without_definitions_nothing_is_checked_and_nothing_filled_in() -> None:
 
 
 def test_definitions_are_a_dict_or_what_has_them() -> None:
-    with pytest.raises(TypeError, match="a ComfyApi, or a dict"):
+    with pytest.raises(WorkflowError, match="a ComfyApi, or a dict"):
         Graph("http://127.0.0.1:8188")  # type: ignore[arg-type]
 
 

@@ -14,13 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from comfy_client import MissingExtra, Output, UnexpectedResponse
 from comfy_client.jobs.output import OutputFrame
-
-np = pytest.importorskip("numpy")
 
 
 def output_of(image: Image.Image, kind: str = "PNG", **options: Any) -> Output:

@@ -156,7 +156,8 @@ def test_tab_completes_the_inputs_of_a_node() -> None:
 )
 def test_ipython_asks_a_workflow_for_its_names(typed: str, completed: str) -> None:
     """At the first bracket and at the second."""
-    completer = pytest.importorskip("IPython.core.completer")
+    from IPython.core import completer
+
     shell = completer.IPCompleter(namespace={"wf": a_workflow()})
     shell.use_jedi = False
     shell.evaluation = "unsafe"  # as %config IPCompleter.evaluation, to look into wf["6"]
