@@ -55,7 +55,6 @@ class Slot:
         widget: The name of the widget that it belongs to; ``None``: none.
         promoted: Whether it shows a widget inside of the subgraph, with a value of its own.
         value: That value.
-        extra: Whether only the file has it, not the definition.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Slot:
     widget: str | None = None
     promoted: bool = False
     value: Any = MISSING
-    extra: bool = False
 
 
 @define(eq=False)
@@ -317,7 +315,7 @@ def _take_links(node: Node, saved: list[SavedInput]) -> None:
         slot.link = found.link if found is not None else None
     names = {slot.name for slot in node.inputs}
     node.inputs += [
-        Slot(each.name, each.type, each.link, each.widget, extra=True)
+        Slot(each.name, each.type, each.link, each.widget)
         for each in saved
         if each.name not in names
     ]

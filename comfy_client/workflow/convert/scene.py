@@ -14,7 +14,6 @@ from attrs import define, field
 from .era import Era
 from .nodes import Budget, Node, Slot
 from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
-from .widgets import MISSING, Widget
 
 #: Nodes that only the page has: they are no part of a prompt.
 VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
@@ -118,19 +117,11 @@ def instance(inner: Graph, saved: SavedNode, budget: Budget) -> Node:
 def promote(inner: Graph, port: Port, slot: Slot) -> None:
     """Let an input of an instance show the first widget that its links inside lead to."""
     for target, at in inner.targets(port):
-        value = shown_value(target, at)
-        if at.promoted or target.widget(at.widget) is not None:
-            slot.promoted, slot.value = True, value
-            slot.widget = slot.name
+        widget = target.widget(at.widget)
+        if at.promoted or widget is not None:
+            slot.promoted, slot.widget = True, slot.name
+            slot.value = at.value if widget is None else widget.value
             return
-
-
-def shown_value(node: Node, slot: Slot) -> Any:
-    """The value of the widget that belongs to an input."""
-    if slot.promoted:
-        return slot.value
-    widget: Widget | None = node.widget(slot.widget)
-    return MISSING if widget is None else widget.value
 
 
 def _take_values(inner: Graph, node: Node) -> None:
@@ -166,8 +157,3 @@ def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
         ):
             found[entry[1]] = each["hostValue"]
     return found
-
-
-def enters(graph: Graph, link: Link) -> bool:
-    """Whether a link comes in through the border of the subgraph."""
-    return bool(graph.saved.id) and link.source == INSIDE_IN
