@@ -150,6 +150,20 @@ def test_a_model_that_this_server_does_not_have_is_no_warning() -> None:
     assert not converted(ui(node(1, "Sampler", (5, "fixed", "best")))).warnings
 
 
+def test_two_nodes_of_one_id_are_both_kept() -> None:
+    """The second one gets a new id; links go to the first."""
+    file = ui(
+        node(1, "Source", (1, "a")),
+        node(1, "Source", (2, "b")),
+        node(3, "SaveImage", ("p",), {"images": 7}),
+        links=[(7, 1, 3)],
+        last_node_id=8,
+    )
+    graph = converted(file).graph
+    assert [graph[key]["inputs"]["width"] for key in ("1", "9")] == [1, 2]
+    assert graph["3"]["inputs"]["images"] == ["1", 0]
+
+
 def test_an_object_of_values_goes_by_name() -> None:
     """Some packs save one."""
     file = ui(node(1, "Sampler", {"mode": "good", "seed": 3, "preview": True}))
@@ -255,6 +269,10 @@ CIRCLE = ui(
 )
 REFUSED = {
     "of a newer editor": (ui(version=2), "newer than this client"),
+    "subgraph of a newer editor": (
+        ui(definitions={"subgraphs": [{**subgraph("s"), "version": 2}]}),
+        "the subgraph s has version 2",
+    ),
     "subgraph in itself": (
         ui(node(1, "s"), definitions={"subgraphs": [subgraph("s", node(2, "s"))]}),
         "contains itself: s graph in s graph",

@@ -74,8 +74,7 @@ def convert(
     """
     page = read_page(ui)
     era = era_of(definitions)
-    if page.subgraphs and not era.is_old:
-        number_nodes(page)
+    number_nodes(page, era)
     scene = open_page(page, Catalog(definitions, era))
     links = Links(scene)
     links.spread()

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import define, field
 
+from .era import Era
 from .page import Page, SavedGraph, SavedNode
 
 
@@ -34,12 +35,25 @@ class _Ids:
         return str(self.last)
 
 
-def number_nodes(page: Page) -> None:
-    """Give a new id to each node whose id is taken already, first come, first served."""
+def number_nodes(page: Page, era: Era) -> None:
+    """Give a new id to each node whose id is taken already, first come, first served.
+
+    The page of 2025 lets the definitions of subgraphs have the same ids.
+    """
     ids = _Ids(page.last_node_id)
-    renamed: dict[str, dict[str, str]] = {}
     # The page reserves those of the workflow itself without counting on from them.
     ids.taken.update(node.id for node in page.root.nodes)
+    if not era.is_old:
+        _number_subgraphs(page, ids)
+    seen: set[str] = set()
+    for node in page.root.nodes:
+        if node.id in seen:
+            node.id = ids.fresh()
+        seen.add(node.id)
+
+
+def _number_subgraphs(page: Page, ids: _Ids) -> None:
+    renamed: dict[str, dict[str, str]] = {}
     for graph in page.subgraphs.values():
         changed = {}
         for node in graph.nodes:
@@ -53,11 +67,6 @@ def number_nodes(page: Page) -> None:
         _relink(graph, renamed.get(graph.id, {}))
     for graph in (*page.subgraphs.values(), page.root):
         _follow(graph.nodes, renamed)
-    seen: set[str] = set()
-    for node in page.root.nodes:
-        if node.id in seen:
-            node.id = ids.fresh()
-        seen.add(node.id)
 
 
 def _relink(graph: SavedGraph, changed: dict[str, str]) -> None:

@@ -108,18 +108,14 @@ def read_page(ui: Mapping[str, Any]) -> Page:
         raise WorkflowError("the workflow is too large, or contains itself")
     if not is_shallow(ui):
         raise WorkflowError("the workflow is nested too deeply")
-    version = ui.get("version")
-    if (number(version) or 0) > 1:
-        raise WorkflowError(
-            f"the workflow has version {brief(version)}, of an editor newer than this client "
-            "knows; update comfy_client, or export it with Workflow > Export (API)"
-        )
+    _check_version(ui, "the workflow")
     root = _graph(ui, "", "the workflow")
     subgraphs: dict[str, SavedGraph] = {}
     for each in _definitions(ui):
         name = each.get("id")
         if not isinstance(name, str) or not name:
             raise WorkflowError(f"a subgraph of the workflow has no id: {brief(name)}")
+        _check_version(each, f"the subgraph {shorten(name, 60)}")
         if name not in subgraphs:  # the page keeps the first, too
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
@@ -127,6 +123,15 @@ def read_page(ui: Mapping[str, Any]) -> Page:
     state = _object(ui.get("state"))
     last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
     return Page(root, subgraphs, int(last), _object(ui.get("extra")))
+
+
+def _check_version(data: Mapping[str, Any], where: str) -> None:
+    version = data.get("version")
+    if (number(version) or 0) > 1:
+        raise WorkflowError(
+            f"{where} has version {brief(version)}, of an editor newer than this client knows; "
+            "update comfy_client, or export it with Workflow > Export (API)"
+        )
 
 
 def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
