@@ -36,6 +36,7 @@ Glossary:
         another.
     node: A step of a workflow, by its id in the graph; its *class* is what ComfyUI calls the type.
     output: What a node left: a file on the server, a picture of the socket (frame), a text.
+    page: ComfyUI in the browser.
     preview: A small picture of what a sampler is making.
     prompt: A workflow that was submitted, as ComfyUI calls it.
     queue: Prompts that run or wait.
@@ -46,7 +47,8 @@ Glossary:
     snapshot: What the queue was at one moment.
     subscription: One reader's queue of events.
     tracked: Said of a prompt that somebody waits for, and that has not ended.
-    workflow: The graph of nodes, in API format.
+    UI format: A workflow as the *page* saves it; *API format* is what a server takes.
+    workflow: The graph of nodes, in API format unless it says UI format.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Workflows in API format: load, edit, check, and understand why one was refused.
+"""Workflows: load, convert, edit, check, and understand why one was refused.
 
 Pure: nothing here talks to a server.
 """

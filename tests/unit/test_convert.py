@@ -145,6 +145,14 @@ def test_a_value_that_cannot_be_meant_is_said() -> None:
     assert converted(file).graph["4"]["inputs"]["seed"] == "auto"
 
 
+def test_a_warning_shows_no_secret() -> None:
+    """A key in the place of another value stays out of logs."""
+    known = {"Api": spec(api_key=["INT", {}])}
+    (warning,) = convert(ui(node(1, "Api", ("sk-12345",))), known).warnings
+    assert "sk-12345" not in str(warning)
+    assert "'api_key'" in str(warning)
+
+
 def test_a_model_that_this_server_does_not_have_is_no_warning() -> None:
     """That is for the check before a run."""
     assert not converted(ui(node(1, "Sampler", (5, "fixed", "best")))).warnings

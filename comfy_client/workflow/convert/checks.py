@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ...sealing import is_secret_name
 from ..graph import brief, shorten
 from .links import Place
 from .packs import pack_of
@@ -109,7 +110,7 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
         if widget.hook:
             report.add("browser", f"the page {widget.hook}", place.id, node, name)
         elif not is_of_type(widget, widget.value):
-            given = brief(widget.value)
+            given = "its value" if is_secret_name(name) else brief(widget.value)
             is_option = widget.kind == CHOOSER
             why = (
                 f"{given} is not one of its options"
