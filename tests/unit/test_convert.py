@@ -185,6 +185,36 @@ def test_a_link_that_leads_nowhere_is_said() -> None:
     assert (warning.kind, warning.input) == ("link", "images")
 
 
+def test_an_output_of_a_subgraph_that_leads_nowhere_is_said() -> None:
+    """Some published files are so."""
+    inner = {**subgraph("s", node(2, "Source", (1, "a"))), "outputs": [{"linkIds": [5]}]}
+    file = ui(
+        node(1, "s"),
+        node(3, "SaveImage", ("p",), {"images": 7}),
+        links=[(7, 1, 3)],
+        definitions={"subgraphs": [inner]},
+    )
+    warning = only_warning(file)
+    assert (warning.kind, warning.node_id, warning.input) == ("link", "3", "images")
+
+
+def test_a_bypassed_loader_leaves_the_input_out() -> None:
+    """That is what people bypass it for."""
+    file = ui(
+        node(1, "Source", (1, "a"), mode=4),
+        node(3, "Sampler", (1, "fixed", "fast"), {"image": 7}),
+        links=[(7, 1, 3)],
+    )
+    assert converted(file).graph == {
+        "3": {
+            "class_type": "Sampler",
+            "inputs": {"seed": 1, "mode": "fast"},
+            "_meta": {"title": "Sampler"},
+        }
+    }
+    assert not converted(file).warnings
+
+
 def test_strict_makes_each_warning_an_error() -> None:
     """All of them in one message, by node."""
     file = ui(node(1, "Gone"), node(2, "Sampler", ("auto",)))

@@ -12,7 +12,7 @@ from ...errors import ConversionWarning, WorkflowError
 from ..graph import copied
 from .checks import check_left_out, check_node, check_widgets
 from .era import era_of
-from .links import Links, Place, Source, Value
+from .links import Dead, Links, Place, Source, Value
 from .numbering import number_nodes
 from .opening import open_page
 from .packs import pack_of
@@ -180,7 +180,9 @@ class _Work:
                 sent[widget.name] = widget
         for slot in place.node.inputs:
             found = self.links.resolve(place, slot)
-            if found is None:
+            if isinstance(found, Dead) and slot.name not in inputs:
+                self.report.add("link", found.reason, place.id, place.node, slot.name)
+            if found is None or isinstance(found, Dead):
                 continue
             sent.pop(slot.name, None)
             inputs.pop(slot.name, None)

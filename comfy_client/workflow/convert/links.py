@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from attrs import define, field
 
@@ -49,12 +49,27 @@ class Source:
 
 
 @define(eq=False)
+class Dead:
+    """An input is linked, but to nothing, and why."""
+
+    reason: str
+
+
+#: What an input gets; ``None``: nothing, and a widget keeps its value.
+Found: TypeAlias = Source | Value | Dead | None
+#: Another input that one gets the same as, and the type that is wanted.
+_Next: TypeAlias = tuple[Place, Slot, str | None]
+
+_OPEN: Final = Dead("the subgraph before it has no link to this output")
+
+
+@define(eq=False)
 class Links:
     """The places of all nodes, and what their inputs get."""
 
     scene: Scene
     places: dict[str, Place] = field(factory=dict)
-    _known: dict[tuple[str, int, str | None], Source | Value | None] = field(factory=dict)
+    _known: dict[tuple[str, int, str | None], Found] = field(factory=dict)
     _steps: int = 0
 
     def spread(self) -> None:
@@ -91,8 +106,8 @@ class Links:
         for node in graph.nodes.values():
             yield Place(f"{before}{node.id}", node, graph, around)
 
-    def resolve(self, place: Place, slot: Slot) -> Source | Value | None:
-        """What an input gets; ``None``: nothing, and a widget keeps its value.
+    def resolve(self, place: Place, slot: Slot) -> Found:
+        """What an input gets.
 
         Raises:
             WorkflowError: The links go round in a circle.
@@ -117,7 +132,7 @@ class Links:
 
     def _step(
         self, place: Place, slot: Slot, kind: str | None, seen: set[tuple[str, int]]
-    ) -> Source | Value | tuple[Place, Slot, str | None] | None:
+    ) -> Found | _Next:
         """What an input gets, or another one that it gets the same as."""
         link = place.graph.link_of(slot)
         if link is None:
@@ -140,7 +155,7 @@ class Links:
 
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
-    ) -> Source | tuple[Place, Slot, str | None] | None:
+    ) -> Found | _Next:
         """Where an output comes from: itself, nowhere, or an input to go on from."""
         around = place.around
         while True:
@@ -154,6 +169,7 @@ class Links:
             inner = self.scene.inside(node)
             if node.saved.mode == BYPASSED:
                 at = bypass_slot(node, slot, kind)
+                # People bypass a loader in order to leave the input out.
                 return None if at is None else (found, node.inputs[at], None)
             if inner is None:
                 if not is_virtual(node):
@@ -162,7 +178,7 @@ class Links:
                 return (found, node.inputs[slot], kind) if has else None
             link = _output_link(inner, slot)
             if link is None:
-                return None
+                return _OPEN
             source, slot = link
             if source == INSIDE_IN:  # it is led straight through
                 has = 0 <= slot < len(node.inputs)
