@@ -279,10 +279,10 @@ def subgraph(key: str, *nodes: dict[str, Any]) -> dict[str, Any]:
     return {"id": key, "name": f"{key} graph", "nodes": list(nodes), "links": []}
 
 
-def nested(levels: int) -> dict[str, Any]:
-    """Each level has two of the next one."""
+def nested(levels: int, width: int) -> dict[str, Any]:
+    """Each level has so many of the next one."""
     graphs = [
-        subgraph(f"s{i}", node(2 * i + 10, f"s{i + 1}"), node(2 * i + 11, f"s{i + 1}"))
+        subgraph(f"s{i}", *(node(width * i + 10 + at, f"s{i + 1}") for at in range(width)))
         for i in range(levels)
     ]
     graphs.append(subgraph(f"s{levels}", node(9999, "Source")))
@@ -316,7 +316,8 @@ REFUSED = {
         "contains itself: s graph in s graph",
     ),
     "links in a circle": (CIRCLE, "go round in a circle"),
-    "2 ** 60 nodes": (nested(60), "more than 100000 nodes"),
+    "2 ** 60 nodes": (nested(60, 2), "more than 100000 nodes"),
+    "5000 levels": (nested(5000, 1), "or 100 levels"),
     "an object in itself": (itself(), "contains itself"),
     "nested too deeply": (ui(node(1, "Source", deep(5000))), "nested too deeply"),
     "nodes are no objects": (ui(7), "no list of objects"),  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from .nodes import Node, Slot
 from .page import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED
 from .scene import Graph, Scene, is_virtual
 
-#: Nodes of a prompt, instances within instances all counted, and steps from link to link.
+#: Instances within instances, nodes of a prompt, and steps from link to link.
+_DEEPEST: Final = 100
 _MOST_PLACES: Final = 100_000
 _MOST_STEPS: Final = 500_000
 
@@ -92,9 +93,10 @@ class Links:
             if place is None:
                 ahead.pop()
                 continue
-            if len(self.places) >= _MOST_PLACES:
+            if len(self.places) >= _MOST_PLACES or len(ahead) > _DEEPEST:
                 raise WorkflowError(
-                    f"the subgraphs of the workflow come to more than {_MOST_PLACES} nodes"
+                    f"the subgraphs of the workflow come to more than {_MOST_PLACES} nodes, or "
+                    f"{_DEEPEST} levels"
                 )
             self.places[place.id] = place
             deeper = self.scene.inside(place.node)
