@@ -147,6 +147,7 @@ class Batches(Running):
         timeout: float | None = None,
         stall_timeout: float | None = None,
         on_row: Callable[[SweepRow], object] | None = None,
+        progress: bool | None = None,
         strict: bool = False,
         **options: Unpack[PromptOptions],
     ) -> Sweep:
@@ -196,6 +197,9 @@ class Batches(Running):
                 called once for each row over all calls: first with rows of earlier calls that it
                 has not had.  An exception in it ends the sweep.  It gets a row again next time
                 if it raised, or if the process was killed before the journal noted its return.
+            progress: Whether to show how many rows have ended, how many of them failed, and about
+                how long it still takes: as for :meth:`run`, but also with ``on_row``.  A notebook
+                shows a sheet of the rows at the end.
             strict: As for :meth:`submit`.
             options: See :class:`PromptOptions`.
 
@@ -227,6 +231,7 @@ class Batches(Running):
             journal=journal,
             retry_failed=retry_failed,
             on_row=on_row,
+            progress=progress,
             options={"strict": strict, **options},
         )
 

@@ -191,6 +191,8 @@ class Window:
     windows: set[weakref.ref[Window]]  #: Of this client, each as long as it is kept.
     timeout: float | None = attrs.field(default=None, kw_only=True)
     stall_timeout: float | None = attrs.field(default=None, kw_only=True)
+    #: Called again and again while one waits; in how many seconds it wants to be the next time.
+    tick: Callable[[], float] | None = attrs.field(default=None, init=False)
     is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
     withdrawn: list[str] = attrs.field(factory=list)  #: What was deleted from the queue.
     #: By prompt_id; ``None`` while it is being sent.
@@ -209,6 +211,11 @@ class Window:
 
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self._entries
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Those that were submitted and have not been taken out."""
+        return [entry for entry in list(self._entries.values()) if isinstance(entry, Job)]
 
     def submit(
         self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any], *, tries: int = 1
@@ -273,6 +280,7 @@ class Window:
             entries = {first: entries[first]}
         jobs = {entry: name for name, entry in entries.items() if isinstance(entry, Job)}
         while True:
+            longest = SLICE if self.tick is None else min(SLICE, self.tick())
             ended = [name for name, entry in entries.items() if _is_over(entry)]
             if ended:  # what may end the call comes last
                 name = next((name for name in ended if _has_result(entries[name])), ended[0])
@@ -285,7 +293,7 @@ class Window:
                 first_up = next((one for one in over if one.job.status == "running"), over[0])
                 return jobs[first_up.job], _give_up(first_up)
             soon = min((one.at - now for one in due), default=SLICE)
-            wait_for_one(jobs, min(SLICE, soon))
+            wait_for_one(jobs, min(longest, soon))
 
     def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
         """When one has waited for long enough.

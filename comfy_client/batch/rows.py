@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
 from ..errors import MissingExtra, WorkflowError
 from ..jobs.names import is_template, local_paths
 from ..jobs.output import name_values, save_all
+from ..showing.cells import shown
 from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, inputs_of
@@ -50,6 +51,16 @@ class Sweep(tuple[SweepRow, ...]):
     def __repr__(self) -> str:
         failed = sum(row.error is not None for row in self)
         return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self.gallery)
+
+    def gallery(self) -> str:
+        """The HTML by which a notebook shows it: small pictures with their values, bounded."""
+        from .gallery import gallery
+
+        return gallery(self)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> SweepRow: ...

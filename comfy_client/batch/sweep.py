@@ -43,6 +43,7 @@ from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
 from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
+from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import shorten
 from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
@@ -51,6 +52,7 @@ from .journal import Journal, Key, Record
 from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
 from .row import SweepRow
 from .rows import Sweep
+from .watching import watched
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -64,12 +66,16 @@ def run_sweep(
     journal: str | os.PathLike[str] | None,
     retry_failed: bool,
     on_row: Callable[[SweepRow], object] | None,
+    progress: bool | None,
     options: Mapping[str, Any],
 ) -> Sweep:
     """See :meth:`ComfyApi.sweep`."""
     check_in_flight(in_flight)
     grid = Grid(workflow, axes)
-    sweeper = _Sweeper(grid, window, in_flight, on_row, options)
+    screen = surface(progress)
+    if screen == "notebook":
+        options = {"preview_method": "auto", **options}
+    sweeper = _Sweeper(grid, window, in_flight, on_row, options, screen)
     if journal is None:
         return sweeper.run()
     with Journal(journal, window.client.host) as file:
@@ -95,6 +101,7 @@ class _Sweeper:
         in_flight: int,
         on_row: Callable[[SweepRow], object] | None,
         options: Mapping[str, Any],
+        screen: Surface,
     ) -> None:
         self._client = window.client
         self._poller = window.poller
@@ -103,6 +110,8 @@ class _Sweeper:
         self._in_flight = in_flight
         self._on_row = on_row
         self._options = options
+        self._surface = screen
+        self._make_room: Callable[[], None] = lambda: None  # on the screen, for others
         self._id = uuid.uuid4()
         self._journal: Journal | None = None
         self._keys: list[Key] = []  # of the points, with a journal
@@ -121,14 +130,11 @@ class _Sweeper:
 
     def run(self) -> Sweep:
         try:
-            for point in sorted(self._rows.keys() - self._told):
-                self._tell(self._rows[point])
-            while self._todo or self._window:
-                while self._todo and len(self._window) < self._in_flight:
-                    self._start(self._todo.popleft())
-                if self._window:
-                    self._end(*self._window.next_end())
-            self._ask_times_again()
+            with watched(self._surface, self._window, self._rows, len(self._grid)) as screen:
+                self._make_room = screen.make_room
+                self._run_all()
+                rows = self._ended()
+                screen.end(rows)
         except BaseException as exc:
             vars(exc)["rows"] = self._ended()
             if isinstance(exc, KeyboardInterrupt):
@@ -137,9 +143,18 @@ class _Sweeper:
             raise
         finally:
             self._take_back()
-        rows = self._ended()
         self._sum_up([row.error for row in rows if row.error is not None])
         return rows
+
+    def _run_all(self) -> None:
+        for point in sorted(self._rows.keys() - self._told):
+            self._tell(self._rows[point])
+        while self._todo or self._window:
+            while self._todo and len(self._window) < self._in_flight:
+                self._start(self._todo.popleft())
+            if self._window:
+                self._end(*self._window.next_end())
+        self._ask_times_again()
 
     def _ended(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
@@ -353,6 +368,7 @@ class _Sweeper:
 
     def _tell(self, row: SweepRow) -> None:
         if self._on_row is not None:
+            self._make_room()
             self._on_row(row)
             if self._journal is not None:
                 self._journal.told(self._keys[row.index])

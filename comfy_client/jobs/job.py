@@ -383,6 +383,20 @@ def warn_that_it_runs(job: Job) -> None:
     )
 
 
+def latest_previews(job: Job) -> Callable[[], PreviewEvent | None]:
+    """A function that returns the latest preview since its last call, and never waits."""
+    queue = job._tracked.events.subscribe()
+
+    def latest() -> PreviewEvent | None:
+        found = None
+        while (event := queue.get(0)) is not None:
+            if isinstance(event, PreviewEvent) and not event.final:
+                found = event
+        return found
+
+    return latest
+
+
 def follow(
     job: Job, limits: Limits, tick: Callable[[], float] | None = None
 ) -> Generator[Event, None, None]:

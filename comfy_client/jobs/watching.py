@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -16,11 +16,6 @@ from .result import Result
 if TYPE_CHECKING:
     from ..showing.bars import Bar, Moment, Preview
 
-#: Of the time, so much may go into drawing: one part in as many.
-_SHARE: Final = 50
-#: Seconds after which it is drawn in any case.
-_LONGEST: Final = 2.0
-
 
 def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
@@ -28,13 +23,14 @@ def wait_watched(
     """:func:`wait`, with a bar on the screen."""
     if surface == "none":
         return wait(job, limits, callbacks)
-    from ..showing.bars import make_bar  # a program without a screen does without
+    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
 
-    watch = _Watch(make_bar(surface, f"prompt {job.prompt_id}"), job, surface == "notebook")
+    bar = make_bar(surface, f"prompt {job.prompt_id}")
+    watch = _Watch(bar, job, surface == "notebook")
     if watch.shows_previews:
         callbacks = attrs.evolve(callbacks, on_preview=watch.seeing(callbacks.on_preview))
     try:
-        result = wait(job, limits, callbacks, watch.tick)
+        result = wait(job, limits, callbacks, Ticker(bar, watch.moment).tick)
     except BaseException as exc:
         watch.fail(exc, on_interrupt)
         raise
@@ -43,13 +39,13 @@ def wait_watched(
 
 
 class _Watch:
-    """Draws a job on a bar, in the thread that waits, and no more often than is worth it."""
+    """What a bar shows of a job."""
 
     def __init__(self, bar: Bar, job: Job, shows_previews: bool) -> None:
         self.shows_previews = shows_previews
         self._bar = bar
         self._job = job
-        self._begun = self._due = time.monotonic()
+        self._begun = time.monotonic()
         self._preview: Preview | None = None
 
     def seeing(
@@ -66,38 +62,24 @@ class _Watch:
 
         return see
 
-    def tick(self) -> float:
-        """Draw it if it is time; in how many seconds it will be."""
-        before = time.monotonic()
-        if before < self._due:
-            return self._due - before
-        self._bar.show(self._moment())
-        now = time.monotonic()
-        self._due = now + min(_LONGEST, max(self._bar.period, _SHARE * (now - before)))
-        return self._due - now
-
     def succeed(self, result: Result) -> None:
         """Show what came out, where that is possible."""
-        outcome = None
-        if self.shows_previews:
-            from ..showing.cells import is_full, note_shown
-            from ..showing.html import bundle
+        from ..showing.cells import outcome_of
 
-            if not is_full():
-                outcome = bundle(repr(result), result.gallery())
-                note_shown(result)
-        self._bar.end(self._moment("done"), outcome)
+        outcome = outcome_of(result, result.gallery) if self.shows_previews else None
+        self._bar.end(self.moment("done"), outcome)
 
     def fail(self, error: BaseException, on_interrupt: OnInterrupt) -> None:
         """Leave what was there, and say how it ended."""
         if isinstance(error, KeyboardInterrupt):
             runs_on = on_interrupt == "leave" and not self._job.done()
             how = f"stopped; it keeps running: api.job({self._job.prompt_id!r})"
-            self._bar.end(self._moment(how if runs_on else "stopped"), None)
+            self._bar.end(self.moment(how if runs_on else "stopped"), None)
         else:
-            self._bar.end(self._moment(f"{self._job.status}: {error}"), None)
+            self._bar.end(self.moment(f"{self._job.status}: {error}"), None)
 
-    def _moment(self, ended: str = "") -> Moment:
+    def moment(self, ended: str = "") -> Moment:
+        """How far it is, or how it ended."""
         from ..showing.bars import Moment
 
         progress = self._job.progress

@@ -20,6 +20,10 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds that a run takes before a terminal shows it: a loop of short ones leaves no lines.
 _DELAY: Final = 0.4
+#: Of the time, so much may go into drawing: one part in as many.
+_SHARE: Final = 50
+#: Seconds after which it is drawn in any case.
+_LONGEST: Final = 2.0
 #: Bytes of a preview that is shown as it came.
 _MOST_PREVIEW: Final = 128 << 10
 #: Columns of what is being done.
@@ -73,8 +77,30 @@ class Bar(Protocol):
     def show(self, moment: Moment) -> None:
         """Show how far it is."""
 
+    def make_room(self) -> None:
+        """Somebody else may write on the screen now."""
+
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """It is over; ``outcome``: what came out, for a notebook."""
+
+
+class Ticker:
+    """Draws moments on a bar, and no more often than is worth it."""
+
+    def __init__(self, bar: Bar, moment: Callable[[], Moment]) -> None:
+        self._bar = bar
+        self._moment = moment
+        self._due = time.monotonic()
+
+    def tick(self) -> float:
+        """Draw one if it is time; in how many seconds it will be."""
+        before = time.monotonic()
+        if before < self._due:
+            return self._due - before
+        self._bar.show(self._moment())
+        now = time.monotonic()
+        self._due = now + min(_LONGEST, max(self._bar.period, _SHARE * (now - before)))
+        return self._due - now
 
 
 def clock(seconds: float) -> str:
@@ -120,6 +146,12 @@ class TerminalBar:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
             self._bar.refresh()
 
+    def make_room(self) -> None:
+        """Take the line away, until it is drawn again."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.clear()
+
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Leave the last state; of what was over soon, nothing."""
         if self._bar is not None:
@@ -159,6 +191,9 @@ class Lines:
             what = f", {one_line(moment.text, _WIDTH)}" if moment.text else ""
             self._write(f"{tenths * 10} %{what}, {moment.times}")
 
+    def make_room(self) -> None:
+        """There is room for all."""
+
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how it ended."""
         self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
@@ -188,6 +223,9 @@ class NotebookBar:
         if self._handle is None and time.monotonic() - self._begun < _DELAY:
             return
         self._put(_bar_bundle(moment))
+
+    def make_room(self) -> None:
+        """There is room for all."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Replace it by the outcome; without one, leave what was there, and say how it ended."""

@@ -14,7 +14,7 @@ _shown: list[tuple[int, int]] = []  # cells, and the ids of values that they hav
 
 
 def note_shown(value: object) -> None:
-    """The cell that runs has shown it."""
+    """The cell that runs shows it."""
     now = cell()
     _shown[:] = [one for one in _shown if one[0] == now]
     _shown.append((now, id(value)))
@@ -25,10 +25,15 @@ def was_shown(value: object) -> bool:
     return (cell(), id(value)) in _shown
 
 
-def is_full() -> bool:
-    """Whether the cell that runs has shown enough."""
+def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str] | None:
+    """What a bar in a notebook ends as; ``None``: the cell has shown enough."""
+    from .html import bundle
+
     now = cell()
-    return sum(one[0] == now for one in _shown) >= MOST
+    if sum(one[0] == now for one in _shown) >= MOST:
+        return None
+    note_shown(value)
+    return bundle(repr(value), markup())
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:

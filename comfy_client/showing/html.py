@@ -98,12 +98,12 @@ def player(kind: str, source: str) -> str:
     return f'<video controls loop muted preload="metadata" src="{source}" style="{style}"></video>'
 
 
-def card(picture: str, lines: Iterable[str]) -> str:
+def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
     """A picture with lines below it; all of it is HTML already."""
     below = "".join(f"<div>{line}</div>" for line in lines)
     return (
         '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
-        f'max-width:256px;overflow-wrap:anywhere">{picture}'
+        f'max-width:{width}px;overflow-wrap:anywhere">{picture}'
         f'<figcaption style="{_FONT};margin-top:2px">{below}</figcaption></figure>'
     )
 

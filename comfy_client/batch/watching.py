@@ -1,0 +1,116 @@
+"""How a sweep goes on, shown to whoever waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ..events import PreviewEvent
+from ..jobs.job import Job, latest_previews
+from ..showing.screen import Surface
+from .map import Window
+from .row import SweepRow
+from .rows import Sweep
+
+if TYPE_CHECKING:
+    from ..showing.bars import Bar, Moment, Preview
+
+
+@attrs.frozen
+class Screen:
+    """What a sweep says while it runs."""
+
+    make_room: Callable[[], None]  #: Somebody else is about to write on the screen.
+    end: Callable[[Sweep], None]  #: All rows have ended.
+
+
+@contextmanager
+def watched(
+    surface: Surface, window: Window, rows: Mapping[int, SweepRow], total: int
+) -> Iterator[Screen]:
+    """In here a bar shows how many rows there are; at the end it leaves how it ended."""
+    if surface == "none":
+        yield Screen(lambda: None, lambda _: None)
+        return
+    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
+
+    bar = make_bar(surface, "sweep")
+    watch = _Watch(bar, window, rows, total, shows_previews=surface == "notebook")
+    window.tick = Ticker(bar, watch.moment).tick
+    try:
+        yield Screen(bar.make_room, watch.succeed)
+    except BaseException as exc:
+        bar.end(watch.moment("stopped" if isinstance(exc, KeyboardInterrupt) else str(exc)), None)
+        raise
+    finally:
+        window.tick = None
+
+
+class _Watch:
+    """What a bar shows of a sweep."""
+
+    def __init__(
+        self,
+        bar: Bar,
+        window: Window,
+        rows: Mapping[int, SweepRow],
+        total: int,
+        *,
+        shows_previews: bool,
+    ) -> None:
+        self._bar = bar
+        self._window = window
+        self._rows = rows
+        self._total = total
+        self._shows_previews = shows_previews
+        self._begun = time.monotonic()
+        self._before = len(rows)  # of an earlier call
+        self._preview: Preview | None = None
+        self._watched: Job | None = None
+        self._latest: Callable[[], PreviewEvent | None] = lambda: None
+
+    def succeed(self, rows: Sweep) -> None:
+        """Say so, and show the gallery, where that is possible."""
+        from ..showing.cells import outcome_of
+
+        outcome = outcome_of(rows, rows.gallery) if self._shows_previews else None
+        self._bar.end(self.moment("done"), outcome)
+
+    def moment(self, ended: str = "") -> Moment:
+        """``12/500, 3 failed``; the prompts that run count in part."""
+        from ..showing.bars import Moment
+
+        jobs = self._window.jobs
+        if self._shows_previews:
+            self._look(jobs)
+        rows = list(self._rows.values())
+        failed = sum(row.error is not None for row in rows)
+        done = len(rows) + sum(job.progress.fraction for job in jobs)
+        elapsed = time.monotonic() - self._begun
+        new = done - self._before
+        # The first one may have loaded a model: it says too little of the others.
+        left = elapsed / new * (self._total - done) if len(rows) > self._before else None
+        counted = f"{len(rows)}/{self._total}{f', {failed} failed' if failed else ''}"
+        return Moment(
+            min(1.0, done / max(1, self._total)),
+            counted,
+            elapsed=elapsed,
+            left=left,
+            preview=self._preview,
+            ended=f"{counted}: {ended}" if ended else "",
+        )
+
+    def _look(self, jobs: list[Job]) -> None:
+        """At the previews of the one that runs."""
+        from ..showing.bars import Preview
+
+        running = next((job for job in jobs if job.status == "running"), None)
+        if running is not None and running is not self._watched:
+            self._watched, self._latest = running, latest_previews(running)
+        event = self._latest()
+        if event is not None:
+            self._preview = Preview(event.view)

@@ -1,0 +1,170 @@
+"""What is shown while runs and sweeps go on, and at their end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, JobFailed
+from comfy_client.showing import bars, cells
+from comfy_client.testing import ComfyServer
+from tests.helpers.graphs import txt2img
+from tests.helpers.sweeps import GRID, WORKFLOW, Record, add_recorded_nodes
+
+
+@pytest.fixture
+def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(comfy.url) as api:
+        yield api
+
+
+@pytest.fixture
+def record(comfy: ComfyServer) -> Record:
+    return add_recorded_nodes(comfy)
+
+
+class Notebook:
+    """A kernel in which one cell runs; what it displays, in order, by display."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[dict[str, str]] = []
+        self.displays = 0
+        shell = SimpleNamespace(kernel=object(), execution_count=1)
+        modules = {
+            "IPython": SimpleNamespace(get_ipython=lambda: shell, display=self),
+            "IPython.display": self,
+        }
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(bars, "_DELAY", 0.0)
+        monkeypatch.setattr(cells, "_shown", [])
+
+    def DisplayHandle(self) -> Any:
+        return SimpleNamespace(display=self._display, update=self._update)
+
+    def _display(self, data: dict[str, str], *, raw: bool) -> None:
+        self.displays += 1
+        self._update(data, raw=raw)
+
+    def _update(self, data: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append(data)
+
+    @property
+    def last(self) -> str:
+        return self.shown[-1]["text/html"]
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    return Notebook(monkeypatch)
+
+
+def test_a_script_writes_nothing_unasked(
+    api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does it ask for previews."""
+    api.run(WORKFLOW)
+    api.sweep(WORKFLOW, GRID)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_gets_lines_if_asked(
+    api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr; results go to stdout."""
+    api.run(WORKFLOW, progress=True)
+    api.sweep(WORKFLOW, GRID, progress=True)
+    out, err = capfd.readouterr()
+    assert not out
+    assert err.splitlines()[-1].startswith("4/4: done, 0:0")
+    assert any(line.startswith("done, 0:0") for line in err.splitlines())
+
+
+def test_a_log_gets_lines_at_the_level_info(
+    api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the id of the prompt."""
+    with caplog.at_level(logging.INFO, "comfy_client"):
+        result = api.run(WORKFLOW)
+    said = [line.getMessage() for line in caplog.records]
+    assert f"prompt {result.prompt_id}: done, 0:00" in said
+
+
+def test_a_notebook_shows_previews_and_at_the_end_the_gallery(notebook: Notebook) -> None:
+    """In one display; and the result itself shows no second one in this cell."""
+    with ComfyServer(step_seconds=0.3) as server, ComfyApi(server.url) as api:
+        result = api.run(txt2img(steps=4))
+        assert notebook.displays == 1
+        assert any("data:image/jpeg;base64," in each["text/html"] for each in notebook.shown[:-1])
+        assert "KSampler 3/4" in "".join(each["text/html"] for each in notebook.shown[:-1])
+        assert "data:image/webp;base64," in notebook.last
+        assert list(result._repr_mimebundle_()) == ["text/plain"]
+
+
+def test_a_notebook_keeps_what_there_was_when_it_fails(
+    api: ComfyApi, record: Record, notebook: Notebook
+) -> None:
+    """With the reason below."""
+    record.failing.add(0)
+    with pytest.raises(JobFailed):
+        api.run(WORKFLOW)
+    assert "failed" in notebook.last
+    assert notebook.displays == 1
+
+
+def test_a_stopped_run_leaves_its_bar(api: ComfyApi, record: Record, notebook: Notebook) -> None:
+    """It says how to come back to it."""
+    record.gate = threading.Semaphore(0)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.run(WORKFLOW, on_event=stop, progress=True)
+    record.gate = None
+    assert "stopped; it keeps running: api.job(" in notebook.last
+
+
+def test_a_sweep_counts_its_rows_and_failures_and_ends_as_a_sheet(
+    api: ComfyApi, record: Record, notebook: Notebook
+) -> None:
+    """First of all, 0 of 4."""
+    record.failing.add(1)
+    rows = api.sweep(WORKFLOW, GRID)
+    assert notebook.displays == 1
+    assert "0/4" in notebook.shown[0]["text/html"]
+    assert "4 rows, 2 failed" in notebook.last
+    assert "seed=1" in notebook.last
+    assert "name=&#x27;a&#x27;" in notebook.last
+    assert list(rows._repr_mimebundle_()) == ["text/plain"]
+
+
+def test_a_stopped_sweep_says_how_far_it_came(
+    api: ComfyApi, record: Record, notebook: Notebook
+) -> None:
+    """Of all its rows."""
+
+    def stop(row: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, GRID, on_row=stop)
+    assert "1/4: stopped" in notebook.last
+
+
+def test_a_cell_shows_so_many_galleries_only(
+    api: ComfyApi, record: Record, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop of runs does not swell the notebook."""
+    monkeypatch.setattr(cells, "MOST", 2)
+    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    for _ in range(4):
+        api.run(WORKFLOW)
+    assert notebook.displays == 2
