@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 import attrs
 
+from ..showing.cells import shown
+
 CheckState = Literal["ok", "warning", "failed", "unknown"]
 
 
@@ -93,6 +95,23 @@ class DoctorReport:
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows it
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self._markup)
+
+    def _markup(self) -> str:
+        from ..showing.html import remark, table
+
+        moods = {"ok": "good", "warning": "doubtful", "failed": "bad"}
+        rows = [
+            ("not made" if one.because else one.state, one.name, one.found, one.advice)
+            for one in self.checks
+        ]
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        head = f"{self.host}, {self.started:%Y-%m-%d %H:%M:%S} UTC, {self.seconds:.1f} s"
+        below = table(("state", "check", "found", "what to do"), rows, moods)
+        return f"{remark(head)}{below}{remark(versions)}"
 
     def __str__(self) -> str:
         counted = Counter(check.state for check in self.checks if not check.because)

@@ -26,6 +26,7 @@ from ..events import (
     Progress,
 )
 from ..routes import Routes
+from ..showing.cells import shown
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
 from .cancel import cancel
@@ -349,6 +350,22 @@ class Job(Future[Result]):
 
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {self.status}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, lambda: _markup(self))
+
+
+def _markup(job: Job) -> str:
+    """What came out, or how far it is."""
+    from ..showing.html import escape, meter, remark
+
+    status = job.status
+    if status == "succeeded":
+        return job.result(0).gallery() + remark(f"prompt {job.prompt_id}")
+    mood = "" if status in ("pending", "running", "unknown") else "bad"
+    bar = meter(job.progress.fraction, mood)
+    return f"{bar}<div>{escape(job.why(), 300)}</div>{remark(f'prompt {job.prompt_id}')}"
 
 
 _STATUS_OF_EVENT: Mapping[object, JobStatus] = {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 
 from ..errors import UnexpectedResponse
+from ..showing.cells import shown
 from ..values import identifier, number, sequence
 from ._base import build, items, mapping
+
+#: Prompts that a notebook shows.
+_MOST_SHOWN: Final = 50
 
 
 class PromptRecord(NamedTuple):
@@ -144,6 +148,29 @@ class Queue:
         )
         pending.sort(key=_place)
         return cls(tuple(running), tuple(pending), raw=source)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self._markup)
+
+    def _markup(self) -> str:
+        from ..showing.html import remark, table
+
+        items = [("running", one) for one in self.running]
+        items += [("pending", one) for one in self.pending]
+        rows = [
+            (
+                state,
+                "-" if one.number is None else f"{one.number:g}",
+                one.prompt_id,
+                len(one.workflow),
+            )
+            for state, one in items[:_MOST_SHOWN]
+        ]
+        head = ("state", "number", "prompt_id", "nodes")
+        more = f"; the first {_MOST_SHOWN}" if len(items) > _MOST_SHOWN else ""
+        said = remark(f"{len(self.running)} running, {len(self.pending)} pending{more}")
+        return (table(head, rows, {"running": "good"}) if rows else "") + said
 
     def __contains__(self, prompt_id: object) -> bool:
         """Whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from ..errors import ComfyError
 from ..events import LogEntry
+from ..showing.cells import shown
 from ..values import table, text, whole
 from ._base import build, items, mapping
+
+#: Devices that a notebook shows.
+_MOST_SHOWN: Final = 32
 
 
 @attrs.frozen
@@ -71,6 +75,26 @@ class SystemStats:
     devices: tuple[Device, ...] = ()
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self._markup)
+
+    def _markup(self) -> str:
+        from ..showing.html import table
+
+        facts = {
+            "ComfyUI": self.comfyui_version,
+            "Python": self.python_version,
+            "PyTorch": self.pytorch_version,
+            "system": self.os,
+            "memory": _free(self.ram_free, self.ram_total),
+        }
+        facts |= {
+            f"{device.name} ({device.type or 'device'})": _free(device.vram_free, device.vram_total)
+            for device in self.devices[:_MOST_SHOWN]
+        }
+        return table(("", ""), [(name, fact) for name, fact in facts.items() if fact])
+
     @classmethod
     def from_json(cls, data: object) -> SystemStats:
         """From ``{"system": {...}, "devices": [...]}``."""
@@ -78,6 +102,16 @@ class SystemStats:
         system = mapping(source.get("system"), "SystemStats.system")
         devices = items(source.get("devices") or [], "SystemStats.devices")
         return build(cls, {**source, **system}, devices=tuple(map(Device.from_json, devices)))
+
+
+def _free(free: int | None, total: int | None) -> str | None:
+    """``5.9 of 8.0 GB free``."""
+    if free is None or total is None:
+        return None
+    try:
+        return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    except OverflowError:
+        return None
 
 
 @attrs.frozen(eq=False)

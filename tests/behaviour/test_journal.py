@@ -658,7 +658,9 @@ def test_what_ctrl_c_cancelled_is_no_loss_to_the_next_call(api, record, journal,
 def test_ctrl_c_without_a_journal_says_what_one_is_good_for(api, record, caplog) -> None:
     """And how to come back to what runs."""
     cut_off(api, record, None)
-    assert "1 of 4 rows had ended; with a journal=" in caplog.text
+    assert (
+        "1 of 4 rows had ended; the exception has them as its rows; with a journal=" in caplog.text
+    )
     assert "keeps running: attach to it by api.job" in caplog.text
     record.gate = None
 

@@ -168,3 +168,38 @@ def test_a_cell_shows_so_many_galleries_only(
     for _ in range(4):
         api.run(WORKFLOW)
     assert notebook.displays == 2
+
+
+# -- other values ---------------------------------------------------------------------------
+
+
+def test_what_the_server_says_shows_itself(
+    comfy: ComfyServer, api: ComfyApi, record: Record
+) -> None:
+    """As HTML beside its text; a report, memory, the queue, and a job at each stage."""
+    record.gate = threading.Semaphore(0)
+    job = api.submit(WORKFLOW)
+    comfy.until(lambda: job.status == "running")
+    queue = api.get_queue()
+    assert job.prompt_id in html(queue)
+    assert "1 running, 0 pending" in html(queue)
+    assert "running" in html(job)
+    record.gate.release()
+    job.result()
+    assert f"prompt {job.prompt_id}" in html(job)
+    assert "GB free" in html(api.get_system_stats())
+    assert "websocket" in html(api.doctor())
+
+
+def test_a_failed_job_says_why(api: ComfyApi, record: Record) -> None:
+    """Escaped, as all that comes from a server."""
+    record.failing.add(0)
+    job = api.submit(WORKFLOW)
+    job.exception()
+    assert "seed 0 is one that fails" in html(job)
+
+
+def html(value: Any) -> str:
+    data = value._repr_mimebundle_()
+    assert data["text/plain"] == repr(value)
+    return str(data["text/html"])
