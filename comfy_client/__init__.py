@@ -124,6 +124,7 @@ from .routes.prompts import PromptOptions
 from .signals import signal
 from .timing import Timing
 from .transport.websocket import State
+from .upload import Upload
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ __all__ = [
     "TransportError",
     "UnexpectedResponse",
     "UnknownEvent",
+    "Upload",
     "UploadTooLarge",
     "Workflow",
     "WorkflowError",

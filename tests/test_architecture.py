@@ -27,6 +27,8 @@ ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("errors", "values", "since"),
     ("extras", "showing"),
+    ("pictures",),
+    ("upload",),
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
     ("signals", "transport"),
@@ -43,7 +45,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 #: Which libraries a module may import, by the beginning of its name; the longest one counts.
 LIBRARIES = {
     "comfy_client": {"attrs"},
+    "comfy_client.pictures": {"PIL", "numpy"},
     "comfy_client.transport.endpoint": {"requests"},
+    "comfy_client.transport.fetch": {"requests", "urllib3"},
     "comfy_client.transport.identity": {"requests"},
     "comfy_client.transport.http": {"requests"},
     "comfy_client.transport.sender": {"requests", "urllib3"},

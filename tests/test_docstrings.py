@@ -12,7 +12,7 @@ from types import MemberDescriptorType
 import pytest
 
 import comfy_client
-from comfy_client import ComfyApi, Graph, Job, Result, Template, Workflow, models, testing
+from comfy_client import ComfyApi, Graph, Job, Result, Template, Upload, Workflow, models, testing
 from comfy_client.testing import ComfyServer
 from tests.guide import examples
 
@@ -57,6 +57,7 @@ def test_every_public_field_is_explained_once_and_nothing_else(name: str) -> Non
 @pytest.mark.parametrize(
     "entry",
     [
+        *(Upload, ComfyApi.upload_image),
         *(ComfyApi, ComfyApi.run, ComfyApi.submit, ComfyApi.map, ComfyApi.sweep, ComfyApi.on),
         *(Workflow.load, Workflow.set, Workflow.add_lora, Template, Job, Result, ComfyServer),
         *(Graph, Workflow.to_code),

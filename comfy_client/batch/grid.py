@@ -12,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from ..errors import ComfyError, PromptRejected, WorkflowError
+from ..upload import Upload
 from ..workflow.address import checked_value, input_named
 from ..workflow.edit import Source, Workflow, with_inputs
 from ..workflow.explain import unknown_class
@@ -171,7 +172,15 @@ class Grid:
 
 def canonical(node: Mapping[str, Any]) -> str:
     """A node as one text, its title left out."""
-    return json.dumps({name: node[name] for name in node if name != "_meta"}, sort_keys=True)
+    known = {name: node[name] for name in node if name != "_meta"}
+    return json.dumps(known, sort_keys=True, default=_identity)
+
+
+def _identity(value: object) -> Any:
+    """What stands for a file: the same for the same content."""
+    if isinstance(value, Upload):
+        return value.identity()
+    raise TypeError(f"JSON cannot carry {brief(value)}")
 
 
 def _faults(report: object) -> list[Mapping[str, Any]]:

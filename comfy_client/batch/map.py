@@ -33,6 +33,7 @@ from ..jobs.job import SLICE, Job, cancel_in_time, news_at, wait_for_one, warn_t
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
+from ..routes.inputs import with_files_sent
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..sealing import sealed
 from ..transport.backoff import Backoff
@@ -239,7 +240,12 @@ class Window:
         def submit() -> Job:
             return self.client.submit(workflow, prompt_id=prompt_id, **options)
 
-        return patiently(self.poller, submit, _got_nothing) if self.is_patient else submit()
+        if not self.is_patient:
+            return submit()
+        if isinstance(workflow, Workflow):  # a file that was cut may be sent again
+            send_files = partial(with_files_sent, self.client, workflow, Deadline())
+            workflow = patiently(self.poller, send_files, went_away)
+        return patiently(self.poller, submit, _got_nothing)
 
     def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
         """Have a prompt in it that was submitted before, or why one was not."""

@@ -45,6 +45,7 @@ from ..recording.secrets import Secrets
 from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline, limited_silence
+from ..workflow.files import files_in
 from ..workflow.graph import shorten
 from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
 from .grid import Grid
@@ -308,8 +309,8 @@ class _Sweeper:
         self._flights[prompt_id] = _Flight(point)
         workflow = self._grid.workflow(point)
         graph = workflow.to_dict()
-        if wants_seeds(graph):
-            graph = {}  # the server's has those that were drawn
+        if wants_seeds(graph) or files_in(graph):
+            graph = {}  # the server's has those that were drawn, and the names of files
         names = workflow.output_names
         client, poller = self._client, self._poller
         job = attach(client, poller, prompt_id, graph, output_names=names, lost_delay=lost_delay)

@@ -19,6 +19,7 @@ from ..showing.cells import shown
 from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.parallel import in_parallel
 from ..transport.response import Download
+from ..upload import Upload
 from ..workflow import Workflow, class_of, title_of
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, brief, inputs_of
@@ -125,6 +126,16 @@ class Output(ABC):
         and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
         earlier if the server sends nothing for the client's own ``timeout``.
         """
+
+    def as_input(self) -> Upload:
+        """For an input of another workflow: ``wf["Load Image"]["image"] = image.as_input()``.
+
+        The output itself does the same.  On its own server, a file is used where it is, and
+        nothing is sent; anywhere else, and for an :class:`OutputFrame`, it is copied when the
+        workflow is submitted.  A loader of a custom node that looks into the server's input folder
+        only needs a copy there: ``Upload(image, "name.png")``.
+        """
+        return Upload(self)
 
     @abstractmethod
     def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:

@@ -12,6 +12,7 @@ from ..errors import ComfyError, PromptRejected
 from ..events import ErrorEvent, JobEvent, PreviewEvent, Progress
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
+from ..routes.inputs import with_files_sent
 from ..routes.prompts import (
     AnyWorkflow,
     PromptOptions,
@@ -26,6 +27,7 @@ from ..transport.deadline import Deadline
 from ..transport.http import MAX_TRANSFER
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
+from ..workflow.files import files_in
 from ..workflow.seeds import wants_seeds
 from .job import SLICE, Callbacks, Job, Limits, OnInterrupt, cancelling, wait_for_one
 from .poller import Poller
@@ -121,7 +123,7 @@ class Running(Routes):
         check: bool,
         deadline: Deadline,
     ) -> Workflow:
-        """The workflow to submit; ``check``: if there is no error in it."""
+        """The workflow to submit, with its files sent; ``check``: if there is no error in it."""
         source = _Source(self, self._definitions, deadline)
         try:
             known = as_workflow(workflow, source)
@@ -129,7 +131,7 @@ class Running(Routes):
             if check:
                 targets = options.get("partial_execution_targets")
                 known.check(source, targets=targets).raise_for_errors()
-            return known
+            return with_files_sent(self, known, deadline)
         except ComfyError as exc:
             self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
             raise
@@ -203,7 +205,9 @@ class Running(Routes):
             JobLost: The server was restarted, or the prompt was deleted.
             JobTimeout: Time ran out, or no news came; the prompt keeps running.
             RequestTimeout: Time ran out before node definitions came, which ``check`` and files
-                in UI format need.
+                in UI format need, or before a file of an input was uploaded.
+            UploadTooLarge: A file of an input exceeds the server's limit; other errors of
+                :meth:`upload_image` for it.
             SubmitUncertain: The submission got no answer, and the prompt could not be found.
             WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
                 found an error.
@@ -315,11 +319,11 @@ class Running(Routes):
                 ``node_errors`` of the answer names the ones that were left out.
             TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
                 not have the form that servers need; the message names the place.
-            UploadTooLarge: The body exceeds the server's limit.
+            UploadTooLarge: The body, or a file of an input, exceeds the server's limit.
         """
         seal(options)
         try:
-            workflow = as_workflow(workflow, self)
+            workflow = with_files_sent(self, as_workflow(workflow, self), Deadline())
             prompt = make_prompt(
                 self._http,
                 workflow,
@@ -375,8 +379,8 @@ class Running(Routes):
         self._check_open()
         known = None if workflow is None else as_workflow(workflow, self)
         graph = {} if known is None else known.to_dict()
-        if wants_seeds(graph):
-            graph = {}  # the server's has those that were drawn
+        if wants_seeds(graph) or files_in(graph):
+            graph = {}  # the server's has those that were drawn, and the names of files
         names = {} if known is None else known.output_names
         return attach(self, self._poller, prompt_id, graph, output_names=names)
 

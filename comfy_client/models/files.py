@@ -41,4 +41,10 @@ class UploadedImage:
         """The value for the ``image`` input of ``LoadImage``: ``subfolder/name [type]``."""
         folder = self.subfolder.replace("\\", "/").strip("/")
         path = f"{folder}/{self.name}" if folder else self.name
-        return path if self.type == "input" else f"{path} [{self.type}]"
+        return unambiguous(path, self.type) if self.type == "input" else f"{path} [{self.type}]"
+
+
+def unambiguous(name: str, type: str) -> str:
+    """A name that a server takes for no other: it reads ``[temp]`` at the end as a folder."""
+    is_odd = name.endswith(("[input]", "[output]", "[temp]"))
+    return f"{name} [{type}]" if is_odd else name

@@ -54,6 +54,7 @@ class Routes(
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._sent = {}
 
     def fetch_api(
         self,

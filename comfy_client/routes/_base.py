@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import posixpath
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -62,9 +61,3 @@ def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
 def facts_of(exc: ApiError) -> dict[str, Any]:
     """What an error knows of the answer, for one that says it in better words."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
-
-
-def escapes(path: str) -> bool:
-    """Whether a path below one of the server's folders would leave it."""
-    plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
-    return plain.startswith(("../", "/")) or plain == ".."

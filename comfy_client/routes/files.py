@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 
 from .. import models
 from ..errors import NotFound
+from ..models.files import unambiguous
 from ..transport.deadline import Deadline
 from ..transport.files import IfExists, target_path, write_atomically
-from ..transport.http import MAX_TRANSFER, Download
+from ..transport.http import MAX_TRANSFER, Download, Response
+from ..transport.multipart import OnProgress
 from ..transport.remote_file import RemoteFile
 from ..transport.url import parse_host
-from ._base import RouteGroup, escapes, facts_of
+from ..upload import AnyFile, Upload, named_by
+from ._base import RouteGroup, facts_of
+
+if TYPE_CHECKING:
+    from .sending import Sending, Sent
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -33,6 +38,8 @@ IN_MEMORY: Final = "websocket"
 _BUFFER: Final = 1 << 16
 #: Parameters of ``/view`` that name a file.
 _NAMING: Final = frozenset({"filename", "subfolder", "type"})
+#: Headers that change when a file does.
+_VERSION: Final = ("etag", "last-modified", "content-length")
 #: Parameters in a URL of ``/view``.
 _MOST_PARAMETERS: Final = 100
 
@@ -64,45 +71,88 @@ class FileRoutes(RouteGroup):
     these keys, so that a file of a node's output can be passed as it is.
     """
 
+    _sent: Sent
+
     def upload_image(
         self,
-        file: str | os.PathLike[str] | bytes | BinaryIO,
+        file: AnyFile,
         file_name: str | None = None,
         *,
         subfolder: str = "",
         type: FolderType = "input",
         overwrite: bool = False,
         timeout: float | None = None,
+        fetch: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> models.UploadedImage:
-        """Send a file of any kind, with constant memory.
+        """Send a file of any kind, with constant memory, unless the server has it already.
 
         ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
         ``LoadImage``: if another file has the name, the server adds a number.
 
+        What has no name gets one that is made from its content, so nothing is overwritten, and
+        a ``HEAD /view`` shows whether the server has it.  A file with a name is sent again
+        only if it has changed since this client sent it, or if the server has it no more.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                photo = api.upload_image("photo.png")
+                api.run({
+                    "1": {"class_type": "LoadImage", "inputs": {"image": photo.ref}},
+                    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+                })
+
         Args:
-            file: A path, the content, or a binary file, which is sent from its current position.
-                A file without a size, such as a pipe, is copied to a temporary file first.
-            file_name: Its name on the server, without folders; ``None``: its local name.
+            file: One of these:
+
+                * a path, the content, or a binary file, which is sent from its current
+                  position (one that can be read only once, such as a pipe, is copied to a
+                  temporary file first); as it is, whatever it contains;
+                * a Pillow image (extra ``[image]``): its current frame as PNG, with alpha,
+                  without metadata;
+                * a NumPy array or a torch tensor (extras ``[image,numpy]``): ``[H, W, C]`` or
+                  ``[H, W]``, or as in ComfyUI ``[B, H, W, C]`` or ``[B, H, W]``, with C 1, 3 or 4;
+                  integers from 0 to 255 (``uint16``: 65535), booleans, or floats from 0 to 1.
+                  It becomes a PNG, or a TIFF of which ``LoadImage`` makes a batch.  Pictures in
+                  memory have 8 bits a channel then, as ``LoadImage`` reads no more;
+                * a data URL, or with ``fetch`` an ``http(s)`` URL;
+                * an output of a prompt.  One of this server is not sent: its ``ref`` names it
+                  where it is.  With ``file_name``, ``subfolder`` or ``overwrite``, and from
+                  another server, it is copied.
+            file_name: Its name on the server, without folders; ``None``: its local name, or one
+                that is made from the content.
             subfolder: The folder below that of ``type``; it is created if missing.
             type: The folder of the server.
-            overwrite: Whether to replace a file of that name.
+            overwrite: Whether to replace a file of that name.  Then it is always sent.
             timeout: Seconds for the whole upload; ``None``: an hour.  It ends earlier if no data
                 moves for the client's own ``timeout``, or if the server has all data and does not
                 answer in that time (plus one second for each 10 MB, which it has to store).
+            fetch: Whether to download a URL: 256 MiB, 2 minutes and 5 redirects at most, without
+                any login of this client.  Only for URLs that you trust: this machine may reach
+                what others cannot.
+            on_progress: Called in this thread with how many bytes of the file were sent, and how
+                many it has; not if nothing is sent.  What it raises ends the upload.
 
         Raises:
             FileNotFoundError: There is no such local file.
             UploadTooLarge: More than the server, or a proxy in front of it, accepts.
-            ValueError: ``subfolder`` leaves the folder, or the name contains folders.
+            ValueError: ``subfolder`` leaves the folder; the name contains folders or control
+                characters; an array has another shape or range; a URL without ``fetch``.
+            MissingExtra: Pillow or NumPy is not installed.
             ApiError: The server does not accept the name (400).
             RequestTimeout: See ``timeout``; the server may have stored the file or not.
+            UnexpectedResponse: The URL leads to no file, or beyond one of these limits.
         """
-        fields = {"subfolder": subfolder, "type": type, "overwrite": str(overwrite).lower()}
-        return self._upload("/upload/image", file, file_name, fields, timeout)
+        sending = self._sending(type, overwrite, timeout, on_progress)
+        upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
+        return self._own(upload, sending) or sending.send(upload)
 
     def upload_mask(
         self,
-        file: str | os.PathLike[str] | bytes | BinaryIO,
+        file: AnyFile,
         original_ref: FileInfo,
         file_name: str | None = None,
         *,
@@ -110,14 +160,20 @@ class FileRoutes(RouteGroup):
         type: FolderType = "input",
         overwrite: bool = False,
         timeout: float | None = None,
+        fetch: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> models.UploadedImage:
         """Store a copy of an image on the server with the alpha channel of ``file``.
 
         ``POST /upload/mask``.  Both must have the same size.  The server answers 200
         even if it has no original and writes nothing, so a ``HEAD`` for each file checks that.
+        What has no name gets one that is made from the mask and the state of the original: the
+        same mask for the same original is sent once.
 
         Args:
-            file: The mask; only its alpha channel is used.
+            file: The mask, as for :meth:`upload_image`; only its alpha channel is used, and
+                what is transparent is masked.  A picture in memory that has no alpha is a mask
+                itself, as in ComfyUI: white (1.0) is what is masked.
             original_ref: The image on the server.  A missing ``type`` is ``output``, as in all
                 methods.
             file_name: The name of the result on the server.  For all other arguments see
@@ -127,14 +183,23 @@ class FileRoutes(RouteGroup):
             NotFound: The server has no such original; nothing was written.
             ApiError: One of the two is no image, or their sizes differ (500).
         """
-        self._check_exists(original_ref, "the server has no original")
-        fields = {
-            "original_ref": json.dumps(_view_params(original_ref)),
-            "subfolder": subfolder,
-            "type": type,
-            "overwrite": str(overwrite).lower(),
-        }
-        uploaded = self._upload("/upload/mask", file, file_name, fields, timeout)
+        from ..pictures import encoded, is_picture  # few programs send one
+
+        sending = self._sending(type, overwrite, timeout, on_progress)
+        mask = encoded(file, as_mask=True) if is_picture(file) else file
+        upload = Upload(mask, file_name, subfolder=subfolder, fetch=fetch)
+        original = self._check_exists(original_ref, "the server has no original")
+        place = _view_params(original_ref)
+        with sending.here(upload) as content:
+            name = upload.name
+            if name is None:
+                version = [original.headers.get(key) for key in _VERSION]
+                name = named_by(content, [place, version], ".png")
+                result = models.UploadedImage(name, subfolder, type)
+                if not overwrite and sending.has(result):
+                    return result
+            fields = {"original_ref": json.dumps(place), **sending.fields(upload)}
+            uploaded = sending.post("/upload/mask", fields, content, name)
         self._check_exists(uploaded, "the server did not write")
         return uploaded
 
@@ -278,31 +343,32 @@ class FileRoutes(RouteGroup):
         with self._http.download("/view", params=params, timeout=timeout) as download:
             return write_atomically(target, download, if_exists=rule)
 
-    def _upload(
-        self,
-        route: str,
-        file: str | os.PathLike[str] | bytes | BinaryIO,
-        file_name: str | None,
-        fields: Mapping[str, str],
-        timeout: float | None,
-    ) -> models.UploadedImage:
-        if fields["type"] not in ("input", "output", "temp"):
-            raise ValueError(f"type: {fields['type']!r} is not 'input', 'output' or 'temp'")
-        content, own_name = _source(file)
-        name = own_name if file_name is None else file_name
-        if not name:
-            raise ValueError("file_name is needed: the file has no name of its own")
-        if name in (".", "..") or "/" in name or "\\" in name:
-            raise ValueError(f"file_name: {name!r} has folders in it; use subfolder for them")
-        if escapes(fields["subfolder"]):
-            raise ValueError(f"subfolder: {fields['subfolder']!r} leads out of the folder")
-        answer = self._http.upload(route, fields, content, name, timeout=timeout)
-        return models.UploadedImage.from_json(answer)
+    def _sending(
+        self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
+    ) -> Sending:
+        from .sending import Sending  # not what every script waits for
 
-    def _check_exists(self, info: FileInfo, trouble: str) -> None:
+        if type not in ("input", "output", "temp"):
+            raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
+        return Sending(self._http, self._sent, type, overwrite, deadline, on_progress)
+
+    def _own(self, upload: Upload, sending: Sending) -> models.UploadedImage | None:
+        """An output that is used where it is; ``None``: it is sent."""
+        file = upload.remote
+        is_copy = sending.overwrite or upload.name is not None or upload.subfolder
+        if file is None or isinstance(file, str) or is_copy:
+            return None
+        try:
+            self._named_by(file.url or "")
+        except ValueError:  # of another server
+            return None
+        return models.UploadedImage(file.filename, file.subfolder, file.type)
+
+    def _check_exists(self, info: FileInfo, trouble: str) -> Response:
         params = _view_params(info)
         try:
-            self._http.request("HEAD", "/view", params=params)
+            return self._http.request("HEAD", "/view", params=params)
         except NotFound as exc:
             where = "/".join(str(params[key]) for key in ("type", "subfolder", "filename"))
             raise NotFound(f"{trouble} {where.replace('//', '/')}", **facts_of(exc)) from None
@@ -331,7 +397,7 @@ def _view_params(
             "bytes() or save()"
         )
     params: dict[str, str | None] = {
-        "filename": name,
+        "filename": unambiguous(name, kind or "output"),
         "subfolder": (subfolder or "").replace("\\", "/"),  # of a Windows server
         "type": kind or "output",
     }
@@ -353,23 +419,3 @@ def _local_name(params: Mapping[str, str | None]) -> str:
         jpeg = preview.split(";")[0] == "jpeg" and "a" not in (channel or "")
         return f"{os.path.splitext(name)[0]}{'.jpg' if jpeg else '.webp'}"
     return f"{os.path.splitext(name)[0]}.png" if channel in ("rgb", "a") else name
-
-
-def _source(
-    file: str | os.PathLike[str] | bytes | BinaryIO,
-) -> tuple[Path | bytes | BinaryIO, str | None]:
-    """What to send, and what it is called here."""
-    if isinstance(file, (bytes, bytearray, memoryview)):
-        return bytes(file), None
-    if isinstance(file, (str, os.PathLike)):
-        path = Path(file)
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, "no such file to upload", os.fspath(path))
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "cannot upload a folder", os.fspath(path))
-        return path, path.name
-    if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
-        raise TypeError(f"a path, bytes or a binary file is uploaded, not {type(file).__name__}")
-    name = getattr(file, "name", None)
-    # An unnamed temporary file has a number for a name.
-    return file, os.path.basename(name) if isinstance(name, str) else None

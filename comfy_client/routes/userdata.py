@@ -10,8 +10,9 @@ from .. import models
 from ..errors import Conflict, NotFound
 from ..models._base import items, texts
 from ..transport.http import SMALL, segment
+from ..upload import escapes
 from ..values import text
-from ._base import RouteGroup, escapes
+from ._base import RouteGroup
 
 
 class UserDataRoutes(RouteGroup):

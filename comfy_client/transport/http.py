@@ -23,12 +23,13 @@ import requests
 from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
+from ..upload import opened
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
 from .deadline import Deadline
 from .endpoint import Endpoint
 from .identity import Description, Identity, Params, Request, query
-from .multipart import Form, opened
+from .multipart import Form, OnProgress
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import resumed
@@ -349,6 +350,7 @@ class Http:
         *,
         part: str = "image",
         timeout: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Any:
         """A multipart POST that streams ``file``, and its decoded answer.
 
@@ -358,7 +360,7 @@ class Http:
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
-            form = Form(fields, part, file_name, stream, size)
+            form = Form(fields, part, file_name, stream, size, on_progress)
             request = Request("POST", route, None, {"Content-Type": form.content_type}, form)
             # While a file is sent it is enough that it moves; for the rest there is the deadline.
             exchange = Exchange(

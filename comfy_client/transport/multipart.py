@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import os
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Final, TypeAlias
 
-_CHUNK = 1 << 20
+_CHUNK: Final = 1 << 20
 
-
-@contextmanager
-def opened(file: BinaryIO | bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A stream from its current position, and how many bytes are left in it."""
-    if isinstance(file, bytes):
-        yield io.BytesIO(file), len(file)
-    elif isinstance(file, Path):
-        with file.open("rb") as stream, opened(stream) as whole:
-            yield whole
-    else:
-        try:
-            start = file.tell()
-            size = file.seek(0, os.SEEK_END) - start
-            file.seek(start)
-        except OSError:  # a pipe, as a shell's <(...) or standard input
-            start = size = 0
-        if start and size <= 0:
-            raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
-        if size > 0:
-            yield file, size
-            return
-        # A file without a size may still have content, as in /proc.
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(file, copy, _CHUNK)
-            size = copy.tell()
-            copy.seek(0)
-            yield copy, size
+#: Called with how many bytes were sent, and with how many there are.
+OnProgress: TypeAlias = Callable[[int, int], object]
 
 
 class Form:
@@ -51,11 +20,18 @@ class Form:
     """
 
     def __init__(
-        self, fields: Mapping[str, str], part: str, file_name: str, stream: BinaryIO, size: int
+        self,
+        fields: Mapping[str, str],
+        part: str,
+        file_name: str,
+        stream: BinaryIO,
+        size: int,
+        on_progress: OnProgress | None = None,
     ) -> None:
         boundary = secrets.token_hex(16)
         self.content_type: str = f"multipart/form-data; boundary={boundary}"
-        self.failure: OSError | None = None  #: Why the file could not be read to its end.
+        #: Why the file could not be read to its end, or what ``on_progress`` raised.
+        self.failure: Exception | None = None
         #: What a recording stores of it.
         self.facts: dict[str, Any] = {
             "fields": dict(fields),
@@ -77,6 +53,7 @@ class Form:
         self._stream = stream
         self._start = stream.tell()
         self._size = size
+        self._on_progress = on_progress
 
     def __len__(self) -> int:
         return len(self._head) + self._size + len(self._tail)
@@ -96,6 +73,8 @@ class Form:
                     raise OSError("the file became shorter while it was sent")
                 left -= len(piece)
                 yield piece
-        except OSError as exc:
+                if self._on_progress is not None:
+                    self._on_progress(self._size - left, self._size)
+        except Exception as exc:
             self.failure = exc
             raise

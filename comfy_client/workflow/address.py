@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
 from ..nearest import nearest
+from ..upload import Upload
+from .files import as_file
 from .graph import (
     as_link,
     brief,
@@ -136,7 +138,7 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
 def checked_value(
     graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
 ) -> Any:
-    """A copy of a value as JSON carries it, for an input of a node, or a link.
+    """A copy of a value as JSON carries it, for an input of a node, or a link; or a file.
 
     Raises:
         WorkflowError: JSON cannot carry it, it is a bad link, or without ``force`` it would take
@@ -144,7 +146,8 @@ def checked_value(
     """
     where = f"{describe(graph, node_id)}, input {brief(name)}"
     try:
-        value = json_value(value)
+        value = as_file(graph, node_id, name, value)
+        value = value if isinstance(value, Upload) else json_value(value)
     except (ValueError, RecursionError) as exc:
         raise WorkflowError(f"{where}: {exc}") from None
     if isinstance(value, list):

@@ -11,8 +11,10 @@ import attrs
 
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
+from ..upload import Upload
 from .definitions import Definitions, as_mapping
 from .edit import Workflow
+from .files import as_file
 from .fill import fill
 from .graph import brief, copied, describe, free_id, json_value, listing
 from .inputs import Autogrow, InputSpec, OutputSpec, walk
@@ -274,7 +276,8 @@ class BaseGraph:
             fault: object = "the name is no string"
             if isinstance(name, str):
                 try:
-                    node["inputs"][name] = self._json(value, parts=definition is not None)
+                    known = definition is not None
+                    node["inputs"][name] = self._value(node_id, name, value, parts=known)
                     continue
                 except (ValueError, RecursionError) as exc:
                     fault = exc
@@ -299,6 +302,12 @@ class BaseGraph:
         newer = self._definitions.node_definitions([class_type], refresh=True)
         found = as_mapping(newer, [class_type]).get(class_type)
         return found if isinstance(found, Mapping) else None
+
+    def _value(self, node_id: str, name: str, value: Any, *, parts: bool) -> Any:
+        """A file as it is, or what :meth:`_json` makes of a value."""
+        if not isinstance(value, Link):
+            value = as_file(self._graph, node_id, name, value)
+        return value if isinstance(value, Upload) else self._json(value, parts=parts)
 
     def _json(self, value: Any, *, parts: bool) -> Any:
         """A value as JSON carries it, and a node or an output as ``[node id, slot]``."""

@@ -159,7 +159,7 @@ class Workflow(Nodes):
             inputs: Values by input: the node by id, title or class, a dot, and the name of the
                 input.  Names may have dots themselves; if that leaves a doubt, write a pair:
                 ``{("Upscale 1.5", "model.name"): "x"}``.  A value may be a link:
-                ``wf["Loader"].output(0)``.
+                ``wf["Loader"].output(0)``; or a file, as in :meth:`Node.set`.
             force: Whether to add inputs that a node does not have yet, and to replace links by
                 values.
 
@@ -368,7 +368,10 @@ class Workflow(Nodes):
     __copy__ = copy
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of the graph, in the format of ``POST /prompt``."""
+        """A copy of the graph, in the format of ``POST /prompt``.
+
+        Files that are still to be uploaded are in it as :class:`Upload`.
+        """
         graph: dict[str, Any] = copied(self._graph)
         return graph
 
@@ -376,7 +379,8 @@ class Workflow(Nodes):
         """The graph as JSON text, indented, in the order of the nodes.
 
         Raises:
-            WorkflowError: It contains NaN, or another value that JSON cannot represent.
+            WorkflowError: It contains NaN, or another value that JSON cannot represent; or a file
+                that is still to be uploaded.
         """
         text = json.dumps(json_graph(self._graph, links=False), indent=2, ensure_ascii=False)
         # Half of a surrogate pair is legal in JSON only as an escape.

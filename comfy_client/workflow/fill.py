@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..nearest import nearest
+from ..upload import Upload
 from .explain import explain_rejection
 from .graph import as_link, brief, describe, json_graph, listing, shorten
 from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
@@ -148,6 +149,10 @@ class _Filling:
         wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
         if spec.takes_link_only:
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}; {_WRAP}")
+        if isinstance(value, Upload):  # whose name will be a text
+            if spec.has_open_choices or (spec.choices is None and wanted in (None, "str")):
+                return value
+            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
         if wanted and not _is_a(value, wanted):
             raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
         return _sent(spec, value)
@@ -155,6 +160,7 @@ class _Filling:
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise for what the server would refuse: ranges, choices, types of links."""
         known: dict[str, Any] = {}
+        inputs = {name: one for name, one in inputs.items() if not isinstance(one, Upload)}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
         for name, spec in self._specs.items():
             if spec.has_open_choices or _is_drawn(name, inputs.get(name)):

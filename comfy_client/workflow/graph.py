@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
+from ..upload import Upload
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -353,6 +354,11 @@ def json_value(value: Any) -> Any:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")
         return {key: json_value(inner) for key, inner in value.items()}
+    if isinstance(value, Upload):
+        raise ValueError(
+            f"{value!r} is sent when the workflow is submitted, and JSON cannot carry it; to save "
+            "the workflow, send it now, and set the name: api.upload_image(file).ref"
+        )
     if isinstance(value, os.PathLike):
         raise ValueError(
             f"{brief(value)} is a path on this machine; upload the file and give the name "

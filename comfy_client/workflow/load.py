@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, Protocol, TextIO, TypeAlias, runtime_ch
 
 from ..errors import WorkflowError
 from .definitions import Definitions
+from .files import as_file
 from .graph import brief, copied, describe, json_link, shorten
 from .ui_format import UiFormat
 
@@ -21,6 +22,10 @@ MAX_JSON: Final = 64 << 20
 _ENOUGH: Final = 1 << 16
 #: What JSON may have before its first bracket: marks of its encoding, zeros of UTF-16, spaces.
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+
+
+#: Types of what JSON has.
+_JSON: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
 
 
 class HasGraph(Protocol):
@@ -265,8 +270,18 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
             raise WorkflowError(
                 f"{where}: {describe(graph, node_id)}: inputs is no object: {brief(inputs)}"
             )
-    for node in graph.values():
+    for node_id, node in graph.items():
         for name, value in node["inputs"].items():
             if isinstance(value, list):
                 node["inputs"][name] = json_link(graph, value)
+            elif type(value) not in _JSON:
+                node["inputs"][name] = _file(graph, node_id, name, value)
     return graph
+
+
+def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
+    """A file in the place of what can be sent as one."""
+    try:
+        return as_file(graph, node_id, name, value)
+    except ValueError as exc:
+        raise WorkflowError(f"{describe(graph, node_id)}, input {brief(name)}: {exc}") from None

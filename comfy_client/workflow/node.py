@@ -58,14 +58,19 @@ class Node:
 
         Args:
             name: The name of the input.
-            value: Any JSON value (numpy numbers are converted), or a link:
-                ``other.output(0)``, ``[node id, slot]``.
+            value: Any JSON value (numpy numbers are converted); a link: ``other.output(0)``,
+                ``[node id, slot]``; or a file that is uploaded when the workflow is submitted: a
+                :class:`~pathlib.Path`, bytes, an open file, a Pillow image, an array, a tensor, an
+                output or an :class:`Upload`.
             force: Whether to add an input that the node does not have yet, and to replace a
                 link by a value.
 
         Raises:
             WorkflowError: Unknown input (``candidates`` are similar names), a link that would be
-                lost, a link to a missing node, or a value that JSON cannot represent.
+                lost, a link to a missing node, a value that JSON cannot represent, or a picture of
+                another shape or range than :meth:`ComfyApi.upload_image` says.
+            FileNotFoundError: There is no such local file.
+            MissingExtra: A picture, and Pillow or NumPy is not installed.
         """
         check_no_node(value)
         if not isinstance(name, str):

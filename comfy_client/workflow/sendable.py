@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..upload import Upload
 from .graph import brief, json_value
 from .problems import Problem, problem_at, shown
 
@@ -76,6 +77,9 @@ def _inputs(
         if not isinstance(name, str):
             text = f"the input name {brief(name)} is not a string"
             _add(made, graph, node_id, "not_sendable", text)
+            continue
+        if isinstance(value, Upload):  # in a folder, of which the server's choices know nothing
+            copied[name] = f"upload/{value.name or 'content'}"
             continue
         copied[name], fault = _plain(value)
         if fault:

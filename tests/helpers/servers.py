@@ -38,6 +38,21 @@ class VAESave:
         return {}
 
 
+class MaskToImage:
+    """A mask, as the picture by which it can be looked at."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"mask": ("MASK",)}}
+
+    def run(self, mask: Any) -> tuple[list[Any]]:
+        gray = [page.point(lambda value: value * 255).convert("L") for page in mask]
+        return ([page.convert("RGB") for page in gray],)
+
+
 class LoraLoader:
     """As much of it as tells which files there are."""
 
@@ -108,6 +123,7 @@ def add_test_content(server: ComfyServer) -> None:
     loras = {"folder": server.root / "models" / "loras"}
     for cls in (
         *node_classes(old=server.version == "2024-03"),
+        MaskToImage,
         type("LoraLoader", (LoraLoader,), loras),
     ):
         server.add_node(cls)

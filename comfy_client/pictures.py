@@ -1,0 +1,166 @@
+"""Pictures that are in memory, as files that ComfyUI reads: Pillow images, arrays and tensors."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from .extras import needs_extra
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+#: What PNG keeps and ``LoadImage`` reads as it is; of any other kind a picture is converted.
+_KEPT: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
+#: How far floats may be outside of 0 to 1, as a sharpened picture's are.
+_OVERSHOOT: Final = 0.5
+_PILLOW, _ARRAY = "a Pillow image", "an array or a tensor"
+
+
+def is_picture(value: object) -> bool:
+    """Whether it is a Pillow image, or an array or a tensor with rows and columns."""
+    return _is_pillow(value) or (
+        not isinstance(value, type)
+        and (hasattr(value, "__array_interface__") or hasattr(value, "__array__"))
+        and len(getattr(value, "shape", ())) >= 2
+    )
+
+
+def encoded(value: Any, *, as_mask: bool = False) -> bytes:
+    """A picture as PNG, without loss; a batch as TIFF, of which ``LoadImage`` makes a batch.
+
+    Args:
+        value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,
+            ``[B, H, W]`` or ``[B, H, W, C]``; integers and booleans as usual, floats from 0 to 1.
+        as_mask: Whether the alpha channel alone counts.  Then what has none is a mask: white is
+            what is masked, which is transparent.
+
+    Raises:
+        MissingExtra: Pillow, or NumPy for an array, is not installed.
+        ValueError: It has another shape or range.
+    """
+    pages = [_plain(value)] if _is_pillow(value) else _pages(value)
+    if as_mask:
+        pages = [_with_mask(page) for page in pages]
+    first, *others = pages
+    file = io.BytesIO()
+    if others:
+        from PIL import features
+
+        how = {"compression": "tiff_deflate"} if features.check("libtiff") else {}
+        first.save(file, "TIFF", save_all=True, append_images=others, **how)
+    else:
+        first.save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+def _is_pillow(value: object) -> bool:
+    library = sys.modules.get("PIL.Image")  # without which there is no such image
+    return library is not None and isinstance(value, library.Image)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """An image of a kind that both PNG and the server keep."""
+    if 0 in image.size:
+        raise ValueError(f"an image of {image.width} x {image.height} pixels has nothing in it")
+    if image.mode in _KEPT:
+        return image
+    if image.mode.startswith("I"):
+        return _gray_of_16_bits(image)
+    if image.mode == "F":
+        raise ValueError("a Pillow image of floats (F) has no range: give an array, from 0 to 1")
+    if image.mode == "La":  # which Pillow makes nothing else of
+        return image.convert("LA")
+    alpha = image.mode.endswith(("A", "a"))
+    return image.convert("RGBA" if alpha else "RGB")
+
+
+def _gray_of_16_bits(image: Image.Image) -> Image.Image:
+    """With 8 bits: the server's ``LoadImage`` would show nearly all of it as white."""
+    least, most = image.convert("I").getextrema()
+    if not 0 <= least <= most <= 0xFFFF:  # type: ignore[operator]  # of one band
+        raise ValueError(f"a Pillow image of mode {image.mode} has values beyond 0 to 65535")
+    return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+
+
+def _with_mask(image: Image.Image) -> Image.Image:
+    from PIL import Image, ImageChops
+
+    if "A" in image.getbands() or "transparency" in image.info:
+        return image.convert("RGBA")
+    mask = image.convert("L")
+    return Image.merge("RGBA", [mask, mask, mask, ImageChops.invert(mask)])
+
+
+# -- arrays -------------------------------------------------------------------------------
+
+
+def _pages(value: Any) -> list[Image.Image]:
+    with needs_extra("numpy", _ARRAY):
+        import numpy as np
+    if hasattr(value, "detach"):  # a tensor, of a graph and a device of its own
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+    array = np.asarray(value)
+    if 0 in array.shape:
+        raise ValueError(f"an array of the shape {array.shape} has nothing in it")
+    return [_image(page) for page in _eight_bits(_batch(array))]
+
+
+def _batch(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """As ``[B, H, W, C]`` or ``[B, H, W]``."""
+    channels = array.shape[-1] in (1, 3, 4)
+    if array.ndim == 4 and channels:
+        return array
+    if array.ndim == 3 and channels:
+        return array[None]
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim == 3 and array.shape[0] not in (3, 4):
+        return array
+    hint = ""
+    if array.ndim in (3, 4) and array.shape[-3] in (1, 3, 4):
+        order = "(1, 2, 0)" if array.ndim == 3 else "(0, 2, 3, 1)"
+        hint = f"; with the channels first, transpose it: x.transpose{order}, x.permute{order}"
+        hint += "; masks of a batch: x[..., None]" if array.ndim == 3 else ""
+    raise ValueError(
+        f"an array of the shape {array.shape} is no picture: [H, W], [H, W, C], [B, H, W] or "
+        f"[B, H, W, C], where C is 1, 3 or 4{hint}"
+    )
+
+
+def _eight_bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"an array of {array.dtype} is no picture")
+    least, most = array.min(), array.max()
+    if array.dtype.kind in "iu":
+        if least < 0 or most > 255:
+            raise ValueError(f"integers are 0 to 255, and these are {least} to {most}")
+        return array.astype(np.uint8)
+    if not (least >= -_OVERSHOOT and most <= 1 + _OVERSHOOT):  # or there is a NaN
+        raise ValueError(
+            f"floats are 0 to 1, as in ComfyUI, and these are {least:g} to {most:g}; "
+            "for 0 to 255 use x.astype('uint8')"
+        )
+    made: np.ndarray[Any, Any] = np.rint(np.clip(array, 0, 1).astype(np.float32) * 255)
+    return made.astype(np.uint8)
+
+
+def _image(page: np.ndarray[Any, Any]) -> Image.Image:
+    import numpy as np
+
+    with needs_extra("image", _ARRAY):
+        from PIL import Image
+    if page.ndim == 3 and page.shape[2] == 1:
+        page = page[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(page))

@@ -1,0 +1,34 @@
+"""The files that are values of inputs, sent before the workflow that wants them."""
+
+from __future__ import annotations
+
+from ..transport.deadline import LONGEST, Deadline
+from ..upload import Upload
+from ..workflow import Workflow
+from ..workflow.edit import graph_of
+from ..workflow.files import files_in
+from ..workflow.graph import brief, describe
+from .files import FileRoutes
+
+
+def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
+    """A copy with the names that the server gave to its files; the workflow if there are none.
+
+    Raises:
+        ComfyError: As :meth:`FileRoutes.upload_image`.
+    """
+    graph = graph_of(workflow)
+    pending = files_in(graph)
+    if not pending:
+        return workflow
+    names: dict[Upload, str] = {}
+    for (node_id, name), upload in pending.items():
+        if upload not in names:
+            try:
+                names[upload] = files.upload_image(upload, timeout=deadline.left(LONGEST)).ref
+            except Exception as exc:
+                exc.add_note(f"for {describe(graph, node_id)}, input {brief(name)}")
+                raise
+    ready = workflow.copy()
+    ready.set({place: names[upload] for place, upload in pending.items()}, force=True)
+    return ready

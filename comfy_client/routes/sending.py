@@ -1,0 +1,140 @@
+"""Send a file to the server, unless it has it already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias
+
+import attrs
+
+from ..errors import ApiError
+from ..models import UploadedImage
+from ..models.files import unambiguous
+from ..transport.deadline import Deadline
+from ..transport.http import Http
+from ..transport.multipart import OnProgress
+from ..upload import Content, State, Upload, facts_of
+
+#: Names that are remembered, of files that were sent.
+_MOST: Final = 1000
+#: What was sent: by name, subfolder and type, which content and where it is now.
+Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
+
+
+@attrs.frozen(eq=False)
+class Sending:
+    """How a file is sent."""
+
+    http: Http
+    sent: Sent
+    type: str = "input"
+    overwrite: bool = False
+    deadline: Deadline = attrs.field(factory=Deadline)
+    on_progress: OnProgress | None = None
+
+    def send(self, upload: Upload) -> UploadedImage:
+        """Where the server has it, now or already."""
+        if self.overwrite and upload.name is not None:
+            self.sent.pop((upload.name, upload.subfolder, self.type), None)
+            with self.here(upload) as content:
+                return self.post("/upload/image", self.fields(upload), content, upload.name)
+        state = upload.state()
+        found = state and self._existing(upload, state)
+        if found:
+            return found
+        with self.here(upload) as content:
+            if state is None:
+                facts = facts_of(content)
+                upload.was_fetched(facts)
+                state = State(upload.name or facts.name, facts.digest, facts.size)
+                found = self._existing(upload, state)
+                if found:
+                    return found
+            answer = self.post("/upload/image", self.fields(upload), content, state.name)
+        self._remember(upload, state, answer)
+        return answer
+
+    def fields(self, upload: Upload) -> dict[str, str]:
+        """What stands beside it in the form."""
+        return {
+            "subfolder": upload.subfolder,
+            "type": self.type,
+            "overwrite": str(self.overwrite).lower(),
+        }
+
+    def post(
+        self, route: str, fields: dict[str, str], content: Content, name: str
+    ) -> UploadedImage:
+        """Send it in any case."""
+        answer = self.http.upload(
+            route,
+            fields,
+            content,
+            name,
+            timeout=self.deadline.left(),
+            on_progress=self.on_progress,
+        )
+        return UploadedImage.from_json(answer)
+
+    def _existing(self, upload: Upload, state: State) -> UploadedImage | None:
+        """Where the server has this content under this name; ``None``: not that we know."""
+        if self.overwrite:
+            return None
+        version, answer = self.sent.get(self._key(upload, state), (None, None))
+        if version is None or version != state.version:
+            # A name that is made from the content is the same for all clients.
+            is_sure = upload.name is None
+            answer = UploadedImage(state.name, upload.subfolder, self.type) if is_sure else None
+        return answer if answer and self.has(answer, state.size) else None
+
+    def _key(self, upload: Upload, state: State) -> tuple[str, str, str]:
+        return state.name, upload.subfolder, self.type
+
+    def has(self, file: UploadedImage, size: int | None = None) -> bool:
+        """Whether the server has a file of that name, and size: half a file is another."""
+        try:
+            answer = self.http.request(
+                "HEAD",
+                "/view",
+                params={
+                    "filename": unambiguous(file.name, file.type),
+                    "subfolder": file.subfolder,
+                    "type": file.type,
+                },
+                timeout=min(self.http.total_timeout, self.deadline.left()),
+            )
+        except ApiError:  # it has none, or a proxy does not let us ask
+            return False
+        return size is None or answer.headers.get("content-length") == str(size)
+
+    def _remember(self, upload: Upload, state: State, answer: UploadedImage) -> None:
+        key = self._key(upload, state)
+        self.sent.pop(key, None)
+        if state.version is not None:
+            while len(self.sent) >= _MOST:
+                self.sent.pop(next(iter(self.sent)), None)
+            self.sent[key] = state.version, answer
+
+    @contextmanager
+    def here(self, upload: Upload) -> Iterator[Content]:
+        """What is sent, fetched if it is elsewhere."""
+        source = upload.remote
+        if source is None:
+            yield upload.content
+        elif isinstance(source, str):
+            from ..transport.fetch import fetch  # few programs do
+
+            with tempfile.TemporaryFile() as file:
+                fetch(source, file, self.deadline)
+                file.seek(0)
+                yield file
+        else:
+            with (
+                tempfile.TemporaryFile() as file,
+                source.stream(timeout=self.deadline.left()) as download,
+            ):
+                file.writelines(download)
+                file.seek(0)
+                yield file

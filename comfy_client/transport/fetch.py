@@ -1,0 +1,114 @@
+"""Download a file from anywhere, by a URL that the caller gave: bounded, and without our logins."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO, Final
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.utils import get_environ_proxies
+
+from ..errors import RequestTimeout, TransportError, UnexpectedResponse
+from ..upload import without_secrets
+from .deadline import Deadline
+from .failures import explain
+from .pool import Exchange, current, new_session
+
+#: Bytes of a file that is fetched, and seconds in all.
+MAX_FETCH: Final = 256 << 20
+FETCH_TIMEOUT: Final = 120.0
+#: How often a server may say that it is elsewhere.
+MAX_REDIRECTS: Final = 5
+#: Seconds to connect, and for which nothing may come.
+_SILENCE: Final = 15.0
+_CHUNK: Final = 1 << 16
+_FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
+    """Write what a URL leads to into a file.
+
+    No header, cookie or login of ours goes there: only a login that stands in the URL itself, to
+    the host that it is for.  Proxies come from the environment.
+
+    Raises:
+        UnexpectedResponse: Another status than 200, a page, more than :data:`MAX_FETCH` bytes, or
+            more than :data:`MAX_REDIRECTS` redirects.
+        TransportError: No answer, or only a part of it; :class:`RequestTimeout`: not in time.
+    """
+    deadline = Deadline.after(deadline.left(FETCH_TIMEOUT))
+    for _ in range(MAX_REDIRECTS + 1):
+        target = _store_or_redirect(url, into, deadline)
+        if target is None:
+            return
+        url = target
+    raise UnexpectedResponse(f"GET {without_secrets(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | None:
+    """Where it is, if it is elsewhere."""
+    shown = without_secrets(url)
+    token = current.set(Exchange(deadline, read_timeout=_SILENCE))
+    try:
+        with new_session() as session:  # which has one pool, for one host
+            session.trust_env = False  # or a .netrc would log in
+            left = deadline.require(_SILENCE)
+            request = session.prepare_request(requests.Request("GET", url))
+            with session.send(
+                request,
+                stream=True,
+                timeout=(left, left),
+                verify=os.environ.get("REQUESTS_CA_BUNDLE") or True,
+                cert=None,
+                proxies=get_environ_proxies(url),
+                allow_redirects=False,
+            ) as answer:
+                if answer.is_redirect:
+                    return _redirected(url, answer.headers["location"])
+                _store(answer, shown, into, deadline)
+                return None
+    except _FAILURES as exc:
+        raise _explained(exc, shown, deadline) from None
+    except ValueError:
+        raise TransportError(f"GET {shown}: no such URL") from None
+    finally:
+        current.reset(token)
+
+
+def _explained(exc: Exception, shown: str, deadline: Deadline) -> Exception:
+    if deadline.expired or isinstance(exc, (requests.Timeout, TimeoutError)):
+        return RequestTimeout(f"GET {shown}: no complete answer in time")
+    error = explain(exc, f"GET {shown}", shown)
+    return TransportError(str(error))  # it says nothing about the ComfyUI
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+    except ValueError:
+        target = scheme = ""
+    if scheme != "https" and not scheme == "http" == urlsplit(url).scheme.lower():
+        raise UnexpectedResponse(
+            f"GET {without_secrets(url)}: a redirect to what is no URL, or is less safe"
+        )
+    return target
+
+
+def _store(answer: requests.Response, shown: str, into: BinaryIO, deadline: Deadline) -> None:
+    what = f"GET {shown}"
+    if answer.status_code != 200:
+        raise UnexpectedResponse(f"{what}: {answer.status_code}", status=answer.status_code)
+    if "html" in answer.headers.get("content-type", ""):
+        raise UnexpectedResponse(f"{what}: a page rather than a file", status=200)
+    size, length = 0, answer.headers.get("content-length", "")
+    while chunk := answer.raw.read1(_CHUNK, decode_content=True):
+        size += into.write(chunk)
+        if size > MAX_FETCH:
+            raise UnexpectedResponse(f"{what}: more than {MAX_FETCH >> 20} MiB", status=200)
+        deadline.require()
+    encoded = "content-encoding" in answer.headers
+    if not encoded and length.isdecimal() and length[:20] != str(size):
+        raise TransportError(f"{what}: cut after {size} of {length} bytes")

@@ -1,0 +1,465 @@
+"""What is sent to a server: files, pictures in memory, URLs, and outputs of other prompts."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self, TypeAlias, cast
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import attrs
+
+_CHUNK: Final = 1 << 20
+#: Hexadecimal digits of a name that is made from the content: 128 bits.
+_DIGITS: Final = 32
+#: How files begin, and the ending that their names get.
+_BEGINNINGS: Final = {
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tiff",
+    b"MM\0*": ".tiff",
+    b"\x1aE\xdf\xa3": ".webm",
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"ID3": ".mp3",
+    b"\xff\xfb": ".mp3",
+    b"glTF": ".glb",
+}
+_RIFF: Final = {b"WEBP": ".webp", b"WAVE": ".wav", b"AVI ": ".avi"}
+_ISO: Final = {b"avif": ".avif", b"heic": ".heic", b"M4A ": ".m4a", b"qt  ": ".mov"}
+
+
+#: A part of a content; within a class that has a method ``bytes``, the type has no other name.
+Piece: TypeAlias = bytes
+
+
+class Picture(Protocol):
+    """A Pillow image or a NumPy array."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where its pixels are."""
+
+
+class Tensor(Protocol):
+    """An array of another library, such as a torch tensor."""
+
+    def __array__(self, *args: Any, **named: Any) -> Any:
+        """A NumPy array of it."""
+
+
+class ServerFile(Protocol):
+    """An output of a prompt: a file of a server, or a picture in memory."""
+
+    @property
+    def filename(self) -> str:
+        """Its name, without folders."""
+
+    @property
+    def subfolder(self) -> str:
+        """Folders below that of its type; empty for none."""
+
+    @property
+    def type(self) -> str:
+        """The folder of the server: ``output``, ``input`` or ``temp``."""
+
+    @property
+    def url(self) -> str | None:
+        """Its URL; ``None``: it is on no server."""
+
+    def bytes(self) -> bytes:
+        """Its content."""
+
+    def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Iterable[Piece]]:
+        """Its content, piece by piece."""
+
+
+#: What is sent as it is.
+Content: TypeAlias = Path | bytes | BinaryIO
+
+
+class Facts(NamedTuple):
+    """What is known of a content that was read."""
+
+    digest: str  #: SHA-256, in hexadecimal digits.
+    size: int
+    ending: str  #: Of a name for it; empty: unknown.
+
+    @property
+    def name(self) -> str:
+        """A name for it, which no other content gets."""
+        return self.digest[:_DIGITS] + self.ending
+
+
+class State(NamedTuple):
+    """What is sent at one moment."""
+
+    name: str  #: On the server, if nothing else is there.
+    version: object  #: Changes when the content does; ``None``: it is not known.
+    size: int
+
+
+@attrs.frozen(init=False, repr=False)
+class Upload:
+    """A file that is sent to the server when a workflow is submitted.
+
+    A path, bytes, an open file, a picture or an output becomes one by itself where it is set as an
+    input: ``wf["Load Image"]["image"] = Path("photo.png")``.  Make one yourself for what would be
+    a text (a path as ``str``, a URL), and to give it a name.
+
+    Files on the disk and open files are read when they are sent, with constant memory.  A picture
+    is encoded at once: what is changed in it afterwards does not count.  Two are equal if they have
+    the same source, name and subfolder.
+
+    Example::
+
+        from comfy_client import ComfyApi, Upload
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            photo = Upload("photo.png", "me.png")
+            api.run({
+                "1": {"class_type": "LoadImage", "inputs": {"image": photo}},
+                "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+            })
+
+    Args:
+        file: As for :meth:`ComfyApi.upload_image`.
+        name: Its name on the server, without folders.  ``None``: that of the local file; anything
+            else is named by its content.
+        subfolder: The folder below the server's ``input``; some loaders want one (``"3d"``).
+        fetch: Whether the client downloads an ``http(s)`` URL, when the workflow is submitted.
+
+    Raises:
+        FileNotFoundError: There is no such local file.
+        ValueError: The name has folders or control characters in it, the subfolder leads out of the
+            folder, ``file`` is a URL and ``fetch`` is false, or a picture has another shape or
+            range than :meth:`ComfyApi.upload_image` says.
+        MissingExtra: It is a picture, and Pillow or NumPy is not installed.
+
+    Attributes:
+        source: What is sent: a path, bytes, an open file, a URL or an output.
+        name: The name that was given, or that of the local file; ``None``: by its content.
+        subfolder: The folder below the server's ``input``; empty: none.
+    """
+
+    source: Path | bytes | BinaryIO | str | ServerFile
+    name: str | None
+    subfolder: str
+    _start: int
+    _known: dict[object, Facts] = attrs.field(eq=False)
+
+    def __init__(
+        self,
+        file: AnyFile,
+        name: str | None = None,
+        *,
+        subfolder: str = "",
+        fetch: bool = False,
+    ) -> None:
+        if isinstance(file, Upload):
+            name = file.name if name is None else name
+            subfolder = subfolder or file.subfolder
+            source, start, known = file.source, file._start, file._known
+        else:
+            (source, own_name, start), known = _source(file, fetch=fetch), {}
+            name = own_name if name is None else name
+        if name is not None:
+            _check_name(name)
+        if escapes(subfolder):
+            raise ValueError(f"subfolder: {subfolder!r} leads out of the folder")
+        self.__attrs_init__(source, name, subfolder, start, known)
+
+    def __repr__(self) -> str:
+        source = self.source
+        what = self.name
+        if isinstance(source, str):
+            what = f"{what or ''} {without_secrets(source)}".strip()
+        elif isinstance(source, bytes):
+            what = f"{what or ''} {len(source)} bytes".strip()
+        elif what is None and self.remote is not None:
+            what = f"{getattr(source, 'filename', '')} [{getattr(source, 'type', '')}]"
+        return f"<Upload {what or 'of an open file'}>"
+
+    def __str__(self) -> str:
+        """Where it comes from, in a table: another text for another file, as far as it is known."""
+        source = self.source
+        if isinstance(source, bytes):
+            state = self.state()
+            return state.name if state else ""
+        if isinstance(source, Path):
+            return os.fspath(source)
+        if isinstance(source, str):
+            return without_secrets(source)
+        return str(getattr(source, "filename", None) or self.name or "an open file")
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # it does not change, and an open file cannot be copied
+
+    @property
+    def remote(self) -> str | ServerFile | None:
+        """The URL or the output that has to be fetched first; ``None``: it is here."""
+        is_here = isinstance(self.source, (bytes, Path)) or hasattr(self.source, "read")
+        return None if is_here else cast("str | ServerFile", self.source)
+
+    @property
+    def content(self) -> Content:
+        """What is sent, from where it begins."""
+        content = cast("Content", self.source)
+        if not isinstance(content, (bytes, Path)):
+            content.seek(self._start)
+        return content
+
+    def state(self) -> State | None:
+        """Its name and state at the moment; ``None``: it was not fetched yet.
+
+        A file on the disk is not read for that; an open file is, from where it begins.
+        """
+        if not isinstance(self.source, Path):
+            facts = self.facts()
+            if facts is None:
+                return None
+            return State(self.name or facts.name, facts.digest, facts.size)
+        found = self.source.stat()
+        # What is no plain file, or has no size (/proc), may have another content each time.
+        is_plain = stat.S_ISREG(found.st_mode) and found.st_size
+        version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return State(self.name or "file", version if is_plain else None, found.st_size)
+
+    def facts(self) -> Facts | None:
+        """Digest and size, for which it is read; ``None``: it was not fetched yet."""
+        key = None
+        if isinstance(self.source, Path):
+            state = self.state()
+            key = state and state.version
+            if key is None:
+                return facts_of(self.content)
+        elif not isinstance(self.source, bytes) and self.remote is None:
+            return facts_of(self.content)  # an open file may be another each time
+        if key not in self._known and self.remote is None:
+            self._known[key] = facts_of(self.content)
+        return self._known.get(key)
+
+    def was_fetched(self, facts: Facts) -> None:
+        """Keep what came from elsewhere, so that it need not come again."""
+        self._known[None] = facts
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, as JSON; it is read for that, but not fetched."""
+        source = self.remote
+        if source is None:
+            found = self.facts()
+            what = "" if found is None else found.digest
+        elif isinstance(source, str):
+            what = source
+        else:
+            what = f"{source.type}/{source.subfolder}/{source.filename}"
+        return {"upload": what, "name": self.name, "subfolder": self.subfolder}
+
+
+#: What can be sent.
+AnyFile: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Picture
+    | Tensor
+    | ServerFile
+    | Upload
+)
+
+
+def is_file(value: object) -> bool:
+    """Whether a value is no JSON, but can be sent as a file."""
+    from .pictures import is_picture  # most programs send none
+
+    return (
+        isinstance(value, (Upload, bytes, bytearray, memoryview, os.PathLike))
+        or is_picture(value)
+        or _is_output(value)
+        or (callable(getattr(value, "read", None)) and not isinstance(value, type))
+    )
+
+
+def escapes(path: str) -> bool:
+    """Whether a path below one of the server's folders would leave it."""
+    plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
+    return plain.startswith(("../", "/")) or plain == ".."
+
+
+def without_secrets(url: str) -> str:
+    """A URL without what may be secret in it: login, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
+    """A stream from its current position, and how many bytes are left in it."""
+    if isinstance(file, bytes):
+        yield io.BytesIO(file), len(file)
+    elif isinstance(file, Path):
+        with file.open("rb") as stream, opened(stream) as whole:
+            yield whole
+    else:
+        found, _ = _seekable(file)
+        # A file without a size may still have content, as in /proc.
+        found = found if _size_of(found) else _copy_of(found)
+        yield found, _size_of(found)
+
+
+def facts_of(content: Content) -> Facts:
+    """Read all of it, with constant memory."""
+    hasher, beginning = hashlib.sha256(), b""
+    with opened(content) as (stream, size):
+        start = stream.tell()
+        while piece := stream.read(_CHUNK):
+            beginning = beginning or piece[:16]
+            hasher.update(piece)
+        stream.seek(start)
+    return Facts(hasher.hexdigest(), size, _ending(beginning))
+
+
+def named_by(content: Content, others: object, ending: str) -> str:
+    """A name that is made from a content and from other facts, as JSON."""
+    facts = f"{facts_of(content).digest} {json.dumps(others, sort_keys=True)}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS] + ending
+
+
+# -- what was given -----------------------------------------------------------------------
+
+
+def _source(
+    file: Any, *, fetch: bool
+) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
+    """What to send, what it is called here, and where it begins."""
+    from .pictures import encoded, is_picture  # most programs send none
+
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        return bytes(file), None, 0
+    if isinstance(file, str) and file[:5].lower() == "data:":
+        return _decoded(file), None, 0
+    if isinstance(file, str) and re.match("https?://", file, re.IGNORECASE):
+        if not fetch:
+            raise ValueError(
+                f"{without_secrets(file)} is a URL: fetch=True has this machine download it"
+            )
+        return str(file), None, 0
+    if isinstance(file, (str, os.PathLike)):
+        return _checked_path(Path(file))
+    if is_picture(file):
+        return encoded(file), None, 0
+    if _is_output(file):
+        return (file, None, 0) if file.url is not None else (file.bytes(), None, 0)
+    if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
+        raise TypeError(
+            "a path, bytes, a binary file, a Pillow image, an array, a data URL or an output is "
+            f"uploaded, not {type(file).__name__}"
+        )
+    name = getattr(file, "name", None)
+    stream, start = _seekable(file)
+    # An unnamed temporary file has a number for a name.
+    return stream, _harmless(os.path.basename(name)) if isinstance(name, str) else None, start
+
+
+def _checked_path(path: Path) -> tuple[Path, str | None, int]:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such file to upload", os.fspath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "cannot upload a folder", os.fspath(path))
+    return path, _harmless(path.name), 0
+
+
+def _is_output(value: object) -> bool:
+    return all(hasattr(value, name) for name in ("filename", "subfolder", "type", "url", "bytes"))
+
+
+def _harmless(name: str) -> str | None:
+    """The name of a local file without what cannot be sent in a name."""
+    return "".join("_" if _is_control(letter) else letter for letter in name) or None
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a name is a str, not {name!r:.80}")
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"name: {name!r:.200} has folders in it; use subfolder for them")
+    if any(map(_is_control, name)):
+        raise ValueError(f"name: {name!r:.200} has control characters in it")
+
+
+def _is_control(letter: str) -> bool:
+    return letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff"
+
+
+def _decoded(url: str) -> bytes:
+    """The content of a data URL."""
+    head, comma, data = url[5:].partition(",")
+    if not comma:
+        raise ValueError("a data URL has a comma before its data")
+    content = unquote_to_bytes(data)
+    if not head.lower().endswith(";base64"):
+        return content
+    content = content.translate(None, b" \t\r\n").rstrip(b"=")
+    try:
+        return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
+    except ValueError:
+        raise ValueError("a data URL whose data is not base64") from None
+
+
+def _ending(beginning: bytes) -> str:
+    if beginning[:4] == b"RIFF":
+        return _RIFF.get(beginning[8:12], "")
+    if beginning[4:8] == b"ftyp":
+        return _ISO.get(beginning[8:12], ".mp4")
+    return next((end for start, end in _BEGINNINGS.items() if beginning.startswith(start)), "")
+
+
+def _seekable(file: BinaryIO) -> tuple[BinaryIO, int]:
+    """The file, or a copy of one that can be read only once; and where it stands."""
+    try:
+        start = file.tell()
+        size = _size_of(file)
+    except (OSError, AttributeError):  # a pipe, as a shell's <(...) or standard input
+        return _copy_of(file), 0
+    if start and not size:
+        raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
+    return file, start
+
+
+def _copy_of(file: BinaryIO) -> BinaryIO:
+    copy = _Copy(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # whoever has it last, does
+    shutil.copyfileobj(file, copy, _CHUNK)
+    copy.seek(0)
+    return copy
+
+
+def _size_of(file: BinaryIO) -> int:
+    """How many bytes follow; 0 for a file that does not know it."""
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    return max(size, 0)
+
+
+class _Copy(io.BufferedRandom):
+    """A temporary file that is closed when nobody has it any more."""
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,133 @@
+"""Files that are fetched from a URL: only when asked, within limits, without our logins."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client import (
+    ComfyApi,
+    RequestTimeout,
+    TransportError,
+    UnexpectedResponse,
+    Upload,
+    Workflow,
+)
+from comfy_client.testing import ComfyServer, drip
+from comfy_client.transport import fetch
+from tests.helpers.clients import LIMIT, client
+from tests.helpers.http import HTML, PAGE, SECRET, head_of, raw_server, texts
+
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+@pytest.fixture
+def site() -> Any:
+    """Another server, which has a picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    with ComfyServer() as server:
+        server.on("GET", "/a.png", (200, {"Content-Type": "image/png"}, file.getvalue()))
+        yield server
+
+
+def test_a_url_is_fetched_when_it_is_asked_for(
+    comfy: ComfyServer, fast: ComfyApi, site: ComfyServer
+) -> None:
+    """Named by its content; for a workflow once, however often that is submitted."""
+    url = f"{site.url}/a.png?size=big"
+    with pytest.raises(ValueError, match="fetch=True"):
+        fast.upload_image(url)
+    assert not site.requests
+    name = fast.upload_image(url, fetch=True).name
+    assert (comfy.root / "input" / name).read_bytes().startswith(b"\x89PNG")
+    workflow = Workflow(GRAPH)
+    workflow["1"]["image"] = Upload(url, fetch=True)
+    for _ in range(3):
+        result = fast.run(workflow, timeout=LIMIT)
+        assert result.graph["1"]["inputs"]["image"] == name
+    assert [one.query for one in site.requests] == [{"size": "big"}] * 2
+
+
+def test_nothing_of_ours_is_sent_along(
+    comfy: ComfyServer, site: ComfyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No login, no header, no cookie; nor what a .netrc has for the host."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    site.on("GET", "/moved", (302, {"Location": "/a.png", "Set-Cookie": f"a={SECRET}"}, None))
+    with client(comfy, credentials=("me", SECRET), headers={"X-Key": SECRET}, user="me") as api:
+        api.upload_image(f"{site.url}/moved", fetch=True)
+    for request in site.requests:
+        assert request.headers.keys() <= {"Host", "User-Agent", "Accept", "Accept-Encoding"}
+
+
+def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfyServer) -> None:
+    """A redirect does not carry it on, and no message shows it."""
+    with ComfyServer() as other:
+        other.on("GET", "/x", (302, {"Location": f"{site.url}/a.png"}, None))
+        other.on("GET", "/y", (404, {}, None))
+        with_login = other.url.replace("//", f"//me:{SECRET}@")
+        fast.upload_image(f"{with_login}/x", fetch=True)
+        assert other.requests[0].headers["Authorization"].startswith("Basic ")
+        assert "Authorization" not in site.requests[0].headers
+        with pytest.raises(UnexpectedResponse, match=f"GET {other.url}/y: 404") as caught:
+            fast.upload_image(f"{with_login}/y?token={SECRET}", fetch=True)
+    assert SECRET not in texts(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        ((404, {}, None), UnexpectedResponse, "404"),
+        ((200, HTML, PAGE), UnexpectedResponse, "a page rather than a file"),
+        ((302, {"Location": "/x"}, None), UnexpectedResponse, "more than 5 redirects"),
+        ((302, {"Location": "file:///etc/passwd"}, None), UnexpectedResponse, "no URL"),
+        ((302, {"Location": "http://["}, None), UnexpectedResponse, "no URL"),
+        ((200, {}, b"x" * 2000), UnexpectedResponse, "more than 0 MiB"),
+        (drip((200, {}, b"x" * 900)), RequestTimeout, "in time"),
+    ],
+)
+def test_it_has_limits(
+    fast: ComfyApi,
+    site: ComfyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    error: type[Exception],
+    told: str,
+) -> None:
+    """Of size, time and redirects; nothing is uploaded then."""
+    monkeypatch.setattr(fetch, "MAX_FETCH", 1000)
+    monkeypatch.setattr(fetch, "FETCH_TIMEOUT", 0.5)
+    site.on("GET", "/x", answer)
+    start = time.monotonic()
+    with pytest.raises(error, match=told):
+        fast.upload_image(f"{site.url}/x", fetch=True)
+    assert time.monotonic() - start < 5
+
+
+def test_a_site_that_is_not_there_is_an_error_about_it(fast: ComfyApi, site: ComfyServer) -> None:
+    """And none about the ComfyUI; also if the connection ends amid the file."""
+
+    def cut(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+    with raw_server(cut) as port, pytest.raises(TransportError) as caught:
+        fast.upload_image(f"http://127.0.0.1:{port}/a.png", fetch=True)
+    assert type(caught.value) is TransportError
+    url = site.url
+    site.stop()
+    with pytest.raises(TransportError, match=f"{url}/a.png") as caught:
+        fast.upload_image(f"{url}/a.png", fetch=True)
+    assert type(caught.value) is TransportError

@@ -1,0 +1,245 @@
+"""What can be sent to a server, and what it is called there."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from comfy_client import Upload
+from comfy_client.upload import escapes, facts_of, is_file
+
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+NAMES = st.text() | st.text(alphabet="./\\: \x00aN\u202e\ud800[]", max_size=12)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [
+        (PNG, ".png"),
+        (b"\xff\xd8\xff\xe0", ".jpg"),
+        (b"RIFF\0\0\0\0WEBPVP8L", ".webp"),
+        (b"RIFF\0\0\0\0WAVEfmt ", ".wav"),
+        (b"RIFF\0\0\0\0what", ""),
+        (b"\0\0\0\x20ftypisom", ".mp4"),
+        (b"\0\0\0\x20ftypavif", ".avif"),
+        (b"\0\0\0\x14ftypqt  ", ".mov"),
+        (b"\x1aE\xdf\xa3webm", ".webm"),
+        (b"fLaC", ".flac"),
+        (b"OggS", ".ogg"),
+        (b"ID3\x04", ".mp3"),
+        (b"glTF\x02", ".glb"),
+        (b"II*\0", ".tiff"),
+        (b"", ""),
+        (b"text", ""),
+    ],
+)
+def test_what_has_no_name_is_named_by_its_content(content: bytes, ending: str) -> None:
+    """With the ending of its kind."""
+    name = digest(content)[:32] + ending
+    for source in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        state = Upload(source).state()
+        assert state is not None
+        assert (state.name, state.size) == (name, len(content))
+
+
+def test_a_file_keeps_its_name_and_a_given_one_wins(tmp_path: Path) -> None:
+    """Of a path and of an open file."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(PNG)
+    with path.open("rb") as file:
+        for source in (path, str(path), file):
+            assert Upload(source).name == "photo.png"
+            assert Upload(source, "me.png").name == "me.png"
+    assert Upload(Upload(path, "a", subfolder="b"), "c") == Upload(path, "c", subfolder="b")
+
+
+def test_names_that_no_server_could_be_told_are_changed(tmp_path: Path) -> None:
+    """File systems have names that are no text."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\nb.png"))
+    path.write_bytes(PNG)
+    assert Upload(path).name == "a__b.png"
+
+
+@given(NAMES)
+@example("")
+@example("..")
+def test_a_name_is_taken_as_it_is_or_refused(name: str) -> None:
+    """One that is taken has no folder in it, and can be sent."""
+    try:
+        taken = Upload(b"", name).name
+    except ValueError:
+        assert name in ("", ".", "..") or set(name) & {"/", "\\"} or not name.isprintable()
+    else:
+        assert taken == name
+        assert name.encode()
+        assert not set(name) & set("/\\\0\r\n")
+
+
+@given(NAMES)
+def test_a_subfolder_never_leads_out(folder: str) -> None:
+    """However it is written."""
+    leads_out = escapes(folder)
+    inner = os.path.normpath(os.path.join("/input", folder.replace("\\", "/").replace("\0", "")))
+    if "\0" not in folder:
+        assert leads_out or inner == "/input" or inner.startswith("/input/")
+
+
+@pytest.mark.parametrize(
+    ("url", "content"),
+    [
+        ("data:image/png;base64,aGVsbG8=", b"hello"),
+        ("DATA:;BASE64,aGVsbG8", b"hello"),
+        ("data:image/png;name=a.png;base64,aGVs\nbG8%3D", b"hello"),
+        ("data:,a%20b", b"a b"),
+    ],
+)
+def test_a_data_url_is_its_content(url: str, content: bytes) -> None:
+    """With or without base64, padding and a type."""
+    assert Upload(url).source == content
+
+
+@given(st.text())
+def test_any_data_url_is_read_or_refused(text: str) -> None:
+    """Without another error."""
+    for url in (f"data:{text}", f"data:;base64,{text}"):
+        try:
+            assert isinstance(Upload(url).source, bytes)
+        except ValueError as exc:
+            assert "data URL" in str(exc)  # noqa: PT017  # some are read
+
+
+def test_a_url_is_refused_unless_it_is_asked_for() -> None:
+    """The message hides what may be secret in it."""
+    url = "https://me:pass@example.org/a.png?token=1"
+    with pytest.raises(ValueError, match=r"https://example.org/a.png is a URL: fetch=True"):
+        Upload(url)
+    assert repr(Upload(url, fetch=True)) == "<Upload https://example.org/a.png>"
+    assert Upload(url, fetch=True).state() is None
+
+
+def test_what_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> None:
+    """When it is given, rather than when the workflow is submitted."""
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        Upload(tmp_path / "none.png")
+    with pytest.raises(IsADirectoryError):
+        Upload(tmp_path)
+    with pytest.raises(TypeError, match="not int"):
+        Upload(7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not StringIO"):
+        Upload(io.StringIO("x"))  # type: ignore[arg-type]
+    ended = io.BytesIO(b"x")
+    ended.read()
+    with pytest.raises(ValueError, match="rewind"):
+        Upload(ended)
+    with pytest.raises(ValueError, match="leads out"):
+        Upload(b"x", subfolder="../a")
+
+
+def test_an_open_file_is_sent_from_where_it_stood_again_and_again() -> None:
+    """As it is at that moment."""
+    file = io.BytesIO(b"skip" + PNG)
+    file.seek(4)
+    upload = Upload(file)
+    for content in (PNG, PNG, PNG.upper()):
+        file.seek(4)
+        file.write(content)
+        state = upload.state()
+        assert state is not None
+        assert state.version == digest(content)
+        assert isinstance(upload.content, io.BytesIO)
+        assert upload.content.read() == content
+
+
+def test_a_pipe_is_copied_since_it_can_be_read_only_once() -> None:
+    """The copy is gone with the last who has it."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as end:
+        end.write(PNG)
+    with os.fdopen(reading, "rb") as pipe:
+        upload = Upload(pipe)
+    twin = Upload(upload)
+    del upload
+    gc.collect()
+    for _ in range(2):
+        assert facts_of(twin.content).digest == digest(PNG)
+    del twin
+    gc.collect()  # a warning about an unclosed file would fail this test
+
+
+def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path) -> None:
+    """It is not read for that; and is read again for its digest."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1")
+    upload = Upload(path)
+    states, digests = [], []
+    for content in (b"1", b"2"):
+        path.write_bytes(content)
+        os.utime(path, ns=(content[0], content[0]))
+        states.append(upload.state())
+        digests.append(upload.identity()["upload"])
+    assert states[0] != states[1]
+    assert digests == [digest(b"1"), digest(b"2")]
+
+
+def test_equal_ones_have_the_same_source_name_and_subfolder(tmp_path: Path) -> None:
+    """Copies are the same object; a pickle is equal."""
+    path = tmp_path / "a"
+    path.write_bytes(PNG)
+    different = [
+        *(Upload(PNG), Upload(PNG, "a"), Upload(PNG, subfolder="a"), Upload(path), Upload(b"")),
+        Upload("http://a/b", fetch=True),
+    ]
+    assert len({*different, *map(Upload, different)}) == len(different)
+    for upload in different:
+        assert copy.deepcopy(upload) is upload
+        assert pickle.loads(pickle.dumps(upload)) == upload
+
+
+@pytest.mark.parametrize(
+    ("upload", "shown"),
+    [
+        (Upload(b"abc"), "<Upload 3 bytes>"),
+        (Upload(b"abc", "a.png"), "<Upload a.png 3 bytes>"),
+        (Upload(io.BytesIO(b"abc")), "<Upload of an open file>"),
+        (Upload(__file__), "<Upload test_upload.py>"),
+    ],
+)
+def test_its_repr_is_short(upload: Upload, shown: str) -> None:
+    """Whatever is in it."""
+    assert repr(upload) == shown
+
+
+def test_its_text_tells_it_from_others() -> None:
+    """As a label of a row in a table."""
+    assert str(Upload(b"abc")) != str(Upload(b"abd"))
+    assert str(Upload(__file__)) == __file__
+    assert str(Upload("http://a:b@c/d?e", fetch=True)) == "http://c/d"
+    assert str(Upload(io.BytesIO(b""))) == "an open file"
+
+
+@pytest.mark.parametrize(
+    ("value", "can_be_sent"),
+    [
+        *((b"", True), (Path("x"), True), (io.BytesIO(), True), (Upload(b""), True)),
+        *(("x", False), (7, False), (None, False), ([1], False), ({}, False), (io.BytesIO, False)),
+        (SimpleNamespace(filename="a"), False),
+    ],
+)
+def test_what_is_a_file_and_what_is_json(value: Any, can_be_sent: bool) -> None:
+    """A text is one only where it is asked for."""
+    assert is_file(value) is can_be_sent
