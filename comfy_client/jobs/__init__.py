@@ -4,8 +4,9 @@ From the bottom up:
 
 ``snapshot``, ``outcomes``, ``state``
     What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
-``progress``, ``result``
-    How far it is, and what it left.  (``transport/files.py`` saves it.)
+``progress``, ``names``, ``pictures``, ``output``, ``result``
+    How far it is, and what it left: under which names it is saved (``transport/files.py`` writes
+    it), and how it is shown.
 ``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``tracker``
     The ``Tracker`` has the registry and the lock.  It applies events to states, and ends each job
     once (``Tracker.resolve``).

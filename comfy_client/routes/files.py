@@ -262,8 +262,10 @@ class FileRoutes(RouteGroup):
                     ...
 
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
-        of :meth:`get_image`.  If the content is cut short, the iteration ends in a
-        :class:`TransportError`.
+        of :meth:`get_image`.  If the connection is cut, the rest is asked for, for 30 seconds
+        after the last byte, if the server says which version of the file it sends (by ``ETag``, as
+        every ComfyUI does, or by ``Last-Modified``; not for ``preview`` and ``channel``).
+        Otherwise, or if the file has changed, the iteration ends in a :class:`TransportError`.
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
@@ -324,7 +326,8 @@ class FileRoutes(RouteGroup):
     ) -> Path:
         """Write a file to the disk, and return its path.
 
-        ``GET /view``.  The file appears only when it is complete.
+        ``GET /view``.  The file appears only when it is complete; a download that is cut goes on
+        where it was, as in :meth:`stream_image`.
 
         Args:
             path: A folder, where the file keeps the server's name, or the exact path of the

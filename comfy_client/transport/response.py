@@ -132,7 +132,8 @@ class Response:
 class Download:
     """The body of an answer while it arrives: iterate over its chunks.
 
-    If the body is cut short, the iteration ends in a :class:`TransportError`.
+    If the connection is cut, the rest is asked for, if it is sure that it is the same file; else
+    the iteration ends in a :class:`TransportError`.
 
     Attributes:
         status: The HTTP status.

@@ -58,6 +58,7 @@ def test_a_file_of_each_kind_is_filed_right(api: ComfyApi, tmp_path: Path, name:
     class_type = graph["9"]["class_type"]
     assert paths[0].name == f"{class_type}_0{Path(name).suffix}"
     assert [path.read_bytes() for path in paths] == [item.bytes() for item in result]
+    assert Workflow.load(paths[0]).to_dict() == graph
 
 
 @pytest.mark.real
@@ -162,3 +163,22 @@ def test_an_output_is_read_in_every_way(comfyui: Server, tmp_path: Path) -> None
         assert image.pil().getbbox()
         assert result.seconds is not None
         assert 0 <= result.seconds < LIMIT
+
+
+def test_rows_of_a_sweep_become_files_a_sheet_and_a_table(comfyui: Server, tmp_path: Path) -> None:
+    """Named, placed and listed by the values that they ran with."""
+    graph = picture(prefix=fresh_prefix())
+    red, blue = random.randrange(1, 255) << 16, random.randrange(1, 255)
+    with ComfyApi(comfyui.url) as api:
+        grid = {"EmptyImage.color": [red, blue], "EmptyImage.width": [32, 64, 48]}
+        rows = api.sweep(graph, grid, timeout=LIMIT)
+        paths = rows.save(f"{tmp_path}/{{color}}/{{EmptyImage.width}}{{ext}}")
+        assert [str(path.relative_to(tmp_path)) for path in paths] == [
+            f"{color}/{width}.png" for color in (red, blue) for width in (32, 64, 48)
+        ]
+        sheet = rows.grid(rows="width", cols="color", size=64)
+        colors = {color for _, color in sheet.getcolors(1 << 20) or ()}
+        assert {(red >> 16, 0, 0), (0, 0, blue)} <= colors
+        assert sheet.height > sheet.width
+        table = rows.to_csv(tmp_path / "rows.csv").read_text(encoding="utf-8")
+        assert all(str(path) in table for path in paths)
