@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import time
@@ -12,13 +13,12 @@ import pytest
 import requests
 from urllib3.util import Retry
 
-from comfy_client.errors import (
-    TransportError,
-)
+from comfy_client.errors import RequestTimeout, TransportError
 from comfy_client.testing import ComfyServer, encode
 from comfy_client.transport.deadline import limited_silence
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
+from tests.helpers.clients import until
 from tests.helpers.http import (
     head_of,
     opened,
@@ -99,8 +99,10 @@ def test_with_a_short_read_timeout_no_connection_is_trusted_that_was_silent_for_
     http.json("GET", "/prompt")
     for connections, seconds in ((1, math.inf), (1, 30.0), (2, 0.01)):
         time.sleep(0.02)
-        with limited_silence(seconds):
+        # On a busy machine the answer may take longer; a new connection was made all the same.
+        with limited_silence(seconds), contextlib.suppress(RequestTimeout):
             http.json("GET", "/prompt")
+        until(lambda connections=connections: comfy.connections >= connections)
         assert comfy.connections == connections
 
 

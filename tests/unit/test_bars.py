@@ -31,7 +31,8 @@ class Notebook:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shown: dict[str, dict[str, str]] = {}
-        display = pytest.importorskip("IPython.display")
+        from IPython import display
+
         monkeypatch.setattr(display.DisplayHandle, "display", self._put)
         monkeypatch.setattr(display.DisplayHandle, "update", self._put)
 

@@ -132,7 +132,6 @@ def test_a_csv_file_takes_any_value(tmp_path: Path) -> None:
 
 def test_a_table_for_pandas() -> None:
     """By the position in the grid."""
-    pytest.importorskip("pandas")
     frame: Any = sweep_of(GRID)[2:].to_pandas()
     assert list(frame.index) == [2, 3, 4, 5]
     assert list(frame["KSampler.seed"]) == [3, 1, 2, 3]
