@@ -112,6 +112,15 @@ def test_nodes_that_rewire_in_the_browser_are_said_and_left_out(kind: str) -> No
     assert "images" not in converted(file).graph["3"]["inputs"]
 
 
+@pytest.mark.parametrize("kind", ["Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)"])
+def test_nodes_that_only_switch_others_are_left_out(kind: str) -> None:
+    """The modes that they have set are in the file; the server has no such class."""
+    switch = node(2, kind, (), {"a": 7}, outputs=[{"name": "OPT_CONNECTION", "type": "*"}])
+    file = ui(node(1, "Source", (64, "a")), switch, links=[(7, 1, 2)])
+    assert converted(file).graph.keys() == {"1"}
+    assert not converted(file).warnings
+
+
 def test_nodes_without_any_slot_and_notes_are_left_out() -> None:
     """They are for people who read the graph."""
     note = {"id": 9, "type": "Bookmark (rgthree)"}
@@ -127,6 +136,17 @@ def test_a_value_by_name_counts_where_the_position_does_not_fit() -> None:
     warning = only_warning(file)
     assert (warning.kind, warning.input) == ("value", "seed")
     assert converted(file).graph["1"]["inputs"] == {"seed": 7, "mode": "good"}
+
+
+def test_a_value_by_name_counts_also_where_it_is_the_default() -> None:
+    """What stands in the position would be sent in its place."""
+    named = {"seed": 0, "mode": "fast"}
+    file = ui(node(1, "Sampler", ("auto", "fixed", 1.5), widgets_values_named=named))
+    assert converted(file).graph["1"]["inputs"] == named
+    assert [one.input for one in converted(file).warnings] == ["seed", "mode"]
+    unsaid = ui(node(1, "Sampler", (), widgets_values_named=named))
+    assert converted(unsaid).graph["1"]["inputs"] == named
+    assert not converted(unsaid).warnings
 
 
 def test_values_are_taken_by_position_where_they_fit() -> None:
@@ -273,6 +293,25 @@ def test_file_names_are_filled_in(prefix: str, expected: str) -> None:
 
 
 # -- what is refused --------------------------------------------------------------------------
+
+
+def test_a_file_name_does_not_grow_without_bound() -> None:
+    """Some kilobytes could ask for gigabytes."""
+    texts = node(1, "Source", (8, "x" * 100_000), title="a")
+    file = ui(texts, node(2, "SaveImage", ("%a.name%" * 10_000,)))
+    with pytest.raises(WorkflowError, match="too long"):
+        converted(file)
+
+
+def test_classes_without_a_name_are_called_as_the_page_calls_them() -> None:
+    """Its translations have names for them, and those of 2025 come before what a server says."""
+    file = ui(node(1, "CFGGuider"), node(2, "Load3D"))
+    new = {"CFGGuider": spec(), "Load3D": spec("Load 3D & Animation")}
+    titles = [each["_meta"]["title"] for each in convert(file, new).graph.values()]
+    assert titles == ["CFG Guider", "Load 3D & Animation"]
+    old = {name: {"input": {}, "display_name": one["display_name"]} for name, one in new.items()}
+    titles = [each["_meta"]["title"] for each in convert(file, old).graph.values()]
+    assert titles == ["CFGGuider", "Load 3D"]
 
 
 def subgraph(key: str, *nodes: dict[str, Any]) -> dict[str, Any]:

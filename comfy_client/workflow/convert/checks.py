@@ -19,12 +19,23 @@ _REWIRING: Final = frozenset(
         "SetNode",
         "easy getNode",
         "easy setNode",
-        "Mute / Bypass Relay (rgthree)",
-        "Mute / Bypass Repeater (rgthree)",
         "Node Combiner (rgthree)",
         "Node Collector (rgthree)",
         "Reroute (rgthree)",
         "ReroutePrimitive|pysssss",
+    )
+)
+#: Nodes of packs that have no class on the server either: they switch nodes while one edits, and
+#: do nothing when the page queues.
+_SWITCHING: Final = frozenset(
+    (
+        "Fast Actions Button (rgthree)",
+        "Fast Bypasser (rgthree)",
+        "Fast Groups Bypasser (rgthree)",
+        "Fast Groups Muter (rgthree)",
+        "Fast Muter (rgthree)",
+        "Mute / Bypass Relay (rgthree)",
+        "Mute / Bypass Repeater (rgthree)",
     )
 )
 #: Nodes with a class, whose links their extension adds when the page queues.
@@ -44,6 +55,8 @@ def check_left_out(place: Place, report: Report) -> bool:
     node = place.node
     if node.definition is not None:
         return False
+    if node.type in _SWITCHING:
+        return True
     if node.type in _REWIRING:
         report.add(
             "browser",

@@ -391,9 +391,10 @@ def fill(node: Node, values: list[Any] | Mapping[str, Any]) -> None:
             place += 1
         if value is MISSING or not fits(widget, value):
             other = named.get(widget.name, MISSING) if widget.sent else MISSING
-            if other is not MISSING and other != widget.value and fits(widget, other):
+            if other is not MISSING and fits(widget, other):
+                if value is not MISSING or other != widget.value:
+                    node.by_name.append(widget.name)
                 value = other
-                node.by_name.append(widget.name)
         if value is not MISSING:
             set_value(node, widget, value)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from ...errors import WorkflowError
 from .nodes import Node
 from .widgets import MISSING, text_of
 
@@ -35,6 +36,8 @@ SAVING: Final = frozenset(
         "VAESave",
     )
 )
+#: How many characters all values that are filled in may have: a file may repeat a long one.
+_MOST: Final = 1_000_000
 _PATTERN: Final = re.compile(r"%([^%]+)%")
 _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
@@ -47,6 +50,7 @@ class Names:
         self._aliases: dict[object, Node] = {}
         self._titles: dict[str, Node] = {}
         self._now = now
+        self._left = _MOST
         for node in nodes:
             self._titles.setdefault(node.title, node)
             alias = _alias(node)
@@ -54,7 +58,11 @@ class Names:
                 self._aliases.setdefault(alias, node)
 
     def fill_in(self, text: str) -> str:
-        """A text with the values of widgets and the date in it; what is unknown stays."""
+        """A text with the values of widgets and the date in it; what is unknown stays.
+
+        Raises:
+            WorkflowError: It gets too long.
+        """
         return _PATTERN.sub(self._replace, text)
 
     def _replace(self, found: re.Match[str]) -> str:
@@ -62,7 +70,13 @@ class Names:
         if not rest and name.startswith("date:"):
             return _date(name.removeprefix("date:"), self._now)
         value = self._value(name, rest[0]) if len(rest) == 1 else MISSING
-        return found[0] if value is MISSING else _UNSAFE.sub("_", text_of(value))
+        if value is MISSING:
+            return found[0]
+        text = text_of(value)
+        self._left -= len(text)
+        if self._left < 0:
+            raise WorkflowError("the values to fill into file names are too long")
+        return _UNSAFE.sub("_", text)
 
     def _value(self, name: str, widget: str) -> Any:
         node = self._aliases.get(name) or self._titles.get(name)
