@@ -105,11 +105,11 @@ class SystemStats:
 
 
 def _free(free: int | None, total: int | None) -> str | None:
-    """``5.9 of 8.0 GB free``."""
+    """``5.9 of 8.0 GiB free``."""
     if free is None or total is None:
         return None
     try:
-        return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     except OverflowError:
         return None
 

@@ -443,6 +443,14 @@ class VAEDecode(Simulated):
         return (Pictures(Frame.of(picture) for picture in drawn),)
 
 
+class VAEEncode(Simulated):
+    """Keeps the size of the pictures."""
+
+    def run(self, pixels: Pictures, vae: Any) -> tuple[_Latent]:
+        width, height = pixels.frames[0].size
+        return (_Latent(width // 8 * 8, height // 8 * 8, len(pixels)),)
+
+
 _PRIMITIVES = ("Int", "Float", "String", "StringMultiline", "Boolean")
 CLASSES: dict[str, type[Node]] = {
     **{
@@ -466,6 +474,7 @@ CLASSES: dict[str, type[Node]] = {
             EmptyLatentImage,
             KSampler,
             VAEDecode,
+            VAEEncode,
         )
     },
     **{f"Primitive{name}": Primitive for name in _PRIMITIVES},

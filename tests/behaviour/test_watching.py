@@ -187,7 +187,7 @@ def test_what_the_server_says_shows_itself(
     record.gate.release()
     job.result()
     assert f"prompt {job.prompt_id}" in html(job)
-    assert "GB free" in html(api.get_system_stats())
+    assert "GiB free" in html(api.get_system_stats())
     assert "websocket" in html(api.doctor())
 
 
