@@ -385,6 +385,8 @@ def _view_params(
         # An upload says "name" where an output says "filename".
         name = info.get("filename", info.get("name"))
         subfolder, kind = info.get("subfolder"), info.get("type")
+    elif isinstance(info, models.UploadedImage):  # whose name is no other's, whatever it ends in
+        name, subfolder, kind = unambiguous(info.name, info.type), info.subfolder, info.type
     elif hasattr(info, "filename"):
         name, subfolder, kind = info.filename, info.subfolder, info.type
     else:
@@ -400,7 +402,7 @@ def _view_params(
             "bytes() or save()"
         )
     params: dict[str, str | None] = {
-        "filename": unambiguous(name, kind or "output"),
+        "filename": name,
         "subfolder": (subfolder or "").replace("\\", "/"),  # of a Windows server
         "type": kind or "output",
     }
