@@ -174,6 +174,7 @@ def test_bytes_in_memory_take_little_more_than_their_size() -> None:
         tracemalloc.start()
         try:
             assert len(http.request("GET", "/view").content) == 90 * MIB
+            assert len(http.content("/view")) == 90 * MIB
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

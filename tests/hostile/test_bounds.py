@@ -28,6 +28,7 @@ from comfy_client.errors import (
 from comfy_client.jobs.queue_monitor import heeds_id
 from comfy_client.models import Features, UploadedImage
 from comfy_client.nearest import nearest
+from comfy_client.routes import files as file_routes
 from comfy_client.transport import http as edge
 from comfy_client.values import size_decoded
 from comfy_client.workflow.explain import explain_rejection
@@ -321,7 +322,8 @@ def test_a_transfer_that_never_stops_has_an_end(
     server: Comfy, api: ComfyApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of an hour, unless told otherwise, though something comes all the time."""
-    monkeypatch.setattr(edge, "MAX_TRANSFER", 0.2)
+    for module in (edge, file_routes):
+        monkeypatch.setattr(module, "MAX_TRANSFER", 0.2)
     over = time.monotonic() + 20
 
     def drip(request: Request) -> Iterator[bytes]:
