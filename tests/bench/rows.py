@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 from urllib.parse import urlencode, urlsplit
@@ -39,7 +40,7 @@ from .measure import (
     timed,
 )
 from .reference import Reference
-from .servers import delaying_proxy, many_definitions, running
+from .servers import delaying_proxy, many_definitions, previewing, running
 
 #: Seconds, one way, that the proxy adds.
 DELAY = 0.05
@@ -407,6 +408,40 @@ def checks(bench: Bench) -> list[Row]:
     return [Row(name, figure, "ms", 50, *_n(rounds))]
 
 
+def watching(bench: Bench) -> list[Row]:
+    """A run that a notebook shows, beside one that it does not, with 100 previews a second."""
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "w"}},
+    }
+
+    def send(data: object, *, raw: bool) -> None:
+        json.dumps(data)  # as a kernel does
+
+    shell = SimpleNamespace(kernel=object(), execution_count=1)
+    handle = SimpleNamespace(display=send, update=send)
+    display = SimpleNamespace(DisplayHandle=lambda: handle)
+    ipython = SimpleNamespace(get_ipython=lambda: shell, display=display)
+
+    def run(*, progress: bool) -> list[float]:
+        return [timed(lambda: api.run(graph, preview_method="auto", progress=progress))]
+
+    with (
+        mock.patch.dict(sys.modules, {"IPython": ipython, "IPython.display": display}),
+        running(previewing) as url,
+        ComfyApi(url) as api,
+    ):
+        sides = {
+            "shown": lambda: run(progress=True),
+            "plain": lambda: run(progress=False),
+        }
+        rounds = interleave(bench.rounds(10), sides)
+        dropped = api.dropped_events
+    figure = estimate(rounds, lambda some: 100 * (ratio_of("shown", "plain")(some) - 1))
+    note = f"{dropped} events dropped"
+    return [Row("bar and preview in a notebook, added", figure, "%", 2, *_n(rounds), note=note)]
+
+
 def many_of(graph: dict[str, Any], count: int) -> dict[str, Any]:
     """A graph again and again, until there are so many nodes."""
     made: dict[str, Any] = {}
@@ -501,6 +536,7 @@ ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     imports,
     definitions,
     checks,
+    watching,
     in_flight,
     embedded,
 )

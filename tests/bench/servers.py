@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import io
 import json
 import multiprocessing
 import queue
@@ -233,3 +234,40 @@ def _preview(size: int) -> Callable[[int], bytes]:
 
 
 MAKE = {"json": _executed, "30 KB": _preview(30_000), "5 MB": _preview(5_000_000)}
+
+
+# -- a run that sends many previews -----------------------------------------------------
+
+#: Previews of the run, and how many come in a second.
+PREVIEWS, PREVIEW_RATE = 100, 100
+
+
+def previewing(pipe: Connection) -> None:
+    """Plays a run of one second, with pictures of 20 KB and more, in place of every prompt."""
+    from PIL import Image
+
+    from comfy_client.testing import ComfyServer, Finish
+    from comfy_client.testing.steps import PROMPT_ID, Step
+
+    file = io.BytesIO()
+    Image.effect_noise((256, 256), 60).convert("RGB").save(file, "JPEG", quality=75)
+    picture = struct.pack(">II", 1, 1) + file.getvalue()
+    begun = [0.0]
+
+    def message(kind: str, **data: object) -> dict[str, object]:
+        return {"type": kind, "data": {"prompt_id": PROMPT_ID, **data}}
+
+    def wait(number: int, _: str) -> None:
+        if number == 0:
+            begun[0] = time.monotonic()
+        time.sleep(max(0.0, begun[0] + number / PREVIEW_RATE - time.monotonic()))
+
+    steps: list[Step] = [message("execution_start"), message("executing", node="1")]
+    for number in range(PREVIEWS):
+        progress = message("progress", node="1", value=number + 1, max=PREVIEWS)
+        steps += [functools.partial(wait, number), progress, picture]
+    steps += [message("execution_success"), Finish(), message("executing", node=None)]
+    with ComfyServer() as server:
+        server.script(*steps)
+        pipe.send(server.port)
+        threading.Event().wait()

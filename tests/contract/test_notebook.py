@@ -19,6 +19,7 @@ def html(cell: Any) -> list[str]:
     return ["".join(each["text/html"]) for each in data if "text/html" in each]
 
 
+@pytest.mark.timeout(600)  # a real one computes it on the CPU
 def test_the_quickstart_runs_and_shows_what_it_promises(
     comfyui: ComfyServer | ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +31,7 @@ def test_the_quickstart_runs_and_shows_what_it_promises(
     text = QUICKSTART.read_text(encoding="utf-8").replace("http://127.0.0.1:8188", comfyui.url)
     notebook = nbformat.reads(text, as_version=4)
     runner = client.NotebookClient(
-        notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
     )
     runner.execute()
 
@@ -43,17 +44,17 @@ def test_the_quickstart_runs_and_shows_what_it_promises(
     [table] = html(cells["checkpoint = api.get_checkpoints()[0]"])
     assert "Positive prompt" in table
     [sheet] = html(
-        cells['rows = api.sweep(wf, {"Sampler.seed": [1, 2, 3], "Sampler.cfg": [4.0, 8.0]})']
+        cells['rows = api.sweep(wf, {"Sampler.seed": [1, 2], "Sampler.cfg": [4.0, 8.0]})']
     )
-    assert sheet.count("data:image/webp;base64,") == 6
-    assert "6 rows, 0 failed" in sheet
+    assert sheet.count("data:image/webp;base64,") == 4
+    assert "4 rows, 0 failed" in sheet
     [grid] = [
         each for each in cells['rows.save("out/{seed}_{cfg}{ext}")'].outputs if "data" in each
     ]
     assert "image/png" in grid["data"]
     said = "".join(each.get("text", "") for each in cells["def steps(api, event):"].outputs)
-    assert "8/8" in said
-    assert len(list((tmp_path / "out").iterdir())) == 7
+    assert "4/4" in said
+    assert len(list((tmp_path / "out").iterdir())) == 5
     assert len(nbformat.writes(notebook)) < 1 << 20
 
 
