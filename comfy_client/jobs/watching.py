@@ -73,8 +73,8 @@ class _Watch:
         """Leave what was there, and say how it ended."""
         if isinstance(error, KeyboardInterrupt):
             runs_on = on_interrupt == "leave" and not self._job.done()
-            how = f"stopped; it keeps running: api.job({self._job.prompt_id!r})"
-            self._bar.end(self.moment(how if runs_on else "stopped"), None)
+            # The log says how to come back to it.
+            self._bar.end(self.moment("stopped; it keeps running" if runs_on else "stopped"), None)
         else:
             self._bar.end(self.moment(f"{self._job.status}: {error}"), None)
 
