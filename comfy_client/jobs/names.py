@@ -13,9 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from ..transport.files import distinct_names, folded, safe_name
 
@@ -30,8 +28,7 @@ _SEPARATORS: Final = re.compile(r"[/\\]")
 Values = Callable[[str], object]
 
 
-@attrs.frozen
-class _Field:
+class _Field(NamedTuple):
     name: str
     width: int = 0  #: Digits of a number, at least.
 
