@@ -4,9 +4,9 @@ From the bottom up:
 
 ``snapshot``, ``outcomes``, ``state``
     What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
-``progress``, ``names``, ``pictures``, ``output``, ``result``
+``progress``, ``names``, ``pictures``, ``gallery``, ``output``, ``result``
     How far it is, and what it left: under which names it is saved (``transport/files.py`` writes
-    it), and how it is shown.
+    it), and how it is shown, by ``gallery`` in notebooks.
 ``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``tracker``
     The ``Tracker`` has the registry and the lock.  It applies events to states, and ends each job
     once (``Tracker.resolve``).
@@ -14,6 +14,8 @@ From the bottom up:
     The ``Poller`` asks queue and history over HTTP, in a thread of its own.
 ``cancel``, ``describe``, ``job``
     What users hold in their hands: a ``Job``.
+``watching``
+    What a bar shows of a job (``showing/bars.py`` draws it).
 ``submit``, ``running``
     Submitting, attaching, and the methods of the client for them.
 """

@@ -28,7 +28,7 @@ class JobProgress:
         elapsed: Seconds since the prompt started to run; ``None``: it has not started, or nobody
             knows when.
         left: About how many seconds it still takes, by earlier runs of its nodes in this client,
-            and by its own pace; ``None``: nothing tells yet.
+            and by the pace of its steps; ``None``: nothing tells yet.
     """
 
     fraction: float
@@ -52,7 +52,7 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
         step=None if step is None else step.value,
         steps=None if step is None else step.max,
         elapsed=ran_for,
-        left=None if ran_for is None else seconds_left(state, times, ran_for),
+        left=None if ran_for is None else seconds_left(state, times, time.monotonic(), ran_for),
     )
 
 

@@ -20,8 +20,8 @@ from .state import JobState
 REMEMBERED: Final = 1000
 #: No node costs less than so many seconds, or nothing would be left to divide by.
 LEAST: Final = 0.001
-#: So much of a prompt says how long the rest takes.
-TELLING: Final = 0.1
+#: So many steps of a sampler say how long the others take; the first may have loaded a model.
+TELLING: Final = 2
 #: No sampler makes more steps.
 MOST: Final = 10_000
 
@@ -193,20 +193,30 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
     return state.fraction
 
 
-def seconds_left(state: JobState, times: NodeTimes, ran_for: float) -> float | None:
+def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) -> float | None:
     """About how many seconds a prompt takes from now on; ``None``: nobody can say.
 
-    By earlier runs of its nodes, and by its own pace the more of it is done.  Whatever has not
-    run before, only its own pace tells, and that not before a part of it is done.
+    By earlier runs of its nodes, and by its own pace the more of it is done.  If some have not
+    run before, by the pace of the sampler's steps.
     """
-    done = state.fraction
     costs = _weights_of(state, times)
-    by_pace = ran_for / done if done > 0 else 0.0
-    if costs and all(times.seconds(state.graph, node_id) is not None for node_id in costs):
-        before = sum(costs.values())
-        whole = before * (1 - done) + by_pace * done
-        return max(0.0, whole - ran_for)
-    return max(0.0, by_pace - ran_for) if done >= TELLING else None
+    known = {node_id: times.seconds(state.graph, node_id) for node_id in costs}
+    if costs and None not in known.values():
+        done = state.fraction
+        by_pace = ran_for / done if done > 0 else 0.0
+        return max(0.0, sum(costs.values()) * (1 - done) + by_pace * done - ran_for)
+    step = state.step
+    if step is None or step.node != state.node or not _part(step.value, step.max):
+        return None
+    if step.value is None or step.max is None or not TELLING <= step.value <= MOST:
+        return None
+    for_one = (now - state.node_since) / step.value
+    left = for_one * max(0.0, min(step.max, MOST) - step.value)
+    for node_id in costs.keys() - state.visited - {state.node}:
+        steps = units(state.graph, node_id)
+        # Those without steps are quick, but for few.
+        left += known[node_id] or (for_one * steps if steps > 1 else 0.0)
+    return left
 
 
 def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:

@@ -94,7 +94,7 @@ def player(kind: str, source: str) -> str:
     """A film or a sound from a :func:`data_url`."""
     if kind == "audio":
         return f'<audio controls preload="metadata" src="{source}" style="width:256px"></audio>'
-    style = "display:block;max-width:256px;max-height:256px"
+    style = "display:block;min-width:160px;max-width:256px;max-height:256px"
     return f'<video controls loop muted preload="metadata" src="{source}" style="{style}"></video>'
 
 

@@ -170,6 +170,24 @@ def test_a_cell_shows_so_many_galleries_only(
     assert notebook.displays == 2
 
 
+def test_the_time_that_is_left_comes_from_earlier_runs() -> None:
+    """The first time it is not known before there were steps; then from the first step on."""
+    with ComfyServer(step_seconds=0.03) as server, ComfyApi(server.url) as api:
+
+        def left(seed: int) -> list[float | None]:
+            job = api.submit(txt2img(seed=seed, steps=20))
+            known = [job.progress.left]
+            known += [job.progress.left for event in job.events() if event.name == "progress"]
+            return known
+
+        first, second = left(1), left(2)
+    assert first[0] is None
+    assert any(first)
+    known = [seconds for seconds in second[1:] if seconds is not None]
+    assert len(known) == len(second) - 1
+    assert 0 <= known[-1] < known[0]
+
+
 # -- other values ---------------------------------------------------------------------------
 
 
