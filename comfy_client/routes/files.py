@@ -353,7 +353,7 @@ class FileRoutes(RouteGroup):
 
         if type not in ("input", "output", "temp"):
             raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")
-        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
+        deadline = Deadline.after(timeout)
         return Sending(self._http, self._sent, type, overwrite, deadline, on_progress)
 
     def _own(self, upload: Upload, sending: Sending) -> models.UploadedImage | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..transport.deadline import LONGEST, Deadline
+import math
+
+from ..transport.deadline import Deadline
 from ..upload import Upload
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
@@ -25,7 +27,8 @@ def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -
     for (node_id, name), upload in pending.items():
         if upload not in names:
             try:
-                names[upload] = files.upload_image(upload, timeout=deadline.left(LONGEST)).ref
+                left = None if math.isinf(deadline.at) else deadline.left()
+                names[upload] = files.upload_image(upload, timeout=left).ref
             except Exception as exc:
                 exc.add_note(f"for {describe(graph, node_id)}, input {brief(name)}")
                 raise

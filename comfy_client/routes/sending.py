@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ class Sending:
     overwrite: bool = False
     deadline: Deadline = attrs.field(factory=Deadline)
     on_progress: OnProgress | None = None
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that are left; ``None``: as many as one transfer has."""
+        return None if math.isinf(self.deadline.at) else self.deadline.left()
 
     def send(self, upload: Upload) -> UploadedImage:
         """Where the server has it, now or already."""
@@ -73,7 +79,7 @@ class Sending:
             fields,
             content,
             name,
-            timeout=self.deadline.left(),
+            timeout=self.timeout,
             on_progress=self.on_progress,
         )
         return UploadedImage.from_json(answer)
@@ -133,7 +139,7 @@ class Sending:
         else:
             with (
                 tempfile.TemporaryFile() as file,
-                source.stream(timeout=self.deadline.left()) as download,
+                source.stream(timeout=self.timeout) as download,
             ):
                 file.writelines(download)
                 file.seek(0)
