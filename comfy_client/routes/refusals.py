@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..errors import ApiError, ComfyError, PromptRejected
 from ..transport.deadline import Deadline
-from ..transport.http import Http
+from ..transport.http import SMALL, Http, segment
 from ..workflow import check_graph
-from ..workflow.explain import explain_rejection, problems_of_rejection, unknown_class
+from ..workflow.explain import (
+    classes_with_unlisted_choices,
+    explain_rejection,
+    problems_of_rejection,
+    unknown_class,
+)
 from ._base import facts_of
+
+#: Classes whose definitions are asked for to explain one refusal.
+_MOST_CLASSES: Final = 5
 
 
 def rejected(
@@ -20,8 +28,10 @@ def rejected(
     graph, targets = sent["prompt"], sent.get("partial_execution_targets")
     body = exc.body if isinstance(exc.body, Mapping) else {}
     names = _node_names(http, deadline) if unknown_class(body, graph) else ()
+    definitions = _definitions(http, classes_with_unlisted_choices(body, graph), deadline)
     error, node_errors = body.get("error"), body.get("node_errors")
-    words = http.identity.hide(explain_rejection(exc.body, graph, node_names=names))
+    words = explain_rejection(exc.body, graph, node_names=names, definitions=definitions)
+    words = http.identity.hide(words)
     kind = error.get("type") if isinstance(error, Mapping) else None
     if targets is not None and kind == "prompt_no_outputs":
         words = f"none of partial_execution_targets {targets} is an output node"
@@ -29,7 +39,13 @@ def rejected(
         f"the server refused the workflow:\n{words}",
         error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
         node_errors=node_errors if isinstance(node_errors, Mapping) else {},
-        problems=problems_of_rejection(exc.body, graph, node_names=names, hide=http.identity.hide),
+        problems=problems_of_rejection(
+            exc.body,
+            graph,
+            node_names=names,
+            definitions=definitions,
+            hide=http.identity.hide,
+        ),
         **facts_of(exc),
     )
 
@@ -59,6 +75,20 @@ def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
     except (ComfyError, TimeoutError):
         return ()
     return list(info) if isinstance(info, Mapping) else ()
+
+
+def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict[str, Any]:
+    """By class, for the nearest choices; no hint is worth a failure, or more time."""
+    found: dict[str, Any] = {}
+    try:
+        for name in classes[:_MOST_CLASSES]:
+            route, left = f"/object_info/{segment(name)}", deadline.require(20.0)
+            info = http.json("GET", route, timeout=left, max_bytes=SMALL)
+            if isinstance(info, Mapping) and isinstance(info.get(name), Mapping):
+                found[name] = info[name]
+    except (ComfyError, TimeoutError, ValueError):  # the last: of a name that no path can have
+        pass
+    return found
 
 
 def blame_what_was_left_out(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -38,7 +39,11 @@ _FOLDERS = re.compile(
 
 
 def explain_rejection(
-    body: object, graph: Mapping[str, Any], *, node_names: Collection[str] = ()
+    body: object,
+    graph: Mapping[str, Any],
+    *,
+    node_names: Collection[str] = (),
+    definitions: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The body of a refusal by ``POST /prompt`` in words, one line for each problem.
 
@@ -50,11 +55,12 @@ def explain_rejection(
         body: Decoded JSON, or text, of any shape.
         graph: The workflow that was sent.
         node_names: Classes that the server has, to suggest those that resemble an unknown one.
+        definitions: By class, those of :func:`classes_with_unlisted_choices`.
     """
     if not isinstance(body, Mapping):
         text = _clean(body) if isinstance(body, str) else ""
         return f"the server says: {text}" if text else _NO_REASON
-    known = Known(graph, node_names=node_names)
+    known = Known(graph, node_names=node_names, definitions=_by_node(graph, definitions))
     found = list(islice(problems_in(body, known), _MAX_LINES + 1))
     lines = [problem.text for problem in found]
     if len(lines) > _MAX_LINES:
@@ -71,6 +77,7 @@ def problems_of_rejection(
     graph: Mapping[str, Any],
     *,
     node_names: Collection[str] = (),
+    definitions: Mapping[str, Any] = MappingProxyType({}),
     hide: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[Problem, ...]:
     """What :func:`explain_rejection` says, as data; up to 1,000 problems.
@@ -79,7 +86,8 @@ def problems_of_rejection(
     """
     if not isinstance(body, Mapping):
         return ()
-    found = islice(problems_in(body, Known(graph, node_names=node_names)), _MOST_PROBLEMS)
+    known = Known(graph, node_names=node_names, definitions=_by_node(graph, definitions))
+    found = islice(problems_in(body, known), _MOST_PROBLEMS)
     return tuple(
         attrs.evolve(
             problem,
@@ -89,6 +97,29 @@ def problems_of_rejection(
         )
         for problem in found
     )
+
+
+def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if not definitions:
+        return {}
+    classes = {node_id: class_of(graph, node_id) for node_id in graph}
+    return {key: definitions[name] for key, name in classes.items() if name in definitions}
+
+
+def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> list[str]:
+    """The classes for whose inputs the server has more choices than it lists in a refusal."""
+    found: dict[str, None] = {}
+    for node_id, report in _mapping(_mapping(body).get("node_errors")).items():
+        for fault in _faults(report):
+            info = _mapping(_mapping(fault).get("extra_info"))
+            name = class_of(graph, node_id)
+            if (
+                _mapping(fault).get("type") == "value_not_in_list"
+                and not info.get("input_config")
+                and name
+            ):
+                found.setdefault(name)
+    return list(found)
 
 
 def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:

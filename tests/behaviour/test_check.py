@@ -44,6 +44,20 @@ def test_check_runs_what_is_right(comfy: ComfyServer, fast: ComfyApi) -> None:
     assert len(asked(comfy, "/object_info")) == before
 
 
+def test_a_rejection_knows_choices_that_the_server_does_not_list(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """It lists 20 at the most; one question more tells the nearest."""
+    with pytest.raises(PromptRejected, match="nearest: 'euler'") as caught:
+        fast.run(broken())
+    report = Workflow.load(broken()).check(fast)
+    texts = {problem.text for problem in caught.value.problems}
+    assert texts == {problem.text for problem in report.errors}
+    comfy.faults.missing("GET", "/object_info*")  # no hint is worth a failure
+    with pytest.raises(PromptRejected, match="too many to list"):
+        fast.run(broken())
+
+
 def test_check_sees_the_values_of_this_run(comfy: ComfyServer, fast: ComfyApi) -> None:
     with pytest.raises(WorkflowError, match="steps = 0"):
         fast.run(txt2img(), {"KSampler.steps": 0}, check=True)
