@@ -198,6 +198,14 @@ def test_an_object_of_values_goes_by_name() -> None:
     assert converted(file).graph["1"]["inputs"] == {"seed": 3, "mode": "good"}
 
 
+def test_widgets_that_only_an_extension_knows_are_said() -> None:
+    """Rows of LoRAs, as one pack saves them: its extension sends each as an input."""
+    row = {"on": True, "lora": "a.safetensors", "strength": 1}
+    warning = only_warning(ui(node(1, "Source", (64, "a", {}, row, ""))))
+    assert (warning.kind, warning.node_id, warning.input) == ("browser", "1", None)
+    assert not converted(ui(node(1, "Source", (64, "a", "image", None, {})))).warnings
+
+
 def test_a_link_that_leads_nowhere_is_said() -> None:
     """Nothing is lost silently."""
     file = ui(node(1, "SaveImage", ("p",), {"images": 77}))

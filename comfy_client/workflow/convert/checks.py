@@ -8,6 +8,7 @@ from typing import Any, Final
 from ...sealing import is_secret_name
 from ..graph import brief, shorten
 from .links import Place
+from .nodes import Node
 from .packs import pack_of
 from .warnings import Report
 from .widgets import CHOOSER, Widget, is_of_type, is_widget_type
@@ -86,10 +87,24 @@ def check_node(
     if node.type in _SPREADING:
         text = "its extension adds links in the browser, which are not in the prompt"
         report.add("browser", text, place.id, node)
+    if _has_other_widgets(node):
+        text = "only its extension in the browser knows some of its widgets; they are left out"
+        report.add("browser", text, place.id, node)
     for name in node.lost:
         text = "the page loses this link when it opens the file, and sends the node without it"
         report.add("link", text, place.id, node, name)
     _check_inputs(place, report)
+
+
+def _has_other_widgets(node: Node) -> bool:
+    """Whether the file has objects behind the values of all widgets, which no page saves there.
+
+    So do nodes whose extension makes rows of widgets, and sends them.
+    """
+    values = node.saved.values
+    if not isinstance(values, list) or not all(widget.kept for widget in node.widgets):
+        return False
+    return any(isinstance(each, Mapping) and each for each in values[len(node.widgets) :])
 
 
 def _check_inputs(place: Place, report: Report) -> None:
