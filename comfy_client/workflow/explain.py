@@ -102,7 +102,7 @@ def problems_of_rejection(
 def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     if not definitions:
         return {}
-    classes = {node_id: class_of(graph, node_id) for node_id in graph}
+    classes = {node_id: class_of(graph, node_id) or "" for node_id in graph}
     return {key: definitions[name] for key, name in classes.items() if name in definitions}
 
 
