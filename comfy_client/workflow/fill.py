@@ -11,6 +11,7 @@ from ..upload import Upload
 from .explain import explain_rejection
 from .graph import as_link, brief, describe, json_graph, listing, shorten
 from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .problems import shown
 from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
 from .validate import validate
@@ -148,13 +149,13 @@ class _Filling:
             return value
         wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
         if spec.takes_link_only:
-            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}; {_WRAP}")
+            raise self._error(spec.name, f"{_refusal(spec, value)}; {_WRAP}")
         if isinstance(value, Upload):  # whose name will be a text
             if spec.has_open_choices or (spec.choices is None and wanted in (None, "str")):
                 return value
-            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
+            raise self._error(spec.name, _refusal(spec, value))
         if wanted and not _is_a(value, wanted):
-            raise self._error(spec.name, f"takes {_wanted(spec)}, not {brief(value)}")
+            raise self._error(spec.name, _refusal(spec, value))
         return _sent(spec, value)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
@@ -248,6 +249,10 @@ def _sent(spec: InputSpec, value: Any) -> Any:
 def _is_drawn(name: str, value: object) -> bool:
     """Whether a value stands for a seed that is drawn when the prompt is submitted."""
     return name in SEEDS and is_wanted(value)
+
+
+def _refusal(spec: InputSpec, value: object) -> str:
+    return f"takes {_wanted(spec)}, not {brief(shown(spec.name, value))}"
 
 
 def _wanted(spec: InputSpec) -> str:

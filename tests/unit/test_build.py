@@ -358,8 +358,9 @@ def test_an_input_that_is_given_twice_is_refused() -> None:
     )
 
 
-def test_a_secret_is_not_shown() -> None:
-    error = refusal(Graph({"A": made_up(api_key=[["x"], {}])}), "A", api_key="k3y-0f-mine")
+@pytest.mark.parametrize("spec", [[["x"], {}], ["INT", {}], ["IMAGE"]])
+def test_a_secret_is_not_shown(spec: list[Any]) -> None:
+    error = refusal(Graph({"A": made_up(api_key=spec)}), "A", api_key="k3y-0f-mine")
     assert "k3y-0f-mine" not in str(error)
 
 
