@@ -35,6 +35,15 @@ MAX_LEVELS: Final = 150
 _LATEST: Final = 1e11
 
 
+def is_real(value: object) -> bool:
+    """Whether this is a real number, of Python's or of numpy's."""
+    if isinstance(value, (float, int)):
+        return True
+    import numbers  # seldom needed, and slow to import
+
+    return isinstance(value, numbers.Real)
+
+
 def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
     """A text that can be encoded anywhere, in file names and URLs too."""
     if not isinstance(value, str):

@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from ..interrupts import assigned
+from ..values import is_real
 
 #: Seconds that anything may take; more than this no socket can be told.
 LONGEST: Final = 1e6
@@ -49,18 +50,10 @@ class Deadline:
         return min(left, most)
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, (float, int)):
-        return True
-    import numbers  # for numpy's, and slow to import
-
-    return isinstance(value, numbers.Real)
-
-
 def check_timeout(*seconds: float | None) -> None:
     """``TypeError`` or ``ValueError`` for what is no time to wait."""
     for value in seconds:
-        if value is not None and not _is_number(value):
+        if value is not None and not is_real(value):
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
         if value is not None and not value >= 0:
             raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")

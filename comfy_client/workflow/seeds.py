@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from ..values import is_real
 from .graph import as_link, class_of, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
@@ -88,7 +88,7 @@ def is_wanted(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real(value) and not isinstance(value, bool)
 
 
 def _seeds(
