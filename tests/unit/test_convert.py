@@ -226,6 +226,36 @@ def test_an_output_of_a_subgraph_that_leads_nowhere_is_said() -> None:
     assert (warning.kind, warning.node_id, warning.input) == ("link", "3", "images")
 
 
+def test_a_primitive_before_a_promoted_input_is_ignored_and_said() -> None:
+    """As the page does, without a word."""
+    source = node(2, "Source", (512, "a"), {"width": 5})
+    source["inputs"][0]["widget"] = {"name": "width"}
+    inner = {
+        **subgraph("s", source),
+        "inputs": [{"name": "width", "type": "INT", "linkIds": [5]}],
+        "links": [
+            {
+                "id": 5,
+                "origin_id": -10,
+                "origin_slot": 0,
+                "target_id": 2,
+                "target_slot": 0,
+                "type": "INT",
+            }
+        ],
+    }
+    file = ui(
+        node(3, "PrimitiveNode", (960, "fixed"), outputs=[{"name": "INT", "type": "INT"}]),
+        node(1, "s", (128,), {"width": 7}),
+        links=[(7, 3, 1)],
+        definitions={"subgraphs": [inner]},
+    )
+    found = converted(file)
+    assert found.graph["1:2"]["inputs"]["width"] == 512
+    (warning,) = found.warnings
+    assert (warning.kind, warning.node_id, warning.input) == ("link", "1:2", "width")
+
+
 def test_a_bypassed_loader_leaves_the_input_out() -> None:
     """That is what people bypass it for."""
     file = ui(
@@ -354,6 +384,7 @@ CIRCLE = ui(
 )
 REFUSED = {
     "of a newer editor": (ui(version=2), "newer than this client"),
+    "of a newer editor, as a text": (ui(version="2.0"), "newer than this client"),
     "subgraph of a newer editor": (
         ui(definitions={"subgraphs": [{**subgraph("s"), "version": 2}]}),
         "the subgraph s has version 2",

@@ -12,13 +12,13 @@ from ...errors import ConversionWarning, WorkflowError
 from ..graph import copied
 from .checks import check_left_out, check_node, check_widgets
 from .era import era_of
+from .file_names import SAVING, Names
 from .links import Dead, Links, Place, Source, Value
 from .numbering import number_nodes
 from .opening import open_page
 from .packs import pack_of
 from .page import BYPASSED, MUTED, read_page
 from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
-from .replacements import SAVING, Names
 from .scene import VIRTUAL, Scene, all_nodes, is_virtual
 from .specs import Catalog
 from .warnings import Report
@@ -180,7 +180,7 @@ class _Work:
                 sent[widget.name] = widget
         for slot in place.node.inputs:
             found = self.links.resolve(place, slot)
-            if isinstance(found, Dead) and slot.name not in inputs:
+            if isinstance(found, Dead) and (found.is_wrong or slot.name not in inputs):
                 self.report.add("link", found.reason, place.id, place.node, slot.name)
             if found is None or isinstance(found, Dead):
                 continue

@@ -51,9 +51,15 @@ class Source:
 
 @define(eq=False)
 class Dead:
-    """An input is linked, but to nothing, and why."""
+    """An input is linked, but to nothing, and why.
+
+    Attributes:
+        reason: Why.
+        is_wrong: Whether that matters even if a widget has a value for the input.
+    """
 
     reason: str
+    is_wrong: bool = False
 
 
 #: What an input gets; ``None``: nothing, and a widget keeps its value.
@@ -61,6 +67,10 @@ Found: TypeAlias = Source | Value | Dead | None
 #: Another input that one gets the same as, and the type that is wanted.
 _Next: TypeAlias = tuple[Place, Slot, str | None]
 
+_IGNORED: Final = Dead(
+    "the page ignores the PrimitiveNode that feeds its subgraph: give the subgraph the value",
+    is_wrong=True,
+)
 _OPEN: Final = Dead("the subgraph before it has no link to this output")
 
 
@@ -176,6 +186,8 @@ class Links:
             if inner is None:
                 if not is_virtual(node):
                     return Source(found.id, slot)
+                if node.type == "PrimitiveNode" and self.scene.inside(place.node) is not None:
+                    return _IGNORED
                 has = 0 <= slot < len(node.inputs)
                 return (found, node.inputs[slot], kind) if has else None
             link = _output_link(inner, slot)

@@ -127,7 +127,8 @@ def read_page(ui: Mapping[str, Any]) -> Page:
 
 def _check_version(data: Mapping[str, Any], where: str) -> None:
     version = data.get("version")
-    if (number(version) or 0) > 1:
+    major = version.partition(".")[0] if isinstance(version, str) else ""
+    if (number(version) or 0) > 1 or (major.isdecimal() and int(major[:9]) > 1):
         raise WorkflowError(
             f"{where} has version {brief(version)}, of an editor newer than this client knows; "
             "update comfy_client, or export it with Workflow > Export (API)"
