@@ -353,6 +353,7 @@ class FileRoutes(RouteGroup):
 
         if type not in ("input", "output", "temp"):
             raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")
+        self._http.check_open()
         deadline = Deadline.after(timeout)
         return Sending(self._http, self._sent, type, overwrite, deadline, on_progress)
 

@@ -134,6 +134,10 @@ class Http:
         """The absolute URL of a route, without credentials."""
         return self.address.http_url + self._sender.path(route) + query(params)
 
+    def check_open(self) -> None:
+        """Raises :class:`ClientClosed` after :meth:`close`."""
+        self._sender.check_open()
+
     def describe(self) -> Description:
         """What is sent, and where to: facts without a secret; asks nobody anything."""
         return self.identity.describe(self._sender.has_api_prefix)

@@ -194,11 +194,12 @@ def test_a_busy_queue_does_not_hurry_what_fails(comfy, fast):
         check(taken.result(LIMIT))
 
 
+@pytest.mark.timing(job_poll=10.0, job_poll_cap=10.0)
 @pytest.mark.parametrize("count", [1, 20])
 def test_a_socket_that_reconnects_all_the_time_is_no_reason_to_ask_all_the_time(
     comfy: ComfyServer, gate: threading.Event, count: int
 ) -> None:
-    """Less than two questions a second, with real patience; what polls ask is another matter."""
+    """About one question a second; without the polls of a client that has no socket."""
     with client(comfy, ComfyApi) as api:
         running = [api.submit(shows(str(number), waits=True)) for number in range(count)]
         begun = time.monotonic()
@@ -211,7 +212,7 @@ def test_a_socket_that_reconnects_all_the_time_is_no_reason_to_ask_all_the_time(
                 time.sleep(0.7)
 
         asked = [path for path in paths_asked(comfy, cut) if not path.endswith("/prompt")]
-        assert len(asked) < 2 * (time.monotonic() - begun) + 2
+        assert len(asked) < 1.1 * (time.monotonic() - begun) + 2
         gate.set()
         assert [job.result(LIMIT).texts for job in running] == [(str(n),) for n in range(count)]
 

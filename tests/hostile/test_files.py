@@ -203,7 +203,7 @@ TEMPLATES = st.lists(
 @example([{"filename": "a.png"}], "{node}/{T.text}.png", "..", "../outside", "overwrite")
 @example([{"filename": "a.png"}], "{T.text}{T.text}/a.png", ".", "", "overwrite")
 @example([{"filename": "folder"}], "{name}/", "", "", None)
-@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_template_leads_astray(
     comfy: ComfyServer,
     refs: list[Any],

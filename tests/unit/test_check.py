@@ -600,7 +600,7 @@ nodes = json_values | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 @given(
     graph=json_values | st.dictionaries(st.sampled_from("1234"), nodes),
     definitions=json_values | st.dictionaries(st.sampled_from("ABC"), shaped),
