@@ -18,7 +18,7 @@ from PIL import Image
 from comfy_client import ComfyApi, MissingExtra, TransportError, Upload, UploadTooLarge, Workflow
 from comfy_client.testing import ComfyServer
 from tests.conftest import examples
-from tests.helpers.clients import LIMIT, Heard, client
+from tests.helpers.clients import LIMIT, Heard, client, until
 from tests.helpers.http import MIB
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_sent_ends_the_submission(
     assert large.value.size is not None
     assert large.value.size > 500
     assert large.value.__notes__ == ["for node 1 (LoadImage), input 'image'"]
-    assert heard("queue_error")
+    until(lambda: heard("queue_error"))
     path = tmp_path / "a.png"
     path.write_bytes(b"x")
     workflow = loads(path)

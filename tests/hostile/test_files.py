@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.files import IfExists, distinct_names, write_atomically
 from tests.conftest import examples
+from tests.helpers.clients import LIMIT
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 
 RULES: tuple[IfExists, ...] = get_args(IfExists)
@@ -264,11 +266,14 @@ def test_a_link_that_appears_while_another_file_comes_is_not_taken_for_the_place
     server: Comfy, api: ComfyApi, rule: IfExists
 ) -> None:
     """The names are chosen before the first file is fetched."""
+    linked = threading.Event()
     with new_place() as place:
 
         def view(request: Request) -> bytes:
             if "first" in request.query:
                 (place.out / "second.png").symlink_to("../outside")
+                linked.set()
+            assert linked.wait(LIMIT)  # both are asked for at once
             return answer(200, NEW)
 
         server.lies = {"GET /view": view}
