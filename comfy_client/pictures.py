@@ -118,7 +118,7 @@ def _batch(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return array[None]
     if array.ndim == 2:
         return array[None]
-    if array.ndim == 3 and array.shape[0] not in (3, 4):
+    if array.ndim == 3 and array.shape[0] not in (3, 4) and array.shape[2] != 2:
         return array
     hint = ""
     if array.ndim in (3, 4) and array.shape[-3] in (1, 3, 4):

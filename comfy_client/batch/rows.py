@@ -217,6 +217,10 @@ def _cell(name: str, value: Any) -> Any:
         value = "\n".join(value)
     elif isinstance(value, list | dict):
         value = json.dumps(value)
-    if name in ("files", "error") and isinstance(value, str) and value.startswith(_FORMULA):
+    if (
+        name in ("files", "paths", "error")
+        and isinstance(value, str)
+        and value.startswith(_FORMULA)
+    ):
         return f"'{value}"
     return value

@@ -34,8 +34,8 @@ MOST_BYTES: Final = 4 << 20
 #: Bytes of one image that are fetched, and of a film or a sound that the notebook stores.
 _LARGEST_IMAGE: Final = 32 << 20
 _LARGEST_PLAYER: Final = 1 << 20
-#: Seconds for everything.
-_PATIENCE: Final = 10.0
+#: Seconds for everything, unless the caller has fewer.
+PATIENCE: Final = 10.0
 
 _MIME: Final = {
     "mp4": "video/mp4",
@@ -86,6 +86,7 @@ def gallery(
     texts: Sequence[str] = (),
     titles: Mapping[str, str] | None = None,
     facts: Sequence[str] = (),
+    seconds: float = PATIENCE,
 ) -> str:
     """A card for each output, then the texts.
 
@@ -94,11 +95,12 @@ def gallery(
         texts: Texts that nodes show.
         titles: Names of nodes, by id.
         facts: What else there is to say, below all.
+        seconds: How long fetching them may take.
     """
     shown = files[:MOST_OUTPUTS]
     cards = (
         card(picture, _caption(output, titles or {}))
-        for output, picture in zip(shown, pictures(shown), strict=True)
+        for output, picture in zip(shown, pictures(shown, seconds=seconds), strict=True)
     )
     parts = ["".join(cards), *map(paragraph, texts[:MOST_TEXTS])]
     left_out = len(files) - len(shown) + max(0, len(texts) - MOST_TEXTS)
@@ -124,10 +126,14 @@ def _link_to(output: Showable, text: str) -> str:
 
 
 def pictures(
-    outputs: Iterable[Showable], size: int = SIZE, most_bytes: int = MOST_BYTES
+    outputs: Iterable[Showable],
+    size: int = SIZE,
+    most_bytes: int = MOST_BYTES,
+    *,
+    seconds: float = PATIENCE,
 ) -> list[str]:
     """The HTML that shows each, empty if nothing can; several are fetched at a time."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + seconds
     found = []
     for markup in in_parallel(lambda output: _picture(output, size, until), list(outputs)):
         most_bytes -= len(markup)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import sys
 import tempfile
 import webbrowser
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UnexpectedResponse
 from ..extras import needs_extra
+from ..showing.screen import is_notebook
+from ..showing.thumbnails import FORMATS
 from ..workflow.graph import brief
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
         from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except Exception as exc:  # noqa: BLE001  # Pillow raises whatever it comes across
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: {exc}") from None
@@ -53,21 +54,13 @@ def pixels(data: bytes, name: str) -> npt.NDArray[Any]:
 
 def show(data: bytes, name: str, media: str) -> None:
     """Below the cell of a notebook, or in the browser."""
-    shell = _notebook()
-    if shell is not None:
+    if is_notebook():
         _display(data, name, media)
         return
     path = Path(tempfile.mkdtemp(prefix="comfy-client-")) / name
     path.write_bytes(data)  # stays: the browser may read it later
     if not webbrowser.open(path.as_uri()):
         log.warning("there is no browser to show it: see %s", path)
-
-
-def _notebook() -> object | None:
-    """The shell of the notebook that this runs in."""
-    ipython: Any = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell if hasattr(shell, "kernel") else None  # a terminal cannot show it
 
 
 def _display(data: bytes, name: str, media: str) -> None:

@@ -278,8 +278,12 @@ class Result(_Outputs):
         """How a notebook shows it."""
         return shown(self, self.gallery)
 
-    def gallery(self) -> str:
-        """The HTML by which a notebook shows it: thumbnails, players and texts, all bounded."""
+    def gallery(self, timeout: float = 10.0) -> str:
+        """The HTML by which a notebook shows it: thumbnails, players and texts, all bounded.
+
+        Args:
+            timeout: Seconds for fetching what is shown; what takes longer has its name there.
+        """
         from .gallery import gallery
 
         nodes = self.nodes.values()
@@ -288,7 +292,7 @@ class Result(_Outputs):
         facts += [] if self.seconds is None else [f"{self.seconds:.1f} s"]
         facts += ["from the cache"] if self.fully_cached else []
         facts += [] if self.complete else ["incomplete"]
-        return gallery(self.files, self.texts, titles, facts)
+        return gallery(self.files, self.texts, titles, facts, timeout)
 
 
 def make_result(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -15,6 +16,11 @@ from .result import Result
 
 if TYPE_CHECKING:
     from ..showing.bars import Bar, Moment, Preview
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds that showing the result of a run may take, within its timeout.
+PATIENCE: Final = 10.0
 
 
 def wait_watched(
@@ -34,7 +40,13 @@ def wait_watched(
     except BaseException as exc:
         watch.fail(exc, on_interrupt)
         raise
-    watch.succeed(result)
+    try:
+        watch.succeed(result, limits.left(PATIENCE))
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"the prompt had ended: api.job({job.prompt_id!r}).result() has its result")
+        raise
+    except Exception as exc:  # noqa: BLE001  # the result is there, whatever shows it
+        log.debug("the result cannot be shown: %r", exc)
     return result
 
 
@@ -62,11 +74,13 @@ class _Watch:
 
         return see
 
-    def succeed(self, result: Result) -> None:
-        """Show what came out, where that is possible."""
+    def succeed(self, result: Result, seconds: float) -> None:
+        """Show what came out, where that is possible in so many seconds."""
         from ..showing.cells import outcome_of
 
-        outcome = outcome_of(result, result.gallery) if self.shows_previews else None
+        outcome = (
+            outcome_of(result, lambda: result.gallery(seconds)) if self.shows_previews else None
+        )
         self._bar.end(self.moment("done"), outcome)
 
     def fail(self, error: BaseException, on_interrupt: OnInterrupt) -> None:

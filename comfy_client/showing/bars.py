@@ -113,6 +113,39 @@ def clock(seconds: float) -> str:
 
 def make_bar(surface: Surface, name: str) -> Bar:
     """A bar for a surface; ``name`` says what runs, in lines of the log."""
+    return _Guarded(_bar(surface, name))
+
+
+class _Guarded:
+    """A bar that fails shows nothing more: the run is what matters."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.period = bar.period
+        self._bar: Bar | None = bar
+
+    def show(self, moment: Moment) -> None:
+        """Show how far it is."""
+        self._do(lambda bar: bar.show(moment))
+
+    def make_room(self) -> None:
+        """Somebody else may write on the screen now."""
+        self._do(lambda bar: bar.make_room())
+
+    def end(self, moment: Moment, outcome: Bundle | None) -> None:
+        """It is over."""
+        self._do(lambda bar: bar.end(moment, outcome))
+
+    def _do(self, action: Callable[[Bar], None]) -> None:
+        if self._bar is None:
+            return
+        try:
+            action(self._bar)
+        except Exception as exc:  # noqa: BLE001  # of a terminal or a notebook, which may be gone
+            self._bar = None
+            log.debug("nothing more is shown: %r", exc)
+
+
+def _bar(surface: Surface, name: str) -> Bar:
     if surface == "notebook":
         return NotebookBar()
     if surface == "terminal":
@@ -200,6 +233,8 @@ class Lines:
 
 
 def _print(text: str) -> None:
+    if sys.stderr is None:  # as of pythonw
+        return
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -229,7 +264,7 @@ class NotebookBar:
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Replace it by the outcome; without one, leave what was there, and say how it ended."""
-        if outcome is not None:
+        if outcome is not None and (self._handle is not None or "text/html" in outcome):
             self._put(outcome)
         elif self._handle is not None:
             self._put(_bar_bundle(moment))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -10,28 +11,37 @@ from .screen import cell, shows_html
 #: Galleries below one cell: a loop of runs must not swell the notebook.
 MOST: Final = 20
 
-_shown: list[tuple[int, int]] = []  # cells, and the ids of values that they have shown
+_shown: list[tuple[int, Callable[[], object]]] = []  # cells, and what they have shown
 
 
 def note_shown(value: object) -> None:
     """The cell that runs shows it."""
     now = cell()
     _shown[:] = [one for one in _shown if one[0] == now]
-    _shown.append((now, id(value)))
+    _shown.append((now, _reference(value)))
+
+
+def _reference(value: object) -> Callable[[], object]:
+    """Weak, where there is such: of tuples there is none, which stay until the next cell."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value
 
 
 def was_shown(value: object) -> bool:
     """Whether the cell that runs has shown it."""
-    return (cell(), id(value)) in _shown
+    now = cell()
+    return any(one == now and ref() is value for one, ref in _shown)
 
 
-def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str] | None:
-    """What a bar in a notebook ends as; ``None``: the cell has shown enough."""
+def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
+    """What a bar in a notebook ends as: a text, once the cell has shown enough."""
     from .html import bundle
 
     now = cell()
     if sum(one[0] == now for one in _shown) >= MOST:
-        return None
+        return {"text/plain": repr(value)}
     note_shown(value)
     return bundle(repr(value), markup())
 

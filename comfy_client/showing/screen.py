@@ -22,7 +22,8 @@ Surface = Literal["notebook", "terminal", "lines", "log", "none"]
 def shell() -> Any | None:
     """The shell of IPython that this runs in, in a notebook or a terminal."""
     ipython: Any = sys.modules.get("IPython")  # whoever is in one has imported it
-    return None if ipython is None else ipython.get_ipython()
+    ask = getattr(ipython, "get_ipython", None)  # it may be half imported
+    return None if ask is None else ask()
 
 
 def is_notebook() -> bool:

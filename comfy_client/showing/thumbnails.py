@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,11 +12,16 @@ from .html import data_url, image
 if TYPE_CHECKING:
     from PIL import Image
 
+#: One at a time is decoded, since that takes memory.
+_decoding: Final = threading.Lock()
+
 #: Pixels of the longer side.
 SIZE: Final = 256
+#: What Pillow may read of a server's pictures: for some others it starts programs.
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 #: Pixels of a picture that is looked at, and bytes of an animation, or of a picture where Pillow
 #: is not installed, that is kept as it is.
-_MOST_PIXELS: Final = 64_000_000
+_MOST_PIXELS: Final = 40_000_000
 _MOST_AS_IS: Final = 256 << 10
 _SIGNATURES: Final = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -35,9 +41,9 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
     except ImportError:
         return _as_it_is(data, size)
     try:
-        with warnings.catch_warnings():
+        with _decoding, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs; here is a limit
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > _MOST_PIXELS:
                 return None
             if getattr(picture, "is_animated", False) and len(data) <= _MOST_AS_IS:

@@ -71,12 +71,12 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
         for thread in threads:
             thread.start()
         for thread in threads:
-            while thread.is_alive():
+            while thread.is_alive() and not over.is_set():
                 thread.join(_SLICE)
         if not threads:
             run()
         if failed:
-            raise failed[min(failed)]
+            raise next(iter(failed.values()))  # the first that failed, and why the others ended
         return [made[index] for index in range(len(items))]
     finally:
         over.set()

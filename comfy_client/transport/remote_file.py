@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
+from ..errors import TransportError
 from .response import Download
+from .resume import mark_of, size_of
 
 #: Bytes that are read and thrown away rather than asked around by another request.
 _NEAR: Final = 1 << 18
@@ -37,11 +39,17 @@ class RemoteFile(io.RawIOBase):
         self._at = 0  # where the chunk begins in the file
         self._position = 0
         self._jumps = True
+        self._version: tuple[object, object] | None = None
         self._length = self._open(0).length
 
     def _open(self, start: int) -> Download:
         self._body.close()
         download = self._body.enter_context(self._download(start))
+        size = size_of(download)
+        version = size, mark_of(download.headers, size)
+        if self._version not in (None, version):
+            raise TransportError(f"{self.name} was replaced on the server while it was read")
+        self._version = version
         self._chunks, self._chunk = iter(download), memoryview(b"")
         self._at = start if download.status == 206 else 0
         self._jumps = self._at == start

@@ -47,8 +47,8 @@ def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
 def _chunks(
     body: contextlib.ExitStack, first: Download, ask: Ask, at: int, within: float
 ) -> Iterator[bytes]:
-    size = _size(first)
-    mark = _mark(first.headers, size)
+    size = size_of(first)
+    mark = mark_of(first.headers, size)
     latest, backoff = time.monotonic(), Backoff(0.2, 1.0)
     chunks: Iterator[bytes] = iter(first)
     while True:
@@ -85,7 +85,7 @@ def _rest(
         if exc.status != _RANGE_NOT_SATISFIABLE:
             raise
         answer = None
-    if answer is None or _size(answer) != size or _mark(answer.headers, size) != mark:
+    if answer is None or size_of(answer) != size or mark_of(answer.headers, size) != mark:
         raise _Changed(f"the file on the server changed after {at} bytes of it had come")
     chunks = iter(answer)
     if answer.status == 206:
@@ -112,7 +112,7 @@ def _may_pass(exc: ComfyError) -> bool:
     return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)
 
 
-def _mark(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
+def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
     """What tells this version of a file from others; empty: nothing does."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
@@ -121,7 +121,7 @@ def _mark(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
     return {"last-modified": changed} if changed and size is not None else {}
 
 
-def _size(answer: Download) -> int | None:
+def size_of(answer: Download) -> int | None:
     """Of the whole file."""
     if answer.status != 206:
         return answer.length

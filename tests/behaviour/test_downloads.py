@@ -112,7 +112,7 @@ def test_a_file_in_memory_has_the_time_of_a_transfer(comfy: ComfyServer) -> None
     """An hour, or its own; but not for silence."""
     (comfy.root / "output" / "a.png").write_bytes(b"0123456789" * 3)
     file = OutputFile("a.png")
-    with contextlib.closing(ComfyApi(comfy.url, timeout=(5, 0.5))) as api:
+    with contextlib.closing(ComfyApi(comfy.url, timeout=(5, 1.5))) as api:
         file = attrs.evolve(file, files=api)
         with comfy.faults.drip("GET", "/view", size=20, pause=0.1):  # headers as well
             start = time.monotonic()
@@ -126,7 +126,7 @@ def test_a_file_in_memory_has_the_time_of_a_transfer(comfy: ComfyServer) -> None
             start = time.monotonic()
             with pytest.raises(RequestTimeout):
                 file.bytes()
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 4.5  # not for one more piece
 
 
 def swallow(connection: socket.socket) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, Workflow
-from comfy_client.errors import NotFound, UnexpectedResponse, WorkflowError
+from comfy_client.errors import NotFound, TransportError, UnexpectedResponse, WorkflowError
 from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.workflow.metadata.png import write_metadata
@@ -223,6 +223,19 @@ def test_a_file_of_the_server_is_read_like_a_local_one(api: ComfyApi, server: Co
         assert file.read() == content
     file.close()
     assert file.closed
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(
+    api: ComfyApi, server: ComfyServer
+) -> None:
+    """Never the beginning of one and the end of another."""
+    stored = api.upload_image(b"A" * MB, "a.bin")
+    with api.open_image(stored) as file:
+        assert file.read(10) == b"A" * 10
+        (server.root / "input" / "a.bin").write_bytes(b"B" * MB)
+        file.seek(-10, 2)
+        with pytest.raises(TransportError, match="replaced"):
+            file.read()
 
 
 def test_a_server_that_sends_all_of_a_file_is_read_in_order(

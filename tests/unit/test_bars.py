@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfy_client.showing import bars
-from comfy_client.showing.bars import Lines, Moment, NotebookBar, Preview, TerminalBar, clock
+from comfy_client.showing.bars import (
+    Lines,
+    Moment,
+    NotebookBar,
+    Preview,
+    TerminalBar,
+    clock,
+    make_bar,
+)
 from comfy_client.showing.html import bundle
+from comfy_client.showing.screen import Surface
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +110,44 @@ def test_no_title_of_a_node_commands_a_terminal(title: str) -> None:
         patch.setattr(sys, "stderr", terminal := Terminal())
         TerminalBar().show(Moment(0.5, "\x1b[2J{bar}" + title))
     assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
+
+
+class Gone(Terminal):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("surface", ["terminal", "lines"])
+@pytest.mark.parametrize("stderr", [Gone(), None])
+def test_a_screen_that_is_gone_does_not_matter_to_the_run(
+    surface: Surface, stderr: Terminal | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is raised, whatever fails."""
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    bar = make_bar(surface, "x")
+    bar.show(HALF)
+    bar.make_room()
+    bar.end(Moment(1.0, ended="done"), None)
+
+
+def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked again."""
+    from IPython import display
+
+    def fail(*_: object, **__: object) -> None:
+        failed.append(1)
+        raise RuntimeError("no kernel")
+
+    failed: list[int] = []
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(display.DisplayHandle, "display", fail)
+    bar = make_bar("notebook", "x")
+    bar.show(HALF)
+    bar.end(Moment(1.0, ended="done"), {"text/html": "x"})
+    assert failed == [1]
 
 
 def test_lines_come_for_each_tenth_and_for_the_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -51,6 +52,25 @@ def test_one_alone_runs_in_the_callers_thread(number: int) -> None:
         in_parallel(lambda _: threading.current_thread(), range(number))
         == [threading.current_thread()][:number]
     )
+
+
+def test_the_error_that_came_first_is_raised_without_waiting_for_others() -> None:
+    """One may be silent for a minute."""
+    silent, waits = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            waits.set()
+            silent.wait(SECONDS)
+            raise ValueError("late")
+        waits.wait(SECONDS)
+        raise KeyError("first")
+
+    begun = time.monotonic()
+    with pytest.raises(KeyError, match="first"):
+        in_parallel(work, range(2))
+    assert time.monotonic() - begun < SECONDS / 2
+    silent.set()
 
 
 def test_the_first_error_ends_all_of_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from PIL import Image, PngImagePlugin
 
 from comfy_client import MissingExtra, Output, UnexpectedResponse
 from comfy_client.jobs.output import OutputFrame
+from comfy_client.jobs.pictures import pillow_image
+from comfy_client.showing.thumbnails import thumbnail
 
 
 def output_of(image: Image.Image, kind: str = "PNG", **options: Any) -> Output:
@@ -73,6 +76,21 @@ def test_what_is_no_image_is_one_typed_error(data: bytes) -> None:
     """Whatever Pillow raises; a few bytes never take gigabytes."""
     with pytest.raises(UnexpectedResponse, match=r"Pillow cannot read 'a\.png'"):
         frame(data).pil()
+
+
+def test_no_picture_of_a_server_starts_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow has Ghostscript draw PostScript, for as long as that takes."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
+    with pytest.raises(UnexpectedResponse):
+        pillow_image(data, "a.png")
+    assert thumbnail(data) is None
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_truncated_image_is_no_image() -> None:
