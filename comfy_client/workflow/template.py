@@ -41,7 +41,7 @@ class Template:
             outputs={"image": "SaveImage"},
         )
         with ComfyApi("http://127.0.0.1:8188") as api:
-            result = api.run(draw(text="a fox", size=512, seed="random"))
+            result = api.run(draw(text="a fox", size=128, seed="random"))
             result.outputs["image"].save("out/")
 
     Args:

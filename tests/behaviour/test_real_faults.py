@@ -28,7 +28,6 @@ from comfy_client.errors import (
     NotSupported,
     PromptRejected,
     RequestTimeout,
-    TransportError,
 )
 from comfy_client.events import Event
 from tests.comfyui import ComfyUI
@@ -184,10 +183,8 @@ def test_a_cut_between_success_and_history_costs_nothing(sure: ComfyApi, link: P
         until(lambda: heard.links == ["disconnected", "reconnected"] * 2)
 
 
-def test_a_cut_during_the_download_leaves_no_half_file(
-    comfyui: ComfyUI, sure: ComfyApi, tmp_path: Path
-) -> None:
-    """A typed error, nothing under the final name, and the whole file the next time."""
+def test_a_download_goes_on_after_a_cut(comfyui: ComfyUI, sure: ComfyApi, tmp_path: Path) -> None:
+    """The file is whole, and there is no other."""
     noise = comfyui.root / "input" / "noise.bmp"
     side = 512
     head = b"BM" + (54 + 3 * side * side).to_bytes(4, "little") + bytes(4) + b"\x36\0\0\0"
@@ -204,12 +201,8 @@ def test_a_cut_during_the_download_leaves_no_half_file(
 
         cutting = threading.Thread(target=cut_in_the_middle)
         cutting.start()
-        with pytest.raises(TransportError):
-            image.save(tmp_path / "whole.png")
-        cutting.join()
-        assert list(tmp_path.iterdir()) == []
-        link.rate = None
         image.save(tmp_path / "whole.png")
+        cutting.join()
         assert [path.name for path in tmp_path.iterdir()] == ["whole.png"]
         sent = sure.get_image(image)
         assert (tmp_path / "whole.png").read_bytes() == sent
@@ -316,7 +309,7 @@ def test_a_socket_that_the_server_forgot_is_noticed_and_replaced(
         assert len(later.result(LIMIT).texts) == 1
         assert ended(heard, later) == ["execution_success"]
         assert heard.links == ["disconnected", "reconnected"] * 2
-        last = api.submit(sleeper(0.2, 2))
+        last = api.submit(sleeper(2.0, 20))
         last.result(LIMIT)
         [end] = [e for e in heard("execution_success") if e.prompt_id == last.prompt_id]
         assert not end.recovered

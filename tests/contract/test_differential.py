@@ -408,7 +408,7 @@ def test_requests_are_answered_alike(pair):
         getattr(requests, name)()
 
 
-STAND_INS = {"VAESave", "LoraLoader"}
+STAND_INS = {"VAESave", "LoraLoader", "MaskToImage"}
 
 
 def test_node_definitions_are_the_same(pair):
