@@ -48,7 +48,10 @@ def described(path: str, value: object) -> Iterator[str]:
     yield f"class {path}({', '.join(base for base in bases if base in PUBLIC)})"
     if "__init__" in vars(value) or hasattr(value, "__attrs_attrs__"):
         yield f"{path}{signature(value)}"
-    for name in sorted(set(dir(value)) - INHERITED):
+    inherited = INHERITED
+    if issubclass(value, ImportError):  # which has more from Python 3.12 on
+        inherited |= {*dir(ImportError)}
+    for name in sorted(set(dir(value)) - inherited):
         if name.startswith("_"):
             continue
         member = inspect.getattr_static(value, name)
