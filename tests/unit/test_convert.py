@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from comfy_client import ConversionWarning, Workflow, WorkflowError
 from comfy_client.workflow.convert import Conversion, classes_in, convert
+from tests.conftest import examples
 from tests.helpers.conformance import First, definitions, pair, pairs
 
 
@@ -463,7 +464,7 @@ def spots(value: Any) -> Iterator[tuple[Any, Any]]:
                 ahead.append(holder[key])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_any_damage_gives_a_graph_or_a_workflow_error(data: st.DataObject) -> None:
     """And nothing else: a graph has what the server needs of each node."""

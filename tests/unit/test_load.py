@@ -390,7 +390,7 @@ def test_a_file_may_end_anywhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_raises_nothing_else(name: str, data: st.DataObject) -> None:
     """Whatever bytes are changed: a workflow, or a WorkflowError."""

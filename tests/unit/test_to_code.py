@@ -7,11 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client import Workflow, WorkflowError
 from comfy_client.values import MAX_LEVELS
+from tests.conftest import examples
 from tests.helpers.conformance import PAIRS, pairs
 
 Graph = dict[str, Any]
@@ -262,6 +263,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     return graph
 
 
+@settings(max_examples=examples(40), deadline=None)
 @given(graphs())
 def test_any_graph_is_built_again_and_nothing_in_it_runs(graph: Graph) -> None:
     workflow = Workflow(graph).to_dict()

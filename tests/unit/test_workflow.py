@@ -29,6 +29,7 @@ from comfy_client.workflow import (
     title_of,
 )
 from comfy_client.workflow.explain import explain_rejection
+from tests.conftest import examples
 
 GRAPH: dict[str, Any] = {
     "3": {
@@ -702,7 +703,7 @@ GRAPHS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(GRAPHS)
 def test_what_was_written_is_read_back(graph: dict[str, Any]) -> None:
     """For every graph, also as bytes."""
@@ -719,7 +720,7 @@ def test_every_finite_graph_without_links_passes_the_check(graph: dict[str, Any]
     assert check_graph(graph) == graph
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(GRAPHS, st.text())
 def test_a_name_finds_a_node_or_raises_a_workflow_error(graph: dict[str, Any], name: str) -> None:
     """Never anything else."""
