@@ -101,9 +101,10 @@ def test_the_first_error_ends_all_of_them() -> None:
 
 def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
     """Such as a Ctrl-C, which comes in the main thread."""
-    ended = threading.Semaphore(0)
+    begun, ended = threading.Semaphore(0), threading.Semaphore(0)
 
     def work(item: int) -> None:
+        begun.release()
         try:
             while True:
                 check_wanted()
@@ -114,7 +115,7 @@ def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
     class Interrupting(threading.Thread):
         def join(self, timeout: float | None = None) -> None:
             if not interrupted:
-                interrupted.append(True)
+                interrupted.append(all(begun.acquire(timeout=SECONDS) for _ in range(MOST)))
                 raise KeyboardInterrupt
             super().join(timeout)
 
