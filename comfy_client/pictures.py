@@ -80,7 +80,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:
     """With 8 bits: the server's ``LoadImage`` would show nearly all of it as white."""
     least, most = image.convert("I").getextrema()
-    if not 0 <= least <= most <= 0xFFFF:  # type: ignore[operator]  # of one band
+    if not 0 <= least <= most <= 0xFFFF:  # type: ignore[operator]  # one band has a pair of numbers
         raise ValueError(f"a Pillow image of mode {image.mode} has values beyond 0 to 65535")
     return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 

@@ -90,7 +90,7 @@ def run_map(
         make: Callable[[Any], AnyWorkflow] = partial(as_workflow, definitions=window.client)
     else:
         made = map(sealed, params)  # frames hold them
-        make = partial(with_inputs, Workflow(workflows, window.client))  # type: ignore[arg-type]  # it tells
+        make = partial(with_inputs, Workflow(workflows, window.client))  # type: ignore[arg-type]  # raises for what is none
     return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
 
 

@@ -274,19 +274,19 @@ class OutputFile(Output):
         return self._files
 
     # help() shows the texts of Output.
-    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it
         with self._routes.open_image(self, timeout=timeout) as file:
             return Workflow.load(file)
 
-    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102  # Output says it
         return self._routes.get_image(self, timeout=timeout)
 
-    def stream(  # noqa: D102
+    def stream(  # noqa: D102  # Output says it
         self, *, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
         return self._routes.stream_image(self, timeout=timeout)
 
-    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102
+    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102  # Output says it
         return self._routes.open_image(self, timeout=timeout)
 
 
@@ -309,20 +309,20 @@ class OutputFrame(Output):
     def url(self) -> None:
         """``None``: it is on no server."""
 
-    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102
+    def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it
         return Workflow.load(self._graph)
 
-    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102
+    def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102  # Output says it
         return bytes(self._data)
 
-    def stream(  # noqa: D102
+    def stream(  # noqa: D102  # Output says it
         self, *, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
         size = len(self._data)
         chunks = (bytes(self._data[at : at + _CHUNK]) for at in range(0, size, _CHUNK))
         return contextlib.nullcontext(Download(200, {"content-type": self.mime}, size, chunks))
 
-    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102
+    def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102  # Output says it
         return io.BytesIO(self._data)
 
 
