@@ -7,6 +7,7 @@ under its final name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
+
+from .parallel import ended_by
 
 IfExists = Literal["number", "skip", "overwrite"]
 
@@ -136,8 +139,13 @@ def write_atomically(
         raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{secrets.token_hex(8)}.part"
+
+    def drop() -> None:
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            part.unlink()
+
     try:
-        with part.open("xb") as file:
+        with ended_by(drop), part.open("xb") as file:
             file.writelines(chunks)
         if if_exists == "overwrite":
             os.replace(part, target)

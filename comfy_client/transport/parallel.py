@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from ..interrupts import assigned
+from ..interrupts import assigned, in_full, was_started
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -21,67 +22,129 @@ _SLICE: Final = 0.2
 #: Seconds for which others are waited for, once it is over.
 _FAREWELL: Final = 1.0
 
-_over: Final[ContextVar[threading.Event | None]] = ContextVar("over", default=None)
-
 
 class Abandoned(Exception):
     """Another one has failed, or was interrupted: nobody wants this one any more."""
 
 
+class _Group:
+    """Work that ends together."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.ends: set[Callable[[], object]] = set()  # each step of a set is whole: no lock
+
+    def end(self) -> None:
+        """End what is under way, in any thread."""
+        self.over.set()
+        in_full(self.ends.copy())
+
+
+_group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
+
+
 def check_wanted() -> None:
     """:class:`Abandoned` within work that nobody wants any more."""
-    over = _over.get()
-    if over is not None and over.is_set():
+    group = _group.get()
+    if group is not None and group.over.is_set():
         raise Abandoned
+
+
+def pause(seconds: float) -> None:
+    """Sleep; :class:`Abandoned` as soon as nobody wants the work any more."""
+    group = _group.get()
+    if group is None:
+        time.sleep(seconds)
+    else:
+        group.over.wait(seconds)
+        check_wanted()
+
+
+@contextlib.contextmanager
+def ended_by(end: Callable[[], object]) -> Iterator[None]:
+    """In here, ``end`` is called from another thread once nobody wants the work any more."""
+    group = _group.get()
+    if group is None:
+        yield
+        return
+    try:
+        group.ends.add(end)
+        check_wanted()  # asked in this order, as the end is made in the other
+        yield
+    finally:
+        group.ends.discard(end)
 
 
 def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
     """What ``work`` makes of each item, in their order; :data:`MOST` at a time.
 
-    The first exception ends all of them: those under way at their next :func:`check_wanted`.
-    So does a Ctrl-C.
+    The first exception ends all of them, and so does a Ctrl-C: those under way at their next
+    :func:`check_wanted`, and in what they do by :func:`ended_by`.
     """
-    over, lock = threading.Event(), threading.Lock()
+    group, lock = _Group(), threading.Lock()
     todo = iter(range(len(items)))
     made: dict[int, Made] = {}
     failed: dict[int, BaseException] = {}
 
     def run() -> None:
-        with assigned(_over, over):
-            while not over.is_set():
-                with lock:  # guards ``todo``; nothing else is taken within
-                    index = next(todo, None)
-                if index is None:
-                    return
-                try:
-                    made[index] = work(items[index])
-                except Abandoned:
-                    return
-                except BaseException as exc:  # noqa: BLE001  # raised below, in the caller's thread
+        while not group.over.is_set():
+            with lock:  # guards ``todo``; nothing else is taken within
+                index = next(todo, None)
+            if index is None:
+                return
+            try:
+                made[index] = work(items[index])
+            except BaseException as exc:  # noqa: BLE001  # raised below, in the caller's thread
+                if not group.over.is_set():  # else it failed because it was ended
                     failed[index] = exc
-                    over.set()
+                    group.end()
+                return
 
-    threads = [
-        threading.Thread(
-            target=contextvars.copy_context().run, args=(run,), name="comfy-files", daemon=True
-        )
-        for _ in range(min(MOST, len(items)) if len(items) > 1 else 0)
-    ]
+    workers = [_Worker(run) for _ in range(min(MOST, len(items)) if len(items) > 1 else 0)]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive() and not over.is_set():
-                thread.join(_SLICE)
-        if not threads:
-            run()
+        with assigned(_group, group):
+            for worker in workers:
+                worker.start()
+            if not workers:
+                run()
+        for worker in workers:
+            while not worker.wait(_SLICE) and not group.over.is_set():
+                pass
         if failed:
             raise next(iter(failed.values()))  # the first that failed, and why the others ended
         return [made[index] for index in range(len(items))]
     finally:
-        over.set()
+        group.end()
         until = time.monotonic() + _FAREWELL
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, until - time.monotonic()))
+        for worker in workers:
+            worker.wait(until - time.monotonic())
         failed.clear()  # an error, its traceback and this frame make no circle
+
+
+class _Worker:
+    """A thread, in the context of its maker, whose end can be waited for."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        # Not Thread.join: a Ctrl-C within it has Python 3.11 and 3.12 take a thread for ended.
+        self._ended = threading.Event()
+        self._run = run
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                context.run(self._run)
+            finally:
+                self._ended.set()
+
+        self._thread = threading.Thread(target=run, name="comfy-files", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within this time, or was never started."""
+        if not was_started(self._thread):
+            return True
+        return self._ended.wait(max(0.0, seconds))

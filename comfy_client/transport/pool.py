@@ -76,11 +76,17 @@ class Exchange:
         if self._is_cut:  # asked in this order, as cut() does it in the other
             raise ConnectionAbortedError("ended by another thread")
 
+    def leaves(self, sock: socket.socket | None) -> None:
+        """This socket serves another exchange now, so :meth:`cut` spares it."""
+        if self._sock is sock:
+            self._sock = None
+
     def cut(self) -> None:
         """End it, from any thread: at once, or as soon as it has a socket."""
         self._is_cut = True
-        if self._sock is not None:
-            shut(self._sock)
+        sock = self._sock
+        if sock is not None:
+            shut(sock)
 
 
 #: What this thread is about to send; ``None`` for requests of others over the same pool.
@@ -151,9 +157,13 @@ class _InTime:
 
     response_class: Any = staticmethod(_response)
     sock: Any
+    _exchange: Exchange | None = None
 
     def send(self, data: Any) -> None:
         exchange = current.get()
+        before, self._exchange = self._exchange, exchange
+        if before is not None and before is not exchange:
+            before.leaves(self.sock)
         if exchange is None:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return

@@ -14,7 +14,7 @@ import attrs
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 from .backoff import Backoff
 from .failures import is_away
-from .parallel import check_wanted
+from .parallel import check_wanted, pause
 from .response import Download
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -69,7 +69,7 @@ def _chunks(
         if got >= _ENOUGH:
             backoff.reset()
         else:
-            time.sleep(backoff.next())
+            pause(backoff.next())
         body.close()
         chunks = _rest(body, ask, at, mark, size)
 

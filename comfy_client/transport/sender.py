@@ -30,6 +30,7 @@ from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
 from .identity import Identity, Request
+from .parallel import check_wanted, ended_by
 from .pool import Exchange, current
 from .response import Response, unusable
 
@@ -104,13 +105,14 @@ class Sender:
         self._identity.ensure()
         try:
             self._live.add(exchange)
-            response = self._answered(request, exchange)
-            try:
-                if response.status_code == 206 and "Range" not in response.request.headers:
-                    raise _only_a_part(self.answer(response, b""))
-                yield response
-            finally:
-                response.close()
+            with ended_by(exchange.cut):
+                response = self._answered(request, exchange)
+                try:
+                    if response.status_code == 206 and "Range" not in response.request.headers:
+                        raise _only_a_part(self.answer(response, b""))
+                    yield response
+                finally:
+                    response.close()
         except (ComfyError, GeneratorExit):
             raise
         except BaseException as exc:
@@ -118,6 +120,11 @@ class Sender:
             raise
         finally:
             self._live.discard(exchange)
+
+    def _check_wanted(self) -> None:
+        """Whether an exchange was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
+        self.check_open()
+        check_wanted()
 
     def _answered(self, request: Request, exchange: Exchange) -> requests.Response:
         """The answer; asked again with new credentials after a 401, or where the routes are."""
@@ -148,13 +155,14 @@ class Sender:
         statuses = set()
         try:
             self._live.add(looking)
-            for path in ("/api/prompt", "/prompt"):
-                with self._send(Request("GET", "/prompt"), path, looking) as response:
-                    statuses.add(response.status_code)
-                    kind = response.headers.get("content-type", "")
-                    if response.status_code == 200 and "json" in kind:
-                        self.has_api_prefix = path != "/prompt"
-                        return
+            with ended_by(looking.cut):
+                for path in ("/api/prompt", "/prompt"):
+                    with self._send(Request("GET", "/prompt"), path, looking) as response:
+                        statuses.add(response.status_code)
+                        kind = response.headers.get("content-type", "")
+                        if response.status_code == 200 and "json" in kind:
+                            self.has_api_prefix = path != "/prompt"
+                            return
         finally:
             self._live.discard(looking)
         # Other statuses (401, 502) do not show what answers.
@@ -169,7 +177,7 @@ class Sender:
         if time.monotonic() - self._answered_at > trusted:
             self._endpoint.drop_kept()
         while True:
-            self.check_open()
+            self._check_wanted()
             left = exchange.deadline.left()
             if not left:
                 raise RequestTimeout(f"{request.method} {url}: no time left to send it")
@@ -178,7 +186,7 @@ class Sender:
                 continue  # another thread has dropped what was kept; nothing was sent
             if not isinstance(found, Failure):
                 return found
-            self.check_open()
+            self._check_wanted()
             if type(found.error) is RequestTimeout:
                 # The kept connection may be dead, and so may the others.
                 self._endpoint.drop_kept()
@@ -284,10 +292,10 @@ class Sender:
                     yield chunk
                     continue
                 if length is None:
-                    self.check_open()  # it may be the end of the client, not of the body
+                    self._check_wanted()  # it may be the end of the client, not of the body
                     return
                 error, cause = _short(method, url, got, length), None
-            self.check_open()
+            self._check_wanted()
             raise error from cause
         if "transfer-encoding" in response.headers:
             response.raw.close()  # whatever follows an answer that has no body

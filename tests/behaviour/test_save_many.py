@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import NotFound
 from comfy_client.jobs.result import Result, make_result
-from comfy_client.testing import ComfyServer, Request, cut
+from comfy_client.testing import ComfyServer, Request, cut, never_answer
+from comfy_client.transport.parallel import in_parallel, pause
+from tests.helpers.clients import threads, until
+from tests.helpers.interrupts import press_ctrl_c
 
 SECONDS = 20
 
@@ -82,3 +87,91 @@ def test_a_truncated_file_among_many_leaves_none_of_its_name(
         result_of(api, 4).save(tmp_path)
     assert not (tmp_path / "1.png").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+WHOLE = 200, {"ETag": '"one"'}, b"x" * 100_000
+
+
+def answer_nothing(request: Request) -> None:
+    """Silence."""
+    never_answer(request)
+
+
+def answer_half(request: Request) -> None:
+    """Half of the file, and then silence."""
+    cut(WHOLE, 50_000)(request)
+    never_answer(request)
+
+
+def answer_half_and_hang_up(request: Request) -> None:
+    """The connection is cut within the file, and the rest is asked for in vain."""
+    if "Range" in request.headers:
+        never_answer(request)
+    cut(WHOLE, 50_000)(request)
+
+
+@pytest.mark.parametrize("answer", [answer_nothing, answer_half, answer_half_and_hang_up])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, NotFound])
+def test_a_save_that_is_stopped_ends_at_once(
+    comfy: ComfyServer,
+    api: ComfyApi,
+    tmp_path: Path,
+    answer: Callable[[Request], None],
+    error: type[BaseException],
+) -> None:
+    """No thread waits for a silent server, and no part of a file is left."""
+    waiting = threading.Barrier(4)
+
+    def view(request: Request) -> Any:
+        is_last = answer is not answer_half_and_hang_up or "Range" in request.headers
+        if request.query["filename"] != "0.png":
+            if is_last:
+                waiting.wait(SECONDS)
+            return answer(request)
+        waiting.wait(SECONDS)
+        if error is NotFound:
+            return 404, {}, b""
+        press_ctrl_c()
+        return never_answer(request)
+
+    comfy.on("GET", "/view", view)
+    begun = time.monotonic()
+    with pytest.raises(error):
+        result_of(api, 4).save(tmp_path)
+    assert time.monotonic() - begun < SECONDS / 2
+    assert list(tmp_path.iterdir()) == []
+    until(lambda: not [thread for thread in threads() if thread.name == "comfy-files"])
+
+
+def test_what_is_stopped_leaves_requests_of_others_alone(comfy: ComfyServer, api: ComfyApi) -> None:
+    """Those, too, that have got a connection on which a file had come."""
+    asked, released = threading.Event(), threading.Event()
+    answers: list[Any] = []
+
+    def view(request: Request) -> Any:
+        if request.query["filename"] == "held.png":
+            asked.set()
+            released.wait(SECONDS)
+        return 200, {}, b"whole"
+
+    def ask() -> None:
+        answers.append(api.get_image({"filename": "held.png"}))
+
+    def read(file: str) -> None:
+        if file == "failing.png":
+            assert asked.wait(SECONDS)
+            raise KeyError(file)
+        with api.stream_image({"filename": file}) as download:
+            assert b"".join(download) == b"whole"
+            other.start()
+            pause(SECONDS)
+
+    comfy.on("GET", "/view", view)
+    other = threading.Thread(target=ask)
+    with pytest.raises(KeyError, match="failing"):
+        in_parallel(read, ["failing.png", "a.png"])
+    released.set()
+    other.join(SECONDS)
+    assert answers == [b"whole"]
+    asked_for = [each.query["filename"] for each in comfy.requests if each.path == "/view"]
+    assert asked_for == ["a.png", "held.png"]

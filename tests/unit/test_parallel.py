@@ -8,7 +8,15 @@ from contextvars import ContextVar
 
 import pytest
 
-from comfy_client.transport.parallel import MOST, Abandoned, check_wanted, in_parallel
+from comfy_client.transport.parallel import (
+    MOST,
+    Abandoned,
+    check_wanted,
+    ended_by,
+    in_parallel,
+    pause,
+)
+from tests.helpers.interrupts import press_ctrl_c
 
 SECONDS = 20
 
@@ -100,31 +108,62 @@ def test_the_first_error_ends_all_of_them() -> None:
 
 
 def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
-    """Such as a Ctrl-C, which comes in the main thread."""
-    begun, ended = threading.Semaphore(0), threading.Semaphore(0)
+    """Such as a Ctrl-C, which comes in the main thread; it is waited for what ends."""
+    begun, ended = threading.Barrier(MOST), []
 
     def work(item: int) -> None:
-        begun.release()
+        if begun.wait(SECONDS) == 0:
+            press_ctrl_c()
         try:
-            while True:
-                check_wanted()
+            pause(SECONDS)
+        finally:
+            ended.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(work, range(MOST))
+    assert sorted(ended) == list(range(MOST))
+
+
+def test_what_is_under_way_is_ended_from_outside() -> None:
+    """What waits for somebody else does not look whether it is wanted."""
+    waiting = threading.Semaphore(0)
+
+    def work(item: int) -> None:
+        if item == 0:
+            assert all(waiting.acquire(timeout=SECONDS) for _ in range(MOST - 1))
+            raise KeyError(item)
+        answered = threading.Event()
+        with ended_by(answered.set):
+            waiting.release()
+            assert answered.wait(SECONDS)
+            ended.append(item)
+            raise OSError("cut")
+
+    ended: list[int] = []
+    with pytest.raises(KeyError, match="0"):
+        in_parallel(work, range(MOST))
+    assert sorted(ended) == list(range(1, MOST))
+
+
+def test_nobody_begins_or_sleeps_once_it_is_over() -> None:
+    """Each gives up at once."""
+    failing, given_up = threading.Barrier(MOST), []
+
+    def work(item: int) -> None:
+        failing.wait(SECONDS)
+        if item == 0:
+            raise KeyError(item)
+        try:
+            pause(SECONDS)
         except Abandoned:
-            ended.release()
+            with pytest.raises(Abandoned), ended_by(lambda: None):
+                given_up.append("began")
+            given_up.append(item)
             raise
 
-    class Interrupting(threading.Thread):
-        def join(self, timeout: float | None = None) -> None:
-            if not interrupted:
-                interrupted.append(all(begun.acquire(timeout=SECONDS) for _ in range(MOST)))
-                raise KeyboardInterrupt
-            super().join(timeout)
-
-    interrupted: list[bool] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "Thread", Interrupting)
-        with pytest.raises(KeyboardInterrupt):
-            in_parallel(work, range(MOST))
-    assert all(ended.acquire(timeout=SECONDS) for _ in range(MOST))
+    with pytest.raises(KeyError):
+        in_parallel(work, range(MOST))
+    assert sorted(given_up) == list(range(1, MOST))
 
 
 def test_work_sees_the_context_of_its_caller() -> None:
@@ -138,4 +177,6 @@ def test_outside_of_such_work_all_is_wanted() -> None:
     """Nothing is raised."""
     check_wanted()
     in_parallel(lambda _: check_wanted(), range(8))
-    check_wanted()
+    with ended_by(lambda: pytest.fail("nobody has ended it")):
+        pause(0)
+        check_wanted()
