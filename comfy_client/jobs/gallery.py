@@ -134,10 +134,11 @@ def pictures(
 ) -> list[str]:
     """The HTML that shows each, empty if nothing can; several are fetched at a time."""
     until = time.monotonic() + seconds
+    full = remark(f"not shown: the others take {most_bytes >> 20} MB already")
     found = []
     for markup in in_parallel(lambda output: _picture(output, size, until), list(outputs)):
         most_bytes -= len(markup)
-        found.append(markup if most_bytes > 0 else "")
+        found.append(markup if most_bytes > 0 or not markup else full)
     return found
 
 

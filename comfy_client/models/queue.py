@@ -124,7 +124,7 @@ def _place(item: QueueItem) -> float:
     return float("inf") if item.number is None else item.number
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Queue:
     """All prompts that are running or pending, from ``GET /queue``.
 
@@ -149,6 +149,13 @@ class Queue:
         pending.sort(key=_place)
         return cls(tuple(running), tuple(pending), raw=source)
 
+    def __repr__(self) -> str:
+        return f"<Queue {self._counts}>"
+
+    @property
+    def _counts(self) -> str:
+        return f"{len(self.running)} running, {len(self.pending)} pending"
+
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
         return shown(self, self._markup)
@@ -169,7 +176,7 @@ class Queue:
         ]
         head = ("state", "number", "prompt_id", "nodes")
         more = f"; the first {_MOST_SHOWN}" if len(items) > _MOST_SHOWN else ""
-        said = remark(f"{len(self.running)} running, {len(self.pending)} pending{more}")
+        said = remark(f"{self._counts}{more}")
         return (table(head, rows, {"running": "good"}) if rows else "") + said
 
     def __contains__(self, prompt_id: object) -> bool:

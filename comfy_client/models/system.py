@@ -47,7 +47,7 @@ class Device:
         return build(cls, data)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SystemStats:
     """The server's versions and memory, from ``GET /system_stats``.
 
@@ -70,10 +70,23 @@ class SystemStats:
     os: str | None = None
     ram_total: int | None = None
     ram_free: int | None = None
-    embedded_python: bool | None = attrs.field(default=None, repr=False)
-    argv: tuple[str, ...] | None = attrs.field(default=None, repr=False)
+    embedded_python: bool | None = None
+    argv: tuple[str, ...] | None = None
     devices: tuple[Device, ...] = ()
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
+
+    def __repr__(self) -> str:
+        from ..showing.html import one_line
+
+        memory = _free(self.ram_free, self.ram_total)
+        facts = [
+            f"ComfyUI {self.comfyui_version or 'of unknown version'}",
+            *([f"memory {memory}"] if memory else []),
+        ]
+        for device in self.devices[:1]:
+            free = _free(device.vram_free, device.vram_total)
+            facts.append(f"{device.name} {free}" if free else device.name)
+        return f"<SystemStats {one_line(', '.join(facts), 200)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""

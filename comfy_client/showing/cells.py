@@ -1,4 +1,4 @@
-"""What the cell that runs has shown already, so that nothing appears twice in it."""
+"""What the cell that runs has shown already: nothing twice, and not without end."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from .screen import cell, shows_html
+from .screen import cell, is_notebook, shows_html
 
-#: Galleries below one cell: a loop of runs must not swell the notebook.
+#: Galleries that end runs below one cell, and bytes of HTML of all that is shown there: a loop of
+#: runs must not swell the notebook.
 MOST: Final = 20
+MOST_BYTES: Final = 8 << 20
 
-_shown: list[tuple[int, Callable[[], object]]] = []  # cells, and what they have shown
+
+class _Cell:
+    """What one cell has shown."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.values: list[Callable[[], object]] = []
+        self.room = MOST_BYTES
+        self.is_told = False  #: Whether it says already that there is no room.
+
+
+_cells: Final = [_Cell(0)]  # the latest one
+
+
+def _now() -> _Cell:
+    """The cell that runs."""
+    number = cell()
+    if _cells[0].number != number:
+        _cells[0] = _Cell(number)
+    return _cells[0]
 
 
 def note_shown(value: object) -> None:
     """The cell that runs shows it."""
-    now = cell()
-    _shown[:] = [one for one in _shown if one[0] == now]
-    _shown.append((now, _reference(value)))
+    _now().values.append(_reference(value))
 
 
 def _reference(value: object) -> Callable[[], object]:
@@ -31,25 +50,49 @@ def _reference(value: object) -> Callable[[], object]:
 
 def was_shown(value: object) -> bool:
     """Whether the cell that runs has shown it."""
-    now = cell()
-    return any(one == now and ref() is value for one, ref in _shown)
+    return any(reference() is value for reference in _now().values)
 
 
 def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """What a bar in a notebook ends as: a text, once the cell has shown enough."""
-    from .html import bundle
-
-    now = cell()
-    if sum(one[0] == now for one in _shown) >= MOST:
-        return {"text/plain": repr(value)}
+    """What a bar in a notebook ends as: little, once the cell has shown enough."""
+    now = _now()
+    if len(now.values) >= MOST:
+        if now.is_told:  # not below each of a thousand runs
+            return {"text/plain": repr(value)}
+        return _left_out(value, f"this cell shows {MOST} galleries already")
+    found = _both(value, markup)
     note_shown(value)
-    return bundle(repr(value), markup())
+    return found
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """What IPython asks for: both forms, or only the text where the other one would be in vain."""
     if shows_html() and not was_shown(value):
-        from .html import bundle  # nothing is shown before something is there
-
-        return bundle(repr(value), markup())
+        return _both(value, markup)
     return {"text/plain": repr(value)}
+
+
+def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
+    """Both forms, as long as there is room for them."""
+    from .html import bundle  # nothing is shown before something is there
+
+    if not is_notebook():  # nobody stores it
+        return bundle(repr(value), markup())
+    now = _now()
+    found = bundle(repr(value), markup() if now.room > 0 else "")
+    size = len(found["text/html"])
+    if 0 < now.room < size:
+        now.room = 0  # for what follows nothing is fetched
+    if now.room <= 0:
+        return _left_out(value, f"what this cell shows would take more than {MOST_BYTES >> 20} MB")
+    now.room -= size
+    return found
+
+
+def _left_out(value: object, why: str) -> dict[str, str]:
+    """The short form, and what to do to see the other one."""
+    from .html import bundle, escape, remark
+
+    _now().is_told = True
+    said = remark(f"not shown, because {why}: show it in another cell")
+    return bundle(repr(value), escape(repr(value)) + said)

@@ -33,12 +33,15 @@ PLAYABLE: Final = frozenset(
 )
 _FONT: Final = "font:12px/1.5 system-ui,sans-serif"
 _DIM: Final = "opacity:.7"
+#: Where MathJax, versions 2 and 3, looks for no "$...$".
+_NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"
 _COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
 
 
 def bundle(text: str, markup: str) -> Bundle:
-    """Both forms of a value."""
-    return {"text/plain": text, "text/html": f'<div style="{_FONT}">{markup}</div>'}
+    """Both forms of a value; dollars in the HTML are no formulas."""
+    whole = f'<div class="{_NO_FORMULAS}" style="{_FONT}">{markup}</div>'
+    return {"text/plain": text, "text/html": whole}
 
 
 def one_line(text: str, most: int = MOST_TEXT) -> str:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..errors import WorkflowError
+from ..showing.cells import shown
 from .address import checked_value, no_input, node_named, nodes_named
 from .graph import brief, copied, title_of
 
@@ -193,10 +194,11 @@ class Nodes:
 
         return as_text(self._graph)
 
-    def _repr_html_(self) -> str:
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
         from .show import as_html  # for people only
 
-        return as_html(self._graph)
+        return shown(self, lambda: as_html(self._graph))
 
     def _ipython_key_completions_(self) -> list[str]:
         """Names that mean one node."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 
 QUICKSTART = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
+TXT2IMG = Path(__file__).parents[1] / "workflows" / "txt2img_tiny.json"
 
 
 def html(cell: Any) -> list[str]:
@@ -19,26 +23,35 @@ def html(cell: Any) -> list[str]:
     return ["".join(each["text/html"]) for each in data if "text/html" in each]
 
 
-@pytest.mark.timeout(600)  # a real one computes it on the CPU
-def test_the_quickstart_runs_and_shows_what_it_promises(
-    comfyui: ComfyServer | ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a kernel of its own, whose displays end as galleries; its file stays small."""
-    nbformat = pytest.importorskip("nbformat")
-    client = pytest.importorskip("nbclient")
+Run = Callable[[Any], None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a notebook from start to end, on a kernel of its own."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("COMFY_PROGRESS", raising=False)
+
+    def run(notebook: Any) -> None:
+        resources = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=120, resources=resources).execute()
+
+    return run
+
+
+@pytest.mark.timeout(600)  # a real one computes it on the CPU
+def test_the_quickstart_runs_and_shows_what_it_promises(
+    comfyui: ComfyServer | ComfyUI, tmp_path: Path, run: Run
+) -> None:
+    """Its displays end as galleries; its file stays small."""
     text = QUICKSTART.read_text(encoding="utf-8").replace("http://127.0.0.1:8188", comfyui.url)
     notebook = nbformat.reads(text, as_version=4)
-    runner = client.NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
-    )
-    runner.execute()
+    run(notebook)
 
     cells = {cell.source.splitlines()[0]: cell for cell in notebook.cells if cell.get("outputs")}
-    [run] = html(cells["result = api.run(wf)"])
-    assert "data:image/webp;base64," in run
-    assert "seed 7, Save" in run
+    [first] = html(cells["result = api.run(wf)"])
+    assert "data:image/webp;base64," in first
+    assert "seed 7, Save" in first
     [again] = html(cells["api.run(wf)"])  # one display, though the value is shown, too
     assert "from the cache" in again
     [table] = html(cells["checkpoint = api.get_checkpoints()[0]"])
@@ -56,6 +69,42 @@ def test_the_quickstart_runs_and_shows_what_it_promises(
     assert "4/4" in said
     assert len(list((tmp_path / "out").iterdir())) == 5
     assert len(nbformat.writes(notebook)) < 1 << 20
+
+
+#: What shows itself at the end of a cell: how it begins as text, and what stands in its HTML.
+SHOWN = {
+    "result": ("<Result 1 image, seed 7, ", "data:image/webp;base64,"),
+    "result.image": ("<OutputFile '", "seed 7"),
+    "job": ("<Job ", "prompt "),
+    "rows": ("<Sweep of 2 rows, 0 of them with an error>", "2 rows, 0 failed"),
+    "wf": ("<Workflow 7 nodes: ", "euler"),
+    "api.doctor()": ("comfy_client doctor: 0 failed", "websocket"),
+    "api.get_system_stats()": ("<SystemStats ComfyUI ", "GiB free"),
+    "api.get_queue()": ("<Queue 0 running, 0 pending>", "0 running, 0 pending"),
+}
+
+
+@pytest.mark.timeout(600)
+def test_values_show_themselves_as_html_and_as_a_short_text(
+    comfyui: ComfyServer | ComfyUI, run: Run
+) -> None:
+    """Through the formatters of a real IPython."""
+    begin = f"""
+from comfy_client import ComfyApi, Workflow
+api = ComfyApi({comfyui.url!r})
+wf = Workflow.load({str(TXT2IMG)!r})
+wf["KSampler"]["seed"] = 7
+job = api.submit(wf)
+result = job.result()
+rows = api.sweep(wf, {{"KSampler.cfg": [4.0, 5.0]}}, progress=False)
+"""
+    cells = [nbformat.v4.new_code_cell(source) for source in (begin, *SHOWN)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    run(notebook)
+    for cell, (text, part) in zip(notebook.cells[1:], SHOWN.values(), strict=True):
+        [output] = cell.outputs
+        assert output.data["text/plain"].startswith(text)
+        assert part in output.data["text/html"]
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:

@@ -59,7 +59,7 @@ def loaders() -> dict[str, Any]:
         (chain, lambda wf: wf.randomize_seeds()),
         (star, lambda wf: wf.set({("3", f"image{n}"): ["1", 0] for n in range(MANY)})),
         (star, str),
-        (star, lambda wf: wf._repr_html_()),
+        (star, lambda wf: wf._repr_mimebundle_()),
         (chain, lambda wf: wf._ipython_key_completions_()),
     ],
     ids=["bypass", "mute", "chain", "loaders", "loras", "seeds", "set", "text", "page", "names"],

@@ -143,7 +143,7 @@ def test_an_output_that_there_is_not_is_named() -> None:
     with pytest.raises(WorkflowError, match="has no output -1"):
         loader[-1]
     assert not hasattr(loader, "model_of_mine")
-    assert not hasattr(loader, "_repr_html_")
+    assert not hasattr(loader, "_repr_mimebundle_")
     with pytest.raises(TypeError, match="by slot or name, not by None"):
         loader[None]  # type: ignore[call-overload]
 

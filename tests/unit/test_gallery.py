@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from comfy_client import ComfyApi
 from comfy_client.jobs import gallery
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
-from comfy_client.showing.cells import note_shown
+from comfy_client.showing.cells import note_shown, outcome_of
 from comfy_client.showing.thumbnails import thumbnail
 from comfy_client.testing import ComfyServer
 
@@ -152,7 +153,8 @@ def test_a_batch_is_bounded_in_pictures_and_bytes(comfy: ComfyServer, api: Comfy
     outputs = result_of(api, *["a.png"] * 4).files
     [one] = gallery.pictures(outputs[:1])
     few = gallery.pictures(outputs, most_bytes=len(one) * 3 // 2)
-    assert [bool(one) for one in few] == [True, False, False, False]
+    assert few[0] == one
+    assert all("not shown: the others take" in other for other in few[1:])
 
 
 def test_texts_are_read(comfy: ComfyServer) -> None:
@@ -170,18 +172,56 @@ def test_no_name_and_no_text_of_a_server_is_markup(name: str, text: str) -> None
     assert "<img" not in markup
 
 
-def test_what_the_cell_has_shown_is_not_shown_twice(
-    comfy: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``api.run(wf)`` as the last line: its gallery is there already."""
-    shell = SimpleNamespace(kernel=object(), execution_count=1)
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Of a notebook, in a cell of its own."""
+    shell = SimpleNamespace(kernel=object(), execution_count=next(NUMBERS))
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr(cells, "_shown", [])
-    result = result_of(api, texts=("hello",))
+    return shell
+
+
+NUMBERS = itertools.count(1)
+
+
+def test_what_the_cell_has_shown_is_not_shown_twice(shell: SimpleNamespace) -> None:
+    """``api.run(wf)`` as the last line: its gallery is there already."""
+    result = result_of(None, texts=("hello",))
     note_shown(result)
     assert result._repr_mimebundle_() == {"text/plain": repr(result)}
-    shell.execution_count = 2
+    shell.execution_count = next(NUMBERS)
     assert "hello" in html(result)
+
+
+def test_what_one_cell_shows_is_bounded_in_sum(
+    shell: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Galleries after runs, and values that are displayed; what is left out is said."""
+    made: list[int] = []
+    monkeypatch.setattr(cells, "MOST_BYTES", 1 << 20)
+
+    def gallery() -> str:
+        made.append(1)
+        return "x" * 600_000
+
+    assert "xxx" in outcome_of(object(), gallery)["text/html"]
+    assert "hello" in html(result_of(None, texts=("hello",)))
+    last = outcome_of(result_of(None), gallery)["text/html"]
+    assert "xxx" not in last
+    assert "&lt;Result no outputs&gt;" in last
+    assert "not shown, because what this cell shows would take more than 1 MB" in last
+    assert "hello" not in html(result_of(None, texts=("hello",)))
+    outcome_of(object(), gallery)
+    assert len(made) == 2  # once there is no room, nothing is fetched
+    shell.execution_count = next(NUMBERS)
+    assert "hello" in html(result_of(None, texts=("hello",)))
+
+
+def test_without_a_notebook_nothing_is_left_out() -> None:
+    """A page of one's own is made of as many as one likes."""
+    values = [result_of(None, texts=("x" * 2000,)) for _ in range(100)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "MOST_BYTES", 10_000)
+        assert all("xxx" in html(value) for value in values)
 
 
 def test_a_terminal_gets_the_text_only(

@@ -74,7 +74,7 @@ def test_a_workflow_with_a_file_is_copied_compared_pickled_and_shown() -> None:
         twin["1"]["image"] = "a.png"
         assert twin != workflow
     assert "<Upload " in str(workflow)
-    assert "&lt;Upload " in workflow._repr_html_()
+    assert "&lt;Upload " in workflow._repr_mimebundle_()["text/html"]
 
 
 def test_json_cannot_carry_a_file_and_says_what_to_do(tmp_path: Path) -> None:

@@ -61,9 +61,13 @@ def test_print_of_a_node_shows_that_one() -> None:
 
 def test_a_notebook_shows_a_table_with_a_row_for_each_input() -> None:
     """Each node stands beside its inputs once."""
-    page = a_workflow()._repr_html_()
+    page = a_workflow()._repr_mimebundle_()["text/html"]
     assert page.count("<tr>") == 1 + sum(len(each.inputs) for each in a_workflow())
     assert _Page(page).texts.count("Positive prompt") == 1
+
+
+def page(workflow: Workflow) -> str:
+    return workflow._repr_mimebundle_()["text/html"]
 
 
 def test_repr_stays_short() -> None:
@@ -74,7 +78,7 @@ def test_repr_stays_short() -> None:
 EVIL = "<script>alert(1)</script>&\"'\x1b[2J\n"
 
 
-@pytest.mark.parametrize("show", [str, Workflow._repr_html_])
+@pytest.mark.parametrize("show", [str, page])
 def test_names_and_values_are_data(show: Any) -> None:
     """Neither a page nor a terminal obeys them."""
     graph = {f"1{EVIL}": {**node(EVIL, **{EVIL: EVIL}), "_meta": {"title": EVIL}}}
@@ -85,7 +89,7 @@ def test_names_and_values_are_data(show: Any) -> None:
         assert any("<script>" in text for text in _Page(shown).texts)
 
 
-@pytest.mark.parametrize("show", [str, Workflow._repr_html_])
+@pytest.mark.parametrize("show", [str, page])
 def test_keys_are_not_shown(show: Any) -> None:
     """At any depth."""
     shown = show(Workflow.load({"1": node("A", api_key="hush1", options={"token": "hush2"})}))
@@ -93,7 +97,7 @@ def test_keys_are_not_shown(show: Any) -> None:
     assert "***" in shown
 
 
-@pytest.mark.parametrize("show", [str, Workflow._repr_html_])
+@pytest.mark.parametrize("show", [str, page])
 @pytest.mark.parametrize(
     "graph",
     [
@@ -129,7 +133,7 @@ def test_any_workflow_can_be_shown(graph: dict[str, Any]) -> None:
     """As one printable text, line by line, and as a page."""
     workflow = Workflow.load({key: node("A", **inputs) for key, inputs in graph.items()})
     assert all(line.isprintable() for line in str(workflow).split("\n"))
-    assert _Page(workflow._repr_html_()).tags >= {"table"}
+    assert _Page(workflow._repr_mimebundle_()["text/html"]).tags >= {"table"}
     assert repr(workflow)
 
 
