@@ -75,6 +75,7 @@ from .errors import (
     JobFailed,
     JobInterrupted,
     JobLost,
+    JobNotFound,
     JobTimeout,
     MissingExtra,
     NotFound,
@@ -87,6 +88,7 @@ from .errors import (
     TransportError,
     UnexpectedResponse,
     UploadTooLarge,
+    VramTimeout,
     WorkflowError,
 )
 from .events import (
@@ -173,6 +175,7 @@ __all__ = [
     "JobInterrupted",
     "JobLost",
     "JobLostEvent",
+    "JobNotFound",
     "JobProgress",
     "JobTimeout",
     "Link",
@@ -213,6 +216,7 @@ __all__ = [
     "UnknownEvent",
     "Upload",
     "UploadTooLarge",
+    "VramTimeout",
     "Workflow",
     "WorkflowError",
     "__version__",

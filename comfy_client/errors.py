@@ -136,8 +136,8 @@ class NotFound(ApiError):
 class NotSupported(ApiError):
     """404 on GET, else 405: this server is too old for the route, or is no ComfyUI.
 
-    The message says since which ComfyUI the route exists.  With ``status`` 0, no request was
-    sent, since this server would do something else (``cancel``).
+    The message says since which ComfyUI the route exists.  With ``status`` 0, the server lacks
+    something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).
     """
 
 
@@ -217,6 +217,17 @@ class JobError(ComfyError):
         self.prompt_id = prompt_id
 
 
+#: Classes of exceptions: of torch, Python, NumPy, Comfy Cloud.
+_OUT_OF_MEMORY: Final = frozenset(
+    {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError", "_ArrayMemoryError", "OOMError"}
+)
+#: What a plain RuntimeError says: of CUDA, HIP, MPS, XPU; of the CPU and DirectML; of cuBLAS, ...
+_SAY_OUT_OF_MEMORY: Final = (
+    *("out of memory", "out_of_memory", "out_of_device_memory", "out_of_host_memory"),
+    *("allocation on device", "not enough memory", "not enough gpu video memory", "_alloc_failed"),
+)
+
+
 class JobFailed(JobError):
     """A node raised an exception on the server.
 
@@ -257,9 +268,7 @@ class JobFailed(JobError):
         """Whether the node ran out of memory: use a smaller image, or free memory."""
         kind = (self.exception_type or "").rpartition(".")[2]
         text = (self.exception_message or "").lower()
-        return kind in {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError"} or (
-            "out of memory" in text or "allocation on device" in text
-        )
+        return kind in _OUT_OF_MEMORY or any(words in text for words in _SAY_OUT_OF_MEMORY)
 
 
 class JobInterrupted(JobError):
@@ -278,6 +287,13 @@ class JobLost(JobError):
     """Neither in queue nor in history: the server was restarted, or the prompt was deleted."""
 
 
+class JobNotFound(JobError):
+    """``api.job(prompt_id, must_exist=True)``: the server has no such prompt, and had none lately.
+
+    Its history is lost when it restarts, and keeps about 10,000 prompts.
+    """
+
+
 class OutputsTooLarge(JobError):
     """The outputs need more memory than a client has for all its jobs that have not ended.
 
@@ -291,7 +307,7 @@ class JobTimeout(JobError, TimeoutError):
     """The caller's time ran out.  The prompt keeps running: wait again, or cancel it.
 
     Only prompts of :meth:`ComfyApi.map` and :meth:`ComfyApi.sweep` are cancelled; the message
-    says so.
+    says so.  Of several prompts (:meth:`ComfyApi.as_completed`), ``prompt_id`` is the first.
 
     Attributes:
         stalled: True if ``stall_timeout`` ran out: no news of the prompt came for that long.
@@ -300,6 +316,26 @@ class JobTimeout(JobError, TimeoutError):
     def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
         super().__init__(message, prompt_id=prompt_id)
         self.stalled = stalled
+
+
+class VramTimeout(ComfyError, TimeoutError):
+    """Not enough memory of the device became free in time: see :meth:`ComfyApi.wait_for_vram`.
+
+    Call :meth:`ComfyApi.free_memory`, or wait for the prompts and programs that use it.
+
+    Attributes:
+        wanted: How many bytes were wanted.
+        free: How many bytes were free at last; ``None``: the server did not answer.
+        device: The name of the device; ``None``: as for ``free``.
+    """
+
+    def __init__(
+        self, message: str, *, wanted: int, free: int | None = None, device: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.wanted = wanted
+        self.free = free
+        self.device = device
 
 
 # -- on our side ------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
-from typing import Final
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, Protocol
+
+import attrs
 
 from .budget import LARGE, Budget, Charge
 from .events import (
@@ -38,6 +40,29 @@ MAX_QUEUED: Final = 10_000
 MAX_BYTES: Final = 192 << 20
 
 
+class Timed(Protocol):
+    """What is called again and again by whoever takes events out."""
+
+    def tick(self) -> float:
+        """Do what is due; in how many seconds something is due again."""
+        raise NotImplementedError
+
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
+class Addressed(Event):
+    """An event for one of those who share a queue, or a word to them between the events.
+
+    Attributes:
+        to: Whom it is for.
+        call: What is called in its turn.
+        event: The event; ``None``: there is none, and it must arrive.
+    """
+
+    to: Timed
+    call: Callable[[], float]
+    event: Event | None = None
+
+
 def _kind(event: Event) -> Hashable | None:
     """What makes an older event worthless once a newer one came; ``None``: nothing does."""
     # By class: a server may send anything under the name of one.
@@ -47,11 +72,16 @@ def _kind(event: Event) -> Hashable | None:
         return None if event.final else (event.name, event.node_id)
     if isinstance(event, ProgressState):
         return (event.name, event.prompt_id)
+    if isinstance(event, Addressed):
+        kind = None if event.event is None else _kind(event.event)
+        return None if kind is None else (id(event.to), kind)
     return event.name if isinstance(event, StatusEvent) else None
 
 
 def _rank(event: Event) -> int:
     """How much it matters that it arrives: 0 little, 1 much, 2 nothing else says it."""
+    if isinstance(event, Addressed):
+        return 2 if event.event is None else _rank(event.event)
     if isinstance(event, EndEvent):
         return 2
     if isinstance(event, PreviewEvent):
@@ -122,7 +152,8 @@ class EventQueue:
             nbytes = event.nbytes
             self.nbytes += nbytes
             if nbytes >= LARGE and kind is None:
-                self._charges[number] = budget.charge(body_of(event), nbytes)
+                inner = event.event if isinstance(event, Addressed) else None
+                self._charges[number] = budget.charge(body_of(inner or event), nbytes)
             else:  # the newest soon takes its place
                 self.own += nbytes
                 budget.used += nbytes
@@ -209,6 +240,7 @@ class EventQueue:
     def _rank(self, event: Event) -> int:
         """How much it matters; what it says of others' prompts, little."""
         rank = _rank(event)
+        # What is addressed to anybody is about a prompt of ours.
         if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):
             return 0
         return rank

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 import time
 import types
@@ -27,7 +28,7 @@ import attrs
 import blinker
 
 from .budget import Budget
-from .event_queue import MAX_BYTES, EventQueue
+from .event_queue import MAX_BYTES, Addressed, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
 from .interrupts import was_started
 from .nearest import nearest
@@ -131,6 +132,7 @@ class Receivers:
         self._lock = threading.RLock()
         self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
+        self._due: dict[Timed, float] = {}  # when; for the delivery thread alone
         self.thread: threading.Thread | None = None  #: Which delivers, once somebody listens.
         for _, queue in self.subscriptions():
             queue.reset()
@@ -216,9 +218,23 @@ class Receivers:
             if name in names and (queue := ref()) is not None:
                 queue.put(event)
         if self.listens(*names):
-            self._queue.put(event)
-            if not was_started(self.thread):
-                self._start()
+            self._put(event)
+
+    def hand(self, to: Timed, call: Callable[[], float], event: Event | None = None) -> None:
+        """Have something called in the delivery thread, in its turn, and ``to.tick`` later.
+
+        Args:
+            to: Whom it is for.
+            call: What is called; it returns in how many seconds the next ``tick`` is due.
+            event: What it is about, which may give way to a newer one for the same.
+        """
+        nbytes = 0 if event is None else event.nbytes
+        self._put(Addressed(name="", nbytes=nbytes, to=to, call=call, event=event))
+
+    def _put(self, event: Event) -> None:
+        self._queue.put(event)
+        if not was_started(self.thread):
+            self._start()
 
     def _start(self) -> None:
         with self._lock:
@@ -244,6 +260,9 @@ class Receivers:
         sender = self._sender()
         if sender is None:
             return
+        if isinstance(event, Addressed):
+            self._wake(event.to, event.call)
+            return
         for name in signal_names(event):
             registered = self._callbacks.get(name)
             for registration in list(registered) if registered else ():
@@ -253,11 +272,26 @@ class Receivers:
                 else:
                     is_wanted = registration in (registered or ())
                 if is_wanted:
-                    _call(registration.callback, event)
+                    call_safely(registration.callback, event)
             found = self._signal(name)
             if found is not None and not found.is_muted:
                 for receiver in found.receivers_for(sender):
                     self._call_receiver(receiver, name, sender, event)
+
+    def tick(self) -> float | None:
+        """Call what is due by time; in how many seconds something is again, ``None``: never."""
+        if not self._due:
+            return None
+        now = time.monotonic()
+        for one in [one for one, at in self._due.items() if at <= now]:
+            self._wake(one, one.tick)
+        return max(0.0, min(self._due.values()) - now) if self._due else None
+
+    def _wake(self, one: Timed, call: Callable[[], float]) -> None:
+        self._due.pop(one, None)  # first: a defect in it is logged once
+        seconds = call()
+        if seconds < math.inf:
+            self._due[one] = time.monotonic() + seconds
 
     def _call_receiver(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
@@ -281,7 +315,7 @@ class Receivers:
         if _takes(receiver, 2):
             log.exception(_FAILED, receiver)
         elif _takes(receiver, 1, event=event):
-            return _call(receiver, sender, event=event)
+            return call_safely(receiver, sender, event=event)
         else:
             self._refuse(receiver, name)
         return None
@@ -378,7 +412,8 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
     return True
 
 
-def _call(receiver: Callable[..., object], *args: object, **kw: object) -> object:
+def call_safely(receiver: Callable[..., object], *args: object, **kw: object) -> object:
+    """What it returns; what it raises is logged."""
     try:
         return receiver(*args, **kw)
     except BaseException:
@@ -388,13 +423,17 @@ def _call(receiver: Callable[..., object], *args: object, **kw: object) -> objec
 
 def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
     """The delivery thread.  It holds the queue, and the rest only while it calls."""
-    while (event := queue.get()) is not None:
-        receivers = owner()
+    pause: float | None = None
+    while True:
+        event = queue.get(pause)
+        receivers = None if queue.closed else owner()
         if receivers is None:
             return
         try:
-            receivers.deliver(event)
+            if event is not None:
+                receivers.deliver(event)
+            pause = receivers.tick()
         except Exception:
             # blinker has no locks; whatever happens in there, the next event is delivered.
-            log.exception("event %r did not reach all receivers", event.name)
+            log.exception("event %r did not reach all receivers", event and event.name)
         del receivers, event

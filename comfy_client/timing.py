@@ -48,6 +48,7 @@ class Timing:
         watch: How long ``doctor()`` watches a queue that is not empty.
         stale: After how long without an answer kept HTTP connections are not trusted with a POST,
             which cannot be sent again: a NAT or firewall may have forgotten them without a word.
+        freed: How long a run that is tried again waits for the server to free its memory.
         resume: How long after its last byte a download that was cut is tried again.
     """
 
@@ -87,4 +88,5 @@ class Timing:
     rows: float = 5.0
     watch: float = 3.0
     stale: float = 20.0
+    freed: float = 1.0
     resume: float = 30.0

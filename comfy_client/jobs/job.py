@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Literal
 
 import attrs
@@ -23,7 +24,6 @@ from ..events import (
     ExecutionInterrupted,
     ExecutionSuccess,
     PreviewEvent,
-    Progress,
 )
 from ..routes import Routes
 from ..showing.cells import shown
@@ -99,6 +99,7 @@ class Job(Future[Result]):
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
         self._alarms: list[threading.Lock] = []  # of those who wait, released at the end
+        self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
         self._is_done = False
 
     def _after_fork(self) -> None:
@@ -254,6 +255,9 @@ class Job(Future[Result]):
             # A Ctrl-C, or an alarm, in a ``wait`` of concurrent.futures has let go of the lock
             # that this one takes there.
             log.debug("who waits for prompt %s was interrupted", self.prompt_id, exc_info=True)
+        self._tracked.events.sinks = ()
+        while self._last_words:
+            self._last_words.pop()()
         self._is_done = True
         for alarm in tuple(self._alarms):
             with contextlib.suppress(RuntimeError):  # released by another job
@@ -400,6 +404,39 @@ def warn_that_it_runs(job: Job) -> None:
     )
 
 
+def routes_of(job: Job) -> Routes:
+    """The client that submitted it."""
+    return job._routes
+
+
+def queue_news(job: Job) -> tuple[object, ...] | None:
+    """What changes whenever its place in the queue may have; ``None``: that is not known yet."""
+    state, tracker = job._tracked.state, job._poller.tracker
+    monitor = tracker.monitor
+    if state.ahead is None and monitor.status_at < state.posted_at:
+        return None  # what is known is from before its submission
+    return state.ahead, monitor.status_at, monitor.at, len(tracker.outstanding)
+
+
+def outcome(job: Job, limits: Limits) -> Result:
+    """Wait for its end, and for receivers; its result or its error."""
+    return job._outcome(limits)
+
+
+def result_of(job: Job) -> Result | None:
+    """The result of a job that has ended; ``None``: it has an error."""
+    return None if Future.exception(job, 0) is not None else Future.result(job, 0)
+
+
+def hand_over(job: Job, take: Callable[[Event | None], object]) -> None:
+    """Hand each event of a job to a function, which may not wait, and then ``None``.
+
+    At that time its result is known, and nobody has had it.
+    """
+    job._tracked.events.sinks = (take,)
+    job._last_words.append(partial(take, None))
+
+
 def latest_previews(job: Job) -> Callable[[], PreviewEvent | None]:
     """A function that returns the latest preview since its last call, and never waits."""
     queue = job._tracked.events.subscribe()
@@ -514,54 +551,3 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     thread.start()
     thread.join(jobs[0]._poller.timing.cancel_timeout)
     return said
-
-
-@attrs.frozen
-class Callbacks:
-    """What is called in the thread that waits: see :meth:`ComfyApi.run`."""
-
-    on_event: Callable[[Any], object] | None = None
-    on_progress: Callable[[Progress], object] | None = None
-    on_preview: Callable[[PreviewEvent], object] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for callback in (self.on_event, self.on_progress, self.on_preview):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"a callback is called with one event: {callback!r}")
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return any((self.on_event, self.on_progress, self.on_preview))
-
-    def call(self, job: Job, event: Event) -> None:
-        """Call those that want this event."""
-        if self.on_event is not None:
-            _call(job, self.on_event, event)
-        if self.on_progress is not None and isinstance(event, Progress):
-            _call(job, self.on_progress, event)
-        if self.on_preview is not None and event.name == "b_preview":
-            _call(job, self.on_preview, event)
-
-
-def wait(
-    job: Job,
-    limits: Limits,
-    callbacks: Callbacks = Callbacks(),  # it is frozen
-    tick: Callable[[], float] | None = None,
-) -> Result:
-    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`follow`."""
-    if not callbacks and tick is None:
-        return job._outcome(limits)
-    events = follow(job, limits, tick)
-    with contextlib.closing(events):
-        for event in events:
-            callbacks.call(job, event)
-    return job._outcome(limits)
-
-
-def _call(job: Job, callback: Callable[[Any], object], event: Event) -> None:
-    try:
-        callback(event)
-    except Exception as exc:
-        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} keeps running")
-        raise

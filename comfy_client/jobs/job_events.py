@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 
 from ..budget import Budget
 from ..event_queue import EventQueue
@@ -20,6 +21,8 @@ class JobEvents:
         self._budget = budget
         #: Those of jobs that turned out to be about the same prompt.
         self.others: list[JobEvents] = []
+        #: Called with each event, in the thread that brings it.
+        self.sinks: tuple[Callable[[Event], object], ...] = ()
         self._queues: tuple[weakref.ref[EventQueue], ...] = ()
         self.reset()
 
@@ -65,6 +68,8 @@ class JobEvents:
         for ref in self._queues:
             if (queue := ref()) is not None:
                 queue.put(event)
+        for sink in self.sinks:
+            sink(event)
         for other in self.others:
             other.receive(event)
 

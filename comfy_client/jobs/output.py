@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import attrs
 from ..errors import WorkflowError
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..showing.cells import shown
+from ..transport.deadline import Deadline
 from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.parallel import in_parallel
 from ..transport.response import Download
@@ -136,6 +138,14 @@ class Output(ABC):
         only needs a copy there: ``Upload(image, "name.png")``.
         """
         return Upload(self)
+
+    @abstractmethod
+    def exists(self, *, timeout: float | None = None) -> bool:
+        """Whether the server still has the file: ``HEAD /view``; True for an image in memory.
+
+        ``timeout`` is in seconds; ``None``: the client's.  Errors are those of
+        :meth:`ComfyApi.has_image`.
+        """
 
     @abstractmethod
     def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:
@@ -281,6 +291,9 @@ class OutputFile(Output):
     def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102  # Output says it
         return self._routes.get_image(self, timeout=timeout)
 
+    def exists(self, *, timeout: float | None = None) -> bool:  # noqa: D102  # Output says it
+        return self._routes.has_image(self, timeout=timeout)
+
     def stream(  # noqa: D102  # Output says it
         self, *, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
@@ -314,6 +327,9 @@ class OutputFrame(Output):
 
     def bytes(self, *, timeout: float | None = None) -> bytes:  # noqa: D102  # Output says it
         return bytes(self._data)
+
+    def exists(self, *, timeout: float | None = None) -> bool:  # noqa: D102  # Output says it
+        return True
 
     def stream(  # noqa: D102  # Output says it
         self, *, timeout: float | None = None
@@ -371,3 +387,25 @@ def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfEx
     """Write each to its path, several at a time; an error ends all that are not whole."""
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
+
+
+def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
+    """Those that the server has no more, in their order; each file is asked for once."""
+    deadline = Deadline.after(timeout)
+    by_place: dict[object, list[Output]] = {}
+    for one in outputs:
+        by_place.setdefault((one.filename, one.subfolder, one.type), []).append(one)
+
+    def exists(same: list[Output]) -> bool:
+        left = deadline.left()
+        return same[0].exists(timeout=None if left == math.inf else left)
+
+    groups = list(by_place.values())
+    found = in_parallel(exists, groups)
+    gone = {
+        id(one)
+        for same, is_there in zip(groups, found, strict=True)
+        if not is_there
+        for one in same
+    }
+    return [one for one in outputs if id(one) in gone]

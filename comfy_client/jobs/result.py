@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
 from ..workflow.graph import brief
 from .names import is_template, local_paths
-from .output import Output, OutputFile, OutputFrame, name_values, save_all
+from .output import Output, OutputFile, OutputFrame, missing, name_values, save_all
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
 MOST_NAME: Final = 4096
@@ -129,6 +129,23 @@ class _Outputs:
             (item.filename for item in self.files), lambda name: (into / name).is_dir()
         )
         return save_all(self.files, [into / name for name in names], rule)
+
+    def check_files(self, *, timeout: float | None = None) -> list[Output]:
+        """The files that are no longer on the server; an empty list if it has all of them.
+
+        ``HEAD /view`` for each, four at a time.  What came from the cache names the files of an
+        earlier prompt, which somebody may have deleted since; a restart of the server deletes
+        those of type ``temp``.  To have them made again, change an input, such as the seed, or
+        call ``api.free_memory(free_memory=True)``, which empties the cache.
+
+        Args:
+            timeout: Seconds for all of them; ``None``: no limit but the client's for each.
+
+        Raises:
+            RequestTimeout: Not in time.
+            ApiError: The server refused to say.
+        """
+        return missing(self.files, timeout)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -318,13 +335,8 @@ def make_result(
         frame = OutputFrame(name, node_id=node_id, mime=mime, data=picture, graph=graph)
         by_node.setdefault(node_id, []).append(frame)
     nodes = {
-        node_id: NodeOutput(
-            files=tuple(found),
-            texts=tuple(texts.get(node_id, ())),
-            node_id=node_id,
-            title=title_of(graph, node_id),
-            class_type=class_of(graph, node_id),
-            raw=outputs.get(node_id, {}),
+        node_id: _node_output(
+            node_id, found, texts.get(node_id, ()), graph, outputs.get(node_id, {})
         )
         for node_id, found in by_node.items()
     }
@@ -339,6 +351,31 @@ def make_result(
         outputs=NamedOutputs(nodes, output_names or {}),
         graph=graph,
         **facts,
+    )
+
+
+def output_of(
+    node_id: str, output: Mapping[str, Any], files: FileRoutes, graph: Mapping[str, Any]
+) -> NodeOutput:
+    """The outputs of one node, as its ``executed`` event has them."""
+    found, texts = _walk(node_id, output, files, graph)
+    return _node_output(node_id, found, texts, graph, output)
+
+
+def _node_output(
+    node_id: str,
+    files: Iterable[Output],
+    texts: Iterable[str],
+    graph: Mapping[str, Any],
+    raw: Mapping[str, Any],
+) -> NodeOutput:
+    return NodeOutput(
+        files=tuple(files),
+        texts=tuple(texts),
+        node_id=node_id,
+        title=title_of(graph, node_id),
+        class_type=class_of(graph, node_id),
+        raw=raw,
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Final, Unpack
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Unpack
 
 import attrs
 
 from .. import models
 from ..errors import ComfyError, PromptRejected
 from ..events import ErrorEvent, JobEvent, PreviewEvent, Progress
-from ..routes import Routes
-from ..routes.definitions import NodeDefinitions
 from ..routes.inputs import with_files_sent
 from ..routes.prompts import (
     AnyWorkflow,
@@ -21,120 +20,24 @@ from ..routes.prompts import (
     seal,
 )
 from ..sealing import sealed
-from ..showing.screen import surface
-from ..signals import Receivers
+from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline
-from ..transport.http import MAX_TRANSFER
 from ..workflow.address import Inputs
-from ..workflow.edit import Workflow, as_workflow, with_inputs
-from ..workflow.files import files_in
-from ..workflow.seeds import wants_seeds
-from .job import SLICE, Callbacks, Job, Limits, OnInterrupt, cancelling, wait_for_one
-from .poller import Poller
-from .result import Result
-from .submit import attach, submit
+from ..workflow.edit import Workflow, as_workflow
+from .callbacks import Callbacks, deliver
+from .existence import announced
+from .job import Job, Limits, OnInterrupt, cancelling
+from .result import NodeOutput, Result
+from .submit import submit
+from .waiting import Waiting
 from .watching import wait_watched
 
 #: Names under which pictures come of what is being made.
 PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
 
-@attrs.frozen(eq=False)
-class _Source:
-    """What a workflow may ask the server until a deadline."""
-
-    routes: Routes
-    definitions: NodeDefinitions
-    deadline: Deadline
-
-    def node_definitions(
-        self, classes: Collection[str] | None = None, *, refresh: bool = False
-    ) -> Mapping[str, Any]:
-        return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
-
-    def get_node_replacements(self) -> Mapping[str, Any]:
-        return self.routes.get_node_replacements()
-
-    def open_image(self, info: str) -> BinaryIO:
-        return self.routes.open_image(info, timeout=self.deadline.left(MAX_TRANSFER))
-
-
-class Running(Routes):
+class Running(Waiting):
     """Runs workflows, and knows their jobs."""
-
-    _poller: Poller
-    _receivers: Receivers
-    _definitions: NodeDefinitions
-
-    def _check_open(self) -> None:
-        """Raises :class:`ClientClosed` after ``close()``."""
-        raise NotImplementedError
-
-    @property
-    def host(self) -> str:
-        """The server's URL, without credentials."""
-        return self._http.address.http_url
-
-    def node_definitions(
-        self, classes: Collection[str] | None = None, *, refresh: bool = False
-    ) -> Mapping[str, Any]:
-        """Definitions of node classes as JSON, by class; the client keeps them.
-
-        ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
-        else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
-        forgets them when its event socket connects anew, since the server may have been
-        restarted with other node packs.  Choices of files are as old as the definitions:
-        ``refresh`` shows models that were added since.  Threads may ask at once; one request
-        serves them all.
-
-        Example::
-
-            from comfy_client import ComfyApi
-
-            with ComfyApi("http://127.0.0.1:8188") as api:
-                sampler = api.node_definitions(["KSampler"])["KSampler"]
-                print(sampler["input"]["required"]["steps"])
-
-        Args:
-            classes: The classes that you need; those that the server lacks are not in the
-                answer.  ``None``: all.
-            refresh: Ask the server again for these classes.
-
-        Returns:
-            A new dict; do not change the definitions in it, which the client keeps.
-
-        Raises:
-            TypeError: ``classes`` is a ``str``.
-            UnexpectedResponse: More than ``max_json`` bytes, or no definitions.
-            ApiError: The server refused; :class:`TransportError`: no answer, or not in time.
-            ClientClosed: After :meth:`close`.
-        """
-        if isinstance(classes, str):
-            raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")
-        self._check_open()
-        return self._definitions.get(classes, refresh=refresh, deadline=Deadline())
-
-    def _read(
-        self,
-        workflow: AnyWorkflow,
-        inputs: Inputs | None,
-        options: PromptOptions,
-        *,
-        check: bool,
-        deadline: Deadline,
-    ) -> Workflow:
-        """The workflow to submit, with its files sent; ``check``: if there is no error in it."""
-        source = _Source(self, self._definitions, deadline)
-        try:
-            known = as_workflow(workflow, source)
-            known = known if inputs is None else with_inputs(known, inputs)
-            if check:
-                targets = options.get("partial_execution_targets")
-                known.check(source, targets=targets).raise_for_errors()
-            return with_files_sent(self, known, deadline)
-        except ComfyError as exc:
-            self._receivers.publish(ErrorEvent(name="queue_error", error=exc))
-            raise
 
     def _wants_previews(self) -> bool:
         return self._receivers.listens(*PREVIEWS)
@@ -153,6 +56,11 @@ class Running(Routes):
         on_event: Callable[[JobEvent], object] | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        retry_oom: bool = False,
         progress: bool | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
@@ -190,6 +98,20 @@ class Running(Routes):
                 custom nodes whose data has its ``prompt_id``.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
+            on_start: Called once with the :class:`Job`, when the prompt begins to run.
+            on_output: Called with the id of a node and its :class:`NodeOutput`, as soon as it is
+                there, from the cache too.  Outputs that no event brings (images of
+                ``SaveImageWebsocket``, those in the cache of servers before August 2024) come at
+                the end.
+            on_queue: Called with how many prompts are before it, as that changes, until it begins:
+                0 if it is next.  Not at all if it begins at once.
+            every: Seconds between two calls of ``on_progress``, and of ``on_preview``, at the
+                least: the newest is kept meanwhile, and the last one comes in any case.
+                ``None``: each is called.  Images of ``SaveImageWebsocket`` always are.
+            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), have the server
+                unload its models and caches (``POST /free``), and run the workflow once more,
+                with the same seeds, under a new id; ``timeout`` is for both.  If that fails, its
+                error has the first one as its cause.
             progress: Whether to show how far it is.  ``None``: ``COMFY_PROGRESS`` (0 or 1) in
                 the environment decides; without it, a notebook shows a bar, the preview, and at
                 the end what came out, and a terminal with tqdm (extra ``[progress]``) shows a
@@ -214,22 +136,53 @@ class Running(Routes):
         """
         seal(options)
         limits = Limits(timeout, stall_timeout)
-        callbacks = Callbacks(on_event, on_progress, on_preview)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
         screen = surface(False if progress is None and callbacks else progress)
         self._check_open()
         inputs = sealed(inputs)
         workflow = self._read(workflow, inputs, options, check=check, deadline=limits.deadline)
+        attempt = partial(
+            self._attempt,
+            limits=limits,
+            screen=screen,
+            callbacks=callbacks,
+            on_interrupt=on_interrupt,
+            strict=strict,
+            resubmit=resubmit,
+            **options,
+        )
+        if not retry_oom:
+            return attempt(workflow)
+        from .memory import run_again_after_oom  # few programs want it
+
+        return run_again_after_oom(self, self._poller, limits, attempt, workflow)
+
+    def _attempt(
+        self,
+        workflow: Workflow,
+        *,
+        limits: Limits,
+        screen: Surface,
+        callbacks: Callbacks,
+        on_interrupt: OnInterrupt,
+        strict: bool,
+        resubmit: bool,
+        **options: Unpack[PromptOptions],
+    ) -> Result:
+        wants_previews = callbacks.on_preview is not None or screen == "notebook"
         with cancelling(on_interrupt) as to_cancel:
             job = submit(
                 self,
                 self._poller,
                 workflow,
                 keep_events=bool(callbacks),
-                wants_previews=bool(on_preview) or screen == "notebook" or self._wants_previews(),
+                wants_previews=wants_previews or self._wants_previews(),
                 deadline=limits.deadline,
+                begun=to_cancel.append,
                 strict=strict,
                 resubmit=resubmit,
-                begun=to_cancel.append,
                 **options,
             )
             return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
@@ -243,6 +196,13 @@ class Running(Routes):
         strict: bool = False,
         check: bool = False,
         resubmit: bool = False,
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> Job:
         """Put a workflow into the queue and return its :class:`Job`, a Future.
@@ -274,22 +234,36 @@ class Running(Routes):
                 answer and cannot be found on the server, instead of raising
                 :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
                 client's ``timeout``.  If the first submission was merely late, it runs twice.
+            on_event: As for :meth:`run`, but called in the delivery thread, one after the other
+                with the receivers of signals: a slow one delays those.  One that raises is logged,
+                and called again.  ``job.result()`` returns after all calls, as for receivers.
+            on_progress: As ``on_event``.
+            on_preview: As ``on_event``.
+            on_start: As ``on_event``.
+            on_output: As ``on_event``.
+            on_queue: As ``on_event``.
+            every: As for :meth:`run`.
             options: See :class:`PromptOptions`.
         """
         seal(options)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
         self._check_open()
         inputs = sealed(inputs)
-        workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
-        return submit(
-            self,
-            self._poller,
-            workflow,
-            prompt_id=prompt_id,
-            wants_previews=self._wants_previews(),
-            strict=strict,
-            resubmit=resubmit,
-            **options,
-        )
+        with announced(self._poller.tracker, prompt_id):
+            workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
+            return submit(
+                self,
+                self._poller,
+                workflow,
+                prompt_id=prompt_id,
+                wants_previews=on_preview is not None or self._wants_previews(),
+                begun=partial(deliver, self._receivers, callbacks) if callbacks else None,
+                strict=strict,
+                resubmit=resubmit,
+                **options,
+            )
 
     def queue_prompt(
         self,
@@ -355,71 +329,3 @@ class Running(Routes):
         """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
         seal(options)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
-
-    def job(self, prompt_id: str, workflow: AnyWorkflow | None = None) -> Job:
-        """Attach to a prompt by its id: in another process, after a crash or restart.
-
-        Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (a few
-        seconds at most; without an answer the status is ``unknown``), then in the background.
-        The job ends in its result, in its error, or in :class:`JobLost` if the server knows it
-        neither in the queue nor in the history.  Its events go only to the client that submitted
-        it, unless this one has the same ``client_id``; without them, changes of the queue show
-        its end.
-
-        An end that this client has seen is final (it remembers the last thousand).  While
-        anybody holds the job of this prompt, that job is returned; later, an error is the same
-        as before, and the result of a success is read from the history again.
-
-        Args:
-            prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`; a UUID in any
-                form.  Servers before ComfyUI 0.3.45 choose ids themselves; there, your own id
-                finds only prompts that this ``client_id`` has submitted.
-            workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
-        """
-        self._check_open()
-        known = None if workflow is None else as_workflow(workflow, self)
-        graph = {} if known is None else known.to_dict()
-        if wants_seeds(graph) or files_in(graph):
-            graph = {}  # the server's has those that were drawn, and the names of files
-        names = {} if known is None else known.output_names
-        return attach(self, self._poller, prompt_id, graph, output_names=names)
-
-    def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
-        """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.
-
-        It sends no request, and raises no error of a job: ``job.result()`` or
-        ``job.exception()`` say how it ended.
-
-        Args:
-            jobs: Jobs of :meth:`submit` and :meth:`job`, of other clients too; also a dict with
-                jobs as keys.
-            timeout: Seconds from this call to the last end; ``None``: no limit; 0: yield only
-                the jobs that have ended.
-
-        Raises:
-            TimeoutError: Some jobs have not ended within ``timeout``; they keep running, and
-                another call yields them.
-            TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
-        """
-        waited_for = set(jobs)
-        for job in waited_for:
-            if not isinstance(job, Job):
-                raise TypeError(
-                    f"as_completed takes jobs, as submit and job return them: {job!r:.80}"
-                )
-        return _as_completed(waited_for, Limits(timeout))
-
-
-def _as_completed(jobs: set[Job], limits: Limits) -> Iterator[Job]:
-    """As that of concurrent.futures, but an alarm in it harms no other thread."""
-    count = len(jobs)
-    while jobs:
-        left = limits.left(SLICE)
-        if wait_for_one(jobs, left):
-            done = [job for job in jobs if job.done()]
-            jobs.difference_update(done)
-            yield from done
-        elif left <= 0:
-            raise TimeoutError(
-                f"{len(jobs)} of {count} prompts have not ended within {limits.timeout:g} s"
-            )

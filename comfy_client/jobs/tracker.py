@@ -105,6 +105,7 @@ class Tracker:
         ended: Prompts that ended recently: whoever says so again, a late socket or a job that
             attaches to the same prompt, changes nothing.
         renamed: The server's ids of recent prompts, by ours.
+        announced: Ids of prompts that are about to be submitted, by threads that know them already.
         posted_as: The client id of recent submissions: it may have been renewed since.
         not_before: No question comes before this moment, as the server is away.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
@@ -134,6 +135,7 @@ class Tracker:
         self.times = NodeTimes()
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
+        self.announced: set[str] = set()
         self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.not_before = 0.0
         self.cancels_jobs = True

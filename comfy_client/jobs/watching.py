@@ -11,7 +11,8 @@ import attrs
 
 from ..events import PreviewEvent
 from ..showing.screen import Surface
-from .job import Callbacks, Job, Limits, OnInterrupt, wait
+from .callbacks import Callbacks, wait
+from .job import Job, Limits, OnInterrupt
 from .result import Result
 
 if TYPE_CHECKING:

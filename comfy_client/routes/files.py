@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 
 from .. import models
-from ..errors import NotFound
+from ..errors import NotFound, NotSupported
 from ..models.files import unambiguous
 from ..transport.deadline import Deadline
 from ..transport.files import IfExists, target_path, write_atomically
@@ -269,6 +269,31 @@ class FileRoutes(RouteGroup):
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
+
+    def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
+        """Whether the server has a file of any kind; its content is not read.
+
+        ``HEAD /view``; where a proxy refuses that, ``GET /view``, which is ended at once.
+
+        Args:
+            info: The file; see the class.
+            timeout: Seconds; ``None``: the client's.
+
+        Raises:
+            AuthenticationError: ``subfolder`` leaves the folder (403).
+            ApiError: The name contains ``..``, or the type is unknown (400).
+        """
+        params = _view_params(info)
+        deadline = Deadline.after(self._http.total_timeout if timeout is None else timeout)
+        try:
+            try:
+                self._http.request("HEAD", "/view", params=params, timeout=deadline.left())
+            except NotSupported:
+                with self._http.download("/view", params=params, timeout=deadline.left()):
+                    pass
+        except NotFound:
+            return False
+        return True
 
     def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
         """A file of any kind, opened to read it like a local one: only what is read is fetched.

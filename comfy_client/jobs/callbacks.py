@@ -1,0 +1,267 @@
+"""What is called as a prompt goes on: in the thread that waits, or in the delivery thread."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import attrs
+
+from ..events import (
+    Event,
+    Executed,
+    ExecutionError,
+    ExecutionStart,
+    ExecutionSuccess,
+    PreviewEvent,
+    Progress,
+)
+from ..signals import Receivers, call_safely
+from ..values import is_real
+from .job import (
+    Job,
+    Limits,
+    follow,
+    hand_over,
+    outcome,
+    queue_news,
+    result_of,
+    routes_of,
+    state_of,
+)
+from .result import NodeOutput, Result, output_of
+
+#: Seconds between two looks at the place in the queue, which no event of a prompt tells.
+_LOOK: Final = 0.25
+#: Seconds after which it is counted again, though nothing seems to have changed.
+_RECOUNT: Final = 2.0
+
+#: What calls a callback with its arguments, and decides what an exception in it does.
+Call = Callable[..., object]
+
+
+@attrs.frozen
+class Callbacks:
+    """What is called as a prompt goes on: see :meth:`ComfyApi.run`."""
+
+    on_event: Callable[[Any], object] | None = None
+    on_progress: Callable[[Progress], object] | None = None
+    on_preview: Callable[[PreviewEvent], object] | None = None
+    on_start: Callable[[Job], object] | None = None
+    on_output: Callable[[str, NodeOutput], object] | None = None
+    on_queue: Callable[[int], object] | None = None
+    every: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for callback in self._all():
+            if callback is not None and not callable(callback):
+                raise TypeError(f"a callback is a function: {callback!r:.200}")
+        if self.every is not None and not is_real(self.every):
+            raise TypeError(f"every is a number of seconds, or None: {self.every!r:.80}")
+        if self.every is not None and not self.every >= 0:
+            raise ValueError("every is in seconds, 0 or more")
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(self._all())
+
+    @property
+    def are_timed(self) -> bool:
+        """Whether some are called although no event of the prompt comes."""
+        return bool(self.on_start or self.on_queue or self.every)
+
+    def _all(self) -> tuple[Callable[..., object] | None, ...]:
+        return (
+            *(self.on_event, self.on_progress, self.on_preview),
+            *(self.on_start, self.on_output, self.on_queue),
+        )
+
+
+class Caller:
+    """Calls back what comes of one job, in one thread at a time.
+
+    Args:
+        job: The job.
+        callbacks: Who wants what.
+        call: Calls one of them; what it raises comes through.
+    """
+
+    def __init__(self, job: Job, callbacks: Callbacks, call: Call) -> None:
+        self._job = job
+        self._to = callbacks
+        self._call = call
+        self._has_begun = False
+        self._awaits_start = bool(callbacks.on_start or callbacks.on_queue)
+        self._position: int | None = None
+        self._counted: tuple[object, float] = (None, 0.0)  # for which news, and when
+        self._shown: set[str] = set()  # nodes whose outputs were handed on
+        self._free_at: dict[str, float] = {}  # when the next of a kind may be called
+        self._held: dict[str, Event] = {}  # the newest of each kind, until then
+
+    def take(self, event: Event) -> float:
+        """Call those that want this event; in how many seconds :meth:`tick` is due."""
+        to = self._to
+        if event.is_end:
+            self._release()
+        if self._awaits_start and self._is_begun(event):
+            self._begin()
+        if to.on_event is not None:
+            self._call(to.on_event, event)
+        if to.on_progress is not None and isinstance(event, Progress):
+            self._pace("progress", event)
+        elif to.on_preview is not None and event.name == "b_preview":
+            self._pace("preview", event)
+        elif to.on_output is not None and isinstance(event, Executed):
+            self._show(event)
+        return self._due_in()
+
+    def tick(self) -> float:
+        """Call what is due by time; in how many seconds it is due again."""
+        for kind in [kind for kind in self._held if self._free_at[kind] <= time.monotonic()]:
+            self._send(kind, self._held.pop(kind))
+        if self._awaits_start:
+            self._look()
+        return self._due_in()
+
+    def end(self) -> float:
+        """The job has ended: call what has not been called yet."""
+        self._release()
+        result = result_of(self._job)
+        if result is not None:
+            if self._awaits_start:
+                self._begin()
+            if self._to.on_output is not None:
+                for node_id, output in result.nodes.items():
+                    if node_id not in self._shown:
+                        self._call(self._to.on_output, node_id, output)
+        self._awaits_start = False
+        return math.inf
+
+    def _due_in(self) -> float:
+        pause = _LOOK if self._awaits_start else math.inf
+        if self._held:
+            now = time.monotonic()
+            pause = min(pause, *(max(0.0, self._free_at[kind] - now) for kind in self._held))
+        return pause
+
+    # -- its start -----------------------------------------------------------------------
+
+    def _is_begun(self, event: Event) -> bool:
+        sure = isinstance(event, ExecutionStart | ExecutionSuccess | ExecutionError)
+        return sure or state_of(self._job).running_since is not None
+
+    def _begin(self) -> None:
+        self._awaits_start = False
+        if self._to.on_start is not None:
+            self._call(self._to.on_start, self._job)
+
+    def _look(self) -> None:
+        """Whether it has begun, as HTTP may know; else its place in the queue."""
+        if state_of(self._job).running_since is not None:
+            self._begin()
+        elif self._to.on_queue is not None:
+            news, now = queue_news(self._job), time.monotonic()
+            seen, at = self._counted
+            if news is None or (news == seen and now < at + _RECOUNT):
+                return
+            self._counted = (news, now)
+            position = self._job.queue_position
+            if position is not None and position != self._position:
+                self._position = position
+                self._call(self._to.on_queue, position)
+
+    # -- outputs -------------------------------------------------------------------------
+
+    def _show(self, event: Executed) -> None:
+        if event.node is None or event.output is None or self._to.on_output is None:
+            return
+        graph: Mapping[str, Any] = state_of(self._job).graph
+        output = output_of(event.node, event.output, routes_of(self._job), graph)
+        self._shown.add(event.node)
+        self._call(self._to.on_output, event.node, output)
+
+    # -- not too often -------------------------------------------------------------------
+
+    def _pace(self, kind: str, event: Event) -> None:
+        """Call now, or keep the event until its kind may be called again, or a newer one comes."""
+        is_output = isinstance(event, PreviewEvent) and event.final
+        if not self._to.every or is_output:
+            self._send(kind, event)
+        elif kind in self._held or time.monotonic() < self._free_at.get(kind, 0.0):
+            self._held[kind] = event
+        else:
+            self._send(kind, event)
+
+    def _send(self, kind: str, event: Event) -> None:
+        self._free_at[kind] = time.monotonic() + (self._to.every or 0.0)
+        callback: Call | None = self._to.on_progress
+        if kind == "preview":
+            callback = self._to.on_preview
+        if callback is not None:
+            self._call(callback, event)
+
+    def _release(self) -> None:
+        """What is kept is the last of its kind, and comes in any case."""
+        for kind in list(self._held):
+            self._send(kind, self._held.pop(kind))
+
+
+# -- in the thread that waits --------------------------------------------------------------
+
+
+def wait(
+    job: Job,
+    limits: Limits,
+    callbacks: Callbacks = Callbacks(),  # it is frozen
+    tick: Callable[[], float] | None = None,
+) -> Result:
+    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`follow`."""
+    if not callbacks and tick is None:
+        return outcome(job, limits)
+    caller = Caller(job, callbacks, partial(_call, job))
+    if callbacks.are_timed:
+        tick = caller.tick if tick is None else _both(tick, caller.tick)
+    events = follow(job, limits, tick)
+    with contextlib.closing(events):
+        for event in events:
+            caller.take(event)
+    result = outcome(job, limits)
+    caller.end()
+    return result
+
+
+def _both(first: Callable[[], float], second: Callable[[], float]) -> Callable[[], float]:
+    return lambda: min(first(), second())
+
+
+def _call(job: Job, callback: Call, *args: object) -> None:
+    try:
+        callback(*args)
+    except Exception as exc:
+        exc.add_note(f"raised by a callback of run(); prompt {job.prompt_id} keeps running")
+        raise
+
+
+# -- in the delivery thread ----------------------------------------------------------------
+
+
+def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> None:
+    """Call back in the delivery thread, where one that raises is logged and the others still run.
+
+    To be called before the job is submitted.
+    """
+    caller = Caller(job, callbacks, call_safely)
+
+    def take(event: Event | None) -> None:
+        if event is None:
+            receivers.hand(caller, caller.end)
+        else:
+            receivers.hand(caller, partial(caller.take, event), event)
+
+    hand_over(job, take)
+    if callbacks.are_timed:
+        receivers.hand(caller, caller.tick)
