@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import os
@@ -17,12 +16,11 @@ import blinker
 
 from .batch.batches import Batches, withdraw
 from .budget import Budget
+from .connecting import Connecting
 from .credentials import AnyCredentials
 from .errors import (
-    AuthenticationError,
     ClientClosed,
     ComfyError,
-    ServerUnreachable,
     TransportError,
 )
 from .events import ErrorEvent, Event
@@ -34,10 +32,7 @@ from .settings import ClientSettings
 from .signals import Receivers
 from .subscriptions import Subscriptions
 from .timing import Timing
-from .transport.backoff import Backoff
-from .transport.deadline import LONGEST, Deadline
-from .transport.dial import plan_for, speaks_tls
-from .transport.failures import is_away
+from .transport.dial import plan_for
 from .transport.http import MAX_JSON, Http
 from .transport.websocket import Connection, State
 
@@ -52,7 +47,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 _clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
 
 
-class ComfyApi(Batches, Subscriptions):
+class ComfyApi(Batches, Subscriptions, Connecting):
     """A blocking client of one ComfyUI server.
 
     Creating a client does no I/O; :meth:`init` (or ``with``) connects.  All methods may be
@@ -231,70 +226,6 @@ class ComfyApi(Batches, Subscriptions):
         """
         return self._receivers.dropped
 
-    def init(self, timeout: float | None = 10.0) -> Self:
-        """Connect, and return the client itself.
-
-        Waits until the server answers and the socket is connected.  If there is HTTP but no
-        WebSocket, ``websocket_unavailable`` fires and the client asks the queue over HTTP.
-
-        Args:
-            timeout: Seconds; ``None``: no limit.  Until then, it retries while the server is
-                starting (connection refused, or a proxy's 502 to 504, 520 to 527); permanent
-                errors fail immediately.
-
-        Raises:
-            ServerUnreachable: No connection, unknown host, or a TLS failure.
-            AuthenticationError: 401 or 403, over HTTP or in the socket's handshake.
-            UnexpectedResponse: The answer is not from a ComfyUI.
-            RequestTimeout: Connected, but no answer in time.
-            ValueError: ``timeout`` is negative or ``nan``; TypeError: it is no number.
-            ClientClosed: After :meth:`close`, or if it is called meanwhile.
-        """
-        deadline = Deadline.after(timeout)
-        self._wait_for_http(deadline, timeout)
-        self._connection.retry()
-        left = max(0.05, deadline.left(LONGEST))
-        state = self._connection.wait_settled(left, or_failed=False)
-        self._check_open()
-        error = self._connection.error
-        if self._connection.failed_for_good and error is not None:
-            self._receivers.publish(ErrorEvent(name="connection_error", error=error))
-            # A copy: the thread keeps its own, and must not hold this frame through it.
-            raise copy.copy(error) from error.__cause__
-        if state not in (State.CONNECTED, State.POLLING):
-            log.warning("HTTP works, but the event socket is not up yet (%s)", error or "slow")
-        return self
-
-    def _wait_for_http(self, deadline: Deadline, timeout: float | None) -> None:
-        """Have the server let us in, as soon as it is up."""
-        pauses = Backoff(self.timing.init, 1.0, factor=1.6, jitter=0.0)
-        while True:
-            self._check_open()
-            left = max(0.05, deadline.left(self._http.total_timeout))
-            try:
-                return self._test_credentials(left)
-            except ComfyError as exc:
-                self._check_open()
-                is_first = not pauses.failures
-                if is_first and self._is_for_tls(exc, deadline):
-                    exc = ServerUnreachable(
-                        f"{self.host}: speaks TLS, not plain http; use https:// in host",
-                        retryable=False,
-                    )
-                if not _is_temporary(exc) or deadline.left() <= pauses.longest:
-                    self._receivers.publish(ErrorEvent(name="connection_error", error=exc))
-                    raise exc
-                if is_first:  # whoever waits wants to know for what
-                    limit = "" if timeout is None else f"{timeout:g} s "
-                    log.warning("waiting %sfor the server to come up: %s", limit, exc)
-                log.debug("not up yet: %s", exc)
-            self._tracker.wake.wait_stopped(pauses.next())
-
-    def _is_for_tls(self, exc: ComfyError, deadline: Deadline) -> bool:
-        """Whether a server that cut us short wants https; asked for a second at most."""
-        left = min(self._http.connect_timeout, max(0.05, deadline.left(1.0)))
-        return type(exc) is TransportError and speaks_tls(self._http, left, lambda _: None)
-
     def close(self) -> None:
         """Release all resources immediately: from any thread or callback, any number of times.
 
@@ -437,26 +368,11 @@ class ComfyApi(Batches, Subscriptions):
         )
         return examine(client, run=run, timeout=timeout)
 
-    def _test_credentials(self, timeout: float | None = None) -> None:
-        """Have the server let us in; fires ``auth_success`` or ``auth_error``, and raises."""
-        try:
-            self.poll_status(self._http.total_timeout if timeout is None else timeout)
-        except AuthenticationError as exc:
-            self._receivers.publish(ErrorEvent(name="auth_error", error=exc))
-            raise
-        if self._http.identity.credentials is not None:
-            self._receivers.publish(ErrorEvent(name="auth_success"))
-
 
 def _recorder(path: str | os.PathLike[str]) -> Recorder:
     from .recording.recorder import Recorder  # most clients do without
 
     return Recorder(path)
-
-
-def _is_temporary(exc: ComfyError) -> bool:
-    """Whether a server that answers so may merely be starting."""
-    return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

@@ -34,7 +34,7 @@ ROOMS = (
     ("signals", "transport"),
     ("routes", "settings", "subscriptions"),
     ("doctor", "jobs"),
-    ("batch",),
+    ("batch", "connecting"),
     ("client",),
     ("comfy_client",),
     ("testing",),

@@ -26,7 +26,8 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs.job import Callbacks, Job, Limits, news_at, state_of, wait, wait_for_one
+from comfy_client.jobs.callbacks import Callbacks, wait
+from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait_for_one
 from comfy_client.jobs.job_events import JobEvents
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.result import make_result
