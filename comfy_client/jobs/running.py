@@ -109,7 +109,7 @@ class Running(Waiting):
                 least: the newest is kept meanwhile, and the last one comes in any case.
                 ``None``: each is called.  Images of ``SaveImageWebsocket`` always are.
             retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), have the server
-                unload its models and caches (``POST /free``), and run the workflow once more,
+                unload its models and caches (:meth:`free_memory`), and run the workflow once more,
                 with the same seeds, under a new id; ``timeout`` is for both.  If that fails, its
                 error has the first one as its cause.
             progress: Whether to show how far it is.  ``None``: ``COMFY_PROGRESS`` (0 or 1) in
