@@ -10,9 +10,11 @@ All of them can be pickled, and none carries a credential.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from .to_dict import AsDict, code_of
 from .tracebacks import rendered
 
 #: Characters that a terminal obeys, or that turn the direction of what stands behind them.
@@ -28,17 +30,48 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
-class ComfyError(Exception):
+def is_for_another(status: int) -> bool:
+    """Whether a proxy answered for a server that is away."""
+    return status in (502, 503, 504) or 520 <= status <= 527
+
+
+class ComfyError(AsDict, Exception):
     """The base of all errors of this library.  Their messages are safe to print in a terminal.
 
     Attributes:
         rows: The rows that had ended, as a :class:`Sweep`, if this ended a sweep; else empty.
+        retryable: Whether the same call, unchanged, will probably succeed later, and does no harm.
+            False if a prompt may be in the queue or run, which the call would submit once more.
     """
 
+    _told: ClassVar[tuple[str, ...]] = ("code", "message", "hint", "retryable")
+    _untold: ClassVar[tuple[str, ...]] = ("rows", "body")
+    _hint: str | None = None
+
     rows: Sequence[Any] = ()
+    retryable: bool = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
+
+    @property
+    def code(self) -> str:
+        """The name of the class in snake_case, as ``"job_failed"``; a subclass of yours keeps it.
+
+        Codes are stable: programs may compare them.
+        """
+        ours: Any = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return code_of(ours)
+
+    @property
+    def message(self) -> str:
+        """The same as ``str(error)``."""
+        return str(self)
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, in one sentence; ``None``: there is nothing to say."""
+        return self._hint
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows: the user's own lines and the message."""
@@ -60,6 +93,11 @@ def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) ->
 class _AboutAnswer(ComfyError):
     """About an answer: ``method``, ``path``, ``status`` and ``body``."""
 
+    method: str
+    path: str
+    status: int
+    body: Any
+
     def __init__(
         self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
     ) -> None:
@@ -76,21 +114,31 @@ class _AboutAnswer(ComfyError):
 class TransportError(ComfyError):
     """No usable answer came; the server may have acted or not."""
 
+    _hint = "Call again; api.doctor() examines the connection."
+    retryable = True
+
 
 class ServerUnreachable(TransportError):
     """No connection: check the host, start the server, correct TLS or the proxy.
 
-    Attributes:
-        retryable: False if waiting does not help (unknown host, TLS).
+    It is not ``retryable`` if waiting does not help (unknown host, TLS).
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)
         self.retryable = retryable
 
+    @property
+    def hint(self) -> str:
+        """What to do about it, in one sentence."""
+        first = "Start the server, or check" if self.retryable else "Check"
+        return f"{first} the host, TLS and the proxy; api.doctor() says what is wrong."
+
 
 class RequestTimeout(TransportError, TimeoutError):
     """Connected, but no complete answer came in time."""
+
+    _hint = "Raise the timeout, or call again when the server is less busy."
 
 
 class SubmitUncertain(TransportError):
@@ -101,6 +149,10 @@ class SubmitUncertain(TransportError):
     Attributes:
         prompt_id: The id of the prompt that may have been submitted.
     """
+
+    prompt_id: str
+    _hint = "Look for the prompt with api.job(prompt_id) before you submit it again."
+    retryable = False
 
     def __init__(self, message: str, *, prompt_id: str) -> None:
         super().__init__(message)
@@ -120,6 +172,19 @@ class ApiError(_AboutAnswer):
         body: The JSON of the answer, or the beginning of its text; ``None``: empty.
     """
 
+    def __init__(
+        self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
+    ) -> None:
+        super().__init__(message, method=method, path=path, status=status, body=body)
+        may_have_acted = self.method == "POST" and self.path.endswith("/prompt")
+        is_away = is_for_another(self.status) and not may_have_acted
+        self.retryable = self.status == 429 or is_away
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, in one sentence; ``None``: there is nothing to say."""
+        return "Call again later: the server is busy or away." if self.retryable else self._hint
+
 
 class AuthenticationError(ApiError):
     """401 or 403: the message says which one, and what the server usually means by it.
@@ -128,9 +193,13 @@ class AuthenticationError(ApiError):
     is not set, or a callable failed.
     """
 
+    _hint = "Check the credentials; after a 403, check the headers Origin and Host as well."
+
 
 class NotFound(ApiError):
     """404: the server has the route, but not what you asked for."""
+
+    _hint = "Check the name: the server does not have it, or no longer."
 
 
 class NotSupported(ApiError):
@@ -140,12 +209,16 @@ class NotSupported(ApiError):
     something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).
     """
 
+    _hint = "Update the server, or do without; the message says which ComfyUI has it."
+
 
 class Conflict(ApiError):
     """409: a file of that name exists already.
 
     For a server that would overwrite it, the client looks before it writes.
     """
+
+    _hint = "Choose another name, or pass overwrite=True."
 
 
 class UploadTooLarge(ApiError):
@@ -155,6 +228,10 @@ class UploadTooLarge(ApiError):
         size: How many bytes were sent; ``None``: unknown.
         limit: How many bytes are allowed; ``None``: unknown.
     """
+
+    size: int | None
+    limit: int | None
+    _hint = "Send a smaller file, or raise the limit of the server or of the proxy."
 
     def __init__(
         self, message: str, *, size: int | None = None, limit: int | None = None, **kw: Any
@@ -176,6 +253,11 @@ class PromptRejected(ApiError):
         problems: The same as the message says, each a ``Problem``, as of :meth:`Workflow.check`.
     """
 
+    error: dict[str, Any]
+    node_errors: dict[str, Any]
+    problems: tuple[Any, ...]
+    _hint = "Correct the workflow: the message and problems say what is wrong."
+
     def __init__(
         self,
         message: str,
@@ -187,8 +269,8 @@ class PromptRejected(ApiError):
     ) -> None:
         super().__init__(message, **kw)
         self.problems = problems
-        self.error: dict[str, Any] = dict(error or {})
-        self.node_errors: dict[str, Any] = dict(node_errors or {})
+        self.error = dict(error or {})
+        self.node_errors = dict(node_errors or {})
 
 
 class UnexpectedResponse(_AboutAnswer):
@@ -201,6 +283,8 @@ class UnexpectedResponse(_AboutAnswer):
         body: The beginning of the answer's text; ``None``: unknown.
     """
 
+    _hint = "Check the host: a login page, a proxy or another program may have answered."
+
 
 # -- about one prompt -------------------------------------------------------------------
 
@@ -211,6 +295,8 @@ class JobError(ComfyError):
     Attributes:
         prompt_id: The id of the prompt.
     """
+
+    prompt_id: str
 
     def __init__(self, message: str, *, prompt_id: str) -> None:
         super().__init__(message)
@@ -241,6 +327,16 @@ class JobFailed(JobError):
         inputs: The inputs of the node in the workflow.
     """
 
+    _told = ("is_oom",)
+
+    node_id: str | None
+    title: str | None
+    class_type: str | None
+    exception_type: str | None
+    exception_message: str | None
+    traceback: str
+    inputs: dict[str, Any]
+
     def __init__(
         self,
         message: str,
@@ -261,7 +357,14 @@ class JobFailed(JobError):
         self.exception_type = exception_type
         self.exception_message = exception_message
         self.traceback = traceback
-        self.inputs: dict[str, Any] = dict(inputs or {})
+        self.inputs = dict(inputs or {})
+
+    @property
+    def hint(self) -> str:
+        """What to do about it, in one sentence."""
+        if self.is_oom:
+            return "Make a smaller picture, or free memory: api.free_memory(unload_models=True)."
+        return "The server is well, but a node raised: see exception_message and traceback."
 
     @property
     def is_oom(self) -> bool:
@@ -278,6 +381,8 @@ class JobInterrupted(JobError):
         node_id: The id of the node that was running; ``None``: none was.
     """
 
+    node_id: str | None
+
     def __init__(self, message: str, *, prompt_id: str, node_id: str | None = None) -> None:
         super().__init__(message, prompt_id=prompt_id)
         self.node_id = node_id
@@ -286,12 +391,17 @@ class JobInterrupted(JobError):
 class JobLost(JobError):
     """Neither in queue nor in history: the server was restarted, or the prompt was deleted."""
 
+    _hint = "Submit it again: the server was restarted, or the prompt was deleted."
+    retryable = True
+
 
 class JobNotFound(JobError):
     """``api.job(prompt_id, must_exist=True)``: the server has no such prompt, and had none lately.
 
     Its history is lost when it restarts, and keeps about 10,000 prompts.
     """
+
+    _hint = "Check the id and the host; submit the prompt again if it is still wanted."
 
 
 class OutputsTooLarge(JobError):
@@ -301,6 +411,8 @@ class OutputsTooLarge(JobError):
     ``SaveImageWebsocket`` count, and what nodes report; files on the server do not.  The
     prompt keeps running.
     """
+
+    _hint = "Use SaveImage, which leaves files on the server, or raise max_json."
 
 
 class JobTimeout(JobError, TimeoutError):
@@ -312,6 +424,9 @@ class JobTimeout(JobError, TimeoutError):
     Attributes:
         stalled: True if ``stall_timeout`` ran out: no news of the prompt came for that long.
     """
+
+    stalled: bool
+    _hint = "Wait again with api.job(prompt_id), or cancel it: the prompt may still run."
 
     def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
         super().__init__(message, prompt_id=prompt_id)
@@ -328,6 +443,12 @@ class VramTimeout(ComfyError, TimeoutError):
         free: How many bytes were free at last; ``None``: the server did not answer.
         device: The name of the device; ``None``: as for ``free``.
     """
+
+    wanted: int
+    free: int | None
+    device: str | None
+    _hint = "Call api.free_memory(unload_models=True), or wait for what uses the memory."
+    retryable = True
 
     def __init__(
         self, message: str, *, wanted: int, free: int | None = None, device: str | None = None
@@ -350,6 +471,9 @@ class WorkflowError(ComfyError):
             ``run(check=True)``); else empty.
     """
 
+    candidates: tuple[str, ...]
+    problems: tuple[Any, ...]
+
     def __init__(
         self, message: str, *, candidates: tuple[str, ...] = (), problems: tuple[Any, ...] = ()
     ) -> None:
@@ -357,8 +481,17 @@ class WorkflowError(ComfyError):
         self.candidates = candidates
         self.problems = problems
 
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, in one sentence; ``None``: the message says it all."""
+        if len(self.problems) > 1:
+            return "Correct the workflow: problems lists all that is wrong."
+        if not self.candidates:
+            return None
+        return f"Did you mean {printable(reprlib.repr(self.candidates[0]))}?"
 
-class ConversionWarning(UserWarning):
+
+class ConversionWarning(AsDict, UserWarning):
     """Something in a workflow in UI format that only the page can do, or that does not fit.
 
     Attributes:
@@ -369,6 +502,14 @@ class ConversionWarning(UserWarning):
         title: The title of the node; ``None``: as for ``node_id``.
         input: The name of the input; ``None``: it is about none in particular.
     """
+
+    _told: ClassVar[tuple[str, ...]] = ("message",)
+
+    kind: str
+    node_id: str | None
+    class_type: str | None
+    title: str | None
+    input: str | None
 
     def __init__(
         self,
@@ -387,6 +528,11 @@ class ConversionWarning(UserWarning):
         self.title = title
         self.input = input
 
+    @property
+    def message(self) -> str:
+        """The same as ``str(warning)``."""
+        return str(self)
+
 
 class MissingExtra(ComfyError, ImportError):
     """A library is not installed that only some calls need; the message says how to get it.
@@ -396,10 +542,18 @@ class MissingExtra(ComfyError, ImportError):
         name: The module that could not be imported; ``None``: unknown.
     """
 
+    extra: str
+    name: str | None
+
     def __init__(self, message: str, *, extra: str, name: str | None = None) -> None:
         super().__init__(message)
         self.extra = extra
         self.name = name
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, in one sentence; ``None``: the message says it all."""
+        return f'Run: pip install "comfy-client-blocking[{self.extra}]"' if self.extra else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Also with what ImportError keeps elsewhere."""
@@ -411,6 +565,8 @@ class ClientClosed(ComfyError):
 
     Files of a result are fetched through the client that got it: save them before it ends.
     """
+
+    _hint = "Make a new ComfyApi, and save results before it ends."
 
     def __init__(
         self,

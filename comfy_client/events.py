@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from reprlib import repr as brief
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
 
+from .to_dict import AsDict
 from .values import (
     MAX_ID_LENGTH,
     Converter,
@@ -27,7 +28,7 @@ from .values import (
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
-class Event:
+class Event(AsDict):
     """The base of all events.
 
     Attributes:
@@ -36,6 +37,9 @@ class Event:
             the whole message, of an image its metadata.  ``None`` if this library made the event.
         nbytes: About how many bytes of memory it takes; 0 if this library made it.
     """
+
+    _told: ClassVar[tuple[str, ...]] = ("name", "is_end")
+    _untold: ClassVar[tuple[str, ...]] = ("nbytes",)
 
     name: str
     raw: Any = attrs.field(default=None, repr=False)
@@ -145,7 +149,7 @@ class Progress(JobEvent):
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class NodeProgress:
+class NodeProgress(AsDict):
     """The progress of one node.
 
     Attributes:
@@ -170,6 +174,8 @@ class ProgressState(JobEvent):
     Attributes:
         nodes: The progress by node id; nodes that have not started are missing.
     """
+
+    _told = ("nodes",)
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeProgress]:
@@ -267,6 +273,8 @@ class ExecutionError(EndEvent):
         timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
+    _untold = ("current_inputs",)
+
     node_id: str | None = None
     node_type: str | None = None
     exception_type: str | None = None
@@ -333,6 +341,9 @@ class PreviewEvent(JobEvent):
         image: The encoded image as bytes, ready to be written to a file.
     """
 
+    _told = ("size",)
+    _untold = ("view",)
+
     mime: str = "image/jpeg"
     node_id: str | None = None
     display_node_id: str | None = None
@@ -345,6 +356,11 @@ class PreviewEvent(JobEvent):
     def node(self) -> str | None:
         """The same as ``node_id``, by the name that other events have."""
         return self.node_id
+
+    @property
+    def size(self) -> int:
+        """How many bytes the encoded image has."""
+        return self.view.nbytes
 
     @cached_property
     def image(self) -> bytes:
@@ -362,7 +378,7 @@ def _preview(fields: dict[str, Any]) -> PreviewEvent:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class LogEntry:
+class LogEntry(AsDict):
     """One piece of text that the server wrote to its terminal.
 
     Attributes:

@@ -25,6 +25,7 @@ MODULES = {
 #: know each other.
 ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
+    ("to_dict",),
     ("errors", "values", "since"),
     ("extras", "showing"),
     ("pictures",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 from PIL import Image
 
 import comfy_client
-from comfy_client import ComfyApi, event_queue, values
+from comfy_client import ComfyApi, event_queue, to_dict, values
 from comfy_client.events import NAMES
 from comfy_client.jobs import result as outputs
 from comfy_client.recording import recorder as recording
 from comfy_client.recording import secrets as redaction
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
+from comfy_client.to_dict import code_of
 from comfy_client.transport import decode as wire
 from comfy_client.transport import dial, http, pool
 from comfy_client.transport import files as saving
@@ -31,6 +33,13 @@ from tests.contract.test_differential import USUAL
 from tests.docs import reference
 from tests.guide import PAGES, README, Block, blocks, document, examples, section_of, text_of
 from tests.versions import routes_of, rst
+
+ERRORS = [
+    kind
+    for kind in vars(comfy_client).values()
+    if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
+]
+SCHEMA = json.loads(Path(comfy_client.__file__).with_name("schema.json").read_text("utf-8"))
 
 CI = README.with_name(".ci") / "run"
 
@@ -224,14 +233,37 @@ def test_every_event_name_stands_in_the_table() -> None:
 
 def test_every_error_stands_in_the_table() -> None:
     """With what to do about it."""
-    table = text_of("errors").rpartition("\n====")[0]
-    errors = {
-        name
-        for name, kind in vars(comfy_client).items()
-        if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
-    }
-    rows = set(re.findall(r"^``([A-Za-z]+)``", table, re.MULTILINE))
-    assert rows == errors - {"ComfyError"}
+    rows = set(re.findall(r"^``([A-Z]\w+)``  ", text_of("errors"), re.MULTILINE))
+    assert rows == {kind.__name__ for kind in ERRORS} - {"ComfyError"}
+
+
+def test_every_code_of_an_error_stands_in_the_table() -> None:
+    """And whether another try is worth its while; a class may decide by more than its name."""
+    table = section_of("errors", "Codes, and another try").partition("\n====")[2]
+    rows = dict(re.findall(r"^``([a-z_]+)`` +(\w+)", table, re.MULTILINE))
+    words = {True: "yes", False: "no"}
+    told = {code_of(kind): words[kind.retryable] for kind in ERRORS}
+    assert rows == {**told, "api_error": "if"}
+
+
+def test_the_names_of_the_main_dicts_stand_in_the_table() -> None:
+    """As the schema has them, in its order."""
+    table = section_of("json", "What is in it").partition("\n====")[2]
+    for row in re.split(r"\n(?=``[A-Z])", table)[1:]:
+        kind, *names = re.findall(r"``(\w+)``", row)
+        known = SCHEMA["$defs"][kind]["required"]
+        assert names[: len(known)] == known, kind
+
+
+def test_the_limits_of_to_dict_are_those_of_the_code() -> None:
+    text = " ".join(section_of("json", "What is in it").split())
+    for limit, what in (
+        (to_dict.MAX_VALUES, "values"),
+        (to_dict.MAX_CHARACTERS, "characters in all"),
+        (to_dict.MAX_TEXT, "characters for each text"),
+        (to_dict.MAX_DEPTH, "levels"),
+    ):
+        assert f"{limit:,} {what}" in text
 
 
 # -- security -----------------------------------------------------------------------------

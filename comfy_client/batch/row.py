@@ -9,10 +9,11 @@ import attrs
 
 from ..errors import ComfyError
 from ..jobs.result import Result
+from ..to_dict import AsDict
 
 
 @attrs.frozen(eq=False)
-class SweepRow:
+class SweepRow(AsDict):
     """One point of a grid, with its result or its error.
 
     Attributes:

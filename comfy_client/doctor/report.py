@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import attrs
 
 from ..showing.cells import shown
+from ..to_dict import AsDict
 
 CheckState = Literal["ok", "warning", "failed", "unknown"]
 
@@ -31,7 +32,7 @@ unknown = partial(CheckResult, "unknown")
 
 
 @attrs.frozen
-class DoctorCheck:
+class DoctorCheck(AsDict):
     """One check of :meth:`ComfyApi.doctor`.  All texts are one line each, without secrets.
 
     Attributes:
@@ -53,7 +54,7 @@ class DoctorCheck:
 
 
 @attrs.frozen(repr=False)
-class DoctorReport:
+class DoctorReport(AsDict):
     """The findings of :meth:`ComfyApi.doctor`: print it, iterate over it, or use ``report["tls"]``.
 
     It is true in a condition if no check failed.  Its text is safe for a bug report: it contains no
@@ -66,6 +67,8 @@ class DoctorReport:
         seconds: How many seconds all checks took.
         versions: The versions of this library, Python, the platform and dependencies, by name.
     """
+
+    _told = ("ok",)
 
     checks: tuple[DoctorCheck, ...]
     host: str

@@ -14,9 +14,14 @@ from urllib.parse import urlsplit
 
 from .. import credentials as creds
 from .. import models
-from ..errors import AuthenticationError, ComfyError, TransportError, UnexpectedResponse
+from ..errors import (
+    AuthenticationError,
+    ComfyError,
+    TransportError,
+    UnexpectedResponse,
+    is_for_another,
+)
 from ..transport.dial import speaks_tls
-from ..transport.failures import is_for_another
 from ..transport.response import Response, route_is_missing, wants_tls
 from .context import CheckContext, decoded, in_ms
 from .report import CheckResult, failed, ok, unknown, warning

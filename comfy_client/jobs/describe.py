@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
 
+from ..to_dict import AsDict
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
 from .poller import Poller
 from .progress import NodeTimes, fraction_of, seconds_left
+from .result import Result
 from .state import JobState
 from .tracker import Tracker
 
+#: Where a prompt is: see :attr:`Job.status`.
+JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
+
 
 @attrs.frozen
-class JobProgress:
+class JobProgress(AsDict):
     """The progress of a prompt.
 
     Attributes:
@@ -38,6 +45,32 @@ class JobProgress:
     steps: float | None = None
     elapsed: float | None = None
     left: float | None = None
+
+
+@attrs.frozen(eq=False)
+class JobSnapshot(AsDict):
+    """What is known of a prompt at one moment: what ``job.to_dict()`` has.
+
+    Attributes:
+        prompt_id: The id of the prompt on the server.
+        status: Where it is, or how it ended, as far as the client knows.
+        why: One sentence on what it is waiting for, or how it ended.
+        queue_position: How many prompts are before it, at most; 0: it is running, or next.
+            ``None``: unknown, or it has ended.
+        progress: How far it is.
+        node_errors: Why some outputs do not run, by node id; empty: all run.
+        result: What it left; ``None``: it has not succeeded.
+        error: Why it has no result; ``None``: it has one, or has not ended.
+    """
+
+    prompt_id: str
+    status: JobStatus
+    why: str
+    queue_position: int | None
+    progress: JobProgress
+    node_errors: Mapping[str, Any]
+    result: Result | None
+    error: BaseException | None
 
 
 def progress_of(state: JobState, times: NodeTimes) -> JobProgress:

@@ -30,7 +30,15 @@ from ..showing.cells import shown
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
 from .cancel import cancel
-from .describe import JobProgress, elapsed, progress_of, queue_position, why
+from .describe import (
+    JobProgress,
+    JobSnapshot,
+    JobStatus,
+    elapsed,
+    progress_of,
+    queue_position,
+    why,
+)
 from .poller import Poller
 from .result import Result
 from .state import JobState
@@ -40,8 +48,6 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 SLICE: Final = 0.5
-#: Where a prompt is: see :attr:`Job.status`.
-JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
 
 #: What becomes of a prompt when Ctrl-C ends the wait for it.
 OnInterrupt = Literal["leave", "cancel"]
@@ -348,6 +354,24 @@ class Job(Future[Result]):
         seconds = elapsed(self._tracked.state)
         after = "" if seconds is None else f" after {seconds:.1f} s"
         return f"{status}{after}" + (f": {error}" if error is not None else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known now, as JSON has it; with the result or the error once it has ended.
+
+        ``prompt_id``, ``status``, ``why``, ``queue_position``, ``progress``, ``node_errors``,
+        ``result`` and ``error``, as the guide (``json.rst``) says.  Sends no request.
+        """
+        error = super().exception(0) if self.done() else None
+        return JobSnapshot(
+            prompt_id=self.prompt_id,
+            status=self.status,
+            why=self.why(),
+            queue_position=self.queue_position,
+            progress=self.progress,
+            node_errors=self.node_errors,
+            result=super().result(0) if self.done() and error is None else None,
+            error=error,
+        ).to_dict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a job cannot be pickled: pass its prompt_id, and call api.job(prompt_id)")

@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
 import attrs
 
 from ..errors import WorkflowError
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..showing.cells import shown
+from ..to_dict import AsDict
 from ..transport.deadline import Deadline
 from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.parallel import in_parallel
@@ -43,7 +44,7 @@ _CHUNK: Final = 1 << 19
 
 
 @attrs.frozen(eq=False, repr=False)
-class Output(ABC):
+class Output(AsDict, ABC):
     """One output of a node: a file on the server, or an image that came over the socket.
 
     All methods and fields work for both.
@@ -58,11 +59,14 @@ class Output(ABC):
         node_id: The id of the node that made it.
     """
 
+    _told: ClassVar[tuple[str, ...]] = ("filename", "media", "seed", "url", "path")
+
     filename: str
     subfolder: str = ""
     type: str = "output"
     node_id: str = ""
     _graph: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    _seeds: dict[str, int | None] = attrs.field(factory=dict, kw_only=True)  # all outputs share it
     _saved: list[Path] = attrs.field(factory=list, init=False)
 
     def __repr__(self) -> str:
@@ -94,7 +98,9 @@ class Output(ABC):
         that is nearest along the links; several different ones at the same distance give
         ``None``.  All images of one batch have the same.  Sends no request.
         """
-        return seed_before(self._graph, self.node_id)
+        if self.node_id not in self._seeds:
+            self._seeds[self.node_id] = seed_before(self._graph, self.node_id)
+        return self._seeds[self.node_id]
 
     @abstractmethod
     def workflow(self, *, timeout: float | None = None) -> Workflow:
@@ -311,6 +317,8 @@ class OutputFrame(Output):
         mime: The type of the image, such as ``image/png``.
     """
 
+    _told = ("size",)
+
     type: str = attrs.field(default=IN_MEMORY, init=False)
     mime: str = attrs.field(kw_only=True)
     _data: memoryview = attrs.field(kw_only=True)
@@ -321,6 +329,11 @@ class OutputFrame(Output):
     @property
     def url(self) -> None:
         """``None``: it is on no server."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes the encoded image has."""
+        return len(self._data)
 
     def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it
         return Workflow.load(self._graph)

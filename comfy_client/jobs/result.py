@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 
@@ -14,6 +14,7 @@ from ..errors import WorkflowError
 from ..nearest import nearest
 from ..routes.files import FileRoutes
 from ..showing.cells import shown
+from ..to_dict import AsDict
 from ..transport.files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
@@ -28,7 +29,7 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 
 @attrs.frozen(eq=False)
-class _Outputs:
+class _Outputs(AsDict):
     """The common base of results and their nodes, which explain the fields."""
 
     files: tuple[Output, ...] = ()
@@ -161,6 +162,8 @@ class NodeOutput(_Outputs):
         raw: The JSON object as received.
     """
 
+    _told: ClassVar[tuple[str, ...]] = ("node_id", "title", "class_type")
+
     node_id: str = ""
     title: str | None = None
     class_type: str | None = None
@@ -252,6 +255,9 @@ class Result(_Outputs):
             the wait in the queue; ``None``: not known.
     """
 
+    _told: ClassVar[tuple[str, ...]] = ("prompt_id",)
+    _untold: ClassVar[tuple[str, ...]] = ("nodes", "graph")  # outputs have the files once more
+
     prompt_id: str = ""
     nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict)
     cached_nodes: tuple[str, ...] = ()
@@ -325,14 +331,17 @@ def make_result(
     """From what history or events say; ``frames`` are (node id, MIME type, picture)."""
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
+    seeds: dict[str, int | None] = {}  # a node may leave thousands of files
     for node_id, output in outputs.items():
-        found, said = _walk(node_id, output, files, graph)
+        found, said = _walk(node_id, output, files, graph, seeds)
         by_node[node_id] += found
         texts[node_id] = said
     for index, (node_id, mime, picture) in enumerate(frames, 1):
         name = f"{title_of(graph, node_id) or class_of(graph, node_id) or 'image'}_{index:05d}_"
         name = f"{name}.{_ENDINGS.get(mime, 'jpg')}"
-        frame = OutputFrame(name, node_id=node_id, mime=mime, data=picture, graph=graph)
+        frame = OutputFrame(
+            name, node_id=node_id, mime=mime, data=picture, graph=graph, seeds=seeds
+        )
         by_node.setdefault(node_id, []).append(frame)
     nodes = {
         node_id: _node_output(
@@ -358,7 +367,7 @@ def output_of(
     node_id: str, output: Mapping[str, Any], files: FileRoutes, graph: Mapping[str, Any]
 ) -> NodeOutput:
     """The outputs of one node, as its ``executed`` event has them."""
-    found, texts = _walk(node_id, output, files, graph)
+    found, texts = _walk(node_id, output, files, graph, {})
     return _node_output(node_id, found, texts, graph, output)
 
 
@@ -380,7 +389,11 @@ def _node_output(
 
 
 def _walk(
-    node_id: str, output: Mapping[str, Any], files: FileRoutes | None, graph: Mapping[str, Any]
+    node_id: str,
+    output: Mapping[str, Any],
+    files: FileRoutes | None,
+    graph: Mapping[str, Any],
+    seeds: dict[str, int | None],
 ) -> tuple[list[OutputFile], list[str]]:
     """Every list is looked at, whatever its key: a dict with a filename is a file.
 
@@ -406,6 +419,7 @@ def _walk(
                         raw=value,
                         files=files,
                         graph=graph,
+                        seeds=seeds,
                     )
                 )
     return found, texts

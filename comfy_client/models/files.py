@@ -7,11 +7,12 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ._base import build
 
 
 @attrs.frozen
-class UploadedImage:
+class UploadedImage(AsDict):
     """Where the server stored an upload; the name may differ from the one you asked for.
 
     Attributes:
@@ -20,6 +21,8 @@ class UploadedImage:
         type: The folder of the server: ``input``, ``temp`` or ``output``.
         raw: The JSON object as received.
     """
+
+    _told = ("name", "subfolder", "type", "ref")
 
     name: str
     subfolder: str = ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ..values import by_id, identifier, seconds, sequence, shallow, table, text
 from ._base import build, items, mapping
 from .queue import prompt_record
@@ -17,7 +18,7 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 
 @attrs.frozen
-class HistoryStatus:
+class HistoryStatus(AsDict):
     """How a prompt ended, as the server says.  A failure and an interrupt look the same here.
 
     Attributes:
@@ -26,6 +27,8 @@ class HistoryStatus:
         messages: The events of the prompt, oldest first, as (event name, data).
         raw: The JSON object as received.
     """
+
+    _untold = ("messages",)
 
     status_str: str | None = None
     completed: bool | None = None
@@ -47,7 +50,7 @@ class HistoryStatus:
 
 
 @attrs.frozen(eq=False)
-class HistoryEntry:
+class HistoryEntry(AsDict):
     """One prompt that has ended, from ``GET /history/{prompt_id}``.
 
     Attributes:
@@ -62,6 +65,18 @@ class HistoryEntry:
             before.
         raw: The JSON object as received.
     """
+
+    _told = (
+        "prompt_id",
+        "number",
+        "succeeded",
+        "interrupted",
+        "started",
+        "ended",
+        "cached_nodes",
+        "execution_error",
+    )
+    _untold = ("workflow", "extra_data")
 
     prompt_id: str
     number: float | None

@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ..values import table
 from ._base import Id, Seconds, build, items, mapping
 from .history import HistoryStatus
 
 
 @attrs.frozen(eq=False)
-class JobInfo:
+class JobInfo(AsDict):
     """One prompt as the jobs API describes it: queued, running or ended.
 
     ``outputs``, ``execution_status`` and ``workflow`` are in answers of :meth:`get_job` only.
@@ -38,6 +39,8 @@ class JobInfo:
         workflow: The graph as ``prompt``, and ``extra_data``.
         raw: The JSON object as received.
     """
+
+    _untold = ("workflow",)
 
     id: Id
     status: str
@@ -66,7 +69,7 @@ class JobInfo:
 
 
 @attrs.frozen(eq=False)
-class JobPage:
+class JobPage(AsDict):
     """Some of the jobs, from ``GET /api/jobs``.
 
     Attributes:

@@ -7,12 +7,13 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ..values import whole
 from ._base import Seconds, build, mapping, texts
 
 
 @attrs.frozen
-class ModelFolder:
+class ModelFolder(AsDict):
     """A kind of model and the folders with its files, from ``GET /experiment/models``.
 
     Attributes:
@@ -36,7 +37,7 @@ class ModelFolder:
 
 
 @attrs.frozen
-class ModelFile:
+class ModelFile(AsDict):
     """One model file, from ``GET /experiment/models/{folder}``.
 
     Attributes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ..values import sequence, text
 from ._base import build, mapping
 
@@ -30,7 +31,7 @@ def combo_options(spec: Any) -> list[Any] | None:
 
 
 @attrs.frozen(eq=False)
-class NodeDef:
+class NodeDef(AsDict):
     """Inputs, outputs and description of a node class, from ``GET /object_info``.
 
     Attributes:
@@ -101,7 +102,7 @@ class NodeDef:
 
 
 @attrs.frozen
-class NodeReplacement:
+class NodeReplacement(AsDict):
     """Which node class replaces one that was removed, from ``GET /node_replacements``.
 
     Attributes:
@@ -130,7 +131,7 @@ class NodeReplacement:
 
 
 @attrs.frozen
-class SamplerInfo:
+class SamplerInfo(AsDict):
     """The choices of ``KSampler`` on this server.
 
     Attributes:
@@ -143,7 +144,7 @@ class SamplerInfo:
 
 
 @attrs.frozen
-class GlobalSubgraph:
+class GlobalSubgraph(AsDict):
     """A subgraph that a node pack provides, from ``GET /global_subgraphs``.
 
     Attributes:

@@ -9,6 +9,7 @@ import attrs
 
 from ..errors import UnexpectedResponse
 from ..showing.cells import shown
+from ..to_dict import AsDict
 from ..values import identifier, number, sequence
 from ._base import build, items, mapping
 
@@ -49,7 +50,7 @@ def prompt_record(data: object, what: str) -> PromptRecord:
 
 
 @attrs.frozen
-class QueueStatus:
+class QueueStatus(AsDict):
     """The length of the queue, from ``GET /prompt``.
 
     Attributes:
@@ -67,7 +68,7 @@ class QueueStatus:
 
 
 @attrs.frozen
-class QueuedPrompt:
+class QueuedPrompt(AsDict):
     """The server's receipt for a prompt, from ``POST /prompt``.
 
     Attributes:
@@ -93,7 +94,7 @@ class QueuedPrompt:
 
 
 @attrs.frozen
-class QueueItem:
+class QueueItem(AsDict):
     """One prompt in the queue.
 
     Attributes:
@@ -105,6 +106,8 @@ class QueueItem:
         outputs: Ids of the output nodes that will run.
         raw: The JSON array as received.
     """
+
+    _untold = ("workflow", "extra_data")
 
     number: float | None
     prompt_id: str
@@ -125,7 +128,7 @@ def _place(item: QueueItem) -> float:
 
 
 @attrs.frozen(repr=False)
-class Queue:
+class Queue(AsDict):
     """All prompts that are running or pending, from ``GET /queue``.
 
     Attributes:

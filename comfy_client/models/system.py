@@ -10,6 +10,7 @@ import attrs
 from ..errors import ComfyError
 from ..events import LogEntry
 from ..showing.cells import shown
+from ..to_dict import AsDict
 from ..values import table, text, whole
 from ._base import build, items, mapping
 
@@ -18,7 +19,7 @@ _MOST_SHOWN: Final = 32
 
 
 @attrs.frozen
-class Device:
+class Device(AsDict):
     """One compute device of the server.
 
     Attributes:
@@ -48,7 +49,7 @@ class Device:
 
 
 @attrs.frozen(repr=False)
-class SystemStats:
+class SystemStats(AsDict):
     """The server's versions and memory, from ``GET /system_stats``.
 
     Attributes:
@@ -169,7 +170,7 @@ class Features(Mapping[str, Any]):
 
 
 @attrs.frozen
-class RawLogs:
+class RawLogs(AsDict):
     """The latest terminal output, from ``GET /internal/logs/raw``.
 
     Attributes:
@@ -204,7 +205,7 @@ def _log_entry(data: object) -> LogEntry:
 
 
 @attrs.frozen
-class PingResult:
+class PingResult(AsDict):
     """Whether the server answers; true in a condition if it does.
 
     Attributes:

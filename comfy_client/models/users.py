@@ -7,11 +7,12 @@ from typing import Any
 
 import attrs
 
+from ..to_dict import AsDict
 from ._base import Seconds, build
 
 
 @attrs.frozen
-class UserConfig:
+class UserConfig(AsDict):
     """How the server stores users, from ``GET /users``.
 
     Attributes:
@@ -33,7 +34,7 @@ class UserConfig:
 
 
 @attrs.frozen
-class UserDataInfo:
+class UserDataInfo(AsDict):
     """One file of the user, from ``/userdata`` with ``full_info``.
 
     Attributes:
@@ -60,7 +61,7 @@ class UserDataInfo:
 
 
 @attrs.frozen
-class UserDataEntry:
+class UserDataEntry(AsDict):
     """One file or folder of the user, from ``GET /v2/userdata``.
 
     Attributes:

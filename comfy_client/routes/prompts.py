@@ -10,7 +10,14 @@ from typing import Any, TypedDict, Unpack
 import attrs
 
 from .. import models
-from ..errors import ApiError, ComfyError, UnexpectedResponse, WorkflowError
+from ..errors import (
+    ApiError,
+    ComfyError,
+    ServerUnreachable,
+    TransportError,
+    UnexpectedResponse,
+    WorkflowError,
+)
 from ..nearest import nearest
 from ..sealing import sealed
 from ..transport.deadline import Deadline
@@ -205,6 +212,10 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
             error = unknown_classes(http, exc, body["prompt"], deadline)
             if error is not None:
                 raise error from None
+        raise
+    except TransportError as exc:
+        if not isinstance(exc, ServerUnreachable):
+            exc.retryable = False  # it may be in the queue
         raise
     except UnexpectedResponse:
         if isinstance(answer, Mapping) and "exec_info" in answer:

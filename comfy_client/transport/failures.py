@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+from ..errors import (
+    ApiError,
+    ComfyError,
+    RequestTimeout,
+    ServerUnreachable,
+    TransportError,
+    is_for_another,
+)
 from ..interrupts import causes
 from ..tracebacks import show_shortly
 
@@ -115,11 +122,6 @@ def one_line(text: str, most: int = 2000) -> str:
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def is_for_another(status: int) -> bool:
-    """Whether a proxy answered for a server that is away."""
-    return status in (502, 503, 504) or 520 <= status <= 527
 
 
 def is_away(exc: Exception) -> bool:

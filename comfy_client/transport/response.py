@@ -20,9 +20,9 @@ from ..errors import (
     NotSupported,
     UnexpectedResponse,
     UploadTooLarge,
+    is_for_another,
 )
 from ..since import who_has
-from .failures import is_for_another
 
 _SHOWN = 200
 #: Characters of a text that an error keeps, and in which patterns are looked for.

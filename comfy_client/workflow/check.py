@@ -14,6 +14,7 @@ import attrs
 
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
+from ..to_dict import AsDict
 from .definitions import Definitions, as_mapping
 from .explain import (
     Known,
@@ -51,7 +52,7 @@ _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
 
 @attrs.frozen
-class CheckReport:
+class CheckReport(AsDict):
     """What :meth:`Workflow.check` found; ``print(report)`` shows a line for each problem.
 
     It is true if there is no error.
@@ -61,6 +62,8 @@ class CheckReport:
         accepted: Whether the server would queue the workflow: at least one of its outputs can
             run.  With errors it runs only in part then.
     """
+
+    _told = ("ok", "accepted")
 
     problems: tuple[Problem, ...]
     accepted: bool
@@ -108,11 +111,6 @@ class CheckReport:
                 candidates=self.errors[0].candidates,
                 problems=self.errors,
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON has it: ``ok``, ``accepted`` and ``problems``."""
-        problems = [problem.to_dict() for problem in self.problems]
-        return {"ok": self.ok, "accepted": self.accepted, "problems": problems}
 
 
 def _lines(problems: tuple[Problem, ...]) -> list[str]:

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import attrs
 
 from ..sealing import is_secret_value
+from ..to_dict import AsDict
 from .graph import brief, class_of, shorten, title_of
 
 Severity = Literal["error", "warning"]
 
 
 @attrs.frozen
-class Problem:
+class Problem(AsDict):
     """One thing that is wrong with a workflow; ``str()`` gives one line, as of a compiler.
 
     Attributes:
@@ -67,10 +68,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes by name, as JSON has them."""
-        return {**attrs.asdict(self, recurse=False), "candidates": list(self.candidates)}
 
 
 def problem_at(

@@ -1,0 +1,201 @@
+"""What ``to_dict()`` of all classes does: attributes as JSON, bounded, without secrets and bytes.
+
+A class says by :class:`AsDict` that it can, and by two tuples what of it is told; which JSON
+comes of a value is decided here alone.  ``schema.json`` of the package describes each class.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from itertools import islice
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from .sealing import Sealed, is_secret_value
+
+#: Values in all: what lists and objects have beyond it is left out.
+MAX_VALUES: Final = 100_000
+#: Characters of all texts, ...
+MAX_CHARACTERS: Final = 4 << 20
+#: ... and of one; a longer one ends in three dots.
+MAX_TEXT: Final = 1 << 16
+#: Lists and objects in each other.
+MAX_DEPTH: Final = 32
+#: Bits of a number; Python writes no number of thousands of digits.
+_MAX_BITS: Final = 1024
+
+_STARS: Final = "***"
+_DOTS: Final = "..."
+
+
+class AsDict:
+    """The base of what has ``to_dict()``."""
+
+    __slots__ = ()
+
+    #: Of this class: attributes that come first, and properties that are told like attributes.
+    _told: ClassVar[tuple[str, ...]] = ()
+    #: Of this class: attributes that are not told.
+    _untold: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes by name, as JSON has them: ``json.dumps`` takes it.
+
+        It is bounded, and holds no secret, no bytes and nothing that is ``raw``.  The guide
+        (``json.rst``) has the rules, and ``schema.json`` of the package the JSON Schema.
+        """
+        return _Writer().whole(self)
+
+
+@cache
+def names_in_dict(cls: Any) -> tuple[str, ...]:
+    """The names that ``to_dict()`` of a class has, in their order."""
+    if attrs.has(cls):
+        own: list[str] = [field.name for field in attrs.fields(cls)]
+    else:
+        own = [name for base in reversed(cls.__mro__) for name in _annotated(base)]
+    told = [name for base in reversed(cls.__mro__) for name in vars(base).get("_told", ())]
+    left_out = {"raw"}.union(*(vars(base).get("_untold", ()) for base in cls.__mro__))
+    names = dict.fromkeys((*told, *own))
+    return tuple(name for name in names if name not in left_out and not name.startswith("_"))
+
+
+def _annotated(base: type) -> Iterable[str]:
+    return vars(base).get("__annotations__", ()) if issubclass(base, AsDict) else ()
+
+
+def _get(value: AsDict, name: str) -> Any:
+    try:
+        return getattr(value, name)
+    except ValueError:  # as of the URL of a file that belongs to no client
+        return None
+
+
+class _Writer:
+    """Writes one object, and counts what it has written."""
+
+    def __init__(self) -> None:
+        self._values = MAX_VALUES
+        self._characters = MAX_CHARACTERS
+        self._is_cut = False
+
+    def whole(self, value: AsDict) -> dict[str, Any]:
+        """All of it; with ``truncated`` if there was more."""
+        found = self._object(value, 0)
+        return {**found, "truncated": True} if self._is_cut else found
+
+    def _object(self, value: AsDict, depth: int) -> dict[str, Any]:
+        self._values -= 1
+        kind: Any = type(value)
+        return {name: self._any(_get(value, name), depth + 1) for name in names_in_dict(kind)}
+
+    def _any(self, value: Any, depth: int, *, is_secret: bool = False) -> Any:
+        """``is_secret``: by the name of what it is in, so that texts in it are."""
+        self._values -= 1
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, Enum):
+            value = value.value
+        if isinstance(value, str):
+            return self._text(value) if not is_secret else _STARS
+        if isinstance(value, int | float):
+            return self._number(value)
+        if isinstance(value, AsDict):
+            return self._object(value, depth)
+        if isinstance(value, BaseException):
+            return self._exception(value)
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth, is_secret)
+        if isinstance(value, list | tuple | set | frozenset | range):
+            return self._list(value, depth, is_secret)
+        if isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, os.PathLike):
+            return self._text(os.fsdecode(value))
+        return self._other(value)
+
+    def _text(self, value: str) -> str:
+        if isinstance(value, Sealed):
+            return _STARS
+        most = max(len(_DOTS), min(MAX_TEXT, self._characters))
+        if len(value) > most:
+            self._is_cut = True
+            value = value[: most - len(_DOTS)] + _DOTS
+        self._characters -= len(value)
+        # Half of a surrogate pair can be neither written nor sent.
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+    def _number(self, value: float) -> float | str | None:
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        return value if value.bit_length() <= _MAX_BITS else self._beyond()
+
+    def _beyond(self) -> str:
+        self._is_cut = True
+        return _DOTS
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int, is_secret: bool) -> Any:
+        if depth > MAX_DEPTH:
+            return self._beyond()
+        found: dict[str, Any] = {}
+        for key, each in list(islice(value.items(), max(0, self._values))):
+            if self._is_full():
+                break
+            # Inputs of a grid may be named by node and input.
+            name = ".".join(map(str, key)) if isinstance(key, tuple) else str(key)
+            hides = is_secret or is_secret_value(name, each)
+            found[self._text(name)] = self._any(each, depth + 1, is_secret=hides)
+        self._is_cut = self._is_cut or len(found) < len(value)
+        return found
+
+    def _list(self, value: Iterable[Any], depth: int, is_secret: bool) -> Any:
+        if depth > MAX_DEPTH:
+            return self._beyond()
+        found: list[Any] = []
+        for each in sorted(map(str, value)) if isinstance(value, set | frozenset) else value:
+            if self._is_full():
+                break
+            found.append(self._any(each, depth + 1, is_secret=is_secret))
+        return found
+
+    def _is_full(self) -> bool:
+        """Whether there is no room for another value."""
+        is_full = self._values <= 0 or self._characters <= 0
+        self._is_cut = self._is_cut or is_full
+        return is_full
+
+    def _exception(self, value: BaseException) -> dict[str, Any]:
+        """One of Python's own, with what every error of ours has."""
+        kind: Any = type(value)
+        return {
+            "code": code_of(kind),
+            "message": self._text(str(value)),
+            "hint": None,
+            "retryable": False,
+        }
+
+    def _other(self, value: Any) -> Any:
+        if isinstance(value, bytes | bytearray | memoryview):
+            size = value.nbytes if isinstance(value, memoryview) else len(value)
+            return {"type": "bytes", "size": size}
+        import numbers  # seldom needed, and slow to import
+
+        if isinstance(value, numbers.Integral):  # numpy's
+            return self._number(int(value))
+        if isinstance(value, numbers.Real):
+            return self._number(float(value))
+        nbytes = getattr(value, "nbytes", None)  # of an array
+        return {"type": type(value).__name__, "size": nbytes if isinstance(nbytes, int) else None}
+
+
+@cache
+def code_of(kind: Any) -> str:
+    """``job_failed`` for the class ``JobFailed``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
