@@ -116,6 +116,9 @@ class EventQueue:
         self._in_hand: int | None = None  # of the one that was taken and is not done with ...
         self._bytes_in_hand = 0  # ... and its bytes
         self._closed = False
+        #: Called after each ``put`` and ``close``, in their thread, for a reader who does not wait
+        #: in ``get``; it must be quick, and not raise.
+        self.notify: Callable[[], object] | None = None
         self._charges: dict[int, Charge] = {}  # of large events, by number
         self.nbytes: int = 0  #: Of all events, waiting or in hand.
         self.own: int = 0  #: Of those without a charge.
@@ -158,6 +161,8 @@ class EventQueue:
                 self.own += nbytes
                 budget.used += nbytes
             self._changed.notify_all()
+        if self.notify is not None:
+            self.notify()
         if budget.used > budget.most:
             budget.relieve()  # without the lock: it takes those of other queues
 
@@ -212,6 +217,8 @@ class EventQueue:
             self._budget.used -= self.own
             self.nbytes = self.own = 0
             self._changed.notify_all()
+        if self.notify is not None:
+            self.notify()
 
     # -- under pressure ----------------------------------------------------------------------
 

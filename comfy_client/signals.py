@@ -349,11 +349,14 @@ class Receivers:
 
     def events(self, queue: EventQueue) -> Iterator[Event]:
         """What a subscription brings, until it is closed."""
+        # In slices, so that Ctrl-C ends it on every system.
+        return (event for event in self.poll(queue, 0.5) if event is not None)
+
+    def poll(self, queue: EventQueue, seconds: float) -> Iterator[Event | None]:
+        """The same; ``None`` where none came within so long."""
         try:
             while not queue.closed:
-                event = queue.get(0.5)  # in slices, so that Ctrl-C ends it on every system
-                if event is not None:
-                    yield event
+                yield queue.get(seconds)
         finally:
             self.unsubscribe(queue)
 

@@ -416,12 +416,29 @@ class Subscriptions:
         together; beyond that the oldest are dropped, end events of our prompts last.
         ``dropped_events`` counts them.
         """
+        return self._follow(self._subscribe(name))
+
+    def _subscribe(self, name: str) -> EventQueue:
         self._check_open()
         warn_of_name(name)
         queue = self._receivers.subscribe(name)
         self._connection.start()
-        return self._follow(queue)
+        return queue
 
     def _follow(self, queue: EventQueue) -> Iterator[Any]:
         """A generator of this object: who iterates keeps the client."""
         yield from self._receivers.events(queue)
+
+    def _poll(self, queue: EventQueue) -> Iterator[Event | None]:
+        """The same, which never waits."""
+        yield from self._receivers.poll(queue, 0)
+
+
+def poll(api: Subscriptions, name: str, notify: Callable[[], object]) -> Iterator[Event | None]:
+    """As :meth:`Subscriptions.events`, but it never waits: ``None`` where there is none yet.
+
+    ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
+    """
+    queue = api._subscribe(name)
+    queue.notify = notify
+    return api._poll(queue)

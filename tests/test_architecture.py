@@ -35,7 +35,7 @@ ROOMS = (
     ("signals", "transport"),
     ("routes", "settings", "subscriptions"),
     ("doctor", "jobs"),
-    ("batch", "connecting"),
+    ("aio", "batch", "connecting"),
     ("client",),
     ("comfy_client",),
     ("testing",),

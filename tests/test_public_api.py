@@ -19,7 +19,7 @@ import comfy_client
 from comfy_client.cli import commands
 
 LIST = Path(__file__).with_name("public_api.txt")
-MODULES = ("comfy_client", "comfy_client.models", "comfy_client.testing")
+MODULES = ("comfy_client", "comfy_client.aio", "comfy_client.models", "comfy_client.testing")
 #: Bases that are worth telling.
 PUBLIC = frozenset(comfy_client.__all__) | {"Future", "ValueError", "OSError", "TimeoutError"}
 #: What every exception, enum, tuple, dict and future has.

@@ -104,7 +104,7 @@ class Job(Future[Result]):
         # Guards the callbacks, which may add others.
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
-        self._alarms: list[threading.Lock] = []  # of those who wait, released at the end
+        self._alarms: list[Callable[[], object]] = []  # of those who wait, called at the end
         self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
         self._is_done = False
 
@@ -266,8 +266,8 @@ class Job(Future[Result]):
             self._last_words.pop()()
         self._is_done = True
         for alarm in tuple(self._alarms):
-            with contextlib.suppress(RuntimeError):  # released by another job
-                alarm.release()
+            with contextlib.suppress(RuntimeError):  # a lock that another job has released
+                alarm()
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
@@ -483,34 +483,69 @@ def follow(
     ``tick`` is called again and again meanwhile; it returns after how many seconds at most it
     wants to be.
     """
+
+    def left() -> float:
+        seconds = job._slice(limits)
+        if seconds <= 0 and not job.done():
+            raise job._timeout_error(limits)
+        return seconds if tick is None else min(seconds, tick())
+
+    return (event for event in _events(job, _subscribe(job), left) if event is not None)
+
+
+def poll(job: Job, notify: Callable[[], object]) -> Iterator[Event | None]:
+    """As :meth:`Job.events`, but it never waits: ``None`` where there is none yet.
+
+    ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
+    """
+
+    queue = _subscribe(job)
+    queue.notify = notify
+
+    def events() -> Iterator[Event | None]:
+        with at_end(job, notify):
+            yield None
+            yield from _events(job, queue, lambda: 0.0)
+
+    found = events()
+    next(found)  # so that it tidies up, even if nobody asks for the first one
+    return found
+
+
+@contextlib.contextmanager
+def at_end(job: Job, alarm: Callable[[], object]) -> Iterator[None]:
+    """In here, ``alarm`` is called when the job has ended, in any thread; it must be quick."""
+    job._alarms.append(alarm)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the child of a fork has none
+            job._alarms.remove(alarm)
+
+
+def _subscribe(job: Job) -> EventQueue:
     queue = job._tracked.events.subscribe()
     # One that was given before the queue was there; twice at worst: the first ends it.
     end_event = job._tracked.state.end_event
     if end_event is not None:
         queue.put(end_event)
-    return _events(job, queue, limits, tick)
+    return queue
 
 
-def _events(
-    job: Job, queue: EventQueue, limits: Limits, tick: Callable[[], float] | None
-) -> Generator[Event, None, None]:
+def _events(job: Job, queue: EventQueue, seconds: Callable[[], float]) -> Iterator[Event | None]:
+    """``None`` where none came within so long."""
     try:
         while True:
             is_over = job.done()
-            left = job._slice(limits)
-            if left <= 0 and not is_over:
-                raise job._timeout_error(limits)
-            if tick is not None:
-                left = min(left, tick())
+            left = seconds()
             event = queue.get(0 if is_over else left)
-            if event is not None:
-                yield event
-                if event.is_end:
-                    return
-            elif is_over:
+            if event is None and is_over:
                 end_event = job._tracked.state.end_event
                 if end_event is not None:  # it has given way, to have room for others
                     yield end_event
+                return
+            yield event
+            if event is not None and event.is_end:
                 return
     finally:
         job._tracked.events.unsubscribe(queue)
@@ -525,16 +560,17 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
     """
     alarm = threading.Lock()
     alarm.acquire()
+    end = alarm.release
     try:
         for job in jobs:
-            job._alarms.append(alarm)
+            job._alarms.append(end)
         if not any(job.done() for job in jobs):
             with short_interrupts:
                 alarm.acquire(timeout=max(0.0, seconds))
     finally:
         for job in jobs:
             with contextlib.suppress(ValueError):
-                job._alarms.remove(alarm)
+                job._alarms.remove(end)
     return any(job.done() for job in jobs)
 
 

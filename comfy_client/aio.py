@@ -1,0 +1,137 @@
+"""For asyncio: wait for a job, and iterate over events.  It starts no thread for that.
+
+The client itself blocks; call what sends a request, such as ``api.submit`` and ``job.cancel``,
+with ``asyncio.to_thread``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import overload
+
+from . import subscriptions
+from .events import Event
+from .jobs import job as jobs
+from .jobs.job import Job, OnInterrupt
+from .jobs.result import Result
+from .subscriptions import Subscriptions
+
+__all__ = ["events", "result"]
+
+
+class _Bell:
+    """Wakes a coroutine from any thread.  One call at most is on its way to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._has_rung = False
+
+    def ring(self) -> None:
+        if not self._has_rung:
+            self._has_rung = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+        self._has_rung = False  # before anybody looks at what there is
+
+
+class _Events(AsyncIterator[Event]):
+    """No generator: whoever is cancelled in the middle of it may go on later."""
+
+    def __init__(self, bell: _Bell, found: Iterator[Event | None]) -> None:
+        self._bell = bell
+        self._found = found
+
+    async def __anext__(self) -> Event:
+        for event in self._found:
+            if event is not None:
+                return event
+            await self._bell.wait()
+        raise StopAsyncIteration
+
+
+@overload
+def events(source: Job) -> AsyncIterator[Event]: ...
+@overload
+def events(source: Subscriptions, name: str = "all") -> AsyncIterator[Event]: ...
+
+
+def events(source: Job | Subscriptions, name: str = "all") -> AsyncIterator[Event]:
+    """Iterate over the events of a job or of a client, from now on.
+
+    Those of a job are the same as :meth:`Job.events` yields, and end with the job; those of a
+    client are those of :meth:`ComfyApi.events`, and end when it is closed.  Events wait for a slow
+    loop, within the limits of :meth:`ComfyApi.events`: only the newest preview and progress of each
+    node are kept.  Leave the loop whenever you like: ``break``, an exception or a cancelled task
+    end the subscription, and change nothing for the prompt.  A timeout around ``anext(...)`` loses
+    no event.
+
+    Example::
+
+        import asyncio
+
+        from comfy_client import ComfyApi, aio
+
+        async def main() -> None:
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                job = await asyncio.to_thread(api.submit, "txt2img.json")
+                async for event in aio.events(job):
+                    print(event.name, job.progress.fraction)
+                print((await aio.result(job)).images)
+
+        asyncio.run(main())
+
+    Args:
+        source: A job, or a ``ComfyApi``.
+        name: Of a client, the name of the events, as in :meth:`ComfyApi.on`; ``all``: all of them.
+
+    Raises:
+        ClientClosed: The client is closed.
+        RuntimeError: No event loop is running.
+    """
+    bell = _Bell()
+    if isinstance(source, Job):
+        return _Events(bell, jobs.poll(source, bell.ring))
+    return _Events(bell, subscriptions.poll(source, name, bell.ring))
+
+
+async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
+    """Wait for the end of a job, and return its result.
+
+    ``await asyncio.wrap_future(job)`` does that, too, but if its task is cancelled, it calls
+    ``job.cancel()``, whose requests stop the whole event loop until the server has answered.
+
+    For a limit use ``asyncio.timeout``.  Unlike :meth:`Job.result`, it does not wait for receivers
+    of signals.
+
+    Args:
+        job: The job.
+        on_cancel: If the task that waits is cancelled (as by a timeout), let the prompt run and
+            log a warning with its id (``"leave"``), or cancel the prompt first (``"cancel"``).
+            That takes 5 seconds at most, in a thread; if the task is cancelled once more, it is
+            not waited for.
+
+    Raises:
+        JobError: As :meth:`Job.result`, but there is no ``JobTimeout``.
+        ValueError: ``on_cancel`` is neither of the two.
+    """
+    if on_cancel not in ("leave", "cancel"):
+        raise ValueError(f"on_cancel is 'leave' or 'cancel', not {on_cancel!r}")
+    bell = _Bell()
+    try:
+        with jobs.at_end(job, bell.ring):
+            while not job.done():
+                await bell.wait()
+    except asyncio.CancelledError:
+        if on_cancel == "cancel":
+            await asyncio.to_thread(jobs.cancel_in_time, [job])
+        elif not job.done():
+            jobs.warn_that_it_runs(job)
+        raise
+    return job.result(0)
