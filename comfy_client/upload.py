@@ -146,8 +146,8 @@ class Upload:
     Raises:
         FileNotFoundError: There is no such local file.
         ValueError: The name has folders or control characters in it, the subfolder leads out of the
-            folder, ``file`` is a URL and ``fetch`` is false, or a picture has another shape or
-            range than :meth:`ComfyApi.upload_image` says.
+            folder, ``file`` is a URL and ``fetch`` is false, it is empty and has no name, or a
+            picture has another shape or range than :meth:`ComfyApi.upload_image` says.
         MissingExtra: It is a picture, and Pillow or NumPy is not installed.
 
     Attributes:
@@ -179,6 +179,11 @@ class Upload:
             name = own_name if name is None else name
         if name is not None:
             _check_name(name)
+        elif _is_empty(source):
+            raise ValueError(
+                "the file to upload is empty: check where it comes from, or give a name to send it "
+                "all the same"
+            )
         if escapes(subfolder):
             raise ValueError(f"subfolder: {subfolder!r} leads out of the folder")
         self.__attrs_init__(source, name, subfolder, start, known)
@@ -297,6 +302,16 @@ def is_file(value: object) -> bool:
     )
 
 
+def instead_of(value: object) -> str:
+    """What to set in place of a value that has files but is none; empty: it has none."""
+    kind = type(value)
+    if hasattr(kind, "images") and hasattr(kind, "files"):
+        return f"{value!r} has several outputs; set one of them, such as result.image"
+    if hasattr(kind, "result") and hasattr(kind, "prompt_id"):
+        return f"{value!r} is a job; set one of its outputs, such as job.result().image"
+    return ""
+
+
 def escapes(path: str) -> bool:
     """Whether a path below one of the server's folders would leave it."""
     plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
@@ -358,7 +373,8 @@ def _source(
     if isinstance(file, str) and re.match("https?://", file, re.IGNORECASE):
         if not fetch:
             raise ValueError(
-                f"{without_secrets(file)} is a URL: fetch=True has this machine download it"
+                f"{without_secrets(file)} is a URL, which is downloaded only if you ask for it: "
+                "pass fetch=True, or set Upload(url, fetch=True) as an input"
             )
         return str(file), None, 0
     if isinstance(file, (str, os.PathLike)):
@@ -369,7 +385,8 @@ def _source(
         return (file, None, 0) if file.url is not None else (file.bytes(), None, 0)
     if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
         raise TypeError(
-            "a path, bytes, a binary file, a Pillow image, an array, a data URL or an output is "
+            instead_of(file)
+            or "a path, bytes, a binary file, a Pillow image, an array, a data URL or an output is "
             f"uploaded, not {type(file).__name__}"
         )
     name = getattr(file, "name", None)
@@ -384,6 +401,11 @@ def _checked_path(path: Path) -> tuple[Path, str | None, int]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "cannot upload a folder", os.fspath(path))
     return path, _harmless(path.name), 0
+
+
+def _is_empty(source: object) -> bool:
+    """Whether it is in memory, and has nothing in it."""
+    return source == b"" or (isinstance(source, io.BytesIO) and not _size_of(source))
 
 
 def _is_output(value: object) -> bool:

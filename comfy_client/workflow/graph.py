@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
-from ..upload import Upload
+from ..upload import Upload, instead_of, is_file
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -369,7 +369,12 @@ def json_value(value: Any) -> Any:
         number = item()
         if isinstance(number, (bool, int, float, str)):
             return json_value(number)
-    raise ValueError(f"JSON cannot carry {brief(value)} ({type(value).__name__})")
+    fault = instead_of(value)
+    if not fault and is_file(value):
+        fault = (
+            f"a file ({type(value).__name__}) goes into no list and no dict; set the file itself"
+        )
+    raise ValueError(fault or f"JSON cannot carry {brief(value)} ({type(value).__name__})")
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:

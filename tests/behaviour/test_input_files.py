@@ -15,7 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client import ComfyApi, MissingExtra, TransportError, Upload, UploadTooLarge, Workflow
+from comfy_client import (
+    ComfyApi,
+    MissingExtra,
+    TransportError,
+    Upload,
+    UploadTooLarge,
+    Workflow,
+    WorkflowError,
+)
 from comfy_client.testing import ComfyServer
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT, Heard, client, until
@@ -168,6 +176,22 @@ def test_a_file_that_cannot_be_sent_ends_the_submission(
     with pytest.raises(FileNotFoundError):
         fast.submit(workflow)
     assert not [one for one in comfy.requests if (one.method, one.path) == ("POST", "/prompt")]
+
+
+def test_what_is_no_single_file_says_what_to_set(fast: ComfyApi) -> None:
+    """A result, the outputs of a node, a job, a tuple of images."""
+    job = fast.submit(loads(PIXELS))
+    result = job.result(LIMIT)
+    for value, advice in (
+        (result, "<Result 1 image.* has several outputs; set one of them, such as result.image"),
+        (result["SaveImage"], "has several outputs; set one of them"),
+        (job, "<Job .* is a job; set one of its outputs, such as job.result\\(\\).image"),
+        (result.images, "goes into no list and no dict; set the file itself"),
+    ):
+        with pytest.raises(WorkflowError, match=f"input 'image': .*{advice}"):
+            loads(value)
+    with pytest.raises(TypeError, match="has several outputs"):
+        fast.upload_image(result)  # type: ignore[arg-type]
 
 
 def test_a_limit_of_the_server_is_told_with_the_size(tmp_path: Path) -> None:

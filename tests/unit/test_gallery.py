@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, Workflow
 from comfy_client.jobs import gallery
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
@@ -181,6 +181,12 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 NUMBERS = itertools.count(1)
+
+
+def test_dollars_in_names_are_no_formulas() -> None:
+    """MathJax leaves out what has one of these classes."""
+    for value in (result_of(None, "$x^2$.png"), Workflow({"1": {"class_type": "A$x$"}})):
+        assert html(value).startswith('<div class="tex2jax_ignore mathjax_ignore"')
 
 
 def test_what_the_cell_has_shown_is_not_shown_twice(shell: SimpleNamespace) -> None:

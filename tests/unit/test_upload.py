@@ -44,7 +44,6 @@ def digest(content: bytes) -> str:
         (b"ID3\x04", ".mp3"),
         (b"glTF\x02", ".glb"),
         (b"II*\0", ".tiff"),
-        (b"", ""),
         (b"text", ""),
     ],
 )
@@ -120,13 +119,13 @@ def test_any_data_url_is_read_or_refused(text: str) -> None:
         try:
             assert isinstance(Upload(url).source, bytes)
         except ValueError as exc:
-            assert "data URL" in str(exc)  # noqa: PT017  # some are read
+            assert "data URL" in str(exc) or "empty" in str(exc)  # noqa: PT017  # some are read
 
 
 def test_a_url_is_refused_unless_it_is_asked_for() -> None:
     """The message hides what may be secret in it."""
     url = "https://me:pass@example.org/a.png?token=1"
-    with pytest.raises(ValueError, match=r"https://example.org/a.png is a URL: fetch=True"):
+    with pytest.raises(ValueError, match=r"https://example.org/a.png is a URL, .*pass fetch=True"):
         Upload(url)
     assert repr(Upload(url, fetch=True)) == "<Upload https://example.org/a.png>"
     assert Upload(url, fetch=True).state() is None
@@ -142,6 +141,10 @@ def test_what_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> None:
         Upload(7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not StringIO"):
         Upload(io.StringIO("x"))  # type: ignore[arg-type]
+    for empty in (b"", bytearray(), "data:image/png;base64,", io.BytesIO()):
+        with pytest.raises(ValueError, match="is empty: check where it comes from, or give a name"):
+            Upload(empty)
+    assert Upload(b"", "empty.txt").source == b""
     ended = io.BytesIO(b"x")
     ended.read()
     with pytest.raises(ValueError, match="rewind"):
@@ -201,7 +204,13 @@ def test_equal_ones_have_the_same_source_name_and_subfolder(tmp_path: Path) -> N
     path = tmp_path / "a"
     path.write_bytes(PNG)
     different = [
-        *(Upload(PNG), Upload(PNG, "a"), Upload(PNG, subfolder="a"), Upload(path), Upload(b"")),
+        *(
+            Upload(PNG),
+            Upload(PNG, "a"),
+            Upload(PNG, subfolder="a"),
+            Upload(path),
+            Upload(b"", "b"),
+        ),
         Upload("http://a/b", fetch=True),
     ]
     assert len({*different, *map(Upload, different)}) == len(different)
@@ -229,13 +238,13 @@ def test_its_text_tells_it_from_others() -> None:
     assert str(Upload(b"abc")) != str(Upload(b"abd"))
     assert str(Upload(__file__)) == __file__
     assert str(Upload("http://a:b@c/d?e", fetch=True)) == "http://c/d"
-    assert str(Upload(io.BytesIO(b""))) == "an open file"
+    assert str(Upload(io.BytesIO(b"x"))) == "an open file"
 
 
 @pytest.mark.parametrize(
     ("value", "can_be_sent"),
     [
-        *((b"", True), (Path("x"), True), (io.BytesIO(), True), (Upload(b""), True)),
+        *((b"", True), (Path("x"), True), (io.BytesIO(), True), (Upload(b"x"), True)),
         *(("x", False), (7, False), (None, False), ([1], False), ({}, False), (io.BytesIO, False)),
         (SimpleNamespace(filename="a"), False),
     ],
