@@ -9,7 +9,11 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import os
+import shutil
 import signal
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +24,7 @@ import attrs
 import pytest
 from hypothesis import settings
 
-from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, python_for, setup
+from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
 from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
 from tests.versions import TESTED
 
@@ -38,6 +42,19 @@ settings.load_profile("usual")
 
 # As a terminal has it: a shell that runs the tests in the background has Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hundreds of processes import the package. Where nothing is to be compiled to stay beside the
+# sources, it stays elsewhere.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(cache() / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Thousands of servers have a folder each, which takes some disks longer than the tests.
+_MEMORY = Path("/dev/shm")
+_HAS_ROOM = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30
+if "TMPDIR" not in os.environ and _HAS_ROOM:
+    tempfile.tempdir = os.environ["TMPDIR"] = str(_MEMORY)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +118,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Set ComfyUI up before the first test."""
-    gc.freeze()  # what tests collect is theirs; looking through all modules takes long
     config = session.config
     if not (config.option.collectonly or hasattr(config, "workerinput")):
         _set_up(config, {version for item in session.items if (version := real_version(item))})
@@ -122,6 +138,13 @@ def _set_up(config: pytest.Config, versions: set[str]) -> None:
                 setup(version)
         elif tree := tree_of(config.getoption("comfyui")):
             python_for(tree)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_old_to_collect() -> None:
+    """What tests collect is theirs: looking through all modules and definitions takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

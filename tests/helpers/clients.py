@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import socket
+import stat
 import threading
 import time
 from collections import Counter
@@ -160,18 +162,15 @@ def until(found: Callable[[], T], timeout: float = 60.0) -> T:
     return value
 
 
-def open_sockets(port: int) -> list[socket.socket]:
-    """The sockets of this process that are connected to a port of this machine."""
+def open_sockets(port: int) -> list[int]:
+    """The open files of this process that are connected to a port of this machine."""
     gc.collect()
     found = []
-    for item in gc.get_objects():
-        if isinstance(item, socket.socket) and item.fileno() != -1:
-            try:
-                peer = item.getpeername()
-            except OSError:
-                continue
-            if peer[1:2] == (port,):
-                found.append(item)
+    for file in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # it is closed by now, or not connected
+            if stat.S_ISSOCK(os.fstat(file).st_mode):
+                with socket.socket(fileno=os.dup(file)) as sock:
+                    found += [file] if sock.getpeername()[1:2] == (port,) else []
     return found
 
 
