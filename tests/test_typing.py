@@ -1,4 +1,4 @@
-"""What a type checker says of programs that use the client: of the guide's, and of wrong ones."""
+"""What a type checker says: of the guide, of wrong programs, of modules with a server's nodes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ import pytest
 import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.subscriptions import Subscriptions
+from comfy_client.workflow.stubs import stubs
 from tests.guide import blocks, examples
+from tests.helpers.conformance import definitions
+from tests.unit.test_stubs import hostile_definitions
 
 PACKAGE = Path(comfy_client.__file__).parent
 
+NODES = {"nodes_0_3_75": "0.3.75", "nodes_0_28_1": "0.28.1"}
 BLOCKS = {f"block_{index:03d}": block for index, block in enumerate([*blocks(), *examples()])}
 
 #: What ends in ``# E: code`` is refused with that code, all else is right.
@@ -124,12 +128,66 @@ def options(api: ComfyApi, anything: dict[str, Any]) -> None:
 """
 
 
+#: The same of a module that :func:`stubs` made.
+STUBS = """
+from typing import Any, Literal, assert_type
+from comfy_client import ComfyApi, GraphNode, Link, Workflow
+import comfy_client
+from nodes_0_28_1 import Graph
+
+def right(api: ComfyApi) -> Workflow:
+    g = Graph(api)
+    model, clip, vae = g.CheckpointLoaderSimple(ckpt_name="tiny.ckpt")
+    assert_type(vae, Link[Literal["VAE"]])
+    loader = g.CheckpointLoaderSimple(_title="Loader", _id=7)
+    assert_type(loader[1], Link[Literal["CLIP"]])
+    assert_type(loader.VAE, Link[Literal["VAE"]])
+    positive = g.CLIPTextEncode(clip=clip, text="a fox")
+    latent = g.KSampler(
+        model=loader, positive=positive, negative=positive[0], latent_image=g.EmptyLatentImage(),
+        seed="random", cfg=g.PrimitiveFloat(), sampler_name="euler",
+    )
+    image = g.VAEDecode(samples=latent.LATENT, vae=vae)
+    batch = g.BatchImagesNode(images=[image, g.LoadImage(image="any.png")[0]])
+    g.ResizeImageMaskNode({"resize_type.multiplier": 2.0}, input=batch, resize_type="match size")
+    g["Epsilon Scaling"](model=model, scaling_factor=1.01)
+    assert_type(g.SaveImage(images=batch).node_id, str)
+    return g.workflow()
+
+def wrong(g: Graph, image: Link[Literal["IMAGE"]], latent: Link[Literal["LATENT"]]) -> None:
+    g.KSamplr()  # E: attr-defined
+    g.SaveImage()  # E: call-arg
+    g.SaveImage(images=latent)  # E: arg-type
+    g.SaveImage(images=image, prefix="x")  # E: call-arg
+    g.SaveImage(images=g.CheckpointLoaderSimple())  # E: arg-type
+    g.KSamplerSelect(sampler_name="eular")  # E: arg-type
+    g.EmptyImage(width="64")  # E: arg-type
+    g.EmptyImage(width=g.PrimitiveFloat())  # E: arg-type
+    g.BatchImagesNode(images=[image, latent])  # E: list-item
+    g["Epsilon Scaling"](model=image)  # E: arg-type
+    a, b = g.CheckpointLoaderSimple()  # E: misc
+
+def untyped(api: ComfyApi) -> None:
+    g = comfy_client.Graph(api)
+    model, clip, vae = g.CheckpointLoaderSimple(ckpt_name="tiny.ckpt")
+    assert_type(model, Link[Any])
+    assert_type(g.KSampler(model=model), GraphNode[Any])
+    assert_type(g["KSampler"](model=model)[0], Link[Any])
+"""
+
+
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
     """By module and line, what mypy says; one run over all, since a start takes long."""
     folder = tmp_path_factory.mktemp("typing")
-    blocks = {name: block.code for name, block in BLOCKS.items()}
-    for name, code in {**blocks, "uses": USES}.items():
+    programs = {name: block.code for name, block in BLOCKS.items()}
+    programs |= {
+        "uses": USES,
+        "uses_of_nodes": STUBS,
+        "nodes_hostile": stubs(hostile_definitions()),
+    }
+    programs |= {name: stubs(definitions(version)) for name, version in NODES.items()}
+    for name, code in programs.items():
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     command += ["--follow-imports=silent", "."]  # of programs, not of the package
@@ -161,14 +219,21 @@ def test_every_block_of_the_guide_is_typed(
     assert complaints[name] == {}
 
 
+@pytest.mark.parametrize("name", [*NODES, "nodes_hostile"])
+def test_the_module_of_a_server_is_typed(name: str, complaints: dict[str, dict[int, str]]) -> None:
+    """With all classes of two real servers, and with names that nobody has."""
+    assert complaints[name] == {}
+
+
+@pytest.mark.parametrize(("name", "code"), [("uses", USES), ("uses_of_nodes", STUBS)])
 def test_what_is_right_passes_and_what_is_wrong_is_refused(
-    complaints: dict[str, dict[int, str]],
+    name: str, code: str, complaints: dict[str, dict[int, str]]
 ) -> None:
-    """Events by their names, pictures wherever they are, options of a prompt."""
-    lines = enumerate(USES.splitlines(), 1)
+    """Events by their names, pictures wherever they are, options of a prompt, nodes of a server."""
+    lines = enumerate(code.splitlines(), 1)
     expected = {number: line.split("# E: ")[1] for number, line in lines if "# E: " in line}
-    found = {number: text.rpartition("[")[2][:-1] for number, text in complaints["uses"].items()}
-    assert found == expected, complaints["uses"]
+    found = {number: text.rpartition("[")[2][:-1] for number, text in complaints[name].items()}
+    assert found == expected, complaints[name]
 
 
 @pytest.mark.parametrize("method", [Subscriptions.on, Subscriptions.wait_for, Subscriptions.events])
