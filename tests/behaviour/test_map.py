@@ -476,7 +476,7 @@ def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
     """It may run for long, as its steps show."""
     graph = load_workflow("txt2img_tiny")
     graph["4"]["inputs"]["ckpt_name"] = "simulated.safetensors"
-    graph["3"]["inputs"]["steps"] = 20
+    graph["3"]["inputs"]["steps"] = 12
     with ComfyServer(step_seconds=0.15) as server, ComfyApi(server.url) as api:
         grid = ({"KSampler.seed": number} for number in range(2))
         assert len(list(api.map(graph, grid, stall_timeout=1.5, ordered=False))) == 2

@@ -414,6 +414,7 @@ def test_an_interrupt_in_the_middle_of_sampling(api, workflow):
     assert len(after.result(LIMIT).images) == 1
 
 
+@pytest.mark.timing(silence=0.5, lost=0.5)
 def test_a_prompt_deleted_from_the_queue_is_lost(api, held):
     """Nothing says so but queue and history."""
     ends = []

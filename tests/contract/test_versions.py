@@ -446,6 +446,7 @@ def test_every_method_of_the_routes_is_held_to_the_table() -> None:
     assert [row.key for row in TABLE if row.key and f'has("{row.key}")' not in written] == []
 
 
+@pytest.mark.timing(silence=0.5, lost=0.5)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_does_what_the_table_says(here: Any, name: str) -> None:
     """It works, or it says that the server lacks it, or it takes the fall-back."""
@@ -710,6 +711,7 @@ def test_an_interrupt_by_id_stops_only_that_prompt(here: Any) -> None:
     assert here.heard.ends(waiting.prompt_id) == ["execution_success"]
 
 
+@pytest.mark.timing(silence=0.5, lost=0.5)
 def test_a_prompt_that_is_deleted_from_the_queue_is_lost(here: Any) -> None:
     """Which no server tells."""
     running = here.api.submit(text(here, seconds=60.0, ticks=1000))
