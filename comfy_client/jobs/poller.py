@@ -88,6 +88,7 @@ class Poller:
     def ask_now(self, one: Tracked) -> None:
         """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
         self.tracker.not_before = 0.0
+        one.state.wanted_at = time.monotonic()
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
@@ -123,6 +124,9 @@ class Poller:
         if due and now >= self.tracker.not_before:
             due.sort(key=lambda one: one.state.check_at)  # what failed last time comes last
             self._ask(known, due)
+            for one in known:
+                if one.state.wanted_at >= now:  # the answers may be older than that
+                    self.tracker.poll_soon(one.state)
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))

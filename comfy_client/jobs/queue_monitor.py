@@ -42,6 +42,7 @@ class QueueMonitor:
         self._last: tuple[QueueSnapshot, State, int] | None = None
         self.at: float = float("-inf")  #: When the last snapshot was asked for.
         self.rests_until: float = float("-inf")  #: No other before, as it took long.
+        self._changed_at: float = float("-inf")  # when we changed it
         self.status_at: float = float("-inf")  #: When the server last said its length.
         self.remaining: int | None = None  #: Prompts that run or wait, as it said then.
         self.departed = 0  #: How many prompts left the queue, of whomever ...
@@ -76,10 +77,13 @@ class QueueMonitor:
         # Without everybody's graphs, which may take more than all the rest of a client.
         kept = attrs.evolve(snapshot, graphs={}) if snapshot.graphs else snapshot
         self._last, self.at = (kept, state, generation), at
+        if self._changed_at >= at:  # meanwhile
+            self._last = None
         return snapshot
 
     def forget(self) -> None:
         """The queue has changed, by our own hand."""
+        self._changed_at = time.monotonic()
         self._last = None
 
     def stale(self) -> QueueSnapshot | None:

@@ -135,6 +135,7 @@ class JobState:
     remarks: deque[str] = attrs.field(factory=deque)  #: Logged where its end is waited for.
     # When to ask about it.
     check_at: float = float("inf")
+    wanted_at: float = 0.0  #: When somebody last wanted to know.
     interval: float = 0.0
     missed_at: float | None = None
     late_since: float = 0.0  #: Since when history knows more than the socket.

@@ -24,6 +24,7 @@ from tests.helpers.clients import (
     Fast,
     Heard,
     Quick,
+    quickly,
     until,
 )
 from tests.helpers.gates import Hold, check_once, held, saves, shows, until_it_runs
@@ -174,6 +175,38 @@ def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
         assert state_of(job).cancelled
         assert not job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
+
+
+@pytest.mark.timing(silence=60.0)
+def test_cancel_is_not_undone_by_a_look_at_the_queue_that_began_before_it(
+    comfy: ComfyServer, api: ComfyApi, gate: Any
+) -> None:
+    """Whose answer still has the prompt: the thread that asks looks again at once."""
+    api.submit(shows(waits=True))
+    job = api.submit(shows("b"))
+    is_read, is_cancelled = threading.Event(), threading.Event()
+
+    def late(request: Request) -> Any:
+        answer = comfy.answer(request)
+        comfy.off("GET", "/queue")
+        is_read.set()
+        assert is_cancelled.wait(LIMIT)
+        return answer
+
+    @comfy.on("POST", "/queue")
+    def told(request: Request) -> Any:
+        answer = comfy.answer(request)
+        threading.Timer(0.1, is_cancelled.set).start()  # when the client has read the answer
+        return answer
+
+    comfy.on("GET", "/queue", late)
+    attaching = threading.Thread(target=api.job, args=(api.generate_id(),), daemon=True)
+    attaching.start()  # which asks for the queue
+    assert is_read.wait(LIMIT)
+    with quickly(5.0):
+        assert job.cancel()
+        assert job.done()
+    attaching.join(LIMIT)
 
 
 def test_cancel_by_our_id_leaves_the_job_of_the_servers_id_watched(
