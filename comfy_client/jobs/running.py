@@ -112,12 +112,12 @@ class Running(Waiting):
                 unload its models and caches (:meth:`free_memory`), and run the workflow once more,
                 with the same seeds, under a new id; ``timeout`` is for both.  If that fails, its
                 error has the first one as its cause.
-            progress: Whether to show how far it is.  ``None``: ``COMFY_PROGRESS`` (0 or 1) in
-                the environment decides; without it, a notebook shows a bar, the preview, and at
-                the end what came out, and a terminal with tqdm (extra ``[progress]``) shows a
-                bar on stderr, unless you passed a callback or called from another thread than
-                the main one.  Everywhere else, ``True`` writes a line for each 10 %, and
-                ``None`` logs these lines as INFO.
+            progress: Whether to show how far it is.  A notebook shows a bar, the preview, and at
+                the end what came out; a terminal with tqdm (extra ``[progress]``) shows a bar,
+                and anything else gets a line for each 10 %, both on stderr.  ``None``:
+                ``COMFY_PROGRESS`` (0 or 1) in the environment decides; without it, it is shown
+                unless you passed a callback or called from another thread than the main one,
+                and the log gets the lines if its level is INFO.
             options: See :class:`PromptOptions`.
 
         Raises:

@@ -18,7 +18,7 @@ from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that a run takes before a terminal shows it: a loop of short ones leaves no lines.
+#: Seconds that a run takes before anything shows it: a loop of short ones leaves no lines.
 _DELAY: Final = 0.4
 #: Of the time, so much may go into drawing: one part in as many.
 _SHARE: Final = 50
@@ -85,12 +85,12 @@ class Bar(Protocol):
 
 
 class Ticker:
-    """Draws moments on a bar, and no more often than is worth it."""
+    """Draws moments on a bar: none of what is over in a moment, and no more than are worth it."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment]) -> None:
         self._bar = bar
         self._moment = moment
-        self._due = time.monotonic()
+        self._due = time.monotonic() + _DELAY
 
     def tick(self) -> float:
         """Draw one if it is time; in how many seconds it will be."""
@@ -161,15 +161,12 @@ class TerminalBar:
     period: float = 0.1
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
         self._width = 0
         self._bar: Any = None
 
     def show(self, moment: Moment) -> None:
-        """Draw it, unless it may be over in a moment."""
+        """Draw it."""
         if self._bar is None:
-            if time.monotonic() - self._begun < _DELAY and not moment.ended:
-                return
             self._bar = _tqdm()
         self._bar.n = round(moment.fraction, 3)
         text = one_line(moment.ended or moment.text, _WIDTH)
@@ -186,7 +183,7 @@ class TerminalBar:
                 self._bar.clear()
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Leave the last state; of what was over soon, nothing."""
+        """Leave the last state, if it has shown one."""
         if self._bar is not None:
             self.show(moment)
             with contextlib.suppress(OSError, ValueError):
@@ -215,9 +212,11 @@ class Lines:
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._tenths = 0
+        self._is_shown = False
 
     def show(self, moment: Moment) -> None:
         """Write a line, if it is further by a tenth."""
+        self._is_shown = True
         tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
@@ -228,8 +227,9 @@ class Lines:
         """There is room for all."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Write how it ended."""
-        self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
+        """Write how it ended, if it did not end at once."""
+        if self._is_shown:
+            self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
 
 
 def _print(text: str) -> None:
@@ -250,13 +250,10 @@ class NotebookBar:
     period: float = 0.25
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
         self._handle: Any = None
 
     def show(self, moment: Moment) -> None:
-        """Show the bar below the latest preview; nothing of what may be over in a moment."""
-        if self._handle is None and time.monotonic() - self._begun < _DELAY:
-            return
+        """Show the bar below the latest preview."""
         self._put(_bar_bundle(moment))
 
     def make_room(self) -> None:

@@ -45,9 +45,9 @@ def surface(progress: bool | None) -> Surface:
     """Where to show how a run goes on.
 
     Args:
-        progress: What the caller wants; ``None``: the environment decides, and then by where it
-            runs.  Only a notebook and a terminal show something unasked, and only from the main
-            thread: a library that calls us in another one does not own the screen.
+        progress: What the caller wants; ``None``: the environment decides.  Without it, something
+            is shown in the main thread only: a library that calls us in another one does not own
+            the screen.  Lines go to the log then, if it takes them, and else to stderr.
     """
     if progress is None:
         if threading.current_thread() is not threading.main_thread():
@@ -61,9 +61,7 @@ def surface(progress: bool | None) -> Surface:
         return "notebook"
     if _is_terminal() and find_spec("tqdm") is not None:
         return "terminal"
-    if progress:
-        return "lines"
-    return "log" if log.isEnabledFor(logging.INFO) else "none"
+    return "log" if progress is None and log.isEnabledFor(logging.INFO) else "lines"
 
 
 def _is_terminal() -> bool:

@@ -16,6 +16,7 @@ from comfy_client import ComfyApi, JobFailed
 from comfy_client.showing import bars, cells
 from comfy_client.testing import ComfyServer
 from tests.helpers.graphs import txt2img
+from tests.helpers.interrupts import in_time
 from tests.helpers.sweeps import GRID, WORKFLOW, Record, add_recorded_nodes
 
 
@@ -70,35 +71,76 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
     return Notebook(monkeypatch)
 
 
-def test_a_script_writes_nothing_unasked(
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_pipe_gets_lines_on_stderr(
     api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does it ask for previews."""
+    """Results go to stdout, which stays clean."""
     api.run(WORKFLOW)
     api.sweep(WORKFLOW, GRID)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_pipe_gets_lines_if_asked(
-    api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """On stderr; results go to stdout."""
-    api.run(WORKFLOW, progress=True)
-    api.sweep(WORKFLOW, GRID, progress=True)
     out, err = capfd.readouterr()
     assert not out
     assert err.splitlines()[-1].startswith("4/4: done, 0:0")
     assert any(line.startswith("done, 0:0") for line in err.splitlines())
 
 
-def test_a_log_gets_lines_at_the_level_info(
-    api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("how", ["argument", "environment", "callback", "thread"])
+def test_a_pipe_gets_nothing_if_nobody_wants_it(
+    api: ComfyApi,
+    record: Record,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
-    """With the id of the prompt."""
+    """Nor does a library that calls from a thread of its own."""
+    if how == "environment":
+        monkeypatch.setenv("COMFY_PROGRESS", "0")
+    options: dict[str, Any] = {
+        "argument": {"progress": False},
+        "callback": {"on_progress": lambda event: None},
+    }.get(how, {})
+
+    def run() -> None:
+        api.run(WORKFLOW, **options)
+
+    if how == "thread":
+        in_time(run)
+    else:
+        run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_script_writes_nothing_of_what_is_over_in_a_moment(
+    api: ComfyApi,
+    record: Record,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does it ask for previews."""
+    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    api.run(WORKFLOW)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_log_gets_lines_at_the_level_info(
+    api: ComfyApi,
+    record: Record,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """With the id of the prompt; and stderr does not get them, too."""
     with caplog.at_level(logging.INFO, "comfy_client"):
         result = api.run(WORKFLOW)
     said = [line.getMessage() for line in caplog.records]
     assert f"prompt {result.prompt_id}: done, 0:00" in said
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_notebook_shows_previews_and_at_the_end_the_gallery(notebook: Notebook) -> None:

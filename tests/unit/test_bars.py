@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ from comfy_client.showing.bars import (
     NotebookBar,
     Preview,
     TerminalBar,
+    Ticker,
     clock,
     make_bar,
 )
@@ -90,16 +92,19 @@ def test_a_terminal_shows_node_steps_and_what_is_left(monkeypatch: pytest.Monkey
     assert terminal.getvalue().endswith("| 2:00\n")
 
 
-def test_a_terminal_shows_nothing_of_what_is_over_in_a_moment(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("surface", ["terminal", "lines", "log"])
+def test_what_is_over_in_a_moment_leaves_nothing(
+    surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A loop of short runs leaves no line for each."""
     monkeypatch.setattr(bars, "_DELAY", 60.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    bar = TerminalBar()
-    bar.show(HALF)
-    bar.end(Moment(1.0, ended="done"), None)
+    bar = make_bar(surface, "x")
+    with caplog.at_level(logging.INFO, "comfy_client"):
+        assert Ticker(bar, lambda: HALF).tick() > 50
+        bar.end(Moment(1.0, ended="done"), None)
     assert not terminal.getvalue()
+    assert not caplog.records
 
 
 @given(st.text())

@@ -51,9 +51,9 @@ def in_thread(call: Callable[[], Any]) -> Any:
     return got[0]
 
 
-def test_a_pipe_gets_nothing_unasked_and_lines_if_asked() -> None:
-    """Scripts and services write what they are told to write."""
-    assert surface(None) == "none"
+def test_a_pipe_gets_lines_unless_they_are_not_wanted() -> None:
+    """On stderr: stdout is the program's."""
+    assert surface(None) == "lines"
     assert surface(True) == "lines"
     assert surface(False) == "none"
 
@@ -66,12 +66,11 @@ def test_a_log_that_wants_information_gets_lines() -> None:
 
 
 def test_a_terminal_has_a_bar_where_tqdm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, lines if they are asked for."""
+    """Without it, lines."""
     monkeypatch.setattr(sys, "stderr", Terminal())  # in here: pytest sets its own for each phase
     assert surface(None) == "terminal"
     monkeypatch.setattr(screen, "find_spec", lambda name: None)
-    assert surface(None) == "none"
-    assert surface(True) == "lines"
+    assert surface(None) == surface(True) == "lines"
 
 
 @pytest.mark.usefixtures("notebook")
@@ -83,7 +82,7 @@ def test_a_notebook_has_a_display() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("0", "none"), ("false", "none"), (" OFF ", "none"), ("1", "lines"), ("", "none")],
+    [("0", "none"), ("false", "none"), (" OFF ", "none"), ("1", "lines"), ("", "lines")],
 )
 def test_the_environment_decides_where_no_argument_does(
     value: str, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -109,4 +108,4 @@ def test_a_screen_of_any_kind_raises_nothing(
 ) -> None:
     """There may be none, as under ``pythonw``."""
     monkeypatch.setattr(sys, "stderr", stderr)
-    assert surface(None) == "none"
+    assert surface(None) == "lines"
