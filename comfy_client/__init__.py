@@ -56,14 +56,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .client import ComfyApi
-from .credentials import (
-    BasicCredentials,
-    BearerCredentials,
-    Credentials,
-    EnvCredentials,
-    HeaderCredentials,
-    QueryCredentials,
-)
 from .errors import (
     ApiError,
     AuthenticationError,
@@ -118,7 +110,6 @@ from .events import (
     TerminalEvent,
     UnknownEvent,
 )
-from .jobs.describe import JobProgress
 from .jobs.job import Job
 from .jobs.output import Output, OutputFile, OutputFrame
 from .jobs.result import NodeOutput, Result
@@ -126,13 +117,22 @@ from .routes.prompts import PromptOptions
 from .signals import signal
 from .timing import Timing
 from .transport.websocket import State
-from .upload import Upload
 from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
     from .batch.row import SweepRow
     from .batch.rows import Sweep
+    from .credentials import (
+        BasicCredentials,
+        BearerCredentials,
+        Credentials,
+        EnvCredentials,
+        HeaderCredentials,
+        QueryCredentials,
+    )
     from .doctor.report import DoctorCheck, DoctorReport
+    from .jobs.describe import JobProgress
+    from .upload import Upload
     from .workflow.build import Graph, GraphNode, Link
     from .workflow.check import CheckReport
     from .workflow.problems import Problem
@@ -228,6 +228,9 @@ def __getattr__(name: str) -> Any:
     """What takes a while to import, and is wanted rarely."""
     if name in __all__:
         for add_on in (
+            ".credentials",
+            ".upload",
+            ".jobs.describe",
             ".batch.sweep",
             ".doctor.report",
             ".workflow.build",

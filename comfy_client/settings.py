@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from .credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
 
 if TYPE_CHECKING:
     import requests
+
+    from .credentials import AnyCredentials
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
@@ -41,6 +42,8 @@ class ClientSettings:
         if userinfo is not None:
             if self.credentials is not None:
                 raise ValueError("credentials stand both in host and in credentials=; give one")
+            from .credentials import BasicCredentials
+
             self.credentials = BasicCredentials(*userinfo)
         if self.transport not in ("auto", "poll"):
             raise ValueError("transport is 'auto' or 'poll'")
@@ -70,6 +73,8 @@ class ClientSettings:
 
     def for_pickle(self) -> dict[str, Any]:
         """The arguments that a pickle carries; a secret is in none of them."""
+        from .credentials import EnvCredentials
+
         credentials, proxies, verify = self.credentials, self.proxies, self.verify
         return {
             "host": self.host,
