@@ -83,7 +83,7 @@ def data(value: Any) -> dict[str, Any]:
         (Holder(1), {"value": 1}),
         (KeyError("a"), {"code": "key_error", "message": "'a'", "hint": None, "retryable": False}),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_json_comes_of_a_value(value: Any, expected: Any) -> None:
     assert told(value) == expected
