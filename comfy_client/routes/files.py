@@ -265,7 +265,8 @@ class FileRoutes(RouteGroup):
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
         of :meth:`get_image`.  If the connection is cut, the rest is asked for, for 30 seconds
         after the last byte, if the server says which version of the file it sends (by ``ETag``, as
-        every ComfyUI does, or by ``Last-Modified``; not for ``preview`` and ``channel``).
+        every ComfyUI does, or by a ``Last-Modified`` of more than a second ago; not for ``preview``
+        and ``channel``).
         Otherwise, or if the file has changed, the iteration ends in a :class:`TransportError`.
         """
         params = _view_params(info, preview, channel)

@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
@@ -23,13 +25,17 @@ Ask = Callable[[int, Mapping[str, str]], AbstractContextManager[Download]]
 #: Bytes that make an attempt a good one: the next one needs no pause.
 _ENOUGH: Final = 1 << 16
 _RANGE_NOT_SATISFIABLE: Final = 416
+#: Seconds between the last change of a file and when it was sent: the time of a later change is
+#: another one then, though both are rounded, and the time of sending is a second old.
+_REST: Final = 2.0
 
 
 @contextlib.contextmanager
 def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
     """A download that survives cuts, if the server says which version of the file it sends.
 
-    Only that version is continued: by its ``ETag``, or its ``Last-Modified`` and size.
+    Only that version is continued: by its ``ETag``, or its ``Last-Modified`` and size, if it was
+    not modified just before: those are times in whole seconds.
 
     Args:
         ask: Asks for the file.
@@ -48,6 +54,7 @@ def _chunks(
 ) -> Iterator[bytes]:
     size = size_of(first)
     mark = mark_of(first.headers, size)
+    is_sure = "etag" in mark or _was_at_rest(first.headers)
     latest, backoff = time.monotonic(), Backoff(0.2, 1.0)
     chunks: Iterator[bytes] = iter(first)
     while True:
@@ -61,7 +68,7 @@ def _chunks(
         except ComfyError as exc:
             if got:
                 latest = time.monotonic()
-            if not (mark and _may_pass(exc)) or time.monotonic() - latest >= within:
+            if not (mark and is_sure and _may_pass(exc)) or time.monotonic() - latest >= within:
                 raise
             log.info("%s; asking for the rest", exc)
         at += got
@@ -118,6 +125,18 @@ def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
         return {"etag": etag}
     changed = headers.get("last-modified", "")
     return {"last-modified": changed} if changed and size is not None else {}
+
+
+def _was_at_rest(headers: Mapping[str, str]) -> bool:
+    """Whether another version would have another ``Last-Modified`` than the one that is sent."""
+    try:
+        sent, modified = (
+            parsedate_to_datetime(headers[name]).replace(tzinfo=UTC)
+            for name in ("date", "last-modified")
+        )
+    except (KeyError, ValueError, OverflowError):
+        return False
+    return (sent - modified).total_seconds() >= _REST
 
 
 def size_of(answer: Download) -> int | None:
