@@ -107,12 +107,12 @@ def test_the_place_in_the_queue_is_called_as_it_changes(api):
     assert len(calls) <= 4
 
 
-@pytest.mark.parametrize("kind", ["on_progress", "on_preview"])
-def test_calls_are_as_rare_as_asked_for_and_the_last_one_comes(api, workflow, way, kind):
+@pytest.mark.parametrize(("kind", "pause"), [("on_progress", 0.4), ("on_preview", 2.0)])
+def test_calls_are_as_rare_as_asked_for_and_the_last_one_comes(api, workflow, way, kind, pause):
     """The newest is kept meanwhile."""
     graph: Any = sleeper(1.0, 100)
-    if kind == "on_preview":
-        graph = workflow("txt2img_slow", steps=20, seed=time.time_ns() % 2**40)
+    if kind == "on_preview":  # however long a step takes on a busy machine
+        graph = workflow("txt2img_tiny", steps=20, seed=time.time_ns() % 2**40)
     at: list[float] = []
     seen: list[Any] = []
     every: list[Any] = []
@@ -125,11 +125,11 @@ def test_calls_are_as_rare_as_asked_for_and_the_last_one_comes(api, workflow, wa
         if event.name == ("progress" if kind == "on_progress" else "b_preview"):
             every.append(event)
 
-    run_by(way, api)(graph, every=0.4, on_event=keep, **{kind: call})
+    run_by(way, api)(graph, every=pause, on_event=keep, **{kind: call})
     assert len(every) > len(seen) >= 2
     assert seen[-1] is every[-1]
     gaps = [later - sooner for sooner, later in zip(at, at[1:], strict=False)]
-    assert all(gap >= 0.39 for gap in gaps[:-1])  # the last comes with the end
+    assert all(gap > 0.95 * pause for gap in gaps[:-1])  # the last comes with the end
 
 
 def test_a_callback_that_raises_ends_run_and_not_the_prompt(api):
