@@ -158,25 +158,25 @@ def test_a_host_that_cannot_be_is_an_error_at_once(comfy: ComfyServer, url: str)
 def test_a_socket_that_is_refused_is_an_error_at_once(comfy: ComfyServer) -> None:
     """HTTP lets us in."""
     comfy.faults.refuse_sockets(401)
-    with contextlib.closing(ComfyApi(comfy.url)) as api, quickly(LIMIT):
-        with pytest.raises(AuthenticationError, match="401"):
-            api.wait_until_ready(LIMIT * 2)
+    api = ComfyApi(comfy.url)
+    with contextlib.closing(api), quickly(LIMIT), pytest.raises(AuthenticationError, match="401"):
+        api.wait_until_ready(LIMIT * 2)
 
 
 def test_a_socket_that_does_not_come_in_time_is_a_timeout(comfy: ComfyServer) -> None:
     """Though HTTP works."""
     comfy.faults.stall_handshakes()
-    with contextlib.closing(ComfyApi(comfy.url)) as api:
-        with pytest.raises(RequestTimeout, match="event socket"):
-            api.wait_until_ready(0.5)
+    api = ComfyApi(comfy.url)
+    with contextlib.closing(api), pytest.raises(RequestTimeout, match="event socket"):
+        api.wait_until_ready(0.5)
 
 
 def test_a_server_that_is_silent_is_a_timeout(comfy: ComfyServer) -> None:
     """In time."""
     comfy.faults.delay("GET", "*")
-    with contextlib.closing(ComfyApi(comfy.url)) as api, quickly(5):
-        with pytest.raises(RequestTimeout):
-            api.wait_until_ready(0.5)
+    api = ComfyApi(comfy.url)
+    with contextlib.closing(api), quickly(5), pytest.raises(RequestTimeout):
+        api.wait_until_ready(0.5)
 
 
 def test_close_ends_the_wait(refused: str) -> None:

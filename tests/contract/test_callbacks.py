@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_calls_are_as_rare_as_asked_for_and_the_last_one_comes(api, workflow, wa
     run_by(way, api)(graph, every=pause, on_event=keep, **{kind: call})
     assert len(every) > len(seen) >= 2
     assert seen[-1] is every[-1]
-    gaps = [later - sooner for sooner, later in zip(at, at[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(at)]
     assert all(gap > 0.95 * pause for gap in gaps[:-1])  # the last comes with the end
 
 
