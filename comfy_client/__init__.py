@@ -52,76 +52,15 @@ Glossary:
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .client import ComfyApi
-from .errors import (
-    ApiError,
-    AuthenticationError,
-    ClientClosed,
-    ComfyError,
-    Conflict,
-    ConversionWarning,
-    JobError,
-    JobFailed,
-    JobInterrupted,
-    JobLost,
-    JobNotFound,
-    JobTimeout,
-    MissingExtra,
-    NotFound,
-    NotSupported,
-    OutputsTooLarge,
-    PromptRejected,
-    RequestTimeout,
-    ServerUnreachable,
-    SubmitUncertain,
-    TransportError,
-    UnexpectedResponse,
-    UploadTooLarge,
-    VramTimeout,
-    WorkflowError,
-)
-from .events import (
-    ConnectionEvent,
-    EndEvent,
-    ErrorEvent,
-    Event,
-    Executed,
-    Executing,
-    ExecutionCached,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    FeatureFlags,
-    JobEvent,
-    JobLostEvent,
-    LogEntry,
-    LogsEvent,
-    NodeProgress,
-    NotificationEvent,
-    PreviewEvent,
-    Progress,
-    ProgressState,
-    ProgressText,
-    StatusEvent,
-    TerminalEvent,
-    UnknownEvent,
-)
-from .jobs.job import Job
-from .jobs.output import Output, OutputFile, OutputFrame
-from .jobs.result import NodeOutput, Result
-from .routes.prompts import PromptOptions
-from .signals import signal
-from .timing import Timing
-from .transport.websocket import State
-from .workflow import Node, Workflow
 
 if TYPE_CHECKING:
     from .batch.row import SweepRow
     from .batch.rows import Sweep
+    from .client import ComfyApi
     from .credentials import (
         BasicCredentials,
         BearerCredentials,
@@ -131,12 +70,176 @@ if TYPE_CHECKING:
         QueryCredentials,
     )
     from .doctor.report import DoctorCheck, DoctorReport
+    from .errors import (
+        ApiError,
+        AuthenticationError,
+        ClientClosed,
+        ComfyError,
+        Conflict,
+        ConversionWarning,
+        JobError,
+        JobFailed,
+        JobInterrupted,
+        JobLost,
+        JobNotFound,
+        JobTimeout,
+        MissingExtra,
+        NotFound,
+        NotSupported,
+        OutputsTooLarge,
+        PromptRejected,
+        RequestTimeout,
+        ServerUnreachable,
+        SubmitUncertain,
+        TransportError,
+        UnexpectedResponse,
+        UploadTooLarge,
+        VramTimeout,
+        WorkflowError,
+    )
+    from .events import (
+        ConnectionEvent,
+        EndEvent,
+        ErrorEvent,
+        Event,
+        Executed,
+        Executing,
+        ExecutionCached,
+        ExecutionError,
+        ExecutionInterrupted,
+        ExecutionStart,
+        ExecutionSuccess,
+        FeatureFlags,
+        JobEvent,
+        JobLostEvent,
+        LogEntry,
+        LogsEvent,
+        NodeProgress,
+        NotificationEvent,
+        PreviewEvent,
+        Progress,
+        ProgressState,
+        ProgressText,
+        StatusEvent,
+        TerminalEvent,
+        UnknownEvent,
+    )
     from .jobs.describe import JobProgress
+    from .jobs.job import Job
+    from .jobs.output import Output, OutputFile, OutputFrame
+    from .jobs.result import NodeOutput, Result
+    from .routes.prompts import PromptOptions
+    from .signals import signal
+    from .timing import Timing
+    from .transport.websocket import State
     from .upload import Upload
+    from .workflow import Node, Workflow
     from .workflow.build import Graph, GraphNode, Link
     from .workflow.check import CheckReport
     from .workflow.problems import Problem
     from .workflow.template import Template
+
+#: Where the names are; each module is imported when one of its names is first used.
+_HOMES = {
+    ".batch.row": ("SweepRow",),
+    ".batch.rows": ("Sweep",),
+    ".client": ("ComfyApi",),
+    ".credentials": (
+        "BasicCredentials",
+        "BearerCredentials",
+        "Credentials",
+        "EnvCredentials",
+        "HeaderCredentials",
+        "QueryCredentials",
+    ),
+    ".doctor.report": (
+        "DoctorCheck",
+        "DoctorReport",
+    ),
+    ".errors": (
+        "ApiError",
+        "AuthenticationError",
+        "ClientClosed",
+        "ComfyError",
+        "Conflict",
+        "ConversionWarning",
+        "JobError",
+        "JobFailed",
+        "JobInterrupted",
+        "JobLost",
+        "JobNotFound",
+        "JobTimeout",
+        "MissingExtra",
+        "NotFound",
+        "NotSupported",
+        "OutputsTooLarge",
+        "PromptRejected",
+        "RequestTimeout",
+        "ServerUnreachable",
+        "SubmitUncertain",
+        "TransportError",
+        "UnexpectedResponse",
+        "UploadTooLarge",
+        "VramTimeout",
+        "WorkflowError",
+    ),
+    ".events": (
+        "ConnectionEvent",
+        "EndEvent",
+        "ErrorEvent",
+        "Event",
+        "Executed",
+        "Executing",
+        "ExecutionCached",
+        "ExecutionError",
+        "ExecutionInterrupted",
+        "ExecutionStart",
+        "ExecutionSuccess",
+        "FeatureFlags",
+        "JobEvent",
+        "JobLostEvent",
+        "LogEntry",
+        "LogsEvent",
+        "NodeProgress",
+        "NotificationEvent",
+        "PreviewEvent",
+        "Progress",
+        "ProgressState",
+        "ProgressText",
+        "StatusEvent",
+        "TerminalEvent",
+        "UnknownEvent",
+    ),
+    ".jobs.describe": ("JobProgress",),
+    ".jobs.job": ("Job",),
+    ".jobs.output": (
+        "Output",
+        "OutputFile",
+        "OutputFrame",
+    ),
+    ".jobs.result": (
+        "NodeOutput",
+        "Result",
+    ),
+    ".routes.prompts": ("PromptOptions",),
+    ".signals": ("signal",),
+    ".timing": ("Timing",),
+    ".transport.websocket": ("State",),
+    ".upload": ("Upload",),
+    ".workflow": (
+        "Node",
+        "Workflow",
+    ),
+    ".workflow.build": (
+        "Graph",
+        "GraphNode",
+        "Link",
+    ),
+    ".workflow.check": ("CheckReport",),
+    ".workflow.problems": ("Problem",),
+    ".workflow.template": ("Template",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ApiError",
@@ -225,20 +328,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What takes a while to import, and is wanted rarely."""
-    if name in __all__:
-        for add_on in (
-            ".credentials",
-            ".upload",
-            ".jobs.describe",
-            ".batch.sweep",
-            ".doctor.report",
-            ".workflow.build",
-            ".workflow.check",
-            ".workflow.problems",
-            ".workflow.template",
-        ):
-            found = vars(import_module(add_on, __name__))
-            if name in found:
-                return found[name]
+    """What is imported when it is first used."""
+    if name in _HOME_OF:
+        globals()[name] = found = getattr(import_module(_HOME_OF[name], __name__), name)
+        return found
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f".{name}", __name__)  # comfy_client.models
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With what has not been used yet."""
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line, or say what it needs."""
     try:
-        from .cli.commands import main as commands
+        from .cli.main import main as commands
     except ModuleNotFoundError as exc:
         if exc.name != "click":
             raise

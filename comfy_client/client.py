@@ -17,6 +17,7 @@ import blinker
 from .batch.batches import Batches, withdraw
 from .budget import Budget
 from .connecting import Connecting
+from .credentials import AnyCredentials
 from .errors import (
     ClientClosed,
     ComfyError,
@@ -38,7 +39,6 @@ from .transport.websocket import Connection, State
 if TYPE_CHECKING:
     import requests
 
-    from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
     from .recording.recorder import Recorder
 
@@ -68,6 +68,9 @@ class ComfyApi(Batches, Subscriptions, Connecting):
     Args:
         host: ``gpu-box:8188``, ``https://example.org/comfy/``, ``user:pass@host``, ...
             Without a scheme it is http, without scheme and port the port is 8188.
+            ``None``: what ``COMFYUI_HOST`` says, else ``http://127.0.0.1:8188``; and without
+            ``credentials`` a bearer token in ``COMFYUI_TOKEN``, else ``user:password`` in
+            ``COMFYUI_LOGIN``.  The ``repr`` of the client names the variables.
         client_id: Routes the server's events to this client; never share one between two.
             ``None``: a new UUID.  If the server rejects it (closes the next socket with code
             1008), the client continues with a new one.
@@ -115,7 +118,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
 
     def __init__(
         self,
-        host: str = "http://127.0.0.1:8188",
+        host: str | None = None,
         client_id: str | None = None,
         *,
         credentials: AnyCredentials | None = None,
@@ -268,7 +271,8 @@ class ComfyApi(Batches, Subscriptions, Connecting):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<ComfyApi {self.host} {self.state.value}>"
+        said = " and ".join(self._settings.variables)
+        return f"<ComfyApi {self.host} {self.state.value}{said and f', from {said}'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (

@@ -27,13 +27,6 @@ from .values import (
 )
 
 
-def _shown(value: Any) -> str:
-    """The ``repr`` of all: to have attrs make one for each class takes much of the import."""
-    fields = attrs.fields(type(value))
-    shown = (f"{field.name}={getattr(value, field.name)!r}" for field in fields if field.repr)
-    return f"{type(value).__name__}({', '.join(shown)})"
-
-
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Event(AsDict):
     """The base of all events.
@@ -58,7 +51,10 @@ class Event(AsDict):
         return False
 
     def __repr__(self) -> str:
-        return _shown(self)
+        # One for all: to have attrs make one for each class takes much of the import.
+        fields = attrs.fields(type(self))
+        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in fields if field.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -152,7 +148,7 @@ class Progress(JobEvent):
     node: str | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True, repr=False)
+@attrs.frozen(eq=False, kw_only=True)
 class NodeProgress(AsDict):
     """The progress of one node.
 
@@ -169,9 +165,6 @@ class NodeProgress(AsDict):
     value: float | None = None
     max: float | None = None
     display_node_id: str | None = None
-
-    def __repr__(self) -> str:
-        return _shown(self)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -384,7 +377,7 @@ def _preview(fields: dict[str, Any]) -> PreviewEvent:
     return PreviewEvent(**{**fields, "view": memoryview(fields["view"])})
 
 
-@attrs.frozen(eq=False, kw_only=True, repr=False)
+@attrs.frozen(eq=False, kw_only=True)
 class LogEntry(AsDict):
     """One piece of text that the server wrote to its terminal.
 
@@ -395,9 +388,6 @@ class LogEntry(AsDict):
 
     time: str | None
     text: str
-
-    def __repr__(self) -> str:
-        return _shown(self)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from .credentials import (
+    HOST_VARIABLE,
+    AnyCredentials,
+    BasicCredentials,
+    EnvCredentials,
+    environment_credentials,
+)
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
@@ -15,14 +22,15 @@ from .transport.url import Address, parse_host
 if TYPE_CHECKING:
     import requests
 
-    from .credentials import AnyCredentials
+#: Where a ComfyUI is that was started without options, on this machine.
+DEFAULT_HOST: Final = "http://127.0.0.1:8188"
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
 class ClientSettings:
     """The arguments of :class:`ComfyApi`; it holds secrets, so it shows nothing."""
 
-    host: str
+    host: str | None
     credentials: AnyCredentials | None
     user: str | None
     timeout: float | tuple[float, float]
@@ -35,15 +43,22 @@ class ClientSettings:
     namespace: Any  # of blinker, or None
     max_json: int
     address: Address = attrs.field(init=False)
+    #: The environment variables that it has something from.
+    variables: tuple[str, ...] = attrs.field(init=False, default=())
 
     def __attrs_post_init__(self) -> None:
-        self.address, userinfo = parse_host(self.host)
+        given = self.host
+        self.address, userinfo = _address_in_environment() if given is None else parse_host(given)
         self.host = self.address.http_url
+        if given is None:
+            if self.credentials is None and userinfo is None:
+                self.credentials = environment_credentials()
+            read = self.credentials if isinstance(self.credentials, EnvCredentials) else None
+            names = (HOST_VARIABLE, *([read.variable] if read else []))
+            self.variables = tuple(name for name in names if os.environ.get(name))
         if userinfo is not None:
             if self.credentials is not None:
                 raise ValueError("credentials stand both in host and in credentials=; give one")
-            from .credentials import BasicCredentials
-
             self.credentials = BasicCredentials(*userinfo)
         if self.transport not in ("auto", "poll"):
             raise ValueError("transport is 'auto' or 'poll'")
@@ -73,8 +88,6 @@ class ClientSettings:
 
     def for_pickle(self) -> dict[str, Any]:
         """The arguments that a pickle carries; a secret is in none of them."""
-        from .credentials import EnvCredentials
-
         credentials, proxies, verify = self.credentials, self.proxies, self.verify
         return {
             "host": self.host,
@@ -99,6 +112,13 @@ class ClientSettings:
             "namespace": self.namespace is not None,
         }
         return tuple(name for name, is_left in stays.items() if is_left)
+
+
+def _address_in_environment() -> tuple[Address, tuple[str, str] | None]:
+    try:
+        return parse_host(os.environ.get(HOST_VARIABLE) or DEFAULT_HOST)
+    except ValueError as exc:
+        raise ValueError(f"{HOST_VARIABLE}: {exc}") from None
 
 
 def _without_passwords(proxies: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -70,7 +70,6 @@ LIBRARIES = {
 #: Modules that may name the client, and why.
 KNOW_THE_CLIENT = {
     "comfy_client": "it is its main name",
-    "comfy_client.cli.commands": "a face of it",
     "comfy_client.testing.plugin": "the fixture comfy_api is one",
 }
 #: Private names that a module reads of another one or of a library, and why.
@@ -151,8 +150,17 @@ def test_nobody_below_the_client_knows_it() -> None:
         if "comfy_client.client" in others
         or any(isinstance(n, ast.Name) and n.id == "ComfyApi" for n in ast.walk(tree(name)))
     }
+    knowing -= {name for name in knowing if name.startswith("comfy_client.cli.")}  # its face
     # The plugin is installed under another name.
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()
+
+
+def test_each_public_name_has_the_home_that_type_checkers_see() -> None:
+    """The package imports nothing by itself, and says twice where a name is."""
+    [seen] = [node for node in tree("comfy_client").body if isinstance(node, ast.If)]
+    named = {f".{one.module}": tuple(a.name for a in one.names) for one in seen.body}
+    assert vars(comfy_client)["_HOMES"] == named
+    assert {*comfy_client.__all__} == {"__version__"}.union(*named.values())
 
 
 def test_what_is_pure_reaches_no_network() -> None:

@@ -36,7 +36,7 @@ from tests.versions import routes_of, rst
 
 ERRORS = [
     kind
-    for kind in vars(comfy_client).values()
+    for kind in (getattr(comfy_client, name) for name in comfy_client.__all__)
     if inspect.isclass(kind) and issubclass(kind, comfy_client.ComfyError)
 ]
 SCHEMA = json.loads(Path(comfy_client.__file__).with_name("schema.json").read_text("utf-8"))
@@ -112,7 +112,7 @@ def test_every_block_runs(
 ) -> None:
     """As it stands, but for the address of the server."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMFY_TOKEN", "a token")
+    monkeypatch.setenv("COMFYUI_TOKEN", "a token")
     graph = comfy_client.Workflow.load(load_workflow("txt2img_tiny"))
     graph.save("txt2img.json")
     graph.save("variant.json")

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 import comfy_client
-from comfy_client.cli import commands
+from comfy_client.cli.main import main
 
 LIST = Path(__file__).with_name("public_api.txt")
 MODULES = ("comfy_client", "comfy_client.aio", "comfy_client.models", "comfy_client.testing")
@@ -33,7 +33,7 @@ def public_api() -> Iterator[str]:
         module = importlib.import_module(module_name)
         for name in sorted(module.__all__):
             yield from described(f"{module_name}.{name}", getattr(module, name))
-    yield from command_lines("comfy-client", commands.main)
+    yield from command_lines("comfy-client", main)
     plugin = importlib.import_module("pytest_comfy_client")
     for name, value in sorted(vars(plugin).items()):
         if type(value).__name__ == "FixtureFunctionDefinition":

@@ -28,7 +28,9 @@ def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
     """:func:`wait`, with a bar on the screen."""
-    from ..showing.bars import Ticker, make_bar  # drawing takes a while to import
+    if surface == "none":
+        return wait(job, limits, callbacks)
+    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
 
     bar = make_bar(surface, f"prompt {job.prompt_id}")
     watch = _Watch(bar, job, surface == "notebook")

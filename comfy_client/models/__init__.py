@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .jobs import JobInfo, JobPage
     from .models import ModelFile, ModelFolder
     from .nodes import GlobalSubgraph, NodeDef, NodeReplacement, SamplerInfo, combo_options
-    from .prompts import QueuedPrompt, QueueStatus
-    from .queue import Queue, QueueItem
+    from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
     from .system import Device, Features, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
 
@@ -50,7 +49,7 @@ __all__ = [
 ]
 
 #: What most scripts want comes first.
-_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "models", "users")
+_MODULES = ("queue", "history", "system", "nodes", "files", "jobs", "models", "users")
 
 
 def __getattr__(name: str) -> Any:

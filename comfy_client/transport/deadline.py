@@ -6,7 +6,9 @@ import contextlib
 import math
 import time
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final
+
+import attrs
 
 from ..interrupts import assigned
 from ..values import is_real
@@ -15,7 +17,8 @@ from ..values import is_real
 LONGEST: Final = 1e6
 
 
-class Deadline(NamedTuple):
+@attrs.frozen(eq=False, repr=False)
+class Deadline:
     """A moment by which something must be over.
 
     Attributes:
@@ -27,11 +30,8 @@ class Deadline(NamedTuple):
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
         """So many seconds from now, 0 or more; ``None``: never."""
-        if seconds is None:
-            return cls()
-        if type(seconds) is not float or not seconds >= 0:  # there are several for each request
-            check_timeout(seconds)
-        return cls(time.monotonic() + min(seconds, LONGEST))
+        check_timeout(seconds)
+        return cls() if seconds is None else cls(time.monotonic() + min(seconds, LONGEST))
 
     @property
     def expired(self) -> bool:

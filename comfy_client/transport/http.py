@@ -20,14 +20,16 @@ from urllib.parse import quote
 
 import requests
 
+from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
+from ..upload import opened
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
-from .applied import as_sent, check_headers
 from .deadline import Deadline
 from .endpoint import Endpoint
-from .identity import Identity, Params, Request, query
+from .identity import Description, Identity, Params, Request, query
+from .multipart import Form, OnProgress
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import resumed
@@ -35,10 +37,7 @@ from .sender import Sender, body_length
 from .url import Address
 
 if TYPE_CHECKING:
-    from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
-    from .description import Description
-    from .multipart import OnProgress
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
@@ -101,7 +100,7 @@ class Http:
         self,
         address: Address,
         *,
-        credentials: AnyCredentials | None = None,
+        credentials: creds.AnyCredentials | None = None,
         user: str | None = None,
         timeout: float | tuple[float, float] = (5.0, 60.0),
         verify: bool | str | os.PathLike[str] = True,
@@ -210,8 +209,8 @@ class Http:
         extra: dict[str, str | bytes] = {}
         if headers:
             headers = sealed_headers(headers)
-            check_headers(headers, "the given")
-            extra = as_sent(headers)
+            creds.check_headers(headers, "the given")
+            extra = creds.as_sent(headers)
         body = data
         if not isinstance(json, _Unset):
             text = jsonlib.dumps(json, allow_nan=False, separators=(",", ":"))
@@ -339,9 +338,12 @@ class Http:
                 raise unexpected(self._beginning(response, deadline), "a file")
             if not _is_file(response.status_code, response.headers, start):
                 raise _no_file(self._sender.answer(response, b""))
-            length = body_length(response)
-            chunks = self._sender.chunks(response, length, deadline)
-            yield Download(response.status_code, response.headers, length, chunks)
+            yield Download(
+                response.status_code,
+                response.headers,
+                body_length(response),
+                self._sender.chunks(response, deadline),
+            )
 
     def upload(
         self,
@@ -360,9 +362,6 @@ class Http:
         for the client's own timeout, or if the server has all data and does not answer in that
         time, plus one second for each 10 MB, which it has to store.
         """
-        from ..upload import opened  # many programs send no files
-        from .multipart import Form
-
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size, on_progress)

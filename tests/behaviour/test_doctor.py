@@ -24,7 +24,7 @@ from comfy_client import (
     HeaderCredentials,
     QueryCredentials,
 )
-from comfy_client.cli.commands import main
+from comfy_client.cli.main import main
 from comfy_client.doctor.context import Redactor
 from comfy_client.doctor.examine import CHECKS
 from comfy_client.errors import ServerUnreachable

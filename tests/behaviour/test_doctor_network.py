@@ -240,9 +240,9 @@ def test_credentials_that_cannot_be_had_are_the_one_failure(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unset variable, a callable that raises, one that never returns."""
-    monkeypatch.delenv("COMFY_TOKEN", raising=False)
-    unset = ask(server.url, credentials=EnvCredentials("COMFY_TOKEN"))
-    assert "COMFY_TOKEN is not set" in unset["credentials"].found
+    monkeypatch.delenv("COMFYUI_TOKEN", raising=False)
+    unset = ask(server.url, credentials=EnvCredentials("COMFYUI_TOKEN"))
+    assert "COMFYUI_TOKEN is not set" in unset["credentials"].found
 
     def broken() -> None:
         raise RuntimeError("the vault is shut: hunter2hunter2")

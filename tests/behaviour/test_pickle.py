@@ -46,7 +46,7 @@ def test_a_pickle_carries_the_configuration() -> None:
         cert="client.pem",
         proxies={"https": "http://proxy:3128"},
         transport="poll",
-        credentials=EnvCredentials("COMFY_TOKEN", kind="query", key="token"),
+        credentials=EnvCredentials("COMFYUI_TOKEN", kind="query", key="token"),
     )
     twin = pickle.loads(pickle.dumps(api))
     assert type(twin) is Quick
@@ -54,7 +54,7 @@ def test_a_pickle_carries_the_configuration() -> None:
     assert twin.__reduce__() == api.__reduce__()
     assert twin.client_id != api.client_id
     assert twin.state is State.IDLE
-    assert b"COMFY_TOKEN" in pickle.dumps(twin)
+    assert b"COMFYUI_TOKEN" in pickle.dumps(twin)
     api.close()
     twin.close()
 
@@ -66,7 +66,7 @@ def test_a_pickle_carries_the_configuration() -> None:
         ({"proxies": {"http": "http://ann:s3cret@proxy:3128"}}, "proxies"),
         ({"headers": {"X-Tenant": "blue"}}, "headers"),
         ({"session": requests.Session(), "namespace": blinker.Namespace()}, "session, namespace"),
-        ({"credentials": EnvCredentials("COMFY_TOKEN"), "proxies": {"http": None}}, None),
+        ({"credentials": EnvCredentials("COMFYUI_TOKEN"), "proxies": {"http": None}}, None),
     ],
 )
 def test_what_stays_behind_of_a_pickle_is_warned_about_once(

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from comfy_client import ComfyApi
-from comfy_client.cli.commands import main
+from comfy_client.cli.main import main
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.files import IfExists, distinct_names, write_atomically
@@ -327,7 +327,7 @@ def test_the_demo_does_not_follow_a_link_of_its_pictures_name(
     server: Comfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder that somebody else has filled."""
-    monkeypatch.delenv("COMFY_TOKEN", raising=False)
+    monkeypatch.delenv("COMFYUI_TOKEN", raising=False)
     info = {
         "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [["m.safetensors"]]}}},
     }

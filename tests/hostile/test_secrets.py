@@ -33,7 +33,7 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.cli.commands import main
+from comfy_client.cli.main import main
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.testing import ComfyServer
 from tests.helpers.http import opened
@@ -745,13 +745,13 @@ def test_a_token_of_the_environment_goes_where_comfy_host_says(
     theirs: str | None, sent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever else is named on the command line."""
-    monkeypatch.setenv("COMFY_TOKEN", SECRET)
+    monkeypatch.setenv("COMFYUI_TOKEN", SECRET)
     with Server() as server:
         if theirs:
-            monkeypatch.setenv("COMFY_HOST", server.url if theirs == "same" else theirs)
+            monkeypatch.setenv("COMFYUI_HOST", server.url if theirs == "same" else theirs)
         run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
         assert any("authorization" in each.headers for each in server.requests) is sent
-    assert ("COMFY_TOKEN is not sent" in run.output) is not sent
+    assert ("COMFYUI_TOKEN is not sent" in run.output) is not sent
 
 
 def test_a_cookie_that_is_a_common_word_hides_nothing() -> None:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from comfy_client import ComfyApi, ComfyError
-from comfy_client.cli.commands import main
+from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.hostile.server import (
     GRAPH,

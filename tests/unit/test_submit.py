@@ -31,9 +31,7 @@ RECEIPT = QueuedPrompt.from_json(ANSWER)
 
 
 def a_prompt(**known):
-    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), Timing())
-    for name, value in {"client_id": "me", **known}.items():
-        setattr(state, name, value)
+    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), client_id="me", **known)
     return Tracked(state, None)
 
 

@@ -1,0 +1,190 @@
+"""``comfy-client demo``: a picture, and the Python that makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import JobTimeout
+from .connecting import Given, Server, of_server_as_text
+from .exits import Mistake
+from .printing import examples, say
+from .results import timeout_option, wait_for
+from .run import submitted
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+    from ..events import PreviewEvent
+    from ..jobs.result import Result
+    from ..workflow import Workflow
+
+#: Values for inputs of the demo's workflow, by node and name.
+_Inputs = dict[tuple[str, str], str | int]
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client demo",
+        "comfy-client demo --host http://127.0.0.1:8188 --prompt 'a mill in the fog'",
+    )
+)
+@click.option(
+    "--prompt",
+    metavar="TEXT",
+    default="a lighthouse at dusk, waves, warm light",
+    show_default=True,
+    help="What the picture shows.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Default: random.")
+@click.option(
+    "--size",
+    type=click.IntRange(64, 2048),
+    default=512,
+    show_default=True,
+    help="Width and height in pixels; each model has sizes that suit it.",
+)
+@click.option("--checkpoint", metavar="NAME", help="Default: the first one of the server.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder for the pictures.  Default: the current one.",
+)
+@timeout_option
+@of_server_as_text
+def demo(
+    given: Given,
+    prompt: str,
+    seed: int | None,
+    size: int,
+    checkpoint: str | None,
+    output: Path,
+    timeout: float | None,
+) -> None:
+    """Make a picture from text, and show the Python code for it.
+
+    Runs on an embedded ComfyUI, whose sampler is simulated, unless --host or --profile names a
+    server.
+    """
+    from ..workflow import Workflow
+
+    output.mkdir(parents=True, exist_ok=True)
+    server = given.server() if given.host or given.profile else None
+    with contextlib.ExitStack() as stack:
+        api = _connected(server, stack)
+        inputs: _Inputs = {
+            ("Positive prompt", "text"): prompt,
+            ("CheckpointLoaderSimple", "ckpt_name"): _checkpoint(api, checkpoint),
+            ("EmptyLatentImage", "width"): size,
+            ("EmptyLatentImage", "height"): size,
+            ("KSampler", "seed"): secrets.randbelow(2**32) if seed is None else seed,
+        }
+        workflow = Workflow.example()
+        for (node, name), value in inputs.items():
+            workflow[node][name] = value
+        say(f"checkpoint: {workflow['CheckpointLoaderSimple']['ckpt_name']}")
+        result, preview = _run(api, workflow, timeout)
+        if not result.images:
+            raise click.ClickException("the server ran the workflow, but names no picture")
+        content = result.images[0].bytes()
+    _save(output / "comfy-client-demo.png", content, preview)
+    click.echo("\nThe same in Python:\n")
+    for line in _code(inputs, server):
+        click.echo(f"    {line}".rstrip())
+    if server is None:
+        click.echo("\nOn your own ComfyUI: comfy-client demo --host http://127.0.0.1:8188")
+
+
+def _connected(server: Server | None, stack: contextlib.ExitStack) -> ComfyApi:
+    """A client of that server, or of an embedded one; both end with the stack."""
+    from ..client import ComfyApi
+
+    if server is None:
+        from ..testing import ComfyServer
+
+        api = stack.enter_context(ComfyApi(stack.enter_context(ComfyServer()).url))
+        click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
+        return api
+    api = server.client()
+    click.echo(f"Connecting to {api.host} (waits up to 10 s for a server that is starting).")
+    return stack.enter_context(api)
+
+
+def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
+    """Write the picture and the last preview, and print where they are."""
+    from ..transport.decode import sniff
+    from ..transport.files import write_atomically
+
+    # Not by save(), which would take an existing folder of that name for the place.
+    picture = write_atomically(path, [content], if_exists="number")
+    click.echo(f"picture: {picture}")
+    if preview is None:
+        click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
+    else:
+        # By what it is, not by what the server says: a file's name says what opens it.
+        ending = sniff(preview.view).removeprefix("image/").replace("jpeg", "jpg")
+        path = picture.with_name(f"{picture.stem}-preview.{ending}")
+        click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")
+
+
+def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
+    from ..workflow.graph import listing
+
+    names = api.get_checkpoints()
+    if not names:
+        raise click.ClickException(
+            f"{api.host} has no checkpoint: put one into its folder models/checkpoints"
+        )
+    if wanted is not None and wanted not in names:
+        raise Mistake(f"{api.host} has no checkpoint {wanted}; it has {listing(names)}")
+    return wanted or names[0]
+
+
+def _run(
+    api: ComfyApi, workflow: Workflow, timeout: float | None
+) -> tuple[Result, PreviewEvent | None]:
+    """The result and the last preview; on a timeout or Ctrl-C the prompt is cancelled."""
+    before = api.poll_status().queue_remaining
+    if before:
+        say(f"prompts ahead in the queue: {before}")
+    previews: deque[PreviewEvent] = deque(maxlen=1)
+    job = submitted(api, workflow, preview_method="auto")
+    try:
+        result = wait_for(job, timeout, quiet=False, is_ours=True, on_preview=previews.append)
+    except JobTimeout:
+        job.cancel()
+        raise TimeoutError(f"no picture within {timeout:g} s; it was cancelled") from None
+    return result, previews[0] if previews else None
+
+
+def _code(inputs: _Inputs, server: Server | None) -> Iterator[str]:
+    """Python that does what the demo did, without any secret."""
+    if server is None:
+        yield "from comfy_client import ComfyApi, Workflow"
+        yield "from comfy_client.testing import ComfyServer"
+        yield ""
+        yield "with ComfyServer() as server, ComfyApi(server.url) as api:"
+    else:
+        kind = server.kind_of_credentials
+        yield f"from comfy_client import ComfyApi, {'EnvCredentials, ' if kind else ''}Workflow"
+        yield ""
+        if kind == "login":
+            yield "secret = EnvCredentials('COMFYUI_LOGIN', 'basic')"
+        elif kind == "token":
+            yield "secret = EnvCredentials('COMFYUI_TOKEN', 'bearer')"
+        sent = ", credentials=secret" if kind else ""
+        sent += f", verify={server.verify!r}" if server.verify is not True else ""
+        sent += f", user={server.user!r}" if server.user else ""
+        yield f"with ComfyApi({server.host!r}{sent}) as api:"
+    yield "    workflow = Workflow.example()"
+    for (node, name), value in inputs.items():
+        yield f'    workflow["{node}"]["{name}"] = {value!r}'
+    yield "    result = api.run(workflow, on_progress=lambda event: print(event.value))"
+    yield '    print(result.images[0].save("./"))'

@@ -1,0 +1,174 @@
+"""How a command ends: its exit status, and what it says of an error, in words or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, Final
+
+import click
+
+from ..errors import (
+    AuthenticationError,
+    ComfyError,
+    Conflict,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobNotFound,
+    JobTimeout,
+    PromptRejected,
+    RequestTimeout,
+    SubmitUncertain,
+    TransportError,
+    UnexpectedResponse,
+    VramTimeout,
+    WorkflowError,
+)
+
+
+class Exit(IntEnum):
+    """The exit statuses of all commands."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REJECTED = 4
+    FAILED = 5
+    LOST = 6
+    TIMEOUT = 7
+    UNAUTHORISED = 8
+    STOPPED = 130
+
+
+class Mistake(click.ClickException):
+    """What was typed makes no sense, or the file that it names does not."""
+
+    exit_code = Exit.USAGE
+
+
+class Ended(click.ClickException):
+    """A command that has printed what there is to say ends with this status."""
+
+    def __init__(self, status: Exit) -> None:
+        super().__init__("")
+        self.status = status
+
+
+#: The first class counts that an error is of.
+_STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
+    (AuthenticationError, Exit.UNAUTHORISED),
+    (PromptRejected, Exit.REJECTED),
+    (WorkflowError, Exit.REJECTED),
+    (JobFailed, Exit.FAILED),
+    (JobLost, Exit.LOST),
+    (JobNotFound, Exit.LOST),
+    (SubmitUncertain, Exit.LOST),
+    (JobInterrupted, Exit.STOPPED),
+    (KeyboardInterrupt, Exit.STOPPED),
+    (click.Abort, Exit.STOPPED),
+    (JobTimeout, Exit.TIMEOUT),
+    (TimeoutError, Exit.TIMEOUT),
+    (TransportError, Exit.UNREACHABLE),
+    (UnexpectedResponse, Exit.UNREACHABLE),
+)
+
+#: What to do, in words of the command line; for the first class that an error is of.
+_HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (AuthenticationError, "COMFYUI_LOGIN=user:password or COMFYUI_TOKEN=... in the environment"),
+    (PromptRejected, "comfy-client check lists everything that is wrong with a workflow"),
+    (JobFailed, "comfy-client logs shows what the server wrote to its terminal"),
+    (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
+    (JobNotFound, "comfy-client history lists what the server knows"),
+    (VramTimeout, "comfy-client queue shows what may use the memory"),
+    (SubmitUncertain, "comfy-client queue and history show whether it arrived"),
+    (RequestTimeout, "try again when the server is less busy"),
+    (TransportError, "comfy-client doctor finds out why; --host names another server"),
+    (UnexpectedResponse, "comfy-client doctor finds out what answers there"),
+    (Conflict, "another name, or --overwrite"),
+)
+
+
+def status_of(error: BaseException) -> Exit:
+    """The exit status for an error."""
+    if isinstance(error, Ended):
+        return error.status
+    if isinstance(error, click.ClickException):
+        return Exit(error.exit_code)
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), Exit.ERROR)
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, without characters that a terminal obeys."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "stopped by Ctrl-C"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, JobTimeout):
+        what = "brought no news in time" if error.stalled else "has not ended in time"
+        return f"prompt {error.prompt_id} {what}; it keeps running"
+    if isinstance(error, ComfyError):
+        return str(error)  # printable already, and some have a line for each node
+    return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__
+
+
+def hint_of(error: BaseException) -> str | None:
+    """What to do about an error; ``None``: its message says it, or nobody knows."""
+    if isinstance(error, JobTimeout):
+        return f"comfy-client job {error.prompt_id} --wait; or comfy-client cancel"
+    if isinstance(error, JobFailed) and error.is_oom:
+        return "use a smaller picture, or comfy-client free"
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
+    return error.hint if hint is None and isinstance(error, ComfyError) else hint
+
+
+def error_object(error: BaseException) -> dict[str, Any]:
+    """What ``--json`` prints of an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
+    facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
+    ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(status_of(error))}
+    return {**facts, **ours}
+
+
+def _code_of(error: BaseException) -> str:
+    match error:
+        case Mistake() | click.UsageError():
+            return "usage"
+        case KeyboardInterrupt() | click.Abort():
+            return "stopped"
+        case ModuleNotFoundError():
+            return "missing_extra"
+        case TimeoutError():
+            return "timeout"
+        case OSError():
+            return "os_error"
+    return "error"
+
+
+def one_line(text: str) -> str:
+    """One line without characters that a terminal obeys."""
+    return " ".join(harmless(text).split())
+
+
+def harmless(text: str) -> str:
+    """The text with a space for each character that a terminal obeys."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+@contextlib.contextmanager
+def ending_as_by_ctrl_c() -> Iterator[None]:
+    """In here SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
+    # What is ignored stays so: that is how nohup keeps a command from ending.
+    known = {end: signal.getsignal(end) for end in ends if end}
+    before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
+    for end in before:
+        signal.signal(end, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)

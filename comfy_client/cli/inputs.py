@@ -1,0 +1,215 @@
+"""What ``--set``, ``--input``, ``--seed`` and ``--axis`` say, as values that nodes take.
+
+Each text becomes what the definition of the input says: a number, true or false, one of the
+choices, or the text itself.  What the server has no definition of takes the type of the value that
+the workflow has there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from ..errors import WorkflowError
+from ..nearest import nearest
+from .exits import Mistake, message_of
+
+if TYPE_CHECKING:
+    from ..workflow import Workflow
+    from ..workflow.definitions import Definitions
+    from ..workflow.inputs import InputSpec
+
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
+_RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
+#: Values of one axis; a grid of more is a mistake in typing.
+_MOST_VALUES: Final = 100_000
+
+
+def split_at_equals(text: str, option: str) -> tuple[str, str]:
+    """``NODE.input`` and ``VALUE`` of ``NODE.input=VALUE``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Mistake(f"{option} {text!r:.100}: it is NAME=VALUE, as in KSampler.seed=7")
+    return name, value
+
+
+@attrs.frozen
+class Types:
+    """The types of the inputs of a workflow, which the server is asked for when they are needed."""
+
+    workflow: Workflow
+    definitions: Definitions
+
+    def set(self, texts: Sequence[str]) -> None:
+        """Set inputs as ``--set`` says."""
+        given = [split_at_equals(text, "--set") for text in texts]
+        with mistakes("--set"):
+            self.workflow.set({name: self.value(name, text) for name, text in given})
+
+    def value(self, name: str, text: str) -> Any:
+        """A text as a value for the input of that name."""
+        from ..workflow.address import input_named
+
+        graph = self.workflow.to_dict()
+        node_id, field = input_named(graph, name)
+        spec = self._specs(node_id).get(field)
+        if field in ("seed", "noise_seed") and text == "random":
+            return text
+        if spec is None:
+            return _like(graph[node_id]["inputs"][field], name, text)
+        return _typed(spec, name, text)
+
+    def attach(self, texts: Sequence[str]) -> None:
+        """Put local files in as ``--input`` says; they are uploaded with the workflow."""
+        for text in texts:
+            name, path = split_at_equals(text, "--input")
+            with mistakes("--input"):
+                node, field = self._file_input(name)
+                self.workflow[node].set(field, _file(path))
+
+    def _file_input(self, name: str) -> tuple[str, str]:
+        """A node alone means its only input for a file."""
+        from ..workflow.address import input_named, nodes_named
+
+        graph = self.workflow.to_dict()
+        if "." in name and not nodes_named(graph, name):
+            return input_named(graph, name)
+        node = self.workflow[name]
+        fields = [one.name for one in self._specs(node.id).values() if one.has_open_choices]
+        fields = fields or [one for one in ("image", "audio", "file", "video") if one in node]
+        if len(fields) != 1:
+            which = f"several inputs for files: {', '.join(fields)}" if fields else "none for files"
+            raise WorkflowError(f"{name!r} has {which}; write NODE.input=FILE")
+        return node.id, fields[0]
+
+    def _specs(self, node_id: str) -> Mapping[str, InputSpec]:
+        from ..workflow.definitions import as_mapping
+        from ..workflow.inputs import InputSpec, walk
+
+        node = self.workflow.nodes[node_id]
+        definition = as_mapping(self.definitions, [node.class_type]).get(node.class_type)
+        found = walk(definition, node.inputs) if definition else ()
+        return {one.name: one for one in found if isinstance(one, InputSpec)}
+
+    def axis(self, text: str) -> tuple[str, list[Any]]:
+        """The input and its values of ``NODE.input=v1,v2,...``; ``1..8`` are whole numbers."""
+        name, listed = split_at_equals(text, "--axis")
+        with mistakes("--axis"):
+            return name, [self.value(name, one) for one in _listed(listed)]
+
+
+@contextlib.contextmanager
+def mistakes(what: str) -> Iterator[None]:
+    """In here what is wrong with a workflow or a file is wrong with what was typed."""
+    try:
+        yield
+    except (WorkflowError, FileNotFoundError, ValueError) as exc:
+        raise Mistake(f"{what}: {message_of(exc)}") from None
+
+
+def set_seeds(workflow: Workflow, seed: str | None) -> None:
+    """Set all seeds, as ``--seed`` says."""
+    if seed is None:
+        return
+    if seed == "random":
+        found = bool(workflow.randomize_seeds())
+    elif seed.isascii() and seed.isdecimal():
+        found = _set_all(workflow, int(seed))
+    else:
+        raise Mistake(f"--seed is a number from 0 on, or random: {seed!r:.40}")
+    if not found:
+        raise Mistake("--seed: no node has an input seed or noise_seed with a value")
+
+
+def _set_all(workflow: Workflow, seed: int) -> bool:
+    """Whether there was any; a linked one has its value elsewhere."""
+    found = [
+        (node, name)
+        for name in ("seed", "noise_seed")
+        for node in workflow.find(input=name)
+        if not isinstance(node[name], list)
+    ]
+    for node, name in found:
+        node[name] = seed
+    return bool(found)
+
+
+def _typed(spec: InputSpec, name: str, text: str) -> Any:
+    """A text as what the definition of an input says."""
+    if spec.choices is not None:
+        return _choice(spec, name, text)
+    kinds = set(str(spec.kind).replace(" ", "").split(","))
+    if "BOOLEAN" in kinds:
+        return _boolean(name, text)
+    for kind, convert in (("INT", int), ("FLOAT", float)):
+        if kind in kinds:
+            try:
+                return convert(text)
+            except ValueError:
+                if kind == "INT" and "FLOAT" in kinds:
+                    continue
+                raise WorkflowError(f"{name} takes {kind}, not {text!r:.60}") from None
+    return text
+
+
+def _choice(spec: InputSpec, name: str, text: str) -> Any:
+    """The choice that is written so; of files the server may know more than it lists."""
+    from ..workflow.graph import listing
+
+    choices = {str(choice): choice for choice in spec.choices or ()}
+    if text in choices or spec.has_open_choices:
+        return choices.get(text, text)
+    near = nearest(text, choices)
+    told = f"nearest: {', '.join(near)}" if near else f"there is {listing(choices) or 'none'}"
+    raise WorkflowError(f"{name}: {text!r:.100} is not one of the choices; {told}", candidates=near)
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() in _TRUE | _FALSE:
+        return text.lower() in _TRUE
+    raise WorkflowError(f"{name} is true or false, not {text!r:.60}")
+
+
+def _like(old: object, name: str, text: str) -> Any:
+    """A text as what the workflow has there."""
+    if isinstance(old, bool):
+        return _boolean(name, text)
+    if isinstance(old, int | float):
+        for convert in (int, float):
+            try:
+                return convert(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _file(path: str) -> Any:
+    from ..upload import Upload
+
+    if re.match("data:|https?://", path, re.IGNORECASE):
+        return Upload(path)
+    return Path(path).expanduser()
+
+
+def _listed(text: str) -> list[str]:
+    """The values between commas; one with a comma stands in double quotes."""
+    found: list[str] = []
+    for one in next(csv.reader([text], skipinitialspace=True), []):
+        ends = _RANGE.fullmatch(one)
+        if ends is None:
+            found.append(one)
+            continue
+        first, last = int(ends[1]), int(ends[2])
+        if not 0 <= last - first < _MOST_VALUES:
+            raise WorkflowError(f"{one!r:.60} is no range from a number to a larger one")
+        found += map(str, range(first, last + 1))
+    if not found:
+        raise WorkflowError("no values")
+    return found

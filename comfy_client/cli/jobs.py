@@ -1,0 +1,254 @@
+"""The commands about prompts: ``queue``, ``history``, ``job``, ``cancel``, ``download``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..values import number
+from .connecting import Given, of_server
+from .exits import Ended, Exit, Mistake
+from .mine import is_mine
+from .printing import ago, emit, examples, note, say, table
+from .results import out_option, quiet_option, show_result, timeout_option, wait_for
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+    from ..jobs.job import Job
+    from ..jobs.result import Result
+    from ..models import HistoryEntry, QueueItem
+
+id_argument = click.argument("prompt_id", metavar="ID")
+
+
+# -- lists ------------------------------------------------------------------------------
+
+
+@click.command(epilog=examples("comfy-client queue", "comfy-client queue --json | jq .prompt_id"))
+@of_server
+def queue(given: Given) -> None:
+    """List the prompts that run or wait.
+
+    A star marks those that commands of this installation have submitted.
+    """
+    with given.client() as api:
+        rows = queue_objects(api)
+    if given.json:
+        for row in rows:
+            emit(row)
+        return
+    if not rows:
+        say("The queue is empty.")
+        return
+    table(
+        [
+            (
+                row["position"],
+                row["status"],
+                row["prompt_id"] + ("*" if row["mine"] else ""),
+                row["nodes"],
+                ago(row["created_at"]),
+            )
+            for row in rows
+        ],
+        ("#", "STATUS", "ID", "NODES", "SINCE"),
+    )
+
+
+def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
+    """The queue as ``--json`` prints it, in the order in which it runs."""
+    found = api.get_queue()
+    items = [("running", item) for item in found.running]
+    items += [("pending", item) for item in found.pending]
+    return [
+        {
+            "prompt_id": item.prompt_id,
+            "status": status,
+            "position": position,
+            "number": item.number,
+            "nodes": len(item.workflow),
+            "created_at": _created(item),
+            "mine": is_mine(item.extra_data),
+        }
+        for position, (status, item) in enumerate(items)
+    ]
+
+
+def _created(item: QueueItem) -> float | None:
+    """When it was submitted, in seconds since 1970; older servers do not say."""
+    created = number(item.extra_data.get("create_time"))
+    return created / 1000 if created is not None and 0 < created < 1e15 else None
+
+
+@click.command(epilog=examples("comfy-client history --limit 5", "comfy-client history --json"))
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="How many, the newest first.",
+)
+@of_server
+def history(given: Given, limit: int) -> None:
+    """List the prompts that have ended, the newest first."""
+    with given.client() as api:
+        entries = list(api.get_histories(limit).values())[::-1]
+        rows = [entry_object(api, entry) for entry in entries]
+    if given.json:
+        for row in rows:
+            emit(row)
+        return
+    if not rows:
+        say("The history is empty.")
+        return
+    table(
+        [
+            (
+                row["prompt_id"],
+                row["status"],
+                "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
+                ago(row["ended_at"]),
+                ", ".join(file["filename"] for file in row["files"][:3]) or "-",
+            )
+            for row in rows
+        ],
+        ("ID", "STATUS", "TOOK", "AGO", "FILES"),
+    )
+
+
+def entry_object(api: ComfyApi, entry: HistoryEntry) -> dict[str, Any]:
+    """A prompt that has ended, as ``--json`` prints it."""
+    result = result_of(api, entry)
+    error = entry.execution_error
+    return {
+        "prompt_id": entry.prompt_id,
+        "status": status_of_entry(entry),
+        "started_at": entry.started,
+        "ended_at": entry.ended,
+        "seconds": result.seconds,
+        "nodes": len(entry.workflow),
+        "mine": is_mine(entry.extra_data),
+        "files": [item.to_dict() for item in result.files],
+        "error": None if error is None else str(error.get("exception_message") or "unknown"),
+    }
+
+
+def status_of_entry(entry: HistoryEntry) -> str:
+    """How it ended, by the words of :attr:`Job.status`."""
+    if entry.interrupted:
+        return "interrupted"
+    return "succeeded" if entry.succeeded else "failed"
+
+
+def result_of(api: ComfyApi, entry: HistoryEntry) -> Result:
+    """The outputs that the history has of a prompt."""
+    from ..jobs.result import make_result
+
+    started, ended = entry.started, entry.ended
+    took = None if started is None or ended is None else max(0.0, ended - started)
+    graph, outputs = entry.workflow, entry.outputs
+    return make_result(entry.prompt_id, graph, outputs, files=api, seconds=took)
+
+
+# -- one --------------------------------------------------------------------------------
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client job ID",
+        "comfy-client job ID --wait --out pictures/",
+        "comfy-client job ID --json | jq -r .status",
+    )
+)
+@id_argument
+@click.option("--wait", is_flag=True, help="Wait for its end, and end as run does.")
+@out_option
+@timeout_option
+@quiet_option
+@of_server
+def job(
+    given: Given, prompt_id: str, wait: bool, out: str | None, timeout: float | None, quiet: bool
+) -> None:
+    """Say how a prompt is doing, or wait for it.
+
+    Without --wait the exit status is 0 whatever became of the prompt, and 6 if the server does
+    not know it.  Ctrl-C ends the waiting only.
+    """
+    if out is not None and not wait:
+        raise click.UsageError("--out needs --wait; or see comfy-client download")
+    with given.client() as api:
+        one = known_job(api, prompt_id)
+        if wait:
+            show_result(wait_for(one, timeout, quiet, is_ours=False), out, given.json)
+            return
+        if given.json:
+            emit(one.to_dict())
+        else:
+            say(one.why())
+
+
+def known_job(api: ComfyApi, prompt_id: str) -> Job:
+    """The job of a prompt that the server knows."""
+    one = api.job(prompt_id, must_exist=True)
+    if one.status not in ("pending", "running"):
+        one.exception(timeout=10.0)  # its record is there, and read in a moment
+    return one
+
+
+@click.command(
+    epilog=examples("comfy-client cancel ID", "comfy-client cancel --all-mine"),
+)
+@click.argument("prompt_ids", metavar="[ID]...", nargs=-1)
+@click.option(
+    "--all-mine",
+    is_flag=True,
+    help="All prompts in the queue that commands of this installation have submitted.",
+)
+@of_server
+def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
+    """Stop prompts that wait or run, and no others."""
+    if bool(prompt_ids) == all_mine:
+        raise click.UsageError("give IDs or --all-mine")
+    with given.client() as api:
+        if all_mine:
+            prompt_ids = tuple(row["prompt_id"] for row in queue_objects(api) if row["mine"])
+        missing = False
+        for prompt_id in prompt_ids:
+            was_there = prompt_id in api.get_queue() and api.job(prompt_id).cancel()
+            missing = missing or not was_there
+            if given.json:
+                emit({"prompt_id": prompt_id, "cancelled": was_there})
+            else:
+                say(f"{prompt_id} {'cancelled' if was_there else 'is not in the queue'}")
+    if missing and not all_mine:
+        raise Ended(Exit.LOST)
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client download ID --out pictures/",
+        "comfy-client download ID --out 'pictures/{seed}_{index:03}{ext}'",
+    )
+)
+@id_argument
+@click.option(
+    "--out",
+    metavar="TEMPLATE",
+    default="./",
+    help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'.  Default: the current folder.",
+)
+@of_server
+def download(given: Given, prompt_id: str, out: str) -> None:
+    """Save the files of a prompt, and print their paths."""
+    with given.client() as api:
+        entry = api.get_history(prompt_id)
+        if entry is None:
+            if prompt_id in api.get_queue():
+                raise Mistake(f"{prompt_id} has not ended: comfy-client job {prompt_id} --wait")
+            known_job(api, prompt_id)
+            return
+        result = result_of(api, entry)
+        if not result.files:
+            note(f"{prompt_id} {status_of_entry(entry)}, and left no files.")
+        show_result(result, out, given.json)

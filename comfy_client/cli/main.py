@@ -1,0 +1,124 @@
+"""The command line, ``comfy-client``: all its commands, and how they end; the extra ``[cli]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from .._version import __version__
+from ..errors import ComfyError
+from . import demo, jobs, run, serve, server, storage, sweep, watch, workflows
+from .connecting import Given, of_server
+from .exits import Exit, ending_as_by_ctrl_c
+from .printing import plain_logs, report
+
+_SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
+    "Run workflows": (run.run, sweep.sweep, workflows.check, workflows.convert),
+    "Jobs": (
+        watch.watch,
+        jobs.queue,
+        jobs.history,
+        jobs.job,
+        jobs.cancel,
+        jobs.download,
+    ),
+    "The server": (
+        server.info,
+        storage.models,
+        storage.nodes,
+        storage.upload,
+        server.free,
+        server.logs,
+        server.doctor,
+        server.where,
+    ),
+    "To begin with, and for programs": (
+        demo.demo,
+        workflows.example,
+        serve.serve,
+        workflows.stubs,
+    ),
+}
+
+_EPILOG: Final = """\
+Exit status: 0 done, 1 other errors, 2 wrong usage, 3 unreachable, 4 rejected, 5 failed, 6 lost,
+7 timeout, 8 not authorised, 130 stopped.
+
+\b
+Completion with the Tab key, in ~/.bashrc, ~/.zshrc, or the configuration of fish:
+  eval "$(_COMFY_CLIENT_COMPLETE=bash_source comfy-client)"
+  eval "$(_COMFY_CLIENT_COMPLETE=zsh_source comfy-client)"
+  _COMFY_CLIENT_COMPLETE=fish_source comfy-client | source
+"""
+
+
+class Commands(click.Group):
+    """The group of all commands, which ends as :class:`Exit` says."""
+
+    def main(  # type: ignore[override]  # click's returns differ by an argument
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> None:
+        """Run a command and exit."""
+        sys.exit(self._status(sys.argv[1:] if args is None else args, *more, **options))
+
+    def _status(self, args: Sequence[str], *more: Any, **options: Any) -> int:
+        options["standalone_mode"] = False
+        try:
+            status = super().main(list(args), *more, **options)
+            return status if isinstance(status, int) else Exit.DONE
+        except BrokenPipeError:
+            raise  # nobody reads what we say, which click ends quietly
+        except (
+            click.ClickException,
+            click.Abort,
+            KeyboardInterrupt,
+            ComfyError,
+            ModuleNotFoundError,
+            OSError,
+            ValueError,
+        ) as exc:
+            return report(exc, "--json" in args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was chosen."""
+        with ending_as_by_ctrl_c(), plain_logs():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as exc:  # click would print an empty line
+                return report(exc, _is_json(ctx))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what they are for."""
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(one.name or "", one.get_short_help_str(width)) for one in commands]
+                )
+
+
+def _is_json(ctx: click.Context) -> bool:
+    return isinstance(ctx.obj, Given) and ctx.obj.json
+
+
+@click.group(
+    cls=Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__)
+@of_server
+def main(given: Given) -> None:
+    """Run workflows on a ComfyUI server, and look after it.
+
+    The options below may stand before the command or behind it.  Each command shows examples:
+    comfy-client run --help
+    """
+
+
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        main.add_command(_command)

@@ -1,0 +1,111 @@
+"""What commands print: results on stdout as text or JSON lines, all else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from .exits import Ended, Exit, error_object, harmless, hint_of, message_of, one_line, status_of
+
+
+def say(text: str) -> None:
+    """A line of a result, harmless for a terminal."""
+    click.echo(harmless(text).rstrip())
+
+
+def note(text: str) -> None:
+    """A line for whoever watches, on stderr."""
+    click.echo(one_line(text), err=True)
+
+
+def emit(found: Any) -> None:
+    """One object on a line of its own, at once, so that a pipe has it."""
+    click.echo(json.dumps(found, default=str))
+    sys.stdout.flush()
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
+    """Columns below each other; the last one is as wide as it likes."""
+    cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def report(error: BaseException, as_json: bool) -> Exit:
+    """Say what went wrong; the exit status."""
+    if isinstance(error, Ended):  # all is said
+        return error.status
+    if as_json:
+        with contextlib.suppress(BrokenPipeError):
+            emit(error_object(error))
+    elif isinstance(error, click.UsageError):
+        error.show()
+    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # who pressed it, knows
+        click.echo(f"Error: {_lines(message_of(error))}", err=True)
+        hint = hint_of(error)
+        if hint:
+            click.echo(f"Try: {hint}", err=True)
+    return status_of(error)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(filter(None, map(one_line, text.splitlines())))
+
+
+@contextlib.contextmanager
+def plain_logs() -> Iterator[None]:
+    """In here warnings of the library are lines on stderr."""
+    handler = _PlainLogs(logging.WARNING)
+    logger = logging.getLogger("comfy_client")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _PlainLogs(logging.Handler):
+    """Without characters that a terminal obeys."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            for line in self.format(record).splitlines():
+                note(line)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        note(f"Warning: {message}")
+
+
+def ago(seconds: float | None) -> str:
+    """``12 s``, ``3 min``, ``2 h``, ``4 d``: how long before now; ``-``: unknown."""
+    if seconds is None:
+        return "-"
+    passed = max(0.0, time.time() - seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= size:
+            return f"{passed / size:.0f} {unit}"
+    return f"{passed:.0f} s"
+
+
+def gib(size: int | None) -> str:
+    """``7.9 GiB``; ``-``: unknown."""
+    return "-" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

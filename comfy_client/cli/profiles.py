@@ -1,0 +1,117 @@
+"""Named servers in a file of the user's: ``comfy-client/config.toml`` in the XDG place."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from ..nearest import nearest
+from .exits import Mistake
+
+#: What a profile may say, and the type of each.
+KEYS: Final[Mapping[str, type]] = {
+    "host": str,
+    "token": str,
+    "login": str,
+    "token-file": str,
+    "login-file": str,
+    "ca": str,
+    "insecure": bool,
+    "user": str,
+}
+_SECRETS: Final = ("token", "login")
+#: Bytes of a file that are read.
+_MOST: Final = 1 << 20
+
+
+def config_path() -> Path:
+    """Where the file is looked for."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    # A relative path is to be ignored, says the standard.
+    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
+    return folder / "comfy-client" / "config.toml"
+
+
+@attrs.frozen
+class Config:
+    """What the file says.
+
+    Attributes:
+        path: Where it is, or would be.
+        profiles: What each profile says, by name.
+        default: The profile that is used unless another one is named; ``None``: none.
+    """
+
+    path: Path
+    profiles: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)
+    default: str | None = None
+
+    def profile(self, name: str) -> Mapping[str, Any]:
+        """What one says; :class:`Mistake` with the nearest names if there is none."""
+        if name in self.profiles:
+            return self.profiles[name]
+        near = nearest(name, self.profiles) or tuple(self.profiles)
+        there = ", ".join(near) if near else "none"
+        raise Mistake(f"no profile {name!r} in {self.path}; there is {there}")
+
+
+def load_config() -> Config:
+    """Read the file, if there is one.
+
+    Raises:
+        Mistake: It is no TOML, says what it cannot, or shows secrets to others.
+    """
+    path = config_path()
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_MOST)
+    except FileNotFoundError:
+        return Config(path)
+    config = _parsed(path, content)
+    if _has_secrets(config) and os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        raise Mistake(f"{path} holds secrets, and others may read it: chmod 600 {path}")
+    return config
+
+
+def _parsed(path: Path, content: bytes) -> Config:
+    import tomllib
+
+    try:
+        data = tomllib.loads(content.decode())
+    except ValueError as exc:
+        raise Mistake(f"{path}: {exc}") from None
+    for name in data:
+        if name not in ("default", "profiles"):
+            raise Mistake(f"{path}: {name!r} is neither 'default' nor a table [profiles.NAME]")
+    profiles, default = data.get("profiles", {}), data.get("default")
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        raise Mistake(f"{path}: a profile is a table [profiles.NAME]")
+    for name, profile in profiles.items():
+        _check(path, name, profile)
+    config = Config(path, profiles, default)
+    if default is not None:
+        config.profile(str(default))
+    return config
+
+
+def _check(path: Path, name: str, profile: Mapping[str, Any]) -> None:
+    for key, value in profile.items():
+        if key not in KEYS:
+            near = nearest(key, KEYS) or tuple(KEYS)
+            raise Mistake(f"{path}, profile {name!r}: no key {key!r}; there is {', '.join(near)}")
+        if type(value) is not KEYS[key]:
+            wanted = "true or false" if KEYS[key] is bool else "a text"
+            raise Mistake(f"{path}, profile {name!r}: {key} is {wanted}")
+
+
+def _has_secrets(config: Config) -> bool:
+    return any(
+        any(key in profile for key in _SECRETS) or "@" in profile.get("host", "")
+        for profile in config.profiles.values()
+    )

@@ -1,0 +1,111 @@
+"""``comfy-client serve``: the embedded server, for whoever has no ComfyUI."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import IO, Any, Final
+
+import click
+
+from .connecting import split_login
+from .exits import Mistake
+from .printing import examples
+
+#: What it can imitate; in here so that nobody waits for the embedded server to be imported.
+VERSIONS: Final = ("0.3.75", "0.8", "new")
+
+
+@click.command(
+    epilog=examples("comfy-client serve", "comfy-client serve --port 0 --login-file login.txt")
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8188,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--version",
+    type=click.Choice(VERSIONS),
+    default="0.3.75",
+    show_default=True,
+    help="Version of ComfyUI to imitate.",
+)
+@click.option(
+    "--login-env",
+    metavar="NAME",
+    help="Environment variable with the user:password that clients must send.",
+)
+@click.option(
+    "--login-file",
+    metavar="FILE",
+    type=click.File(encoding="utf-8"),
+    help="File with the user:password that clients must send; - reads standard input.",
+)
+@click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
+@click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
+@click.option("--tls-keyfile", metavar="FILE", help="Its key.  Default: in the same file.")
+@click.option("--prefix", default="", metavar="PATH", help="Path of all routes, such as /comfy.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Host name that clients may use, such as that of a proxy; * allows any.",
+)
+@click.option("--no-previews", is_flag=True, help="Send no previews.")
+@click.option(
+    "--step-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="How long a step of the simulated sampler takes.",
+)
+def serve(
+    login_env: str | None,
+    login_file: IO[str] | None,
+    tls_certfile: str | None,
+    tls_keyfile: str | None,
+    allowed_hosts: tuple[str, ...],
+    no_previews: bool,
+    **options: Any,
+) -> None:
+    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
+
+    It executes workflows of ComfyUI's own nodes for pictures; sampling is simulated.  Its
+    files are in a temporary folder, which is deleted at the end.
+    """
+    from ..testing import ComfyServer
+
+    if tls_keyfile and not tls_certfile:
+        raise Mistake("--tls-keyfile is the key to a --tls-certfile; give both")
+    server = ComfyServer(
+        credentials=_login(login_env, login_file),
+        tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
+        allowed_hosts=allowed_hosts or None,
+        previews=not no_previews,
+        **options,
+    )
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        stack.callback(server.stop)  # it may be told to end while it starts
+        server.start()
+        click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
+        click.echo("Press Ctrl-C to stop it.")
+        while True:  # in slices: a signal that another thread gets does not end a sleep
+            time.sleep(0.5)
+
+
+def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
+    """User and password, from places that no list of processes shows."""
+    if variable and file:
+        raise Mistake("give --login-env or --login-file, not both")
+    if not variable and not file:
+        return None
+    text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
+    where = f"the variable {variable}" if variable else "the first line of the file"
+    return split_login(text, where)

@@ -1,0 +1,216 @@
+"""The commands about the server: ``info``, ``free``, ``logs``, ``doctor``, ``where``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .connecting import Given, Server, of_server, resolve
+from .exits import Ended, Exit
+from .printing import emit, examples, gib, note, say
+from .profiles import Config, load_config
+from .run import KNOCK
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+    from ..events import LogEntry
+
+
+@click.command(epilog=examples("comfy-client info", "comfy-client info --json | jq .devices"))
+@of_server
+def info(given: Given) -> None:
+    """Show versions, devices and memory, and how long the queue is."""
+    with given.client() as api:
+        stats = api.get_system_stats()
+        found = {
+            "host": api.host,
+            "comfyui_version": stats.comfyui_version,
+            "python_version": stats.python_version,
+            "pytorch_version": stats.pytorch_version,
+            "os": stats.os,
+            "ram_total": stats.ram_total,
+            "ram_free": stats.ram_free,
+            "devices": [device.to_dict() for device in stats.devices],
+            "queue_remaining": api.poll_status(KNOCK).queue_remaining,
+            "features": dict(api.get_features()),
+        }
+    if given.json:
+        emit(found)
+        return
+    say(f"server    {found['host']}")
+    for label, key in (("ComfyUI", "comfyui_version"), ("PyTorch", "pytorch_version")):
+        say(f"{label:<9} {found[key] or 'unknown'}")
+    say(f"Python    {(stats.python_version or 'unknown').partition(' ')[0]} on {stats.os}")
+    say(f"memory    {gib(stats.ram_free)} of {gib(stats.ram_total)} free")
+    for device in stats.devices:
+        say(f"device    {device.name}, {gib(device.vram_free)} of {gib(device.vram_total)} free")
+    say(f"queue     {found['queue_remaining']} prompts")
+
+
+@click.command(
+    epilog=examples("comfy-client free", "comfy-client free --wait-vram 12 --timeout 300")
+)
+@click.option("--models-only", is_flag=True, help="Keep the outputs of nodes in the cache.")
+@click.option(
+    "--wait-vram",
+    metavar="GB",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Wait until so much memory of the first device is free (1 GB is 2**30 bytes).",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="How long to wait.",
+)
+@of_server
+def free(given: Given, models_only: bool, wait_vram: float | None, timeout: float) -> None:
+    """Have the server free its memory.
+
+    It does so after the prompt that is running.
+    """
+    with given.client() as api:
+        api.free_memory(unload_models=True, free_memory=not models_only)
+        if wait_vram is not None:
+            api.wait_for_vram(int(wait_vram * 2**30), timeout)
+        device = next(iter(api.get_system_stats().devices), None)
+    found = {
+        "device": None if device is None else device.name,
+        "vram_free": None if device is None else device.vram_free,
+        "vram_total": None if device is None else device.vram_total,
+    }
+    if given.json:
+        emit(found)
+    elif device is not None:
+        say(f"{device.name}: {gib(device.vram_free)} of {gib(device.vram_total)} free")
+
+
+# -- logs -------------------------------------------------------------------------------
+
+
+@click.command(epilog=examples("comfy-client logs --lines 50", "comfy-client logs --follow"))
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, 100_000),
+    default=100_000,
+    help="How many of the last lines.  Default: all that the server has kept.",
+)
+@of_server
+def logs(given: Given, follow: bool, lines: int) -> None:
+    """Show what the server wrote to its terminal."""
+    with given.client() as api:
+        entries = _following(api, lines) if follow else iter(_kept(api, lines))
+        for entry in entries:
+            if given.json:
+                emit({"time": entry.time, "text": entry.text})
+                continue
+            for line in filter(str.strip, entry.text.splitlines()):
+                say(line.expandtabs())
+
+
+def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
+    entries = api.get_raw_logs().entries
+    return list(entries[-lines:]) if lines else []
+
+
+def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
+    """What is there, and what comes, each once: the two overlap for a moment."""
+    from ..events import LogEntry
+
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    api.on("logs", inbox.put)
+    api.subscribe_logs()
+    kept = api.get_raw_logs().entries
+    yield from kept[-lines:] if lines else ()
+    seen = Counter((entry.time, entry.text) for entry in kept)
+    while True:
+        try:
+            event = inbox.get(timeout=0.5)  # in slices, so that a signal is seen
+        except Empty:
+            continue
+        for entry in event.entries:
+            if seen[entry.time, entry.text]:
+                seen[entry.time, entry.text] -= 1
+            else:
+                yield LogEntry(time=entry.time, text=entry.text)
+
+
+# -- what is wrong, and who is asked ----------------------------------------------------
+
+
+@click.command(epilog=examples("comfy-client doctor", "comfy-client doctor --host gpu-box --run"))
+@click.option("--run", is_flag=True, help="Run a trivial prompt, too.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="How long it may take.",
+)
+@of_server
+def doctor(given: Given, run: bool, timeout: float) -> None:
+    """Find out why a server cannot be reached, or what is wrong.
+
+    The output holds no secret and is safe for a bug report.  The exit status is 1 if a check
+    failed.
+    """
+    with given.client() as api:
+        report = api.doctor(run, timeout=timeout)
+    if given.json:
+        emit(report.to_dict())
+    else:
+        click.echo(str(report))
+    if not report:
+        raise Ended(Exit.ERROR)
+
+
+@click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
+@of_server
+def where(given: Given) -> None:
+    """Show which server the commands use, and what says so.
+
+    Nothing is sent.  An option comes before the environment, and that before the default profile.
+    """
+    config = load_config()
+    server = resolve(given, config)
+    found = _where(server, config)
+    if given.json:
+        emit(found)
+        return
+    for label, key in (
+        ("server", "host"),
+        ("credentials", "credentials"),
+        ("certificates", "ca"),
+        ("insecure", "insecure"),
+        ("user", "user"),
+    ):
+        if found[key]:
+            say(f"{label:<13} {found[key]}  ({server.sources[key]})")
+    for remark in server.remarks:
+        note(remark)
+    say(f"config file   {config.path}{'' if config.path.exists() else ' (not there)'}")
+    names = (f"{name} (used)" if name == server.profile else name for name in config.profiles)
+    say(f"profiles      {', '.join(names) or 'none'}")
+
+
+def _where(server: Server, config: Config) -> dict[str, Any]:
+    return {
+        "host": server.host,
+        "credentials": server.kind_of_credentials,
+        "ca": server.ca,
+        "insecure": server.insecure,
+        "user": server.user,
+        "profile": server.profile,
+        "sources": dict(server.sources),
+        "config": str(config.path),
+        "profiles": sorted(config.profiles),
+    }

@@ -1,0 +1,184 @@
+"""``comfy-client sweep``."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import click
+
+from .connecting import Given, of_server
+from .exits import Ended, Exit, Mistake
+from .inputs import Types, mistakes
+from .loading import workflow_argument
+from .mine import mark
+from .printing import emit, examples, note, say
+from .results import as_template, check_template, out_option, quiet_option
+from .run import KNOCK, input_option, prepared, seed_option, set_option
+
+if TYPE_CHECKING:
+    from ..batch.row import SweepRow
+    from ..client import ComfyApi
+
+#: The key in ``extra_data`` of the prompts of one sweep.
+_KEY: Final = "comfy_client_sweep"
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client sweep txt2img.json --axis KSampler.seed=1..8 --axis KSampler.cfg=4,7.5",
+        "comfy-client sweep txt2img.json --axis 'Positive prompt.text=\"a fox, red\",an owl' \\",
+        "    --out 'out/{row:03}_{seed}{ext}' --csv rows.csv --sheet sheet.png",
+        "comfy-client sweep txt2img.json --axis KSampler.seed=0..499 --journal sweep.db --out out/",
+    )
+)
+@workflow_argument
+@click.option(
+    "--axis",
+    "axes",
+    metavar="NODE.input=V1,V2,...",
+    multiple=True,
+    required=True,
+    help="Values of an input; 1..8 are whole numbers, and double quotes hold commas.  Repeatable.",
+)
+@set_option
+@input_option
+@seed_option
+@out_option
+@click.option(
+    "--journal",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Remember rows there; the same command goes on where it was stopped.",
+)
+@click.option("--retry-failed", is_flag=True, help="Run rows again that failed, by the journal.")
+@click.option(
+    "--csv", metavar="FILE", type=click.Path(dir_okay=False), help="Write a table of the rows."
+)
+@click.option(
+    "--sheet",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write a labelled contact sheet of the pictures (extra [image]).",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 100),
+    default=4,
+    show_default=True,
+    help="How many prompts are in the queue.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="For each prompt.  Default: no limit.",
+)
+@quiet_option
+@of_server
+def sweep(
+    given: Given,
+    /,
+    workflow: str,
+    axes: tuple[str, ...],
+    sets: tuple[str, ...],
+    inputs: tuple[str, ...],
+    seed: str | None,
+    out: str | None,
+    csv: str | None,
+    sheet: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run a workflow with all combinations of some values.
+
+    A line for each row is printed as it ends.
+    The exit status is 5 if rows failed.  After Ctrl-C the prompts that wait are taken out of the
+    queue; with --journal the running one goes on, else it is cancelled, too.
+    """
+    with given.client() as api:
+        api.poll_status(KNOCK)
+        ready = prepared(api, workflow, sets, inputs, seed)
+        grid = _grid(Types(ready, api), axes)
+        short = {name.rpartition(".")[2] for name in grid}
+        check_template(out, ready.to_dict(), {"row", *short, *grid})
+        printer = _Printer(out, given.json)
+        own = {_KEY: str(uuid.uuid4())}
+        try:
+            rows = api.sweep(
+                ready,
+                grid,
+                on_row=printer.show,
+                progress=False if quiet else None,
+                extra_data={**mark(), **own},
+                **options,
+            )
+        except KeyboardInterrupt:
+            if options["journal"] is None:
+                _cancel_all(api, own[_KEY])
+            raise
+        for row in rows:
+            printer.show_known(row)
+        if csv is not None:
+            note(f"table: {rows.to_csv(csv)}")
+        if sheet is not None:
+            rows.grid().save(sheet)
+            note(f"sheet: {sheet}")
+    if any(row.error is not None for row in rows):
+        raise Ended(Exit.FAILED)
+
+
+def _grid(types: Types, axes: tuple[str, ...]) -> dict[str, list[Any]]:
+    grid: dict[str, list[Any]] = {}
+    for text in axes:
+        name, values = types.axis(text)
+        if name in grid:
+            raise Mistake(f"--axis {name!r} is given twice")
+        grid[name] = values
+    return grid
+
+
+def _cancel_all(api: ComfyApi, sweep_id: str) -> None:
+    """The prompts of a sweep that are still there; those that waited are gone already."""
+    found = api.get_queue()
+    for item in (*found.running, *found.pending):
+        if item.extra_data.get(_KEY) == sweep_id:
+            note(f"Cancelling prompt {item.prompt_id}.")
+            api.job(item.prompt_id).cancel()
+
+
+@attrs.define
+class _Printer:
+    """Prints rows, and saves their files."""
+
+    out: str | None
+    as_json: bool
+    shown: set[int] = attrs.field(factory=set, init=False)
+
+    def show(self, row: SweepRow) -> None:
+        """A row that has ended just now."""
+        from ..batch.rows import Sweep
+
+        self.shown.add(row.index)
+        paths: list[Path] = []
+        if self.out is not None:
+            with mistakes("--out"):
+                paths = Sweep([row]).save(as_template(self.out))
+        self._print(row, paths)
+
+    def show_known(self, row: SweepRow) -> None:
+        """A row of an earlier call, whose files that one has saved."""
+        if row.index not in self.shown:
+            self._print(row, [])
+
+    def _print(self, row: SweepRow, paths: list[Path]) -> None:
+        if self.as_json:
+            emit(row.to_dict())
+            return
+        params = " ".join(f"{name}={value}" for name, value in row.params.items())
+        files = [os.fspath(path) for path in paths] or [item.filename for item in row.result or ()]
+        outcome = " ".join(files) if row.error is None else f"Error: {row.error}"
+        say(f"{row.index} {params}: {outcome}")

@@ -1,0 +1,141 @@
+"""``comfy-client watch``: a prompt until its end, or all that goes on at a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import click
+
+from ..errors import TransportError
+from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
+from .connecting import Given, of_server
+from .jobs import entry_object, known_job, queue_objects
+from .printing import emit, examples, note, say
+from .results import quiet_option, show_result, wait_for
+from .run import KNOCK
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+    from ..events import Event
+
+#: Seconds between two looks at the queue when no event asks for one.
+_LOOK: Final = 5.0
+#: And at least, however many events there are: the answer may be a large one.
+_PAUSE: Final = 0.3
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client watch",
+        "comfy-client watch ID",
+        "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
+    )
+)
+@click.argument("prompt_id", metavar="[ID]", required=False)
+@quiet_option
+@of_server
+def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
+    """Show what happens, to all prompts or to one.
+
+    Without ID, a line tells of each prompt that comes, runs and ends, whoever submitted it, until
+    Ctrl-C.  With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each
+    event of the prompt is a line, then its result.
+    """
+    with given.client() as api:
+        api.poll_status(KNOCK)
+        if prompt_id is None:
+            for change in changes(api):
+                if given.json:
+                    emit(change)
+                else:
+                    say(_line(change))
+            return
+        one = known_job(api, prompt_id)
+        if given.json:
+            for event in one.events():
+                emit(event.to_dict())
+            emit(one.result().to_dict())
+        else:
+            show_result(wait_for(one, None, quiet, is_ours=False), None, as_json=False)
+
+
+def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
+    """What is in the queue now, and then each change and each event, without end."""
+    inbox: SimpleQueue[Event] = SimpleQueue()
+    api.on("all", inbox.put)
+    watched = _Watched(api)
+    looked_at, due = -_PAUSE, 0.0
+    while True:
+        now = time.monotonic()
+        if now >= due:
+            yield from watched.look()
+            looked_at, due = now, now + _LOOK
+        try:
+            event = inbox.get(timeout=max(0.01, due - now))
+        except Empty:
+            continue
+        if isinstance(event, StatusEvent):
+            due = min(due, looked_at + _PAUSE)
+        elif not isinstance(event, FeatureFlags | LogsEvent | TerminalEvent | ErrorEvent):
+            yield event.to_dict()
+
+
+@attrs.define
+class _Watched:
+    """The queue as it was when it was looked at last."""
+
+    api: ComfyApi
+    known: dict[str, str] = attrs.field(factory=dict)
+    is_away: bool = False
+
+    def look(self) -> Iterator[dict[str, Any]]:
+        """What has changed since then."""
+        try:
+            found = queue_objects(self.api)
+            self.is_away = False
+            gone = self.known.keys() - {row["prompt_id"] for row in found}
+            ended = {prompt_id: self._end(prompt_id) for prompt_id in gone}
+        except TransportError as exc:
+            if not self.is_away:
+                note(str(exc))
+            self.is_away = True
+            return
+        for prompt_id in [one for one in self.known if one in ended]:
+            del self.known[prompt_id]
+            yield _change({**ended[prompt_id], "queue_remaining": len(found)})
+        for row in found:
+            if self.known.get(row["prompt_id"]) != row["status"]:
+                self.known[row["prompt_id"]] = row["status"]
+                yield _change({**row, "queue_remaining": len(found)})
+
+    def _end(self, prompt_id: str) -> dict[str, Any]:
+        """Of one that was deleted while it waited, the server remembers nothing."""
+        entry = self.api.get_history(prompt_id)
+        if entry is None:
+            return {"prompt_id": prompt_id, "status": "gone"}
+        return entry_object(self.api, entry)
+
+
+def _change(row: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "queue", "time": time.time(), **row}
+
+
+def _line(change: dict[str, Any]) -> str:
+    """``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
+    if change["name"] != "queue":
+        known = {key: value for key, value in change.items() if key != "name" and value is not None}
+        words = ", ".join(f"{key} {value}" for key, value in known.items())
+        return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {words:.200}"
+    seconds, files = change.get("seconds"), change.get("files") or ()
+    facts = [
+        f"{change['nodes']} nodes" if change["status"] in ("running", "pending") else "",
+        "" if seconds is None else f"{seconds:.1f} s",
+        ", ".join(file["filename"] for file in files[:3]),
+        change.get("error") or "",
+    ]
+    told = ", ".join(filter(None, facts))
+    return f"{time.strftime('%H:%M:%S')} {change['status']:<11} {change['prompt_id']}  {told}"

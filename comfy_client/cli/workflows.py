@@ -1,0 +1,124 @@
+"""The commands about workflows as files: ``check``, ``convert``, ``example``, ``stubs``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .connecting import Given, of_server, of_server_as_text, with_json
+from .exits import Ended, Exit
+from .loading import Source, definitions_option, load, workflow_argument
+from .printing import emit, examples, note
+
+_output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.  Default: standard output.",
+)
+
+
+def _write(text: str, output: Path | None, what: str) -> None:
+    if output is None:
+        click.echo(text, nl=not text.endswith("\n"))
+        return
+    from ..transport.files import write_atomically
+
+    written = write_atomically(output, [text.encode()], if_exists="overwrite")
+    note(f"{what}: {written}")
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client check txt2img.json",
+        "comfy-client check txt2img.json --json | jq '.problems[].message'",
+        "comfy-client check txt2img.json --definitions object_info.json",
+    )
+)
+@workflow_argument
+@definitions_option
+@of_server
+def check(given: Given, workflow: str, definitions: Path | None) -> None:
+    """Say what is wrong with a workflow, without running it.
+
+    The exit status is 4 if there is an error; warnings do not count.
+    """
+    with Source(given, definitions) as source:
+        report = load(workflow, source).check(source)
+    if given.json:
+        emit(report.to_dict())
+    else:
+        click.echo(str(report))
+    if not report.ok:
+        raise Ended(Exit.REJECTED)
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client convert saved.json -o api.json",
+        "comfy-client convert picture.png -o workflow.json",
+        "comfy-client convert saved.json --definitions object_info.json --strict",
+        "comfy-client convert saved.json --python > workflow.py",
+    )
+)
+@workflow_argument
+@_output
+@definitions_option
+@click.option("--strict", is_flag=True, help="What does not convert exactly is an error.")
+@click.option("--python", is_flag=True, help="Write Python code that builds the workflow.")
+@of_server
+def convert(
+    given: Given,
+    workflow: str,
+    output: Path | None,
+    definitions: Path | None,
+    strict: bool,
+    python: bool,
+) -> None:
+    """Write a workflow in API format.
+
+    WORKFLOW may be a file that the page saved, or a picture.  The server is asked for node
+    definitions only if it is in UI format; --definitions does without a server.
+    """
+    with Source(given, definitions) as source:
+        found = load(workflow, source, strict=strict)
+        text = found.to_code() if python else json.dumps(found.to_dict(), indent=2)
+    if given.json and not python:
+        text = json.dumps(found.to_dict())
+    _write(text, output, f"{len(found)} nodes")
+
+
+@click.command(epilog=examples("comfy-client example > txt2img.json"))
+@_output
+@with_json
+def example(given: Given, output: Path | None) -> None:
+    """Write a text-to-image workflow to begin with.
+
+    It runs on the server of comfy-client serve as it is; elsewhere set a checkpoint first:
+    --set CheckpointLoaderSimple.ckpt_name=...
+    """
+    from importlib.resources import files
+
+    text = (files("comfy_client") / "demo.json").read_text("utf-8")
+    _write(json.dumps(json.loads(text)) if given.json else text, output, "example")
+
+
+@click.command(
+    epilog=examples("comfy-client stubs -o comfy_nodes.py"),
+)
+@_output
+@of_server_as_text
+def stubs(given: Given, output: Path | None) -> None:
+    """Write the node classes as a module for editors and mypy.
+
+    Import Graph from it instead of from comfy_client.
+    """
+    from ..workflow.stubs import stubs as module_for
+
+    with given.client() as api:
+        definitions = api.node_definitions()
+    text = module_for(definitions, *([] if output is None else [output.stem]))
+    _write(text, output, f"{len(definitions)} node classes")

@@ -1,0 +1,406 @@
+"""The command line, the same on an embedded and on a real server."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client import ComfyApi
+from comfy_client.cli.main import main
+from comfy_client.testing import ComfyServer
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
+from tests.helpers.clients import until
+from tests.helpers.command_line import LIMIT, CommandLine, lines_of
+
+Server = ComfyServer | ComfyUI
+
+
+@pytest.fixture
+def comfy_client(comfyui: Server, tmp_path: Path) -> CommandLine:
+    """The command, for that server."""
+    return CommandLine(tmp_path, comfyui.url)
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> str:
+    """The name of a workflow that makes a small picture; each test has a seed of its own."""
+    return saved(tmp_path, "txt2img_tiny")
+
+
+def saved(folder: Path, name: str, **inputs: Any) -> str:
+    (folder / f"{name}.json").write_text(json.dumps(load_workflow(name, **inputs)))
+    return f"{name}.json"
+
+
+# -- as it was installed ------------------------------------------------------------------
+
+
+def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
+    """In a process of its own, each once; what they print is held to the schema."""
+    ran = {"run": comfy_client.installed("run", short, "--seed", 1, "--out", "a.png", "--json")}
+    [result] = lines_of("run", ran["run"])
+    prompt_id = result["prompt_id"]
+    for args in (
+        ["sweep", short, "--axis", "KSampler.seed=2,3", "-q"],
+        ["check", short],
+        ["convert", "a.png"],
+        ["example"],
+        ["watch", prompt_id],
+        ["queue"],
+        ["history", "--limit", 2],
+        ["job", prompt_id],
+        ["download", prompt_id],
+        ["info"],
+        ["models", "checkpoints"],
+        ["nodes", "KSampler"],
+        ["upload", "a.png"],
+        ["free"],
+        ["logs", "--lines", 1],
+        ["doctor"],
+        ["where"],
+    ):
+        name = str(args[0])
+        ran[name] = comfy_client.installed(*args, "--json")
+        assert ran[name].status == 0, ran[name]
+        assert lines_of(name, ran[name]) or name == "queue"
+    ran["cancel"] = comfy_client.installed("cancel", prompt_id, "--json")
+    assert ran["cancel"].status == 6
+    assert lines_of("cancel", ran["cancel"]) == [{"prompt_id": prompt_id, "cancelled": False}]
+    ran["stubs"] = comfy_client.installed("stubs")
+    assert "def KSampler(" in ran["stubs"].out
+    ran["demo"] = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
+    assert ran["demo"].status == 0, ran["demo"]
+    assert ran.keys() == main.commands.keys() - {"serve"}
+
+
+# -- run --------------------------------------------------------------------------------
+
+
+def test_run_saves_the_files_and_prints_their_paths(comfy_client, short):
+    """By a template; the inputs are those of the options."""
+    ran = comfy_client(
+        *("run", short, "--seed", 11, "--set", "KSampler.steps=2", "--set", "KSampler.cfg=5"),
+        *("--out", "pictures/{seed}_{KSampler.steps}_{KSampler.cfg}{ext}"),
+    )
+    assert ran.status == 0, ran
+    assert ran.lines == ["pictures/11_2_5.0.png"]
+    assert "1 image, seed 11" in ran.err
+    with Image.open(comfy_client.home / ran.lines[0]) as picture:
+        assert picture.size == (128, 128)
+
+
+def test_run_prints_urls_without_out_and_writes_nothing(comfy_client, short):
+    """And the id, with --detach, by which all else is found."""
+    ran = comfy_client("run", short, "--seed", 12, "-q")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(f"{comfy_client.host}/api/view?filename=")
+    assert [path.name for path in comfy_client.home.iterdir() if path.suffix == ".png"] == []
+
+
+def test_run_takes_pictures_files_of_the_page_and_standard_input(comfy_client, short, tmp_path):
+    """Whatever ComfyUI saved."""
+    [first] = comfy_client.json("run", short, "--seed", 13, "--out", "a.png")
+    assert [file["path"] for file in first["files"]] == ["a.png"]
+    [again] = comfy_client.json("run", "a.png", "--set", "KSampler.steps=3")
+    assert again["seeds"] == first["seeds"]
+    ui = load_workflow("txt2img_ui")
+    (tmp_path / "ui.json").write_text(json.dumps(ui))
+    [page] = comfy_client.json("run", "ui.json", "--seed", "random")
+    assert page["files"]
+    piped = comfy_client("run", "-", "-q", stdin=json.dumps(load_workflow("txt2img_tiny", seed=14)))
+    assert piped.status == 0, piped
+
+
+def test_run_uploads_the_files_of_inputs(comfy_client, tmp_path):
+    """For the node alone, or for its input."""
+    Image.new("RGB", (40, 24), (200, 30, 90)).save(tmp_path / "mine.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "nothing.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    (tmp_path / "show.json").write_text(json.dumps(graph))
+    for name in ("LoadImage", "1.image"):
+        [result] = comfy_client.json(
+            "run", "show.json", "--input", f"{name}=mine.png", "--out", "o/"
+        )
+        with Image.open(comfy_client.home / result["files"][0]["path"]) as picture:
+            assert picture.size == (40, 24)
+    [sent] = comfy_client.json("upload", "mine.png", "--subfolder", "of_tests")
+    assert sent["ref"] == "of_tests/mine.png"
+    ran = comfy_client("run", "show.json", "-q", "--set", f"LoadImage.image={sent['ref']}")
+    assert ran.status == 0, ran
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "KSampler.stepz=3"], "has no input 'stepz'; nearest: 'steps'"),
+        (["--set", "KSamplr.steps=3"], "nearest: 'KSampler'"),
+        (["--set", "KSampler.steps=few"], "takes INT, not 'few'"),
+        (["--set", "KSampler.sampler_name=eular"], "nearest: euler"),
+        (["--set", "KSampler.steps"], "it is NAME=VALUE"),
+        (["--input", "KSampler=x.png"], "has none for files"),
+        (["--seed", "-1"], "a number from 0 on, or random"),
+        (["--out", "{sed}.png"], "{sed} is none of"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_before_anything_runs(comfy_client, short, options, words):
+    """With the nearest name; exit status 2."""
+    [error] = comfy_client.json("run", short, *options, status=2)
+    assert error["code"] == "usage"
+    assert words in error["message"]
+
+
+# -- how it ends ------------------------------------------------------------------------
+
+
+def test_a_workflow_that_is_refused_is_status_4(comfy_client, tmp_path):
+    """By the server, or by --check before that."""
+    name = saved(tmp_path, "txt2img_tiny", ckpt_name="missing.ckpt")
+    [refused] = comfy_client.json("run", name, status=4)
+    assert refused["code"] == "prompt_rejected"
+    assert "missing.ckpt" in refused["message"]
+    [checked] = comfy_client.json("run", name, "--check", status=4)
+    assert checked["code"] == "workflow_error"
+    found = comfy_client("check", name)
+    assert found.status == 4
+    assert "missing.ckpt" in found.out
+    [report] = comfy_client.json("check", name, status=4)
+    assert not report["ok"]
+
+
+def test_a_node_that_fails_is_status_5(comfy_client, tmp_path):
+    """In words with what it raised."""
+    name = saved(tmp_path, "failing_runtime")
+    [error] = comfy_client.json("run", name, status=5)
+    assert error["code"] == "job_failed"
+    assert comfy_client("run", name).status == 5
+    [job] = comfy_client.json("job", error["prompt_id"])
+    assert job["status"] == "failed"
+    [waited] = comfy_client.json("job", error["prompt_id"], "--wait", status=5)
+    assert waited["code"] == "job_failed"
+
+
+def test_a_prompt_that_nobody_knows_is_status_6(comfy_client):
+    """Whatever is asked of it."""
+    unknown = "00000000-0000-4000-8000-000000000000"
+    for command in ("job", "watch", "download"):
+        [error] = comfy_client.json(command, unknown, status=6)
+        assert error["code"] == "job_not_found"
+    [line] = comfy_client.json("cancel", unknown, status=6)
+    assert line == {"prompt_id": unknown, "cancelled": False}
+
+
+def test_a_timeout_is_status_7_and_the_prompt_goes_on(comfy_client, tmp_path):
+    """Until somebody cancels it."""
+    name = saved(tmp_path, "sleep", seconds=20.0)
+    [error] = comfy_client.json("run", name, "--timeout", 1, status=7)
+    assert error["code"] == "job_timeout"
+    assert error["prompt_id"] in error["hint"]
+    [line] = comfy_client.json("cancel", error["prompt_id"])
+    assert line["cancelled"]
+
+
+def test_ctrl_c_cancels_the_prompt_and_is_status_130(comfy_client, comfyui, tmp_path):
+    """And says so."""
+    name = saved(tmp_path, "sleep", seconds=30.0)
+    with comfy_client.started("run", name, "--json") as process, ComfyApi(comfyui.url) as api:
+        [item] = until(lambda: api.get_queue().running)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130, err
+        assert json.loads(out)["code"] == "stopped"
+        assert f"Cancelling prompt {item.prompt_id}" in err
+        assert "It was cancelled." in err
+        until(lambda: item.prompt_id not in api.get_queue())
+
+
+# -- prompts ----------------------------------------------------------------------------
+
+
+def test_a_prompt_is_found_again_by_its_id(comfy_client, short):
+    """In the history, in words and as JSON; and its files are fetched."""
+    started = comfy_client("run", short, "--seed", 21, "--detach")
+    assert started.status == 0, started
+    prompt_id = started.out.strip()
+    [result] = comfy_client.json("job", prompt_id, "--wait", "--out", "waited.png")
+    assert result["files"][0]["path"] == "waited.png"
+    assert comfy_client("job", prompt_id).out.startswith("succeeded")
+    [told] = comfy_client.json("job", prompt_id)
+    assert told["result"]["seeds"] == result["seeds"]
+    entries = comfy_client.json("history", "--limit", 3)
+    [mine] = [entry for entry in entries if entry["prompt_id"] == prompt_id]
+    assert mine["mine"]
+    assert mine["files"][0]["filename"] == result["files"][0]["filename"]
+    assert prompt_id in comfy_client("history", "--limit", 3).out
+    [fetched] = comfy_client.json("download", prompt_id, "--out", "got/{seed}{ext}")
+    assert fetched["files"][0]["path"] == "got/21.png"
+    assert comfy_client("watch", prompt_id).out.startswith(f"{comfy_client.host}/api/view")
+
+
+def test_the_queue_is_listed_and_what_is_mine_is_cancelled(comfy_client, comfyui, tmp_path):
+    """Others' prompts stay."""
+    assert comfy_client("queue").out == "The queue is empty.\n"
+    mine = saved(tmp_path, "sleep", seconds=30.0)
+    with ComfyApi(comfyui.url) as api:
+        theirs = api.submit(load_workflow("sleep", seconds=29.0))
+        first = comfy_client.json("run", mine, "--detach")[0]["prompt_id"]
+        rows = comfy_client.json("queue")
+        assert {row["prompt_id"]: row["mine"] for row in rows} == {
+            theirs.prompt_id: False,
+            first: True,
+        }
+        assert [row["position"] for row in rows] == [0, 1]
+        text = comfy_client("queue").out
+        assert f"{first}*" in text
+        cancelled = comfy_client.json("cancel", "--all-mine")
+        assert cancelled == [{"prompt_id": first, "cancelled": True}]
+        assert theirs.prompt_id in api.get_queue()
+        assert comfy_client("cancel", theirs.prompt_id).out == f"{theirs.prompt_id} cancelled\n"
+        until(lambda: api.poll_status().queue_remaining == 0)
+
+
+def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyui, tmp_path):
+    """A line for each change, in words or as JSON."""
+    with comfy_client.started("watch", "--json") as process, ComfyApi(comfyui.url) as api:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert first["name"] == "connected"
+        job = api.submit(load_workflow("sleep", seconds=1.5))
+        seen = []
+        for line in process.stdout:
+            found = json.loads(line)
+            if found.get("prompt_id") == job.prompt_id:
+                seen.append(found["status"])
+                if found["status"] == "succeeded":
+                    break
+        assert seen[-2:] == ["running", "succeeded"]
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130
+        assert json.loads(out.splitlines()[-1])["code"] == "stopped"
+
+
+def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
+    """The end event is there though another process submitted the prompt."""
+    prompt_id = comfy_client("run", short, "--seed", 22, "--detach").out.strip()
+    *events, result = comfy_client.json("watch", prompt_id)
+    assert events[-1]["is_end"]
+    assert result["prompt_id"] == prompt_id
+
+
+# -- sweep ------------------------------------------------------------------------------
+
+
+def test_sweep_prints_a_line_for_each_row_and_remembers_them(comfy_client, short):
+    """With files, a table and a sheet; a second call runs nothing again."""
+    axes = ("--axis", "KSampler.seed=31..32", "--axis", "KSampler.steps=1,2", "--journal", "j.db")
+    files = ("--out", "rows/{seed}_{steps}{ext}", "--csv", "rows.csv", "--sheet", "sheet.png")
+    rows = comfy_client.json("sweep", short, *axes, *files)
+    assert sorted(row["index"] for row in rows) == [0, 1, 2, 3]
+    assert {row["result"]["files"][0]["path"] for row in rows} == {
+        f"rows/{seed}_{steps}.png" for seed in (31, 32) for steps in (1, 2)
+    }
+    assert len((comfy_client.home / "rows.csv").read_text().splitlines()) == 5
+    with Image.open(comfy_client.home / "sheet.png") as sheet:
+        assert sheet.width > 100
+    again = comfy_client.json("sweep", short, *axes)
+    assert all(row["from_journal"] for row in again)
+    text = comfy_client("sweep", short, "--axis", "KSampler.seed=31").out
+    assert text.startswith("0 KSampler.seed=31: ")
+
+
+def test_a_sweep_with_rows_that_fail_is_status_5(comfy_client, tmp_path):
+    """The others are there."""
+    graph = load_workflow("failing_runtime")
+    (tmp_path / "bad.json").write_text(json.dumps(graph))
+    node, field = next(
+        (node_id, name)
+        for node_id, node in graph.items()
+        for name, value in node["inputs"].items()
+        if isinstance(value, str)
+    )
+    ran = comfy_client("sweep", "bad.json", "--axis", f"{node}.{field}=a,b", "--json")
+    assert ran.status == 5, ran
+    assert [json.loads(line)["error"]["code"] for line in ran.lines] == ["job_failed"] * 2
+
+
+# -- workflows and the server -----------------------------------------------------------
+
+
+def test_convert_writes_the_api_format(comfy_client, tmp_path):
+    """Of what the page saved, as JSON or as Python."""
+    (tmp_path / "ui.json").write_text(json.dumps(load_workflow("txt2img_ui")))
+    ended = comfy_client("convert", "ui.json", "-o", "api.json")
+    assert ended.status == 0, ended
+    api = json.loads((tmp_path / "api.json").read_text())
+    [line] = comfy_client.json("convert", "ui.json")
+    assert line == api
+    assert comfy_client.json("convert", "api.json", COMFYUI_HOST="http://127.0.0.1:1") == [api]
+    python = comfy_client("convert", "ui.json", "--python")
+    compile(python.out, "it", "exec")
+    assert comfy_client("check", "api.json").out.endswith("no problems\n")
+
+
+def test_the_server_tells_of_itself(comfy_client, comfyui):
+    """Versions, memory, models, nodes."""
+    [info] = comfy_client.json("info")
+    assert info["host"] == comfyui.url
+    assert info["devices"][0]["vram_total"]
+    assert "ComfyUI   0." in comfy_client("info").out
+    assert {"folder": "checkpoints"} in comfy_client.json("models")
+    assert {"folder": "checkpoints", "name": "tiny.ckpt"} in comfy_client.json(
+        "models", "checkpoints"
+    )
+    [error] = comfy_client.json("models", "checkpoint", status=2)
+    assert "checkpoints" in error["message"]
+    [node] = comfy_client.json("nodes", "KSampler")
+    assert "euler" in node["inputs"]["sampler_name"]["choices"]
+    assert "steps" in comfy_client("nodes", "KSampler").out
+    assert "KSampler" in [
+        node["class_type"] for node in comfy_client.json("nodes", "--search", "sampl")
+    ]
+    assert comfy_client("nodes", "--search", "KSampler").lines[0].startswith("CLASS")
+    [error] = comfy_client.json("nodes", "KSamplr", status=2)
+    assert "KSampler" in error["message"]
+
+
+def test_memory_is_freed(comfy_client):
+    """That of a CPU is nothing to wait for."""
+    [free] = comfy_client.json("free")
+    assert free["vram_free"] > 2**20
+    assert " free" in comfy_client("free", "--models-only").out
+    [error] = comfy_client.json("free", "--wait-vram", 0.001, status=1)
+    assert error["code"] == "not_supported"
+
+
+def test_the_logs_are_shown_and_followed(comfy_client, comfyui):
+    """What is there, then what comes."""
+    with ComfyApi(comfyui.url) as api:
+        api.run(load_workflow("txt2img_tiny", seed=41))
+        assert len(comfy_client.json("logs", "--lines", 1)) == 1
+        assert "got prompt" in comfy_client("logs").out
+        with comfy_client.started("logs", "--follow", "--lines", 1) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # it has subscribed by then
+            api.run(load_workflow("txt2img_tiny", seed=42))
+            assert any("got prompt" in line for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=LIMIT)
+            assert process.returncode == 130
+
+
+def test_the_doctor_and_the_stubs_know_the_server(comfy_client, tmp_path):
+    """As in Python."""
+    [report] = comfy_client.json("doctor")
+    assert report["host"] == comfy_client.host
+    assert "comfy_client doctor: 0 failed" in comfy_client("doctor").out
+    ended = comfy_client("stubs", "-o", "nodes.py")
+    assert ended.status == 0, ended
+    assert "def KSampler(" in (tmp_path / "nodes.py").read_text()

@@ -1,0 +1,154 @@
+"""The command ``comfy-client``: in this process, or as it was installed in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import jsonschema
+import pytest
+import referencing
+from click.testing import CliRunner
+
+import comfy_client
+from comfy_client.cli.main import main
+
+#: Seconds for what should take a moment.
+LIMIT: Final = 60.0
+COMMAND: Final = Path(sys.executable).with_name("comfy-client")
+_PACKAGES: Final = Path(comfy_client.__file__).parents[1]
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+_HEEDS_CTRL_C: Final = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@attrs.frozen
+class Ended:
+    """What a command has said, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on stdout."""
+        return self.out.splitlines()
+
+
+@attrs.frozen
+class CommandLine:
+    """Commands with a home of their own, for one server or none."""
+
+    home: Path
+    host: str | None = None
+    variables: Mapping[str, str] = attrs.field(factory=dict)
+
+    def __call__(self, *args: object, stdin: str | None = None, **variables: str) -> Ended:
+        """Run one to its end, in this process."""
+        unset = {name: None for name in os.environ if name.startswith(("COMFY", "XDG_"))}
+        env: dict[str, str | None] = {**unset, **self._own(variables)}
+        with contextlib.chdir(self.home):
+            ran = CliRunner().invoke(main, [*map(str, args)], input=stdin, env=env)
+        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+            raise ran.exception
+        return Ended(ran.exit_code, ran.stdout, ran.stderr)
+
+    def installed(self, *args: object, stdin: str | None = None, **variables: str) -> Ended:
+        """Run one to its end as it was installed."""
+        ran = subprocess.run(
+            self._command(args),
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            env=self._environment(variables),
+            cwd=self.home,
+            timeout=LIMIT,
+        )
+        return Ended(ran.returncode, ran.stdout, ran.stderr)
+
+    def json(self, *args: object, status: int = 0, **variables: str) -> list[Any]:
+        """The objects that it prints with ``--json``, each held to its schema."""
+        ended = self(*args, "--json", **variables)
+        assert ended.status == status, ended
+        return lines_of(str(args[0]), ended)
+
+    @contextlib.contextmanager
+    def started(self, *args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """One that goes on, and does not outlive the block."""
+        command = [sys.executable, "-c", _HEEDS_CTRL_C, *self._command(args)]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment(variables),
+            cwd=self.home,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                try:
+                    process.wait(LIMIT)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    def _command(self, args: tuple[object, ...]) -> list[str]:
+        if not COMMAND.exists():
+            pytest.skip("the package is not installed beside this Python")
+        return [str(COMMAND), *map(str, args)]
+
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        known = {k: v for k, v in os.environ.items() if not k.startswith(("COMFY", "XDG_"))}
+        ours = {"PYTHONPATH": str(_PACKAGES), "PYTHONUNBUFFERED": "1"}
+        return {**known, **ours, **self._own(variables)}
+
+    def _own(self, variables: Mapping[str, str]) -> dict[str, str]:
+        host = {} if self.host is None else {"COMFYUI_HOST": self.host}
+        return {"HOME": str(self.home), **host, **self.variables, **variables}
+
+
+@cache
+def _schemas() -> tuple[dict[str, Any], Any]:
+    folder = resources.files(comfy_client)
+    commands, classes = (
+        json.loads((folder / name).read_text("utf-8")) for name in ("commands.json", "schema.json")
+    )
+    known = referencing.Resource.from_contents(classes)
+    return commands, referencing.Registry().with_resource("schema.json", known)
+
+
+def commands_in_schema() -> set[str]:
+    """The names that the schema has."""
+    return set(_schemas()[0]["$defs"])
+
+
+def lines_of(command: str, ended: Ended) -> list[Any]:
+    """The objects on stdout, each held to the schema of the command, or to that of errors."""
+    found = [json.loads(line) for line in ended.lines]
+    for one in found:
+        is_error = "exit" in one
+        check("error" if is_error else command, one)
+        assert not is_error or one["exit"] == ended.status
+    return found
+
+
+def check(command: str, found: Any) -> None:
+    """Hold a line to the schema of a command."""
+    commands, registry = _schemas()
+    schema = {**commands, "$ref": f"#/$defs/{command}"}
+    jsonschema.Draft202012Validator(schema, registry=registry).validate(found)
