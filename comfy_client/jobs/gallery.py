@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from ..errors import ComfyError
+from ..errors import ComfyError, RequestTimeout
 from ..showing.html import (
     card,
     data_url,
@@ -22,7 +22,7 @@ from ..showing.html import (
     player,
     remark,
 )
-from ..showing.thumbnails import SIZE, thumbnail
+from ..showing.thumbnails import SIZE, is_plain, thumbnail
 from ..transport.parallel import in_parallel
 from ..transport.response import Download
 
@@ -31,6 +31,9 @@ MOST_OUTPUTS: Final = 24
 MOST_TEXTS: Final = 12
 #: Bytes of HTML for all pictures and players.
 MOST_BYTES: Final = 4 << 20
+#: Bytes of an image beyond which the server is asked for a smaller file, and what it is asked.
+_LARGE: Final = 1 << 20
+_PREVIEW: Final = "jpeg;75"
 #: Bytes of one image that are fetched, and of a film or a sound that the notebook stores.
 _LARGEST_IMAGE: Final = 32 << 20
 _LARGEST_PLAYER: Final = 1 << 20
@@ -77,8 +80,10 @@ class Showable(Protocol):
     def url(self) -> str | None:
         """The URL for a browser."""
 
-    def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:
-        """The content piece by piece."""
+    def stream(
+        self, *, preview: str | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[Download]:
+        """The content piece by piece; with ``preview`` as another file, if there is a server."""
 
 
 def gallery(
@@ -143,15 +148,14 @@ def pictures(
 
 
 def _picture(output: Showable, size: int, until: float) -> str:
-    left = until - time.monotonic()
-    if left <= 0 or output.media == "other":
+    if not _left(until) or output.media == "other":
         return ""
-    is_image = output.media == "image"
     mime = _MIME.get(os.path.splitext(output.filename)[1][1:].lower(), "")
+    is_image = output.media == "image"
     if not is_image and not mime:
         return ""
     try:
-        data = _fetch(output, _LARGEST_IMAGE if is_image else _LARGEST_PLAYER, left)
+        data = _image(output, until) if is_image else _fetch(output, until, _LARGEST_PLAYER)
     except (ComfyError, ValueError):
         return remark("it could not be fetched")
     if data is None:
@@ -161,14 +165,43 @@ def _picture(output: Showable, size: int, until: float) -> str:
     return player(output.media, data_url(mime, data) or "")
 
 
-def _fetch(output: Showable, most: int, seconds: float) -> bytes | None:
+def _image(output: Showable, until: float) -> bytes | None:
+    """What a thumbnail is made of; ``None``: it is too large.
+
+    A server makes a JPEG of a large picture, in one seventh of the time of a WebP; meanwhile it
+    answers nobody, so it is not asked for small ones.  A JPEG has no transparent pixels, and of
+    16 bits a server makes white.
+    """
+    with output.stream(timeout=_left(until)) as download:
+        chunks = iter(download)
+        start = next(chunks, b"")
+        if (download.length or 0) <= _LARGE or not is_plain(start):
+            return _all(download.length, start, chunks, _LARGEST_IMAGE)
+    try:
+        return _fetch(output, until, _LARGEST_IMAGE, _PREVIEW)
+    except RequestTimeout:
+        raise
+    except ComfyError:  # the server cannot read it, or something on the way minds
+        return _fetch(output, until, _LARGEST_IMAGE)
+
+
+def _fetch(output: Showable, until: float, most: int, preview: str | None = None) -> bytes | None:
     """The content; ``None``: there is more of it."""
-    data = bytearray()
-    with output.stream(timeout=seconds) as download:
-        if (download.length or 0) > most:
+    with output.stream(preview=preview, timeout=_left(until)) as download:
+        return _all(download.length, b"", download, most)
+
+
+def _all(length: int | None, start: bytes, rest: Iterable[bytes], most: int) -> bytes | None:
+    """A start, and the rest; ``None``: there is more."""
+    if (length or 0) > most:
+        return None
+    data = bytearray(start)
+    for chunk in rest:
+        data += chunk
+        if len(data) > most:
             return None
-        for chunk in download:
-            data += chunk
-            if len(data) > most:
-                return None
     return bytes(data)
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())

@@ -154,7 +154,9 @@ class Output(AsDict, ABC):
         """
 
     @abstractmethod
-    def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Download]:
+    def stream(
+        self, *, preview: str | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[Download]:
         """The content piece by piece, with constant memory: see :meth:`ComfyApi.stream_image`.
 
         ::
@@ -162,6 +164,8 @@ class Output(AsDict, ABC):
             with result.videos[0].stream() as download:
                 for chunk in download:
                     ...
+
+        An :class:`OutputFrame` comes as it is, also with ``preview``.
         """
 
     @abstractmethod
@@ -301,9 +305,9 @@ class OutputFile(Output):
         return self._routes.has_image(self, timeout=timeout)
 
     def stream(  # noqa: D102  # Output says it
-        self, *, timeout: float | None = None
+        self, *, preview: str | None = None, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
-        return self._routes.stream_image(self, timeout=timeout)
+        return self._routes.stream_image(self, preview=preview, timeout=timeout)
 
     def open(self, *, timeout: float | None = None) -> BinaryIO:  # noqa: D102  # Output says it
         return self._routes.open_image(self, timeout=timeout)
@@ -345,7 +349,7 @@ class OutputFrame(Output):
         return True
 
     def stream(  # noqa: D102  # Output says it
-        self, *, timeout: float | None = None
+        self, *, preview: str | None = None, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
         size = len(self._data)
         chunks = (bytes(self._data[at : at + _CHUNK]) for at in range(0, size, _CHUNK))

@@ -75,6 +75,14 @@ def _as_it_is(data: bytes | memoryview, size: int) -> str | None:
     return source and image(source, None, size)
 
 
+def is_plain(start: bytes | memoryview) -> bool:
+    """Whether a picture that begins so surely has no alpha, and 8 bits of a channel at most."""
+    mime = sniffed(start)
+    if mime == "image/png":  # bits of a channel, and the type: grey or colours
+        return len(start) > 25 and start[24] <= 8 and start[25] in (0, 2)
+    return mime == "image/jpeg"
+
+
 def sniffed(data: bytes | memoryview) -> str | None:
     """The type of a picture that every browser shows, by its first bytes."""
     start = bytes(data[:16])

@@ -158,3 +158,19 @@ def test_a_file_with_a_hostile_name_is_found_by_the_name_that_came_back(api: Com
         assert api.get_image(uploaded) == content
         ((pixels,), _) = came_back(api, uploaded)
         assert np.array_equal(pixels, COLOURS)
+
+
+def test_of_a_large_picture_a_server_makes_what_a_thumbnail_needs(api: ComfyApi) -> None:
+    """A notebook fetches that, and not the original."""
+    workflow = loads()
+    workflow["Load Image"]["image"] = RANDOM.integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    image = api.run(workflow, timeout=LIMIT)["4"].image
+    with image.stream() as original, image.stream(preview="jpeg;75") as small:
+        assert original.length is not None
+        assert original.length > 2_000_000
+        data = b"".join(small)
+    assert len(data) < original.length / 3
+    assert Image.open(io.BytesIO(data)).size == (900, 900)
+    shown = image._repr_mimebundle_()["text/html"]
+    assert 'src="data:image/webp;base64,' in shown
+    assert 'width="256" height="256"' in shown

@@ -23,7 +23,7 @@ from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
 from comfy_client.showing.cells import note_shown, outcome_of
 from comfy_client.showing.thumbnails import thumbnail
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 
 MEDIA = Path(__file__).parents[1] / "media"
 GRAPH = {
@@ -155,6 +155,65 @@ def test_a_batch_is_bounded_in_pictures_and_bytes(comfy: ComfyServer, api: Comfy
     few = gallery.pictures(outputs, most_bytes=len(one) * 3 // 2)
     assert few[0] == one
     assert all("not shown: the others take" in other for other in few[1:])
+
+
+def asked(comfy: ComfyServer) -> list[str | None]:
+    """The previews that the server was asked for."""
+    return [one.query.get("preview") for one in comfy.requests if one.path == "/view"]
+
+
+@pytest.fixture
+def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "_LARGE", 1000)
+
+
+@pytest.mark.usefixtures("_all_are_large")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_of_a_large_picture_the_server_makes_a_smaller_file(
+    comfy: ComfyServer, api: ComfyApi, kind: str
+) -> None:
+    """The original stays there, whatever its size."""
+    put(comfy, "a.png", encoded(kind=kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "_LARGEST_IMAGE", 600_000)
+        [data] = embedded(html(result_of(api, "a.png")))
+    assert Image.open(io.BytesIO(data)).size == (256, 128)
+    assert asked(comfy) == [None, "jpeg;75"]
+
+
+@pytest.mark.usefixtures("_all_are_large")
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "P"])
+def test_what_a_smaller_file_cannot_have_is_fetched(
+    comfy: ComfyServer, api: ComfyApi, mode: str
+) -> None:
+    """Alpha, 16 bits, and palettes, which may have alpha."""
+    put(comfy, "a.png", encoded(mode=mode))
+    assert len(embedded(html(result_of(api, "a.png")))) == 1
+    assert asked(comfy) == [None]
+
+
+@pytest.mark.usefixtures("_all_are_large")
+def test_an_animation_is_fetched(comfy: ComfyServer, api: ComfyApi) -> None:
+    """A smaller file would stand still."""
+    put(comfy, "a.webp", (MEDIA / "SaveAnimatedWEBP.webp").read_bytes())
+    assert html(result_of(api, "a.webp")).count("data:image/webp") == 1
+    assert asked(comfy) == [None]
+
+
+@pytest.mark.usefixtures("_all_are_large")
+@pytest.mark.parametrize("status", [500, 404, 403, 502])
+def test_a_server_that_makes_no_smaller_file_gives_the_original(
+    comfy: ComfyServer, api: ComfyApi, status: int
+) -> None:
+    """Or a proxy in front of it."""
+    put(comfy, "a.png", encoded())
+
+    def view(request: Request) -> Any:
+        return (status, {}, b"") if "preview" in request.query else (200, {}, encoded())
+
+    comfy.on("GET", "/view", view)
+    assert len(embedded(html(result_of(api, "a.png")))) == 1
+    assert asked(comfy) == [None, "jpeg;75", None]
 
 
 def test_texts_are_read(comfy: ComfyServer) -> None:
