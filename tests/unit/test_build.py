@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client import Graph, GraphNode, WorkflowError
+from comfy_client import Graph, GraphNode, ServerUnreachable, Upload, WorkflowError
 from tests.helpers.conformance import definitions
 from tests.helpers.hostile_values import HOSTILE, places, spoilt
 
@@ -110,6 +110,17 @@ def test_any_name_can_be_a_class_and_an_input() -> None:
         assert inputs_of(node, g) == dict.fromkeys(names, 3)
     g.node("a b", {"_id": 4, "class": 5}, _id="x", self=6, inputs=7, **{"a b": 8})
     assert g.workflow()["x"]["_id"] == 4
+
+
+@pytest.mark.parametrize("name", [5, None, ("KSampler",)])
+def test_a_class_is_addressed_by_its_name(name: Any) -> None:
+    """Most likely the arguments are in the wrong order."""
+    g = Graph(NEW)
+    with pytest.raises(TypeError, match="not by"):
+        g[name]
+    with pytest.raises(TypeError, match="is a str, not"):
+        g.node(name)
+    assert repr(g["KSampler"]) == "<node class 'KSampler'>"
 
 
 # -- outputs ------------------------------------------------------------------------------
@@ -358,6 +369,37 @@ def test_an_input_that_is_given_twice_is_refused() -> None:
     )
 
 
+def test_a_name_that_is_no_string_is_refused() -> None:
+    """JSON would make one of it."""
+    assert "input 5: the name is no string" in str(refusal(Graph(), "A", {5: 1}))
+
+
+def test_outputs_go_into_a_list_or_a_dict_of_a_group_only() -> None:
+    """Without the definition, nobody knows of one: they would be sent as values."""
+    g = Graph()
+    a = g.A()
+    for value in ([a], {"x": a}):
+        assert "input 'x'" in str(refusal(g, "B", x=value))
+    g = Graph({"A": made_up(["IMAGE"]), "B": made_up(x=["IMAGE"])})
+    a = g.A()
+    for value in ([[a]], {"x": {"y": a}}):
+        assert "input 'x'" in str(refusal(g, "B", x=value))
+
+
+def test_a_file_to_upload_fits_where_a_name_fits() -> None:
+    picture = Upload(b"png", "a.png")
+    known = {"A": made_up(x=[["b.png"], {"image_upload": True}], y=["STRING"], z=["INT"])}
+    g = Graph(known)
+    g.A(x=picture, y=picture, z=1)
+    assert "input 'z'" in str(refusal(g, "A", x=picture, y="a", z=picture))
+
+
+def test_a_curve_is_sent_as_the_page_sends_it() -> None:
+    """A list could be taken for a link."""
+    g = Graph({"A": made_up(x=["CURVE", {"default": [[0, 0], [1, 1]]}])})
+    assert inputs_of(g.A(), g) == {"x": {"__type__": "CURVE", "__value__": [[0, 0], [1, 1]]}}
+
+
 @pytest.mark.parametrize("spec", [[["x"], {}], ["INT", {}], ["IMAGE"]])
 def test_a_secret_is_not_shown(spec: list[Any]) -> None:
     error = refusal(Graph({"A": made_up(api_key=spec)}), "A", api_key="k3y-0f-mine")
@@ -518,6 +560,16 @@ def test_classes_and_their_inputs_are_completed() -> None:
     assert signature.parameters["model"].default is inspect.Parameter.empty
     assert signature.parameters["sampler_name"].default == "euler"
     assert "images" in inspect.signature(g.BatchImagesNode).parameters
+
+
+def test_completion_is_silent_while_the_server_is_away() -> None:
+    """Nobody wants an error while typing."""
+
+    class Away:
+        def node_definitions(self, classes: Any = None, *, refresh: bool = False) -> Any:
+            raise ServerUnreachable("it is away")
+
+    assert "node" in dir(Graph(Away()))
 
 
 # -- definitions that are none ------------------------------------------------------------

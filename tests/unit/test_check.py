@@ -228,6 +228,31 @@ def test_what_json_cannot_carry_is_named(value: Any, digits: int | None) -> None
     assert not problem.named_by_server
 
 
+def test_names_that_json_cannot_carry_are_named() -> None:
+    """It has text for names only; and it does not go on for ever."""
+    deep: Any = None
+    for _ in range(5000):
+        deep = [deep]
+    graph = txt2img()
+    graph["3"]["inputs"] |= {5: 1, "cfg": deep}
+    graph["5"][7] = 1
+    graph["9"]["_meta"] = {"title": {1}}
+    problems = {(one.node_id, one.type, one.message) for one in checked(graph).errors}
+    assert {message for _, kind, message in problems if kind == "not_sendable"} >= {
+        "the input name 5 is not a string",
+        "cfg: the value is nested too deeply",
+        "the key 7 is not a string",
+    }
+    assert {"3", "5", "9"} <= {node_id for node_id, _, _ in problems}
+
+
+@pytest.mark.parametrize("inputs", [[], None, 5, "text"])
+def test_inputs_that_are_no_object_are_named(inputs: Any) -> None:
+    graph = txt2img(x={"class_type": "EmptyImage", "inputs": inputs})
+    problem = next(one for one in checked(graph).errors if one.node_id == "x")
+    assert (problem.type, "inputs is no object" in problem.message) == ("malformed_node", True)
+
+
 def test_a_missing_input_is_named_with_what_it_takes() -> None:
     graph = txt2img()
     del graph["3"]["inputs"]["steps"]
@@ -486,6 +511,28 @@ def test_a_class_that_the_server_replaces_is_a_warning() -> None:
     assert "puts 'ImageInvert' in its place" in problem.message
     report = check(graph, Server(with_files()))
     assert [problem.type for problem in report.errors] == ["missing_node_type"]
+
+
+def test_a_replacement_brings_values_and_moves_links_as_its_rule_says() -> None:
+    """What a rule of a node pack leaves out stays out, and so does what it gets wrong."""
+    rule = {
+        **RULE,
+        "new_node_id": "EmptyImage",
+        "input_mapping": [
+            *({"new_id": name, "set_value": 64} for name in ("width", "height")),
+            {"new_id": "batch_size", "old_id": "count"},
+            {"new_id": "color", "old_id": "no such input"},
+            {"new_id": 5, "set_value": 1},
+        ],
+        "output_mapping": [{"old_idx": 0, "new_idx": "1"}, {"old_idx": 1, "new_idx": 0}],
+    }
+    graph = {"1": node("OldInvert", count=2), "2": node("PreviewImage", images=["1", 1]), "3": 5}
+    report = check(graph, Server(with_files(), {"OldInvert": [rule]}))
+    found = {(one.node_id, one.type, one.input) for one in report.problems}
+    assert ("1", "required_input_missing", "color") in found
+    assert {kind for node_id, kind, _ in found if node_id == "2"} == set()
+    graph["2"]["inputs"]["images"] = ["1", 0]  # which the rule does not move
+    assert check(graph, Server(with_files(), {"OldInvert": [rule]})).problems == report.problems
 
 
 def test_a_class_that_newer_servers_replace_is_a_warning() -> None:

@@ -552,6 +552,312 @@ def test_rows_of_a_group_come_with_their_number() -> None:
     assert graph["2"]["inputs"] == {"group.0.name": "", "group.0.seed": 0, "after": 0}
 
 
+# -- widgets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("saved", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (False, "false"),
+        (5.0, "5"),
+        (0.25, "0.25"),
+        ([1, "a"], "1,a"),
+        ({"a": 1}, "[object Object]"),
+    ],
+)
+def test_a_field_of_text_makes_text_of_any_value(saved: Any, text: str) -> None:
+    """As JavaScript does, when a file was saved for another version of the node."""
+    assert converted(ui(node(1, "Prompt", (saved,)))).graph["1"]["inputs"] == {"text": text}
+
+
+MANY = {"options": ["x", "y"], "multi_select": True}
+FAR = {"remote": {"route": "/far"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "sent"),
+    [
+        ([["a", "b"], {"control_after_generate": True}], ("b", "fixed", ""), "b"),
+        (["COMBO", MANY], (["x"],), {"__value__": ["x"]}),
+        (["COMBO", FAR], ("there", False), "there"),
+        (["BOUNDING_BOX", {}], ({"x": 1}, "", "", "", ""), {"x": 1}),
+        (["COLOR", {}], ("#ffffff",), "#ffffff"),
+        (["IMAGEUPLOAD", {}], ("image",), None),
+        (["CURVE", {}], ({"points": []},), {"__type__": "CURVE", "__value__": {"points": []}}),
+        (["AUDIO_UI", {}], (), None),
+    ],
+    ids=["drawn", "several", "remote", "box", "colour", "button", "curve", "player"],
+)
+def test_a_widget_takes_as_many_values_as_the_page_saves(
+    kind: list[Any], values: tuple[Any, ...], sent: Any
+) -> None:
+    """Those of its buttons and of what follows each run, too: the next widget gets its own."""
+    known = {"Pick": spec(it=kind, after=["INT", {}])}
+    found = convert(ui(node(1, "Pick", (*values, 7))), known)
+    it = {} if sent is None else {"it": sent}
+    assert found.graph["1"]["inputs"] == {**it, "after": 7}
+    assert not found.warnings
+
+
+def test_what_the_page_draws_in_the_browser_is_said() -> None:
+    """It is sent as it was saved, and so are the buttons that the page puts before it."""
+    buttons = {"upload 3d model": "up", "upload extra resources": "more", "clear": "clear"}
+    known = {"Load": spec(model_file=[["a.glb"], {}], image=["LOAD_3D", {}], after=["INT", {}])}
+    found = convert(ui(node(1, "Load", ("a.glb", *buttons.values(), "scene", 7))), known)
+    inputs = {"model_file": "a.glb", **buttons, "image": "scene", "after": 7}
+    assert found.graph["1"]["inputs"] == inputs
+    (warning,) = found.warnings
+    assert (warning.kind, warning.input) == ("browser", "image")
+
+
+def test_a_widget_that_only_an_extension_has_is_said_by_its_type() -> None:
+    """It stands in the file as an input that is a widget, and has no link."""
+    known = {"Knob": spec(turn=["KNOB", {}])}
+    file = ui(node(1, "Knob"))
+    file["nodes"][0]["inputs"] = [{"name": "turn", "type": "KNOB", "widget": {"name": "turn"}}]
+    found = convert(file, known)
+    assert [str(one) for one in found.warnings] == [
+        "node 1 (Knob), input 'turn': only an extension in the browser knows its widget (KNOB)"
+    ]
+
+
+def primitive(value: Any, kind: str) -> dict[str, Any]:
+    outputs = [{"name": kind, "type": kind}]
+    return node(1, "PrimitiveNode", (value, "fixed"), outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "value", "sent"),
+    [
+        ("INT", {}, 2.6, 3),
+        ("INT", {"step": 8, "min": 4}, 21, 20),
+        ("INT", {"step": 0.5}, 2, 2),
+        ("FLOAT", {"step": 0.1}, 0.26, 0.3),
+        ("FLOAT", {"step": 10}, 123.4, 123.4),
+        ("FLOAT", {"round": 0.25, "max": 1}, 7.3, 1),
+        ("FLOAT", {"step": 0.1, "max": "much"}, 9999.96, 10000),
+        ("FLOAT", {"step": 0.1}, float("inf"), float("inf")),
+        ("INT", {"step": 2}, float("inf"), float("inf")),
+        ("INT", {}, True, True),
+        ("STRING", {}, "a", "a"),
+        ("STRING", {}, 5, 5),
+    ],
+)
+def test_a_primitive_sends_a_value_that_its_target_can_have(
+    kind: str, options: dict[str, Any], value: Any, sent: Any
+) -> None:
+    """In steps and digits of the widget, and within its range."""
+    target = node(2, "Target", (None,), {"it": 7})
+    target["inputs"][0]["widget"] = {"name": "it"}
+    file = ui(primitive(value, kind), target, links=[(7, 1, 2)])
+    graph = convert(file, {"Target": spec(it=[kind, options])}).graph
+    assert graph["2"]["inputs"] == {"it": sent}
+
+
+def test_a_primitive_of_another_type_sends_nothing() -> None:
+    """It was linked elsewhere before: its value is of that time."""
+    target = node(2, "Source", (64, "a"), {"width": 7})
+    target["inputs"][0]["widget"] = {"name": "width"}
+    graph = converted(ui(primitive("text", "STRING"), target, links=[(7, 1, 2)])).graph
+    assert graph["2"]["inputs"] == {"width": 64, "name": "a"}
+
+
+@pytest.mark.parametrize(("is_filled", "name"), [(True, "a is 64"), (False, "a is %Wide.width%")])
+def test_a_primitive_fills_in_what_others_hold_where_it_is_told_so(
+    is_filled: bool, name: str
+) -> None:
+    target = node(2, "Source", (64, "?"), {"name": 7}, title="Wide")
+    target["inputs"][0]["widget"] = {"name": "name"}
+    first = primitive("a is %Wide.width%", "STRING")
+    first["properties"] = {"Run widget replace on values": is_filled}
+    graph = converted(ui(first, target, links=[(7, 1, 2)])).graph
+    assert graph["2"]["inputs"] == {"width": 64, "name": name}
+
+
+GROWS = {"input": {"required": {"image": ["IMAGE"]}}}
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ({**GROWS, "prefix": "image", "min": 1, "max": 4}, ["image0", "image1"]),
+        ({**GROWS, "names": ["left", "right", "top"], "min": 1}, ["left", "right"]),
+        ({"input": {"required": {"image": ["IMAGE"], "mask": ["MASK"]}}}, ["image0", "mask1"]),
+    ],
+    ids=["numbers", "names", "pairs"],
+)
+def test_a_group_of_inputs_that_grows_keeps_its_links(
+    template: dict[str, Any], names: list[str]
+) -> None:
+    """Also in an option of a widget that chooses, as far as the page itself does."""
+    group = {"images": ["COMFY_AUTOGROW_V3", {"template": template}]}
+    choice = {"options": [{"key": "many", "inputs": {"required": group}}, {"no": "key"}]}
+    known = {
+        **DEFINITIONS,
+        "Grow": spec(**group),
+        "Choose": spec(how=["COMFY_DYNAMICCOMBO_V3", choice]),
+    }
+    for kind, before in (("Grow", ""), ("Choose", "how.")):
+        links = {f"{before}images.{name}": 7 + at for at, name in enumerate(names)}
+        values = ("many",) if before else ()
+        file = ui(
+            node(1, "Source", (8, "a")),
+            node(2, kind, values, links),
+            links=[(7, 1, 2), (8, 1, 2)],
+        )
+        inputs = convert(file, known).graph["2"]["inputs"]
+        assert {name for name in inputs if name != "how"} == set(links)
+
+
+def test_damaged_definitions_cost_their_input_only() -> None:
+    """A node pack may send anything for one."""
+    known = {
+        "Odd": {
+            **spec(nothing=[], number=[5], text="STRING", choice=[["a"], None], after=["INT"]),
+            "input_order": {"required": ["after", 5, "gone"], "optional": "choice"},
+            "output": None,
+        }
+    }
+    graph = convert(ui(node(1, "Odd", (7, "a"))), known).graph
+    assert graph["1"]["inputs"] == {"after": 7, "choice": "a"}
+
+
+# -- links ------------------------------------------------------------------------------------
+
+
+def test_links_are_read_as_old_and_new_files_have_them() -> None:
+    """As lists or objects, with numbers or texts, and with holes where one was deleted."""
+    file = ui(
+        node("1", "Source", (1, "a")),  # type: ignore[arg-type]
+        node(2, "SaveImage", ("p",), {"images": 7}),
+        node(3, "SaveImage", ("p",), {"images": 8}),
+    )
+    ends = {"origin_id": "1", "origin_slot": 0, "target_id": 3, "target_slot": "0"}
+    file["links"] = [None, ["7", 1.0, 0, "2", 0, 0], {"id": 8, "type": 0, **ends}]
+    graph = converted(file).graph
+    assert [graph[key]["inputs"]["images"] for key in "23"] == [["1", 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"links": {"1": []}}, "links is no list"),
+        ({"links": [[1, None, 0, 2, 0]]}, "this is no link"),
+        ({"nodes": [{"id": 1.5, "type": "A"}]}, "a node has no id"),
+        ({"definitions": {"subgraphs": [{"id": "", "nodes": []}]}}, "has no id"),
+    ],
+)
+def test_damage_to_the_whole_is_refused(damage: dict[str, Any], words: str) -> None:
+    """Nothing could be made of the rest."""
+    with pytest.raises(WorkflowError, match=words):
+        converted({**ui(), **damage})
+
+
+@pytest.mark.parametrize(
+    ("slots", "outputs", "wanted", "link"),
+    [
+        (("MASK", "IMAGE"), ("IMAGE",), "IMAGE", ["1", 0]),
+        (("MASK", "IMAGE"), ("IMAGE", "MASK"), "*", None),
+        (("LATENT", "MASK"), ("IMAGE",), "IMAGE", None),
+        (("MASK", "*"), ("IMAGE",), "IMAGE", ["1", 0]),
+        (("MASK", "IMAGE"), (), "IMAGE", None),
+    ],
+    ids=["by type", "by place", "of no type", "of any type", "no output"],
+)
+def test_a_bypassed_node_hands_on_the_input_that_fits(
+    slots: tuple[str, ...], outputs: tuple[str, ...], wanted: str, link: Any
+) -> None:
+    """Of the same place if it fits, else the first of the type; a link is at its second input."""
+    known = {
+        **DEFINITIONS,
+        "Pass": spec(None, outputs, a=[slots[0]], b=[slots[1]]),
+        "Take": spec(None, (), it=[wanted]),
+    }
+    file = ui(
+        node(1, "Source", (8, "a")),
+        node(2, "Pass", (), {"b": 7}, mode=4, outputs=[{"type": kind} for kind in outputs]),
+        node(3, "Take", (), {"it": 8}),
+        links=[(7, 1, 2), (8, 2, 3)],
+    )
+    assert convert(file, known).graph["3"]["inputs"].get("it") == link
+
+
+# -- promoted widgets of 2025 -----------------------------------------------------------------
+
+
+def widget_slot(name: str, kind: str = "INT", link: int | None = None) -> dict[str, Any]:
+    return {"name": name, "type": kind, "link": link, "widget": {"name": name}}
+
+
+def host(inner: dict[str, Any], entries: Any, values: Any = (), **more: Any) -> dict[str, Any]:
+    """A file with an instance of a subgraph that shows widgets of the nodes inside."""
+    shows = node(1, "s", values, properties={"proxyWidgets": entries}, **more)
+    return ui(shows, definitions={"subgraphs": [inner]})
+
+
+SAMPLER = node(2, "Sampler", (5, "fixed", "fast"), inputs=[widget_slot("seed")])
+
+
+@pytest.mark.parametrize(
+    ("entries", "seed"),
+    [
+        ([["2", "seed"]], 9),
+        ([["2", "3: 4: seed"]], 9),
+        ([["2", "seed"], ["2", "seed"]], 8),
+        ([["2", "seed"], "damaged"], 5),
+        ([["7", "seed"]], 5),
+        ([["2", "$$canvas-image-preview"]], 5),
+        ([["2", "nothing"]], 5),
+        ("damaged", 5),
+    ],
+)
+def test_an_instance_shows_widgets_of_the_nodes_inside(entries: Any, seed: int) -> None:
+    """What it has for them counts; the page takes all entries or none."""
+    file = host(subgraph("s", copy.deepcopy(SAMPLER)), entries, (9, 8))
+    assert converted(file).graph["1:2"]["inputs"] == {"seed": seed, "mode": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "seed"),
+    [(["4", "seed"], 9), (["4", "seed", "2"], 9), (["4", "2: seed"], 9), (["4", "mode", "2"], 5)],
+)
+def test_an_instance_shows_widgets_of_an_instance_inside(entry: list[str], seed: int) -> None:
+    """By the name that they have there, or by the node that they belong to."""
+    inner = {
+        **subgraph("t", {**copy.deepcopy(SAMPLER), "inputs": [widget_slot("seed", link=5)]}),
+        "inputs": [{"name": "seed", "type": "INT", "linkIds": [5]}],
+        "links": [[5, -10, 0, 2, 0, "INT"]],
+    }
+    outer = subgraph("s", node(4, "t"))
+    file = host(outer, [entry], (9,))
+    file["definitions"]["subgraphs"].append(inner)
+    assert converted(file).graph["1:4:2"]["inputs"]["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    ("more", "values", "entries", "width"),
+    [
+        ({}, (96,), [["3", "value"]], 96),
+        ({"title": "Size"}, (), [["3", "value"]], 64),
+        ({}, (96, 1), [["3", "value"], ["3", "control_after_generate"]], 64),
+        ({"outputs": [{"name": "STRING", "type": "STRING"}]}, (96,), [["3", "value"]], 32),
+        ({"outputs": []}, (96,), [["3", "value"]], 96),
+    ],
+    ids=["its value", "what it held", "of two widgets", "of another type", "of any type"],
+)
+def test_an_instance_shows_a_primitive_inside(
+    more: dict[str, Any], values: Any, entries: Any, width: int
+) -> None:
+    """It feeds what the PrimitiveNode fed."""
+    source = node(2, "Source", (32, "a"), inputs=[widget_slot("width", link=6)])
+    primitive_ = {**primitive(64, "INT"), "id": 3, **more}
+    inner = {**subgraph("s", source, primitive_), "links": [[6, 3, 0, 2, 0, "INT"]]}
+    file = host(inner, entries, values)
+    assert converted(file).graph["1:2"]["inputs"] == {"width": width, "name": "a"}
+
+
 # -- prompts ----------------------------------------------------------------------------------
 
 

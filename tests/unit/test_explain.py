@@ -118,6 +118,34 @@ def test_a_server_that_answers_500_in_text_names_no_class() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("pack", "hint"),
+    [
+        ({"cnr_id": "fancy-pack"}, "it is of the node pack 'fancy-pack': install that"),
+        ({"aux_id": "me/fancy"}, "it is of the node pack 'me/fancy': install that"),
+        ({"cnr_id": "comfy-core"}, "it is one of ComfyUI's own: another version has it"),
+    ],
+)
+def test_the_pack_that_the_page_has_noted_for_a_class_is_told(
+    pack: dict[str, str], hint: str
+) -> None:
+    """It writes one to each node that it exports."""
+    graph = {"1": {"class_type": "NoSuchNode", "inputs": {}, "_meta": {"title": "X", **pack}}}
+    body = RECORDINGS["0.3.75"]["unknown_class"]["body"]
+    body = json.loads(json.dumps(body).replace("EmptyImageX", "NoSuchNode"))
+    assert hint in explain_rejection(body, graph)
+
+
+def test_a_server_that_runs_out_of_stack_in_a_circle_is_told_as_one() -> None:
+    """Those before 0.28 blame whatever node ends it."""
+    body = node_error("exception_during_inner_validation", exception_type="RecursionError")
+    (fault,) = body["node_errors"]["3"]["errors"]
+    fault["details"] = "maximum recursion depth exceeded in comparison"
+    circle = {key: {"class_type": "A", "inputs": {"x": [way, 0]}} for key, way in ("34", "43")}
+    assert "the links go in a circle" in explain_rejection(body, circle)
+    assert "circle" not in explain_rejection(body, INVALID)
+
+
 def test_the_newest_servers_give_class_and_node_as_fields() -> None:
     """``missing_node_type``; their message names the title, not the class."""
     error: dict[str, Any] = {

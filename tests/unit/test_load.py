@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import copy
 import io
@@ -95,6 +96,37 @@ def test_an_open_file_may_hold_json() -> None:
     assert "line 1, column 2: not valid JSON" in refusal(io.StringIO("{]"))
 
 
+def test_a_pipe_is_read_to_its_end() -> None:
+    """As of ``cat picture.png | python script.py``: it does not say how long it is."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        with os.fdopen(writing, "wb") as file:
+            file.write((MEDIA / "SaveImage.png").read_bytes())
+        assert Workflow.load(pipe).to_dict() == ALL["SaveImage.png"]
+
+
+def test_a_file_that_gives_text_must_give_bytes(tmp_path: Path) -> None:
+    """Which encoding was it?"""
+    path = tmp_path / "a.json"
+    path.write_bytes(JSON)
+    with codecs.getreader("utf-8")(path.open("rb")) as file, pytest.raises(TypeError, match="'rb'"):
+        Workflow.load(file)
+
+
+def test_a_number_of_thousands_of_digits_is_no_workflow() -> None:
+    """Python does not read it."""
+    assert "cannot be read as JSON" in refusal(b'{"1": ' + b"9" * 5000 + b"}")
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    """A folder, and a name that no file can have."""
+    with pytest.raises(IsADirectoryError):
+        Workflow.load(tmp_path)
+    for name in ("a\0b.json", f"{'a' * 300}.json"):
+        with pytest.raises(FileNotFoundError, match="no such workflow file"):
+            Workflow.load(Path(name))
+
+
 def jpeg(**options: Any) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", **options)
@@ -133,7 +165,10 @@ def exif(**tags: Any) -> Image.Exif:
 )
 def test_jpegs_carry_it_in_exif_or_in_a_comment(options: dict[str, Any]) -> None:
     """ComfyUI saves none; custom nodes do in several ways."""
-    assert Workflow.load(jpeg(**options)).to_dict() == GRAPH
+    content = jpeg(**options)
+    assert Workflow.load(content).to_dict() == GRAPH
+    filled = b"\xff\xd8" + b"\xff\x01" + b"\xff\xff" + content[2:]  # marks may be filled up
+    assert Workflow.load(filled).to_dict() == GRAPH
 
 
 def test_svgs_carry_it_in_their_metadata() -> None:
@@ -143,29 +178,135 @@ def test_svgs_carry_it_in_their_metadata() -> None:
     assert Workflow.load(svg.encode()).to_dict() == GRAPH
 
 
-def id3(frame: bytes, content: bytes, version: int = 3, flags: int = 0) -> bytes:
-    size = len(content)
+def id3(kind: bytes, content: bytes, version: int = 3, flags: int = 0, size: int = 0) -> bytes:
+    """A frame; `size` is another one than it has."""
+    length = (size or len(content)).to_bytes(3 if version == 2 else 4, "big")
     if version == 4:
-        size = sum((size >> 7 * i & 0x7F) << 8 * i for i in range(4))
-    frames = frame + struct.pack(">IH", size, 0) + content
-    length = bytes(len(frames) >> 7 * i & 0x7F for i in (3, 2, 1, 0))
-    return b"ID3" + bytes([version, 0, flags]) + length + frames + b"\xff\xfb\x90"
+        length = sevens(len(content))
+    return kind + length + (b"" if version == 2 else struct.pack(">H", flags)) + content
+
+
+def mp3(*frames: bytes, version: int = 3, flags: int = 0) -> bytes:
+    tag = b"".join(frames)
+    return b"ID3" + bytes([version, 0, flags]) + sevens(len(tag)) + tag + b"\xff\xfb\x90"
+
+
+def sevens(number: int) -> bytes:
+    """Four times seven bits: a player takes eight in a row for the beginning of sound."""
+    return bytes(number >> 7 * place & 0x7F for place in (3, 2, 1, 0))
+
+
+PROMPT = id3(b"TXXX", b"\0prompt\0" + JSON)
+UTF16 = b"\1" + "prompt".encode("utf-16") + b"\0\0" + JSON.decode().encode("utf-16")
+# What could be taken for sound has a zero in it, which counts for nothing.
+SPLIT = UTF16.replace(b"\xff", b"\xff\0")
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        id3(b"TXXX", b"\0prompt\0" + JSON),
-        id3(b"TXXX", b"\3prompt\0" + JSON, version=4),
-        id3(b"TXXX", b"\1" + "prompt".encode("utf-16") + b"\0\0" + JSON.decode().encode("utf-16")),
-        id3(b"TXXX", b"\2" + f"prompt\0{JSON.decode()}".encode("utf-16-be"), version=4),
-        id3(b"COMM", b'\0eng\0{"prompt": ' + JSON + b"}"),
-        id3(b"TXXX", b"\0prompt\0" + JSON)[:-3] + b"fLaC",
+        mp3(PROMPT),
+        mp3(id3(b"TXXX", b"\3prompt\0" + JSON, version=4), version=4),
+        mp3(id3(b"TXXX", UTF16)),
+        mp3(
+            id3(b"TXXX", b"\2" + f"prompt\0{JSON.decode()}".encode("utf-16-be"), version=4),
+            version=4,
+        ),
+        mp3(id3(b"COMM", b'\0eng\0{"prompt": ' + JSON + b"}")),
+        mp3(PROMPT)[:-3] + b"fLaC",
+        mp3(id3(b"TXX", b"\0prompt\0" + JSON, version=2), version=2),
+        mp3(id3(b"TXXX", SPLIT, size=len(UTF16)), flags=0x80),
+        mp3(id3(b"TXXX", bytes(4) + SPLIT, version=4, flags=3), version=4, flags=0x80),
+        mp3(struct.pack(">I", 6) + bytes(6), PROMPT, flags=0x40),
+        mp3(sevens(6) + b"\1\0", id3(b"TXXX", b"\0prompt\0" + JSON, 4), version=4, flags=0x40),
+    ],
+    ids=[
+        "latin-1",
+        "utf-8",
+        "utf-16",
+        "utf-16-be",
+        "comment",
+        "before a FLAC",
+        "version 2",
+        "split, version 3",
+        "split, version 4",
+        "more header, version 3",
+        "more header, version 4",
     ],
 )
 def test_id3_texts_come_in_several_encodings(content: bytes) -> None:
     """Also as a comment, and before a FLAC."""
     assert Workflow.load(content).to_dict() == GRAPH
+
+
+def test_other_frames_of_an_mp3_are_passed_over() -> None:
+    """Titles, texts of other programs, and what is packed or in no known encoding."""
+    others = [
+        id3(b"TIT2", b"\0A song"),
+        id3(b"TXXX", b"\0mood\0calm"),
+        id3(b"TXXX", b"\0" + b"x" * 300 + b"\0long"),
+        id3(b"TXXX", b"\7prompt\0{}"),
+        id3(b"TXXX", b"\0prompt\0" + zlib.compress(b"{}"), flags=0x80),
+    ]
+    assert Workflow.load(mp3(*others, PROMPT, bytes(500))).to_dict() == GRAPH
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    data = b"".join(content)
+    return struct.pack(">I4s", len(data) + 8, kind) + data
+
+
+FTYP, DATA = box(b"ftyp", b"isom"), box(b"data", bytes(8), JSON)
+KEYS = box(b"keys", bytes(7), b"\2", box(b"mdta", b"com.app.mood"), box(b"mdta", b"com.app.prompt"))
+
+
+@pytest.mark.parametrize(
+    "moov",
+    [
+        box(b"meta", box(b"hdlr", bytes(24)), KEYS, box(b"ilst", box(b"\0\0\0\2", DATA))),
+        box(b"udta", box(b"\xa9cmt", bytes(4), b'{"prompt": ', JSON, b"}"), bytes(4)),
+        box(
+            b"udta",
+            box(b"Xtra", bytes(8)),
+            box(
+                b"meta",
+                bytes(4),
+                box(b"ilst", box(b"----", box(b"name", bytes(4), b"PROMPT"), DATA)),
+            ),
+        ),
+    ],
+    ids=["keys of QuickTime", "comment of QuickTime", "text of iTunes"],
+)
+def test_other_programs_put_it_elsewhere_in_a_video(moov: bytes) -> None:
+    """As those of Apple do."""
+    assert Workflow.load(FTYP + box(b"moov", box(b"mvhd", bytes(9)), moov)).to_dict() == GRAPH
+
+
+def element(kind: str, *content: bytes, size: bytes | None = None) -> bytes:
+    data = b"".join(content)
+    length = (1 << 56 | len(data)).to_bytes(8, "big")
+    return bytes.fromhex(kind) + (length if size is None else size) + data
+
+
+EBML, ENDLESS = element("1A45DFA3"), b"\xff"
+TAGS = element(
+    "1254C367",
+    element("7373", element("67C8", element("45A3", b"PROMPT"), element("4487", JSON))),
+)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        element("18538067", TAGS, size=ENDLESS),
+        element("18538067", TAGS, element("1F43B675", b"sound", size=ENDLESS), size=ENDLESS),
+        element("18538067", element("1F43B675", b"sound"), TAGS),
+    ],
+    ids=["ends with the file", "ends nowhere", "known"],
+)
+def test_a_webm_of_a_stream_does_not_say_how_long_it_is(segment: bytes) -> None:
+    """What comes before its pictures and sounds is read."""
+    assert Workflow.load(EBML + segment).to_dict() == GRAPH
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -228,7 +369,9 @@ def test_a_file_without_a_workflow_says_so(content: bytes, kind: str, tmp_path: 
 
 # -- files that lie -----------------------------------------------------------------------
 
-BOX = b"\0\0\0\x08"
+
+def in_webp(data: bytes) -> bytes:
+    return b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(data)) + data
 
 
 @pytest.mark.parametrize(
@@ -243,6 +386,10 @@ BOX = b"\0\0\0\x08"
         (b"fLaC\x84\0\0\x08\xff\xff\xff\xff\xff\xff\xff\xff", "comments are damaged"),
         (b"OggS" + bytes(22) + b"\xff", "ends early"),
         (b"ID3\4\0\0\x7f\x7f\x7f\x7f", "larger than"),
+        (mp3(id3(b"TXXX", b"\0prompt\0{}", size=999)), "ID3 tag is damaged"),
+        (b"\xff\xd8\xff\xe0\0\2\0\0", "damaged, at byte 6"),
+        (in_webp(b"neither order"), "no workflow in this WebP"),
+        (in_webp(b"MM\0*\0\0\0\x08\xff\xff"), "no workflow in this WebP"),
         (b"\0\0\0\x01mdat\xff\xff\xff\xff\xff\xff\xff\xff", "ends early"),
         (b"\0\0\0\x04moov", "boxes are damaged"),
         (b"\xff\xff\xff\xffmoov", "ends early"),
@@ -250,6 +397,9 @@ BOX = b"\0\0\0\x08"
         (b"\0\0\0\x18moov\0\0\0\x10udta\xff\xff\xff\xffmeta", "boxes are damaged"),
         (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\xff\x12\x54\xc3\x67\x08\xff\xff\xff\xff", "larger"),
         (b"\x1a\x45\xdf\xa3\x80\x00", "elements are damaged"),
+        (EBML + element("18538067", element("1254C367", b"\x73\x73")), "elements are damaged"),
+        (FTYP + box(b"moov", box(b"meta", bytes(4), box(b"keys", bytes(12)))), "boxes are damaged"),
+        (FTYP + b"\0\0", "ends early"),
         (b"\x1a\x45\xdf\xa3\x80\xec\x80", "no segment"),
         (b"glTF\2\0\0\0\xff\xff\xff\xff\xff\xff\xff\xffJSON", "larger than"),
         (struct.pack("<Q", 1 << 31) + b"{", "larger than"),
@@ -267,10 +417,6 @@ def test_sizes_in_a_file_may_lie(content: bytes, says: str) -> None:
 def tiff(*entries: tuple[int, int, int, int], then: int = 0) -> bytes:
     body = b"".join(struct.pack(">HHII", *entry) for entry in entries)
     return b"MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + body + struct.pack(">I", then)
-
-
-def in_webp(data: bytes) -> bytes:
-    return b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(data)) + data
 
 
 @pytest.mark.parametrize(
@@ -316,8 +462,13 @@ def test_boxes_in_boxes_are_read_to_the_depth_that_is_known() -> None:
         b"\x89PNG\r\n\x1a\n\0\0\0\0IHDR\0\0\0\0" + b"\0\0\0\0IDAT\0\0\0\0" * 400_000,
         b"OggS" + bytes(22) + b"\0" + (b"OggS" + bytes(22) + b"\0") * 400_000,
         b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"\xec\x80" * 400_000,
+        mp3(id3(b"TIT2", b"\0A") * 20_000),
+        FTYP + box(b"moov", box(b"udta", box(b"free") * 20_000)),
+        FTYP + box(b"moov", box(b"meta", bytes(4), box(b"keys", bytes(8), box(b"mdta") * 20_000))),
+        EBML + element("18538067", element("1254C367", element("EC") * 20_000)),
+        in_webp(tiff(*[(0x8769, 4, 1, place) for place in range(8, 2000)]).ljust(40_000, b"\0")),
     ],
-    ids=["mp4", "webp", "flac", "png", "ogg", "webm"],
+    ids=["mp4", "webp", "flac", "png", "ogg", "webm", "mp3", "boxes", "keys", "tags", "exif"],
 )
 def test_a_file_of_millions_of_parts_is_given_up(content: bytes) -> None:
     """After more than any real file has."""

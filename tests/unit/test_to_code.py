@@ -152,6 +152,16 @@ def test_variables_are_named_after_titles(title: str, name: str) -> None:
     assert f"\n{name} = g.EmptySD3LatentImage(" in code
 
 
+def test_no_two_nodes_have_the_same_variable() -> None:
+    """Whatever numbers stand in their titles."""
+    titles = ["a", "a_2", "a", "a", "a_2"]
+    graph = {
+        str(at): {**node("B"), "_meta": {"title": title}} for at, title in enumerate(titles, 1)
+    }
+    uses = {f"{at}0": node(x=[str(at), 0]) for at in range(1, 6)}
+    assert rebuilt({**graph, **uses}) == {**graph, **uses}
+
+
 def test_ids_in_a_row_are_left_to_the_graph() -> None:
     code = Workflow({"1": node("A"), "2": node("B", x=["1", 0])}).to_code()
     assert code.endswith("\na = g.A()\ng.B(x=a)\n\nworkflow = g.workflow()\n")
