@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import itertools
 import pickle
 import socket
 import threading
@@ -25,13 +26,14 @@ from comfy_client import (
     QueryCredentials,
 )
 from comfy_client.cli.main import main
-from comfy_client.doctor.context import Redactor
+from comfy_client.doctor.context import Redactor, Sockets
 from comfy_client.doctor.examine import CHECKS
 from comfy_client.errors import ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.http import Request
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
+from tests.helpers.clients import Fast, until_connected
 from tests.helpers.doctor import Impatient, ask, failing, states
 from tests.helpers.doors import Nginx
 from tests.helpers.http import opened
@@ -171,12 +173,19 @@ def test_previews_are_off_on_or_for_each_prompt_to_choose() -> None:
             assert ask(server.url)["previews"].state == "unknown"
     with ComfyServer() as server:
         assert "name their node" in ask(server.url)["previews"].found
+        with server.faults.rewrite("GET", "/system_stats", with_previews):
+            assert ask(server.url)["previews"].state == "ok"
     with ComfyServer(version="0.8", previews=False) as server:
         assert "chooses" in ask(server.url)["previews"].found
 
 
 def without_argv(stats: Any) -> Any:
     return {**stats, "system": {k: v for k, v in stats["system"].items() if k != "argv"}}
+
+
+def with_previews(stats: Any) -> Any:
+    argv = ["main.py", "--preview-method", "none", "--preview-method=taesd"]
+    return {**stats, "system": {**stats["system"], "argv": argv}}
 
 
 def test_an_old_server_is_told_with_what_it_lacks(server: ComfyServer) -> None:
@@ -187,6 +196,8 @@ def test_an_old_server_is_told_with_what_it_lacks(server: ComfyServer) -> None:
     assert "0.3.45" in report["version"].advice
     assert "jobs API" in report["version"].advice
     assert report["upload"].state == "unknown"
+    server.faults.missing("*", "/api/*")
+    assert "routes below /api" in ask(server.url)["version"].advice
     server.faults.missing("GET", "/system_stats")
     report = ask(server.url)
     assert report.ok
@@ -233,6 +244,73 @@ def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_cancelled(
         assert report["queue"].state == report["run"].state == "warning"
         assert "1 prompt of" in report["queue"].found
         assert not api.get_queue().pending
+
+
+def test_a_queue_that_moves_is_fine_however_long_it_is(server: ComfyServer) -> None:
+    """Prompts end while it is watched."""
+    left = itertools.count(1000, -1)
+    server.on("GET", "/prompt", lambda _: (200, {}, {"exec_info": {"queue_remaining": next(left)}}))
+    report = ask(server.url)
+    assert "and it is moving" in report["queue"].found
+    assert report["queue"].state == "ok"
+
+
+def test_a_prompt_that_fails_is_told_by_the_run(server: ComfyServer) -> None:
+    """Whatever the server has to say of it stands in its terminal."""
+
+    class EmptyImage:
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            names = TRIVIAL["1"]["inputs"]
+            return {"required": {name: ("INT", {}) for name in names}}
+
+        def run(self, **_: Any) -> Any:
+            raise MemoryError("too little for sk-secret-of-mine")
+
+    server.add_node(EmptyImage)
+    report = ask(server.url, run=True)
+    assert failing(report) == ["run"]
+    assert "EmptyImage to PreviewImage failed" in report["run"].found
+    assert "terminal" in report["run"].advice
+    assert "sk-secret-of-mine" not in str(report)
+
+
+def test_a_socket_that_breaks_during_the_run_costs_its_events_only(server: ComfyServer) -> None:
+    """The history has the end."""
+
+    def dropped(request: Request) -> Any:
+        answer = server.answer(request)
+        server.faults.drop()
+        return answer
+
+    server.on("POST", "/prompt", dropped)
+    report = ask(server.url, run=True)
+    assert "succeeded" in report["run"].found
+
+
+@pytest.mark.timing(watch=0.02)
+def test_how_the_client_has_fared_is_told(server: ComfyServer) -> None:
+    """Connections, jobs that wait, and when the last message came."""
+    with server.faults.hang_worker(), Fast(server.url) as api:
+        api.submit(TRIVIAL)
+        server.faults.drop()
+        until_connected(server, api, 2)
+        told = api.doctor(timeout=6)["client"].found
+        for words in ("its socket: connected", "connected 2 times", "1 jobs outstanding"):
+            assert words in told
+        assert "last message" in told
+
+
+def test_a_check_whose_time_is_over_opens_nothing_more() -> None:
+    """Its thread may come back late, with a socket that nobody would close."""
+    sockets = Sockets()
+    sockets.cut(for_good=True)
+    with socket.socket() as late, pytest.raises(ServerUnreachable, match="the time was over"):
+        sockets.hold(late)
+    assert late.fileno() == -1
 
 
 def test_clocks_that_differ_are_a_warning(server: ComfyServer) -> None:

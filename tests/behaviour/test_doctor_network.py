@@ -118,6 +118,13 @@ def issued(folder: Path, *names: str, **kw: Any) -> tuple[Path, Path]:
     return folder / "ca.pem", folder / "server.pem"
 
 
+def test_an_address_that_does_not_answer_is_told_after_a_while(black_hole: str) -> None:
+    """A firewall that drops what it does not like."""
+    report = ask(black_hole, timeout=0.6)
+    assert failing(report) == ["port"]
+    assert "does not answer within" in report["port"].found
+
+
 # -- TLS -----------------------------------------------------------------------------------
 
 
@@ -208,6 +215,15 @@ def test_a_ca_bundle_that_is_not_there_is_told_without_its_folder(tmp_path: Path
     assert str(Path.home()) not in str(report)
 
 
+def test_what_is_no_certificate_is_told_by_the_argument(server: ComfyServer, papers: Path) -> None:
+    """A key, or the file of something else."""
+    url = server.url.replace("http:", "https:")
+    for options in ({"verify": __file__}, {"verify": papers / "ca.pem", "cert": __file__}):
+        report = ask(url, **options)
+        assert failing(report) == ["tls"]
+        assert "verify= or cert= cannot be read" in report["tls"].found
+
+
 # -- who lets us in ------------------------------------------------------------------------
 
 
@@ -269,6 +285,25 @@ def test_a_403_is_a_login_layer_unless_an_origin_was_sent(server: ComfyServer) -
         report = ask(server.url)
     assert failing(report) == ["auth"]
     assert "login layer" in report["auth"].advice
+
+
+def test_credentials_that_anybody_on_the_way_can_read_are_a_warning(
+    server: ComfyServer, look_up: LookUp
+) -> None:
+    """Over plain HTTP to another machine."""
+    real = socket.getaddrinfo
+    look_up(lambda host, *args, **kw: real("127.0.0.1", *args, **kw))
+    with pytest.warns(UserWarning, match="unencrypted"):
+        report = ask(f"gpu-box:{server.port}", credentials=("me", "hunter2"))
+    assert states(report) == {"credentials": "warning"}
+    assert "use https" in report["credentials"].advice
+
+
+def test_an_origin_among_the_headers_is_one_too_many(server: ComfyServer) -> None:
+    """The server compares it with Host; scripts need none."""
+    report = ask(server.url, headers={"Origin": server.url})
+    assert states(report) == {"origin": "warning"}
+    assert "leave it out" in report["origin"].advice
 
 
 def test_a_proxy_that_rewrites_host_is_told_and_does_not_matter(server: ComfyServer) -> None:

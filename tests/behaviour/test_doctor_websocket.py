@@ -27,6 +27,14 @@ def test_http_without_websocket_is_told_as_such(server: ComfyServer, status: int
     assert "nothing" in report["run"].found
 
 
+def test_a_handshake_that_is_cut_leaves_results_to_polling(server: ComfyServer) -> None:
+    """A proxy that takes it for an attack."""
+    with server.faults.answer("GET", "/ws", lambda request: None):  # hangs up
+        report = ask(server.url)
+    assert failing(report) == ["websocket"]
+    assert "results come by polling" in report["websocket"].advice
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_socket_that_is_not_let_in_though_http_is(server: ComfyServer, status: int) -> None:
     """The login layer treats /ws in another way."""

@@ -32,6 +32,7 @@ from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import outstanding, until
+from tests.helpers.march_2024 import March2024
 from tests.helpers.processes import leave
 from tests.helpers.sweeps import (
     GRID,
@@ -112,6 +113,52 @@ def test_servers_take_ids_that_follow_from_the_journal(journal, version) -> None
         change(journal, "DELETE FROM points")
         api.sweep(WORKFLOW, GRID, journal=journal)
         assert prompts(api) == dict.fromkeys(POINTS, 1)
+
+
+def test_where_the_server_chooses_the_ids_the_journal_has_its_and_nothing_runs_twice(
+    journal,
+) -> None:
+    """Before August 2025: a prompt of a process that was killed is found by our mark in it."""
+    with March2024() as server, ComfyApi(server.url) as api:
+        add_recorded_nodes(server)
+        rows = api.sweep(WORKFLOW, GRID, journal=journal)
+        ids = {row.prompt_id for row in rows}
+        assert ids == set(api.get_histories(None)) == {row["prompt_id"] for row in points(journal)}
+        change(journal, "DELETE FROM points")
+        again = api.sweep(WORKFLOW, GRID, journal=journal)
+        assert texts(again) == ["ax0", "bx0", "ax1", "bx1"]
+        assert {row.prompt_id for row in again} == ids == set(api.get_histories(None))
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        (sqlite3.SQLITE_FULL, OSError, "No space left on device"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, PermissionError, "Permission denied"),
+        (sqlite3.SQLITE_IOERR_WRITE, OSError, "is the disk full"),
+        (sqlite3.SQLITE_CANTOPEN, OSError, "cannot be read or written"),
+    ],
+)
+def test_what_sqlite_cannot_do_is_the_error_of_a_file(
+    api, record, journal, monkeypatch, code, error, words
+) -> None:
+    """As of any file: nobody has to know that the journal is a database."""
+    connect = sqlite3.connect
+
+    class Failing(sqlite3.Connection):
+        def execute(self, statement: str, *values: Any) -> Any:
+            if statement.startswith("UPDATE"):
+                raised = sqlite3.OperationalError("as SQLite says it")
+                raised.sqlite_errorcode = code
+                raise raised
+            return super().execute(statement, *values)
+
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **kw: connect(*args, **{**kw, "factory": Failing})
+    )
+    with pytest.raises(error, match=words) as caught:
+        api.sweep(WORKFLOW, GRID, journal=journal)
+    assert str(journal) in str(caught.value)
 
 
 def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeypatch) -> None:
@@ -518,6 +565,8 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
     """It gets what any other process gets, and its end ends nothing."""
 
     def on_row(row: SweepRow) -> None:
+        if row.index > 0:
+            return
         child = os.fork()
         if child == 0:
             try:
