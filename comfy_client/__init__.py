@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from .jobs.result import NodeOutput, Result
     from .routes.prompts import PromptOptions
     from .signals import signal
+    from .stats import ClientStats
     from .timing import Timing
     from .transport.websocket import State
     from .upload import Upload
@@ -223,6 +224,7 @@ _HOMES = {
     ),
     ".routes.prompts": ("PromptOptions",),
     ".signals": ("signal",),
+    ".stats": ("ClientStats",),
     ".timing": ("Timing",),
     ".transport.websocket": ("State",),
     ".upload": ("Upload",),
@@ -248,6 +250,7 @@ __all__ = [
     "BearerCredentials",
     "CheckReport",
     "ClientClosed",
+    "ClientStats",
     "ComfyApi",
     "ComfyError",
     "Conflict",

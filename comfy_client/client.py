@@ -30,6 +30,7 @@ from .jobs.tracker import Tracker
 from .routes.definitions import NodeDefinitions
 from .settings import ClientSettings
 from .signals import Receivers
+from .stats import ClientStats
 from .subscriptions import Subscriptions
 from .timing import Timing
 from .transport.dial import plan_for
@@ -228,6 +229,27 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
         """
         return self._receivers.dropped
+
+    def stats(self) -> ClientStats:
+        """What this client has done since it was made, in numbers; sends no request.
+
+        Of prompts (submitted, succeeded, failed, ...), requests, connections and bytes.  The
+        child of a fork begins anew.  The guide (``monitoring.rst``) shows how to give them to
+        Prometheus.
+        """
+        tracker, traffic = self._tracker, self._http.traffic
+        connections = self._connection.generation
+        with tracker.lock:
+            prompts = tracker.ledger.sums()
+        return ClientStats(
+            **prompts,
+            requests=traffic.requests,
+            connections=connections,
+            reconnects=max(0, connections - 1),
+            bytes_sent=traffic.sent,
+            bytes_received=traffic.received,
+            dropped_events=self.dropped_events,
+        )
 
     def close(self) -> None:
         """Release all resources immediately: from any thread or callback, any number of times.

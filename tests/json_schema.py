@@ -140,6 +140,7 @@ def plain(text: str) -> str:
 def check(value: object, name: str, *, exactly: bool = True) -> None:
     """A dict is what the shipped schema says; ``exactly``: and has no other names."""
     shipped = json.loads(PATH.read_text(encoding="utf-8"))
+    assert name in shipped["$defs"]
     one = {**shipped, "$ref": f"#/$defs/{name}"}
     jsonschema.Draft202012Validator(one, format_checker=jsonschema.FormatChecker()).validate(value)
     if exactly:

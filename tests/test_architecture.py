@@ -26,7 +26,7 @@ MODULES = {
 ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("to_dict",),
-    ("errors", "values", "since"),
+    ("errors", "values", "since", "stats"),
     ("extras", "showing"),
     ("pictures",),
     ("upload",),

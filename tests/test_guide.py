@@ -8,7 +8,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import attrs
 import docutils.core
 import docutils.nodes
 import pytest
@@ -72,6 +74,12 @@ def test_the_readme_is_short_and_begins_with_an_example() -> None:
     assert len(lines) <= 280
     assert BLOCKS[0].page == "README"
     assert ".. code-block:: python" in lines[: lines.index("Run and edit")][:40]
+
+
+@pytest.fixture
+def api() -> Iterator[ComfyApi]:
+    with ComfyServer() as embedded, ComfyApi(embedded.url) as client:
+        yield client
 
 
 @pytest.fixture
@@ -253,6 +261,29 @@ def test_the_names_of_the_main_dicts_stand_in_the_table() -> None:
         kind, *names = re.findall(r"``(\w+)``", row)
         known = SCHEMA["$defs"][kind]["required"]
         assert names[: len(known)] == known, kind
+
+
+def test_every_counter_and_every_fact_of_a_log_stands_in_its_table() -> None:
+    """In the order of the class; what the log has is what tests of it see."""
+    table = section_of("monitoring", "Counters").partition("\nname ")[2]
+    assert re.findall(r"^``(\w+)``", table, re.MULTILINE) == [
+        field.name for field in attrs.fields(comfy_client.ClientStats)
+    ]
+
+
+def test_the_page_for_prometheus_is_what_prometheus_reads(api: ComfyApi) -> None:
+    """A type and a sample for each counter."""
+    (block,) = [one for one in BLOCKS if one.section == "Counters" and one.page == "monitoring"]
+    names: dict[str, Any] = {}
+    exec(block.code.partition("with ComfyApi")[0], names)
+    *lines, end = names["metrics"](api).split("\n")
+    assert end == ""
+    assert len(lines) == 2 * len(attrs.fields(comfy_client.ClientStats))
+    for kind, sample in zip(lines[::2], lines[1::2], strict=True):
+        name, value = sample.split(" ")
+        assert re.fullmatch(r"[a-z_]+", name)
+        assert value.isdecimal()
+        assert kind in (f"# TYPE {name} counter", f"# TYPE {name} gauge")
 
 
 def test_the_limits_of_to_dict_are_those_of_the_code() -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
 from ..to_dict import AsDict
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
+from .outcomes import JobStatus
 from .poller import Poller
 from .progress import NodeTimes, fraction_of, seconds_left
 from .result import Result
 from .state import JobState
 from .tracker import Tracker
-
-#: Where a prompt is: see :attr:`Job.status`.
-JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from ..errors import ClientClosed, ComfyError, JobFailed, JobInterrupted, JobLost, JobTimeout
+from ..errors import ClientClosed, ComfyError, JobTimeout
 from ..event_queue import EventQueue
 from ..events import (
     Event,
@@ -33,12 +33,12 @@ from .cancel import cancel
 from .describe import (
     JobProgress,
     JobSnapshot,
-    JobStatus,
     elapsed,
     progress_of,
     queue_position,
     why,
 )
+from .outcomes import JobStatus, status_of
 from .poller import Poller
 from .result import Result
 from .state import JobState
@@ -315,13 +315,7 @@ class Job(Future[Result]):
             if state.running_since is not None:
                 return "running"
             return "unknown" if state.attached and state.ahead is None else "pending"
-        error = super().exception(0)
-        if error is None:
-            return "succeeded"
-        for kind, status in _STATUS_OF_ERROR.items():
-            if isinstance(error, kind):
-                return status
-        return "unknown"
+        return status_of(super().exception(0))
 
     @property
     def queue_position(self) -> int | None:
@@ -400,12 +394,6 @@ _STATUS_OF_EVENT: Mapping[object, JobStatus] = {
     ExecutionSuccess: "succeeded",
     ExecutionError: "failed",
     ExecutionInterrupted: "interrupted",
-}
-
-_STATUS_OF_ERROR: Mapping[type[ComfyError], JobStatus] = {
-    JobFailed: "failed",
-    JobInterrupted: "interrupted",
-    JobLost: "lost",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -39,6 +39,23 @@ _GONE: Final = (
 )
 
 Graph = Mapping[str, Any]
+
+#: Where a prompt is: see :attr:`Job.status`.
+JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
+
+_STATUS_OF_ERROR: Final[Mapping[type[Exception], JobStatus]] = {
+    JobFailed: "failed",
+    JobInterrupted: "interrupted",
+    JobLost: "lost",
+}
+
+
+def status_of(end: object) -> JobStatus:
+    """How a prompt ended, by its result or error; ``unknown``: only the waiting for it has."""
+    if not isinstance(end, BaseException):
+        return "succeeded"
+    found = (status for kind, status in _STATUS_OF_ERROR.items() if isinstance(end, kind))
+    return next(found, "unknown")
 
 
 def sends_pictures(graph: Graph) -> bool:

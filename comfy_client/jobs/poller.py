@@ -309,6 +309,7 @@ class Poller:
             if tracker.get(one.state.prompt_id) is not one:
                 return None  # decided meanwhile, or one with another
             outcome = change(time.monotonic(), tracker.link)
+        tracker.ledger.log_start(one.state)
         if outcome is not None:
             tracker.resolve(one, outcome)
         return outcome

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -78,6 +78,10 @@ class Outcome:
     is_final: bool = True
 
 
+#: It was submitted, it was attached to, or it is no new prompt.
+Counted = Literal["submitted", "attached", "before"]
+
+
 @attrs.define(eq=False, repr=False)
 class JobState:
     """What is known of a prompt; whoever changes it holds the lock of the ``Tracker``."""
@@ -132,6 +136,8 @@ class JobState:
     decided: bool = False
     cancelled: bool = False  #: By us, while it waited: that it is gone is no loss.
     awaits_history: bool = False  #: The end was reported; only the record is wanted.
+    counted: Counted | None = None  #: In which sum of the ledger it is.
+    start_logged: bool = False
     remarks: deque[str] = attrs.field(factory=deque)  #: Logged where its end is waited for.
     # When to ask about it.
     check_at: float = float("inf")

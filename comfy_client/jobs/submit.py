@@ -139,6 +139,7 @@ def _send(
         tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
     except (ComfyError, ValueError) as exc:
         tracker.remove(one)
+        tracker.ledger.counts["refused"] += 1
         # Another thread may have attached to it.  A copy: a job keeps no frames.
         one.settle(one.early or copy.copy(exc))
         raise
@@ -147,7 +148,7 @@ def _send(
             state.may_have_arrived(time.monotonic())
             early = one.early
         if early is not None:
-            one.settle(early)
+            tracker.ledger.settle(one, early)
         tracker.wake.set()
         raise
     finally:
@@ -192,6 +193,7 @@ def attach(
         state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(time.monotonic(), lost_delay, None if ending is None else ending.event)
+        tracker.ledger.count(state, "attached" if ending is None else "before")
         job = Job(routes, one, poller)
         tracker.add(one)
     if ending is not None:

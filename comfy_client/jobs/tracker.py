@@ -9,7 +9,6 @@ lock, and :meth:`Tracker.resolve`, which alone ends a job.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -41,14 +40,13 @@ from ..transport.http import Http
 from ..transport.websocket import Connection, Handler, State
 from .deafness import DeafnessCheck
 from .job_events import JobEvents
+from .ledger import Ledger, log_connection
 from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
 from .queue_monitor import QueueMonitor
 from .result import Result
 from .state import MAY_END, JobState, Outcome
 from .tracked import Tracked, Waiter, WakeUp, result_of
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Recent prompts whose end is remembered: so many, and so many bytes of these ends.
 REMEMBERED: Final = 1000
@@ -102,6 +100,7 @@ class Tracker:
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long nodes took that this client followed.
+        ledger: How many prompts there were, and the log of their steps.
         ended: Prompts that ended recently: whoever says so again, a late socket or a job that
             attaches to the same prompt, changes nothing.
         renamed: The server's ids of recent prompts, by ours.
@@ -133,6 +132,7 @@ class Tracker:
         self.monitor = QueueMonitor(self.connection, timing)
         self.deafness = DeafnessCheck(self.connection, self.monitor, timing)
         self.times = NodeTimes()
+        self.ledger = Ledger(receivers)
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.announced: set[str] = set()
@@ -241,6 +241,7 @@ class Tracker:
         outcome = None
         with self.lock:
             state.accept(receipt, time.monotonic(), self.link)
+            self.ledger.count(state, "submitted")
             if receipt.prompt_id != state.prompt_id:
                 # Somebody may have seen it in the queue, and attached to it.
                 other = self._tracked.get(receipt.prompt_id)
@@ -248,12 +249,14 @@ class Tracker:
                 outcome = self._apply_orphans(one)
                 if other is not None:
                     self._attached -= other.state.attached
+                    self.ledger.uncount(other.state)
                     other.join(one)
             early = one.early
+        self.ledger.log_submitted(state)
         if outcome is not None:
             self.resolve(one, outcome)
         elif early is not None:
-            one.settle(early)
+            self.ledger.settle(one, early)
         if state.awaits_history or self.link is None:
             self.wake.set()  # the thread may sleep for much longer
 
@@ -278,6 +281,7 @@ class Tracker:
                 self.rename(one, prompt_id)
             else:
                 self.remove(one)
+                self.ledger.uncount(one.state)
                 one.join(other)
 
     # -- the handler of the event thread -----------------------------------------------------
@@ -310,6 +314,8 @@ class Tracker:
             if self._posting and prompt_id and (one is None or one.state.attached):
                 self._orphans.append(event, event.nbytes)
         self.publish(event)
+        if one is not None:
+            self.ledger.log_start(one.state)
         if one is not None and outcome is not None:
             self.resolve(one, outcome)
         elif self.budget.used > self.budget.most:
@@ -326,16 +332,8 @@ class Tracker:
         if isinstance(event, ConnectionEvent):
             if event.name in ("connected", "reconnected", "disconnected"):
                 self.poll_all_soon()
-            waiting, host = len(self._tracked), self.http.address.http_url
-            if event.name == "disconnected" and waiting:
-                log.warning(
-                    "%s: %s, with %d prompts outstanding; reconnecting, asking over HTTP meanwhile",
-                    host,
-                    event.error,
-                    waiting,
-                )
-            elif event.name == "reconnected" and waiting:
-                log.warning("%s: connected again", host)
+            if self._tracked:
+                log_connection(event, self.http.address.http_url, len(self._tracked))
         self.publish(event)
 
     def client_id_changed(self) -> None:
@@ -426,6 +424,7 @@ class Tracker:
                 self._remember(one, outcome.event, outcome)
             state.decided = True
             state.ended_at = time.monotonic()
+            self.ledger.count_end(state, end)
             if state.is_whole(self.link):  # else events may be missing
                 self.times.learn_later(state.graph, state.spent)
             if state.running_since is not None and not isinstance(end, Result):
@@ -439,7 +438,7 @@ class Tracker:
             if state.accepted_at is None:  # the answer to the submission may have more to say
                 one.early = end
                 return
-        one.settle(end)
+        self.ledger.settle(one, end)
 
     def _remember(self, one: Tracked, event: EndEvent, outcome: Outcome | None = None) -> None:
         """Note that receivers have the end event of a prompt."""

@@ -17,6 +17,7 @@ from .result import Result
 
 if TYPE_CHECKING:
     from ..showing.bars import Bar, Moment, Preview
+    from ..showing.html import Bundle
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -32,8 +33,9 @@ def wait_watched(
         return wait(job, limits, callbacks)
     from ..showing.bars import Ticker, make_bar  # a program without a screen does without
 
-    bar = make_bar(surface, f"prompt {job.prompt_id}")
-    watch = _Watch(bar, job, surface == "notebook")
+    facts = {"prompt_id": job.prompt_id, "prompt_event": "progress"}
+    bar = make_bar(surface, f"prompt {job.prompt_id}", **facts)
+    watch = _Watch(bar, job, surface)
     if watch.shows_previews:
         callbacks = attrs.evolve(callbacks, on_preview=watch.seeing(callbacks.on_preview))
     try:
@@ -54,8 +56,9 @@ def wait_watched(
 class _Watch:
     """What a bar shows of a job."""
 
-    def __init__(self, bar: Bar, job: Job, shows_previews: bool) -> None:
-        self.shows_previews = shows_previews
+    def __init__(self, bar: Bar, job: Job, surface: Surface) -> None:
+        self.shows_previews = surface == "notebook"
+        self._is_log = surface == "log"
         self._bar = bar
         self._job = job
         self._begun = time.monotonic()
@@ -82,16 +85,20 @@ class _Watch:
         outcome = (
             outcome_of(result, lambda: result.gallery(seconds)) if self.shows_previews else None
         )
-        self._bar.end(self.moment("done"), outcome)
+        self._end("done", outcome)
 
     def fail(self, error: BaseException, on_interrupt: OnInterrupt) -> None:
         """Leave what was there, and say how it ended."""
         if isinstance(error, KeyboardInterrupt):
             runs_on = on_interrupt == "leave" and not self._job.done()
             # The log says how to come back to it.
-            self._bar.end(self.moment("stopped; it keeps running" if runs_on else "stopped"), None)
+            self._end("stopped; it keeps running" if runs_on else "stopped")
         else:
-            self._bar.end(self.moment(f"{self._job.status}: {error}"), None)
+            self._end(f"{self._job.status}: {error}")
+
+    def _end(self, text: str, outcome: Bundle | None = None) -> None:
+        if not (self._is_log and self._job.done()):  # the end of each prompt is in the log
+            self._bar.end(self.moment(text), outcome)
 
     def moment(self, ended: str = "") -> Moment:
         """How far it is, or how it ended."""

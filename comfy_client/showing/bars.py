@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
@@ -111,9 +111,9 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def make_bar(surface: Surface, name: str) -> Bar:
-    """A bar for a surface; ``name`` says what runs, in lines of the log."""
-    return _Guarded(_bar(surface, name))
+def make_bar(surface: Surface, name: str, **facts: object) -> Bar:
+    """A bar for a surface; lines of the log say by ``name`` what runs, and have these facts."""
+    return _Guarded(_bar(surface, name, facts))
 
 
 class _Guarded:
@@ -145,14 +145,14 @@ class _Guarded:
             log.debug("nothing more is shown: %r", exc)
 
 
-def _bar(surface: Surface, name: str) -> Bar:
+def _bar(surface: Surface, name: str, facts: Mapping[str, object]) -> Bar:
     if surface == "notebook":
         return NotebookBar()
     if surface == "terminal":
         return TerminalBar()
     if surface == "lines":
         return Lines(_print)
-    return Lines(lambda text: log.info("%s: %s", name, text))
+    return Lines(lambda text: log.info("%s: %s", name, text, extra=facts))
 
 
 class TerminalBar:

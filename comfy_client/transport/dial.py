@@ -27,6 +27,7 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
+from ..stats import Traffic
 from .deadline import Deadline
 from .failures import bare, explain, is_of_the_system, told
 from .frames import CLOSE, PING, FrameError, Frames
@@ -73,6 +74,7 @@ class Plan:
     headers: Mapping[str, str]
     ssl_context: ssl.SSLContext | None = None
     proxy: str | None = None
+    traffic: Traffic = attrs.field(factory=Traffic)
 
     @property
     def shown(self) -> str:
@@ -91,6 +93,7 @@ def plan_for(http: Http, client_id: str) -> Plan:
         headers=headers,
         ssl_context=http.endpoint.ssl_context if http.address.scheme == "https" else None,
         proxy=http.endpoint.proxy,
+        traffic=http.traffic,
     )
 
 
@@ -101,7 +104,10 @@ class Line:
     over.
     """
 
-    def __init__(self, ws: websocket.WebSocket, sock: socket.socket, frames: Frames) -> None:
+    def __init__(
+        self, ws: websocket.WebSocket, sock: socket.socket, frames: Frames, traffic: Traffic
+    ) -> None:
+        self._traffic = traffic
         self._ws = ws
         self._sock = sock
         self._frames = frames
@@ -143,7 +149,7 @@ class Line:
             if seconds != self._timeout:  # a system call, which costs this thread its turn
                 self._sock.settimeout(seconds)
                 self._timeout = seconds
-            self._frames.read()
+            self._traffic.add(received=self._frames.read())
         except TimeoutError:
             return False
         except OSError as exc:
@@ -212,11 +218,12 @@ def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None
     error: BaseException
     try:
         sock = open_line(plan, timeout, hold_it)
-        stream = _Handshake(sock, deadline)
+        stream = _Handshake(sock, deadline, plan.traffic)
         _shake_hands(ws, stream, plan, timeout)
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
         most, max_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
-        return Line(ws, sock, Frames(sock, most, stream.rest, max_text=max_text))
+        frames = Frames(sock, most, stream.rest, max_text=max_text)
+        return Line(ws, sock, frames, plan.traffic)
     except ComfyError as exc:
         error, cause = exc, exc.__cause__
     except Exception as exc:  # noqa: BLE001  # raised below
@@ -247,20 +254,27 @@ def _shake_hands(ws: websocket.WebSocket, stream: _Handshake, plan: Plan, timeou
 
 
 class _Handshake:
-    """The socket during the handshake, which websocket-client reads byte by byte.
+    """The socket as websocket-client sees it, which reads the handshake byte by byte.
 
     Each ``recv`` of a socket lets go of the interpreter and has to win it back.  All of them are
     over at the deadline.  Cookies are left out, which websocket-client would keep for everybody
     in the process.
     """
 
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline, traffic: Traffic) -> None:
         self._sock = sock
+        self._traffic = traffic
         self._deadline = deadline
         self._allowance = MAX_HANDSHAKE
         self._is_head = True
         self._line = b""  # of the head, as far as it was not asked for yet
         self.rest = b""  #: Read, and not asked for yet.
+
+    def send(self, data: bytes) -> int:
+        """The handshake, and later messages."""
+        sent = self._sock.send(data)
+        self._traffic.add(sent=sent)
+        return sent
 
     def recv(self, size: int) -> bytes:
         """At most ``size`` bytes; ``b""`` at the end."""
@@ -292,6 +306,7 @@ class _Handshake:
         self._sock.settimeout(self._deadline.require())
         more = self._sock.recv(4096)
         self.rest += more
+        self._traffic.add(received=len(more))
         self._allowance -= len(more)
         if self._allowance < 0:
             raise websocket.WebSocketPayloadException("the handshake is longer than allowed")

@@ -52,8 +52,8 @@ class Frames:
         """Whether the beginning of a message has come, and its rest has not."""
         return self._start != self._end or self._opcode != 0
 
-    def read(self) -> None:
-        """Wait once for more bytes; after a ``TimeoutError`` nothing is lost."""
+    def read(self) -> int:
+        """Wait once for more bytes, and count them; after a ``TimeoutError`` nothing is lost."""
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == len(self._room):
@@ -63,6 +63,7 @@ class Frames:
             raise ConnectionError("the server ended the connection")
         self._end += got
         self.received_at = time.monotonic()
+        return got
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
         """Opcode and payload of a message, or of a control frame; ``None``: not yet whole."""

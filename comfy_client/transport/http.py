@@ -23,6 +23,7 @@ import requests
 from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
+from ..stats import Traffic
 from ..upload import opened
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
@@ -146,6 +147,11 @@ class Http:
         """URL and headers with which the socket introduces itself: those of any request."""
         self._sender.check_open()
         return self.identity.handshake(route, params)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was sent and received."""
+        return self._sender.traffic
 
     @property
     def busy(self) -> bool:

@@ -56,9 +56,18 @@ def shut(sock: socket.socket) -> None:
 
 
 class Exchange:
-    """A request and its answer: their timeouts, and the socket that they use."""
+    """A request and its answer: their timeouts, the socket that they use, and their bytes."""
 
-    __slots__ = ("_is_cut", "_sock", "deadline", "read_timeout", "send_timeout")
+    __slots__ = (
+        "_is_cut",
+        "_sock",
+        "deadline",
+        "read_timeout",
+        "received",
+        "requests",
+        "send_timeout",
+        "sent",
+    )
 
     def __init__(
         self, deadline: Deadline, *, send_timeout: float = math.inf, read_timeout: float = math.inf
@@ -67,6 +76,9 @@ class Exchange:
         self.send_timeout = send_timeout  #: Seconds in which some of the request must be sent.
         #: Seconds for which the server may be silent, before its answer and within it.
         self.read_timeout = read_timeout
+        self.requests = 0  #: How often it was sent.
+        self.sent = 0  #: Bytes, with headers.
+        self.received = 0
         self._sock: socket.socket | None = None
         self._is_cut = False
 
@@ -96,8 +108,11 @@ current: Final[ContextVar[Exchange | None]] = ContextVar("current", default=None
 class _Reader(io.RawIOBase):
     """What a socket receives, until the deadline."""
 
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+    def __init__(
+        self, sock: socket.socket, deadline: Deadline, exchange: Exchange | None = None
+    ) -> None:
         self._sock = sock
+        self._exchange = exchange
         self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
         # urllib3 has just set the limit of a single read.
@@ -113,7 +128,10 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._deadline.require(self._read_timeout))
-        return self._raw.readinto(buffer)
+        got = self._raw.readinto(buffer)
+        if self._exchange is not None:
+            self._exchange.received += got or 0
+        return got
 
     def close(self) -> None:
         self._raw.close()
@@ -149,7 +167,8 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
     exchange = current.get()
     if exchange is None:
         return _Response(sock, *args, **kw)
-    return answer_until(exchange.deadline, sock, *args, **kw)
+    # As much of a socket as an HTTPResponse needs.
+    return _Response(_Reader(sock, exchange.deadline, exchange), *args, **kw)  # type: ignore[arg-type]
 
 
 class _InTime:
@@ -176,6 +195,7 @@ class _InTime:
         else:
             self.sock.settimeout(exchange.deadline.require())
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
+            exchange.sent += memoryview(data).nbytes
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
         """Until the deadline, as long as some of it is sent within each timeout."""
@@ -186,7 +206,9 @@ class _InTime:
         size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
         while data:
             self.sock.settimeout(exchange.deadline.require(exchange.send_timeout))
-            data = data[self.sock.send(data[:size]) :]
+            sent = self.sock.send(data[:size])
+            exchange.sent += sent
+            data = data[sent:]
 
 
 class _HttpConnection(_InTime, HTTPConnection):

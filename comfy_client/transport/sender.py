@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import re
 import socket
 import sys
@@ -26,6 +27,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import causes, interruption
+from ..stats import Traffic
 from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
@@ -33,6 +35,8 @@ from .identity import Identity, Request
 from .parallel import check_wanted, ended_by
 from .pool import Exchange, current
 from .response import Response, unusable
+
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK = 1 << 19
@@ -54,6 +58,7 @@ class Sender:
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
         is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
+        traffic: What was sent and received.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Sender:
     ) -> None:
         self.has_api_prefix: bool | None = None
         self.is_foreign: bool = False
+        self.traffic = Traffic()
         self._endpoint = endpoint
         self._identity = identity
         self._connect_timeout = connect_timeout
@@ -90,6 +96,7 @@ class Sender:
     def after_fork(self) -> None:
         """In the child: requests under way are the parent's."""
         self._live = set()
+        self.traffic.reset()
 
     # -- requests ------------------------------------------------------------------------
 
@@ -103,10 +110,12 @@ class Sender:
     def exchange(self, request: Request, exchange: Exchange) -> Iterator[requests.Response]:
         """Send one request; the body of the answer is not read yet."""
         self._identity.ensure()
+        began, status = time.monotonic(), 0
         try:
             self._live.add(exchange)
             with ended_by(exchange.cut):
                 response = self._answered(request, exchange)
+                status = response.status_code
                 try:
                     if response.status_code == 206 and "Range" not in response.request.headers:
                         raise _only_a_part(self.answer(response, b""))
@@ -120,6 +129,12 @@ class Sender:
             raise
         finally:
             self._live.discard(exchange)
+            self._count(exchange)
+            if log.isEnabledFor(logging.DEBUG):
+                _log(request.method, self.path(request.route), status, began, exchange)
+
+    def _count(self, exchange: Exchange) -> None:
+        self.traffic.add(requests=exchange.requests, sent=exchange.sent, received=exchange.received)
 
     def _check_wanted(self) -> None:
         """Whether an exchange was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
@@ -165,6 +180,7 @@ class Sender:
                             return
         finally:
             self._live.discard(looking)
+            self._count(looking)
         # Other statuses (401, 502) do not show what answers.
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
@@ -210,6 +226,7 @@ class Sender:
             record = recorder.exchange(request, endpoint.address.http_url)
         verify, cert = endpoint.verify, endpoint.cert
         token = current.set(exchange)
+        exchange.requests += 1
         try:
             endpoint.prepare_pool(request)
             silence = min(exchange.read_timeout, read_timeout.get(), left)
@@ -301,6 +318,29 @@ class Sender:
             response.raw.close()  # whatever follows an answer that has no body
         else:
             response.raw.drain_conn()  # nothing is left: this gives the connection back
+
+
+def _log(method: str, path: str, status: int, began: float, exchange: Exchange) -> None:
+    """A line for a request; without its query, in which a token may stand."""
+    seconds = time.monotonic() - began
+    sent, received = exchange.sent, exchange.received
+    log.debug(
+        "%s %s: %s, %.1f ms, %d bytes sent, %d received",
+        method,
+        path,
+        status or "no answer",
+        seconds * 1000,
+        sent,
+        received,
+        extra={
+            "http_method": method,
+            "http_path": path,
+            "http_status": status or None,
+            "seconds": seconds,
+            "bytes_sent": sent,
+            "bytes_received": received,
+        },
+    )
 
 
 def body_length(response: requests.Response) -> int | None:

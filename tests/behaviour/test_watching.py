@@ -128,18 +128,22 @@ def test_a_script_writes_nothing_of_what_is_over_in_a_moment(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("_at_once")
 def test_a_log_gets_lines_at_the_level_info(
-    api: ComfyApi,
-    record: Record,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With the id of the prompt; and stderr does not get them, too."""
-    with caplog.at_level(logging.INFO, "comfy_client"):
-        result = api.run(WORKFLOW)
-    said = [line.getMessage() for line in caplog.records]
-    assert f"prompt {result.prompt_id}: done, 0:00" in said
+    """With the id of the prompt, between its start and its end; stderr does not get them, too."""
+    with (
+        caplog.at_level(logging.INFO, "comfy_client"),
+        ComfyServer(step_seconds=0.3) as server,
+        ComfyApi(server.url) as api,
+    ):
+        result = api.run(txt2img(steps=4))
+    lines = [one for one in caplog.records if "prompt_event" in vars(one)]
+    assert {vars(one)["prompt_id"] for one in lines} == {result.prompt_id}
+    said = [one.getMessage() for one in lines if vars(one)["prompt_event"] == "progress"]
+    assert any(f"prompt {result.prompt_id}: " in one and "KSampler" in one for one in said)
+    assert vars(lines[-1])["prompt_event"] == "ended"
+    assert "done" not in caplog.text
     assert capfd.readouterr() == ("", "")
 
 

@@ -16,14 +16,17 @@ _PIECE = 2048  # bytes that go at once
 class Proxy:
     """Passes bytes on in both directions; a context manager.
 
-    ``count`` connections so far; ``delay`` seconds on each way, where each connection carries
-    ``rate`` bytes a second at most (``None``: as it comes); ``cut()`` ends all of them
-    and ``dark()`` lets nothing through any more (connections stay open) until ``light()``.
+    ``count`` connections so far, with the bytes ``sent`` by clients and ``received``; ``delay``
+    seconds on each way, where each connection carries ``rate`` bytes a second at most (``None``:
+    as it comes); ``cut()`` ends all of them and ``dark()`` lets nothing through any more
+    (connections stay open) until ``light()``.
     ``dark(old_only=True)`` silences those that are there, and new ones work.
     """
 
     def __init__(self, port: int, *, delay: float = 0.0, rate: float | None = None) -> None:
         self.count = 0
+        self.sent: list[int] = []  # by the client, piece by piece
+        self.received: list[int] = []
         self.delay = delay
         self.rate = rate
         self._target = ("127.0.0.1", port)
@@ -97,20 +100,24 @@ class Proxy:
             left = threading.Semaphore(0)
             with self._lock:
                 self._sockets |= {near, far}
-            for source, target in ((near, far), (far, near)):
+            for source, target, passed in (
+                (near, far, self.sent),
+                (far, near, self.received),
+            ):
                 target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 waiting: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-                self._spawn(self._read, source, waiting)
+                self._spawn(self._read, source, waiting, passed)
                 self._spawn(self._write, target, waiting, lit, left)
             self._spawn(self._close, near, far, left)
 
-    def _read(self, source, waiting) -> None:
+    def _read(self, source, waiting, passed) -> None:
         data = b"-"
         while data:
             try:
                 data = source.recv(65536)
             except OSError:
                 data = b""
+            passed.append(len(data))
             waiting.put((time.monotonic() + self.delay, data))
 
     def _write(self, target, waiting, lit, left) -> None:

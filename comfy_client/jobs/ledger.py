@@ -1,0 +1,155 @@
+"""How our prompts go on: each is counted once, and each step is a line of the log.
+
+The lines are ``INFO`` of the logger ``comfy_client``; the guide (``monitoring.rst``) lists their
+facts.  A handler of logs is somebody's code, which may take its time: it runs in the thread that
+submits, or in the one that calls receivers, never in the socket's or while a lock is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..errors import ClientClosed, ComfyError
+from ..events import ConnectionEvent
+from ..signals import Receivers
+from .outcomes import status_of
+from .result import Result
+from .state import Counted, JobState
+from .tracked import Tracked
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Characters of an error in a line of the log.
+_SHOWN: Final = 500
+
+
+_ENDS: Final = ("succeeded", "failed", "interrupted", "lost", "unknown")
+
+
+class Ledger:
+    """The counts and lines of one client's prompts.
+
+    What counts is called with the tracker's lock held, what logs without.
+    """
+
+    def __init__(self, receivers: Receivers) -> None:
+        self._receivers = receivers
+        self._lock = threading.RLock()  # guards that a start is logged once
+        self.counts: Counter[str] = Counter()
+
+    # -- counting, with the lock -----------------------------------------------------------
+
+    def count(self, state: JobState, kind: Counted) -> None:
+        """It was submitted, or attached to; only once."""
+        if state.counted is None:
+            state.counted = kind
+            self.counts[kind] += 1
+
+    def count_end(self, state: JobState, end: Result | Exception) -> None:
+        """It has ended; maybe before its submission was answered."""
+        self.count(state, "submitted")
+        if state.counted != "before":
+            self.counts[status_of(end)] += 1
+
+    def uncount(self, state: JobState) -> None:
+        """It turns out to be the same as another."""
+        if state.counted is not None:
+            self.counts[state.counted] -= 1
+        state.counted = "before"
+
+    def sums(self) -> dict[str, int]:
+        """By the names of ``ClientStats``."""
+        counts = self.counts
+        ends = {end: counts[end] for end in _ENDS}
+        begun = {name: counts[name] for name in ("submitted", "refused", "attached")}
+        left = counts["submitted"] + counts["attached"] - sum(ends.values())
+        return {**begun, **ends, "outstanding": left}
+
+    # -- logging, without the lock -----------------------------------------------------------
+
+    def log_submitted(self, state: JobState) -> None:
+        """In the thread that submits; it may be running by now."""
+        if log.isEnabledFor(logging.INFO):
+            _write(state.prompt_id, "submitted", "submitted", number=state.number)
+        self.log_start(state)
+
+    def log_start(self, state: JobState) -> None:
+        """Once, if it has begun to run."""
+        if state.start_logged or state.running_since is None or state.accepted_at is None:
+            return
+        with self._lock:
+            if state.start_logged:
+                return
+            state.start_logged = True
+        if log.isEnabledFor(logging.INFO):
+            waited = None if state.attached else state.running_since - state.posted_at
+            words = "" if waited is None else f", {waited:.1f} s after its submission"
+            self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
+
+    def settle(self, one: Tracked, end: Result | Exception) -> None:
+        """Log how it ended, unless only the client did, and have all waits for it end."""
+        if log.isEnabledFor(logging.INFO) and not isinstance(end, ClientClosed):
+            seconds = (
+                end.seconds if isinstance(end, Result) else one.state.elapsed(time.monotonic())
+            )
+            self._later(_write_end, one.state.prompt_id, end, seconds)
+        one.settle(end)
+
+    def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
+        """In the thread of receivers, in its turn."""
+
+        def call() -> float:
+            write(*args, **facts)
+            return self.tick()
+
+        self._receivers.hand(self, call)
+
+    def tick(self) -> float:
+        """Nothing is due later."""
+        return math.inf
+
+
+def log_connection(event: ConnectionEvent, host: str, waiting: int) -> None:
+    """The socket came or went while so many prompts are outstanding."""
+    if event.name == "disconnected":
+        log.warning(
+            "%s: %s, with %d prompts outstanding; reconnecting, asking over HTTP meanwhile",
+            host,
+            event.error,
+            waiting,
+        )
+    elif event.name == "reconnected":
+        log.warning("%s: connected again", host)
+
+
+def _write(prompt_id: str, step: str, words: str, **facts: Any) -> None:
+    log.info("prompt %s: %s", prompt_id, words, extra={**_ids(prompt_id, step), **facts})
+
+
+def _write_end(prompt_id: str, end: Result | Exception, seconds: float | None) -> None:
+    status = status_of(end)
+    after = "" if seconds is None else f" after {seconds:.1f} s"
+    facts: dict[str, Any] = {**_ids(prompt_id, "ended"), "status": status, "seconds": seconds}
+    if isinstance(end, Result):
+        cached, pictures = len(end.cached_nodes), len(end.images)
+        facts |= {"cached_nodes": cached, "pictures": pictures}
+        words = f"{_counted(cached, 'node')} cached, {_counted(pictures, 'picture')}"
+        log.info("prompt %s: %s%s, %s", prompt_id, status, after, words, extra=facts)
+        return
+    facts["error_code"] = end.code if isinstance(end, ComfyError) else None
+    said = f"{end!s:.{_SHOWN}}".partition("\n")[0]
+    log.info("prompt %s: %s%s: %s", prompt_id, status, after, said, extra=facts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _ids(prompt_id: str, step: str) -> dict[str, Any]:
+    return {"prompt_id": prompt_id, "prompt_event": step}

@@ -1,0 +1,77 @@
+"""What a client has done, in numbers: :meth:`ComfyApi.stats`."""
+
+from __future__ import annotations
+
+import threading
+
+import attrs
+
+from .to_dict import AsDict
+
+
+@attrs.frozen
+class ClientStats(AsDict):
+    """What a client has done since it was made, in numbers: see :meth:`ComfyApi.stats`.
+
+    Each prompt counts once: ``submitted + attached`` is always ``succeeded + failed +
+    interrupted + lost + unknown + outstanding``.  All but ``outstanding`` only grow.
+
+    Attributes:
+        submitted: Prompts that the server took from ``submit``, ``run``, ``map`` and ``sweep``.
+        refused: Submissions of these that raised: refused by the server, or without an answer.
+        attached: Prompts that :meth:`ComfyApi.job` attached to, which this client had not
+            submitted.
+        succeeded: Prompts that succeeded.
+        failed: Prompts that ended in :class:`JobFailed`.
+        interrupted: Prompts that ended in :class:`JobInterrupted`.
+        lost: Prompts that ended in :class:`JobLost`.
+        unknown: Prompts of which only the wait ended: the client was closed, their outputs were
+            too large, or the server refuses to say.
+        outstanding: Prompts that have not ended.
+        requests: HTTP requests that were sent, repeated ones included.
+        connections: How often the event socket was connected.
+        reconnects: How often it was connected again.
+        bytes_sent: Bytes of requests, of handshakes and of what the socket sent, with headers;
+            TLS adds its own.
+        bytes_received: Bytes of answers and of what the socket received, with headers.
+        dropped_events: Events that were dropped since receivers, iterators or callbacks were too
+            slow.
+    """
+
+    submitted: int
+    refused: int
+    attached: int
+    succeeded: int
+    failed: int
+    interrupted: int
+    lost: int
+    unknown: int
+    outstanding: int
+    requests: int
+    connections: int
+    reconnects: int
+    bytes_sent: int
+    bytes_received: int
+    dropped_events: int
+
+
+class Traffic:
+    """Counts what goes over the network, from any thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, with a new lock: after a fork another thread may have held the old one."""
+        # Guards the three.  Re-entrant: a finalizer may send a request, too.
+        self._lock = threading.RLock()
+        self.requests: int = 0
+        self.sent: int = 0
+        self.received: int = 0
+
+    def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        """So many more."""
+        with self._lock:
+            self.requests += requests
+            self.sent += sent
+            self.received += received

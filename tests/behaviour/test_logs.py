@@ -1,0 +1,166 @@
+"""What the log says: a line when a prompt is submitted, starts and ends; one for each request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import BasicCredentials, ComfyApi, JobFailed, QueryCredentials, Workflow
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import Quick
+from tests.helpers.sweeps import WORKFLOW, Record
+
+STEPS = ["submitted", "started", "ended"]
+
+
+@pytest.fixture
+def info(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.INFO, "comfy_client"):
+        yield caplog
+
+
+def lines(log: pytest.LogCaptureFixture, *steps: str) -> list[dict[str, Any]]:
+    """The facts of the lines of prompts."""
+    wanted = steps or STEPS
+    return [vars(one) for one in log.records if vars(one).get("prompt_event") in wanted]
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_a_run_leaves_three_lines_before_it_returns(
+    server: ComfyServer, record: Record, info: pytest.LogCaptureFixture, transport: Any
+) -> None:
+    """In their order, with facts for programs."""
+    with Quick(server.url, transport=transport) as api:
+        result = api.run(WORKFLOW, progress=False)
+    found = lines(info)
+    if transport == "poll":  # it may have ended before anybody asked
+        found = [one for one in found if one["prompt_event"] != "started"]
+        assert [one["prompt_event"] for one in found] == ["submitted", "ended"]
+    else:
+        assert [one["prompt_event"] for one in found] == STEPS
+        assert found[1]["waited"] >= 0
+        assert "started, 0." in found[1]["message"]
+    assert {one["prompt_id"] for one in found} == {result.prompt_id}
+    assert {one["levelname"] for one in found} == {"INFO"}
+    end = found[-1]
+    assert (end["status"], end["cached_nodes"], end["pictures"]) == ("succeeded", 0, 0)
+    assert end["seconds"] == result.seconds
+    assert "0 nodes cached, 0 pictures" in end["message"]
+
+
+def test_cached_nodes_are_counted(
+    api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        result = api.run(WORKFLOW, progress=False)
+    assert lines(info, "ended")[-1]["cached_nodes"] == len(result.cached_nodes) > 0
+
+
+def test_a_failure_says_why_in_one_line(
+    api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    """With the code of the error."""
+    record.failing.add(0)
+    with pytest.raises(JobFailed) as caught:
+        api.run(WORKFLOW, progress=False)
+    [end] = lines(info, "ended")
+    assert (end["status"], end["error_code"]) == ("failed", "job_failed")
+    assert end["message"].endswith(str(caught.value).partition("\n")[0])
+
+
+def test_a_job_that_nobody_waits_for_is_logged_too(
+    server: ComfyServer, api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    api.submit(WORKFLOW)
+    server.until(lambda: len(lines(info)) == 3)
+    assert [one["prompt_event"] for one in lines(info)] == STEPS
+
+
+def test_a_closed_client_does_not_end_its_prompts(
+    server: ComfyServer, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    server.faults.hang_worker()
+    with ComfyApi(server.url) as api:
+        api.submit(WORKFLOW)
+    assert not lines(info, "ended")
+
+
+def test_a_handler_runs_in_no_thread_that_reads_the_socket(
+    api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    """A slow one delays nothing but itself; it may even ask the client."""
+    threads = []
+
+    class Curious(logging.Handler):
+        def emit(self, line: logging.LogRecord) -> None:
+            if vars(line).get("prompt_event") in STEPS:
+                threads.append(threading.current_thread().name)
+                api.get_queue()
+
+    logger, handler = logging.getLogger("comfy_client"), Curious()
+    logger.addHandler(handler)
+    try:
+        api.run(WORKFLOW, progress=False)
+    finally:
+        logger.removeHandler(handler)
+    assert threads == [threading.current_thread().name, "comfy-delivery", "comfy-delivery"]
+
+
+def test_nothing_is_logged_and_no_thread_starts_without_info(
+    api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "comfy_client"):
+        api.run(WORKFLOW)
+    assert not lines(caplog)
+    assert "comfy-delivery" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_each_request_is_a_line_at_the_level_debug(
+    api: ComfyApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Method, path without its query, status, time and bytes."""
+    with caplog.at_level(logging.DEBUG, "comfy_client"):
+        api.get_histories(max_items=3)
+    [line] = [vars(one) for one in caplog.records if "http_method" in vars(one)]
+    facts = (line["http_method"], line["http_path"], line["http_status"])
+    assert facts == ("GET", "/api/history", 200)
+    assert 0 < line["seconds"] < 30
+    assert line["bytes_sent"] > 50
+    assert line["bytes_received"] > 50
+    assert line["message"].startswith("GET /api/history: 200, ")
+    assert "max_items" not in line["message"]
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [BasicCredentials("user", "hunter2-secret"), QueryCredentials("token", "hunter2-secret")],
+    ids=["header", "query"],
+)
+def test_no_line_shows_credentials(
+    record: Record, caplog: pytest.LogCaptureFixture, credentials: Any
+) -> None:
+    """Nor an API key, at any level."""
+    pair = ("user", "hunter2-secret") if isinstance(credentials, BasicCredentials) else None
+    with (
+        ComfyServer(credentials=pair) as server,
+        caplog.at_level(logging.DEBUG, "comfy_client"),
+        ComfyApi(server.url, credentials=credentials) as api,
+    ):
+        api.submit(Workflow.example(), comfy_api_key="hunter2-key").exception()
+    assert "hunter2" not in "".join(f"{vars(one)}" for one in caplog.records)
+
+
+def test_a_request_without_an_answer_is_a_line_too(
+    refused: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = ComfyApi(refused)
+    with caplog.at_level(logging.DEBUG, "comfy_client"):
+        assert not api.ping()
+    [line] = [vars(one) for one in caplog.records if "http_method" in vars(one)]
+    assert (line["http_status"], line["bytes_received"]) == (None, 0)
+    assert ": no answer, " in line["message"]
+    api.close()
