@@ -330,14 +330,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """What is imported when it is first used."""
-    if name in _HOME_OF:
-        globals()[name] = found = getattr(import_module(_HOME_OF[name], __name__), name)
-        return found
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
-        return import_module(f".{name}", __name__)  # comfy_client.models
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or any name would pass a type checker
+
+    def __getattr__(name: str) -> Any:
+        """What is imported when it is first used."""
+        if name in _HOME_OF:
+            globals()[name] = found = getattr(import_module(_HOME_OF[name], __name__), name)
+            return found
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f".{name}", __name__)  # comfy_client.models
+        from .typescript import missing_name  # for mistakes only
+
+        raise missing_name(name)
 
 
 def __dir__() -> list[str]:

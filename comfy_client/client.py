@@ -304,6 +304,17 @@ class ComfyApi(Batches, Subscriptions, Connecting):
             self._settings.left_behind(),
         )
 
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """The Python way, for a name of the TypeScript clients: ``api.queuePrompt``."""
+            if hasattr(type(self), name):  # a property raised it, and does so again
+                return object.__getattribute__(self, name)
+            from .typescript import about_client  # for mistakes only
+
+            text = about_client(name, type(self))
+            raise AttributeError(text, name=name, obj=self)
+
     def __copy__(self) -> ComfyApi:
         return type(self)(**self._settings.arguments())
 

@@ -25,7 +25,7 @@ MODULES = {
 #: know each other.
 ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
-    ("to_dict",),
+    ("to_dict", "typescript"),
     ("errors", "values", "since", "stats"),
     ("extras", "showing"),
     ("pictures",),
@@ -157,7 +157,7 @@ def test_nobody_below_the_client_knows_it() -> None:
 
 def test_each_public_name_has_the_home_that_type_checkers_see() -> None:
     """The package imports nothing by itself, and says twice where a name is."""
-    [seen] = [node for node in tree("comfy_client").body if isinstance(node, ast.If)]
+    seen, _ = (node for node in tree("comfy_client").body if isinstance(node, ast.If))
     named = {f".{one.module}": tuple(a.name for a in one.names) for one in seen.body}
     assert vars(comfy_client)["_HOMES"] == named
     assert {*comfy_client.__all__} == {"__version__"}.union(*named.values())

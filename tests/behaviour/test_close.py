@@ -180,7 +180,7 @@ def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
 
 
 #: What a closed client still does: none of it needs the server, all of it cleans up.
-HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image"}
+HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image", "stats"}
 
 #: ping() never raises; it answers with the reason.
 ANSWERS = {"ping"}
@@ -243,13 +243,14 @@ def test_a_closed_client_says_so(refused: str, name: str) -> None:
 
 
 def test_what_a_closed_client_still_does(refused: str) -> None:
-    """Clean up, and say who it was."""
+    """Clean up, and say who it was and what it has done."""
     api = ComfyApi(refused)
     unsubscribe = api.on("status", print)
     api.close()
     unsubscribe()
     assert api.off("status", print) is False
     assert isinstance(api.ping().error, ClientClosed)
+    assert api.stats().connections == 0
     assert api.host == refused
     assert repr(api) == f"<ComfyApi {refused} closed>"
     assert threads() == []

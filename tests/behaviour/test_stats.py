@@ -62,16 +62,18 @@ def test_each_end_has_a_count_of_its_own(server: ComfyServer, record: Record) ->
             api.run(WORKFLOW, {"Make.seed": 1})
         assert counts(api) == {"submitted": 1, "failed": 1}
         server.faults.hang_worker()
-        job = api.submit(WORKFLOW)
-        assert counts(api) == {"submitted": 2, "failed": 1, "outstanding": 1}
-        job.cancel()
+        first = api.submit(WORKFLOW)
+        server.until(lambda: first.status == "running")
+        waiting = api.submit(WORKFLOW)
+        assert counts(api) == {"submitted": 3, "failed": 1, "outstanding": 2}
+        waiting.cancel()
         with pytest.raises(JobInterrupted):
-            job.result()
-        assert counts(api) == {"submitted": 2, "failed": 1, "interrupted": 1}
-        job = api.submit(WORKFLOW)
+            waiting.result(30)
+        assert counts(api)["interrupted"] == 1
         server.restart()
-        job.exception(30)
+        first.exception(30)
         assert counts(api) == {"submitted": 3, "failed": 1, "interrupted": 1, "lost": 1}
+        server.faults.hang_worker()
         api.submit(WORKFLOW)
     assert counts(api)["unknown"] == 1  # the client was closed
 

@@ -1,0 +1,143 @@
+"""Names that people know from the TypeScript clients, and the Python way in one line.
+
+Imported only for a name that does not exist: by ``comfy_client.CallWrapper`` and
+``api.queuePrompt``, which raise ``AttributeError`` with what stands here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import opcode
+import re
+import types
+from collections.abc import Mapping
+from typing import Final
+
+_WORKFLOW: Final = 'Workflow.load("file.json"), then workflow["KSampler"]["seed"] = 7'
+
+#: Of the package.
+PACKAGE: Final[Mapping[str, str]] = {
+    "AsyncComfyApi": "comfy_client.aio waits for jobs and events of a ComfyApi in asyncio",
+    "BypassNode": 'workflow.bypass("LoraLoader")',
+    "CallWrapper": (
+        "api.run(workflow) returns the result or raises; on_start, on_output, on_progress, "
+        "on_preview and on_queue are arguments of it, and api.submit(workflow) returns a Job"
+    ),
+    "CallWrapperError": "api.run and job.result raise a JobError, such as JobFailed or JobLost",
+    "Client": "ComfyApi(host)",
+    "ComfyClient": "ComfyApi(host)",
+    "ComfyPool": (
+        "for several servers, make a ComfyApi for each, and submit to the one with the shortest "
+        "queue: min(apis, key=lambda api: api.poll_status().queue_remaining)"
+    ),
+    "ComfyUIApiClient": "ComfyApi(host)",
+    "CustomEventError": "JobFailed",
+    "DisconnectedError": "the client reconnects by itself, and the job goes on",
+    "EnqueueFailedError": "PromptRejected",
+    "EQueueMode": "there is no pool: make a ComfyApi for each server",
+    "ExecutionFailedError": "JobFailed",
+    "ExecutionInterruptedError": "JobInterrupted",
+    "FailedCacheError": "result.fully_cached says that nothing had to run",
+    "MissingNodeError": "PromptRejected, or workflow.check(api) before",
+    "OSType": "api.get_system_stats().os",
+    "PromptBuilder": (
+        f"{_WORKFLOW}; or Template(workflow, inputs, outputs) to give inputs and outputs names"
+    ),
+    "TSamplerName": "api.get_sampler_info().samplers",
+    "TSchedulerName": "api.get_sampler_info().schedulers",
+    "WentMissingError": "JobLost",
+    "WorkflowBuilder": "Graph builds a workflow from code",
+    "delay": "time.sleep(seconds)",
+    "encodeNTPath": "paths are sent as the server wants them",
+    "encodePosixPath": "paths are sent as the server wants them",
+    "generateWorkflowCode": "comfy-client stubs writes types for your node classes",
+    "randomInt": 'api.run(workflow, {"KSampler.seed": "random"})',
+    "seed": 'api.run(workflow, {"KSampler.seed": "random"})',
+}
+
+_LISTENERS: Final = 'api.on(name, function) returns what takes it back; or signal("b_preview")'
+
+#: Of a client; any other name in camelCase is the same in snake_case, where that exists.
+CLIENT: Final[Mapping[str, str]] = {
+    "addCustomEventListener": _LISTENERS,
+    "addEventListener": _LISTENERS,
+    "api_base": "api.host",
+    "apiBase": "api.host",
+    "apiHost": "api.host",
+    "apiURL": "api.fetch_api(method, route) takes the route alone",
+    "availableFeatures": "api.get_features()",
+    "call": "api.run(workflow)",
+    "clearItems": "api.clear_queue() or api.clear_history()",
+    "connect": "api.init(), or with ComfyApi(host) as api",
+    "createSocket": "api.init(), or with ComfyApi(host) as api",
+    "deleteItem": "api.delete_from_queue(prompt_id) or api.delete_history(prompt_id)",
+    "destroy": "api.close(), or with ComfyApi(host) as api",
+    "disconnect": "api.close(), or with ComfyApi(host) as api",
+    "dispatchEvent": "events come from the server; signal(name) is blinker's",
+    "enqueue": "api.run(workflow), or api.submit(workflow), which does not wait",
+    "enqueue_polling": 'ComfyApi(host, transport="poll"), then api.run(workflow)',
+    "ext": (
+        "there are no extensions: api.fetch_api(method, route) asks any route of a node pack, and "
+        "api.on(name, function) gets any event"
+    ),
+    "fileURL": "api.get_path_image(output), or output.url",
+    "free": "api.free_memory(unload_models=True)",
+    "getItems": "api.get_queue() or api.get_histories()",
+    "getModelPreviewUrl": "api.get_model_preview(...)",
+    "getNodeDefs": "api.node_definitions(), which it keeps, or api.get_node_defs()",
+    "getPromptOutputs": "api.job(prompt_id).result()",
+    "getPromptResult": "api.job(prompt_id).result()",
+    "getPromptStatus": "api.job(prompt_id).status",
+    "getServerFeature": "api.get_features()",
+    "getServerFeatures": "api.get_features()",
+    "getTerminalLogs": "api.get_raw_logs()",
+    "id": "api.client_id",
+    "isReady": "api.connected, or api.wait_until_ready()",
+    "lastActivity": "job.why() says when news of a prompt came last",
+    "listenTerminal": "api.subscribe_logs()",
+    "manageQueue": "api.clear_queue() or api.delete_from_queue(prompt_id)",
+    "osType": "api.get_system_stats().os",
+    "pollQueue": "it asks over HTTP by itself where there is no socket",
+    "reconnect": "the client reconnects by itself, for ever; api.init() waits until it has",
+    "reconnectWs": "the client reconnects by itself, for ever; api.init() waits until it has",
+    "removeAllListeners": "api.on returns a function that takes its callback back",
+    "removeEventListener": "api.off(name, function)",
+    "serverSupportsFeature": "api.get_features()",
+    "setTerminalSubscription": "api.subscribe_logs(enabled)",
+    "testCredentials": "api.init() raises AuthenticationError; api.ping() asks",
+    "viewURL": "api.get_path_image(output), or output.url",
+    "waitForPrompt": "api.job(prompt_id).result(timeout)",
+    "waitForPromptWebSocket": "api.job(prompt_id).result(timeout)",
+    "waitForReady": "api.wait_until_ready()",
+}
+
+
+def missing_name(name: str) -> Exception:
+    """The error for a name that the package does not have; called by its ``__getattr__``.
+
+    ``from comfy_client import CallWrapper`` would replace the text of an ``AttributeError``.
+    """
+    text = _about("module 'comfy_client'", name, PACKAGE.get(name))
+    frame = inspect.currentframe()
+    asking = frame and frame.f_back and frame.f_back.f_back
+    if name in PACKAGE and asking and _is_import(asking):
+        return ImportError(text, name="comfy_client")
+    return AttributeError(text)
+
+
+def _is_import(frame: types.FrameType) -> bool:
+    """Whether it executes ``from module import name``."""
+    return opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
+
+
+def about_client(name: str, cls: type) -> str:
+    """What to say of a name that a client does not have."""
+    way = CLIENT.get(name)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    if way is None and hasattr(cls, snake):
+        way = f"api.{snake}{'(...)' if callable(getattr(cls, snake)) else ''}"
+    return _about(f"{cls.__name__!r} object", name, way)
+
+
+def _about(owner: str, name: str, way: str | None) -> str:
+    return f"{owner} has no attribute {name!r}" + (f"; the Python way: {way}" if way else "")
