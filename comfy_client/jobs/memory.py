@@ -140,9 +140,8 @@ def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits)
     )
     try:
         with limited_silence(max(_PAUSE, limits.left(poller.timing.question))):
-            before = _free(routes)
-            routes.free_memory(unload_models=True, free_memory=True)
-            _wait_until_freed(routes, poller, before, limits)
+            freed = limits.left(poller.timing.freed)
+            routes.free_memory(unload_models=True, free_memory=True, wait=freed)
     except ClientClosed:
         raise
     except ComfyError as exc:
@@ -151,27 +150,3 @@ def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits)
     if limits.left(1.0) <= 0:
         failed.add_note("not tried again, since the timeout has passed")
         raise failed
-
-
-def _wait_until_freed(routes: Routes, poller: Poller, before: int, limits: Limits) -> None:
-    """Until the memory has grown and stands still; it may not grow, as it is free already.
-
-    The server notes what it is to free, and its worker does that as soon as it is idle: before
-    the next prompt, unless that comes in the same moment.
-    """
-    deadline = Deadline.after(limits.left(poller.timing.freed))
-    last = before
-    while not deadline.expired:
-        if poller.tracker.wake.wait_stopped(deadline.left(_PAUSE)):
-            raise ClientClosed
-        now = _free(routes)
-        if before < now <= last:
-            return
-        last = now
-
-
-def _free(routes: Routes) -> int:
-    """Bytes that are free, of the main device."""
-    stats = routes.get_system_stats()
-    device = stats.devices[0] if stats.devices else None
-    return (device.vram_free if device is not None else stats.ram_free) or 0

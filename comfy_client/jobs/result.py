@@ -137,7 +137,7 @@ class _Outputs(AsDict):
         ``HEAD /view`` for each, four at a time.  What came from the cache names the files of an
         earlier prompt, which somebody may have deleted since; a restart of the server deletes
         those of type ``temp``.  To have them made again, change an input, such as the seed, or
-        call ``api.free_memory(free_memory=True)``, which empties the cache.
+        call ``api.free_memory(free_memory=True, wait=1)``, which empties the cache.
 
         Args:
             timeout: Seconds for all of them; ``None``: no limit but the client's for each.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from reprlib import repr as brief
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .. import models
 from ..errors import NotFound, NotSupported, UnexpectedResponse
 from ..models._base import texts, texts_by_name
 from ..since import who_has
+from ..transport.deadline import Deadline
 from ..transport.http import SMALL, segment
 from ..values import text
 from ._base import RouteGroup, facts_of
+
+#: Seconds between two looks at the memory that is being freed.
+_LOOK: Final = 0.1
 
 
 class SystemRoutes(RouteGroup):
@@ -37,18 +42,38 @@ class SystemRoutes(RouteGroup):
             return models.Features()
         return models.Features.from_json(found)
 
-    def free_memory(self, unload_models: bool = False, free_memory: bool = False) -> None:
+    def free_memory(
+        self, unload_models: bool = False, free_memory: bool = False, *, wait: float = 0.0
+    ) -> None:
         """Ask the server to free memory after the prompt that is running.
 
-        ``POST /free``, since January 2024.
+        ``POST /free``, since January 2024.  The server answers at once, and frees it a moment
+        later: a prompt that you submit right then may run before that.
 
         Args:
             unload_models: Unload the models from the device's memory.
             free_memory: Also drop the cached outputs of nodes, and the models; the next prompt
                 computes everything again.
+            wait: How many seconds to wait for it, at most: until the free memory of the main
+                device has grown and stands still (``GET /system_stats``).  It may not grow, as
+                there is nothing to free.  0: do not wait.
         """
+        deadline = Deadline.after(wait)
+        before = last = self._free_now() if wait else 0
         body = {"unload_models": unload_models, "free_memory": free_memory}
         self._http.send_command("POST", "/free", json=body)
+        while wait and not deadline.expired:
+            time.sleep(deadline.left(_LOOK))
+            now = self._free_now()
+            if before < now <= last:
+                return
+            last = now
+
+    def _free_now(self) -> int:
+        """Bytes that are free, of the main device."""
+        stats = self.get_system_stats()
+        device = stats.devices[0] if stats.devices else None
+        return (device.vram_free if device is not None else stats.ram_free) or 0
 
     def get_logs(self) -> str:
         """The latest terminal output as text, each entry with its time.
