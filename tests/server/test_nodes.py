@@ -91,6 +91,62 @@ def test_pictures_are_cropped_scaled_batched_and_blended(api):
     assert Image.open(io.BytesIO(blended.bytes())).getpixel((5, 3)) == (128, 31, 0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "over", "expected"),
+    [
+        ("soft_light", 0x004000, (64, 0, 0)),
+        ("soft_light", 0xFFFFFF, (180, 0, 0)),
+        ("overlay", 0xFFFFFF, (255, 0, 0)),
+    ],
+)
+def test_pictures_are_blended_by_the_formula_of_a_mode(api, mode, over, expected):
+    """Of the second one, wholly."""
+    pictures = {"image1": ["1", 0], "image2": ["2", 0]}
+    graph = {
+        "1": canvas(0x800000),
+        "2": canvas(over),
+        "3": node("ImageBlend", **pictures, blend_factor=1.0, blend_mode=mode),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+    [blended] = api.run(graph, timeout=LIMIT).images
+    assert Image.open(io.BytesIO(blended.bytes())).getpixel((0, 0)) == expected
+
+
+def test_batches_of_different_lengths_are_not_blended(api):
+    """In the words of PyTorch; one picture goes with any number."""
+    for first, second in ((2, 3), (1, 3)):
+        graph = {
+            "1": canvas(1, batch_size=first),
+            "2": canvas(2, batch_size=second),
+            "3": node(
+                "ImageBlend",
+                image1=["1", 0],
+                image2=["2", 0],
+                blend_factor=0.5,
+                blend_mode="normal",
+            ),
+            "4": node("PreviewImage", images=["3", 0]),
+        }
+        if first == 1:
+            assert len(api.run(graph, timeout=LIMIT).images) == 3
+        else:
+            with pytest.raises(JobFailed, match=r"The size of tensor a \(2\) must match"):
+                api.run(graph, timeout=LIMIT)
+
+
+def test_a_picture_without_a_size_to_scale_to_stays_as_it_is(api):
+    """Both are 0; and a batch takes pictures of one size as they are."""
+    size = {"width": 0, "height": 0, "upscale_method": "bilinear", "crop": "disabled"}
+    graph = {
+        "1": canvas(1, width=5, height=3),
+        "2": node("ImageScale", image=["1", 0], **size),
+        "3": node("ImageBatch", image1=["1", 0], image2=["2", 0]),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+    images = api.run(graph, timeout=LIMIT).images
+    assert [Image.open(io.BytesIO(one.bytes())).size for one in images] == [(5, 3), (5, 3)]
+
+
 def test_pictures_are_loaded_with_their_alpha(api, server):
     """As mask: 1 where nothing is."""
     seen: list[Any] = []
@@ -180,6 +236,29 @@ def test_values_pass_through_primitives_and_are_shown(api):
         graph[f"p{source}"] = node("PreviewAny", source=[source, 0])
     result = api.run(graph, timeout=LIMIT)
     assert [result[f"p{source}"].texts[0] for source in "1234"] == ["7", "1.0", "a\nb", "True"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [({"a": [1]}, '{\n    "a": [\n        1\n    ]\n}'), ((1, 2j), "(1, 2j)"), (None, "None")],
+)
+def test_any_value_is_shown_as_text(server, api, value, text):
+    """As JSON if it can be."""
+
+    @server.add_node
+    class Gives:
+        RETURN_TYPES = ("*",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {}}
+
+        def run(self):
+            return (value,)
+
+    graph = {"1": node("Gives"), "2": node("PreviewAny", source=["1", 0])}
+    assert api.run(graph, timeout=LIMIT).texts == (text,)
 
 
 def test_the_simulated_picture_follows_seed_and_prompt_and_says_what_it_is(api):

@@ -67,6 +67,12 @@ def test_a_file_keeps_its_name_and_a_given_one_wins(tmp_path: Path) -> None:
     assert Upload(Upload(path, "a", subfolder="b"), "c") == Upload(path, "c", subfolder="b")
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """Most likely the arguments are in the wrong order."""
+    with pytest.raises(TypeError, match="a name is a str, not 5"):
+        Upload(b"png", 5)  # type: ignore[arg-type]
+
+
 def test_names_that_no_server_could_be_told_are_changed(tmp_path: Path) -> None:
     """File systems have names that are no text."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\nb.png"))
