@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 from urllib.parse import urlencode, urlsplit
@@ -414,32 +413,53 @@ def watching(bench: Bench) -> list[Row]:
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "w"}},
     }
+    begin = """
+from comfy_client import ComfyApi
+from tests.bench.measure import timed
+api = ComfyApi({url!r})
 
-    def send(data: object, *, raw: bool) -> None:
-        json.dumps(data)  # as a kernel does
-
-    shell = SimpleNamespace(kernel=object(), execution_count=1)
-    handle = SimpleNamespace(display=send, update=send)
-    display = SimpleNamespace(DisplayHandle=lambda: handle)
-    ipython = SimpleNamespace(get_ipython=lambda: shell, display=display)
-
-    def run(*, progress: bool) -> list[float]:
-        return [timed(lambda: api.run(graph, preview_method="auto", progress=progress))]
-
-    with (
-        mock.patch.dict(sys.modules, {"IPython": ipython, "IPython.display": display}),
-        running(previewing) as url,
-        ComfyApi(url) as api,
-    ):
+def run(progress):
+    print(timed(lambda: api.run({graph!r}, preview_method="auto", progress=progress)))
+"""
+    with running(previewing) as url, kernel() as execute:
+        execute(begin.format(url=url, graph=graph))
         sides = {
-            "shown": lambda: run(progress=True),
-            "plain": lambda: run(progress=False),
+            "shown": lambda: [float(execute("run(True)"))],
+            "plain": lambda: [float(execute("run(False)"))],
         }
         rounds = interleave(bench.rounds(10), sides)
-        dropped = api.dropped_events
+        dropped = execute("print(api.dropped_events)").strip()
     figure = estimate(rounds, lambda some: 100 * (ratio_of("shown", "plain")(some) - 1))
     note = f"{dropped} events dropped"
     return [Row("bar and preview in a notebook, added", figure, "%", 2, *_n(rounds), note=note)]
+
+
+@contextlib.contextmanager
+def kernel() -> Iterator[Callable[[str], str]]:
+    """Runs cells in a kernel of IPython, and returns what they print; displays are received."""
+    from jupyter_client.manager import start_new_kernel
+
+    with tempfile.TemporaryDirectory() as folder:
+        manager, client = start_new_kernel(
+            env={**os.environ, "IPYTHONDIR": folder}, stderr=subprocess.DEVNULL
+        )
+
+        def execute(cell: str) -> str:
+            printed: list[str] = []
+
+            def receive(message: dict[str, Any]) -> None:
+                if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+                    printed.append(message["content"]["text"])
+
+            reply = client.execute_interactive(cell, timeout=60, output_hook=receive)
+            assert reply["content"]["status"] == "ok", reply["content"]
+            return "".join(printed)
+
+        try:
+            yield execute
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
 
 
 def many_of(graph: dict[str, Any], count: int) -> dict[str, Any]:
