@@ -79,6 +79,23 @@ class TestFail(TestNode):
         raise ValueError(message)
 
 
+class TestOutOfMemory(TestNode):
+    """Runs out of memory so many times for each key, and then succeeds."""
+
+    OUTPUT_NODE = True
+    EXTRA: ClassVar = {
+        "key": ("STRING", {"default": ""}),
+        "times": ("INT", {"default": 1, "min": 0, "max": 9}),
+    }
+    seen: ClassVar = {}
+
+    def run(self, key, times, text="", node_id=None):
+        tries = self.seen[key] = self.seen.get(key, 0) + 1
+        if tries <= times:
+            raise comfy.model_management.OOM_EXCEPTION(f"Allocation on device, try {tries}")
+        return {"ui": {"text": [f"try {tries}"]}, "result": (text,)}
+
+
 class TestText(TestNode):
     """Sends the text as the progress text of this node (binary message 3)."""
 
@@ -211,6 +228,7 @@ NODE_CLASS_MAPPINGS = {
         TestSleep,
         TestSleepOutput,
         TestFail,
+        TestOutOfMemory,
         TestText,
         TestBlock,
         TestCustomEvent,

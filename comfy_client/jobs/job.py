@@ -425,6 +425,8 @@ def queue_news(job: Job) -> tuple[object, ...] | None:
     """What changes whenever its place in the queue may have; ``None``: that is not known yet."""
     state, tracker = job._tracked.state, job._poller.tracker
     monitor = tracker.monitor
+    if state.accepted_at is None:
+        return None
     if state.ahead is None and monitor.status_at < state.posted_at:
         return None  # what is known is from before its submission
     return state.ahead, monitor.status_at, monitor.at, len(tracker.outstanding)

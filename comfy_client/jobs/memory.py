@@ -136,7 +136,7 @@ def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits)
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,
-        failed,
+        str(failed).partition("\n")[0],
     )
     try:
         with limited_silence(max(_PAUSE, limits.left(poller.timing.question))):

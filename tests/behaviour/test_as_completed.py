@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
-from comfy_client import (
-    ComfyApi,
-)
+from comfy_client import ComfyApi, JobTimeout
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import quickly
+from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.scripted import GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
@@ -43,9 +44,35 @@ def test_jobs_that_do_not_end_in_time_are_a_timeout(comfy: ComfyServer) -> None:
         ended = api.as_completed([job], timeout=1.0)
         time.sleep(1.0)
         start = time.monotonic()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(JobTimeout, match="1 of 1 prompts have not ended within 1 s") as caught:
             next(ended)
+        assert caught.value.prompt_id == job.prompt_id
+        assert isinstance(caught.value, TimeoutError)
         assert time.monotonic() - start < 0.8
         assert not job.done()
         with pytest.raises(ValueError, match="seconds"):
             api.as_completed([job], timeout=-1)
+
+
+def test_it_says_how_many_are_left(comfy: ComfyServer) -> None:
+    """And the first of them, in the order in which they were given; the rest is yielded before."""
+    with ComfyApi(comfy.url, transport="poll") as api:
+        jobs = [api.submit(GRAPH) for _ in range(4)]
+        comfy.finish(jobs[0].prompt_id)
+        jobs[0].result(20)
+        ended = api.as_completed([*jobs, *jobs], timeout=0.5)
+        assert next(ended) is jobs[0]
+        with pytest.raises(JobTimeout, match="3 of 4 prompts") as caught:
+            next(ended)
+        assert caught.value.prompt_id == jobs[1].prompt_id
+        assert list(api.as_completed([])) == []
+
+
+def test_ctrl_c_ends_it_at_once(comfy: ComfyServer) -> None:
+    """The prompts keep running."""
+    with ComfyApi(comfy.url) as api:
+        job = api.submit(GRAPH)
+        threading.Timer(0.3, press_ctrl_c).start()
+        with quickly(10), pytest.raises(KeyboardInterrupt):
+            next(api.as_completed([job]))
+        assert not job.done()

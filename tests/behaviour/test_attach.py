@@ -10,9 +10,12 @@ import weakref
 
 import pytest
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, Upload
 from comfy_client.errors import (
+    ApiError,
     JobInterrupted,
+    JobLost,
+    JobNotFound,
     PromptRejected,
 )
 from comfy_client.jobs.job import state_of
@@ -22,11 +25,12 @@ from tests.helpers.clients import (
     LIMIT,
     Heard,
     client,
+    exception_of,
     flush,
     outstanding,
     until,
 )
-from tests.helpers.gates import shows
+from tests.helpers.gates import held, shows
 from tests.helpers.march_2024 import March2024
 from tests.helpers.recordings import recording
 from tests.helpers.scripted import (
@@ -225,3 +229,120 @@ def test_an_attached_job_does_not_make_up_its_progress(
         entry = other.get_history(job.prompt_id)
         assert entry is not None
         assert taken.progress.elapsed == entry.ended - entry.started >= 0.5
+
+
+# -- one that must exist ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_a_prompt_that_must_exist_is_found_where_it_is(comfy, gate, transport):
+    """In the queue, running or waiting; in the history; by another client."""
+    with client(comfy, transport=transport) as api, client(comfy, transport=transport) as other:
+        running = api.submit(held("a"))
+        waiting = api.submit(held("a"))
+        for one in (running, waiting):
+            assert other.job(one.prompt_id, must_exist=True).prompt_id == one.prompt_id
+            assert api.job(one.prompt_id, must_exist=True) is one
+        gate("a").set()
+        waiting.result(LIMIT)
+        assert client(comfy).job(running.prompt_id, must_exist=True).result(LIMIT).images
+
+
+@pytest.mark.parametrize("form", [str, str.upper, lambda text: text.replace("-", "")])
+def test_a_prompt_that_does_not_exist_is_an_error_at_once(comfy, fast, form):
+    """No event tells of it, and nothing is left behind."""
+    told = Heard(fast)
+    unknown = form(str(uuid.uuid4()))
+    with pytest.raises(JobNotFound, match="in no queue and no history") as caught:
+        fast.job(unknown, must_exist=True)
+    assert caught.value.prompt_id == unknown
+    assert outstanding(fast) == []
+    assert told.ends() == []
+
+
+def test_a_prompt_that_was_deleted_exists_no_more(comfy, fast, gate):
+    """Though this client had it, or waits to see whether it is lost."""
+    other = client(comfy)
+    gone, kept = fast.run(shows(), timeout=LIMIT), fast.run(shows("y"), timeout=LIMIT)
+    fast.delete_history(gone.prompt_id)
+    with pytest.raises(JobNotFound):
+        other.job(gone.prompt_id, must_exist=True)
+    assert fast.job(gone.prompt_id, must_exist=True).result(LIMIT).texts == ()  # it has ended here
+    job = other.job(gone.prompt_id)
+    with pytest.raises(JobNotFound):
+        other.job(gone.prompt_id, must_exist=True)
+    with pytest.raises(JobLost):
+        job.result(LIMIT)
+    with pytest.raises(JobNotFound):
+        other.job(gone.prompt_id, must_exist=True)
+    assert other.job(kept.prompt_id, must_exist=True).result(LIMIT).texts == ("y",)
+    other.close()
+
+
+def test_a_prompt_that_is_being_submitted_exists(comfy, fast):
+    """From the call of ``submit`` on, though the server has not heard of it."""
+    entered, go = threading.Event(), threading.Event()
+    comfy.script(*WELL)
+
+    def late(request):
+        entered.set()
+        go.wait(LIMIT)
+        return comfy.answer(request)
+
+    comfy.on("POST", "/prompt", late)
+    mine = str(uuid.uuid4())
+    sent = []
+    sender = threading.Thread(target=lambda: sent.append(fast.submit(GRAPH, prompt_id=mine)))
+    sender.start()
+    assert entered.wait(LIMIT)
+    job = fast.job(mine, must_exist=True)
+    go.set()
+    sender.join(LIMIT)
+    assert sent == [job]
+    check(job.result(LIMIT))
+
+
+def test_a_prompt_whose_files_are_being_sent_is_waited_for(comfy, fast):
+    """Until it is submitted; it does not exist if that fails."""
+    entered, go = threading.Event(), threading.Event()
+
+    def late(request):
+        entered.set()
+        go.wait(LIMIT)
+        return 413, {}, None
+
+    comfy.on("POST", "/upload/image", late)
+    mine = str(uuid.uuid4())
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": Upload(b"content")}}}
+    sender = threading.Thread(
+        target=lambda: exception_of(lambda: fast.submit(graph, prompt_id=mine))
+    )
+    sender.start()
+    assert entered.wait(LIMIT)
+    threading.Timer(0.3, go.set).start()
+    with pytest.raises(JobNotFound):
+        fast.job(mine, must_exist=True)
+    assert go.is_set()
+    sender.join(LIMIT)
+
+
+def test_a_prompt_is_found_by_our_id_on_servers_that_choose_their_own(comfy, fast, gate):
+    """By the mark, by whoever submitted it."""
+    comfy.faults.other_prompt_ids()
+    mine = str(uuid.uuid4())
+    job = fast.submit(held("a"), prompt_id=mine)
+    assert job.prompt_id != mine
+    assert fast.job(mine, must_exist=True) is job
+    gate("a").set()
+    job.result(LIMIT)
+    assert fast.job(mine, must_exist=True) is job
+
+
+def test_a_server_that_does_not_say_is_an_error_of_its_own(comfy, fast):
+    """Not one that the prompt does not exist."""
+    comfy.on("GET", "/queue", (502, {}, None))
+    with pytest.raises(ApiError, match="502"):
+        fast.job(str(uuid.uuid4()), must_exist=True)
+    with pytest.raises(ValueError, match="cannot stand in a path"):
+        fast.job("..", must_exist=True)
+    assert outstanding(fast) == []

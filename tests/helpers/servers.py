@@ -91,6 +91,7 @@ def stand_ins(*, old: bool) -> dict[str, ModuleType]:
     management = module(
         "comfy.model_management",
         throw_exception_if_processing_interrupted=check_interrupted,
+        OOM_EXCEPTION=type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"}),
     )
     return {
         "comfy": module("comfy", utils=utils, model_management=management),

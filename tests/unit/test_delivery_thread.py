@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import queue
 import threading
 import time
@@ -261,3 +262,66 @@ def test_the_child_of_a_fork_has_its_own_queue_and_locks(station: Station) -> No
     parent.close()
     assert [event.value for event in got] == ["before", "after"]
     assert [event.value for event in drained(tap)] == ["after"]
+
+
+# -- those who are called by time ----------------------------------------------------------
+
+
+class Ticking:
+    """Is called again after each of these pauses."""
+
+    def __init__(self, *pauses: float) -> None:
+        self.pauses = list(pauses)
+        self.at: list[float] = []
+
+    def tick(self) -> float:
+        self.at.append(time.monotonic())
+        return self.pauses.pop(0) if self.pauses else math.inf
+
+
+def test_what_is_handed_over_is_called_in_its_turn(station: Station) -> None:
+    """Between receivers; ``flush`` waits for it."""
+    calls: list[Any] = []
+    station.on("mine", calls.append)
+    to = Ticking()
+    first, last = mine(1), mine(2)
+    station.publish(first)
+    station.receivers.hand(to, lambda: calls.append("handed") or math.inf)
+    station.publish(last)
+    station.flush()
+    assert calls == [first, "handed", last]
+    assert to.at == []
+
+
+def test_what_wants_a_tick_gets_it_in_time_and_no_more_than_that(station: Station) -> None:
+    """Also while no event comes; each at its own time."""
+    often, seldom = Ticking(*[0.02] * 5), Ticking(0.3)
+    start = time.monotonic()
+    station.receivers.hand(often, lambda: 0.02)
+    station.receivers.hand(seldom, lambda: 0.1)
+    until(lambda: len(often.at) == 6 and len(seldom.at) == 2, LIMIT)
+    assert seldom.at[0] - start >= 0.1
+    assert seldom.at[1] - seldom.at[0] >= 0.3
+    assert often.at[-1] - often.at[0] >= 0.1
+    station.publish(mine(1))
+    station.flush()
+    assert (len(often.at), len(seldom.at)) == (6, 2)
+
+
+def test_a_tick_that_raises_is_logged_once(
+    station: Station, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect of ours harms nobody else."""
+
+    class Broken:
+        def tick(self) -> float:
+            raise ValueError("broken")
+
+    calls: list[Event] = []
+    station.on("mine", calls.append)
+    station.receivers.hand(Broken(), lambda: 0.0)
+    until(lambda: "broken" in caplog.text, LIMIT)
+    station.publish(mine(1))
+    station.flush()
+    assert len(calls) == 1
+    assert caplog.text.count("ValueError: broken") == 1

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from comfy_client.event_queue import HIGH_WATER, MAX_BYTES, MAX_QUEUED, EventQueue
+from comfy_client.budget import Budget
+from comfy_client.event_queue import HIGH_WATER, MAX_BYTES, MAX_QUEUED, Addressed, EventQueue
 from comfy_client.events import (
     ConnectionEvent,
     Event,
@@ -180,3 +181,45 @@ def test_flush_does_not_wait_for_what_comes_later() -> None:
     assert not events.flush(0.01)
     events.get(0)
     assert events.flush(0)
+
+
+class Reader:
+    """One of those who share a queue."""
+
+    def tick(self) -> float:
+        raise AssertionError("nobody reads here")
+
+
+def addressed(to: Reader, event: Event | None) -> Addressed:
+    nbytes = 0 if event is None else event.nbytes
+    return Addressed(name="", nbytes=nbytes, to=to, call=to.tick, event=event)
+
+
+def test_what_is_addressed_gives_way_to_a_newer_one_for_the_same_reader() -> None:
+    """As the event itself would; words without an event stay, whatever else waits."""
+    events = EventQueue()
+    one, other = Reader(), Reader()
+    words = [addressed(one, None) for _ in range(50)]
+    for word in words:
+        events.put(word)
+    put = [addressed(to, progress(value)) for value in range(1000) for to in (one, other)]
+    for event in put:
+        events.put(event)
+    for value in range(MAX_QUEUED):
+        events.put(note(value))
+    got = drained(events)
+    assert got[: len(words)] == words
+    kept = [event for event in got if event in put]
+    assert kept[-2:] == put[-2:]
+    assert len(kept) <= 2 * HIGH_WATER
+
+
+def test_an_event_that_is_addressed_to_many_counts_once() -> None:
+    """Its bytes are shared."""
+    budget = Budget(MAX_BYTES)
+    events = EventQueue(budget=budget)
+    picture = memoryview(bytes(1 << 20))
+    event = PreviewEvent(name="b_preview", view=picture, nbytes=1 << 20, final=True)
+    for _ in range(20):
+        events.put(addressed(Reader(), event))
+    assert budget.used < 2 << 20

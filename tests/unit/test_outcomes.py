@@ -140,6 +140,48 @@ def test_a_failure_says_where_and_what():
     assert "free_memory" in error.__notes__[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("torch.cuda.OutOfMemoryError", "Allocation on device 0 would exceed allowed memory."),
+        ("RuntimeError", "MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        ("RuntimeError", "HIP out of memory."),
+        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: not enough memory: you tried"),
+        ("RuntimeError", "Could not allocate tensor. There is not enough GPU video memory"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        ("RuntimeError", "level_zero backend failed: UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"),
+        ("MemoryError", ""),
+        ("numpy._core._exceptions._ArrayMemoryError", "Unable to allocate 3.00 GiB"),
+        ("OOMError", None),
+    ],
+)
+def test_a_failure_knows_that_memory_ran_out(kind, message):
+    """By its class, or by the words of a plain error."""
+    assert failure(kind, message).is_oom
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ValueError", "failed as told"),
+        ("RuntimeError", "CUDA error: an illegal memory access was encountered"),
+        ("torch.AcceleratorError", "CUDA error: device-side assert triggered"),
+        (None, None),
+    ],
+)
+def test_a_failure_of_another_kind_is_not_one_of_memory(kind, message):
+    """A broken device has to be started again."""
+    assert not failure(kind, message).is_oom
+
+
+def failure(kind, message):
+    said = {"node_id": "3", "exception_type": kind, "exception_message": message}
+    error = error_of(execution_error(said), "the-id", GRAPH)
+    assert isinstance(error, JobFailed)
+    return error
+
+
 @pytest.mark.parametrize("node_id", ["3", "3.0.0.1"])
 def test_a_failure_keeps_no_hidden_inputs(node_id):
     """An API key may be one; of a node that another has grown only names tell."""
