@@ -17,7 +17,6 @@ import blinker
 from .batch.batches import Batches, withdraw
 from .budget import Budget
 from .connecting import Connecting
-from .credentials import AnyCredentials
 from .errors import (
     ClientClosed,
     ComfyError,
@@ -40,6 +39,7 @@ from .transport.websocket import Connection, State
 if TYPE_CHECKING:
     import requests
 
+    from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
     from .recording.recorder import Recorder
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import re
 from collections.abc import Callable
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from .errors import (
     ApiError,
@@ -19,7 +19,6 @@ from .errors import (
 )
 from .events import ErrorEvent
 from .jobs.tracker import Tracker
-from .models import SystemStats
 from .routes import Routes
 from .signals import Receivers
 from .transport.backoff import Backoff
@@ -28,22 +27,25 @@ from .transport.dial import speaks_tls
 from .transport.failures import is_away
 from .transport.websocket import Connection, State
 
+if TYPE_CHECKING:
+    from .models import SystemStats
+
 log: logging.Logger = logging.getLogger("comfy_client")
 
 Found = TypeVar("Found")
 
 #: Statuses of what is not there yet, beside those of proxies.
 _NOT_YET: Final = frozenset({202, 408, 425, 429})
+# Patterns are compiled when a page comes, which takes a while.
 #: What no reader of a page sees.
-_MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_MARKUP: Final = r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>"
 #: What a page says, or does, that is shown while a server starts.
-_RELOADS: Final = re.compile(r"<meta[^>]{0,99}http-equiv=.?refresh", re.IGNORECASE)
-_SAYS_SO: Final = re.compile(
-    r"\b(loading|starting|booting|waking|warming up|initiali[sz]ing|preparing|please wait"
-    r"|not ready|spinning up|coming online)\b",
-    re.IGNORECASE,
+_RELOADS: Final = r"(?i)<meta[^>]{0,99}http-equiv=.?refresh"
+_SAYS_SO: Final = (
+    r"(?i)\b(loading|starting|booting|waking|warming up|initiali[sz]ing|preparing|please wait"
+    r"|not ready|spinning up|coming online)\b"
 )
-_ASKS: Final = re.compile(r"type=.?password|\b(log|sign)[ -]?in\b", re.IGNORECASE)
+_ASKS: Final = r"(?i)type=.?password|\b(log|sign)[ -]?in\b"
 
 
 class Connecting(Routes):
@@ -208,6 +210,6 @@ def _may_be_starting(exc: ComfyError) -> bool:
 
 def is_waiting_page(page: str) -> bool:
     """Whether the beginning of a page says that something is starting, or loads itself again."""
-    if _ASKS.search(page):
+    if re.search(_ASKS, page):
         return False
-    return bool(_RELOADS.search(page) or _SAYS_SO.search(_MARKUP.sub(" ", page)))
+    return bool(re.search(_RELOADS, page) or re.search(_SAYS_SO, re.sub(_MARKUP, " ", page)))

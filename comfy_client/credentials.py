@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import base64
 import os
-import re
-import sys
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
 from .errors import AuthenticationError
-from .interrupts import interruption
-
-Answered = TypeVar("Answered")
-
-#: The environment variables of whoever names no server, and no credentials.
-HOST_VARIABLE: Final = "COMFYUI_HOST"
-#: How the value of each is sent, the first one that is set.
-SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
 
 @runtime_checkable
@@ -165,96 +155,8 @@ class EnvCredentials:
         return self._read().query()
 
 
-def environment_credentials() -> EnvCredentials | None:
-    """A token in ``COMFYUI_TOKEN``, else ``user:password`` in ``COMFYUI_LOGIN``, else none."""
-    found = next((name for name in SECRET_VARIABLES if os.environ.get(name)), None)
-    return None if found is None else EnvCredentials(found, SECRET_VARIABLES[found])
-
-
 #: What ``ComfyApi(credentials=...)`` takes.  A callable is asked at each dial of the socket
 #: and again after a 401, and may answer with any of the others.
 AnyCredentials: TypeAlias = (
     Credentials | tuple[str, str] | Callable[[], "Credentials | tuple[str, str] | None"]
 )
-
-
-@attrs.frozen
-class Applied:
-    """What credentials came to, at one moment."""
-
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    query: Mapping[str, str] = attrs.field(repr=False)
-
-
-NOTHING = Applied({}, {})
-
-
-def check(credentials: object) -> None:
-    """``TypeError`` when this is no kind of credentials; asks none of them anything."""
-    if isinstance(credentials, tuple):
-        if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
-            raise TypeError("credentials given as a tuple are (username, password)")
-    elif not (credentials is None or isinstance(credentials, Credentials) or callable(credentials)):
-        raise TypeError(
-            "credentials are a (username, password) tuple, one of the ...Credentials classes, "
-            f"or a callable that gives one; not {type(credentials).__name__}"
-        )
-
-
-def apply(credentials: AnyCredentials | None) -> Applied:
-    """Headers and query parameters to send now.
-
-    Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
-    is given (or what a callable answered) is no kind of credentials.
-    """
-    check(credentials)
-    if credentials is None:
-        return NOTHING
-    if isinstance(credentials, tuple):
-        credentials = BasicCredentials(*credentials)
-    if isinstance(credentials, Credentials):
-        applied = Applied(
-            dict(_ask(credentials.headers, "headers() of the credentials")),
-            dict(_ask(credentials.query, "query() of the credentials")),
-        )
-        check_headers(applied.headers, "the credentials'")
-        return applied
-    answer = _ask(credentials, "the credentials callable")
-    if callable(answer) and not isinstance(answer, Credentials):
-        raise TypeError("the credentials callable answered with another callable")
-    return apply(answer)
-
-
-def _ask(source: Callable[[], Answered], what: str) -> Answered:
-    outer = sys.exception()
-    try:
-        return source()
-    except AuthenticationError:
-        raise  # says already what is missing
-    except Exception as exc:  # somebody's code, which may well ask another server
-        if interruption(exc, outer) is not None:
-            raise
-        raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
-
-
-def check_headers(headers: Mapping[str, str], whose: str) -> None:
-    """``ValueError`` for what cannot stand in a header; the value stays out of the message."""
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"{whose} headers are texts")
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError(f"{whose} header names hold a sign that no name may hold")
-        # A line break would end the header, and so begin another.
-        if not re.fullmatch(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )", value):
-            raise ValueError(
-                f"{whose} {name} header holds a control sign, a letter that headers cannot "
-                "carry, or a space at an end"
-            )
-
-
-def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
-    """Headers as a server reads them, in UTF-8; requests would send texts in Latin-1."""
-    return {
-        name: value.encode() if isinstance(value, str) and not value.isascii() else value
-        for name, value in headers.items()
-    }

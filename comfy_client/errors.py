@@ -18,7 +18,7 @@ from .to_dict import AsDict, code_of
 from .tracebacks import rendered
 
 #: Characters that a terminal obeys, or that turn the direction of what stands behind them.
-_OBEYED: Final = re.compile(
+_OBEYED: Final = (  # compiled when one is met
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
     """A text that a terminal shows as it is: a server's words may stand in it."""
     if text.isascii() and text.isprintable():
         return text
-    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
+    return re.sub(_OBEYED, lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
 def is_for_another(status: int) -> bool:

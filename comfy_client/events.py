@@ -27,6 +27,13 @@ from .values import (
 )
 
 
+def _shown(value: Any) -> str:
+    """The ``repr`` of all: to have attrs make one for each class takes much of the import."""
+    fields = attrs.fields(type(value))
+    shown = (f"{field.name}={getattr(value, field.name)!r}" for field in fields if field.repr)
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Event(AsDict):
     """The base of all events.
@@ -51,10 +58,7 @@ class Event(AsDict):
         return False
 
     def __repr__(self) -> str:
-        # One for all: to have attrs make one for each class takes much of the import.
-        fields = attrs.fields(type(self))
-        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in fields if field.repr)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return _shown(self)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -148,7 +152,7 @@ class Progress(JobEvent):
     node: str | None = None
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class NodeProgress(AsDict):
     """The progress of one node.
 
@@ -165,6 +169,9 @@ class NodeProgress(AsDict):
     value: float | None = None
     max: float | None = None
     display_node_id: str | None = None
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -377,7 +384,7 @@ def _preview(fields: dict[str, Any]) -> PreviewEvent:
     return PreviewEvent(**{**fields, "view": memoryview(fields["view"])})
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class LogEntry(AsDict):
     """One piece of text that the server wrote to its terminal.
 
@@ -388,6 +395,9 @@ class LogEntry(AsDict):
 
     time: str | None
     text: str
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)

@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from .credentials import (
-    HOST_VARIABLE,
-    AnyCredentials,
-    BasicCredentials,
-    EnvCredentials,
-    environment_credentials,
-)
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
@@ -22,8 +15,14 @@ from .transport.url import Address, parse_host
 if TYPE_CHECKING:
     import requests
 
+    from .credentials import AnyCredentials, EnvCredentials
+
 #: Where a ComfyUI is that was started without options, on this machine.
 DEFAULT_HOST: Final = "http://127.0.0.1:8188"
+#: The environment variables of whoever names no server, and no credentials.
+HOST_VARIABLE: Final = "COMFYUI_HOST"
+#: How the value of each is sent, the first one that is set.
+SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
@@ -53,12 +52,14 @@ class ClientSettings:
         if given is None:
             if self.credentials is None and userinfo is None:
                 self.credentials = environment_credentials()
-            read = self.credentials if isinstance(self.credentials, EnvCredentials) else None
-            names = (HOST_VARIABLE, *([read.variable] if read else []))
+            read = getattr(self.credentials, "variable", None)  # of EnvCredentials
+            names = (HOST_VARIABLE, *([read] if read else []))
             self.variables = tuple(name for name in names if os.environ.get(name))
         if userinfo is not None:
             if self.credentials is not None:
                 raise ValueError("credentials stand both in host and in credentials=; give one")
+            from .credentials import BasicCredentials
+
             self.credentials = BasicCredentials(*userinfo)
         if self.transport not in ("auto", "poll"):
             raise ValueError("transport is 'auto' or 'poll'")
@@ -88,6 +89,8 @@ class ClientSettings:
 
     def for_pickle(self) -> dict[str, Any]:
         """The arguments that a pickle carries; a secret is in none of them."""
+        from .credentials import EnvCredentials
+
         credentials, proxies, verify = self.credentials, self.proxies, self.verify
         return {
             "host": self.host,
@@ -112,6 +115,16 @@ class ClientSettings:
             "namespace": self.namespace is not None,
         }
         return tuple(name for name, is_left in stays.items() if is_left)
+
+
+def environment_credentials() -> EnvCredentials | None:
+    """A token in ``COMFYUI_TOKEN``, else ``user:password`` in ``COMFYUI_LOGIN``, else none."""
+    found = next((name for name in SECRET_VARIABLES if os.environ.get(name)), None)
+    if found is None:
+        return None
+    from .credentials import EnvCredentials
+
+    return EnvCredentials(found, SECRET_VARIABLES[found])
 
 
 def _address_in_environment() -> tuple[Address, tuple[str, str] | None]:

@@ -31,7 +31,6 @@ from .budget import Budget
 from .event_queue import MAX_BYTES, Addressed, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
 from .interrupts import was_started
-from .nearest import nearest
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -87,15 +86,18 @@ def signal(name: str) -> blinker.NamedSignal:
 
 def warn_of_name(name: str) -> None:
     """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
-    likely = () if name in NAMES else nearest(name, NAMES, 1)
-    if likely:
+    if name in NAMES:
+        return
+    from .nearest import nearest
+
+    if likely := nearest(name, NAMES, 1):
         log.warning("%r is not an event of ComfyUI; did you mean %r?", name, likely[0])
 
 
 # -- receivers --------------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Registration:
     callback: Callable[[Any], object]
     once: bool
@@ -193,21 +195,19 @@ class Receivers:
 
     def listens(self, *names: str) -> bool:
         """Whether anyone would be called for one of these names."""
-        for name in names:  # noqa: SIM110  # any() makes a generator, for each event
-            if self._callbacks.get(name) or self._connected(name):
+        for name in names:  # asked for each event: no calls before there is somebody
+            if self._callbacks.get(name):
                 return True
+            found = (self._namespace if name in NAMES else other_names).get(name)
+            if found is not None and found.receivers:
+                sender = self._sender()
+                if sender is not None and found.has_receivers_for(sender):
+                    return True
         return False
 
     def _signal(self, name: str) -> blinker.NamedSignal | None:
         """The signal, if anyone ever asked for it: a server's words create none."""
         return (self._namespace if name in NAMES else other_names).get(name)
-
-    def _connected(self, name: str) -> bool:
-        found = self._signal(name)
-        if found is None or not found.receivers:
-            return False
-        sender = self._sender()
-        return sender is not None and found.has_receivers_for(sender)
 
     # -- what happens with an event ------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Timing:
     """The times of a client, all in seconds.
 
@@ -90,3 +90,9 @@ class Timing:
     stale: float = 20.0
     freed: float = 1.0
     resume: float = 30.0
+
+    def __repr__(self) -> str:
+        """Those that are not as usual."""
+        times = ((field, getattr(self, field.name)) for field in attrs.fields(type(self)))
+        changed = (f"{field.name}={time!r}" for field, time in times if time != field.default)
+        return f"{type(self).__name__}({', '.join(changed)})"

@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import attrs
 import click
 
-from ..credentials import (
-    HOST_VARIABLE,
-    SECRET_VARIABLES,
-    BasicCredentials,
-    BearerCredentials,
-    EnvCredentials,
-)
+from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
+from ..settings import HOST_VARIABLE, SECRET_VARIABLES
 from .exits import Mistake
 from .printing import note
 from .profiles import Config, load_config

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from .. import credentials as creds
 from .. import models
 from ..errors import (
     AuthenticationError,
@@ -21,6 +20,7 @@ from ..errors import (
     UnexpectedResponse,
     is_for_another,
 )
+from ..transport.applied import apply
 from ..transport.dial import speaks_tls
 from ..transport.response import Response, route_is_missing, wants_tls
 from .context import CheckContext, decoded, in_ms
@@ -36,7 +36,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     """Whether there are credentials, and whether they can be read."""
     http = ctx.http
     try:
-        applied = creds.apply(http.identity.credentials)
+        applied = apply(http.identity.credentials)
     except AuthenticationError as exc:
         return failed(ctx.redact.foreign(exc), "no request is sent without them")
     kind = http.describe().credentials

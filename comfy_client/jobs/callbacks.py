@@ -44,7 +44,7 @@ _RECOUNT: Final = 2.0
 Call = Callable[..., object]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Callbacks:
     """What is called as a prompt goes on: see :meth:`ComfyApi.run`."""
 

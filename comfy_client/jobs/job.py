@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -26,23 +26,16 @@ from ..events import (
     PreviewEvent,
 )
 from ..routes import Routes
-from ..showing.cells import shown
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
-from .cancel import cancel
-from .describe import (
-    JobProgress,
-    JobSnapshot,
-    elapsed,
-    progress_of,
-    queue_position,
-    why,
-)
 from .outcomes import JobStatus, status_of
 from .poller import Poller
 from .result import Result
 from .state import JobState
 from .tracked import Tracked
+
+if TYPE_CHECKING:
+    from .describe import JobProgress
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -195,6 +188,8 @@ class Job(Future[Result]):
             NotSupported: It is running, and this server might stop another prompt instead.
             ComfyError: The server did not answer, or refused; the prompt may keep running.
         """
+        from .cancel import cancel
+
         return not self.done() and cancel(self._tracked, self._poller, self.done, force=force)
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
@@ -324,11 +319,15 @@ class Job(Future[Result]):
         0: it is running, or next.  ``None``: unknown, or it has ended.  The socket says how many
         prompts there are in all; a request for the queue now and then shows which are before it.
         """
+        from .describe import queue_position
+
         return None if self.done() else queue_position(self._tracked.state, self._poller.tracker)
 
     @property
     def progress(self) -> JobProgress:
         """The progress of the prompt; without a socket, only what the queue shows."""
+        from .describe import JobProgress, elapsed, progress_of
+
         state = self._tracked.state
         if not self.done():
             return progress_of(state, self._poller.tracker.times)
@@ -341,6 +340,8 @@ class Job(Future[Result]):
         ``pending, 3 ahead; running: KSampler 12/20; last news 2.1 s ago by socket, reconnected
         once``.
         """
+        from .describe import elapsed, why
+
         status = self.status
         if not self.done():
             return why(self._tracked.state, status, self._poller)
@@ -356,6 +357,8 @@ class Job(Future[Result]):
         ``result`` and ``error``, as the guide (``json.rst``) says.  Sends no request.
         """
         error = super().exception(0) if self.done() else None
+        from .describe import JobSnapshot
+
         return JobSnapshot(
             prompt_id=self.prompt_id,
             status=self.status,
@@ -375,6 +378,8 @@ class Job(Future[Result]):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
+
         return shown(self, lambda: _markup(self))
 
 

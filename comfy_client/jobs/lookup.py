@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import models
 from ..models._base import mapping
@@ -51,9 +51,10 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
     return named or marked
 
 
-_Record = models.QueueItem | models.HistoryEntry
-#: What makes records of a decoded answer.
-_Read = Callable[[Any], Sequence[_Record]]
+if TYPE_CHECKING:
+    _Record: TypeAlias = models.QueueItem | models.HistoryEntry
+    #: What makes records of a decoded answer.
+    _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
 
 
 def _waiting(found: object) -> list[models.QueueItem]:

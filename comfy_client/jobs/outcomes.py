@@ -23,12 +23,12 @@ from ..events import (
     execution_interrupted,
     execution_success,
 )
-from ..models import HistoryEntry
 from ..sealing import is_secret_name
 from ..workflow import class_of, title_of
 from ..workflow.graph import describe
 
 if TYPE_CHECKING:
+    from ..models import HistoryEntry
     from ..recording.secrets import Secrets
 
 #: The node whose pictures are outputs, though they come like previews.

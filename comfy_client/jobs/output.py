@@ -16,22 +16,20 @@ import attrs
 
 from ..errors import WorkflowError
 from ..routes.files import IN_MEMORY, FileRoutes
-from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline
 from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
-from ..transport.parallel import in_parallel
 from ..transport.response import Download
-from ..upload import Upload
 from ..workflow import Workflow, class_of, title_of
-from ..workflow.address import input_named
 from ..workflow.graph import as_link, brief, inputs_of
 from ..workflow.seeds import seed_before
-from .names import Values, is_template, local_paths
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
+
+    from ..upload import Upload
+    from .names import Values
 
 _MEDIA: Final = {
     "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
@@ -76,6 +74,7 @@ class Output(AsDict, ABC):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
         from .gallery import gallery
 
         return shown(self, lambda: gallery((self,)))
@@ -143,6 +142,8 @@ class Output(AsDict, ABC):
         workflow is submitted.  A loader of a custom node that looks into the server's input folder
         only needs a copy there: ``Upload(image, "name.png")``.
         """
+        from ..upload import Upload
+
         return Upload(self)
 
     @abstractmethod
@@ -248,6 +249,8 @@ class Output(AsDict, ABC):
         The file appears only when it is complete, byte for byte as the server has it.  If the
         connection is cut, the rest is fetched once more, provided that the file is the same.
         """
+        from .names import is_template, local_paths
+
         if is_template(path):
             rule = rule_for(if_exists, "number")
             [target] = local_paths(path, [(name_values(self), self.filename)])
@@ -393,6 +396,8 @@ def name_values(output: Output, **more: object) -> Values:
 
 
 def _input_value(graph: Mapping[str, Any], name: str) -> object:
+    from ..workflow.address import input_named
+
     node_id, field = input_named(graph, name)
     value = inputs_of(graph, node_id)[field]
     if as_link(value):
@@ -402,6 +407,8 @@ def _input_value(graph: Mapping[str, Any], name: str) -> object:
 
 def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
     """Write each to its path, several at a time; an error ends all that are not whole."""
+    from ..transport.parallel import in_parallel
+
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
 
@@ -416,6 +423,8 @@ def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
     def exists(same: list[Output]) -> bool:
         left = deadline.left()
         return same[0].exists(timeout=None if left == math.inf else left)
+
+    from ..transport.parallel import in_parallel
 
     groups = list(by_place.values())
     found = in_parallel(exists, groups)

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import (
     ApiError,
@@ -25,16 +25,18 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import was_started
-from ..models import HistoryEntry
 from ..routes import Routes
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, read_timeout
 from ..transport.failures import is_away
 from .lookup import find
-from .snapshot import QueueSnapshot
 from .state import Outcome
 from .tracked import Tracked, WakeUp
 from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from ..models import HistoryEntry
+    from .snapshot import QueueSnapshot
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -202,6 +204,8 @@ class Poller:
             trouble = _refusal(exc)
             if trouble is None:
                 raise
+        from .snapshot import QueueSnapshot
+
         with contextlib.suppress(ComfyError):  # that it is empty, ``GET /prompt`` knows as well
             if routes.poll_status(self.timing.question).queue_remaining == 0:
                 return QueueSnapshot(running=(), pending=()), trouble

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -21,7 +21,9 @@ from ..routes import Routes
 from ..timing import Timing
 from ..transport.failures import is_away
 from ..transport.websocket import Connection, State
-from .snapshot import QueueSnapshot
+
+if TYPE_CHECKING:
+    from .snapshot import QueueSnapshot
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -64,6 +66,8 @@ class QueueMonitor:
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs else None
         if snapshot is None:
+            from .snapshot import QueueSnapshot
+
             queue = routes.get_queue()
             snapshot = QueueSnapshot(
                 running=tuple(item.prompt_id for item in queue.running),
@@ -108,6 +112,8 @@ class QueueMonitor:
         # What is in a state that nobody knows is there all the same.
         waiting = [job for job in page.jobs if job.status not in ("in_progress", *_ENDED)]
         waiting.sort(key=_place)
+        from .snapshot import QueueSnapshot
+
         return QueueSnapshot(
             running=tuple(job.id for job in running), pending=tuple(job.id for job in waiting)
         )

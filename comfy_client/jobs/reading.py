@@ -20,7 +20,7 @@ from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Source:
     """What a workflow may ask the server until a deadline."""
 

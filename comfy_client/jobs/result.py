@@ -11,15 +11,12 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from ..errors import WorkflowError
-from ..nearest import nearest
 from ..routes.files import FileRoutes
-from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..transport.files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
 from ..workflow.graph import brief
-from .names import is_template, local_paths
 from .output import Output, OutputFile, OutputFrame, missing, name_values, save_all
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
@@ -28,7 +25,7 @@ MOST_NAME: Final = 4096
 _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Outputs(AsDict):
     """The common base of results and their nodes, which explain the fields."""
 
@@ -121,6 +118,9 @@ class _Outputs(AsDict):
 
         Other errors are those of :meth:`Output.bytes`; files that are complete by then stay.
         """
+
+        from .names import is_template, local_paths
+
         rule = rule_for(if_exists, "number")
         if is_template(path):
             named = [(name_values(item, index=n), item.filename) for n, item in enumerate(self)]
@@ -175,6 +175,8 @@ class NodeOutput(_Outputs):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
+
         return shown(self, self._gallery)
 
     def _gallery(self) -> str:
@@ -196,6 +198,8 @@ def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
             raise WorkflowError(
                 f"{name!r} means the nodes {', '.join(ids)}; say which by id", candidates=ids
             )
+    from ..nearest import nearest  # for errors
+
     names = tuple(node.title or node.class_type or node.node_id for node in nodes.values())
     raise WorkflowError(
         f"no output of a node {name!r}; there are outputs of: {', '.join(names) or 'none'}",
@@ -299,6 +303,8 @@ class Result(_Outputs):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
+
         return shown(self, self.gallery)
 
     def gallery(self, timeout: float = 10.0) -> str:

@@ -24,13 +24,12 @@ from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow
-from .callbacks import Callbacks, deliver
+from .callbacks import Callbacks, deliver, wait
 from .existence import announced
 from .job import Job, Limits, OnInterrupt, cancelling
 from .result import NodeOutput, Result
 from .submit import submit
 from .waiting import Waiting
-from .watching import wait_watched
 
 #: Names under which pictures come of what is being made.
 PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
@@ -185,6 +184,10 @@ class Running(Waiting):
                 resubmit=resubmit,
                 **options,
             )
+            if screen == "none":
+                return wait(job, limits, callbacks)
+            from .watching import wait_watched  # most programs show nothing
+
             return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
 
     def submit(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -38,11 +38,12 @@ from ..events import (
     ProgressText,
     body_of,
 )
-from ..models.queue import prompt_record
 from ..timing import Timing
 from ..workflow import class_of, sinks
 from .outcomes import SENDER, deleted, failure_event, lost, sends_pictures, success
-from .snapshot import QueueSnapshot
+
+if TYPE_CHECKING:
+    from .snapshot import QueueSnapshot
 
 Outputs = Mapping[str, Mapping[str, Any]]
 
@@ -82,15 +83,10 @@ class Outcome:
 Counted = Literal["submitted", "attached", "before"]
 
 
-@attrs.define(eq=False, repr=False)
+# Not of attrs, to which a class of so many fields is a tenth of the import.
 class JobState:
     """What is known of a prompt; whoever changes it holds the lock of the ``Tracker``."""
 
-    prompt_id: str
-    graph: Mapping[str, Any]  #: In API format; empty until it is known.
-    share: Share  #: Of the client's memory, until it is decided.
-    timing: Timing = attrs.field(factory=Timing)
-    node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     # Its submission.
     posted_at: float = 0.0
     accepted_at: float | None = None
@@ -111,12 +107,9 @@ class JobState:
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
     targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
-    output_names: Mapping[str, str] = attrs.field(factory=dict)  #: Of nodes, given by a template.
     cached: frozenset[str] | None = None
     node: str | None = None  #: Runs now.
     node_since: float = 0.0
-    spent: dict[str, float] = attrs.field(factory=dict)  #: Seconds, by node.
-    visited: set[str] = attrs.field(factory=set)  #: Ran, or runs.
     step: Progress | None = None
     states: ProgressState | None = None
     fraction: float = 0.0
@@ -124,10 +117,6 @@ class JobState:
     wants_previews: bool = False
     sampled: bool = False
     previewed: bool = False
-    # What it left.
-    outputs: dict[str, Mapping[str, Any]] = attrs.field(factory=dict)
-    reported: set[str] = attrs.field(factory=set)
-    frames: list[tuple[str, str, memoryview]] = attrs.field(factory=list)
     # Its end.
     end_event: EndEvent | None = None  #: Which receivers have had, or are about to have.
     ended: bool = False  #: The socket itself has said so.
@@ -138,7 +127,6 @@ class JobState:
     awaits_history: bool = False  #: The end was reported; only the record is wanted.
     counted: Counted | None = None  #: In which sum of the ledger it is.
     start_logged: bool = False
-    remarks: deque[str] = attrs.field(factory=deque)  #: Logged where its end is waited for.
     # When to ask about it.
     check_at: float = float("inf")
     wanted_at: float = 0.0  #: When somebody last wanted to know.
@@ -146,6 +134,22 @@ class JobState:
     missed_at: float | None = None
     late_since: float = 0.0  #: Since when history knows more than the socket.
     refusals: int = 0
+
+    def __init__(
+        self, prompt_id: str, graph: Mapping[str, Any], share: Share, timing: Timing
+    ) -> None:
+        self.prompt_id = prompt_id
+        self.graph = graph  #: In API format; empty until it is known.
+        self.share = share  #: Of the client's memory, until it is decided.
+        self.timing = timing
+        self.node_errors: Mapping[str, Any] = {}
+        self.output_names: Mapping[str, str] = {}  #: Of nodes, given by a template.
+        self.remarks: deque[str] = deque()  #: Logged where its end is waited for.
+        self.spent: dict[str, float] = {}  #: Seconds, by node.
+        self.visited: set[str] = set()  #: Nodes that ran, or run.
+        self.outputs: dict[str, Mapping[str, Any]] = {}
+        self.reported: set[str] = set()
+        self.frames: list[tuple[str, str, memoryview]] = []
 
     def elapsed(self, now: float) -> float | None:
         """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
@@ -414,6 +418,8 @@ class JobState:
             self.cached = frozenset(entry.cached_nodes)
         # History is authoritative; what only events brought is kept beside it.
         outputs = {**self.outputs, **entry.outputs}
+        from ..models.queue import prompt_record  # events do without
+
         targets = prompt_record(entry.raw.get("prompt"), "prompt").outputs
         event = success(self.prompt_id, recovered=True)
         return self._success(event, outputs, link, targets=targets)

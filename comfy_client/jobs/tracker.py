@@ -171,7 +171,8 @@ class Tracker:
     def new(self, prompt_id: str, graph: Mapping[str, Any]) -> Tracked:
         """A prompt that is not in the registry yet."""
         share = Share(self.budget)
-        state = JobState(prompt_id, graph, share, self.timing, news_at=time.monotonic())
+        state = JobState(prompt_id, graph, share, self.timing)
+        state.news_at = time.monotonic()
         return Tracked(state, JobEvents(self.budget))
 
     def waiter(self, prompt_id: str) -> Waiter | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ..errors import JobTimeout
-from ..models import Device
 from ..routes.prompts import AnyWorkflow
 from ..workflow.edit import as_workflow
 from ..workflow.files import files_in
 from ..workflow.seeds import wants_seeds
-from .existence import check_existence
 from .job import SLICE, Job, Limits, wait_for_one
 from .poller import Poller
 from .reading import Reading
 from .submit import attach
+
+if TYPE_CHECKING:
+    from ..models import Device
 
 
 class Waiting(Reading):
@@ -58,6 +60,8 @@ class Waiting(Reading):
             graph = {}  # the server's has those that were drawn, and the names of files
         names = {} if known is None else known.output_names
         if must_exist:
+            from .existence import check_existence
+
             check_existence(self._poller, prompt_id)
         return attach(self, self._poller, prompt_id, graph, output_names=names)
 

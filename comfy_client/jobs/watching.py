@@ -29,9 +29,7 @@ def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
     """:func:`wait`, with a bar on the screen."""
-    if surface == "none":
-        return wait(job, limits, callbacks)
-    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
+    from ..showing.bars import Ticker, make_bar  # drawing takes a while to import
 
     facts = {"prompt_id": job.prompt_id, "prompt_event": "progress"}
     bar = make_bar(surface, f"prompt {job.prompt_id}", **facts)

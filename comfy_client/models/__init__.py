@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .jobs import JobInfo, JobPage
     from .models import ModelFile, ModelFolder
     from .nodes import GlobalSubgraph, NodeDef, NodeReplacement, SamplerInfo, combo_options
-    from .queue import Queue, QueuedPrompt, QueueItem, QueueStatus
+    from .prompts import QueuedPrompt, QueueStatus
+    from .queue import Queue, QueueItem
     from .system import Device, Features, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
 
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 #: What most scripts want comes first.
-_MODULES = ("queue", "history", "system", "nodes", "files", "jobs", "models", "users")
+_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "models", "users")
 
 
 if not TYPE_CHECKING:  # or any name would pass a type checker

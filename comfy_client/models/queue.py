@@ -8,10 +8,9 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from ..errors import UnexpectedResponse
-from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..values import identifier, number, sequence
-from ._base import build, items, mapping
+from ._base import items, mapping
 
 #: Prompts that a notebook shows.
 _MOST_SHOWN: Final = 50
@@ -47,50 +46,6 @@ def prompt_record(data: object, what: str) -> PromptRecord:
         mappings[1] if len(mappings) > 1 else {},
         (sequence(lists[0], identifier) or ()) if lists else (),
     )
-
-
-@attrs.frozen
-class QueueStatus(AsDict):
-    """The length of the queue, from ``GET /prompt``.
-
-    Attributes:
-        queue_remaining: How many prompts of all clients are pending or running.
-        raw: The JSON object as received.
-    """
-
-    queue_remaining: int
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
-
-    @classmethod
-    def from_json(cls, data: object) -> QueueStatus:
-        """From ``{"exec_info": {"queue_remaining": 0}}``."""
-        return build(cls, mapping(data, "QueueStatus").get("exec_info"))
-
-
-@attrs.frozen
-class QueuedPrompt(AsDict):
-    """The server's receipt for a prompt, from ``POST /prompt``.
-
-    Attributes:
-        prompt_id: The id of the prompt.
-        number: Its priority in the queue, low first; ``None`` if the server did not say.
-        node_errors: Why some outputs will *not* run, by node id; empty: all run.  A server accepts
-            a prompt if at least one output is valid.
-        raw: The JSON object as received.
-    """
-
-    prompt_id: str
-    number: float | None = None
-    node_errors: Mapping[str, Any] = attrs.field(factory=dict)
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
-
-    @classmethod
-    def from_json(cls, data: object) -> QueuedPrompt:
-        """From the answer; early servers give ``node_errors`` as an empty list."""
-        given = mapping(data, "QueuedPrompt").get("prompt_id")
-        if identifier(given) != given:  # with another id one would ask for another prompt
-            raise UnexpectedResponse("QueuedPrompt: what it gives as prompt_id is none")
-        return build(cls, data)
 
 
 @attrs.frozen
@@ -161,6 +116,8 @@ class Queue(AsDict):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
+
         return shown(self, self._markup)
 
     def _markup(self) -> str:

@@ -15,17 +15,15 @@ import attrs
 
 from .. import models
 from ..errors import NotFound, NotSupported
-from ..models.files import unambiguous
 from ..transport.deadline import Deadline
 from ..transport.files import IfExists, target_path, write_atomically
 from ..transport.http import MAX_TRANSFER, Download, Response
-from ..transport.multipart import OnProgress
-from ..transport.remote_file import RemoteFile
 from ..transport.url import parse_host
-from ..upload import AnyFile, Upload, named_by
 from ._base import RouteGroup, facts_of
 
 if TYPE_CHECKING:
+    from ..transport.multipart import OnProgress
+    from ..upload import AnyFile, Upload
     from .sending import Sending, Sent
 
 FolderType = Literal["input", "output", "temp"]
@@ -146,6 +144,8 @@ class FileRoutes(RouteGroup):
             RequestTimeout: See ``timeout``; the server may have stored the file or not.
             UnexpectedResponse: The URL leads to no file, or beyond one of these limits.
         """
+        from ..upload import Upload  # many programs send no files
+
         sending = self._sending(type, overwrite, timeout, on_progress)
         upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
         return self._own(upload, sending) or sending.send(upload)
@@ -184,6 +184,7 @@ class FileRoutes(RouteGroup):
             ApiError: One of the two is no image, or their sizes differ (500).
         """
         from ..pictures import encoded, is_picture  # few programs send one
+        from ..upload import Upload, named_by
 
         sending = self._sending(type, overwrite, timeout, on_progress)
         mask = encoded(file, as_mask=True) if is_picture(file) else file
@@ -314,6 +315,8 @@ class FileRoutes(RouteGroup):
 
         Other errors are those of :meth:`get_image`; they may also come while the file is read.
         """
+        from ..transport.remote_file import RemoteFile
+
         params = _view_params(self._named_by(info) if isinstance(info, str) else info)
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
 
@@ -412,10 +415,12 @@ def _view_params(
         # An upload says "name" where an output says "filename".
         name = info.get("filename", info.get("name"))
         subfolder, kind = info.get("subfolder"), info.get("type")
-    elif isinstance(info, models.UploadedImage):  # whose name is no other's, whatever it ends in
-        name, subfolder, kind = unambiguous(info.name, info.type), info.subfolder, info.type
     elif hasattr(info, "filename"):
         name, subfolder, kind = info.filename, info.subfolder, info.type
+        if name.endswith("]") and isinstance(info, models.UploadedImage):
+            from ..models.files import unambiguous
+
+            name = unambiguous(name, info.type)  # it is no other's, whatever it ends in
     else:
         raise TypeError(
             "a file is named by what has filename, subfolder and type (of a result, an upload), or "

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from ..transport.deadline import Deadline
-from ..upload import Upload
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.files import files_in
 from ..workflow.graph import brief, describe
 from .files import FileRoutes
+
+if TYPE_CHECKING:
+    from ..upload import Upload
 
 
 def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:

@@ -18,7 +18,6 @@ from ..errors import (
     UnexpectedResponse,
     WorkflowError,
 )
-from ..nearest import nearest
 from ..sealing import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
@@ -180,6 +179,8 @@ def _checked(
 def _check_names(options: PromptOptions) -> None:
     """At run time ``**options`` takes anything, so a typo would go unnoticed."""
     for name in options.keys() - PromptOptions.__annotations__.keys():
+        from ..nearest import nearest  # for errors
+
         likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
         hint = f"; did you mean {likely[0]!r}?" if likely else ""
         if name in _OTHERS:
@@ -313,6 +314,8 @@ def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:
     found = list(map(str, targets))
     for node_id in found:
         if node_id not in graph:
+            from ..nearest import nearest  # for errors
+
             raise WorkflowError(
                 f"partial_execution_targets: the workflow has no node with the id {node_id!r}",
                 candidates=tuple(nearest(node_id, list(graph), 3)),

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 from .. import models
 from ..errors import NotFound, NotSupported, UnexpectedResponse
 from ..models._base import texts, texts_by_name
-from ..since import who_has
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, segment
 from ..values import text
@@ -117,6 +116,8 @@ class SystemRoutes(RouteGroup):
             return self._http.json("GET", f"/internal/{route}")
         except NotFound as exc:
             # All that is asked for here exists where the route does.
+            from ..since import who_has  # for errors
+
             has_it = who_has("GET", f"/internal/{route}")
             newer = f"; {has_it} has it" if has_it else ""
             raise NotSupported(

@@ -10,7 +10,6 @@ from .. import models
 from ..errors import Conflict, NotFound
 from ..models._base import items, texts
 from ..transport.http import SMALL, segment
-from ..upload import escapes
 from ..values import text
 from ._base import RouteGroup
 
@@ -299,6 +298,8 @@ def _flag(value: bool) -> str:
 
 def _encoded(path: str) -> str:
     """A path as the server wants it: it decodes any ``%`` a second time."""
+    from ..upload import escapes
+
     if escapes(path):
         raise ValueError(f"{path!r} leads out of the user's folder")
     return path.replace("%", "%25")

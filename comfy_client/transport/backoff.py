@@ -5,10 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import attrs
 
-
-@attrs.define(eq=False, repr=False)
 class Backoff:
     """Exponential backoff: each pause may be longer than the one before, up to a cap.
 
@@ -21,12 +18,20 @@ class Backoff:
         failures: How many pauses there were since the last reset.
     """
 
-    first: float
-    cap: float
-    factor: float = 2.0
-    jitter: float = 1.0
-    uniform: Callable[[float, float], float] = random.uniform
-    failures: int = attrs.field(default=0, init=False)
+    def __init__(
+        self,
+        first: float,
+        cap: float,
+        factor: float = 2.0,
+        jitter: float = 1.0,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.first = first
+        self.cap = cap
+        self.factor = factor
+        self.jitter = jitter
+        self.uniform = uniform
+        self.failures = 0
 
     @property
     def longest(self) -> float:

@@ -17,7 +17,7 @@ import json
 import logging
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..budget import LEAST
@@ -58,8 +58,7 @@ _IN_MEMORY = 24
 #: many bytes for each of these signs.  States come all the time, and the newest takes their place.
 _COUNTED = {"execution_cached": (_NO_MATTER, ",", 200), "progress_state": (1 << 16, "{", 200)}
 _OTHERS = (_NO_MATTER, "", 0)
-#: As ``json.loads``, which looks at its arguments each time.
-_loads: Callable[[str], Any] = json.JSONDecoder().decode
+_decoder: Final = json.JSONDecoder()
 
 #: Type, and by it a format or a size.
 _HEAD = struct.Struct(">II")
@@ -87,7 +86,8 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
     :data:`SKIPPED` when it may be, but would take more than ``most`` bytes or nests too deep.
     """
     said = str(data, "utf-8", "replace")
-    nbytes = LEAST + _IN_MEMORY * len(said)
+    length = len(said)
+    nbytes = LEAST + _IN_MEMORY * length
     if nbytes > most and (nbytes := _size(said)) > most:
         log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
         return SKIPPED
@@ -99,7 +99,7 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
     except ValueError:
         log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
         return ()
-    if len(said) > _NO_MATTER and _is_deep(said, message):
+    if length > _NO_MATTER and _is_deep(said, message):
         log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
         return SKIPPED
     kind = message.get("type") if isinstance(message, dict) else None
@@ -107,9 +107,10 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
         log.debug("skipped a message of %d bytes without a type", len(data))
         return ()
     payload = message.get("data")
-    least, sign, each = _COUNTED.get(kind, _OTHERS)
-    if len(said) > least:
-        nbytes = _size(said) + (each and each * said.count(sign))
+    if length > _NO_MATTER:
+        least, sign, each = _COUNTED.get(kind, _OTHERS)
+        if length > least:
+            nbytes = _size(said) + (each and each * said.count(sign))
     read = FROM_SERVER.get(kind)
     if read is None or not isinstance(payload, Mapping):
         return (unknown(identifier(kind) or "", message, nbytes),)
@@ -117,6 +118,15 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
     if isinstance(event, LogsEvent):
         return (event, *_terminal(event))
     return (event,)
+
+
+def _loads(said: str) -> Any:
+    """As ``json.loads``, which looks at its arguments, and for spaces around, each time."""
+    try:
+        found, end = _decoder.raw_decode(said)
+    except ValueError:
+        return _decoder.decode(said)
+    return found if end == len(said) else _decoder.decode(said)
 
 
 def _size(said: str) -> int:

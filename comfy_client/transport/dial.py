@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 import attrs
 import websocket
 
-from ..credentials import BasicCredentials
 from ..errors import (
     AuthenticationError,
     ComfyError,
@@ -410,6 +409,8 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if parts.username is not None:
+        from ..credentials import BasicCredentials
+
         pair = BasicCredentials(unquote(parts.username), unquote(parts.password or ""))
         lines.append(f"Proxy-Authorization: {pair.headers()['Authorization']}")
     what = f"the proxy {parts.hostname} on the way"

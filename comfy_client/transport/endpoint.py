@@ -23,6 +23,7 @@ class Endpoint:
 
     Attributes:
         address: Where it is.
+        base: The URL below which all routes are.
         session: The Session with the connections; a fork has its own.
         is_own_session: Whether we made it, and so close it.
         given_proxies: ``proxies`` as the user gave them.
@@ -38,6 +39,7 @@ class Endpoint:
         session: requests.Session | None = None,
     ) -> None:
         self.address = address
+        self.base: str = address.http_url
         self.is_own_session: bool = session is None
         self.session: requests.Session = new_session() if session is None else session
         if session is not None:

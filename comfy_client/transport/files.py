@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,11 +28,9 @@ MAX_NAME: Final = 200
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Of these, letters of many scripts and parts of emoji are joined, or kept apart, by two.
 _JOINERS: Final = "\u200c\u200d"
-_FORBIDDEN = re.compile(r'[<>:"|?*]')
+_FORBIDDEN: Final = r'[<>:"|?*]'
 # Windows opens a device by these names, whatever the ending.
-_DEVICE = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|$)", re.IGNORECASE
-)
+_DEVICE: Final = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|$)"
 
 
 def safe_name(name: str) -> str:
@@ -45,9 +42,9 @@ def safe_name(name: str) -> str:
     """
     name = re.split(r"[/\\]", name)[-1]
     name = "".join(c for c in name if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE)
-    name = _FORBIDDEN.sub("_", name)
+    name = re.sub(_FORBIDDEN, "_", name)
     name = _shortened(name.lstrip(". ").rstrip(". "))
-    if _DEVICE.match(name):
+    if re.match(_DEVICE, name, re.IGNORECASE):
         name = f"_{name}"
     return name or "file"
 
@@ -138,6 +135,8 @@ def write_atomically(
     if if_exists == "overwrite" and target.is_dir():
         raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
+    import secrets  # not before a file is written
+
     part = target.parent / f".{secrets.token_hex(8)}.part"
 
     def drop() -> None:

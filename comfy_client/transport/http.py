@@ -20,17 +20,15 @@ from urllib.parse import quote
 
 import requests
 
-from .. import credentials as creds
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
 from ..stats import Traffic
-from ..upload import opened
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
+from .applied import as_sent, check_headers
 from .deadline import Deadline
 from .endpoint import Endpoint
-from .identity import Description, Identity, Params, Request, query
-from .multipart import Form, OnProgress
+from .identity import Identity, Params, Request, query
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import resumed
@@ -38,7 +36,10 @@ from .sender import Sender, body_length
 from .url import Address
 
 if TYPE_CHECKING:
+    from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
+    from .description import Description
+    from .multipart import OnProgress
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
@@ -101,7 +102,7 @@ class Http:
         self,
         address: Address,
         *,
-        credentials: creds.AnyCredentials | None = None,
+        credentials: AnyCredentials | None = None,
         user: str | None = None,
         timeout: float | tuple[float, float] = (5.0, 60.0),
         verify: bool | str | os.PathLike[str] = True,
@@ -215,8 +216,8 @@ class Http:
         extra: dict[str, str | bytes] = {}
         if headers:
             headers = sealed_headers(headers)
-            creds.check_headers(headers, "the given")
-            extra = creds.as_sent(headers)
+            check_headers(headers, "the given")
+            extra = as_sent(headers)
         body = data
         if not isinstance(json, _Unset):
             text = jsonlib.dumps(json, allow_nan=False, separators=(",", ":"))
@@ -344,12 +345,9 @@ class Http:
                 raise unexpected(self._beginning(response, deadline), "a file")
             if not _is_file(response.status_code, response.headers, start):
                 raise _no_file(self._sender.answer(response, b""))
-            yield Download(
-                response.status_code,
-                response.headers,
-                body_length(response),
-                self._sender.chunks(response, deadline),
-            )
+            length = body_length(response)
+            chunks = self._sender.chunks(response, length, deadline)
+            yield Download(response.status_code, response.headers, length, chunks)
 
     def upload(
         self,
@@ -368,6 +366,9 @@ class Http:
         for the client's own timeout, or if the server has all data and does not answer in that
         time, plus one second for each 10 MB, which it has to store.
         """
+        from ..upload import opened  # many programs send no files
+        from .multipart import Form
+
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size, on_progress)

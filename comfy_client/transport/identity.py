@@ -15,15 +15,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import attrs
 import requests
 
-from .. import credentials as creds
 from ..sealing import is_secret_name
 from ..values import is_small
+from .applied import NOTHING, Applied, apply, as_sent, check, check_headers
 from .endpoint import Endpoint
-from .multipart import Form
+from .pool import Headers
 
 if TYPE_CHECKING:
+    from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
     from ..recording.secrets import Secrets
+    from .description import Description
+    from .multipart import Form
 
 Value = str | int | float | None
 #: A query: a name may stand for several values, and what is ``None`` is left out.
@@ -49,28 +52,6 @@ class Request:
     body: bytes | Form | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
-class Description:
-    """What a client sends, and where to, without a secret.
-
-    Attributes:
-        url: The server.
-        user: The user that requests name; ``None`` for none.
-        credentials: The kind of credentials; ``None`` for none.
-        sent: Names of what went along to prove who we are: headers, ``?parameters=``, and what a
-            given Session adds.
-        sends_origin: Whether a header says ``Origin``, which a ComfyUI compares with its host.
-        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
-    """
-
-    url: str
-    user: str | None
-    credentials: str | None
-    sent: tuple[str, ...]
-    sends_origin: bool
-    has_api_prefix: bool | None
-
-
 class Identity:
     """Adds credentials, user and headers to requests of one server, and knows what is secret.
 
@@ -84,15 +65,17 @@ class Identity:
         self,
         endpoint: Endpoint,
         *,
-        credentials: creds.AnyCredentials | None = None,
+        credentials: AnyCredentials | None = None,
         user: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        creds.check(credentials)
-        creds.check_headers(headers or {}, "the given")
-        creds.check_headers({"Comfy-User": user or ""}, "the")
+        check(credentials)
+        check_headers(headers or {}, "the given")
+        check_headers({"Comfy-User": user or ""}, "the")
         if isinstance(credentials, tuple):  # whose repr would show it
-            credentials = creds.BasicCredentials(*credentials)
+            from ..credentials import BasicCredentials
+
+            credentials = BasicCredentials(*credentials)
         self.credentials = credentials
         self.user = user
         self.recorder: Recorder | None = None
@@ -103,13 +86,13 @@ class Identity:
         # handler may send a request, too.
         self._lock = threading.RLock()
         self._template: requests.PreparedRequest | None = None
-        self._applied = creds.NOTHING
+        self._applied = NOTHING
 
     # -- what is sent --------------------------------------------------------------------
 
     def refresh(self) -> bool:
         """Ask for the credentials anew; whether they changed."""
-        applied = creds.apply(self.credentials)
+        applied = apply(self.credentials)
         with self._lock:
             changed = applied != self._applied
             if changed and self._template is not None:
@@ -135,7 +118,7 @@ class Identity:
         session, body = self._endpoint.session, request.body
         prepared = requests.PreparedRequest()
         prepared.method = request.method
-        prepared.url = self._endpoint.address.http_url + path + query(request.params)
+        prepared.url = self._endpoint.base + path + query(request.params)
         fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
         if fixed:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
@@ -163,7 +146,7 @@ class Identity:
         asked = (request.url or "").partition("?")[2]
         return f"{self._endpoint.address.ws_url}{route}?{asked}", headers
 
-    def _prepare(self, applied: creds.Applied) -> requests.PreparedRequest:
+    def _prepare(self, applied: Applied) -> requests.PreparedRequest:
         """What all requests share, merged with the Session's own settings once."""
         session = self._endpoint.session
         headers = {"Comfy-User": self.user} if self.user else {}
@@ -183,11 +166,12 @@ class Identity:
         if "cookie" not in given:  # cookies of the jar change, so each request adds them
             template.headers.pop("Cookie", None)
         # Bytes are sent as they are; the stubs have no types for hooks.
-        template.headers.update(creds.as_sent(template.headers))  # type: ignore[arg-type]
+        template.headers.update(as_sent(template.headers))  # type: ignore[arg-type]
         template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
+        template.headers = Headers(template.headers)
         return template
 
-    def _warn_of_open_password(self, applied: creds.Applied) -> None:
+    def _warn_of_open_password(self, applied: Applied) -> None:
         address = self._endpoint.address
         is_open = address.scheme == "http" and not address.is_loopback
         if is_open and (applied.headers or applied.query) and address.netloc not in warned:
@@ -203,11 +187,15 @@ class Identity:
     @property
     def has_secrets(self) -> bool:
         """Whether there is anything secret, which no pickle carries."""
-        named = isinstance(self.credentials, creds.EnvCredentials)
+        from ..credentials import EnvCredentials
+
+        named = isinstance(self.credentials, EnvCredentials)
         return bool(self._headers or (self.credentials is not None and not named))
 
     def describe(self, has_api_prefix: bool | None) -> Description:
         """What is sent, and where to, without a secret; asks for no credentials."""
+        from .description import Description  # only doctor() asks
+
         session = self._endpoint.session
         names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
         given = [*self._headers, *session.headers]
@@ -363,7 +351,9 @@ def _keep_redirect(response: requests.Response, **_: Any) -> None:
 
 def _words(holder: object) -> Iterator[str]:
     """All texts in credentials of any kind, or in the ``auth`` of a Session."""
-    if isinstance(holder, creds.EnvCredentials):  # the name of the variable is no secret
+    from ..credentials import EnvCredentials
+
+    if isinstance(holder, EnvCredentials):  # the name of the variable is no secret
         value = os.environ.get(holder.variable, "")
         yield from (value, *value.split(":", 1))
         return

@@ -25,6 +25,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
+from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Retry
@@ -315,8 +316,11 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Just the path if there is no proxy."""
-        return super().request_url(request, proxies) if proxies else request.path_url
+        """Just path and query if there is no proxy."""
+        url = request.url or ""
+        if proxies or "#" in url:
+            return super().request_url(request, proxies)
+        return "/" + url.partition("://")[2].partition("/")[2]  # parsing it takes longer
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """Only what we use of it."""
@@ -346,8 +350,26 @@ class _LightResponse(requests.Response):
         self.raw.release_conn()
 
 
+class Headers(CaseInsensitiveDict[Any]):
+    """Headers that are quick to copy: each request begins with a copy of those of all."""
+
+    _store: Any  # which the class of requests has
+
+    def copy(self) -> Headers:
+        """Independent ones."""
+        made = Headers.__new__(Headers)
+        made._store = self._store.copy()
+        return made
+
+
 class _Cookies(RequestsCookieJar):
     """Cookies up to a total size; further ones are not stored."""
+
+    _cookies: Any  # which the class of http.cookiejar has
+
+    def __bool__(self) -> bool:
+        """Whether there may be any; each request asks, and to count them takes longer."""
+        return bool(self._cookies)
 
     def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:
         """Store it if there is room."""

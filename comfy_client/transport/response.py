@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,7 +22,6 @@ from ..errors import (
     UploadTooLarge,
     is_for_another,
 )
-from ..since import who_has
 
 _SHOWN = 200
 #: Characters of a text that an error keeps, and in which patterns are looked for.
@@ -37,9 +36,8 @@ _MAX_COMMAS = 100_000
 #: cut in two: more than any secret has in any spelling.
 _BEGINNING = 1 << 17
 #: What servers with TLS answer to plain HTTP: nginx, Apache, those written in Go.
-_WANTS_TLS = re.compile(
-    r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server",
-    re.IGNORECASE,
+_WANTS_TLS: Final = (
+    r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server"
 )
 
 
@@ -188,11 +186,10 @@ def route_is_missing(answer: Response) -> bool:
 
 def wants_tls(answer: Response) -> bool:
     """Whether the server says that it wants TLS."""
-    return answer.status in (400, 497) and bool(_WANTS_TLS.search(answer.words))
+    return answer.status in (400, 497) and bool(re.search(_WANTS_TLS, answer.words, re.IGNORECASE))
 
 
-@attrs.frozen(eq=False, repr=False)
-class Asker:
+class Asker(NamedTuple):
     """Who asked, for advice in errors.
 
     Attributes:
@@ -260,6 +257,8 @@ def _refusal(answer: Response, size: int | None, route: str) -> ComfyError:
             **facts,
         )
     if route_is_missing(answer):
+        from ..since import who_has  # for errors
+
         has_it = who_has(answer.method, route)
         newer = f"; {has_it} has it" if has_it else ""
         return NotSupported(f"{what}: this server has no such route ({status}){newer}", **facts)

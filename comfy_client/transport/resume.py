@@ -11,8 +11,6 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import attrs
-
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 from .backoff import Backoff
 from .failures import is_away
@@ -47,7 +45,8 @@ def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
     with contextlib.ExitStack() as body:
         first = body.enter_context(ask(start, {}))
         at = start if first.status == 206 else 0
-        yield attrs.evolve(first, chunks=_chunks(body, first, ask, at, within))
+        chunks = _chunks(body, first, ask, at, within)
+        yield Download(first.status, first.headers, first.length, chunks)
 
 
 def _chunks(

@@ -186,7 +186,7 @@ class Sender:
 
     def _send(self, request: Request, path: str, exchange: Exchange) -> requests.Response:
         prepared = self._identity.prepare(request, path)
-        url = self._endpoint.address.http_url + path
+        url = self._endpoint.base + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
         trusted = self._stale if tries == 1 else read_timeout.get()
@@ -223,7 +223,7 @@ class Sender:
         endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
         record, outer = None, sys.exception()
         if recorder is not None:
-            record = recorder.exchange(request, endpoint.address.http_url)
+            record = recorder.exchange(request, endpoint.base)
         verify, cert = endpoint.verify, endpoint.cert
         token = current.set(exchange)
         exchange.requests += 1
@@ -265,7 +265,7 @@ class Sender:
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
-            urlsplit(url).path,
+            "/" + url.partition("://")[2].partition("/")[2],
             response.status_code,
             response.raw.headers,
             content,
@@ -276,19 +276,26 @@ class Sender:
     def read(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> bytes:
         """The body; if it is longer than ``max_bytes``, only a little more than that."""
         body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
-        for chunk in self.chunks(response, deadline, decode=True):
+        for chunk in self.chunks(response, body_length(response), deadline, decode=True):
             body.write(chunk)
             if body.tell() > max_bytes:
                 break
         return body.getvalue()
 
     def chunks(
-        self, response: requests.Response, deadline: Deadline, *, decode: bool = False
+        self,
+        response: requests.Response,
+        length: int | None,
+        deadline: Deadline,
+        *,
+        decode: bool = False,
     ) -> Iterator[bytes]:
-        """The body piece by piece: never past the deadline, never silently short."""
+        """The body of that :func:`body_length` piece by piece.
+
+        Never past the deadline, never silently short.
+        """
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
-        length = body_length(response)
         got = 0
         while length is None or got < length:
             if deadline.expired:
@@ -314,7 +321,7 @@ class Sender:
                 error, cause = _short(method, url, got, length), None
             self._check_wanted()
             raise error from cause
-        if "transfer-encoding" in response.headers:
+        if not length and "transfer-encoding" in response.headers:
             response.raw.close()  # whatever follows an answer that has no body
         else:
             response.raw.drain_conn()  # nothing is left: this gives the connection back

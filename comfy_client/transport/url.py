@@ -18,7 +18,7 @@ _NO_NAME = re.compile(r"[\s%\\<>\"^`{|}]")
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].*)?")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Address:
     """Where a server is.  ``prefix`` is the path of all its routes, ``""`` for none."""
 

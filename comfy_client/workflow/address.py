@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
-from ..nearest import nearest
-from ..upload import Upload
-from .files import as_file
+from .files import as_file, is_upload
 from .graph import (
     as_link,
     brief,
@@ -51,6 +49,8 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
             f"{brief(name)} is ambiguous, address the node by its id: {_each(graph, found)}",
             candidates=tuple(found),
         )
+    from ..nearest import nearest  # for errors
+
     names_of = (of for key in graph for of in (title_of(graph, key), class_of(graph, key), key))
     known = tuple(dict.fromkeys(of for of in names_of if of))
     near = nearest(name, known)
@@ -123,6 +123,8 @@ def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
 
 def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "") -> WorkflowError:
     """What to raise for an input that a node does not have."""
+    from ..nearest import nearest  # for errors
+
     inputs = inputs_of(graph, node_id)
     near = nearest(name, inputs)
     if name == "inputs":
@@ -147,7 +149,7 @@ def checked_value(
     where = f"{describe(graph, node_id)}, input {brief(name)}"
     try:
         value = as_file(graph, node_id, name, value)
-        value = value if isinstance(value, Upload) else json_value(value)
+        value = value if is_upload(value) else json_value(value)
     except (ValueError, RecursionError) as exc:
         raise WorkflowError(f"{where}: {exc}") from None
     if isinstance(value, list):

@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import WorkflowError
 from ..sealing import sealed
 from .address import Inputs, set_inputs
-from .definitions import Definitions
 from .graph import copied, json_graph
-from .load import Readable, load_graph
-from .loras import add_lora, loras
+from .load import Prompts, Readable, read
 from .node import Node, Nodes, check_no_node
 from .seeds import draw_wanted, randomize
-from .ui_format import UiFormat
-from .wiring import remove
 
 if TYPE_CHECKING:
     from .check import CheckReport
     from .convert import Chooser
+    from .definitions import Definitions
 
 #: What :meth:`Workflow.load` takes.
 Source: TypeAlias = "Workflow | Readable"
@@ -49,7 +46,7 @@ class Workflow(Nodes):
     """
 
     output_names: dict[str, str]
-    _prompts: Mapping[tuple[str, str], str | None] | None
+    _prompts: Prompts | None
 
     def __init__(
         self,
@@ -66,10 +63,11 @@ class Workflow(Nodes):
             self.output_names = dict(source.output_names)
             self._prompts = source._prompts
         else:
-            ui_format = UiFormat(strict, dynamic_prompts, packs)
-            super().__init__(load_graph(source, definitions, ui_format))
+            graph, self._prompts = read(
+                source, definitions, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs
+            )
+            super().__init__(graph)
             self.output_names = {}
-            self._prompts = ui_format.prompts
 
     @classmethod
     def load(
@@ -189,6 +187,8 @@ class Workflow(Nodes):
             WorkflowError: Other nodes are linked to it (``candidates`` are their inputs), or no
                 such node.
         """
+        from .wiring import remove  # most programs do without
+
         remove(self._graph, self._id_of(node), force=force)
         self._refresh()
 
@@ -248,6 +248,8 @@ class Workflow(Nodes):
         It is ``lora_name`` in ComfyUI's own nodes.  Nodes of packs may load several, as
         ``lora_name_1`` or ``lora_1``.
         """
+        from .loras import loras  # most programs do without
+
         return [self._nodes[node_id] for node_id in loras(self._graph)]
 
     def add_lora(
@@ -285,6 +287,8 @@ class Workflow(Nodes):
             WorkflowError: No known loader, or several (``candidates`` are their ids); or nobody
                 takes a ``model`` from ``loader``.
         """
+        from .loras import add_lora
+
         known = None if loader is None else self._id_of(loader)
         lora = add_lora(self._graph, name, strength, clip_strength, known)
         self._refresh()
@@ -454,4 +458,4 @@ def names_of(source: Source) -> dict[str, str]:
 
 def graph_of(source: Source) -> Mapping[str, Any]:
     """The graph of a workflow, which is not to be changed; else a copy of what carries one."""
-    return source._graph if isinstance(source, Workflow) else load_graph(source)
+    return source._graph if isinstance(source, Workflow) else read(source)[0]

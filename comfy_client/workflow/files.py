@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-from ..upload import Upload, is_file
-from .graph import class_of, inputs_of
+from .graph import JSON_TYPES, class_of, inputs_of
+
+if TYPE_CHECKING:
+    from ..upload import Upload
 
 #: The inputs of ComfyUI's own loaders that name a file of the server.
 _LOADERS: Final = {
@@ -35,17 +37,32 @@ def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> An
     if isinstance(value, str):
         if _LOADERS.get(class_of(graph, node_id) or "") != name:
             return value
-        if re.match("data:|https?://", value, re.IGNORECASE):
-            return Upload(value)
+        if not re.match("data:|https?://", value, re.IGNORECASE):
+            return value
+        from ..upload import Upload  # most programs send no files
+
+        return Upload(value)
+    if type(value) in JSON_TYPES:
         return value
     ref = getattr(value, "ref", None)
     if isinstance(ref, str):
         return ref
+    from ..upload import Upload, is_file
+
     if not is_file(value):
         return value
     if name.endswith("_name"):
         raise ValueError(f"{value!r:.100} is no name of a model that the server has")
     return Upload(value)
+
+
+def is_upload(value: object) -> TypeGuard[Upload]:
+    """Whether it is a file that is still to be sent."""
+    if type(value) in JSON_TYPES:
+        return False
+    from ..upload import Upload  # most programs send no files
+
+    return isinstance(value, Upload)
 
 
 def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
@@ -54,5 +71,5 @@ def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
         (node_id, name): value
         for node_id in graph
         for name, value in inputs_of(graph, node_id).items()
-        if isinstance(value, Upload)
+        if type(value) not in JSON_TYPES and is_upload(value)
     }

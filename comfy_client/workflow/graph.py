@@ -6,14 +6,16 @@ import math
 import os
 import reprlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..errors import WorkflowError
 from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
-from ..upload import Upload, instead_of, is_file
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
+#: Types of what JSON has.
+JSON_TYPES: Final = _SCALARS | {float, dict, list, tuple}
+_PLAIN: Final = _SCALARS | {float}
 _LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'
 
 _repr = reprlib.Repr()
@@ -140,12 +142,13 @@ def free_id(taken: Container[str], after: int = 0) -> int:
 
 def copied(value: Any) -> Any:
     """A copy of a JSON value, tuples as lists; what JSON does not have is kept as it is."""
-    if value is None or isinstance(value, (str, int, float)):  # nearly all, and quick to see
-        return value
+    # Most values are of these types, and looking is quicker than asking for a copy.
     if isinstance(value, (list, tuple)):
-        return [copied(inner) for inner in value]
+        return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
     if isinstance(value, Mapping):
-        return {key: copied(inner) for key, inner in value.items()}
+        return {
+            key: inner if type(inner) in _PLAIN else copied(inner) for key, inner in value.items()
+        }
     return value
 
 
@@ -354,6 +357,8 @@ def json_value(value: Any) -> Any:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")
         return {key: json_value(inner) for key, inner in value.items()}
+    from ..upload import Upload, instead_of, is_file  # few workflows have anything but JSON
+
     if isinstance(value, Upload):
         raise ValueError(
             f"{value!r} is sent when the workflow is submitted, and JSON cannot carry it; to save "

@@ -8,13 +8,23 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, TextIO, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Final,
+    Protocol,
+    TextIO,
+    TypeAlias,
+    runtime_checkable,
+)
 
 from ..errors import WorkflowError
-from .definitions import Definitions
-from .files import as_file
-from .graph import brief, copied, describe, json_link, shorten
-from .ui_format import UiFormat
+from .graph import JSON_TYPES, brief, copied, describe, json_link, shorten
+
+if TYPE_CHECKING:
+    from .convert import Chooser
+    from .definitions import Definitions
 
 #: Bytes of JSON that are read.  No workflow has so many.
 MAX_JSON: Final = 64 << 20
@@ -22,10 +32,6 @@ MAX_JSON: Final = 64 << 20
 _ENOUGH: Final = 1 << 16
 #: What JSON may have before its first bracket: marks of its encoding, zeros of UTF-16, spaces.
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
-
-
-#: Types of what JSON has.
-_JSON: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
 
 
 class HasGraph(Protocol):
@@ -68,23 +74,44 @@ class OpensImages(Protocol):
 
 #: Attributes that hold a graph.
 _GRAPHS: Final = ("graph", "workflow")
-#: What :func:`load_graph` reads.
+#: Inputs that are prompts, by node and name: see :class:`Conversion`.
+Prompts: TypeAlias = "Mapping[tuple[str, str], str | None]"
+#: What :func:`read` reads.
 Readable: TypeAlias = (
     "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview"
     " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow | GivesWorkflow"
 )
 
 
-def load_graph(
-    source: Readable, definitions: Definitions | None = None, ui_format: UiFormat | None = None
-) -> dict[str, Any]:
-    """What :meth:`Workflow.load` reads, as a dict of one's own."""
+def read(
+    source: Readable,
+    definitions: Definitions | None = None,
+    *,
+    strict: bool = False,
+    dynamic_prompts: int | Chooser | None = None,
+    packs: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], Prompts | None]:
+    """What :meth:`Workflow.load` reads, as a dict of one's own; and its prompts.
+
+    These are the :attr:`Conversion.prompts` of a file in UI format, ``None`` for others.
+    """
     data, where = _read(source, definitions)
+    prompts = None
     try:
         found = _unwrap(data, where)
         if is_ui_format(found):
-            found = (ui_format or UiFormat()).convert(found, where, definitions)
-        return _graph(found, where)
+            from .ui_format import to_api  # most workflows are in API format
+
+            done = to_api(
+                found,
+                where,
+                definitions,
+                strict=strict,
+                dynamic_prompts=dynamic_prompts,
+                packs=packs,
+            )
+            found, prompts = done.graph, done.prompts
+        return _graph(found, where), prompts
     except RecursionError:
         raise WorkflowError(f"{where}: nested too deeply") from None
 
@@ -274,13 +301,15 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         for name, value in node["inputs"].items():
             if isinstance(value, list):
                 node["inputs"][name] = json_link(graph, value)
-            elif type(value) not in _JSON:
+            elif type(value) not in JSON_TYPES:
                 node["inputs"][name] = _file(graph, node_id, name, value)
     return graph
 
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
     """A file in the place of what can be sent as one."""
+    from .files import as_file
+
     try:
         return as_file(graph, node_id, name, value)
     except ValueError as exc:

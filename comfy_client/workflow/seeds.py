@@ -104,10 +104,13 @@ def _seeds(
 def _draw(
     graph: Mapping[str, Any], counts: Callable[[object], bool], rng: random.Random | None
 ) -> dict[str, int]:
+    drawn: dict[str, int] = {}
+    found = list(_seeds(graph, counts))
+    if not found:
+        return drawn
     # The system's own, since a script that seeds the module random wants the same numbers twice.
     source = random.SystemRandom() if rng is None else rng
-    drawn = {}
-    for node_id, name, _ in list(_seeds(graph, counts)):
+    for node_id, name, _ in found:
         is_wide = class_of(graph, node_id) in _WIDE
         drawn[node_id] = source.randrange(_MOST_WIDE if is_wide else _MOST)
         graph[node_id]["inputs"][name] = drawn[node_id]

@@ -6,69 +6,54 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from attrs import define
+from typing import Any, Final
 
 from ..errors import WorkflowError
+from .convert import Chooser, Conversion, classes_in, convert
 from .definitions import Definitions, as_mapping
-
-if TYPE_CHECKING:
-    from .convert import Chooser
 
 _PACKAGE: Final = str(Path(__file__).parents[1])
 #: Warnings that are given one by one.
 _MOST_WARNINGS: Final = 100
 
 
-@define(eq=False)
-class UiFormat:
-    """How workflows in UI format are converted.
+def to_api(
+    ui: Mapping[str, Any],
+    where: str,
+    definitions: Definitions | None,
+    *,
+    strict: bool = False,
+    dynamic_prompts: int | Chooser | None = None,
+    packs: Mapping[str, str] | None = None,
+) -> Conversion:
+    """The graph in API format, and what was learned on the way.
 
-    Attributes:
+    Args:
+        ui: The graph in UI format.
+        where: What to call it in messages.
+        definitions: The server's node definitions; ``None``: none.
         strict: Whether a warning is an error.
         dynamic_prompts: The seed or the generator that resolves prompts with; ``None``: they
             stay as they are.
         packs: Node packs by class; ``None``: what the file says.
-        prompts: Set by a conversion: see :class:`Conversion`; ``None``: there was none.
+
+    Raises:
+        WorkflowError: There are no definitions, or it cannot be converted.
     """
-
-    strict: bool = False
-    dynamic_prompts: int | Chooser | None = None
-    packs: Mapping[str, str] | None = None
-    prompts: Mapping[tuple[str, str], str | None] | None = None
-
-    def convert(
-        self, ui: Mapping[str, Any], where: str, definitions: Definitions | None
-    ) -> Mapping[str, Any]:
-        """The graph in API format.
-
-        Raises:
-            WorkflowError: There are no definitions, or it cannot be converted.
-        """
-        from .convert import classes_in, convert  # most workflows are in API format
-
-        if definitions is None:
-            raise WorkflowError(
-                f"{where} is in UI format: converting it takes the server's node definitions; "
-                "api.run() fetches them, Workflow.load(..., definitions=api) does, too; or "
-                "export it with Workflow > Export (API)"
-            )
-        try:
-            known = as_mapping(definitions, classes_in(ui))
-            done = convert(
-                ui,
-                known,
-                strict=self.strict,
-                dynamic_prompts=self.dynamic_prompts,
-                packs=self.packs,
-            )
-        except WorkflowError as exc:
-            raise WorkflowError(f"{where}: {exc}") from None
-        self.prompts = done.prompts
-        for warning in done.warnings[:_MOST_WARNINGS]:
-            warnings.warn(warning, stacklevel=_level())
-        return done.graph
+    if definitions is None:
+        raise WorkflowError(
+            f"{where} is in UI format: converting it takes the server's node definitions; "
+            "api.run() fetches them, Workflow.load(..., definitions=api) does, too; or "
+            "export it with Workflow > Export (API)"
+        )
+    try:
+        known = as_mapping(definitions, classes_in(ui))
+        done = convert(ui, known, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs)
+    except WorkflowError as exc:
+        raise WorkflowError(f"{where}: {exc}") from None
+    for warning in done.warnings[:_MOST_WARNINGS]:
+        warnings.warn(warning, stacklevel=_level())
+    return done
 
 
 def _level() -> int:

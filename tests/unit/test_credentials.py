@@ -9,18 +9,15 @@ from typing import Any
 import pytest
 
 from comfy_client.credentials import (
-    NOTHING,
-    Applied,
     BasicCredentials,
     BearerCredentials,
     EnvCredentials,
     HeaderCredentials,
     QueryCredentials,
-    apply,
-    check,
 )
 from comfy_client.errors import AuthenticationError
 from comfy_client.recording.secrets import Secrets
+from comfy_client.transport.applied import NOTHING, Applied, apply, check
 
 SECRET = "hunter2-geheim"
 

@@ -66,7 +66,7 @@ def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     """A prompt, and the job of it."""
     tracker = tracker or Tracker()
     share = Share(tracker.budget)
-    one = Tracked(JobState(prompt_id, graph, share), JobEvents(tracker.budget))
+    one = Tracked(JobState(prompt_id, graph, share, tracker.timing), JobEvents(tracker.budget))
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
     return one, Job(None, one, poller)
 

@@ -18,8 +18,10 @@ from comfy_client.models import Features, NodeDef, UploadedImage
 from comfy_client.recording.secrets import Secrets
 from comfy_client.routes import Routes
 from comfy_client.routes.prompts import post_prompt
+from comfy_client.transport.multipart import OnProgress
 from comfy_client.transport.response import Response
 from comfy_client.transport.url import Address
+from comfy_client.upload import AnyFile
 from tests.conftest import examples
 from tests.helpers.hostile_values import JSON, fits, places, spoilt
 
@@ -244,7 +246,8 @@ def check(found: Any) -> None:
 def check_result(name: str, found: Any) -> None:
     """What a method gives is of the type that it promises."""
     method = getattr(Api, name.partition(",")[0], None)
-    assert method is None or fits(found, get_type_hints(method, localns={"os": os})["return"])
+    names = {"os": os, "AnyFile": AnyFile, "OnProgress": OnProgress}  # for type checkers only
+    assert method is None or fits(found, get_type_hints(method, localns=names)["return"])
     check(found)
 
 

@@ -35,7 +35,10 @@ TIMING = Timing(lost=2.0, history=3.0, silence=5.0, look_up=10.0)
 
 def a_state(graph=GRAPH, **known):
     facts = {"generation": LINK, "posted_at": 0.0, "accepted_at": 0.0, **known}
-    return JobState("the-id", graph, Share(Budget(1 << 30)), TIMING, **facts)
+    state = JobState("the-id", graph, Share(Budget(1 << 30)), TIMING)
+    for name, value in facts.items():
+        setattr(state, name, value)
+    return state
 
 
 def of(kind, name, **facts):

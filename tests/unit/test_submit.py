@@ -31,7 +31,9 @@ RECEIPT = QueuedPrompt.from_json(ANSWER)
 
 
 def a_prompt(**known):
-    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), client_id="me", **known)
+    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), Timing())
+    for name, value in {"client_id": "me", **known}.items():
+        setattr(state, name, value)
     return Tracked(state, None)
 
 
