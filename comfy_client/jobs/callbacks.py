@@ -219,9 +219,9 @@ def wait(
     callbacks: Callbacks = Callbacks(),  # it is frozen
     tick: Callable[[], float] | None = None,
 ) -> Result:
-    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`follow`."""
-    if not callbacks and tick is None:
-        return outcome(job, limits)
+    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`outcome`."""
+    if not callbacks:
+        return outcome(job, limits, tick)  # without its events, each of which would wake us up
     caller = Caller(job, callbacks, partial(_call, job))
     if callbacks.are_timed:
         tick = caller.tick if tick is None else _both(tick, caller.tick)

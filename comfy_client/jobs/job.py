@@ -151,8 +151,8 @@ class Job(Future[Result]):
         with cancelling(on_interrupt, self):
             return self._outcome(limits)
 
-    def _outcome(self, limits: Limits) -> Result:
-        self._await(limits)
+    def _outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
+        self._await(limits, tick)
         tracker = self._poller.tracker
         tracker.flush(limits.left(tracker.timing.flush))
         return super().result(0)
@@ -200,19 +200,22 @@ class Job(Future[Result]):
                 return
         super().add_done_callback(fn)
 
-    def _await(self, limits: Limits) -> None:
+    def _await(self, limits: Limits, tick: Callable[[], float] | None = None) -> None:
+        if tick is not None:
+            tick()  # also if it has ended
         while not self.done():
             left = self._slice(limits)
-            is_done = wait_for_one([self], left)
+            is_done = wait_for_one([self], left if tick is None else min(left, tick()))
             if left <= 0 and not is_done:
                 raise self._timeout_error(limits)
         self._log_remarks()
 
     def _log_remarks(self) -> None:
         """In the thread of whoever waits: a handler of logs may be slow, or call us back."""
-        with contextlib.suppress(IndexError):
-            while True:
-                log.warning("%s", self._tracked.state.remarks.popleft())
+        remarks = self._tracked.state.remarks
+        while remarks:
+            with contextlib.suppress(IndexError):  # another thread waits, too
+                log.warning("%s", remarks.popleft())
 
     def _slice(self, limits: Limits) -> float:
         """Seconds that a wait may take in one piece; not above 0 when the time is up."""
@@ -437,9 +440,21 @@ def queue_news(job: Job) -> tuple[object, ...] | None:
     return state.ahead, monitor.status_at, monitor.at, len(tracker.outstanding)
 
 
-def outcome(job: Job, limits: Limits) -> Result:
-    """Wait for its end, and for receivers; its result or its error."""
-    return job._outcome(limits)
+def outcome(job: Job, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
+    """Wait for its end, and for receivers; its result or its error.
+
+    ``tick`` is called again and again meanwhile; it returns after how many seconds at most it
+    wants to be.
+    """
+    return job._outcome(limits, tick)
+
+
+def ends_within(job: Job, limits: Limits, seconds: float) -> bool:
+    """Wait for its end so long at most, and no longer than the limits allow; whether it came."""
+    seconds = limits.left(seconds)
+    if limits.stall_timeout is not None:
+        seconds = min(seconds, limits.stall_timeout)
+    return wait_for_one([job], seconds)
 
 
 def result_of(job: Job) -> Result | None:
@@ -475,8 +490,7 @@ def follow(
 ) -> Generator[Event, None, None]:
     """Its events, until its end; :class:`JobTimeout` when time runs out.
 
-    ``tick`` is called again and again meanwhile; it returns after how many seconds at most it
-    wants to be.
+    For ``tick`` see :func:`outcome`.
     """
 
     def left() -> float:

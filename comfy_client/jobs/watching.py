@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ..events import PreviewEvent
+from ..showing import screen
 from ..showing.screen import Surface
 from .callbacks import Callbacks, wait
-from .job import Job, Limits, OnInterrupt
+from .job import Job, Limits, OnInterrupt, ends_within
 from .result import Result
 
 if TYPE_CHECKING:
@@ -29,15 +30,20 @@ def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
     """:func:`wait`, with a bar on the screen."""
-    from ..showing.bars import Ticker, make_bar  # drawing takes a while to import
+    begun, delay = time.monotonic(), None
+    if surface != "notebook" and not callbacks and screen.DELAY > 0:
+        if ends_within(job, limits, screen.DELAY):
+            return wait(job, limits)
+        delay = 0.0
+    from ..showing.bars import Ticker, make_bar  # what is over in a moment does without
 
     facts = {"prompt_id": job.prompt_id, "prompt_event": "progress"}
     bar = make_bar(surface, f"prompt {job.prompt_id}", **facts)
-    watch = _Watch(bar, job, surface)
+    watch = _Watch(bar, job, surface, begun)
     if watch.shows_previews:
         callbacks = attrs.evolve(callbacks, on_preview=watch.seeing(callbacks.on_preview))
     try:
-        result = wait(job, limits, callbacks, Ticker(bar, watch.moment).tick)
+        result = wait(job, limits, callbacks, Ticker(bar, watch.moment, delay).tick)
     except BaseException as exc:
         watch.fail(exc, on_interrupt)
         raise
@@ -54,12 +60,12 @@ def wait_watched(
 class _Watch:
     """What a bar shows of a job."""
 
-    def __init__(self, bar: Bar, job: Job, surface: Surface) -> None:
+    def __init__(self, bar: Bar, job: Job, surface: Surface, begun: float) -> None:
         self.shows_previews = surface == "notebook"
         self._is_log = surface == "log"
         self._bar = bar
         self._job = job
-        self._begun = time.monotonic()
+        self._begun = begun
         self._preview: Preview | None = None
 
     def seeing(

@@ -12,14 +12,13 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from . import screen
 from .html import Bundle, bundle, data_url, escape, image, meter, one_line
 from .screen import Surface
 from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that a run takes before anything shows it: a loop of short ones leaves no lines.
-_DELAY: Final = 0.4
 #: Of the time, so much may go into drawing: one part in as many.
 _SHARE: Final = 50
 #: Seconds after which it is drawn in any case.
@@ -87,10 +86,10 @@ class Bar(Protocol):
 class Ticker:
     """Draws moments on a bar: none of what is over in a moment, and no more than are worth it."""
 
-    def __init__(self, bar: Bar, moment: Callable[[], Moment]) -> None:
+    def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float | None = None) -> None:
         self._bar = bar
         self._moment = moment
-        self._due = time.monotonic() + _DELAY
+        self._due = time.monotonic() + (screen.DELAY if delay is None else delay)
 
     def tick(self) -> float:
         """Draw one if it is time; in how many seconds it will be."""

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
+#: Seconds that a run takes before anything shows it: a loop of short ones leaves no lines.
+DELAY: float = 0.4
 #: The environment variable that decides where no argument does: 0 or 1.
 VARIABLE: Final = "COMFY_PROGRESS"
 _NO: Final = frozenset({"0", "false", "no", "off"})

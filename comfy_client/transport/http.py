@@ -395,9 +395,9 @@ class Http:
 
     def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Response:
         """All of it, in memory; an error when that is more than ``max_bytes`` bytes."""
-        content = None
-        if (body_length(response) or 0) <= max_bytes:
-            content = self._sender.read(response, deadline, max_bytes)
+        content, length = None, body_length(response)
+        if (length or 0) <= max_bytes:
+            content = self._sender.read(response, length, deadline, max_bytes)
         if content is None or len(content) > max_bytes:
             raise self._too_much(
                 self._sender.answer(response, b""),
@@ -408,7 +408,8 @@ class Http:
 
     def _beginning(self, response: requests.Response, deadline: Deadline) -> Response:
         """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
-        return self._sender.answer(response, self._sender.read(response, deadline, SMALL))
+        content = self._sender.read(response, body_length(response), deadline, SMALL)
+        return self._sender.answer(response, content)
 
     def _too_much(
         self, answer: Response, how: str, max_bytes: int | None = None

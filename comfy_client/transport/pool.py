@@ -43,6 +43,8 @@ MAX_INTERIM: Final = 100
 #: what it has room for; one with TLS returns when all are sent.
 _PIECE: Final = 1 << 20
 _TLS_PIECE: Final = 1 << 16
+#: Bytes of a body that goes along with the headers.
+_JOINED: Final = 1 << 16
 #: Bytes that the system may buffer unsent, at the most: what it takes has nearly been sent then.
 _UNSENT: Final = 1 << 20
 #: Bytes per second of the slowest line: it buffers no more than this line sends in the timeout.
@@ -178,6 +180,16 @@ class _InTime:
     response_class: Any = staticmethod(_response)
     sock: Any
     _exchange: Exchange | None = None
+    _waits_for_body = False  #: The headers of a request are held back ...
+    _headers = b""  #: ... and these are they.
+
+    def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:
+        """Send a small body along with its headers: the server wakes up once for both."""
+        self._waits_for_body = isinstance(body, bytes) and 0 < len(body) <= _JOINED
+        try:
+            super().request(method, url, body, *args, **kw)  # type: ignore[misc]  # as below
+        finally:
+            self._waits_for_body, self._headers = False, b""
 
     def send(self, data: Any) -> None:
         exchange = current.get()
@@ -188,9 +200,17 @@ class _InTime:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return
         if self.sock is None:
-            # As http.client does, but before the timeout of this send is set.
+            # As http.client does, but before the timeout of this send is set.  It may send, too.
+            waits, self._waits_for_body = self._waits_for_body, False
             self.connect()  # type: ignore[attr-defined]
+            self._waits_for_body = waits
         exchange.uses(self.sock)
+        if self._waits_for_body:
+            self._waits_for_body, self._headers = False, data
+            return
+        if self._headers:
+            data = memoryview(self._headers + data)  # which shows nothing of what is in it
+            self._headers = b""
         if exchange.send_timeout < LONGEST:
             self._send_in_pieces(memoryview(data), exchange)
         else:

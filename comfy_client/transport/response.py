@@ -89,8 +89,10 @@ class Response:
 
     def json(self) -> Any:
         """The decoded body; :class:`UnexpectedResponse` if it is no JSON."""
-        with suppress(ValueError, RecursionError):
+        try:
             return json.loads(self.content)
+        except (ValueError, RecursionError):
+            pass  # the error below does not hang on this one
         raise unexpected(self, "JSON")
 
     @property

@@ -273,10 +273,12 @@ class Sender:
             functools.partial(self._identity.redact, response.request),
         )
 
-    def read(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> bytes:
+    def read(
+        self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
+    ) -> bytes:
         """The body; if it is longer than ``max_bytes``, only a little more than that."""
         body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
-        for chunk in self.chunks(response, body_length(response), deadline, decode=True):
+        for chunk in self.chunks(response, length, deadline, decode=True):
             body.write(chunk)
             if body.tell() > max_bytes:
                 break

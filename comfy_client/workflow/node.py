@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..errors import WorkflowError
-from ..showing.cells import shown
 from .address import checked_value, no_input, node_named, nodes_named
 from .graph import brief, copied, title_of
 
@@ -196,6 +195,7 @@ class Nodes:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""
+        from ..showing.cells import shown
         from .show import as_html  # for people only
 
         return shown(self, lambda: as_html(self._graph))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, JobFailed
-from comfy_client.showing import bars, cells
+from comfy_client.showing import cells, screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.graphs import txt2img
 from tests.helpers.interrupts import in_time
@@ -48,7 +48,7 @@ class Notebook:
         }
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(bars, "_DELAY", 0.0)
+        monkeypatch.setattr(screen, "DELAY", 0.0)
 
     def DisplayHandle(self) -> Any:
         return SimpleNamespace(display=self._display, update=self._update)
@@ -73,7 +73,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
 
 @pytest.fixture
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(screen, "DELAY", 0.0)
 
 
 @pytest.mark.usefixtures("_at_once")
@@ -123,7 +123,7 @@ def test_a_script_writes_nothing_of_what_is_over_in_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor does it ask for previews."""
-    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    monkeypatch.setattr(screen, "DELAY", 60.0)
     api.run(WORKFLOW)
     assert capfd.readouterr() == ("", "")
 
@@ -214,7 +214,7 @@ def test_a_cell_shows_so_many_galleries_only(
 ) -> None:
     """A loop of runs does not swell the notebook; once it says so."""
     monkeypatch.setattr(cells, "MOST", 2)
-    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    monkeypatch.setattr(screen, "DELAY", 60.0)
     for _ in range(5):
         api.run(WORKFLOW)
     assert notebook.displays == 3

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client.showing import bars
+from comfy_client.showing import screen
 from comfy_client.showing.bars import (
     Lines,
     Moment,
@@ -29,7 +29,7 @@ from comfy_client.showing.screen import Surface
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(screen, "DELAY", 0.0)
 
 
 class Terminal(io.StringIO):
@@ -97,7 +97,7 @@ def test_what_is_over_in_a_moment_leaves_nothing(
     surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A loop of short runs leaves no line for each."""
-    monkeypatch.setattr(bars, "_DELAY", 60.0)
+    monkeypatch.setattr(screen, "DELAY", 60.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     bar = make_bar(surface, "x")
     with caplog.at_level(logging.INFO, "comfy_client"):
@@ -111,7 +111,7 @@ def test_what_is_over_in_a_moment_leaves_nothing(
 def test_no_title_of_a_node_commands_a_terminal(title: str) -> None:
     """Nor does a brace in one mean anything."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bars, "_DELAY", 0.0)
+        patch.setattr(screen, "DELAY", 0.0)
         patch.setattr(sys, "stderr", terminal := Terminal())
         TerminalBar().show(Moment(0.5, "\x1b[2J{bar}" + title))
     assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
@@ -130,7 +130,7 @@ def test_a_screen_that_is_gone_does_not_matter_to_the_run(
     surface: Surface, stderr: Terminal | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is raised, whatever fails."""
-    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(screen, "DELAY", 0.0)
     monkeypatch.setattr(sys, "stderr", stderr)
     bar = make_bar(surface, "x")
     bar.show(HALF)
@@ -147,7 +147,7 @@ def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.Mo
         raise RuntimeError("no kernel")
 
     failed: list[int] = []
-    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(screen, "DELAY", 0.0)
     monkeypatch.setattr(display.DisplayHandle, "display", fail)
     bar = make_bar("notebook", "x")
     bar.show(HALF)
@@ -195,7 +195,7 @@ def test_a_notebook_keeps_the_preview_of_what_was_stopped(notebook: Notebook) ->
 def test_a_notebook_is_handed_no_markup_of_a_server(title: str, data: bytes) -> None:
     """Titles are escaped, and pictures are pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bars, "_DELAY", 0.0)
+        patch.setattr(screen, "DELAY", 0.0)
         notebook = Notebook(patch)
         moment = Moment(0.5, f"<script>{title}", preview=Preview(b"<svg onload=x>" + data))
         NotebookBar().show(moment)
