@@ -243,7 +243,8 @@ class Http:
 
         ``max_bytes``: the largest answer; ``None``: ``max_json``.
         """
-        return self.model(method, route, _as_it_is, max_bytes=max_bytes, **kw)
+        answer, _ = self._to_decode(method, route, max_bytes=max_bytes, **kw)
+        return answer.json()
 
     def model(
         self,
@@ -252,15 +253,10 @@ class Http:
         into: Callable[[Any], Model],
         *,
         max_bytes: int | None = None,
-        timeout: float | None = None,
         **kw: Any,
     ) -> Model:
         """What ``into`` makes of a decoded answer, all of it within one deadline."""
-        max_bytes = self.max_json if max_bytes is None else max_bytes
-        deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
-        answer = self.request(method, route, max_bytes=max_bytes, timeout=timeout, **kw)
-        if len(answer.content) > SMALL:
-            self._check_weight(answer, max_bytes, deadline)
+        answer, deadline = self._to_decode(method, route, max_bytes=max_bytes, **kw)
         try:
             with reading_until(deadline.at):
                 return into(answer.json())
@@ -270,6 +266,23 @@ class Http:
             f"{method} {answer.url}: the answer came, and there was no time left to read all of "
             "it: raise timeout, or ask for less"
         )
+
+    def _to_decode(
+        self,
+        method: str,
+        route: str,
+        *,
+        max_bytes: int | None,
+        timeout: float | None = None,
+        **kw: Any,
+    ) -> tuple[Response, Deadline]:
+        """An answer that may be decoded, and when that must be done."""
+        max_bytes = self.max_json if max_bytes is None else max_bytes
+        deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
+        answer = self.request(method, route, max_bytes=max_bytes, timeout=timeout, **kw)
+        if len(answer.content) > SMALL:
+            self._check_weight(answer, max_bytes, deadline)
+        return answer, deadline
 
     def _check_weight(self, answer: Response, max_bytes: int, deadline: Deadline) -> None:
         """An error for an answer that takes more memory, or time, to decode than it may."""
@@ -437,10 +450,6 @@ class _Body(bytes):
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:

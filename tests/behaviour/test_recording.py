@@ -293,8 +293,9 @@ def test_a_recording_of_its_full_length_ends(path: Path, caplog: pytest.LogCaptu
 def test_a_real_limit_of_the_system_does_the_same(server: ComfyServer, path: Path) -> None:
     """In a process of its own, whose files may have 2,000 bytes."""
     code = f"""
-        import resource
+        import resource, sys
         from comfy_client import ComfyApi
+        sys.dont_write_bytecode = True  # Python leaves what is cut short
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         with ComfyApi({server.url!r}, record={str(path)!r}) as api:
             for color in range(3):

@@ -7,6 +7,7 @@ import functools
 import itertools
 import resource
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from typing import Any
@@ -131,9 +132,10 @@ def test_an_interrupt_by_somebody_else_is_the_error_of_its_row(api, record, jour
 
 @pytest.mark.parametrize("seeds", [40, 200])
 def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
-    api, record, journal, seeds
+    api, record, journal, seeds, monkeypatch
 ) -> None:
     """With one clear error, wherever in a row's life it is full; nothing runs twice."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python leaves what is cut short
     grid = {"Make.seed": range(seeds)}
     with Journal(journal, api.host):
         pass
