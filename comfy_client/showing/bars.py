@@ -225,7 +225,7 @@ class Lines:
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how it ended, if it did not end at once."""
-        if self._tenths or moment.elapsed >= _DELAY:
+        if self._tenths or moment.elapsed >= screen.DELAY:
             self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
 
 
