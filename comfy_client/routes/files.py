@@ -138,7 +138,8 @@ class FileRoutes(RouteGroup):
             FileNotFoundError: There is no such local file.
             UploadTooLarge: More than the server, or a proxy in front of it, accepts.
             ValueError: ``subfolder`` leaves the folder; the name contains folders or control
-                characters; an array has another shape or range; a URL without ``fetch``.
+                characters; an array has another shape or range; a URL without ``fetch``; an empty
+                file without a name.
             MissingExtra: Pillow or NumPy is not installed.
             ApiError: The server does not accept the name (400).
             RequestTimeout: See ``timeout``; the server may have stored the file or not.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
+from comfy_client.transport.files import write_atomically
 from comfy_client.transport.parallel import (
     MOST,
     Abandoned,
@@ -16,6 +19,7 @@ from comfy_client.transport.parallel import (
     in_parallel,
     pause,
 )
+from tests.helpers.clients import threads, until
 from tests.helpers.interrupts import press_ctrl_c
 
 SECONDS = 20
@@ -143,6 +147,30 @@ def test_what_is_under_way_is_ended_from_outside() -> None:
     with pytest.raises(KeyError, match="0"):
         in_parallel(work, range(MOST))
     assert sorted(ended) == list(range(1, MOST))
+
+
+def test_no_part_of_a_file_is_left_though_nothing_ends_its_thread(tmp_path: Path) -> None:
+    """It may wait for a connection, for example, and the script may end before it."""
+    writing, stuck = threading.Event(), threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        writing.set()
+        stuck.wait(SECONDS)
+
+    def work(item: int) -> None:
+        if item == 0:
+            assert writing.wait(SECONDS)
+            assert list(tmp_path.iterdir())
+            raise KeyError(item)
+        write_atomically(tmp_path / "a.png", chunks(), if_exists="number")
+
+    with pytest.raises(KeyError):
+        in_parallel(work, range(2))
+    assert not list(tmp_path.iterdir())
+    stuck.set()
+    until(lambda: not [thread for thread in threads() if thread.name == "comfy-files"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_nobody_begins_or_sleeps_once_it_is_over() -> None:
