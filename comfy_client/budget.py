@@ -40,8 +40,9 @@ class Charge:
     def __init__(self, budget: Budget, body: object, nbytes: int) -> None:
         self._budget = budget
         self._body = body  # so that its id, by which this is found, stays its own
-        self.nbytes = nbytes
-        self.fixed = False  #: Whether a :class:`Share` has it, so that nobody gains by dropping it.
+        self.nbytes: int = nbytes
+        #: Whether a :class:`Share` has it, so that nobody gains by dropping it.
+        self.fixed: bool = False
         budget.used += nbytes
 
     def __del__(self) -> None:
@@ -55,7 +56,7 @@ class Budget:
         self.most = most
         #: By all.  Each holder adds and takes away, without a lock: ``+=`` of a number is not
         #: interrupted.  What the collector takes is taken away by the next count.
-        self.used = 0
+        self.used: int = 0
         self.dropped = 0  #: Events that its holders have dropped although somebody wanted them.
         self._is_ours: weakref.WeakMethod[Callable[[str | None], bool]] | None = None
         self._holders: dict[int, weakref.ref[Holder]] = {}
@@ -126,8 +127,8 @@ class Share:
     """What one holder keeps of a budget, by what it is for; it does not give way."""
 
     def __init__(self, budget: Budget) -> None:
-        self.nbytes = 0
-        self.own = 0
+        self.nbytes: int = 0
+        self.own: int = 0
         self._budget = budget
         self._sizes: dict[Hashable, int] = {}
         self._charges: dict[Hashable, Charge] = {}
@@ -185,8 +186,8 @@ class Newest(Generic[V]):
         """Forget all."""
         self._known: dict[Hashable, tuple[V, int]] = {}
         self._last = 0  # entry without a key
-        self.nbytes = 0  #: About what all of it takes.
-        self.forgotten = 0  #: Entries that made room for newer ones.
+        self.nbytes: int = 0  #: About what all of it takes.
+        self.forgotten: int = 0  #: Entries that made room for newer ones.
 
     def put(self, key: Hashable, value: V, nbytes: int = 0) -> None:
         """Remember it, and forget what is oldest."""

@@ -178,7 +178,7 @@ class ApiError(_AboutAnswer):
         super().__init__(message, method=method, path=path, status=status, body=body)
         may_have_acted = self.method == "POST" and self.path.endswith("/prompt")
         is_away = is_for_another(self.status) and not may_have_acted
-        self.retryable = self.status == 429 or is_away
+        self.retryable: bool = self.status == 429 or is_away
 
     @property
     def hint(self) -> str | None:

@@ -65,7 +65,7 @@ def _is_gone_soon(receiver: object) -> bool:
 
 
 #: Signals of names that are not documented.
-other_names = blinker.Namespace()
+other_names: blinker.Namespace = blinker.Namespace()
 
 
 def signal(name: str) -> blinker.NamedSignal:

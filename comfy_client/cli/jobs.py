@@ -8,6 +8,7 @@ import click
 
 from ..values import number
 from .connecting import Given, of_server
+from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
 from .mine import is_mine
 from .printing import ago, emit, examples, note, say, table
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..jobs.result import Result
     from ..models import HistoryEntry, QueueItem
 
-id_argument = click.argument("prompt_id", metavar="ID")
+id_argument: Decorator = click.argument("prompt_id", metavar="ID")
 
 
 # -- lists ------------------------------------------------------------------------------

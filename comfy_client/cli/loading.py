@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import click
 
 from .connecting import Given
+from .decorators import Decorator
 from .exits import Mistake
 from .inputs import mistakes
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from ..workflow.definitions import Definitions
 
 #: The argument of commands that take a workflow.
-workflow_argument = click.argument("workflow", metavar="WORKFLOW")
-definitions_option = click.option(
+workflow_argument: Decorator = click.argument("workflow", metavar="WORKFLOW")
+definitions_option: Decorator = click.option(
     "--definitions",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .decorators import Decorator
 from .inputs import mistakes
 from .printing import emit, note, say
 
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
     from ..jobs.result import Result
 
 #: The options of commands that wait for a prompt.
-out_option = click.option(
+out_option: Decorator = click.option(
     "--out",
     metavar="TEMPLATE",
     help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
 )
-timeout_option = click.option(
+timeout_option: Decorator = click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     help="How long to wait; the prompt keeps running.  Default: no limit.",
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
 
 def wait_for(

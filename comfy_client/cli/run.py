@@ -9,6 +9,7 @@ import click
 
 from ..errors import ComfyError
 from .connecting import Given, of_server
+from .decorators import Decorator
 from .inputs import Types, set_seeds
 from .loading import load, workflow_argument
 from .mine import mark
@@ -31,21 +32,21 @@ if TYPE_CHECKING:
 #: Seconds in which a server that is there has let us in.
 KNOCK = 10.0
 
-set_option = click.option(
+set_option: Decorator = click.option(
     "--set",
     "sets",
     metavar="NODE.input=VALUE",
     multiple=True,
     help="Set an input; the node by title, class or id.  Repeatable.",
 )
-input_option = click.option(
+input_option: Decorator = click.option(
     "--input",
     "inputs",
     metavar="NODE=FILE",
     multiple=True,
     help="Upload a file for a node such as LoadImage.  Repeatable.",
 )
-seed_option = click.option("--seed", metavar="N|random", help="Set all seeds.")
+seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set all seeds.")
 
 
 @click.command(

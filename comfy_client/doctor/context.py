@@ -95,7 +95,7 @@ class EventReader:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.events: Newest[Event] = Newest(MAX_EVENTS, MAX_EVENT_BYTES)
-        self.pongs = 0
+        self.pongs: int = 0
 
     def until(self, done: Callable[[], bool], seconds: float) -> bool:
         """Read until ``done()``; whether that came in time."""
@@ -166,20 +166,20 @@ class CheckContext:
 
     def __init__(self, client: Client, redact: Redactor, timeout: float) -> None:
         self.client = client
-        self.http = client.http
+        self.http: Http = client.http
         self.redact = redact
-        self.client_id = str(uuid.uuid4())  # two sockets of one id make each other deaf
-        self.started = time.monotonic()
-        self.last = Deadline.after(timeout)
+        self.client_id: str = str(uuid.uuid4())  # two sockets of one id make each other deaf
+        self.started: float = time.monotonic()
+        self.last: Deadline = Deadline.after(timeout)
         # A little is kept back, so that what waits inside a check says what it waited for.
-        self.end = Deadline.after(0.95 * timeout)
-        self.check_end = self.end
-        self.sockets = Sockets()
+        self.end: Deadline = Deadline.after(0.95 * timeout)
+        self.check_end: Deadline = self.end
+        self.sockets: Sockets = Sockets()
         self.reader: EventReader | None = None
         self.addresses: list[tuple[socket.AddressFamily, Any]] = []
         self.remaining = 0  #: Prompts in the queue, as it said.
         self.stats: models.SystemStats | None = None
-        self.features = models.Features()
+        self.features: models.Features = models.Features()
         self.has_jobs = False  #: Whether the server has the jobs API.
         self.own_was_deaf = False  #: The client's own socket, while a prompt ran.
 

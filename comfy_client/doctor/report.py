@@ -25,10 +25,10 @@ class CheckResult(NamedTuple):
     advice: str = ""
 
 
-ok = partial(CheckResult, "ok")
-warning = partial(CheckResult, "warning")
-failed = partial(CheckResult, "failed")
-unknown = partial(CheckResult, "unknown")
+ok: partial[CheckResult] = partial(CheckResult, "ok")
+warning: partial[CheckResult] = partial(CheckResult, "warning")
+failed: partial[CheckResult] = partial(CheckResult, "failed")
+unknown: partial[CheckResult] = partial(CheckResult, "unknown")
 
 
 @attrs.frozen

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..interrupts import was_started
 from ..routes import Routes
+from ..timing import Timing
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, read_timeout
 from ..transport.failures import is_away
@@ -58,7 +59,8 @@ class Poller:
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
-        self.timing = timing = tracker.timing
+        timing = tracker.timing
+        self.timing: Timing = timing
         self.trouble: ComfyError | None = None
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
         self._thread: threading.Thread | None = None

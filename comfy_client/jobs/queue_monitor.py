@@ -47,7 +47,7 @@ class QueueMonitor:
         self._changed_at: float = float("-inf")  # when we changed it
         self.status_at: float = float("-inf")  #: When the server last said its length.
         self.remaining: int | None = None  #: Prompts that run or wait, as it said then.
-        self.departed = 0  #: How many prompts left the queue, of whomever ...
+        self.departed: int = 0  #: How many prompts left the queue, of whomever ...
         self.advanced_at: float = float("-inf")  #: ... and when one did last.
         self._lists_jobs = True  # until the server says that it has no jobs API
 

@@ -139,7 +139,7 @@ class JobState:
         self, prompt_id: str, graph: Mapping[str, Any], share: Share, timing: Timing
     ) -> None:
         self.prompt_id = prompt_id
-        self.graph = graph  #: In API format; empty until it is known.
+        self.graph: Mapping[str, Any] = graph  #: In API format; empty until it is known.
         self.share = share  #: Of the client's memory, until it is decided.
         self.timing = timing
         self.node_errors: Mapping[str, Any] = {}

@@ -31,7 +31,7 @@ class WakeUp:
         self._lock = threading.RLock()  # guards both flags; no other lock is taken within
         self._changed = threading.Condition(self._lock)
         self._is_set = False
-        self.stopped = False
+        self.stopped: bool = False
 
     def set(self, *, stop: bool = False) -> None:
         """End the present wait, or the next one; ``stop``: and all later ones."""

@@ -121,23 +121,23 @@ class Tracker:
     ) -> None:
         self._routes = weakref.ref(routes)
         self.http = http
-        self.publish = receivers.publish
-        self.flush = receivers.flush
+        self.publish: Callable[[Event], None] = receivers.publish
+        self.flush: Callable[[float], None] = receivers.flush
         self.budget = budget
         self.timing = timing
         budget.prefer(self.is_ours)
-        self.lock = threading.RLock()
-        self.wake = WakeUp()
-        self.connection = connect(self)
-        self.monitor = QueueMonitor(self.connection, timing)
-        self.deafness = DeafnessCheck(self.connection, self.monitor, timing)
-        self.times = NodeTimes()
-        self.ledger = Ledger(receivers)
+        self.lock: threading.RLock = threading.RLock()
+        self.wake: WakeUp = WakeUp()
+        self.connection: Connection = connect(self)
+        self.monitor: QueueMonitor = QueueMonitor(self.connection, timing)
+        self.deafness: DeafnessCheck = DeafnessCheck(self.connection, self.monitor, timing)
+        self.times: NodeTimes = NodeTimes()
+        self.ledger: Ledger = Ledger(receivers)
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.announced: set[str] = set()
         self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
-        self.not_before = 0.0
+        self.not_before: float = 0.0
         self.cancels_jobs = True
         self._tracked: dict[str, Tracked] = {}
         self._posting: set[Tracked] = set()  # submissions without an answer yet

@@ -314,7 +314,7 @@ class PreviewImage(SaveImage):
 
     def __init__(self) -> None:
         letters = random.choices("abcdefghijklmnopqrstuvwxyz", k=5)  # noqa: S311  no secret
-        self.suffix = f"_temp_{''.join(letters)}"
+        self.suffix: str = f"_temp_{''.join(letters)}"
 
 
 class SaveImageWebsocket(Node):

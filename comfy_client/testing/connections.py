@@ -26,9 +26,9 @@ class ServerLoop:
     """Runs what other threads ask for in the server's thread."""
 
     def __init__(self) -> None:
-        self.is_stopping = False
+        self.is_stopping: bool = False
         #: Set when the server is to end; for the loop itself.
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thaws: set[threading.Event] = set()
 

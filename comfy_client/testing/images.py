@@ -49,7 +49,7 @@ class Frame:
         return Image.merge(self.mode, bands)
 
 
-class Pictures(Sequence[Image.Image]):
+class Pictures(Sequence[Any]):
     """A batch of images, the value of an ``IMAGE``: a sequence of Pillow images.
 
     Your own nodes get one from the server's nodes.  They may return one, or a list of Pillow
@@ -94,6 +94,9 @@ class Pictures(Sequence[Image.Image]):
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (frame.to_image() for frame in self.frames)
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...

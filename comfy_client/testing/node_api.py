@@ -5,10 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from PIL import Image
-
-#: Format ("JPEG" or "PNG"), picture, and the box in pixels that it is fitted into.
-Preview = tuple[str, Image.Image, int | None]
+#: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
+Preview = tuple[str, Any, int | None]
 
 
 class Interrupted(Exception):

@@ -51,7 +51,7 @@ class Nodes:
         self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
         #: As on the command line.
-        self.argv = ["main.py", "--cpu"]
+        self.argv: list[str] = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]
         bound = {"folders": folders, **settings}
@@ -59,7 +59,7 @@ class Nodes:
             name: type(name, (CLASSES[name],), bound) for name in self._definitions
         }
         #: How often a class replaced another, whose cached outputs are invalid then.
-        self.replaced = 0
+        self.replaced: int = 0
         for name, cls in self.classes.items():
             cls.OUTPUT_NODE = self._definitions[name]["output_node"]
             cls.RETURN_TYPES = self._definitions[name]["output"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from aiohttp import web
@@ -23,8 +23,18 @@ from .records import Records
 from .versions import Version
 
 _Source = TypeVar("_Source")
+_From = TypeVar("_From", contravariant=True)
+
+
+class RouteHandler(Protocol[_From]):
+    """Answers a request from what the server has."""
+
+    def __call__(self, source: _From, request: web.Request, /) -> Awaitable[web.StreamResponse]:
+        """The answer."""
+
+
 #: A table of routes: method, path, and a function of what it serves from and the request.
-Routes = Sequence[tuple[str, str, Callable[[_Source, web.Request], Awaitable[web.StreamResponse]]]]
+Routes = Sequence[tuple[str, str, RouteHandler[_Source]]]
 UPLOAD_SIZE = 100 * 2**20
 _LOG_LINES = 300
 
@@ -65,19 +75,19 @@ class ServerState:
         self.nodes = nodes
         self.faults = faults
         self.records = records
-        self.features = _features(options)
-        self.loop = ServerLoop()
-        self.connections = Connections(self.loop, lambda: records.count("connections"))
-        self.sockets = EventSockets(self.loop, faults, records)
-        self.queue = Queue(self._queue_changed)
-        self.executor = Executor(
+        self.features: dict[str, Any] = _features(options)
+        self.loop: ServerLoop = ServerLoop()
+        self.connections: Connections = Connections(self.loop, lambda: records.count("connections"))
+        self.sockets: EventSockets = EventSockets(self.loop, faults, records)
+        self.queue: Queue = Queue(self._queue_changed)
+        self.executor: Executor = Executor(
             nodes,
             self.queue,
             self,
             preview_methods=options.is_newer,
             newest=options.is_newest,
         )
-        self.numbers = itertools.count()  # of prompts
+        self.numbers: itertools.count[int] = itertools.count()  # of prompts
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
         self._log_readers: set[str] = set()
 

@@ -31,7 +31,7 @@ class Backoff:
         self.factor = factor
         self.jitter = jitter
         self.uniform = uniform
-        self.failures = 0
+        self.failures: int = 0
 
     @property
     def longest(self) -> float:

@@ -22,6 +22,7 @@ import requests
 
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
+from ..stats import Traffic
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
 from .applied import as_sent, check_headers
@@ -32,7 +33,6 @@ from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import resumed
 from .sender import Sender, body_length
-from .traffic import Traffic
 from .url import Address
 
 if TYPE_CHECKING:
@@ -118,13 +118,15 @@ class Http:
         self.connect_timeout: float
         self.total_timeout: float
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
-        self.max_json = _bytes("max_json", max_json)
+        self.max_json: int = _bytes("max_json", max_json)
         self.left_behind = False
         self._resume = resume
-        self.endpoint = Endpoint(
+        self.endpoint: Endpoint = Endpoint(
             address, verify=verify, cert=cert, proxies=proxies, session=session
         )
-        self.identity = Identity(self.endpoint, credentials=credentials, user=user, headers=headers)
+        self.identity: Identity = Identity(
+            self.endpoint, credentials=credentials, user=user, headers=headers
+        )
         self._sender = Sender(
             self.endpoint, self.identity, connect_timeout=self.connect_timeout, stale=stale
         )

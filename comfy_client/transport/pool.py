@@ -75,13 +75,14 @@ class Exchange:
     def __init__(
         self, deadline: Deadline, *, send_timeout: float = math.inf, read_timeout: float = math.inf
     ) -> None:
-        self.deadline = deadline
-        self.send_timeout = send_timeout  #: Seconds in which some of the request must be sent.
+        self.deadline: Deadline = deadline
+        #: Seconds in which some of the request must be sent.
+        self.send_timeout: float = send_timeout
         #: Seconds for which the server may be silent, before its answer and within it.
-        self.read_timeout = read_timeout
-        self.requests = 0  #: How often it was sent.
-        self.sent = 0  #: Bytes, with headers.
-        self.received = 0
+        self.read_timeout: float = read_timeout
+        self.requests: int = 0  #: How often it was sent.
+        self.sent: int = 0  #: Bytes, with headers.
+        self.received: int = 0
         self._sock: socket.socket | None = None
         self._is_cut = False
 
@@ -276,7 +277,10 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 #: For ``PoolManager.pool_classes_by_scheme``.
-POOL_CLASSES: Final = {"http": _HttpPool, "https": _HttpsPool}
+POOL_CLASSES: Final[dict[str, type[HTTPConnectionPool]]] = {
+    "http": _HttpPool,
+    "https": _HttpsPool,
+}
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import causes, interruption
+from ..stats import Traffic
 from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
@@ -34,7 +35,6 @@ from .identity import Identity, Request
 from .parallel import check_wanted, ended_by
 from .pool import Exchange, current
 from .response import Response, unusable
-from .traffic import Traffic
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -66,7 +66,7 @@ class Sender:
     ) -> None:
         self.has_api_prefix: bool | None = None
         self.is_foreign: bool = False
-        self.traffic = Traffic()
+        self.traffic: Traffic = Traffic()
         self._endpoint = endpoint
         self._identity = identity
         self._connect_timeout = connect_timeout

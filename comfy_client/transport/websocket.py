@@ -129,7 +129,7 @@ class Connection:
     ) -> None:
         self._handler = weakref.ref(handler)
         self._plan = plan
-        self.client_id = client_id  #: In whose name the next dial is made.
+        self.client_id: str = client_id  #: In whose name the next dial is made.
         self._max_frame = max_frame
         self._poll_only = poll_only
         self.timing: Timing = timing or Timing()

@@ -78,8 +78,18 @@ _GRAPHS: Final = ("graph", "workflow")
 Prompts: TypeAlias = "Mapping[tuple[str, str], str | None]"
 #: What :func:`read` reads.
 Readable: TypeAlias = (
-    "Mapping[str, Any] | Mapping[int, Any] | str | bytes | bytearray | memoryview"
-    " | os.PathLike[str] | BinaryIO | TextIO | HasGraph | HasWorkflow | GivesWorkflow"
+    Mapping[str, Any]
+    | Mapping[int, Any]
+    | str
+    | bytes
+    | bytearray
+    | memoryview
+    | os.PathLike[str]
+    | BinaryIO
+    | TextIO
+    | HasGraph
+    | HasWorkflow
+    | GivesWorkflow
 )
 
 

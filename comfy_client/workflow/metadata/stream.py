@@ -53,14 +53,15 @@ class Stream:
 
     def __init__(self, file: BinaryFile) -> None:
         self.name = "file"
-        self.position = 0
+        self.position: int = 0
         self._file = file
         self._kept = b""
         self._parts = 0
         self._texts = 0
         self._seekable = file if isinstance(file, io.IOBase) and file.seekable() else None
         self._end = _size_left(self._seekable)
-        self.head = self._kept = self.read(_HEAD)
+        self._kept = self.read(_HEAD)
+        self.head: bytes = self._kept
         self.position = 0
 
     def read(self, size: int) -> bytes:
