@@ -29,7 +29,6 @@ from .jobs.tracker import Tracker
 from .routes.definitions import NodeDefinitions
 from .settings import ClientSettings
 from .signals import Receivers
-from .stats import ClientStats
 from .subscriptions import Subscriptions
 from .timing import Timing
 from .transport.dial import plan_for
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
     from .recording.recorder import Recorder
+    from .stats import ClientStats
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -241,6 +241,8 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         connections = self._connection.generation
         with tracker.lock:
             prompts = tracker.ledger.sums()
+        from .stats import ClientStats
+
         return ClientStats(
             **prompts,
             requests=traffic.requests,

@@ -19,6 +19,8 @@ import comfy_client
 README = Path(__file__).parents[1] / "README.rst"
 #: As it was installed: a page that the package lacks is none.
 GUIDE = Path(comfy_client.__file__).parent / "guide"
+#: Modules that stand in for libraries which blocks import and the tests cannot have.
+STAND_INS = Path(__file__).with_name("stand_ins")
 PAGES = {"README": README, **{path.stem: path for path in sorted(GUIDE.glob("*.rst"))}}
 
 

@@ -6,6 +6,7 @@ import configparser
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,17 @@ from tests.comfyui import ComfyUI
 from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
 from tests.docs import reference
-from tests.guide import PAGES, README, Block, blocks, document, examples, section_of, text_of
+from tests.guide import (
+    PAGES,
+    README,
+    STAND_INS,
+    Block,
+    blocks,
+    document,
+    examples,
+    section_of,
+    text_of,
+)
 from tests.versions import routes_of, rst
 
 ERRORS = [
@@ -120,6 +131,7 @@ def test_every_block_runs(
 ) -> None:
     """As it stands, but for the address of the server."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(STAND_INS)])
     monkeypatch.setenv("COMFYUI_TOKEN", "a token")
     graph = comfy_client.Workflow.load(load_workflow("txt2img_tiny"))
     graph.save("txt2img.json")

@@ -16,7 +16,7 @@ import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.subscriptions import Subscriptions
 from comfy_client.workflow.stubs import stubs
-from tests.guide import blocks, examples
+from tests.guide import STAND_INS, blocks, examples
 from tests.helpers.conformance import definitions
 from tests.unit.test_stubs import hostile_definitions
 
@@ -187,6 +187,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
         "nodes_hostile": stubs(hostile_definitions()),
     }
     programs |= {name: stubs(definitions(version)) for name, version in NODES.items()}
+    programs |= {path.stem: path.read_text(encoding="utf-8") for path in STAND_INS.glob("*.py")}
     for name, code in programs.items():
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]

@@ -188,8 +188,11 @@ class Caller:
 
     def _pace(self, kind: str, event: Event) -> None:
         """Call now, or keep the event until its kind may be called again, or a newer one comes."""
-        is_output = isinstance(event, PreviewEvent) and event.final
-        if not self._to.every or is_output:
+        if isinstance(event, PreviewEvent) and event.final:  # an output, in its place
+            if kind in self._held:
+                self._send(kind, self._held.pop(kind))
+            self._send(kind, event)
+        elif not self._to.every:
             self._send(kind, event)
         elif kind in self._held or time.monotonic() < self._free_at.get(kind, 0.0):
             self._held[kind] = event

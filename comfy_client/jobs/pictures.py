@@ -29,11 +29,13 @@ _PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
 def pillow_image(data: bytes, name: str) -> Image.Image:
     """A loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
     with needs_extra("image", "pil()"):
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
+    except UnidentifiedImageError:  # its text is about our buffer
+        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is no image") from None
     except Exception as exc:  # noqa: BLE001  # Pillow raises whatever it comes across
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: {exc}") from None
     return image

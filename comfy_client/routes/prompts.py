@@ -32,8 +32,9 @@ EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
 #: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
 _OTHERS = (
-    *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit", "check"),
-    *("on_event", "on_progress", "on_preview", "prompt_id", "number"),
+    *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit", "check", "retry_oom"),
+    *("on_event", "on_progress", "on_preview", "on_start", "on_output", "on_queue", "every"),
+    *("progress", "prompt_id", "number"),
 )
 
 #: A workflow, or whatever one is loaded from.

@@ -211,11 +211,9 @@ class Lines:
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._tenths = 0
-        self._is_shown = False
 
     def show(self, moment: Moment) -> None:
         """Write a line, if it is further by a tenth."""
-        self._is_shown = True
         tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
@@ -227,7 +225,7 @@ class Lines:
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how it ended, if it did not end at once."""
-        if self._is_shown:
+        if self._tenths or moment.elapsed >= screen.DELAY:
             self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
 
 

@@ -26,11 +26,11 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
-from ..stats import Traffic
 from .deadline import Deadline
 from .failures import bare, explain, is_of_the_system, told
 from .frames import CLOSE, PING, FrameError, Frames
 from .pool import answer_until
+from .traffic import Traffic
 from .url import split_proxy
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ import requests
 
 from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
-from ..stats import Traffic
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
 from .applied import as_sent, check_headers
@@ -33,6 +32,7 @@ from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import resumed
 from .sender import Sender, body_length
+from .traffic import Traffic
 from .url import Address
 
 if TYPE_CHECKING:

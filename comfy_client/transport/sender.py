@@ -27,7 +27,6 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import causes, interruption
-from ..stats import Traffic
 from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
 from .failures import bare, explain, is_of_the_system, told, without_libraries
@@ -35,6 +34,7 @@ from .identity import Identity, Request
 from .parallel import check_wanted, ended_by
 from .pool import Exchange, current
 from .response import Response, unusable
+from .traffic import Traffic
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

@@ -54,7 +54,7 @@ class Words:
 
 
 class Paint:
-    """Stands for a sampler: so many steps, or as many as it takes until somebody cancels."""
+    """Stands for a sampler: so many steps.  ``forever`` ends when somebody cancels; ``fail``."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "run"
@@ -73,6 +73,8 @@ class Paint:
         }
 
     def run(self, image: Any, words: str, seed: int, steps: int, seconds: float) -> tuple[Any]:
+        if words == "fail":
+            raise ValueError("no such mill")
         total = 10_000 if words == "forever" else steps
         bar = ProgressBar(total)
         for step in range(total):
@@ -83,7 +85,7 @@ class Paint:
 
 
 def painting(steps: int = 5, seconds: float = 0.005) -> dict[str, Any]:
-    """A workflow with the nodes that the recipes address, which paints ``forever`` on request."""
+    """A workflow with the nodes that the recipes address; some prompts are commands."""
     size = {"width": 64, "height": 64, "batch_size": 1, "color": 255}
     return {
         "1": {"class_type": "EmptyImage", "inputs": size},
@@ -172,3 +174,11 @@ def served(folder: Path, code: str, workflow: dict[str, Any]) -> Iterator[Servic
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def written(folder: Path, section: str, url: str, workflow: dict[str, Any]) -> Path:
+    """The recipe as a file, with the workflow beside it."""
+    (folder / "txt2img.json").write_text(json.dumps(workflow), encoding="utf-8")
+    path = folder / "recipe.py"
+    path.write_text(recipe(section, url), encoding="utf-8")
+    return path

@@ -1,0 +1,27 @@
+"""What a client sends and receives, in sum."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Traffic:
+    """Counts what goes over the network, from any thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, with a new lock: after a fork another thread may have held the old one."""
+        # Guards the three.  Re-entrant: a finalizer may send a request, too.
+        self._lock = threading.RLock()
+        self.requests: int = 0
+        self.sent: int = 0
+        self.received: int = 0
+
+    def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        """So many more."""
+        with self._lock:
+            self.requests += requests
+            self.sent += sent
+            self.received += received
