@@ -17,21 +17,21 @@ MOST_BYTES: Final = 8 << 20
 class _Cell:
     """What one cell has shown."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, key: object) -> None:
+        self.key = key
         self.values: list[Callable[[], object]] = []
         self.room = MOST_BYTES
         self.is_told = False  #: Whether it says already that there is no room.
 
 
-_cells: Final = [_Cell(0)]  # the latest one
+_cells: Final = [_Cell(None)]  # the latest one
 
 
 def _now() -> _Cell:
     """The cell that runs."""
-    number = cell()
-    if _cells[0].number != number:
-        _cells[0] = _Cell(number)
+    key = cell()
+    if _cells[0].key != key:
+        _cells[0] = _Cell(key)
     return _cells[0]
 
 

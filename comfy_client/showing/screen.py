@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -38,9 +39,14 @@ def shows_html() -> bool:
     return shell() is None or is_notebook()
 
 
-def cell() -> int:
-    """The number of the cell that runs."""
-    return int(getattr(shell(), "execution_count", 0) or 0)
+def cell() -> tuple[object, object]:
+    """What tells the cell that runs from others, and a click on a widget from the cell before."""
+    running = shell()
+    request = None
+    ask = getattr(getattr(running, "kernel", None), "get_parent", None)
+    with contextlib.suppress(Exception):  # somebody else's kernel
+        request = ask()["header"]["msg_id"] if ask else None
+    return getattr(running, "execution_count", 0), request
 
 
 def surface(progress: bool | None) -> Surface:

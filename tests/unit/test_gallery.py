@@ -21,7 +21,7 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.jobs import gallery
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
-from comfy_client.showing.cells import note_shown, outcome_of
+from comfy_client.showing.cells import note_shown, outcome_of, was_shown
 from comfy_client.showing.thumbnails import thumbnail
 from comfy_client.testing import ComfyServer, Request
 
@@ -279,6 +279,21 @@ def test_what_one_cell_shows_is_bounded_in_sum(
     assert len(made) == 2  # once there is no room, nothing is fetched
     shell.execution_count = next(NUMBERS)
     assert "hello" in html(result_of(None, texts=("hello",)))
+
+
+def test_a_click_on_a_widget_is_a_cell_of_its_own(shell: SimpleNamespace) -> None:
+    """It has the number of the cell that ran last; what it shows may replace what it showed."""
+    requests = iter(["the cell", "a click", "a click", None])
+
+    def get_parent() -> dict[str, Any]:
+        request = next(requests)
+        return {"header": {"msg_id": request}} if request else {}
+
+    shell.kernel = SimpleNamespace(get_parent=get_parent)
+    note_shown(shell)
+    assert not was_shown(shell)
+    note_shown(shell)
+    assert not was_shown(shell)  # a kernel that does not say it
 
 
 def test_without_a_notebook_nothing_is_left_out() -> None:
