@@ -71,6 +71,8 @@ def plain_logs() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            # Whoever says --insecure, knows.
+            warnings.filterwarnings("ignore", "Unverified HTTPS request")
             yield
     finally:
         logger.removeHandler(handler)

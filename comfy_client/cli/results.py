@@ -66,8 +66,8 @@ def cancel(job: Job) -> None:
     """Cancel a prompt after Ctrl-C."""
     from ..jobs.job import cancel_in_time
 
-    note(f"Cancelling prompt {job.prompt_id}; Ctrl-C again leaves it running.")
     try:
+        note(f"Cancelling prompt {job.prompt_id}; Ctrl-C again leaves it running.")
         said = cancel_in_time([job])
     except KeyboardInterrupt:
         note(f"It may keep running: comfy-client cancel {job.prompt_id}")

@@ -1,0 +1,225 @@
+"""How commands end when something is wrong: exit status, words, JSON."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.cli.exits import Exit
+from comfy_client.cli.main import main
+from comfy_client.testing import ComfyServer
+from tests.conftest import load_workflow
+from tests.helpers.clients import until
+from tests.helpers.command_line import LIMIT, CommandLine, commands_in_schema, lines_of
+
+NOWHERE = "http://127.0.0.1:1"
+#: Every command that asks a server, with arguments that it takes.
+ASKING = {
+    "run": ["w.json"],
+    "sweep": ["w.json", "--axis", "KSampler.seed=1,2"],
+    "check": ["w.json"],
+    "watch": [],
+    "queue": [],
+    "history": [],
+    "job": ["00000000-0000-4000-8000-000000000000"],
+    "cancel": ["00000000-0000-4000-8000-000000000000"],
+    "download": ["00000000-0000-4000-8000-000000000000"],
+    "info": [],
+    "models": [],
+    "nodes": [],
+    "upload": ["w.json"],
+    "free": [],
+    "logs": [],
+}
+
+
+@pytest.fixture
+def comfy_client(tmp_path: Path) -> CommandLine:
+    """The command, in a folder with a workflow."""
+    graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    return CommandLine(tmp_path)
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_server_that_is_down_is_status_3(comfy_client, command):
+    """At once."""
+    [error] = comfy_client.json(command, *ASKING[command], "--host", NOWHERE, status=3)
+    assert error["code"] == "server_unreachable"
+    assert "comfy-client doctor" in error["hint"]
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_wrong_credentials_are_status_8(comfy_client, command):
+    """With what to set."""
+    with ComfyServer(credentials=("me", "pass")) as server:
+        options = ("--host", server.url)
+        for env in ({}, {"COMFYUI_LOGIN": "me:wrong"}):
+            [error] = comfy_client.json(command, *ASKING[command], *options, status=8, **env)
+            assert error["code"] == "authentication_error"
+            assert "COMFYUI_LOGIN" in error["hint"]
+
+
+def test_every_command_is_asked_and_is_in_the_schema():
+    """But those that need no server, or say all by themselves."""
+    alone = {"convert", "example", "demo", "serve", "stubs", "where", "doctor"}
+    assert main.commands.keys() == ASKING.keys() | alone
+    assert main.commands.keys() - {"demo", "serve", "stubs"} <= commands_in_schema()
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["run", "w.json", "--host", NOWHERE], 3),
+        (["run", "missing.json"], 2),
+        (["queue", "--nothing"], 2),
+    ],
+)
+def test_as_installed_errors_are_words_on_stderr_or_json_on_stdout(comfy_client, args, status):
+    """Never a traceback, and the other one is empty."""
+    host = {} if "--host" in args else {"COMFYUI_HOST": NOWHERE}
+    with ComfyServer() as server:
+        host = host and {"COMFYUI_HOST": server.url}
+        text = comfy_client.installed(*args, **host)
+        assert (text.status, text.out) == (status, "")
+        assert "Error: " in text.err
+        assert "Traceback" not in text.err
+        found = comfy_client.installed(*args, "--json", **host)
+        assert (found.status, found.err) == (status, "")
+        [error] = lines_of(args[0], found)
+        assert error["exit"] == status
+
+
+def test_as_installed_wrong_credentials_and_refusals_have_their_status(comfy_client):
+    """8 and 4."""
+    with ComfyServer(credentials="token") as server:
+        host = ("--host", server.url)
+        assert comfy_client.installed("run", "w.json", *host).status == 8
+        missing = ("--set", "CheckpointLoaderSimple.ckpt_name=simulated.safetensors")
+        path = comfy_client.home / "bad.json"
+        path.write_text(json.dumps(load_workflow("txt2img_tiny", ckpt_name="gone")))
+        refused = comfy_client.installed("run", "bad.json", *host, COMFYUI_TOKEN="token")
+        assert refused.status == 4
+        assert "gone" in refused.err
+        right = comfy_client.installed("run", "bad.json", *host, *missing, COMFYUI_TOKEN="token")
+        assert right.status == 0, right
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_as_installed_the_first_signal_cancels_and_says_so(comfy_client, number):
+    """Status 130, whether it is Ctrl-C or SIGTERM."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        with comfy_client.started("run", "w.json", "--host", server.url) as process:
+            [item] = until(lambda: api.get_queue().running)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=LIMIT)
+        assert (process.returncode, out) == (130, "")
+        assert f"Cancelling prompt {item.prompt_id}" in err
+        until(lambda: api.poll_status().queue_remaining == 0)
+
+
+def test_as_installed_the_second_signal_leaves(comfy_client):
+    """Though the server does not answer; the id is there to come back to."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        with comfy_client.started("run", "w.json", "--host", server.url) as process:
+            assert process.stderr is not None
+            [item] = until(lambda: api.get_queue().running)
+            frozen = server.faults.delay("*", "*")
+            process.send_signal(signal.SIGINT)
+            assert next(line for line in process.stderr if "Cancelling" in line)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+            frozen.end()
+        assert process.returncode == 130
+        assert f"comfy-client cancel {item.prompt_id}" in err
+        assert item.prompt_id in api.get_queue()
+        api.job(item.prompt_id).cancel()
+
+
+def test_a_restart_of_the_server_is_status_6(comfy_client):
+    """The prompt is lost with its queue."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        with comfy_client.started("run", "w.json", "--host", server.url, "--json") as process:
+            until(lambda: api.get_queue().running)
+            server.restart()
+            out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 6, err
+        assert json.loads(out)["code"] == "job_lost"
+
+
+def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client):
+    """What waits is taken out of the queue in any case."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", "--host", server.url)
+        for journal in ([], ["--journal", "rows.db"]):
+            with comfy_client.started(*sweep, *journal) as process:
+                until(lambda: api.get_queue().running and len(api.get_queue().pending) == 3)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=LIMIT)
+            assert process.returncode == 130, err
+            queue = api.get_queue()
+            assert not queue.pending
+            assert bool(queue.running) is bool(journal)
+        api.interrupt()
+
+
+def test_a_broken_pipe_is_quiet(comfy_client):
+    """As of ``head``."""
+    with ComfyServer() as server, comfy_client.started("nodes", "--host", server.url) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(LIMIT) in (0, 1)
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_memory_that_does_not_become_free_is_status_7(comfy_client):
+    """And so much that there never is, is an error of its own."""
+
+    def with_a_gpu(stats: dict) -> dict:
+        stats["devices"][0] |= {"type": "cuda", "name": "cuda:0 x", "vram_free": 2 << 30}
+        return stats
+
+    with ComfyServer() as server:
+        server.faults.rewrite("GET", "/system_stats", with_a_gpu)
+        host = ("--host", server.url)
+        [found] = comfy_client.json("free", "--wait-vram", 1, *host)
+        assert found["vram_free"] == 2 << 30
+        [error] = comfy_client.json("free", "--wait-vram", 3, "--timeout", 0.2, *host, status=7)
+        assert error["code"] == "vram_timeout"
+        [error] = comfy_client.json("free", "--wait-vram", 1000, *host, status=1)
+        assert error["code"] == "error"
+
+
+def test_the_help_of_each_command_has_an_example_and_that_of_all_the_statuses():
+    """And how to complete by Tab."""
+    for name, command in main.commands.items():
+        assert f"  comfy-client {name}" in (command.epilog or ""), name
+        assert command.help, name
+    text = CommandLine(Path())("--help").out
+    for status in Exit:
+        assert f" {status.value} " in " ".join(text.split())
+    assert "_COMFY_CLIENT_COMPLETE=zsh_source" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_options_and_profiles(comfy_client, shell):
+    """By click; nothing is asked of a server."""
+    folder = comfy_client.home / ".config" / "comfy-client"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("[profiles.studio]\n[profiles.home]\n")
+
+    def completed(*words: str) -> str:
+        env = {"_COMFY_CLIENT_COMPLETE": f"{shell}_complete"}
+        env |= {"COMP_WORDS": " ".join(["comfy-client", *words]), "COMP_CWORD": str(len(words))}
+        if shell == "fish":
+            env["COMP_CWORD"] = words[-1]
+        return comfy_client.installed(**env).out
+
+    assert "sweep" in completed("sw")
+    assert "--detach" in completed("run", "--de")
+    assert "studio" in completed("run", "--profile", "st")
