@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import JobTimeout
-from .connecting import Given, Server, of_server_as_text
+from .connecting import Given, of_server_as_text
 from .exits import Mistake
 from .printing import examples, say
 from .results import timeout_option, wait_for
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..events import PreviewEvent
     from ..jobs.result import Result
     from ..workflow import Workflow
+    from .servers import Server
 
 #: Values for inputs of the demo's workflow, by node and name.
 _Inputs = dict[tuple[str, str], str | int]

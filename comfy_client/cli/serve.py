@@ -9,7 +9,6 @@ from typing import IO, Any, Final
 
 import click
 
-from .connecting import split_login
 from .exits import Mistake
 from .printing import examples
 
@@ -106,6 +105,8 @@ def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None
         raise Mistake("give --login-env or --login-file, not both")
     if not variable and not file:
         return None
+    from .servers import split_login
+
     text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
     where = f"the variable {variable}" if variable else "the first line of the file"
     return split_login(text, where)

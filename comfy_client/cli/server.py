@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .connecting import Given, Server, of_server, resolve
+from .connecting import Given, of_server
 from .exits import Ended, Exit
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
@@ -18,6 +18,7 @@ from .run import KNOCK
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..events import LogEntry
+    from .servers import Server
 
 
 @click.command(epilog=examples("comfy-client info", "comfy-client info --json | jq .devices"))
@@ -180,8 +181,10 @@ def where(given: Given) -> None:
 
     Nothing is sent.  An option comes before the environment, and that before the default profile.
     """
+    from .servers import resolve
+
     config = load_config()
-    server = resolve(given, config)
+    server = resolve(given.options, config)
     found = _where(server, config)
     if given.json:
         emit(found)

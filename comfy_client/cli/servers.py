@@ -1,0 +1,209 @@
+"""The server that options, environment and profiles come to, and what is sent to it.
+
+It is imported with the client, and not by commands that ask no server.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from ..client import ComfyApi
+from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
+from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
+from ..transport.url import Address, parse_host
+from .exits import Mistake
+from .profiles import Config
+
+#: The environment variable that names a profile.
+PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
+
+_AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
+
+
+@attrs.frozen
+class Server:
+    """A server, and what is sent to it.
+
+    Attributes:
+        host: Its URL, without a password.
+        credentials: What is sent; ``None``: nothing.
+        ca: The file with certificates to trust; ``None``: the public ones.
+        insecure: Whether certificates are not verified.
+        user: The id on a server with several users; ``None``: none.
+        profile: The profile that was looked at; ``None``: none.
+        sources: Where each of these is from, by name.
+        remarks: What was left out, for whoever wonders.
+    """
+
+    host: str
+    credentials: _AnyCredentials | None = None
+    ca: str | None = None
+    insecure: bool = False
+    user: str | None = None
+    profile: str | None = None
+    sources: Mapping[str, str] = attrs.field(factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def kind_of_credentials(self) -> str | None:
+        """``login`` or ``token``; ``None``: nothing is sent."""
+        match self.credentials:
+            case None:
+                return None
+            case BasicCredentials() | EnvCredentials(kind="basic"):
+                return "login"
+        return "token"
+
+    @property
+    def verify(self) -> bool | str:
+        """As :class:`ComfyApi` takes it."""
+        return not self.insecure if self.insecure or self.ca is None else self.ca
+
+    def client(self) -> ComfyApi:
+        """A client of it."""
+        return ComfyApi(self.host, credentials=self.credentials, user=self.user, verify=self.verify)
+
+
+@attrs.frozen
+class _Layer:
+    """What one place says: the options, the environment, or a profile."""
+
+    name: str
+    says: Mapping[str, Any]
+    address: Address | None
+    login: tuple[str, str] | None
+
+    def source(self, key: str) -> str:
+        """What to call the place that says this."""
+        if self.name == "options":
+            return f"--{key}"
+        if self.name == "environment":
+            return HOST_VARIABLE if key == "host" else key
+        return self.name
+
+    def credentials(self) -> tuple[_AnyCredentials, str] | None:
+        """What it says of them, and where; asked only where they are sent."""
+        if self.login is not None:
+            return BasicCredentials(*self.login), self.source("host")
+        for kind in ("token", "login"):
+            if self.says.get(kind):
+                return _made(kind, self.says[kind], self.source(kind)), self.source(kind)
+            if self.says.get(f"{kind}-file"):
+                source = self.source(f"{kind}-file")
+                return _made(kind, _first_line(self.says[f"{kind}-file"]), source), source
+        for variable, kind in SECRET_VARIABLES.items():
+            if self.says.get(variable):
+                return EnvCredentials(variable, kind), variable
+        return None
+
+
+def resolve(given: Mapping[str, Any], config: Config) -> Server:
+    """The server that options (by name), environment and profiles mean, in this order.
+
+    A profile that an option names counts as an option.  The server is that of the first place
+    that names one.  Places that name another server count for nothing else, either: no secret
+    goes to a server that it is not for.
+    """
+    layers = list(_layers(given, config))
+    named = next((layer for layer in layers if layer.address is not None), None)
+    if named is None or named.address is None:
+        host, said_by = DEFAULT_HOST, "the default"
+    else:
+        host, said_by = named.address.http_url, named.source("host")
+    ours = [one for one in layers if one.address is None or one.address.http_url == host]
+    others = [one for one in layers if one not in ours]
+    sources = {"host": said_by}
+    values: dict[str, Any] = {}
+    for key in ("ca", "insecure", "user"):
+        first = next((layer for layer in ours if layer.says.get(key)), None)
+        if first is not None:
+            values[key], sources[key] = first.says[key], first.source(key)
+    credentials = None
+    for layer in ours:
+        found = layer.credentials()
+        if found is not None:
+            credentials, sources["credentials"] = found
+            break
+    if values.get("ca"):
+        values["ca"] = os.path.expanduser(values["ca"])
+    return Server(
+        host,
+        credentials,
+        profile=_profile_in(given, config)[0],
+        sources=sources,
+        remarks=() if credentials else tuple(_unsent(others)),
+        **values,
+    )
+
+
+def _layers(given: Mapping[str, Any], config: Config) -> Iterator[_Layer]:
+    name, is_option = _profile_in(given, config)
+    profile = None if name is None else _layer(f"profile {name!r}", config.profile(name))
+    yield _layer("options", given)
+    if profile is not None and is_option:
+        yield profile
+    environment = {"host": os.environ.get(HOST_VARIABLE)}
+    environment |= {variable: os.environ.get(variable) for variable in SECRET_VARIABLES}
+    yield _layer("environment", environment)
+    if profile is not None and not is_option:
+        yield profile
+
+
+def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, bool]:
+    """The profile that counts, and whether an option names it."""
+    if given["profile"]:
+        return given["profile"], True
+    return os.environ.get(PROFILE_VARIABLE) or config.default, False
+
+
+def _layer(name: str, says: Mapping[str, Any]) -> _Layer:
+    address, login = None, None
+    if says.get("host"):
+        try:
+            address, login = parse_host(says["host"])
+        except ValueError as exc:
+            raise Mistake(f"{exc} ({name})") from None
+        if login is not None and name == "options":
+            raise Mistake(
+                "--host holds a password, which everybody on this machine can read in the list of "
+                "processes: put user:password into COMFYUI_LOGIN or a --login-file"
+            )
+    secrets = [key for key in ("token", "login", "token-file", "login-file") if says.get(key)]
+    if len(secrets) + (login is not None) > 1:
+        raise Mistake(f"{name}: a login or a token, in one place, not both")
+    return _Layer(name, says, address, login)
+
+
+def _unsent(layers: list[_Layer]) -> Iterator[str]:
+    for layer in layers:
+        for variable in SECRET_VARIABLES:
+            if layer.says.get(variable):
+                yield f"{variable} is not sent: it is for the server that {HOST_VARIABLE} names."
+                return
+
+
+def _made(kind: str, value: str, source: str) -> _AnyCredentials:
+    if kind == "token":
+        return BearerCredentials(value)
+    return BasicCredentials(*split_login(value, source))
+
+
+def split_login(text: str, source: str) -> tuple[str, str]:
+    """User and password; :class:`Mistake` names where they were looked for, and shows nothing."""
+    user, colon, password = text.partition(":")
+    if not colon:
+        raise Mistake(f"{source} does not hold user:password")
+    return user, password
+
+
+def _first_line(path: str) -> str:
+    if path == "-":
+        return sys.stdin.readline().rstrip("\r\n")
+    with Path(path).expanduser().open(encoding="utf-8") as file:
+        return file.readline(1 << 16).rstrip("\r\n")
