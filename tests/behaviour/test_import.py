@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+import comfy_client
 from comfy_client.testing import ComfyServer
 
 #: Rooms and modules for which few programs have a use.
@@ -27,6 +33,7 @@ SELDOM = (
     "showing.bars",
     "showing.html",
     "transport.multipart",
+    "typescript",
     "upload",
     "workflow.check",
     "workflow.convert",
@@ -66,3 +73,70 @@ def test_names_of_the_package_are_there_when_they_are_asked_for() -> None:
     """Those that are not loaded yet, too; and no others."""
     code = "import comfy_client as c; [getattr(c, name) for name in c.__all__]; c.BasicCredentials"
     assert "credentials" in loaded_by(code)
+
+
+#: But for what runs a program, or is imported by pytest alone.
+MODULES = sorted(
+    name
+    for _, name, _ in pkgutil.walk_packages(comfy_client.__path__, "comfy_client.")
+    if not name.endswith("__main__") and not name.startswith("comfy_client.testing.plugin")
+)
+
+WATCHED = """
+import importlib, os, sys, threading
+
+# urllib3 binds a socket for a moment, to see whether there is IPv6.
+WATCHED = ("socket.connect", "socket.get", "subprocess.", "os.fork", "signal.")
+
+def audit(event, args):
+    if event.startswith(WATCHED):
+        print("did", event)
+
+def fds():
+    here = "/proc/self/fd"
+    found = {int(name) for name in os.listdir(here)} if os.path.isdir(here) else set()
+    return {fd for fd in found if os.path.exists(f"{here}/{fd}")}  # not that of the list
+
+before = fds(), os.environ.copy()
+sys.addaudithook(audit)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+if fds() != before[0]:
+    print("opened", *(os.readlink(f"/proc/self/fd/{fd}") for fd in fds() - before[0]))
+if threading.enumerate() != [threading.main_thread()]:
+    print("threads", *threading.enumerate())
+if os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) != 1:
+    print("threads of the system", len(os.listdir("/proc/self/task")))
+if os.environ != before[1]:
+    print("changed the environment")
+"""
+
+
+def done_by(*modules: str) -> str:
+    """What imports of these do beside importing."""
+    command = [sys.executable, "-c", WATCHED, *modules]
+    path = {"PYTHONPATH": str(Path(comfy_client.__file__).parents[1])}
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **path}
+    )
+    return run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("modules", [["comfy_client"], MODULES], ids=["the package", "all of it"])
+def test_an_import_starts_no_thread_and_opens_nothing(modules: list[str]) -> None:
+    """So a process may be forked or frozen after it."""
+    assert len(modules) in (1, len(MODULES))
+    assert done_by(*modules) == ""
+
+
+def test_what_an_import_might_do_is_seen(tmp_path: Path) -> None:
+    """The test above would fail for a module that does."""
+    (tmp_path / "busy.py").write_text(
+        "import socket, threading\n"
+        "kept = socket.socket(), open(__file__), socket.getaddrinfo('127.0.0.1', 80)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{WATCHED}"
+    run = subprocess.run([sys.executable, "-c", code, "busy"], capture_output=True, text=True)
+    found = {line.split()[0] for line in run.stdout.splitlines()}
+    assert found >= {"did", "opened", "threads"}
