@@ -91,6 +91,23 @@ def test_a_failure_is_the_last_event_and_what_the_result_raises(
     asyncio.run(main())
 
 
+def test_a_job_is_a_future_for_asyncio_too(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """By what the standard library has; to cancel that cancels the prompt, in the event loop."""
+
+    async def main() -> None:
+        assert (await asyncio.wrap_future(fast.submit(saves()))).images
+        job = fast.submit(held("a"))
+        await soon(lambda: comfy.running)
+        await stopped(asyncio.create_task(wrapped(job)))
+        with pytest.raises(JobInterrupted):
+            await aio.result(job)
+
+    async def wrapped(job: Job) -> None:
+        await asyncio.wrap_future(job)
+
+    asyncio.run(main())
+
+
 @pytest.mark.usefixtures("prompts_wait")
 def test_a_closed_client_ends_every_wait(comfy: ComfyServer, fast: ComfyApi) -> None:
     """Those for a job, which then has no end event, and those for events of the client."""

@@ -145,7 +145,7 @@ class Service:
 
 @contextmanager
 def served(folder: Path, code: str, workflow: dict[str, Any]) -> Iterator[Service]:
-    """``uvicorn app:app`` in a folder with these two; it ends by Ctrl-C, without a traceback."""
+    """``uvicorn app:app`` in a folder with these two; no line of its log is of a traceback."""
     (folder / "app.py").write_text(code, encoding="utf-8")
     (folder / "figures.py").write_text(FIGURES, encoding="utf-8")
     (folder / "txt2img.json").write_text(json.dumps(workflow), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The recipe of a worker: a task that is delivered again finds its prompt, whatever happened.
 
-Celery itself is not run: a process has the task, is killed, and another one gets it.
+Celery itself is not run: a process has the task, is killed, and another one gets it.  With Celery
+5.7, by hand: the child of a prefork worker was killed, and the next one attached to the prompt.
 """
 
 from __future__ import annotations
