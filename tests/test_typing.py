@@ -176,6 +176,10 @@ def untyped(api: ComfyApi) -> None:
 """
 
 
+#: One run of mypy over all: half a minute, but minutes on a machine that has other work.
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
     """By module and line, what mypy says; one run over all, since a start takes long."""
@@ -200,7 +204,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
         env={**os.environ, **source},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
     )
     assert done.stderr == ""
     found: dict[str, dict[int, str]] = defaultdict(dict)

@@ -144,14 +144,14 @@ def test_a_frame_of_600_mb_is_refused_by_its_header(comfy: ComfyServer, quick: Q
     assert "more than the" in str(lost[0].error)
 
 
-def test_a_hundred_thousand_random_frames_leave_the_thread_alive(
+def test_thousands_of_random_frames_leave_the_thread_alive(
     comfy: ComfyServer, quick: Quick
 ) -> None:
     """Text, binary, pings and pongs with any content: skipped, and the next message counts."""
     chance = random.Random(2024)
     heard = Heard(quick)
     before = threads()
-    for _ in range(100):
+    for _ in range(30):
         batch = []
         for _ in range(1000):
             opcode = chance.choice((1, 1, 2, 2, 9, 10))

@@ -210,6 +210,7 @@ def files(here: Any) -> None:
     assert "filename=" in api.get_path_image(info)
     with api.stream_image(info) as download:
         assert b"".join(download) == picture
+    assert api.has_image(info)
     with api.open_image(info) as file:
         assert file.read(8) == picture[:8]
         file.seek(-8, os.SEEK_END)
@@ -383,6 +384,7 @@ METHODS: dict[str, Callable[[Any], None]] = {
     "get_image": files,
     "stream_image": files,
     "open_image": files,
+    "has_image": files,
     "download_image": files,
     "get_user_config": users,
     "create_user": users,

@@ -89,8 +89,9 @@ def check(found: Event) -> None:
     if isinstance(found, ProgressState):
         for node_id, node in found.nodes.items():
             assert len(node_id) <= 256
-            for name, hint in get_type_hints(type(node)).items():
-                assert fits(getattr(node, name), hint)
+            hints = get_type_hints(type(node))
+            for field in attrs.fields(type(node)):
+                assert fits(getattr(node, field.name), hints[field.name])
 
 
 def test_events_of_every_type_are_recorded() -> None:
