@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +73,8 @@ def demo(
     Runs on an embedded ComfyUI, whose sampler is simulated, unless --host or --profile names a
     server.
     """
+    import secrets
+
     from ..workflow import Workflow
 
     output.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,26 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 )
 
 
+#: What the library says to programs, and how commands say it.
+_IN_COMMANDS: Final = (
+    (r"attach to it by api\.job\('([^']+)'\)", r"comfy-client job \1 --wait"),
+    (r"; pass credentials=\.\.\.", ""),
+    (r"pass verify='ca\.pem'", "pass --ca FILE"),
+    (r"or verify=False", "or --insecure"),
+    (r"check https, verify= and cert=", "check https and --ca"),
+    (r"give user=\.\.\. \(see create_user\)", "give --user ID"),
+    (r"the exception has them .* carry on", "with --journal the same command goes on"),
+    (r"set\(\.\.\., force=True\) replaces the link by a value", "set the input of that node"),
+)
+
+
+def in_commands(text: str) -> str:
+    """A message of the library, in words of the command line."""
+    for pattern, words in _IN_COMMANDS:
+        text = re.sub(pattern, words, text)
+    return text
+
+
 def status_of(error: BaseException) -> Exit:
     """The exit status for an error."""
     if isinstance(error, Ended):
@@ -112,7 +132,7 @@ def message_of(error: BaseException) -> str:
         what = "brought no news in time" if error.stalled else "has not ended in time"
         return f"prompt {error.prompt_id} {what}; it keeps running"
     if isinstance(error, ComfyError):
-        return str(error)  # printable already, and some have a line for each node
+        return in_commands(str(error))  # printable; some have a line for each node
     return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__
 
 

@@ -8,7 +8,6 @@ the workflow has there.
 from __future__ import annotations
 
 import contextlib
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -194,14 +193,20 @@ def _file(path: str) -> Any:
     from ..upload import Upload
 
     if re.match("data:|https?://", path, re.IGNORECASE):
-        return Upload(path)
+        return Upload(path, fetch=True)
     return Path(path).expanduser()
 
 
 def _listed(text: str) -> list[str]:
     """The values between commas; one with a comma stands in double quotes."""
+    import csv  # for sweeps only
+
     found: list[str] = []
-    for one in next(csv.reader([text], skipinitialspace=True), []):
+    try:
+        listed = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as exc:
+        raise WorkflowError(f"values stand between commas: {exc}") from None
+    for one in listed:
         ends = _RANGE.fullmatch(one)
         if ends is None:
             found.append(one)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..values import number
 from .connecting import Given, of_server
 from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
@@ -78,6 +77,8 @@ def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
 
 def _created(item: QueueItem) -> float | None:
     """When it was submitted, in seconds since 1970; older servers do not say."""
+    from ..values import number
+
     created = number(item.extra_data.get("create_time"))
     return created / 1000 if created is not None and 0 < created < 1e15 else None
 

@@ -13,7 +13,17 @@ from typing import Any
 
 import click
 
-from .exits import Ended, Exit, error_object, harmless, hint_of, message_of, one_line, status_of
+from .exits import (
+    Ended,
+    Exit,
+    error_object,
+    harmless,
+    hint_of,
+    in_commands,
+    message_of,
+    one_line,
+    status_of,
+)
 
 
 def say(text: str) -> None:
@@ -83,7 +93,7 @@ class _PlainLogs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(BrokenPipeError):
-            for line in self.format(record).splitlines():
+            for line in in_commands(self.format(record)).splitlines():
                 note(line)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -128,6 +127,8 @@ def as_template(out: str) -> str:
 
     The file keeps the extension that the server gave it.
     """
+    import mimetypes
+
     from ..jobs.names import is_template
 
     kind = (mimetypes.guess_type(out)[0] or "").partition("/")[0]

@@ -11,7 +11,6 @@ import attrs
 import click
 
 from ..errors import TransportError
-from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
 from .connecting import Given, of_server
 from .jobs import entry_object, known_job, queue_objects
 from .printing import emit, examples, note, say
@@ -46,8 +45,10 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
     event of the prompt is a line, then its result.
     """
     with given.client() as api:
-        api.poll_status(KNOCK)
         if prompt_id is None:
+            length = api.poll_status(KNOCK).queue_remaining
+            if not quiet:
+                note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C ends.")
             for change in changes(api):
                 if given.json:
                     emit(change)
@@ -65,6 +66,8 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
     """What is in the queue now, and then each change and each event, without end."""
+    from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
+
     inbox: SimpleQueue[Event] = SimpleQueue()
     api.on("all", inbox.put)
     watched = _Watched(api)
@@ -127,7 +130,8 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
 def _line(change: dict[str, Any]) -> str:
     """``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
     if change["name"] != "queue":
-        known = {key: value for key, value in change.items() if key != "name" and value is not None}
+        silent = ("name", "is_end", "attempt")
+        known = {key: value for key, value in change.items() if key not in silent and value}
         words = ", ".join(f"{key} {value}" for key, value in known.items())
         return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {words:.200}"
     seconds, files = change.get("seconds"), change.get("files") or ()

@@ -142,6 +142,7 @@ def test_a_certificate_is_trusted_by_its_file_or_not_verified(comfy_client):
         host = ("--host", server.url)
         [error] = comfy_client.json("info", *host, status=3)
         assert error["code"] == "server_unreachable"
+        assert "--ca FILE with the CA that signed it (or --insecure" in error["message"]
         assert comfy_client("info", *host, "--ca", "ca.pem").status == 0
         assert comfy_client("info", *host, "--insecure").status == 0
         configure(folder, f'[profiles.p]\nhost = "{server.url}"\nca = "{folder}/ca.pem"\n')

@@ -1,0 +1,229 @@
+"""What ``--set``, ``--input``, ``--seed``, ``--axis`` and ``--out`` say, as values."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfy_client import Upload, Workflow
+from comfy_client.cli.exits import Mistake, in_commands
+from comfy_client.cli.inputs import Types, set_seeds
+from comfy_client.cli.results import as_template, check_template
+
+NODE = {
+    "input": {
+        "required": {
+            "count": ["INT", {"default": 1}],
+            "part": ["FLOAT", {"default": 1.0}],
+            "either": ["INT,FLOAT", {}],
+            "flag": ["BOOLEAN", {"default": False}],
+            "text": ["STRING", {}],
+            "old": [["a", "b", 3], {}],
+            "new": ["COMBO", {"options": ["x", "y"]}],
+            "image": [["there.png"], {"image_upload": True}],
+            "seed": ["INT", {}],
+            "link": ["MODEL"],
+        }
+    },
+    "output": [],
+}
+DEFINITIONS = {"Known": NODE}
+INPUTS = {
+    "count": 1,
+    "part": 1.0,
+    "either": 1,
+    "flag": False,
+    "text": "",
+    "old": "a",
+    "new": "x",
+    "image": "there.png",
+    "seed": 1,
+    "link": ["2", 0],
+}
+
+
+def workflow(class_type: str = "Known") -> Workflow:
+    nodes: dict[str, Any] = {
+        "1": {"class_type": class_type, "inputs": INPUTS},
+        "2": {"class_type": "Other", "inputs": {"noise_seed": 5}},
+    }
+    return Workflow(nodes)
+
+
+def set_to(text: str, class_type: str = "Known") -> Workflow:
+    found = workflow(class_type)
+    Types(found, DEFINITIONS).set([text])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("1.count=7", "count", 7),
+        ("1.part=7", "part", 7.0),
+        ("1.part=1e-3", "part", 0.001),
+        ("1.either=7", "either", 7),
+        ("1.either=7.5", "either", 7.5),
+        ("1.flag=yes", "flag", True),
+        ("1.flag=FALSE", "flag", False),
+        ("1.text=7", "text", "7"),
+        ("1.text=a=b", "text", "a=b"),
+        ("1.text=", "text", ""),
+        ("1.old=b", "old", "b"),
+        ("1.old=3", "old", 3),
+        ("1.new=y", "new", "y"),
+        ("1.image=sub/elsewhere.png", "image", "sub/elsewhere.png"),
+        ("1.seed=random", "seed", "random"),
+        ("1.seed=-1", "seed", -1),
+        ("Known.count=8", "count", 8),
+    ],
+)
+def test_a_text_becomes_what_the_definition_of_the_input_says(text, name, value):
+    """A number, true or false, a choice, a text."""
+    found = set_to(text)["1"][name]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1.count=x", "1.count takes INT, not 'x'"),
+        ("1.count=1.5", "takes INT"),
+        ("1.part=x", "takes FLOAT"),
+        ("1.flag=perhaps", "is true or false"),
+        ("1.old=z", "there is 'a', 'b', '3'"),
+        ("1.new=yy", "nearest: y"),
+        ("1.cuont=1", "nearest: 'count'"),
+        ("Knwon.count=1", "nearest: 'Known'"),
+        ("count", "it is NAME=VALUE"),
+        ("1.link=x", "is linked to"),
+        ("=7", "it is NAME=VALUE"),
+    ],
+)
+def test_what_does_not_fit_is_a_mistake_that_says_what_would(text, words):
+    """And the workflow stays as it was."""
+    with pytest.raises(Mistake, match="--set") as caught:
+        set_to(text)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [("1.count=7", "count", 7), ("1.part=2.5", "part", 2.5), ("1.flag=on", "flag", True)],
+)
+def test_what_the_server_does_not_know_takes_the_type_that_is_there(text, name, value):
+    """Of the value in the workflow."""
+    assert set_to(text, "Unknown")["1"][name] == value
+
+
+def test_a_file_is_for_the_input_that_takes_files(tmp_path):
+    """The only one of the node, or the one that is named; a URL is fetched when it is sent."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    for text in (f"Known={tmp_path}/a.png", f"1.image={tmp_path}/a.png", "1=https://x.example/a"):
+        found = workflow()
+        Types(found, DEFINITIONS).attach([text])
+        assert isinstance(found.nodes["1"].inputs["image"], Upload)
+    for text, words in (("2=a.png", "none for files"), ("1=missing.png", "missing.png")):
+        with pytest.raises(Mistake, match="--input") as caught:
+            Types(workflow(), DEFINITIONS).attach([text])
+        assert words in caught.value.message
+
+
+def test_all_seeds_are_set():
+    """To a number, or to others each time."""
+    found = workflow()
+    set_seeds(found, "7")
+    assert (found["1"]["seed"], found["2"]["noise_seed"]) == (7, 7)
+    set_seeds(found, "random")
+    assert {found["1"]["seed"], found["2"]["noise_seed"]} != {7}
+    set_seeds(found, None)
+    for wrong in ("-1", "x", "1.5", "٣"):
+        with pytest.raises(Mistake):
+            set_seeds(found, wrong)
+    with pytest.raises(Mistake, match="no node has"):
+        set_seeds(Workflow({"1": {"class_type": "A", "inputs": {}}}), "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1.count=1,2", [1, 2]),
+        ("1.count=1..4", [1, 2, 3, 4]),
+        ("1.count=-1..1,9", [-1, 0, 1, 9]),
+        ("1.part=0.5, 1", [0.5, 1.0]),
+        ('1.text="a, b",c', ["a, b", "c"]),
+        ("1.old=a,3", ["a", 3]),
+        ("1.flag=true,false", [True, False]),
+    ],
+)
+def test_the_values_of_an_axis_stand_between_commas(text, values):
+    """Ranges of whole numbers with two dots, texts with commas in quotes."""
+    name, found = Types(workflow(), DEFINITIONS).axis(text)
+    assert found == values
+    assert name == text.partition("=")[0]
+
+
+@pytest.mark.parametrize("text", ["1.count=4..1", "1.count=1..10000000", "1.count=", "1.x=1"])
+def test_an_axis_without_values_is_a_mistake(text):
+    """And so is one without end."""
+    with pytest.raises(Mistake, match="--axis"):
+        Types(workflow(), DEFINITIONS).axis(text)
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_typed_is_a_value_or_a_mistake(text):
+    """Nothing else comes of it."""
+    types = Types(workflow(), DEFINITIONS)
+    for what in (text, f"1.count={text}", f"1.text={text}", f"1.old={text}"):
+        for use in (lambda one: types.set([one]), types.axis):
+            with contextlib.suppress(Mistake):
+                use(what)
+
+
+@pytest.mark.parametrize(
+    ("out", "template"),
+    [
+        ("fox.png", "fox{ext}"),
+        ("out/fox.mp4", "out/fox{ext}"),
+        ("out/", "out/"),
+        ("out", "out"),
+        ("run.2024", "run.2024"),
+        ("{seed}.png", "{seed}.png"),
+    ],
+)
+def test_the_name_of_a_picture_is_no_folder(out, template):
+    """It keeps the extension that the server gave it."""
+    assert as_template(out) == template
+
+
+def test_an_existing_folder_stays_one(tmp_path: Path):
+    """Whatever its name is."""
+    (tmp_path / "a.png").mkdir()
+    assert as_template(f"{tmp_path}/a.png") == f"{tmp_path}/a.png"
+
+
+@pytest.mark.parametrize("out", [None, "out/", "{seed}_{index:03}{ext}", "{Known.count}{ext}"])
+def test_a_template_that_files_can_be_saved_by_is_none_of_the_mistakes(out):
+    """Also with the value of an input."""
+    check_template(out, workflow().to_dict())
+
+
+@pytest.mark.parametrize("out", ["{sed}", "{", "{Known.cuont}", "{seed}/../x"])
+def test_a_template_with_a_mistake_is_told_before_anything_runs(out):
+    """And what would be right."""
+    with pytest.raises(Mistake, match="--out"):
+        check_template(out, workflow().to_dict())
+
+
+def test_messages_for_programs_are_told_in_words_of_the_command_line():
+    """Only what is different there."""
+    assert in_commands("wait again, or attach to it by api.job('x-1')") == (
+        "wait again, or comfy-client job x-1 --wait"
+    )
+    assert in_commands("wants credentials; pass credentials=...") == "wants credentials"
+    assert in_commands("no such thing") == "no such thing"
