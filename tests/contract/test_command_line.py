@@ -23,7 +23,9 @@ Server = ComfyServer | ComfyUI
 
 @pytest.fixture
 def comfy_client(comfyui: Server, tmp_path: Path) -> CommandLine:
-    """The command, for that server."""
+    """The command, for that server, which has nothing to do."""
+    with ComfyApi(comfyui.url) as api:
+        until(lambda: api.poll_status().queue_remaining == 0)
     return CommandLine(tmp_path, comfyui.url)
 
 
