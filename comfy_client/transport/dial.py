@@ -186,8 +186,8 @@ class Line:
                 deadline = Deadline.after(0.5)
                 self._sock.settimeout(0.5)
                 self._ws.send_close()
-                while not deadline.expired and self._sock.recv(1 << 16):
-                    pass
+                while not deadline.expired and (rest := self._sock.recv(1 << 16)):
+                    self._traffic.add(received=len(rest))
         with contextlib.suppress(OSError, websocket.WebSocketException):
             self._ws.shutdown()
 

@@ -126,6 +126,10 @@ def _outcome(wait: Callable[[], Result]) -> Any:
         return exc
 
 
+#: The prompt of somebody else, of which a fault tells.
+FOREIGN = "5f7a1c1e-0000-4000-8000-00000000cafe"
+
+
 class Round:
     """Many jobs under one seed."""
 
@@ -164,10 +168,15 @@ class Round:
                 with contextlib.suppress(AssertionError):  # what nobody waits for may go on
                     server.until(lambda: server._running().queue.running_id is None)
                 self.wrong += [f"trouble: {exc!r}" for exc in t.errors]
-                for client in self.clients:
+                for number, client in enumerate(self.clients):
                     if outstanding(client):
                         self.wrong.append(f"outstanding: {outstanding(client)}")
                     client._receivers.flush(5.0)
+                    stats = client.stats()
+                    ended = stats.submitted + stats.attached
+                    told = len({event.prompt_id for event in self.ends[number]} - {FOREIGN})
+                    if stats.outstanding or ended != told:
+                        self.wrong.append(f"{told} prompts had an end, but counted are {stats}")
                 self._judge()
                 self.requests = len(server.requests)
                 self.looks = sum(r.path == "/queue" for r in server.requests)
