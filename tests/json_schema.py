@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,25 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def check(value: object, name: str, *, exactly: bool = True) -> None:
-    """A dict is what the shipped schema says; ``exactly``: and has no other names."""
-    shipped = json.loads(PATH.read_text(encoding="utf-8"))
-    assert name in shipped["$defs"]
-    one = {**shipped, "$ref": f"#/$defs/{name}"}
-    jsonschema.Draft202012Validator(one, format_checker=jsonschema.FormatChecker()).validate(value)
-    if exactly:
-        assert isinstance(value, dict)
-        assert value.keys() - {"truncated"} == set(shipped["$defs"][name]["required"])
+@cache
+def shipped() -> dict[str, Any]:
+    """The schema of the package."""
+    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    """What checks a dict of that class."""
+    assert name in shipped()["$defs"]
+    one = {**shipped(), "$ref": f"#/$defs/{name}"}
+    return jsonschema.Draft202012Validator(one, format_checker=jsonschema.FormatChecker())
+
+
+def check(value: dict[str, Any], name: str) -> None:
+    """A dict is what the shipped schema says, and has no other names."""
+    validator(name).validate(value)
+    assert value.keys() - {"truncated"} == set(shipped()["$defs"][name]["required"])
 
 
 def check_to_dict(value: Any) -> dict[str, Any]:

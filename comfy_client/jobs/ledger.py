@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..errors import ClientClosed, ComfyError
+from ..errors import ClientClosed, ComfyError, printable
 from ..events import ConnectionEvent
 from ..signals import Receivers
 from .outcomes import status_of
@@ -152,4 +152,5 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _ids(prompt_id: str, step: str) -> dict[str, Any]:
-    return {"prompt_id": prompt_id, "prompt_event": step}
+    # A server may choose any text as an id.
+    return {"prompt_id": printable(prompt_id), "prompt_event": step}

@@ -30,11 +30,13 @@ from comfy_client import (
     Upload,
     WorkflowError,
 )
+from comfy_client.events import FROM_SERVER
 from comfy_client.jobs.result import make_result
 from comfy_client.sealing import Sealed
 from comfy_client.to_dict import MAX_CHARACTERS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, AsDict
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.dial import Lost
+from tests.helpers import hostile_values
 from tests.json_schema import check_to_dict
 
 
@@ -99,6 +101,20 @@ JSON = st.recursive(
 def test_any_value_goes_into_json_and_back(value: Any) -> None:
     """Without ``NaN``, which is no JSON, and encoded as UTF-8."""
     data(value)
+
+
+@given(st.sampled_from(sorted(FROM_SERVER)), hostile_values.JSON)
+def test_any_message_of_a_known_name(name: str, message: Any) -> None:
+    """Whatever a server sends under it."""
+    text = json.dumps({"type": name, "data": message})
+    for event in decode_text(text.encode()):
+        check_to_dict(event)
+
+
+@given(st.dictionaries(st.text(), st.dictionaries(st.text(), hostile_values.JSON)))
+def test_any_outputs_of_nodes(outputs: dict[str, dict[str, Any]]) -> None:
+    """As a history may have them."""
+    check_to_dict(make_result("p", {}, outputs))
 
 
 RECORDED = sorted((Path(__file__).parents[1] / "recordings").glob("*/*.jsonl"))
