@@ -83,7 +83,8 @@ def test_a_crowded_queue_is_not_read_for_each_prompt_of_others(comfy, fast):
             comfy.until(lambda: len(told.names("status")) > heard, LIMIT)
             return state_of(taken).check_at < float("inf")
 
-        assert not is_due_after(comfy.push_status)
+        # Not each time, and never once a look that was under way is over.
+        until(lambda: not is_due_after(comfy.push_status), LIMIT)
         assert not is_due_after(lambda: fast.submit(GRAPH))
         assert not is_due_after(lambda: comfy.finish(work[0].prompt_id))
         comfy.finish(work[1].prompt_id)
