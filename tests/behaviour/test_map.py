@@ -443,6 +443,18 @@ def test_a_prompt_that_the_server_no_longer_has_is_not_said_to_go_on(server, api
     assert str(error).endswith("; the server knows nothing of it any more")
 
 
+@pytest.mark.timing(cancel_timeout=0.5)
+def test_a_prompt_that_cannot_be_cancelled_is_said_to_go_on(server, api, record) -> None:
+    """The error is about the prompt all the same."""
+    record.gate = threading.Semaphore(0)
+    for path in ("/interrupt", "/queue"):
+        server.on("POST", path, (500, {}, b""))
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=0.3)
+    record.gate = None
+    assert isinstance(error, JobTimeout)
+    assert str(error).endswith("; it could not be cancelled, and may keep running")
+
+
 def test_a_worker_that_is_dead_hangs_nothing(server, api, record) -> None:
     """What waits behind is taken out of the queue, one by one; nothing is waited for in vain."""
     with server.faults.hang_worker():
