@@ -9,7 +9,7 @@ import click
 from .connecting import Given, of_server
 from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
-from .mine import is_mine
+from .mine import Mine, is_mine
 from .printing import ago, emit, examples, note, say, table
 from .results import out_option, quiet_option, show_result, timeout_option, wait_for
 
@@ -58,7 +58,7 @@ def queue(given: Given) -> None:
 
 def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
     """The queue as ``--json`` prints it, in the order in which it runs."""
-    found = api.get_queue()
+    found, mine = api.get_queue(), is_mine()
     items = [("running", item) for item in found.running]
     items += [("pending", item) for item in found.pending]
     return [
@@ -69,7 +69,7 @@ def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
             "number": item.number,
             "nodes": len(item.workflow),
             "created_at": _created(item),
-            "mine": is_mine(item.extra_data),
+            "mine": mine(item.extra_data),
         }
         for position, (status, item) in enumerate(items)
     ]
@@ -96,7 +96,8 @@ def history(given: Given, limit: int) -> None:
     """List the prompts that have ended, the newest first."""
     with given.client() as api:
         entries = list(api.get_histories(limit).values())[::-1]
-        rows = [entry_object(api, entry) for entry in entries]
+        mine = is_mine()
+        rows = [entry_object(api, entry, mine) for entry in entries]
     if given.json:
         for row in rows:
             emit(row)
@@ -119,7 +120,7 @@ def history(given: Given, limit: int) -> None:
     )
 
 
-def entry_object(api: ComfyApi, entry: HistoryEntry) -> dict[str, Any]:
+def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
     """A prompt that has ended, as ``--json`` prints it."""
     result = result_of(api, entry)
     error = entry.execution_error
@@ -130,7 +131,7 @@ def entry_object(api: ComfyApi, entry: HistoryEntry) -> dict[str, Any]:
         "ended_at": entry.ended,
         "seconds": result.seconds,
         "nodes": len(entry.workflow),
-        "mine": is_mine(entry.extra_data),
+        "mine": mine(entry.extra_data),
         "files": [item.to_dict() for item in result.files],
         "error": None if error is None else str(error.get("exception_message") or "unknown"),
     }

@@ -6,12 +6,15 @@ queue can read it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+#: Whether a prompt is of this installation, by its ``extra_data``.
+Mine = Callable[[Mapping[str, Any]], bool]
 #: The key in ``extra_data`` of a prompt.
 KEY: Final = "comfy_client_cli"
 
@@ -23,34 +26,30 @@ def state_path() -> Path:
     return folder / "comfy-client" / "id"
 
 
-def my_id() -> str:
-    """The id of this installation, which is made when it is first asked for."""
-    path = state_path()
-    try:
-        return _read(path)
-    except (OSError, ValueError):
-        pass
-    mine = str(uuid.uuid4())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"id.{mine}")
-        part.write_text(mine, encoding="ascii")
-        part.chmod(0o600)
-        part.replace(path)
-        return _read(path)  # the same for two that begin at once
-    except (OSError, ValueError):
-        return mine  # nowhere to keep it: nothing is found again
-
-
-def _read(path: Path) -> str:
-    return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
-
-
 def mark() -> dict[str, Any]:
-    """What the prompts of a command carry as ``extra_data``."""
-    return {KEY: my_id()}
+    """What the prompts of a command carry as ``extra_data``; the first time, the id is made."""
+    return {KEY: _known_id() or _new_id()}
 
 
-def is_mine(extra_data: Mapping[str, Any]) -> bool:
-    """Whether a prompt carries it."""
-    return extra_data.get(KEY) == my_id()
+def is_mine() -> Mine:
+    """As it is known now."""
+    mine = _known_id()
+    return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
+
+
+def _known_id() -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return str(uuid.UUID(state_path().read_text(encoding="ascii").strip()))
+    return None
+
+
+def _new_id() -> str:
+    """Without a place to keep it, the prompt is not found again."""
+    path, made = state_path(), str(uuid.uuid4())
+    part = path.with_name(f"id.{made}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(made, encoding="ascii")
+        part.replace(path)
+    return _known_id() or made

@@ -42,12 +42,13 @@ def wait_for(
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
     """The result of a prompt; Ctrl-C cancels one of ours first, and a second one leaves."""
-    from ..jobs.callbacks import Callbacks
-    from ..jobs.job import Limits
-    from ..jobs.watching import wait_watched
-    from ..showing.screen import surface
-
     try:
+        # In here, since they take a while in which somebody may press it.
+        from ..jobs.callbacks import Callbacks
+        from ..jobs.job import Limits
+        from ..jobs.watching import wait_watched
+        from ..showing.screen import surface
+
         return wait_watched(
             job,
             Limits(timeout),

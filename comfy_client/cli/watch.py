@@ -13,6 +13,7 @@ import click
 from ..errors import TransportError
 from .connecting import Given, of_server
 from .jobs import entry_object, known_job, queue_objects
+from .mine import is_mine
 from .printing import emit, examples, note, say
 from .results import quiet_option, show_result, wait_for
 from .run import KNOCK
@@ -120,7 +121,7 @@ class _Watched:
         entry = self.api.get_history(prompt_id)
         if entry is None:
             return {"prompt_id": prompt_id, "status": "gone"}
-        return entry_object(self.api, entry)
+        return entry_object(self.api, entry, is_mine())
 
 
 def _change(row: dict[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,20 @@ def test_as_installed_the_second_signal_leaves(comfy_client):
         api.job(item.prompt_id).cancel()
 
 
+def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, monkeypatch):
+    """As while modules are imported for it."""
+
+    def pressed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("comfy_client.showing.screen.surface", pressed)
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        ran = comfy_client("run", "w.json", "--host", server.url)
+        assert ran.status == 130
+        assert "Cancelling prompt" in ran.err
+        until(lambda: api.poll_status().queue_remaining == 0)
+
+
 def test_a_restart_of_the_server_is_status_6(comfy_client):
     """The prompt is lost with its queue."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
