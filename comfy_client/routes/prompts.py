@@ -240,7 +240,10 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
             status=200,
             body=answer,
         )
-    return queued
+    if not queued.node_errors:
+        return queued
+    told = http.identity.secrets().hide_words_in(queued.node_errors)
+    return attrs.evolve(queued, node_errors=told)
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:

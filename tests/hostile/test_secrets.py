@@ -54,6 +54,7 @@ def shown(exc: BaseException | None) -> str:
     said = []
     for each in seen.values():
         said += [str(each), repr(each), repr(each.args), repr(vars(each))]
+        said += [json.dumps(each.to_dict())] if isinstance(each, ComfyError) else []
         said += getattr(each, "__notes__", ())
         step = each.__traceback__
         while step is not None:
@@ -519,7 +520,8 @@ def test_a_node_that_repeats_a_key_when_it_fails(place: str) -> None:
         with pytest.raises(JobFailed) as caught:
             api.submit(graph, **options).result(20)
     exc = caught.value
-    assert_nowhere("".join([str(exc), repr(exc.args), repr(vars(exc))]))
+    told = json.dumps(exc.to_dict())
+    assert_nowhere("".join([str(exc), repr(exc.args), repr(vars(exc)), told]))
     assert (exc.node_id, exc.class_type, exc.exception_type) == ("3", "KSampler", "RuntimeError")
 
 
@@ -551,7 +553,10 @@ def test_what_a_server_leaves_out_is_warned_about_without_secrets(
 
     with Comfy() as server, poller(server.url, credentials=("me", SECRET)) as api:
         server.lies["POST /prompt"] = receipt
-        api.submit(GRAPH)
+        job = api.submit(GRAPH)
+        assert "***" in json.dumps(job.to_dict()["node_errors"])
+        assert_nowhere(json.dumps(job.to_dict()))
+        assert_nowhere(json.dumps(api.queue_prompt(None, GRAPH, prompt_id=job.prompt_id).to_dict()))
     (record,) = [each for each in logs.records if "without some" in each.getMessage()]
     lines = record.getMessage().splitlines()
     assert len(lines) == 2

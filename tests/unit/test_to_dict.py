@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,6 +36,7 @@ from comfy_client.sealing import Sealed
 from comfy_client.to_dict import MAX_CHARACTERS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, AsDict
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.dial import Lost
+from tests.conftest import examples
 from tests.helpers import hostile_values
 from tests.json_schema import check_to_dict
 
@@ -111,6 +112,7 @@ def test_any_message_of_a_known_name(name: str, message: Any) -> None:
         check_to_dict(event)
 
 
+@settings(max_examples=examples(40))
 @given(st.dictionaries(st.text(), st.dictionaries(st.text(), hostile_values.JSON)))
 def test_any_outputs_of_nodes(outputs: dict[str, dict[str, Any]]) -> None:
     """As a history may have them."""
