@@ -18,6 +18,7 @@ from comfy_client.errors import (
     JobFailed,
     JobInterrupted,
     JobLost,
+    JobNotFound,
     JobTimeout,
     NotSupported,
     PromptRejected,
@@ -457,3 +458,39 @@ def test_jobs_are_futures_of_the_standard_library(api):
     until(lambda: len(ended) == 5)
     assert ended == jobs
     assert {job.status for job in jobs} == {"succeeded"}
+
+
+# -- one that must exist -----------------------------------------------------------------
+
+
+def test_what_must_exist_is_found_in_queue_and_history(api, stranger, stops_one):
+    """Running, waiting, ended; nothing else is."""
+    running, waiting = api.submit(sleeper()), api.submit(picture())
+    until(lambda: running.status == "running")
+    for job in (running, waiting):
+        found = stranger.job(job.prompt_id, must_exist=True)
+        assert found.prompt_id == job.prompt_id
+        assert found.status in ("pending", "running")
+        assert api.job(job.prompt_id, must_exist=True) is job
+    running.cancel(force=not stops_one)
+    result = waiting.result(LIMIT)
+    again = stranger.job(waiting.prompt_id, must_exist=True).result(LIMIT)
+    assert again["Save"].image.filename == result["Save"].image.filename
+    with ComfyApi(api.host, namespace=blinker.Namespace()) as third:
+        third.delete_history(waiting.prompt_id)
+        for prompt_id in (waiting.prompt_id, str(uuid.uuid4())):
+            with pytest.raises(JobNotFound, match="in no queue and no history"):
+                third.job(prompt_id, must_exist=True)
+
+
+def test_as_completed_says_how_many_are_left(api, stops_one):
+    """Of two servers' clients or one; what has ended comes first."""
+    quick, slow = api.submit(picture()), api.submit(sleeper())
+    quick.result(LIMIT)
+    ended = api.as_completed([slow, quick, quick], timeout=1.0)
+    assert next(ended) is quick
+    with pytest.raises(JobTimeout, match="1 of 2 prompts") as caught:
+        next(ended)
+    assert caught.value.prompt_id == slow.prompt_id
+    slow.cancel(force=not stops_one)
+    assert list(api.as_completed([slow], timeout=LIMIT)) == [slow]
