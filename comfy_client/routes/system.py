@@ -16,6 +16,9 @@ from ._base import RouteGroup, facts_of
 
 #: Seconds between two looks at the memory that is being freed.
 _LOOK: Final = 0.1
+#: After how many seconds it is asked for again.  A ComfyUI notes the wish and wakes its worker, but
+#: that is in vain while it collects garbage after a prompt: then it sleeps until the next one.
+_REPEATED: Final = (0.2, 0.4)
 
 
 class SystemRoutes(RouteGroup):
@@ -55,24 +58,31 @@ class SystemRoutes(RouteGroup):
                 computes everything again.
             wait: How many seconds to wait for it, at most: until the free memory of the main
                 device has grown and stands still (``GET /system_stats``).  It may not grow, as
-                there is nothing to free.  0: do not wait.
+                there is nothing to free; that of a CPU tells nothing.  The request is sent three
+                times meanwhile, since a server that has just run a prompt may leave the first one
+                until after the next prompt.  0: do not wait.
         """
         deadline = Deadline.after(wait)
-        before = last = self._free_now() if wait else 0
         body = {"unload_models": unload_models, "free_memory": free_memory}
+        before = last = self._vram() if wait else 0
         self._http.send_command("POST", "/free", json=body)
-        while wait and not deadline.expired:
+        if not wait:
+            return
+        for pause in _REPEATED:
+            time.sleep(deadline.left(pause))
+            self._http.send_command("POST", "/free", json=body)
+        while not deadline.expired:
             time.sleep(deadline.left(_LOOK))
-            now = self._free_now()
+            now = self._vram()
             if before < now <= last:
                 return
             last = now
 
-    def _free_now(self) -> int:
-        """Bytes that are free, of the main device."""
-        stats = self.get_system_stats()
-        device = stats.devices[0] if stats.devices else None
-        return (device.vram_free if device is not None else stats.ram_free) or 0
+    def _vram(self) -> int:
+        """Bytes that are free of the memory of the main device, if that is no CPU."""
+        devices = self.get_system_stats().devices
+        device = devices[0] if devices and devices[0].type != "cpu" else None
+        return 0 if device is None else device.vram_free or 0
 
     def get_logs(self) -> str:
         """The latest terminal output as text, each entry with its time.

@@ -75,11 +75,11 @@ def test_the_memory_is_freed_before_the_second_try(comfy, fast, memory, fails_fi
     first, second = (n for n, path in enumerate(asked) if path == "POST /prompt")
     assert asked[first + 1 : second] == [
         "GET /system_stats",
-        "POST /free",
+        *["POST /free"] * 3,  # a server may not hear the first
         *["GET /system_stats"] * 4,
     ]
-    [freed] = [r for r in comfy.requests if r.path.endswith("/free")]
-    assert freed.json() == {"unload_models": True, "free_memory": True}
+    freed = [r.json() for r in comfy.requests if r.path.endswith("/free")]
+    assert freed == [{"unload_models": True, "free_memory": True}] * 3
     ids = [request.json()["prompt_id"] for request in posts(comfy)]
     assert len(set(ids)) == 2
 
