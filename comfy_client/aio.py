@@ -65,12 +65,11 @@ def events(source: Subscriptions, name: str = "all") -> AsyncIterator[Event]: ..
 def events(source: Job | Subscriptions, name: str = "all") -> AsyncIterator[Event]:
     """Iterate over the events of a job or of a client, from now on.
 
-    Those of a job are the same as :meth:`Job.events` yields, and end with the job; those of a
-    client are those of :meth:`ComfyApi.events`, and end when it is closed.  Events wait for a slow
-    loop, within the limits of :meth:`ComfyApi.events`: only the newest preview and progress of each
-    node are kept.  Leave the loop whenever you like: ``break``, an exception or a cancelled task
-    end the subscription, and change nothing for the prompt.  A timeout around ``anext(...)`` loses
-    no event.
+    Of a job, they are what :meth:`Job.events` yields, and end with the job; of a client, what
+    :meth:`ComfyApi.events` yields, until it is closed.  Events wait for a slow loop, within the
+    limits of :meth:`ComfyApi.events`: only the newest preview and progress of each node are kept.
+    ``break``, an exception and a cancelled task end the subscription, and change nothing for the
+    prompt.  A timeout around ``anext(...)`` loses no event.
 
     Example::
 
@@ -78,14 +77,14 @@ def events(source: Job | Subscriptions, name: str = "all") -> AsyncIterator[Even
 
         from comfy_client import ComfyApi, aio
 
-        async def main() -> None:
-            with ComfyApi("http://127.0.0.1:8188") as api:
-                job = await asyncio.to_thread(api.submit, "txt2img.json")
-                async for event in aio.events(job):
-                    print(event.name, job.progress.fraction)
-                print((await aio.result(job)).images)
+        async def main(api: ComfyApi) -> None:
+            job = await asyncio.to_thread(api.submit, "txt2img.json")
+            async for event in aio.events(job):
+                print(event.name, job.progress.fraction)
+            print((await aio.result(job)).images)
 
-        asyncio.run(main())
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            asyncio.run(main(api))
 
     Args:
         source: A job, or a ``ComfyApi``.
