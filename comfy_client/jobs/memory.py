@@ -6,7 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..errors import ClientClosed, ComfyError, JobFailed, NotSupported, VramTimeout
+from ..errors import (
+    ClientClosed,
+    ComfyError,
+    JobFailed,
+    NotSupported,
+    VramTimeout,
+    printable,
+)
 from ..models import Device
 from ..routes import Routes
 from ..transport.backoff import Backoff
@@ -75,7 +82,7 @@ def _device(devices: Sequence[Device], index: int | None) -> Device:
 def _check_size(device: Device, nbytes: int) -> None:
     if device.vram_total is not None and nbytes > device.vram_total:
         raise ValueError(
-            f"{device.name} has {_gib(device.vram_total)} of VRAM in all, so {_gib(nbytes)} will "
+            f"{_name(device)} has {_gib(device.vram_total)} of VRAM in all, so {_gib(nbytes)} will "
             "never be free"
         )
 
@@ -85,7 +92,7 @@ def _timed_out(device: Device | None, nbytes: int, timeout: float | None) -> Vra
     if device is None or free is None:
         what = "the server did not answer"
     else:
-        what = f"{device.name} has {_gib(free)} free"
+        what = f"{_name(device)} has {_gib(free)} free"
     return VramTimeout(
         f"waited {timeout or 0:g} s for {_gib(nbytes)} of free VRAM, and {what}: call free_memory, "
         "or wait for the prompts that run",
@@ -95,8 +102,12 @@ def _timed_out(device: Device | None, nbytes: int, timeout: float | None) -> Vra
     )
 
 
+def _name(device: Device) -> str:
+    return printable(device.name[:100])
+
+
 def _gib(nbytes: int) -> str:
-    return f"{nbytes / 2**30:.2f} GiB"
+    return f"{min(nbytes, 1 << 80) / 2**30:.2f} GiB"  # a server may say anything
 
 
 # -- once more -----------------------------------------------------------------------------

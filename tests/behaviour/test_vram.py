@@ -10,7 +10,14 @@ from typing import Any
 import attrs
 import pytest
 
-from comfy_client import ApiError, ClientClosed, ComfyApi, NotSupported, VramTimeout
+from comfy_client import (
+    ApiError,
+    ClientClosed,
+    ComfyApi,
+    NotSupported,
+    UnexpectedResponse,
+    VramTimeout,
+)
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import exception_of
 
@@ -23,9 +30,10 @@ class Gpus:
     """What the server says of its devices; each question takes the next free sizes of the first."""
 
     server: ComfyServer
-    free: list[int | None]
+    free: list[Any]
     more: tuple[int, ...] = ()
     kind: str = "cuda"
+    total: Any = 8 * GIB
     asked: int = 0
 
     def answer(self, request: Request) -> Any:
@@ -37,7 +45,7 @@ class Gpus:
                 "name": f"{self.kind}:{index}",
                 "type": self.kind,
                 "index": index,
-                "vram_total": 8 * GIB,
+                "vram_total": self.total,
                 "vram_free": free,
             }
             for index, free in names
@@ -108,6 +116,20 @@ def test_a_server_without_vram_is_an_error_at_once(api: ComfyApi, gpus: Gpus, fr
         gpus.free = [None]
     with pytest.raises(NotSupported, match="no VRAM to wait for"):
         api.wait_for_vram(GIB)
+
+
+@pytest.mark.parametrize("free", [-(10**2000), 10**2000, 0, "much", 1e300, [], True])
+def test_whatever_a_server_says_of_its_memory_is_one_of_these(
+    api: ComfyApi, gpus: Gpus, free: Any
+) -> None:
+    """Numbers of any size, and what is none."""
+    gpus.free = [free]
+    gpus.kind = "\x1b[2Jcuda"
+    with contextlib.suppress(VramTimeout, NotSupported, UnexpectedResponse):
+        api.wait_for_vram(2 * GIB, 0)
+    gpus.total = free
+    with contextlib.suppress(VramTimeout, NotSupported, UnexpectedResponse, ValueError):
+        api.wait_for_vram(2 * GIB, 0)
 
 
 def test_the_real_thing_on_a_cpu_says_so(api: ComfyApi) -> None:
