@@ -16,6 +16,10 @@ From the bottom up:
     What users hold in their hands: a ``Job``.
 ``watching``
     What a bar shows of a job (``showing/bars.py`` draws it).
-``submit``, ``running``
-    Submitting, attaching, and the methods of the client for them.
+``callbacks``
+    What is called as a prompt goes on, in the thread that waits or in the delivery thread.
+``submit``, ``existence``, ``memory``
+    Submitting and attaching; whether there is a prompt; trying again with more memory.
+``reading``, ``waiting``, ``running``
+    The methods of the client for all that.
 """
