@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
     from ..jobs.result import Result
     from ..models import HistoryEntry, QueueItem
+
+#: Characters of an id, and of the beginning of one that may stand for it.
+_WHOLE: Final = 36
+_SHORTEST: Final = 4
+#: Prompts of the history that a beginning may mean.
+_LATEST: Final = 200
 
 id_argument: Decorator = click.argument("prompt_id", metavar="ID")
 
@@ -191,9 +197,23 @@ def job(
             say(one.why())
 
 
-def known_job(api: ComfyApi, prompt_id: str) -> Job:
+def full_id(api: ComfyApi, text: str) -> str:
+    """The id of the prompt that is meant: the beginning of one is enough, if it is the only one."""
+    if len(text) < _SHORTEST or len(text) >= _WHOLE:
+        return text
+    found = api.get_queue()
+    known = [item.prompt_id for item in (*found.running, *found.pending)]
+    if text not in known:
+        known += api.get_histories(_LATEST)
+    matching = [text] if text in known else [one for one in known if one.startswith(text)]
+    if len(matching) > 1:
+        raise Mistake(f"several prompts begin with {text}: {', '.join(matching[:5])}")
+    return matching[0] if matching else text
+
+
+def known_job(api: ComfyApi, text: str) -> Job:
     """The job of a prompt that the server knows."""
-    one = api.job(prompt_id, must_exist=True)
+    one = api.job(full_id(api, text), must_exist=True)
     if one.status not in ("pending", "running"):
         one.exception(timeout=10.0)  # its record is there, and read in a moment
     return one
@@ -216,6 +236,8 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
     with given.client() as api:
         if all_mine:
             prompt_ids = tuple(row["prompt_id"] for row in queue_objects(api) if row["mine"])
+        else:
+            prompt_ids = tuple(full_id(api, text) for text in prompt_ids)
         missing = False
         for prompt_id in prompt_ids:
             was_there = prompt_id in api.get_queue() and api.job(prompt_id).cancel()
@@ -245,6 +267,7 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
 def download(given: Given, prompt_id: str, out: str) -> None:
     """Save the files of a prompt, and print their paths."""
     with given.client() as api:
+        prompt_id = full_id(api, prompt_id)
         entry = api.get_history(prompt_id)
         if entry is None:
             if prompt_id in api.get_queue():

@@ -32,7 +32,7 @@ def comfy_client(comfyui: Server, tmp_path: Path) -> CommandLine:
 @pytest.fixture
 def short(tmp_path: Path) -> str:
     """The name of a workflow that makes a small picture; each test has a seed of its own."""
-    return saved(tmp_path, "txt2img_tiny")
+    return saved(tmp_path, "txt2img_tiny", steps=2)
 
 
 def saved(folder: Path, name: str, **inputs: Any) -> str:
@@ -234,7 +234,7 @@ def test_a_prompt_is_found_again_by_its_id(comfy_client, short):
     [result] = comfy_client.json("job", prompt_id, "--wait", "--out", "waited.png")
     assert result["files"][0]["path"] == "waited.png"
     assert comfy_client("job", prompt_id).out.startswith("succeeded")
-    [told] = comfy_client.json("job", prompt_id)
+    [told] = comfy_client.json("job", prompt_id[:8])
     assert told["result"]["seeds"] == result["seeds"]
     entries = comfy_client.json("history", "--limit", 3)
     [mine] = [entry for entry in entries if entry["prompt_id"] == prompt_id]
@@ -406,3 +406,19 @@ def test_the_doctor_and_the_stubs_know_the_server(comfy_client, tmp_path):
     ended = comfy_client("stubs", "-o", "nodes.py")
     assert ended.status == 0, ended
     assert "def KSampler(" in (tmp_path / "nodes.py").read_text()
+
+
+def test_the_beginning_of_an_id_is_enough_unless_it_is_that_of_several(comfy_client, comfyui):
+    """Of those that wait, too."""
+    ids = ("abcd0000-0000-4000-8000-000000000001", "abcd0000-0000-4000-8000-000000000002")
+    with ComfyApi(comfyui.url) as api:
+        for prompt_id in ids:
+            api.submit(load_workflow("sleep", seconds=9.0), prompt_id=prompt_id)
+        [error] = comfy_client.json("job", "abcd", status=2)
+        assert all(prompt_id in error["message"] for prompt_id in ids)
+        [job] = comfy_client.json("job", ids[1][:-1] + "2")
+        assert job["prompt_id"] == ids[1]
+        cancelled = comfy_client.json("cancel", *ids)
+        assert [one["cancelled"] for one in cancelled] == [True, True]
+        [error] = comfy_client.json("job", "abce", status=6)
+        assert error["prompt_id"] == "abce"

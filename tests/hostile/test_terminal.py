@@ -130,3 +130,43 @@ def test_the_doctor_prints_nothing_that_a_terminal_obeys() -> None:
     assert "52;c;AAAA" in run.output
     assert all(sign.isprintable() or sign == "\n" for sign in run.output)
     assert not any(line.startswith("forged") for line in run.output.splitlines())
+
+
+def test_no_command_prints_what_a_terminal_obeys_of_lists_and_logs(tmp_path: Path) -> None:
+    """Whatever names a server has; as JSON it is spelt out."""
+    evil = "x\x1b]52;c;AAAA\x07\x9b31m\u202e\r\nforged"
+    graph = {"1": {"class_type": evil, "inputs": {}, "_meta": {"title": evil}}}
+    record = [1, f"a{evil}", graph, {}, ["1"]]
+    failed = ["execution_error", {"exception_message": evil, "node_id": "1"}]
+    files = {"1": {"images": [{"filename": evil, "subfolder": evil, "type": "output"}]}}
+    status = {"status_str": "error", "completed": False, "messages": [failed]}
+    node = {"input": {"required": {evil: [[evil], {}]}}, "output": [evil], "category": evil}
+    entry = {"prompt": record, "outputs": files, "status": status}
+    answers = {
+        "/queue": {"queue_running": [record], "queue_pending": [record]},
+        "/history": {"a": entry},
+        "/history/*": {"a": entry},
+        "/models": [evil],
+        "/models/*": [evil],
+        "/object_info": {evil: node},
+        "/object_info/*": {"evil": {**node, "description": evil, "display_name": evil}},
+        "/system_stats": {
+            "system": {"comfyui_version": evil, "os": evil, "python_version": evil},
+            "devices": [{"name": evil, "type": evil, "vram_total": 1, "vram_free": 1}],
+        },
+        "/internal/logs/raw": {"entries": [{"t": evil, "m": evil}], "size": {}},
+        "/features": {evil: evil},
+    }
+    with ComfyServer() as server:
+        for path, body in answers.items():
+            server.on("GET", path, (200, {}, body))
+        commands = "queue,history,models,models x,nodes,nodes evil,info,logs,free,nodes none"
+        for args in map(str.split, [*commands.split(","), "download a", f"job {'a' * 36}"]):
+            for more in ([], ["--json"]):
+                env = {"COMFYUI_HOST": server.url, "HOME": str(tmp_path)}
+                ran = CliRunner().invoke(main, [*args, *more], env=env)
+                said = ran.stdout + ran.stderr
+                assert said, args
+                assert all(c.isprintable() or c == "\n" for c in said), args
+                is_forged = any(line.startswith("forged") for line in said.splitlines())
+                assert not is_forged or args == ["logs"], args  # which has lines of its own
