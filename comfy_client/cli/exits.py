@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import click
 
@@ -48,7 +48,7 @@ class Exit(IntEnum):
 class Mistake(click.ClickException):
     """What was typed makes no sense, or the file that it names does not."""
 
-    exit_code = Exit.USAGE
+    exit_code: ClassVar[int] = Exit.USAGE
 
 
 class Ended(click.ClickException):
