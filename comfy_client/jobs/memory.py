@@ -141,9 +141,6 @@ def run_again_after_oom(
 
 def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits) -> None:
     """Have the server free what it can; raises the failure if that does not work."""
-    if limits.left(1.0) <= 0:
-        failed.add_note("not tried again, since the timeout has passed")
-        raise failed
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,

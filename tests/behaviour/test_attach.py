@@ -13,6 +13,7 @@ import pytest
 from comfy_client import ComfyApi, Upload
 from comfy_client.errors import (
     ApiError,
+    ClientClosed,
     JobInterrupted,
     JobLost,
     JobNotFound,
@@ -323,6 +324,29 @@ def test_a_prompt_whose_files_are_being_sent_is_waited_for(comfy, fast):
     with pytest.raises(JobNotFound):
         fast.job(mine, must_exist=True)
     assert go.is_set()
+    sender.join(LIMIT)
+
+
+def test_close_ends_the_wait_for_a_submission(comfy, fast):
+    """Whose files are being sent."""
+    entered, go = threading.Event(), threading.Event()
+
+    def late(request):
+        entered.set()
+        go.wait(LIMIT)
+        return 413, {}, None
+
+    comfy.on("POST", "/upload/image", late)
+    mine = str(uuid.uuid4())
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": Upload(b"content")}}}
+    sender = threading.Thread(
+        target=lambda: exception_of(lambda: fast.submit(graph, prompt_id=mine), LIMIT)
+    )
+    sender.start()
+    assert entered.wait(LIMIT)
+    threading.Timer(0.3, fast.close).start()
+    assert isinstance(exception_of(lambda: fast.job(mine, must_exist=True), LIMIT), ClientClosed)
+    go.set()
     sender.join(LIMIT)
 
 

@@ -130,6 +130,14 @@ def test_there_is_no_second_try_without_time(comfy, fast, memory):
     assert len(posts(comfy)) == 1
 
 
+def test_there_is_no_second_try_if_freeing_takes_all_the_time(comfy, fast, memory, fails_first):
+    """Of a server whose memory does not grow."""
+    with quickly(4), pytest.raises(JobFailed, match="Allocation") as caught:
+        fast.run(GRAPH, retry_oom=True, timeout=0.9)
+    assert any("the timeout has passed" in note for note in caught.value.__notes__)
+    assert len(posts(comfy)) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"), [((404, {}, None), Exception), ((405, {}, None), NotSupported)]
 )
