@@ -151,7 +151,7 @@ class Receivers:
 
     def on(self, name: str, callback: Callable[[Any], object], *, once: bool) -> Callable[[], None]:
         """Register; the answer takes exactly this registration back."""
-        if not callable(callback) or not (_is_plain(callback) and _takes(callback, 1)):
+        if not is_callback(callback, 1):
             raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
         self._callbacks.setdefault(name, {})[registration] = None
@@ -389,6 +389,11 @@ def signal_names(event: Event) -> tuple[str, ...]:
         # ``all`` had this message already, under the name with which it came.
         return (event.name,)
     return ("all", event.name)
+
+
+def is_callback(function: Any, count: int) -> bool:
+    """Whether it is a plain function that may be called with so many arguments."""
+    return callable(function) and _is_plain(function) and _takes(function, count)
 
 
 def _is_plain(function: Callable[..., object]) -> bool:

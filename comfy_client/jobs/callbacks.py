@@ -20,7 +20,7 @@ from ..events import (
     PreviewEvent,
     Progress,
 )
-from ..signals import Receivers, call_safely
+from ..signals import Receivers, call_safely, is_callback
 from ..values import is_real
 from .job import (
     Job,
@@ -57,9 +57,14 @@ class Callbacks:
     every: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        for callback in self._all():
-            if callback is not None and not callable(callback):
-                raise TypeError(f"a callback is a function: {callback!r:.200}")
+        for callback in self._of_one:
+            if callback is not None and not is_callback(callback, 1):
+                raise TypeError(
+                    f"a callback is a plain function of one value, not {callback!r:.200}"
+                )
+        if self.on_output is not None and not is_callback(self.on_output, 2):
+            what = "a plain function of a node id and its outputs"
+            raise TypeError(f"on_output is {what}, not {self.on_output!r:.200}")
         if self.every is not None and not is_real(self.every):
             raise TypeError(f"every is a number of seconds, or None: {self.every!r:.80}")
         if self.every is not None and not self.every >= 0:
@@ -67,17 +72,19 @@ class Callbacks:
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return any(self._all())
+        return any(self._of_one) or self.on_output is not None
 
     @property
     def are_timed(self) -> bool:
         """Whether some are called although no event of the prompt comes."""
         return bool(self.on_start or self.on_queue or self.every)
 
-    def _all(self) -> tuple[Callable[..., object] | None, ...]:
+    @property
+    def _of_one(self) -> tuple[Callable[..., object] | None, ...]:
+        """Those that are called with one value."""
         return (
             *(self.on_event, self.on_progress, self.on_preview),
-            *(self.on_start, self.on_output, self.on_queue),
+            *(self.on_start, self.on_queue),
         )
 
 

@@ -13,13 +13,14 @@ import requests
 from comfy_client import (
     ClientClosed,
     ComfyApi,
+    Event,
     State,
 )
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard
 from tests.helpers.processes import in_child
-from tests.helpers.scripted import END, GRAPH
+from tests.helpers.scripted import END, GRAPH, START
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
 
@@ -69,6 +70,31 @@ def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
         assert api.connected
         assert heard.links == []
         assert len(comfy.handshakes) == 2
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_callbacks_of_a_job_are_called_in_its_own_process(comfy: ComfyServer) -> None:
+    """Not in the child, where the job has ended."""
+    with ComfyApi(comfy.url) as api:
+        begun, gate = threading.Event(), threading.Event()
+        comfy.script(START, gate, *END)
+        calls: list[Event] = []
+        job = api.submit(
+            GRAPH, on_event=calls.append, on_start=lambda _: begun.set(), on_queue=print, every=1
+        )
+        assert begun.wait(15)
+
+        def work() -> object:
+            seen = len(calls)
+            assert isinstance(job.exception(5), ClientClosed)
+            api.init()
+            api.submit(GRAPH, on_event=print, on_queue=print)
+            return len(calls) - seen
+
+        assert in_child(work) == "0"
+        gate.set()
+        job.result(15)
+        assert [event.is_end for event in calls].count(True) == 1
 
 
 @pytest.mark.usefixtures("quiet_fork")

@@ -175,9 +175,16 @@ def test_a_callback_may_ask_for_the_result(comfy, fast, gate):
 
 def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast):
     """By both."""
+
+    async def lazy(event):
+        raise AssertionError("never awaited")
+
     for way in (fast.run, fast.submit):
         for wrong, kind in (
             ({"on_start": 3}, TypeError),
+            ({"on_event": lazy}, TypeError),
+            ({"on_progress": lambda: None}, TypeError),
+            ({"on_output": lambda output: None}, TypeError),
             ({"on_queue": "x"}, TypeError),
             ({"on_output": []}, TypeError),
             ({"every": "1"}, TypeError),
