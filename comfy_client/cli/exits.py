@@ -20,6 +20,7 @@ from ..errors import (
     JobLost,
     JobNotFound,
     JobTimeout,
+    MissingExtra,
     PromptRejected,
     RequestTimeout,
     SubmitUncertain,
@@ -142,6 +143,8 @@ def hint_of(error: BaseException) -> str | None:
         return f"comfy-client job {error.prompt_id} --wait; or comfy-client cancel"
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
+    if isinstance(error, MissingExtra):
+        return None  # the message has the command
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
     return error.hint if hint is None and isinstance(error, ComfyError) else hint
 

@@ -1,7 +1,7 @@
 """Which prompts are of whoever types: each carries the id of this installation.
 
-It is a random number in a file of the user's, which says nothing of him; everybody who sees the
-queue can read it.
+It is a random number in a file of the user's, and says nothing about them; everybody who sees
+the queue can read it.
 """
 
 from __future__ import annotations

@@ -108,6 +108,10 @@ def _check(path: Path, name: str, profile: Mapping[str, Any]) -> None:
         if type(value) is not KEYS[key]:
             wanted = "true or false" if KEYS[key] is bool else "a text"
             raise Mistake(f"{path}, profile {name!r}: {key} is {wanted}")
+    if "host" not in profile and any(key.startswith(_SECRETS) for key in profile):
+        raise Mistake(
+            f"{path}, profile {name!r}: a login or token is for a host, and there is none"
+        )
 
 
 def _has_secrets(config: Config) -> bool:

@@ -75,9 +75,9 @@ class _Layer:
     """What one place says: the options, the environment, or a profile."""
 
     name: str
-    says: Mapping[str, Any]
+    says: Mapping[str, Any] = attrs.field(repr=False)
     address: Address | None
-    login: tuple[str, str] | None
+    login: tuple[str, str] | None = attrs.field(repr=False)
 
     def source(self, key: str) -> str:
         """What to call the place that says this."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 #: The key in ``extra_data`` of the prompts of one sweep.
 _KEY: Final = "comfy_client_sweep"
+_SHEETS: Final = (".png", ".jpg", ".webp")
 
 
 @click.command(
@@ -95,10 +97,11 @@ def sweep(
 ) -> None:
     """Run a workflow with all combinations of some values.
 
-    A line for each row is printed as it ends.
-    The exit status is 5 if rows failed.  After Ctrl-C the prompts that wait are taken out of the
-    queue; with --journal the running one goes on, else it is cancelled, too.
+    A line for each row is printed as it ends.  The exit status is 5 if rows failed.  After
+    Ctrl-C the prompts that wait are taken out of the queue; with --journal the running one goes
+    on, else it is cancelled, too.
     """
+    _check_sheet(sheet)
     with given.client() as api:
         api.poll_status(KNOCK)
         ready = prepared(api, workflow, sets, inputs, seed)
@@ -129,6 +132,16 @@ def sweep(
             note(f"sheet: {sheet}")
     if any(row.error is not None for row in rows):
         raise Ended(Exit.FAILED)
+
+
+def _check_sheet(sheet: str | None) -> None:
+    """Before anything runs."""
+    if sheet is None:
+        return
+    if find_spec("PIL") is None:
+        raise Mistake("--sheet needs Pillow: pip install 'comfy-client-blocking[image]'")
+    if Path(sheet).suffix.lower() not in _SHEETS:
+        raise Mistake(f"--sheet {sheet!r:.100}: its name ends in {', '.join(_SHEETS)}")
 
 
 def _grid(types: Types, axes: tuple[str, ...]) -> dict[str, list[Any]]:

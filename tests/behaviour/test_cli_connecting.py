@@ -178,7 +178,8 @@ def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
         ("[profiles.a]\nhost = 1", "host is a text"),
         ("[profiles.a]\ninsecure = 'no'", "insecure is true or false"),
         ("default = 'b'\n[profiles.a]\nhost = 'x'", "no profile 'b'"),
-        ("[profiles.a]\nlogin = 'a:b'\ntoken = 'c'", "a login or a token"),
+        ("[profiles.a]\nhost = 'x'\nlogin = 'a:b'\ntoken = 'c'", "a login or a token"),
+        ("[profiles.a]\ntoken-file = 'x'", "for a host, and there is none"),
     ],
 )
 def test_a_config_file_with_a_mistake_says_where(comfy_client, text, words):

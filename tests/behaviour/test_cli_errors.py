@@ -182,6 +182,16 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
         api.interrupt()
 
 
+def test_what_a_sheet_needs_is_told_before_the_sweep(comfy_client, monkeypatch):
+    """And not when all rows are there."""
+    sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1,2", "--host", NOWHERE)
+    [error] = comfy_client.json(*sweep, "--sheet", "x.txt", status=2)
+    assert ".png" in error["message"]
+    monkeypatch.setattr("comfy_client.cli.sweep.find_spec", lambda _: None)
+    [error] = comfy_client.json(*sweep, "--sheet", "x.png", status=2)
+    assert "[image]" in error["message"]
+
+
 def test_a_broken_pipe_is_quiet(comfy_client):
     """As of ``head``."""
     with ComfyServer() as server, comfy_client.started("nodes", "--host", server.url) as process:
