@@ -138,8 +138,9 @@ def _send(
         tracker.add(one, posting=True)
         tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
     except (ComfyError, ValueError) as exc:
-        tracker.remove(one)
-        tracker.ledger.counts["refused"] += 1
+        with tracker.lock:
+            tracker.remove(one)
+            tracker.ledger.counts["refused"] += 1
         # Another thread may have attached to it.  A copy: a job keeps no frames.
         one.settle(one.early or copy.copy(exc))
         raise
