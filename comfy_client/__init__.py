@@ -140,108 +140,32 @@ if TYPE_CHECKING:
     from .workflow.problems import Problem
     from .workflow.template import Template
 
-#: Where the names are; each module is imported when one of its names is first used.
-_HOMES = {
-    ".batch.row": ("SweepRow",),
-    ".batch.rows": ("Sweep",),
-    ".client": ("ComfyApi",),
-    ".credentials": (
-        "BasicCredentials",
-        "BearerCredentials",
-        "Credentials",
-        "EnvCredentials",
-        "HeaderCredentials",
-        "QueryCredentials",
-    ),
-    ".doctor.report": (
-        "DoctorCheck",
-        "DoctorReport",
-    ),
-    ".errors": (
-        "ApiError",
-        "AuthenticationError",
-        "ClientClosed",
-        "ComfyError",
-        "Conflict",
-        "ConversionWarning",
-        "JobError",
-        "JobFailed",
-        "JobInterrupted",
-        "JobLost",
-        "JobNotFound",
-        "JobTimeout",
-        "MissingExtra",
-        "NotFound",
-        "NotSupported",
-        "OutputsTooLarge",
-        "PromptRejected",
-        "RequestTimeout",
-        "ServerUnreachable",
-        "SubmitUncertain",
-        "TransportError",
-        "UnexpectedResponse",
-        "UploadTooLarge",
-        "VramTimeout",
-        "WorkflowError",
-    ),
-    ".events": (
-        "ConnectionEvent",
-        "EndEvent",
-        "ErrorEvent",
-        "Event",
-        "Executed",
-        "Executing",
-        "ExecutionCached",
-        "ExecutionError",
-        "ExecutionInterrupted",
-        "ExecutionStart",
-        "ExecutionSuccess",
-        "FeatureFlags",
-        "JobEvent",
-        "JobLostEvent",
-        "LogEntry",
-        "LogsEvent",
-        "NodeProgress",
-        "NotificationEvent",
-        "PreviewEvent",
-        "Progress",
-        "ProgressState",
-        "ProgressText",
-        "StatusEvent",
-        "TerminalEvent",
-        "UnknownEvent",
-    ),
-    ".jobs.describe": ("JobProgress",),
-    ".jobs.job": ("Job",),
-    ".jobs.output": (
-        "Output",
-        "OutputFile",
-        "OutputFrame",
-    ),
-    ".jobs.result": (
-        "NodeOutput",
-        "Result",
-    ),
-    ".routes.prompts": ("PromptOptions",),
-    ".signals": ("signal",),
-    ".stats": ("ClientStats",),
-    ".timing": ("Timing",),
-    ".transport.websocket": ("State",),
-    ".upload": ("Upload",),
-    ".workflow": (
-        "Node",
-        "Workflow",
-    ),
-    ".workflow.build": (
-        "Graph",
-        "GraphNode",
-        "Link",
-    ),
-    ".workflow.check": ("CheckReport",),
-    ".workflow.problems": ("Problem",),
-    ".workflow.template": ("Template",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+#: Modules that have the names, from the one that scripts use first to those that few need; each
+#: is imported when a name is looked for in it.
+_MODULES = (
+    ".client",
+    ".errors",
+    ".events",
+    ".signals",
+    ".jobs.job",
+    ".jobs.result",
+    ".jobs.output",
+    ".jobs.describe",
+    ".workflow",
+    ".routes.prompts",
+    ".timing",
+    ".transport.websocket",
+    ".credentials",
+    ".upload",
+    ".stats",
+    ".batch.row",
+    ".batch.rows",
+    ".doctor.report",
+    ".workflow.check",
+    ".workflow.problems",
+    ".workflow.template",
+    ".workflow.build",
+)
 
 __all__ = [
     "ApiError",
@@ -334,8 +258,9 @@ if not TYPE_CHECKING:  # or any name would pass a type checker
 
     def __getattr__(name: str) -> Any:
         """What is imported when it is first used."""
-        if name in _HOME_OF:
-            globals()[name] = found = getattr(import_module(_HOME_OF[name], __name__), name)
+        if name in __all__:
+            homes = (vars(import_module(home, __name__)) for home in _MODULES)
+            globals()[name] = found = next(home[name] for home in homes if name in home)
             return found
         if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

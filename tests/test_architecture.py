@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -155,12 +156,14 @@ def test_nobody_below_the_client_knows_it() -> None:
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()
 
 
-def test_each_public_name_has_the_home_that_type_checkers_see() -> None:
-    """The package imports nothing by itself, and says twice where a name is."""
+def test_each_public_name_is_what_type_checkers_see() -> None:
+    """The package imports nothing by itself, and looks for its names when they are used."""
     seen, _ = (node for node in tree("comfy_client").body if isinstance(node, ast.If))
-    named = {f".{one.module}": tuple(a.name for a in one.names) for one in seen.body}
-    assert vars(comfy_client)["_HOMES"] == named
-    assert {*comfy_client.__all__} == {"__version__"}.union(*named.values())
+    homes = {alias.name: f".{one.module}" for one in seen.body for alias in one.names}
+    assert {*comfy_client.__all__} == {"__version__", *homes}
+    assert {*homes.values()} == {*vars(comfy_client)["_MODULES"]}
+    for name, home in homes.items():
+        assert getattr(comfy_client, name) is vars(import_module(home, "comfy_client"))[name]
 
 
 def test_what_is_pure_reaches_no_network() -> None:

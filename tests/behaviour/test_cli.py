@@ -231,7 +231,7 @@ def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
                 line_with(process, "prompts ahead in the queue: 1")
                 until(lambda: api.get_queue().pending)
             else:
-                error_line_with(process, "10 %")
+                error_line_with(process, "0 %")  # 10 %, or what a busy machine comes to see first
             process.send_signal(number)
             _, errors = process.communicate(timeout=LIMIT)
         assert process.returncode == 130
