@@ -165,6 +165,27 @@ def test_a_restart_of_the_server_is_status_6(comfy_client):
         assert json.loads(out)["code"] == "job_lost"
 
 
+def test_watch_outlives_a_restart_of_the_server(comfy_client):
+    """What was in the queue is gone, and what comes then is seen."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        lost = api.submit(comfy_client.home / "w.json")
+        with comfy_client.started("watch", "--host", server.url, "--json") as process:
+            assert process.stdout is not None
+            lines = map(json.loads, process.stdout)
+
+            def wait_until(prompt_id: str, status: str) -> None:
+                wanted = {"prompt_id": prompt_id, "status": status}
+                assert any(wanted.items() <= line.items() for line in lines)
+
+            wait_until(lost.prompt_id, "running")
+            server.restart()
+            wait_until(lost.prompt_id, "gone")
+            job = api.submit(comfy_client.home / "w.json")
+            wait_until(job.prompt_id, "running")
+            job.cancel()
+            wait_until(job.prompt_id, "interrupted")
+
+
 def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client):
     """What waits is taken out of the queue in any case."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
