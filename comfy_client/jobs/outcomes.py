@@ -145,7 +145,7 @@ def error_of(
         inputs=_public(event.current_inputs, graph.get(event.node_id or "")),
     )
     if error.is_oom:
-        error.add_note("out of memory: try a smaller size or batch, or api.free_memory(...)")
+        error.add_note("out of memory: try a smaller size or batch, or run(..., retry_oom=True)")
     return error
 
 

@@ -104,7 +104,7 @@ class Waiting(Reading):
             from comfy_client import ComfyApi, NotSupported
 
             with ComfyApi("http://127.0.0.1:8188") as api:
-                api.free_memory(unload_models=True, free_memory=True)
+                api.free_memory(unload_models=True, free_memory=True, wait=1)
                 try:
                     print(api.wait_for_vram(8 * 2**30, timeout=60).vram_free)
                 except NotSupported:

@@ -72,4 +72,4 @@ def test_without_the_option_nothing_is_tried_again(api, started):
     with pytest.raises(JobFailed, match="try 1") as caught:
         api.run(hungry(1), on_start=started.append, timeout=LIMIT)
     assert len(started) == 1
-    assert "free_memory" in "".join(caught.value.__notes__)
+    assert "retry_oom" in "".join(caught.value.__notes__)

@@ -137,7 +137,7 @@ def test_a_failure_says_where_and_what():
     assert "node 3 'Sampler' (KSampler)" in str(error)
     assert (error.title, error.class_type, error.traceback) == ("Sampler", "KSampler", "a\nb\n")
     assert error.is_oom
-    assert "free_memory" in error.__notes__[0]
+    assert "retry_oom" in error.__notes__[0]
 
 
 @pytest.mark.parametrize(
