@@ -11,7 +11,7 @@ from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
 from .mine import Mine, is_mine
 from .printing import ago, emit, examples, note, say, table
-from .results import out_option, quiet_option, show_result, timeout_option, wait_for
+from .results import check_template, out_option, quiet_option, show_result, timeout_option, wait_for
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -188,13 +188,16 @@ def job(
         raise click.UsageError("--out needs --wait; or see comfy-client download")
     with given.client() as api:
         one = known_job(api, prompt_id)
+        check_template(out, one.graph)
         if wait:
             show_result(wait_for(one, timeout, quiet, is_ours=False), out, given.json)
             return
         if given.json:
             emit(one.to_dict())
-        else:
-            say(one.why())
+            return
+        say(one.why())
+        if one.status == "succeeded":
+            show_result(one.result(timeout=10.0), None, as_json=False)
 
 
 def full_id(api: ComfyApi, text: str) -> str:

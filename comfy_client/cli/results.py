@@ -94,7 +94,8 @@ def check_template(
                 known = ", ".join(sorted({*_FIELDS, *more}))
                 text = f"{{{name:.100}}} is none of {known}, or an input: {{KSampler.cfg}}"
                 raise ValueError(text)
-            input_named(graph, name)
+            if graph:  # that of somebody else's prompt may not be known yet
+                input_named(graph, name)
         return "x"
 
     if is_template(out):

@@ -233,7 +233,11 @@ def test_a_prompt_is_found_again_by_its_id(comfy_client, short):
     prompt_id = started.out.strip()
     [result] = comfy_client.json("job", prompt_id, "--wait", "--out", "waited.png")
     assert result["files"][0]["path"] == "waited.png"
-    assert comfy_client("job", prompt_id).out.startswith("succeeded")
+    [error] = comfy_client.json("job", prompt_id, "--wait", "--out", "{sed}.png", status=2)
+    assert "{sed} is none of" in error["message"]
+    status, url = comfy_client("job", prompt_id).lines
+    assert status.startswith("succeeded")
+    assert result["files"][0]["filename"] in url
     [told] = comfy_client.json("job", prompt_id[:8])
     assert told["result"]["seeds"] == result["seeds"]
     entries = comfy_client.json("history", "--limit", 3)
