@@ -67,6 +67,7 @@ def paths(comfy):
 WATCHED = ("/prompt", "/api/prompt", "/free", "/api/free", "/system_stats", "/api/system_stats")
 
 
+@pytest.mark.timing(freed=LIMIT)
 def test_the_memory_is_freed_before_the_second_try(comfy, fast, memory, fails_first):
     """Until what is free grows no more."""
     memory[:] = [100, 100, 300, 900, 900, 0]
