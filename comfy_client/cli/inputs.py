@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,20 +50,22 @@ class Types:
         """Set inputs as ``--set`` says."""
         given = [split_at_equals(text, "--set") for text in texts]
         with mistakes("--set"):
-            self.workflow.set({name: self.value(name, text) for name, text in given})
+            self.workflow.set({name: self._reader(name)(text) for name, text in given})
 
-    def value(self, name: str, text: str) -> Any:
-        """A text as a value for the input of that name."""
+    def _reader(self, name: str) -> Callable[[str], Any]:
+        """What makes values for the input of that name of texts."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()
         node_id, field = input_named(graph, name)
-        spec = self._specs(node_id).get(field)
-        if field in ("seed", "noise_seed") and text == "random":
-            return text
-        if spec is None:
-            return _like(graph[node_id]["inputs"][field], name, text)
-        return _typed(spec, name, text)
+        spec, old = self._specs(node_id).get(field), graph[node_id]["inputs"][field]
+
+        def read(text: str) -> Any:
+            if field in ("seed", "noise_seed") and text == "random":
+                return text
+            return _like(old, name, text) if spec is None else _typed(spec, name, text)
+
+        return read
 
     def attach(self, texts: Sequence[str]) -> None:
         """Put local files in as ``--input`` says; they are uploaded with the workflow."""
@@ -101,7 +103,7 @@ class Types:
         """The input and its values of ``NODE.input=v1,v2,...``; ``1..8`` are whole numbers."""
         name, listed = split_at_equals(text, "--axis")
         with mistakes("--axis"):
-            return name, [self.value(name, one) for one in _listed(listed)]
+            return name, [*map(self._reader(name), _listed(listed))]
 
 
 @contextlib.contextmanager
