@@ -43,6 +43,7 @@ def saved(folder: Path, name: str, **inputs: Any) -> str:
 # -- as it was installed ------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # a real sampler makes a picture of 20 steps, on whatever machine
 def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
     """In a process of its own, each once; what they print is held to the schema."""
     ran = {"run": comfy_client.installed("run", short, "--seed", 1, "--out", "a.png", "--json")}
@@ -113,9 +114,11 @@ def test_run_takes_pictures_files_of_the_page_and_standard_input(comfy_client, s
     assert again["seeds"] == first["seeds"]
     ui = load_workflow("txt2img_ui")
     (tmp_path / "ui.json").write_text(json.dumps(ui))
-    [page] = comfy_client.json("run", "ui.json", "--seed", "random")
+    [page] = comfy_client.json("run", "ui.json", "--seed", "random", "--set", "KSampler.steps=2")
     assert page["files"]
-    piped = comfy_client("run", "-", "-q", stdin=json.dumps(load_workflow("txt2img_tiny", seed=14)))
+    piped = comfy_client(
+        "run", "-", "-q", stdin=json.dumps(load_workflow("txt2img_tiny", seed=14, steps=2))
+    )
     assert piped.status == 0, piped
 
 
@@ -389,13 +392,13 @@ def test_memory_is_freed(comfy_client):
 def test_the_logs_are_shown_and_followed(comfy_client, comfyui):
     """What is there, then what comes."""
     with ComfyApi(comfyui.url) as api:
-        api.run(load_workflow("txt2img_tiny", seed=41))
+        api.run(load_workflow("txt2img_tiny", seed=41, steps=1))
         assert len(comfy_client.json("logs", "--lines", 1)) == 1
         assert "got prompt" in comfy_client("logs").out
         with comfy_client.started("logs", "--follow", "--lines", 1) as process:
             assert process.stdout is not None
             process.stdout.readline()  # it has subscribed by then
-            api.run(load_workflow("txt2img_tiny", seed=42))
+            api.run(load_workflow("txt2img_tiny", seed=42, steps=1))
             assert any("got prompt" in line for line in process.stdout)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=LIMIT)
