@@ -7,9 +7,9 @@ From the bottom up:
 ``progress``, ``names``, ``pictures``, ``gallery``, ``output``, ``result``
     How far it is, and what it left: under which names it is saved (``transport/files.py`` writes
     it), and how it is shown, by ``gallery`` in notebooks.
-``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``tracker``
-    The ``Tracker`` has the registry and the lock.  It applies events to states, and ends each job
-    once (``Tracker.resolve``).
+``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``ledger``, ``tracker``
+    The ``Ledger`` counts prompts, and logs their steps.  The ``Tracker`` has the registry and
+    the lock.  It applies events to states, and ends each job once (``Tracker.resolve``).
 ``lookup``, ``poller``
     The ``Poller`` asks queue and history over HTTP, in a thread of its own.
 ``cancel``, ``describe``, ``job``
