@@ -77,7 +77,8 @@ def free(given: Given, models_only: bool, wait_vram: float | None, timeout: floa
     It does so after the prompt that is running.
     """
     with given.client() as api:
-        api.free_memory(unload_models=True, free_memory=not models_only)
+        wait = 0.0 if wait_vram is None else 1.0  # a server that is busy may not hear it at once
+        api.free_memory(unload_models=True, free_memory=not models_only, wait=wait)
         if wait_vram is not None:
             api.wait_for_vram(int(wait_vram * 2**30), timeout)
         device = next(iter(api.get_system_stats().devices), None)

@@ -120,7 +120,7 @@ def issued(folder: Path, *names: str, **kw: Any) -> tuple[Path, Path]:
 
 def test_an_address_that_does_not_answer_is_told_after_a_while(black_hole: str) -> None:
     """A firewall that drops what it does not like."""
-    report = ask(black_hole, timeout=0.6)
+    report = ask(black_hole, timeout=1.5)
     assert failing(report) == ["port"]
     assert "does not answer within" in report["port"].found
 
