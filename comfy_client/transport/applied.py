@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import AuthenticationError
 from ..interrupts import interruption
+from ..sealing import sealed_headers
 
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
@@ -59,9 +60,10 @@ def apply(credentials: AnyCredentials | None) -> Applied:
     if isinstance(credentials, tuple):
         credentials = BasicCredentials(*credentials)
     if isinstance(credentials, Credentials):
+        # Sealed, for some tools that show the variables of a frame look into any tuple.
         applied = Applied(
-            dict(_ask(credentials.headers, "headers() of the credentials")),
-            dict(_ask(credentials.query, "query() of the credentials")),
+            sealed_headers(dict(_ask(credentials.headers, "headers() of the credentials"))),
+            sealed_headers(dict(_ask(credentials.query, "query() of the credentials"))),
         )
         check_headers(applied.headers, "the credentials'")
         return applied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from comfy_client.credentials import (
 from comfy_client.errors import AuthenticationError
 from comfy_client.recording.secrets import Secrets
 from comfy_client.transport.applied import NOTHING, Applied, apply, check
+from comfy_client.transport.endpoint import Endpoint
+from comfy_client.transport.identity import Identity, warned
+from comfy_client.transport.url import parse_host
 
 SECRET = "hunter2-geheim"
 
@@ -160,6 +164,21 @@ def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> N
         apply(HeaderCredentials({"X\r\nY": SECRET}))
     with pytest.raises(TypeError, match="texts"):
         apply(HeaderCredentials({"X": 5}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("given", [BearerCredentials(SECRET + "\n"), Own()])
+def test_no_frame_shows_a_secret(given: Any) -> None:
+    """Nor an element of what it holds: some tools that show variables look into any tuple."""
+    warned.clear()  # so that it says what goes unencrypted
+    identity = Identity(Endpoint(parse_host("http://gpu-box:8188")[0]), credentials=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((ValueError, UserWarning)) as caught:
+            identity.refresh()
+    for step in caught.traceback[1:]:
+        for name, value in step.locals.items():
+            held = [*value] if isinstance(value, tuple) else ()
+            assert SECRET not in repr((value, held)), f"{step.name}: {name}"
 
 
 @pytest.mark.parametrize(
