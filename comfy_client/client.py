@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import sys
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import blinker
@@ -460,10 +463,18 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
     )
 
 
+def _before_fork() -> None:
+    """Wait for what other threads import: in the child nobody would, and it could never."""
+    for name in list(sys.modules):
+        if name.startswith(f"{__package__}."):
+            with contextlib.suppress(Exception):  # that thread gets it, too
+                import_module(name)
+
+
 def _after_fork() -> None:
     for api in list(_clients):
         api._after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

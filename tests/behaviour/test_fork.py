@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import sys
 import threading
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
 
 import pytest
 import requests
 
+import comfy_client
 from comfy_client import (
     ClientClosed,
     ComfyApi,
@@ -118,6 +124,40 @@ def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServ
             stop.set()
             busy.join()
         assert api.connected
+
+
+class _SlowModule(MetaPathFinder, Loader):
+    """A module whose import waits."""
+
+    name = "comfy_client.slow"
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        return spec_from_loader(name, self) if name == self.name else None
+
+    def exec_module(self, module: object) -> None:
+        self.begun.set()
+        self.go_on.wait(10)
+
+
+@pytest.mark.usefixtures("quiet_fork")
+def test_a_fork_waits_for_an_import_of_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules are imported when they are needed, and their locks cannot be had in the child."""
+    slow = _SlowModule()
+    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
+    importing = threading.Thread(target=import_module, args=(slow.name,))
+    importing.start()
+    try:
+        assert slow.begun.wait(10)
+        threading.Timer(0.2, slow.go_on.set).start()
+        assert in_child(lambda: import_module(slow.name).__name__) == slow.name
+    finally:
+        importing.join()
+        sys.modules.pop(slow.name, None)
+        vars(comfy_client).pop("slow", None)
 
 
 @pytest.mark.usefixtures("quiet_fork")
