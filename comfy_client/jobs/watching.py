@@ -30,6 +30,8 @@ def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
     """:func:`wait`, with a bar on the screen."""
+    if surface == "none":
+        return wait(job, limits, callbacks)
     begun, delay = time.monotonic(), None
     if surface != "notebook" and not callbacks and screen.DELAY > 0:
         if ends_within(job, limits, screen.DELAY):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TextIO
 
 import attrs
 
@@ -233,8 +234,17 @@ def _print(text: str) -> None:
     if sys.stderr is None:  # as of pythonw
         return
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        if _has_room(sys.stderr):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Not so a pipe that nobody reads, such as a parent that waits for this process to end."""
+    try:
+        return bool(select.select([], [stream], [], 0)[1])
+    except (OSError, TypeError, ValueError):  # it is no file; or no socket, on Windows
+        return True
 
 
 class NotebookBar:

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, JobFailed
+from comfy_client.jobs.callbacks import Callbacks
+from comfy_client.jobs.job import Limits
+from comfy_client.jobs.watching import wait_watched
 from comfy_client.showing import cells, screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.graphs import txt2img
@@ -114,6 +117,17 @@ def test_a_pipe_gets_nothing_if_nobody_wants_it(
     else:
         run()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_command_that_shows_nothing_logs_no_progress(
+    api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Start and end of the prompt are in the log all the same."""
+    job = api.submit(WORKFLOW)
+    with caplog.at_level(logging.INFO, "comfy_client"):
+        wait_watched(job, Limits(), "none", Callbacks(), on_interrupt="leave")
+    assert "progress" not in [vars(one).get("prompt_event") for one in caplog.records]
 
 
 def test_a_script_writes_nothing_of_what_is_over_in_a_moment(

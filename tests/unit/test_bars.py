@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ from comfy_client.showing.bars import (
 )
 from comfy_client.showing.html import bundle
 from comfy_client.showing.screen import Surface
+from tests.helpers.interrupts import in_time
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +156,21 @@ def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.Mo
     bar.show(HALF)
     bar.end(Moment(1.0, ended="done"), {"text/html": "x"})
     assert failed == [1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody can tell whether a pipe is full")
+def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines are lost."""
+    reading, writing = os.pipe()
+    with open(writing, "w") as pipe, open(reading):
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        os.set_blocking(writing, True)
+        monkeypatch.setattr(sys, "stderr", pipe)
+        bar = make_bar("lines", "a run")
+        in_time(lambda: bar.show(Moment(0.5)), 5)
 
 
 def test_lines_come_for_each_tenth_and_for_the_end() -> None:
