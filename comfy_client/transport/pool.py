@@ -28,6 +28,7 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Retry
 
 from .._version import __version__
@@ -92,10 +93,12 @@ class Exchange:
         if self._is_cut:  # asked in this order, as cut() does it in the other
             raise ConnectionAbortedError("ended by another thread")
 
-    def leaves(self, sock: socket.socket | None) -> None:
-        """This socket serves another exchange now, so :meth:`cut` spares it."""
-        if self._sock is sock:
-            self._sock = None
+    def leaves(self, sock: socket.socket) -> bool:
+        """This socket serves another exchange now, so :meth:`cut` spares it; whether in time."""
+        if self._sock is not sock:
+            return True
+        self._sock = None
+        return not self._is_cut  # asked in this order, as cut() does it in the other
 
     def cut(self) -> None:
         """End it, from any thread: at once, or as soon as it has a socket."""
@@ -195,8 +198,10 @@ class _InTime:
     def send(self, data: Any) -> None:
         exchange = current.get()
         before, self._exchange = self._exchange, exchange
-        if before is not None and before is not exchange:
-            before.leaves(self.sock)
+        if self.sock is not None and before is not None and before is not exchange:
+            is_left = before.leaves(self.sock)
+            if not is_left and exchange is not None:  # nothing is sent: it takes another one
+                raise ClosedPoolError(None, "the connection is about to be cut")  # type: ignore[arg-type]  # no pool
         if exchange is None:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return

@@ -14,6 +14,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import NotFound
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
+from comfy_client.transport import pool
 from comfy_client.transport.parallel import in_parallel, pause
 from tests.helpers.clients import threads, until
 from tests.helpers.interrupts import press_ctrl_c
@@ -175,3 +176,45 @@ def test_what_is_stopped_leaves_requests_of_others_alone(comfy: ComfyServer, api
     assert answers == [b"whole"]
     asked_for = [each.query["filename"] for each in comfy.requests if each.path == "/view"]
     assert asked_for == ["a.png", "held.png"]
+
+
+def test_a_connection_that_is_about_to_be_cut_serves_nobody_else(
+    comfy: ComfyServer, api: ComfyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may take it just when somebody has decided to cut it."""
+    asked, is_cut, read_whole = (threading.Event() for _ in range(3))
+    answers: list[Any] = []
+    real_shut = pool.shut
+
+    def interrupt(request: Request) -> Any:
+        asked.set()
+        is_cut.wait(SECONDS)
+        return 200, {}, b""
+
+    def ask() -> None:
+        answers.append(api.interrupt())
+
+    def shut(sock: Any) -> None:
+        if not asked.is_set():
+            other.start()
+            assert asked.wait(SECONDS)
+        real_shut(sock)
+        is_cut.set()
+
+    def read(file: str) -> None:
+        if file == "failing.png":
+            assert read_whole.wait(SECONDS)
+            raise KeyError(file)
+        with api.stream_image({"filename": file}) as download:
+            assert b"".join(download) == b"whole"
+            read_whole.set()
+            pause(SECONDS)
+
+    comfy.on("GET", "/view", (200, {}, b"whole"))
+    comfy.on("POST", "/interrupt", interrupt)
+    monkeypatch.setattr(pool, "shut", shut)
+    other = threading.Thread(target=ask)
+    with pytest.raises(KeyError, match="failing"):
+        in_parallel(read, ["failing.png", "a.png"])
+    other.join(SECONDS)
+    assert answers == [None]
