@@ -113,10 +113,10 @@ class Running(Waiting):
                 error has the first one as its cause.
             progress: Whether to show how far it is.  A notebook shows a bar, the preview, and at
                 the end what came out; a terminal with tqdm (extra ``[progress]``) shows a bar,
-                and anything else gets a line for each 10 %, both on stderr.  ``None``:
-                ``COMFY_PROGRESS`` (0 or 1) in the environment decides; without it, it is shown
-                unless you passed a callback or called from another thread than the main one,
-                and the log gets the lines if its level is INFO.
+                and anything else gets a line for each 10 %, both on stderr.  ``None``: it is shown
+                unless you passed a callback, called from another thread than the main one, or have
+                ``COMFY_PROGRESS=0`` in the environment; if the log's level is INFO, the log gets
+                the lines, unless ``COMFY_PROGRESS`` is 1.
             options: See :class:`PromptOptions`.
 
         Raises:

@@ -53,9 +53,10 @@ def surface(progress: bool | None) -> Surface:
     """Where to show how a run goes on.
 
     Args:
-        progress: What the caller wants; ``None``: the environment decides.  Without it, something
-            is shown in the main thread only: a library that calls us in another one does not own
-            the screen.  Lines go to the log then, if it takes them, and else to stderr.
+        progress: What the caller wants; ``None``: something is shown in the main thread only, as a
+            library that calls us in another one does not own the screen, and unless the
+            environment says 0.  Lines go to the log, if it takes them and the environment does
+            not say 1, and else to stderr.
     """
     if progress is None:
         if threading.current_thread() is not threading.main_thread():
