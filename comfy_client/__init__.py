@@ -127,7 +127,10 @@ if TYPE_CHECKING:
     from .jobs.describe import JobProgress
     from .jobs.job import Job
     from .jobs.output import Output, OutputFile, OutputFrame
+    from .jobs.pooled import PooledJob
     from .jobs.result import NodeOutput, Result
+    from .pool.pool import ComfyPool
+    from .pool.status import PoolEvent, PoolStatus, ServerStatus
     from .routes.prompts import PromptOptions
     from .signals import signal
     from .stats import ClientStats
@@ -165,6 +168,9 @@ _MODULES = (
     ".workflow.problems",
     ".workflow.template",
     ".workflow.build",
+    ".pool.pool",
+    ".pool.status",
+    ".jobs.pooled",
 )
 
 __all__ = [
@@ -177,6 +183,7 @@ __all__ = [
     "ClientStats",
     "ComfyApi",
     "ComfyError",
+    "ComfyPool",
     "Conflict",
     "ConnectionEvent",
     "ConversionWarning",
@@ -222,6 +229,9 @@ __all__ = [
     "OutputFile",
     "OutputFrame",
     "OutputsTooLarge",
+    "PoolEvent",
+    "PoolStatus",
+    "PooledJob",
     "PreviewEvent",
     "Problem",
     "Progress",
@@ -232,6 +242,7 @@ __all__ = [
     "QueryCredentials",
     "RequestTimeout",
     "Result",
+    "ServerStatus",
     "ServerUnreachable",
     "State",
     "StatusEvent",

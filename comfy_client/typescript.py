@@ -26,15 +26,11 @@ PACKAGE: Final[Mapping[str, str]] = {
     "CallWrapperError": "api.run and job.result raise a JobError, such as JobFailed or JobLost",
     "Client": "ComfyApi(host)",
     "ComfyClient": "ComfyApi(host)",
-    "ComfyPool": (
-        "for several servers, make a ComfyApi for each, and submit to the one with the shortest "
-        "queue: min(apis, key=lambda api: api.poll_status().queue_remaining)"
-    ),
     "ComfyUIApiClient": "ComfyApi(host)",
     "CustomEventError": "JobFailed",
     "DisconnectedError": "the client reconnects by itself, and the job goes on",
     "EnqueueFailedError": "PromptRejected",
-    "EQueueMode": "there is no pool: make a ComfyApi for each server",
+    "EQueueMode": 'ComfyPool(servers, mode="shortest"), or "round_robin" or "first_free"',
     "ExecutionFailedError": "JobFailed",
     "ExecutionInterruptedError": "JobInterrupted",
     "FailedCacheError": "result.fully_cached says that nothing had to run",

@@ -304,7 +304,7 @@ class Job(Future[Result]):
         ``interrupted`` (also if it was cancelled while pending) or ``lost``.  An end is final;
         the result may follow a moment later.  ``unknown``: the server has not said yet (of a
         job that was attached by its id), or only the waiting has ended: the client was closed,
-        or the server refuses to say.
+        or the server refuses to say.  ``waiting``: a :class:`ComfyPool` has it, and no server yet.
         """
         if not self.done():
             state = self._tracked.state
@@ -530,6 +530,13 @@ def at_end(job: Job, alarm: Callable[[], object]) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # the child of a fork has none
             job._alarms.remove(alarm)
+
+
+def when_ended(job: Job, call: Callable[[], object]) -> None:
+    """Have it called once the job has ended, in any thread, maybe twice; it must be quick."""
+    job._alarms.append(call)
+    if job.done():
+        call()
 
 
 def _subscribe(job: Job) -> EventQueue:

@@ -41,7 +41,9 @@ _GONE: Final = (
 Graph = Mapping[str, Any]
 
 #: Where a prompt is: see :attr:`Job.status`.
-JobStatus = Literal["pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"]
+JobStatus = Literal[
+    "waiting", "pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"
+]
 
 _STATUS_OF_ERROR: Final[Mapping[type[Exception], JobStatus]] = {
     JobFailed: "failed",

@@ -252,8 +252,38 @@ class Running(Waiting):
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
+        return self._submit(
+            workflow,
+            sealed(inputs),
+            callbacks,
+            prompt_id=prompt_id,
+            strict=strict,
+            check=check,
+            resubmit=resubmit,
+            **options,
+        )
+
+    def _submit(
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None,
+        callbacks: Callbacks,
+        *,
+        prompt_id: str | None,
+        strict: bool,
+        check: bool,
+        resubmit: bool,
+        begun: Callable[[Job], object] | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> Job:
         self._check_open()
-        inputs = sealed(inputs)
+
+        def begin(job: Job) -> None:
+            if callbacks:
+                deliver(self._receivers, callbacks, job)
+            if begun is not None:
+                begun(job)
+
         with announced(self._poller.tracker, prompt_id):
             workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
             return submit(
@@ -261,8 +291,8 @@ class Running(Waiting):
                 self._poller,
                 workflow,
                 prompt_id=prompt_id,
-                wants_previews=on_preview is not None or self._wants_previews(),
-                begun=partial(deliver, self._receivers, callbacks) if callbacks else None,
+                wants_previews=callbacks.on_preview is not None or self._wants_previews(),
+                begun=begin,
                 strict=strict,
                 resubmit=resubmit,
                 **options,
@@ -332,3 +362,29 @@ class Running(Waiting):
         """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
         seal(options)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
+
+
+def submit_begun(
+    client: Running,
+    workflow: AnyWorkflow,
+    callbacks: Callbacks,
+    *,
+    prompt_id: str,
+    strict: bool,
+    check: bool,
+    resubmit: bool,
+    begun: Callable[[Job], object],
+    options: PromptOptions,
+) -> Job:
+    """As :meth:`Running.submit`; ``begun`` gets the job before anything is sent of it."""
+    return client._submit(
+        workflow,
+        None,
+        callbacks,
+        prompt_id=prompt_id,
+        strict=strict,
+        check=check,
+        resubmit=resubmit,
+        begun=begun,
+        **options,
+    )

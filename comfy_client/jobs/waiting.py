@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import JobTimeout
 from ..routes.prompts import AnyWorkflow
@@ -17,6 +17,8 @@ from .submit import attach
 
 if TYPE_CHECKING:
     from ..models import Device
+
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Waiting(Reading):
@@ -82,13 +84,7 @@ class Waiting(Reading):
                 They keep running, and another call yields them.
             TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
         """
-        waited_for = dict.fromkeys(jobs)
-        for job in waited_for:
-            if not isinstance(job, Job):
-                raise TypeError(
-                    f"as_completed takes jobs, as submit and job return them: {job!r:.80}"
-                )
-        return _as_completed(waited_for, Limits(timeout))
+        return as_completed(jobs, timeout)
 
     def wait_for_vram(
         self, nbytes: int, timeout: float | None = None, *, device: int | None = None
@@ -130,7 +126,16 @@ class Waiting(Reading):
         return wait_for_vram(self, self._poller, nbytes, device, timeout)
 
 
-def _as_completed(jobs: dict[Job, None], limits: Limits) -> Iterator[Job]:
+def as_completed(jobs: Iterable[AnyJob], timeout: float | None) -> Iterator[AnyJob]:
+    """See :meth:`Waiting.as_completed`."""
+    waited_for = dict.fromkeys(jobs)
+    for job in waited_for:
+        if not isinstance(job, Job):
+            raise TypeError(f"as_completed takes jobs, as submit and job return them: {job!r:.80}")
+    return _as_completed(waited_for, Limits(timeout))
+
+
+def _as_completed(jobs: dict[AnyJob, None], limits: Limits) -> Iterator[AnyJob]:
     """As that of concurrent.futures, but an alarm in it harms no other thread."""
     count = len(jobs)
     while jobs:

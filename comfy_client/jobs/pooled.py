@@ -1,0 +1,175 @@
+"""A job that waits for a server: a :class:`Job` from the beginning, whichever server gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..budget import Budget
+from ..errors import JobInterrupted, JobLost
+from ..events import EndEvent, Event, ExecutionInterrupted, JobLostEvent
+from .describe import JobProgress
+from .job import Job
+from .job_events import JobEvents
+from .outcomes import JobStatus, deleted, lost
+from .result import Result
+from .running import Running
+
+
+class Line(Protocol):
+    """Where jobs wait for a server."""
+
+    def position(self, job: PooledJob) -> int | None:
+        """How many jobs are before it, at most; ``None``: it does not wait."""
+
+    def why(self, job: PooledJob) -> str:
+        """What it waits for, in one sentence."""
+
+    def withdraw(self, job: PooledJob) -> bool:
+        """Do not run it; whether that is sure: else a server may have it."""
+
+
+class _Relay(JobEvents):
+    """Hands the events of a prompt to those who read the events of its pooled job."""
+
+    def __init__(self, budget: Budget, job: PooledJob) -> None:
+        super().__init__(budget)
+        self._job = job
+
+    def receive(self, event: Event) -> None:
+        """One event; that a server has lost it is no end while it may run elsewhere."""
+        if self is self._job._relay and not isinstance(event, JobLostEvent):
+            self._job._tracked.events.receive(event)
+
+
+class PooledJob(Job):
+    """A job of :class:`comfy_client.ComfyPool`.
+
+    It is ``waiting`` until a server has been chosen for it.  It then is about the prompt on that
+    server, and may be about another one later: if the server surely never had it, or if it was
+    lost and is to run again.
+    """
+
+    def __init__(
+        self, client: Running, prompt_id: str, graph: Mapping[str, Any], line: Line
+    ) -> None:
+        # Until a server has it, its times are those of one of the clients.
+        tracker = client._poller.tracker
+        super().__init__(client, tracker.new(prompt_id, graph), client._poller)
+        self._line = line
+        self._given: Job | None = None
+        self._relay: _Relay | None = None
+        self._server: str | None = None
+        self._refused = False
+
+    @property
+    def server(self) -> str | None:
+        """The URL of the server that has it, or had it; ``None``: none has been chosen yet."""
+        return self._server
+
+    @property
+    def status(self) -> JobStatus:
+        """As of any job; ``waiting``: no server has it yet."""
+        if self._waits():
+            return "waiting"
+        return "failed" if self._refused and self.done() else super().status
+
+    def _waits(self) -> bool:
+        return self._given is None and not self.done() and self._tracked.state.end_event is None
+
+    @property
+    def queue_position(self) -> int | None:
+        """As of any job; while it waits, how many waiting jobs of the pool are before it."""
+        return self._line.position(self) if self._waits() else super().queue_position
+
+    @property
+    def progress(self) -> JobProgress:
+        """As of any job."""
+        return JobProgress(0.0) if self._waits() else super().progress
+
+    def why(self) -> str:
+        """As of any job; with the server that has it."""
+        if self._waits():
+            return self._line.why(self)
+        return f"{super().why()}; on {self._server}" if self._server else super().why()
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """As of any job.  One that waits ends at once, and nothing is sent for it."""
+        if self.done():
+            return False
+        if self._line.withdraw(self):
+            return True
+        given = self._given
+        return given is not None and given.cancel(force=force)
+
+    def _follow(self, inner: Job, server: str) -> None:
+        other = inner._tracked
+        self._relay = relay = _Relay(inner._poller.tracker.budget, self)
+        self._given, self._server = inner, server
+        self._routes, self._poller = inner._routes, inner._poller
+        self._tracked.state = other.state
+        other.on_fork.append(self._abandon)
+        other.events.others.append(relay)
+        if other.state.end_event is not None:  # one that had ended before
+            relay.receive(other.state.end_event)
+
+    def _leave(self, prompt_id: str) -> None:
+        fresh = self._poller.tracker.new(prompt_id, self._tracked.state.graph)
+        self._relay = self._given = self._server = None
+        self._tracked.state = fresh.state
+
+    def _abandon(self) -> None:
+        self._tracked.events.reset()
+        self._after_fork()
+
+    def __repr__(self) -> str:
+        where = f" on {self._server}" if self._server else ""
+        return f"<Job {self.prompt_id} {self.status}{where}>"
+
+
+def follow(job: PooledJob, inner: Job, server: str) -> None:
+    """A server has it, or is about to get it, as that job."""
+    job._follow(inner, server)
+
+
+def leave(job: PooledJob, prompt_id: str | None = None) -> None:
+    """No server has it; it waits again, under another id if there is one."""
+    job._leave(prompt_id or job.prompt_id)
+
+
+def refuse(job: PooledJob) -> None:
+    """It will never run: the server refused it, or it could not be sent."""
+    job._refused = True
+
+
+def withdrawal(job: PooledJob) -> tuple[ExecutionInterrupted, JobInterrupted]:
+    """How it ends if it is cancelled before a server has it."""
+    return deleted(job.prompt_id)
+
+
+def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None = None) -> None:
+    """It has ended; ``event`` if nobody had one of that yet."""
+    if job.done():
+        return
+    state = job._tracked.state
+    if event is None and isinstance(state.end_event, JobLostEvent):
+        event = state.end_event  # which nobody had, as long as it might run elsewhere
+    elif event is None and isinstance(outcome, JobLost):
+        event, _ = lost(job.prompt_id, str(outcome))
+    if event is not None:
+        state.end_event = state.end_event or event
+        job._tracked.events.receive(event)
+    if isinstance(outcome, BaseException):
+        job.set_exception(outcome)
+    else:
+        job.set_result(outcome)
+
+
+def abandon(job: PooledJob) -> None:
+    """In the child of a fork: it belongs to the parent."""
+    job._abandon()
+
+
+def queue_length(client: Running) -> int | None:
+    """How many prompts of all clients its server has, as it said last; ``None``: unknown."""
+    return client._poller.tracker.monitor.remaining

@@ -1,0 +1,15 @@
+"""Several servers as one: :class:`comfy_client.ComfyPool`.
+
+``pool``
+    The executor: what users call.
+``map``
+    Many prompts, a few at a time.
+``dispatcher``
+    Holds the lock; knows the jobs that have not ended, and moves them.
+``member``
+    One server of a pool, and the thread that connects to it and submits.
+``status``
+    What a pool says of itself: its status, and its events.
+``schedule``, ``needs``
+    Which job goes where, and what a workflow needs of a server.  Pure.
+"""

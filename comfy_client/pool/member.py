@@ -1,0 +1,289 @@
+"""One server of a pool, and the thread that connects to it and submits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import attrs
+
+from ..errors import ApiError, ClientClosed, ComfyError, SubmitUncertain, UnexpectedResponse
+from ..jobs.callbacks import Callbacks
+from ..jobs.job import Job
+from ..jobs.pooled import PooledJob, follow, queue_length
+from ..jobs.running import submit_begun
+from ..transport.backoff import Backoff
+from ..transport.websocket import State
+from ..workflow import Workflow
+from .needs import Offer
+from .schedule import Server, Waiting, anything
+from .status import ServerStatus
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds that a server may take to say how long its queue is.
+_QUESTION: Final = 5.0
+#: Seconds between two attempts to reach a server that is down: the first, and at most.
+_PAUSE: Final = 0.3
+_LONGEST_PAUSE: Final = 5.0
+#: States in which a client hears of its server.
+_LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
+
+
+@attrs.define(eq=False)
+class Entry:
+    """A job that has not ended.
+
+    Attributes:
+        job: What its user has.
+        workflow: What is to be run.
+        waiting: What the schedule knows of it.
+        callbacks: What is called as it goes on.
+        options: Of the submission.
+        member: The server that was chosen; ``None``: none is.
+        inner: The prompt on that server; ``None``: it is not there yet.
+        started: Whether it is being submitted, or was.
+        cancelled: Whether it was cancelled while it was being submitted.
+        moves: How often a server surely did not get it.
+        tries: How often it was lost.
+    """
+
+    job: PooledJob
+    workflow: Workflow
+    waiting: Waiting
+    callbacks: Callbacks
+    options: Mapping[str, Any]
+    member: Member | None = None
+    inner: Job | None = None
+    started: bool = False
+    cancelled: bool = False
+    moves: int = 0
+    tries: int = 1
+
+
+class Owner(Protocol):
+    """What a member tells the pool."""
+
+    def became_ready(self, member: Member, offer: Offer | None) -> None:
+        """It answers, and has this; ``None``: it does not say what."""
+
+    def became_unreachable(self, member: Member, error: Exception) -> None:
+        """It does not answer."""
+
+    def take(self, member: Member) -> Entry | None:
+        """The next job that it is to have, which is being submitted from now on."""
+
+    def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
+        """It has this job, or may have it."""
+
+    def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
+        """It surely does not have this job."""
+
+
+class Member:
+    """One server of a pool.
+
+    Attributes:
+        api: Its client.
+        is_own: Whether the pool made that, and closes it.
+        server: What the schedule knows of it.
+        offer: What it has; ``None``: it has not said.
+        error: Why it is not ready; ``None``: it is, or has not been asked.
+        down_since: Since when it does not answer, though it did; ``None``: it does.
+        leaving: Whether it was removed from the pool.
+        inbox: Jobs that it is to have, of which nothing has been sent yet.
+        in_flight: Jobs that it has, or may have.
+        abandoned: Prompts that run elsewhere now: they are cancelled when it is back.
+        done: Jobs that it has ended with a result.
+        failed: Jobs that it has ended without one.
+    """
+
+    def __init__(self, api: ComfyApi, server: Server, owner: Owner, *, is_own: bool) -> None:
+        self.api = api
+        self.is_own = is_own
+        self.server = server
+        self.offer: Offer | None = None
+        self.error: Exception | None = None
+        self.down_since: float | None = None
+        self.leaving = False
+        self.inbox: deque[Entry] = deque()
+        self.in_flight: dict[Entry, None] = {}
+        self.abandoned: list[Job] = []
+        self.done = 0
+        self.failed = 0
+        self._owner = owner
+        self._wake = threading.Event()
+        self._stopped = False
+        self._pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6)
+        self._retry_at = 0.0
+        self._off: Callable[[], object] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its URL."""
+        return self.server.name
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its client hears of it."""
+        return self.api.state in _LIVE
+
+    def start(self) -> None:
+        """Begin to connect."""
+        thread = threading.Thread(
+            target=_work, args=(weakref.ref(self), self._wake), name="comfy-pool", daemon=True
+        )
+        thread.start()
+        self.wake()
+
+    def wake(self, *, again: bool = False) -> None:
+        """There is something to do; ``again``: it may be reached by now."""
+        if again:
+            self._retry_at = min(self._retry_at, time.monotonic() + _PAUSE)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Connect and submit no more; close the client, if the pool made it."""
+        self._stopped = True
+        self._wake.set()
+        if self._off is not None:
+            self._off()
+        if self.is_own:
+            self.api.close()
+
+    def has(self, offer: Offer | None) -> None:
+        """This is what it has; ``None``: nobody knows."""
+        self.offer = offer
+        self.server.has = anything if offer is None else offer.has
+
+    def look(self) -> None:
+        """Count the prompts of others in its queue."""
+        there = sum(entry.inner is not None and not entry.inner.done() for entry in self.in_flight)
+        self.server.others = max(0, (queue_length(self.api) or 0) - there)
+
+    def on_status(self, call: Callable[[object], object]) -> None:
+        """Have it called whenever the server says how long its queue is."""
+        if self._off is None:
+            self._off = self.api.on("status", call)
+
+    # -- in its thread -----------------------------------------------------------------------
+
+    def work(self) -> float | None:
+        """Do what there is to do; in how many seconds to look again, ``None``: never."""
+        while not self._stopped:
+            if self.leaving:
+                return _LONGEST_PAUSE
+            if not self.server.ready:
+                left = self._retry_at - time.monotonic()
+                if left > 0:
+                    return left
+                self._connect()
+                continue
+            entry = self._owner.take(self)
+            if entry is None:
+                return _LONGEST_PAUSE
+            self._submit(entry)
+        return None
+
+    def _connect(self) -> None:
+        self._retry_at = time.monotonic() + self._pauses.next()
+        try:
+            self.api.poll_status(_QUESTION)
+            self.api.init(timeout=_QUESTION)
+            offer = self.ask_for_offer()
+        except (ComfyError, OSError, ValueError) as exc:
+            log.debug("%s is not ready: %s", self.name, exc)
+            self._owner.became_unreachable(self, exc)
+            return
+        self._pauses.reset()
+        self._owner.became_ready(self, offer)
+        abandoned, self.abandoned = self.abandoned, []
+        for job in abandoned:
+            try:
+                job.cancel()
+            except ComfyError as exc:
+                log.warning("prompt %s may run twice, on %s: %s", job.prompt_id, self.name, exc)
+
+    def ask_for_offer(self) -> Offer | None:
+        """What it has now; ``None``: it does not say."""
+        try:
+            definitions = self.api.node_definitions(refresh=self.offer is not None)
+        except UnexpectedResponse as exc:
+            log.warning("%s does not say which node classes it has: %s", self.name, exc)
+            return None
+        try:
+            replaced = self.api.get_node_replacements()
+        except (ApiError, UnexpectedResponse):
+            replaced = {}  # servers before 0.14
+        return Offer(definitions, replaced)
+
+    def _submit(self, entry: Entry) -> None:
+        job = entry.job
+
+        def begun(inner: Job) -> None:
+            follow(job, inner, self.name)
+
+        try:
+            inner = submit_begun(
+                self.api,
+                entry.workflow,
+                entry.callbacks,
+                prompt_id=job.prompt_id,
+                begun=begun,
+                **entry.options,
+            )
+        except SubmitUncertain as exc:
+            log.warning("%s; waiting until %s can tell", exc, self.name)
+            self._attach(entry)
+        except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
+            self._owner.was_not_submitted(self, entry, exc)
+        else:
+            self._owner.was_submitted(self, entry, inner)
+
+    def _attach(self, entry: Entry) -> None:
+        """It may have it: look for it there, as long as it takes."""
+        try:
+            inner = self.api.job(entry.job.prompt_id, entry.workflow)
+        except ClientClosed as exc:
+            self._owner.was_not_submitted(self, entry, exc)
+        else:
+            follow(entry.job, inner, self.name)
+            self._owner.was_submitted(self, entry, inner)
+
+
+def _work(ref: weakref.ref[Member], wake: threading.Event) -> None:
+    """The thread of a member, which it holds only while there is something to do."""
+    pause: float | None = 0.0
+    while pause is not None:
+        wake.wait(pause)
+        wake.clear()
+        member = ref()
+        if member is None:
+            return
+        pause = member.work()
+        del member
+
+
+def status_of(member: Member) -> ServerStatus:
+    """What a pool says of one of its servers."""
+    server = member.server
+    state = "connecting" if member.error is None and member.down_since is None else "down"
+    return ServerStatus(
+        host=member.name,
+        state="leaving" if member.leaving else "ready" if server.ready else state,
+        weight=server.weight,
+        own=server.own,
+        others=server.others,
+        done=member.done,
+        failed=member.failed,
+        models=server.model,
+        error=None if server.ready else member.error,
+    )

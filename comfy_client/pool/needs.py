@@ -1,0 +1,106 @@
+"""What a workflow needs of a server, and whether that has it: classes and model files.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..workflow.graph import brief, class_of, inputs_of
+from ..workflow.inputs import InputSpec
+
+#: How names of model files end.
+ENDINGS: Final = (
+    *(".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth"),
+    *(".bin", ".gguf", ".onnx", ".pkl"),
+)
+
+
+@attrs.frozen
+class Need:
+    """A node class, or a model file that one of its inputs names.
+
+    Attributes:
+        class_type: The class.
+        input: The input; ``None``: it is about the class itself.
+        value: The model file; ``None``: as for ``input``.
+    """
+
+    class_type: str
+    input: str | None = None
+    value: str | None = None
+
+    def __str__(self) -> str:
+        if self.input is None:
+            return f"the node class {brief(self.class_type)}"
+        return f"{brief(self.value)} ({self.class_type}.{self.input})"
+
+
+#: What a workflow needs.
+Needs = frozenset[Need]
+
+
+def needs_of(graph: Mapping[str, Any]) -> Needs:
+    """What a graph in API format needs."""
+    found = set()
+    for node_id in graph:
+        name = class_of(graph, node_id)
+        if name is None:
+            continue
+        found.add(Need(name))
+        for key, value in inputs_of(graph, node_id).items():
+            if is_model(value):
+                found.add(Need(name, key, value))
+    return frozenset(found)
+
+
+def models_of(needs: Needs) -> tuple[str, ...]:
+    """The model files among them."""
+    return tuple(sorted({need.value for need in needs if need.value is not None}))
+
+
+def is_model(value: object) -> bool:
+    """Whether it is the name of a model file."""
+    return isinstance(value, str) and value.lower().endswith(ENDINGS)
+
+
+class Offer:
+    """What a server has, by its node definitions."""
+
+    def __init__(
+        self, definitions: Mapping[str, Any], replaced: Collection[str] = frozenset()
+    ) -> None:
+        #: Model files by class and input.
+        self._files = {name: dict(_files(one)) for name, one in definitions.items()}
+        self._replaced = frozenset(replaced)  # classes in whose place the server puts others
+
+    def has(self, needs: Needs) -> bool:
+        """Whether it has all of them."""
+        return all(map(self._has, needs))
+
+    def missing(self, needs: Needs) -> list[Need]:
+        """What it lacks, classes first."""
+        lacks = [need for need in needs if not self._has(need)]
+        return sorted(lacks, key=lambda need: (need.input is not None, str(need)))
+
+    def _has(self, need: Need) -> bool:
+        if need.class_type not in self._files:
+            # Of a file there is more to say when its class is there.
+            return need.input is not None or need.class_type in self._replaced
+        files = self._files[need.class_type].get(need.input or "")
+        return files is None or need.value in files
+
+
+def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
+    """The inputs of a class that take one of some files, and which."""
+    groups = definition.get("input") if isinstance(definition, Mapping) else None
+    for group in ("required", "optional"):
+        inputs = groups.get(group) if isinstance(groups, Mapping) else None
+        for name, config in inputs.items() if isinstance(inputs, Mapping) else ():
+            if not isinstance(config, list | tuple) or not config:
+                continue
+            options = config[1] if len(config) > 1 and isinstance(config[1], Mapping) else {}
+            spec = InputSpec(name, config[0], options, group == "required")
+            if spec.choices is not None and not spec.has_open_choices:
+                yield name, frozenset(one for one in spec.choices if is_model(one))

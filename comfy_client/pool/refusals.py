@@ -1,0 +1,52 @@
+"""Why no server of a pool can run a workflow, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import ComfyError, ServerUnreachable, WorkflowError
+from .member import Member
+from .needs import Need
+from .schedule import Waiting
+
+#: What is told of each server, and in all, in characters.
+_MOST_NEEDS = 3
+_MOST_TEXT = 2000
+
+
+def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | ValueError:
+    """The error for a job that none of them can run."""
+    if not members:
+        return ServerUnreachable("the pool has no servers: add one")
+    allowed = [
+        member
+        for name, member in members.items()
+        if (waiting.include is None or name in waiting.include) and name not in waiting.exclude
+    ]
+    if not allowed:
+        return ValueError("include and exclude leave no server of the pool")
+    lacks = (
+        f"{member.name} lacks {_listed(member.offer.missing(waiting.needs))}"
+        for member in allowed
+        if member.offer is not None
+    )
+    words = "; ".join(lacks)[:_MOST_TEXT]
+    return WorkflowError(f"no server of the pool can run this workflow: {words}")
+
+
+def _listed(needs: list[Need]) -> str:
+    shown = ", ".join(map(str, needs[:_MOST_NEEDS]))
+    more = len(needs) - _MOST_NEEDS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def out_of_reach(members: Mapping[str, Member]) -> ServerUnreachable:
+    """The error for a pool of which no server answers."""
+    said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
+    return ServerUnreachable(f"no server of the pool answers: {said[:_MOST_TEXT]}")
+
+
+def is_hopeless(members: Mapping[str, Member]) -> bool:
+    """Whether all have failed, for reasons that time does not mend."""
+    errors = [member.error for member in members.values()]
+    return all(error is not None and not getattr(error, "retryable", False) for error in errors)

@@ -1,0 +1,262 @@
+"""Which job goes to which server.  Pure: no thread, no clock, no request.
+
+A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Whoever owns it
+says what has changed, and asks :meth:`Schedule.next` until it has nothing more to give.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, Literal, get_args
+
+import attrs
+
+from .needs import Needs
+
+#: How a server is chosen: see :class:`comfy_client.ComfyPool`.
+Mode = Literal["shortest", "round_robin", "first_free"]
+MODES: Final[tuple[str, ...]] = get_args(Mode)
+
+
+def anything(_: Needs) -> bool:
+    """That of a server of which nobody knows what it has."""
+    return True
+
+
+@attrs.frozen(eq=False)
+class Waiting:
+    """A job that waits for a server.
+
+    Attributes:
+        key: What its owner calls it.
+        order: Its place among all; it keeps it if it has to come back.
+        priority: Higher ones first.
+        caller: Who wants it; callers take turns.
+        needs: What it needs of a server.
+        model: The models that it loads; empty: none.
+        include: The only servers that it may go to; ``None``: any.
+        exclude: Servers that it may not go to.
+    """
+
+    key: Hashable
+    order: int
+    priority: float = 0
+    caller: Hashable = None
+    needs: Needs = frozenset()
+    model: tuple[str, ...] = ()
+    include: frozenset[str] | None = None
+    exclude: frozenset[str] = frozenset()
+
+
+@attrs.define(eq=False)
+class Server:
+    """What is known of a server.
+
+    Attributes:
+        name: Its name, by which jobs include and exclude it.
+        weight: How fast it is, compared to others.
+        most: How many jobs of ours it may have at a time.
+        has: Whether it has what a job needs.
+        ready: Whether it takes jobs.
+        own: Jobs of ours that it has.
+        others: Prompts of others in its queue.
+        model: The models of the job that it got last.
+        served: How many jobs it got, by its weight.
+    """
+
+    name: str
+    weight: float = 1.0
+    most: int = 2
+    has: Callable[[Needs], bool] = anything
+    ready: bool = False
+    own: int = 0
+    others: int = 0
+    model: tuple[str, ...] = ()
+    served: float = 0.0
+
+    @property
+    def load(self) -> float:
+        """How long its queue is, for one of its weight."""
+        return (self.own + self.others) / self.weight
+
+
+@attrs.frozen(eq=False)
+class Assignment:
+    """A job, and the server that gets it."""
+
+    job: Waiting
+    server: Server
+
+
+@attrs.define(eq=False)
+class _Lane:
+    """Jobs of one caller and one priority that the same servers can run."""
+
+    servers: frozenset[str]
+    heap: list[tuple[int, Waiting]] = attrs.field(factory=list)
+
+
+#: By the servers that can run what is in it.
+_Lanes = dict[frozenset[str], _Lane]
+
+
+class Schedule:
+    """Jobs that wait, and servers.
+
+    A job that no server can take now never holds up those behind it.
+    """
+
+    def __init__(self, mode: Mode = "shortest") -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+        self.mode: Mode = mode
+        self.servers: dict[str, Server] = {}
+        self._waiting: dict[Hashable, Waiting] = {}
+        # What has gone is taken out of a lane when its turn comes.
+        self._lanes: dict[float, dict[Hashable, _Lanes]] = {}
+        # Of callers that wait: how many of their jobs have gone, from a common beginning on.
+        self._turns: dict[Hashable, float] = {}
+        self._turn = 0.0
+        self._able: dict[Hashable, frozenset[str]] = {}
+
+    # -- what has changed ------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._waiting
+
+    def waiting(self) -> Iterator[Waiting]:
+        """The jobs that wait."""
+        return iter(self._waiting.values())
+
+    def add_server(self, server: Server) -> None:
+        """From now on there is one more; ValueError for one that is there."""
+        if server.name in self.servers:
+            raise ValueError(f"{server.name} is in the pool already")
+        # It has no turns to make up for.
+        server.served = min((one.served for one in self.servers.values()), default=0.0)
+        self.servers[server.name] = server
+        self.regroup()
+
+    def remove_server(self, name: str) -> None:
+        """There is one less."""
+        del self.servers[name]
+        self.regroup()
+
+    def regroup(self) -> None:
+        """What servers have is another: find out anew which of them can run what."""
+        self._able.clear()
+        self._lanes.clear()
+        for job in self._waiting.values():
+            self._enter(job)
+
+    def add(self, job: Waiting) -> None:
+        """A job waits, for the first time or again; ValueError for one that does already."""
+        if job.key in self._waiting:
+            raise ValueError(f"job {job.key!r} waits already")
+        self._waiting[job.key] = job
+        self._enter(job)
+
+    def remove(self, key: Hashable) -> bool:
+        """A job does not wait any more; whether it did."""
+        return self._waiting.pop(key, None) is not None
+
+    def _enter(self, job: Waiting) -> None:
+        names = self.able(job)
+        lanes = self._lanes.setdefault(job.priority, {}).setdefault(job.caller, {})
+        lane = lanes.get(names) or lanes.setdefault(names, _Lane(names))
+        heapq.heappush(lane.heap, (job.order, job))
+        # Who has not waited until now has nothing to make up for.
+        self._turns.setdefault(job.caller, self._turn)
+
+    # -- what is asked -----------------------------------------------------------------------
+
+    def able(self, job: Waiting) -> frozenset[str]:
+        """The servers that can run a job, ready or not."""
+        kind = (job.needs, job.include, job.exclude)
+        names = self._able.get(kind)
+        if names is None:
+            names = frozenset(
+                name
+                for name, server in self.servers.items()
+                if (job.include is None or name in job.include)
+                and name not in job.exclude
+                and server.has(job.needs)
+            )
+            self._able[kind] = names
+        return names
+
+    def position(self, key: Hashable) -> int | None:
+        """How many waiting jobs come before one, at most; ``None``: it does not wait."""
+        job = self._waiting.get(key)
+        if job is None:
+            return None
+        place = (-job.priority, job.order)
+        return sum((-one.priority, one.order) < place for one in self._waiting.values())
+
+    def next(self) -> Assignment | None:
+        """The next job and its server, which counts it from now on; ``None``: none can go."""
+        free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
+        if not free or not self._waiting:
+            return None
+        stuck: set[frozenset[str]] = set()  # lanes whose servers all have enough
+        for priority in sorted(self._lanes, reverse=True):
+            callers = self._lanes[priority]
+            for caller in sorted(callers, key=lambda one: self._turns.get(one, self._turn)):
+                for lane in self._in_order(callers[caller]):
+                    if lane.servers in stuck:
+                        continue
+                    server = self._choose(lane.heap[0][1], free)
+                    if server is not None:
+                        return self._assign(lane, server)
+                    stuck.add(lane.servers)
+                if not callers[caller]:
+                    del callers[caller]
+            if not callers:
+                del self._lanes[priority]
+        return None
+
+    def _in_order(self, lanes: _Lanes) -> list[_Lane]:
+        """The lanes of a caller, by their first jobs; empty ones are gone."""
+        for lane in list(lanes.values()):
+            while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
+                heapq.heappop(lane.heap)
+            if not lane.heap:
+                del lanes[lane.servers]
+        return sorted(lanes.values(), key=lambda lane: lane.heap[0][0])
+
+    def _is_free(self, server: Server) -> bool:
+        if not server.ready or server.own >= server.most:
+            return False
+        return self.mode != "first_free" or server.own + server.others == 0
+
+    def _choose(self, job: Waiting, free: frozenset[str]) -> Server | None:
+        names = self.able(job)
+        servers = [server for name, server in self.servers.items() if name in names]
+        found = [server for server in servers if server.name in free]
+        if not found or self.mode == "first_free":
+            return found[0] if found else None
+        if self.mode == "round_robin":
+            return min(found, key=lambda one: one.served)
+        best = min(found, key=lambda one: (one.load, one.model != job.model, one.served))
+        # Better wait for one that is nearly done than stand behind a long queue of others.
+        least = min(one.load for one in servers if one.ready)
+        return best if best.load < least + best.most else None
+
+    def _assign(self, lane: _Lane, server: Server) -> Assignment:
+        _, job = heapq.heappop(lane.heap)
+        del self._waiting[job.key]
+        self._turn = max(self._turn, self._turns.get(job.caller, self._turn))
+        self._turns[job.caller] = self._turns.get(job.caller, self._turn) + 1
+        if len(self._turns) > 2 * len(self._waiting) + 100:
+            there = {one.caller for one in self._waiting.values()}
+            self._turns = {who: at for who, at in self._turns.items() if who in there}
+        server.own += 1
+        server.served += 1 / server.weight
+        if job.model:
+            server.model = job.model
+        return Assignment(job, server)

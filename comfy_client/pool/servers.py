@@ -1,0 +1,138 @@
+"""The servers of a pool: added, removed, listened to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from ..client import ComfyApi
+from ..errors import ClientClosed
+from ..signals import Receivers, is_callback
+from ..transport.url import parse_host
+from ..values import is_real
+from .dispatcher import Dispatcher
+from .member import Member
+from .schedule import Server
+from .status import POOL_EVENTS, PoolStatus
+
+#: Servers, by their clients or URLs.
+AnyServer = ComfyApi | str
+
+
+class Servers:
+    """The methods of a pool that are about its servers."""
+
+    _dispatcher: Dispatcher
+    _receivers: Receivers
+    _in_flight: int
+    _first: ComfyApi | None
+    _relayed: dict[tuple[str, Callable[..., object]], list[Callable[[], None]]]
+
+    def add(self, server: AnyServer, *, weight: float = 1.0) -> None:
+        """Add a server, while jobs run, too.
+
+        Args:
+            server: A URL, or a client.
+            weight: How fast it is, compared to the others.
+
+        Raises:
+            ValueError: It is in the pool already, or ``weight`` is not above 0.
+            TypeError: It is neither a URL nor a client.
+            ClientClosed: After :meth:`shutdown`.
+        """
+        if not is_real(weight) or not 0 < weight < math.inf:
+            raise ValueError(f"the weight of a server is a number above 0, not {weight!r}")
+        if not isinstance(server, str | ComfyApi):
+            raise TypeError(f"a server is a URL or a ComfyApi, not {server!r:.80}")
+        name = self._name_of(server)
+        if name in self._dispatcher.members:
+            raise ValueError(f"{name} is in the pool already")
+        api = ComfyApi(server) if isinstance(server, str) else server
+        known = Server(name, weight=float(weight), most=self._in_flight)
+        member = Member(api, known, self._dispatcher, is_own=isinstance(server, str))
+        self._dispatcher.add(member)
+        self._first = self._first or api
+        for (event, callback), offs in list(self._relayed.items()):
+            offs.append(api.on(event, partial(callback, api)))
+
+    def remove(self, server: AnyServer) -> None:
+        """Remove a server: it gets no new jobs, and ends those that it has.
+
+        Raises:
+            ValueError: It is not in the pool.
+        """
+        name = self._name_of(server)
+        if name not in self._dispatcher.members:
+            raise ValueError(f"{name} is not in the pool")
+        self._dispatcher.remove(name)
+
+    @property
+    def servers(self) -> tuple[ComfyApi, ...]:
+        """The clients of its servers, in the order in which they were added."""
+        return tuple(member.api for member in list(self._dispatcher.members.values()))
+
+    @staticmethod
+    def _name_of(server: AnyServer) -> str:
+        return server.host if isinstance(server, ComfyApi) else parse_host(server)[0].http_url
+
+    def status(self) -> PoolStatus:
+        """Its servers, and how many jobs wait, run and have ended; sends no request.
+
+        ``print`` shows a table; so does a notebook.
+        """
+        return self._dispatcher.status()
+
+    def _names(self, servers: Iterable[AnyServer], what: str) -> frozenset[str]:
+        if isinstance(servers, str | ComfyApi):
+            servers = [servers]
+        names = frozenset(map(self._name_of, servers))
+        unknown = names - self._dispatcher.members.keys()
+        if unknown:
+            raise ValueError(f"{what}: {', '.join(sorted(unknown))} is not in the pool")
+        return names
+
+    def _any_client(self) -> ComfyApi:
+        """One whose node definitions are there, if any is."""
+        members = list(self._dispatcher.members.values())
+        ready = (member.api for member in members if member.server.ready)
+        found = next(ready, None) or next((member.api for member in members), self._first)
+        if found is None:
+            raise ClientClosed("this ComfyPool is shut down; make a new one")
+        return found
+
+    def on(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
+        """Call ``callback(sender, event)`` for each event of that name.
+
+        Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
+        ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
+        ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
+        its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
+        later count, too.
+
+        Args:
+            name: The name of an event.
+            callback: Called in a delivery thread, one after the other.  The pool keeps it.
+
+        Returns:
+            A function that unsubscribes the callback.
+
+        Raises:
+            TypeError: The callback cannot be called with a sender and an event.
+        """
+        if not is_callback(callback, 2):
+            raise TypeError(
+                f"a callback is a plain function of a sender and an event: {callback!r}"
+            )
+        if name in POOL_EVENTS:
+            return self._receivers.on(name, partial(callback, self), once=False)
+        offs = [api.on(name, partial(callback, api)) for api in self.servers]
+        key = (name, callback)
+        self._relayed.setdefault(key, []).extend(offs)
+
+        def off() -> None:
+            for each in self._relayed.pop(key, ()):
+                each()
+
+        return off

@@ -1,0 +1,124 @@
+"""What a pool says of itself: :meth:`ComfyPool.status`, and its events."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..events import Event
+from ..showing.cells import shown
+from ..to_dict import AsDict
+
+#: The events of a pool itself; any other name is of an event of its clients.
+POOL_EVENTS: frozenset[str] = frozenset({"added", "removed", "ready", "have_job", "idle"})
+
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
+class PoolEvent(Event):
+    """Something happened to a pool: see :meth:`ComfyPool.on`.
+
+    Attributes:
+        server: The URL of the server that it is about; ``None``: of no particular one.
+        waiting: How many jobs wait for a server.
+    """
+
+    server: str | None = None
+    waiting: int = 0
+
+
+@attrs.frozen
+class ServerStatus(AsDict):
+    """One server of a pool: see :meth:`ComfyPool.status`.
+
+    Attributes:
+        host: The URL of the server.
+        state: ``"ready"``; ``"connecting"``: it has not answered yet; ``"down"``: it does not
+            answer, or refuses us; ``"leaving"``: it was removed, and ends what it has.
+        weight: How fast it is, compared to others.
+        own: Jobs of this pool that it has.
+        others: Prompts of others in its queue, as far as is known.
+        done: Jobs of this pool that it has ended with a result.
+        failed: Jobs of this pool that it has ended without one.
+        models: The model files of the job that it got last; empty: none.
+        error: Why it is down; ``None``: it is not.
+    """
+
+    host: str
+    state: str
+    weight: float
+    own: int
+    others: int
+    done: int
+    failed: int
+    models: tuple[str, ...]
+    error: BaseException | None = None
+
+
+@attrs.frozen
+class PoolStatus(AsDict):
+    """What a pool does: see :meth:`ComfyPool.status`; ``print`` and notebooks show a table.
+
+    Attributes:
+        mode: How it chooses servers.
+        waiting: Jobs that wait for a server.
+        running: Jobs that a server has.
+        done: Jobs that ended with a result.
+        failed: Jobs that ended without one.
+        servers: Its servers, in the order in which they were added.
+    """
+
+    mode: str
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    servers: tuple[ServerStatus, ...]
+
+    @property
+    def _summary(self) -> str:
+        ready = sum(server.state == "ready" for server in self.servers)
+        return (
+            f"{ready} of {len(self.servers)} servers ready, mode {self.mode}: "
+            f"{self.waiting} waiting, {self.running} running, {self.done} done, "
+            f"{self.failed} failed"
+        )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                server.host,
+                server.state,
+                f"{server.weight:g}",
+                str(server.own),
+                str(server.others),
+                str(server.done),
+                str(server.failed),
+                str(server.error or ", ".join(server.models)),
+            )
+            for server in self.servers
+        ]
+
+    def __str__(self) -> str:
+        rows = [_HEAD, *self._rows()]
+        widths = [max(len(row[at]) for row in rows) for at in range(len(_HEAD) - 1)]
+        lines = (
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False))])
+            + f"  {row[-1][:100]}"
+            for row in rows
+        )
+        return "\n".join([self._summary, *(line.rstrip() for line in lines)])
+
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows it
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """How a notebook shows it."""
+        return shown(self, self._markup)
+
+    def _markup(self) -> str:
+        from ..showing.html import remark, table
+
+        moods = {"ready": "good", "connecting": "doubtful", "leaving": "doubtful", "down": "bad"}
+        return remark(self._summary) + table(_HEAD, self._rows(), moods)
+
+
+_HEAD = ("server", "state", "weight", "own", "others", "done", "failed", "models, or what is wrong")

@@ -1,0 +1,439 @@
+"""Several servers as one executor: each job runs once, whatever becomes of the servers."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import (
+    ClientClosed,
+    ComfyApi,
+    ComfyPool,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    PoolEvent,
+    PromptRejected,
+    Result,
+    ServerUnreachable,
+    Workflow,
+    WorkflowError,
+)
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, Quick, until
+from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.processes import in_child
+
+#: One pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+class Fails:
+    """Raises."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    def run(self) -> None:
+        raise RuntimeError("no luck")
+
+
+class Rare(Gated):
+    """The same as its base, but only one server has it."""
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    """Two of them; their nodes wait for the gate without a name."""
+    with ComfyServer() as one, ComfyServer() as two:
+        for server in (one, two):
+            server.add_node(Gated)
+            server.add_node(Fails)
+        yield [one, two]
+        GATES.end()
+
+
+@pytest.fixture
+def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
+    made = [Quick(server.url) for server in servers]
+    yield made
+    for client in made:
+        client.close()
+
+
+@contextlib.contextmanager
+def pooled(*args: Any, **options: Any) -> Iterator[ComfyPool]:
+    """A pool of which all servers are ready."""
+    with ComfyPool(*args, **options) as pool:
+        until(lambda: all(one.state == "ready" for one in pool.status().servers))
+        yield pool
+
+
+def marks(*servers: ComfyServer) -> list[str | None]:
+    """What they have begun to run, by the ids of the jobs."""
+    return [ran.mark for server in servers for ran in server.ran]
+
+
+def until_each_runs(*servers: ComfyServer) -> None:
+    for server in servers:
+        server.until(lambda server=server: server.ran and server.running, LIMIT)
+
+
+def test_all_servers_work_and_each_job_runs_once(servers) -> None:
+    with pooled([server.url for server in servers]) as pool:
+        jobs = [pool.submit(shows(f"t{n}")) for n in range(8)]
+        assert [job.result(LIMIT).texts for job in jobs] == [(f"t{n}",) for n in range(8)]
+        assert {job.server for job in jobs} == {server.url for server in servers}
+    assert sorted(marks(*servers)) == sorted(job.prompt_id for job in jobs)
+
+
+def test_its_jobs_are_futures(clients) -> None:
+    with pooled(clients) as pool:
+        jobs = [pool.submit(shows(f"t{n}")) for n in range(3)]
+        done, not_done = concurrent.futures.wait(jobs, LIMIT)
+        assert (len(done), len(not_done)) == (3, 0)
+        assert set(pool.as_completed(jobs, LIMIT)) == set(jobs)
+
+
+def test_a_job_waits_in_the_pool_until_a_server_is_free(servers, clients) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        first, second = (pool.submit(shows(text)) for text in ("a", "b"))
+        assert (first.status, first.server, first.queue_position) == ("waiting", None, 0)
+        assert second.queue_position == 1
+        assert second.why().startswith("waiting for a server, 1 before it")
+        assert second.to_dict()["status"] == "waiting"
+        GATES.set()
+        assert second.result(LIMIT).texts == ("b",)
+        assert [job.result(LIMIT).texts for job in running] == [("x",)] * 2
+        assert second.status == "succeeded"
+
+
+def test_a_waiting_job_that_is_cancelled_never_runs(servers, clients) -> None:
+    """It ends at once, with its one end event."""
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        job = pool.submit(shows())
+        assert job.cancel()
+        assert [event.name for event in job.events()] == ["execution_interrupted"]
+        with pytest.raises(JobInterrupted, match="cancelled while it waited"):
+            job.result(0)
+        assert job.status == "interrupted"
+        assert running[0].cancel()
+        with pytest.raises(JobInterrupted):
+            running[0].result(LIMIT)
+        GATES.set()
+        running[1].result(LIMIT)
+    assert job.prompt_id not in marks(*servers)
+
+
+def test_events_of_a_job_come_from_its_beginning(clients) -> None:
+    seen: list[str] = []
+    with pooled(clients) as pool:
+        job = pool.submit(shows(), on_event=lambda event: seen.append(event.name))
+        names = [event.name for event in job.events()]
+        job.result(LIMIT)
+    assert names[0] == "execution_start"
+    assert names[-1] == "execution_success"
+    assert seen == names
+
+
+def test_map_yields_in_order_and_keeps_errors(servers, clients) -> None:
+    workflows = [shows("a"), {"1": {"class_type": "Fails", "inputs": {}}}, shows("b")]
+    with pooled(clients) as pool:
+        found = list(pool.map(workflows, on_error="keep"))
+        assert [type(each) for each in found] == [Result, JobFailed, Result]
+        with pytest.raises(JobFailed, match="no luck"):
+            list(pool.map(workflows))
+        params = ({"Gated.text": f"t{n}"} for n in range(9))
+        texts = {each.texts[0] for each in pool.map(shows(), params, ordered=False)}
+        assert texts == {f"t{n}" for n in range(9)}
+        with pytest.raises(TypeError, match="params"):
+            pool.map(shows())
+
+
+def test_map_that_ends_early_takes_back_what_waits(servers, clients) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        found = pool.map([shows("a"), *(shows(waits=True) for _ in range(9))])
+        assert next(found).texts == ("a",)
+        found.close()
+        assert pool.status().waiting == 0
+        GATES.set()
+    assert len(marks(*servers)) <= 3
+
+
+def test_a_job_goes_only_where_its_classes_and_models_are(servers, clients) -> None:
+    servers[1].add_node(Rare)
+    rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
+    with pooled(clients) as pool:
+        jobs = [pool.submit(rare) for _ in range(3)]
+        assert [job.result(LIMIT).texts for job in jobs] == [("r",)] * 3
+        assert {job.server for job in jobs} == {servers[1].url}
+        with pytest.raises(WorkflowError, match=r"lacks the node class 'Rarer'"):
+            pool.submit({"1": {"class_type": "Rarer", "inputs": {}}})
+        example = Workflow.example()
+        example["CheckpointLoaderSimple"]["ckpt_name"] = "none.safetensors"
+        with pytest.raises(WorkflowError, match=r"lacks 'none.safetensors' \(Checkpoint"):
+            pool.submit(example)
+        with pytest.raises(WorkflowError, match="no server of the pool can run"):
+            pool.submit(rare, exclude=[servers[1].url])
+
+
+def test_what_a_server_has_got_since_counts(servers, clients) -> None:
+    rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
+    with pooled(clients) as pool:
+        with pytest.raises(WorkflowError):
+            pool.submit(rare)
+        servers[0].add_node(Rare)
+        assert pool.run(rare, timeout=LIMIT).texts == ("r",)
+
+
+def test_include_and_exclude_name_servers(servers, clients) -> None:
+    with pooled(clients) as pool:
+        jobs = [pool.submit(shows(), include=[servers[0].url]) for _ in range(3)]
+        jobs += [pool.submit(shows(), exclude=[clients[1]])]
+        assert {job.server for job in jobs if job.result(LIMIT)} == {servers[0].url}
+        with pytest.raises(ValueError, match="include: http://gpu-box:8188 is not in the pool"):
+            pool.submit(shows(), include=["gpu-box"])
+        with pytest.raises(ValueError, match="leave no server"):
+            pool.submit(shows(), include=[clients[0]], exclude=[clients[0]])
+
+
+def test_higher_priorities_go_first(servers, clients) -> None:
+    with pooled(clients[:1], in_flight=1) as pool:
+        running = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        low, high = pool.submit(shows("low")), pool.submit(shows("high"), priority=1)
+        GATES.set()
+        assert {job.result(LIMIT).texts for job in (low, high, running)}
+    assert marks(servers[0]) == [running.prompt_id, high.prompt_id, low.prompt_id]
+
+
+def test_files_are_uploaded_to_the_server_that_is_chosen(servers, clients) -> None:
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": PNG}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    with pooled(clients) as pool:
+        job = pool.submit(workflow, include=[clients[1]])
+        assert job.result(LIMIT).images[0].bytes().startswith(b"\x89PNG")
+    uploads = [
+        [request for request in server.requests if request.path == "/upload/image"]
+        for server in servers
+    ]
+    assert list(map(len, uploads)) == [0, 1]
+
+
+def test_what_the_server_refuses_is_the_error_of_its_job(clients) -> None:
+    with pooled(clients) as pool:
+        job = pool.submit({"1": {"class_type": "Gated", "inputs": {"text": ["9", 0]}}})
+        assert isinstance(job.exception(LIMIT), PromptRejected | WorkflowError)
+        assert job.status == "failed"
+        assert list(job.events()) == []
+
+
+# -- servers that come and go -----------------------------------------------------------------
+
+
+def test_a_job_that_a_server_surely_never_got_goes_to_another(servers, clients) -> None:
+    with pooled(clients) as pool:
+        servers[0].kill()
+        jobs = [pool.submit(shows(f"t{n}")) for n in range(4)]
+        assert [job.result(LIMIT).texts for job in jobs] == [(f"t{n}",) for n in range(4)]
+        until(lambda: pool.status().servers[0].state == "down")
+        assert pool.status().servers[0].error is not None
+        servers[0].start()
+        until(lambda: pool.status().servers[0].state == "ready")
+    assert len(marks(*servers)) == 4
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_server_that_is_killed_in_mid_run_and_comes_back(servers, clients, on_lost) -> None:
+    """What it may have run is lost, or runs again if that is wished; all else runs once."""
+    with pooled(clients, on_lost=on_lost) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(8)]
+        until_each_runs(*servers)
+        until(lambda: sorted(job.status for job in jobs)[:4] == ["pending"] * 2 + ["running"] * 2)
+        had = [job for job in jobs if job.server == servers[0].url]
+        before = {job: job.prompt_id for job in jobs}
+        servers[0].kill()
+        GATES.set()
+        servers[0].start()
+        ends = [job.exception(LIMIT) for job in jobs]
+    ran = marks(*servers)
+    assert len(ran) == len(set(ran))
+    if on_lost == "retry":
+        assert ends == [None] * 8
+        assert {job.result().texts for job in jobs} == {(f"t{n}",) for n in range(8)}
+        assert {job for job in jobs if job.prompt_id != before[job]} == set(had)
+    else:
+        assert {job for job, end in zip(jobs, ends, strict=True) if end} == set(had)
+        assert all(isinstance(job.exception(), JobLost) for job in had)
+        assert all(job.status == "lost" for job in had)
+        assert {job.prompt_id for job in jobs if job not in had} <= set(ran)
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_server_that_stays_away_has_lost_its_jobs_when_patience_ends(
+    servers, clients, on_lost
+) -> None:
+    with pooled(clients, in_flight=1, patience=0.3, on_lost=on_lost) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(2)]
+        until_each_runs(*servers)
+        (lost,) = (job for job in jobs if job.server == servers[0].url)
+        servers[0].kill()
+        until(lambda: lost.done() or lost.status == "waiting")
+        GATES.set()
+        if on_lost == "retry":
+            assert {job.result(LIMIT).texts for job in jobs} == {("t0",), ("t1",)}
+            assert lost.server == servers[1].url
+            assert [event.name for event in lost.events() if event.is_end] == ["execution_success"]
+        else:
+            with pytest.raises(JobLost, match=f"{servers[0].url} has not answered for 0.3 s"):
+                lost.result(LIMIT)
+            assert [event.name for event in lost.events() if event.is_end] == ["job_lost"]
+
+
+def test_servers_are_added_and_removed_while_jobs_run(servers, clients) -> None:
+    seen: list[tuple[str, Any]] = []
+    with ComfyPool(clients[:1], in_flight=1) as pool:
+        for name in ("added", "removed", "ready", "idle", "have_job"):
+            pool.on(name, lambda sender, event: seen.append((event.name, event.server)))
+        running = pool.submit(shows("a", waits=True))
+        until_each_runs(servers[0])
+        waiting = pool.submit(shows("b", waits=True))
+        pool.add(clients[1])
+        until_each_runs(servers[1])
+        assert waiting.server == servers[1].url
+        pool.remove(servers[0].url)
+        assert pool.servers == (clients[1],)
+        assert [one.state for one in pool.status().servers] == ["ready", "leaving"]
+        GATES.set()
+        assert (running.result(LIMIT).texts, waiting.result(LIMIT).texts) == (("a",), ("b",))
+        until(lambda: len(pool.status().servers) == 1)
+        assert pool.status().done == 2
+        with pytest.raises(ValueError, match="is not in the pool"):
+            pool.remove(servers[0].url)
+        until(lambda: seen[-1:] == [("idle", None)])
+    assert [name for name, _ in seen if name != "ready"] == [
+        *("have_job", "have_job", "added", "removed", "idle")
+    ]
+    assert ("added", servers[1].url) in seen
+    assert ("ready", servers[1].url) in seen
+
+
+def test_events_of_clients_have_the_client_as_sender(servers, clients) -> None:
+    senders: set[Any] = set()
+    pool_senders: list[Any] = []
+    with pooled(clients[:1]) as pool:
+        off = pool.on("execution_success", lambda sender, event: senders.add(sender))
+        pool.on("idle", lambda sender, event: pool_senders.append((sender, type(event))))
+        pool.add(clients[1])
+        until(lambda: pool.status().servers[-1].state == "ready")
+        for client in clients:
+            pool.run(shows(), include=[client], timeout=LIMIT)
+        until(lambda: senders == set(clients) and len(pool_senders) == 2)
+        assert pool_senders[0] == (pool, PoolEvent)
+        off()
+        with pytest.raises(TypeError, match="a sender and an event"):
+            pool.on("idle", lambda event: None)
+
+
+def test_its_status_is_a_table(servers, clients) -> None:
+    with pooled(clients, mode="round_robin") as pool:
+        pool.run(shows(), timeout=LIMIT)
+        status = pool.status()
+    assert str(status).splitlines()[0] == (
+        "2 of 2 servers ready, mode round_robin: 0 waiting, 0 running, 1 done, 0 failed"
+    )
+    assert [line.split()[:2] for line in str(status).splitlines()[2:]] == [
+        [server.url, "ready"] for server in servers
+    ]
+    assert [one["done"] for one in status.to_dict()["servers"]] == [1, 0]
+
+
+# -- what makes no sense ----------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_told_at_once(clients) -> None:
+    for wrong, words in (
+        ({"servers": []}, "a pool needs a server"),
+        ({"servers": ["gpu-box", "http://gpu-box:8188/"]}, "http://gpu-box:8188 is in the pool"),
+        ({"servers": ["a"], "mode": "fastest"}, "mode is one of"),
+        ({"servers": ["a"], "weights": [1, 2]}, "2 numbers for 1 servers"),
+        ({"servers": ["a"], "weights": [0]}, "a number above 0"),
+        ({"servers": ["a"], "in_flight": 0}, "1 or more"),
+        ({"servers": ["a"], "on_lost": "ignore"}, "on_lost is"),
+        ({"servers": ["a"], "patience": -1}, "a timeout is in seconds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ComfyPool(**wrong)  # type: ignore[arg-type]
+    for servers in ("gpu-box", [5]):
+        with pytest.raises(TypeError):
+            ComfyPool(servers)  # type: ignore[arg-type]
+    with pooled(clients) as pool:
+        with pytest.raises(TypeError, match="workflows, not functions"):
+            pool.submit(print)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="priority is a number"):
+            pool.submit(shows(), priority=float("nan"))
+
+
+def test_a_pool_of_which_no_server_answers_says_so(comfy) -> None:
+    url = comfy.url
+    comfy.kill()
+    pool = ComfyPool([url])
+    with pytest.raises(ServerUnreachable, match=f"no server of the pool answers: {url}/api/prompt"):
+        pool.init(timeout=0.3)
+    pool.shutdown()
+    pool = ComfyPool([url])
+    threading.Timer(0.2, comfy.start).start()
+    assert pool.run(Workflow.example(), timeout=LIMIT).images  # it is waited for
+    pool.shutdown()
+
+
+def test_after_its_shutdown_it_takes_no_jobs(servers, clients) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        job = pool.submit(shows())
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert isinstance(job.exception(0), JobInterrupted)
+        with pytest.raises(ClientClosed, match="shut down"):
+            pool.submit(shows())
+        with pytest.raises(ClientClosed, match="shut down"):
+            pool.add("gpu-box")
+        GATES.set()
+    assert all(each.result(0).texts == ("x",) for each in running)
+    assert all(isinstance(client, ComfyApi) and client.connected for client in clients)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
+    """Those that run and those that wait end there, and the pool takes no more; here they go on."""
+    with pooled(clients[:1], in_flight=1) as pool:
+        jobs = [pool.submit(shows(waits=True)) for _ in range(2)]
+        until_each_runs(servers[0])
+
+        def work() -> str:
+            errors = [type(job.exception(1)).__name__ for job in jobs]
+            try:
+                pool.submit(shows())
+            except ClientClosed as exc:
+                errors.append(type(exc).__name__)
+            return ", ".join(errors)
+
+        assert in_child(work) == "ClientClosed, ClientClosed, ClientClosed"
+        GATES.set()
+        assert [job.result(LIMIT).texts for job in jobs] == [("x",)] * 2

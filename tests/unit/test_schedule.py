@@ -1,0 +1,273 @@
+"""Which job of a pool goes to which server."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import statistics
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfy_client.pool.needs import Need
+from comfy_client.pool.schedule import MODES, Assignment, Schedule, Server, Waiting
+
+
+def schedule(*servers: Server, mode: Any = "shortest") -> Schedule:
+    made = Schedule(mode)
+    for server in servers:
+        made.add_server(server)
+    return made
+
+
+def ready(name: str, **more: Any) -> Server:
+    return Server(name, ready=True, **more)
+
+
+def job(order: int, **more: Any) -> Waiting:
+    return Waiting(order, order, **more)
+
+
+def drain(made: Schedule) -> list[tuple[Any, str]]:
+    """All that can be given away now."""
+    return [(found.job.key, found.server.name) for found in iter(made.next, None)]
+
+
+def give(made: Schedule, *jobs: Waiting) -> list[tuple[Any, str]]:
+    for each in jobs:
+        made.add(each)
+    return drain(made)
+
+
+def test_the_shortest_queue_counts_the_prompts_of_others() -> None:
+    made = schedule(ready("a", others=1), ready("b"))
+    assert give(made, job(0), job(1), job(2)) == [(0, "b"), (1, "a"), (2, "b")]
+
+
+def test_a_server_of_twice_the_weight_gets_twice_as_many() -> None:
+    made = schedule(ready("a", most=99), ready("b", weight=2, most=99))
+    found = give(made, *map(job, range(30)))
+    assert Counter(name for _, name in found) == {"a": 10, "b": 20}
+
+
+def test_of_equal_queues_the_one_that_ran_the_same_models_is_taken() -> None:
+    made = schedule(ready("a", model=("x",)), ready("b", model=("y",)))
+    assert give(made, job(0, model=("y",)), job(1, model=("x",))) == [(0, "b"), (1, "a")]
+
+
+def test_nobody_stands_behind_a_long_queue_of_others_while_another_is_nearly_done() -> None:
+    made = schedule(ready("a"), ready("b", others=50))
+    assert give(made, *map(job, range(4))) == [(0, "a"), (1, "a")]
+    made.servers["a"].own -= 1
+    assert drain(made) == [(2, "a")]
+
+
+def test_round_robin_goes_to_each_in_turn_by_weight() -> None:
+    made = schedule(
+        ready("a", others=9), ready("b"), ready("c", weight=2, most=9), mode="round_robin"
+    )
+    names = [name for _, name in give(made, *map(job, range(7)))]
+    assert Counter(names) == {"a": 2, "b": 2, "c": 3}
+    assert names[:3] == ["a", "b", "c"]
+
+
+def test_first_free_takes_the_first_that_has_nothing_to_do() -> None:
+    made = schedule(ready("a", others=1), ready("b"), ready("c"), mode="first_free")
+    assert give(made, *map(job, range(3))) == [(0, "b"), (1, "c")]
+    made.servers["a"].others = 0
+    assert drain(made) == [(2, "a")]
+
+
+def test_a_mode_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="mode is one of 'shortest', 'round_robin', 'first_free'"):
+        Schedule("fastest")  # type: ignore[arg-type]
+
+
+def test_higher_priorities_go_first() -> None:
+    made = schedule(ready("a", most=3))
+    found = give(made, job(0), job(1, priority=2), job(2, priority=1))
+    assert [key for key, _ in found] == [1, 2, 0]
+
+
+def test_callers_take_turns() -> None:
+    """Whoever comes later does not wait behind all that others have submitted."""
+    made = schedule(ready("a", most=1))
+    for order in range(100):
+        made.add(job(order, caller="many"))
+    found = []
+    for step in range(8):
+        if step == 3:
+            made.add(job(100, caller="few"))
+            made.add(job(101, caller="few"))
+        found += drain(made)
+        made.servers["a"].own = 0
+    assert found.index((100, "a")) <= 4
+    assert found.index((101, "a")) <= 6
+
+
+def test_include_and_exclude_are_kept() -> None:
+    made = schedule(ready("a"), ready("b"), ready("c"))
+    only_c = job(0, include=frozenset("bc"), exclude=frozenset("b"))
+    assert give(made, only_c) == [(0, "c")]
+
+
+def test_a_job_that_no_server_can_take_now_holds_up_nobody() -> None:
+    made = schedule(ready("a", has=lambda needs: not needs), Server("b"))
+    stuck = job(0, needs=frozenset({Need("Rare")}))
+    assert give(made, stuck, job(1), job(2, include=frozenset("b")), job(3)) == [(1, "a"), (3, "a")]
+    assert made.able(stuck) == {"b"}
+    made.servers["b"].ready = True
+    assert drain(made) == [(0, "b"), (2, "b")]
+
+
+def test_a_job_that_comes_back_has_its_place_again() -> None:
+    made = schedule(ready("a", most=1))
+    first = job(0)
+    assert give(made, first, job(1)) == [(0, "a")]
+    made.servers["a"].own = 0
+    made.add(first)
+    assert made.position(1) == 1
+    assert drain(made) == [(0, "a")]
+
+
+def test_a_job_that_was_taken_back_goes_nowhere() -> None:
+    made = schedule(Server("a"))
+    give(made, job(0), job(1))
+    assert made.remove(0)
+    assert not made.remove(0)
+    assert made.position(0) is None
+    made.servers["a"].ready = True
+    assert drain(made) == [(1, "a")]
+
+
+SERVERS = "abcd"
+JOBS = st.builds(
+    dict,
+    priority=st.integers(0, 2),
+    caller=st.integers(0, 3),
+    include=st.none() | st.frozensets(st.sampled_from(SERVERS)),
+    exclude=st.frozensets(st.sampled_from(SERVERS), max_size=2),
+    needs=st.frozensets(st.sampled_from([Need("x"), Need("y")]), max_size=1),
+    model=st.sampled_from([(), ("m",), ("n",)]),
+)
+STEPS = st.lists(
+    JOBS
+    | st.tuples(
+        st.sampled_from(["end", "toggle", "leave", "join", "others", "drop"]), st.integers(0, 9)
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mode=st.sampled_from(MODES), steps=STEPS)
+def test_every_job_goes_once_to_a_server_that_may_have_it(mode: Any, steps: list[Any]) -> None:
+    """Whatever happens meanwhile; and nothing waits that could go."""
+    made = schedule(*(ready(name, has=_has(name)) for name in SERVERS), mode=mode)
+    there: list[Assignment] = []
+    gone: set[Any] = set()
+    waits: dict[Any, Waiting] = {}
+    for order, step in enumerate(steps):
+        if isinstance(step, dict):
+            waits[order] = job(order, **step)
+            made.add(waits[order])
+        else:
+            _do(made, there, waits, *step)
+        while (found := made.next()) is not None:
+            server, one = found.server, found.job
+            assert made.servers[server.name] is server
+            assert server.ready
+            assert server.own <= server.most
+            assert one.include is None or server.name in one.include
+            assert server.name not in one.exclude
+            assert server.has(one.needs)
+            assert waits.pop(one.key) is one
+            assert one.key not in gone
+            gone.add(one.key)
+            there.append(found)
+        assert {one.key for one in made.waiting()} == waits.keys()
+        assert len(made) == len(waits)
+        if mode == "round_robin":
+            for one in waits.values():
+                names = made.able(one)
+                assert not any(made.servers[n].ready and made.servers[n].own < 2 for n in names)
+
+
+def _has(name: str) -> Any:
+    return lambda needs: needs <= {Need("x")} or name in "ab"
+
+
+def _do(
+    made: Schedule, there: list[Assignment], waits: dict[Any, Waiting], what: str, at: int
+) -> None:
+    name = SERVERS[at % 4]
+    if what == "end" and there:
+        there.pop(at % len(there)).server.own -= 1
+    elif what == "leave" and name in made.servers:
+        made.remove_server(name)
+    elif what == "join" and name not in made.servers:
+        made.add_server(ready(name, has=_has(name)))
+    elif what == "toggle" and name in made.servers:
+        made.servers[name].ready ^= True
+    elif what == "others" and name in made.servers:
+        made.servers[name].others = at
+    elif what == "drop" and waits:
+        key = sorted(waits)[at % len(waits)]
+        del waits[key]
+        assert made.remove(key)
+
+
+def test_a_hundred_servers_and_twenty_thousand_jobs() -> None:
+    """On a virtual clock: all run, nobody starves, the servers are busy, and it is quick."""
+    rng = random.Random(7)
+    servers = [ready(f"s{n}", has=_every_tenth(n)) for n in range(100)]
+    made = schedule(*servers)
+    rare = frozenset({Need("Rare")})
+    count = 20_000
+    for order in range(count):
+        one = job(
+            order,
+            caller=0 if order < count // 2 else 1 + order % 7,
+            needs=rare if order % 50 == 0 else frozenset(),
+            model=(f"m{order % 5}",),
+            exclude=frozenset({f"s{order % 3}"}) if order % 11 == 0 else frozenset(),
+        )
+        made.add(one)
+    now, work = 0.0, 0.0
+    running: list[tuple[float, int, Server]] = []
+    free_at = dict.fromkeys(made.servers, 0.0)
+    begun: dict[int, list[int]] = {}
+    took = []
+    given_away = 0
+    while len(made) or running:
+        while True:
+            before = time.perf_counter()
+            found = made.next()
+            took.append(time.perf_counter() - before)
+            if found is None:
+                break
+            seconds = rng.uniform(0.5, 1.5)
+            work += seconds
+            start = max(now, free_at[found.server.name])
+            free_at[found.server.name] = start + seconds
+            heapq.heappush(running, (start + seconds, given_away, found.server))
+            begun.setdefault(found.job.caller, []).append(given_away)  # type: ignore[call-overload]
+            given_away += 1
+        now, _, server = heapq.heappop(running)
+        server.own -= 1
+    assert given_away == count
+    # Eight callers take turns: of the first thousand jobs, each has its part.
+    for caller in range(8):
+        assert sum(at < 1000 for at in begun[caller]) >= 100
+    # The last of each of them comes when all that there is of him has had its turn.
+    assert all(begun[caller][-1] < 12_000 for caller in range(1, 8))
+    assert work / 100 / now > 0.97
+    assert statistics.median(took) < 0.005  # a slow, busy machine; in fact 0.2 ms and less
+
+
+def _every_tenth(n: int) -> Any:
+    return lambda needs: not needs or n % 10 == 0
