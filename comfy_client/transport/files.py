@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -125,8 +126,9 @@ def write_atomically(
 
     Missing folders are made.  ``"number"`` gives ``name (1).png`` when the name is taken,
     ``"skip"`` leaves what is there (and does not touch ``chunks`` when it was there before),
-    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  When
-    two write the same name at once, each gets its own number, or the first one stays.
+    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  A pipe or
+    a device stays what it is: with ``"overwrite"``, ``chunks`` are written into it.  When two
+    write the same name at once, each gets its own number, or the first one stays.
 
     Whatever ``chunks`` or the file system raises comes through, and leaves no file behind.
     """
@@ -134,6 +136,10 @@ def write_atomically(
         return target
     if if_exists == "overwrite" and target.is_dir():
         raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
+    if if_exists == "overwrite" and _is_stream(target):
+        with target.open("ab") as stream:  # /dev/stdout may be a file with something in it
+            stream.writelines(chunks)
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     import secrets  # not before a file is written
 
@@ -157,6 +163,22 @@ def write_atomically(
         raise AssertionError("numbers do not end")
     finally:
         part.unlink(missing_ok=True)
+
+
+def _is_stream(target: Path) -> bool:
+    """Whether somebody reads it, rather than keeps it: a pipe, a device, or a link of the system.
+
+    Such a link, as ``/dev/stdout`` or ``/dev/fd/1``, may lead to an ordinary file.
+    """
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    if target.is_symlink():
+        folder = target.parent.resolve()
+        if folder == Path("/dev") or folder.parts[:2] == ("/", "proc"):
+            return True
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _numbered(target: Path) -> Iterator[Path]:

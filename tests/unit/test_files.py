@@ -317,6 +317,37 @@ def test_a_link_in_the_folder_leads_nowhere(tmp_path, rule):
     assert outside.read_bytes() == b"precious"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_written_to_and_stays_one(tmp_path, linked):
+    """As by ``>`` of a shell; its reader gets the content."""
+    pipe = target = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        target = tmp_path / "link"
+        target.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert write_atomically(target, [b"a", b"b"], if_exists="overwrite") == target
+        assert os.read(reader, 10) == b"ab"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert target.is_symlink() is linked
+    beside = write_atomically(pipe, [b"1"], if_exists="number")
+    assert beside.name == "pipe (1)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+def test_an_open_file_that_the_system_links_to_is_written_at_its_end(tmp_path):
+    """As ``/dev/stdout`` is, when a shell has sent it to a file."""
+    (tmp_path / "log").write_bytes(b"before ")
+    with (tmp_path / "log").open("ab") as log:
+        target = Path(f"/proc/self/fd/{log.fileno()}")
+        assert write_atomically(target, [b"after"], if_exists="overwrite") == target
+    assert (tmp_path / "log").read_bytes() == b"before after"
+
+
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     """Numbered beside it, or refused in one clear line."""
     (tmp_path / "a.png").mkdir()
