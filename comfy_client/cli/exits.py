@@ -52,6 +52,16 @@ class Mistake(click.ClickException):
     exit_code: ClassVar[int] = Exit.USAGE
 
 
+class Unsaved(click.ClickException):
+    """A prompt has run, and its files could not be saved."""
+
+    exit_code: ClassVar[int] = Exit.ERROR
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 class Ended(click.ClickException):
     """A command that has printed what there is to say ends with this status."""
 
@@ -143,6 +153,8 @@ def hint_of(error: BaseException) -> str | None:
         return f"comfy-client job {error.prompt_id} --wait; or comfy-client cancel"
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
+    if isinstance(error, Unsaved):
+        return error.hint
     if isinstance(error, MissingExtra):
         return None  # the message has the command
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
@@ -166,7 +178,7 @@ def _code_of(error: BaseException) -> str:
             return "missing_extra"
         case TimeoutError():
             return "timeout"
-        case OSError():
+        case OSError() | Unsaved():
             return "os_error"
     return "error"
 

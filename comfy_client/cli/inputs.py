@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..errors import WorkflowError
+from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from .exits import Mistake, message_of
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
-_RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
+#: Numbers as JSON and ComfyUI's page have them; Python's own rules take ``1_0``, too.
+_INT: Final = re.compile(r"[+-]?[0-9]+")
+_FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 #: Values of one axis; a grid of more is a mistake in typing.
 _MOST_VALUES: Final = 100_000
 
@@ -50,7 +53,21 @@ class Types:
         """Set inputs as ``--set`` says."""
         given = [split_at_equals(text, "--set") for text in texts]
         with mistakes("--set"):
+            self.once([name for name, _ in given])
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
+
+    def once(self, names: Sequence[str]) -> None:
+        """WorkflowError if two of these names mean the same input."""
+        from ..workflow.address import input_named
+
+        graph = self.workflow.to_dict()
+        seen: dict[tuple[str, str], str] = {}
+        for name in names:
+            found = input_named(graph, name)
+            if found in seen:
+                both = repr(name) if seen[found] == name else f"{seen[found]!r} and {name!r}"
+                raise WorkflowError(f"{both:.200}: an input is given twice")
+            seen[found] = name
 
     def _reader(self, name: str) -> Callable[[str], Any]:
         """What makes values for the input of that name of texts."""
@@ -111,7 +128,9 @@ def mistakes(what: str) -> Iterator[None]:
     """In here what is wrong with a workflow or a file is wrong with what was typed."""
     try:
         yield
-    except (WorkflowError, FileNotFoundError, ValueError) as exc:
+    except (WorkflowError, OSError, ValueError) as exc:
+        if isinstance(exc, ComfyError) and not isinstance(exc, WorkflowError):
+            raise  # a timeout of a request is an OSError, too
         raise Mistake(f"{what}: {message_of(exc)}") from None
 
 
@@ -149,15 +168,24 @@ def _typed(spec: InputSpec, name: str, text: str) -> Any:
     kinds = set(str(spec.kind).replace(" ", "").split(","))
     if "BOOLEAN" in kinds:
         return _boolean(name, text)
-    for kind, convert in (("INT", int), ("FLOAT", float)):
-        if kind in kinds:
-            try:
-                return convert(text)
-            except ValueError:
-                if kind == "INT" and "FLOAT" in kinds:
-                    continue
-                raise WorkflowError(f"{name} takes {kind}, not {text!r:.60}") from None
-    return text
+    wanted = [kind for kind in ("INT", "FLOAT") if kind in kinds]
+    if not wanted:
+        return text
+    number = _number(text, wanted)
+    if number is None:
+        raise WorkflowError(f"{name} takes {wanted[-1]}, not {text!r:.60}")
+    return number
+
+
+def _number(text: str, kinds: Collection[str]) -> int | float | None:
+    """What is written there, if it is of one of these kinds."""
+    text = text.strip()
+    with contextlib.suppress(ValueError):  # it has thousands of digits
+        if "INT" in kinds and _INT.fullmatch(text):
+            return int(text)
+        if "FLOAT" in kinds and _FLOAT.fullmatch(text):
+            return float(text)
+    return None
 
 
 def _choice(spec: InputSpec, name: str, text: str) -> Any:
@@ -183,11 +211,8 @@ def _like(old: object, name: str, text: str) -> Any:
     if isinstance(old, bool):
         return _boolean(name, text)
     if isinstance(old, int | float):
-        for convert in (int, float):
-            try:
-                return convert(text)
-            except ValueError:
-                continue
+        number = _number(text, ("INT", "FLOAT"))
+        return text if number is None else number
     return text
 
 
@@ -214,8 +239,10 @@ def _listed(text: str) -> list[str]:
             found.append(one)
             continue
         first, last = int(ends[1]), int(ends[2])
-        if not 0 <= last - first < _MOST_VALUES:
+        if last < first:
             raise WorkflowError(f"{one!r:.60} is no range from a number to a larger one")
+        if last - first >= _MOST_VALUES:
+            raise WorkflowError(f"{one!r:.60} is more than {_MOST_VALUES:,} values")
         found += map(str, range(first, last + 1))
     if not found:
         raise WorkflowError("no values")

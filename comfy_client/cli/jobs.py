@@ -11,7 +11,15 @@ from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
 from .mine import Mine, is_mine
 from .printing import ago, emit, examples, note, say, table
-from .results import check_template, out_option, quiet_option, show_result, timeout_option, wait_for
+from .results import (
+    check_template,
+    no_dash,
+    out_option,
+    quiet_option,
+    show_result,
+    timeout_option,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -202,6 +210,8 @@ def job(
 
 def full_id(api: ComfyApi, text: str) -> str:
     """The id of the prompt that is meant: the beginning of one is enough, if it is the only one."""
+    if not text.strip():
+        raise Mistake("the ID is empty")
     if len(text) < _SHORTEST or len(text) >= _WHOLE:
         return text
     found = api.get_queue()
@@ -264,11 +274,13 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
     "--out",
     metavar="TEMPLATE",
     default="./",
+    callback=no_dash,
     help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'.  Default: the current folder.",
 )
 @of_server
 def download(given: Given, prompt_id: str, out: str) -> None:
     """Save the files of a prompt, and print their paths."""
+    check_template(out, {})
     with given.client() as api:
         prompt_id = full_id(api, prompt_id)
         entry = api.get_history(prompt_id)

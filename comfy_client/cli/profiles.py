@@ -73,6 +73,8 @@ def load_config() -> Config:
             content = file.read(_MOST)
     except FileNotFoundError:
         return Config(path)
+    except OSError as exc:  # it is a folder, or of somebody else
+        raise Mistake(f"{path}: {exc.strerror}") from None
     config = _parsed(path, content)
     if _has_secrets(config) and os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise Mistake(f"{path} holds secrets, and others may read it: chmod 600 {path}")

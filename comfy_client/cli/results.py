@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..errors import ComfyError
 from .decorators import Decorator
+from .exits import Unsaved, message_of
 from .inputs import mistakes
 from .printing import emit, note, say
 
@@ -18,16 +23,43 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
     from ..jobs.result import Result
 
+
+def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Standard output has lines about the files, and not the files."""
+    if value == "-":
+        raise click.BadParameter("it takes no standard output; ./- is a file of that name")
+    return value
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds above 0, with an end."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; neither ``nan`` nor ``inf``."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return number
+
+
 #: The options of commands that wait for a prompt.
 out_option: Decorator = click.option(
     "--out",
     metavar="TEMPLATE",
+    callback=no_dash,
     help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
 )
 timeout_option: Decorator = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     help="How long to wait; the prompt keeps running.  Default: no limit.",
 )
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
@@ -82,9 +114,13 @@ _FIELDS: Final = frozenset({"seed", "node", "index", "name", "ext"})
 def check_template(
     out: str | None, graph: Mapping[str, Any], more: Collection[str] = frozenset()
 ) -> None:
-    """:class:`Mistake` for a template that no file could be saved by, before anything runs."""
+    """:class:`Mistake` for a template that no file could be saved by, before anything runs.
+
+    Its folder is there afterwards.
+    """
     if out is None:
         return
+    out = as_template(out)
     from ..jobs.names import is_template, local_paths
     from ..workflow.address import input_named
 
@@ -101,11 +137,27 @@ def check_template(
     if is_template(out):
         with mistakes("--out"):
             local_paths(out, [(value, "x.png")])
+        out = out[: re.search(r"[{}]|$", out).start()]  # the folders before the first field
+        out = out[: max(map(out.rfind, {"/", os.sep})) + 1]
+    make_folder(Path(out), "--out")
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """A folder that files can be written into; :class:`Mistake` if it cannot be had."""
+    with mistakes(option):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, and no folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{os.fspath(folder)!r} is a folder that you may not write to")
 
 
 def show_result(result: Result, out: str | None, as_json: bool) -> None:
     """Save the files if that is wanted, and print their paths, else their URLs, and all texts."""
-    paths = [] if out is None else _saved(result, out)
+    paths = []
+    if out is not None:
+        with saving(result.prompt_id):
+            paths = result.save(as_template(out))
     if as_json:
         emit(result.to_dict())
         return
@@ -119,9 +171,18 @@ def show_result(result: Result, out: str | None, as_json: bool) -> None:
             say(line.expandtabs())
 
 
-def _saved(result: Result, out: str) -> list[Path]:
-    with mistakes("--out"):
-        return result.save(as_template(out))
+@contextlib.contextmanager
+def saving(prompt_id: str) -> Iterator[None]:
+    """In here files of a prompt that has run are saved; if that fails, they are still there."""
+    hint = f"comfy-client download {prompt_id} --out ..."
+    try:
+        yield
+    except ComfyError:
+        note(f"The prompt has run, but its files are not saved: {hint}")
+        raise
+    except (OSError, ValueError) as exc:
+        message = f"the prompt has run, but its files are not saved: {message_of(exc)}"
+        raise Unsaved(message, hint) from None
 
 
 def as_template(out: str) -> str:

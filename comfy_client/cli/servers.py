@@ -18,6 +18,7 @@ from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
 from .exits import Mistake
+from .inputs import mistakes
 from .profiles import Config
 
 #: The environment variable that names a profile.
@@ -205,5 +206,5 @@ def split_login(text: str, source: str) -> tuple[str, str]:
 def _first_line(path: str) -> str:
     if path == "-":
         return sys.stdin.readline().rstrip("\r\n")
-    with Path(path).expanduser().open(encoding="utf-8") as file:
+    with mistakes(path), Path(path).expanduser().open(encoding="utf-8") as file:
         return file.readline(1 << 16).rstrip("\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from importlib.util import find_spec
@@ -11,13 +12,23 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import click
 
+from ..errors import ComfyError
 from .connecting import Given, of_server
-from .exits import Ended, Exit, Mistake
+from .exits import Ended, Exit, Mistake, message_of
 from .inputs import Types, mistakes
 from .loading import workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
-from .results import as_template, check_template, out_option, quiet_option
+from .results import (
+    Seconds,
+    as_template,
+    check_template,
+    make_folder,
+    no_dash,
+    out_option,
+    quiet_option,
+    saving,
+)
 from .run import KNOCK, input_option, prepared, seed_option, set_option
 
 if TYPE_CHECKING:
@@ -54,16 +65,22 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     "--journal",
     metavar="FILE",
     type=click.Path(dir_okay=False),
+    callback=no_dash,
     help="Remember rows there; the same command goes on where it was stopped.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run rows again that failed, by the journal.")
 @click.option(
-    "--csv", metavar="FILE", type=click.Path(dir_okay=False), help="Write a table of the rows."
+    "--csv",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    callback=no_dash,
+    help="Write a table of the rows.",
 )
 @click.option(
     "--sheet",
     metavar="FILE",
     type=click.Path(dir_okay=False),
+    callback=no_dash,
     help="Write a labelled contact sheet of the pictures (extra [image]).",
 )
 @click.option(
@@ -76,7 +93,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     help="For each prompt.  Default: no limit.",
 )
 @quiet_option
@@ -101,11 +118,16 @@ def sweep(
     Ctrl-C the prompts that wait are taken out of the queue; with --journal the running one goes
     on, else it is cancelled, too.
     """
+    if options["retry_failed"] and options["journal"] is None:
+        raise click.UsageError("--retry-failed needs the --journal that knows what failed")
     _check_sheet(sheet)
     with given.client() as api:
         api.poll_status(KNOCK)
         ready = prepared(api, workflow, sets, inputs, seed)
         grid = _grid(Types(ready, api), axes)
+        for option, file in (("--csv", csv), ("--sheet", sheet)):
+            if file is not None:
+                make_folder(Path(file).parent, option)
         short = {name.rpartition(".")[2] for name in grid}
         check_template(out, ready.to_dict(), {"row", *short, *grid})
         printer = _Printer(out, given.json)
@@ -119,9 +141,11 @@ def sweep(
                 extra_data={**mark(), **own},
                 **options,
             )
-        except KeyboardInterrupt:
-            if options["journal"] is None:
-                _cancel_all(api, own[_KEY])
+        except BaseException as exc:
+            with contextlib.suppress(ComfyError):  # nobody answers
+                _end_all(api, own[_KEY], options["journal"])
+            if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
+                raise Mistake(message_of(exc)) from None  # a file that is no journal
             raise
         for row in rows:
             printer.show_known(row)
@@ -132,6 +156,8 @@ def sweep(
             note(f"sheet: {sheet}")
     if any(row.error is not None for row in rows):
         raise Ended(Exit.FAILED)
+    if printer.unsaved:
+        raise Ended(Exit.ERROR)
 
 
 def _check_sheet(sheet: str | None) -> None:
@@ -148,19 +174,26 @@ def _grid(types: Types, axes: tuple[str, ...]) -> dict[str, list[Any]]:
     grid: dict[str, list[Any]] = {}
     for text in axes:
         name, values = types.axis(text)
-        if name in grid:
-            raise Mistake(f"--axis {name!r} is given twice")
+        with mistakes("--axis"):
+            types.once([*grid, name])
         grid[name] = values
     return grid
 
 
-def _cancel_all(api: ComfyApi, sweep_id: str) -> None:
-    """The prompts of a sweep that are still there; those that waited are gone already."""
+def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
+    """Cancel the prompts of a sweep that are still there; those that waited are gone already.
+
+    With a journal they run on, for the next call.
+    """
     found = api.get_queue()
     for item in (*found.running, *found.pending):
-        if item.extra_data.get(_KEY) == sweep_id:
+        if item.extra_data.get(_KEY) != sweep_id:
+            continue
+        if journal is None:
             note(f"Cancelling prompt {item.prompt_id}.")
             api.job(item.prompt_id).cancel()
+        else:
+            note(f"Prompt {item.prompt_id} runs on; the same command has its row.")
 
 
 @attrs.define
@@ -170,6 +203,8 @@ class _Printer:
     out: str | None
     as_json: bool
     shown: set[int] = attrs.field(factory=set, init=False)
+    saved: set[Path] = attrs.field(factory=set, init=False)
+    unsaved: bool = attrs.field(default=False, init=False)  # files of a row of an earlier call
 
     def show(self, row: SweepRow) -> None:
         """A row that has ended just now."""
@@ -178,14 +213,32 @@ class _Printer:
         self.shown.add(row.index)
         paths: list[Path] = []
         if self.out is not None:
-            with mistakes("--out"):
+            with saving(row.prompt_id):
                 paths = Sweep([row]).save(as_template(self.out))
+            self.saved.update(paths)
         self._print(row, paths)
 
     def show_known(self, row: SweepRow) -> None:
-        """A row of an earlier call, whose files that one has saved."""
-        if row.index not in self.shown:
-            self._print(row, [])
+        """A row of an earlier call; what that one has saved stays as it is."""
+        if row.index in self.shown:
+            return
+        paths: list[Path] = []
+        if self.out is not None:
+            try:
+                paths = self._save_known(row, self.out)
+            except (ComfyError, OSError, ValueError) as exc:
+                self.unsaved = True
+                note(f"row {row.index} is of an earlier call, and not saved: {message_of(exc)}")
+        self._print(row, paths)
+
+    def _save_known(self, row: SweepRow, out: str) -> list[Path]:
+        from ..batch.rows import Sweep
+
+        paths = Sweep([row]).save(as_template(out), if_exists="skip")
+        if not self.saved.isdisjoint(paths):  # the template gives several rows one name
+            paths = Sweep([row]).save(as_template(out))
+        self.saved.update(paths)
+        return paths
 
     def _print(self, row: SweepRow, paths: list[Path]) -> None:
         if self.as_json:

@@ -16,8 +16,9 @@ _output = click.option(
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.  Default: standard output.",
+    type=click.Path(dir_okay=False),
+    callback=lambda _ctx, _param, name: None if name in (None, "-") else Path(name),
+    help="The file to write.  Default, and -: standard output.",
 )
 
 
