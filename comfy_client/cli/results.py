@@ -137,7 +137,7 @@ def check_template(
     if is_template(out):
         with mistakes("--out"):
             local_paths(out, [(value, "x.png")])
-        out = out[: re.search(r"[{}]|$", out).start()]  # the folders before the first field
+        out = re.split("[{}]", out, maxsplit=1)[0]  # the folders before the first field
         out = out[: max(map(out.rfind, {"/", os.sep})) + 1]
     make_folder(Path(out), "--out")
 
