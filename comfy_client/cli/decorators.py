@@ -1,7 +1,8 @@
-"""The type of options and arguments that several commands share."""
+"""Types of options and arguments that several commands share."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -15,3 +16,16 @@ class Decorator(Protocol):
 
     def __call__(self, function: Command, /) -> Command:
         """The command that has it."""
+
+
+class Finite(click.FloatRange):
+    """A number in a range: neither ``nan``, which is in all of them, nor ``inf``."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number that is written there."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number

@@ -86,10 +86,14 @@ class Types:
 
     def attach(self, texts: Sequence[str]) -> None:
         """Put local files in as ``--input`` says; they are uploaded with the workflow."""
+        seen: set[tuple[str, str]] = set()
         for text in texts:
             name, path = split_at_equals(text, "--input")
             with mistakes("--input"):
                 node, field = self._file_input(name)
+                if (node, field) in seen:
+                    raise WorkflowError(f"{name!r:.100}: an input is given twice")
+                seen.add((node, field))
                 self.workflow[node].set(field, _file(path))
 
     def _file_input(self, name: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import ComfyError
-from .decorators import Decorator
+from .decorators import Decorator, Finite
 from .exits import Unsaved, message_of
 from .inputs import mistakes
 from .printing import emit, note, say
@@ -31,24 +30,6 @@ def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     return value
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds above 0, with an end."""
-
-    name = "seconds"
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The number; neither ``nan`` nor ``inf``."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        return number
-
-
 #: The options of commands that wait for a prompt.
 out_option: Decorator = click.option(
     "--out",
@@ -59,7 +40,7 @@ out_option: Decorator = click.option(
 timeout_option: Decorator = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=Seconds(),
+    type=Finite(min=0, min_open=True),
     help="How long to wait; the prompt keeps running.  Default: no limit.",
 )
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")

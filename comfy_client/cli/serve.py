@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 
 import click
 
+from .decorators import Finite
 from .exits import Mistake
 from .printing import examples
 
@@ -60,7 +61,7 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
 @click.option(
     "--step-seconds",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.02,
     show_default=True,
     help="How long a step of the simulated sampler takes.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .connecting import Given, of_server
+from .decorators import Finite
 from .exits import Ended, Exit
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
@@ -59,13 +60,13 @@ def info(given: Given) -> None:
 @click.option(
     "--wait-vram",
     metavar="GB",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Wait until so much memory of the first device is free (1 GB is 2**30 bytes).",
 )
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=60.0,
     show_default=True,
     help="How long to wait.",
@@ -153,7 +154,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=30.0,
     show_default=True,
     help="How long it may take.",

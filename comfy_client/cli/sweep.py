@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,13 +15,13 @@ import click
 
 from ..errors import ComfyError
 from .connecting import Given, of_server
+from .decorators import Finite
 from .exits import Ended, Exit, Mistake, message_of
 from .inputs import Types, mistakes
 from .loading import workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
-    Seconds,
     as_template,
     check_template,
     make_folder,
@@ -33,7 +34,9 @@ from .run import KNOCK, input_option, prepared, seed_option, set_option
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
+    from ..batch.rows import Sweep
     from ..client import ComfyApi
+    from ..workflow import Workflow
 
 #: The key in ``extra_data`` of the prompts of one sweep.
 _KEY: Final = "comfy_client_sweep"
@@ -93,7 +96,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=Seconds(),
+    type=Finite(min=0, min_open=True),
     help="For each prompt.  Default: no limit.",
 )
 @quiet_option
@@ -131,22 +134,8 @@ def sweep(
         short = {name.rpartition(".")[2] for name in grid}
         check_template(out, ready.to_dict(), {"row", *short, *grid})
         printer = _Printer(out, given.json)
-        own = {_KEY: str(uuid.uuid4())}
-        try:
-            rows = api.sweep(
-                ready,
-                grid,
-                on_row=printer.show,
-                progress=False if quiet else None,
-                extra_data={**mark(), **own},
-                **options,
-            )
-        except BaseException as exc:
-            with contextlib.suppress(ComfyError):  # nobody answers
-                _end_all(api, own[_KEY], options["journal"])
-            if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
-                raise Mistake(message_of(exc)) from None  # a file that is no journal
-            raise
+        options["progress"] = False if quiet else None
+        rows = _run_all(api, ready, grid, printer, options)
         for row in rows:
             printer.show_known(row)
         if csv is not None:
@@ -158,6 +147,26 @@ def sweep(
         raise Ended(Exit.FAILED)
     if printer.unsaved:
         raise Ended(Exit.ERROR)
+
+
+def _run_all(
+    api: ComfyApi,
+    workflow: Workflow,
+    grid: Mapping[str, list[Any]],
+    printer: _Printer,
+    options: Mapping[str, Any],
+) -> Sweep:
+    """The rows; if there is an error, no prompt is left that nobody knows of."""
+    sweep_id = str(uuid.uuid4())
+    extra_data = {**mark(), _KEY: sweep_id}
+    try:
+        return api.sweep(workflow, grid, on_row=printer.show, extra_data=extra_data, **options)
+    except BaseException as exc:
+        with contextlib.suppress(ComfyError):  # nobody answers
+            _end_all(api, sweep_id, options["journal"])
+        if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
+            raise Mistake(message_of(exc)) from None  # a file that is no journal
+        raise
 
 
 def _check_sheet(sheet: str | None) -> None:

@@ -203,6 +203,72 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
         api.interrupt()
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["queue", "--login-file", "missing"],
+        ["queue", "--token-file", "missing"],
+        ["queue", "--profile", "missing-file"],
+        ["check", "."],
+        ["run", "w.json", "--timeout", "nan"],
+        ["run", "w.json", "--timeout", "inf"],
+        ["sweep", "w.json", "--axis", "KSampler.seed=1", "--timeout", "nan"],
+        ["sweep", "w.json", "--axis", "KSampler.seed=1", "--retry-failed"],
+        ["job", ""],
+        ["job", " "],
+        ["cancel", ""],
+        ["download", ""],
+        ["doctor", "--timeout", "nan"],
+        ["free", "--timeout", "nan"],
+        ["free", "--wait-vram", "nan"],
+        ["upload", "w.json", "."],
+    ],
+)
+def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
+    """Files that are not there, folders in their place, numbers without an end, empty ids."""
+    config = comfy_client.home / ".config/comfy-client/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[profiles.missing-file]\nhost = "{NOWHERE}"\nlogin-file = "missing"')
+    ended = comfy_client(*args, "--host", NOWHERE)
+    assert ended.status == 2, ended
+
+
+def test_a_folder_is_no_workflow(comfy_client):
+    """And nothing runs."""
+    with ComfyServer() as server:
+        for command in (["run", "."], ["sweep", ".", "--axis", "KSampler.seed=1"]):
+            ended = comfy_client(*command, "--host", server.url)
+            assert (ended.status, "Is a directory" in ended.err) == (2, True)
+
+
+def test_a_folder_in_the_place_of_the_config_file_is_status_2(comfy_client):
+    """Whatever the command."""
+    (comfy_client.home / ".config/comfy-client/config.toml").mkdir(parents=True)
+    assert comfy_client("where").status == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--input", "LoadImage=w.json"],
+        ["--input", "KSampler.seed=."],
+        ["--axis", "3.seed=2"],
+        ["--axis", "KSampler.seed=2"],
+        ["--journal", "w.json"],
+        ["--journal", "."],
+        ["--journal", "missing/rows.db"],
+    ],
+)
+def test_a_sweep_with_a_mistake_is_status_2_and_sends_nothing(comfy_client, options):
+    """The same input in two axes, a file that is no journal."""
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1", "--host", server.url)
+        [error] = comfy_client.json(*sweep, *options, status=2)
+        assert error["code"] == "usage"
+        assert not api.get_histories()
+        assert not api.get_queue().running
+
+
 def test_what_a_sheet_needs_is_told_before_the_sweep(comfy_client, monkeypatch):
     """And not when all rows are there."""
     sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1,2", "--host", NOWHERE)

@@ -102,6 +102,11 @@ def test_a_text_becomes_what_the_definition_of_the_input_says(text, name, value)
         ("Knwon.count=1", "nearest: 'Known'"),
         ("count", "it is NAME=VALUE"),
         ("1.link=x", "is linked to"),
+        ("1.count=1_0", "takes INT"),
+        ("1.count=٣", "takes INT"),
+        ("1.part=1_0.5", "takes FLOAT"),
+        ("1.part=nan", "takes FLOAT"),
+        ("1.either=1_0", "takes FLOAT"),
         ("=7", "it is NAME=VALUE"),
     ],
 )
@@ -128,9 +133,14 @@ def test_a_file_is_for_the_input_that_takes_files(tmp_path):
         found = workflow()
         Types(found, DEFINITIONS).attach([text])
         assert isinstance(found.nodes["1"].inputs["image"], Upload)
-    for text, words in (("2=a.png", "none for files"), ("1=missing.png", "missing.png")):
+    for texts, words in (
+        (["2=a.png"], "none for files"),
+        (["1=missing.png"], "missing.png"),
+        ([f"1={tmp_path}"], "upload a folder"),
+        ([f"1={tmp_path}/a.png", f"1.image={tmp_path}/a.png"], "given twice"),
+    ):
         with pytest.raises(Mistake, match="--input") as caught:
-            Types(workflow(), DEFINITIONS).attach([text])
+            Types(workflow(), DEFINITIONS).attach(texts)
         assert words in caught.value.message
 
 
@@ -168,11 +178,37 @@ def test_the_values_of_an_axis_stand_between_commas(text, values):
     assert name == text.partition("=")[0]
 
 
-@pytest.mark.parametrize("text", ["1.count=4..1", "1.count=1..10000000", "1.count=", "1.x=1"])
-def test_an_axis_without_values_is_a_mistake(text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1.count=4..1", "no range from a number to a larger one"),
+        ("1.count=1..10000000", "more than 100,000 values"),
+        ("1.count=٣..٤", "takes INT"),
+        ("1.count=", "no values"),
+        ("1.x=1", "'x'"),
+    ],
+)
+def test_an_axis_without_values_is_a_mistake(text, words):
     """And so is one without end."""
-    with pytest.raises(Mistake, match="--axis"):
+    with pytest.raises(Mistake, match="--axis") as caught:
         Types(workflow(), DEFINITIONS).axis(text)
+    assert words in caught.value.message
+
+
+def test_what_the_server_does_not_know_takes_only_plain_numbers():
+    """Not all that Python reads as one."""
+    assert set_to("1.text=x", "Unknown")["1"]["text"] == "x"
+    assert set_to("1.count=1_0", "Unknown")["1"]["count"] == "1_0"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["1.count=1", "1.count=2"], ["1.count=1", "Known.count=1"]],
+)
+def test_an_input_is_set_once(texts):
+    """However it is named; the later value does not win unsaid."""
+    with pytest.raises(Mistake, match=r"'(1|Known).count'.* is given twice"):
+        Types(workflow(), DEFINITIONS).set(texts)
 
 
 @given(st.text(max_size=60))
