@@ -46,6 +46,8 @@ _SAYS_SO: Final = (
     r"|not ready|spinning up|coming online)\b"
 )
 _ASKS: Final = r"(?i)type=.?password|\b(log|sign)[ -]?in\b"
+#: Characters of a page that are looked at: a server may send any, and the patterns are slow.
+_LOOKED_AT: Final = 2000
 
 
 class Connecting(Routes):
@@ -210,6 +212,7 @@ def _may_be_starting(exc: ComfyError) -> bool:
 
 def is_waiting_page(page: str) -> bool:
     """Whether the beginning of a page says that something is starting, or loads itself again."""
+    page = page[:_LOOKED_AT]
     if re.search(_ASKS, page):
         return False
     return bool(re.search(_RELOADS, page) or re.search(_SAYS_SO, re.sub(_MARKUP, " ", page)))

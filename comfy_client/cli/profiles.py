@@ -110,6 +110,8 @@ def _check(path: Path, name: str, profile: Mapping[str, Any]) -> None:
         if type(value) is not KEYS[key]:
             wanted = "true or false" if KEYS[key] is bool else "a text"
             raise Mistake(f"{path}, profile {name!r}: {key} is {wanted}")
+    if not profile.get("host", "-").strip():
+        raise Mistake(f"{path}, profile {name!r}: host is empty")
     if "host" not in profile and any(key.startswith(_SECRETS) for key in profile):
         raise Mistake(
             f"{path}, profile {name!r}: a login or token is for a host, and there is none"

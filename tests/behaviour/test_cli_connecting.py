@@ -180,6 +180,8 @@ def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
         ("default = 'b'\n[profiles.a]\nhost = 'x'", "no profile 'b'"),
         ("[profiles.a]\nhost = 'x'\nlogin = 'a:b'\ntoken = 'c'", "a login or a token"),
         ("[profiles.a]\ntoken-file = 'x'", "for a host, and there is none"),
+        ("[profiles.a]\nhost = ''\nlogin = 'me:pass'", "profile 'a': host is empty"),
+        ("[profiles.a]\nhost = ' '\nlogin = 'me:pass'", "profile 'a': host is empty"),
     ],
 )
 def test_a_config_file_with_a_mistake_says_where(comfy_client, text, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -177,6 +178,15 @@ def test_a_server_that_is_silent_is_a_timeout(comfy: ComfyServer) -> None:
     api = ComfyApi(comfy.url)
     with contextlib.closing(api), quickly(5), pytest.raises(RequestTimeout):
         api.wait_until_ready(0.5)
+
+
+def test_a_long_page_is_not_read_to_its_end(comfy: ComfyServer) -> None:
+    """A server that sends much that is slow to look through does not outlast the timeout."""
+    kind = {"Content-Type": "application/json"}
+    comfy.on("GET", "/prompt", lambda _: (400, kind, json.dumps("<script" * 20_000)))
+    api = ComfyApi(comfy.url)
+    with contextlib.closing(api), quickly(5), pytest.raises(ApiError):
+        api.wait_until_ready(3)
 
 
 def test_close_ends_the_wait(refused: str) -> None:
