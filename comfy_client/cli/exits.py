@@ -136,7 +136,7 @@ def status_of(error: BaseException) -> Exit:
 def message_of(error: BaseException) -> str:
     """What an error says, without characters that a terminal obeys."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return "stopped by Ctrl-C"
+        return "stopped by Ctrl-C, SIGTERM or SIGHUP"
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, JobTimeout):

@@ -117,6 +117,10 @@ def main(given: Given) -> None:
     The options below may stand before the command or behind it.  Each command shows examples:
     comfy-client run --help
     """
+    name = click.get_current_context().invoked_subcommand
+    command = main.commands.get(name or "")
+    if given.json and command and all(one.name != "json" for one in command.params):
+        raise click.UsageError(f"{name} prints no JSON")
 
 
 for _commands in _SECTIONS.values():

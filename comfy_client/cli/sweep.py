@@ -16,7 +16,7 @@ import click
 from ..errors import ComfyError
 from .connecting import Given, of_server
 from .decorators import Finite
-from .exits import Ended, Exit, Mistake, message_of
+from .exits import Ended, Exit, Mistake, Unsaved, message_of
 from .inputs import Types, mistakes
 from .loading import workflow_argument
 from .mine import mark
@@ -146,7 +146,8 @@ def sweep(
     if any(row.error is not None for row in rows):
         raise Ended(Exit.FAILED)
     if printer.unsaved:
-        raise Ended(Exit.ERROR)
+        message = f"rows of an earlier call are not saved: {len(printer.unsaved)}"
+        raise Unsaved(message, f"comfy-client download {printer.unsaved[0]} --out ...")
 
 
 def _run_all(
@@ -213,7 +214,7 @@ class _Printer:
     as_json: bool
     shown: set[int] = attrs.field(factory=set, init=False)
     saved: set[Path] = attrs.field(factory=set, init=False)
-    unsaved: bool = attrs.field(default=False, init=False)  # files of a row of an earlier call
+    unsaved: list[str] = attrs.field(factory=list, init=False)  # prompts of an earlier call
 
     def show(self, row: SweepRow) -> None:
         """A row that has ended just now."""
@@ -236,7 +237,7 @@ class _Printer:
             try:
                 paths = self._save_known(row, self.out)
             except (ComfyError, OSError, ValueError) as exc:
-                self.unsaved = True
+                self.unsaved.append(row.prompt_id)
                 note(f"row {row.index} is of an earlier call, and not saved: {message_of(exc)}")
         self._print(row, paths)
 

@@ -84,10 +84,12 @@ def convert(
     WORKFLOW may be a file that the page saved, or a picture.  The server is asked for node
     definitions only if it is in UI format; --definitions does without a server.
     """
+    if python and given.json:
+        raise click.UsageError("--python or --json, not both")
     with Source(given, definitions) as source:
         found = load(workflow, source, strict=strict)
         text = found.to_code() if python else json.dumps(found.to_dict(), indent=2)
-    if given.json and not python:
+    if given.json:
         text = json.dumps(found.to_dict())
     _write(text, output, f"{len(found)} nodes")
 

@@ -233,6 +233,37 @@ def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
     assert ended.status == 2, ended
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--json", "demo"],
+        ["--json", "serve"],
+        ["--json", "stubs"],
+        ["convert", "w.json", "--python", "--json"],
+    ],
+)
+def test_what_prints_text_takes_no_json(comfy_client, args):
+    """So that every line on stdout is an object, or nothing is done."""
+    ended = comfy_client(*args)
+    assert ended.status == 2
+    [line] = ended.lines
+    assert json.loads(line)["code"] == "usage"
+
+
+def test_lines_that_say_that_something_failed_have_no_error_behind_them(comfy_client):
+    """Those of ``check``, ``cancel`` and ``doctor``: the exit status says it, too."""
+    with ComfyServer() as server:
+        host = ("--host", server.url)
+        wrong = load_workflow("txt2img_tiny", ckpt_name="missing.safetensors")
+        (comfy_client.home / "wrong.json").write_text(json.dumps(wrong))
+        [report] = comfy_client.json("check", "wrong.json", *host, status=4)
+        assert not report["ok"]
+        [line] = comfy_client.json("cancel", *ASKING["cancel"], *host, status=6)
+        assert line["cancelled"] is False
+    [report] = comfy_client.json("doctor", "--host", NOWHERE, status=1)
+    assert "checks" in report
+
+
 def test_a_folder_is_no_workflow(comfy_client):
     """And nothing runs."""
     with ComfyServer() as server:

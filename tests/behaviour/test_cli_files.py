@@ -155,9 +155,11 @@ def test_rows_of_an_earlier_call_that_cannot_be_saved_are_named(comfy_client):
     assert comfy_client(*sweep).status == 0
     with ComfyServer() as other:
         ended = comfy_client(*sweep, "--out", "o/", "--host", other.url)
+        *rows, error = comfy_client.json(*sweep, "--out", "o/", "--host", other.url, status=1)
     assert ended.status == 1
     assert "row 0 is of an earlier call, and not saved" in ended.err
-    assert len(ended.lines) == 2
+    assert "Try: comfy-client download" in ended.err
+    assert (len(ended.lines), len(rows), error["exit"]) == (2, 2, 1)
 
 
 # -- the end of a sweep -----------------------------------------------------------------------
