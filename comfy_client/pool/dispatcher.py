@@ -335,10 +335,11 @@ class Dispatcher:
 
     def _is_lost(self, entry: Entry, error: JobLost, event: EndEvent | None = None) -> None:
         """It may have run; whether it does so again, its user has said."""
+        is_over = self._on_lost == "raise" or entry.tries >= ATTEMPTS or entry.cancelled
         if entry.member is not None:
-            entry.member.failed += 1
+            entry.member.failed += is_over
             self._leaves(entry, entry.member)
-        if self._on_lost == "raise" or entry.tries >= ATTEMPTS or entry.cancelled:
+        if is_over:
             self._finish(entry, error, event)
             return
         log.warning("%s; running it again", error)

@@ -272,6 +272,8 @@ def test_a_server_that_is_killed_in_mid_run_and_comes_back(servers, clients, on_
         GATES.set()
         servers[0].start()
         ends = [job.exception(LIMIT) for job in jobs]
+        status = pool.status()
+    assert (status.done, status.failed) == (ends.count(None), 8 - ends.count(None))
     ran = marks(*servers)
     assert len(ran) == len(set(ran))
     if on_lost == "retry":
