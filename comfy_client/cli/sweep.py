@@ -129,7 +129,7 @@ def sweep(
         ready = prepared(api, workflow, sets, inputs, seed)
         grid = _grid(Types(ready, api), axes)
         for option, file in (("--csv", csv), ("--sheet", sheet)):
-            if file is not None:
+            if file is not None and not Path(file).exists():  # it may be a device in /dev
                 make_folder(Path(file).parent, option)
         short = {name.rpartition(".")[2] for name in grid}
         check_template(out, ready.to_dict(), {"row", *short, *grid})

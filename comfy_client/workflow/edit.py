@@ -413,10 +413,14 @@ class Workflow(Nodes):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_json` in UTF-8, and return the path.
 
-        The file appears only when it is complete, and replaces one of that name.
+        The file appears only when it is complete, and replaces one of that name.  A pipe or a
+        device stays what it is, and gets the text.
         """
         path = Path(path)
         content = (self.to_json() + "\n").encode()
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return path
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.write_bytes(content)

@@ -66,8 +66,9 @@ def test_a_dash_is_wrong_where_files_are_saved(comfy_client, command):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_a_command_writes_into_a_pipe(comfy_client):
-    """Its reader gets the file."""
+def test_a_command_writes_into_a_pipe(comfy_client, monkeypatch):
+    """Its reader gets the file, though nobody may make files beside it."""
+    monkeypatch.setattr("os.access", lambda path, *_: not Path(path).is_dir())
     pipe = comfy_client.home / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -108,6 +109,14 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_before_anything_runs(comfy_cl
             assert ended.status == 2, ended
             assert option in ended.err
         assert len(api.get_histories()) == before
+
+
+def test_a_folder_that_nobody_may_write_to_is_a_mistake(comfy_client, monkeypatch):
+    """Also the one that is there."""
+    monkeypatch.setattr("os.access", lambda path, *_: not Path(path).is_dir())
+    ended = comfy_client("run", "w.json", "-q", "--out", ".")
+    assert ended.status == 2
+    assert "you may not write to" in ended.err
 
 
 def test_what_cannot_be_saved_after_the_run_has_a_way_on(comfy_client, monkeypatch):

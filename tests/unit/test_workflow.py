@@ -480,6 +480,20 @@ def test_save_writes_readable_utf_8_and_load_reads_it(wf: Workflow, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_save_writes_into_a_pipe(wf: Workflow, tmp_path: Path) -> None:
+    """And leaves it there; a device is no different."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert wf.save(pipe) == pipe
+        assert json.loads(os.read(reader, 1 << 16)) == wf.to_dict()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_failed_save_leaves_the_old_file(
     wf: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
