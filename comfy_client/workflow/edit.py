@@ -416,19 +416,21 @@ class Workflow(Nodes):
         The file appears only when it is complete, and replaces one of that name.  A pipe or a
         device stays what it is, and gets the text.
         """
-        path = Path(path)
-        content = (self.to_json() + "\n").encode()
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return path
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        return _write(Path(path), (self.to_json() + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
         return path
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
 
 
 # -- reading ----------------------------------------------------------------------------
