@@ -9,11 +9,14 @@ def main() -> None:
     """Run the command line, or say what it needs."""
     try:
         from .cli.main import main as commands
+
+        commands(prog_name="comfy-client")
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(130)
     except ModuleNotFoundError as exc:
         if exc.name != "click":
             raise
         sys.exit("the command line (extra [cli]) needs click: pip install click")
-    commands(prog_name="comfy-client")
 
 
 if __name__ == "__main__":

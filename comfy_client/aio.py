@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from typing import overload
 
 from . import subscriptions
@@ -18,7 +18,7 @@ from .jobs.job import Job, OnInterrupt
 from .jobs.result import Result
 from .subscriptions import Subscriptions
 
-__all__ = ["events", "result"]
+__all__ = ["EventStream", "events", "result"]
 
 
 class _Bell:
@@ -41,12 +41,19 @@ class _Bell:
         self._has_rung = False  # before anybody looks at what there is
 
 
-class _Events(AsyncIterator[Event]):
-    """No generator: whoever is cancelled in the middle of it may go on later."""
+class EventStream(AsyncIterator[Event]):
+    """What :func:`events` returns."""
 
-    def __init__(self, bell: _Bell, found: Iterator[Event | None]) -> None:
+    # No generator: whoever is cancelled in the middle of it may go on later.
+
+    def __init__(self, bell: _Bell, found: Generator[Event | None]) -> None:
         self._bell = bell
         self._found = found
+
+    async def aclose(self) -> None:
+        """End the subscription now; a loop over the events ends.  It may be repeated."""
+        self._found.close()
+        self._bell.ring()
 
     async def __anext__(self) -> Event:
         for event in self._found:
@@ -57,19 +64,20 @@ class _Events(AsyncIterator[Event]):
 
 
 @overload
-def events(source: Job) -> AsyncIterator[Event]: ...
+def events(source: Job) -> EventStream: ...
 @overload
-def events(source: Subscriptions, name: str = "all") -> AsyncIterator[Event]: ...
+def events(source: Subscriptions, name: str = "all") -> EventStream: ...
 
 
-def events(source: Job | Subscriptions, name: str = "all") -> AsyncIterator[Event]:
+def events(source: Job | Subscriptions, name: str = "all") -> EventStream:
     """Iterate over the events of a job or of a client, from now on.
 
     Of a job, they are what :meth:`Job.events` yields, and end with the job; of a client, what
     :meth:`ComfyApi.events` yields, until it is closed.  Events wait for a slow loop, within the
     limits of :meth:`ComfyApi.events`: only the newest preview and progress of each node are kept.
-    ``break``, an exception and a cancelled task end the subscription, and change nothing for the
-    prompt.  A timeout around ``anext(...)`` loses no event.
+    The subscription ends with the iterator: at ``break`` and any other end of ``async for``, unless
+    a variable holds it; then call ``aclose()``, or use ``contextlib.aclosing``.  That changes
+    nothing for the prompt.  A timeout around ``anext(...)`` loses no event.
 
     Example::
 
@@ -93,7 +101,10 @@ def events(source: Job | Subscriptions, name: str = "all") -> AsyncIterator[Even
     Raises:
         ClientClosed: The client is closed.
         RuntimeError: No event loop is running.
+        TypeError: ``source`` is neither a job nor a client.
     """
+    if not isinstance(source, Job | Subscriptions):
+        raise TypeError(f"events are those of a job or of a ComfyApi, not of {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
         return _Events(bell, jobs.poll(source, bell.ring))

@@ -138,7 +138,9 @@ class EnvCredentials:
         if not value:
             raise AuthenticationError(f"the environment variable {self.variable} is not set")
         if self.kind == "basic":
-            username, _, password = value.partition(":")
+            username, colon, password = value.partition(":")
+            if not colon:
+                raise AuthenticationError(f"{self.variable} does not hold user:password")
             return BasicCredentials(username, password)
         if self.kind == "header":
             return HeaderCredentials({self.key: value})

@@ -211,6 +211,11 @@ class NotSupported(ApiError):
 
     _hint = "Update the server, or do without; the message says which ComfyUI has it."
 
+    @property
+    def hint(self) -> str | None:
+        """What to do; ``None`` with ``status`` 0: the message says what the server lacks."""
+        return self._hint if self.status else None
+
 
 class Conflict(ApiError):
     """409: a file of that name exists already.

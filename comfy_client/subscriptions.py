@@ -8,7 +8,7 @@ returned for it is an ``Event``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal, TypeVar, overload
 
 from .event_queue import EventQueue
@@ -429,12 +429,12 @@ class Subscriptions:
         """A generator of this object: who iterates keeps the client."""
         yield from self._receivers.events(queue)
 
-    def _poll(self, queue: EventQueue) -> Iterator[Event | None]:
+    def _poll(self, queue: EventQueue) -> Generator[Event | None]:
         """The same, which never waits."""
         yield from self._receivers.poll(queue, 0)
 
 
-def poll(api: Subscriptions, name: str, notify: Callable[[], object]) -> Iterator[Event | None]:
+def poll(api: Subscriptions, name: str, notify: Callable[[], object]) -> Generator[Event | None]:
     """As :meth:`Subscriptions.events`, but it never waits: ``None`` where there is none yet.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.

@@ -55,10 +55,9 @@ def report(error: BaseException, as_json: bool) -> Exit:
     """Say what went wrong; the exit status."""
     if isinstance(error, Ended):  # all is said
         return error.status
-    if as_json:
-        with contextlib.suppress(BrokenPipeError):
-            emit(error_object(error))
-    elif isinstance(error, click.UsageError):
+    if as_json and _has_emitted(error_object(error)):
+        return status_of(error)
+    if isinstance(error, click.UsageError):
         error.show()
     elif not isinstance(error, KeyboardInterrupt | click.Abort):  # who pressed it, knows
         click.echo(f"Error: {_lines(message_of(error))}", err=True)
@@ -66,6 +65,17 @@ def report(error: BaseException, as_json: bool) -> Exit:
         if hint:
             click.echo(f"Try: {hint}", err=True)
     return status_of(error)
+
+
+def _has_emitted(found: Any) -> bool:
+    """Whether stdout took it, or nobody reads that; a full disk does not."""
+    try:
+        emit(found)
+    except BrokenPipeError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _lines(text: str) -> str:

@@ -94,11 +94,13 @@ def _parsed(path: Path, content: bytes) -> Config:
     profiles, default = data.get("profiles", {}), data.get("default")
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise Mistake(f"{path}: a profile is a table [profiles.NAME]")
+    if not isinstance(default, str | None):
+        raise Mistake(f"{path}: default is a text, the name of a profile")
     for name, profile in profiles.items():
         _check(path, name, profile)
     config = Config(path, profiles, default)
     if default is not None:
-        config.profile(str(default))
+        config.profile(default)
     return config
 
 

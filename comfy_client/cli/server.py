@@ -11,7 +11,7 @@ import click
 
 from .connecting import Given, of_server
 from .decorators import Finite
-from .exits import Ended, Exit
+from .exits import Ended, Exit, message_of
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
 from .run import KNOCK
@@ -110,6 +110,7 @@ def free(given: Given, models_only: bool, wait_vram: float | None, timeout: floa
 def logs(given: Given, follow: bool, lines: int) -> None:
     """Show what the server wrote to its terminal."""
     with given.client() as api:
+        api.poll_status(KNOCK)
         entries = _following(api, lines) if follow else iter(_kept(api, lines))
         for entry in entries:
             if given.json:
@@ -126,10 +127,12 @@ def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
 
 def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     """What is there, and what comes, each once: the two overlap for a moment."""
-    from ..events import LogEntry
+    from ..events import ConnectionEvent, LogEntry
 
     inbox: SimpleQueue[Any] = SimpleQueue()
     api.on("logs", inbox.put)
+    api.on("disconnected", inbox.put)
+    api.on("reconnected", inbox.put)
     api.subscribe_logs()
     kept = api.get_raw_logs().entries
     yield from kept[-lines:] if lines else ()
@@ -138,6 +141,10 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
         try:
             event = inbox.get(timeout=0.5)  # in slices, so that a signal is seen
         except Empty:
+            continue
+        if isinstance(event, ConnectionEvent):
+            why = "" if event.error is None else f": {message_of(event.error)}"
+            note(f"{event.name}{why}")
             continue
         for entry in event.entries:
             if seen[entry.time, entry.text]:

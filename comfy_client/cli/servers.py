@@ -100,6 +100,8 @@ class _Layer:
                 return _made(kind, _first_line(self.says[f"{kind}-file"]), source), source
         for variable, kind in SECRET_VARIABLES.items():
             if self.says.get(variable):
+                if kind == "basic":
+                    split_login(self.says[variable], variable)
                 return EnvCredentials(variable, kind), variable
         return None
 
@@ -121,10 +123,11 @@ def resolve(given: Mapping[str, Any], config: Config) -> Server:
     others = [one for one in layers if one not in ours]
     sources = {"host": said_by}
     values: dict[str, Any] = {}
-    for key in ("ca", "insecure", "user"):
-        first = next((layer for layer in ours if layer.says.get(key)), None)
-        if first is not None:
-            values[key], sources[key] = first.says[key], first.source(key)
+    for keys in (("ca", "insecure"), ("user",)):  # one place decides how a certificate is verified
+        first = next((layer for layer in ours if any(map(layer.says.get, keys))), None)
+        for key in keys:
+            if first is not None and first.says.get(key):
+                values[key], sources[key] = first.says[key], first.source(key)
     credentials = None
     for layer in ours:
         found = layer.credentials()
@@ -169,7 +172,8 @@ def _layer(name: str, says: Mapping[str, Any]) -> _Layer:
         try:
             address, login = parse_host(says["host"])
         except ValueError as exc:
-            raise Mistake(f"{exc} ({name})") from None
+            said_by = {"options": "--host", "environment": HOST_VARIABLE}.get(name, name)
+            raise Mistake(f"{exc} ({said_by})") from None
         if login is not None and name == "options":
             raise Mistake(
                 "--host holds a password, which everybody on this machine can read in the list of "

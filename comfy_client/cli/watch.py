@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
@@ -54,7 +56,7 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
                 if given.json:
                     emit(change)
                 else:
-                    say(_line(change))
+                    say(line_of(change))
             return
         one = known_job(api, prompt_id)
         if given.json:
@@ -128,13 +130,13 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
     return {"name": "queue", "time": time.time(), **row}
 
 
-def _line(change: dict[str, Any]) -> str:
-    """``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
+def line_of(change: dict[str, Any]) -> str:
+    """For people: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
     if change["name"] != "queue":
         silent = ("name", "is_end", "attempt")
         known = {key: value for key, value in change.items() if key not in silent and value}
-        words = ", ".join(f"{key} {value}" for key, value in known.items())
-        return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {words:.200}"
+        words = ", ".join(itertools.starmap(_words, known.items()))
+        return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {words}"
     seconds, files = change.get("seconds"), change.get("files") or ()
     facts = [
         f"{change['nodes']} nodes" if change["status"] in ("running", "pending") else "",
@@ -142,5 +144,16 @@ def _line(change: dict[str, Any]) -> str:
         ", ".join(file["filename"] for file in files[:3]),
         change.get("error") or "",
     ]
-    told = ", ".join(filter(None, facts))
-    return f"{time.strftime('%H:%M:%S')} {change['status']:<11} {change['prompt_id']}  {told}"
+    words = ", ".join(filter(None, facts))
+    return f"{time.strftime('%H:%M:%S')} {change['status']:<11} {change['prompt_id']}  {words}"
+
+
+def _words(key: str, value: Any) -> str:
+    """A fact of an event: ``delay 0.4 s``, ``node 3``; of an error what it says."""
+    if isinstance(value, dict) and "message" in value:
+        return f"{value['message']}"
+    if key == "delay":
+        return f"{key} {value:.1f} s"
+    if isinstance(value, dict | list):
+        return f"{key} {json.dumps(value):.120}"
+    return f"{key} {value}"

@@ -65,7 +65,7 @@ class Callbacks:
         if self.on_output is not None and not is_callback(self.on_output, 2):
             what = "a plain function of a node id and its outputs"
             raise TypeError(f"on_output is {what}, not {self.on_output!r:.200}")
-        if self.every is not None and not is_real(self.every):
+        if isinstance(self.every, bool) or not (self.every is None or is_real(self.every)):
             raise TypeError(f"every is a number of seconds, or None: {self.every!r:.80}")
         if self.every is not None and not self.every >= 0:
             raise ValueError("every is in seconds, 0 or more")

@@ -502,7 +502,7 @@ def follow(
     return (event for event in _events(job, _subscribe(job), left) if event is not None)
 
 
-def poll(job: Job, notify: Callable[[], object]) -> Iterator[Event | None]:
+def poll(job: Job, notify: Callable[[], object]) -> Generator[Event | None]:
     """As :meth:`Job.events`, but it never waits: ``None`` where there is none yet.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
@@ -511,7 +511,7 @@ def poll(job: Job, notify: Callable[[], object]) -> Iterator[Event | None]:
     queue = _subscribe(job)
     queue.notify = notify
 
-    def events() -> Iterator[Event | None]:
+    def events() -> Generator[Event | None]:
         with at_end(job, notify):
             yield None
             yield from _events(job, queue, lambda: 0.0)
@@ -613,17 +613,24 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
     """
     said: list[bool] = []
+    is_left = threading.Event()
 
     def cancel() -> None:
         for job in jobs:
             try:
                 said.append(job.cancel())
             except ComfyError as exc:
+                if is_left.is_set():  # whoever waited knows, and may have closed the client
+                    return
                 log.warning(
                     "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
                 )
 
     thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
-    thread.start()
-    thread.join(jobs[0]._poller.timing.cancel_timeout)
+    try:
+        thread.start()
+        thread.join(jobs[0]._poller.timing.cancel_timeout)
+    except KeyboardInterrupt:
+        is_left.set()
+        raise
     return said

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from ..errors import JobTimeout
 from ..events import PreviewEvent
 from ..showing import screen
 from ..showing.screen import Surface
@@ -99,6 +100,8 @@ class _Watch:
             runs_on = on_interrupt == "leave" and not self._job.done()
             # The log says how to come back to it.
             self._end("stopped; it keeps running" if runs_on else "stopped")
+        elif isinstance(error, JobTimeout):  # whose message follows
+            self._end("not ended in time; it keeps running")
         else:
             self._end(f"{self._job.status}: {error}")
 

@@ -196,6 +196,46 @@ def test_whoever_leaves_the_loop_leaves_nothing(
         gc.enable()
 
 
+@pytest.mark.parametrize("source", ["job", "client"])
+def test_aclose_ends_a_subscription_that_a_variable_holds(
+    source: str, comfy: ComfyServer, fast: ComfyApi, gate: Gates
+) -> None:
+    """And a loop that waits for the next event."""
+
+    async def main() -> None:
+        job = fast.submit(held("a"))
+        until_it_runs(comfy)
+        job.events()  # takes the queue that is kept for the first
+        before = queues()
+        stream = aio.events(job) if source == "job" else aio.events(fast, "logs")
+        assert queues() == before + 1
+
+        async def all_of_them() -> None:
+            async for _ in stream:
+                pass
+
+        waiting = asyncio.create_task(all_of_them())
+        await asyncio.sleep(0)
+        await stream.aclose()
+        await waiting
+        await stream.aclose()
+        assert queues() == before
+        gate("a").set()
+        assert (await aio.result(job)).images
+
+    asyncio.run(main())
+
+
+def test_events_are_those_of_a_job_or_a_client() -> None:
+    """And of nothing else."""
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match="of a job or of a ComfyApi"):
+            aio.events("x")  # type: ignore[call-overload]
+
+    asyncio.run(main())
+
+
 def test_a_timeout_around_the_next_event_loses_none(comfy: ComfyServer, fast: ComfyApi) -> None:
     """The same iterator goes on."""
     gate = threading.Event()

@@ -177,6 +177,7 @@ def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
         ("[profiles.a]\nhots = 'x'", "no key 'hots'; there is host"),
         ("[profiles.a]\nhost = 1", "host is a text"),
         ("[profiles.a]\ninsecure = 'no'", "insecure is true or false"),
+        ("default = 5\n[profiles.5]\nhost = 'x'", "default is a text"),
         ("default = 'b'\n[profiles.a]\nhost = 'x'", "no profile 'b'"),
         ("[profiles.a]\nhost = 'x'\nlogin = 'a:b'\ntoken = 'c'", "a login or a token"),
         ("[profiles.a]\ntoken-file = 'x'", "for a host, and there is none"),
@@ -196,6 +197,7 @@ def test_a_config_file_with_a_mistake_says_where(comfy_client, text, words):
     [
         (["--host", "http://me:secret@x.example"], "everybody on this machine can read"),
         (["--host", "a b"], "names no server"),
+        (["--host", "a b"], "(--host)"),
         (["--host", "a", "--host", "b"], "one server at a time"),
         (["--profile", "nope"], "no profile 'nope'"),
         (["--login-file", "nowhere"], "No such file"),
@@ -210,6 +212,30 @@ def test_a_wrong_option_says_why_and_shows_no_secret(comfy_client, options, word
     assert ran.status in (1, 2)
     assert words in ran.err
     assert "secret" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"COMFYUI_LOGIN": "secret"}, "COMFYUI_LOGIN does not hold user:password"),
+        ({"COMFYUI_HOST": "a b"}, "(COMFYUI_HOST)"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_shows_no_secret(comfy_client, variables, words):
+    """Exit status 2."""
+    ran = comfy_client("where", **variables)
+    assert ran.status == 2
+    assert words in ran.err
+    assert "secret" not in ran.err
+
+
+def test_certificates_that_an_option_names_are_verified_whatever_the_profile_says(comfy_client):
+    """The first place that says anything of them decides."""
+    configure(comfy_client.home)
+    (comfy_client.home / "ca.pem").touch()
+    [found] = comfy_client.json("where", "--profile", "studio", "--ca", "ca.pem")
+    assert (found["ca"], found["insecure"]) == ("ca.pem", False)
+    assert found["sources"]["ca"] == "--ca"
 
 
 def test_no_secret_stands_in_the_list_of_processes(comfy_client):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.__main__ import main as start
 from comfy_client.cli.exits import Exit
 from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.command_line import LIMIT, CommandLine, commands_in_schema, lines_of
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, commands_in_schema, lines_of
 
 NOWHERE = "http://127.0.0.1:1"
 #: Every command that asks a server, with arguments that it takes.
@@ -62,6 +65,48 @@ def test_wrong_credentials_are_status_8(comfy_client, command):
             [error] = comfy_client.json(command, *ASKING[command], *options, status=8, **env)
             assert error["code"] == "authentication_error"
             assert "COMFYUI_LOGIN" in error["hint"]
+
+
+def test_logs_that_are_followed_name_what_keeps_them_away(comfy_client):
+    """And not that there is no socket."""
+    [error] = comfy_client.json("logs", "--follow", "--host", NOWHERE, status=3)
+    assert error["code"] == "server_unreachable"
+    with ComfyServer(credentials="token") as server:
+        [error] = comfy_client.json("logs", "--follow", "--host", server.url, status=8)
+        assert error["code"] == "authentication_error"
+
+
+def test_logs_that_are_followed_say_when_the_connection_is_lost(comfy_client):
+    """And when it is there again."""
+    with ComfyServer() as server:
+        with comfy_client.started("logs", "--follow", "--host", server.url) as process:
+            assert process.stderr is not None
+            until(lambda: any(one.path.endswith("/raw") for one in server.requests))
+            server.restart()
+            assert next(line for line in process.stderr if line.startswith("disconnected: "))
+            assert next(line for line in process.stderr if line == "reconnected\n")
+
+
+def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
+    """As on a full disk; there is no traceback."""
+    with open("/dev/full", "w") as full:
+        command = [COMMAND, "where", "--json"]
+        env = {**os.environ, "HOME": str(comfy_client.home)}
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    assert ran.returncode == 1, ran
+    assert ran.stderr == "Error: No space left on device\n"
+
+
+def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
+    """As while its modules are imported."""
+
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", pressed)
+    with pytest.raises(SystemExit) as caught:
+        start()
+    assert caught.value.code == 130
 
 
 def test_every_command_is_asked_and_is_in_the_schema():
@@ -136,6 +181,7 @@ def test_as_installed_the_second_signal_leaves(comfy_client):
             frozen.end()
         assert process.returncode == 130
         assert f"comfy-client cancel {item.prompt_id}" in err
+        assert "could not be cancelled" not in err
         assert item.prompt_id in api.get_queue()
         api.job(item.prompt_id).cancel()
 

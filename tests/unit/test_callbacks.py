@@ -212,3 +212,10 @@ def test_an_output_that_says_nothing_is_none(clock):
         called.caller.take(event)
     [(_, output)] = called.of("on_output")
     assert (output.node_id, output.title, output.texts) == ("3", "Sampler", ("hello",))
+
+
+@pytest.mark.parametrize("every", [True, False, "1"])
+def test_every_is_a_number_of_seconds(every: Any) -> None:
+    """True is none."""
+    with pytest.raises(TypeError, match="every is a number of seconds"):
+        Callbacks(every=every)

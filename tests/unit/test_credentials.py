@@ -218,3 +218,11 @@ def test_redaction_covers_values_as_they_are_sent() -> None:
     applied = apply(QueryCredentials("t", "a b/c&d"))
     assert redact(applied, "t=a%20b/c%26d t=a+b%2Fc%26d a b/c&d") == "t=*** t=*** ***"
     assert redact(NOTHING, "as it is") == "as it is"
+
+
+def test_a_variable_that_holds_no_login_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a 401 of the server."""
+    monkeypatch.setenv("COMFY_TEST_TOKEN", SECRET)
+    with pytest.raises(AuthenticationError, match="COMFY_TEST_TOKEN does not hold") as caught:
+        EnvCredentials("COMFY_TEST_TOKEN", "basic").headers()
+    assert SECRET not in str(caught.value)
