@@ -107,8 +107,8 @@ def events(source: Job | Subscriptions, name: str = "all") -> EventStream:
         raise TypeError(f"events are those of a job or of a ComfyApi, not of {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
-        return _Events(bell, jobs.poll(source, bell.ring))
-    return _Events(bell, subscriptions.poll(source, name, bell.ring))
+        return EventStream(bell, jobs.poll(source, bell.ring))
+    return EventStream(bell, subscriptions.poll(source, name, bell.ring))
 
 
 async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:

@@ -78,13 +78,15 @@ def test_logs_that_are_followed_name_what_keeps_them_away(comfy_client):
 
 def test_logs_that_are_followed_say_when_the_connection_is_lost(comfy_client):
     """And when it is there again."""
-    with ComfyServer() as server:
-        with comfy_client.started("logs", "--follow", "--host", server.url) as process:
-            assert process.stderr is not None
-            until(lambda: any(one.path.endswith("/raw") for one in server.requests))
-            server.restart()
-            assert next(line for line in process.stderr if line.startswith("disconnected: "))
-            assert next(line for line in process.stderr if line == "reconnected\n")
+    with (
+        ComfyServer() as server,
+        comfy_client.started("logs", "--follow", "--host", server.url) as process,
+    ):
+        assert process.stderr is not None
+        until(lambda: any(one.path.endswith("/raw") for one in server.requests))
+        server.restart()
+        assert next(line for line in process.stderr if line.startswith("disconnected: "))
+        assert next(line for line in process.stderr if line == "reconnected\n")
 
 
 def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
