@@ -163,8 +163,10 @@ def _run_all(
     try:
         return api.sweep(workflow, grid, on_row=printer.show, extra_data=extra_data, **options)
     except BaseException as exc:
-        with contextlib.suppress(ComfyError):  # nobody answers
-            _end_all(api, sweep_id, options["journal"])
+        # After Ctrl-C the sweep itself has said what its journal goes on with.
+        if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
+            with contextlib.suppress(ComfyError):  # nobody answers
+                _end_all(api, sweep_id, options["journal"])
         if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
             raise Mistake(message_of(exc)) from None  # a file that is no journal
         raise
