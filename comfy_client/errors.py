@@ -44,8 +44,8 @@ class ComfyError(AsDict, Exception):
             False if a prompt may be in the queue or run, which the call would submit once more.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("code", "message", "hint", "retryable")
-    _untold: ClassVar[tuple[str, ...]] = ("rows", "body")
+    _in_dict: ClassVar[tuple[str, ...]] = ("code", "message", "hint", "retryable")
+    _not_in_dict: ClassVar[tuple[str, ...]] = ("rows", "body")
     _hint: str | None = None
 
     rows: Sequence[Any] = ()
@@ -332,7 +332,7 @@ class JobFailed(JobError):
         inputs: The inputs of the node in the workflow.
     """
 
-    _told = ("is_oom",)
+    _in_dict = ("is_oom",)
 
     node_id: str | None
     title: str | None
@@ -508,7 +508,7 @@ class ConversionWarning(AsDict, UserWarning):
         input: The name of the input; ``None``: it is about none in particular.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("message",)
+    _in_dict: ClassVar[tuple[str, ...]] = ("message",)
 
     kind: str
     node_id: str | None

@@ -45,8 +45,8 @@ class Event(AsDict):
         nbytes: About how many bytes of memory it takes; 0 if this library made it.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("name", "is_end")
-    _untold: ClassVar[tuple[str, ...]] = ("nbytes",)
+    _in_dict: ClassVar[tuple[str, ...]] = ("name", "is_end")
+    _not_in_dict: ClassVar[tuple[str, ...]] = ("nbytes",)
 
     name: str
     raw: Any = attrs.field(default=None, repr=False)
@@ -182,7 +182,7 @@ class ProgressState(JobEvent):
         nodes: The progress by node id; nodes that have not started are missing.
     """
 
-    _told = ("nodes",)
+    _in_dict = ("nodes",)
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeProgress]:
@@ -280,7 +280,7 @@ class ExecutionError(EndEvent):
         timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
-    _untold = ("current_inputs",)
+    _not_in_dict = ("current_inputs",)
 
     node_id: str | None = None
     node_type: str | None = None
@@ -348,8 +348,8 @@ class PreviewEvent(JobEvent):
         image: The encoded image as bytes, ready to be written to a file.
     """
 
-    _told = ("size",)
-    _untold = ("view",)
+    _in_dict = ("size",)
+    _not_in_dict = ("view",)
 
     mime: str = "image/jpeg"
     node_id: str | None = None

@@ -1,6 +1,6 @@
 """What ``to_dict()`` of all classes does: attributes as JSON, bounded, without secrets and bytes.
 
-A class says by :class:`AsDict` that it can, and by two tuples what of it is told; which JSON
+A class says by :class:`AsDict` that it can, and by two tuples what of it is written; which JSON
 comes of a value is decided here alone.  ``schema.json`` of the package describes each class.
 """
 
@@ -40,10 +40,10 @@ class AsDict:
 
     __slots__ = ()
 
-    #: Of this class: attributes that come first, and properties that are told like attributes.
-    _told: ClassVar[tuple[str, ...]] = ()
-    #: Of this class: attributes that are not told.
-    _untold: ClassVar[tuple[str, ...]] = ()
+    #: Of this class: attributes that come first, and properties that are written like attributes.
+    _in_dict: ClassVar[tuple[str, ...]] = ()
+    #: Of this class: attributes that are left out.
+    _not_in_dict: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, as JSON has them: ``json.dumps`` takes it.
@@ -61,9 +61,9 @@ def names_in_dict(cls: Any) -> tuple[str, ...]:
         own: list[str] = [field.name for field in attrs.fields(cls)]
     else:
         own = [name for base in reversed(cls.__mro__) for name in _annotated(base)]
-    told = [name for base in reversed(cls.__mro__) for name in vars(base).get("_told", ())]
-    left_out = {"raw"}.union(*(vars(base).get("_untold", ()) for base in cls.__mro__))
-    names = dict.fromkeys((*told, *own))
+    first = [name for base in reversed(cls.__mro__) for name in vars(base).get("_in_dict", ())]
+    left_out = {"raw"}.union(*(vars(base).get("_not_in_dict", ()) for base in cls.__mro__))
+    names = dict.fromkeys((*first, *own))
     return tuple(name for name in names if name not in left_out and not name.startswith("_"))
 
 

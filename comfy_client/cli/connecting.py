@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Seconds in which a server that is there answers, and lets us in.
+ANSWER_LIMIT: Final = 10.0
+
 
 @attrs.define
 class Given:

@@ -200,8 +200,10 @@ def _choice(spec: InputSpec, name: str, text: str) -> Any:
     if text in choices or spec.has_open_choices:
         return choices.get(text, text)
     near = nearest(text, choices)
-    told = f"nearest: {', '.join(near)}" if near else f"there is {listing(choices) or 'none'}"
-    raise WorkflowError(f"{name}: {text!r:.100} is not one of the choices; {told}", candidates=near)
+    there = f"nearest: {', '.join(near)}" if near else f"there is {listing(choices) or 'none'}"
+    raise WorkflowError(
+        f"{name}: {text!r:.100} is not one of the choices; {there}", candidates=near
+    )
 
 
 def _boolean(name: str, text: str) -> bool:

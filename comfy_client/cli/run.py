@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ComfyError
-from .connecting import Given, of_server
+from .connecting import ANSWER_LIMIT, Given, of_server
 from .decorators import Decorator
 from .inputs import Types, set_seeds
 from .loading import load, workflow_argument
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
     from ..workflow import Workflow
 
-#: Seconds in which a server that is there has let us in.
-KNOCK = 10.0
 
 set_option: Decorator = click.option(
     "--set",
@@ -90,7 +88,7 @@ def run(
     if detach and out is not None:
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
     with given.client() as api:
-        api.poll_status(KNOCK)  # a server that is away is told at once
+        api.poll_status(ANSWER_LIMIT)  # before anything is read: it may be away
         ready = prepared(api, workflow, sets, inputs, seed)
         check_template(out, ready.to_dict())
         job = submitted(api, ready, check=check, front=front)

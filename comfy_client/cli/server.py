@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .connecting import Given, of_server
+from .connecting import ANSWER_LIMIT, Given, of_server
 from .decorators import Finite
 from .exits import Ended, Exit, message_of
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
-from .run import KNOCK
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -37,7 +36,7 @@ def info(given: Given) -> None:
             "ram_total": stats.ram_total,
             "ram_free": stats.ram_free,
             "devices": [device.to_dict() for device in stats.devices],
-            "queue_remaining": api.poll_status(KNOCK).queue_remaining,
+            "queue_remaining": api.poll_status(ANSWER_LIMIT).queue_remaining,
             "features": dict(api.get_features()),
         }
     if given.json:
@@ -110,7 +109,7 @@ def free(given: Given, models_only: bool, wait_vram: float | None, timeout: floa
 def logs(given: Given, follow: bool, lines: int) -> None:
     """Show what the server wrote to its terminal."""
     with given.client() as api:
-        api.poll_status(KNOCK)
+        api.poll_status(ANSWER_LIMIT)
         entries = _following(api, lines) if follow else iter(_kept(api, lines))
         for entry in entries:
             if given.json:

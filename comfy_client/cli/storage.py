@@ -63,8 +63,8 @@ def nodes(given: Given, name: str | None, search: str | None) -> None:
             found = api.get_node_defs(name)
             if name not in found:
                 near = nearest(name, api.get_node_defs())
-                told = f"; nearest: {', '.join(near)}" if near else ""
-                raise Mistake(f"the server has no node class {name!r}{told}")
+                near_by = f"; nearest: {', '.join(near)}" if near else ""
+                raise Mistake(f"the server has no node class {name!r}{near_by}")
             _show(found[name], given.json)
             return
         classes = [one for one in api.get_node_defs().values() if _fits(one, search)]

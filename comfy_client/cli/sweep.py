@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ import attrs
 import click
 
 from ..errors import ComfyError
-from .connecting import Given, of_server
+from .connecting import ANSWER_LIMIT, Given, of_server
 from .decorators import Finite
 from .exits import Ended, Exit, Mistake, Unsaved, message_of
 from .inputs import Types, mistakes
@@ -30,7 +31,7 @@ from .results import (
     quiet_option,
     saving,
 )
-from .run import KNOCK, input_option, prepared, seed_option, set_option
+from .run import input_option, prepared, seed_option, set_option
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -125,7 +126,7 @@ def sweep(
         raise click.UsageError("--retry-failed needs the --journal that knows what failed")
     _check_sheet(sheet)
     with given.client() as api:
-        api.poll_status(KNOCK)
+        api.poll_status(ANSWER_LIMIT)
         ready = prepared(api, workflow, sets, inputs, seed)
         grid = _grid(Types(ready, api), axes)
         for option, file in (("--csv", csv), ("--sheet", sheet)):
@@ -160,8 +161,11 @@ def _run_all(
     """The rows; if there is an error, no prompt is left that nobody knows of."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
+    # Without a journal they are cancelled below.
+    log_filter = contextlib.nullcontext() if options["journal"] else _without_what_runs()
     try:
-        return api.sweep(workflow, grid, on_row=printer.show, extra_data=extra_data, **options)
+        with log_filter:
+            return api.sweep(workflow, grid, on_row=printer.show, extra_data=extra_data, **options)
     except BaseException as exc:
         # After Ctrl-C the sweep itself has said what its journal goes on with.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
@@ -190,6 +194,21 @@ def _grid(types: Types, axes: tuple[str, ...]) -> dict[str, list[Any]]:
             types.once([*grid, name])
         grid[name] = values
     return grid
+
+
+@contextlib.contextmanager
+def _without_what_runs() -> Iterator[None]:
+    """In here no warning says that a prompt keeps running."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not hasattr(record, "left_running")
+
+    logger = logging.getLogger("comfy_client")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:

@@ -13,12 +13,11 @@ import attrs
 import click
 
 from ..errors import TransportError
-from .connecting import Given, of_server
+from .connecting import ANSWER_LIMIT, Given, of_server
 from .jobs import entry_object, known_job, queue_objects
 from .mine import is_mine
 from .printing import emit, examples, note, say
 from .results import quiet_option, show_result, wait_for
-from .run import KNOCK
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -49,7 +48,7 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
     """
     with given.client() as api:
         if prompt_id is None:
-            length = api.poll_status(KNOCK).queue_remaining
+            length = api.poll_status(ANSWER_LIMIT).queue_remaining
             if not quiet:
                 note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C ends.")
             for change in changes(api):

@@ -68,7 +68,7 @@ class DoctorReport(AsDict):
         versions: The versions of this library, Python, the platform and dependencies, by name.
     """
 
-    _told = ("ok",)
+    _in_dict = ("ok",)
 
     checks: tuple[DoctorCheck, ...]
     host: str

@@ -420,7 +420,10 @@ def news_at(job: Job) -> float:
 def warn_that_it_runs(job: Job) -> None:
     """It is left running: how to come back to it."""
     log.warning(
-        "prompt %s keeps running: attach to it by api.job(%r)", job.prompt_id, job.prompt_id
+        "prompt %s keeps running: attach to it by api.job(%r)",
+        job.prompt_id,
+        job.prompt_id,
+        extra={"left_running": job.prompt_id},
     )
 
 

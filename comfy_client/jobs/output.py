@@ -57,7 +57,7 @@ class Output(AsDict, ABC):
         node_id: The id of the node that made it.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("filename", "media", "seed", "url", "path")
+    _in_dict: ClassVar[tuple[str, ...]] = ("filename", "media", "seed", "url", "path")
 
     filename: str
     subfolder: str = ""
@@ -324,7 +324,7 @@ class OutputFrame(Output):
         mime: The type of the image, such as ``image/png``.
     """
 
-    _told = ("size",)
+    _in_dict = ("size",)
 
     type: str = attrs.field(default=IN_MEMORY, init=False)
     mime: str = attrs.field(kw_only=True)

@@ -162,7 +162,7 @@ class NodeOutput(_Outputs):
         raw: The JSON object as received.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("node_id", "title", "class_type")
+    _in_dict: ClassVar[tuple[str, ...]] = ("node_id", "title", "class_type")
 
     node_id: str = ""
     title: str | None = None
@@ -259,8 +259,8 @@ class Result(_Outputs):
             the wait in the queue; ``None``: not known.
     """
 
-    _told: ClassVar[tuple[str, ...]] = ("prompt_id",)
-    _untold: ClassVar[tuple[str, ...]] = ("nodes", "graph")  # outputs have the files once more
+    _in_dict: ClassVar[tuple[str, ...]] = ("prompt_id",)
+    _not_in_dict: ClassVar[tuple[str, ...]] = ("nodes", "graph")  # outputs have the files once more
 
     prompt_id: str = ""
     nodes: Mapping[str, NodeOutput] = attrs.field(factory=dict)

@@ -22,7 +22,7 @@ class UploadedImage(AsDict):
         raw: The JSON object as received.
     """
 
-    _told = ("name", "subfolder", "type", "ref")
+    _in_dict = ("name", "subfolder", "type", "ref")
 
     name: str
     subfolder: str = ""

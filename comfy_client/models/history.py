@@ -28,7 +28,7 @@ class HistoryStatus(AsDict):
         raw: The JSON object as received.
     """
 
-    _untold = ("messages",)
+    _not_in_dict = ("messages",)
 
     status_str: str | None = None
     completed: bool | None = None
@@ -66,7 +66,7 @@ class HistoryEntry(AsDict):
         raw: The JSON object as received.
     """
 
-    _told = (
+    _in_dict = (
         "prompt_id",
         "number",
         "succeeded",
@@ -76,7 +76,7 @@ class HistoryEntry(AsDict):
         "cached_nodes",
         "execution_error",
     )
-    _untold = ("workflow", "extra_data")
+    _not_in_dict = ("workflow", "extra_data")
 
     prompt_id: str
     number: float | None

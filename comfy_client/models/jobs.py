@@ -40,7 +40,7 @@ class JobInfo(AsDict):
         raw: The JSON object as received.
     """
 
-    _untold = ("workflow",)
+    _not_in_dict = ("workflow",)
 
     id: Id
     status: str

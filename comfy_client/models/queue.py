@@ -62,7 +62,7 @@ class QueueItem(AsDict):
         raw: The JSON array as received.
     """
 
-    _untold = ("workflow", "extra_data")
+    _not_in_dict = ("workflow", "extra_data")
 
     number: float | None
     prompt_id: str

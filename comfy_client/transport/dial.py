@@ -27,7 +27,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from .deadline import Deadline
-from .failures import bare, explain, is_of_the_system, told
+from .failures import bare, explain, is_of_the_system, reason_of
 from .frames import CLOSE, PING, FrameError, Frames
 from .pool import answer_until
 from .traffic import Traffic
@@ -195,7 +195,7 @@ class Line:
 def _lost(exc: Exception) -> Lost:
     """In words of ours, or the system's: a library's may hold what was sent."""
     is_of_system = is_of_the_system(exc)
-    lost = Lost(f"the socket ended: {told(exc) if is_of_system else type(exc).__name__}")
+    lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
     lost.__cause__ = bare(exc) if is_of_system else None
     return lost
 
@@ -422,7 +422,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
             answer.begin()
     except (OSError, http.client.HTTPException) as exc:
         # Not what is no answer: it may repeat what was sent.
-        said = told(exc) if is_of_the_system(exc) else "its answer is not HTTP"
+        said = reason_of(exc) if is_of_the_system(exc) else "its answer is not HTTP"
         raise ServerUnreachable(f"{what}: {said}") from exc
     if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
         raise NoWebSocket(f"{what}: it answered CONNECT with {answer.status}")

@@ -49,7 +49,7 @@ def explain(
         if isinstance(cause, TimeoutError):
             return RequestTimeout(f"{what}: no complete answer in time")
         if isinstance(cause, OSError) and cause.errno is not None and _is_no_route(cause):
-            return ServerUnreachable(f"{url}: {told(cause)}")
+            return ServerUnreachable(f"{url}: {reason_of(cause)}")
     return TransportError(f"{what}: the connection was cut before the answer was whole")
 
 
@@ -65,7 +65,7 @@ def _is_builtin(exc: BaseException) -> bool:
     return type(exc).__module__ in ("builtins", "socket", "ssl")
 
 
-def told(exc: BaseException) -> str:
+def reason_of(exc: BaseException) -> str:
     """What an exception of the system says, in one line."""
     return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
 

@@ -62,7 +62,7 @@ class _Filter(logging.Filter):
         try:
             self._hide(record)
         except Exception as exc:  # noqa: BLE001  # a log is no reason to fail
-            record.msg, record.args = f"a record that cannot be told: {type(exc).__name__}", ()
+            record.msg, record.args = f"a record that cannot be formatted: {type(exc).__name__}", ()
             record.exc_info = None
         return True
 

@@ -29,7 +29,7 @@ from ..errors import (
 from ..interrupts import causes, interruption
 from .deadline import Deadline, read_timeout
 from .endpoint import Endpoint
-from .failures import bare, explain, is_of_the_system, told, without_libraries
+from .failures import bare, explain, is_of_the_system, reason_of, without_libraries
 from .identity import Identity, Request
 from .parallel import check_wanted, ended_by
 from .pool import Exchange, current
@@ -407,7 +407,7 @@ def _failure(
         error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
     elif "ProxyError" in names:
         status = next(filter(None, map(_tunnel_status, chain)), None)
-        said = f": it answered {status}" if status else f": {told(cause)}" if cause else ""
+        said = f": it answered {status}" if status else f": {reason_of(cause)}" if cause else ""
         unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
         error = ServerUnreachable(
             f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
@@ -431,7 +431,7 @@ def _failure(
             error = TransportError(f"{error}, when the request may have been sent")
         elif is_new and not isinstance(error, ServerUnreachable):
             # Whatever failed, such as a SOCKS proxy, nothing was sent.
-            reason = told(cause) if cause else "no reason is given"
+            reason = reason_of(cause) if cause else "no reason is given"
             error = ServerUnreachable(f"{url}: no connection ({reason})")
     return Failure(error, None if cause is None else bare(cause))
 

@@ -63,7 +63,7 @@ class CheckReport(AsDict):
             run.  With errors it runs only in part then.
     """
 
-    _told = ("ok", "accepted")
+    _in_dict = ("ok", "accepted")
 
     problems: tuple[Problem, ...]
     accepted: bool

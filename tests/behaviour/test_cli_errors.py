@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -102,10 +104,11 @@ def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
 def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
     """As while its modules are imported."""
 
-    def pressed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    class Pressed(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.__import__", pressed)
+    monkeypatch.setitem(sys.modules, "comfy_client.cli.main", Pressed("main"))
     with pytest.raises(SystemExit) as caught:
         start()
     assert caught.value.code == 130
@@ -246,6 +249,7 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
             assert process.returncode == 130, err
             assert "api." not in err
             assert "runs on" not in err  # it is said once, by the sweep itself
+            assert ("keeps running" in err) is bool(journal)
             queue = api.get_queue()
             assert not queue.pending
             assert bool(queue.running) is bool(journal)
