@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from comfy_client import ComfyApi
+from comfy_client import ClientClosed, ComfyApi
 from comfy_client.__main__ import main as start
 from comfy_client.cli.exits import Exit
 from comfy_client.cli.main import main
+from comfy_client.jobs.job import cancel_in_time
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
@@ -189,6 +191,36 @@ def test_as_installed_the_second_signal_leaves(comfy_client):
         assert "could not be cancelled" not in err
         assert item.prompt_id in api.get_queue()
         api.job(item.prompt_id).cancel()
+
+
+def test_once_ctrl_c_ends_the_wait_for_a_cancel_its_failure_is_not_logged(caplog):
+    """Whoever pressed it has read that the prompt may keep running; the client is closed then."""
+    left = threading.Event()
+
+    class Stuck:
+        prompt_id = "p"
+        _poller = SimpleNamespace(timing=SimpleNamespace(cancel_timeout=LIMIT))
+
+        def cancel(self) -> bool:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            left.wait(LIMIT)
+            raise ClientClosed
+
+    with pytest.raises(KeyboardInterrupt):
+        cancel_in_time([Stuck()])
+    [thread] = [one for one in threading.enumerate() if one.name == "comfy-cancel"]
+    left.set()
+    thread.join(LIMIT)
+    assert "could not be cancelled" not in caplog.text
+
+
+def test_after_a_timeout_the_progress_says_so_in_short(comfy_client):
+    """The error that follows has the rest."""
+    with ComfyServer(step_seconds=2) as server:
+        ran = comfy_client("run", "w.json", "--host", server.url, "--timeout", 1.5)
+    assert ran.status == 7
+    assert "not ended in time; it keeps running, " in ran.err
+    assert "has not ended within" not in ran.err
 
 
 def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, monkeypatch):
