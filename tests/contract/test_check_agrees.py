@@ -114,6 +114,7 @@ def finds(report: CheckReport, mutant: Mutant) -> bool:
     return mutant.place in places or (None, None) in places
 
 
+@pytest.mark.timeout(600)  # thousands of questions; a minute on an idle machine
 def test_check_says_what_the_server_says(real: Real) -> None:
     """For 99 of 100 broken workflows the same; the reasons for the others are known."""
     definitions = real.definitions

@@ -38,5 +38,5 @@ def test_memory_that_is_to_be_freed_can_be_waited_for(any_api: ComfyApi) -> None
     graph = picture()
     for _ in range(5):
         any_api.run(graph, timeout=LIMIT)
-        any_api.free_memory(free_memory=True, wait=1)
+        any_api.free_memory(free_memory=True, wait=2)
         assert any_api.run(graph, timeout=LIMIT).cached_nodes == ()

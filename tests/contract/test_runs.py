@@ -111,12 +111,15 @@ def held(api) -> Iterator[Callable[[], None]]:
 
 
 def test_prompts_run_in_the_order_of_their_numbers(api, held):
-    """Low first; -1 and ``front`` go before all that wait, no number behind."""
+    """Low first; -1 and ``front`` go before all that wait.
+
+    Without a number, a prompt has the next one of the server, which counts all that it had.
+    """
     order = []
     api.on("execution_start", lambda event: order.append(event.prompt_id))
-    later = api.queue_prompt(2000, picture())
-    last = api.queue_prompt(3000, picture())
-    sooner = api.queue_prompt(1000.5, picture())
+    later = api.queue_prompt(2_000_000, picture())
+    last = api.queue_prompt(3_000_000, picture())
+    sooner = api.queue_prompt(1_000_000.5, picture())
     appended = api.append_prompt(picture())
     front = api.queue_prompt(None, picture(), front=True)
     foremost = api.queue_prompt(-1, picture())
