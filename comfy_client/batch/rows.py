@@ -138,7 +138,7 @@ class Sweep(tuple[SweepRow, ...]):
         writer.writeheader()
         writer.writerows({name: _cell(name, row[name]) for name in row} for row in table)
         data = text.getvalue().encode("utf-8", "backslashreplace")
-        return write_atomically(Path(path), [data], if_exists="overwrite")
+        return write_atomically(Path(path), [data], if_exists="overwrite", through=True)
 
     def to_pandas(self) -> pd.DataFrame:
         """:meth:`table` as a ``pandas.DataFrame``, with a row for each row.

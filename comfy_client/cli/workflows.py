@@ -28,7 +28,7 @@ def _write(text: str, output: Path | None, what: str) -> None:
         return
     from ..transport.files import write_atomically
 
-    written = write_atomically(output, [text.encode()], if_exists="overwrite")
+    written = write_atomically(output, [text.encode()], if_exists="overwrite", through=True)
     note(f"{what}: {written}")
 
 

@@ -252,51 +252,47 @@ class Running(Waiting):
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
-        return self._submit(
-            workflow,
-            sealed(inputs),
-            callbacks,
-            prompt_id=prompt_id,
-            strict=strict,
-            check=check,
-            resubmit=resubmit,
-            **options,
-        )
+        self._check_open()
+        inputs = sealed(inputs)
+        with announced(self._poller.tracker, prompt_id):
+            workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
+            return self._submit(
+                workflow,
+                callbacks,
+                prompt_id=prompt_id,
+                strict=strict,
+                resubmit=resubmit,
+                **options,
+            )
 
     def _submit(
         self,
         workflow: AnyWorkflow,
-        inputs: Inputs | None,
         callbacks: Callbacks,
         *,
         prompt_id: str | None,
         strict: bool,
-        check: bool,
         resubmit: bool,
         begun: Callable[[Job], object] | None = None,
         **options: Unpack[PromptOptions],
     ) -> Job:
-        self._check_open()
-
         def begin(job: Job) -> None:
             if callbacks:
                 deliver(self._receivers, callbacks, job)
             if begun is not None:
                 begun(job)
 
-        with announced(self._poller.tracker, prompt_id):
-            workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
-            return submit(
-                self,
-                self._poller,
-                workflow,
-                prompt_id=prompt_id,
-                wants_previews=callbacks.on_preview is not None or self._wants_previews(),
-                begun=begin,
-                strict=strict,
-                resubmit=resubmit,
-                **options,
-            )
+        return submit(
+            self,
+            self._poller,
+            workflow,
+            prompt_id=prompt_id,
+            wants_previews=callbacks.on_preview is not None or self._wants_previews(),
+            begun=begin,
+            strict=strict,
+            resubmit=resubmit,
+            **options,
+        )
 
     def queue_prompt(
         self,
@@ -377,14 +373,15 @@ def submit_begun(
     options: PromptOptions,
 ) -> Job:
     """As :meth:`Running.submit`; ``begun`` gets the job before anything is sent of it."""
-    return client._submit(
-        workflow,
-        None,
-        callbacks,
-        prompt_id=prompt_id,
-        strict=strict,
-        check=check,
-        resubmit=resubmit,
-        begun=begun,
-        **options,
-    )
+    client._check_open()
+    with announced(client._poller.tracker, prompt_id):
+        workflow = client._read(workflow, None, options, check=check, deadline=Deadline())
+        return client._submit(
+            workflow,
+            callbacks,
+            prompt_id=prompt_id,
+            strict=strict,
+            resubmit=resubmit,
+            begun=begun,
+            **options,
+        )

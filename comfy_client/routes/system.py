@@ -18,7 +18,7 @@ from ._base import RouteGroup, facts_of
 _LOOK: Final = 0.1
 #: After how many seconds it is asked for again.  A ComfyUI notes the wish and wakes its worker, but
 #: that is in vain while it collects garbage after a prompt: then it sleeps until the next one.
-_REPEATED: Final = (0.2, 0.6, 1.5, 3.5)
+_REPEATED: Final = (0.2, 0.4)
 
 
 class SystemRoutes(RouteGroup):
@@ -68,14 +68,13 @@ class SystemRoutes(RouteGroup):
         self._http.send_command("POST", "/free", json=body)
         if not wait:
             return
-        began, again = time.monotonic(), list(_REPEATED)
+        for pause in _REPEATED:
+            time.sleep(deadline.left(pause))
+            self._http.send_command("POST", "/free", json=body)
         while not deadline.expired:
             time.sleep(deadline.left(_LOOK))
-            if again and time.monotonic() >= began + again[0]:
-                del again[0]
-                self._http.send_command("POST", "/free", json=body)
             now = self._vram()
-            if len(again) <= len(_REPEATED) - 2 and before < now <= last:
+            if before < now <= last:
                 return
             last = now
 

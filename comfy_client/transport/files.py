@@ -120,15 +120,21 @@ def target_path(
 
 
 def write_atomically(
-    target: Path, chunks: Iterable[bytes | memoryview], *, if_exists: IfExists
+    target: Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    if_exists: IfExists,
+    through: bool = False,
 ) -> Path:
     """Write a file that appears only when it is complete, and return its path.
 
     Missing folders are made.  ``"number"`` gives ``name (1).png`` when the name is taken,
     ``"skip"`` leaves what is there (and does not touch ``chunks`` when it was there before),
-    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  A pipe or
-    a device stays what it is: with ``"overwrite"``, ``chunks`` are written into it.  When two
+    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  When two
     write the same name at once, each gets its own number, or the first one stays.
+
+    ``through`` is for names that the user gave, never for those of a server: a pipe or a device
+    stays what it is, and with ``"overwrite"``, ``chunks`` are written into it.
 
     Whatever ``chunks`` or the file system raises comes through, and leaves no file behind.
     """
@@ -136,7 +142,7 @@ def write_atomically(
         return target
     if if_exists == "overwrite" and target.is_dir():
         raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
-    if if_exists == "overwrite" and _is_stream(target):
+    if through and if_exists == "overwrite" and _is_stream(target):
         with target.open("ab") as stream:  # /dev/stdout may be a file with something in it
             stream.writelines(chunks)
         return target

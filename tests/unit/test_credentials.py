@@ -72,7 +72,7 @@ def test_the_environment_is_read_at_each_use(
 ) -> None:
     """So a new value counts without a new client."""
     named = EnvCredentials("COMFY_TEST_TOKEN", kind, "X-Key")
-    monkeypatch.setenv("COMFY_TEST_TOKEN", "older")
+    monkeypatch.setenv("COMFY_TEST_TOKEN", "an:older")
     assert apply(named) != Applied(headers, query)
     monkeypatch.setenv("COMFY_TEST_TOKEN", value)
     assert apply(named) == Applied(headers, query)
