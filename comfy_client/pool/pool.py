@@ -238,12 +238,14 @@ class ComfyPool(Servers, Executor):
             ClientClosed: After :meth:`shutdown`.
         """
         seal(options)
+        inputs = sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
+        workflow = self._read(workflow)
         return self._submit(
             workflow,
-            sealed(inputs),
+            inputs,
             callbacks,
             caller=threading.get_ident(),
             priority=priority,
@@ -252,9 +254,15 @@ class ComfyPool(Servers, Executor):
             options={"strict": strict, "check": check, "resubmit": resubmit, "options": options},
         )
 
+    def _read(self, workflow: AnyWorkflow) -> Workflow:
+        """The workflow, whose keys no frame shows."""
+        if callable(workflow) and not isinstance(workflow, Workflow | Job):
+            raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
+        return as_workflow(workflow, self._any_client())
+
     def _submit(
         self,
-        workflow: AnyWorkflow,
+        workflow: Workflow,
         inputs: Inputs | None,
         callbacks: Callbacks,
         *,
@@ -264,8 +272,6 @@ class ComfyPool(Servers, Executor):
         exclude: Iterable[AnyServer],
         options: Mapping[str, Any],
     ) -> PooledJob:
-        if callable(workflow) and not isinstance(workflow, Workflow | Job):
-            raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
         if not is_real(priority) or math.isnan(priority):
             raise ValueError(f"priority is a number, not {priority!r:.80}")
         wanted = None if include is None else self._names(include, "include")
@@ -274,8 +280,7 @@ class ComfyPool(Servers, Executor):
         if dispatcher.closed or not dispatcher.was_ready:
             self.init()
         api = self._any_client()
-        known = as_workflow(workflow, api)
-        known = known.copy() if inputs is None else with_inputs(known, inputs)
+        known = workflow.copy() if inputs is None else with_inputs(workflow, inputs)
         graph = graph_of(known)
         job = PooledJob(api, str(uuid.uuid4()), {} if files_in(graph) else graph, self._dispatcher)
         needs = needs_of(graph)
@@ -320,6 +325,8 @@ class ComfyPool(Servers, Executor):
         Raises:
             ComfyError: As :meth:`submit` and :meth:`Job.result`.
         """
+        inputs = sealed(inputs)
+        workflow = self._read(workflow)
         job = self.submit(workflow, inputs, **options)
         return job.result(timeout, stall_timeout=stall_timeout, on_interrupt=on_interrupt)
 
@@ -411,7 +418,7 @@ class ComfyPool(Servers, Executor):
 
         def submit(workflow: AnyWorkflow) -> Job:
             return self._submit(
-                workflow,
+                self._read(workflow),
                 None,
                 Callbacks(),
                 caller=caller,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import time
@@ -303,32 +304,9 @@ def test_a_prompt_that_is_being_submitted_exists(comfy, fast):
     check(job.result(LIMIT))
 
 
-def test_a_prompt_whose_files_are_being_sent_is_waited_for(comfy, fast):
-    """Until it is submitted; it does not exist if that fails."""
-    entered, go = threading.Event(), threading.Event()
-
-    def late(request):
-        entered.set()
-        go.wait(LIMIT)
-        return 413, {}, None
-
-    comfy.on("POST", "/upload/image", late)
-    mine = str(uuid.uuid4())
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": Upload(b"content")}}}
-    sender = threading.Thread(
-        target=lambda: exception_of(lambda: fast.submit(graph, prompt_id=mine))
-    )
-    sender.start()
-    assert entered.wait(LIMIT)
-    threading.Timer(0.3, go.set).start()
-    with pytest.raises(JobNotFound):
-        fast.job(mine, must_exist=True)
-    assert go.is_set()
-    sender.join(LIMIT)
-
-
-def test_close_ends_the_wait_for_a_submission(comfy, fast):
-    """Whose files are being sent."""
+@contextlib.contextmanager
+def sending_a_file(comfy, fast):
+    """In here, a prompt's file is on its way, until it is let go and refused; its id, and that."""
     entered, go = threading.Event(), threading.Event()
 
     def late(request):
@@ -344,10 +322,26 @@ def test_close_ends_the_wait_for_a_submission(comfy, fast):
     )
     sender.start()
     assert entered.wait(LIMIT)
-    threading.Timer(0.3, fast.close).start()
-    assert isinstance(exception_of(lambda: fast.job(mine, must_exist=True), LIMIT), ClientClosed)
+    yield mine, go
     go.set()
     sender.join(LIMIT)
+
+
+def test_a_prompt_whose_files_are_being_sent_is_waited_for(comfy, fast):
+    """Until it is submitted; it does not exist if that fails."""
+    with sending_a_file(comfy, fast) as (mine, go):
+        threading.Timer(0.3, go.set).start()
+        with pytest.raises(JobNotFound):
+            fast.job(mine, must_exist=True)
+        assert go.is_set()
+
+
+def test_close_ends_the_wait_for_a_submission(comfy, fast):
+    """Whose files are being sent."""
+    with sending_a_file(comfy, fast) as (mine, _):
+        threading.Timer(0.3, fast.close).start()
+        error = exception_of(lambda: fast.job(mine, must_exist=True), LIMIT)
+        assert isinstance(error, ClientClosed)
 
 
 def test_a_prompt_is_found_by_our_id_on_servers_that_choose_their_own(comfy, fast, gate):

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import attrs
 import jsonschema
-import pytest
 import referencing
 from click.testing import CliRunner
 
@@ -108,8 +107,7 @@ class CommandLine:
                     process.kill()
 
     def _command(self, args: tuple[object, ...]) -> list[str]:
-        if not COMMAND.exists():
-            pytest.skip("the package is not installed beside this Python")
+        assert COMMAND.exists(), "the tests need the package installed beside this Python"
         return [str(COMMAND), *map(str, args)]
 
     def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:

@@ -28,7 +28,6 @@ from app import app
 @app.get("/figures")
 async def figures() -> dict[str, object]:
     gc.collect()
-    known = gc.get_objects()
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return {
@@ -36,8 +35,8 @@ async def figures() -> dict[str, object]:
         "files": len(os.listdir("/proc/self/fd")) - 1,
         "memory": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
         "tasks": len(asyncio.all_tasks()),
-        "jobs": sum(isinstance(one, Job) for one in known),
-        "queues": sum(isinstance(one, EventQueue) for one in known),
+        "jobs": sum(isinstance(one, Job) for one in gc.get_referrers(Job)),
+        "queues": sum(isinstance(one, EventQueue) for one in gc.get_referrers(EventQueue)),
     }
 """
 

@@ -26,6 +26,7 @@ from comfy_client import (
     ClientClosed,
     ComfyApi,
     ComfyError,
+    ComfyPool,
     HeaderCredentials,
     JobFailed,
     QueryCredentials,
@@ -154,6 +155,26 @@ def test_a_key_among_the_inputs_of_a_run_is_in_no_frame_of_an_error(call: Any, k
     graph = {"1": {"class_type": "A", "inputs": {"api_key": "", "b": 1}}}
     exc = failure("http://127.0.0.1:9", lambda api: call(api, graph, {key: SECRET, "1.c": 2}))
     assert_nowhere(shown(exc))
+
+
+@pytest.mark.parametrize("key", ["1.api_key", ("1", "api_key")])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ComfyPool.run,
+        ComfyPool.submit,
+        lambda pool, graph, inputs: list(pool.map(graph, [inputs])),
+    ],
+    ids=["run", "submit", "map"],
+)
+def test_a_key_among_the_inputs_of_a_pool_is_in_no_frame_of_an_error(
+    comfy: ComfyServer, call: Any, key: Any
+) -> None:
+    """Nor is one in the workflow itself."""
+    graph = {"1": {"class_type": "A", "inputs": {"api_key": SECRET, "b": 1}}}
+    with ComfyPool([comfy.url]) as pool, pytest.raises(WorkflowError) as caught:
+        call(pool, graph, {key: SECRET, "1.c": 2})
+    assert_nowhere(shown(caught.value))
 
 
 def in_every_way(secret: str) -> dict[str, str]:
