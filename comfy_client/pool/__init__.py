@@ -2,6 +2,8 @@
 
 ``pool``
     The executor: what users call.
+``servers``, ``running``, ``batches``
+    Its methods: for its servers, for one workflow, and for many.
 ``map``
     Many prompts, a few at a time.
 ``dispatcher``

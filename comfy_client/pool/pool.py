@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
-import threading
-import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, Literal, Self, Unpack, get_args, overload
+from typing import Final, Self, get_args
 
-from ..batch.map import SubmitOptions
 from ..client import ComfyApi
-from ..errors import ClientClosed, ComfyError, WorkflowError
-from ..events import JobEvent, PreviewEvent, Progress
-from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job, OnInterrupt
-from ..jobs.pooled import PooledJob
-from ..jobs.result import NodeOutput, Result
+from ..errors import ClientClosed
 from ..jobs.waiting import AnyJob, as_completed
-from ..routes.prompts import AnyWorkflow, PromptOptions, seal
-from ..sealing import sealed
 from ..signals import Receivers
 from ..transport.deadline import Deadline, check_timeout
-from ..values import is_real
-from ..workflow.address import Inputs
-from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
-from ..workflow.files import files_in
+from .batches import Batches
 from .dispatcher import Dispatcher, OnLost
-from .map import run_map
-from .member import Entry
-from .needs import models_of, needs_of
 from .refusals import is_hopeless, out_of_reach
-from .schedule import Mode, Waiting
-from .servers import AnyServer, Servers
+from .schedule import Mode
+from .servers import AnyServer
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
@@ -43,7 +26,7 @@ _SLICE: Final = 0.5
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
-class ComfyPool(Servers, Executor):
+class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes are workflows
     """Several ComfyUI servers as one: a :class:`concurrent.futures.Executor` of workflows.
 
     A job waits in the pool until a server is chosen for it, so that none is bound to a server that
@@ -183,260 +166,6 @@ class ComfyPool(Servers, Executor):
 
     def __repr__(self) -> str:
         return f"<ComfyPool {', '.join(self._dispatcher.members) or 'without servers'}>"
-
-    # -- jobs ----------------------------------------------------------------------------
-
-    def submit(  # type: ignore[override]  # a workflow is what it executes
-        self,
-        workflow: AnyWorkflow,
-        inputs: Inputs | None = None,
-        *,
-        priority: float = 0,
-        include: Iterable[AnyServer] | None = None,
-        exclude: Iterable[AnyServer] = (),
-        strict: bool = False,
-        check: bool = False,
-        resubmit: bool = False,
-        on_event: Callable[[JobEvent], object] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        on_preview: Callable[[PreviewEvent], object] | None = None,
-        on_start: Callable[[Job], object] | None = None,
-        on_output: Callable[[str, NodeOutput], object] | None = None,
-        on_queue: Callable[[int], object] | None = None,
-        every: float | None = None,
-        **options: Unpack[PromptOptions],
-    ) -> PooledJob:
-        """Have a workflow run by one of the servers, and return its :class:`Job` at once.
-
-        The job is ``waiting`` until a server has been chosen; ``job.server`` says which.  Errors of
-        the submission, such as :class:`PromptRejected`, are raised by ``job.result()``.
-
-        Args:
-            workflow: As for :meth:`ComfyApi.submit`; you may change it afterwards.
-            inputs: As for :meth:`ComfyApi.submit`.
-            priority: Jobs with a higher one go first, whoever submits them.
-            include: The only servers that it may go to; ``None``: any.
-            exclude: Servers that it may not go to.
-            strict: As for :meth:`ComfyApi.submit`.
-            check: As for :meth:`ComfyApi.submit`, on the server that is chosen.
-            resubmit: As for :meth:`ComfyApi.submit`.
-            on_event: As for :meth:`ComfyApi.submit`, as are all callbacks.
-            on_progress: As ``on_event``.
-            on_preview: As ``on_event``.
-            on_start: As ``on_event``.
-            on_output: As ``on_event``.
-            on_queue: As ``on_event``; places in the queue of the server.
-            every: As for :meth:`ComfyApi.submit`.
-            options: See :class:`PromptOptions`.
-
-        Raises:
-            WorkflowError: It is no workflow, or no server has the node classes and model files that
-                it needs; the message says what each server lacks.
-            ServerUnreachable: No server of the pool has ever answered.
-            ValueError: ``include`` or ``exclude`` name a server that is not in the pool, or leave
-                none.
-            ClientClosed: After :meth:`shutdown`.
-        """
-        seal(options)
-        inputs = sealed(inputs)
-        callbacks = Callbacks(
-            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
-        )
-        workflow = self._read(workflow)
-        return self._submit(
-            workflow,
-            inputs,
-            callbacks,
-            caller=threading.get_ident(),
-            priority=priority,
-            include=include,
-            exclude=exclude,
-            options={"strict": strict, "check": check, "resubmit": resubmit, "options": options},
-        )
-
-    def _read(self, workflow: AnyWorkflow) -> Workflow:
-        """The workflow, whose keys no frame shows."""
-        if callable(workflow) and not isinstance(workflow, Workflow | Job):
-            raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
-        return as_workflow(workflow, self._any_client())
-
-    def _submit(
-        self,
-        workflow: Workflow,
-        inputs: Inputs | None,
-        callbacks: Callbacks,
-        *,
-        caller: object,
-        priority: float,
-        include: Iterable[AnyServer] | None,
-        exclude: Iterable[AnyServer],
-        options: Mapping[str, Any],
-    ) -> PooledJob:
-        if not is_real(priority) or math.isnan(priority):
-            raise ValueError(f"priority is a number, not {priority!r:.80}")
-        wanted = None if include is None else self._names(include, "include")
-        unwanted = self._names(exclude, "exclude")
-        dispatcher = self._dispatcher
-        if dispatcher.closed or not dispatcher.was_ready:
-            self.init()
-        api = self._any_client()
-        known = workflow.copy() if inputs is None else with_inputs(workflow, inputs)
-        graph = graph_of(known)
-        job = PooledJob(api, str(uuid.uuid4()), {} if files_in(graph) else graph, self._dispatcher)
-        needs = needs_of(graph)
-        waiting = Waiting(
-            job,
-            next(self._numbers),
-            priority=priority,
-            caller=caller,
-            needs=needs,
-            model=models_of(needs),
-            include=wanted,
-            exclude=unwanted,
-        )
-        entry = Entry(job, known, waiting, callbacks, options)
-        try:
-            dispatcher.submit(entry)
-        except WorkflowError:  # a model file may have come since
-            dispatcher.refresh()
-            dispatcher.submit(entry)
-        return job
-
-    def run(
-        self,
-        workflow: AnyWorkflow,
-        inputs: Inputs | None = None,
-        *,
-        timeout: float | None = None,
-        stall_timeout: float | None = None,
-        on_interrupt: OnInterrupt = "leave",
-        **options: Any,
-    ) -> Result:
-        """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
-
-        Args:
-            workflow: As for :meth:`submit`.
-            inputs: As for :meth:`submit`.
-            timeout: As for :meth:`Job.result`.
-            stall_timeout: As for :meth:`Job.result`.
-            on_interrupt: As for :meth:`Job.result`.
-            options: As for :meth:`submit`.
-
-        Raises:
-            ComfyError: As :meth:`submit` and :meth:`Job.result`.
-        """
-        inputs = sealed(inputs)
-        workflow = self._read(workflow)
-        job = self.submit(workflow, inputs, **options)
-        return job.result(timeout, stall_timeout=stall_timeout, on_interrupt=on_interrupt)
-
-    @overload  # type: ignore[override]  # workflows are what it executes
-    def map(
-        self,
-        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
-        params: Iterable[Mapping[str, Any]] | None = None,
-        *,
-        in_flight: int | None = None,
-        ordered: bool = True,
-        on_error: Literal["raise"] = "raise",
-        priority: float = 0,
-        include: Iterable[AnyServer] | None = None,
-        exclude: Iterable[AnyServer] = (),
-        **options: Unpack[SubmitOptions],
-    ) -> Generator[Result, None, None]: ...
-
-    @overload
-    def map(
-        self,
-        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
-        params: Iterable[Mapping[str, Any]] | None = None,
-        *,
-        in_flight: int | None = None,
-        ordered: bool = True,
-        on_error: Literal["keep"],
-        priority: float = 0,
-        include: Iterable[AnyServer] | None = None,
-        exclude: Iterable[AnyServer] = (),
-        **options: Unpack[SubmitOptions],
-    ) -> Generator[Result | ComfyError, None, None]: ...
-
-    def map(
-        self,
-        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
-        params: Iterable[Mapping[str, Any]] | None = None,
-        *,
-        in_flight: int | None = None,
-        ordered: bool = True,
-        on_error: Literal["raise", "keep"] = "raise",
-        priority: float = 0,
-        include: Iterable[AnyServer] | None = None,
-        exclude: Iterable[AnyServer] = (),
-        **options: Unpack[SubmitOptions],
-    ) -> Generator[Result | ComfyError, None, None]:
-        """Run many workflows, and yield their results while more are submitted.
-
-        Nothing is submitted before the first ``next``.  Infinite iterables are fine.  If it ends
-        early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
-        cancelled.
-
-        Example::
-
-            from comfy_client import ComfyPool
-
-            with ComfyPool(["http://127.0.0.1:8188", "http://127.0.0.1:8189"]) as pool:
-                seeds = [{"KSampler.seed": seed} for seed in range(8)]
-                for result in pool.map("txt2img.json", seeds):
-                    result.images[0].save("out/")
-
-        Args:
-            workflows: Several workflows, or with ``params`` a single one.
-            params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``.
-            in_flight: How many of its jobs there are at a time; ``None``: twice as many as all
-                servers take.
-            ordered: Whether to yield in the order of the workflows, or as they end.
-            on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in its
-                place.
-            priority: As for :meth:`submit`.
-            include: As for :meth:`submit`.
-            exclude: As for :meth:`submit`.
-            options: As for :meth:`submit`.
-
-        Raises:
-            TypeError: One workflow without ``params``, or several with them.
-            ValueError: ``in_flight`` or ``on_error`` make no sense.  Both are raised at once.
-            ComfyError: As :meth:`submit` and :meth:`Job.result`, while it yields.
-        """
-        seal(options)
-        caller = object()  # each call takes its turn
-        rest: dict[str, Any] = dict(options)
-        sent = {
-            "strict": rest.pop("strict", False),
-            "check": False,
-            "resubmit": rest.pop("resubmit", False),
-            "options": rest,
-        }
-
-        def submit(workflow: AnyWorkflow) -> Job:
-            return self._submit(
-                self._read(workflow),
-                None,
-                Callbacks(),
-                caller=caller,
-                priority=priority,
-                include=include,
-                exclude=exclude,
-                options=sent,
-            )
-
-        return run_map(
-            submit,
-            self._dispatcher.room,
-            workflows,
-            params,
-            in_flight=in_flight,
-            ordered=ordered,
-            on_error=on_error,
-        )
 
     def as_completed(
         self, jobs: Iterable[AnyJob], timeout: float | None = None
