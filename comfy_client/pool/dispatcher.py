@@ -376,11 +376,11 @@ class Dispatcher:
             what = f"{ready} of {len(names)} servers that can run it are ready"
             return f"waiting for a server, {before} before it; {what}"
 
-    def withdraw(self, job: PooledJob) -> bool:
-        """Do not run it, unless a server has it."""
+    def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
+        """Do not run it, unless a server has it; ``if_unsent``: or may be about to."""
         with self._changing():
             entry = self._entries.get(job)
-            if entry is None or entry.inner is not None:
+            if entry is None or entry.inner is not None or (if_unsent and entry.started):
                 return False
             member = entry.member
             if entry.started:

@@ -48,6 +48,9 @@ class Entry:
         waiting: What the schedule knows of it.
         callbacks: What is called as it goes on.
         options: Of the submission.
+        chosen: Called with the URL of the server that was chosen, in another thread, before
+            anything is sent; what it raises is the error of the job.
+        found: How to attach to a prompt that was submitted before; ``None``: it is a new one.
         member: The server that was chosen; ``None``: none is.
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether it is being submitted, or was.
@@ -61,6 +64,8 @@ class Entry:
     waiting: Waiting
     callbacks: Callbacks
     options: Mapping[str, Any]
+    chosen: Callable[[str], object] | None = None
+    found: Callable[[ComfyApi], Job] | None = None
     member: Member | None = None
     inner: Job | None = None
     started: bool = False
@@ -232,6 +237,11 @@ class Member:
             follow(job, inner, self.name)
 
         try:
+            if entry.found is not None:
+                self._has_found(entry, entry.found(self.api))
+                return
+            if entry.chosen is not None:
+                entry.chosen(self.name)
             inner = submit_begun(
                 self.api,
                 entry.workflow,
@@ -255,8 +265,11 @@ class Member:
         except ClientClosed as exc:
             self._owner.was_not_submitted(self, entry, exc)
         else:
-            follow(entry.job, inner, self.name)
-            self._owner.was_submitted(self, entry, inner)
+            self._has_found(entry, inner)
+
+    def _has_found(self, entry: Entry, inner: Job) -> None:
+        follow(entry.job, inner, self.name)
+        self._owner.was_submitted(self, entry, inner)
 
 
 def _work(ref: weakref.ref[Member], wake: threading.Event) -> None:
