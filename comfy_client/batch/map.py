@@ -46,6 +46,7 @@ from ..workflow.load import is_source
 log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 #: How often a prompt is submitted when the server forgets it.
 ATTEMPTS: Final = 3
@@ -284,24 +285,9 @@ class Window:
         if ordered:
             first = next(iter(entries))
             entries = {first: entries[first]}
-        jobs = {entry: name for name, entry in entries.items() if isinstance(entry, Job)}
-        while True:
-            longest = SLICE if self.tick is None else min(SLICE, self.tick())
-            ended = [name for name, entry in entries.items() if _is_over(entry)]
-            if ended:  # what may end the call comes last
-                name = next((name for name in ended if _has_result(entries[name])), ended[0])
-                return name, _outcome(entries[name])
-            now = time.monotonic()
-            due = [one for job, name in jobs.items() for one in self._deadlines(job, name)]
-            over = [one for one in due if one.at <= now]
-            if over:
-                # Of several the one that runs: those behind it may yet have their turn.
-                first_up = next((one for one in over if one.job.status == "running"), over[0])
-                return jobs[first_up.job], _give_up(first_up)
-            soon = min((one.at - now for one in due), default=SLICE)
-            wait_for_one(jobs, min(longest, soon))
+        return first_end(entries, self._due, self.tick)
 
-    def _deadlines(self, job: Job, name: str) -> Iterator[_Deadline]:
+    def _due(self, name: str, job: Job) -> Iterator[Due]:
         """When one has waited for long enough.
 
         It waits for others of this call, which is no fault of its own: its time begins when
@@ -310,13 +296,13 @@ class Window:
         if self.timeout is not None:
             since = max(self._since.get(name, 0.0), self._ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
-            yield _Deadline(since + self.timeout, job, what)
+            yield Due(since + self.timeout, job, what)
         if self.stall_timeout is not None:
             entries = list(self._entries.values()) if job.status != "running" else []
             jobs = [job, *(entry for entry in entries if isinstance(entry, Job))]
             latest = max(self._ended_at, *(news_at(one) for one in jobs))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
-            yield _Deadline(latest + self.stall_timeout, job, what, stalled=True)
+            yield Due(latest + self.stall_timeout, job, what, stalled=True)
 
     # -- ending early --------------------------------------------------------------------
 
@@ -350,13 +336,37 @@ class Window:
 
 
 @attrs.frozen
-class _Deadline:
+class Due:
     """The moment until which an end, or news, of a job is waited for."""
 
     at: float
     job: Job
     what: str  #: Went wrong, when it has passed.
     stalled: bool = False
+
+
+def first_end(
+    entries: Mapping[K, Job | ComfyError | None],
+    due_of: Callable[[K, Job], Iterable[Due]],
+    tick: Callable[[], float] | None = None,
+) -> tuple[K, Result | ComfyError]:
+    """Wait until one of them is over, or its time is up; which one, and what became of it."""
+    jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
+    while True:
+        longest = SLICE if tick is None else min(SLICE, tick())
+        ended = [key for key, entry in entries.items() if _is_over(entry)]
+        if ended:  # what may end the call comes last
+            key = next((key for key in ended if _has_result(entries[key])), ended[0])
+            return key, _outcome(entries[key])
+        now = time.monotonic()
+        due = [one for job, key in jobs.items() for one in due_of(key, job)]
+        over = [one for one in due if one.at <= now]
+        if over:
+            # Of several the one that runs: those behind it may yet have their turn.
+            first_up = next((one for one in over if one.job.status == "running"), over[0])
+            return jobs[first_up.job], _give_up(first_up)
+        soon = min((one.at - now for one in due), default=SLICE)
+        wait_for_one(jobs, min(longest, soon))
 
 
 def _is_over(entry: Job | ComfyError | None) -> bool:
@@ -377,9 +387,9 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
     raise error or AssertionError("it was sent by now")
 
 
-def _give_up(deadline: _Deadline) -> Result | ComfyError:
+def _give_up(due: Due) -> Result | ComfyError:
     """Stop one whose time is up, unless it has just ended."""
-    job, why = deadline.job, deadline.job.why()
+    job, why = due.job, due.job.why()
     said = cancel_in_time([job])
     if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
         return _outcome(job)
@@ -389,9 +399,7 @@ def _give_up(deadline: _Deadline) -> Result | ComfyError:
         what = "it could not be cancelled, and may keep running"
     else:
         what = "the server knows nothing of it any more"
-    return JobTimeout(
-        f"{deadline.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=deadline.stalled
-    )
+    return JobTimeout(f"{due.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=due.stalled)
 
 
 # -- a server that goes away ------------------------------------------------------------------

@@ -231,18 +231,22 @@ class Job(Future[Result]):
             if is_stalled
             else f"prompt {self.prompt_id} has not ended within {limits.timeout or 0:g} s"
         )
+        return JobTimeout(f"{what}{self._goes_on()}", prompt_id=self.prompt_id, stalled=is_stalled)
+
+    def _goes_on(self) -> str:
+        """What becomes of it after a timeout."""
         trouble = self._poller.tracker.connection.error
         state = (
             f"; the server may be gone ({trouble}). If it is not, the prompt"
             if trouble
             else f" ({self.why()}). The prompt"
         )
-        return JobTimeout(
-            f"{what}{state} keeps running: "
-            f"wait again, or attach to it by api.job({self.prompt_id!r})",
-            prompt_id=self.prompt_id,
-            stalled=is_stalled,
-        )
+        return f"{state} keeps running: wait again, or attach to it by api.job({self.prompt_id!r})"
+
+    def _news_at(self) -> float:
+        state = self._tracked.state
+        moved_at = self._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
+        return max(state.news_at, moved_at)
 
     def set_result(self, result: Result) -> None:
         """Called by the client only."""
@@ -412,9 +416,7 @@ def state_of(job: Job) -> JobState:
 
 def news_at(job: Job) -> float:
     """When there was news of it; while it waits, of its place in the queue, too."""
-    state = job._tracked.state
-    moved_at = job._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
-    return max(state.news_at, moved_at)
+    return job._news_at()
 
 
 def warn_that_it_runs(job: Job) -> None:

@@ -16,6 +16,7 @@ from ..errors import (
 )
 from ..models import Device
 from ..routes import Routes
+from ..timing import Timing
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.failures import is_away
@@ -114,13 +115,16 @@ def _gib(nbytes: int) -> str:
 
 
 def run_again_after_oom(
-    routes: Routes,
-    poller: Poller,
+    server: Callable[[], Routes],
+    timing: Timing,
     limits: Limits,
     attempt: Callable[[Workflow], Result],
     workflow: Workflow,
 ) -> Result:
-    """Run it, and once more with free memory if a node runs out of it."""
+    """Run it, and once more with free memory if a node runs out of it.
+
+    ``server`` returns that of the last attempt.
+    """
     workflow = workflow.copy()
     draw_wanted(graph_of(workflow))  # both run with the same seeds
     try:
@@ -130,7 +134,7 @@ def run_again_after_oom(
             raise
         failed = exc
     try:
-        _free_all(routes, poller, failed, limits)
+        _free_all(server(), timing, failed, limits)
         try:
             return attempt(workflow)
         except ComfyError as exc:
@@ -139,7 +143,7 @@ def run_again_after_oom(
         del failed  # an error, its traceback and this frame make no circle
 
 
-def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits) -> None:
+def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
     """Have the server free what it can; raises the failure if that does not work."""
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
@@ -147,8 +151,8 @@ def _free_all(routes: Routes, poller: Poller, failed: JobFailed, limits: Limits)
         str(failed).partition("\n")[0],
     )
     try:
-        with limited_silence(max(_PAUSE, limits.left(poller.timing.question))):
-            freed = limits.left(poller.timing.freed)
+        with limited_silence(max(_PAUSE, limits.left(timing.question))):
+            freed = limits.left(timing.freed)
             routes.free_memory(unload_models=True, free_memory=True, wait=freed)
     except ClientClosed:
         raise

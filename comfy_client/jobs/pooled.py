@@ -19,6 +19,8 @@ from .running import Running
 class Line(Protocol):
     """Where jobs wait for a server."""
 
+    moved_at: float  #: When the last of them went to one.
+
     def position(self, job: PooledJob) -> int | None:
         """How many jobs are before it, at most; ``None``: it does not wait."""
 
@@ -102,6 +104,14 @@ class PooledJob(Job):
         given = self._given
         return given is not None and given.cancel(force=force)
 
+    def _news_at(self) -> float:
+        if self._waits():  # what the queue of one server does is no news of it
+            return max(self._tracked.state.news_at, self._line.moved_at)
+        return super()._news_at()
+
+    def _goes_on(self) -> str:
+        return f" ({self.why()}); no server has it yet" if self._waits() else super()._goes_on()
+
     def _follow(self, inner: Job, server: str) -> None:
         other = inner._tracked
         self._relay = relay = _Relay(inner._poller.tracker.budget, self)
@@ -125,6 +135,11 @@ class PooledJob(Job):
     def __repr__(self) -> str:
         where = f" on {self._server}" if self._server else ""
         return f"<Job {self.prompt_id} {self.status}{where}>"
+
+
+def keep_events(job: PooledJob) -> None:
+    """Somebody reads its events from the beginning, and is to have all."""
+    job._tracked.events.keep_all()
 
 
 def follow(job: PooledJob, inner: Job, server: str) -> None:

@@ -156,7 +156,7 @@ class Running(Waiting):
             return attempt(workflow)
         from .memory import run_again_after_oom  # few programs want it
 
-        return run_again_after_oom(self, self._poller, limits, attempt, workflow)
+        return run_again_after_oom(lambda: self, self._poller.timing, limits, attempt, workflow)
 
     def _attempt(
         self,
@@ -262,6 +262,7 @@ class Running(Waiting):
                 prompt_id=prompt_id,
                 strict=strict,
                 resubmit=resubmit,
+                wants_previews=callbacks.on_preview is not None,
                 **options,
             )
 
@@ -274,6 +275,7 @@ class Running(Waiting):
         strict: bool,
         resubmit: bool,
         begun: Callable[[Job], object] | None = None,
+        wants_previews: bool = False,
         **options: Unpack[PromptOptions],
     ) -> Job:
         def begin(job: Job) -> None:
@@ -287,7 +289,7 @@ class Running(Waiting):
             self._poller,
             workflow,
             prompt_id=prompt_id,
-            wants_previews=callbacks.on_preview is not None or self._wants_previews(),
+            wants_previews=wants_previews or self._wants_previews(),
             begun=begin,
             strict=strict,
             resubmit=resubmit,
@@ -369,6 +371,7 @@ def submit_begun(
     strict: bool,
     check: bool,
     resubmit: bool,
+    wants_previews: bool,
     begun: Callable[[Job], object],
     options: PromptOptions,
 ) -> Job:
@@ -382,6 +385,7 @@ def submit_begun(
             prompt_id=prompt_id,
             strict=strict,
             resubmit=resubmit,
+            wants_previews=wants_previews,
             begun=begun,
             **options,
         )

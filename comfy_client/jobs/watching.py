@@ -97,13 +97,16 @@ class _Watch:
     def fail(self, error: BaseException, on_interrupt: OnInterrupt) -> None:
         """Leave what was there, and say how it ended."""
         if isinstance(error, KeyboardInterrupt):
-            runs_on = on_interrupt == "leave" and not self._job.done()
             # The log says how to come back to it.
-            self._end("stopped; it keeps running" if runs_on else "stopped")
+            self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
         elif isinstance(error, JobTimeout):  # whose message follows
-            self._end("not ended in time; it keeps running")
+            self._end("not ended in time" + self._runs_on())
         else:
             self._end(f"{self._job.status}: {error}")
+
+    def _runs_on(self) -> str:
+        is_left = not self._job.done() and self._job.status != "waiting"
+        return "; it keeps running" if is_left else ""
 
     def _end(self, text: str, outcome: Bundle | None = None) -> None:
         if not (self._is_log and self._job.done()):  # the end of each prompt is in the log

@@ -8,11 +8,10 @@ from typing import Any, Literal, Unpack, overload
 from ..batch.map import SubmitOptions
 from ..errors import ComfyError
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow, seal
 from .map import run_map
-from .running import Running
+from .running import Running, Sending
 from .servers import AnyServer
 
 
@@ -28,6 +27,8 @@ class Batches(Running):
         in_flight: int | None = None,
         ordered: bool = True,
         on_error: Literal["raise"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
@@ -43,6 +44,8 @@ class Batches(Running):
         in_flight: int | None = None,
         ordered: bool = True,
         on_error: Literal["keep"],
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
@@ -57,6 +60,8 @@ class Batches(Running):
         in_flight: int | None = None,
         ordered: bool = True,
         on_error: Literal["raise", "keep"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
@@ -66,7 +71,7 @@ class Batches(Running):
 
         Nothing is submitted before the first ``next``.  Infinite iterables are fine.  If it ends
         early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
-        cancelled.
+        cancelled (5 seconds at most); those that run keep running.
 
         Example::
 
@@ -85,44 +90,50 @@ class Batches(Running):
             ordered: Whether to yield in the order of the workflows, or as they end.
             on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in its
                 place.
+            timeout: Seconds for each prompt, from when a server has it, or from the end of the last
+                prompt of this call there: waiting for prompts of this call does not count, waiting
+                for those of others does.  While it waits for a server, the ends on all servers
+                count.  After that it is a :class:`JobTimeout`, and the prompt is cancelled (5
+                seconds at most; if it has ended by then, its end counts).  ``None``: no limit.
+            stall_timeout: The same for seconds without any news: of the prompt, or, until it runs,
+                of any prompt of this call on its server.  During an outage there is no news.
             priority: As for :meth:`submit`.
             include: As for :meth:`submit`.
             exclude: As for :meth:`submit`.
-            options: As for :meth:`submit`.
+            options: See :class:`SubmitOptions`.
 
         Raises:
             TypeError: One workflow without ``params``, or several with them.
-            ValueError: ``in_flight`` or ``on_error`` make no sense.  Both are raised at once.
-            ComfyError: As :meth:`submit` and :meth:`Job.result`, while it yields.
+            ValueError: ``in_flight``, ``on_error``, a timeout or ``priority`` make no sense;
+                ``include`` or ``exclude`` name a server that is not in the pool.
+            OSError: The file of the workflow cannot be read.  These three are raised at once.
+            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since the
+                pool waits until the server shows whether it has such a prompt.
         """
         seal(options)
-        caller = object()  # each call takes its turn
-        rest: dict[str, Any] = dict(options)
-        sent = {
-            "strict": rest.pop("strict", False),
-            "check": False,
-            "resubmit": rest.pop("resubmit", False),
-            "options": rest,
-        }
-
-        def submit(workflow: AnyWorkflow) -> Job:
-            return self._submit(
-                self._read(workflow),
-                None,
-                Callbacks(),
-                caller=caller,
-                priority=priority,
-                include=include,
-                exclude=exclude,
-                options=sent,
-            )
-
+        terms = self._terms(object(), priority, include, exclude)  # each call takes its turn
+        sending = _sending(options)
         return run_map(
-            submit,
+            lambda workflow: self._submit(self._read(workflow), Callbacks(), terms, sending),
             self._dispatcher.room,
             workflows,
             params,
+            definitions=self._any_client(),
             in_flight=in_flight,
             ordered=ordered,
             on_error=on_error,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
         )
+
+
+def _sending(options: SubmitOptions) -> Sending:
+    rest = options.copy()
+    strict, resubmit = rest.pop("strict", False), rest.pop("resubmit", False)
+    return {
+        "strict": strict,
+        "check": False,
+        "resubmit": resubmit,
+        "wants_previews": False,
+        "options": rest,
+    }

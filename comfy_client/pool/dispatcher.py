@@ -61,19 +61,16 @@ class Dispatcher:
     Attributes:
         members: Its servers by name, in the order in which they were added.
         closed: Whether it takes no more jobs.
+        moved_at: When the last job went to a server, of the monotonic clock.
         was_ready: Whether a server has ever answered.
     """
 
     def __init__(
-        self,
-        mode: Mode,
-        receivers: Receivers,
-        *,
-        patience: float,
-        on_lost: OnLost,
+        self, mode: Mode, receivers: Receivers, *, patience: float, on_lost: OnLost
     ) -> None:
         self.members: dict[str, Member] = {}
         self.closed: bool = False
+        self.moved_at: float = 0.0
         self._receivers = receivers
         self._patience = patience
         self._on_lost = on_lost
@@ -127,6 +124,7 @@ class Dispatcher:
         member = self.members[found.server.name]
         entry = self._entries[cast("PooledJob", found.job.key)]
         entry.member, entry.started = member, False
+        self.moved_at = time.monotonic()
         member.inbox.append(entry)
         member.wake()
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal, cast
 
-from ..batch.map import check_in_flight, is_about_one
+import attrs
+
+from ..batch.map import Due, check_in_flight, first_end, is_about_one
 from ..errors import ComfyError
-from ..jobs.job import SLICE, Job, wait_for_one
+from ..jobs.job import Job, cancel_in_time, news_at, state_of, warn_that_it_runs
+from ..jobs.pooled import PooledJob
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
+from ..transport.deadline import check_timeout
 from ..workflow import Workflow
+from ..workflow.definitions import Definitions
 from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
 
 #: Submits one of them.
-Submit = Callable[[Any], Job]
+Submit = Callable[[Any], PooledJob]
+#: Those whose results nobody has had, by number; what could not be submitted has an error.
+_Jobs = dict[int, PooledJob | ComfyError]
 
 _SOME: Final = 2  # as many wait as servers have, so that none is ever idle
 
@@ -28,15 +37,19 @@ def run_map(
     workflows: Iterable[AnyWorkflow] | AnyWorkflow,
     params: Iterable[Mapping[str, Any]] | None,
     *,
+    definitions: Definitions,
     in_flight: int | None,
     ordered: bool,
     on_error: Literal["raise", "keep"],
+    timeout: float | None,
+    stall_timeout: float | None,
 ) -> Generator[Result | ComfyError, None, None]:
     """See :meth:`ComfyPool.map`.  Wrong arguments are raised at once."""
     if in_flight is not None:
         check_in_flight(in_flight)
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
+    check_timeout(timeout, stall_timeout)
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
@@ -44,9 +57,12 @@ def run_map(
         make: Callable[[Any], Any] = _itself
     else:
         items = map(sealed, params)  # frames hold them
-        make = partial(with_inputs, Workflow(workflows))  # type: ignore[arg-type]  # raises for what is none
+        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
     most = (lambda: _SOME * room()) if in_flight is None else (lambda: in_flight)
-    return _stream(lambda item: submit(make(item)), most, items, ordered, on_error == "keep")
+    patience = _Patience(timeout, stall_timeout)
+    return _stream(
+        lambda item: submit(make(item)), most, items, patience, ordered, on_error == "keep"
+    )
 
 
 def _itself(item: Any) -> Any:
@@ -54,71 +70,100 @@ def _itself(item: Any) -> Any:
 
 
 def _stream(
-    submit: Submit, most: Callable[[], int], items: Iterator[Any], ordered: bool, keep: bool
+    submit: Submit,
+    most: Callable[[], int],
+    items: Iterator[Any],
+    patience: _Patience,
+    ordered: bool,
+    keep: bool,
 ) -> Generator[Result | ComfyError, None, None]:
-    #: Those whose results nobody has had; what could not be submitted stands in its place.
-    jobs: dict[object, Job | Exception] = {}
+    jobs: _Jobs = {}
+    numbers = itertools.count()
     failure: Exception | None = None  # raised when its turn has come: results before it are had
+    outcome: Result | ComfyError | None = None
     has_more = True
     try:
         while True:
             while has_more and len(jobs) < most():
                 try:
-                    item = next(items)
-                    job = submit(item)
-                    jobs[job] = job
+                    jobs[next(numbers)] = submit(next(items))
                 except StopIteration:
                     has_more = False
                 except Exception as exc:  # noqa: BLE001  # raised in its turn
-                    if keep and is_about_one(exc):
-                        jobs[object()] = exc
+                    if isinstance(exc, ComfyError) and keep and is_about_one(exc):
+                        jobs[next(numbers)] = exc
                     else:
                         has_more, failure = False, exc
             if not jobs:
                 if failure is not None:
                     raise failure
                 return
-            key = _next_end(jobs, ordered=ordered)
-            outcome = _outcome(jobs[key])
-            del jobs[key]
-            if isinstance(outcome, Result) or (
-                keep and isinstance(outcome, ComfyError) and is_about_one(outcome)
-            ):
-                yield outcome
-            else:
+            key, outcome = _next_end(jobs, patience, ordered=ordered)
+            patience.ended(jobs.pop(key))
+            if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
                 raise outcome
+            yield outcome
+    except KeyboardInterrupt:
+        for job in jobs.values():
+            if isinstance(job, Job) and job.status == "running":
+                warn_that_it_runs(job)
+        raise
     finally:
-        failure = None  # an error, its traceback and this frame make no circle
-        _withdraw([job for job in jobs.values() if isinstance(job, Job) and not job.done()])
+        failure = outcome = None  # an error, its traceback and this frame make no circle
+        _withdraw([job for job in jobs.values() if isinstance(job, Job)])
 
 
-def _next_end(jobs: Mapping[object, Job | Exception], *, ordered: bool) -> object:
-    """Wait until the first one is over, or whichever is."""
-    keys = [next(iter(jobs))] if ordered else list(jobs)
-    while True:
-        for key in keys:
-            job = jobs[key]
-            if not isinstance(job, Job) or job.done():
-                return key
-        wait_for_one([job for key in keys if isinstance(job := jobs[key], Job)], SLICE)
+def _next_end(
+    jobs: _Jobs, patience: _Patience, *, ordered: bool
+) -> tuple[int, Result | ComfyError]:
+    """Wait until the first one is over, or whichever is; which one, and what became of it."""
+    waited_for = dict(itertools.islice(jobs.items(), 1)) if ordered else jobs
+    all_jobs = [job for job in jobs.values() if isinstance(job, PooledJob)]
+    return first_end(waited_for, lambda key, _: patience.due(jobs[key], all_jobs))
 
 
-def _outcome(job: Job | Exception) -> Result | Exception:
-    if not isinstance(job, Job):
-        return job
-    error = job.exception()
-    if error is None:
-        return job.result()
-    if isinstance(error, Exception):
-        return error
-    raise error
+@attrs.define
+class _Patience:
+    """How long each prompt of a call may take, and be without news."""
+
+    timeout: float | None
+    stall_timeout: float | None
+    #: When the last of this call ended on each server; ``None``: anywhere.
+    _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
+
+    def ended(self, job: PooledJob | ComfyError) -> None:
+        """One has ended, and its result is about to be had."""
+        server = job.server if isinstance(job, PooledJob) else None
+        self._ends[server] = self._ends[None] = time.monotonic()
+
+    def due(self, job: PooledJob | ComfyError, jobs: Iterable[PooledJob]) -> Iterator[Due]:
+        """When one has waited for long enough.
+
+        It waits for others of this call, which is no fault of its own: its time begins when one
+        of them ends on its server, and news of any of them there will do.  As long as no server
+        has it, those of all servers count.
+        """
+        if not isinstance(job, PooledJob):
+            return
+        server, state = job.server, state_of(job)
+        ended_at = self._ends.get(server, 0.0)
+        if self.timeout is not None:
+            since = max(state.posted_at or state.news_at, ended_at)
+            what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
+            yield Due(since + self.timeout, job, what)
+        if self.stall_timeout is not None:
+            others = jobs if job.status != "running" else ()
+            there = [one for one in others if server is None or one.server == server]
+            latest = max(ended_at, *(news_at(one) for one in (job, *there)))
+            what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
+            yield Due(latest + self.stall_timeout, job, what, stalled=True)
 
 
-def _withdraw(jobs: list[Job]) -> None:
+def _withdraw(jobs: list[PooledJob]) -> None:
     """Take back what does not run yet; what runs keeps running."""
     for job in jobs:
-        try:
-            if job.status in ("waiting", "pending"):
-                job.cancel()
-        except ComfyError:
-            pass  # a server that is away; what it has stays in its queue
+        if job.status == "waiting":
+            job.cancel()
+    pending = [job for job in jobs if job.status == "pending"]
+    if pending:
+        cancel_in_time(pending)

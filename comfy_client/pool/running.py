@@ -6,17 +6,22 @@ import itertools
 import math
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, Unpack
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Final, Self, TypedDict, Unpack
 
-from ..errors import WorkflowError
+import attrs
+
+from ..errors import JobTimeout, WorkflowError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job, OnInterrupt
-from ..jobs.pooled import PooledJob
+from ..jobs.job import Job, Limits, OnInterrupt, cancelling, routes_of
+from ..jobs.pooled import PooledJob, keep_events
 from ..jobs.result import NodeOutput, Result
+from ..jobs.watching import wait_watched
 from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from ..sealing import sealed
+from ..showing.screen import Surface, surface
 from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
@@ -26,13 +31,49 @@ from .needs import models_of, needs_of
 from .schedule import Waiting
 from .servers import AnyServer, Servers
 
+#: Seconds in which a server answers, if there is one.
+_READY: Final = 10.0
+
+
+@attrs.frozen
+class Terms:
+    """Who wants a job, how urgently, and where it may go."""
+
+    caller: Hashable
+    priority: float
+    include: frozenset[str] | None
+    exclude: frozenset[str]
+
+
+class Sending(TypedDict):
+    """How a job is submitted to the server that is chosen."""
+
+    strict: bool
+    check: bool
+    resubmit: bool
+    wants_previews: bool
+    options: PromptOptions
+
+
+@attrs.frozen
+class _Attempts:
+    """How a workflow is run and waited for, and the jobs that were made for it."""
+
+    terms: Terms
+    sending: Sending
+    limits: Limits
+    screen: Surface
+    callbacks: Callbacks
+    on_interrupt: OnInterrupt
+    jobs: list[PooledJob] = attrs.field(factory=list, init=False)
+
 
 class Running(Servers):
     """Runs workflows."""
 
     _numbers: itertools.count[int]
 
-    def init(self, timeout: float | None = 10.0) -> Self:
+    def init(self, timeout: float | None = _READY) -> Self:
         """Connect all servers, and wait until one is ready."""
         raise NotImplementedError
 
@@ -92,65 +133,12 @@ class Running(Servers):
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
-        workflow = self._read(workflow)
-        return self._submit(
-            workflow,
-            inputs,
-            callbacks,
-            caller=threading.get_ident(),
-            priority=priority,
-            include=include,
-            exclude=exclude,
-            options={"strict": strict, "check": check, "resubmit": resubmit, "options": options},
+        terms = self._terms(threading.get_ident(), priority, include, exclude)
+        previews = on_preview is not None
+        sending = Sending(
+            strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
-
-    def _read(self, workflow: AnyWorkflow) -> Workflow:
-        """The workflow, whose keys no frame shows."""
-        if callable(workflow) and not isinstance(workflow, Workflow | Job):
-            raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
-        return as_workflow(workflow, self._any_client())
-
-    def _submit(
-        self,
-        workflow: Workflow,
-        inputs: Inputs | None,
-        callbacks: Callbacks,
-        *,
-        caller: object,
-        priority: float,
-        include: Iterable[AnyServer] | None,
-        exclude: Iterable[AnyServer],
-        options: Mapping[str, Any],
-    ) -> PooledJob:
-        if not is_real(priority) or math.isnan(priority):
-            raise ValueError(f"priority is a number, not {priority!r:.80}")
-        wanted = None if include is None else self._names(include, "include")
-        unwanted = self._names(exclude, "exclude")
-        dispatcher = self._dispatcher
-        if dispatcher.closed or not dispatcher.was_ready:
-            self.init()
-        api = self._any_client()
-        known = workflow.copy() if inputs is None else with_inputs(workflow, inputs)
-        graph = graph_of(known)
-        job = PooledJob(api, str(uuid.uuid4()), {} if files_in(graph) else graph, self._dispatcher)
-        needs = needs_of(graph)
-        waiting = Waiting(
-            job,
-            next(self._numbers),
-            priority=priority,
-            caller=caller,
-            needs=needs,
-            model=models_of(needs),
-            include=wanted,
-            exclude=unwanted,
-        )
-        entry = Entry(job, known, waiting, callbacks, options)
-        try:
-            dispatcher.submit(entry)
-        except WorkflowError:  # a model file may have come since
-            dispatcher.refresh()
-            dispatcher.submit(entry)
-        return job
+        return self._submit(self._read(workflow, inputs), callbacks, terms, sending)
 
     def run(
         self,
@@ -159,23 +147,169 @@ class Running(Servers):
         *,
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        strict: bool = False,
+        check: bool = False,
+        resubmit: bool = False,
         on_interrupt: OnInterrupt = "leave",
-        **options: Any,
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        retry_oom: bool = False,
+        progress: bool | None = None,
+        **options: Unpack[PromptOptions],
     ) -> Result:
-        """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
+        """Have a workflow run by one of the servers, and return its outputs.
+
+        As :meth:`ComfyApi.run`, with the same options.  If time runs out, or after Ctrl-C, a job
+        that still waits for a server is taken back: it will not run.
 
         Args:
-            workflow: As for :meth:`submit`.
-            inputs: As for :meth:`submit`.
-            timeout: As for :meth:`Job.result`.
-            stall_timeout: As for :meth:`Job.result`.
-            on_interrupt: As for :meth:`Job.result`.
-            options: As for :meth:`submit`.
+            workflow: As for :meth:`ComfyApi.run`.
+            inputs: As for :meth:`ComfyApi.run`.
+            timeout: Seconds for everything, waiting for a server included; ``None``: no limit.
+            stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  While it
+                waits, it is news when another job goes to a server.
+            priority: As for :meth:`submit`.
+            include: As for :meth:`submit`.
+            exclude: As for :meth:`submit`.
+            strict: As for :meth:`ComfyApi.submit`.
+            check: As for :meth:`ComfyApi.submit`, on the server that is chosen.
+            resubmit: As for :meth:`ComfyApi.submit`.
+            on_interrupt: As for :meth:`ComfyApi.run`.
+            on_event: As for :meth:`ComfyApi.run`, as are all callbacks: called in this thread.
+            on_progress: As ``on_event``.
+            on_preview: As ``on_event``.
+            on_start: As ``on_event``; ``job.server`` says where it runs.
+            on_output: As ``on_event``.
+            on_queue: As ``on_event``; places in the queue of the server.
+            every: As for :meth:`ComfyApi.run`.
+            retry_oom: If a node runs out of memory, have that server free its own, and run the
+                workflow once more, as :meth:`ComfyApi.run` does; on any server that can take it.
+            progress: As for :meth:`ComfyApi.run`.
+            options: See :class:`PromptOptions`.
 
         Raises:
-            ComfyError: As :meth:`submit` and :meth:`Job.result`.
+            ServerUnreachable: No server of the pool has ever answered.
+            WorkflowError: As for :meth:`submit`.
+            ValueError: As for :meth:`submit`, or a timeout makes no sense.
+            ClientClosed: After :meth:`shutdown`.
+            ComfyError: As :meth:`ComfyApi.run`.
         """
+        seal(options)
+        limits = Limits(timeout, stall_timeout)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
+        screen = surface(False if progress is None and callbacks else progress)
+        previews = on_preview is not None or screen == "notebook"
         inputs = sealed(inputs)
-        workflow = self._read(workflow)
-        job = self.submit(workflow, inputs, **options)
-        return job.result(timeout, stall_timeout=stall_timeout, on_interrupt=on_interrupt)
+        terms = self._terms(threading.get_ident(), priority, include, exclude)
+        sending = Sending(
+            strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
+        )
+        how = _Attempts(terms, sending, limits, screen, callbacks, on_interrupt)
+        workflow = self._read(workflow, inputs)
+        return self._run_twice(how, workflow) if retry_oom else self._run_once(how, workflow)
+
+    def _run_twice(self, how: _Attempts, workflow: Workflow) -> Result:
+        """Once more if a node runs out of memory."""
+        from ..jobs.memory import run_again_after_oom  # few programs want it
+
+        return run_again_after_oom(
+            lambda: routes_of(how.jobs[-1]),
+            self._any_client().timing,
+            how.limits,
+            partial(self._run_once, how),
+            workflow,
+        )
+
+    def _run_once(self, how: _Attempts, workflow: Workflow) -> Result:
+        """Its result; a job that still waits when that is given up will not run."""
+
+        def begin(job: PooledJob) -> None:
+            how.jobs.append(job)
+            to_cancel.append(job)
+            if how.callbacks:
+                keep_events(job)
+
+        limits, on_interrupt = how.limits, how.on_interrupt
+        with cancelling(on_interrupt) as to_cancel:
+            ready_in = limits.left(_READY)
+            job = self._submit(
+                workflow, Callbacks(), how.terms, how.sending, begun=begin, ready_in=ready_in
+            )
+            try:
+                return wait_watched(
+                    job, limits, how.screen, how.callbacks, on_interrupt=on_interrupt
+                )
+            except (JobTimeout, KeyboardInterrupt) as exc:
+                if job.status == "waiting" and self._dispatcher.withdraw(job):
+                    exc.add_note("no server had it: it was taken back, and will not run")
+                raise
+
+    def _submit(
+        self,
+        workflow: Workflow,
+        callbacks: Callbacks,
+        terms: Terms,
+        sending: Sending,
+        *,
+        begun: Callable[[PooledJob], object] = lambda _: None,
+        ready_in: float = _READY,
+    ) -> PooledJob:
+        """Have it wait for a server; ``begun`` gets the job before any server does."""
+        dispatcher = self._dispatcher
+        if dispatcher.closed or not dispatcher.was_ready:
+            self.init(ready_in)
+        graph = graph_of(workflow)
+        known = {} if files_in(graph) else graph
+        job = PooledJob(self._any_client(), str(uuid.uuid4()), known, dispatcher)
+        needs = needs_of(graph)
+        waiting = Waiting(
+            job,
+            next(self._numbers),
+            priority=terms.priority,
+            caller=terms.caller,
+            needs=needs,
+            model=models_of(needs),
+            include=terms.include,
+            exclude=terms.exclude,
+        )
+        entry = Entry(job, workflow, waiting, callbacks, sending)
+        begun(job)
+        try:
+            dispatcher.submit(entry)
+        except WorkflowError:  # a model file may have come since
+            dispatcher.refresh()
+            dispatcher.submit(entry)
+        return job
+
+    def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
+        """A copy of the workflow with these inputs, whose keys no frame shows."""
+        if callable(workflow) and not isinstance(workflow, Workflow | Job):
+            raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
+        known = as_workflow(workflow, self._any_client())
+        return known.copy() if inputs is None else with_inputs(known, inputs)
+
+    def _terms(
+        self,
+        caller: Hashable,
+        priority: float,
+        include: Iterable[AnyServer] | None,
+        exclude: Iterable[AnyServer],
+    ) -> Terms:
+        if not is_real(priority) or math.isnan(priority):
+            raise ValueError(f"priority is a number, not {priority!r:.80}")
+        return Terms(
+            caller,
+            priority,
+            None if include is None else self._names(include, "include"),
+            self._names(exclude, "exclude"),
+        )

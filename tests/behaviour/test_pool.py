@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +27,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, Quick, until
 from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.pools import marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
 
 #: One pixel.
@@ -69,24 +69,6 @@ def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
     yield made
     for client in made:
         client.close()
-
-
-@contextlib.contextmanager
-def pooled(*args: Any, **options: Any) -> Iterator[ComfyPool]:
-    """A pool of which all servers are ready."""
-    with ComfyPool(*args, **options) as pool:
-        until(lambda: all(one.state == "ready" for one in pool.status().servers))
-        yield pool
-
-
-def marks(*servers: ComfyServer) -> list[str | None]:
-    """What they have begun to run, by the ids of the jobs."""
-    return [ran.mark for server in servers for ran in server.ran]
-
-
-def until_each_runs(*servers: ComfyServer) -> None:
-    for server in servers:
-        server.until(lambda server=server: server.ran and server.running, LIMIT)
 
 
 def test_all_servers_work_and_each_job_runs_once(servers) -> None:

@@ -1,0 +1,319 @@
+"""What ``run`` and ``map`` of a pool take: as those of one client, over several servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from comfy_client import (
+    JobFailed,
+    JobTimeout,
+    PooledJob,
+    PromptRejected,
+    Result,
+    Workflow,
+    WorkflowError,
+)
+from comfy_client.showing import screen
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, Quick, until
+from tests.helpers.gates import GATES, Gated, Hold, held, shows
+from tests.helpers.interrupts import press_ctrl_c
+from tests.helpers.pools import marks, pooled, until_each_runs
+
+
+class Hungry:
+    """Takes more memory than there is, as often as it is told."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"seed": ("INT", {})}})
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    seeds: ClassVar[list[int]] = []
+    fails: ClassVar[int] = 0
+
+    def run(self, seed: int) -> dict[str, Any]:
+        Hungry.seeds.append(seed)
+        if len(Hungry.seeds) <= Hungry.fails:
+            raise type("OutOfMemoryError", (RuntimeError,), {})("Allocation on device")
+        return {"ui": {"text": ["fed"]}}
+
+
+HUNGRY = {"1": {"class_type": "Hungry", "inputs": {"seed": "random"}}}
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    """Two of them; their nodes wait for gates."""
+    Hungry.seeds, Hungry.fails = [], 1
+    with ComfyServer() as one, ComfyServer() as two:
+        for server in (one, two):
+            for node in (Gated, Hold, Hungry):
+                server.add_node(node)
+        yield [one, two]
+        GATES.end()
+
+
+@pytest.fixture
+def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
+    made = [Quick(server.url) for server in servers]
+    yield made
+    for client in made:
+        client.close()
+
+
+def pressed_once(condition: Any) -> threading.Thread:
+    """A thread that presses Ctrl-C when something has come true."""
+
+    def press() -> None:
+        until(condition)
+        press_ctrl_c()
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_called_in_the_thread_that_runs(servers, clients) -> None:
+    seen: list[tuple[str, Any]] = []
+    threads: set[int] = set()
+
+    def note(name: str) -> Any:
+        def called(*values: Any) -> None:
+            threads.add(threading.get_ident())
+            seen.append((name, values[0]))
+
+        return called
+
+    workflow = Workflow.example()
+    names = ("event", "progress", "preview", "start", "output")
+    with pooled(clients) as pool:
+        result = pool.run(workflow, timeout=LIMIT, **{f"on_{name}": note(name) for name in names})
+    by_name = {name: [value for one, value in seen if one == name] for name in names}
+    assert threads == {threading.get_ident()}
+    assert by_name["event"][0].name == "execution_start"
+    assert [event.is_end for event in by_name["event"]].count(True) == 1
+    assert by_name["progress"][-1].value == by_name["progress"][-1].max
+    assert by_name["preview"]
+    assert by_name["output"] == [node for node, output in result.nodes.items() if output.images]
+    [job] = by_name["start"]
+    assert isinstance(job, PooledJob)
+    assert job.server in {server.url for server in servers}
+
+
+def test_a_run_that_still_waits_when_time_runs_out_will_not_run(servers, clients) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        with pytest.raises(JobTimeout, match=r"within 0.1 s \(waiting for a server, 0 b") as caught:
+            pool.run(shows(), timeout=0.1)
+        assert str(caught.value).endswith("no server has it yet")
+        assert caught.value.__notes__ == ["no server had it: it was taken back, and will not run"]
+        assert pool.status().waiting == 0
+        GATES.set()
+        assert all(job.result(LIMIT) for job in running)
+    assert caught.value.prompt_id not in marks(*servers)
+
+
+def test_a_job_that_waits_when_a_timeout_ends_goes_on(servers, clients) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        job = pool.submit(shows())
+        with pytest.raises(JobTimeout, match="no server has it yet"):
+            job.result(0.1)
+        GATES.set()
+        assert job.result(LIMIT).texts == ("x",)
+        assert all(one.result(LIMIT) for one in running)
+
+
+def test_a_run_that_a_server_has_when_time_runs_out_keeps_running(servers, clients) -> None:
+    with pooled(clients) as pool:
+        with pytest.raises(
+            JobTimeout, match=r"on http://\S+\). The prompt keeps running"
+        ) as caught:
+            pool.run(shows(waits=True), timeout=2.0)
+        assert not hasattr(caught.value, "__notes__")
+        GATES.set()
+    assert marks(*servers) == [caught.value.prompt_id]
+
+
+@pytest.mark.parametrize("on_interrupt", ["leave", "cancel"])
+def test_ctrl_c_takes_back_a_run_that_waits(servers, clients, on_interrupt) -> None:
+    with pooled(clients, in_flight=1) as pool:
+        running = [pool.submit(shows(waits=True)) for _ in servers]
+        until_each_runs(*servers)
+        thread = pressed_once(lambda: pool.status().waiting == 1)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(shows(), on_interrupt=on_interrupt)
+        thread.join(LIMIT)
+        assert pool.status().waiting == 0
+        GATES.set()
+        assert all(job.result(LIMIT) for job in running)
+    assert len(marks(*servers)) == 2
+
+
+def test_ctrl_c_cancels_a_run_if_that_is_wished(servers, clients) -> None:
+    with pooled(clients[:1]) as pool:
+        thread = pressed_once(lambda: servers[0].running)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(shows(waits=True), on_interrupt="cancel")
+        thread.join(LIMIT)
+        until(lambda: pool.status().failed == 1)
+    assert [ran.status for ran in servers[0].ran] == ["error"]
+
+
+def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> None:
+    """It comes to its turn, however long that takes; if nothing moves, it is given up."""
+    with pooled(clients[:1], in_flight=1) as pool:
+        jobs = [pool.submit(held(f"gate {n}")) for n in range(4)]
+
+        def open_gates() -> None:
+            for n, job in enumerate(jobs):
+                until(lambda job=job: job.status == "running")
+                threading.Event().wait(0.5)
+                GATES(f"gate {n}").set()
+
+        thread = threading.Thread(target=open_gates)
+        thread.start()
+        assert pool.run(shows(), stall_timeout=1.5).texts == ("x",)
+        thread.join(LIMIT)
+        busy = pool.submit(shows(waits=True))
+        until(lambda: busy.status == "running")
+        with pytest.raises(
+            JobTimeout, match=r"no news of prompt .* no server has it yet"
+        ) as caught:
+            pool.run(shows(), stall_timeout=0.3)
+        assert caught.value.stalled
+        GATES.set()
+
+
+@pytest.mark.timing(freed=0.1)
+def test_what_ran_out_of_memory_runs_again_once_that_server_is_free(servers, clients) -> None:
+    """With the same seeds, on whichever server."""
+    with pooled(clients) as pool:
+        assert pool.run(HUNGRY, retry_oom=True, timeout=LIMIT).texts == ("fed",)
+        assert len(set(Hungry.seeds)) == 1
+        assert pool.status().failed == 1
+    freed = [
+        bool([request for request in server.requests if request.path == "/free"])
+        for server in servers
+    ]
+    failed = ["error" in [ran.status for ran in server.ran] for server in servers]
+    assert freed == failed
+    Hungry.seeds, Hungry.fails = [], 2
+    with pooled(clients) as pool, pytest.raises(JobFailed) as caught:
+        pool.run(HUNGRY, retry_oom=True, timeout=LIMIT)
+    assert isinstance(caught.value.__cause__, JobFailed)
+
+
+def test_a_run_shows_how_far_it_is(clients, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(screen, "DELAY", 0.0)
+    with pooled(clients) as pool:
+        pool.run(shows(), timeout=LIMIT, progress=True)
+        pool.run(shows("b"), timeout=LIMIT, progress=False)
+        pool.run(shows("c"), timeout=LIMIT, on_event=lambda event: None)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("done, 0:0")
+    assert err.count("done") == 1
+
+
+def test_a_run_may_check_first_and_be_strict(servers, clients) -> None:
+    partly = {**shows(), "2": {"class_type": "Gated", "inputs": {"text": ["9", 0]}}}
+    with pooled(clients) as pool:
+        for options in ({"check": True}, {"strict": True}):
+            with pytest.raises((WorkflowError, PromptRejected), match="9"):
+                pool.run(partly, timeout=LIMIT, **options)
+        assert pool.run(partly, timeout=LIMIT, priority=1).texts == ("x",)
+
+
+# -- map --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_prompt_whose_time_is_up_is_cancelled_and_the_others_run(
+    servers, clients, ordered, stalls
+) -> None:
+    patience: Any = {"stall_timeout" if stalls else "timeout": 1.0}
+    workflows = [shows("stuck", waits=True), *(shows(f"t{n}") for n in range(5))]
+    with pooled(clients) as pool:
+        found = list(pool.map(workflows, on_error="keep", ordered=ordered, **patience))
+    [error] = (each for each in found if not isinstance(each, Result))
+    assert isinstance(error, JobTimeout)
+    assert error.stalled == stalls
+    assert "1 s (running" in str(error)
+    assert str(error).endswith("it was cancelled")
+    texts = [each.texts[0] for each in found if isinstance(each, Result)]
+    assert sorted(texts) == [f"t{n}" for n in range(5)]
+    assert not ordered or found[0] is error
+
+
+def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
+    servers, clients
+) -> None:
+    with pooled(clients[:1], in_flight=1) as pool:
+        busy = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        with pytest.raises(JobTimeout, match=r"within 0.3 s \(waiting for a server.*was cancelled"):
+            next(pool.map([shows()], timeout=0.3))
+        GATES.set()
+        assert busy.result(LIMIT)
+    assert marks(servers[0]) == [busy.prompt_id]
+
+
+@pytest.mark.parametrize("patience", ["timeout", "stall_timeout"])
+def test_waiting_for_prompts_of_the_same_map_is_nobodys_delay(servers, clients, patience) -> None:
+    """On the same server; and in the pool, for any of them."""
+    with pooled(clients[:1]) as pool:
+
+        def open_gates() -> None:
+            for n in range(4):
+                until(lambda n=n: len(servers[0].ran) > n and servers[0].running)
+                threading.Event().wait(0.6)
+                GATES(f"gate {n}").set()
+
+        thread = threading.Thread(target=open_gates)
+        thread.start()
+        workflows = [held(f"gate {n}") for n in range(4)]
+        options: Any = {patience: 1.8}
+        assert len(list(pool.map(workflows, in_flight=4, **options))) == 4
+        thread.join(LIMIT)
+
+
+def test_ctrl_c_in_a_map_leaves_what_runs_and_says_so(servers, clients, caplog) -> None:
+    with pooled(clients) as pool:
+        workflows = (shows(f"t{n}", waits=True) for n in range(20))
+        thread = pressed_once(
+            lambda: pool.status().waiting and all(server.running for server in servers)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            next(pool.map(workflows))
+        thread.join(LIMIT)
+        assert pool.status().waiting == 0
+        ran = marks(*servers)
+        assert len(ran) == 2
+        for prompt_id in ran:
+            assert f"prompt {prompt_id} keeps running" in caplog.text
+        GATES.set()
+    assert marks(*servers) == ran
+
+
+def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
+    with pooled(clients) as pool:
+        for wrong, words in (
+            ({"timeout": -1}, "a timeout is in seconds"),
+            ({"stall_timeout": float("nan")}, "a timeout is in seconds"),
+            ({"priority": float("nan")}, "priority is a number"),
+            ({"include": ["gpu-box"]}, "include: http://gpu-box:8188 is not in the pool"),
+            ({"in_flight": 0}, "1 or more"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                pool.map([shows()], **wrong)  # type: ignore[arg-type]
