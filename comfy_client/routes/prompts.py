@@ -242,8 +242,8 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
         )
     if not queued.node_errors:
         return queued
-    told = http.identity.secrets().hide_words_in(queued.node_errors)
-    return attrs.evolve(queued, node_errors=told)
+    hidden = http.identity.secrets().hide_words_in(queued.node_errors)
+    return attrs.evolve(queued, node_errors=hidden)
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:

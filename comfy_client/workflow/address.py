@@ -54,9 +54,9 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
     names_of = (of for key in graph for of in (title_of(graph, key), class_of(graph, key), key))
     known = tuple(dict.fromkeys(of for of in names_of if of))
     near = nearest(name, known)
-    told = f"nearest: {listing(near)}" if near else f"there are {listing(known)}"
+    available = f"nearest: {listing(near)}" if near else f"there are {listing(known)}"
     raise WorkflowError(
-        f"no node has the id, title or class {brief(name)}; {told}", candidates=near or known
+        f"no node has the id, title or class {brief(name)}; {available}", candidates=near or known
     )
 
 
@@ -129,9 +129,9 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
     near = nearest(name, inputs)
     if name == "inputs":
         hint = "inputs are addressed directly, as in node['seed']"
-    told = f"nearest: {listing(near)}" if near else f"it has {listing(inputs) or 'none'}"
+    available = f"nearest: {listing(near)}" if near else f"it has {listing(inputs) or 'none'}"
     return WorkflowError(
-        f"{describe(graph, node_id)} has no input {brief(name)}; {told}"
+        f"{describe(graph, node_id)} has no input {brief(name)}; {available}"
         + (f"; {hint}" if hint else ""),
         candidates=near or tuple(inputs),
     )

@@ -114,8 +114,8 @@ class GraphNode(Link[Kind]):
                 return slots[0]
         names = tuple(one.name for one in outputs)
         near = nearest(name, names)
-        told = f"; nearest: {listing(near)}" if near else ""
-        raise WorkflowError(f"{self!r} has no output {brief(name)}{told}", candidates=near or names)
+        hint = f"; nearest: {listing(near)}" if near else ""
+        raise WorkflowError(f"{self!r} has no output {brief(name)}{hint}", candidates=near or names)
 
     def _listing(self) -> str:
         if self._outputs is None:
@@ -258,9 +258,9 @@ class BaseGraph:
         if isinstance(found, Mapping):
             return found
         near = nearest(class_type, self._all_definitions())
-        told = f"nearest: {listing(near)}" if near else "is a custom node missing?"
+        hint = f"nearest: {listing(near)}" if near else "is a custom node missing?"
         raise WorkflowError(
-            f"the server has no node class {brief(class_type)}; {told}", candidates=near
+            f"the server has no node class {brief(class_type)}; {hint}", candidates=near
         )
 
     def _fill_in(

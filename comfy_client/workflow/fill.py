@@ -104,9 +104,9 @@ class _Filling:
             if name in self._specs or any(f"{name}.".startswith(f"{g}.") for g in self._groups):
                 continue
             near = nearest(name, self._specs)
-            told = f"nearest: {listing(near)}" if near else f"it has {listing(self._specs) or None}"
+            hint = f"nearest: {listing(near)}" if near else f"it has {listing(self._specs) or None}"
             raise WorkflowError(
-                f"{self._who} has no input {brief(name)}; {told}",
+                f"{self._who} has no input {brief(name)}; {hint}",
                 candidates=near or tuple(self._specs),
             )
 
@@ -132,10 +132,10 @@ class _Filling:
             source, slot = link
             if source not in self._sources:
                 near = nearest(source, self._sources)
-                told = f"; nearest: {listing(near)}" if near else ""
+                hint = f"; nearest: {listing(near)}" if near else ""
                 raise WorkflowError(
                     f"{self._where(spec.name)}: {brief(value)} links to node {brief(source)}, "
-                    f"which is not there{told}",
+                    f"which is not there{hint}",
                     candidates=near,
                 )
             gives = self._sources[source]

@@ -117,9 +117,9 @@ class Template:
         for name in given:
             if name not in self._inputs:
                 near = nearest(name, self._inputs)
-                told = f"nearest: {listing(near)}" if near else f"it has {self._listed()}"
+                hint = f"nearest: {listing(near)}" if near else f"it has {self._listed()}"
                 raise WorkflowError(
-                    f"the template has no input {brief(name)}; {told}",
+                    f"the template has no input {brief(name)}; {hint}",
                     candidates=near or tuple(self._inputs),
                 )
         filled = self._workflow.copy()
