@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import attrs
 import click
 
+from .decorators import Decorator
 from .printing import note
 from .profiles import load_config
 
@@ -27,8 +29,8 @@ ANSWER_LIMIT: Final = 10.0
 class Given:
     """What the options say, before the command's name and behind it."""
 
-    host: str | None = None
-    profile: str | None = None
+    hosts: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
     ca: str | None = None
     insecure: bool = False
     user: str | None = None
@@ -37,9 +39,29 @@ class Given:
     json: bool = False
 
     @property
+    def is_several(self) -> bool:
+        """Whether several servers are meant."""
+        return len(self.hosts) > 1 or len(self.profiles) > 1
+
+    @property
+    def each(self) -> list[dict[str, Any]]:
+        """What is said of each server, by the names of the options."""
+        if len(self.profiles) > 1 and self.hosts:
+            raise click.UsageError("each --profile names its own server: leave out --host")
+        said = {name.replace("_", "-"): value for name, value in attrs.asdict(self).items()}
+        del said["hosts"], said["profiles"]
+        return [
+            {"host": host, "profile": profile, **said}
+            for host in self.hosts or (None,)
+            for profile in self.profiles or (None,)
+        ]
+
+    @property
     def options(self) -> dict[str, Any]:
-        """What is said of the server, by the names of the options."""
-        return {name.replace("_", "-"): value for name, value in attrs.asdict(self).items()}
+        """What is said of the only server."""
+        if self.is_several:
+            raise click.UsageError("one server at a time")
+        return self.each[0]
 
     def server(self) -> Server:
         """The server that is meant; says on stderr which secrets are not for it."""
@@ -49,6 +71,15 @@ class Given:
         for remark in server.remarks:
             note(remark)
         return server
+
+    def servers(self) -> list[Server]:
+        """Those that are meant, as :meth:`server`."""
+        from .servers import resolve_all
+
+        servers = resolve_all(self.each, load_config())
+        for remark in dict.fromkeys(itertools.chain(*(one.remarks for one in servers))):
+            note(remark)
+        return servers
 
     @contextlib.contextmanager
     def client(self) -> Iterator[ComfyApi]:
@@ -62,10 +93,15 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Given), str(param.name), value)
 
 
+def _store_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        setattr(ctx.ensure_object(Given), f"{param.name}s", value)
+
+
 def _only_one(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
     if len(value) > 1:
         raise click.BadParameter("one server at a time")
-    _store(ctx, param, value[0] if value else None)
+    _store_all(ctx, param, value)
 
 
 def _profile_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -76,23 +112,34 @@ def _profile_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 _file = click.Path(dir_okay=False, allow_dash=True)
-_OPTIONS: Final = (
-    click.option(
+_DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:8188."
+
+
+def _servers(store: Callable[..., None], more: str = "") -> tuple[Decorator, ...]:
+    """The options that name servers."""
+    host = click.option(
         "--host",
         metavar="URL",
         multiple=True,
-        callback=_only_one,
+        callback=store,
         expose_value=False,
-        help="The server.  Default: COMFYUI_HOST, the default profile, http://127.0.0.1:8188.",
-    ),
-    click.option(
+        help=f"The server{more}.  {_DEFAULT}",
+    )
+    profile = click.option(
         "--profile",
         metavar="NAME",
-        callback=_store,
+        multiple=True,
+        callback=store,
         expose_value=False,
         shell_complete=_profile_names,
-        help="A profile of the config file; see the command where.",
-    ),
+        help=f"A profile of the config file{more}; see the command where.",
+    )
+    return host, profile
+
+
+_ONE: Final = _servers(_only_one)
+_SEVERAL: Final = _servers(_store_all, more=", or several of them")
+_OPTIONS: Final = (
     click.option(
         "--ca",
         metavar="FILE",
@@ -148,15 +195,20 @@ def with_json(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
 
 def of_server(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
     """Options for a server, and ``--json``: as :func:`with_json`."""
-    return _with_options(with_json(command))
+    return _with_options(with_json(command), _ONE)
+
+
+def of_servers(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
+    """As :func:`of_server`, for one server or several."""
+    return _with_options(with_json(command), _SEVERAL)
 
 
 def of_server_as_text(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
     """Options for a server, of a command that prints nothing for programs."""
-    return _with_options(click.make_pass_decorator(Given, ensure=True)(command))
+    return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE)
 
 
-def _with_options(command: Callable[P, R]) -> Callable[P, R]:
-    for option in reversed(_OPTIONS):
+def _with_options(command: Callable[P, R], servers: tuple[Decorator, ...]) -> Callable[P, R]:
+    for option in reversed((*servers, *_OPTIONS)):
         command = option(command)
     return command

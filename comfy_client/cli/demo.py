@@ -78,7 +78,7 @@ def demo(
     from ..workflow import Workflow
 
     output.mkdir(parents=True, exist_ok=True)
-    server = given.server() if given.host or given.profile else None
+    server = given.server() if given.hosts or given.profiles else None
     with contextlib.ExitStack() as stack:
         api = _connected(server, stack)
         inputs: _Inputs = {

@@ -12,10 +12,10 @@ from .exits import Ended, Exit, Mistake
 from .mine import Mine, is_mine
 from .printing import ago, emit, examples, note, say, table
 from .results import (
-    check_template,
     no_dash,
     out_option,
     quiet_option,
+    saving_to,
     show_result,
     timeout_option,
     wait_for,
@@ -196,9 +196,9 @@ def job(
         raise click.UsageError("--out needs --wait; or see comfy-client download")
     with given.client() as api:
         one = known_job(api, prompt_id)
-        check_template(out, one.graph)
         if wait:
-            show_result(wait_for(one, timeout, quiet, is_ours=False), out, given.json)
+            with saving_to(out, one.graph):
+                show_result(wait_for(one, timeout, quiet, is_ours=False), out, given.json)
             return
         if given.json:
             emit(one.to_dict())
@@ -280,8 +280,7 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
 @of_server
 def download(given: Given, prompt_id: str, out: str) -> None:
     """Save the files of a prompt, and print their paths."""
-    check_template(out, {})
-    with given.client() as api:
+    with saving_to(out, {}), given.client() as api:
         prompt_id = full_id(api, prompt_id)
         entry = api.get_history(prompt_id)
         if entry is None:

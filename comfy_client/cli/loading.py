@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -31,11 +31,16 @@ definitions_option: Decorator = click.option(
 )
 
 
-def load(source: str, definitions: Definitions | None, **options: Any) -> Workflow:
+def content_of(source: str) -> str | bytes:
+    """The path of a workflow; ``-``: what standard input has."""
+    return sys.stdin.buffer.read() if source == "-" else source
+
+
+def load(source: str | bytes, definitions: Definitions | None, **options: Any) -> Workflow:
     """A workflow in API or UI format, or of a picture; ``-`` reads standard input."""
     from ..workflow import Workflow
 
-    given = sys.stdin.buffer.read() if source == "-" else source
+    given = content_of(source) if isinstance(source, str) else source
     with mistakes("the workflow"):
         return Workflow.load(given, definitions, **options)
 
@@ -51,14 +56,50 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
     return found
 
 
-class Source(AbstractContextManager["Source"]):
+class Late:
+    """A server that nobody asks before something is needed of it.
+
+    What is wrong with a file is said before it turns out that the server is away.
+    """
+
+    def __init__(self, client: Callable[[], ComfyApi]) -> None:
+        self._find = client
+        self._found: ComfyApi | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether something was."""
+        return self._found is not None
+
+    @property
+    def client(self) -> ComfyApi:
+        """Its client."""
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions by class."""
+        return self.client.node_definitions(classes, refresh=refresh)
+
+    def get_node_replacements(self) -> Mapping[str, Any]:
+        """What the server puts in the place of classes that are gone."""
+        return self.client.get_node_replacements()
+
+    def open_image(self, info: str) -> BinaryIO:
+        """A file of the server by its URL."""
+        return self.client.open_image(info)
+
+
+class Source(Late):
     """A server that is asked for definitions only if somebody needs them; or a file of them."""
 
     def __init__(self, given: Given, path: Path | None) -> None:
-        self._given = given
         self._known = None if path is None else read_definitions(path)
         self._stack = ExitStack()
-        self._api: ComfyApi | None = None
+        super().__init__(lambda: self._stack.enter_context(given.client()))
 
     def __enter__(self) -> Self:
         return self
@@ -66,24 +107,14 @@ class Source(AbstractContextManager["Source"]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    @property
-    def _client(self) -> ComfyApi:
-        if self._api is None:
-            self._api = self._stack.enter_context(self._given.client())
-        return self._api
-
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
         """Definitions by class."""
         if self._known is not None:
             return self._known
-        return self._client.node_definitions(classes, refresh=refresh)
+        return super().node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
         """What the server puts in the place of classes that are gone."""
-        return {} if self._known is not None else self._client.get_node_replacements()
-
-    def open_image(self, info: str) -> BinaryIO:
-        """A file of the server by its URL."""
-        return self._client.open_image(info)
+        return {} if self._known is not None else super().get_node_replacements()

@@ -11,7 +11,7 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import demo, jobs, run, serve, server, storage, sweep, watch, workflows
-from .connecting import Given, of_server
+from .connecting import Given, of_servers
 from .exits import Exit, ending_as_by_ctrl_c
 from .printing import plain_logs, report
 
@@ -110,7 +110,7 @@ def _is_json(ctx: click.Context) -> bool:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__)
-@of_server
+@of_servers
 def main(given: Given) -> None:
     """Run workflows on a ComfyUI server, and look after it.
 

@@ -92,16 +92,23 @@ def cancel(job: Job) -> None:
 _FIELDS: Final = frozenset({"seed", "node", "index", "name", "ext"})
 
 
-def check_template(
+@contextlib.contextmanager
+def saving_to(
     out: str | None, graph: Mapping[str, Any], more: Collection[str] = frozenset()
-) -> None:
-    """:class:`Mistake` for a template that no file could be saved by, before anything runs.
+) -> Iterator[None]:
+    """In here the folder of a template is there; if it is new and stays empty, it goes again.
 
-    Its folder is there afterwards.
+    :class:`Mistake` for a template that no file could be saved by, before anything runs.
     """
     if out is None:
+        yield
         return
-    out = as_template(out)
+    with folder_for(_folder_of(as_template(out), graph, more), "--out"):
+        yield
+
+
+def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Path:
+    """That before its first field; :class:`Mistake` for a template that makes no sense."""
     from ..jobs.names import is_template, local_paths
     from ..workflow.address import input_named
 
@@ -120,17 +127,25 @@ def check_template(
             local_paths(out, [(value, "x.png")])
         out = re.split("[{}]", out, maxsplit=1)[0]  # the folders before the first field
         out = out[: max(map(out.rfind, {"/", os.sep})) + 1]
-    make_folder(Path(out), "--out")
+    return Path(out)
 
 
-def make_folder(folder: Path, option: str) -> None:
-    """A folder that files can be written into; :class:`Mistake` if it cannot be had."""
+@contextlib.contextmanager
+def folder_for(folder: Path, option: str) -> Iterator[None]:
+    """In here files can be written into it; :class:`Mistake` if it cannot be had."""
     with mistakes(option):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, and no folder")
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{os.fspath(folder)!r} is a folder that you may not write to")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # there is something in it
+            for one in made:
+                one.rmdir()
 
 
 def show_result(result: Result, out: str | None, as_json: bool) -> None:

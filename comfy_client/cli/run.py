@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import ComfyError
-from .connecting import ANSWER_LIMIT, Given, of_server
+from .connecting import ANSWER_LIMIT, Given, of_servers
 from .decorators import Decorator
 from .inputs import Types, set_seeds
-from .loading import load, workflow_argument
+from .loading import Late, content_of, load, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
     cancel,
-    check_template,
     out_option,
     quiet_option,
+    saving_to,
     show_result,
     timeout_option,
     wait_for,
@@ -53,6 +55,7 @@ seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set al
         "comfy-client run picture.png --set 'Positive prompt.text=a fox' --out '{seed}{ext}'",
         "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
         "id=$(comfy-client run slow.json --detach)",
+        "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
     )
 )
 @workflow_argument
@@ -65,7 +68,7 @@ seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set al
 @click.option("--front", is_flag=True, help="Put it at the front of the queue.")
 @timeout_option
 @quiet_option
-@of_server
+@of_servers
 def run(
     given: Given,
     workflow: str,
@@ -83,17 +86,19 @@ def run(
 
     WORKFLOW is a file in API format, one that the page saved, or a picture that ComfyUI made;
     - reads standard input.  With --out the files are saved here and their paths are printed,
-    else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.
+    else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.  Of several servers
+    (--host A --host B), one that has its node classes and models gets it: that with the shortest
+    queue.
     """
     if detach and out is not None:
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
-    with given.client() as api:
-        api.poll_status(ANSWER_LIMIT)  # before anything is read: it may be away
-        ready = prepared(api, workflow, sets, inputs, seed)
-        check_template(out, ready.to_dict())
-        job = submitted(api, ready, check=check, front=front)
+    read = partial(prepared, content_of(workflow), sets, inputs, seed)
+    begin = _on_any if given.is_several else _on_one
+    with begin(given, read, out, quiet=quiet, detach=detach, check=check, front=front) as job:
         if detach:
-            emit(job.to_dict()) if given.json else say(job.prompt_id)
+            server = getattr(job, "server", None)  # of several
+            known = {} if server is None else {"server": server}
+            emit({**job.to_dict(), **known}) if given.json else say(job.prompt_id)
             return
         result = wait_for(job, timeout, quiet, is_ours=True)
         if not quiet:
@@ -102,19 +107,60 @@ def run(
 
 
 def prepared(
-    api: ComfyApi,
-    source: str,
+    source: str | bytes,
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
+    server: Late,
 ) -> Workflow:
     """The workflow with everything that the options change."""
-    workflow = load(source, api)
+    workflow = load(source, server)
     set_seeds(workflow, seed)
-    types = Types(workflow, api)
+    types = Types(workflow, server)
     types.set(sets)
     types.attach(inputs)
     return workflow
+
+
+def late(api: ComfyApi) -> Late:
+    """That server, which must answer in a moment once it is asked."""
+
+    def ask() -> ComfyApi:
+        api.poll_status(ANSWER_LIMIT)
+        return api
+
+    return Late(ask)
+
+
+#: What reads a workflow, asking that server if need be.
+_Read = Callable[["Late"], "Workflow"]
+
+
+@contextlib.contextmanager
+def _on_one(given: Given, read: _Read, out: str | None, **options: Any) -> Iterator[Job]:
+    del options["quiet"], options["detach"]
+    with given.client() as api:
+        server = late(api)
+        ready = read(server)
+        with saving_to(out, ready.to_dict()):
+            yield submitted(server.client, ready, **options)
+
+
+@contextlib.contextmanager
+def _on_any(
+    given: Given, read: _Read, out: str | None, *, quiet: bool, detach: bool, **options: Any
+) -> Iterator[Job]:
+    from .pooling import placed, pool_of, until_sent
+
+    with pool_of(given) as servers:
+        ready = servers.read(read, lambda workflow: workflow)
+        servers.clients()  # all of them have their say
+        with saving_to(out, ready.to_dict()):
+            job = servers.pool.submit(ready, extra_data=mark(), **options)
+            with placed(job, quiet=quiet):
+                if detach:
+                    until_sent(job)
+                yield job
 
 
 def submitted(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:

@@ -5,9 +5,10 @@ It is imported with the client, and not by commands that ask no server.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +80,7 @@ class _Layer:
     says: Mapping[str, Any] = attrs.field(repr=False)
     address: Address | None
     login: tuple[str, str] | None = attrs.field(repr=False)
+    read: Callable[[str], str]  #: The first line of a file.
 
     def source(self, key: str) -> str:
         """What to call the place that says this."""
@@ -97,7 +99,7 @@ class _Layer:
                 return _made(kind, self.says[kind], self.source(kind)), self.source(kind)
             if self.says.get(f"{kind}-file"):
                 source = self.source(f"{kind}-file")
-                return _made(kind, _first_line(self.says[f"{kind}-file"]), source), source
+                return _made(kind, self.read(self.says[f"{kind}-file"]), source), source
         for variable, kind in SECRET_VARIABLES.items():
             if self.says.get(variable):
                 if kind == "basic":
@@ -106,14 +108,27 @@ class _Layer:
         return None
 
 
-def resolve(given: Mapping[str, Any], config: Config) -> Server:
+def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Server]:
+    """Several servers, each as :func:`resolve`; :class:`Mistake` if one is meant twice."""
+    read = functools.cache(_first_line)  # of standard input there is only one
+    servers = [resolve(given, config, read) for given in each]
+    hosts = [server.host for server in servers]
+    for host in hosts:
+        if hosts.count(host) > 1:
+            raise Mistake(f"{host} is given twice")
+    return servers
+
+
+def resolve(
+    given: Mapping[str, Any], config: Config, read: Callable[[str], str] | None = None
+) -> Server:
     """The server that options (by name), environment and profiles mean, in this order.
 
     A profile that an option names counts as an option.  The server is that of the first place
     that names one.  Places that name another server count for nothing else, either: no secret
-    goes to a server that it is not for.
+    goes to a server that it is not for.  ``read`` returns the first line of a file.
     """
-    layers = list(_layers(given, config))
+    layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)
     if named is None or named.address is None:
         host, said_by = DEFAULT_HOST, "the default"
@@ -146,15 +161,17 @@ def resolve(given: Mapping[str, Any], config: Config) -> Server:
     )
 
 
-def _layers(given: Mapping[str, Any], config: Config) -> Iterator[_Layer]:
+def _layers(
+    given: Mapping[str, Any], config: Config, read: Callable[[str], str]
+) -> Iterator[_Layer]:
     name, is_option = _profile_in(given, config)
-    profile = None if name is None else _layer(f"profile {name!r}", config.profile(name))
-    yield _layer("options", given)
+    profile = None if name is None else _layer(f"profile {name!r}", config.profile(name), read)
+    yield _layer("options", given, read)
     if profile is not None and is_option:
         yield profile
     environment = {"host": os.environ.get(HOST_VARIABLE)}
     environment |= {variable: os.environ.get(variable) for variable in SECRET_VARIABLES}
-    yield _layer("environment", environment)
+    yield _layer("environment", environment, read)
     if profile is not None and not is_option:
         yield profile
 
@@ -166,7 +183,7 @@ def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, b
     return os.environ.get(PROFILE_VARIABLE) or config.default, False
 
 
-def _layer(name: str, says: Mapping[str, Any]) -> _Layer:
+def _layer(name: str, says: Mapping[str, Any], read: Callable[[str], str]) -> _Layer:
     address, login = None, None
     if says.get("host"):
         try:
@@ -182,7 +199,7 @@ def _layer(name: str, says: Mapping[str, Any]) -> _Layer:
     secrets = [key for key in ("token", "login", "token-file", "login-file") if says.get(key)]
     if len(secrets) + (login is not None) > 1:
         raise Mistake(f"{name}: a login or a token, in one place, not both")
-    return _Layer(name, says, address, login)
+    return _Layer(name, says, address, login, read)
 
 
 def _unsent(layers: list[_Layer]) -> Iterator[str]:

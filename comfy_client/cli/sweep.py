@@ -15,23 +15,23 @@ import attrs
 import click
 
 from ..errors import ComfyError
-from .connecting import ANSWER_LIMIT, Given, of_server
+from .connecting import Given, of_server
 from .decorators import Finite
 from .exits import Ended, Exit, Mistake, Unsaved, message_of
 from .inputs import Types, mistakes
-from .loading import workflow_argument
+from .loading import Late, content_of, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
     as_template,
-    check_template,
-    make_folder,
+    folder_for,
     no_dash,
     out_option,
     quiet_option,
     saving,
+    saving_to,
 )
-from .run import input_option, prepared, seed_option, set_option
+from .run import input_option, late, prepared, seed_option, set_option
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -125,15 +125,15 @@ def sweep(
     if options["retry_failed"] and options["journal"] is None:
         raise click.UsageError("--retry-failed needs the --journal that knows what failed")
     _check_sheet(sheet)
-    with given.client() as api:
-        api.poll_status(ANSWER_LIMIT)
-        ready = prepared(api, workflow, sets, inputs, seed)
-        grid = _grid(Types(ready, api), axes)
+    with contextlib.ExitStack() as stack:
+        server = late(stack.enter_context(given.client()))
+        ready, grid = _read(content_of(workflow), sets, inputs, seed, axes, server)
+        api = server.client  # it may be away
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # it may be a device in /dev
-                make_folder(Path(file).parent, option)
+                stack.enter_context(folder_for(Path(file).parent, option))
         short = {name.rpartition(".")[2] for name in grid}
-        check_template(out, ready.to_dict(), {"row", *short, *grid})
+        stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
         printer = _Printer(out, given.json)
         options["progress"] = False if quiet else None
         rows = _run_all(api, ready, grid, printer, options)
@@ -186,14 +186,24 @@ def _check_sheet(sheet: str | None) -> None:
         raise Mistake(f"--sheet {sheet!r:.100}: its name ends in {', '.join(_SHEETS)}")
 
 
-def _grid(types: Types, axes: tuple[str, ...]) -> dict[str, list[Any]]:
+def _read(
+    source: str | bytes,
+    sets: tuple[str, ...],
+    inputs: tuple[str, ...],
+    seed: str | None,
+    axes: tuple[str, ...],
+    server: Late,
+) -> tuple[Workflow, dict[str, list[Any]]]:
+    """The workflow, and the values of each axis."""
+    workflow = prepared(source, sets, inputs, seed, server)
+    types = Types(workflow, server)
     grid: dict[str, list[Any]] = {}
     for text in axes:
         name, values = types.axis(text)
         with mistakes("--axis"):
             types.once([*grid, name])
         grid[name] = values
-    return grid
+    return workflow, grid
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from comfy_client import Upload, Workflow
 from comfy_client.cli.exits import Mistake, in_commands
 from comfy_client.cli.inputs import Types, set_seeds
-from comfy_client.cli.results import as_template, check_template
+from comfy_client.cli.results import as_template, saving_to
 
 NODE = {
     "input": {
@@ -246,14 +246,15 @@ def test_an_existing_folder_stays_one(tmp_path: Path):
 @pytest.mark.parametrize("out", [None, "out/", "{seed}_{index:03}{ext}", "{Known.count}{ext}"])
 def test_a_template_that_files_can_be_saved_by_is_none_of_the_mistakes(out):
     """Also with the value of an input."""
-    check_template(out, workflow().to_dict())
+    with saving_to(out, workflow().to_dict()):
+        pass
 
 
 @pytest.mark.parametrize("out", ["{sed}", "{", "{Known.cuont}", "{seed}/../x"])
 def test_a_template_with_a_mistake_is_told_before_anything_runs(out):
     """And what would be right."""
-    with pytest.raises(Mistake, match="--out"):
-        check_template(out, workflow().to_dict())
+    with pytest.raises(Mistake, match="--out"), saving_to(out, workflow().to_dict()):
+        pass
 
 
 def test_messages_for_programs_are_told_in_words_of_the_command_line():

@@ -1,0 +1,221 @@
+"""The command line with several servers."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.testing import ComfyServer
+from tests.conftest import load_workflow
+from tests.helpers.clients import until
+from tests.helpers.command_line import LIMIT, CommandLine, lines_of
+from tests.helpers.gates import GATES, Gated, shows
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+class Rare:
+    """Shows a number; only one server has it."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"count": ("INT", {})}})
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    def run(self, count: int) -> dict[str, Any]:
+        return {"ui": {"text": [f"{count!r}"]}}
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    with ComfyServer() as one, ComfyServer() as two:
+        for server in (one, two):
+            server.add_node(Gated)
+        two.add_node(Rare)
+        yield [one, two]
+        GATES.end()
+
+
+@pytest.fixture
+def comfy_client(tmp_path: Path) -> CommandLine:
+    """The command, in a folder with workflows."""
+    workflows = {
+        "w": load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors"),
+        "waits": shows(waits=True),
+        "rare": {"1": {"class_type": "Rare", "inputs": {"count": "?"}}},
+        "refused": {"1": {"class_type": "Gated", "inputs": {"text": "x", "waits": ["1", 0]}}},
+    }
+    for name, graph in workflows.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(graph))
+    return CommandLine(tmp_path)
+
+
+def hosts(*servers: ComfyServer | str) -> list[str]:
+    urls = (one if isinstance(one, str) else one.url for one in servers)
+    return [word for url in urls for word in ("--host", url)]
+
+
+def test_a_prompt_goes_to_the_shortest_queue(comfy_client, servers) -> None:
+    """Its files are saved here, and stderr says where it ran."""
+    with ComfyApi(servers[0].url) as api:
+        busy = api.submit(shows(waits=True))
+        until(lambda: busy.status == "running")
+        ran = comfy_client("run", "w.json", "--out", "pictures", *hosts(*servers))
+        GATES.set()
+        busy.result(LIMIT)
+    assert ran.status == 0, ran
+    [path] = ran.lines
+    assert (comfy_client.home / path).read_bytes().startswith(b"\x89PNG")
+    assert f" on {servers[1].url}\n" in ran.err
+    assert [len(server.ran) for server in servers] == [1, 1]
+
+
+def test_as_json_it_is_the_same_as_of_one_server(comfy_client, servers) -> None:
+    [result] = comfy_client.json("run", "w.json", *hosts(*servers))
+    assert result["files"][0]["url"].startswith((servers[0].url, servers[1].url))
+
+
+def test_it_goes_where_its_node_classes_are(comfy_client, servers) -> None:
+    """And a value is what that server says it is."""
+    ran = comfy_client("run", "rare.json", "--set", "Rare.count=3", *hosts(*servers))
+    assert (ran.status, ran.lines) == (0, ["3"]), ran
+    told = comfy_client("run", "rare.json", "--set", "Rare.count=x", *hosts(*servers[::-1]))
+    assert told.status == 2
+    assert "Rare.count takes INT, not 'x'" in told.err
+
+
+def test_a_workflow_of_standard_input_is_read_once(comfy_client, servers) -> None:
+    graph = (comfy_client.home / "rare.json").read_text()
+    ran = comfy_client("run", "-", "--set", "Rare.count=3", *hosts(*servers), stdin=graph)
+    assert (ran.status, ran.lines) == (0, ["3"]), ran
+
+
+def test_what_no_server_can_run_or_takes_is_status_4(comfy_client, servers) -> None:
+    """No folder is left behind."""
+    with ComfyServer() as third:
+        options = ("--out", "new/folder", *hosts(servers[0], third))
+        [error] = comfy_client.json("run", "rare.json", *options, status=4)
+        assert error["code"] == "workflow_error"
+        assert f"{third.url} lacks the node class 'Rare'" in error["message"]
+    [error] = comfy_client.json(
+        "run", "refused.json", "--out", "new/folder", *hosts(*servers), status=4
+    )
+    assert error["code"] in ("prompt_rejected", "workflow_error")
+    assert not (comfy_client.home / "new").exists()
+
+
+def test_a_server_that_is_away_is_named_and_the_others_go_on(comfy_client, servers) -> None:
+    ran = comfy_client("run", "w.json", *hosts(NOWHERE, servers[0]))
+    assert ran.status == 0, ran
+    [line] = (line for line in ran.err.splitlines() if "go on without it" in line)
+    assert NOWHERE in line
+
+
+def test_without_any_server_the_status_is_that_of_the_first(comfy_client) -> None:
+    [error] = comfy_client.json("run", "w.json", *hosts(NOWHERE, "http://127.0.0.1:2"), status=3)
+    assert error["code"] == "server_unreachable"
+    with ComfyServer(credentials="one") as one, ComfyServer(credentials="two") as two:
+        [error] = comfy_client.json("run", "w.json", *hosts(one, two), status=8)
+        assert error["code"] == "authentication_error"
+
+
+def test_what_waits_for_a_server_that_never_comes_is_status_7_and_will_not_run(
+    comfy_client, servers
+) -> None:
+    """That one may have what it needs."""
+    options = ("--timeout", 0.5, *hosts(servers[0], NOWHERE))
+    [error] = comfy_client.json("run", "rare.json", *options, status=7)
+    assert error["message"] == "no server took the prompt in time, and it will not run"
+    assert not servers[0].ran
+
+
+def test_a_timeout_says_where_the_prompt_runs_on(comfy_client, servers) -> None:
+    ran = comfy_client("run", "waits.json", "--timeout", 1.5, *hosts(*servers))
+    assert ran.status == 7
+    [server] = (server for server in servers if server.ran)
+    assert f"prompt {server.ran[0].prompt_id} on {server.url}" in ran.err
+    assert server.running
+
+
+def test_detached_it_is_on_a_server_when_the_command_ends(comfy_client, servers) -> None:
+    [job] = comfy_client.json("run", "waits.json", "--detach", *hosts(*servers))
+    [server] = (server for server in servers if server.url == job["server"])
+    with ComfyApi(server.url) as api:
+        assert job["prompt_id"] in api.get_queue()
+        GATES.set()
+        assert api.job(job["prompt_id"]).result(LIMIT).texts == ("x",)
+    text = comfy_client("run", "w.json", "--detach", "-q", *hosts(*servers))
+    assert [len(line) for line in text.lines] == [36]
+
+
+def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None:
+    with comfy_client.started("run", "waits.json", *hosts(*servers)) as process:
+        [server] = until(lambda: [server for server in servers if server.running])
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out) == (130, "")
+    assert f"Cancelling prompt {server.ran[0].prompt_id}" in err
+    assert "Traceback" not in err
+    with ComfyApi(server.url) as api:
+        until(lambda: api.poll_status().queue_remaining == 0)
+
+
+# -- credentials ------------------------------------------------------------------------------
+
+
+def test_each_profile_names_a_server_with_its_own_login(comfy_client) -> None:
+    """No server sees that of another."""
+    with ComfyServer(credentials="one") as one, ComfyServer(credentials="two") as two:
+        config = comfy_client.home / ".config/comfy-client/config.toml"
+        config.parent.mkdir(parents=True)
+        tables = (
+            f'[profiles.{name}]\nhost = "{server.url}"\ntoken = "{name}"\n'
+            for name, server in (("one", one), ("two", two))
+        )
+        config.write_text("".join(tables))
+        config.chmod(0o600)
+        options = ("--profile", "one", "--profile", "two")
+        ran = comfy_client(*options, "run", "w.json")
+        assert ran.status == 0, ran
+        assert len(one.ran) + len(two.ran) == 1
+        for server, other in ((one, "two"), (two, "one")):
+            sent = {request.headers.get("Authorization") for request in server.requests}
+            assert f"Bearer {other}" not in sent
+            assert len(sent) == 1
+        [error] = comfy_client.json("run", "w.json", *options, "--host", one.url, status=2)
+        assert "leave out --host" in error["message"]
+
+
+def test_a_token_of_standard_input_is_for_all_servers(comfy_client) -> None:
+    """Which are named beside it."""
+    with ComfyServer(credentials="key") as one, ComfyServer(credentials="key") as two:
+        options = ("--token-file", "-", *hosts(one, two))
+        ran = comfy_client("run", "w.json", *options, stdin="key\n")
+        assert ran.status == 0, ran
+        assert "without it" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ["run", "w.json", "--host", "a", "--host", "http://a:8188/"],
+            "http://a:8188 is given twice",
+        ),
+        (["--host", "a", "--host", "b", "queue"], "one server at a time"),
+        (["queue", "--host", "a", "--host", "b"], "one server at a time"),
+        (["--host", "a", "--host", "b", "where"], "one server at a time"),
+    ],
+)
+def test_servers_that_make_no_sense_are_told_before_anyone_is_asked(
+    comfy_client, args, words
+) -> None:
+    ended = comfy_client(*args, "--json")
+    assert ended.status == 2, ended
+    assert words in lines_of(args[0], ended)[0]["message"]
