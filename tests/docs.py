@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import attrs
 
 import comfy_client
-from comfy_client import aio, models, testing
+from comfy_client import aio, distributed, models, testing
 from tests.guide import PAGES, text_of
 
 #: Pages of the reference: title, and the module and the names that it shows.
@@ -45,6 +45,7 @@ def reference() -> Reference:
             pages[page if page in pages else "client"][2].append(name)
     answers = [name for name in models.__all__ if name not in comfy_client.__all__]
     pages["aio"] = ("asyncio", aio, list(aio.__all__))
+    pages["distributed"] = ("Workers of Dask", distributed, list(distributed.__all__))
     pages["models"] = ("Answers of the server", models, answers)
     pages["testing"] = ("Testing", testing, list(testing.__all__))
     return pages

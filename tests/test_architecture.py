@@ -38,7 +38,7 @@ ROOMS = (
     ("doctor", "jobs"),
     ("aio", "batch", "connecting"),
     ("client",),
-    ("pool",),
+    ("distributed", "pool"),
     ("comfy_client",),
     ("testing",),
     ("cli",),
@@ -65,6 +65,7 @@ LIBRARIES = {
     "comfy_client.jobs.pictures": {"PIL", "numpy", "IPython"},
     "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},
+    "comfy_client.distributed": {"distributed"},
     "comfy_client.cli": {"click"},
     "comfy_client.testing": {"aiohttp", "multidict", "PIL"},
     "comfy_client.testing.plugin": {"pytest"},
@@ -152,7 +153,8 @@ def test_nobody_below_the_client_knows_it() -> None:
         if "comfy_client.client" in others
         or any(isinstance(n, ast.Name) and n.id == "ComfyApi" for n in ast.walk(tree(name)))
     }
-    above = ("comfy_client.cli.", "comfy_client.pool.")  # its face, and many of it as one
+    # Its face, many of it as one, and many of it on a cluster.
+    above = ("comfy_client.cli.", "comfy_client.pool.", "comfy_client.distributed.")
     knowing -= {name for name in knowing if name.startswith(above)}
     # The plugin is installed under another name.
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()

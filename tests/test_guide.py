@@ -15,6 +15,7 @@ import attrs
 import docutils.core
 import docutils.nodes
 import pytest
+from distributed import LocalCluster
 from PIL import Image
 
 import comfy_client
@@ -105,7 +106,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
             yield embedded.url
 
 
+@pytest.fixture
+def scheduler(block: Block) -> Iterator[str]:
+    """Where a scheduler of Dask is, in place of the address in a block; it has two workers."""
+    if SCHEDULER not in block.code:
+        yield SCHEDULER
+        return
+    with LocalCluster(
+        n_workers=2, protocol="tcp://", processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 ADDRESS = "http://127.0.0.1:8188"
+SCHEDULER = "tcp://scheduler:8786"
 BLOCKS = blocks()
 RUNS = [
     pytest.param(
@@ -127,9 +141,9 @@ def test_there_are_blocks() -> None:
 
 @pytest.mark.parametrize(("block", "server"), RUNS, indirect=["server"])
 def test_every_block_runs(
-    block: Block, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block, server: str, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it stands, but for the address of the server."""
+    """As it stands, but for the addresses of the server, and of a scheduler."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(STAND_INS)])
     monkeypatch.setenv("COMFYUI_TOKEN", "a token")
@@ -139,7 +153,7 @@ def test_every_block_runs(
     Path("saved.json").write_bytes((WORKFLOWS / "txt2img_ui.json").read_bytes())
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
     names: dict[str, object] = {"__name__": "__main__"}
-    code = block.code.replace(ADDRESS, server)
+    code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests

@@ -14,17 +14,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from distributed import WorkerPlugin
 
 import comfy_client
 from comfy_client.cli.main import main
 
 LIST = Path(__file__).with_name("public_api.txt")
-MODULES = ("comfy_client", "comfy_client.aio", "comfy_client.models", "comfy_client.testing")
+MODULES = (
+    "comfy_client",
+    "comfy_client.aio",
+    "comfy_client.distributed",
+    "comfy_client.models",
+    "comfy_client.testing",
+)
 #: Bases that are worth telling.
 PUBLIC = frozenset(comfy_client.__all__) | {"Future", "ValueError", "OSError", "TimeoutError"}
-#: What every exception, enum, tuple, dict and future has.
+#: What every exception, enum, tuple and dict has, and every plugin of Dask.
 INHERITED = frozenset(
-    name for kind in (Exception, dict, tuple, int) for name in dir(kind) if name != "__init__"
+    name
+    for kind in (Exception, dict, tuple, int, WorkerPlugin)
+    for name in dir(kind)
+    if name != "__init__"
 )
 
 

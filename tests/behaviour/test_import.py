@@ -75,11 +75,13 @@ def test_names_of_the_package_are_there_when_they_are_asked_for() -> None:
     assert "credentials" in loaded_by(code)
 
 
-#: But for what runs a program, or is imported by pytest alone.
+#: But for what runs a program, is imported by pytest alone, or stands on Dask, which starts
+#: threads when it is imported (those of NumPy).
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages(comfy_client.__path__, "comfy_client.")
-    if not name.endswith("__main__") and not name.startswith("comfy_client.testing.plugin")
+    if not name.endswith("__main__")
+    and not name.startswith(("comfy_client.testing.plugin", "comfy_client.distributed"))
 )
 
 WATCHED = """
@@ -127,6 +129,20 @@ def test_an_import_starts_no_thread_and_opens_nothing(modules: list[str]) -> Non
     """So a process may be forked or frozen after it."""
     assert len(modules) in (1, len(MODULES))
     assert done_by(*modules) == ""
+
+
+def test_dask_is_imported_by_what_stands_on_it_only() -> None:
+    """It takes longer than all else."""
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {MODULES}]"
+    code += "; print({'dask', 'distributed'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+def test_a_cluster_without_dask_says_what_to_install() -> None:
+    code = "import sys; sys.modules['distributed'] = None; import comfy_client.distributed"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'comfy-client-blocking[dask]'" in run.stderr.splitlines()[-1]
 
 
 def test_what_an_import_might_do_is_seen(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Which worker has which server; pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
+from typing import Final, TypeAlias
+
+import attrs
+
+from ..transport.url import parse_host
+
+#: A template or one URL, a URL by worker, URLs of which each worker takes one, or ``None``: what
+#: the environment of the worker says.
+Hosts: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
+
+#: What may stand in braces in a template.
+FIELDS: Final = ("n", "name", "host")
+
+
+@attrs.frozen
+class Place:
+    """A worker of Dask.
+
+    Attributes:
+        name: Its name.
+        address: Where it is, ``tcp://10.0.0.7:34567``.
+        host: The host in that.
+    """
+
+    name: str
+    address: str
+    host: str
+
+    @property
+    def number(self) -> str:
+        """The number at the end of its name, or in it, as of ``gpu-7``."""
+        found: list[str] = re.findall(r"\d+", self.name)
+        if not found or self.name == self.address:
+            raise ValueError(
+                f"{{n}} is the number in a worker's name, and {self.name!r} has none: name the "
+                "workers, or use {host}, or a mapping"
+            )
+        return found[-1]
+
+
+def checked(hosts: Hosts) -> Hosts:
+    """The same, as it may be pickled; ValueError for what makes no sense, or holds a password."""
+    if hosts is None:
+        return None
+    if isinstance(hosts, str):
+        _check_template(hosts)
+        return hosts
+    if isinstance(hosts, Mapping):
+        found = {str(worker): url for worker, url in hosts.items()}
+        urls: Iterable[str] = found.values()
+    else:
+        urls = found = list(hosts)  # type: ignore[assignment]  # of another kind
+    if not found:
+        raise ValueError("hosts is empty; None is what the environment of each worker says")
+    for url in urls:
+        _check(url)
+    return found
+
+
+def host_for(hosts: str | Mapping[str, str], worker: Place) -> str:
+    """The URL of a worker's server, by a template or a mapping."""
+    if isinstance(hosts, str):
+        values = {"name": worker.name, "host": worker.host}
+        if any(name == "n" for _, name, _, _ in Formatter().parse(hosts)):
+            values["n"] = worker.number
+        return hosts.format_map(values)
+    for name in (worker.name, worker.address, worker.host):
+        if name in hosts:
+            return hosts[name]
+    raise ValueError(f"hosts has no server for the worker {worker.name!r} at {worker.address}")
+
+
+def least_taken(hosts: Sequence[str], taken: Iterable[str]) -> str:
+    """The first one that the fewest workers have."""
+    counts = Counter(taken)
+    return min(hosts, key=lambda url: counts[url])
+
+
+def _check_template(template: str) -> None:
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as exc:
+        raise ValueError(f"hosts is no template: {exc}") from None
+    for name in names:
+        if name not in FIELDS:
+            known = ", ".join(f"{{{field}}}" for field in FIELDS)
+            raise ValueError(f"hosts: {{{name}}} is none of {known}")
+    _check(template.format_map(dict.fromkeys(FIELDS, "1")))
+
+
+def _check(url: object) -> None:
+    if not isinstance(url, str):
+        raise TypeError(f"hosts has URLs, which are texts, not a {type(url).__name__}")
+    _, userinfo = parse_host(url)
+    if userinfo is not None:
+        raise ValueError(
+            "hosts would be sent with a password in it: name the credentials by a variable of "
+            "the workers, credentials=EnvCredentials('COMFYUI_TOKEN')"
+        )

@@ -1,0 +1,141 @@
+"""What the scheduler keeps of each task: which prompt is made for it, and where that may be.
+
+A note is written before the prompt is sent, so a task without one has never been sent to any
+server.  It stays as long as the scheduler, for Dask may lose a result long after it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+from distributed import Worker
+from distributed.utils import sync
+
+from ..workflow.edit import Workflow
+
+#: Under which name everything of ours stands among the metadata of the scheduler.
+_ROOT: Final = "comfy-client"
+_NAMESPACE: Final = uuid.UUID("6f0c9b0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
+#: Seconds that the scheduler may take.
+_SECONDS: Final = 60.0
+#: In place of a client: nobody has sent it.
+_NOBODY: Final = "-"
+
+
+@attrs.frozen
+class Submitter:
+    """The client of a worker, as the others need to know it.
+
+    Attributes:
+        client_id: Its id.
+        url: Its server.
+        machine: The only machine that reaches the server by that URL; empty: all do.
+        worker: The address of the worker.
+    """
+
+    client_id: str
+    url: str
+    machine: str
+    worker: str
+
+
+@attrs.frozen
+class Attempt:
+    """A prompt that is made for a task.
+
+    Attributes:
+        number: How many before it have ended without a result, or were lost.
+        client_id: Of the client that sent it, or is about to; ``None``: nobody has.
+        prompt_id: Its id; the same in every worker.
+    """
+
+    number: int
+    client_id: str | None
+    prompt_id: str
+
+
+class Notes:
+    """The notes on one task.
+
+    Args:
+        worker: Who asks.
+        key: The key of the task.
+        digest: Of what it runs: two tasks may have the same key, one after the other.
+    """
+
+    def __init__(self, worker: Worker, key: object, digest: str) -> None:
+        self._worker = worker
+        self._base = uuid.uuid5(_NAMESPACE, f"{key!r}\n{digest}")
+        self._keys = [_ROOT, "tasks", str(self._base)]
+
+    def read(self) -> Attempt:
+        """The latest attempt."""
+        said = _call(self._worker, "get_metadata", keys=self._keys, default=f"0 {_NOBODY}")
+        number, _, client_id = str(said).partition(" ")
+        return self._attempt(int(number), None if client_id == _NOBODY else client_id)
+
+    def sends(self, attempt: Attempt, client_id: str) -> None:
+        """The prompt is about to be sent."""
+        self._write(attempt.number, client_id)
+
+    def was_not_sent(self, attempt: Attempt) -> None:
+        """The server surely does not have it."""
+        self._write(attempt.number, _NOBODY)
+
+    def is_over(self, attempt: Attempt) -> Attempt:
+        """It has ended without a result, or was lost; the next attempt."""
+        self._write(attempt.number + 1, _NOBODY)
+        return self._attempt(attempt.number + 1, None)
+
+    def _attempt(self, number: int, client_id: str | None) -> Attempt:
+        prompt_id = uuid.uuid5(self._base, str(number))
+        return Attempt(number, client_id, str(prompt_id))
+
+    def _write(self, number: int, client_id: str) -> None:
+        _call(self._worker, "set_metadata", keys=self._keys, value=f"{number} {client_id}")
+
+
+def submitters(worker: Worker) -> list[Submitter]:
+    """The clients of all workers that there are, or were."""
+    return _read(_call(worker, "get_metadata", keys=[_ROOT, "clients"], default={}))
+
+
+async def known(worker: Worker) -> list[Submitter]:
+    """The same, in the event loop of the worker."""
+    return _read(await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={}))
+
+
+async def introduce(worker: Worker, one: Submitter) -> None:
+    """Have the others know the client of this worker; in its event loop."""
+    value = [one.url, one.machine, one.worker]
+    keys = [_ROOT, "clients", one.client_id]
+    await worker.scheduler.set_metadata(keys=keys, value=value)
+
+
+def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
+    """The same for the same workflow and values, in every process."""
+    source = workflow.to_dict() if isinstance(workflow, Workflow) else workflow
+    items = None if inputs is None else [[name, value] for name, value in inputs.items()]
+    text = json.dumps([source, items], sort_keys=True, default=_of_object)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _of_object(value: object) -> str:
+    """Of a file, an array, ...: as it came with the task, and comes again."""
+    return hashlib.sha256(pickle.dumps(value, protocol=4)).hexdigest()
+
+
+def _read(clients: Mapping[str, Any]) -> list[Submitter]:
+    return [Submitter(client_id, *facts) for client_id, facts in clients.items()]
+
+
+def _call(worker: Worker, name: str, **arguments: Any) -> Any:
+    """Ask the scheduler, from the thread of a task."""
+    ask = getattr(worker.scheduler, name)
+    return sync(worker.loop, ask, callback_timeout=_SECONDS, **arguments)

@@ -1,0 +1,184 @@
+"""Gives each worker of Dask its own ComfyUI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from distributed import Semaphore, Worker, get_worker
+from distributed.comm.addressing import get_address_host
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from ..credentials import EnvCredentials
+from ..settings import DEFAULT_HOST, HOST_VARIABLE, environment_credentials
+from ..transport.url import parse_host
+from . import notes
+from .clients import Clients
+from .hosts import Hosts, Place, checked, host_for, least_taken
+from .notes import Submitter
+
+#: Under which name a worker has the plugin.
+NAME: Final = "comfy-client"
+
+
+class ComfyPlugin(WorkerPlugin):
+    """Gives each worker of Dask a ComfyUI: its address, its credentials, and one client.
+
+    Register it before tasks are submitted; workers that join later, or are restarted, get it
+    too.  A second one replaces the first.
+
+    Example::
+
+        from dask.distributed import Client, LocalCluster
+        from comfy_client.distributed import ComfyPlugin
+
+        with (
+            LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            client.register_plugin(ComfyPlugin("http://gpu-{n}:8188"))
+
+    Args:
+        hosts: Where the servers are:
+
+            * a template for all workers, ``"http://gpu-{n}:8188"``: ``{name}`` is the name of the
+              worker, ``{n}`` the last number in that, ``{host}`` the host of its address;
+            * a mapping from the name, the address or the host of a worker to a URL;
+            * a list of URLs, of which each worker takes one.  If there are more workers, several
+              share one;
+            * ``None``: ``COMFYUI_HOST`` in the environment of each worker, and the credentials
+              there, as :class:`ComfyApi` reads them; they are sent to that server only.
+        credentials: The variable in the environment of the workers from which they authenticate
+            to every server; or one for each URL.  ``None``: they do not, unless ``hosts`` is.
+        user: As for :class:`ComfyApi`.
+        verify: As for :class:`ComfyApi`; a path is one of the workers' machines.
+
+    Attributes:
+        name: Under which name a worker has it.
+
+    Raises:
+        TypeError: ``credentials`` is no :class:`EnvCredentials`: secrets would be sent to the
+            scheduler and pickled.
+        ValueError: ``hosts`` makes no sense, or has a password in it.
+    """
+
+    name: str = NAME
+
+    def __init__(
+        self,
+        hosts: Hosts = None,
+        *,
+        credentials: EnvCredentials | Mapping[str, EnvCredentials] | None = None,
+        user: str | None = None,
+        verify: bool | str | os.PathLike[str] = True,
+    ) -> None:
+        self._hosts = checked(hosts)
+        self._credentials = _checked(credentials)
+        self._user = user
+        self._verify = verify if isinstance(verify, bool) else os.fspath(verify)
+        self._clients: Clients | None = None  # of one worker, and in no pickle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = {"credentials": self._credentials, "user": self._user, "verify": self._verify}
+        return _plugin, (self._hosts, given)
+
+    def __repr__(self) -> str:
+        where = self.url or self._hosts or f"{HOST_VARIABLE} of each worker"
+        return f"<ComfyPlugin {where}>"
+
+    @property
+    def url(self) -> str | None:
+        """The server of the worker; ``None``: it has none, or this is in no worker."""
+        return None if self._clients is None else self._clients.url
+
+    async def setup(self, worker: Worker) -> None:
+        """Choose a server for the worker; called by Dask."""
+        place = Place(str(worker.name), worker.address, get_address_host(worker.address))
+        # One at a time: each sees what those before it have taken.
+        async with Semaphore(name=NAME, scheduler_rpc=worker.scheduler, loop=worker.loop):
+            if self._hosts is None:
+                given = os.environ.get(HOST_VARIABLE) or DEFAULT_HOST
+            elif isinstance(self._hosts, str | Mapping):
+                given = host_for(self._hosts, place)
+            else:
+                given = await _free(worker, self._hosts)
+            url = url_of(given)
+            clients = Clients(
+                url,
+                credentials=self._credentials_for(url),
+                user=self._user,
+                verify=self._verify,
+            )
+            own = Submitter(clients.client_id, url, clients.machine, place.address)
+            await notes.introduce(worker, own)
+        self._clients = clients
+
+    async def teardown(self, worker: Worker) -> None:
+        """Close its clients; tasks that wait run again elsewhere.  Called by Dask."""
+        if self._clients is not None:
+            self._clients.close()
+
+    def _credentials_for(self, url: str) -> Mapping[str, EnvCredentials | None]:
+        """Of each server; what the environment says is for that server only."""
+        if isinstance(self._credentials, Mapping):
+            return self._credentials
+        if self._credentials is None and self._hosts is None:
+            return {url: environment_credentials()}
+        return {"": self._credentials}
+
+
+def here() -> tuple[Worker, Clients]:
+    """The worker that runs this task, and its clients.
+
+    Raises:
+        RuntimeError: This is no task, or the worker lacks them.
+    """
+    try:
+        worker = get_worker()
+    except ValueError:
+        raise RuntimeError(
+            "run_workflow is for tasks of Dask: client.submit(run_workflow, workflow)"
+        ) from None
+    plugin = worker.plugins.get(NAME)
+    if not isinstance(plugin, ComfyPlugin):
+        raise RuntimeError(
+            "this worker has no ComfyPlugin: client.register_plugin(ComfyPlugin(hosts))"
+        )
+    if plugin._clients is None:
+        raise RuntimeError("this worker has no ComfyUI: its log says why")
+    return worker, plugin._clients
+
+
+def url_of(host: str) -> str:
+    """What a client calls a host."""
+    return parse_host(host)[0].http_url
+
+
+async def _free(worker: Worker, hosts: Sequence[str]) -> str:
+    """The first of these that the fewest other workers have."""
+    there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
+    taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
+    urls = list(map(url_of, hosts))
+    return least_taken(urls, [url for address, url in taken.items() if address in there])
+
+
+def _checked(
+    credentials: EnvCredentials | Mapping[str, EnvCredentials] | None,
+) -> EnvCredentials | Mapping[str, EnvCredentials] | None:
+    """The same, as it may be pickled; TypeError for what may hold a secret."""
+    if credentials is None or isinstance(credentials, EnvCredentials):
+        return credentials
+    given = credentials if isinstance(credentials, Mapping) else {"": credentials}
+    for one in given.values():
+        if not isinstance(one, EnvCredentials):
+            raise TypeError(
+                "credentials name a variable of the workers, EnvCredentials('COMFYUI_TOKEN'): "
+                f"a {type(one).__name__} would be pickled and sent with its secret"
+            )
+    return {url_of(host): one for host, one in given.items()}
+
+
+def _plugin(hosts: Hosts, given: dict[str, Any]) -> ComfyPlugin:
+    """Out of a pickle."""
+    return ComfyPlugin(hosts, **given)

@@ -1,0 +1,142 @@
+"""What a task brings back: small, and free of clients and secrets."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from ..client import ComfyApi
+from ..errors import OutputsTooLarge
+from ..jobs.output import Output
+from ..jobs.result import Result
+from ..transport.files import IfExists, target_path, write_atomically
+
+
+@attrs.frozen
+class TaskFile:
+    """A file that a prompt left: a reference to it on its server, or all of it.
+
+    ``api.get_image``, ``download_image`` and the like take it as it is, with a client of the
+    server that has it.
+
+    Attributes:
+        filename: The name on the server, without folders.
+        subfolder: The folder below that of ``type``; empty: none.
+        type: ``output``, or ``temp`` for files that the server deletes at its next restart, or
+            ``websocket`` for an image that is on no server.
+        node_id: The id of the node that made it.
+        url: The URL for a browser, without credentials, as the worker reaches the server;
+            ``None``: it is on no server.
+        data: The content; ``None``: it is on the server.
+    """
+
+    filename: str
+    subfolder: str
+    type: str
+    node_id: str
+    url: str | None
+    data: bytes | None = attrs.field(repr=False)
+
+    def open(self, api: ComfyApi | None = None) -> BinaryIO:
+        """The content as a binary file, of which no more is fetched than is read.
+
+        Args:
+            api: A client of the server that has it, for ``GET /view``; not needed if ``data`` is
+                there.
+
+        Raises:
+            ValueError: There is neither ``data`` nor a client.
+            NotFound: The file has been deleted.
+
+        Other errors are those of :meth:`ComfyApi.open_image`.
+        """
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        return self._client(api).open_image(self)
+
+    def save(
+        self,
+        path: str | os.PathLike[str] = "./",
+        api: ComfyApi | None = None,
+        *,
+        if_exists: IfExists | None = None,
+    ) -> Path:
+        """Write it to the disk, and return the path.
+
+        Args:
+            path: A folder if it ends in ``/`` or exists as one, else the exact path of the file.
+            api: As for :meth:`open`.
+            if_exists: As for :meth:`ComfyApi.download_image`.
+        """
+        if self.data is None:
+            return self._client(api).download_image(self, path, if_exists=if_exists)
+        target, rule = target_path(path, self.filename, if_exists)
+        return write_atomically(target, [self.data], if_exists=rule)
+
+    def _client(self, api: ComfyApi | None) -> ComfyApi:
+        if api is None:
+            raise ValueError(f"{self.filename!r} is on its server: pass a client of that")
+        return api
+
+
+@attrs.frozen
+class TaskResult:
+    """What :func:`run_workflow` returns.
+
+    Attributes:
+        prompt_id: The id of the prompt on its server.
+        host: The URL of the server, as the worker reaches it.
+        seconds: How many seconds it ran, by the server's clock; ``None``: not known.
+        files: Its files and images, as of :attr:`Result.files`.
+        texts: The texts that nodes show.
+        taken_up: Whether it was not sent by this run of the task, but by one before it, whose
+            worker was lost.
+    """
+
+    prompt_id: str
+    host: str
+    seconds: float | None
+    files: tuple[TaskFile, ...]
+    texts: tuple[str, ...]
+    taken_up: bool
+
+    def __sizeof__(self) -> int:
+        """With all of its content, by which Dask decides what it keeps in memory."""
+        contents = [*self.texts, *(file.data for file in self.files if file.data is not None)]
+        return object.__sizeof__(self) + sum(map(sys.getsizeof, contents)) + 500 * len(self.files)
+
+
+def task_result(
+    result: Result, host: str, *, with_bytes: bool, max_bytes: int, taken_up: bool
+) -> TaskResult:
+    """What goes to whoever has the future; :class:`OutputsTooLarge` if that is too much."""
+    files, room = [], max_bytes
+    for output in result.files:
+        data = (
+            _content(output, room, result.prompt_id) if with_bytes or output.url is None else None
+        )
+        room -= len(data or b"")
+        named = (output.filename, output.subfolder, output.type, output.node_id, output.url)
+        files.append(TaskFile(*named, data))
+    seconds, texts = result.seconds, result.texts
+    return TaskResult(result.prompt_id, host, seconds, tuple(files), texts, taken_up)
+
+
+def _content(output: Output, room: int, prompt_id: str) -> bytes:
+    """All of a file, unless it is larger than so much."""
+    found = bytearray()
+    with output.stream() as download:
+        for chunk in download:
+            found += chunk
+            if len(found) > room:
+                raise OutputsTooLarge(
+                    f"the files of prompt {prompt_id} have more than max_bytes in all: take "
+                    'outputs="references", or raise max_bytes',
+                    prompt_id=prompt_id,
+                )
+    return bytes(found)

@@ -1,0 +1,120 @@
+"""Asks the servers for a prompt that a worker before this one may have sent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import attrs
+
+from ..client import ComfyApi
+from ..errors import ClientClosed, ComfyError, JobLost, JobNotFound, JobTimeout
+from ..jobs.job import Job
+from ..transport.deadline import Deadline
+from .clients import Clients
+from .notes import Attempt, Submitter
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds between two questions.
+_PAUSE: Final = 0.5
+#: Servers that are asked at a time.
+_AT_ONCE: Final = 8
+
+
+@attrs.frozen
+class Found:
+    """A prompt, and the client that found it."""
+
+    job: Job
+    api: ComfyApi
+
+
+def find_prompt(
+    own: Clients,
+    attempt: Attempt,
+    others: Sequence[Submitter],
+    *,
+    patience: float,
+    deadline: Deadline,
+) -> Found | None:
+    """The prompt, if a server has it; ``None``: none has.
+
+    The server to which it may have been sent must say so, and again after some seconds: its worker
+    may have been lost while the submission was on its way.  All others are asked once.
+
+    Raises:
+        JobLost: The server that may have it has not answered for ``patience`` seconds.
+        JobTimeout: Nobody knows by the deadline.
+    """
+    noted = next((one for one in others if one.client_id == attempt.client_id), None)
+    rest = {one.url: one for one in others if noted is None or one.url != noted.url}
+    until, is_first = Deadline.after(patience), True
+    sure: Deadline | None = None
+    while True:
+        try:
+            found = _ask(own, noted, attempt.prompt_id)
+            sure = sure or Deadline.after(ComfyApi.timing.look_up)
+        except ClientClosed:
+            raise
+        except ComfyError as exc:
+            found, sure = None, None
+            log.warning("prompt %s may be there, but %s", attempt.prompt_id, exc)
+            if until.expired:
+                raise _lost(attempt, noted, exc) from exc
+        if found is None and is_first:
+            found, is_first = _ask_all(own, list(rest.values()), attempt.prompt_id), False
+        if found is not None or (sure is not None and sure.expired):
+            return found
+        if deadline.expired:
+            raise JobTimeout(
+                f"nobody knew in time what has become of prompt {attempt.prompt_id}: another "
+                "worker may have sent it, and was lost",
+                prompt_id=attempt.prompt_id,
+            )
+        own.check_open()
+        time.sleep(deadline.left(_PAUSE))
+
+
+def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
+    """What the server of a client says; an error if it does not."""
+    if one is None:
+        raise JobNotFound("the scheduler has forgotten who has sent it", prompt_id=prompt_id)
+    api = own.of(one)
+    try:
+        return Found(api.job(prompt_id, must_exist=True), api)
+    except JobNotFound:
+        api.close()
+        return None
+    except BaseException:
+        api.close()
+        raise
+
+
+def _ask_all(own: Clients, some: Sequence[Submitter], prompt_id: str) -> Found | None:
+    """What the servers say to whom it was not sent, as far as anybody knows."""
+
+    def ask(one: Submitter) -> Found | None:
+        try:
+            return _ask(own, one, prompt_id)
+        except ComfyError as exc:
+            log.debug("%s was not asked for prompt %s: %s", one.url, prompt_id, exc)
+            return None
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        answers = [found for found in threads.map(ask, some) if found is not None]
+    for found in answers[1:]:
+        found.api.close()
+    return answers[0] if answers else None
+
+
+def _lost(attempt: Attempt, noted: Submitter | None, exc: ComfyError) -> JobLost:
+    where = "an unknown server" if noted is None else noted.url
+    return JobLost(
+        f"prompt {attempt.prompt_id} was, or may have been, sent to {where} by a worker that was "
+        f"lost, and it cannot be asked: {exc}",
+        prompt_id=attempt.prompt_id,
+    )

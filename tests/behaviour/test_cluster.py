@@ -1,0 +1,404 @@
+"""Workflows on a cluster of Dask: each worker has its server, and nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster, Worker
+
+from comfy_client import (
+    ComfyApi,
+    EnvCredentials,
+    JobFailed,
+    JobLost,
+    JobTimeout,
+    OutputsTooLarge,
+    PromptRejected,
+    ServerUnreachable,
+)
+from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
+from comfy_client.testing import ComfyServer, Request
+from tests.helpers.clients import LIMIT, until
+from tests.helpers.gates import Gated, Gates, Hold, held, saves, shows
+
+#: On machines that are busy, a process of Dask takes long to start.
+START = 60.0
+
+pytestmark = [pytest.mark.timing(look_up=0.5), pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def servers(gate: Gates) -> Iterator[list[ComfyServer]]:
+    made = [ComfyServer() for _ in range(2)]
+    for server in made:
+        server.add_node(Hold)
+        server.add_node(Gated)
+        server.start()
+    yield made
+    gate.end()
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """Two workers in this process."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: LocalCluster, servers: list[ComfyServer]) -> Iterator[Client]:
+    """A client of these, each with a server."""
+    with Client(cluster) as connected:
+        connected.register_plugin(ComfyPlugin([server.url for server in servers]))
+        yield connected
+
+
+def runs(servers: list[ComfyServer]) -> list[str | None]:
+    """The mark of each prompt that has begun to run, as the servers say."""
+    return [ran.mark for server in servers for ran in server.ran]
+
+
+def check_each_ran_once(servers: list[ComfyServer], results: list[TaskResult]) -> None:
+    """And nothing else did."""
+    assert sorted(map(str, runs(servers))) == sorted(result.prompt_id for result in results)
+
+
+def where_it_runs(servers: list[ComfyServer]) -> int:
+    """The number of the server that runs something, as soon as one does."""
+
+    def busy() -> list[int]:
+        return [n for n, one in enumerate(servers) if one.ran and one.ran[-1].status is None]
+
+    until(busy, LIMIT)
+    return busy()[0]
+
+
+def worker_of(client: Client, server: ComfyServer) -> str:
+    """The address of the worker that has a server."""
+
+    def url(dask_worker: Worker) -> str | None:
+        plugin = dask_worker.plugins["comfy-client"]
+        assert isinstance(plugin, ComfyPlugin)
+        return plugin.url
+
+    found: dict[str, str] = client.run(url)
+    return next(address for address, its in found.items() if its == server.url)
+
+
+# -- results ---------------------------------------------------------------------------------
+
+
+def test_each_worker_has_a_server_of_its_own_and_one_connection(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """And its results are references, which a client elsewhere opens."""
+    futures = client.map(run_workflow, [saves(color) for color in range(12)])
+    results: list[TaskResult] = client.gather(futures)
+    check_each_ran_once(servers, results)
+    assert {result.host for result in results} == {server.url for server in servers}
+    assert [len(server.handshakes) for server in servers] == [1, 1]
+    for result in results:
+        assert len(pickle.dumps(result)) < 1000
+        assert not result.taken_up
+        assert result.seconds is not None
+        [file] = result.files
+        assert file.data is None
+        assert file.url is not None
+        assert file.url.startswith(result.host)
+        with ComfyApi(result.host) as api, file.open(api) as content:
+            assert content.read().startswith(b"\x89PNG")
+
+
+def test_files_come_with_the_result_if_they_are_wanted(
+    client: Client, servers: list[ComfyServer], tmp_path: Any
+) -> None:
+    """Up to a size; what is too large stays on the server."""
+    future = client.submit(run_workflow, saves(), outputs="bytes")
+    result: TaskResult = future.result(LIMIT)
+    [file] = result.files
+    assert file.save(tmp_path).read_bytes() == file.data == file.open().read()
+    with ComfyApi(result.host) as api:
+        assert api.get_image(file) == file.data
+    too_small = client.submit(run_workflow, saves(), outputs="bytes", max_bytes=20)
+    with pytest.raises(OutputsTooLarge, match="max_bytes"):
+        too_small.result(LIMIT)
+
+
+def test_errors_come_with_their_attributes(client: Client, servers: list[ComfyServer]) -> None:
+    """As without Dask."""
+    with pytest.raises(PromptRejected) as caught:
+        client.submit(run_workflow, {"1": {"class_type": "Nobody", "inputs": {}}}).result(LIMIT)
+    assert caught.value.status == 400
+    assert caught.value.problems
+
+
+def test_no_secret_is_in_the_pickle_of_a_task_a_result_or_an_error(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers read it from their environment."""
+    monkeypatch.setenv("GPU_TOKEN", "s3cret")
+    with ComfyServer(credentials="s3cret") as server, Client(cluster) as client:
+        plugin = ComfyPlugin(server.url, credentials=EnvCredentials("GPU_TOKEN"))
+        client.register_plugin(plugin)
+        result = client.submit(run_workflow, saves()).result(LIMIT)
+        failed = client.submit(run_workflow, {"1": {"class_type": "Nobody", "inputs": {}}})
+        error = failed.exception(LIMIT)
+        assert isinstance(error, PromptRejected)
+        notes = client.get_metadata(["comfy-client"])
+        for value in (plugin, (run_workflow, saves()), result, error, notes):
+            assert b"s3cret" not in pickle.dumps(value)
+
+
+def test_a_worker_without_the_plugin_or_without_a_server_says_so(
+    cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a thread that is no worker's."""
+    with pytest.raises(RuntimeError, match=r"client\.submit"):
+        run_workflow(saves())
+    with Client(cluster) as client:
+        with pytest.raises(RuntimeError, match="register_plugin"):
+            client.submit(run_workflow, saves()).result(LIMIT)
+        with pytest.raises(ValueError, match="has no server for the worker"):
+            client.register_plugin(ComfyPlugin({"nobody": "http://gpu:8188"}))
+        with pytest.raises(RuntimeError, match="its log says why"):
+            client.submit(run_workflow, saves(), pure=False).result(LIMIT)
+
+
+# -- which prompt is whose -------------------------------------------------------------------
+
+
+def test_tasks_of_the_same_key_do_not_share_a_prompt_of_another_workflow(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """A user chooses keys, and chooses one twice."""
+    first = client.submit(run_workflow, shows("a"), key="mine").result(LIMIT)
+    until(lambda: not client.futures, LIMIT)
+    second = client.submit(run_workflow, shows("b"), key="mine").result(LIMIT)
+    assert (first.texts, second.texts) == (("a",), ("b",))
+    check_each_ran_once(servers, [first, second])
+
+
+def test_what_has_run_is_not_rendered_again_for_the_same_task(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """As when Dask has lost the result; ``pure=False`` makes another task of it."""
+    first = client.submit(run_workflow, saves()).result(LIMIT)
+    until(lambda: not client.futures, LIMIT)
+    again = client.submit(run_workflow, saves()).result(LIMIT)
+    assert again.taken_up
+    assert again.prompt_id == first.prompt_id
+    assert again.files == first.files
+    check_each_ran_once(servers, [first])
+    other = client.submit(run_workflow, saves(), pure=False).result(LIMIT)
+    check_each_ran_once(servers, [first, other])
+
+
+def test_a_server_that_chooses_its_own_ids_is_asked_for_our_mark(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """As all did before 0.3.45."""
+    for server in servers:
+        server.faults.other_prompt_ids()
+    first = client.submit(run_workflow, saves()).result(LIMIT)
+    until(lambda: not client.futures, LIMIT)
+    again = client.submit(run_workflow, saves()).result(LIMIT)
+    assert again.taken_up
+    assert again.prompt_id == first.prompt_id
+    assert len(runs(servers)) == 1
+
+
+# -- errors and retries ----------------------------------------------------------------------
+
+
+def test_a_task_that_failed_renders_again_when_dask_retries_it(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """The error of the last one is what the future has."""
+
+    class Fails:
+        """Raises."""
+
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+
+        def run(self) -> None:
+            raise ValueError("always")
+
+    for server in servers:
+        server.add_node(Fails)
+    future = client.submit(run_workflow, {"1": {"class_type": "Fails", "inputs": {}}}, retries=2)
+    error = future.exception(LIMIT)
+    assert isinstance(error, JobFailed)
+    assert error.exception_message is not None
+    assert "always" in error.exception_message
+    assert len(set(runs(servers))) == len(runs(servers)) == 3
+
+
+def test_after_a_timeout_a_retry_waits_for_the_same_prompt(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    future = client.submit(run_workflow, held("late"), timeout=0.5)
+    assert isinstance(future.exception(LIMIT), JobTimeout)
+    where_it_runs(servers)
+    gate("late").set()
+    future.retry()
+    while future.exception(LIMIT) is not None:  # a busy machine may take longer to find it
+        future.retry()
+    result: TaskResult = future.result(LIMIT)
+    assert result.taken_up
+    check_each_ran_once(servers, [result])
+
+
+def test_a_server_that_is_down_is_an_error_that_a_retry_overcomes(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """Nothing was sent to it, so nobody asks it."""
+    servers[0].kill()
+    down = worker_of(client, servers[0])
+    future = client.submit(run_workflow, saves(), workers=[down], patience=0.2)
+    assert isinstance(future.exception(LIMIT), ServerUnreachable)
+    servers[0].start()
+    future.retry()
+    result = future.result(LIMIT)
+    assert not result.taken_up
+    check_each_ran_once(servers, [result])
+
+
+def test_a_server_that_goes_away_with_a_prompt_is_lost_after_a_while(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """Its worker does not wait for ever."""
+    future = client.submit(run_workflow, held("a"), patience=0.2)
+    at = where_it_runs(servers)
+    servers[at].kill()
+    error = future.exception(LIMIT)
+    assert isinstance(error, JobLost)
+    assert f"{servers[at].url}, which has not answered" in str(error)
+
+
+# -- workers that go -------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_retired_leaves_its_prompts_to_the_others(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    future = client.submit(run_workflow, held("a"))
+    at = where_it_runs(servers)
+    client.retire_workers([worker_of(client, servers[at])])
+    gate("a").set()
+    result: TaskResult = future.result(LIMIT)
+    assert (result.host, result.taken_up) == (servers[at].url, True)
+    check_each_ran_once(servers, [result])
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_server_that_may_have_it_and_does_not_answer_is_lost(
+    client: Client, servers: list[ComfyServer], gate: Gates, on_lost: Any
+) -> None:
+    """An error, or another run on the server of another worker."""
+    future = client.submit(run_workflow, held("a"), on_lost=on_lost, patience=0.5)
+    at = where_it_runs(servers)
+    servers[at].kill()
+    client.retire_workers([worker_of(client, servers[at])])
+    if on_lost == "raise":
+        error = future.exception(LIMIT)
+        assert isinstance(error, JobLost)
+        assert servers[at].url in str(error)
+        assert len(runs(servers)) == 1
+        return
+    until(lambda: servers[1 - at].ran, LIMIT)
+    gate("a").set()
+    result = future.result(LIMIT)
+    assert (result.host, result.taken_up) == (servers[1 - at].url, False)
+    assert len(set(runs(servers))) == len(runs(servers)) == 2
+
+
+def test_a_server_that_has_forgotten_it_runs_it_again(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    """It was restarted, and says so."""
+    future = client.submit(run_workflow, held("a"), patience=LIMIT)
+    at = where_it_runs(servers)
+    servers[at].kill()
+    client.retire_workers([worker_of(client, servers[at])])
+    gate("a").set()
+    servers[at].start()
+    assert not future.result(LIMIT).taken_up
+
+
+# -- processes -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[LocalCluster]:
+    """Two workers in processes of their own, which are started again if they die."""
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as running:
+        yield running
+
+
+@pytest.fixture
+def elsewhere(processes: LocalCluster, servers: list[ComfyServer]) -> Iterator[Client]:
+    with Client(processes) as connected:
+        connected.wait_for_workers(2, timeout=START)
+        connected.register_plugin(ComfyPlugin([server.url for server in servers]))
+        yield connected
+
+
+def kill_the_worker_of(client: Client, server: ComfyServer) -> None:
+    address = worker_of(client, server)
+    [pid] = client.run(os.getpid, workers=[address]).values()
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_process_that_is_killed_costs_no_result_and_nothing_runs_twice(
+    elsewhere: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    """The servers' own records are the judge."""
+    futures = elsewhere.map(run_workflow, [held(f"{n}") for n in range(8)])
+    until(lambda: all(server.ran for server in servers), LIMIT)
+    kill_the_worker_of(elsewhere, servers[0])
+    for n in range(8):
+        gate(f"{n}").set()
+    results: list[TaskResult] = elsewhere.gather(futures)
+    assert all(len(result.files) == 1 for result in results)
+    assert any(result.taken_up for result in results)
+    check_each_ran_once(servers, results)
+
+
+def test_a_submission_that_outlives_its_worker_on_the_way_runs_once(
+    elsewhere: Client, servers: list[ComfyServer]
+) -> None:
+    """It gets there some seconds after another worker has begun to look for it."""
+    sent: list[tuple[ComfyServer, Request]] = []
+
+    def hold(server: ComfyServer) -> Callable[[Request], None]:
+        def handler(request: Request) -> None:
+            sent.append((server, request))
+            threading.Event().wait(LIMIT)
+
+        return handler
+
+    for server in servers:
+        server.on("POST", "/prompt", hold(server))
+    future = elsewhere.submit(run_workflow, saves(), retries=0)
+    until(lambda: sent, LIMIT)
+    server, request = sent[0]
+    kill_the_worker_of(elsewhere, server)
+    until(lambda: any("/history/" in seen.path for seen in server.requests), LIMIT)
+    server.off("POST", "/prompt")
+    server.answer(request)
+    result = future.result(LIMIT)
+    assert (result.taken_up, len(sent)) == (True, 1)
+    check_each_ran_once(servers, [result])
