@@ -259,10 +259,11 @@ def _call(job: Job, callback: Call, *args: object) -> None:
 # -- in the delivery thread ----------------------------------------------------------------
 
 
-def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> None:
+def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[], None]:
     """Call back in the delivery thread, where one that raises is logged and the others still run.
 
-    To be called before the job is submitted.
+    To be called before the job is submitted.  The function that it returns is to be called when a
+    server is about to get it: from then on, its place in the queue is looked at now and then.
     """
     caller = Caller(job, callbacks, call_safely)
 
@@ -272,6 +273,9 @@ def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> None:
         else:
             receivers.hand(caller, partial(caller.take, event), event)
 
+    def look() -> None:
+        if callbacks.are_timed:
+            receivers.hand(caller, caller.tick)
+
     hand_over(job, take)
-    if callbacks.are_timed:
-        receivers.hand(caller, caller.tick)
+    return look

@@ -221,8 +221,14 @@ class Job(Future[Result]):
         """Seconds that a wait may take in one piece; not above 0 when the time is up."""
         left = limits.left(SLICE)
         if limits.stall_timeout is not None:
-            left = min(left, news_at(self) + limits.stall_timeout - time.monotonic())
+            left = min(left, self._news_at() + limits.stall_timeout - time.monotonic())
         return left
+
+    def _news_at(self) -> float:
+        """When there was news of it; while it waits, of its place in the queue, too."""
+        state = self._tracked.state
+        moved_at = self._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
+        return max(state.news_at, moved_at)
 
     def _timeout_error(self, limits: Limits) -> JobTimeout:
         is_stalled = limits.left(1.0) > 0
@@ -242,11 +248,6 @@ class Job(Future[Result]):
             else f" ({self.why()}). The prompt"
         )
         return f"{state} keeps running: wait again, or attach to it by api.job({self.prompt_id!r})"
-
-    def _news_at(self) -> float:
-        state = self._tracked.state
-        moved_at = self._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
-        return max(state.news_at, moved_at)
 
     def set_result(self, result: Result) -> None:
         """Called by the client only."""
@@ -270,6 +271,7 @@ class Job(Future[Result]):
         for alarm in tuple(self._alarms):
             with contextlib.suppress(RuntimeError):  # a lock that another job has released
                 alarm()
+        self._alarms.clear()  # whoever comes from now on, sees that it is done
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..budget import Budget
 from ..errors import JobInterrupted, JobLost
 from ..events import EndEvent, Event, ExecutionInterrupted, JobLostEvent
 from .describe import JobProgress
-from .job import Job
+from .job import Job, Limits
 from .job_events import JobEvents
 from .outcomes import JobStatus, deleted, lost
 from .result import Result
@@ -29,6 +29,9 @@ class Line(Protocol):
 
     def withdraw(self, job: PooledJob) -> bool:
         """Do not run it; whether that is sure: else a server may have it."""
+
+    def flush(self, seconds: float) -> None:
+        """Wait until callbacks of jobs have had all events so far."""
 
 
 class _Relay(JobEvents):
@@ -88,6 +91,11 @@ class PooledJob(Job):
     def progress(self) -> JobProgress:
         """As of any job."""
         return JobProgress(0.0) if self._waits() else super().progress
+
+    def _outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
+        self._await(limits, tick)
+        self._line.flush(limits.left(self._poller.timing.flush))
+        return super()._outcome(limits, tick)
 
     def why(self) -> str:
         """As of any job; with the server that has it."""

@@ -254,47 +254,24 @@ class Running(Waiting):
         )
         self._check_open()
         inputs = sealed(inputs)
-        with announced(self._poller.tracker, prompt_id):
-            workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
-            return self._submit(
-                workflow,
-                callbacks,
-                prompt_id=prompt_id,
-                strict=strict,
-                resubmit=resubmit,
-                wants_previews=callbacks.on_preview is not None,
-                **options,
-            )
 
-    def _submit(
-        self,
-        workflow: AnyWorkflow,
-        callbacks: Callbacks,
-        *,
-        prompt_id: str | None,
-        strict: bool,
-        resubmit: bool,
-        begun: Callable[[Job], object] | None = None,
-        wants_previews: bool = False,
-        **options: Unpack[PromptOptions],
-    ) -> Job:
         def begin(job: Job) -> None:
             if callbacks:
-                deliver(self._receivers, callbacks, job)
-            if begun is not None:
-                begun(job)
+                deliver(self._receivers, callbacks, job)()
 
-        return submit(
-            self,
-            self._poller,
-            workflow,
-            prompt_id=prompt_id,
-            wants_previews=wants_previews or self._wants_previews(),
-            begun=begin,
-            strict=strict,
-            resubmit=resubmit,
-            **options,
-        )
+        with announced(self._poller.tracker, prompt_id):
+            workflow = self._read(workflow, inputs, options, check=check, deadline=Deadline())
+            return submit(
+                self,
+                self._poller,
+                workflow,
+                prompt_id=prompt_id,
+                wants_previews=callbacks.on_preview is not None or self._wants_previews(),
+                begun=begin,
+                strict=strict,
+                resubmit=resubmit,
+                **options,
+            )
 
     def queue_prompt(
         self,
@@ -365,13 +342,12 @@ class Running(Waiting):
 def submit_begun(
     client: Running,
     workflow: AnyWorkflow,
-    callbacks: Callbacks,
     *,
     prompt_id: str,
+    wants_previews: bool,
     strict: bool,
     check: bool,
     resubmit: bool,
-    wants_previews: bool,
     begun: Callable[[Job], object],
     options: PromptOptions,
 ) -> Job:
@@ -379,13 +355,14 @@ def submit_begun(
     client._check_open()
     with announced(client._poller.tracker, prompt_id):
         workflow = client._read(workflow, None, options, check=check, deadline=Deadline())
-        return client._submit(
+        return submit(
+            client,
+            client._poller,
             workflow,
-            callbacks,
             prompt_id=prompt_id,
+            wants_previews=wants_previews or client._wants_previews(),
+            begun=begun,
             strict=strict,
             resubmit=resubmit,
-            wants_previews=wants_previews,
-            begun=begun,
             **options,
         )

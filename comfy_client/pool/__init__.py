@@ -7,7 +7,11 @@
 ``map``
     Many prompts, a few at a time.
 ``dispatcher``
-    Holds the lock; knows the jobs that have not ended, and moves them.
+    Moves the jobs that have not ended, and looks after the servers.
+``changing``
+    What both are about, and its lock.
+``worker``, ``aftermath``
+    The thread in which that changes, and what follows a change once the lock is free.
 ``member``
     One server of a pool, and the thread that connects to it and submits.
 ``status``

@@ -1,20 +1,14 @@
-"""Knows the jobs of a pool that have not ended, and moves them from server to server.
-
-One lock guards all of it; nothing is sent, and nobody's code runs, while it is held.
-"""
+"""Moves the jobs of a pool from server to server, until they have ended."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
-import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Literal, cast
+
+import attrs
 
 from ..errors import (
     AuthenticationError,
@@ -23,130 +17,83 @@ from ..errors import (
     JobLost,
     ServerUnreachable,
 )
-from ..events import EndEvent, Event
+from ..events import EndEvent
 from ..jobs import pooled
+from ..jobs.callbacks import deliver
 from ..jobs.job import Job, result_of, when_ended
 from ..jobs.outcomes import lost
 from ..jobs.pooled import PooledJob
 from ..jobs.result import Result
 from ..signals import Receivers
 from ..transport.failures import is_away
-from .member import Entry, Member, status_of
+from .aftermath import log
+from .changing import Changing
+from .member import Entry, Member
 from .needs import Offer
 from .refusals import cannot_run
-from .schedule import Assignment, Mode, Schedule
-from .status import PoolEvent, PoolStatus
-
-log: logging.Logger = logging.getLogger("comfy_client")
+from .schedule import Mode
+from .worker import Worker
 
 #: What becomes of a job that may have run, when nobody knows whether it did.
 OnLost = Literal["raise", "retry"]
 
-#: Seconds between two looks at the servers.
-TICK: Final = 0.25
 #: Seconds that slow receivers have to get the last events.
-_FLUSH: Final = 1.0
+_FLUSH: Final = 5.0
+#: Seconds that a job may be on its way to a server before those behind it go elsewhere.
+_SLOW: Final = 1.0
 #: How often a job runs, if it is lost each time.
 ATTEMPTS: Final = 3
 #: How often a job moves on because its files could not be sent.
 MOVES: Final = 5
 
-#: How a job ended, and the event of that, if nobody had one yet.
-_End = tuple[Entry, Result | BaseException, EndEvent | None]
 
-
-class Dispatcher:
-    """What is behind a pool: its servers, and its jobs that have not ended.
-
-    Attributes:
-        members: Its servers by name, in the order in which they were added.
-        closed: Whether it takes no more jobs.
-        moved_at: When the last job went to a server, of the monotonic clock.
-        was_ready: Whether a server has ever answered.
-    """
+class Dispatcher(Changing):
+    """What is behind a pool: its servers, and its jobs that have not ended."""
 
     def __init__(
         self, mode: Mode, receivers: Receivers, *, patience: float, on_lost: OnLost
     ) -> None:
-        self.members: dict[str, Member] = {}
-        self.closed: bool = False
-        self.moved_at: float = 0.0
-        self._receivers = receivers
+        super().__init__(mode, receivers)
         self._patience = patience
         self._on_lost = on_lost
-        self._leaving: list[Member] = []
-        self._ends: list[_End] = []
-        self._news: list[Event] = []
-        self._done = self._failed = 0  # of servers that have left
-        self.was_ready: bool = False
-        self._schedule = Schedule(mode)
-        self._entries: dict[PooledJob, Entry] = {}
-        self._begin()
-
-    def _begin(self) -> None:
-        # Guards all of the above, and what members say of their servers.  Taken before the locks
-        # of queues.  Re-entrant: a handler of a signal may submit, or cancel.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._todo: queue.SimpleQueue[Callable[[Dispatcher], object]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
+        self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over)
 
     def start(self) -> None:
         """Have its servers connected, and look after them; once."""
         with self._lock:
-            if self._thread is not None:
-                return
-            self._thread = threading.Thread(
-                target=_look_after, args=(weakref.ref(self), self._todo), daemon=True
-            )
-            self._thread.name = "comfy-pool-dispatcher"
-            self._thread.start()
+            if not self._worker.is_started:
+                self._worker.start()
+                self._worker.put(Dispatcher._start_members)
+
+    def _start_members(self) -> None:
+        with self._lock:
             for member in self.members.values():
                 member.start()
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """In here something changes; then jobs are given away, and who waits is told."""
-        with self._lock:
-            yield
-            while (found := self._schedule.next()) is not None:
-                self._assign(found)
-            self._dismiss()
-            ends, self._ends = self._ends, []
-            news, self._news = self._news, []
-            self._changed.notify_all()
-        for entry, outcome, event in ends:
-            pooled.end(entry.job, outcome, event)
-        for each in news:
-            self._receivers.publish(each)
-
-    def _assign(self, found: Assignment) -> None:
-        member = self.members[found.server.name]
-        entry = self._entries[cast("PooledJob", found.job.key)]
-        entry.member, entry.started = member, False
-        self.moved_at = time.monotonic()
-        member.inbox.append(entry)
-        member.wake()
-
-    def _say(self, name: str, server: str | None = None) -> None:
-        self._news.append(PoolEvent(name=name, server=server, waiting=len(self._schedule)))
 
     # -- servers -----------------------------------------------------------------------------
 
     def add(self, member: Member) -> None:
         """One more server; ValueError if it is there already."""
+        self._worker.ask(partial(self._add, member))
+
+    def _add(self, member: Member) -> None:
         with self._changing():
-            if self.closed:
-                raise ClientClosed("this ComfyPool is shut down; make a new one")
+            self.check_open()
             self._schedule.add_server(member.server)
             self.members[member.name] = member
             self._say("added", member.name)
-            if self._thread is not None:
+            if self._worker.is_started:
                 member.start()
 
     def remove(self, name: str) -> None:
-        """One server less: it ends what it has."""
+        """One server less: it ends what it has; ValueError if it is not there."""
+        self._worker.ask(partial(self._remove, name))
+
+    def _remove(self, name: str) -> None:
         with self._changing():
+            if name not in self.members:
+                raise ValueError(f"{name} is not in the pool")
             member = self.members[name]
             self._take_back(member)
             member.server.ready = False
@@ -154,6 +101,7 @@ class Dispatcher:
             self._schedule.remove_server(name)
             self._leaving.append(self.members.pop(name))
             self._say("removed", name)
+            self._give_up()
 
     def _dismiss(self) -> None:
         """Let go of servers that have left, once they have nothing of ours."""
@@ -161,7 +109,7 @@ class Dispatcher:
             self._leaving.remove(member)
             self._done += member.done
             self._failed += member.failed
-            self._todo.put(partial(_stop, member))  # not while the lock is held: it takes a moment
+            self._worker.put(partial(_stop, member))  # without the lock: it takes a moment
 
     def became_ready(self, member: Member, offer: Offer | None) -> None:
         """It answers, and has this."""
@@ -170,11 +118,13 @@ class Dispatcher:
                 return
             member.error = member.down_since = None
             member.has(offer)
-            member.server.ready = self.was_ready = True
+            self.was_ready = True
+            self._schedule.welcome(member.server)
             member.look()
             self._schedule.regroup()
             self._say("ready", member.name)
-        member.on_status(partial(_ask_to_look, self._todo, weakref.ref(member)))
+            self._give_up()
+        member.on_status(partial(_ask_to_look, self._worker, weakref.ref(member)))
 
     def look(self, member: Member) -> None:
         """Its queue has changed."""
@@ -208,6 +158,11 @@ class Dispatcher:
         self._take_back(member)
         member.wake(again=error is None)
 
+    def answers(self, member: Member) -> None:
+        """One that was removed, and has no socket, is there."""
+        with self._changing():
+            member.error = member.down_since = None
+
     def _take_back(self, member: Member) -> None:
         """What it is to have, and has not got, goes elsewhere."""
         while member.inbox:
@@ -224,16 +179,20 @@ class Dispatcher:
         """Look at all servers."""
         now = time.monotonic()
         with self._changing():
-            for member in [*self.members.values(), *self._leaving]:
+            for member in self.all_members:
                 member.look()
                 if not member.is_live and (member.server.ready or member.leaving):
                     if member.server.ready:
-                        log.warning("%s is away, and gets no jobs until it is back", member.name)
+                        words = "%s is away, and gets no jobs until it is back"
+                        self._after.warn(words, member.name)
                     self._goes_down(member, None)
-                elif member.is_live and member.leaving:
+                elif member.is_connected and member.leaving:
                     member.down_since = None
-                elif member.is_live and member.down_since is not None:
+                elif member.is_connected and member.down_since is not None:
                     member.wake(again=True)
+                if member.inbox and now - (member.busy_since or now) > _SLOW:
+                    member.server.is_slow = True
+                    self._take_back(member)
                 since = member.down_since
                 if since is not None and now - since > self._patience:
                     self._lose(member)
@@ -257,11 +216,19 @@ class Dispatcher:
 
     def submit(self, entry: Entry) -> None:
         """One more job; it waits until a server is chosen."""
+        try:
+            self._worker.ask(partial(self._submit, entry))
+        except BaseException:  # by Ctrl-C, too: then nobody has the job
+            self._worker.put(lambda dispatcher: dispatcher._withdraw(entry.job))
+            raise
+
+    def _submit(self, entry: Entry) -> None:
         with self._changing():
-            if self.closed:
-                raise ClientClosed("this ComfyPool is shut down; make a new one")
+            self.check_open()
             if not self._schedule.able(entry.waiting):
                 raise cannot_run(entry.waiting, self.members)
+            if entry.callbacks:
+                entry.look = deliver(self._receivers, entry.callbacks, entry.job)
             self._entries[entry.job] = entry
             self._schedule.add(entry.waiting)
             self._say("have_job")
@@ -274,28 +241,31 @@ class Dispatcher:
             entry = member.inbox.popleft()
             entry.started = True
             member.in_flight[entry] = None
+            member.busy_since = time.monotonic()
             return entry
 
     def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
         """A server has it, or may have it."""
         with self._changing():
             entry.inner = inner
+            member.is_through()
+        when_ended(inner, partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             try:
                 inner.cancel()
             except ComfyError as exc:
                 log.warning("prompt %s was not cancelled, and may run: %s", inner.prompt_id, exc)
-        when_ended(inner, partial(_ask_to_end, self._todo, entry, inner))
 
     def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
         """A server surely does not have it: it goes elsewhere, unless that is no help."""
-        refuses_us = isinstance(error, AuthenticationError)
-        may_move = refuses_us or isinstance(error, ServerUnreachable) or entry.moves < MOVES
         with self._changing():
             member.in_flight.pop(entry, None)
             member.server.own -= 1
-            if may_move and not entry.cancelled and (refuses_us or is_away(error)):
-                log.warning("%s goes to another server: %s", entry.job.prompt_id, error)
+            member.is_through()
+            if entry.job not in self._entries:
+                return
+            if not entry.cancelled and self._may_move(entry, member, error):
+                self._after.warn("%s goes to another server: %s", entry.job.prompt_id, error)
                 entry.moves += 1
                 pooled.leave(entry.job)
                 self._waits_again(entry)
@@ -303,10 +273,19 @@ class Dispatcher:
                 return
             member.failed += 1
             if entry.cancelled:
-                self._withdraw(entry)
+                self._finish(entry, *_withdrawal(entry))
             else:
                 pooled.refuse(entry.job)
                 self._finish(entry, error)
+
+    def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
+        """Whether another server may do what this one does not."""
+        if isinstance(error, AuthenticationError | ClientClosed):
+            # This one will not either when it is asked again.
+            exclude = entry.waiting.exclude | {member.name}
+            entry.waiting = attrs.evolve(entry.waiting, exclude=exclude)
+            return bool(self._schedule.able(entry.waiting))
+        return is_away(error) and (isinstance(error, ServerUnreachable) or entry.moves < MOVES)
 
     def ended(self, entry: Entry, inner: Job) -> None:
         """A prompt has ended."""
@@ -340,7 +319,7 @@ class Dispatcher:
         if is_over:
             self._finish(entry, error, event)
             return
-        log.warning("%s; running it again", error)
+        self._after.warn("%s; running it again", error)
         entry.tries += 1
         pooled.leave(entry.job, str(uuid.uuid4()))
         self._waits_again(entry)
@@ -349,108 +328,89 @@ class Dispatcher:
         self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None
     ) -> None:
         del self._entries[entry.job]
-        self._ends.append((entry, outcome, event))
+        self._after.end(entry.job, outcome, event)
         if not self._entries:
             self._say("idle")
-            self._todo.put(_nothing)  # the thread looks, and may end
+
+    def _give_up(self) -> None:
+        """As no server will come any more, what none can run has ended."""
+        for waiting in list(self._schedule.waiting()) if self.closed else ():
+            if not self._schedule.able(waiting):
+                entry = self._entries[cast("PooledJob", waiting.key)]
+                self._schedule.remove(waiting.key)
+                self._failed += 1
+                pooled.refuse(entry.job)
+                self._finish(entry, cannot_run(waiting, self.members))
 
     # -- what jobs ask -------------------------------------------------------------------------
 
-    def position(self, job: PooledJob) -> int | None:
-        """How many waiting jobs are before it, at most."""
-        with self._lock:
-            return self._schedule.position(job)
-
-    def why(self, job: PooledJob) -> str:
-        """What it waits for."""
-        with self._lock:
-            entry, before = self._entries.get(job), self._schedule.position(job)
-            if entry is None or before is None:
-                return "waiting: a server has been chosen"
-            names = self._schedule.able(entry.waiting)
-            ready = sum(self.members[name].server.ready for name in names)
-            if not names:
-                return "waiting: no server of the pool can run it"
-            what = f"{ready} of {len(names)} servers that can run it are ready"
-            return f"waiting for a server, {before} before it; {what}"
-
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
-        """Do not run it, unless a server has it; ``if_unsent``: or may be about to."""
+        """Do not run it, unless a server has it; ``if_unsent``: or may be about to.
+
+        One that a server has, does at least not run again if it is lost.
+        """
+        return self._worker.ask(partial(self._withdraw, job, if_unsent=if_unsent))
+
+    def _withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
         with self._changing():
             entry = self._entries.get(job)
-            if entry is None or entry.inner is not None or (if_unsent and entry.started):
+            if entry is None or (if_unsent and entry.started):
                 return False
-            member = entry.member
             if entry.started:
                 entry.cancelled = True
-                return True
-            if not self._schedule.remove(job) and member is not None:
-                member.inbox.remove(entry)
-                member.server.own -= 1
-            self._withdraw(entry)
+                return entry.inner is None
+            if not self._schedule.remove(job) and entry.member is not None:
+                entry.member.inbox.remove(entry)
+                entry.member.server.own -= 1
+            self._failed += 1
+            self._finish(entry, *_withdrawal(entry))
             return True
-
-    def _withdraw(self, entry: Entry) -> None:
-        event, error = pooled.withdrawal(entry.job)
-        self._finish(entry, error, event)
 
     # -- the whole -----------------------------------------------------------------------------
 
-    def wait(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a change, or for so long; whether it is so now."""
-        with self._lock:
-            return until() or (bool(self._changed.wait(seconds)) and until())
+    def close(self) -> None:
+        """Take no more jobs, and no servers."""
+        self._worker.ask(self._close)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether it has no jobs."""
-        return not self._entries
+    def _close(self) -> None:
+        with self._changing():
+            self.closed = True
+            self._give_up()
 
-    def waiting(self) -> list[PooledJob]:
-        """The jobs of which nothing has been sent."""
-        with self._lock:
-            return [entry.job for entry in self._entries.values() if not entry.started]
-
-    def room(self) -> int:
-        """How many jobs keep all servers busy."""
-        with self._lock:
-            return max(1, sum(member.server.most for member in self.members.values()))
-
-    def status(self) -> PoolStatus:
-        """What it does now."""
-        with self._lock:
-            all_of_them = [*self.members.values(), *self._leaving]
-            return PoolStatus(
-                mode=self._schedule.mode,
-                waiting=len(self._schedule),
-                running=len(self._entries) - len(self._schedule),
-                done=self._done + sum(one.done for one in all_of_them),
-                failed=self._failed + sum(one.failed for one in all_of_them),
-                servers=tuple(map(status_of, all_of_them)),
-            )
+    def is_over(self) -> bool:
+        """Whether all is done; then its servers are let go."""
+        if self.closed and self.is_idle:
+            self.stop()
+            return True
+        return False
 
     def stop(self) -> None:
         """Let go of all servers."""
         with self._lock:
             self.closed = True
-            members = [*self.members.values(), *self._leaving]
-            entries = list(self._entries.values())
-            self._entries.clear()
-        self._todo.put(_nothing)  # the thread looks, and ends
+            members = self.all_members
+        self._worker.put(_nothing)  # the thread looks, and ends
         for member in members:
             member.stop()
-        for entry in entries:
-            pooled.end(entry.job, ClientClosed("the ComfyPool was shut down"))
-        self._receivers.flush(_FLUSH)
+        self.flush(_FLUSH)
         self._receivers.close()
 
     def after_fork(self) -> None:
         """In the child: servers and jobs are the parent's."""
         self._begin()
+        self._worker.reset()
+        self._receivers.reset()
+        for member in self.all_members:
+            member.after_fork()
         self.closed = True
         for entry in self._entries.values():
             pooled.abandon(entry.job)
         self._entries.clear()
+
+
+def _withdrawal(entry: Entry) -> tuple[BaseException, EndEvent]:
+    event, error = pooled.withdrawal(entry.job)
+    return error, event
 
 
 def _nothing(_: Dispatcher) -> None:
@@ -461,36 +421,11 @@ def _stop(member: Member, _: Dispatcher) -> None:
     member.stop()
 
 
-_Todo = queue.SimpleQueue[Callable[[Dispatcher], object]]
+def _ask_to_end(worker: Worker[Dispatcher], entry: Entry, inner: Job) -> None:
+    worker.put(lambda dispatcher: dispatcher.ended(entry, inner))
 
 
-def _ask_to_end(todo: _Todo, entry: Entry, inner: Job) -> None:
-    todo.put(lambda dispatcher: dispatcher.ended(entry, inner))
-
-
-def _ask_to_look(todo: _Todo, ref: weakref.ref[Member], _: object) -> None:
+def _ask_to_look(worker: Worker[Dispatcher], ref: weakref.ref[Member], _: object) -> None:
     member = ref()
     if member is not None:
-        todo.put(lambda dispatcher: dispatcher.look(member))
-
-
-def _look_after(ref: weakref.ref[Dispatcher], todo: _Todo) -> None:
-    """The thread of a pool, which it holds only while there is something to do."""
-    due = time.monotonic()
-    while True:
-        try:
-            call = todo.get(timeout=max(0.0, due - time.monotonic()))
-        except queue.Empty:
-            call = Dispatcher.tick
-            due = time.monotonic() + TICK
-        dispatcher = ref()
-        if dispatcher is None:
-            return
-        if dispatcher.closed and dispatcher.is_idle:
-            dispatcher.stop()
-            return
-        try:
-            call(dispatcher)
-        except Exception:
-            log.exception("the pool could not do one step")  # a defect; the next one may work
-        del dispatcher
+        worker.put(lambda dispatcher: dispatcher.look(member))

@@ -8,11 +8,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
-from ..errors import ApiError, ClientClosed, ComfyError, SubmitUncertain, UnexpectedResponse
+from ..errors import ApiError, ComfyError, SubmitUncertain, UnexpectedResponse
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job
 from ..jobs.pooled import PooledJob, follow, queue_length
@@ -31,6 +32,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds that a server may take to say how long its queue is.
 _QUESTION: Final = 5.0
+#: Seconds between two questions to a server without a socket, whether it is there.
+_INTERVAL: Final = 1.0
 #: Seconds between two attempts to reach a server that is down: the first, and at most.
 _PAUSE: Final = 0.3
 _LONGEST_PAUSE: Final = 5.0
@@ -38,7 +41,11 @@ _LONGEST_PAUSE: Final = 5.0
 _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
 
-@attrs.define(eq=False)
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+@attrs.define(eq=False, repr=False)
 class Entry:
     """A job that has not ended.
 
@@ -51,10 +58,11 @@ class Entry:
         chosen: Called with the URL of the server that was chosen, in another thread, before
             anything is sent; what it raises is the error of the job.
         found: How to attach to a prompt that was submitted before; ``None``: it is a new one.
+        look: Called when a server is about to get it: its callbacks want to know its place.
         member: The server that was chosen; ``None``: none is.
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether it is being submitted, or was.
-        cancelled: Whether it was cancelled while it was being submitted.
+        cancelled: Whether it was cancelled after its submission had begun.
         moves: How often a server surely did not get it.
         tries: How often it was lost.
     """
@@ -66,6 +74,7 @@ class Entry:
     options: Mapping[str, Any]
     chosen: Callable[[str], object] | None = None
     found: Callable[[ComfyApi], Job] | None = None
+    look: Callable[[], object] = _nothing
     member: Member | None = None
     inner: Job | None = None
     started: bool = False
@@ -82,6 +91,9 @@ class Owner(Protocol):
 
     def became_unreachable(self, member: Member, error: Exception) -> None:
         """It does not answer."""
+
+    def answers(self, member: Member) -> None:
+        """It was removed, and is there."""
 
     def take(self, member: Member) -> Entry | None:
         """The next job that it is to have, which is being submitted from now on."""
@@ -106,6 +118,7 @@ class Member:
         leaving: Whether it was removed from the pool.
         inbox: Jobs that it is to have, of which nothing has been sent yet.
         in_flight: Jobs that it has, or may have.
+        busy_since: Since when one is on its way to it; ``None``: none is.
         abandoned: Prompts that run elsewhere now: they are cancelled when it is back.
         done: Jobs that it has ended with a result.
         failed: Jobs that it has ended without one.
@@ -121,15 +134,17 @@ class Member:
         self.leaving = False
         self.inbox: deque[Entry] = deque()
         self.in_flight: dict[Entry, None] = {}
+        self.busy_since: float | None = None
         self.abandoned: list[Job] = []
         self.done = 0
         self.failed = 0
         self._owner = owner
         self._wake = threading.Event()
-        self._stopped = False
+        self._is_started = self._stopped = False
         self._pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6)
-        self._retry_at = 0.0
+        self._retry_at = self._ask_at = 0.0
         self._off: Callable[[], object] | None = None
+        self._relays: dict[object, Callable[[], object]] = {}
 
     @property
     def name(self) -> str:
@@ -141,8 +156,16 @@ class Member:
         """Whether its client hears of it."""
         return self.api.state in _LIVE
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its client hears of it by a socket, whose end is noticed."""
+        return self.api.state is State.CONNECTED
+
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin to connect; once."""
+        if self._is_started:
+            return
+        self._is_started = True
         thread = threading.Thread(
             target=_work, args=(weakref.ref(self), self._wake), name="comfy-pool", daemon=True
         )
@@ -161,8 +184,20 @@ class Member:
         self._wake.set()
         if self._off is not None:
             self._off()
+        for key in list(self._relays):
+            self.relay_no_more(key)
         if self.is_own:
             self.api.close()
+
+    def after_fork(self) -> None:
+        """In the child: another thread may have had the lock of the event."""
+        self._wake = threading.Event()
+        self._off = None
+
+    def is_through(self) -> None:
+        """Nothing is on its way to it."""
+        self.busy_since = None
+        self.server.is_slow = False
 
     def has(self, offer: Offer | None) -> None:
         """This is what it has; ``None``: nobody knows."""
@@ -179,13 +214,24 @@ class Member:
         if self._off is None:
             self._off = self.api.on("status", call)
 
+    def relay(self, key: object, name: str, callback: Callable[[Any, Any], object]) -> None:
+        """Call back for events of its client, too; once for each key."""
+        if key not in self._relays and not self._stopped:
+            off = self.api.on(name, partial(callback, self.api))
+            if self._relays.setdefault(key, off) is not off:  # another thread did
+                off()
+
+    def relay_no_more(self, key: object) -> None:
+        """Call back no more."""
+        self._relays.pop(key, _nothing)()
+
     # -- in its thread -----------------------------------------------------------------------
 
     def work(self) -> float | None:
         """Do what there is to do; in how many seconds to look again, ``None``: never."""
         while not self._stopped:
             if self.leaving:
-                return _LONGEST_PAUSE
+                return self._ask_whether_it_is_there()
             if not self.server.ready:
                 left = self._retry_at - time.monotonic()
                 if left > 0:
@@ -193,10 +239,29 @@ class Member:
                 self._connect()
                 continue
             entry = self._owner.take(self)
-            if entry is None:
-                return _LONGEST_PAUSE
-            self._submit(entry)
+            if entry is not None:
+                self._submit(entry)
+            else:
+                return self._ask_whether_it_is_there()
         return None
+
+    def _ask_whether_it_is_there(self) -> float:
+        """One without a socket says nothing when it goes away; in how many seconds to ask again."""
+        if self.api.state is not State.POLLING:
+            return _LONGEST_PAUSE
+        left = self._ask_at - time.monotonic()
+        if left > 0:
+            return left
+        self._ask_at = time.monotonic() + _INTERVAL
+        try:
+            self.api.poll_status(_QUESTION)
+        except ComfyError as exc:
+            log.debug("%s does not answer: %s", self.name, exc)
+            self._owner.became_unreachable(self, exc)
+            return _PAUSE
+        if self.leaving:
+            self._owner.answers(self)
+        return _INTERVAL
 
     def _connect(self) -> None:
         self._retry_at = time.monotonic() + self._pauses.next()
@@ -204,8 +269,15 @@ class Member:
             self.api.poll_status(_QUESTION)
             self.api.init(timeout=_QUESTION)
             offer = self.ask_for_offer()
-        except (ComfyError, OSError, ValueError) as exc:
-            log.debug("%s is not ready: %s", self.name, exc)
+        except Exception as exc:  # the next attempt may succeed
+            is_foreseen = isinstance(exc, ComfyError | OSError | ValueError)
+            log.log(
+                logging.DEBUG if is_foreseen else logging.ERROR,
+                "%s is not ready: %s",
+                self.name,
+                exc,
+                exc_info=None if is_foreseen else exc,
+            )
             self._owner.became_unreachable(self, exc)
             return
         self._pauses.reset()
@@ -235,6 +307,7 @@ class Member:
 
         def begun(inner: Job) -> None:
             follow(job, inner, self.name)
+            entry.look()
 
         try:
             if entry.found is not None:
@@ -245,7 +318,6 @@ class Member:
             inner = submit_begun(
                 self.api,
                 entry.workflow,
-                entry.callbacks,
                 prompt_id=job.prompt_id,
                 begun=begun,
                 **entry.options,
@@ -262,13 +334,14 @@ class Member:
         """It may have it: look for it there, as long as it takes."""
         try:
             inner = self.api.job(entry.job.prompt_id, entry.workflow)
-        except ClientClosed as exc:
+        except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
             self._owner.was_not_submitted(self, entry, exc)
         else:
             self._has_found(entry, inner)
 
     def _has_found(self, entry: Entry, inner: Job) -> None:
         follow(entry.job, inner, self.name)
+        entry.look()
         self._owner.was_submitted(self, entry, inner)
 
 
@@ -281,7 +354,11 @@ def _work(ref: weakref.ref[Member], wake: threading.Event) -> None:
         member = ref()
         if member is None:
             return
-        pause = member.work()
+        try:
+            pause = member.work()
+        except Exception:
+            log.exception("a server of the pool could not be served")  # a defect
+            pause = _PAUSE
         del member
 
 

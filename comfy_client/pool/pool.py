@@ -10,7 +10,6 @@ from concurrent.futures import Executor
 from typing import Final, Self, get_args
 
 from ..client import ComfyApi
-from ..errors import ClientClosed
 from ..jobs.waiting import AnyJob, as_completed
 from ..signals import Receivers
 from ..transport.deadline import Deadline, check_timeout
@@ -121,8 +120,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         """
         deadline = Deadline.after(timeout)
         dispatcher = self._dispatcher
-        if dispatcher.closed:
-            raise ClientClosed("this ComfyPool is shut down; make a new one")
+        dispatcher.check_open()
         dispatcher.start()
 
         def is_settled() -> bool:
@@ -132,6 +130,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         while not dispatcher.wait(is_settled, deadline.left(_SLICE)):
             if deadline.expired:
                 break
+        dispatcher.check_open()
         if not dispatcher.was_ready:
             raise out_of_reach(dispatcher.members)
         return self
@@ -139,12 +138,14 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs, and close the clients that the pool made once all have ended.
 
+        Jobs that no server of the pool can run, since those that could were removed, end now.
+
         Args:
             wait: Whether to wait until all jobs have ended.
             cancel_futures: Whether to cancel the jobs that wait for a server.
         """
         dispatcher = self._dispatcher
-        dispatcher.closed = True
+        dispatcher.close()
         if cancel_futures:
             for job in dispatcher.waiting():
                 dispatcher.withdraw(job)
@@ -161,8 +162,15 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             raise
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        """Wait for all jobs; after an exception, cancel those that wait, and leave at once."""
-        self.shutdown(wait=exc is None, cancel_futures=exc is not None)
+        """Wait for all jobs; after an exception, cancel those that wait, and leave at once.
+
+        So does a Ctrl-C that ends this wait.
+        """
+        try:
+            self.shutdown(wait=exc is None, cancel_futures=exc is not None)
+        except BaseException:
+            self.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def __repr__(self) -> str:
         return f"<ComfyPool {', '.join(self._dispatcher.members) or 'without servers'}>"

@@ -42,6 +42,8 @@ def _listed(needs: list[Need]) -> str:
 
 def out_of_reach(members: Mapping[str, Member]) -> ServerUnreachable:
     """The error for a pool of which no server answers."""
+    if not members:
+        return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
     return ServerUnreachable(f"no server of the pool answers: {said[:_MOST_TEXT]}")
 
@@ -49,4 +51,10 @@ def out_of_reach(members: Mapping[str, Member]) -> ServerUnreachable:
 def is_hopeless(members: Mapping[str, Member]) -> bool:
     """Whether all have failed, for reasons that time does not mend."""
     errors = [member.error for member in members.values()]
-    return all(error is not None and not getattr(error, "retryable", False) for error in errors)
+    return all(map(_is_for_good, errors))
+
+
+def _is_for_good(error: Exception | None) -> bool:
+    if isinstance(error, ComfyError):
+        return not error.retryable
+    return isinstance(error, OSError | ValueError)  # as of the file of a certificate

@@ -59,6 +59,7 @@ class Server:
         most: How many jobs of ours it may have at a time.
         has: Whether it has what a job needs.
         ready: Whether it takes jobs.
+        is_slow: Whether it takes long to take one, so that it gets no more meanwhile.
         own: Jobs of ours that it has.
         others: Prompts of others in its queue.
         model: The models of the job that it got last.
@@ -70,6 +71,7 @@ class Server:
     most: int = 2
     has: Callable[[Needs], bool] = anything
     ready: bool = False
+    is_slow: bool = False
     own: int = 0
     others: int = 0
     model: tuple[str, ...] = ()
@@ -137,10 +139,21 @@ class Schedule:
         """From now on there is one more; ValueError for one that is there."""
         if server.name in self.servers:
             raise ValueError(f"{server.name} is in the pool already")
-        # It has no turns to make up for.
-        server.served = min((one.served for one in self.servers.values()), default=0.0)
+        self._begins(server, list(self.servers.values()))
         self.servers[server.name] = server
         self.regroup()
+
+    def welcome(self, server: Server) -> None:
+        """It takes jobs, for the first time or again."""
+        if not server.ready:
+            self._begins(server, [one for one in self.servers.values() if one.ready])
+        server.ready = True
+
+    @staticmethod
+    def _begins(server: Server, others: list[Server]) -> None:
+        """It has no turns to make up for."""
+        least = min((one.served for one in others), default=0.0)
+        server.served = max(server.served, least)
 
     def remove_server(self, name: str) -> None:
         """There is one less."""
@@ -230,7 +243,7 @@ class Schedule:
         return sorted(lanes.values(), key=lambda lane: lane.heap[0][0])
 
     def _is_free(self, server: Server) -> bool:
-        if not server.ready or server.own >= server.most:
+        if not server.ready or server.is_slow or server.own >= server.most:
             return False
         return self.mode != "first_free" or server.own + server.others == 0
 

@@ -28,7 +28,7 @@ class Servers:
     _receivers: Receivers
     _in_flight: int
     _first: ComfyApi | None
-    _relayed: dict[tuple[str, Callable[..., object]], list[Callable[[], None]]]
+    _relayed: dict[object, tuple[str, Callable[[Any, Any], object]]]
 
     def add(self, server: AnyServer, *, weight: float = 1.0) -> None:
         """Add a server, while jobs run, too.
@@ -54,8 +54,8 @@ class Servers:
         member = Member(api, known, self._dispatcher, is_own=isinstance(server, str))
         self._dispatcher.add(member)
         self._first = self._first or api
-        for (event, callback), offs in list(self._relayed.items()):
-            offs.append(api.on(event, partial(callback, api)))
+        for key, (event, callback) in list(self._relayed.items()):
+            member.relay(key, event, callback)
 
     def remove(self, server: AnyServer) -> None:
         """Remove a server: it gets no new jobs, and ends those that it has.
@@ -63,10 +63,7 @@ class Servers:
         Raises:
             ValueError: It is not in the pool.
         """
-        name = self._name_of(server)
-        if name not in self._dispatcher.members:
-            raise ValueError(f"{name} is not in the pool")
-        self._dispatcher.remove(name)
+        self._dispatcher.remove(self._name_of(server))
 
     @property
     def servers(self) -> tuple[ComfyApi, ...]:
@@ -109,7 +106,7 @@ class Servers:
         ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
         ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
         its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
-        later count, too.
+        later count, too, and one that was removed does until it has ended what it has.
 
         Args:
             name: The name of an event.
@@ -127,12 +124,14 @@ class Servers:
             )
         if name in POOL_EVENTS:
             return self._receivers.on(name, partial(callback, self), once=False)
-        offs = [api.on(name, partial(callback, api)) for api in self.servers]
-        key = (name, callback)
-        self._relayed.setdefault(key, []).extend(offs)
+        key = object()
+        self._relayed[key] = name, callback  # first: for servers that are added meanwhile
+        for member in self._dispatcher.all_members:
+            member.relay(key, name, callback)
 
         def off() -> None:
-            for each in self._relayed.pop(key, ()):
-                each()
+            self._relayed.pop(key, None)
+            for member in self._dispatcher.all_members:
+                member.relay_no_more(key)
 
         return off

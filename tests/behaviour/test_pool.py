@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
+import itertools
+import logging
+import random
+import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client import (
+    AuthenticationError,
     ClientClosed,
     ComfyApi,
     ComfyPool,
     JobFailed,
     JobInterrupted,
     JobLost,
+    JobTimeout,
     PoolEvent,
     PromptRejected,
     Result,
@@ -25,7 +35,8 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import LIMIT, Quick, until
+from comfy_client.transport.websocket import State
+from tests.helpers.clients import FAST, LIMIT, Quick, flush, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.pools import marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
@@ -346,6 +357,282 @@ def test_its_status_is_a_table(servers, clients) -> None:
         [server.url, "ready"] for server in servers
     ]
     assert [one["done"] for one in status.to_dict()["servers"]] == [1, 0]
+
+
+def test_a_server_that_refuses_a_job_does_not_get_it_again(servers, clients) -> None:
+    """Another does; if none is left, the refusal is the error of the job."""
+    with pooled(clients) as pool:
+        servers[0].faults.answer("POST", "/prompt", (403, {}, ""))
+        jobs = [pool.submit(shows()) for _ in range(4)]
+        assert {job.server for job in jobs if job.result(LIMIT)} == {servers[1].url}
+        servers[1].faults.answer("POST", "/prompt", (403, {}, ""))
+        assert isinstance(pool.submit(shows()).exception(LIMIT), AuthenticationError)
+
+
+def test_a_client_that_its_user_closes_is_a_server_less(servers, clients) -> None:
+    with pooled(clients) as pool:
+        clients[0].close()
+        jobs = [pool.submit(shows()) for _ in range(4)]
+        assert {job.server for job in jobs if job.result(LIMIT)} == {servers[1].url}
+
+
+def test_a_server_without_a_socket_is_missed_when_it_goes(servers) -> None:
+    with Quick(servers[0].url, transport="poll") as api, pooled([api], patience=0.3) as pool:
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        servers[0].kill()
+        with pytest.raises(JobLost, match=r"has not answered for 0\.3 s"):
+            job.result(LIMIT)
+
+
+def test_nobody_waits_behind_a_job_that_takes_long_to_submit(servers, clients) -> None:
+    with pooled(clients) as pool:
+        slow = servers[0].faults.delay("POST", "/prompt", None)
+        jobs = [pool.submit(shows()) for _ in range(4)]
+        assert {job.server for job in itertools.islice(pool.as_completed(jobs), 3)} == {
+            servers[1].url
+        }
+        slow.end()
+        servers[0].faults.drop()
+
+
+def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) -> None:
+    with pooled(clients, on_lost="retry", in_flight=1, patience=0.3) as pool:
+        job = pool.submit(shows(waits=True), include=[clients[0]])
+        until_each_runs(servers[0])
+        servers[0].kill()
+        with pytest.raises(ServerUnreachable):
+            job.cancel()
+        assert isinstance(job.exception(LIMIT), JobLost)
+
+
+def test_a_server_whose_answer_nobody_foresaw_is_tried_again(servers) -> None:
+    class Odd(Quick):
+        is_odd = True
+
+        def node_definitions(self, **kw: Any) -> Any:
+            if self.is_odd:
+                raise KeyError("odd")
+            return super().node_definitions(**kw)
+
+    with Odd(servers[0].url) as api:
+        pool = ComfyPool([api])
+        with pytest.raises(ServerUnreachable, match="odd"):
+            pool.init(timeout=0.5)
+        api.is_odd = False
+        assert pool.run(shows(), timeout=LIMIT).texts == ("x",)
+        pool.shutdown()
+
+
+def test_a_server_that_was_removed_is_let_go(servers, clients) -> None:
+    """Its own client is closed, and callbacks hear of one of yours no more."""
+    seen: list[Any] = []
+    for _ in range(5):
+        pool = ComfyPool([*clients[:1], servers[1].url]).init()
+        pool.on("status", lambda sender, event: seen.append(sender))
+        (_, own) = pool.servers
+        pool.remove(servers[1].url)
+        pool.remove(clients[0])
+        pool.shutdown()
+        until(lambda own=own: own.state is State.CLOSED)
+    flush(clients[0])
+    seen.clear()
+    clients[0].run(shows(), timeout=LIMIT)
+    flush(clients[0])
+    assert seen == []
+
+
+def test_a_shutdown_does_not_wait_for_jobs_whose_servers_were_removed(servers, clients) -> None:
+    with ComfyPool(clients, in_flight=1) as pool:
+        running = pool.submit(shows(waits=True), include=[clients[0]])
+        until_each_runs(servers[0])
+        job = pool.submit(shows(), include=[clients[0]])
+        pool.remove(clients[0])
+        assert job.why() == "waiting: no server of the pool can run it"
+        GATES.set()
+    assert running.result(0).texts == ("x",)
+    with pytest.raises(ValueError, match="leave no server"):
+        job.result(0)
+    assert job.status == "failed"
+
+
+# -- callbacks ----------------------------------------------------------------------------------
+
+
+def test_callbacks_get_the_job_that_submit_returned(clients) -> None:
+    seen: list[Any] = []
+    with pooled(clients) as pool:
+        job = pool.submit(shows(), on_start=seen.append)
+        job.result(LIMIT)
+        assert seen == [job]
+
+
+def test_callbacks_of_a_job_that_runs_again_hear_of_one_end(servers, clients) -> None:
+    seen: list[str] = []
+    starts: list[Any] = []
+    with pooled(clients, on_lost="retry") as pool:
+        job = pool.submit(
+            shows(waits=True),
+            include=[clients[0]],
+            on_event=lambda event: seen.append(event.name),
+            on_start=starts.append,
+        )
+        until_each_runs(servers[0])
+        servers[0].kill()
+        GATES.set()
+        servers[0].start()
+        job.result(LIMIT)
+        assert [name for name in seen if name in ("job_lost", "execution_success")] == [
+            "execution_success"
+        ]
+        assert starts == [job]
+
+
+def test_callbacks_go_on_when_the_submission_got_no_answer(servers) -> None:
+    class Brisk(Quick):
+        timing = attrs.evolve(FAST, look_up=0.3, look_up_sure=0.1, question=0.3)
+
+    seen: list[str] = []
+    with Brisk(servers[0].url) as api, pooled([api]) as pool:
+        faults = servers[0].faults
+        hidden = [faults.delay("GET", path, None) for path in ("/queue", "/history/*")]
+        faults.cut("POST", "/prompt", ran=True, times=1)
+        job = pool.submit(shows(waits=True), on_event=lambda event: seen.append(event.name))
+        until(lambda: job.status == "unknown")
+        for fault in hidden:
+            fault.end()
+        GATES.set()
+        job.result(LIMIT)
+        assert seen.count("execution_success") == 1
+
+
+def test_a_waiting_job_that_is_cancelled_tells_its_callbacks(servers, clients) -> None:
+    seen: list[str] = []
+    with pooled(clients[:1], in_flight=1) as pool:
+        pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        job = pool.submit(shows(), on_event=lambda event: seen.append(event.name))
+        job.cancel()
+        assert isinstance(job.exception(0), JobInterrupted)
+        until(lambda: seen == ["execution_interrupted"])
+        GATES.set()
+
+
+def test_each_registration_of_a_callback_is_taken_back_alone(clients) -> None:
+    seen: list[Any] = []
+
+    def hear(sender: Any, event: Any) -> None:
+        seen.append(sender)
+
+    with pooled(clients[:1]) as pool:
+        off = pool.on("execution_success", hear)
+        pool.on("execution_success", hear)
+        off()
+        pool.run(shows(), timeout=LIMIT)
+        assert seen == [clients[0]]
+
+
+def test_what_the_log_says_is_said_without_the_lock(servers, clients, caplog) -> None:
+    """Its handlers are somebody's code, which may wait for whoever asks the pool."""
+    asked: list[bool] = []
+
+    class Asks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.threadName == "comfy-pool-dispatcher" or "another" in record.getMessage():
+                asking = threading.Thread(target=pool.status)
+                asking.start()
+                asking.join(5.0)
+                asked.append(not asking.is_alive())
+
+    handler, log = Asks(), logging.getLogger("comfy_client")
+    log.addHandler(handler)
+    try:
+        with pooled(clients) as pool:
+            servers[0].kill()
+            for job in [pool.submit(shows()) for _ in range(4)]:
+                job.result(LIMIT)
+            until(lambda: asked)
+    finally:
+        log.removeHandler(handler)
+    assert all(asked)
+
+
+# -- waits --------------------------------------------------------------------------------------
+
+
+def test_no_job_goes_on_when_a_pool_has_been_left(clients) -> None:
+    """Whoever leaves it, finds all ended."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            with ComfyPool(clients) as pool:
+                jobs = [pool.submit(shows()) for _ in range(3)]
+            assert all(job.done() for job in jobs)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_job_that_waits_while_others_go_on_does_not_stall(servers, clients) -> None:
+    with pooled(clients[:1], in_flight=1) as pool:
+        before = [pool.submit(shows(waits=True)) for _ in range(2)]
+        job = pool.submit(shows())
+        with pytest.raises(JobTimeout, match=r"1 before it.*no server has it yet"):
+            job.result(stall_timeout=0.5)
+        begun = time.monotonic()
+        threading.Timer(0.7, before[0].cancel).start()
+        with pytest.raises(JobTimeout, match="0 before it") as raised:
+            job.result(stall_timeout=1.5)
+        assert raised.value.stalled
+        assert time.monotonic() - begun > 2.0  # the place that it moved up is news
+        GATES.set()
+
+
+@pytest.mark.parametrize("when", ["inside", "at the end"])
+def test_ctrl_c_in_a_pool_takes_back_what_waits(servers, clients, when) -> None:
+    jobs: list[Any] = []
+
+    def use() -> None:
+        with pooled(clients[:1], in_flight=1) as pool:
+            jobs.extend(pool.submit(shows(waits=True)) for _ in range(2))
+            until_each_runs(servers[0])
+            threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+            if when == "inside":
+                jobs[0].result(LIMIT)
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert isinstance(jobs[1].exception(0), JobInterrupted)
+    assert not jobs[0].done()
+    GATES.set()
+    assert jobs[0].result(LIMIT).texts == ("x",)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_while_jobs_are_submitted_leaves_none_that_hangs(servers, clients) -> None:
+    """Wherever it comes, each job that was submitted can be cancelled, and the pool goes on.
+
+    Python drops one that comes while it collects an object.
+    """
+    with pooled(clients[:1], in_flight=1) as pool:
+        pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        for _ in range(20):
+            jobs: list[Any] = []
+            seconds = random.uniform(0.001, 0.03)
+            timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
+            with contextlib.suppress(KeyboardInterrupt):
+                timer.start()
+                while timer.is_alive():
+                    jobs.append(pool.submit(shows()))
+                    jobs[-1].cancel()
+            timer.join()
+            for job in jobs:
+                job.cancel()
+                assert isinstance(job.exception(LIMIT), JobInterrupted)
+        GATES.set()
+        until(lambda: pool.status().running == pool.status().waiting == 0)
+        assert pool.run(shows("z"), timeout=LIMIT).texts == ("z",)
 
 
 # -- what makes no sense ----------------------------------------------------------------------

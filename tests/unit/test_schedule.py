@@ -75,6 +75,22 @@ def test_round_robin_goes_to_each_in_turn_by_weight() -> None:
     assert names[:3] == ["a", "b", "c"]
 
 
+def test_a_server_that_is_back_has_no_turns_to_make_up_for() -> None:
+    made = schedule(ready("a"), Server("b"), mode="round_robin")
+    for number in range(9):
+        give(made, job(number))
+        made.servers["a"].own -= 1
+    made.welcome(made.servers["b"])
+    assert Counter(name for _, name in give(made, job(10), job(11))) == {"a": 1, "b": 1}
+
+
+def test_a_server_that_takes_long_to_take_one_gets_no_more_meanwhile() -> None:
+    made = schedule(ready("a", is_slow=True))
+    assert give(made, job(0)) == []
+    made.servers["a"].is_slow = False
+    assert drain(made) == [(0, "a")]
+
+
 def test_first_free_takes_the_first_that_has_nothing_to_do() -> None:
     made = schedule(ready("a", others=1), ready("b"), ready("c"), mode="first_free")
     assert give(made, *map(job, range(3))) == [(0, "b"), (1, "c")]

@@ -1,0 +1,151 @@
+"""The state of a pool, and the lock of it.
+
+Nothing is sent, and nobody's code runs, while the lock is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from ..errors import ClientClosed
+from ..jobs.pooled import PooledJob
+from ..signals import Receivers
+from .aftermath import Aftermath
+from .member import Entry, Member, status_of
+from .schedule import Assignment, Mode, Schedule
+from .status import PoolEvent, PoolStatus
+
+
+class Changing:
+    """What is known of servers and of jobs that have not ended; who changes it, has the lock.
+
+    Attributes:
+        members: Its servers by name, in the order in which they were added.
+        closed: Whether it takes no more jobs.
+        was_ready: Whether a server has ever answered.
+        moved_at: When a server was chosen for a job last.
+    """
+
+    def __init__(self, mode: Mode, receivers: Receivers) -> None:
+        self.members: dict[str, Member] = {}
+        self.closed: bool = False
+        self._receivers = receivers
+        self._leaving: list[Member] = []
+        self._done = self._failed = 0  # of servers that have left, or of none
+        self.was_ready: bool = False
+        self.moved_at: float = 0.0
+        self._schedule = Schedule(mode)
+        self._entries: dict[PooledJob, Entry] = {}
+        self._after = Aftermath(receivers)
+        self._begin()
+
+    def _begin(self) -> None:
+        # Guards all of the above, and what members say of their servers.  Taken before the locks
+        # of queues.  Re-entrant: a handler of a signal may ask for something.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+
+    @property
+    def all_members(self) -> list[Member]:
+        """Its servers, with those that were removed and still have jobs."""
+        with self._lock:
+            return [*self.members.values(), *self._leaving]
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """In here something changes; then jobs are given away, and who waits is told."""
+        with self._lock:
+            yield
+            while (found := self._schedule.next()) is not None:
+                self._assign(found)
+            self._dismiss()
+            calls = self._after.take()
+            self._changed.notify_all()
+        if calls:
+            self._after.do(calls, self._has_followed)
+
+    def _has_followed(self) -> None:
+        with self._lock:
+            self._after.done()
+            self._changed.notify_all()
+
+    def _assign(self, found: Assignment) -> None:
+        member = self.members[found.server.name]
+        entry = self._entries[cast("PooledJob", found.job.key)]
+        entry.member, entry.started = member, False
+        self.moved_at = time.monotonic()
+        member.inbox.append(entry)
+        member.wake()
+
+    def _say(self, name: str, server: str | None = None) -> None:
+        self._after.publish(PoolEvent(name=name, server=server, waiting=len(self._schedule)))
+
+    def _dismiss(self) -> None:
+        """Let go of servers that have left, once they have nothing of ours."""
+        raise NotImplementedError
+
+    # -- what is asked ---------------------------------------------------------------------------
+
+    def position(self, job: PooledJob) -> int | None:
+        """How many waiting jobs are before it, at most."""
+        with self._lock:
+            return self._schedule.position(job)
+
+    def why(self, job: PooledJob) -> str:
+        """What it waits for."""
+        with self._lock:
+            entry, before = self._entries.get(job), self._schedule.position(job)
+            if entry is None or before is None:
+                return "waiting: a server has been chosen"
+            names = self._schedule.able(entry.waiting)
+            ready = sum(self.members[name].server.ready for name in names)
+            if not names:
+                return "waiting: no server of the pool can run it"
+            what = f"{ready} of {len(names)} servers that can run it are ready"
+            return f"waiting for a server, {before} before it; {what}"
+
+    def wait(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a change, or for so long; whether it is so now."""
+        with self._lock:
+            return until() or (bool(self._changed.wait(seconds)) and until())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no jobs, and whoever waits for one knows."""
+        return not (self._entries or self._after.is_busy)
+
+    def check_open(self) -> None:
+        """Raise :class:`ClientClosed` if it takes no more jobs."""
+        if self.closed:
+            raise ClientClosed("this ComfyPool is shut down; make a new one")
+
+    def flush(self, seconds: float) -> None:
+        """Wait until receivers and callbacks of jobs have had all events so far."""
+        self._receivers.flush(seconds)
+
+    def waiting(self) -> list[PooledJob]:
+        """The jobs of which nothing has been sent."""
+        with self._lock:
+            return [entry.job for entry in self._entries.values() if not entry.started]
+
+    def room(self) -> int:
+        """How many jobs keep all servers busy."""
+        with self._lock:
+            return max(1, sum(member.server.most for member in self.members.values()))
+
+    def status(self) -> PoolStatus:
+        """What it does now."""
+        with self._lock:
+            all_of_them = self.all_members
+            return PoolStatus(
+                mode=self._schedule.mode,
+                waiting=len(self._schedule),
+                running=len(self._entries) - len(self._schedule),
+                done=self._done + sum(one.done for one in all_of_them),
+                failed=self._failed + sum(one.failed for one in all_of_them),
+                servers=tuple(map(status_of, all_of_them)),
+            )

@@ -1,0 +1,123 @@
+"""The thread of a pool in which its jobs and servers change."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+from ..interrupts import was_started
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds between two looks at what time brings.
+TICK: Final = 0.25
+#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
+_SLICE: Final = 0.5
+
+Owner = TypeVar("Owner")
+Answer = TypeVar("Answer")
+
+
+class Worker(Generic[Owner]):
+    """Calls what it is handed, one after the other, in a thread of its own.
+
+    The thread holds the owner only while it calls: it ends with an owner that nobody keeps.
+
+    Args:
+        owner: What all of it is about; calls are made with it.
+        tick: Called every :data:`TICK` seconds.
+        is_over: Called after each call; whether nothing will ever come again.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        tick: Callable[[Owner], object],
+        is_over: Callable[[Owner], bool],
+    ) -> None:
+        self._args = weakref.ref(owner), tick, is_over
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, as in the child of a fork, which has no threads."""
+        self._todo: queue.SimpleQueue[Callable[[Owner], object]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the thread runs, or has run."""
+        return was_started(self._thread)
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        if self.is_started:
+            return
+        self._thread = threading.Thread(
+            target=_work, args=(self._todo, *self._args), name="comfy-pool-dispatcher", daemon=True
+        )
+        self._thread.start()
+
+    def put(self, call: Callable[[Owner], object]) -> None:
+        """Have it called."""
+        self._todo.put(call)
+
+    def ask(self, call: Callable[[], Answer]) -> Answer:
+        """Have it called, and wait for what it returns or raises.
+
+        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.
+        """
+        thread = self._thread
+        if thread is None or thread is threading.current_thread() or not self.is_started:
+            return call()
+        asked: Future[Answer] = Future()
+        self._todo.put(partial(_answer, asked, call))
+        try:
+            while not wait([asked], _SLICE).done:
+                if not thread.is_alive():
+                    return call()
+            return asked.result(0)
+        finally:
+            del asked  # an error, its traceback and this frame make no circle
+
+
+def _answer(asked: Future[Answer], call: Callable[[], Answer], _: object) -> None:
+    try:
+        asked.set_result(call())
+    except Exception as exc:  # noqa: BLE001  # whoever asked, gets it
+        asked.set_exception(exc)
+
+
+def _work(
+    todo: queue.SimpleQueue[Callable[[Owner], object]],
+    ref: weakref.ref[Owner],
+    tick: Callable[[Owner], object],
+    is_over: Callable[[Owner], bool],
+) -> None:
+    due = time.monotonic()
+    while True:
+        left = due - time.monotonic()
+        call = tick
+        if left > 0:
+            try:
+                call = todo.get(timeout=left)
+            except queue.Empty:
+                left = 0.0
+        if left <= 0:
+            due = time.monotonic() + TICK
+        owner = ref()
+        if owner is None:
+            return
+        try:
+            call(owner)
+            if todo.empty() and is_over(owner):
+                return
+        except Exception:
+            log.exception("the pool could not do one step")  # a defect; the next one may work
+        del owner, call
