@@ -210,7 +210,7 @@ class Dispatcher(Changing):
             event, error = lost(inner.prompt_id, why)
             self._is_lost(entry, error, event)
             if not entry.job.done() and entry.inner is None:
-                member.abandoned.append(inner)
+                member.unwanted.append(inner)
 
     # -- jobs --------------------------------------------------------------------------------
 
@@ -251,10 +251,8 @@ class Dispatcher(Changing):
             member.is_through()
         when_ended(inner, partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
-            try:
-                inner.cancel()
-            except ComfyError as exc:
-                log.warning("prompt %s was not cancelled, and may run: %s", inner.prompt_id, exc)
+            member.unwanted.append(inner)
+            member.wake()
 
     def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
         """A server surely does not have it: it goes elsewhere, unless that is no help."""

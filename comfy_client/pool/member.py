@@ -19,6 +19,7 @@ from ..jobs.job import Job
 from ..jobs.pooled import PooledJob, follow, queue_length
 from ..jobs.running import submit_begun
 from ..transport.backoff import Backoff
+from ..transport.failures import is_away
 from ..transport.websocket import State
 from ..workflow import Workflow
 from .needs import Offer
@@ -119,7 +120,8 @@ class Member:
         inbox: Jobs that it is to have, of which nothing has been sent yet.
         in_flight: Jobs that it has, or may have.
         busy_since: Since when one is on its way to it; ``None``: none is.
-        abandoned: Prompts that run elsewhere now: they are cancelled when it is back.
+        unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
+            are cancelled as soon as it answers.
         done: Jobs that it has ended with a result.
         failed: Jobs that it has ended without one.
     """
@@ -135,14 +137,14 @@ class Member:
         self.inbox: deque[Entry] = deque()
         self.in_flight: dict[Entry, None] = {}
         self.busy_since: float | None = None
-        self.abandoned: list[Job] = []
+        self.unwanted: list[Job] = []
         self.done = 0
         self.failed = 0
         self._owner = owner
         self._wake = threading.Event()
         self._is_started = self._stopped = False
         self._pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6)
-        self._retry_at = self._ask_at = 0.0
+        self._retry_at = self._ask_at = self._cancel_at = 0.0
         self._off: Callable[[], object] | None = None
         self._relays: dict[object, Callable[[], object]] = {}
 
@@ -230,6 +232,8 @@ class Member:
     def work(self) -> float | None:
         """Do what there is to do; in how many seconds to look again, ``None``: never."""
         while not self._stopped:
+            if self.unwanted and self.is_live:
+                self._cancel_unwanted()
             if self.leaving:
                 return self._ask_whether_it_is_there()
             if not self.server.ready:
@@ -245,10 +249,24 @@ class Member:
                 return self._ask_whether_it_is_there()
         return None
 
+    def _cancel_unwanted(self) -> None:
+        """Those that it cannot say anything about now have their turn later."""
+        if time.monotonic() < self._cancel_at:
+            return
+        for job in list(self.unwanted):
+            try:
+                job.cancel()
+            except ComfyError as exc:
+                if is_away(exc):
+                    self._cancel_at = time.monotonic() + _INTERVAL
+                    return
+                log.warning("prompt %s on %s runs on: %s", job.prompt_id, self.name, exc)
+            self.unwanted.remove(job)
+
     def _ask_whether_it_is_there(self) -> float:
         """One without a socket says nothing when it goes away; in how many seconds to ask again."""
         if self.api.state is not State.POLLING:
-            return _LONGEST_PAUSE
+            return _INTERVAL if self.unwanted else _LONGEST_PAUSE
         left = self._ask_at - time.monotonic()
         if left > 0:
             return left
@@ -282,12 +300,6 @@ class Member:
             return
         self._pauses.reset()
         self._owner.became_ready(self, offer)
-        abandoned, self.abandoned = self.abandoned, []
-        for job in abandoned:
-            try:
-                job.cancel()
-            except ComfyError as exc:
-                log.warning("prompt %s may run twice, on %s: %s", job.prompt_id, self.name, exc)
 
     def ask_for_offer(self) -> Offer | None:
         """What it has now; ``None``: it does not say."""

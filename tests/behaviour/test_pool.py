@@ -406,6 +406,24 @@ def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) ->
         assert isinstance(job.exception(LIMIT), JobLost)
 
 
+def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_once(
+    servers, clients
+) -> None:
+    faults = servers[0].faults
+    with pooled(clients[:1]) as pool:
+        submitting = faults.delay("POST", "/prompt", None, ran=True)
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        cuts = [
+            faults.cut("POST", path, times=1) for path in ("/jobs/*/cancel", "/queue", "/interrupt")
+        ]
+        assert job.cancel()
+        submitting.end()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        for cut in cuts:
+            cut.end()
+
+
 def test_a_server_whose_answer_nobody_foresaw_is_tried_again(servers) -> None:
     class Odd(Quick):
         is_odd = True

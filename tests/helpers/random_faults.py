@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar, NoReturn
 
 import attrs
@@ -354,7 +354,17 @@ SUDDEN: dict[str, tuple[int, Callable[[ComfyServer, random.Random], Any]]] = {
 class Trouble:
     """Makes faults until it is told to stop, and remembers when there were any."""
 
-    def __init__(self, server: ComfyServer, rng: random.Random, longest: float) -> None:
+    def __init__(
+        self,
+        server: ComfyServer,
+        rng: random.Random,
+        longest: float,
+        *,
+        without: Collection[str] = (),
+    ) -> None:
+        self._lasting = {
+            name: weight for name, (weight, _) in LASTING.items() if name not in without
+        }
         self._server = server
         self._rng = rng
         self._longest = longest
@@ -383,13 +393,12 @@ class Trouble:
     def _one(self) -> None:
         rng, faults = self._rng, self._server.faults
         sudden = {name: weight for name, (weight, _) in SUDDEN.items()}
-        lasting = {name: weight for name, (weight, _) in LASTING.items()}
         begun, seconds = time.monotonic(), rng.uniform(0.05, self._longest)
         if rng.random() < 0.25:
             names = [draw(rng, sudden)]
             SUDDEN[names[0]][1](self._server, rng)
         else:
-            names = list({draw(rng, lasting) for _ in range(rng.choice((1, 1, 2)))})
+            names = list({draw(rng, self._lasting) for _ in range(rng.choice((1, 1, 2)))})
             if "freeze" in names:
                 names = ["freeze"]  # who waits for the server would wait with it
             if set(names) <= set(ON_ANSWERS):
