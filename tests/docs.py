@@ -87,7 +87,7 @@ def entry(module: ModuleType, name: str) -> str:
     elif issubclass(value, BaseException):
         lines = [f".. autoexception:: {path}", "   :members:"]
     else:
-        bases = "   :inherited-members: Future, Mapping, dict, object"
+        bases = "   :inherited-members: Future, Mapping, WorkerPlugin, dict, object"
         lines = [f".. autoclass:: {path}", "   :members:", bases]
     return "\n".join(["", *lines, ""])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from ..credentials import EnvCredentials
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, environment_credentials
+from ..transport.deadline import Deadline
 from ..transport.url import parse_host
 from . import notes
 from .clients import Clients
@@ -20,6 +22,10 @@ from .notes import Submitter
 
 #: Under which name a worker has the plugin.
 NAME: Final = "comfy-client"
+#: Seconds that a plugin may take to choose a server.
+_SETUP: Final = 60.0
+#: Seconds between a plugin and another one that takes its place.
+_REPLACED: Final = 1.0
 
 
 class ComfyPlugin(WorkerPlugin):
@@ -77,7 +83,9 @@ class ComfyPlugin(WorkerPlugin):
         self._credentials = _checked(credentials)
         self._user = user
         self._verify = verify if isinstance(verify, bool) else os.fspath(verify)
-        self._clients: Clients | None = None  # of one worker, and in no pickle
+        # Of one worker, and in no pickle.
+        self._clients: Clients | None = None
+        self._error: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = {"credentials": self._credentials, "user": self._user, "verify": self._verify}
@@ -94,6 +102,13 @@ class ComfyPlugin(WorkerPlugin):
 
     async def setup(self, worker: Worker) -> None:
         """Choose a server for the worker; called by Dask."""
+        try:
+            self._clients = await self._chosen(worker)
+        except BaseException as exc:
+            self._error = str(exc) or repr(exc)
+            raise
+
+    async def _chosen(self, worker: Worker) -> Clients:
         place = Place(str(worker.name), worker.address, get_address_host(worker.address))
         # One at a time: each sees what those before it have taken.
         async with Semaphore(name=NAME, scheduler_rpc=worker.scheduler, loop=worker.loop):
@@ -112,7 +127,7 @@ class ComfyPlugin(WorkerPlugin):
             )
             own = Submitter(clients.client_id, url, clients.machine, place.address)
             await notes.introduce(worker, own)
-        self._clients = clients
+            return clients
 
     async def teardown(self, worker: Worker) -> None:
         """Close its clients; tasks that wait run again elsewhere.  Called by Dask."""
@@ -140,14 +155,19 @@ def here() -> tuple[Worker, Clients]:
         raise RuntimeError(
             "run_workflow is for tasks of Dask: client.submit(run_workflow, workflow)"
         ) from None
-    plugin = worker.plugins.get(NAME)
-    if not isinstance(plugin, ComfyPlugin):
-        raise RuntimeError(
-            "this worker has no ComfyPlugin: client.register_plugin(ComfyPlugin(hosts))"
-        )
-    if plugin._clients is None:
-        raise RuntimeError("this worker has no ComfyUI: its log says why")
-    return worker, plugin._clients
+    until, missing = Deadline.after(_SETUP), Deadline.after(_REPLACED)
+    while True:
+        plugin = worker.plugins.get(NAME)
+        if isinstance(plugin, ComfyPlugin):
+            if plugin._clients is not None:
+                return worker, plugin._clients
+            if plugin._error is not None or until.expired:
+                raise RuntimeError(f"this worker has no ComfyUI: {plugin._error or 'no answer'}")
+        elif missing.expired:
+            raise RuntimeError(
+                "this worker has no ComfyPlugin: client.register_plugin(ComfyPlugin(hosts))"
+            )
+        time.sleep(0.05)
 
 
 def url_of(host: str) -> str:

@@ -99,7 +99,7 @@ def run_workflow(
         ServerUnreachable: The server of the worker is away, and does not have the prompt.
         OutputsTooLarge: The files have more than ``max_bytes``; they are on the server.
         RuntimeError: It was called outside of a worker, or the worker has no :class:`ComfyPlugin`,
-            or no server: its log says why.
+            or no server.
 
     Other errors are those of :meth:`ComfyApi.run`.  All of them pass through Dask with their
     attributes.

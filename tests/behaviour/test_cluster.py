@@ -13,6 +13,7 @@ import pytest
 from distributed import Client, LocalCluster, Worker
 
 from comfy_client import (
+    ClientClosed,
     ComfyApi,
     EnvCredentials,
     JobFailed,
@@ -23,7 +24,11 @@ from comfy_client import (
     ServerUnreachable,
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
+from comfy_client.distributed.clients import Clients
+from comfy_client.distributed.notes import Submitter
 from comfy_client.testing import ComfyServer, Request
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.gates import Gated, Gates, Hold, held, saves, shows
 
@@ -83,7 +88,7 @@ def where_it_runs(servers: list[ComfyServer]) -> int:
     return busy()[0]
 
 
-def worker_of(client: Client, server: ComfyServer) -> str:
+def worker_of(client: Client, server: ComfyServer | ComfyUI) -> str:
     """The address of the worker that has a server."""
 
     def url(dask_worker: Worker) -> str | None:
@@ -159,6 +164,45 @@ def test_no_secret_is_in_the_pickle_of_a_task_a_result_or_an_error(
             assert b"s3cret" not in pickle.dumps(value)
 
 
+def test_without_hosts_the_environment_of_a_worker_names_its_server(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its credentials."""
+    with ComfyServer(credentials="s3cret") as server, Client(cluster) as client:
+        monkeypatch.setenv("COMFYUI_HOST", server.url)
+        monkeypatch.setenv("COMFYUI_TOKEN", "s3cret")
+        client.register_plugin(ComfyPlugin())
+        assert client.submit(run_workflow, saves()).result(LIMIT).host == server.url
+
+
+def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When that is asked for the prompt of a worker that was lost."""
+    monkeypatch.setenv("COMFYUI_TOKEN", "s3cret")
+    own = "http://gpu.example:8188"
+    token = EnvCredentials("COMFYUI_TOKEN")
+    for credentials, is_sent in (({own: token}, False), ({"": token}, True)):
+        clients = Clients(own, credentials=credentials, user=None, verify=True)
+        api = clients.of(Submitter("an-id", comfy.url, "", "tcp://gone:1"))
+        assert api.ping()
+        assert ("Authorization" in comfy.requests[-1].headers) is is_sent
+        clients.close()
+        with pytest.raises(ClientClosed):
+            api.get_queue()
+
+
+def test_a_loopback_address_of_another_machine_is_not_asked_on_this_one(comfy: ComfyServer) -> None:
+    """Another server may be there."""
+    clients = Clients(comfy.url, credentials={}, user=None, verify=True)
+    elsewhere = Submitter("an-id", comfy.url, "another-machine", "tcp://gone:1")
+    with pytest.raises(ServerUnreachable, match="on another-machine"):
+        clients.of(elsewhere)
+    here = Submitter("an-id", comfy.url, clients.machine, "tcp://gone:1")
+    assert clients.of(here).ping()
+    clients.close()
+
+
 def test_a_worker_without_the_plugin_or_without_a_server_says_so(
     cluster: LocalCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,7 +214,7 @@ def test_a_worker_without_the_plugin_or_without_a_server_says_so(
             client.submit(run_workflow, saves()).result(LIMIT)
         with pytest.raises(ValueError, match="has no server for the worker"):
             client.register_plugin(ComfyPlugin({"nobody": "http://gpu:8188"}))
-        with pytest.raises(RuntimeError, match="its log says why"):
+        with pytest.raises(RuntimeError, match="has no ComfyUI: hosts has no server for"):
             client.submit(run_workflow, saves(), pure=False).result(LIMIT)
 
 
@@ -276,6 +320,20 @@ def test_a_server_that_is_down_is_an_error_that_a_retry_overcomes(
     check_each_ran_once(servers, [result])
 
 
+def test_a_server_that_has_refused_a_prompt_is_not_asked_for_it(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """Whatever becomes of it."""
+    graph = {"1": {"class_type": "Nobody", "inputs": {}}}
+    for server in servers:
+        worker = worker_of(client, server)
+        future = client.submit(run_workflow, graph, key="mine", workers=[worker])
+        assert isinstance(future.exception(LIMIT), PromptRejected)
+        server.kill()
+        del future
+        until(lambda: not client.futures, LIMIT)
+
+
 def test_a_server_that_goes_away_with_a_prompt_is_lost_after_a_while(
     client: Client, servers: list[ComfyServer]
 ) -> None:
@@ -300,6 +358,19 @@ def test_a_worker_that_is_retired_leaves_its_prompts_to_the_others(
     gate("a").set()
     result: TaskResult = future.result(LIMIT)
     assert (result.host, result.taken_up) == (servers[at].url, True)
+    check_each_ran_once(servers, [result])
+
+
+def test_tasks_go_on_when_another_plugin_takes_the_place_of_the_first(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    """With their prompts."""
+    future = client.submit(run_workflow, held("a"))
+    where_it_runs(servers)
+    client.register_plugin(ComfyPlugin([server.url for server in reversed(servers)]))
+    gate("a").set()
+    result: TaskResult = future.result(LIMIT)
+    assert result.taken_up
     check_each_ran_once(servers, [result])
 
 
@@ -356,7 +427,7 @@ def elsewhere(processes: LocalCluster, servers: list[ComfyServer]) -> Iterator[C
         yield connected
 
 
-def kill_the_worker_of(client: Client, server: ComfyServer) -> None:
+def kill_the_worker_of(client: Client, server: ComfyServer | ComfyUI) -> None:
     address = worker_of(client, server)
     [pid] = client.run(os.getpid, workers=[address]).values()
     os.kill(pid, signal.SIGKILL)
@@ -402,3 +473,38 @@ def test_a_submission_that_outlives_its_worker_on_the_way_runs_once(
     result = future.result(LIMIT)
     assert (result.taken_up, len(sent)) == (True, 1)
     check_each_ran_once(servers, [result])
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_two_real_servers_run_each_prompt_once_though_a_worker_is_killed(
+    processes: LocalCluster, comfyui: ComfyUI
+) -> None:
+    """With true sampling; what each has in its history is the judge."""
+    with (
+        comfyui.another() as other,
+        Client(processes) as client,
+        ComfyApi(comfyui.url) as first,
+        ComfyApi(other.url) as second,
+    ):
+        first.clear_history()
+
+        def done() -> list[str]:
+            return [*first.get_histories(None), *second.get_histories(None)]
+
+        client.wait_for_workers(2, timeout=START)
+        client.register_plugin(ComfyPlugin([comfyui.url, other.url]))
+        graphs = [load_workflow("txt2img_tiny", seed=seed, steps=10) for seed in range(20)]
+        futures = client.map(run_workflow, graphs)
+        until(lambda: first.get_histories(None) and second.get_histories(None), 120.0)
+        before = len(done())
+        kill_the_worker_of(client, comfyui)
+        results: list[TaskResult] = client.gather(futures)
+        print(f"killed after {before} of 20; {sum(one.taken_up for one in results)} taken up")
+        assert before < 20
+        assert any(one.taken_up for one in results)
+        assert sorted(done()) == sorted(one.prompt_id for one in results)
+        clients = {api.host: api for api in (first, second)}
+        for one in results:
+            with one.files[0].open(clients[one.host]) as content:
+                assert content.read().startswith(b"\x89PNG")
