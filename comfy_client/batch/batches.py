@@ -14,7 +14,7 @@ from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from ..workflow.edit import as_workflow
 
 if TYPE_CHECKING:
-    from .map import SubmitOptions, Window
+    from .map import ClientWindow, SubmitOptions
     from .row import SweepRow
     from .rows import Sweep
 
@@ -23,12 +23,12 @@ class Batches(Running):
     """Runs many workflows."""
 
     #: Prompts of ``map`` and ``sweep``, which keep this object, and not the other way round.
-    _windows: set[weakref.ref[Window]]
+    _windows: set[weakref.ref[ClientWindow]]
 
-    def _window(self, timeout: float | None, stall_timeout: float | None) -> Window:
-        from .map import Window  # not what every script waits for
+    def _window(self, timeout: float | None, stall_timeout: float | None) -> ClientWindow:
+        from .map import ClientWindow  # not what every script waits for
 
-        return Window(
+        return ClientWindow(
             self, self._poller, self._windows, timeout=timeout, stall_timeout=stall_timeout
         )
 
@@ -218,13 +218,15 @@ class Batches(Running):
                 again when there is room.
             ComfyError: The server cannot be reached, refuses us, or is no ComfyUI.
         """
+        from .runner import OneServer
         from .sweep import run_sweep
 
         seal(options)
         self._check_open()
         workflow = as_workflow(workflow, self)
+        window = self._window(timeout, stall_timeout)
         return run_sweep(
-            self._window(timeout, stall_timeout),
+            lambda _: OneServer(window),
             workflow,
             grid,
             in_flight=in_flight,
@@ -236,7 +238,7 @@ class Batches(Running):
         )
 
 
-def withdraw(windows: set[weakref.ref[Window]]) -> None:
+def withdraw(windows: set[weakref.ref[ClientWindow]]) -> None:
     """Take back the prompts that wait."""
     for known in windows.copy():  # another thread may begin one, or forget it
         window = known()

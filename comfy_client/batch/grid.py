@@ -71,6 +71,8 @@ class Grid:
             if other != axis.name:
                 raise ValueError(f"{other!r} and {axis.name!r} are the same input")
         self._sizes = [len(axis.values) for axis in self.axes]
+        #: Nodes that have to do with each axis.
+        self._behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
         if len(self) > MOST:
             raise ValueError(f"a grid of {len(self)} points, and at most {MOST} make sense")
 
@@ -95,7 +97,7 @@ class Grid:
         The input with the most nodes behind it is the outermost loop, and every other time a
         loop runs backwards: from one point to the next a single value changes.
         """
-        behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
+        behind = self._behind
         loops = sorted(range(len(self.axes)), key=lambda index: behind[index])  # inner first
         strides = [math.prod(self._sizes[index + 1 :]) for index in range(len(self.axes))]
         order = [0]
@@ -106,6 +108,16 @@ class Grid:
                 for rest in (reversed(order) if value % 2 else order)
             ]
         return order
+
+    def cost(self, one: int, other: int) -> int:
+        """How many nodes have to run again at a point, after another one: about so many."""
+        changed = 0
+        for size, behind in zip(reversed(self._sizes), reversed(self._behind), strict=True):
+            one, before = divmod(one, size)
+            other, after = divmod(other, size)
+            if before != after:
+                changed = max(changed, behind)
+        return changed
 
     def digest(self, point: int) -> str:
         """Equal for equal graphs, titles left out: for points at which the same is run."""

@@ -18,6 +18,7 @@ import os
 import secrets
 import sqlite3
 import stat
+import threading
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -25,11 +26,14 @@ from typing import Any, Final, Self, TypeAlias
 
 import attrs
 
+from ..errors import ClientClosed
 from ..transport.files import place
 
 #: In the header of the file, so that nothing else is taken for a journal.
 _APPLICATION: Final = int.from_bytes(b"CoSw")
-_VERSION: Final = 2
+_VERSION: Final = 3
+#: That of journals of one server alone, which are those of this one, too.
+_FORMER: Final = 2
 _MAGIC: Final = b"SQLite format 3\x00"
 #: How the file begins in which SQLite has what it needs to undo half a write: with its mark, or
 #: without, when there is nothing to undo.
@@ -45,7 +49,7 @@ _SCHEMA: Final = f"""
     CREATE TABLE points (
         digest TEXT NOT NULL,  -- of the graph
         occurrence INTEGER NOT NULL,  -- counts equal graphs of one grid, from 1
-        host TEXT NOT NULL,  -- the server of the last try
+        host TEXT NOT NULL,  -- the server of the last try; empty: it surely got nothing
         tries INTEGER NOT NULL,
         prompt_id TEXT NOT NULL,  -- of the last try
         sent_at REAL NOT NULL,  -- Unix time
@@ -78,7 +82,7 @@ def _from_json(text: str | None) -> Any:
 class Record:
     """What a journal has of one point: the columns of its row behind the key."""
 
-    host: str
+    host: str  #: Empty: no server has got the last try.
     tries: int
     prompt_id: str
     sent_at: float
@@ -91,11 +95,10 @@ class Record:
 
 
 class Journal:
-    """An open journal: nobody else writes it meanwhile.
+    """An open journal: nobody else writes it meanwhile.  Threads may write it at the same time.
 
     Args:
         path: Of the file; it is made when missing, its folder is not.
-        host: The server of what is written from now on.
 
     Raises:
         BlockingIOError: Somebody else is at work with it.
@@ -104,9 +107,9 @@ class Journal:
         OSError: It cannot be made, read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], host: str) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
-        self._host = host
+        self._lock = threading.Lock()  # guards the connection; nothing else is taken in here
         self.is_new: bool = not os.path.lexists(self.path) and _create(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -138,6 +141,9 @@ class Journal:
             ((name,),) = connection.execute("SELECT id FROM journal")
             #: Of which the ids of its prompts are made.
             self.id: uuid.UUID = uuid.UUID(name)
+            ((version,),) = connection.execute("PRAGMA user_version")
+            if version == _FORMER:  # whose program would take all hosts for its own
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError, AttributeError) as exc:
@@ -150,13 +156,15 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let others have it."""
-        if self._connection is not None:
+        """Let others have it; who writes it yet gets :class:`ClientClosed`."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
             if os.getpid() == self._pid:  # or it is the parent's, and so is what lies beside it
                 with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("PRAGMA locking_mode = NORMAL")
-                    self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.close()
+                    connection.execute("PRAGMA locking_mode = NORMAL")
+                    connection.execute("PRAGMA journal_mode = DELETE")
+            connection.close()
         if _in_use.get(self._identity) is self:
             del _in_use[self._identity]
 
@@ -181,13 +189,13 @@ class Journal:
 
     # -- writing: on the disk when it returns ----------------------------------------------
 
-    def sent(self, key: Key, prompt_id: str, tries: int, at: float) -> None:
-        """It is about to be submitted; what became of it before does not count any more."""
+    def sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
+        """It is about to be sent to a server; what became of it before does not count any more."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             *key,
-            self._host,
+            host,
             tries,
             prompt_id,
             at,
@@ -199,6 +207,12 @@ class Journal:
             "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
         )
 
+    def returned(self, key: Key) -> None:
+        """The server has surely got nothing of it."""
+        self._write(
+            "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
+        )
+
     def withdrawn(self, key: Key) -> None:
         """It was deleted from the queue, unless it had begun to run."""
         self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
@@ -206,6 +220,7 @@ class Journal:
     def ended(
         self,
         key: Key,
+        host: str,
         prompt_id: str,
         *,
         seconds: float | None,
@@ -217,7 +232,7 @@ class Journal:
         self._write(
             "UPDATE points SET host = ?, prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
             "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",
-            self._host,
+            host,
             prompt_id,
             seconds,
             execution_seconds,
@@ -239,9 +254,11 @@ class Journal:
         self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def _write(self, statement: str, *values: object) -> None:
-        assert self._connection is not None  # noqa: S101
         try:
-            self._connection.execute(statement, values)
+            with self._lock:
+                if self._connection is None:
+                    raise ClientClosed("the sweep has ended, and sends nothing more")
+                self._connection.execute(statement, values)
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
 
@@ -272,7 +289,11 @@ class Journal:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=_READERS
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        timeout=_READERS,
+        check_same_thread=False,  # a lock keeps threads apart
     )
 
 
@@ -283,7 +304,7 @@ def _check_header(path: Path, header: bytes) -> None:
             f"{path} is no journal of a sweep, which is an SQLite file; give another file"
         )
     version = int.from_bytes(header[60:64])
-    if version != _VERSION:
+    if version not in (_VERSION, _FORMER):
         raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
 
 

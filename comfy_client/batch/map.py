@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -18,9 +18,7 @@ from ..errors import (
     ClientClosed,
     ComfyError,
     JobError,
-    JobInterrupted,
     JobLost,
-    JobTimeout,
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
@@ -29,7 +27,7 @@ from ..errors import (
 )
 from ..interrupts import causes
 from ..jobs.cancel import withdrawn
-from ..jobs.job import SLICE, Job, cancel_in_time, news_at, wait_for_one, warn_that_it_runs
+from ..jobs.job import SLICE, Job, news_at
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
@@ -37,16 +35,16 @@ from ..routes.inputs import with_files_sent
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..sealing import sealed
 from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, check_timeout
+from ..transport.deadline import Deadline
 from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow, with_inputs
 from ..workflow.load import is_source
+from .window import Due, Window
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
-K = TypeVar("K")
 
 #: How often a prompt is submitted when the server forgets it.
 ATTEMPTS: Final = 3
@@ -70,7 +68,7 @@ class SubmitOptions(PromptOptions, total=False):
 
 
 def run_map(
-    window: Window,
+    window: ClientWindow,
     workflows: Iterable[AnyWorkflow] | AnyWorkflow,
     params: Iterable[Mapping[str, Any]] | None,
     *,
@@ -96,7 +94,7 @@ def run_map(
 
 
 def _stream(
-    window: Window,
+    window: ClientWindow,
     items: Iterator[Any],
     make: Callable[[Any], AnyWorkflow],
     in_flight: int,
@@ -132,7 +130,7 @@ def _stream(
 
 
 def _fill(
-    window: Window,
+    window: ClientWindow,
     items: Iterator[Any],
     make: Callable[[Any], AnyWorkflow],
     in_flight: int,
@@ -181,43 +179,25 @@ _SAID_NO: Final = (ComfyError, TypeError, ValueError)
 
 
 @attrs.define(eq=False)
-class Window:
-    """The prompts of one call that are under way, in the order of their submission.
+class ClientWindow(Window):
+    """Those of one client.
 
-    One thread works with it; another may :meth:`withdraw` what is in it when the client ends,
-    which knows it weakly for that.
+    Another thread may :meth:`withdraw` what is in it when the client ends, which knows it weakly
+    for that.
     """
 
     client: Running
     poller: Poller
-    windows: set[weakref.ref[Window]]  #: Of this client, each as long as it is kept.
-    timeout: float | None = attrs.field(default=None, kw_only=True)
-    stall_timeout: float | None = attrs.field(default=None, kw_only=True)
-    #: Called again and again while one waits; in how many seconds it wants to be the next time.
-    tick: Callable[[], float] | None = attrs.field(default=None, init=False)
+    windows: set[weakref.ref[ClientWindow]]  #: Of this client, each as long as it is kept.
     is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
-    withdrawn: list[str] = attrs.field(factory=list)  #: What was deleted from the queue.
-    #: By prompt_id; ``None`` while it is being sent.
-    _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
-    _since: dict[str, float] = attrs.field(factory=dict, init=False)
     #: Submissions without an answer, and how often each was tried.
     _unsure: dict[str, tuple[AnyWorkflow, int]] = attrs.field(factory=dict, init=False)
+    _since: dict[str, float] = attrs.field(factory=dict, init=False)
     _ended_at: float = attrs.field(default=float("-inf"), init=False)  # the last one that ended
 
     def __attrs_post_init__(self) -> None:
-        check_timeout(self.timeout, self.stall_timeout)
+        Window.__attrs_post_init__(self)
         self.windows.add(weakref.ref(self, self.windows.discard))
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, prompt_id: str) -> bool:
-        return prompt_id in self._entries
-
-    @property
-    def jobs(self) -> list[Job]:
-        """Those that were submitted and have not been taken out."""
-        return [entry for entry in list(self._entries.values()) if isinstance(entry, Job)]
 
     def submit(
         self, prompt_id: str, workflow: AnyWorkflow, options: Mapping[str, Any], *, tries: int = 1
@@ -248,11 +228,6 @@ class Window:
             workflow = patiently(self.poller, send_files, went_away)
         return patiently(self.poller, submit, _got_nothing)
 
-    def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
-        """Have a prompt in it that was submitted before, or why one was not."""
-        self._entries[prompt_id] = entry
-        self._since[prompt_id] = time.monotonic()
-
     def submit_again(self, prompt_id: str, error: JobLost, options: Mapping[str, Any]) -> bool:
         """Whether it never came, and has its place again under another id."""
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
@@ -268,49 +243,33 @@ class Window:
             self._entries = {again: exc, **self._entries}
         return True
 
+    def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
+        """Have a prompt in it that was submitted before, or why one was not."""
+        Window.put(self, prompt_id, entry)
+        self._since[prompt_id] = time.monotonic()
+
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
         """It has ended, and what became of it is known: not before, since Ctrl-C may come."""
         self._ended_at = time.monotonic()
         self._since.pop(prompt_id, None)
         self._unsure.pop(prompt_id, None)
-        return self._entries.pop(prompt_id, None)
+        return Window.pop(self, prompt_id)
 
-    # -- waiting -------------------------------------------------------------------------
-
-    def next_end(self, *, ordered: bool = False) -> tuple[str, Result | ComfyError]:
-        """Wait until the first one is over, or whichever is; which one, and what became of it."""
-        entries = self._entries.copy()  # close() in another thread may empty it
-        if not entries:
-            raise ClientClosed
-        if ordered:
-            first = next(iter(entries))
-            entries = {first: entries[first]}
-        return first_end(entries, self._due, self.tick)
-
-    def _due(self, name: str, job: Job) -> Iterator[Due]:
+    def _due(self, prompt_id: str, job: Job) -> Iterator[Due]:
         """When one has waited for long enough.
 
         It waits for others of this call, which is no fault of its own: its time begins when
         one of them ends, and news of any of them will do.
         """
         if self.timeout is not None:
-            since = max(self._since.get(name, 0.0), self._ended_at)
+            since = max(self._since.get(prompt_id, 0.0), self._ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
             yield Due(since + self.timeout, job, what)
         if self.stall_timeout is not None:
-            entries = list(self._entries.values()) if job.status != "running" else []
-            jobs = [job, *(entry for entry in entries if isinstance(entry, Job))]
+            jobs = [job, *(self.jobs if job.status != "running" else ())]
             latest = max(self._ended_at, *(news_at(one) for one in jobs))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield Due(latest + self.stall_timeout, job, what, stalled=True)
-
-    # -- ending early --------------------------------------------------------------------
-
-    def say_what_runs(self) -> None:
-        """Of those that Ctrl-C leaves going, how to come back to them."""
-        for entry in self._entries.values():
-            if isinstance(entry, Job) and entry.status == "running":
-                warn_that_it_runs(entry)
 
     def withdraw(self) -> None:
         """Delete from the queue what is pending there; what runs keeps running."""
@@ -324,82 +283,21 @@ class Window:
         if not left:
             return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
-        try:
-            timeout = self.poller.timing.cancel_timeout
-            http = self.poller.tracker.http
-            http.send_command("POST", "/queue", json={"delete": ids}, timeout=timeout)
-        except ComfyError as exc:
-            log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
-            return
-        withdrawn(self.poller, ids)
-        self.withdrawn += left
+        if delete_pending(self.poller, ids):
+            self.withdrawn += left
 
 
-@attrs.frozen
-class Due:
-    """The moment until which an end, or news, of a job is waited for."""
-
-    at: float
-    job: Job
-    what: str  #: Went wrong, when it has passed.
-    stalled: bool = False
-
-
-def first_end(
-    entries: Mapping[K, Job | ComfyError | None],
-    due_of: Callable[[K, Job], Iterable[Due]],
-    tick: Callable[[], float] | None = None,
-) -> tuple[K, Result | ComfyError]:
-    """Wait until one of them is over, or its time is up; which one, and what became of it."""
-    jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
-    while True:
-        longest = SLICE if tick is None else min(SLICE, tick())
-        ended = [key for key, entry in entries.items() if _is_over(entry)]
-        if ended:  # what may end the call comes last
-            key = next((key for key in ended if _has_result(entries[key])), ended[0])
-            return key, _outcome(entries[key])
-        now = time.monotonic()
-        due = [one for job, key in jobs.items() for one in due_of(key, job)]
-        over = [one for one in due if one.at <= now]
-        if over:
-            # Of several the one that runs: those behind it may yet have their turn.
-            first_up = next((one for one in over if one.job.status == "running"), over[0])
-            return jobs[first_up.job], _give_up(first_up)
-        soon = min((one.at - now for one in due), default=SLICE)
-        wait_for_one(jobs, min(longest, soon))
-
-
-def _is_over(entry: Job | ComfyError | None) -> bool:
-    return isinstance(entry, ComfyError) or (entry is not None and entry.done())
-
-
-def _has_result(entry: Job | ComfyError | None) -> bool:
-    return isinstance(entry, Job) and entry.exception() is None
-
-
-def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
-    """Of one that is over."""
-    error = entry.exception() if isinstance(entry, Job) else entry
-    if isinstance(entry, Job) and error is None:
-        return entry.result()
-    if isinstance(error, ComfyError):
-        return error
-    raise error or AssertionError("it was sent by now")
-
-
-def _give_up(due: Due) -> Result | ComfyError:
-    """Stop one whose time is up, unless it has just ended."""
-    job, why = due.job, due.job.why()
-    said = cancel_in_time([job])
-    if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
-        return _outcome(job)
-    if said == [True] or job.done():
-        what = "it was cancelled"
-    elif not said:
-        what = "it could not be cancelled, and may keep running"
-    else:
-        what = "the server knows nothing of it any more"
-    return JobTimeout(f"{due.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=due.stalled)
+def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:
+    """Delete those from the queue that do not run yet; whether the server has done so."""
+    try:
+        timeout = poller.timing.cancel_timeout
+        http = poller.tracker.http
+        http.send_command("POST", "/queue", json={"delete": prompt_ids}, timeout=timeout)
+    except ComfyError as exc:
+        log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
+        return False
+    withdrawn(poller, prompt_ids)
+    return True
 
 
 # -- a server that goes away ------------------------------------------------------------------

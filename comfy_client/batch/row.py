@@ -29,6 +29,7 @@ class SweepRow(AsDict):
             July 2024, and if the server did not say in time.
         cached: How many nodes did not run again; ``None`` with an error.
         from_journal: True if it had ended before this call of ``sweep``.
+        host: The URL of the server that it was sent to; ``None``: it was not sent.
     """
 
     index: int
@@ -40,3 +41,4 @@ class SweepRow(AsDict):
     execution_seconds: float | None = None
     cached: int | None = None
     from_journal: bool = False
+    host: str | None = None

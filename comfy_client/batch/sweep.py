@@ -14,14 +14,14 @@ import logging
 import os
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import attrs
 
 from ..errors import (
-    ApiError,
     ClientClosed,
     ComfyError,
     JobError,
@@ -29,67 +29,64 @@ from ..errors import (
     JobInterrupted,
     JobLost,
     JobTimeout,
-    OutputsTooLarge,
-    PromptRejected,
-    UploadTooLarge,
-    WorkflowError,
 )
 from ..jobs.job import Job, state_of
-from ..jobs.output import OutputFrame
-from ..jobs.poller import Poller
-from ..jobs.result import Result, make_result
-from ..jobs.running import Running
-from ..jobs.submit import attach
-from ..models import HistoryEntry, QueueItem
+from ..jobs.result import Result
+from ..jobs.running import add_secrets_of
+from ..models import HistoryEntry
 from ..recording.secrets import Secrets
-from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow
+from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline, limited_silence
-from ..workflow.files import files_in
 from ..workflow.graph import shorten
-from ..workflow.seeds import put_drawn, seeds_of, wants_seeds
 from .grid import Grid
 from .journal import Journal, Key, Record
-from .map import ATTEMPTS, Window, check_in_flight, is_about_one, patiently, went_away
+from .map import ATTEMPTS, check_in_flight, is_about_one
+from .records import REFUSALS, error_record, result_record, row_of
 from .row import SweepRow
 from .rows import Sweep
+from .runner import Runner
+from .split import Split
 from .watching import watched
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
 
 def run_sweep(
-    window: Window,
+    make_runner: Callable[[Grid], Runner],
     workflow: AnyWorkflow,
     axes: Mapping[str, Iterable[Any]],
     *,
-    in_flight: int,
+    in_flight: int | None,
     journal: str | os.PathLike[str] | None,
     retry_failed: bool,
     on_row: Callable[[SweepRow], object] | None,
     progress: bool | None,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """See :meth:`ComfyApi.sweep`."""
-    check_in_flight(in_flight)
+    """See :meth:`ComfyApi.sweep`; ``in_flight``: ``None``, if the runner decides alone."""
+    if in_flight is not None:
+        check_in_flight(in_flight)
     grid = Grid(workflow, axes)
     screen = surface(progress)
     if screen == "notebook":
         options = {"preview_method": "auto", **options}
-    sweeper = _Sweeper(grid, window, in_flight, on_row, options, screen)
+    sweeper = _Sweeper(grid, make_runner(grid), in_flight, on_row, options, screen)
     if journal is None:
         return sweeper.run()
-    with Journal(journal, window.client.host) as file:
+    with Journal(journal) as file:
         sweeper.carry_on(file, retry_failed)
         return sweeper.run()
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Flight:
     """A prompt that is under way."""
 
     point: int
-    begun: float | None = None  #: Monotonic; ``None``: another process submitted it.
+    host: str
+    tries: int = 0
+    begun: float | None = None  #: Monotonic; ``None``: nothing is sent yet, or by others.
 
 
 class _Sweeper:
@@ -98,16 +95,15 @@ class _Sweeper:
     def __init__(
         self,
         grid: Grid,
-        window: Window,
-        in_flight: int,
+        runner: Runner,
+        in_flight: int | None,
         on_row: Callable[[SweepRow], object] | None,
         options: Mapping[str, Any],
         screen: Surface,
     ) -> None:
-        self._client = window.client
-        self._poller = window.poller
         self._grid = grid
-        self._window = window
+        self._runner = runner
+        self._window = runner.window
         self._in_flight = in_flight
         self._on_row = on_row
         self._options = options
@@ -116,15 +112,15 @@ class _Sweeper:
         self._id = uuid.uuid4()
         self._journal: Journal | None = None
         self._keys: list[Key] = []  # of the points, with a journal
-        self._recovery: _Recovery | None = None
         self._tries: Counter[int] = Counter()  # submissions of a point, in all processes
-        self._withdrawn: dict[int, str] = {}  # by an earlier call: deleted, unless they ran
+        self._open: dict[int, Record] = {}  # of an earlier call: they may run, or have run
+        self._withdrawn: dict[int, Record] = {}  # by an earlier call: deleted, unless they ran
         self._told: set[int] = set()  # points that on_row has had
         self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
         self._rows: dict[int, SweepRow] = {}
-        self._todo = deque(grid.order())
+        self._todo = Split((), {}, grid.cost)
         self._flights: dict[str, _Flight] = {}  # of the prompts in the window
-        self._was_accepted = False  # the server has taken a prompt of this call
+        self._was_accepted = False  # a server has taken a prompt of this call
         self._secrets = Secrets()
         varied = [{axis.input: value} for axis in grid.axes for value in axis.values]
         self._secrets.add_named([grid.workflow(0).to_dict(), varied, options])
@@ -150,12 +146,45 @@ class _Sweeper:
     def _run_all(self) -> None:
         for point in sorted(self._rows.keys() - self._told):
             self._tell(self._rows[point])
+        order = [point for point in self._grid.order() if point not in self._rows]
+        todo = [point for point in order if point not in self._open]
+        self._todo = Split(todo, self._runner.weights(), self._grid.cost)
+        self._refuse_impossible()
+        for point in order:
+            if point in self._open:
+                self._look_up(point, self._open[point])
         while self._todo or self._window:
-            while self._todo and len(self._window) < self._in_flight:
-                self._start(self._todo.popleft())
-            if self._window:
-                self._end(*self._window.next_end())
+            self._fill()
+            if not self._window:
+                self._refuse_impossible()
+                if self._todo:
+                    self._runner.pause()
+            elif (end := self._window.look()) is not None:
+                self._end(*end)
         self._ask_times_again()
+
+    def _fill(self) -> None:
+        """Give each server that could have one more its next point."""
+        for prompt_id in self._runner.recall(needed=not self._todo):
+            self._recalled(prompt_id)
+        while (found := self._next()) is not None and self._start(*found):
+            pass
+
+    def _next(self) -> tuple[int, str] | None:
+        if self._in_flight is not None and len(self._window) >= self._in_flight:
+            return None
+        for host in self._runner.free():
+            point = self._todo.take(host, self._runner.fits)
+            if point is not None:
+                return point, host
+        return None
+
+    def _recalled(self, prompt_id: str) -> None:
+        self._window.drop(prompt_id)
+        flight = self._flights.pop(prompt_id)
+        if flight.begun is not None and self._journal is not None:
+            self._journal.returned(self._keys[flight.point])
+        self._todo.put_back(flight.point, flight.host)
 
     def _ended(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
@@ -197,44 +226,30 @@ class _Sweeper:
         if journal.is_new:
             return
         records = journal.records(frozenset(self._keys))
-        open_points: dict[int, Record] = {}
         try:
             for point, key in enumerate(self._keys):
                 if key in records:
-                    self._restore(point, records[key], open_points, retry_failed)
+                    self._restore(point, records[key], retry_failed)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ValueError(f"{journal.path} is damaged: {exc!r}") from None
-        elsewhere = Counter(records[self._keys[point]].host for point in self._rows)
-        del elsewhere[self._client.host]
-        for host, number in elsewhere.items():
-            log.warning(
-                "%d of the rows in %s ran on %s; their files are not fetched from %s",
-                number,
-                journal.path,
-                host,
-                self._client.host,
-            )
-        self._todo = deque(point for point in self._todo if point not in self._rows)
-        if not self._todo:
-            return
-        self._recovery = _Recovery(
-            self._client,
-            self._poller,
-            {
-                *(record.prompt_id for record in open_points.values()),
-                *self._withdrawn.values(),
-                *(self._next_id(point) for point in self._todo),
-            },
-        )
-        self._window.is_patient = True
-        for point, record in open_points.items():
-            self._todo.remove(point)
-            # One that was sent a moment ago may be on its way yet.
-            age = time.time() - record.sent_at
-            look_up = self._poller.timing.look_up
-            lost_delay = None if age > look_up else look_up
-            found = self._recovery.queued.get(record.prompt_id, record.prompt_id)
-            self._attach(point, found, lost_delay=lost_delay)
+        self._warn_of_other_hosts(journal)
+        rest = [point for point in range(len(self._grid)) if point not in self._rows]
+        if rest:
+            earlier = [*self._open.values(), *self._withdrawn.values()]
+            ids = {*(record.prompt_id for record in earlier), *map(self._next_id, rest)}
+            self._runner.recover(ids)
+
+    def _warn_of_other_hosts(self, journal: Journal) -> None:
+        ours = [client.host for client in self._runner.clients]
+        for host, number in Counter(row.host for row in self._rows.values()).items():
+            if host not in ours:
+                log.warning(
+                    "%d of the rows in %s ran on %s; their files are not fetched from %s",
+                    number,
+                    journal.path,
+                    host,
+                    ", ".join(ours),
+                )
 
     def _all_keys(self) -> list[Key]:
         """Of points with equal graphs, the first has the first row, and so on."""
@@ -248,21 +263,41 @@ class _Sweeper:
             keys.append((digest, seen[digest]))
         return keys
 
-    def _restore(
-        self, point: int, record: Record, open_points: dict[int, Record], retry_failed: bool
-    ) -> None:
+    def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
         self._tries[point] = record.tries
         if record.result is None and record.error is None:
-            if record.withdrawn:
-                self._withdrawn[point] = record.prompt_id
-            else:
-                open_points[point] = record
+            if not record.withdrawn:
+                self._open[point] = record
+            elif record.host:
+                self._withdrawn[point] = record
             return
-        if record.error is not None and (retry_failed or record.error["kind"] in _REFUSALS):
+        if record.error is not None and (retry_failed or record.error["kind"] in REFUSALS):
             return  # what was refused never ran
-        self._rows[point] = self._row_of(point, record)
+        row = SweepRow(point, self._grid.params(point), record.prompt_id)
+        files = self._runner.client(record.host)
+        self._rows[point] = row_of(row, record, self._grid.workflow(point), files)
         if record.told:
             self._told.add(point)
+
+    def _look_up(self, point: int, record: Record) -> None:
+        """What was sent, and has not ended as far as the journal knows."""
+        home = self._runner.home(record.host)
+        if home is not None:
+            # One that was sent a moment ago may be on its way yet.
+            look_up = self._runner.poller.timing.look_up
+            lost_delay = None if time.time() - record.sent_at > look_up else look_up
+            self._attach(point, home, record.prompt_id, lost_delay=lost_delay)
+        elif self._runner.reruns:
+            self._todo.put_back(point, record.host)
+        else:
+            error = JobLost(
+                f"prompt {record.prompt_id} is lost: {record.host} may have run it, and is not in "
+                "the pool",
+                prompt_id=record.prompt_id,
+            )
+            params = self._grid.params(point)
+            row = SweepRow(point, params, record.prompt_id, error=error, host=record.host)
+            self._settle(row, is_known=False)
 
     # -- one point ------------------------------------------------------------------------
 
@@ -273,97 +308,149 @@ class _Sweeper:
         digest, occurrence = self._keys[point]
         return str(uuid.uuid5(self._id, f"{digest}/{occurrence}/{tries}"))
 
-    def _start(self, point: int) -> None:
+    def _start(self, point: int, host: str) -> bool:
+        """Whether it is under way, or over."""
         withdrawn = self._withdrawn.pop(point, None)
-        if self._recovery and withdrawn and (ran := self._recovery.find(withdrawn)):
-            self._attach(point, ran)
-            return
+        if withdrawn is not None and self._has_found(point, withdrawn.prompt_id, withdrawn.host):
+            return True
         prompt_id = self._next_id(point)
-        self._tries[point] += 1
-        if self._journal is not None:
-            self._journal.sent(self._keys[point], prompt_id, self._tries[point], time.time())
-        known = self._recovery and self._recovery.find(prompt_id)
-        if known:
-            self._attach(point, known)
-            return
-        self._flights[prompt_id] = _Flight(point, time.monotonic())
+        if self._journal is not None and self._has_found(point, prompt_id):
+            return True
+        flight = _Flight(point, host, self._tries[point] + 1)
+        self._flights[prompt_id] = flight
+        workflow, sent = self._grid.workflow(point), partial(self._sent, flight, prompt_id)
         try:
-            job = self._window.submit(prompt_id, self._grid.workflow(point), self._options)
+            job = self._runner.submit(host, prompt_id, workflow, self._options, sent)
         except ComfyError as exc:
             del self._flights[prompt_id]
             if not is_about_one(exc):
                 self._write_withdrawn(point)  # it did not arrive
                 raise
-            row = SweepRow(point, self._grid.params(point), prompt_id, error=exc)
-            if not self._was_accepted and not self._grid.may_cause(exc):
-                self._write_end(row)
-                exc.add_note("it is about no input of the grid, so the sweep ends here")
-                raise
-            self._settle(row)
-            return
-        self._was_accepted = True
+            self._refused(flight, prompt_id, exc)
+            return True
+        if job is None:
+            del self._flights[prompt_id]
+            self._todo.put_back(point, host)
+            return False
+        self._was_accepted |= job.status != "waiting"
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
             self._journal.accepted(self._keys[point], job.prompt_id)
+        return True
 
-    def _attach(self, point: int, prompt_id: str, *, lost_delay: float | None = None) -> None:
-        self._flights[prompt_id] = _Flight(point)
-        workflow = self._grid.workflow(point)
-        graph = workflow.to_dict()
-        if wants_seeds(graph) or files_in(graph):
-            graph = {}  # the server's has those that were drawn, and the names of files
-        names = workflow.output_names
-        client, poller = self._client, self._poller
-        job = attach(client, poller, prompt_id, graph, output_names=names, lost_delay=lost_delay)
-        self._window.put(prompt_id, job)
+    def _sent(self, flight: _Flight, prompt_id: str, host: str) -> None:
+        """It is about to be; maybe in another thread."""
+        if self._journal is not None:
+            key = self._keys[flight.point]
+            self._journal.sent(key, host, prompt_id, flight.tries, time.time())
+        self._tries[flight.point] = flight.tries
+        flight.begun = time.monotonic()
+
+    def _has_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
+        """Whether a server has it already."""
+        found = self._runner.find(prompt_id, home)
+        if found is None:
+            return False
+        host, known = found
+        if home is None:
+            self._sent(_Flight(point, host, self._tries[point] + 1), prompt_id, host)
+        self._attach(point, host, known)
+        return True
+
+    def _attach(
+        self, point: int, host: str, prompt_id: str, *, lost_delay: float | None = None
+    ) -> None:
+        self._flights[prompt_id] = _Flight(point, host)
+        self._runner.attach(host, prompt_id, self._grid.workflow(point), lost_delay)
+
+    def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
+        """Nothing of it has run."""
+        point = flight.point
+        params, host = self._grid.params(point), flight.host
+        row = SweepRow(point, params, prompt_id, error=error, host=host)
+        if not self._was_accepted and not self._grid.may_cause(error):
+            self._write_end(row)
+            error.add_note("it is about no input of the grid, so the sweep ends here")
+            raise error
+        self._settle(row)
+
+    def _refuse_impossible(self) -> None:
+        refused = self._runner.impossible(self._todo)
+        if refused and len(refused) == len(self._grid):
+            raise next(iter(refused.values()))
+        self._todo.drop(refused.keys())
+        for point, error in refused.items():
+            row = SweepRow(point, self._grid.params(point), self._next_id(point), error=error)
+            self._settle(row)
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
         if isinstance(outcome, ComfyError) and not is_about_one(outcome):
             raise outcome
-        job = self._window.pop(prompt_id)
-        if not isinstance(job, Job):  # close() in another thread has taken it back
+        entry = self._window.pop(prompt_id)
+        if entry is None:  # close() in another thread has taken it back
             raise ClientClosed
         flight = self._flights.pop(prompt_id)
-        point = flight.point
+        if isinstance(outcome, ComfyError) and not isinstance(outcome, JobError):
+            self._refused(flight, prompt_id, outcome)
+            return
+        self._was_accepted = True
+        job = entry if isinstance(entry, Job) else None
         # What an earlier call in this process has taken back, ends as interrupted.
         is_gone = isinstance(outcome, JobLost) or (
-            isinstance(outcome, JobInterrupted) and state_of(job).cancelled
+            isinstance(outcome, JobInterrupted) and job is not None and state_of(job).cancelled
         )
-        if is_gone and self._lost[point] < ATTEMPTS - 1:
+        was_forgotten = not is_gone or self._runner.was_forgotten(job)
+        point = flight.point
+        if is_gone and self._lost[point] < ATTEMPTS - 1 and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)
             self._lost[point] += 1
-            self._todo.appendleft(point)
+            self._todo.put_back(point, flight.host)
             return
-        result = outcome if isinstance(outcome, Result) else None
-        ended = state_of(job).ended_at or time.monotonic()
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
-        self._settle(
-            SweepRow(
-                point,
-                self._grid.params(point),
-                job.prompt_id,
-                result=result,
-                error=None if isinstance(outcome, Result) else outcome,
-                seconds=None if flight.begun is None else ended - flight.begun,
-                execution_seconds=self._execution_seconds(job) if has_end else None,
-                cached=None if result is None else len(result.cached_nodes),
-            )
+        row = self._row(flight, prompt_id, job, outcome, has_end=has_end)
+        self._settle(row, is_known=was_forgotten)
+
+    def _row(
+        self,
+        flight: _Flight,
+        prompt_id: str,
+        job: Job | None,
+        outcome: Result | ComfyError,
+        *,
+        has_end: bool,
+    ) -> SweepRow:
+        result = outcome if isinstance(outcome, Result) else None
+        ended = (None if job is None else state_of(job).ended_at) or time.monotonic()
+        took = self._execution_seconds(flight.host, job) if has_end and job is not None else None
+        return SweepRow(
+            flight.point,
+            self._grid.params(flight.point),
+            prompt_id if job is None else job.prompt_id,
+            result=result,
+            error=None if isinstance(outcome, Result) else outcome,
+            seconds=None if flight.begun is None else ended - flight.begun,
+            execution_seconds=took,
+            cached=None if result is None else len(result.cached_nodes),
+            host=flight.host,
         )
 
-    def _execution_seconds(self, job: Job) -> float | None:
+    def _execution_seconds(self, host: str, job: Job) -> float | None:
         """By the server's clock; the record is written a moment after the end is told."""
         took = state_of(job).took
-        if took is not None:
+        client = self._runner.client(host)
+        if took is not None or client is None:
             return took
         try:
-            with limited_silence(self._poller.timing.row):  # its end is to be written down
-                entry = self._client.get_history(job.prompt_id)
+            with limited_silence(self._runner.poller.timing.row):  # its end is to be written down
+                entry = client.get_history(job.prompt_id)
         except ComfyError as exc:
             log.debug("no times of prompt %s: %s", job.prompt_id, exc)
             return None
         return None if entry is None else _ran_for(entry)
 
-    def _settle(self, row: SweepRow) -> None:
-        self._write_end(row)
+    def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
+        """It has ended; unless it is known how, the next call asks again."""
+        if is_known:
+            self._write_end(row)
         self._rows[row.index] = row
         self._tell(row)
 
@@ -383,42 +470,49 @@ class _Sweeper:
             and row.execution_seconds is None
             and not row.from_journal
         ]
-        deadline = Deadline.after(self._poller.timing.rows)
+        poller, tell_none = self._runner.poller, set[str | None]()
+        deadline = Deadline.after(poller.timing.rows)
         while missing and (left := deadline.left()) > 0:
             row = missing.pop(0)
+            client = self._runner.client(row.host)
+            if client is None or row.host in tell_none:
+                continue
             try:
                 with limited_silence(left):
-                    entry = self._client.get_history(row.prompt_id)
+                    entry = client.get_history(row.prompt_id)
             except ComfyError as exc:
                 log.debug("no times of prompt %s: %s", row.prompt_id, exc)
-                return
+                tell_none.add(row.host)
+                continue
             if entry is None:
                 missing.append(row)
-                self._poller.tracker.wake.wait_stopped(0.05)
+                poller.tracker.wake.wait_stopped(0.05)
                 continue
             seconds = _ran_for(entry)
             if seconds is None:
-                return  # a server that tells none
+                tell_none.add(row.host)
+                continue
             self._rows[row.index] = attrs.evolve(row, execution_seconds=seconds)
             if self._journal is not None:
                 self._journal.ran(self._keys[row.index], seconds)
 
-    # -- rows of the journal ----------------------------------------------------------------
+    # -- what the journal gets --------------------------------------------------------------
 
     def _write_end(self, row: SweepRow) -> None:
         """The params are left out: they are in the grid, and may be anybody's secrets."""
         if self._journal is None:
             return
-        self._poller.tracker.http.identity.add_secrets_to(
-            self._secrets
-        )  # now: they may have changed
+        for client in self._runner.clients:
+            add_secrets_of(client, self._secrets)  # now: they may have changed
+        workflow, secrets = self._grid.workflow(row.index), self._secrets
         self._journal.ended(
             self._keys[row.index],
+            row.host or "",
             row.prompt_id,
             seconds=row.seconds,
             execution_seconds=row.execution_seconds,
-            result=None if row.result is None else self._result_record(row.index, row.result),
-            error=None if row.error is None else _error_record(row.error, self._secrets.hide_text),
+            result=None if row.result is None else result_record(row.result, workflow, secrets),
+            error=None if row.error is None else error_record(row.error, secrets.hide_text),
         )
 
     def _write_withdrawn(self, point: int) -> None:
@@ -429,141 +523,7 @@ class _Sweeper:
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
 
-    def _result_record(self, point: int, result: Result) -> dict[str, Any]:
-        said = {
-            "outputs": {node.node_id: node.raw for node in result.nodes.values()},
-            "node_errors": result.node_errors,
-        }
-        given = seeds_of(self._grid.workflow(point).to_dict())
-        drawn = {key: seed for key, seed in result.seeds.items() if given.get(key) != seed}
-        facts = {
-            "cached_nodes": result.cached_nodes,
-            "fully_cached": result.fully_cached,
-            # Pictures that came over the socket are in no file.
-            "complete": result.complete
-            and not any(isinstance(file, OutputFrame) for file in result.files),
-        }
-        seeds = {"seeds": drawn} if drawn else {}  # values of the grid stay out
-        return {**_each_text(said, self._words_hidden), **facts, **seeds}
-
-    def _row_of(self, point: int, record: Record) -> SweepRow:
-        row = SweepRow(
-            point,
-            self._grid.params(point),
-            record.prompt_id,
-            seconds=record.seconds,
-            execution_seconds=record.execution_seconds,
-            from_journal=True,
-        )
-        if record.error is not None:
-            return attrs.evolve(row, error=_error_of(record.error, record.prompt_id))
-        facts = dict(record.result or {})
-        facts["cached_nodes"] = tuple(facts["cached_nodes"])
-        workflow = self._grid.workflow(point)
-        graph = workflow.to_dict()
-        outputs, drawn = facts.pop("outputs"), facts.pop("seeds", {})
-        put_drawn(graph, drawn)
-        # By the same names another server has other pictures.
-        files = self._client if record.host == self._client.host else None
-        names = workflow.output_names
-        result = make_result(
-            record.prompt_id,
-            graph,
-            outputs,
-            files=files,
-            output_names=names,
-            seeds=seeds_of(graph) | drawn,
-            seconds=record.execution_seconds,
-            **facts,
-        )
-        return attrs.evolve(row, result=result, cached=len(result.cached_nodes))
-
-    def _words_hidden(self, text: str) -> str:
-        """What came out is to stay what it is, so here nothing is guessed."""
-        data = text.encode("utf-8", "surrogatepass")
-        return self._secrets.hide_bytes(data).decode("utf-8", "surrogatepass")
-
-
-class _Recovery:
-    """What the server knows of the prompts of an earlier process.
-
-    Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is
-    sent.  What was in neither the queue at the beginning nor the history later, never came.
-    """
-
-    def __init__(self, client: Running, poller: Poller, prompt_ids: Collection[str]) -> None:
-        self._client = client
-        self._poller = poller
-        queue = client.get_queue()
-        records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        #: The server's ids by ours.
-        self.queued: dict[str, str] = {}
-        if not client.get_features():  # before 0.3.45 servers chose the ids
-            records += client.get_histories(None).values()
-            # Whose they are, the client_id beside the mark would tell; it was another process's.
-            for record in records:
-                mark = record.extra_data.get(EXTRA_DATA_KEY)
-                if isinstance(mark, str) and mark in prompt_ids:
-                    self.queued[mark] = record.prompt_id
-        for record in records:  # which counts more
-            if record.prompt_id in prompt_ids:
-                self.queued[record.prompt_id] = record.prompt_id
-
-    def find(self, prompt_id: str) -> str | None:
-        """Under which id the server has it, if it has it."""
-        if prompt_id in self.queued:
-            return self.queued[prompt_id]
-        entry = patiently(self._poller, lambda: self._client.get_history(prompt_id), went_away)
-        return prompt_id if entry else None
-
 
 def _ran_for(entry: HistoryEntry) -> float | None:
     started, ended = entry.started, entry.ended
     return None if started is None or ended is None else ended - started
-
-
-# -- errors and JSON ----------------------------------------------------------------------
-
-_JOB_ERRORS: Final = {
-    kind.__name__: kind
-    for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge)
-}
-#: Of the submission: nothing ran.
-_REFUSALS: Final = {
-    kind.__name__ for kind in (ApiError, PromptRejected, WorkflowError, UploadTooLarge)
-}
-#: Facts of an error that are names of the protocol, and no text.
-_NAMES: Final = {"node_id", "class_type", "exception_type"}
-#: What a file of an output is found by.
-_FILE: Final = {"filename", "subfolder", "type"}
-
-
-def _error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Message and what names the place; what the node was given stays out."""
-    facts: dict[str, Any] = {
-        name: hide(value) if isinstance(value, str) and name not in _NAMES else value
-        for name, value in vars(error).items()
-        if isinstance(error, JobError) and name != "prompt_id" and isinstance(value, str | None)
-    }
-    if isinstance(error, JobTimeout):
-        facts["stalled"] = error.stalled
-    return {"kind": type(error).__name__, "message": hide(str(error)), "facts": facts}
-
-
-def _error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
-    kind = _JOB_ERRORS.get(record["kind"], JobError)
-    return kind(record["message"], prompt_id=prompt_id, **record["facts"])
-
-
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Names of files stay what they are."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        kept = _FILE if isinstance(value.get("filename"), str) else ()
-        return {
-            name: each if name in kept else _each_text(each, change) for name, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_each_text(each, change) for each in value]
-    return value

@@ -12,9 +12,9 @@ import attrs
 from ..events import PreviewEvent
 from ..jobs.job import Job, latest_previews
 from ..showing.screen import Surface
-from .map import Window
 from .row import SweepRow
 from .rows import Sweep
+from .window import Window
 
 if TYPE_CHECKING:
     from ..showing.bars import Bar, Moment, Preview

@@ -11,6 +11,7 @@ import attrs
 from .. import models
 from ..errors import ComfyError, PromptRejected
 from ..events import ErrorEvent, JobEvent, PreviewEvent, Progress
+from ..recording.secrets import Secrets
 from ..routes.inputs import with_files_sent
 from ..routes.prompts import (
     AnyWorkflow,
@@ -27,6 +28,7 @@ from ..workflow.edit import Workflow, as_workflow
 from .callbacks import Callbacks, deliver, wait
 from .existence import announced
 from .job import Job, Limits, OnInterrupt, cancelling
+from .poller import Poller
 from .result import NodeOutput, Result
 from .submit import submit
 from .waiting import Waiting
@@ -366,3 +368,13 @@ def submit_begun(
             resubmit=resubmit,
             **options,
         )
+
+
+def poller_of(client: Running) -> Poller:
+    """What asks for its jobs."""
+    return client._poller
+
+
+def add_secrets_of(client: Running, secrets: Secrets) -> None:
+    """What proves who it is."""
+    client._http.identity.add_secrets_to(secrets)

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, cast
 
 import attrs
 
-from ..batch.map import Due, check_in_flight, first_end, is_about_one
+from ..batch.map import check_in_flight, is_about_one
+from ..batch.window import Due, first_end
 from ..errors import ComfyError
 from ..jobs.job import Job, cancel_in_time, news_at, state_of, warn_that_it_runs
 from ..jobs.pooled import PooledJob
@@ -59,7 +60,7 @@ def run_map(
         items = map(sealed, params)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
     most = (lambda: _SOME * room()) if in_flight is None else (lambda: in_flight)
-    patience = _Patience(timeout, stall_timeout)
+    patience = Patience(timeout, stall_timeout)
     return _stream(
         lambda item: submit(make(item)), most, items, patience, ordered, on_error == "keep"
     )
@@ -73,7 +74,7 @@ def _stream(
     submit: Submit,
     most: Callable[[], int],
     items: Iterator[Any],
-    patience: _Patience,
+    patience: Patience,
     ordered: bool,
     keep: bool,
 ) -> Generator[Result | ComfyError, None, None]:
@@ -113,9 +114,7 @@ def _stream(
         _withdraw([job for job in jobs.values() if isinstance(job, Job)])
 
 
-def _next_end(
-    jobs: _Jobs, patience: _Patience, *, ordered: bool
-) -> tuple[int, Result | ComfyError]:
+def _next_end(jobs: _Jobs, patience: Patience, *, ordered: bool) -> tuple[int, Result | ComfyError]:
     """Wait until the first one is over, or whichever is; which one, and what became of it."""
     waited_for = dict(itertools.islice(jobs.items(), 1)) if ordered else jobs
     all_jobs = [job for job in jobs.values() if isinstance(job, PooledJob)]
@@ -123,7 +122,7 @@ def _next_end(
 
 
 @attrs.define
-class _Patience:
+class Patience:
     """How long each prompt of a call may take, and be without news."""
 
     timeout: float | None

@@ -168,7 +168,7 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeyp
     monkeypatch.setattr(os, "link", lambda a, b: (modes.append(os.stat(a).st_mode), link(a, b)))
     old = os.umask(0)
     try:
-        Journal(tmp_path / "j", "http://here").close()
+        Journal(tmp_path / "j").close()
     finally:
         os.umask(old)
     assert [mode & 0o777 for mode in modes] == [0o600]
@@ -197,7 +197,7 @@ def test_a_write_waits_for_the_disk(journal, monkeypatch) -> None:
     monkeypatch.setattr(
         sqlite3, "connect", lambda *a, **kw: (made.append(connect(*a, **kw)), made[-1])[1]
     )
-    with Journal(journal, "http://here"):
+    with Journal(journal):
         assert made[-1].execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         assert made[-1].execute("PRAGMA journal_mode").fetchone() == ("persist",)
 
@@ -212,7 +212,7 @@ def test_a_new_journal_stays_in_its_folder(journal, monkeypatch) -> None:
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
-    with Journal(journal, "http://here"):
+    with Journal(journal):
         pass
     assert (journal.parent.stat().st_ino, True) in synced
 
@@ -425,7 +425,7 @@ def database_with_a_log(path: Path) -> None:
 
 
 def newer_journal(path: Path) -> None:
-    Journal(path, "http://here").close()
+    Journal(path).close()
     change(path, "PRAGMA user_version = 99")
 
 
@@ -467,16 +467,16 @@ def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) ->
     """Another journal, for one."""
     path = tmp_path / "sweep"
     if given != "new":
-        Journal(path, "http://here").close()
+        Journal(path).close()
     if given == "a link":
         path = tmp_path / "link"
         path.symlink_to("sweep")
     beside = tmp_path / f"sweep{ending}"
-    with Journal(beside, "http://there") as other:
-        other.sent(("point", 1), "the-id", 1, 1.0)
+    with Journal(beside) as other:
+        other.sent(("point", 1), "http://there", "the-id", 1, 1.0)
     before = beside.read_bytes()
     with pytest.raises(ValueError, match=f"sweep{ending} is in the way"):
-        Journal(path, "http://here")
+        Journal(path)
     assert beside.read_bytes() == before
     assert path.exists() is (given != "new")
 
@@ -487,7 +487,7 @@ def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) 
     code = (
         "import os, sys\n"
         "from comfy_client.batch.journal import Journal\n"
-        "Journal(sys.argv[1], 'http://here').sent(('point', 1), 'the-id', 1, 1.0)\n"
+        "Journal(sys.argv[1]).sent(('point', 1), 'http://here', 'the-id', 1, 1.0)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, path], check=False)
@@ -495,9 +495,9 @@ def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) 
     assert beside.exists()
     old = path.rename(tmp_path / "old")
     with pytest.raises(ValueError, match="sweep-journal is in the way"):
-        Journal(path, "http://here")
+        Journal(path)
     old.rename(path)
-    with Journal(path, "http://here") as journal:
+    with Journal(path) as journal:
         assert list(journal.records([("point", 1)])) == [("point", 1)]
     assert not beside.exists()
 
@@ -527,7 +527,7 @@ def test_a_journal_in_no_folder_names_the_folder(tmp_path: Path) -> None:
     """And not the file that would have been made first."""
     path = tmp_path / "nowhere" / "journal.db"
     with pytest.raises(FileNotFoundError) as caught:
-        Journal(path, "http://127.0.0.1:9")
+        Journal(path)
     assert caught.value.filename == str(path.parent)
 
 
@@ -552,7 +552,7 @@ def opened_elsewhere(journal: Path) -> str:
     """What another process is told that wants it."""
     code = (
         "import sys; from comfy_client.batch.journal import Journal\n"
-        "try: Journal(sys.argv[1], 'http://here'); print('opened')\n"
+        "try: Journal(sys.argv[1]); print('opened')\n"
         "except BlockingIOError as exc: print(exc)"
     )
     told = subprocess.run(
@@ -570,7 +570,7 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
         child = os.fork()
         if child == 0:
             try:
-                Journal(journal, "http://here")
+                Journal(journal)
             except BlockingIOError:
                 sys.exit(7)  # closes what it has inherited, out of the sweep of its parent
             leave(8)

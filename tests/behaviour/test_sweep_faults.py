@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
     """With one clear error, wherever in a row's life it is full; nothing runs twice."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python leaves what is cut short
     grid = {"Make.seed": range(seeds)}
-    with Journal(journal, api.host):
+    with Journal(journal):
         pass
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = journal.stat().st_size

@@ -1,0 +1,132 @@
+"""What a journal has of a row that has ended, as JSON, and the row that is made of it.
+
+Secrets are left out, and so are the values of the grid: they may be anybody's secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..errors import (
+    ApiError,
+    ComfyError,
+    JobError,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    OutputsTooLarge,
+    PromptRejected,
+    UploadTooLarge,
+    WorkflowError,
+)
+from ..jobs.output import OutputFrame
+from ..jobs.result import Result, make_result
+from ..jobs.running import Running
+from ..recording.secrets import Secrets
+from ..workflow import Workflow
+from ..workflow.seeds import put_drawn, seeds_of
+from .journal import Record
+from .row import SweepRow
+
+_JOB_ERRORS: Final = {
+    kind.__name__: kind
+    for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge)
+}
+#: Of the submission: nothing ran.
+REFUSALS: Final = {
+    kind.__name__ for kind in (ApiError, PromptRejected, WorkflowError, UploadTooLarge)
+}
+#: Facts of an error that are names of the protocol, and no text.
+_NAMES: Final = {"node_id", "class_type", "exception_type"}
+#: What a file of an output is found by.
+_FILE: Final = {"filename", "subfolder", "type"}
+
+
+def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[str, Any]:
+    """A result, of which only the files and texts are kept."""
+
+    def words_hidden(text: str) -> str:
+        # What came out is to stay what it is, so here nothing is guessed.
+        data = text.encode("utf-8", "surrogatepass")
+        return secrets.hide_bytes(data).decode("utf-8", "surrogatepass")
+
+    said = {
+        "outputs": {node.node_id: node.raw for node in result.nodes.values()},
+        "node_errors": result.node_errors,
+    }
+    given = seeds_of(workflow.to_dict())
+    drawn = {key: seed for key, seed in result.seeds.items() if given.get(key) != seed}
+    facts = {
+        "cached_nodes": result.cached_nodes,
+        "fully_cached": result.fully_cached,
+        # Pictures that came over the socket are in no file.
+        "complete": result.complete
+        and not any(isinstance(file, OutputFrame) for file in result.files),
+    }
+    seeds = {"seeds": drawn} if drawn else {}  # values of the grid stay out
+    return {**_each_text(said, words_hidden), **facts, **seeds}
+
+
+def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | None) -> SweepRow:
+    """The row, with what is recorded of it; ``files``: the client of the server that ran it."""
+    row = attrs.evolve(
+        row,
+        seconds=record.seconds,
+        execution_seconds=record.execution_seconds,
+        host=record.host,
+        from_journal=True,
+    )
+    if record.error is not None:
+        return attrs.evolve(row, error=error_of(record.error, record.prompt_id))
+    facts = dict(record.result or {})
+    facts["cached_nodes"] = tuple(facts["cached_nodes"])
+    graph = workflow.to_dict()
+    outputs, drawn = facts.pop("outputs"), facts.pop("seeds", {})
+    put_drawn(graph, drawn)
+    result = make_result(
+        record.prompt_id,
+        graph,
+        outputs,
+        files=files,
+        output_names=workflow.output_names,
+        seeds=seeds_of(graph) | drawn,
+        seconds=record.execution_seconds,
+        **facts,
+    )
+    return attrs.evolve(row, result=result, cached=len(result.cached_nodes))
+
+
+def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
+    """Message and what names the place; what the node was given stays out."""
+    facts: dict[str, Any] = {
+        name: hide(value) if isinstance(value, str) and name not in _NAMES else value
+        for name, value in vars(error).items()
+        if isinstance(error, JobError) and name != "prompt_id" and isinstance(value, str | None)
+    }
+    if isinstance(error, JobTimeout):
+        facts["stalled"] = error.stalled
+    return {"kind": type(error).__name__, "message": hide(str(error)), "facts": facts}
+
+
+def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
+    """The error of a record."""
+    kind = _JOB_ERRORS.get(record["kind"], JobError)
+    return kind(record["message"], prompt_id=prompt_id, **record["facts"])
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Names of files stay what they are."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        kept = _FILE if isinstance(value.get("filename"), str) else ()
+        return {
+            name: each if name in kept else _each_text(each, change) for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_each_text(each, change) for each in value]
+    return value
