@@ -83,9 +83,6 @@ class Runner(Protocol):
     def home(self, host: str) -> str | None:
         """Which one to ask for what was sent to a server; ``None``: none of these."""
 
-    def answers(self, host: str) -> bool:
-        """Whether it can be asked now."""
-
     def recover(self, prompt_ids: Collection[str]) -> None:
         """Some of these may be there."""
 
@@ -99,6 +96,9 @@ class Runner(Protocol):
 
     def was_forgotten(self, job: Job | None) -> bool:
         """Of a job that is lost: whether its server has said so; else nobody knows."""
+
+    def let_go(self, job: Job | None) -> None:
+        """Nobody knows of it, and it runs again."""
 
 
 class OneServer:
@@ -159,10 +159,6 @@ class OneServer:
         """Its URL may be another one by now."""
         return self._client.host
 
-    def answers(self, host: str) -> bool:
-        """It is waited for."""
-        return True
-
     def recover(self, prompt_ids: Collection[str]) -> None:
         """Look at its queue."""
         self._recovery = Recovery(self._client, prompt_ids)
@@ -188,6 +184,9 @@ class OneServer:
     def was_forgotten(self, job: Job | None) -> bool:
         """Nobody else says that it is lost."""
         return True
+
+    def let_go(self, job: Job | None) -> None:
+        """It always knows."""
 
 
 def attached(

@@ -25,7 +25,6 @@ from ..errors import (
     ClientClosed,
     ComfyError,
     JobError,
-    JobFailed,
     JobInterrupted,
     JobLost,
     JobTimeout,
@@ -33,11 +32,9 @@ from ..errors import (
 from ..jobs.job import Job, state_of
 from ..jobs.result import Result
 from ..jobs.running import add_secrets_of
-from ..models import HistoryEntry
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
-from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import shorten
 from .grid import Grid
 from .journal import Journal, Key, Record
@@ -47,6 +44,7 @@ from .row import SweepRow
 from .rows import Sweep
 from .runner import Runner
 from .split import Split
+from .times import late_times, time_of
 from .watching import watched
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -266,10 +264,9 @@ class _Sweeper:
     def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
         self._tries[point] = record.tries
         if record.result is None and record.error is None:
-            if not record.withdrawn:
-                self._open[point] = record
-            elif record.host:
-                self._withdrawn[point] = record
+            if record.host:
+                can_ask = self._runner.home(record.host) is not None
+                (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return
         if record.error is not None and (retry_failed or record.error["kind"] in REFUSALS):
             return  # what was refused never ran
@@ -403,6 +400,8 @@ class _Sweeper:
         if is_gone and self._lost[point] < ATTEMPTS - 1 and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)
             self._lost[point] += 1
+            if not was_forgotten:
+                self._runner.let_go(job)
             self._todo.put_back(point, flight.host)
             return
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
@@ -420,7 +419,7 @@ class _Sweeper:
     ) -> SweepRow:
         result = outcome if isinstance(outcome, Result) else None
         ended = (None if job is None else state_of(job).ended_at) or time.monotonic()
-        took = self._execution_seconds(flight.host, job) if has_end and job is not None else None
+        took = time_of(self._runner, flight.host, job) if has_end and job is not None else None
         return SweepRow(
             flight.point,
             self._grid.params(flight.point),
@@ -432,20 +431,6 @@ class _Sweeper:
             cached=None if result is None else len(result.cached_nodes),
             host=flight.host,
         )
-
-    def _execution_seconds(self, host: str, job: Job) -> float | None:
-        """By the server's clock; the record is written a moment after the end is told."""
-        took = state_of(job).took
-        client = self._runner.client(host)
-        if took is not None or client is None:
-            return took
-        try:
-            with limited_silence(self._runner.poller.timing.row):  # its end is to be written down
-                entry = client.get_history(job.prompt_id)
-        except ComfyError as exc:
-            log.debug("no times of prompt %s: %s", job.prompt_id, exc)
-            return None
-        return None if entry is None else _ran_for(entry)
 
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
         """It has ended; unless it is known how, the next call asks again."""
@@ -462,36 +447,7 @@ class _Sweeper:
                 self._journal.told(self._keys[row.index])
 
     def _ask_times_again(self) -> None:
-        """A busy server may write its history later than a row can wait for it."""
-        missing = [
-            row
-            for row in self._rows.values()
-            if (row.result is not None or isinstance(row.error, JobFailed | JobInterrupted))
-            and row.execution_seconds is None
-            and not row.from_journal
-        ]
-        poller, tell_none = self._runner.poller, set[str | None]()
-        deadline = Deadline.after(poller.timing.rows)
-        while missing and (left := deadline.left()) > 0:
-            row = missing.pop(0)
-            client = self._runner.client(row.host)
-            if client is None or row.host in tell_none:
-                continue
-            try:
-                with limited_silence(left):
-                    entry = client.get_history(row.prompt_id)
-            except ComfyError as exc:
-                log.debug("no times of prompt %s: %s", row.prompt_id, exc)
-                tell_none.add(row.host)
-                continue
-            if entry is None:
-                missing.append(row)
-                poller.tracker.wake.wait_stopped(0.05)
-                continue
-            seconds = _ran_for(entry)
-            if seconds is None:
-                tell_none.add(row.host)
-                continue
+        for row, seconds in late_times(self._runner, self._rows.values()):
             self._rows[row.index] = attrs.evolve(row, execution_seconds=seconds)
             if self._journal is not None:
                 self._journal.ran(self._keys[row.index], seconds)
@@ -522,8 +478,3 @@ class _Sweeper:
             self._journal.withdrawn(self._keys[point])
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
-
-
-def _ran_for(entry: HistoryEntry) -> float | None:
-    started, ended = entry.started, entry.ended
-    return None if started is None or ended is None else ended - started

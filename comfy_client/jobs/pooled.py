@@ -12,6 +12,7 @@ from .describe import JobProgress
 from .job import Job, Limits
 from .job_events import JobEvents
 from .outcomes import JobStatus, deleted, lost
+from .poller import Poller
 from .result import Result
 from .running import Running
 
@@ -153,6 +154,16 @@ def keep_events(job: PooledJob) -> None:
 def follow(job: PooledJob, inner: Job, server: str) -> None:
     """A server has it, or is about to get it, as that job."""
     job._follow(inner, server)
+
+
+def prompt_of(job: PooledJob) -> Job | None:
+    """The prompt on the server that has it; ``None``: it waits."""
+    return job._given
+
+
+def poller_of_job(job: PooledJob) -> Poller:
+    """What asks that server for it."""
+    return job._poller
 
 
 def leave(job: PooledJob, prompt_id: str | None = None) -> None:

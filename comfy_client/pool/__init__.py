@@ -6,6 +6,8 @@
     Its methods: for its servers, for one workflow, and for many.
 ``map``
     Many prompts, a few at a time.
+``sweep``
+    The prompts of a grid, on the servers that are to have them.
 ``dispatcher``
     Moves the jobs that have not ended, and looks after the servers.
 ``changing``

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from typing import Any, Literal, Unpack, overload
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ..batch.map import SubmitOptions
 from ..errors import ComfyError
 from ..jobs.callbacks import Callbacks
 from ..jobs.result import Result
-from ..routes.prompts import AnyWorkflow, seal
+from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from .map import run_map
-from .running import Running, Sending
+from .running import Running, sending_of
 from .servers import AnyServer
+
+if TYPE_CHECKING:
+    from ..batch.row import SweepRow
+    from ..batch.rows import Sweep
 
 
 class Batches(Running):
@@ -112,7 +118,7 @@ class Batches(Running):
         """
         seal(options)
         terms = self._terms(object(), priority, include, exclude)  # each call takes its turn
-        sending = _sending(options)
+        sending = sending_of(options)
         return run_map(
             lambda workflow: self._submit(self._read(workflow), Callbacks(), terms, sending),
             self._dispatcher.room,
@@ -126,14 +132,104 @@ class Batches(Running):
             stall_timeout=stall_timeout,
         )
 
+    def sweep(
+        self,
+        workflow: AnyWorkflow,
+        grid: Mapping[str, Iterable[Any]],
+        *,
+        in_flight: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        retry_failed: bool = False,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        on_row: Callable[[SweepRow], object] | None = None,
+        progress: bool | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        strict: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Sweep:
+        """Run a workflow with all combinations of some values, and wait for all of them.
 
-def _sending(options: SubmitOptions) -> Sending:
-    rest = options.copy()
-    strict, resubmit = rest.pop("strict", False), rest.pop("resubmit", False)
-    return {
-        "strict": strict,
-        "check": False,
-        "resubmit": resubmit,
-        "wants_previews": False,
-        "options": rest,
-    }
+        As :meth:`ComfyApi.sweep`, on all servers.  Each server gets a part of the grid in which as
+        little as possible changes from one prompt to the next: different models go to different
+        servers, for example.  A server that has done its part takes over half of what another one
+        has left.  ``row.host`` says where a row ran.
+
+        The ``journal`` knows which server has which prompt, before that server gets it.  The same
+        call asks that server after any interruption.  While it does not answer, or if it is not in
+        the pool, nobody knows whether it has run the prompt.  After the ``patience`` of the pool,
+        the error of the row is :class:`JobLost`, and the next call asks again.  With
+        ``on_lost="retry"``, another server runs it.  A prompt that its server has forgotten runs
+        again in any case, three times at most.
+
+        Example::
+
+            from comfy_client import ComfyPool
+
+            with ComfyPool(["http://127.0.0.1:8188", "http://127.0.0.1:8189"]) as pool:
+                rows = pool.sweep("txt2img.json", {"KSampler.seed": [1, 2], "KSampler.cfg": [4, 8]})
+                for row in rows:
+                    print(row.params, row.host, row.error or row.seconds)
+
+        Args:
+            workflow: As for :meth:`ComfyApi.sweep`.
+            grid: As for :meth:`ComfyApi.sweep`.
+            in_flight: How many of its jobs there are at a time; ``None``: twice as many as all
+                servers take.
+            journal: As for :meth:`ComfyApi.sweep`; also one that a sweep on a single server began.
+            retry_failed: As for :meth:`ComfyApi.sweep`.
+            timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
+                :class:`JobTimeout`.
+            stall_timeout: Seconds without any news, as for :meth:`map`.
+            on_row: As for :meth:`ComfyApi.sweep`.
+            progress: As for :meth:`ComfyApi.sweep`.
+            priority: As for :meth:`submit`.
+            include: As for :meth:`submit`.
+            exclude: As for :meth:`submit`.
+            strict: As for :meth:`ComfyApi.submit`.
+            options: See :class:`PromptOptions`.
+
+        Returns:
+            The rows, in the order of the grid.  The error of a single prompt is in its
+            ``row.error``.
+
+        Raises:
+            WorkflowError: As for :meth:`ComfyApi.sweep`; or no server has the node classes and
+                model files that any point needs.  A point that no server can run, while others
+                can be run, has it as the error of its row.
+            PromptRejected: As for :meth:`ComfyApi.sweep`.
+            ValueError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
+            BlockingIOError: Another process uses the journal.
+            OSError: The journal cannot be read or written.
+            ServerUnreachable: No server of the pool has ever answered.
+            ClientClosed: After :meth:`shutdown`.
+        """
+        from ..batch.sweep import run_sweep
+        from .sweep import PoolRunner, PoolWindow
+
+        seal(options)
+        terms = self._terms(object(), priority, include, exclude)
+        workflow = self._read(workflow)
+        window = PoolWindow(self._dispatcher, timeout=timeout, stall_timeout=stall_timeout)
+        make_runner = partial(
+            PoolRunner,
+            window=window,
+            terms=terms,
+            numbers=self._numbers,
+            patience=self._patience,
+            reruns=self._on_lost == "retry",
+        )
+        self._connect()
+        return run_sweep(
+            make_runner,
+            workflow,
+            grid,
+            in_flight=in_flight,
+            journal=journal,
+            retry_failed=retry_failed,
+            on_row=on_row,
+            progress=progress,
+            options={"strict": strict, **options},
+        )

@@ -93,6 +93,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
         check_timeout(patience)
         self._in_flight = in_flight
+        self._patience = patience
+        self._on_lost = on_lost
         self._numbers = itertools.count()
         self._receivers = Receivers(self, None)
         self._dispatcher = Dispatcher(mode, self._receivers, patience=patience, on_lost=on_lost)

@@ -6,9 +6,9 @@ import itertools
 import math
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
-from typing import Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 import attrs
 
@@ -26,6 +26,7 @@ from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.files import files_in
+from .dispatcher import OnLost
 from .member import Entry
 from .needs import models_of, needs_of
 from .schedule import Waiting
@@ -55,6 +56,18 @@ class Sending(TypedDict):
     options: PromptOptions
 
 
+def sending_of(options: Mapping[str, Any]) -> Sending:
+    """That of one of many, by the options of their call."""
+    rest = cast("PromptOptions", {**options})
+    return {
+        "strict": rest.pop("strict", False),  # type: ignore[typeddict-item]
+        "check": False,
+        "resubmit": rest.pop("resubmit", False),  # type: ignore[typeddict-item]
+        "wants_previews": False,
+        "options": rest,
+    }
+
+
 @attrs.frozen
 class _Attempts:
     """How a workflow is run and waited for, and the jobs that were made for it."""
@@ -72,6 +85,8 @@ class Running(Servers):
     """Runs workflows."""
 
     _numbers: itertools.count[int]
+    _patience: float
+    _on_lost: OnLost
 
     def init(self, timeout: float | None = _READY) -> Self:
         """Connect all servers, and wait until one is ready."""
@@ -266,8 +281,7 @@ class Running(Servers):
     ) -> PooledJob:
         """Have it wait for a server; ``begun`` gets the job before any server does."""
         dispatcher = self._dispatcher
-        if dispatcher.closed or not dispatcher.was_ready:
-            self.init(ready_in)
+        self._connect(ready_in)
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
         job = PooledJob(self._any_client(), str(uuid.uuid4()), known, dispatcher)
@@ -290,6 +304,11 @@ class Running(Servers):
             dispatcher.refresh()
             dispatcher.submit(entry)
         return job
+
+    def _connect(self, timeout: float = _READY) -> None:
+        """Once."""
+        if self._dispatcher.closed or not self._dispatcher.was_ready:
+            self.init(timeout)
 
     def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
         """A copy of the workflow with these inputs, whose keys no frame shows."""

@@ -1,0 +1,68 @@
+"""How long the rows of a sweep ran, by the clocks of the servers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from ..errors import ComfyError, JobFailed, JobInterrupted
+from ..jobs.job import Job, state_of
+from ..models import HistoryEntry
+from ..transport.deadline import Deadline, limited_silence
+from .row import SweepRow
+from .runner import Runner
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+
+def time_of(runner: Runner, host: str, job: Job) -> float | None:
+    """That of one; the record is written a moment after the end is told."""
+    took, client = state_of(job).took, runner.client(host)
+    if took is not None or client is None:
+        return took
+    try:
+        with limited_silence(runner.poller.timing.row):  # its end is to be written down
+            entry = client.get_history(job.prompt_id)
+    except ComfyError as exc:
+        log.debug("no times of prompt %s: %s", job.prompt_id, exc)
+        return None
+    return None if entry is None else _ran_for(entry)
+
+
+def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[SweepRow, float]]:
+    """A busy server may write its history later than a row can wait for it."""
+    missing = [
+        row
+        for row in rows
+        if (row.result is not None or isinstance(row.error, JobFailed | JobInterrupted))
+        and row.execution_seconds is None
+        and not row.from_journal
+    ]
+    poller, silent = runner.poller, set[str | None]()  # servers that tell none
+    deadline = Deadline.after(poller.timing.rows)
+    while missing and (left := deadline.left()) > 0:
+        row = missing.pop(0)
+        client = runner.client(row.host)
+        if client is None or row.host in silent:
+            continue
+        try:
+            with limited_silence(left):
+                entry = client.get_history(row.prompt_id)
+        except ComfyError as exc:
+            log.debug("no times of prompt %s: %s", row.prompt_id, exc)
+            silent.add(row.host)
+            continue
+        if entry is None:
+            missing.append(row)
+            poller.tracker.wake.wait_stopped(0.05)
+            continue
+        seconds = _ran_for(entry)
+        if seconds is None:
+            silent.add(row.host)
+        else:
+            yield row, seconds
+
+
+def _ran_for(entry: HistoryEntry) -> float | None:
+    started, ended = entry.started, entry.ended
+    return None if started is None or ended is None else ended - started

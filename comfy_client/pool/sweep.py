@@ -1,0 +1,375 @@
+"""A grid on several servers: :meth:`ComfyPool.sweep`.
+
+The sweep gives each server the next of its own points, and has the journal know which server it
+is before anything is sent.  What an earlier process left open is looked for on that server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..batch.grid import Grid
+from ..batch.map import delete_pending
+from ..batch.recovery import Recovery
+from ..batch.runner import attached, known_graph
+from ..batch.window import Due, Window
+from ..client import ComfyApi
+from ..errors import ClientClosed, ComfyError, JobLost, ServerUnreachable, WorkflowError
+from ..jobs.callbacks import Callbacks
+from ..jobs.job import SLICE, Job, state_of
+from ..jobs.poller import Poller
+from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
+from ..jobs.running import Running, poller_of
+from ..transport.deadline import Deadline, limited_silence
+from ..workflow import Workflow
+from ..workflow.edit import graph_of
+from ..workflow.files import files_in
+from ..workflow.graph import as_link
+from .dispatcher import ATTEMPTS, Dispatcher
+from .map import Patience
+from .member import Entry, Member
+from .needs import Need, Needs, is_model, models_of, needs_of
+from .refusals import cannot_run
+from .running import Terms, sending_of
+from .schedule import Waiting
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: As many wait as a server has, so that it is never idle.
+_SOME: Final = 2
+#: Seconds that prompts have to get to their servers, when a sweep ends early.
+_ON_THE_WAY: Final = 5.0
+
+
+@attrs.define(eq=False)
+class PoolWindow(Window):
+    """The prompts of one call that are under way on the servers of a pool, or wait for one."""
+
+    dispatcher: Dispatcher
+    hosts: dict[str, str] = attrs.field(factory=dict, init=False)  #: Of each prompt.
+    _patience: Patience = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        Window.__attrs_post_init__(self)
+        self._patience = Patience(self.timeout, self.stall_timeout)
+
+    @property
+    def pooled(self) -> dict[str, PooledJob]:
+        """Its jobs by the ids that they had at first."""
+        return {name: one for name, one in self._entries.items() if isinstance(one, PooledJob)}
+
+    def pop(self, prompt_id: str) -> Job | ComfyError | None:
+        """It has ended."""
+        entry = Window.pop(self, prompt_id)
+        if isinstance(entry, PooledJob):
+            self._patience.ended(entry)
+        return entry
+
+    def drop(self, prompt_id: str) -> Job | ComfyError | None:
+        """It is in it no more."""
+        self.hosts.pop(prompt_id, None)
+        return Window.drop(self, prompt_id)
+
+    def _due(self, prompt_id: str, job: Job) -> Iterable[Due]:
+        jobs = self.pooled
+        return self._patience.due(jobs[prompt_id], jobs.values()) if prompt_id in jobs else ()
+
+    def withdraw(self) -> None:
+        """Take back what waits in the pool, and what is pending on a server."""
+        left = {
+            name: job
+            for name, job in self.pooled.items()
+            if not job.done() and not self.dispatcher.withdraw(job, if_unsent=True)
+        }
+        deadline = Deadline.after(_ON_THE_WAY)
+        while any(map(_is_on_the_way, left.values())) and not deadline.expired:
+            time.sleep(0.01)
+        by_host: dict[str, dict[str, PooledJob]] = {}
+        for name, job in left.items():
+            if not job.done() and prompt_of(job) is not None:
+                by_host.setdefault(self.hosts[name], {})[name] = job
+        for jobs in by_host.values():
+            ids = [job.prompt_id for job in jobs.values()]
+            if delete_pending(poller_of_job(next(iter(jobs.values()))), ids):
+                self.withdrawn += jobs
+        self._entries.clear()
+
+
+def _is_on_the_way(job: PooledJob) -> bool:
+    """Whether it is being sent."""
+    return not job.done() and state_of(job).accepted_at is None
+
+
+class PoolRunner:
+    """A :class:`comfy_client.batch.runner.Runner` of the servers of a pool."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        window: PoolWindow,
+        terms: Terms,
+        numbers: Iterator[int],
+        *,
+        patience: float,
+        reruns: bool,
+    ) -> None:
+        self.window: PoolWindow = window
+        self.reruns: bool = reruns
+        self._terms = terms
+        self._numbers = numbers
+        self._patience = patience
+        self._dispatcher = window.dispatcher
+        self._needs = needs_by_point(grid)
+        # Of all servers that there have been.
+        self._clients = {name: one.api for name, one in window.dispatcher.members.items()}
+        self._recoveries: dict[str, Recovery] = {}
+        self._sought: Collection[str] = ()
+        self._open: set[str] = set()  # prompts of an earlier process
+        self._away_since: dict[str, float] = {}  # of servers that may have these
+
+    # -- servers ---------------------------------------------------------------------------
+
+    @property
+    def _members(self) -> dict[str, Member]:
+        found = dict(self._dispatcher.members)
+        self._clients |= {name: member.api for name, member in found.items()}
+        return found
+
+    @property
+    def _ready(self) -> dict[str, Member]:
+        return {name: one for name, one in self._members.items() if one.server.ready}
+
+    def _allowed(self, members: Mapping[str, Member]) -> dict[str, Member]:
+        terms = self._terms
+        return {
+            name: member
+            for name, member in members.items()
+            if (terms.include is None or name in terms.include) and name not in terms.exclude
+        }
+
+    @property
+    def poller(self) -> Poller:
+        """That of the first one."""
+        return poller_of(next(iter(self.clients)))
+
+    @property
+    def clients(self) -> Collection[Running]:
+        """Those of all servers."""
+        if not self._members and not self._clients:
+            raise ClientClosed("the pool has no servers: add one")
+        return self._clients.values()
+
+    def client(self, host: str | None) -> Running | None:
+        """That of a server of the pool."""
+        return self._clients.get(host or "")
+
+    # -- what is to be run -----------------------------------------------------------------
+
+    def weights(self) -> Mapping[str, float]:
+        """Of those that have not failed to answer."""
+        members = self._allowed(self._members)
+        found = {name: one for name, one in members.items() if one.error is None} or members
+        return {name: member.server.weight for name, member in found.items()}
+
+    def free(self) -> Iterable[str]:
+        """Those that have room, and no long queue of others."""
+        own = Counter(self.window.hosts.values())
+        servers = [member.server for member in self._allowed(self._ready).values()]
+        least = min((server.load for server in servers), default=0.0)
+        found = [
+            server
+            for server in servers
+            if own[server.name] < _SOME * server.most
+            and server.others / server.weight < least + server.most
+        ]
+        return [one.name for one in sorted(found, key=lambda one: own[one.name] / one.weight)]
+
+    def fits(self, host: str, point: int) -> bool:
+        """Whether it has the node classes and model files of a point."""
+        member = self._dispatcher.members.get(host)
+        return member is not None and member.server.has(self._needs(point))
+
+    def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
+        """Those for which no server has what they need; one that is away may have it."""
+        found = list(points)
+        refused = {needs: self._refusal(needs) for needs in set(map(self._needs, found))}
+        if any(refused.values()):  # a model file may have come since
+            self._dispatcher.refresh()
+            refused = {needs: error and self._refusal(needs) for needs, error in refused.items()}
+        return {point: error for point in found if (error := refused[self._needs(point)])}
+
+    def _refusal(self, needs: Needs) -> ComfyError | None:
+        members = self._allowed(self._members)
+        if any(member.server.has(needs) for member in members.values()):
+            return None
+        error = cannot_run(Waiting("", 0, needs=needs), members)
+        if isinstance(error, WorkflowError):
+            return error
+        raise error
+
+    def recall(self, *, needed: bool) -> Collection[str]:
+        """What waits for a server that is away, or for a busy one while another is idle."""
+        jobs = {name: job for name, job in self.window.pooled.items() if job.status == "waiting"}
+        ready = self._ready
+        self._give_up(jobs, ready)
+        hosts = self.window.hosts
+        ours = [name for name in jobs if name not in self._open]
+        found = [name for name in ours if hosts[name] not in ready]
+        if needed and self._allowed(ready).keys() - set(hosts.values()):
+            found += [name for name in ours if hosts[name] in ready][-1:]
+        return [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
+
+    def _give_up(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
+        """What an earlier process has sent to a server that does not come back is lost."""
+        now = time.monotonic()
+        for host in ready:
+            self._away_since.pop(host, None)
+        for name in self._open & jobs.keys():
+            host = self.window.hosts[name]
+            since = now if host in ready else self._away_since.setdefault(host, now)
+            if now - since > self._patience and self._dispatcher.withdraw(
+                jobs[name], if_unsent=True
+            ):
+                why = f"{host} has not answered for {self._patience:g} s, and may have run it"
+                self.window.put(name, JobLost(f"prompt {name} is lost: {why}", prompt_id=name))
+
+    def pause(self) -> None:
+        """Until something changes."""
+        if self._dispatcher.closed:
+            raise ClientClosed("this ComfyPool is shut down; make a new one")
+        tick = self.window.tick
+        self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
+
+    def submit(
+        self,
+        host: str,
+        prompt_id: str,
+        workflow: Workflow,
+        options: Mapping[str, Any],
+        sent: Callable[[str], object],
+    ) -> Job | None:
+        """Have it wait for that server."""
+        graph = graph_of(workflow)
+        known = {} if files_in(graph) else graph
+        return self._wait(host, prompt_id, workflow, known, needs_of(graph), options, chosen=sent)
+
+    def _wait(
+        self,
+        host: str,
+        prompt_id: str,
+        workflow: Workflow,
+        graph: Mapping[str, Any],
+        needs: Needs,
+        options: Mapping[str, Any],
+        *,
+        chosen: Callable[[str], object] | None = None,
+        found: Callable[[ComfyApi], Job] | None = None,
+    ) -> Job | None:
+        job = PooledJob(self._clients[host], prompt_id, graph, self._dispatcher)
+        waiting = Waiting(
+            job,
+            next(self._numbers),
+            priority=self._terms.priority,
+            caller=self._terms.caller,
+            needs=needs,
+            model=models_of(needs),
+            include=frozenset({host}),
+        )
+        entry = Entry(job, workflow, waiting, Callbacks(), sending_of(options))
+        entry.chosen, entry.found = chosen, found
+        entry.tries = ATTEMPTS  # the sweep itself runs it again, under an id of its own
+        self.window.hosts[prompt_id] = host
+        self.window.put(prompt_id, job)
+        try:
+            self._dispatcher.submit(entry)
+        except (WorkflowError, ValueError, ServerUnreachable):  # the server has just gone
+            self.window.drop(prompt_id)
+            return None
+        return job
+
+    # -- what ran before -------------------------------------------------------------------
+
+    def home(self, host: str) -> str | None:
+        """Itself, if it is in the pool."""
+        return host if host in self._members else None
+
+    def recover(self, prompt_ids: Collection[str]) -> None:
+        """Each server is asked when it is ready."""
+        self._sought = prompt_ids
+
+    def _recovery(self, host: str) -> Recovery:
+        if host not in self._recoveries:
+            self._recoveries[host] = Recovery(self._clients[host], self._sought)
+        return self._recoveries[host]
+
+    def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
+        """Ask all servers that answer; what may be on one that does not, is waited for there."""
+        if not self._sought:
+            return None
+        asked = set()
+        for host in self._ready:
+            try:
+                with limited_silence(self.poller.timing.question):
+                    known = self._recovery(host).find(prompt_id)
+            except ComfyError as exc:
+                log.debug("%s does not say whether it has prompt %s: %s", host, prompt_id, exc)
+                continue
+            asked.add(host)
+            if known is not None:
+                return host, known
+        return None if home is None or home in asked else (home, prompt_id)
+
+    def attach(
+        self, host: str, prompt_id: str, workflow: Workflow, lost_delay: float | None
+    ) -> None:
+        """In the server's thread, as soon as it answers."""
+
+        def attach_to(api: ComfyApi) -> Job:
+            known = self._recovery(host).queued.get(prompt_id, prompt_id)
+            return attached(api, poller_of(api), known, workflow, lost_delay)
+
+        self._open.add(prompt_id)
+        graph, needs = known_graph(workflow), frozenset[Need]()
+        if self._wait(host, prompt_id, workflow, graph, needs, {}, found=attach_to) is None:
+            self.window.hosts[prompt_id] = host
+            why = f"{host} may have run it, and is not in the pool"
+            error = JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
+            self.window.put(prompt_id, error)
+
+    def was_forgotten(self, job: Job | None) -> bool:
+        """Whether its own server has said so."""
+        inner = prompt_of(job) if isinstance(job, PooledJob) else None
+        return inner is not None and inner.done()
+
+    def let_go(self, job: Job | None) -> None:
+        """Its server is to cancel it, once it is back."""
+        inner = prompt_of(job) if isinstance(job, PooledJob) else None
+        member = self._members.get(job.server or "") if isinstance(job, PooledJob) else None
+        if inner is not None and member is not None:
+            member.abandoned.append(inner)
+
+
+def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
+    """What each point needs of a server: another thing where an axis names models or links."""
+    telling = [
+        axis.name
+        for axis in grid.axes
+        if any(is_model(value) or as_link(value) for value in axis.values)
+    ]
+    known: dict[str, Needs] = {}
+
+    def needs(point: int) -> Needs:
+        params = grid.params(point) if telling else {}
+        key = json.dumps([params[name] for name in telling], default=repr)
+        if key not in known:
+            known[key] = needs_of(graph_of(grid.workflow(point)))
+        return known[key]
+
+    return needs
