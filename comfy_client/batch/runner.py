@@ -78,6 +78,9 @@ class Runner(Protocol):
         ``sent`` is called before anything is sent, maybe in another thread.
         """
 
+    def may_move(self, host: str, error: ComfyError) -> bool:
+        """Whether others can have a prompt, though a server said this of more than that one."""
+
     # -- what ran before -------------------------------------------------------------------
 
     def home(self, host: str) -> str | None:
@@ -154,6 +157,10 @@ class OneServer:
         """In this thread."""
         sent(host)
         return self.window.submit(prompt_id, workflow, options)
+
+    def may_move(self, host: str, error: ComfyError) -> bool:
+        """There is no other."""
+        return False
 
     def home(self, host: str) -> str | None:
         """Its URL may be another one by now."""

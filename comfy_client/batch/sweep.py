@@ -381,7 +381,10 @@ class _Sweeper:
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
         if isinstance(outcome, ComfyError) and not is_about_one(outcome):
-            raise outcome
+            if not self._runner.may_move(self._flights[prompt_id].host, outcome):
+                raise outcome
+            self._recalled(prompt_id)
+            return
         entry = self._window.pop(prompt_id)
         if entry is None:  # close() in another thread has taken it back
             raise ClientClosed

@@ -21,7 +21,14 @@ from ..batch.recovery import Recovery
 from ..batch.runner import attached, known_graph
 from ..batch.window import Due, Window
 from ..client import ComfyApi
-from ..errors import ClientClosed, ComfyError, JobLost, ServerUnreachable, WorkflowError
+from ..errors import (
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    JobLost,
+    ServerUnreachable,
+    WorkflowError,
+)
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import SLICE, Job, state_of
 from ..jobs.poller import Poller
@@ -132,6 +139,7 @@ class PoolRunner:
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Collection[str] = ()
         self._open: set[str] = set()  # prompts of an earlier process
+        self._refusing: set[str] = set()  # servers that take nothing of us
         self._away_since: dict[str, float] = {}  # of servers that may have these
 
     # -- servers ---------------------------------------------------------------------------
@@ -181,7 +189,8 @@ class PoolRunner:
     def free(self) -> Iterable[str]:
         """Those that have room, and no long queue of others."""
         own = Counter(self.window.hosts.values())
-        servers = [member.server for member in self._allowed(self._ready).values()]
+        members = self._allowed(self._ready)
+        servers = [one.server for name, one in members.items() if name not in self._refusing]
         least = min((server.load for server in servers), default=0.0)
         found = [
             server
@@ -242,8 +251,7 @@ class PoolRunner:
 
     def pause(self) -> None:
         """Until something changes."""
-        if self._dispatcher.closed:
-            raise ClientClosed("this ComfyPool is shut down; make a new one")
+        self._dispatcher.check_open()
         tick = self.window.tick
         self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
 
@@ -293,6 +301,14 @@ class PoolRunner:
             self.window.drop(prompt_id)
             return None
         return job
+
+    def may_move(self, host: str, error: ComfyError) -> bool:
+        """Whether only that server takes nothing of us, or has been closed."""
+        self._dispatcher.check_open()
+        if not isinstance(error, AuthenticationError | ClientClosed):
+            return False
+        self._refusing.add(host)
+        return bool(self._allowed(self._members).keys() - self._refusing)
 
     # -- what ran before -------------------------------------------------------------------
 
@@ -353,7 +369,8 @@ class PoolRunner:
         inner = prompt_of(job) if isinstance(job, PooledJob) else None
         member = self._members.get(job.server or "") if isinstance(job, PooledJob) else None
         if inner is not None and member is not None:
-            member.abandoned.append(inner)
+            member.unwanted.append(inner)
+            member.wake()
 
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
