@@ -271,8 +271,8 @@ def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
 
 @pytest.mark.parametrize("patience", ["timeout", "stall_timeout"])
 def test_waiting_for_prompts_of_the_same_map_is_nobodys_delay(servers, clients, patience) -> None:
-    """On the same server; and in the pool, for any of them."""
-    with pooled(clients[:1]) as pool:
+    """They are all in the queue of the same server."""
+    with pooled(clients[:1], in_flight=4) as pool:
 
         def open_gates() -> None:
             for n in range(4):
