@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -41,11 +42,14 @@ class _Relay(JobEvents):
     def __init__(self, budget: Budget, job: PooledJob) -> None:
         super().__init__(budget)
         self._job = job
+        self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """One event; that a server has lost it is no end while it may run elsewhere."""
-        if self is self._job._relay and not isinstance(event, JobLostEvent):
-            self._job._tracked.events.receive(event)
+        """One event, and one end; that a server has lost it is none while it may run elsewhere."""
+        if self is not self._job._relay or self._has_ended or isinstance(event, JobLostEvent):
+            return
+        self._has_ended = event.is_end
+        self._job._tracked.events.receive(event)
 
 
 class PooledJob(Job):
@@ -190,6 +194,10 @@ def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None 
         event = state.end_event  # which nobody had, as long as it might run elsewhere
     elif event is None and isinstance(outcome, JobLost):
         event, _ = lost(job.prompt_id, str(outcome))
+    if event is not None and not state.decided:
+        # What it has waited for too long may end all the same: that is for its client to say.
+        job._relay = None
+        state = job._tracked.state = copy.copy(state)
     if event is not None:
         state.end_event = state.end_event or event
         job._tracked.events.receive(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 import weakref
@@ -109,7 +110,7 @@ class Dispatcher(Changing):
             self._leaving.remove(member)
             self._done += member.done
             self._failed += member.failed
-            self._worker.put(partial(_stop, member))  # without the lock: it takes a moment
+            self._worker.put(partial(_stop, member))
 
     def became_ready(self, member: Member, offer: Offer | None) -> None:
         """It answers, and has this."""
@@ -141,9 +142,12 @@ class Dispatcher(Changing):
             except ComfyError as exc:
                 log.debug("%s does not say what it has: %s", member.name, exc)
                 continue
-            with self._changing():
-                member.has(offer)
-                self._schedule.regroup()
+            self._worker.ask(partial(self._has, member, offer))
+
+    def _has(self, member: Member, offer: Offer | None) -> None:
+        with self._changing():
+            member.has(offer)
+            self._schedule.regroup()
 
     def became_unreachable(self, member: Member, error: Exception) -> None:
         """It does not answer."""
@@ -416,7 +420,12 @@ def _nothing(_: Dispatcher) -> None:
 
 
 def _stop(member: Member, _: Dispatcher) -> None:
-    member.stop()
+    """In a thread of its own: it takes a moment, and others ask for something meanwhile."""
+    thread = threading.Thread(target=member.stop, name="comfy-pool-leaving", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads on this machine
+        member.stop()
 
 
 def _ask_to_end(worker: Worker[Dispatcher], entry: Entry, inner: Job) -> None:

@@ -370,6 +370,7 @@ def _work(ref: weakref.ref[Member], wake: threading.Event) -> None:
             pause = member.work()
         except Exception:
             log.exception("a server of the pool could not be served")  # a defect
+            member.is_through()
             pause = _PAUSE
         del member
 

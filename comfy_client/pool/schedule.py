@@ -19,6 +19,10 @@ Mode = Literal["shortest", "round_robin", "first_free"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 
 
+#: Of how many kinds of jobs is remembered which servers can run them.
+_KINDS: Final = 1000
+
+
 def anything(_: Needs) -> bool:
     """That of a server of which nobody knows what it has."""
     return True
@@ -200,6 +204,8 @@ class Schedule:
                 and name not in job.exclude
                 and server.has(job.needs)
             )
+            if len(self._able) > _KINDS:
+                self._able.clear()
             self._able[kind] = names
         return names
 

@@ -80,7 +80,7 @@ class Worker(Generic[Owner]):
         self._todo.put(partial(_answer, asked, call))
         try:
             while not wait([asked], _SLICE).done:
-                if not thread.is_alive():
+                if not thread.is_alive() and not asked.done():
                     return call()
             return asked.result(0)
         finally:

@@ -36,7 +36,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import FAST, LIMIT, Quick, flush, until
+from tests.helpers.clients import FAST, LIMIT, Heard, Quick, flush, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.pools import marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
@@ -404,6 +404,21 @@ def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) ->
         with pytest.raises(ServerUnreachable):
             job.cancel()
         assert isinstance(job.exception(LIMIT), JobLost)
+
+
+def test_what_was_given_up_ends_for_its_client_when_the_server_is_back(servers, clients) -> None:
+    with pooled(clients[:1], patience=0.3) as pool:
+        heard = Heard(clients[0])
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        frozen = servers[0].faults.freeze()
+        assert isinstance(job.exception(LIMIT), JobLost)
+        frozen.end()
+        GATES.set()
+        until(lambda: heard.ends(job.prompt_id))
+        assert heard.end(job.prompt_id).name == "execution_success"
+        assert job.status == "lost"
+        assert [event.name for event in job.events() if event.is_end] == ["job_lost"]
 
 
 def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_once(
