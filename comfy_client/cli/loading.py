@@ -67,11 +67,6 @@ class Late:
         self._found: ComfyApi | None = None
 
     @property
-    def is_asked(self) -> bool:
-        """Whether something was."""
-        return self._found is not None
-
-    @property
     def client(self) -> ComfyApi:
         """Its client."""
         if self._found is None:

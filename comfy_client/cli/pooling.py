@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
 
 from ..errors import ComfyError, JobTimeout
 from .connecting import ANSWER_LIMIT, Given
-from .exits import Mistake, message_of
-from .loading import Late
+from .exits import message_of
 from .printing import note
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.pooled import PooledJob
     from ..pool.pool import ComfyPool
-    from ..workflow import Workflow
-
-T = TypeVar("T")
 
 #: Seconds between two looks.
 _LOOK: Final = 0.02
 
 
 @contextlib.contextmanager
-def pool_of(given: Given) -> Iterator[Several]:
+def pool_of(given: Given, **options: Any) -> Iterator[Several]:
     """A pool of the servers that the options name, which are asked when they are needed."""
     from ..pool.pool import ComfyPool
 
@@ -38,14 +33,14 @@ def pool_of(given: Given) -> Iterator[Several]:
         clients = [
             stack.enter_context(contextlib.closing(server.client())) for server in given.servers()
         ]
-        pool = ComfyPool(clients)
+        pool = ComfyPool(clients, **options)
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         yield Several(pool)
 
 
 @attrs.define
 class Several:
-    """The servers of a command."""
+    """The servers of a command, and what they know together."""
 
     pool: ComfyPool
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
@@ -69,33 +64,52 @@ class Several:
             self._ready = found or list(self.pool.servers)
         return self._ready
 
-    def read(self, read: Callable[[Late], T], workflow_of: Callable[[T], Workflow]) -> T:
-        """What is read with the help of the first server that has all node classes of it.
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions by class, of those that any of them has; with the choices of all."""
+        found: dict[str, Any] = {}
+        for api in self.clients():
+            for name, definition in api.node_definitions(classes, refresh=refresh).items():
+                found[name] = merged(found[name], definition) if name in found else definition
+        return found
 
-        No server is asked if none is needed.  :class:`Mistake` if it makes sense to none of them.
-        """
-        partly: list[T] = []  # by servers that lack some of the classes
-        mistake: Mistake | None = None
-        first = Late(lambda: self.clients()[0])
-        for source in self._sources(first):
-            try:
-                found = read(source)
-            except Mistake as exc:
-                if not first.is_asked:
-                    raise
-                mistake = mistake or exc
-                continue
-            if not first.is_asked or _has_classes(source, workflow_of(found)):
-                return found
-            partly.append(found)
-        if mistake is not None:
-            raise mistake
-        return partly[0]
+    def open_image(self, info: str) -> BinaryIO:
+        """A file by its URL; ValueError if it is of none of them."""
+        for api in self.clients()[:-1]:
+            with contextlib.suppress(ValueError):
+                return api.open_image(info)
+        return self.clients()[-1].open_image(info)
 
-    def _sources(self, first: Late) -> Iterator[Late]:
-        yield first
-        for api in self.clients()[1:]:
-            yield Late(functools.partial(_itself, api))
+
+def merged(one: Any, other: Any) -> Any:
+    """The definition of a node class, with the choices that it has on another server."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return one
+    whole = dict(one)
+    for name, part in one.items():
+        if name in other and name in ("input", "required", "optional"):
+            whole[name] = merged(part, other[name])
+        elif name in other and isinstance(part, list):
+            whole[name] = _with_choices(part, other[name])
+    return whole
+
+
+def _with_choices(config: list[Any], other: Any) -> list[Any]:
+    """An input: its kind, or its choices, and its options; ``COMBO`` has them in these."""
+    if not (config and isinstance(other, list) and other):
+        return config
+    first, *options = config
+    if isinstance(first, list) and isinstance(other[0], list):
+        return [_both(first, other[0]), *options]
+    match [config, other]:
+        case [["COMBO", {"options": [*mine]} as said], ["COMBO", {"options": [*theirs]}]]:
+            return ["COMBO", {**said, "options": _both(mine, theirs)}]
+    return config
+
+
+def _both(some: list[Any], others: list[Any]) -> list[Any]:
+    return [*some, *(one for one in others if one not in some)]
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
@@ -122,16 +136,6 @@ def _error_of(api: ComfyApi) -> ComfyError | None:
     except ComfyError as exc:
         return exc
     return None
-
-
-def _itself(api: ComfyApi) -> ComfyApi:
-    return api
-
-
-def _has_classes(source: Late, workflow: Workflow) -> bool:
-    """Whether the server has all node classes of it."""
-    classes = {node.class_type for node in workflow.nodes.values()}
-    return classes <= source.node_definitions(classes).keys()
 
 
 def until_sent(job: PooledJob) -> None:

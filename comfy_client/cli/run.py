@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.job import Job
     from ..workflow import Workflow
+    from ..workflow.definitions import DefinitionSource
 
 
 set_option: Decorator = click.option(
@@ -111,7 +112,7 @@ def prepared(
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
-    server: Late,
+    server: DefinitionSource,
 ) -> Workflow:
     """The workflow with everything that the options change."""
     workflow = load(source, server)
@@ -133,7 +134,7 @@ def late(api: ComfyApi) -> Late:
 
 
 #: What reads a workflow, asking that server if need be.
-_Read = Callable[["Late"], "Workflow"]
+_Read = Callable[["DefinitionSource"], "Workflow"]
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def _on_any(
     from .pooling import placed, pool_of, until_sent
 
     with pool_of(given) as servers:
-        ready = servers.read(read, lambda workflow: workflow)
+        ready = read(servers)
         servers.clients()  # all of them have their say
         with saving_to(out, ready.to_dict()):
             job = servers.pool.submit(ready, extra_data=mark(), **options)

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +16,11 @@ import attrs
 import click
 
 from ..errors import ComfyError
-from .connecting import Given, of_server
+from .connecting import Given, of_servers
 from .decorators import Finite
 from .exits import Ended, Exit, Mistake, Unsaved, message_of
 from .inputs import Types, mistakes
-from .loading import Late, content_of, workflow_argument
+from .loading import content_of, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
@@ -37,10 +38,15 @@ if TYPE_CHECKING:
     from ..batch.row import SweepRow
     from ..batch.rows import Sweep
     from ..client import ComfyApi
+    from ..pool.pool import ComfyPool
     from ..workflow import Workflow
+    from ..workflow.definitions import DefinitionSource
 
+#: The values of each axis.
+_Grid = dict[str, list[Any]]
 #: The key in ``extra_data`` of the prompts of one sweep.
 _KEY: Final = "comfy_client_sweep"
+_IN_FLIGHT: Final = 4  # of one server
 _SHEETS: Final = (".png", ".jpg", ".webp")
 
 
@@ -50,6 +56,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
         "comfy-client sweep txt2img.json --axis 'Positive prompt.text=\"a fox, red\",an owl' \\",
         "    --out 'out/{row:03}_{seed}{ext}' --csv rows.csv --sheet sheet.png",
         "comfy-client sweep txt2img.json --axis KSampler.seed=0..499 --journal sweep.db --out out/",
+        "comfy-client sweep txt2img.json --axis KSampler.seed=1..99 --host gpu-1 --host gpu-2",
     )
 )
 @workflow_argument
@@ -89,10 +96,16 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 )
 @click.option(
     "--in-flight",
-    type=click.IntRange(1, 100),
-    default=4,
+    type=click.IntRange(1, 1000),
+    help="How many prompts are under way.  Default: 4; of several servers 4 for each.",
+)
+@click.option(
+    "--on-lost",
+    type=click.Choice(["raise", "retry"]),
+    default="raise",
     show_default=True,
-    help="How many prompts are in the queue.",
+    help="With several servers, if one may have run a prompt and stays away: an error of the row, "
+    "or another runs it.",
 )
 @click.option(
     "--timeout",
@@ -101,7 +114,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     help="For each prompt.  Default: no limit.",
 )
 @quiet_option
-@of_server
+@of_servers
 def sweep(
     given: Given,
     /,
@@ -114,21 +127,25 @@ def sweep(
     csv: str | None,
     sheet: str | None,
     quiet: bool,
+    on_lost: str,
     **options: Any,
 ) -> None:
     """Run a workflow with all combinations of some values.
 
     A line for each row is printed as it ends.  The exit status is 5 if rows failed.  After
-    Ctrl-C the prompts that wait are taken out of the queue; with --journal the running one goes
-    on, else it is cancelled, too.
+    Ctrl-C the prompts that wait are taken out of the queue; with --journal those that run go on,
+    else they are cancelled, too.  Several servers (--host A --host B) share the rows.
     """
     if options["retry_failed"] and options["journal"] is None:
         raise click.UsageError("--retry-failed needs the --journal that knows what failed")
     _check_sheet(sheet)
     with contextlib.ExitStack() as stack:
-        server = late(stack.enter_context(given.client()))
-        ready, grid = _read(content_of(workflow), sets, inputs, seed, axes, server)
-        api = server.client  # it may be away
+        read = partial(_read, content_of(workflow), sets, inputs, seed, axes)
+        if given.is_several:
+            ready, grid, runner = stack.enter_context(_on_several(given, read, on_lost))
+        else:
+            ready, grid, runner = stack.enter_context(_on_one(given, read))
+            options["in_flight"] = options["in_flight"] or _IN_FLIGHT
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # it may be a device in /dev
                 stack.enter_context(folder_for(Path(file).parent, option))
@@ -136,7 +153,7 @@ def sweep(
         stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
         printer = _Printer(out, given.json)
         options["progress"] = False if quiet else None
-        rows = _run_all(api, ready, grid, printer, options)
+        rows = _run_all(runner, ready, grid, printer, options)
         for row in rows:
             printer.show_known(row)
         if csv is not None:
@@ -151,10 +168,33 @@ def sweep(
         raise Unsaved(message, f"comfy-client download {printer.unsaved[0]} --out ...")
 
 
+#: A workflow, its grid, and what runs them.
+_Ready = tuple["Workflow", "_Grid", "ComfyApi | ComfyPool"]
+_Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
+
+
+@contextlib.contextmanager
+def _on_one(given: Given, read: _Read) -> Iterator[_Ready]:
+    with given.client() as api:
+        server = late(api)
+        workflow, grid = read(server)
+        yield workflow, grid, server.client
+
+
+@contextlib.contextmanager
+def _on_several(given: Given, read: _Read, on_lost: str) -> Iterator[_Ready]:
+    from .pooling import pool_of
+
+    with pool_of(given, on_lost=on_lost) as servers:
+        workflow, grid = read(servers)
+        servers.clients()  # all of them have their say
+        yield workflow, grid, servers.pool
+
+
 def _run_all(
-    api: ComfyApi,
+    runner: ComfyApi | ComfyPool,
     workflow: Workflow,
-    grid: Mapping[str, list[Any]],
+    grid: _Grid,
     printer: _Printer,
     options: Mapping[str, Any],
 ) -> Sweep:
@@ -165,12 +205,14 @@ def _run_all(
     log_filter = contextlib.nullcontext() if options["journal"] else _without_what_runs()
     try:
         with log_filter:
-            return api.sweep(workflow, grid, on_row=printer.show, extra_data=extra_data, **options)
+            show = printer.show
+            return runner.sweep(workflow, grid, on_row=show, extra_data=extra_data, **options)
     except BaseException as exc:
         # After Ctrl-C the sweep itself has said what its journal goes on with.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
-            with contextlib.suppress(ComfyError):  # nobody answers
-                _end_all(api, sweep_id, options["journal"])
+            for api in getattr(runner, "servers", [runner]):
+                with contextlib.suppress(ComfyError):  # nobody answers
+                    _end_all(api, sweep_id, options["journal"])
         if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
             raise Mistake(message_of(exc)) from None  # a file that is no journal
         raise
@@ -192,12 +234,12 @@ def _read(
     inputs: tuple[str, ...],
     seed: str | None,
     axes: tuple[str, ...],
-    server: Late,
-) -> tuple[Workflow, dict[str, list[Any]]]:
+    server: DefinitionSource,
+) -> tuple[Workflow, _Grid]:
     """The workflow, and the values of each axis."""
     workflow = prepared(source, sets, inputs, seed, server)
     types = Types(workflow, server)
-    grid: dict[str, list[Any]] = {}
+    grid: _Grid = {}
     for text in axes:
         name, values = types.axis(text)
         with mistakes("--axis"):

@@ -224,6 +224,10 @@ class Job(Future[Result]):
             left = min(left, self._news_at() + limits.stall_timeout - time.monotonic())
         return left
 
+    def _place(self) -> str:
+        """Where it is, if there are several servers."""
+        return ""
+
     def _news_at(self) -> float:
         """When there was news of it; while it waits, of its place in the queue, too."""
         state = self._tracked.state
@@ -424,8 +428,9 @@ def news_at(job: Job) -> float:
 def warn_that_it_runs(job: Job) -> None:
     """It is left running: how to come back to it."""
     log.warning(
-        "prompt %s keeps running: attach to it by api.job(%r)",
+        "prompt %s keeps running%s: attach to it by api.job(%r)",
         job.prompt_id,
+        job._place(),
         job.prompt_id,
         extra={"left_running": job.prompt_id},
     )

@@ -117,6 +117,9 @@ class PooledJob(Job):
         given = self._given
         return given is not None and given.cancel(force=force)
 
+    def _place(self) -> str:
+        return f" on {self._server}" if self._server else ""
+
     def _news_at(self) -> float:
         if self._waits():  # what the queue of one server does is no news of it
             return max(self._tracked.state.news_at, self._line.moved_at)

@@ -220,3 +220,88 @@ def test_servers_that_make_no_sense_are_told_before_anyone_is_asked(
     ended = comfy_client(*args, "--json")
     assert ended.status == 2, ended
     assert words in lines_of(args[0], ended)[0]["message"]
+
+
+# -- sweep ------------------------------------------------------------------------------------
+
+
+def picks(*models: str) -> type:
+    """A node class that has these models."""
+
+    class Picks:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"model": (list(models),)}})
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        def run(self, model: str) -> dict[str, Any]:
+            return {"ui": {"text": [model]}}
+
+    return Picks
+
+
+def test_the_rows_of_a_sweep_are_shared(comfy_client, servers) -> None:
+    """Each runs once, and its files are saved here."""
+    options = ("--axis", "KSampler.seed=1..8", "--out", "o/{seed}{ext}", "-q", *hosts(*servers))
+    rows = comfy_client.json("sweep", "w.json", *options)
+    assert sorted(row["params"]["KSampler.seed"] for row in rows) == list(range(1, 9))
+    assert {row["host"] for row in rows} == {server.url for server in servers}
+    assert len(list((comfy_client.home / "o").iterdir())) == 8
+    assert len(servers[0].ran) + len(servers[1].ran) == 8
+
+
+def test_each_value_of_an_axis_goes_where_it_can_run(comfy_client, servers) -> None:
+    """The choices are those of all servers."""
+    for server, model in zip(servers, ("a.safetensors", "b.safetensors"), strict=True):
+        server.add_node(picks("both.safetensors", model), "Picks")
+    graph = {"1": {"class_type": "Picks", "inputs": {"model": "?"}}}
+    (comfy_client.home / "picks.json").write_text(json.dumps(graph))
+    axis = ("--axis", "Picks.model=a.safetensors,b.safetensors,both.safetensors")
+    rows = comfy_client.json("sweep", "picks.json", *axis, "-q", *hosts(*servers))
+    at = {row["params"]["Picks.model"]: row["host"] for row in rows}
+    assert at["a.safetensors"] == servers[0].url
+    assert at["b.safetensors"] == servers[1].url
+    told = comfy_client("sweep", "picks.json", "--axis", "Picks.model=c", "-q", *hosts(*servers))
+    assert told.status == 2
+    assert "Picks.model: 'c' is not one of the choices" in told.err
+
+
+def test_with_a_journal_no_row_runs_twice_whichever_server_had_it(comfy_client, servers) -> None:
+    sweep = ("sweep", "w.json", "-q", "--journal", "rows.db", "--out", "o/{seed}{ext}", "--axis")
+    assert comfy_client(*sweep, "KSampler.seed=1..4", *hosts(*servers)).status == 0
+    ended = comfy_client(*sweep, "KSampler.seed=1..6", *hosts(*servers[::-1]))
+    assert (ended.status, len(ended.lines)) == (0, 6), ended
+    assert len(servers[0].ran) + len(servers[1].ran) == 6
+    assert len(list((comfy_client.home / "o").iterdir())) == 6
+
+
+@pytest.mark.parametrize("journal", [[], ["--journal", "rows.db"]])
+def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
+    comfy_client, servers, journal
+) -> None:
+    """What waits is taken out of all queues."""
+    (comfy_client.home / "texts.json").write_text(json.dumps(shows(waits=True)))
+    sweep = ("sweep", "texts.json", "--axis", "Gated.text=a,b,c,d,e,f,g", *journal)
+    with ComfyApi(servers[0].url) as one, ComfyApi(servers[1].url) as two:
+        with comfy_client.started(*sweep, *hosts(*servers)) as process:
+            until(lambda: all(api.get_queue().running for api in (one, two)))
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert "api." not in err
+        for api in (one, two):
+            until(lambda api=api: bool(api.get_queue().running) is bool(journal))
+            assert not api.get_queue().pending
+        GATES.set()
+        until(lambda: not any(api.poll_status().queue_remaining for api in (one, two)))
+
+
+def test_a_shared_sweep_goes_on_without_a_server_that_is_away(comfy_client, servers) -> None:
+    """Rows that fail are status 5, as ever."""
+    options = ("--axis", "KSampler.seed=1..3", "-q", *hosts(NOWHERE, servers[0]))
+    ended = comfy_client("sweep", "w.json", *options)
+    assert (ended.status, len(ended.lines)) == (0, 3), ended
+    options = ("--axis", "Gated.waits=true", "--timeout", 0.5, "-q", *hosts(*servers))
+    [row] = comfy_client.json("sweep", "waits.json", *options, status=5)
+    assert row["error"]["code"] == "job_timeout"
