@@ -31,7 +31,7 @@ from .aftermath import log
 from .changing import Changing
 from .member import Entry, Member
 from .needs import Offer
-from .refusals import cannot_run
+from .refusals import cannot_run, is_hopeless, out_of_reach
 from .schedule import Mode
 from .worker import Worker
 
@@ -229,8 +229,11 @@ class Dispatcher(Changing):
     def _submit(self, entry: Entry) -> None:
         with self._changing():
             self.check_open()
-            if not self._schedule.able(entry.waiting):
+            able = self._schedule.able(entry.waiting)
+            if not able:
                 raise cannot_run(entry.waiting, self.members)
+            if is_hopeless(members := {name: self.members[name] for name in sorted(able)}):
+                raise out_of_reach(members, "that can run it")
             if entry.callbacks:
                 entry.look = deliver(self._receivers, entry.callbacks, entry.job)
             self._entries[entry.job] = entry

@@ -40,12 +40,12 @@ def _listed(needs: list[Need]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def out_of_reach(members: Mapping[str, Member]) -> ServerUnreachable:
-    """The error for a pool of which no server answers."""
+def out_of_reach(members: Mapping[str, Member], which: str = "of the pool") -> ServerUnreachable:
+    """The error when no server answers, and if so, of which."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
-    return ServerUnreachable(f"no server of the pool answers: {said[:_MOST_TEXT]}")
+    return ServerUnreachable(f"no server {which} answers: {said[:_MOST_TEXT]}")
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:

@@ -138,7 +138,8 @@ class Running(Servers):
         Raises:
             WorkflowError: It is no workflow, or no server has the node classes and model files that
                 it needs; the message says what each server lacks.
-            ServerUnreachable: No server of the pool has ever answered.
+            ServerUnreachable: No server of the pool has ever answered, or all that can run it
+                refuse us, or are unknown.
             ValueError: ``include`` or ``exclude`` name a server that is not in the pool, or leave
                 none.
             ClientClosed: After :meth:`shutdown`.

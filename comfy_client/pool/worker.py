@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -71,15 +71,18 @@ class Worker(Generic[Owner]):
     def ask(self, call: Callable[[], Answer]) -> Answer:
         """Have it called, and wait for what it returns or raises.
 
-        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.
+        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  It waits for no
+        ``Condition``, of which the thread needs the lock, and which an alarm may leave held.
         """
         thread = self._thread
         if thread is None or thread is threading.current_thread() or not self.is_started:
             return call()
         asked: Future[Answer] = Future()
-        self._todo.put(partial(_answer, asked, call))
+        is_answered = threading.Lock()
+        is_answered.acquire()
+        self._todo.put(partial(_answer, asked, call, is_answered.release))
         try:
-            while not wait([asked], _SLICE).done:
+            while not is_answered.acquire(timeout=_SLICE):
                 if not thread.is_alive() and not asked.done():
                     return call()
             return asked.result(0)
@@ -87,11 +90,15 @@ class Worker(Generic[Owner]):
             del asked  # an error, its traceback and this frame make no circle
 
 
-def _answer(asked: Future[Answer], call: Callable[[], Answer], _: object) -> None:
+def _answer(
+    asked: Future[Answer], call: Callable[[], Answer], done: Callable[[], object], _: object
+) -> None:
     try:
         asked.set_result(call())
     except Exception as exc:  # noqa: BLE001  # whoever asked, gets it
         asked.set_exception(exc)
+    finally:
+        done()
 
 
 def _work(

@@ -707,6 +707,15 @@ def test_a_pool_of_which_no_server_answers_says_so(comfy) -> None:
     pool.shutdown()
 
 
+def test_a_job_whose_servers_all_refuse_us_is_refused(servers, clients) -> None:
+    servers[1].faults.answer("GET", "/prompt", (401, {}, ""))
+    with ComfyPool(clients) as pool:
+        until(lambda: pool.status().servers[1].state == "down")
+        with pytest.raises(ServerUnreachable, match=r"no server that can run it answers: .*401"):
+            pool.submit(shows(), include=[clients[1]])
+        assert pool.run(shows("y"), timeout=LIMIT).texts == ("y",)
+
+
 def test_after_its_shutdown_it_takes_no_jobs(servers, clients) -> None:
     with pooled(clients, in_flight=1) as pool:
         running = [pool.submit(shows(waits=True)) for _ in servers]
