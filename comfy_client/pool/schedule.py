@@ -263,7 +263,7 @@ class Schedule:
             return min(found, key=lambda one: one.served)
         best = min(found, key=lambda one: (one.load, one.model != job.model, one.served))
         # Better wait for one that is nearly done than stand behind a long queue of others.
-        least = min(one.load for one in servers if one.ready)
+        least = min(one.load for one in servers if one.ready and not one.is_slow)
         return best if best.load < least + best.most else None
 
     def _assign(self, lane: _Lane, server: Server) -> Assignment:

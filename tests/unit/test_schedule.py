@@ -91,6 +91,11 @@ def test_a_server_that_takes_long_to_take_one_gets_no_more_meanwhile() -> None:
     assert drain(made) == [(0, "a")]
 
 
+def test_nobody_waits_for_a_server_that_takes_long_to_take_one() -> None:
+    made = schedule(ready("a", own=1, is_slow=True), ready("b", others=50))
+    assert give(made, job(0)) == [(0, "b")]
+
+
 def test_first_free_takes_the_first_that_has_nothing_to_do() -> None:
     made = schedule(ready("a", others=1), ready("b"), ready("c"), mode="first_free")
     assert give(made, *map(job, range(3))) == [(0, "b"), (1, "c")]
