@@ -88,7 +88,7 @@ class Timing:
     rows: float = 5.0
     watch: float = 3.0
     stale: float = 20.0
-    freed: float = 1.0
+    freed: float = 3.0
     resume: float = 30.0
 
     def __repr__(self) -> str:

@@ -16,9 +16,11 @@ from ._base import RouteGroup, facts_of
 
 #: Seconds between two looks at the memory that is being freed.
 _LOOK: Final = 0.1
-#: After how many seconds it is asked for again.  A ComfyUI notes the wish and wakes its worker, but
-#: that is in vain while it collects garbage after a prompt: then it sleeps until the next one.
+#: After how many seconds it is asked for again, at first and then.  A ComfyUI notes the wish and
+#: wakes its worker, but that is in vain while it collects garbage after a prompt, which takes a
+#: busy machine seconds: then it sleeps until the next prompt.
 _REPEATED: Final = (0.2, 0.4)
+_REPEATED_LATER: Final = 1.0
 
 
 class SystemRoutes(RouteGroup):
@@ -58,9 +60,9 @@ class SystemRoutes(RouteGroup):
                 computes everything again.
             wait: How many seconds to wait for it, at most: until the free memory of the main
                 device has grown and stands still (``GET /system_stats``).  It may not grow, as
-                there is nothing to free; that of a CPU tells nothing.  The request is sent three
-                times meanwhile, since a server that has just run a prompt may leave the first one
-                until after the next prompt.  0: do not wait.
+                there is nothing to free; that of a CPU tells nothing.  The request is sent
+                several times meanwhile, since a server that has just run a prompt may leave the
+                first one until after the next prompt.  0: do not wait.
         """
         deadline = Deadline.after(wait)
         body = {"unload_models": unload_models, "free_memory": free_memory}
@@ -71,8 +73,12 @@ class SystemRoutes(RouteGroup):
         for pause in _REPEATED:
             time.sleep(deadline.left(pause))
             self._http.send_command("POST", "/free", json=body)
+        again = Deadline.after(_REPEATED_LATER)
         while not deadline.expired:
             time.sleep(deadline.left(_LOOK))
+            if again.expired:
+                self._http.send_command("POST", "/free", json=body)
+                again = Deadline.after(_REPEATED_LATER)
             now = self._vram()
             if before < now <= last:
                 return

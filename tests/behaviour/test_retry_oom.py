@@ -102,6 +102,7 @@ def test_random_seeds_are_the_same_in_both(comfy, fast, memory, fails_first):
     assert graph["2"]["inputs"]["seed"] == "random"
 
 
+@pytest.mark.timing(freed=1.0)
 def test_the_timeout_holds_over_both(comfy, fast, memory):
     """The second prompt keeps running, and the error is about that one."""
     comfy.script(*FAILS)
