@@ -85,6 +85,7 @@ class _Flight:
     host: str
     tries: int = 0
     begun: float | None = None  #: Monotonic; ``None``: nothing is sent yet, or by others.
+    was_taken_back: bool = False  #: By an earlier call; it may have run nevertheless.
 
 
 class _Sweeper:
@@ -329,7 +330,7 @@ class _Sweeper:
             del self._flights[prompt_id]
             self._todo.put_back(point, host)
             return False
-        self._was_accepted |= job.status != "waiting"
+        self._was_accepted |= state_of(job).accepted_at is not None
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
             self._journal.accepted(self._keys[point], job.prompt_id)
         return True
@@ -350,13 +351,19 @@ class _Sweeper:
         host, known = found
         if home is None:
             self._sent(_Flight(point, host, self._tries[point] + 1), prompt_id, host)
-        self._attach(point, host, known)
+        self._attach(point, host, known, was_taken_back=home is not None)
         return True
 
     def _attach(
-        self, point: int, host: str, prompt_id: str, *, lost_delay: float | None = None
+        self,
+        point: int,
+        host: str,
+        prompt_id: str,
+        *,
+        lost_delay: float | None = None,
+        was_taken_back: bool = False,
     ) -> None:
-        self._flights[prompt_id] = _Flight(point, host)
+        self._flights[prompt_id] = _Flight(point, host, was_taken_back=was_taken_back)
         self._runner.attach(host, prompt_id, self._grid.workflow(point), lost_delay)
 
     def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
@@ -395,10 +402,11 @@ class _Sweeper:
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
         # What an earlier call in this process has taken back, ends as interrupted.
+        was_taken_back = flight.was_taken_back or (job is not None and state_of(job).cancelled)
         is_gone = isinstance(outcome, JobLost) or (
-            isinstance(outcome, JobInterrupted) and job is not None and state_of(job).cancelled
+            isinstance(outcome, JobInterrupted) and was_taken_back
         )
-        was_forgotten = not is_gone or self._runner.was_forgotten(job)
+        was_forgotten = not isinstance(outcome, JobLost) or self._runner.was_forgotten(job)
         point = flight.point
         if is_gone and self._lost[point] < ATTEMPTS - 1 and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)

@@ -367,7 +367,7 @@ class Dispatcher(Changing):
             if not self._schedule.remove(job) and entry.member is not None:
                 entry.member.inbox.remove(entry)
                 entry.member.server.own -= 1
-            self._failed += 1
+            self._failed += not if_unsent  # then it is to run by another job
             self._finish(entry, *_withdrawal(entry))
             return True
 

@@ -1,8 +1,9 @@
 """For tests of many prompts: nodes that record what they did, and a process that is killed.
 
-``python -m tests.helpers.sweeps URL JOURNAL [SWEEP]`` sweeps again and again, as told on its
+``python -m tests.helpers.sweeps URLS JOURNAL [SWEEP]`` sweeps again and again, as told on its
 standard input: ``step N`` is killed at the N-th step, ``after S`` after S seconds, ``run`` is
-left in peace.  SWEEP is JSON text of a workflow and a grid.
+left in peace.  Several URLs, with spaces between them, are a pool.  SWEEP is JSON text of a
+workflow and a grid.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from comfy_client import ComfyApi, Sweep
+from comfy_client import ComfyApi, ComfyPool, Sweep
 from comfy_client.batch.journal import Journal
+from comfy_client.pool import member
 from tests.helpers.processes import leave
 
 if TYPE_CHECKING:
@@ -100,14 +102,15 @@ def add_recorded_nodes(server: ComfyServer) -> Record:
     return record
 
 
-def prompts(api: ComfyApi) -> Counter[tuple[Any, ...]]:
-    """How often each point was submitted, by what the server remembers when all is done."""
+def prompts(*apis: ComfyApi) -> Counter[tuple[Any, ...]]:
+    """How often each point was submitted, by what servers remember when all is done."""
     end = time.monotonic() + LIMIT
-    while api.poll_status().queue_remaining:
+    while any(api.poll_status().queue_remaining for api in apis):
         assert time.monotonic() < end
         time.sleep(0.01)
     return Counter(
         (entry.workflow["3"]["inputs"]["seed"], entry.workflow["1"]["inputs"]["name"])
+        for api in apis
         for entry in api.get_histories(None).values()
     )
 
@@ -177,20 +180,24 @@ def away(server: ComfyServer, how: str) -> Iterator[None]:
 # -- the process that is killed -------------------------------------------------------------
 
 
-def sweep(url: str, journal: str, what: list[Any]) -> list[Any]:
+def sweep(urls: list[str], journal: str, what: list[Any]) -> list[Any]:
     """Prompt ids and texts of what has a result."""
-    with ComfyApi(url) as api:
-        rows = api.sweep(*what, journal=journal, in_flight=2)
+    if len(urls) > 1:
+        with ComfyPool(urls) as pool:
+            rows = pool.sweep(*what, journal=journal)
+    else:
+        with ComfyApi(urls[0]) as api:
+            rows = api.sweep(*what, journal=journal, in_flight=2)
     return [[row.prompt_id, row.result.texts] for row in rows if row.result]
 
 
 class Victim:
     """The process of this module, for a test."""
 
-    def __init__(self, url: str, journal: Path, *sweep: Any) -> None:
+    def __init__(self, urls: str, journal: Path, *sweep: Any) -> None:
         more = [json.dumps(sweep)] if sweep else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.sweeps", url, str(journal), *more],
+            [sys.executable, "-m", "tests.helpers.sweeps", urls, str(journal), *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -218,7 +225,7 @@ class Victim:
 def killed_at(step: int) -> None:
     """Have this process die at a step: before, in or after a write, before or after a POST."""
     steps = itertools.count(1)
-    write, submit = Journal._write, ComfyApi.submit
+    write, submit, submit_begun = Journal._write, ComfyApi.submit, member.submit_begun
 
     def die_if_it_is_time(before: Callable[[], object] = lambda: None) -> None:
         if next(steps) == step:
@@ -239,18 +246,22 @@ def killed_at(step: int) -> None:
         write(journal, statement, *values)
         die_if_it_is_time()
 
-    def submitted(api: ComfyApi, *args: Any, **kw: Any) -> Any:
-        die_if_it_is_time()
-        job = submit(api, *args, **kw)
-        die_if_it_is_time()
-        return job
+    def mortal(submit: Callable[..., Any]) -> Callable[..., Any]:
+        def submitted(*args: Any, **kw: Any) -> Any:
+            die_if_it_is_time()
+            job = submit(*args, **kw)
+            die_if_it_is_time()
+            return job
+
+        return submitted
 
     Journal._write = written  # type: ignore[method-assign]
-    ComfyApi.submit = submitted  # type: ignore[method-assign]
+    ComfyApi.submit = mortal(submit)  # type: ignore[method-assign]
+    member.submit_begun = mortal(submit_begun)
 
 
 def main() -> None:
-    url, journal, *more = sys.argv[1:]
+    urls, journal, *more = sys.argv[1:]
     what = json.loads(more[0]) if more else [WORKFLOW, GRID]
     # Everything is near, and nobody is slow for long.
     ComfyApi.timing = attrs.evolve(ComfyApi.timing, lost=0.7, look_up=1.5)
@@ -260,7 +271,7 @@ def main() -> None:
         if child == 0:
             if how == "step":
                 killed_at(int(number[0]))
-            rows = sweep(url, journal, what)
+            rows = sweep(urls.split(), journal, what)
             os.write(1, json.dumps(rows).encode() + b"\n")
             leave(0)
         if how == "after":

@@ -1,0 +1,442 @@
+"""A grid on several servers: each has its part; over any crash nothing is lost or runs twice."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import (
+    AuthenticationError,
+    ClientClosed,
+    ComfyPool,
+    JobFailed,
+    JobLost,
+    PromptRejected,
+    SweepRow,
+    WorkflowError,
+)
+from comfy_client.testing import ComfyServer, Request
+from tests.helpers.clients import Quick, until
+from tests.helpers.sweeps import (
+    GRID,
+    POINTS,
+    WORKFLOW,
+    Record,
+    Victim,
+    add_recorded_nodes,
+    change,
+    points,
+    prompts,
+    texts,
+)
+
+#: Two models and four seeds.
+WIDE = {"Make.seed": range(4), "Load.name": ["a", "b"]}
+WIDE_TEXTS = [f"{name}x{seed}" for seed in range(4) for name in "ab"]
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    with ComfyServer() as one, ComfyServer() as two:
+        yield [one, two]
+
+
+@pytest.fixture
+def records(servers: list[ComfyServer]) -> list[Record]:
+    return [add_recorded_nodes(server) for server in servers]
+
+
+@pytest.fixture
+def apis(servers: list[ComfyServer], records: list[Record]) -> Iterator[list[Quick]]:
+    made = [Quick(server.url) for server in servers]
+    yield made
+    for record in records:
+        record.gate = None
+    for api in made:
+        api.close()
+
+
+@pytest.fixture
+def pool(apis: list[Quick]) -> Iterator[ComfyPool]:
+    with ComfyPool(apis) as made:
+        until_all_are_ready(made)
+        yield made
+
+
+def until_all_are_ready(pool: ComfyPool) -> None:
+    until(lambda: all(one.state == "ready" for one in pool.status().servers))
+
+
+def ran(*records: Record) -> Counter[str]:
+    return Counter(value for record in records for value in record.values())
+
+
+# -- who gets what -------------------------------------------------------------------------
+
+
+def test_each_server_has_a_part_in_which_little_changes(pool, servers, records) -> None:
+    """As the rows say, which come in the order of the grid."""
+    rows = pool.sweep(WORKFLOW, WIDE)
+    assert texts(rows) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+    for server, record in zip(servers, records, strict=True):
+        there = [row.result.texts[0] for row in rows if row.host == server.url]
+        assert sorted(record.values()) == sorted(there)
+        assert len([name for name, _ in record.ran if name == "Load"]) <= 2
+    assert {row.host for row in rows} == {server.url for server in servers}
+    assert all(0 <= row.execution_seconds <= row.seconds + 0.01 for row in rows)
+
+
+def test_a_server_that_is_done_takes_what_another_one_has_left(pool, records) -> None:
+    """One that is stuck keeps what it has got."""
+    slow, fast = records
+    slow.gate = threading.Semaphore(0)
+    grid = {"Make.seed": range(12)}
+    timer = threading.Thread(
+        target=lambda: (until(lambda: len(fast.values()) == 10), setattr(slow, "gate", None))
+    )
+    timer.start()
+    rows = pool.sweep(WORKFLOW, grid)
+    timer.join()
+    assert texts(rows) == [f"ax{seed}" for seed in range(12)]
+    assert (len(slow.values()), len(fast.values())) == (2, 10)
+
+
+def test_a_point_goes_only_where_its_nodes_are(pool, servers, records) -> None:
+    """One that no server can run is refused before anything is sent, or in its row."""
+
+    class Rare:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING",)}})
+        RETURN_TYPES = ("STRING",)
+        FUNCTION = "run"
+
+        def run(self, text: str) -> tuple[str]:
+            return (text,)
+
+    graph = copy.deepcopy(WORKFLOW)
+    graph["5"] = {"class_type": "Rare", "inputs": {"text": "r"}}
+    with pytest.raises(WorkflowError, match="lacks the node class 'Rare'"):
+        pool.sweep(graph, {"Make.seed": [1, 2]})
+    assert not ran(*records)
+    servers[1].add_node(Rare)
+    rows = pool.sweep(graph, {"Make.seed": range(4), "Make.model": [["5", 0], ["1", 0]]})
+    assert texts(rows) == [f"{name}x{seed}" for seed in range(4) for name in "ra"]
+    assert {row.host for row in rows} == {servers[1].url}
+
+
+def test_a_model_that_no_server_has_is_the_error_of_its_rows(pool) -> None:
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": ""}}
+    keep = {"class_type": "Keep", "inputs": {"value": ["2", 0]}}
+    graph = {"1": loader, "2": WORKFLOW["2"], "3": keep}
+    names = ["none.safetensors", "simulated.safetensors"]
+    missing, done = pool.sweep(graph, {"1.ckpt_name": names})
+    assert isinstance(missing.error, WorkflowError)
+    assert "lacks 'none.safetensors'" in str(missing.error)
+    assert (missing.host, done.error) == (None, None)
+
+
+def test_include_names_the_servers_of_a_sweep(pool, servers) -> None:
+    rows = pool.sweep(WORKFLOW, GRID, include=[servers[1].url])
+    assert {row.host for row in rows} == {servers[1].url}
+    with pytest.raises(ValueError, match="is not in the pool"):
+        pool.sweep(WORKFLOW, GRID, exclude=["http://127.0.0.1:1"])
+
+
+def test_errors_are_those_of_rows(pool, records) -> None:
+    for record in records:
+        record.failing = {1}
+    rows = pool.sweep(WORKFLOW, {"Make.seed": [0, 1, "many", 3]})
+    assert [type(row.error) for row in rows] == [type(None), JobFailed, PromptRejected, type(None)]
+
+
+def test_a_refusal_that_no_axis_causes_ends_it(pool) -> None:
+    graph = copy.deepcopy(WORKFLOW)
+    del graph["4"]
+    with pytest.raises(PromptRejected) as caught:
+        pool.sweep(graph, GRID)
+    assert "about no input of the grid" in caught.value.__notes__[0]
+
+
+def test_rows_are_told_in_the_thread_that_waits(pool) -> None:
+    told: list[tuple[int, int]] = []
+    on_row = lambda row: told.append((row.index, threading.get_ident()))  # noqa: E731
+    pool.sweep(WORKFLOW, GRID, on_row=on_row)
+    assert sorted(told) == [(index, threading.get_ident()) for index in range(4)]
+
+
+def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
+    """And the others on its server run."""
+    records[0].gate = threading.Semaphore(1)
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=1.0)
+    kinds = Counter(type(row.error).__name__ for row in rows)
+    assert kinds["NoneType"] >= 2
+    assert set(kinds) == {"NoneType", "JobTimeout"}
+
+
+# -- the journal ---------------------------------------------------------------------------
+
+
+def test_the_journal_has_the_server_of_a_prompt_before_that_gets_it(pool, servers, journal) -> None:
+    noted: list[str] = []
+
+    def posting(server: ComfyServer, request: Request) -> Any:
+        hosts = {row["prompt_id"]: row["host"] for row in points(journal)}
+        noted.append(hosts[request.json()["prompt_id"]])
+        assert noted[-1] == server.url
+        return server.answer(request)
+
+    for server in servers:
+        server.on("POST", "/prompt", lambda request, server=server: posting(server, request))
+    rows = pool.sweep(WORKFLOW, WIDE, journal=journal)
+    assert Counter(noted) == Counter(row.host for row in rows)
+    assert {row["host"] for row in points(journal)} == {server.url for server in servers}
+
+
+def test_the_same_call_runs_nothing_again(pool, records, journal) -> None:
+    rows = pool.sweep(WORKFLOW, WIDE, journal=journal)
+    again = pool.sweep(WORKFLOW, WIDE, journal=journal)
+    assert all(row.from_journal for row in again)
+    assert [row.host for row in again] == [row.host for row in rows]
+    assert texts(again) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
+def test_a_journal_of_one_server_goes_on_with_several(pool, apis, records, journal) -> None:
+    """Also one of the former version."""
+    apis[0].sweep(WORKFLOW, GRID, journal=journal)
+    change(journal, "PRAGMA user_version = 2")
+    rows = pool.sweep(WORKFLOW, WIDE, journal=journal)
+    assert texts(rows) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+    change(journal, "PRAGMA user_version = 2")
+    assert texts(apis[0].sweep(WORKFLOW, WIDE, journal=journal)) == WIDE_TEXTS
+
+
+def test_what_an_old_copy_of_the_journal_lacks_is_found_on_any_server(
+    pool, apis, records, journal, tmp_path
+) -> None:
+    copied = tmp_path / "copy.db"
+    rows: list[SweepRow] = []
+
+    def on_row(row: SweepRow) -> None:
+        rows.append(row)
+        if len(rows) == 2:
+            shutil.copy(journal, copied)
+
+    pool.sweep(WORKFLOW, WIDE, journal=journal, on_row=on_row)
+    again = pool.sweep(WORKFLOW, WIDE, journal=copied)
+    assert texts(again) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+    before = {row.index: (row.host, row.prompt_id) for row in rows}
+    assert before == {row.index: (row.host, row.prompt_id) for row in again}
+
+
+def stopped(pool: ComfyPool, records: list[Record], journal: Path) -> None:
+    """A sweep that ends by Ctrl-C while a prompt runs on each server."""
+    for record in records:
+        record.gate = threading.Semaphore(1)
+
+    def on_row(row: SweepRow) -> None:
+        until(lambda: all(api.get_queue().running for api in pool.servers))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.sweep(WORKFLOW, WIDE, journal=journal, on_row=on_row)
+
+
+def test_ctrl_c_takes_back_what_waits_and_the_same_call_goes_on(
+    pool, apis, records, journal
+) -> None:
+    stopped(pool, records, journal)
+    assert [len(api.get_queue().pending) for api in apis] == [0, 0]
+    assert [len(api.get_queue().running) for api in apis] == [1, 1]
+    for record in records:
+        record.gate = None
+    rows = pool.sweep(WORKFLOW, WIDE, journal=journal)
+    assert texts(rows) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
+def test_shutdown_in_another_thread_ends_it(pool, records) -> None:
+    for record in records:
+        record.gate = threading.Semaphore(0)
+    stop = threading.Thread(
+        target=lambda: (
+            until(lambda: all(api.get_queue().running for api in pool.servers)),
+            pool.shutdown(wait=False, cancel_futures=True),
+            [setattr(record, "gate", None) for record in records],
+        )
+    )
+    stop.start()
+    with pytest.raises(ClientClosed):
+        pool.sweep(WORKFLOW, {"Make.seed": range(20)})
+    stop.join()
+
+
+# -- servers that come and go --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def resumed(*servers: ComfyServer, **options: Any) -> Iterator[ComfyPool]:
+    """A pool as of another process."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(contextlib.closing(Quick(one.url))) for one in servers]
+        yield stack.enter_context(ComfyPool(made, **options))
+
+
+def left_open(pool: ComfyPool, records: list[Record], journal: Path) -> dict[str, str]:
+    """Leave a journal as after kill -9, with open prompts on each server: their hosts by id."""
+    stopped(pool, records, journal)
+    change(journal, "UPDATE points SET withdrawn = 0, sent_at = sent_at - 60")
+    for record in records:
+        record.gate = None
+    prompts(*pool.servers)
+    hosts = {row["prompt_id"]: row["host"] for row in points(journal) if not row["result"]}
+    assert {*hosts.values()} == {api.host for api in pool.servers}
+    return hosts
+
+
+def test_a_prompt_of_a_server_that_is_not_in_the_pool_is_lost_until_it_is_again(
+    pool, servers, records, journal
+) -> None:
+    """Nobody knows whether it ran: the error names the server, and the next call asks it."""
+    hosts = left_open(pool, records, journal)
+    away = servers[1].url
+    with resumed(servers[0]) as smaller:
+        rows = smaller.sweep(WORKFLOW, WIDE, journal=journal)
+    lost = [row for row in rows if row.error]
+    assert {row.prompt_id for row in lost} == {name for name in hosts if hosts[name] == away}
+    assert all(isinstance(row.error, JobLost) and away in str(row.error) for row in lost)
+    assert {row.host for row in lost} == {away}
+    with resumed(*servers) as whole:
+        again = whole.sweep(WORKFLOW, WIDE, journal=journal)
+    assert texts(again) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
+def test_with_on_lost_retry_another_server_runs_it(pool, servers, records, journal) -> None:
+    """That is to run twice, if the first server has run it."""
+    left_open(pool, records, journal)
+    there = records[1].values()
+    with resumed(servers[0], on_lost="retry") as smaller:
+        rows = smaller.sweep(WORKFLOW, WIDE, journal=journal)
+    assert texts(rows) == WIDE_TEXTS
+    assert {value for value, times in ran(*records).items() if times > 1} <= {*there}
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_prompt_of_a_server_that_is_down_is_waited_for_as_long_as_patience_allows(
+    pool, servers, records, journal, on_lost
+) -> None:
+    hosts = left_open(pool, records, journal)
+    servers[1].kill()
+    with resumed(*servers, patience=0.5, on_lost=on_lost) as impatient:
+        rows = impatient.sweep(WORKFLOW, WIDE, journal=journal)
+    servers[1].start()
+    lost = {row.prompt_id for row in rows if row.error}
+    away = {name for name in hosts if hosts[name] == servers[1].url}
+    assert lost == (away if on_lost == "raise" else set())
+    assert all(servers[1].url in str(row.error) for row in rows if row.error)
+
+
+def test_a_server_that_is_back_in_time_is_asked(pool, servers, records, journal) -> None:
+    left_open(pool, records, journal)
+    with servers[1].faults.bad_gateway(), resumed(*servers) as other:
+        until(lambda: other.status().servers[1].error)
+        threading.Timer(0.5, servers[1].faults.clear).start()
+        rows = other.sweep(WORKFLOW, WIDE, journal=journal)
+    assert texts(rows) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
+@pytest.mark.timing(rows=0.3)
+def test_what_a_restarted_server_forgot_runs_again(pool, servers, records) -> None:
+    """Without being asked for, as in a sweep on one server: it has no result."""
+    records[1].gate = threading.Semaphore(1)
+
+    def restart() -> None:
+        until(lambda: len(records[0].values()) > 1 and len(records[1].values()) == 1)
+        servers[1].restart()
+        records[1].gate = None
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(12)})
+    thread.join()
+    assert texts(rows) == [f"ax{seed}" for seed in range(12)]
+    assert ran(*records) == Counter(texts(rows))
+
+
+def test_a_server_that_goes_away_leaves_the_rest_to_the_others(pool, servers, records) -> None:
+    """What it had is looked up when it is back."""
+    records[1].gate = threading.Semaphore(0)
+    gone = threading.Event()
+
+    def on_row(row: SweepRow) -> None:
+        if not gone.is_set() and records[1].gate and len(records[0].values()) >= 3:
+            gone.set()
+            servers[1].kill()
+            records[1].gate = None
+            threading.Timer(1.0, servers[1].start).start()
+
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(16)}, on_row=on_row)
+    assert gone.is_set()
+    assert texts(rows) == [f"ax{seed}" for seed in range(16)]
+
+
+def test_a_server_that_refuses_us_is_left_out(servers, records) -> None:
+    """If all do, that ends it."""
+    refusal = (401, {}, None)
+    with ComfyPool([server.url for server in servers]) as pool:
+        until_all_are_ready(pool)
+        with servers[1].faults.answer("POST", "*", refusal):
+            rows = pool.sweep(WORKFLOW, WIDE)
+            assert {row.host for row in rows} == {servers[0].url}
+            assert texts(rows) == WIDE_TEXTS
+            with servers[0].faults.answer("POST", "*", refusal), pytest.raises(AuthenticationError):
+                pool.sweep(WORKFLOW, {"Make.seed": [8, 9]})
+
+
+# -- a process that is killed --------------------------------------------------------------
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 40))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_random_moments_each_point_runs_once(
+    apis, servers, records, journal, seed
+) -> None:
+    """The servers' own records are the witness."""
+    moments = random.Random(seed)
+    with Victim(" ".join(server.url for server in servers), journal) as victim:
+        for _ in range(4):
+            victim.tell(f"after {moments.uniform(0.05, 0.4)}")
+        assert len(victim.tell("run")) == len(POINTS)
+    assert prompts(*apis) == dict.fromkeys(POINTS, 1)
+    assert ran(*records) == Counter(f"{name}x{seed}" for seed, name in POINTS)
+
+
+@pytest.mark.soak
+def test_killed_at_every_step_in_turn_each_point_runs_once(apis, servers, records, journal) -> None:
+    """Before, in and after each write, before and after each POST."""
+    grid = {"Make.seed": [0, 1, 2]}
+    with Victim(" ".join(server.url for server in servers), journal, WORKFLOW, grid) as victim:
+        for step in range(1, 99):
+            journal.unlink(missing_ok=True)
+            for api in apis:
+                api.clear_history()
+            if victim.tell(f"step {step}") is not None:
+                break
+            rows = victim.tell("run")
+            assert prompts(*apis) == {(seed, "a"): 1 for seed in range(3)}, f"step {step}"
+            assert [said for _, said in rows] == [["ax0"], ["ax1"], ["ax2"]]
+    assert step == 3 * 8 + 1
