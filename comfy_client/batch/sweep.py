@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -221,7 +222,7 @@ class _Sweeper:
         """Take from a journal what has ended, and what is under way."""
         self._journal = journal
         self._id = journal.id
-        self._keys = self._all_keys()
+        self._keys = _keys_of(self._grid, self._options)
         if journal.is_new:
             return
         records = journal.records(frozenset(self._keys))
@@ -231,36 +232,12 @@ class _Sweeper:
                     self._restore(point, records[key], retry_failed)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ValueError(f"{journal.path} is damaged: {exc!r}") from None
-        self._warn_of_other_hosts(journal)
+        _warn_of_other_hosts(self._rows.values(), self._runner, journal.path)
         rest = [point for point in range(len(self._grid)) if point not in self._rows]
         if rest:
             earlier = [*self._open.values(), *self._withdrawn.values()]
             ids = {*(record.prompt_id for record in earlier), *map(self._next_id, rest)}
             self._runner.recover(ids)
-
-    def _warn_of_other_hosts(self, journal: Journal) -> None:
-        ours = [client.host for client in self._runner.clients]
-        for host, number in Counter(row.host for row in self._rows.values()).items():
-            if host not in ours:
-                log.warning(
-                    "%d of the rows in %s ran on %s; their files are not fetched from %s",
-                    number,
-                    journal.path,
-                    host,
-                    ", ".join(ours),
-                )
-
-    def _all_keys(self) -> list[Key]:
-        """Of points with equal graphs, the first has the first row, and so on."""
-        targets = self._options.get("partial_execution_targets")
-        what = "" if targets is None else "".join(f" {name}" for name in sorted(map(str, targets)))
-        seen: Counter[str] = Counter()
-        keys = []
-        for point in range(len(self._grid)):
-            digest = self._grid.digest(point) + what
-            seen[digest] += 1
-            keys.append((digest, seen[digest]))
-        return keys
 
     def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
         self._tries[point] = record.tries
@@ -399,6 +376,9 @@ class _Sweeper:
         if isinstance(outcome, ComfyError) and not isinstance(outcome, JobError):
             self._refused(flight, prompt_id, outcome)
             return
+        if isinstance(outcome, JobInterrupted) and flight.tries and flight.begun is None:
+            self._todo.put_back(flight.point, flight.host)  # of a pool that is shut down
+            return
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
         # What an earlier call in this process has taken back, ends as interrupted.
@@ -489,3 +469,29 @@ class _Sweeper:
             self._journal.withdrawn(self._keys[point])
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
+
+
+def _keys_of(grid: Grid, options: Mapping[str, Any]) -> list[Key]:
+    """Of points with equal graphs, the first has the first row, and so on."""
+    targets = options.get("partial_execution_targets")
+    what = "" if targets is None else "".join(f" {name}" for name in sorted(map(str, targets)))
+    seen: Counter[str] = Counter()
+    keys = []
+    for point in range(len(grid)):
+        digest = grid.digest(point) + what
+        seen[digest] += 1
+        keys.append((digest, seen[digest]))
+    return keys
+
+
+def _warn_of_other_hosts(rows: Iterable[SweepRow], runner: Runner, path: Path) -> None:
+    ours = [client.host for client in runner.clients]
+    for host, number in Counter(row.host for row in rows).items():
+        if host not in ours:
+            log.warning(
+                "%d of the rows in %s ran on %s; their files are not fetched from %s",
+                number,
+                path,
+                host,
+                ", ".join(ours),
+            )

@@ -300,6 +300,9 @@ class PoolRunner:
         except (WorkflowError, ValueError, ServerUnreachable):  # the server has just gone
             self.window.drop(prompt_id)
             return None
+        except BaseException:  # by Ctrl-C, too: then the pool does not have it
+            self.window.drop(prompt_id)
+            raise
         return job
 
     def may_move(self, host: str, error: ComfyError) -> bool:

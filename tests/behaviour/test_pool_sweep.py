@@ -266,7 +266,8 @@ def test_ctrl_c_takes_back_what_waits_and_the_same_call_goes_on(
     assert ran(*records) == Counter(WIDE_TEXTS)
 
 
-def test_shutdown_in_another_thread_ends_it(pool, records) -> None:
+def test_shutdown_in_another_thread_ends_it(pool, servers, records, journal) -> None:
+    """What waits then has not ended, as the journal knows."""
     for record in records:
         record.gate = threading.Semaphore(0)
     stop = threading.Thread(
@@ -277,9 +278,15 @@ def test_shutdown_in_another_thread_ends_it(pool, records) -> None:
         )
     )
     stop.start()
+    grid = {"Make.seed": range(20)}
     with pytest.raises(ClientClosed):
-        pool.sweep(WORKFLOW, {"Make.seed": range(20)})
+        pool.sweep(WORKFLOW, grid, journal=journal)
     stop.join()
+    assert not [row for row in points(journal) if row["error"]]
+    with resumed(*servers) as again:
+        rows = again.sweep(WORKFLOW, grid, journal=journal)
+    assert texts(rows) == [f"ax{seed}" for seed in range(20)]
+    assert ran(*records) == Counter(texts(rows))
 
 
 # -- servers that come and go --------------------------------------------------------------
