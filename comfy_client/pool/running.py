@@ -154,6 +154,7 @@ class Running(Servers):
         sending = Sending(
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
+        workflow = self._read(workflow)  # whose keys no frame shows
         return self._submit(self._read(workflow, inputs), callbacks, terms, sending)
 
     def run(
@@ -231,6 +232,7 @@ class Running(Servers):
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
         how = _Attempts(terms, sending, limits, screen, callbacks, on_interrupt)
+        workflow = self._read(workflow)  # whose keys no frame shows
         workflow = self._read(workflow, inputs)
         return self._run_twice(how, workflow) if retry_oom else self._run_once(how, workflow)
 
