@@ -17,6 +17,7 @@ from ..errors import (
     ComfyError,
     JobLost,
     ServerUnreachable,
+    UnexpectedResponse,
 )
 from ..events import EndEvent
 from ..jobs import pooled
@@ -285,7 +286,8 @@ class Dispatcher(Changing):
 
     def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
         """Whether another server may do what this one does not."""
-        if isinstance(error, AuthenticationError | ClientClosed):
+        is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # as of a login
+        if is_page or isinstance(error, AuthenticationError | ClientClosed):
             # This one will not either when it is asked again.
             exclude = entry.waiting.exclude | {member.name}
             entry.waiting = attrs.evolve(entry.waiting, exclude=exclude)

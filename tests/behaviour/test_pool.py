@@ -31,6 +31,7 @@ from comfy_client import (
     PromptRejected,
     Result,
     ServerUnreachable,
+    UnexpectedResponse,
     Workflow,
     WorkflowError,
 )
@@ -359,14 +360,22 @@ def test_its_status_is_a_table(servers, clients) -> None:
     assert [one["done"] for one in status.to_dict()["servers"]] == [1, 0]
 
 
-def test_a_server_that_refuses_a_job_does_not_get_it_again(servers, clients) -> None:
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((403, {}, ""), AuthenticationError),
+        ((302, {"Location": "/login"}, ""), UnexpectedResponse),
+    ],
+    ids=["403", "login page"],
+)
+def test_a_server_that_refuses_a_job_does_not_get_it_again(servers, clients, answer, error) -> None:
     """Another does; if none is left, the refusal is the error of the job."""
     with pooled(clients) as pool:
-        servers[0].faults.answer("POST", "/prompt", (403, {}, ""))
+        servers[0].faults.answer("POST", "/prompt", answer)
         jobs = [pool.submit(shows()) for _ in range(4)]
         assert {job.server for job in jobs if job.result(LIMIT)} == {servers[1].url}
-        servers[1].faults.answer("POST", "/prompt", (403, {}, ""))
-        assert isinstance(pool.submit(shows()).exception(LIMIT), AuthenticationError)
+        servers[1].faults.answer("POST", "/prompt", answer)
+        assert isinstance(pool.submit(shows()).exception(LIMIT), error)
 
 
 def test_a_client_that_its_user_closes_is_a_server_less(servers, clients) -> None:
