@@ -28,13 +28,14 @@ BLOCKS = {f"block_{index:03d}": block for index, block in enumerate([*blocks(), 
 #: What ends in ``# E: code`` is refused with that code, all else is right.
 USES = """
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from comfy_client import (
-    ComfyApi, Event, Executed, ExecutionSuccess, Job, JobEvent, Output, OutputFile, OutputFrame,
-    PreviewEvent, Progress, PromptOptions, Result, StatusEvent, UnknownEvent,
+    ComfyApi, ComfyError, ComfyPool, Event, Executed, ExecutionSuccess, Job, JobEvent, Output,
+    OutputFile, OutputFrame, PreviewEvent, Progress, PromptOptions, Result, StatusEvent,
+    UnknownEvent,
 )
 
 def with_progress(event: Progress) -> None: ...
@@ -116,7 +117,7 @@ def pictures(api: ComfyApi, result: Result) -> None:
 def ends(job: Job) -> list[str]:
     return [event.name for event in job.events() if event.is_end]
 
-def options(api: ComfyApi, anything: dict[str, Any]) -> None:
+def options(api: ComfyApi, pool: ComfyPool, anything: dict[str, Any]) -> None:
     options: PromptOptions = {"front": True, "preview_method": "none"}
     api.run({}, timeout=5, **options)
     api.submit({}, **options)
@@ -124,6 +125,12 @@ def options(api: ComfyApi, anything: dict[str, Any]) -> None:
     api.map({}, [], **options)
     api.sweep({}, {}, **options)
     api.run({}, **anything)
+    pool.run({}, timeout=5, on_event=with_any_of_a_prompt, **options)
+    pool.run({}, on_event=with_progress)  # E: arg-type
+    pool.run({}, timout=5)  # E: call-arg
+    assert_type(pool.map({}, [], **options), Generator[Result, None, None])
+    kept = pool.map({}, [], on_error="keep", timeout=5)
+    assert_type(kept, Generator[Result | ComfyError, None, None])
     wrong: PromptOptions = {"frnt": True}  # E: typeddict-unknown-key
 """
 

@@ -68,48 +68,12 @@ class Several:
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
         """Definitions by class, of those that any of them has; with the choices of all."""
-        found: dict[str, Any] = {}
-        for api in self.clients():
-            for name, definition in api.node_definitions(classes, refresh=refresh).items():
-                found[name] = merged(found[name], definition) if name in found else definition
-        return found
+        self.clients()  # all of them have their say
+        return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:
         """A file by its URL; ValueError if it is of none of them."""
-        for api in self.clients()[:-1]:
-            with contextlib.suppress(ValueError):
-                return api.open_image(info)
-        return self.clients()[-1].open_image(info)
-
-
-def merged(one: Any, other: Any) -> Any:
-    """The definition of a node class, with the choices that it has on another server."""
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return one
-    whole = dict(one)
-    for name, part in one.items():
-        if name in other and name in ("input", "required", "optional"):
-            whole[name] = merged(part, other[name])
-        elif name in other and isinstance(part, list):
-            whole[name] = _with_choices(part, other[name])
-    return whole
-
-
-def _with_choices(config: list[Any], other: Any) -> list[Any]:
-    """An input: its kind, or its choices, and its options; ``COMBO`` has them in these."""
-    if not (config and isinstance(other, list) and other):
-        return config
-    first, *options = config
-    if isinstance(first, list) and isinstance(other[0], list):
-        return [_both(first, other[0]), *options]
-    match [config, other]:
-        case [["COMBO", {"options": [*mine]} as said], ["COMBO", {"options": [*theirs]}]]:
-            return ["COMBO", {**said, "options": _both(mine, theirs)}]
-    return config
-
-
-def _both(some: list[Any], others: list[Any]) -> list[Any]:
-    return [*some, *(one for one in others if one not in some)]
+        return self.pool.open_image(info)
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:

@@ -18,6 +18,8 @@
     One server of a pool, and the thread that connects to it and submits.
 ``status``
     What a pool says of itself: its status, and its events.
+``definitions``
+    The node definitions of several servers as one.  Pure.
 ``schedule``, ``needs``
     Which job goes where, and what a workflow needs of a server.  Pure.
 """

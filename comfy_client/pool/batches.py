@@ -124,7 +124,7 @@ class Batches(Running):
             self._dispatcher.room,
             workflows,
             params,
-            definitions=self._any_client(),
+            definitions=self,
             in_flight=in_flight,
             ordered=ordered,
             on_error=on_error,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Self, TypedDict, Unpack, cast
+from typing import Any, BinaryIO, Final, Self, TypedDict, Unpack, cast
 
 import attrs
 
-from ..errors import JobTimeout, WorkflowError
+from ..errors import ComfyError, JobTimeout, WorkflowError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job, Limits, OnInterrupt, cancelling, routes_of
@@ -26,6 +27,7 @@ from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.files import files_in
+from .definitions import together
 from .dispatcher import OnLost
 from .member import Entry
 from .needs import models_of, needs_of
@@ -313,11 +315,53 @@ class Running(Servers):
         if self._dispatcher.closed or not self._dispatcher.was_ready:
             self.init(timeout)
 
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions of node classes as JSON, by class, of all servers that are ready.
+
+        Of a class that several have, it is the definition of the first, with the choices of all,
+        such as their model files.  So ``Workflow.load("saved.json", pool)`` and
+        ``workflow.check(pool)`` know what any of them knows.
+
+        Args:
+            classes: As for :meth:`ComfyApi.node_definitions`.
+            refresh: As for :meth:`ComfyApi.node_definitions`.
+
+        Raises:
+            ServerUnreachable: No server of the pool has ever answered.
+            ClientClosed: After :meth:`shutdown`.
+            ComfyError: As :meth:`ComfyApi.node_definitions`, if it fails on all servers.
+        """
+        self._connect()
+        found: list[Mapping[str, Any]] = []
+        errors: list[ComfyError] = []
+        for api in self._ready_clients():
+            try:
+                found.append(api.node_definitions(classes, refresh=refresh))
+            except ComfyError as exc:
+                errors.append(exc)
+        if errors and not found:
+            raise errors[0]
+        return together(found)
+
+    def open_image(self, info: str) -> BinaryIO:
+        """A file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
+
+        Raises:
+            ValueError: The URL is of none of them.
+            ComfyError: As :meth:`ComfyApi.open_image`.
+        """
+        for api in self.servers:
+            with contextlib.suppress(ValueError):
+                return api.open_image(info)
+        raise ValueError(f"{info!r:.200} is no file of a server of the pool")
+
     def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
         """A copy of the workflow with these inputs, whose keys no frame shows."""
         if callable(workflow) and not isinstance(workflow, Workflow | Job):
             raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
-        known = as_workflow(workflow, self._any_client())
+        known = as_workflow(workflow, self)
         return known.copy() if inputs is None else with_inputs(known, inputs)
 
     def _terms(

@@ -90,6 +90,12 @@ class Servers:
             raise ValueError(f"{what}: {', '.join(sorted(unknown))} is not in the pool")
         return names
 
+    def _ready_clients(self) -> list[ComfyApi]:
+        """Those that are ready; if none is, any."""
+        members = list(self._dispatcher.members.values())
+        ready = [member.api for member in members if member.server.ready]
+        return ready or [self._any_client()]
+
     def _any_client(self) -> ComfyApi:
         """One whose node definitions are there, if any is."""
         members = list(self._dispatcher.members.values())

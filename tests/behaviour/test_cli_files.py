@@ -137,6 +137,25 @@ def test_what_cannot_be_saved_after_the_run_has_a_way_on(comfy_client, monkeypat
     assert "Try: comfy-client download " in ended.err
 
 
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["run", "refused.json"], 4),
+        (["sweep", "refused.json", "--axis", "1.text=a,b"], 4),
+        (["download", "00000000-0000-4000-8000-000000000000"], 6),
+    ],
+)
+def test_a_new_folder_that_stays_empty_goes_again(comfy_client, args, status):
+    """One that was there stays."""
+    graph = {"1": {"class_type": "Nothing", "inputs": {"text": "x"}}}
+    (comfy_client.home / "refused.json").write_text(json.dumps(graph))
+    (comfy_client.home / "old").mkdir()
+    for out in ("new/folder/{seed}{ext}", "old/new/", "old/"):
+        assert comfy_client(*args, "--out", out).status == status
+    assert not (comfy_client.home / "new").exists()
+    assert names(comfy_client.home / "old") == []
+
+
 # -- rows of an earlier call ------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from comfy_client import (
+    ComfyPool,
     JobFailed,
     JobTimeout,
     PooledJob,
@@ -20,7 +21,7 @@ from comfy_client import (
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, Quick, until
-from tests.helpers.gates import GATES, Gated, Hold, held, shows
+from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
 from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
@@ -232,6 +233,33 @@ def test_a_run_may_check_first_and_be_strict(servers, clients) -> None:
             with pytest.raises((WorkflowError, PromptRejected), match="9"):
                 pool.run(partly, timeout=LIMIT, **options)
         assert pool.run(partly, timeout=LIMIT, priority=1).texts == ("x",)
+
+
+def test_a_workflow_that_the_page_saved_is_read_with_what_all_servers_know(
+    servers, clients
+) -> None:
+    """Whether or not the first of them is there, and before the pool is connected."""
+    node = {"id": 1, "type": "Rare", "widgets_values": ["r", False], "mode": 0}
+    saved: dict[str, Any] = {"nodes": [{**node, "inputs": [], "outputs": []}], "links": []}
+    servers[1].add_node(type("Rare", (Gated,), {}), "Rare")
+    with pooled(clients) as pool:
+        assert pool.run(saved, timeout=LIMIT).texts == ("r",)
+        [result] = pool.map(saved, [{"Rare.text": "s"}])
+        assert result.texts == ("s",)
+        assert pool.node_definitions(["Rare", "Gated", "None"]).keys() == {"Rare", "Gated"}
+        assert Workflow(saved, pool).check(pool).ok
+    servers[0].kill()
+    pool = ComfyPool([server.url for server in servers])
+    assert pool.run(saved, timeout=LIMIT).texts == ("r",)
+    pool.shutdown()
+
+
+def test_a_picture_is_opened_on_the_server_that_has_it(servers, clients) -> None:
+    with pooled(clients) as pool:
+        result = pool.run(saves(), include=[clients[1]], timeout=LIMIT)
+        assert pool.run(str(result.images[0].url), timeout=LIMIT).images
+        with pytest.raises(ValueError, match="is no file of a server of the pool"):
+            pool.open_image("http://gpu-box:8188/view?filename=a.png")
 
 
 # -- map --------------------------------------------------------------------------------------
