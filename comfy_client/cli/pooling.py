@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
 
-from ..errors import ComfyError, JobTimeout
+from ..errors import JobTimeout
 from .connecting import ANSWER_LIMIT, Given
 from .exits import message_of
 from .printing import note
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks.
 _LOOK: Final = 0.02
+#: Longest wait in one piece, so that Ctrl-C works on every system.
+_SLICE: Final = 0.5
 
 
 @contextlib.contextmanager
@@ -78,28 +80,29 @@ class Several:
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
     """Whether they are there: all at once, since one that is away takes its time."""
-    with ThreadPoolExecutor(len(clients)) as threads:
+    errors: dict[ComfyApi, Exception | None] = {}
+
+    def ask(api: ComfyApi) -> None:
         try:
-            errors = list(threads.map(_error_of, clients))
-        except BaseException:
-            for api in clients:
-                api.close()  # Ctrl-C does not wait for them
-            raise
-    failed = [error for error in errors if error is not None]
+            api.poll_status(ANSWER_LIMIT)
+            errors[api] = None
+        except Exception as exc:  # noqa: BLE001  # said below
+            errors[api] = exc
+
+    # None of which anybody waits for who presses Ctrl-C.
+    threads = [threading.Thread(target=ask, args=(api,), daemon=True) for api in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_SLICE)
+    failed = [error for api in clients if (error := errors[api]) is not None]
     if len(failed) == len(clients):
         for error in failed[1:]:
             note(message_of(error))
         raise failed[0]
     for error in failed:
         note(f"{message_of(error)}; the other servers go on without it")
-
-
-def _error_of(api: ComfyApi) -> ComfyError | None:
-    try:
-        api.poll_status(ANSWER_LIMIT)
-    except ComfyError as exc:
-        return exc
-    return None
 
 
 def until_sent(job: PooledJob) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.cli.connecting import ANSWER_LIMIT
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
@@ -165,6 +167,22 @@ def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None
     assert "Traceback" not in err
     with ComfyApi(server.url) as api:
         until(lambda: api.poll_status().queue_remaining == 0)
+
+
+def test_ctrl_c_waits_for_no_server_that_does_not_answer(comfy_client, servers) -> None:
+    with (
+        servers[0].faults.delay("*", "*"),
+        comfy_client.started("run", "w.json", *hosts(*servers)) as process,
+    ):
+        servers[0].until(lambda: servers[0].requests, LIMIT)
+        pressed_at = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT)
+        seconds = time.monotonic() - pressed_at
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert seconds < ANSWER_LIMIT - 2
+    assert not servers[1].ran
 
 
 # -- credentials ------------------------------------------------------------------------------
