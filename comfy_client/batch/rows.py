@@ -108,7 +108,7 @@ class Sweep(tuple[SweepRow, ...]):
 
         The parameters by name, then ``files`` (their names on the server), ``paths`` (where they
         were saved here, ``""`` for those that were not), ``seconds``, ``execution_seconds``,
-        ``cached``, ``prompt_id`` and ``error`` (a text, or ``None``).
+        ``cached``, ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
         """
         return [
             {
@@ -119,6 +119,7 @@ class Sweep(tuple[SweepRow, ...]):
                 "execution_seconds": row.execution_seconds,
                 "cached": row.cached,
                 "prompt_id": row.prompt_id,
+                "host": row.host,
                 "error": None if row.error is None else str(row.error),
             }
             for row in self

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import attrs
@@ -165,7 +166,8 @@ class PoolRunner:
     @property
     def poller(self) -> Poller:
         """That of the first one."""
-        return poller_of(next(iter(self.clients)))
+        members = self._members.values()
+        return poller_of(next((member.api for member in members), next(iter(self.clients))))
 
     @property
     def clients(self) -> Collection[Running]:
@@ -383,13 +385,14 @@ def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
         for axis in grid.axes
         if any(is_model(value) or as_link(value) for value in axis.values)
     ]
-    known: dict[str, Needs] = {}
+    kinds: dict[str, Needs] = {}
 
+    @cache
     def needs(point: int) -> Needs:
         params = grid.params(point) if telling else {}
-        key = json.dumps([params[name] for name in telling], default=repr)
-        if key not in known:
-            known[key] = needs_of(graph_of(grid.workflow(point)))
-        return known[key]
+        kind = json.dumps([params[name] for name in telling], default=repr)
+        if kind not in kinds:
+            kinds[kind] = needs_of(graph_of(grid.workflow(point)))
+        return kinds[kind]
 
     return needs

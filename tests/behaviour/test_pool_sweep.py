@@ -158,6 +158,19 @@ def test_errors_are_those_of_rows(pool, records) -> None:
     assert [type(row.error) for row in rows] == [type(None), JobFailed, PromptRejected, type(None)]
 
 
+def test_rows_that_failed_run_again_on_request(pool, records, journal) -> None:
+    for record in records:
+        record.failing = {1}
+    grid = {"Make.seed": range(4)}
+    pool.sweep(WORKFLOW, grid, journal=journal)
+    for record in records:
+        record.failing = set()
+    assert isinstance(pool.sweep(WORKFLOW, grid, journal=journal)[1].error, JobFailed)
+    rows = pool.sweep(WORKFLOW, grid, journal=journal, retry_failed=True)
+    assert texts(rows) == ["ax0", "ax1", "ax2", "ax3"]
+    assert [row.from_journal for row in rows] == [True, False, True, True]
+
+
 def test_a_refusal_that_no_axis_causes_ends_it(pool) -> None:
     graph = copy.deepcopy(WORKFLOW)
     del graph["4"]

@@ -127,7 +127,7 @@ def test_the_table_is_flat(api, record) -> None:
     first, second = api.sweep(WORKFLOW, {"Make.seed": [0, 1]}).table()
     assert list(first) == [
         *("Make.seed", "files", "paths", "seconds", "execution_seconds", "cached", "prompt_id"),
-        "error",
+        *("host", "error"),
     ]
     assert (first["Make.seed"], first["files"], first["paths"], first["error"]) == (0, [], [], None)
     assert "seed 1 is one that fails" in second["error"]
