@@ -622,11 +622,11 @@ def test_a_job_that_waits_while_others_go_on_does_not_stall(servers, clients) ->
         with pytest.raises(JobTimeout, match=r"1 before it.*no server has it yet"):
             job.result(stall_timeout=0.5)
         begun = time.monotonic()
-        threading.Timer(0.7, before[0].cancel).start()
+        threading.Timer(0.3, before[0].cancel).start()
         with pytest.raises(JobTimeout, match="0 before it") as raised:
-            job.result(stall_timeout=1.5)
+            job.result(stall_timeout=2.5)
         assert raised.value.stalled
-        assert time.monotonic() - begun > 2.0  # the place that it moved up is news
+        assert time.monotonic() - begun > 2.7  # the place that it moved up is news
         GATES.set()
 
 
