@@ -1,0 +1,95 @@
+"""A pool of real servers, one of which is killed while it works, and started again.
+
+The files in the servers' output folders say what has run: they stay when a server forgets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyPool, JobLost, Result
+from tests.comfyui import ComfyUI
+from tests.conftest import load_workflow
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+LIMIT = 300.0
+IN_FLIGHT = 2
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest) -> Iterator[list[ComfyUI]]:
+    """As many as the test asks for, of the version that others are tested with."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ComfyUI()) for _ in range(request.param)]
+
+
+def sampled(number: int, steps: int = 4) -> dict[str, Any]:
+    """A picture that a sampler makes, in a file that tells its number."""
+    return load_workflow("txt2img_tiny", seed=number, steps=steps, filename_prefix=f"job{number}")
+
+
+def files_made(servers: Iterable[ComfyUI]) -> Counter[int]:
+    """How often each picture was made, by its number."""
+    names = (path.name for server in servers for path in Path(server.root, "output").glob("*.png"))
+    return Counter(int(found[1]) for name in names if (found := re.match(r"job(\d+)_", name)))
+
+
+@pytest.mark.parametrize(
+    ("servers", "count"),
+    [(2, 24), pytest.param(3, 200, marks=pytest.mark.soak)],
+    indirect=["servers"],
+)
+def test_all_servers_share_the_work(servers: list[ComfyUI], count: int) -> None:
+    """The pool adds little to what the servers themselves need."""
+    with ComfyPool(server.url for server in servers) as pool:
+        pool.run(sampled(count), timeout=LIMIT)  # one has loaded its model by then
+        began = time.monotonic()
+        jobs = [pool.submit(sampled(number)) for number in range(count)]
+        results = [job.result(LIMIT) for job in jobs]
+        took = time.monotonic() - began
+        status = pool.status()
+    work = sum(result.seconds or 0.0 for result in results)
+    print(f"{count} jobs on {len(servers)}: {took:.1f} s, ideal {work / len(servers):.1f} s")
+    assert files_made(servers) == Counter(range(count + 1))
+    # In numbers, not in seconds: their speed is the machine's.
+    assert min(one.done for one in status.servers) >= count // len(servers) // 2
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+@pytest.mark.parametrize(
+    ("servers", "count"),
+    [(2, 24), pytest.param(3, 200, marks=pytest.mark.soak)],
+    indirect=["servers"],
+)
+def test_a_server_that_is_killed_in_mid_run_and_started_again(
+    servers: list[ComfyUI], count: int, on_lost: Any
+) -> None:
+    """What it may have run is lost or runs again, as was asked; the rest runs once."""
+    victim = servers[0]
+    with ComfyPool((s.url for s in servers), in_flight=IN_FLIGHT, on_lost=on_lost) as pool:
+        jobs = [pool.submit(sampled(number, steps=8)) for number in range(count)]
+        first = next(pool.as_completed(jobs, LIMIT))
+        on_victim = [job for job in jobs if job.server == victim.url and not job.done()]
+        victim.kill()
+        victim.start()
+        outcomes = [job.exception(LIMIT) or job.result() for job in jobs]
+        done = {one.host: one.done for one in pool.status().servers}
+    assert first.done()
+    assert on_victim
+    made = files_made(servers)
+    lost = [number for number, one in enumerate(outcomes) if not isinstance(one, Result)]
+    assert all(isinstance(outcomes[number], JobLost) for number in lost)
+    assert len(lost) <= (IN_FLIGHT if on_lost == "raise" else 0)
+    for number, job in enumerate(jobs):
+        most = 2 if on_lost == "retry" and job in on_victim else 1
+        assert (0 if number in lost else 1) <= made[number] <= most
+    assert done[victim.url] > 0  # it works again
