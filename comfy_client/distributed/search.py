@@ -51,7 +51,9 @@ def find_prompt(
         JobTimeout: Nobody knows by the deadline.
     """
     noted = next((one for one in others if one.client_id == attempt.client_id), None)
-    rest = {one.url: one for one in others if noted is None or one.url != noted.url}
+    rest = {(one.url, one.machine): one for one in others}
+    if noted is not None:
+        del rest[noted.url, noted.machine]
     until, is_first = Deadline.after(patience), True
     sure: Deadline | None = None
     while True:
@@ -115,6 +117,6 @@ def _lost(attempt: Attempt, noted: Submitter | None, exc: ComfyError) -> JobLost
     where = "an unknown server" if noted is None else noted.url
     return JobLost(
         f"prompt {attempt.prompt_id} was, or may have been, sent to {where} by a worker that was "
-        f"lost, and it cannot be asked: {exc}",
+        f'lost, and it cannot be asked (on_lost="retry" runs it again): {exc}',
         prompt_id=attempt.prompt_id,
     )

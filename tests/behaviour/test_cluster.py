@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster, Worker
 
@@ -31,9 +34,12 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.gates import Gated, Gates, Hold, held, saves, shows
+from tests.helpers.graphs import txt2img
 
 #: On machines that are busy, a process of Dask takes long to start.
 START = 60.0
+#: How often a task may lose its worker.
+ALWAYS_AGAIN = {"distributed.scheduler.allowed-failures": 50}
 
 pytestmark = [pytest.mark.timing(look_up=0.5), pytest.mark.timeout(180)]
 
@@ -415,7 +421,10 @@ def test_a_server_that_has_forgotten_it_runs_it_again(
 @pytest.fixture(scope="module")
 def processes() -> Iterator[LocalCluster]:
     """Two workers in processes of their own, which are started again if they die."""
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as running:
+    with (
+        dask.config.set(ALWAYS_AGAIN),
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as running,
+    ):
         yield running
 
 
@@ -446,6 +455,27 @@ def test_a_worker_process_that_is_killed_costs_no_result_and_nothing_runs_twice(
     assert all(len(result.files) == 1 for result in results)
     assert any(result.taken_up for result in results)
     check_each_ran_once(servers, results)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(6))
+def test_workers_that_are_killed_at_random_cost_no_result_and_nothing_runs_twice(
+    elsewhere: Client, seed: int
+) -> None:
+    """Again and again, until all tasks have ended."""
+    rng = random.Random(seed)
+    servers = [ComfyServer(step_seconds=0.05) for _ in range(2)]
+    with servers[0], servers[1]:
+        elsewhere.register_plugin(ComfyPlugin([server.url for server in servers]))
+        graphs = [txt2img(seed, steps=rng.randint(2, 12)) for seed in range(60)]
+        futures = elsewhere.map(run_workflow, graphs, pure=False)  # other seeds have the same
+        for _ in range(6):
+            time.sleep(rng.uniform(0.3, 3.0))
+            elsewhere.wait_for_workers(1, timeout=START)
+            pids = elsewhere.run(os.getpid, on_error="return").values()
+            os.kill(rng.choice([pid for pid in pids if isinstance(pid, int)]), signal.SIGKILL)
+        results: list[TaskResult] = elsewhere.gather(futures)
+        check_each_ran_once(servers, results)
 
 
 def test_a_submission_that_outlives_its_worker_on_the_way_runs_once(
