@@ -52,6 +52,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: As many wait as a server has, so that it is never idle.
 _SOME: Final = 2
+#: Seconds that servers have to answer, when a sweep is carried on.
+_CONNECTING: Final = 10.0
 #: Seconds that prompts have to get to their servers, when a sweep ends early.
 _ON_THE_WAY: Final = 5.0
 
@@ -322,8 +324,14 @@ class PoolRunner:
         return host if host in self._members else None
 
     def recover(self, prompt_ids: Collection[str]) -> None:
-        """Each server is asked when it is ready."""
+        """Each server is asked, once it is known which of them answer."""
         self._sought = prompt_ids
+        deadline = Deadline.after(_CONNECTING)
+        while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
+            self._dispatcher.check_open()
+
+    def _is_settled(self) -> bool:
+        return all(one.server.ready or one.error for one in self._members.values())
 
     def _recovery(self, host: str) -> Recovery:
         if host not in self._recoveries:
