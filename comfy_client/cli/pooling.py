@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LOOK: Final = 0.02
 #: Longest wait in one piece, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
+#: Seconds in which a prompt ends that was cancelled, maybe while it was being sent.
+_FAREWELL: Final = 5.0
 
 
 @contextlib.contextmanager
@@ -129,6 +131,12 @@ def placed(job: PooledJob, *, quiet: bool) -> Iterator[PooledJob]:
         if job.status == "waiting" and job.cancel():
             message = "no server took the prompt in time, and it will not run"
             raise TimeoutError(message) from None
+        raise
+    except KeyboardInterrupt:
+        from ..jobs.job import wait_for_one
+
+        # If it was being sent, the pool has yet to tell that server.
+        wait_for_one([job], _FAREWELL)
         raise
     finally:
         if job.server is not None and not (is_over and quiet):

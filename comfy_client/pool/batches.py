@@ -121,7 +121,7 @@ class Batches(Running):
         sending = sending_of(options)
         return run_map(
             lambda workflow: self._submit(self._read(workflow), Callbacks(), terms, sending),
-            self._dispatcher.room,
+            self._dispatcher,
             workflows,
             params,
             definitions=self,

@@ -10,19 +10,20 @@ from typing import Any, Final, Literal, cast
 
 import attrs
 
-from ..batch.map import check_in_flight, is_about_one
+from ..batch.map import check_in_flight, delete_pending, is_about_one
 from ..batch.window import Due, first_end
 from ..errors import ComfyError
-from ..jobs.job import Job, cancel_in_time, news_at, state_of, warn_that_it_runs
-from ..jobs.pooled import PooledJob
+from ..jobs.job import Job, news_at, state_of, warn_that_it_runs
+from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
-from ..transport.deadline import check_timeout
+from ..transport.deadline import Deadline, check_timeout
 from ..workflow import Workflow
 from ..workflow.definitions import Definitions
 from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
+from .dispatcher import Dispatcher
 
 #: Submits one of them.
 Submit = Callable[[Any], PooledJob]
@@ -30,11 +31,14 @@ Submit = Callable[[Any], PooledJob]
 _Jobs = dict[int, PooledJob | ComfyError]
 
 _SOME: Final = 2  # as many wait as servers have, so that none is ever idle
+#: Seconds in which what is being sent arrives, if it is to be taken back; and between two looks.
+_ON_THE_WAY: Final = 5.0
+_LOOK: Final = 0.01
 
 
 def run_map(
     submit: Submit,
-    room: Callable[[], int],
+    dispatcher: Dispatcher,
     workflows: Iterable[AnyWorkflow] | AnyWorkflow,
     params: Iterable[Mapping[str, Any]] | None,
     *,
@@ -59,10 +63,18 @@ def run_map(
     else:
         items = map(sealed, params)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
-    most = (lambda: _SOME * room()) if in_flight is None else (lambda: in_flight)
+    most = (lambda: _SOME * dispatcher.room()) if in_flight is None else (lambda: in_flight)
     patience = Patience(timeout, stall_timeout)
+    jobs: _Jobs = {}
     return _stream(
-        lambda item: submit(make(item)), most, items, patience, ordered, on_error == "keep"
+        jobs,
+        lambda item: submit(make(item)),
+        partial(_leave, dispatcher, jobs),
+        most,
+        items,
+        patience,
+        ordered=ordered,
+        keep=on_error == "keep",
     )
 
 
@@ -70,15 +82,25 @@ def _itself(item: Any) -> Any:
     return item
 
 
+def _leave(dispatcher: Dispatcher, jobs: _Jobs) -> None:
+    """Take back what does not run yet."""
+    ours = [job for job in jobs.values() if isinstance(job, PooledJob)]
+    take_back(dispatcher, ours)
+    for job in filter(_is_on_the_way, ours):
+        dispatcher.withdraw(job)  # it is cancelled as soon as its server can be told
+
+
 def _stream(
+    jobs: _Jobs,
     submit: Submit,
+    leave: Callable[[], object],
     most: Callable[[], int],
     items: Iterator[Any],
     patience: Patience,
+    *,
     ordered: bool,
     keep: bool,
 ) -> Generator[Result | ComfyError, None, None]:
-    jobs: _Jobs = {}
     numbers = itertools.count()
     failure: Exception | None = None  # raised when its turn has come: results before it are had
     outcome: Result | ComfyError | None = None
@@ -111,7 +133,7 @@ def _stream(
         raise
     finally:
         failure = outcome = None  # an error, its traceback and this frame make no circle
-        _withdraw([job for job in jobs.values() if isinstance(job, Job)])
+        leave()
 
 
 def _next_end(jobs: _Jobs, patience: Patience, *, ordered: bool) -> tuple[int, Result | ComfyError]:
@@ -158,11 +180,26 @@ class Patience:
             yield Due(latest + self.stall_timeout, job, what, stalled=True)
 
 
-def _withdraw(jobs: list[PooledJob]) -> None:
-    """Take back what does not run yet; what runs keeps running."""
-    for job in jobs:
-        if job.status == "waiting":
-            job.cancel()
-    pending = [job for job in jobs if job.status == "pending"]
-    if pending:
-        cancel_in_time(pending)
+def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
+    """Take back what waits in the pool, and what is pending on a server; what runs keeps running.
+
+    Those that were, or may have been, on a server.
+    """
+    left = [job for job in jobs if not job.done() and not dispatcher.withdraw(job, if_unsent=True)]
+    deadline = Deadline.after(_ON_THE_WAY)
+    while any(map(_is_on_the_way, left)) and not deadline.expired:
+        time.sleep(_LOOK)
+    by_server: dict[str | None, list[PooledJob]] = {}
+    for job in left:
+        if not job.done() and prompt_of(job) is not None:
+            by_server.setdefault(job.server, []).append(job)
+    taken: list[PooledJob] = []
+    for there in by_server.values():
+        if delete_pending(poller_of_job(there[0]), [job.prompt_id for job in there]):
+            taken += there
+    return taken
+
+
+def _is_on_the_way(job: PooledJob) -> bool:
+    """Whether it is being sent."""
+    return not job.done() and state_of(job).accepted_at is None

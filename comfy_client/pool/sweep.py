@@ -17,7 +17,6 @@ from typing import Any, Final
 import attrs
 
 from ..batch.grid import Grid
-from ..batch.map import delete_pending
 from ..batch.recovery import Recovery
 from ..batch.runner import attached, known_graph
 from ..batch.window import Due, Window
@@ -31,9 +30,9 @@ from ..errors import (
     WorkflowError,
 )
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import SLICE, Job, state_of
+from ..jobs.job import SLICE, Job
 from ..jobs.poller import Poller
-from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
+from ..jobs.pooled import PooledJob, prompt_of
 from ..jobs.running import Running, poller_of
 from ..transport.deadline import Deadline, limited_silence
 from ..workflow import Workflow
@@ -41,7 +40,7 @@ from ..workflow.edit import graph_of
 from ..workflow.files import files_in
 from ..workflow.graph import as_link
 from .dispatcher import ATTEMPTS, Dispatcher
-from .map import Patience
+from .map import Patience, take_back
 from .member import Entry, Member
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .refusals import cannot_run
@@ -54,8 +53,6 @@ log: logging.Logger = logging.getLogger("comfy_client")
 _SOME: Final = 2
 #: Seconds that servers have to answer, when a sweep is carried on.
 _CONNECTING: Final = 10.0
-#: Seconds that prompts have to get to their servers, when a sweep ends early.
-_ON_THE_WAY: Final = 5.0
 
 
 @attrs.define(eq=False)
@@ -93,28 +90,9 @@ class PoolWindow(Window):
 
     def withdraw(self) -> None:
         """Take back what waits in the pool, and what is pending on a server."""
-        left = {
-            name: job
-            for name, job in self.pooled.items()
-            if not job.done() and not self.dispatcher.withdraw(job, if_unsent=True)
-        }
-        deadline = Deadline.after(_ON_THE_WAY)
-        while any(map(_is_on_the_way, left.values())) and not deadline.expired:
-            time.sleep(0.01)
-        by_host: dict[str, dict[str, PooledJob]] = {}
-        for name, job in left.items():
-            if not job.done() and prompt_of(job) is not None:
-                by_host.setdefault(self.hosts[name], {})[name] = job
-        for jobs in by_host.values():
-            ids = [job.prompt_id for job in jobs.values()]
-            if delete_pending(poller_of_job(next(iter(jobs.values()))), ids):
-                self.withdrawn += jobs
+        taken = take_back(self.dispatcher, self.pooled.values())
+        self.withdrawn += [name for name, job in self.pooled.items() if job in taken]
         self._entries.clear()
-
-
-def _is_on_the_way(job: PooledJob) -> bool:
-    """Whether it is being sent."""
-    return not job.done() and state_of(job).accepted_at is None
 
 
 class PoolRunner:
