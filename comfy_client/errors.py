@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from .to_dict import AsDict, code_of
 from .tracebacks import rendered
@@ -80,6 +80,12 @@ class ComfyError(AsDict, Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by message and attributes, whatever the signature of ``__init__``."""
         return _rebuild, (type(self), str(self), self.__dict__.copy())
+
+    def __copy__(self) -> Self:
+        """One without a traceback, also where somebody (Dask) has them pickled with it."""
+        rebuild, parts = self.__reduce__()[:2]
+        copied: Self = rebuild(*parts)
+        return copied
 
 
 def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) -> ComfyError:

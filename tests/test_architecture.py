@@ -65,7 +65,7 @@ LIBRARIES = {
     "comfy_client.jobs.pictures": {"PIL", "numpy", "IPython"},
     "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},
-    "comfy_client.distributed": {"distributed"},
+    "comfy_client.distributed": {"dask", "distributed"},
     "comfy_client.cli": {"click"},
     "comfy_client.testing": {"aiohttp", "multidict", "PIL"},
     "comfy_client.testing.plugin": {"pytest"},

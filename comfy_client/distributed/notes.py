@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
+from dask.tokenize import tokenize
 from distributed import Worker
 from distributed.utils import sync
 
@@ -128,7 +128,7 @@ def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
 
 def _of_object(value: object) -> str:
     """Of a file, an array, ...: as it came with the task, and comes again."""
-    return hashlib.sha256(pickle.dumps(value, protocol=4)).hexdigest()
+    return tokenize(value)
 
 
 def _read(clients: Mapping[str, Any]) -> list[Submitter]:

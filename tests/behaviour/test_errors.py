@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import copyreg
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -102,3 +104,13 @@ def test_too_large_tells_size_and_limit(
         assert caught.value.limit == limit
         assert caught.value.size is not None
         assert 5000 <= caught.value.size < 6000
+
+
+def test_a_copy_has_no_traceback_even_if_somebody_pickles_errors_with_theirs(monkeypatch):
+    """As Dask does: a copy that is kept would hold the frames."""
+    monkeypatch.setitem(copyreg.dispatch_table, NotFound, lambda exc: (lambda: exc, ()))
+    with pytest.raises(NotFound) as caught:
+        raise NotFound("no answer", method="GET", path="/", status=404, body=None)
+    copied = copy.copy(caught.value)
+    assert (type(copied), str(copied)) == (NotFound, "no answer")
+    assert copied.__traceback__ is None

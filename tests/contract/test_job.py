@@ -295,7 +295,7 @@ def test_no_news_is_a_timeout_of_its_own(api):
     assert caught.value.stalled
     assert "running" in str(caught.value)
     api.interrupt()
-    assert api.run(sleeper(9.0, 90), stall_timeout=8.0).texts
+    assert api.run(sleeper(5.0, 50), stall_timeout=4.5).texts
 
 
 def test_a_timeout_says_how_to_go_on(api):

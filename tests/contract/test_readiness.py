@@ -37,7 +37,7 @@ def test_a_server_on_a_cpu_has_no_vram_to_wait_for(any_api: ComfyApi) -> None:
 def test_memory_that_is_to_be_freed_can_be_waited_for(any_api: ComfyApi) -> None:
     """The next prompt computes everything again."""
     graph = picture()
-    for _ in range(3):
+    for _ in range(2):
         any_api.run(graph, timeout=LIMIT)
-        any_api.free_memory(free_memory=True, wait=4)
+        any_api.free_memory(free_memory=True, wait=3)
         assert any_api.run(graph, timeout=LIMIT).cached_nodes == ()
