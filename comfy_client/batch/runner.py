@@ -108,7 +108,7 @@ class OneServer:
     """A :class:`Runner` of one client."""
 
     def __init__(self, window: ClientWindow) -> None:
-        self.reruns: bool = True
+        self.reruns: bool = False
         self.window: ClientWindow = window
         self.poller: Poller = window.poller
         self._client = window.client

@@ -265,10 +265,8 @@ class _Sweeper:
         elif self._runner.reruns:
             self._todo.put_back(point, record.host)
         else:
-            error = JobLost(
-                f"prompt {record.prompt_id} is lost: {record.host} may have run it, and is not in "
-                "the pool",
-                prompt_id=record.prompt_id,
+            error = _lost(
+                record.prompt_id, f"{record.host} may have run it, and is not in the pool"
             )
             params = self._grid.params(point)
             row = SweepRow(point, params, record.prompt_id, error=error, host=record.host)
@@ -364,21 +362,41 @@ class _Sweeper:
             self._settle(row)
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
-        if isinstance(outcome, ComfyError) and not is_about_one(outcome):
-            if not self._runner.may_move(self._flights[prompt_id].host, outcome):
-                raise outcome
-            self._recalled(prompt_id)
-            return
+        flight = self._flights[prompt_id]
+        refusal = None if isinstance(outcome, Result | JobError) else outcome
+        may_have_run = _may_have_run(flight, self._window.get(prompt_id), refusal)
+        if refusal is not None and not is_about_one(refusal):
+            if not self._runner.may_move(flight.host, refusal):
+                raise refusal
+            if not may_have_run:
+                self._recalled(prompt_id)
+                return
         entry = self._window.pop(prompt_id)
         if entry is None:  # close() in another thread has taken it back
             raise ClientClosed
-        flight = self._flights.pop(prompt_id)
-        if isinstance(outcome, ComfyError) and not isinstance(outcome, JobError):
-            self._refused(flight, prompt_id, outcome)
+        del self._flights[prompt_id]
+        if refusal is not None and not may_have_run:
+            self._refused(flight, prompt_id, refusal)
             return
+        if refusal is not None:
+            outcome = _lost(
+                prompt_id, f"{flight.host} may have run it, and cannot be asked: {refusal}"
+            )
         if isinstance(outcome, JobInterrupted) and flight.tries and flight.begun is None:
             self._todo.put_back(flight.point, flight.host)  # of a pool that is shut down
             return
+        self._conclude(flight, prompt_id, entry, outcome, is_known=not may_have_run)
+
+    def _conclude(
+        self,
+        flight: _Flight,
+        prompt_id: str,
+        entry: Job | ComfyError,
+        outcome: Result | ComfyError,
+        *,
+        is_known: bool,
+    ) -> None:
+        """A server had it, or may have had it; ``is_known``: that has said what became of it."""
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
         # What an earlier call in this process has taken back, ends as interrupted.
@@ -386,7 +404,9 @@ class _Sweeper:
         is_gone = isinstance(outcome, JobLost) or (
             isinstance(outcome, JobInterrupted) and was_taken_back
         )
-        was_forgotten = not isinstance(outcome, JobLost) or self._runner.was_forgotten(job)
+        was_forgotten = is_known and (
+            not isinstance(outcome, JobLost) or self._runner.was_forgotten(job)
+        )
         point = flight.point
         if is_gone and self._lost[point] < ATTEMPTS - 1 and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)
@@ -469,6 +489,25 @@ class _Sweeper:
             self._journal.withdrawn(self._keys[point])
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
+
+
+def _may_have_run(
+    flight: _Flight, entry: Job | ComfyError | None, error: ComfyError | None
+) -> bool:
+    """Whether a server has got a prompt, or may have, of which it says no more than this."""
+    if error is None:
+        return False
+    if not flight.tries:  # an earlier call has sent it
+        return True
+    if not isinstance(entry, Job):
+        return False
+    state = state_of(entry)
+    is_on_the_way = isinstance(error, ClientClosed) and state.posted_at > 0
+    return state.accepted_at is not None or is_on_the_way
+
+
+def _lost(prompt_id: str, why: str) -> JobLost:
+    return JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
 
 
 def _keys_of(grid: Grid, options: Mapping[str, Any]) -> list[Key]:

@@ -46,6 +46,10 @@ class Window:
         """Those that were submitted and have not been taken out."""
         return [entry for entry in list(self._entries.values()) if isinstance(entry, Job)]
 
+    def get(self, prompt_id: str) -> Job | ComfyError | None:
+        """Its job, or why it was not submitted; ``None``: neither is there."""
+        return self._entries.get(prompt_id)
+
     def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
         """Have a prompt in it that was submitted before, or why one was not."""
         self._entries[prompt_id] = entry

@@ -158,11 +158,12 @@ class Batches(Running):
         has left.  ``row.host`` says where a row ran.
 
         The ``journal`` knows which server has which prompt, before that server gets it.  The same
-        call asks that server after any interruption.  While it does not answer, or if it is not in
-        the pool, nobody knows whether it has run the prompt.  After the ``patience`` of the pool,
-        the error of the row is :class:`JobLost`, and the next call asks again.  With
-        ``on_lost="retry"``, another server runs it.  A prompt that its server has forgotten runs
-        again in any case, three times at most.
+        call asks that server after any interruption.  While it does not answer, nobody knows
+        whether it has run the prompt.  After the ``patience`` of the pool, the error of the row is
+        :class:`JobLost`, and the next call asks again.  With ``on_lost="retry"``, another server
+        runs it.  The same holds, at once, for a server that is not in the pool, refuses to say, or
+        whose client was closed.  A prompt that its server has forgotten runs again in any case,
+        three times at most.
 
         Example::
 
@@ -204,6 +205,7 @@ class Batches(Running):
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written.
             ServerUnreachable: No server of the pool has ever answered.
+            AuthenticationError: All servers that can run what is left refuse us.
             ClientClosed: After :meth:`shutdown`.
         """
         from ..batch.sweep import run_sweep

@@ -22,7 +22,7 @@ from ..errors import (
 from ..events import EndEvent
 from ..jobs import pooled
 from ..jobs.callbacks import deliver
-from ..jobs.job import Job, result_of, when_ended
+from ..jobs.job import Job, result_of, state_of, when_ended
 from ..jobs.outcomes import lost
 from ..jobs.pooled import PooledJob
 from ..jobs.result import Result
@@ -286,6 +286,8 @@ class Dispatcher(Changing):
 
     def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
         """Whether another server may do what this one does not."""
+        if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
+            return False  # it may have it
         is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # as of a login
         if is_page or isinstance(error, AuthenticationError | ClientClosed):
             # This one will not either when it is asked again.

@@ -6,6 +6,7 @@ is before anything is sent.  What an earlier process left open is looked for on 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -120,7 +121,7 @@ class PoolRunner:
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Collection[str] = ()
         self._open: set[str] = set()  # prompts of an earlier process
-        self._refusing: set[str] = set()  # servers that take nothing of us
+        self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
         self._away_since: dict[str, float] = {}  # of servers that may have these
 
     # -- servers ---------------------------------------------------------------------------
@@ -188,15 +189,23 @@ class PoolRunner:
         return member is not None and member.server.has(self._needs(point))
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Those for which no server has what they need; one that is away may have it."""
-        found = list(points)
-        refused = {needs: self._refusal(needs) for needs in set(map(self._needs, found))}
-        if any(refused.values()):  # a model file may have come since
-            self._dispatcher.refresh()
-            refused = {needs: error and self._refusal(needs) for needs, error in refused.items()}
-        return {point: error for point in found if (error := refused[self._needs(point)])}
+        """Those for which no server has what they need; one that is away may have it.
 
-    def _refusal(self, needs: Needs) -> ComfyError | None:
+        Raises:
+            ComfyError: Only servers that refuse us have what all of them need.
+        """
+        found = list(points)
+        kinds = set(map(self._needs, found))
+        if any(map(self._lacking, kinds)):  # a model file may have come since
+            self._dispatcher.refresh()
+        lacking = {needs: self._lacking(needs) for needs in kinds}
+        refusals = [error for needs in kinds if (error := self._refusal(needs)) is not None]
+        if refusals and len(refusals) == len(kinds):
+            raise refusals[0]
+        return {point: error for point in found if (error := lacking[self._needs(point)])}
+
+    def _lacking(self, needs: Needs) -> ComfyError | None:
+        """The error of what no server has."""
         members = self._allowed(self._members)
         if any(member.server.has(needs) for member in members.values()):
             return None
@@ -204,6 +213,13 @@ class PoolRunner:
         if isinstance(error, WorkflowError):
             return error
         raise error
+
+    def _refusal(self, needs: Needs) -> ComfyError | None:
+        """The error of a server that alone has this, or of several, and takes nothing of us."""
+        able = [name for name, one in self._allowed(self._members).items() if one.server.has(needs)]
+        refusing = [self._refusing[name] for name in able if name in self._refusing]
+        # A copy: whoever raises it adds a traceback, which has this runner in it.
+        return copy.copy(refusing[0]) if refusing and len(refusing) == len(able) else None
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """What waits for a server that is away, or for a busy one while another is idle."""
@@ -213,7 +229,7 @@ class PoolRunner:
         hosts = self.window.hosts
         ours = [name for name in jobs if name not in self._open]
         found = [name for name in ours if hosts[name] not in ready]
-        if needed and self._allowed(ready).keys() - set(hosts.values()):
+        if needed and self._allowed(ready).keys() - self._refusing.keys() - set(hosts.values()):
             found += [name for name in ours if hosts[name] in ready][-1:]
         return [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
 
@@ -292,8 +308,8 @@ class PoolRunner:
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
-        self._refusing.add(host)
-        return bool(self._allowed(self._members).keys() - self._refusing)
+        self._refusing[host] = error
+        return bool(self._allowed(self._members).keys() - self._refusing.keys())
 
     # -- what ran before -------------------------------------------------------------------
 
@@ -346,14 +362,14 @@ class PoolRunner:
         graph, needs = known_graph(workflow), frozenset[Need]()
         if self._wait(host, prompt_id, workflow, graph, needs, {}, found=attach_to) is None:
             self.window.hosts[prompt_id] = host
-            why = f"{host} may have run it, and is not in the pool"
+            why = f"{host} may have run it, and is not in the pool, or refuses us"
             error = JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
             self.window.put(prompt_id, error)
 
     def was_forgotten(self, job: Job | None) -> bool:
-        """Whether its own server has said so."""
+        """Whether its own server has said so; it may say otherwise when it is back."""
         inner = prompt_of(job) if isinstance(job, PooledJob) else None
-        return inner is not None and inner.done()
+        return inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
 
     def let_go(self, job: Job | None) -> None:
         """Its server is to cancel it, once it is back."""

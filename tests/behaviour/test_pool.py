@@ -35,7 +35,7 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import FAST, LIMIT, Heard, Quick, flush, until
 from tests.helpers.gates import GATES, Gated, shows
@@ -383,6 +383,27 @@ def test_a_client_that_its_user_closes_is_a_server_less(servers, clients) -> Non
         clients[0].close()
         jobs = [pool.submit(shows()) for _ in range(4)]
         assert {job.server for job in jobs if job.result(LIMIT)} == {servers[1].url}
+
+
+def test_what_a_client_was_sending_when_it_was_closed_goes_nowhere_else(servers, clients) -> None:
+    """Its server may have it, as here."""
+    arrived, release = threading.Event(), threading.Event()
+
+    def slowly(request: Request) -> Any:
+        answer = servers[0].answer(request)
+        arrived.set()
+        release.wait(LIMIT)
+        return answer
+
+    servers[0].on("POST", "/prompt", slowly)
+    with pooled(clients, mode="first_free") as pool:
+        job = pool.submit(shows())
+        assert arrived.wait(LIMIT)
+        clients[0].close()
+        with pytest.raises(ClientClosed):
+            job.result(LIMIT)
+        release.set()
+    assert marks(*servers) == [job.prompt_id]
 
 
 def test_a_server_without_a_socket_is_missed_when_it_goes(servers) -> None:

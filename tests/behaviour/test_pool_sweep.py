@@ -72,6 +72,17 @@ def pool(apis: list[Quick]) -> Iterator[ComfyPool]:
         yield made
 
 
+class Rare:
+    """A node that one server has alone."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING",)}})
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "run"
+
+    def run(self, text: str) -> tuple[str]:
+        return (text,)
+
+
 def until_all_are_ready(pool: ComfyPool) -> None:
     until(lambda: all(one.state == "ready" for one in pool.status().servers))
 
@@ -114,16 +125,7 @@ def test_a_server_that_is_done_takes_what_another_one_has_left(pool, records) ->
 def test_a_point_goes_only_where_its_nodes_are(pool, servers, records) -> None:
     """One that no server can run is refused before anything is sent, or in its row."""
 
-    class Rare:
-        INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING",)}})
-        RETURN_TYPES = ("STRING",)
-        FUNCTION = "run"
-
-        def run(self, text: str) -> tuple[str]:
-            return (text,)
-
-    graph = copy.deepcopy(WORKFLOW)
-    graph["5"] = {"class_type": "Rare", "inputs": {"text": "r"}}
+    graph = {**copy.deepcopy(WORKFLOW), "5": {"class_type": "Rare", "inputs": {"text": "r"}}}
     with pytest.raises(WorkflowError, match="lacks the node class 'Rare'"):
         pool.sweep(graph, {"Make.seed": [1, 2]})
     assert not ran(*records)
@@ -380,6 +382,46 @@ def test_a_server_that_is_back_in_time_is_asked(pool, servers, records, journal)
     assert ran(*records) == Counter(WIDE_TEXTS)
 
 
+@pytest.mark.parametrize("status", [401, 500])
+def test_what_a_server_may_have_run_that_does_not_say_runs_nowhere_else(
+    pool, servers, records, journal, status
+) -> None:
+    """Its rows are lost until it says so."""
+    hosts = left_open(pool, records, journal)
+    with resumed(*servers) as other:
+        until_all_are_ready(other)
+        with servers[1].faults.answer("GET", "/queue", (status, {}, {"error": "nothing"})):
+            rows = other.sweep(WORKFLOW, WIDE, journal=journal)
+        lost = {row.prompt_id for row in rows if isinstance(row.error, JobLost)}
+        assert lost == {name for name in hosts if hosts[name] == servers[1].url}
+        assert texts(other.sweep(WORKFLOW, WIDE, journal=journal)) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
+def test_what_the_server_of_a_closed_client_has_runs_nowhere_else(
+    pool, apis, servers, records, journal
+) -> None:
+    """Another client may ask what became of it."""
+    records[0].gate = threading.Semaphore(0)
+    stop = threading.Thread(
+        target=lambda: (
+            until(lambda: len(records[1].values()) == 4),
+            apis[0].close(),
+            setattr(records[0], "gate", None),
+        )
+    )
+    stop.start()
+    grid = {"Make.seed": range(6)}
+    rows = pool.sweep(WORKFLOW, grid, journal=journal)
+    stop.join()
+    lost = [row for row in rows if row.error]
+    assert [(type(row.error), row.host) for row in lost] == [(JobLost, servers[0].url)] * 2
+    with resumed(*servers) as again:
+        rows = again.sweep(WORKFLOW, grid, journal=journal)
+    assert texts(rows) == [f"ax{seed}" for seed in range(6)]
+    assert ran(*records) == Counter(texts(rows))
+
+
 @pytest.mark.timing(rows=0.3)
 def test_what_a_restarted_server_forgot_runs_again(pool, servers, records) -> None:
     """Without being asked for, as in a sweep on one server: it has no result."""
@@ -427,6 +469,18 @@ def test_a_server_that_refuses_us_is_left_out(servers, records) -> None:
             assert texts(rows) == WIDE_TEXTS
             with servers[0].faults.answer("POST", "*", refusal), pytest.raises(AuthenticationError):
                 pool.sweep(WORKFLOW, {"Make.seed": [8, 9]})
+
+
+def test_a_refusal_of_the_only_server_that_can_run_it_ends_it(pool, servers, records) -> None:
+    """There is nobody to wait for."""
+    servers[1].add_node(Rare)
+    graph = {**copy.deepcopy(WORKFLOW), "5": {"class_type": "Rare", "inputs": {"text": "r"}}}
+    grid = {"Make.seed": range(2)}
+    refusal = servers[1].faults.answer("POST", "/prompt", (401, {}, None))
+    with refusal, pytest.raises(AuthenticationError):
+        pool.sweep(graph, grid)
+    assert not ran(*records)
+    assert texts(pool.sweep(graph, grid)) == ["ax0", "ax1"]
 
 
 # -- a process that is killed --------------------------------------------------------------
