@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ..client import ComfyApi
-from ..credentials import EnvCredentials
+from ..credentials import AnyCredentials
 from ..errors import ClientClosed, ServerUnreachable
 from ..transport.url import parse_host
 from .notes import Submitter
@@ -35,7 +35,7 @@ class Clients:
         self,
         url: str,
         *,
-        credentials: Mapping[str, EnvCredentials | None],
+        credentials: Mapping[str, AnyCredentials | None],
         user: str | None,
         verify: bool | str,
     ) -> None:

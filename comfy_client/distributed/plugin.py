@@ -11,7 +11,7 @@ from distributed import Semaphore, Worker, get_worker
 from distributed.comm.addressing import get_address_host
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from ..credentials import EnvCredentials
+from ..credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, environment_credentials
 from ..transport.deadline import Deadline
 from ..transport.url import parse_host
@@ -118,10 +118,14 @@ class ComfyPlugin(WorkerPlugin):
                 given = host_for(self._hosts, place)
             else:
                 given = await _free(worker, self._hosts)
-            url = url_of(given)
+            address, login = parse_host(given)
+            url = address.http_url
+            credentials = self._credentials_for(url)
+            if login is not None:  # of the environment, else it would have been refused
+                credentials = {**credentials, url: BasicCredentials(*login)}
             clients = Clients(
                 url,
-                credentials=self._credentials_for(url),
+                credentials=credentials,
                 user=self._user,
                 verify=self._verify,
             )
@@ -134,7 +138,7 @@ class ComfyPlugin(WorkerPlugin):
         if self._clients is not None:
             self._clients.close()
 
-    def _credentials_for(self, url: str) -> Mapping[str, EnvCredentials | None]:
+    def _credentials_for(self, url: str) -> Mapping[str, AnyCredentials | None]:
         """Of each server; what the environment says is for that server only."""
         if isinstance(self._credentials, Mapping):
             return self._credentials

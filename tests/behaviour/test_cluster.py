@@ -185,6 +185,19 @@ def test_without_hosts_the_environment_of_a_worker_names_its_server(
         assert client.submit(run_workflow, saves()).result(LIMIT).host == server.url
 
 
+def test_the_host_in_the_environment_of_a_worker_may_have_a_password(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a client; nobody else gets it."""
+    with ComfyServer(credentials=("ann", "s3cret")) as server, Client(cluster) as client:
+        monkeypatch.setenv("COMFYUI_HOST", server.url.replace("://", "://ann:s3cret@"))
+        client.register_plugin(ComfyPlugin())
+        result = client.submit(run_workflow, saves()).result(LIMIT)
+        assert result.host == server.url
+        for value in (result, client.get_metadata(["comfy-client"])):
+            assert b"s3cret" not in pickle.dumps(value)
+
+
 def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
