@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..client import ComfyApi
 from ..errors import OutputsTooLarge
 from ..jobs.output import Output
 from ..jobs.result import Result
+from ..transport.deadline import Deadline
 from ..transport.files import IfExists, target_path, write_atomically
 
 
@@ -112,14 +114,25 @@ class TaskResult:
 
 
 def task_result(
-    result: Result, host: str, *, with_bytes: bool, max_bytes: int, taken_up: bool
+    result: Result,
+    host: str,
+    *,
+    with_bytes: bool,
+    max_bytes: int,
+    deadline: Deadline,
+    taken_up: bool,
 ) -> TaskResult:
-    """What goes to whoever has the future; :class:`OutputsTooLarge` if that is too much."""
+    """What goes to whoever has the future.
+
+    Raises:
+        OutputsTooLarge: It is too much.
+        RequestTimeout: It has not come by the deadline.
+    """
     files, room = [], max_bytes
     for output in result.files:
-        data = (
-            _content(output, room, result.prompt_id) if with_bytes or output.url is None else None
-        )
+        data = None
+        if with_bytes or output.url is None:
+            data = _content(output, room, deadline, result.prompt_id)
         room -= len(data or b"")
         named = (output.filename, output.subfolder, output.type, output.node_id, output.url)
         files.append(TaskFile(*named, data))
@@ -127,10 +140,10 @@ def task_result(
     return TaskResult(result.prompt_id, host, seconds, tuple(files), texts, taken_up)
 
 
-def _content(output: Output, room: int, prompt_id: str) -> bytes:
+def _content(output: Output, room: int, deadline: Deadline, prompt_id: str) -> bytes:
     """All of a file, unless it is larger than so much."""
-    found = bytearray()
-    with output.stream() as download:
+    found, left = bytearray(), deadline.left()
+    with output.stream(timeout=None if left == math.inf else left) as download:
         for chunk in download:
             found += chunk
             if len(found) > room:

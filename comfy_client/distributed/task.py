@@ -13,11 +13,20 @@ import attrs
 from distributed import Reschedule, Worker
 
 from ..client import ComfyApi
-from ..errors import ClientClosed, JobFailed, JobInterrupted, JobLost, JobTimeout, SubmitUncertain
+from ..errors import (
+    ClientClosed,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    RequestTimeout,
+    SubmitUncertain,
+)
 from ..jobs.job import Job
+from ..jobs.submit import time_left
 from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
-from ..transport.deadline import Deadline, check_timeout
+from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
 from ..workflow.address import Inputs
 from .clients import Clients
 from .notes import Attempt, Notes, digest_of, submitters
@@ -83,7 +92,8 @@ def run_workflow(
         workflow: As for :meth:`ComfyApi.run`.  A path is one of the worker's machine: pass
             ``Workflow.load(path)``.
         inputs: As for :meth:`ComfyApi.run`.
-        timeout: Seconds for everything, of each run of the task; ``None``: no limit.
+        timeout: Seconds for everything, of each run of the task; ``None``: no limit.  If the
+            submission got no answer by then, the prompt is looked up for ten more seconds.
         outputs: ``"references"``: files stay on their server; ``"bytes"``: they come with the
             result.  Images of ``SaveImageWebsocket``, which are on no server, come in any case.
         on_lost: What becomes of a prompt that a server has forgotten, or that it may have while it
@@ -94,7 +104,7 @@ def run_workflow(
         max_bytes: How many bytes of files may come with the result.
 
     Raises:
-        JobTimeout: Time ran out; the prompt keeps running.
+        JobTimeout: Time ran out; the prompt keeps running, or its files have not come.
         JobLost: See ``on_lost``.
         ServerUnreachable: The server of the worker is away, and does not have the prompt.
         OutputsTooLarge: The files have more than ``max_bytes``; they are on the server.
@@ -112,7 +122,8 @@ def run_workflow(
     worker, clients = here()
     deadline = Deadline.after(timeout)
     notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
-    collect = partial(task_result, with_bytes=outputs == "bytes", max_bytes=max_bytes)
+    with_bytes = outputs == "bytes"
+    collect = partial(task_result, with_bytes=with_bytes, max_bytes=max_bytes, deadline=deadline)
     task = _Task(worker, clients, notes, workflow, sealed(inputs), deadline, patience, collect)
     try:
         for _ in range(ATTEMPTS - 1):
@@ -167,7 +178,8 @@ class _Task:
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
         self.notes.sends(attempt, self.clients.client_id)
         try:
-            return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
+            with limited_silence(time_left(self.deadline, LONGEST)):
+                return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
         except SubmitUncertain:
             return api.job(attempt.prompt_id)  # it may appear yet
         except ClientClosed:
@@ -190,7 +202,16 @@ class _Task:
                 "that was lost",
                 prompt_id=job.prompt_id,
             )
-        return self.collect(result, api.host, taken_up=taken_up)
+        try:
+            return self.collect(result, api.host, taken_up=taken_up)
+        except RequestTimeout as exc:
+            if not self.deadline.expired:
+                raise
+            raise JobTimeout(
+                f"prompt {job.prompt_id} has run, but its files have not come in time: a retry of "
+                "the task asks for them again",
+                prompt_id=job.prompt_id,
+            ) from exc
 
     def _await(self, job: Job, api: ComfyApi) -> None:
         """Wait for its end, and look now and then whether its server is there."""

@@ -149,6 +149,29 @@ def test_files_come_with_the_result_if_they_are_wanted(
         too_small.result(LIMIT)
 
 
+def test_time_runs_out_for_files_and_for_a_submission_without_an_answer(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """A retry asks for the files again."""
+    slow = [server.faults.drip("GET", "/view", pause=1.0) for server in servers]
+    future = client.submit(run_workflow, saves(), outputs="bytes", timeout=0.5)
+    while isinstance(error := future.exception(LIMIT), JobTimeout) and "files" not in str(error):
+        future.retry()  # on a busy machine
+    assert isinstance(error, JobTimeout)
+    for fault in slow:
+        fault.end()
+    future.retry()
+    while future.exception(LIMIT) is not None:
+        future.retry()
+    result: TaskResult = future.result(LIMIT)
+    assert result.taken_up
+    check_each_ran_once(servers, [result])
+    for server in servers:
+        server.faults.delay("POST", "/prompt", None)
+    late = client.submit(run_workflow, shows("late"), timeout=0.5)
+    assert isinstance(late.exception(LIMIT), JobTimeout)
+
+
 def test_errors_come_with_their_attributes(client: Client, servers: list[ComfyServer]) -> None:
     """As without Dask."""
     with pytest.raises(PromptRejected) as caught:
