@@ -44,7 +44,8 @@ def find_prompt(
     """The prompt, if a server has it; ``None``: none has.
 
     The server to which it may have been sent must say so, and again after some seconds: its worker
-    may have been lost while the submission was on its way.  All others are asked once.
+    may have been lost while the submission was on its way.  All others are asked once, as long as
+    there is time.
 
     Raises:
         JobLost: The server that may have it has not answered for ``patience`` seconds.
@@ -68,7 +69,8 @@ def find_prompt(
             if until.expired:
                 raise _lost(attempt, noted, exc) from exc
         if found is None and is_first:
-            found, is_first = _ask_all(own, list(rest.values()), attempt.prompt_id), False
+            soon = min(until, deadline)
+            found, is_first = _ask_all(own, list(rest.values()), attempt.prompt_id, soon), False
         if found is not None or (sure is not None and sure.expired):
             return found
         if deadline.expired:
@@ -96,10 +98,17 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
         raise
 
 
-def _ask_all(own: Clients, some: Sequence[Submitter], prompt_id: str) -> Found | None:
-    """What the servers say to whom it was not sent, as far as anybody knows."""
+def _ask_all(
+    own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
+) -> Found | None:
+    """What the servers say to whom it was not sent, as far as anybody knows.
+
+    Many may be gone with their workers, and take long to say nothing.
+    """
 
     def ask(one: Submitter) -> Found | None:
+        if deadline.expired:
+            return None
         try:
             return _ask(own, one, prompt_id)
         except ComfyError as exc:

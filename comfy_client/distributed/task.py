@@ -119,12 +119,13 @@ def run_workflow(
             words = " or ".join(map(repr, get_args(known)))
             raise ValueError(f"{name} is {words}, not {value!r:.80}")
     check_timeout(timeout, patience)
+    workflow, inputs = sealed(workflow), sealed(inputs)  # frames hold them
     worker, clients = here()
     deadline = Deadline.after(timeout)
     notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
     with_bytes = outputs == "bytes"
     collect = partial(task_result, with_bytes=with_bytes, max_bytes=max_bytes, deadline=deadline)
-    task = _Task(worker, clients, notes, workflow, sealed(inputs), deadline, patience, collect)
+    task = _Task(worker, clients, notes, workflow, inputs, deadline, patience, collect)
     try:
         for _ in range(ATTEMPTS - 1):
             try:

@@ -28,8 +28,10 @@ from comfy_client import (
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
 from comfy_client.distributed.clients import Clients
-from comfy_client.distributed.notes import Submitter
+from comfy_client.distributed.notes import Attempt, Submitter
+from comfy_client.distributed.search import find_prompt
 from comfy_client.testing import ComfyServer, Request
+from comfy_client.transport.deadline import Deadline
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until
@@ -247,6 +249,25 @@ def test_a_loopback_address_of_another_machine_is_not_asked_on_this_one(comfy: C
     here = Submitter("an-id", comfy.url, clients.machine, "tcp://gone:1")
     assert clients.of(here).ping()
     clients.close()
+
+
+@pytest.mark.timing(look_up=0.5, question=0.3)
+def test_servers_of_workers_that_are_gone_take_no_longer_than_there_is_time(
+    comfy: ComfyServer,
+) -> None:
+    """Those that do not answer, that is; there may be many."""
+    with ComfyServer() as silent:
+        silent.faults.delay("GET", "*", None)
+        clients = Clients(comfy.url, credentials={}, user=None, verify=True)
+        own = Submitter("own", comfy.url, "", "tcp://here:1")
+        gone = [Submitter(f"{n}", f"{silent.url}/{n}", "", "tcp://gone:1") for n in range(800)]
+        attempt = Attempt(0, "own", "7b0c6e0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
+        start = time.monotonic()
+        assert not find_prompt(
+            clients, attempt, [own, *gone], patience=0.5, deadline=Deadline.after(None)
+        )
+        assert time.monotonic() - start < 15
+        clients.close()
 
 
 def test_a_worker_without_the_plugin_or_without_a_server_says_so(
