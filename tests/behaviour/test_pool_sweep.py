@@ -422,6 +422,29 @@ def test_what_the_server_of_a_closed_client_has_runs_nowhere_else(
     assert ran(*records) == Counter(texts(rows))
 
 
+def test_what_was_lost_and_has_run_after_all_does_not_run_again(servers, records) -> None:
+    """Its server is back before anybody has looked at the row: on_row takes long."""
+    records[1].gate = threading.Semaphore(0)
+    ended: list[SweepRow] = []
+
+    with resumed(*servers, patience=0.3) as pool:
+        until_all_are_ready(pool)
+
+        def on_row(row: SweepRow) -> None:
+            ended.append(row)
+            if len(ended) != 4:
+                return
+            with servers[1].faults.bad_gateway():
+                servers[1].faults.drop()
+                until(lambda: pool.status().servers[1].failed == 2)
+            records[1].gate = None
+            until(lambda: pool.servers[1].stats().succeeded == 2)
+
+        rows = pool.sweep(WORKFLOW, {"Make.seed": range(6)}, on_row=on_row)
+    assert [type(row.error) for row in rows if row.error] == [JobLost, JobLost]
+    assert ran(*records) == Counter(f"ax{seed}" for seed in range(6))
+
+
 @pytest.mark.timing(rows=0.3)
 def test_what_a_restarted_server_forgot_runs_again(pool, servers, records) -> None:
     """Without being asked for, as in a sweep on one server: it has no result."""
