@@ -119,6 +119,7 @@ def scheduler(block: Block) -> Iterator[str]:
 
 
 ADDRESS = "http://127.0.0.1:8188"
+OF_A_WORKER = "http://{host}:8188"
 SCHEDULER = "tcp://scheduler:8786"
 BLOCKS = blocks()
 RUNS = [
@@ -154,6 +155,7 @@ def test_every_block_runs(
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
+    code = code.replace(OF_A_WORKER, server)
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests
