@@ -183,7 +183,8 @@ class Patience:
 def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
     """Take back what waits in the pool, and what is pending on a server; what runs keeps running.
 
-    Those that were, or may have been, on a server.
+    Returns:
+        Those that were on a server; one that is on its way yet may get there later.
     """
     left = [job for job in jobs if not job.done() and not dispatcher.withdraw(job, if_unsent=True)]
     deadline = Deadline.after(_ON_THE_WAY)
@@ -196,7 +197,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
     taken: list[PooledJob] = []
     for there in by_server.values():
         if delete_pending(poller_of_job(there[0]), [job.prompt_id for job in there]):
-            taken += there
+            taken += itertools.filterfalse(_is_on_the_way, there)
     return taken
 
 

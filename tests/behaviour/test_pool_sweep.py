@@ -283,6 +283,34 @@ def test_ctrl_c_takes_back_what_waits_and_the_same_call_goes_on(
     assert ran(*records) == Counter(WIDE_TEXTS)
 
 
+def test_what_is_on_its_way_at_ctrl_c_for_long_runs_once(pool, servers, records, journal) -> None:
+    """It was not taken back, so the next call waits for it."""
+    arrived, release = threading.Event(), threading.Event()
+
+    def slowly(request: Request) -> Any:
+        arrived.set()
+        release.wait(30.0)
+        return servers[1].answer(request)
+
+    def on_row(row: SweepRow) -> None:
+        assert arrived.wait(30.0)
+        raise KeyboardInterrupt
+
+    servers[1].on("POST", "/prompt", slowly)
+    grid = {"Make.seed": range(4)}
+    with pytest.raises(KeyboardInterrupt):
+        pool.sweep(WORKFLOW, grid, journal=journal, on_row=on_row)
+
+    def release_in_time(row: SweepRow) -> None:
+        if len(records[0].values()) == 3:  # the rest
+            release.set()
+
+    rows = pool.sweep(WORKFLOW, grid, journal=journal, on_row=release_in_time)
+    until(lambda: records[1].values())
+    assert texts(rows) == [f"ax{seed}" for seed in range(4)]
+    assert ran(*records) == Counter(texts(rows))
+
+
 def test_shutdown_in_another_thread_ends_it(pool, servers, records, journal) -> None:
     """What waits then has not ended, as the journal knows."""
     for record in records:
