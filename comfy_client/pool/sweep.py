@@ -62,6 +62,7 @@ class PoolWindow(Window):
 
     dispatcher: Dispatcher
     hosts: dict[str, str] = attrs.field(factory=dict, init=False)  #: Of each prompt.
+    earlier: set[str] = attrs.field(factory=set, init=False)  #: Prompts of an earlier process.
     _patience: Patience = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -87,6 +88,8 @@ class PoolWindow(Window):
 
     def _due(self, prompt_id: str, job: Job) -> Iterable[Due]:
         jobs = self.pooled
+        if prompt_id in self.earlier and job.status == "waiting":
+            return ()  # its server may have run it, and is waited for as the pool says
         return self._patience.due(jobs[prompt_id], jobs.values()) if prompt_id in jobs else ()
 
     def withdraw(self) -> None:
@@ -120,7 +123,6 @@ class PoolRunner:
         self._clients = {name: one.api for name, one in window.dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Collection[str] = ()
-        self._open: set[str] = set()  # prompts of an earlier process
         self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
         self._away_since: dict[str, float] = {}  # of servers that may have these
 
@@ -227,7 +229,7 @@ class PoolRunner:
         ready = self._ready
         self._give_up(jobs, ready)
         hosts = self.window.hosts
-        ours = [name for name in jobs if name not in self._open]
+        ours = [name for name in jobs if name not in self.window.earlier]
         found = [name for name in ours if hosts[name] not in ready]
         if needed and self._allowed(ready).keys() - self._refusing.keys() - set(hosts.values()):
             found += [name for name in ours if hosts[name] in ready][-1:]
@@ -238,7 +240,7 @@ class PoolRunner:
         now = time.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
-        for name in self._open & jobs.keys():
+        for name in self.window.earlier & jobs.keys():
             host = self.window.hosts[name]
             since = now if host in ready else self._away_since.setdefault(host, now)
             if now - since > self._patience and self._dispatcher.withdraw(
@@ -358,7 +360,7 @@ class PoolRunner:
             known = self._recovery(host).queued.get(prompt_id, prompt_id)
             return attached(api, poller_of(api), known, workflow, lost_delay)
 
-        self._open.add(prompt_id)
+        self.window.earlier.add(prompt_id)
         graph, needs = known_graph(workflow), frozenset[Need]()
         if self._wait(host, prompt_id, workflow, graph, needs, {}, found=attach_to) is None:
             self.window.hosts[prompt_id] = host

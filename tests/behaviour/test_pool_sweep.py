@@ -400,6 +400,20 @@ def test_a_prompt_of_a_server_that_is_down_is_waited_for_as_long_as_patience_all
     assert all(servers[1].url in str(row.error) for row in rows if row.error)
 
 
+def test_time_does_not_run_out_for_what_a_server_that_is_down_may_have_run(
+    pool, servers, records, journal
+) -> None:
+    """It cannot be cancelled; the next call asks for it."""
+    left_open(pool, records, journal)
+    with servers[1].faults.bad_gateway(), resumed(*servers, patience=3.0) as other:
+        rows = other.sweep(WORKFLOW, WIDE, journal=journal, timeout=2.0)
+    assert {type(row.error) for row in rows if row.host == servers[1].url} >= {JobLost}
+    assert not [row for row in rows if row.error and not isinstance(row.error, JobLost)]
+    with resumed(*servers) as again:
+        assert texts(again.sweep(WORKFLOW, WIDE, journal=journal)) == WIDE_TEXTS
+    assert ran(*records) == Counter(WIDE_TEXTS)
+
+
 def test_a_server_that_is_back_in_time_is_asked(pool, servers, records, journal) -> None:
     left_open(pool, records, journal)
     with servers[1].faults.bad_gateway(), resumed(*servers) as other:
