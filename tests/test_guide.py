@@ -113,7 +113,7 @@ def scheduler(block: Block) -> Iterator[str]:
         yield SCHEDULER
         return
     with LocalCluster(
-        n_workers=2, protocol="tcp://", processes=False, dashboard_address=None
+        n_workers=2, protocol="tcp://", processes=False, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
 

@@ -40,7 +40,7 @@ class ComfyPlugin(WorkerPlugin):
         from comfy_client.distributed import ComfyPlugin
 
         with (
-            LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster,
+            LocalCluster(n_workers=2, processes=False, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             client.register_plugin(ComfyPlugin("http://gpu-{n}:8188"))

@@ -96,7 +96,7 @@ class TaskResult:
         seconds: How many seconds it ran, by the server's clock; ``None``: not known.
         files: Its files and images, as of :attr:`Result.files`.
         texts: The texts that nodes show.
-        taken_up: Whether it was not sent by this run of the task, but by one before it, whose
+        attached: Whether it was not sent by this run of the task, but by one before it, whose
             worker was lost.
     """
 
@@ -105,7 +105,7 @@ class TaskResult:
     seconds: float | None
     files: tuple[TaskFile, ...]
     texts: tuple[str, ...]
-    taken_up: bool
+    attached: bool
 
     def __sizeof__(self) -> int:
         """With all of its content, by which Dask decides what it keeps in memory."""
@@ -120,7 +120,7 @@ def task_result(
     with_bytes: bool,
     max_bytes: int,
     deadline: Deadline,
-    taken_up: bool,
+    attached: bool,
 ) -> TaskResult:
     """What goes to whoever has the future.
 
@@ -137,7 +137,7 @@ def task_result(
         named = (output.filename, output.subfolder, output.type, output.node_id, output.url)
         files.append(TaskFile(*named, data))
     seconds, texts = result.seconds, result.texts
-    return TaskResult(result.prompt_id, host, seconds, tuple(files), texts, taken_up)
+    return TaskResult(result.prompt_id, host, seconds, tuple(files), texts, attached)
 
 
 def _content(output: Output, room: int, deadline: Deadline, prompt_id: str) -> bytes:

@@ -64,7 +64,7 @@ def run_workflow(
     It is for ``client.submit`` and ``client.map``, on a cluster with a :class:`ComfyPlugin`.  If
     the worker is lost, Dask runs the task again elsewhere.  The scheduler knows to which server its
     prompt may have been sent: that one is asked for it, and all others, and the prompt that runs,
-    or has run, is taken up.  It is rendered again only if that server does not have it.
+    or has run, is found.  It is rendered again only if that server does not have it.
 
     The same holds when Dask runs a task again whose result it has lost, and for another task with
     the same key and workflow, while the scheduler lives.  ``client.submit(..., pure=False)`` gives
@@ -81,7 +81,7 @@ def run_workflow(
         from comfy_client.distributed import ComfyPlugin, run_workflow
 
         with (
-            LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+            LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             client.register_plugin(ComfyPlugin(["http://127.0.0.1:8188"]))
@@ -138,7 +138,7 @@ def run_workflow(
         return task.run()
     except ClientClosed:
         if clients.closed:
-            raise Reschedule from None  # the worker ends; another one takes the prompt up
+            raise Reschedule from None  # the worker ends; another one finds the prompt
         raise
 
 
@@ -167,14 +167,14 @@ class _Task:
                 deadline=self.deadline,
             )
             if found is not None:
-                log.info("prompt %s is taken up from %s", found.job.prompt_id, found.api.host)
+                log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
                 with closing(found.api):
-                    return self._end(attempt, found.job, found.api, taken_up=True)
+                    return self._end(attempt, found.job, found.api, attached=True)
             attempt = self.notes.is_over(attempt)
         api = self.clients.own()
         if not api.connected:
             api.init(self.deadline.left(self.patience))
-        return self._end(attempt, self._submit(api, attempt), api, taken_up=False)
+        return self._end(attempt, self._submit(api, attempt), api, attached=False)
 
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
         self.notes.sends(attempt, self.clients.client_id)
@@ -189,14 +189,14 @@ class _Task:
             self.notes.was_not_sent(attempt)
             raise
 
-    def _end(self, attempt: Attempt, job: Job, api: ComfyApi, *, taken_up: bool) -> TaskResult:
+    def _end(self, attempt: Attempt, job: Job, api: ComfyApi, *, attached: bool) -> TaskResult:
         self._await(job, api)
         try:
             result = job.result(0)
         except (JobFailed, JobInterrupted):
             self.notes.is_over(attempt)  # retries= of Dask has it run again
             raise
-        if taken_up and not result.complete:
+        if attached and not result.complete:
             self.notes.is_over(attempt)
             raise JobLost(
                 f"prompt {job.prompt_id} has run, but images of it went to the socket of a worker "
@@ -204,7 +204,7 @@ class _Task:
                 prompt_id=job.prompt_id,
             )
         try:
-            return self.collect(result, api.host, taken_up=taken_up)
+            return self.collect(result, api.host, attached=attached)
         except RequestTimeout as exc:
             if not self.deadline.expired:
                 raise

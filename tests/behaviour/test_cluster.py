@@ -67,7 +67,7 @@ def servers(gate: Gates) -> Iterator[list[ComfyServer]]:
 def cluster() -> Iterator[LocalCluster]:
     """Two workers in this process."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0"
     ) as running:
         yield running
 
@@ -126,7 +126,7 @@ def test_each_worker_has_a_server_of_its_own_and_one_connection(
     assert [len(server.handshakes) for server in servers] == [1, 1]
     for result in results:
         assert len(pickle.dumps(result)) < 1000
-        assert not result.taken_up
+        assert not result.attached
         assert result.seconds is not None
         [file] = result.files
         assert file.data is None
@@ -166,7 +166,7 @@ def test_time_runs_out_for_files_and_for_a_submission_without_an_answer(
     while future.exception(LIMIT) is not None:
         future.retry()
     result: TaskResult = future.result(LIMIT)
-    assert result.taken_up
+    assert result.attached
     check_each_ran_once(servers, [result])
     for server in servers:
         server.faults.delay("POST", "/prompt", None)
@@ -306,7 +306,7 @@ def test_what_has_run_is_not_rendered_again_for_the_same_task(
     first = client.submit(run_workflow, saves()).result(LIMIT)
     until(lambda: not client.futures, LIMIT)
     again = client.submit(run_workflow, saves()).result(LIMIT)
-    assert again.taken_up
+    assert again.attached
     assert again.prompt_id == first.prompt_id
     assert again.files == first.files
     check_each_ran_once(servers, [first])
@@ -323,7 +323,7 @@ def test_a_server_that_chooses_its_own_ids_is_asked_for_our_mark(
     first = client.submit(run_workflow, saves()).result(LIMIT)
     until(lambda: not client.futures, LIMIT)
     again = client.submit(run_workflow, saves()).result(LIMIT)
-    assert again.taken_up
+    assert again.attached
     assert again.prompt_id == first.prompt_id
     assert len(runs(servers)) == 1
 
@@ -368,7 +368,7 @@ def test_after_a_timeout_a_retry_waits_for_the_same_prompt(
     while future.exception(LIMIT) is not None:  # a busy machine may take longer to find it
         future.retry()
     result: TaskResult = future.result(LIMIT)
-    assert result.taken_up
+    assert result.attached
     check_each_ran_once(servers, [result])
 
 
@@ -383,7 +383,7 @@ def test_a_server_that_is_down_is_an_error_that_a_retry_overcomes(
     servers[0].start()
     future.retry()
     result = future.result(LIMIT)
-    assert not result.taken_up
+    assert not result.attached
     check_each_ran_once(servers, [result])
 
 
@@ -424,7 +424,7 @@ def test_a_worker_that_is_retired_leaves_its_prompts_to_the_others(
     client.retire_workers([worker_of(client, servers[at])])
     gate("a").set()
     result: TaskResult = future.result(LIMIT)
-    assert (result.host, result.taken_up) == (servers[at].url, True)
+    assert (result.host, result.attached) == (servers[at].url, True)
     check_each_ran_once(servers, [result])
 
 
@@ -437,7 +437,7 @@ def test_tasks_go_on_when_another_plugin_takes_the_place_of_the_first(
     client.register_plugin(ComfyPlugin([server.url for server in reversed(servers)]))
     gate("a").set()
     result: TaskResult = future.result(LIMIT)
-    assert result.taken_up
+    assert result.attached
     check_each_ran_once(servers, [result])
 
 
@@ -459,7 +459,7 @@ def test_a_server_that_may_have_it_and_does_not_answer_is_lost(
     until(lambda: servers[1 - at].ran, LIMIT)
     gate("a").set()
     result = future.result(LIMIT)
-    assert (result.host, result.taken_up) == (servers[1 - at].url, False)
+    assert (result.host, result.attached) == (servers[1 - at].url, False)
     assert len(set(runs(servers))) == len(runs(servers)) == 2
 
 
@@ -473,7 +473,7 @@ def test_a_server_that_has_forgotten_it_runs_it_again(
     client.retire_workers([worker_of(client, servers[at])])
     gate("a").set()
     servers[at].start()
-    assert not future.result(LIMIT).taken_up
+    assert not future.result(LIMIT).attached
 
 
 # -- processes -------------------------------------------------------------------------------
@@ -484,7 +484,7 @@ def processes() -> Iterator[LocalCluster]:
     """Two workers in processes of their own, which are started again if they die."""
     with (
         dask.config.set(ALWAYS_AGAIN),
-        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as running,
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as running,
     ):
         yield running
 
@@ -514,7 +514,7 @@ def test_a_worker_process_that_is_killed_costs_no_result_and_nothing_runs_twice(
         gate(f"{n}").set()
     results: list[TaskResult] = elsewhere.gather(futures)
     assert all(len(result.files) == 1 for result in results)
-    assert any(result.taken_up for result in results)
+    assert any(result.attached for result in results)
     check_each_ran_once(servers, results)
 
 
@@ -561,7 +561,7 @@ def test_a_submission_that_outlives_its_worker_on_the_way_runs_once(
     server.off("POST", "/prompt")
     server.answer(request)
     result = future.result(LIMIT)
-    assert (result.taken_up, len(sent)) == (True, 1)
+    assert (result.attached, len(sent)) == (True, 1)
     check_each_ran_once(servers, [result])
 
 
@@ -590,9 +590,9 @@ def test_two_real_servers_run_each_prompt_once_though_a_worker_is_killed(
         before = len(done())
         kill_the_worker_of(client, comfyui)
         results: list[TaskResult] = client.gather(futures)
-        print(f"killed after {before} of 12; {sum(one.taken_up for one in results)} taken up")
+        print(f"killed after {before} of 12; {sum(one.attached for one in results)} attached")
         assert before < 12
-        assert any(one.taken_up for one in results)
+        assert any(one.attached for one in results)
         assert sorted(done()) == sorted(one.prompt_id for one in results)
         clients = {api.host: api for api in (first, second)}
         for one in results:
