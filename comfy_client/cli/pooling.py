@@ -14,6 +14,7 @@ from ..errors import JobTimeout
 from .connecting import ANSWER_LIMIT, Given
 from .exits import message_of
 from .printing import note
+from .results import cancel
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _LOOK: Final = 0.02
 #: Longest wait in one piece, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
-#: Seconds in which a prompt ends that was cancelled, maybe while it was being sent.
-_FAREWELL: Final = 5.0
 
 
 @contextlib.contextmanager
@@ -107,14 +106,24 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
         note(f"{message_of(error)}; the other servers go on without it")
 
 
-def until_sent(job: PooledJob) -> None:
-    """Wait until a server has it in its queue; raises the error if none will."""
-    from ..jobs.job import state_of
+def until_sent(job: PooledJob, timeout: float | None) -> None:
+    """Wait until a server has it in its queue; raises the error if none will, or has in time.
 
-    while not job.done() and state_of(job).accepted_at is None:
-        time.sleep(_LOOK)
-    if job.done():
-        job.result(0)
+    Ctrl-C meanwhile takes it out again.
+    """
+    from ..jobs.job import state_of
+    from ..transport.deadline import Deadline
+
+    deadline = Deadline.after(timeout)
+    try:
+        while state_of(job).accepted_at is None:
+            if job.done() or deadline.expired:
+                job.result(0)
+                return
+            time.sleep(_LOOK)
+    except KeyboardInterrupt:
+        cancel(job)
+        raise
 
 
 @contextlib.contextmanager
@@ -131,12 +140,6 @@ def placed(job: PooledJob, *, quiet: bool) -> Iterator[PooledJob]:
         if job.status == "waiting" and job.cancel():
             message = "no server took the prompt in time, and it will not run"
             raise TimeoutError(message) from None
-        raise
-    except KeyboardInterrupt:
-        from ..jobs.job import wait_for_one
-
-        # If it was being sent, the pool has yet to tell that server.
-        wait_for_one([job], _FAREWELL)
         raise
     finally:
         if job.server is not None and not (is_over and quiet):

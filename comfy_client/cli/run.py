@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,8 @@ def run(
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
     read = partial(prepared, content_of(workflow), sets, inputs, seed)
     begin = _on_any if given.is_several else _on_one
-    with begin(given, read, out, quiet=quiet, detach=detach, check=check, front=front) as job:
+    waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
+    with begin(given, read, out, waiting, check=check, front=front) as job:
         if detach:
             server = getattr(job, "server", None)  # of several
             known = {} if server is None else {"server": server}
@@ -138,8 +139,9 @@ _Read = Callable[["DefinitionSource"], "Workflow"]
 
 
 @contextlib.contextmanager
-def _on_one(given: Given, read: _Read, out: str | None, **options: Any) -> Iterator[Job]:
-    del options["quiet"], options["detach"]
+def _on_one(
+    given: Given, read: _Read, out: str | None, _: Mapping[str, Any], **options: Any
+) -> Iterator[Job]:
     with given.client() as api:
         server = late(api)
         ready = read(server)
@@ -149,7 +151,7 @@ def _on_one(given: Given, read: _Read, out: str | None, **options: Any) -> Itera
 
 @contextlib.contextmanager
 def _on_any(
-    given: Given, read: _Read, out: str | None, *, quiet: bool, detach: bool, **options: Any
+    given: Given, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
     from .pooling import placed, pool_of, until_sent
 
@@ -158,9 +160,11 @@ def _on_any(
         servers.clients()  # all of them have their say
         with saving_to(out, ready.to_dict()):
             job = servers.pool.submit(ready, extra_data=mark(), **options)
-            with placed(job, quiet=quiet):
-                if detach:
-                    until_sent(job)
+            if servers.pool.status().waiting:  # though it is the only one
+                note(f"prompt {job.prompt_id} is {job.why()}")
+            with placed(job, quiet=waiting["quiet"]):
+                if waiting["detach"]:
+                    until_sent(job, waiting["timeout"])
                 yield job
 
 

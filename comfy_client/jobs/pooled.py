@@ -10,7 +10,7 @@ from ..budget import Budget
 from ..errors import JobInterrupted, JobLost
 from ..events import EndEvent, Event, ExecutionInterrupted, JobLostEvent
 from .describe import JobProgress
-from .job import Job, Limits
+from .job import Job, Limits, wait_for_one
 from .job_events import JobEvents
 from .outcomes import JobStatus, deleted, lost
 from .poller import Poller
@@ -109,10 +109,15 @@ class PooledJob(Job):
         return f"{super().why()}; on {self._server}" if self._server else super().why()
 
     def cancel(self, *, force: bool = False) -> bool:
-        """As of any job.  One that waits ends at once, and nothing is sent for it."""
+        """As of any job.  One that waits ends at once, and nothing is sent for it.
+
+        One that is being sent is cancelled as soon as its server has it, and this waits for that
+        (5 seconds at most).
+        """
         if self.done():
             return False
         if self._line.withdraw(self):
+            wait_for_one([self], self._poller.timing.cancel_timeout)
             return True
         given = self._given
         return given is not None and given.cancel(force=force)

@@ -14,7 +14,7 @@ from typing import cast
 from ..errors import ClientClosed
 from ..jobs.pooled import PooledJob
 from ..signals import Receivers
-from .aftermath import Aftermath
+from .aftermath import Aftermath, log
 from .member import Entry, Member, status_of
 from .schedule import Assignment, Mode, Schedule
 from .status import PoolEvent, PoolStatus
@@ -31,6 +31,7 @@ class Changing:
     """
 
     def __init__(self, mode: Mode, receivers: Receivers) -> None:
+        self._entries: dict[PooledJob, Entry] = {}
         self.members: dict[str, Member] = {}
         self.closed: bool = False
         self._receivers = receivers
@@ -39,7 +40,6 @@ class Changing:
         self.was_ready: bool = False
         self.moved_at: float = 0.0
         self._schedule = Schedule(mode)
-        self._entries: dict[PooledJob, Entry] = {}
         self._after = Aftermath(receivers)
         self._begin()
 
@@ -48,6 +48,11 @@ class Changing:
         # of queues.  Re-entrant: a handler of a signal may ask for something.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+
+    def __del__(self) -> None:
+        waiting = sum(not entry.started for entry in self._entries.values())
+        if waiting:
+            log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
 
     @property
     def all_members(self) -> list[Member]:
@@ -106,6 +111,8 @@ class Changing:
             if not names:
                 return "waiting: no server of the pool can run it"
             what = f"{ready} of {len(names)} servers that can run it are ready"
+            if not ready:
+                what = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
             return f"waiting for a server, {before} before it; {what}"
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:

@@ -413,6 +413,7 @@ class Dispatcher(Changing):
             member.after_fork()
         self.closed = True
         for entry in self._entries.values():
+            self._schedule.remove(entry.job)
             pooled.abandon(entry.job)
         self._entries.clear()
 

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -192,9 +193,12 @@ class Member:
             self.api.close()
 
     def after_fork(self) -> None:
-        """In the child: another thread may have had the lock of the event."""
+        """In the child: another thread may have had the lock of the event, and no job is its."""
         self._wake = threading.Event()
         self._off = None
+        self.inbox.clear()
+        self.in_flight.clear()
+        self.server.own = 0
 
     def is_through(self) -> None:
         """Nothing is on its way to it."""
@@ -318,6 +322,8 @@ class Member:
         job = entry.job
 
         def begun(inner: Job) -> None:
+            if entry.cancelled:
+                raise CancelledError  # while its files were uploaded: the rest is not sent
             follow(job, inner, self.name)
             entry.look()
 

@@ -13,6 +13,7 @@ from ..client import ComfyApi
 from ..jobs.waiting import AnyJob, as_completed
 from ..signals import Receivers
 from ..transport.deadline import Deadline, check_timeout
+from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher, OnLost
 from .refusals import is_hopeless, out_of_reach
@@ -67,7 +68,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     Raises:
         ValueError: There are no servers, or one twice; ``mode``, ``weights``, ``in_flight``,
             ``patience`` or ``on_lost`` make no sense.
-        TypeError: A server is neither a URL nor a client.
+        TypeError: A server is neither a URL nor a client; ``patience`` is no number.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             raise ValueError(f"in_flight is a number of jobs, 1 or more, not {in_flight!r}")
         if on_lost not in get_args(OnLost):
             raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
+        if not is_real(patience):
+            raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
         check_timeout(patience)
         self._in_flight = in_flight
         self._patience = patience

@@ -19,10 +19,12 @@ from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job, Limits, OnInterrupt, cancelling, routes_of
 from ..jobs.pooled import PooledJob, keep_events
 from ..jobs.result import NodeOutput, Result
+from ..jobs.submit import time_left
 from ..jobs.watching import wait_watched
 from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from ..sealing import sealed
 from ..showing.screen import Surface, surface
+from ..transport.deadline import LONGEST, limited_silence, read_timeout
 from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
@@ -234,7 +236,8 @@ class Running(Servers):
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
         how = _Attempts(terms, sending, limits, screen, callbacks, on_interrupt)
-        workflow = self._read(workflow)  # whose keys no frame shows
+        with limited_silence(time_left(limits.deadline, LONGEST)):
+            workflow = self._read(workflow)  # whose keys no frame shows
         workflow = self._read(workflow, inputs)
         return self._run_twice(how, workflow) if retry_oom else self._run_once(how, workflow)
 
@@ -262,9 +265,10 @@ class Running(Servers):
         limits, on_interrupt = how.limits, how.on_interrupt
         with cancelling(on_interrupt) as to_cancel:
             ready_in = limits.left(_READY)
-            job = self._submit(
-                workflow, Callbacks(), how.terms, how.sending, begun=begin, ready_in=ready_in
-            )
+            with limited_silence(time_left(limits.deadline, LONGEST)):
+                job = self._submit(
+                    workflow, Callbacks(), how.terms, how.sending, begun=begin, ready_in=ready_in
+                )
             try:
                 return wait_watched(
                     job, limits, how.screen, how.callbacks, on_interrupt=on_interrupt
@@ -333,7 +337,7 @@ class Running(Servers):
             ClientClosed: After :meth:`shutdown`.
             ComfyError: As :meth:`ComfyApi.node_definitions`, if it fails on all servers.
         """
-        self._connect()
+        self._connect(min(_READY, read_timeout.get()))
         found: list[Mapping[str, Any]] = []
         errors: list[ComfyError] = []
         for api in self._ready_clients():

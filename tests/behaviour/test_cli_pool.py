@@ -132,9 +132,12 @@ def test_what_waits_for_a_server_that_never_comes_is_status_7_and_will_not_run(
     comfy_client, servers
 ) -> None:
     """That one may have what it needs."""
-    options = ("--timeout", 0.5, *hosts(servers[0], NOWHERE))
-    [error] = comfy_client.json("run", "rare.json", *options, status=7)
-    assert error["message"] == "no server took the prompt in time, and it will not run"
+    for options in (["--timeout", 0.5], ["--timeout", 0.5, "--detach"]):
+        options += hosts(servers[0], NOWHERE)
+        ended = comfy_client("run", "rare.json", *options)
+        assert ended.status == 7
+        assert "no server took the prompt in time, and it will not run" in ended.err
+        assert f"no server that can run it is ready: {NOWHERE}\n" in ended.err
     assert not servers[0].ran
 
 
@@ -167,6 +170,37 @@ def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None
     assert "Traceback" not in err
     with ComfyApi(server.url) as api:
         until(lambda: api.poll_status().queue_remaining == 0)
+
+
+def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> None:
+    """Before the command ends, detached or not."""
+    for options in ((), ("--detach",)):
+        with (
+            servers[0].faults.delay("POST", "/prompt", 1.0, ran=True),
+            comfy_client.started("run", "waits.json", *options, *hosts(servers[0], NOWHERE)) as one,
+        ):
+            until(lambda: servers[0].running)
+            one.send_signal(signal.SIGINT)
+            _, err = one.communicate(timeout=LIMIT)
+        assert one.returncode == 130
+        assert "It was cancelled." in err
+        assert servers[0].ran[-1].status == "error"
+
+
+def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
+    with comfy_client.started("run", "waits.json", *hosts(servers[0], NOWHERE)) as process:
+        until(lambda: servers[0].running)
+        with servers[0].faults.delay("*", "*"):
+            process.send_signal(signal.SIGINT)
+            assert process.stderr
+            until(lambda: "Cancelling" in process.stderr.readline())
+            pressed_at = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+            seconds = time.monotonic() - pressed_at
+    assert process.returncode == 130
+    assert "It may keep running" in err
+    assert seconds < 4
 
 
 def test_ctrl_c_waits_for_no_server_that_does_not_answer(comfy_client, servers) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import gc
 import itertools
 import logging
 import random
@@ -46,6 +47,12 @@ from tests.helpers.processes import in_child
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+#: Has a file to be sent.
+SENDS = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": PNG}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
 
 
 class Fails:
@@ -216,12 +223,8 @@ def test_higher_priorities_go_first(servers, clients) -> None:
 
 
 def test_files_are_uploaded_to_the_server_that_is_chosen(servers, clients) -> None:
-    workflow = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": PNG}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-    }
     with pooled(clients) as pool:
-        job = pool.submit(workflow, include=[clients[1]])
+        job = pool.submit(SENDS, include=[clients[1]])
         assert job.result(LIMIT).images[0].bytes().startswith(b"\x89PNG")
     uploads = [
         [request for request in server.requests if request.path == "/upload/image"]
@@ -462,11 +465,24 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
         cuts = [
             faults.cut("POST", path, times=1) for path in ("/jobs/*/cancel", "/queue", "/interrupt")
         ]
+        threading.Timer(0.3, submitting.end).start()
         assert job.cancel()
-        submitting.end()
         assert isinstance(job.exception(LIMIT), JobInterrupted)
         for cut in cuts:
             cut.end()
+
+
+def test_of_a_job_that_is_cancelled_while_its_file_is_sent_nothing_else_is(
+    servers, clients
+) -> None:
+    with pooled(clients[:1]) as pool, servers[0].faults.delay("POST", "/upload/image", 1.0):
+        job = pool.submit(SENDS)
+        until(lambda: any(one.path == "/upload/image" for one in servers[0].requests))
+        assert job.cancel()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        assert [event.name for event in job.events()] == ["execution_interrupted"]
+        assert pool.status().failed == 1
+    assert ("POST", "/prompt") not in [(one.method, one.path) for one in servers[0].requests]
 
 
 def test_a_server_whose_answer_nobody_foresaw_is_tried_again(servers) -> None:
@@ -714,6 +730,8 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             ComfyPool(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="patience is a number of seconds, not None"):
+        ComfyPool(["a"], patience=None)  # type: ignore[arg-type]
     for servers in ("gpu-box", [5]):
         with pytest.raises(TypeError):
             ComfyPool(servers)  # type: ignore[arg-type]
@@ -762,6 +780,20 @@ def test_after_its_shutdown_it_takes_no_jobs(servers, clients) -> None:
     assert all(isinstance(client, ComfyApi) and client.connected for client in clients)
 
 
+def test_the_log_says_what_a_pool_that_nobody_keeps_will_not_run(servers, clients, caplog) -> None:
+    pool = ComfyPool(clients[:1], in_flight=1).init()
+    for _ in range(3):
+        pool.submit(shows(waits=True))
+    until_each_runs(servers[0])
+    del pool
+
+    def is_said() -> bool:
+        gc.collect()
+        return "a ComfyPool was not shut down; jobs that will not run: 2" in caplog.text
+
+    until(is_said)
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
     """Those that run and those that wait end there, and the pool takes no more; here they go on."""
@@ -775,8 +807,10 @@ def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
                 pool.submit(shows())
             except ClientClosed as exc:
                 errors.append(type(exc).__name__)
-            return ", ".join(errors)
+            status = pool.status()
+            left = status.waiting, status.running, status.servers[0].own
+            return f"{', '.join(errors)}; {left}"
 
-        assert in_child(work) == "ClientClosed, ClientClosed, ClientClosed"
+        assert in_child(work) == "ClientClosed, ClientClosed, ClientClosed; (0, 0, 0)"
         GATES.set()
         assert [job.result(LIMIT).texts for job in jobs] == [("x",)] * 2

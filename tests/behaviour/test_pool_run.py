@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from comfy_client import (
     PooledJob,
     PromptRejected,
     Result,
+    ServerUnreachable,
     Workflow,
     WorkflowError,
 )
@@ -168,6 +170,28 @@ def test_ctrl_c_cancels_a_run_if_that_is_wished(servers, clients) -> None:
         thread.join(LIMIT)
         until(lambda: pool.status().failed == 1)
     assert [ran.status for ran in servers[0].ran] == ["error"]
+
+
+def test_ctrl_c_while_a_run_is_sent_cancels_it_before_it_is_raised(servers, clients) -> None:
+    """The process may end at once."""
+    with pooled(clients[:1]) as pool, servers[0].faults.delay("POST", "/prompt", 0.5, ran=True):
+        thread = pressed_once(lambda: servers[0].running)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(shows(waits=True), on_interrupt="cancel")
+        assert [ran.status for ran in servers[0].ran] == ["error"]
+        thread.join(LIMIT)
+
+
+def test_a_timeout_is_for_the_first_connection_too(clients) -> None:
+    """Even if the workflow cannot be read without one."""
+    node = {"id": 1, "type": "Gated", "widgets_values": ["r", False], "mode": 0}
+    saved: dict[str, Any] = {"nodes": [{**node, "inputs": [], "outputs": []}], "links": []}
+    pool = ComfyPool(["http://127.0.0.1:1"])
+    begun = time.monotonic()
+    with pytest.raises(ServerUnreachable):
+        pool.run(saved, timeout=0.2)
+    assert time.monotonic() - begun < 8.0
+    pool.shutdown()
 
 
 def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> None:
