@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.pooled import PooledJob
     from ..pool.pool import ComfyPool
+    from ..workflow import Workflow
 
 #: Seconds between two looks.
 _LOOK: Final = 0.02
@@ -90,13 +91,7 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
         except Exception as exc:  # noqa: BLE001  # said below
             errors[api] = exc
 
-    # None of which anybody waits for who presses Ctrl-C.
-    threads = [threading.Thread(target=ask, args=(api,), daemon=True) for api in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_SLICE)
+    at_once(ask, clients)
     failed = [error for api in clients if (error := errors[api]) is not None]
     if len(failed) == len(clients):
         for error in failed[1:]:
@@ -106,41 +101,64 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
         note(f"{message_of(error)}; the other servers go on without it")
 
 
-def until_sent(job: PooledJob, timeout: float | None) -> None:
-    """Wait until a server has it in its queue; raises the error if none will, or has in time.
-
-    Ctrl-C meanwhile takes it out again.
-    """
-    from ..jobs.job import state_of
-    from ..transport.deadline import Deadline
-
-    deadline = Deadline.after(timeout)
-    try:
-        while state_of(job).accepted_at is None:
-            if job.done() or deadline.expired:
-                job.result(0)
-                return
-            time.sleep(_LOOK)
-    except KeyboardInterrupt:
-        cancel(job)
-        raise
+def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
+    """Call it with each of them, in threads that nobody waits for who presses Ctrl-C."""
+    threads = [threading.Thread(target=call, args=(api,), daemon=True) for api in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_SLICE)
 
 
 @contextlib.contextmanager
-def placed(job: PooledJob, *, quiet: bool) -> Iterator[PooledJob]:
+def submitted(
+    pool: ComfyPool,
+    workflow: Workflow,
+    *,
+    quiet: bool,
+    detach: bool,
+    timeout: float | None,
+    **options: Any,
+) -> Iterator[PooledJob]:
     """In here somebody waits for it; stderr says in the end which server has it, or had it.
 
-    One that no server has when time runs out will not run.
+    With ``detach``, a server has it in its queue.  Until here, Ctrl-C takes it out again.  One that
+    no server has when time runs out will not run.
     """
+    job: PooledJob | None = None
     is_over = False
     try:
+        try:
+            job = pool.submit(workflow, **options)
+            if pool.status().waiting:  # though it is the only one
+                note(f"prompt {job.prompt_id} is {job.why()}")
+            if detach:
+                _until_sent(job, timeout)
+        except KeyboardInterrupt:
+            if job is not None:
+                cancel(job)
+            raise
         yield job
         is_over = True
     except JobTimeout:
-        if job.status == "waiting" and job.cancel():
+        if job is not None and job.status == "waiting" and job.cancel():
             message = "no server took the prompt in time, and it will not run"
             raise TimeoutError(message) from None
         raise
     finally:
-        if job.server is not None and not (is_over and quiet):
+        if job is not None and job.server is not None and not (is_over and quiet):
             note(f"prompt {job.prompt_id} on {job.server}")
+
+
+def _until_sent(job: PooledJob, timeout: float | None) -> None:
+    """Raises the error if no server will have it, or none has in time."""
+    from ..jobs.job import state_of
+    from ..transport.deadline import Deadline
+
+    deadline = Deadline.after(timeout)
+    while state_of(job).accepted_at is None:
+        if job.done() or deadline.expired:
+            job.result(0)
+            return
+        time.sleep(_LOOK)

@@ -153,18 +153,14 @@ def _on_one(
 def _on_any(
     given: Given, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
-    from .pooling import placed, pool_of, until_sent
+    from . import pooling
 
-    with pool_of(given) as servers:
+    with pooling.pool_of(given) as servers:
         ready = read(servers)
         servers.clients()  # all of them have their say
         with saving_to(out, ready.to_dict()):
-            job = servers.pool.submit(ready, extra_data=mark(), **options)
-            if servers.pool.status().waiting:  # though it is the only one
-                note(f"prompt {job.prompt_id} is {job.why()}")
-            with placed(job, quiet=waiting["quiet"]):
-                if waiting["detach"]:
-                    until_sent(job, waiting["timeout"])
+            options["extra_data"] = mark()
+            with pooling.submitted(servers.pool, ready, **waiting, **options) as job:
                 yield job
 
 

@@ -210,9 +210,7 @@ def _run_all(
     except BaseException as exc:
         # After Ctrl-C the sweep itself has said what its journal goes on with.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
-            for api in getattr(runner, "servers", [runner]):
-                with contextlib.suppress(ComfyError):  # nobody answers
-                    _end_all(api, sweep_id, options["journal"])
+            _end_everywhere(runner, sweep_id, options["journal"])
         if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
             raise Mistake(message_of(exc)) from None  # a file that is no journal
         raise
@@ -261,6 +259,20 @@ def _without_what_runs() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_other)
+
+
+def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | None) -> None:
+    from ..transport.deadline import limited_silence
+    from .pooling import at_once
+
+    def end(api: ComfyApi) -> None:
+        try:
+            with limited_silence(api.timing.cancel_timeout):
+                _end_all(api, sweep_id, journal)
+        except ComfyError as exc:
+            note(f"prompts may keep running on {api.host}: {message_of(exc)}")
+
+    at_once(end, getattr(runner, "servers", [runner]))
 
 
 def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Literal, cast
 
@@ -195,9 +196,16 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
         if not job.done() and prompt_of(job) is not None:
             by_server.setdefault(job.server, []).append(job)
     taken: list[PooledJob] = []
-    for there in by_server.values():
+
+    def take(there: list[PooledJob]) -> None:
         if delete_pending(poller_of_job(there[0]), [job.prompt_id for job in there]):
-            taken += itertools.filterfalse(_is_on_the_way, there)
+            taken.extend(itertools.filterfalse(_is_on_the_way, there))
+
+    try:  # all at once, since one that does not answer takes its time
+        with ThreadPoolExecutor(max(1, len(by_server))) as threads:
+            list(threads.map(take, by_server.values()))
+    except RuntimeError:  # no more threads, as when Python ends
+        list(map(take, by_server.values()))
     return taken
 
 

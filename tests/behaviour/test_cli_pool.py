@@ -349,6 +349,22 @@ def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
         until(lambda: not any(api.poll_status().queue_remaining for api in (one, two)))
 
 
+def test_ctrl_c_in_a_shared_sweep_names_a_server_that_does_not_answer(
+    comfy_client, servers
+) -> None:
+    """What runs on the others is cancelled."""
+    sweep = ("sweep", "waits.json", "--axis", "Gated.text=a,b,c,d")
+    with comfy_client.started(*sweep, *hosts(*servers)) as process:
+        until(lambda: all(server.running for server in servers))
+        with servers[0].faults.delay("GET", "/queue", None):
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, err
+    assert f"prompts may keep running on {servers[0].url}: " in err
+    until(lambda: not servers[1].running)
+    assert servers[0].running
+
+
 def test_a_shared_sweep_goes_on_without_a_server_that_is_away(comfy_client, servers) -> None:
     """Rows that fail are status 5, as ever."""
     options = ("--axis", "KSampler.seed=1..3", "-q", *hosts(NOWHERE, servers[0]))

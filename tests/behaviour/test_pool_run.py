@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 
 from comfy_client import (
@@ -22,7 +23,7 @@ from comfy_client import (
 )
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import LIMIT, Quick, until
+from tests.helpers.clients import FAST, LIMIT, Quick, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
 from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
@@ -356,6 +357,32 @@ def test_ctrl_c_in_a_map_leaves_what_runs_and_says_so(servers, clients, caplog) 
             assert f"prompt {prompt_id} keeps running" in caplog.text
         GATES.set()
     assert marks(*servers) == ran
+
+
+def test_a_map_that_ends_early_asks_all_servers_at_once(servers) -> None:
+    """One that does not answer holds up no other."""
+
+    class Patient(Quick):
+        timing = attrs.evolve(FAST, cancel_timeout=2 * LIMIT)
+
+    with (
+        Patient(servers[0].url) as one,
+        Patient(servers[1].url) as two,
+        pooled([one, two]) as pool,
+    ):
+        found = pool.map([shows("a"), *(shows(waits=True) for _ in range(9))])
+        assert next(found).texts == ("a",)
+        until(lambda: all(len(api.get_queue().pending) == 1 for api in (one, two)))
+        held = [server.faults.delay("POST", "/queue", None) for server in servers]
+        thread = threading.Thread(target=found.close)
+        thread.start()
+        for server in servers:
+            until(lambda s=server: ("POST", "/queue") in [(r.method, r.path) for r in s.requests])
+        for fault in held:
+            fault.end()
+        thread.join(LIMIT)
+        GATES.set()
+    assert len(marks(*servers)) == 3
 
 
 def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
