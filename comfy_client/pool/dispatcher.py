@@ -194,6 +194,7 @@ class Dispatcher(Changing):
                 elif member.is_connected and member.leaving:
                     member.down_since = None
                 elif member.is_connected and member.down_since is not None:
+                    member.down_since = now  # its prompts are heard of, so that none is lost
                     member.wake(again=True)
                 if member.inbox and now - (member.busy_since or now) > _SLOW:
                     member.server.is_slow = True

@@ -359,7 +359,7 @@ class Running(Servers):
         for api in self.servers:
             with contextlib.suppress(ValueError):
                 return api.open_image(info)
-        raise ValueError(f"{info!r:.200} is no file of a server of the pool")
+        raise ValueError("the URL is no file of a server of the pool")  # it may have a password
 
     def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
         """A copy of the workflow with these inputs, whose keys no frame shows."""

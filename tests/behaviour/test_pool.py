@@ -418,6 +418,24 @@ def test_a_server_without_a_socket_is_missed_when_it_goes(servers) -> None:
             job.result(LIMIT)
 
 
+def test_no_job_is_lost_on_a_server_that_is_heard_of(servers, clients) -> None:
+    """Though it gets no others, since it does not say what it has."""
+    with pooled(clients, patience=0.3) as pool:
+        jobs = [pool.submit(shows(waits=True), include=[clients[n]]) for n in (0, 1, 1)]
+        until_each_runs(*servers)
+        faults = servers[0].faults
+        broken = faults.answer("GET", "/object_info", (500, {}, ""))
+        faults.answer("POST", "/prompt", (403, {}, ""))
+        jobs.append(pool.submit(shows()))
+        until(lambda: pool.status().servers[0].state == "down")
+        with pytest.raises(JobTimeout):
+            jobs[0].result(1.0)
+        broken.end()
+        GATES.set()
+        assert [job.result(LIMIT).texts for job in jobs] == [("x",)] * 4
+        assert [job.server == servers[0].url for job in jobs] == [True, False, False, False]
+
+
 def test_nobody_waits_behind_a_job_that_takes_long_to_submit(servers, clients) -> None:
     with pooled(clients) as pool:
         slow = servers[0].faults.delay("POST", "/prompt", None)

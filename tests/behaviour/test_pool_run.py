@@ -283,8 +283,9 @@ def test_a_picture_is_opened_on_the_server_that_has_it(servers, clients) -> None
     with pooled(clients) as pool:
         result = pool.run(saves(), include=[clients[1]], timeout=LIMIT)
         assert pool.run(str(result.images[0].url), timeout=LIMIT).images
-        with pytest.raises(ValueError, match="is no file of a server of the pool"):
-            pool.open_image("http://gpu-box:8188/view?filename=a.png")
+        with pytest.raises(ValueError, match="is no file of a server of the pool") as caught:
+            pool.open_image("http://user:secret@gpu-box:8188/view?filename=a.png")
+        assert "secret" not in str(caught.value)
 
 
 # -- map --------------------------------------------------------------------------------------
