@@ -262,6 +262,7 @@ def _without_what_runs() -> Iterator[None]:
 
 
 def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | None) -> None:
+    from ..client import ComfyApi
     from ..transport.deadline import limited_silence
     from .pooling import at_once
 
@@ -272,7 +273,13 @@ def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | 
         except ComfyError as exc:
             note(f"prompts may keep running on {api.host}: {message_of(exc)}")
 
-    at_once(end, getattr(runner, "servers", [runner]))
+    at_once(end, [runner] if isinstance(runner, ComfyApi) else _clients_used(runner))
+
+
+def _clients_used(pool: ComfyPool) -> list[ComfyApi]:
+    """Of the servers that have had a prompt."""
+    had = {one.host for one in pool.status().servers if one.own or one.done or one.failed}
+    return [api for api in pool.servers if api.host in had]
 
 
 def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
