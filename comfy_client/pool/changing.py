@@ -39,6 +39,7 @@ class Changing:
         self._done = self._failed = 0  # of servers that have left, or of none
         self.was_ready: bool = False
         self.moved_at: float = 0.0
+        self._has_warned = False
         self._schedule = Schedule(mode)
         self._after = Aftermath(receivers)
         self._begin()
@@ -49,10 +50,14 @@ class Changing:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
-    def __del__(self) -> None:
+    def warn_of_waiting(self) -> None:
+        """Nobody keeps it any more, or the process ends: the log says what will not run; once."""
         waiting = sum(not entry.started for entry in self._entries.values())
-        if waiting:
+        if waiting and not self._has_warned:
+            self._has_warned = True
             log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
+
+    __del__ = warn_of_waiting
 
     @property
     def all_members(self) -> list[Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import weakref
@@ -192,5 +193,11 @@ def _after_fork() -> None:
         dispatcher.after_fork()
 
 
+def _at_exit() -> None:
+    for dispatcher in list(_dispatchers):
+        dispatcher.warn_of_waiting()
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
