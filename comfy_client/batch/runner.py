@@ -54,7 +54,7 @@ class Runner(Protocol):
         """Whether it can run a point."""
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Why none of them can run some points."""
+        """Why none of them can run some points; :class:`JobTimeout`: none could in time."""
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Prompts that have been taken back, as others are to have them.

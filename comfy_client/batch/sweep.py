@@ -89,6 +89,15 @@ class _Flight:
     was_taken_back: bool = False  #: By an earlier call; it may have run nevertheless.
 
 
+def _say_what_ended(count: int, of: int) -> None:
+    log.warning(
+        "%d of %d rows had ended; the exception has them as its rows; with a journal= the same "
+        "call would carry on",
+        count,
+        of,
+    )
+
+
 class _Sweeper:
     """One sweep while it runs."""
 
@@ -135,7 +144,8 @@ class _Sweeper:
         except BaseException as exc:
             vars(exc)["rows"] = self._ended()
             if isinstance(exc, KeyboardInterrupt):
-                self._say_what_ended()
+                if self._journal is None:
+                    _say_what_ended(len(self._rows), len(self._grid))
                 self._window.say_what_runs()
             raise
         finally:
@@ -188,15 +198,6 @@ class _Sweeper:
 
     def _ended(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
-
-    def _say_what_ended(self) -> None:
-        if self._journal is None:
-            log.warning(
-                "%d of %d rows had ended; the exception has them as its rows; with a journal= the "
-                "same call would carry on",
-                len(self._rows),
-                len(self._grid),
-            )
 
     def _take_back(self) -> None:
         self._window.withdraw()
@@ -354,12 +355,13 @@ class _Sweeper:
 
     def _refuse_impossible(self) -> None:
         refused = self._runner.impossible(self._todo)
-        if refused and len(refused) == len(self._grid):
-            raise next(iter(refused.values()))
+        final = [error for error in refused.values() if not isinstance(error, JobTimeout)]
+        if final and len(final) == len(self._grid):
+            raise final[0]
         self._todo.drop(refused.keys())
         for point, error in refused.items():
             row = SweepRow(point, self._grid.params(point), self._next_id(point), error=error)
-            self._settle(row)
+            self._settle(row, is_known=not isinstance(error, JobTimeout))
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
         flight = self._flights[prompt_id]

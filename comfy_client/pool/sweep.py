@@ -27,6 +27,7 @@ from ..errors import (
     ClientClosed,
     ComfyError,
     JobLost,
+    JobTimeout,
     ServerUnreachable,
     WorkflowError,
 )
@@ -125,6 +126,7 @@ class PoolRunner:
         self._sought: Collection[str] = ()
         self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
         self._away_since: dict[str, float] = {}  # of servers that may have these
+        self._idle_since: float | None = None  # nothing is under way, and something waits
 
     # -- servers ---------------------------------------------------------------------------
 
@@ -197,6 +199,8 @@ class PoolRunner:
             ComfyError: Only servers that refuse us have what all of them need.
         """
         found = list(points)
+        if (late := self._late()) is not None:
+            return {point: copy.copy(late) for point in found}
         kinds = set(map(self._needs, found))
         if any(map(self._lacking, kinds)):  # a model file may have come since
             self._dispatcher.refresh()
@@ -249,9 +253,23 @@ class PoolRunner:
                 why = f"{host} has not answered for {self._patience:g} s, and may have run it"
                 self.window.put(name, JobLost(f"prompt {name} is lost: {why}", prompt_id=name))
 
+    def _late(self) -> ComfyError | None:
+        """Of what waits for servers that do not answer: that its time is up."""
+        limits = [n for n in (self.window.timeout, self.window.stall_timeout) if n is not None]
+        if self._idle_since is None or not limits:
+            return None
+        if time.monotonic() - self._idle_since < min(limits):
+            return None
+        why = f"no server that can run it answered for {min(limits):g} s; it was not sent"
+        return JobTimeout(why, prompt_id="")
+
     def pause(self) -> None:
         """Until something changes."""
         self._dispatcher.check_open()
+        if self._idle_since is None:
+            self._idle_since = time.monotonic()
+            away = self._allowed(self._members).keys() - self._ready.keys()
+            log.warning("the sweep waits for a server that can run the rest: %s", ", ".join(away))
         tick = self.window.tick
         self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
 
@@ -292,6 +310,7 @@ class PoolRunner:
         )
         entry = Entry(job, workflow, waiting, Callbacks(), sending_of(options))
         entry.chosen, entry.found = chosen, found
+        self._idle_since = None
         entry.tries = ATTEMPTS  # the sweep itself runs it again, under an id of its own
         self.window.hosts[prompt_id] = host
         self.window.put(prompt_id, job)

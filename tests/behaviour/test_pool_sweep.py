@@ -20,6 +20,7 @@ from comfy_client import (
     ComfyPool,
     JobFailed,
     JobLost,
+    JobTimeout,
     PromptRejected,
     SweepRow,
     WorkflowError,
@@ -191,10 +192,27 @@ def test_rows_are_told_in_the_thread_that_waits(pool) -> None:
 def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
     """And the others on its server run."""
     records[0].gate = threading.Semaphore(1)
-    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=1.0)
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=2.0)
     kinds = Counter(type(row.error).__name__ for row in rows)
     assert kinds["NoneType"] >= 2
     assert set(kinds) == {"NoneType", "JobTimeout"}
+
+
+@pytest.mark.parametrize("limit", ["timeout", "stall_timeout"])
+def test_what_only_a_server_that_is_away_could_run_ends_when_its_time_is_up(
+    apis, journal, refused, limit, caplog
+) -> None:
+    """It was not sent, and the next call has it run."""
+    grid = {"Make.seed": range(2)}
+    times: Any = {limit: 0.3}
+    with ComfyPool([apis[0].host, refused]) as pool:
+        rows = pool.sweep(WORKFLOW, grid, include=[refused], journal=journal, **times)
+        assert [str(row.error) for row in rows] == [
+            "no server that can run it answered for 0.3 s; it was not sent"
+        ] * 2
+        assert all(isinstance(row.error, JobTimeout) for row in rows)
+        assert f"the sweep waits for a server that can run the rest: {refused}" in caplog.text
+        assert texts(pool.sweep(WORKFLOW, grid, journal=journal)) == ["ax0", "ax1"]
 
 
 # -- the journal ---------------------------------------------------------------------------
