@@ -112,12 +112,16 @@ def real_version(item: pytest.Item) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     off = [lane for lane in LANES if not config.getoption(lane)]
-    out = [item for item in items if any(item.get_closest_marker(lane) for lane in off)]
+    out = {item for item in items if any(item.get_closest_marker(lane) for lane in off)}
     if config.getoption("comfyui"):
-        out += [item for item in items if item not in out and not is_for_given(item)]
+        out |= {item for item in items if not is_for_given(item)}
     if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=list(out))
+    # A checker of types takes long: at the end, nothing else would be left to do beside it.
+    items[:] = sorted(
+        (item for item in items if item not in out),
+        key=lambda item: item.path.name != "test_typing.py",
+    )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
