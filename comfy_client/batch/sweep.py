@@ -361,6 +361,8 @@ class _Sweeper:
         self._todo.drop(refused.keys())
         for point, error in refused.items():
             row = SweepRow(point, self._grid.params(point), self._next_id(point), error=error)
+            if isinstance(error, JobTimeout):
+                error.prompt_id = row.prompt_id
             self._settle(row, is_known=not isinstance(error, JobTimeout))
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:

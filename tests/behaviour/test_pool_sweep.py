@@ -210,7 +210,9 @@ def test_what_only_a_server_that_is_away_could_run_ends_when_its_time_is_up(
         assert [str(row.error) for row in rows] == [
             "no server that can run it answered for 0.3 s; it was not sent"
         ] * 2
-        assert all(isinstance(row.error, JobTimeout) for row in rows)
+        for row in rows:
+            assert isinstance(row.error, JobTimeout)
+            assert row.error.prompt_id == row.prompt_id
         assert f"the sweep waits for a server that can run the rest: {refused}" in caplog.text
         assert texts(pool.sweep(WORKFLOW, grid, journal=journal)) == ["ax0", "ax1"]
 
