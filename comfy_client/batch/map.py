@@ -284,7 +284,7 @@ class ClientWindow(Window):
             return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
         if delete_pending(self.poller, ids):
-            self.withdrawn += left
+            self.withdrawn.extend(left)
 
 
 def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:

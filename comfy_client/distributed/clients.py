@@ -40,8 +40,8 @@ class Clients:
         verify: bool | str,
     ) -> None:
         self.url = url
-        self.client_id = str(uuid.uuid4())
-        self.closed = False
+        self.client_id: str = str(uuid.uuid4())
+        self.closed: bool = False
         self._credentials = credentials
         self._user = user
         self._verify = verify

@@ -130,6 +130,10 @@ class Changing:
         """Whether it has no jobs, and whoever waits for one knows."""
         return not (self._entries or self._after.is_busy)
 
+    def take_no_more(self) -> None:
+        """From now on, it takes no jobs."""
+        self.closed = True
+
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` if it takes no more jobs."""
         if self.closed:

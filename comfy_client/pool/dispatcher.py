@@ -384,7 +384,7 @@ class Dispatcher(Changing):
 
     def _close(self) -> None:
         with self._changing():
-            self.closed = True
+            self.take_no_more()
             self._give_up()
 
     def is_over(self) -> bool:
@@ -397,7 +397,7 @@ class Dispatcher(Changing):
     def stop(self) -> None:
         """Let go of all servers."""
         with self._lock:
-            self.closed = True
+            self.take_no_more()
             members = self.all_members
         self._worker.put(_nothing)  # the thread looks, and ends
         for member in members:
@@ -412,7 +412,7 @@ class Dispatcher(Changing):
         self._receivers.reset()
         for member in self.all_members:
             member.after_fork()
-        self.closed = True
+        self.take_no_more()
         for entry in self._entries.values():
             self._schedule.remove(entry.job)
             pooled.abandon(entry.job)

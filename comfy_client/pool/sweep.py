@@ -96,7 +96,7 @@ class PoolWindow(Window):
     def withdraw(self) -> None:
         """Take back what waits in the pool, and what is pending on a server."""
         taken = take_back(self.dispatcher, self.pooled.values())
-        self.withdrawn += [name for name, job in self.pooled.items() if job in taken]
+        self.withdrawn.extend(name for name, job in self.pooled.items() if job in taken)
         self._entries.clear()
 
 
