@@ -478,7 +478,7 @@ def test_the_event_thread_survives_random_frames(
             if name not in ("progress_text", "terminal"):  # these a frame may rightly bring
                 api.on(name, unexpected.append)
         api.on("marker", lambda event: came.set())
-        for is_text, data in random_frames(20_000, seed=2):
+        for is_text, data in random_frames(8_000, seed=2):
             comfy.push_raw(frame(1 if is_text else 2, data))
         comfy.push({"type": "marker", "data": None})
         assert came.wait(30)

@@ -368,7 +368,7 @@ def test_progress_may_be_read_while_it_is_written(job):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        for _ in range(3000):
+        for _ in range(1000):
             assert job.progress.title in (None, "Sampler")
     finally:
         stop.set()
