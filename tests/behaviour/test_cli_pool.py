@@ -163,6 +163,7 @@ def test_detached_it_is_on_a_server_when_the_command_ends(comfy_client, servers)
 def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(*servers)) as process:
         [server] = until(lambda: [server for server in servers if server.running])
+        time.sleep(1.0)  # the command's own thread has to know it, too, which nothing shows
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out) == (130, "")
