@@ -177,10 +177,11 @@ def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> No
     """Before the command ends, detached or not."""
     for options in ((), ("--detach",)):
         with (
-            servers[0].faults.delay("POST", "/prompt", 1.0, ran=True),
+            servers[0].faults.delay("POST", "/prompt", 3.0, ran=True),
             comfy_client.started("run", "waits.json", *options, *hosts(servers[0], NOWHERE)) as one,
         ):
             until(lambda: servers[0].running)
+            time.sleep(1.0)  # as above
             one.send_signal(signal.SIGINT)
             _, err = one.communicate(timeout=LIMIT)
         assert one.returncode == 130
@@ -191,6 +192,7 @@ def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> No
 def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(servers[0], NOWHERE)) as process:
         until(lambda: servers[0].running)
+        time.sleep(1.0)  # as above
         with servers[0].faults.delay("*", "*"):
             process.send_signal(signal.SIGINT)
             assert process.stderr
