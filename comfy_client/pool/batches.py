@@ -120,7 +120,7 @@ class Batches(Running):
         terms = self._terms(object(), priority, include, exclude)  # each call takes its turn
         sending = sending_of(options)
         return run_map(
-            lambda workflow: self._submit(self._read(workflow), Callbacks(), terms, sending),
+            lambda item, begun: self._submit(self._read(item), Callbacks(), terms, sending, begun),
             self._dispatcher,
             workflows,
             params,

@@ -100,6 +100,11 @@ class Changing:
 
     # -- what is asked ---------------------------------------------------------------------------
 
+    def has(self, job: PooledJob) -> bool:
+        """Whether it was submitted, and has not ended."""
+        with self._lock:
+            return job in self._entries
+
     def position(self, job: PooledJob) -> int | None:
         """How many waiting jobs are before it, at most."""
         with self._lock:

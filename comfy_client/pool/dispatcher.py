@@ -221,12 +221,11 @@ class Dispatcher(Changing):
     # -- jobs --------------------------------------------------------------------------------
 
     def submit(self, entry: Entry) -> None:
-        """One more job; it waits until a server is chosen."""
-        try:
-            self._worker.ask(partial(self._submit, entry))
-        except BaseException:  # by Ctrl-C, too: then nobody has the job
-            self._worker.put(lambda dispatcher: dispatcher._withdraw(entry.job))
-            raise
+        """One more job; it waits until a server is chosen.
+
+        A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
+        """
+        self._worker.ask(partial(self._submit, entry))
 
     def _submit(self, entry: Entry) -> None:
         with self._changing():

@@ -14,6 +14,7 @@ import attrs
 from ..batch.map import check_in_flight, delete_pending, is_about_one
 from ..batch.window import Due, first_end
 from ..errors import ComfyError
+from ..interrupts import interruption
 from ..jobs.job import Job, news_at, state_of, warn_that_it_runs
 from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
 from ..jobs.result import Result
@@ -26,8 +27,8 @@ from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
 from .dispatcher import Dispatcher
 
-#: Submits one of them.
-Submit = Callable[[Any], PooledJob]
+#: Submits one of them; its second argument is called with the job before that.
+Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
 #: Those whose results nobody has had, by number; what could not be submitted has an error.
 _Jobs = dict[int, PooledJob | ComfyError]
 
@@ -69,7 +70,7 @@ def run_map(
     jobs: _Jobs = {}
     return _stream(
         jobs,
-        lambda item: submit(make(item)),
+        lambda item, begun: submit(make(item), begun),
         partial(_leave, dispatcher, jobs),
         most,
         items,
@@ -109,13 +110,16 @@ def _stream(
     try:
         while True:
             while has_more and len(jobs) < most():
+                number = next(numbers)
                 try:
-                    jobs[next(numbers)] = submit(next(items))
+                    submit(next(items), partial(jobs.__setitem__, number))
                 except StopIteration:
                     has_more = False
                 except Exception as exc:  # noqa: BLE001  # raised in its turn
+                    if interruption(exc) is None:
+                        jobs.pop(number, None)  # the pool does not have it
                     if isinstance(exc, ComfyError) and keep and is_about_one(exc):
-                        jobs[next(numbers)] = exc
+                        jobs[number] = exc
                     else:
                         has_more, failure = False, exc
             if not jobs:
@@ -188,6 +192,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
         Those that were on a server; one that is on its way yet may get there later.
     """
     left = [job for job in jobs if not job.done() and not dispatcher.withdraw(job, if_unsent=True)]
+    left = list(filter(dispatcher.has, left))  # Ctrl-C may have come before it was submitted
     deadline = Deadline.after(_ON_THE_WAY)
     while any(map(_is_on_the_way, left)) and not deadline.expired:
         time.sleep(_LOOK)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import threading
 import uuid
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, BinaryIO, Final, Self, TypedDict, Unpack, cast
 
 import attrs
 
-from ..errors import ComfyError, JobTimeout, WorkflowError
+from ..errors import ComfyError, WorkflowError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job, Limits, OnInterrupt, cancelling, routes_of
+from ..jobs.job import Job, Limits, OnInterrupt, cancel_in_time, cancelling, routes_of
 from ..jobs.pooled import PooledJob, keep_events
 from ..jobs.result import NodeOutput, Result
 from ..jobs.submit import time_left
@@ -35,6 +36,8 @@ from .member import Entry
 from .needs import models_of, needs_of
 from .schedule import Waiting
 from .servers import AnyServer, Servers
+
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds in which a server answers, if there is one.
 _READY: Final = 10.0
@@ -83,6 +86,29 @@ class _Attempts:
     callbacks: Callbacks
     on_interrupt: OnInterrupt
     jobs: list[PooledJob] = attrs.field(factory=list, init=False)
+
+
+@contextlib.contextmanager
+def _cancelled_if_interrupted() -> Iterator[list[PooledJob]]:
+    """In here jobs are submitted that nobody has yet: an interruption cancels them."""
+    jobs: list[PooledJob] = []
+    try:
+        yield jobs
+    except BaseException as exc:
+        for job in jobs if not isinstance(exc, ComfyError) else ():
+            _cancel(job)
+        raise
+
+
+def _cancel(job: PooledJob) -> None:
+    """Of one that nobody else can cancel."""
+    log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id)
+    said: list[bool] = []
+    try:
+        said = cancel_in_time([job])
+    finally:  # a second Ctrl-C, too
+        if not said:
+            log.warning("prompt %s may keep running", job.prompt_id)
 
 
 class Running(Servers):
@@ -159,7 +185,9 @@ class Running(Servers):
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
         workflow = self._read(workflow)  # whose keys no frame shows
-        return self._submit(self._read(workflow, inputs), callbacks, terms, sending)
+        workflow = self._read(workflow, inputs)
+        with _cancelled_if_interrupted() as jobs:
+            return self._submit(workflow, callbacks, terms, sending, jobs.append)
 
     def run(
         self,
@@ -265,17 +293,18 @@ class Running(Servers):
         limits, on_interrupt = how.limits, how.on_interrupt
         with cancelling(on_interrupt) as to_cancel:
             ready_in = limits.left(_READY)
-            with limited_silence(time_left(limits.deadline, LONGEST)):
-                job = self._submit(
-                    workflow, Callbacks(), how.terms, how.sending, begun=begin, ready_in=ready_in
-                )
             try:
+                with limited_silence(time_left(limits.deadline, LONGEST)):
+                    job = self._submit(
+                        workflow, Callbacks(), how.terms, how.sending, begin, ready_in=ready_in
+                    )
                 return wait_watched(
                     job, limits, how.screen, how.callbacks, on_interrupt=on_interrupt
                 )
-            except (JobTimeout, KeyboardInterrupt) as exc:
-                if job.status == "waiting" and self._dispatcher.withdraw(job):
-                    exc.add_note("no server had it: it was taken back, and will not run")
+            except BaseException as exc:  # as an alarm, too
+                for job in how.jobs[-1:]:
+                    if job.status == "waiting" and self._dispatcher.withdraw(job):
+                        exc.add_note("no server had it: it was taken back, and will not run")
                 raise
 
     def _submit(
@@ -284,11 +313,14 @@ class Running(Servers):
         callbacks: Callbacks,
         terms: Terms,
         sending: Sending,
+        begun: Callable[[PooledJob], object],
         *,
-        begun: Callable[[PooledJob], object] = lambda _: None,
         ready_in: float = _READY,
     ) -> PooledJob:
-        """Have it wait for a server; ``begun`` gets the job before any server does."""
+        """Have it wait for a server.
+
+        ``begun`` gets the job before any server does, to end it if Ctrl-C interrupts this.
+        """
         dispatcher = self._dispatcher
         self._connect(ready_in)
         graph = graph_of(workflow)

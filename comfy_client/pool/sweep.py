@@ -319,7 +319,7 @@ class PoolRunner:
         except (WorkflowError, ValueError, ServerUnreachable):  # the server has just gone
             self.window.drop(prompt_id)
             return None
-        except BaseException:  # by Ctrl-C, too: then the pool does not have it
+        except ComfyError:
             self.window.drop(prompt_id)
             raise
         return job

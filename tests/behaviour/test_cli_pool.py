@@ -163,11 +163,10 @@ def test_detached_it_is_on_a_server_when_the_command_ends(comfy_client, servers)
 def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(*servers)) as process:
         [server] = until(lambda: [server for server in servers if server.running])
-        time.sleep(1.0)  # the command's own thread has to know it, too, which nothing shows
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out) == (130, "")
-    assert f"Cancelling prompt {server.ran[0].prompt_id}" in err
+    assert f"ancelling prompt {server.ran[0].prompt_id}" in err
     assert "Traceback" not in err
     with ComfyApi(server.url) as api:
         until(lambda: api.poll_status().queue_remaining == 0)
@@ -177,32 +176,30 @@ def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> No
     """Before the command ends, detached or not."""
     for options in ((), ("--detach",)):
         with (
-            servers[0].faults.delay("POST", "/prompt", 3.0, ran=True),
+            servers[0].faults.delay("POST", "/prompt", 1.0, ran=True),
             comfy_client.started("run", "waits.json", *options, *hosts(servers[0], NOWHERE)) as one,
         ):
             until(lambda: servers[0].running)
-            time.sleep(1.0)  # as above
             one.send_signal(signal.SIGINT)
             _, err = one.communicate(timeout=LIMIT)
         assert one.returncode == 130
-        assert "It was cancelled." in err
+        assert "ancelling" in err
         assert servers[0].ran[-1].status == "error"
 
 
 def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(servers[0], NOWHERE)) as process:
         until(lambda: servers[0].running)
-        time.sleep(1.0)  # as above
         with servers[0].faults.delay("*", "*"):
             process.send_signal(signal.SIGINT)
             assert process.stderr
-            until(lambda: "Cancelling" in process.stderr.readline())
+            until(lambda: "ancelling" in process.stderr.readline())
             pressed_at = time.monotonic()
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=LIMIT)
             seconds = time.monotonic() - pressed_at
     assert process.returncode == 130
-    assert "It may keep running" in err
+    assert "may keep running" in err
     assert seconds < 4
 
 

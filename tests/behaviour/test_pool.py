@@ -406,6 +406,7 @@ def test_what_a_client_was_sending_when_it_was_closed_goes_nowhere_else(servers,
         with pytest.raises(ClientClosed):
             job.result(LIMIT)
         release.set()
+    servers[0].until(lambda: servers[0].ran, LIMIT)
     assert marks(*servers) == [job.prompt_id]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import attrs
@@ -25,7 +27,7 @@ from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Quick, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
-from tests.helpers.interrupts import press_ctrl_c
+from tests.helpers.interrupts import at_each_step, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 
@@ -181,6 +183,41 @@ def test_ctrl_c_while_a_run_is_sent_cancels_it_before_it_is_raised(servers, clie
             pool.run(shows(waits=True), on_interrupt="cancel")
         assert [ran.status for ran in servers[0].ran] == ["error"]
         thread.join(LIMIT)
+
+
+#: Which end by themselves, though their prompts never run.
+CALLS: dict[str, Callable[[ComfyPool], object]] = {
+    "submit": lambda pool: pool.submit(shows()),
+    "run": lambda pool: pool.run(shows(), timeout=0.1, on_interrupt="cancel"),
+    "map": lambda pool: list(pool.map([shows()], timeout=0.1, on_error="keep")),
+    "sweep": lambda pool: pool.sweep(shows(), {"Gated.text": ["a"]}, timeout=0.1),
+}
+
+
+def is_submitting(frame: FrameType) -> bool:
+    return (Path(frame.f_code.co_filename).name, frame.f_code.co_name) in {
+        ("running.py", "_submit"),
+        ("dispatcher.py", "submit"),
+        ("worker.py", "ask"),
+        ("sweep.py", "_start"),
+        ("sweep.py", "_wait"),
+    }
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_ctrl_c_at_any_step_of_a_submission_leaves_no_prompt(servers, clients, call) -> None:
+    """Which nobody would know of."""
+
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    clients[1].submit(shows(waits=True))
+    until_each_runs(servers[1])
+    with pooled(clients[1:]) as pool:
+        for _ in at_each_step(lambda: call(pool), press, is_submitting):
+            until(lambda: pool.status().running == pool.status().waiting == 0)
+            assert not clients[1].get_queue().pending
+        GATES.set()
 
 
 def test_a_timeout_is_for_the_first_connection_too(clients) -> None:
