@@ -110,18 +110,7 @@ def _stream(
     try:
         while True:
             while has_more and len(jobs) < most():
-                number = next(numbers)
-                try:
-                    submit(next(items), partial(jobs.__setitem__, number))
-                except StopIteration:
-                    has_more = False
-                except Exception as exc:  # noqa: BLE001  # raised in its turn
-                    if interruption(exc) is None:
-                        jobs.pop(number, None)  # the pool does not have it
-                    if isinstance(exc, ComfyError) and keep and is_about_one(exc):
-                        jobs[number] = exc
-                    else:
-                        has_more, failure = False, exc
+                has_more, failure = _submit_next(jobs, submit, items, next(numbers), keep=keep)
             if not jobs:
                 if failure is not None:
                     raise failure
@@ -139,6 +128,23 @@ def _stream(
     finally:
         failure = outcome = None  # an error, its traceback and this frame make no circle
         leave()
+
+
+def _submit_next(
+    jobs: _Jobs, submit: Submit, items: Iterator[Any], number: int, *, keep: bool
+) -> tuple[bool, Exception | None]:
+    """Submit one more; whether there may be others, and the error that ends the call."""
+    try:
+        submit(next(items), partial(jobs.__setitem__, number))
+    except StopIteration:
+        return False, None
+    except Exception as exc:  # noqa: BLE001  # raised in its turn
+        if interruption(exc) is None:
+            jobs.pop(number, None)  # the pool does not have it
+        if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
+            return False, exc
+        jobs[number] = exc
+    return True, None
 
 
 def _next_end(jobs: _Jobs, patience: Patience, *, ordered: bool) -> tuple[int, Result | ComfyError]:
