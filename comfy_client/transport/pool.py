@@ -338,7 +338,8 @@ class _Adapter(HTTPAdapter):
     ) -> Any:
         """Looked up once: origin, TLS and proxy of a client never change."""
         pool = self._pool  # once: close() in another thread forgets it at any moment
-        if pool is None:
+        # One that was closed while it was looked up would be kept, and take no request.
+        if pool is None or pool.pool is None:
             pool = super().get_connection_with_tls_context(request, *args, **kw)
             keep_to_deadlines(pool)  # those of SOCKS are not ours
             self._pool = pool
@@ -358,9 +359,9 @@ class _Adapter(HTTPAdapter):
     def close(self) -> None:
         """Immediately: otherwise the connections are closed when the pool is collected."""
         pool, self._pool = self._pool, None
+        super().close()  # before the pool is, so that no lookup finds a closed one
         if pool is not None:
             pool.close()
-        super().close()
 
 
 class _LightResponse(requests.Response):
