@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyPool, JobLost, Result
+from comfy_client import ComfyPool, JobLost, Result, SweepRow
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 
@@ -78,8 +78,8 @@ def test_a_server_that_is_killed_in_mid_run_and_started_again(
     with ComfyPool((s.url for s in servers), in_flight=IN_FLIGHT, on_lost=on_lost) as pool:
         jobs = [pool.submit(sampled(number, steps=8)) for number in range(count)]
         first = next(pool.as_completed(jobs, LIMIT))
-        on_victim = [job for job in jobs if job.server == victim.url and not job.done()]
         victim.kill()
+        on_victim = [job for job in jobs if job.server == victim.url and not job.done()]
         victim.start()
         outcomes = [job.exception(LIMIT) or job.result() for job in jobs]
         done = {one.host: one.done for one in pool.status().servers}
@@ -93,3 +93,29 @@ def test_a_server_that_is_killed_in_mid_run_and_started_again(
         most = 2 if on_lost == "retry" and job in on_victim else 1
         assert (0 if number in lost else 1) <= made[number] <= most
     assert done[victim.url] > 0  # it works again
+
+
+@pytest.mark.parametrize("servers", [2], indirect=True)
+def test_a_sweep_that_ctrl_c_ends_makes_the_rest_when_it_is_called_again(
+    servers: list[ComfyUI], tmp_path: Path
+) -> None:
+    """Each picture once."""
+
+    def press_ctrl_c(row: SweepRow) -> None:
+        told.append(row)
+        if len(told) == 5:
+            raise KeyboardInterrupt
+
+    told: list[SweepRow] = []
+    grid = {"KSampler.seed": range(8), "KSampler.cfg": [4.0, 7.0]}
+    options: dict[str, Any] = {"journal": tmp_path / "night.db", "timeout": LIMIT}
+    with ComfyPool(server.url for server in servers) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.sweep(sampled(0), grid, on_row=press_ctrl_c, **options)
+        before = sum(files_made(servers).values())
+        rows = pool.sweep(sampled(0), grid, **options)
+    assert 5 <= before < 16
+    assert [row.error for row in rows] == [None] * 16
+    assert {row.host for row in rows} == {server.url for server in servers}
+    assert files_made(servers) == Counter({0: 16})
+    assert len({(row.host, row.result.images[0].filename) for row in rows if row.result}) == 16
