@@ -586,11 +586,13 @@ def test_callbacks_of_a_job_that_runs_again_hear_of_one_end(servers, clients) ->
         assert starts == [job]
 
 
-def test_callbacks_go_on_when_the_submission_got_no_answer(servers) -> None:
+def test_callbacks_go_on_when_the_submission_got_no_answer(servers, clients) -> None:
     class Brisk(Quick):
         timing = attrs.evolve(FAST, look_up=0.3, look_up_sure=0.1, question=0.3)
 
     seen: list[str] = []
+    clients[0].submit(shows(waits=True))  # so that it does not start, which tells that it is there
+    until_each_runs(servers[0])
     with Brisk(servers[0].url) as api, pooled([api]) as pool:
         faults = servers[0].faults
         hidden = [faults.delay("GET", path, None) for path in ("/queue", "/history/*")]
