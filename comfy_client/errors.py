@@ -416,14 +416,17 @@ class JobNotFound(JobError):
 
 
 class OutputsTooLarge(JobError):
-    """The outputs need more memory than a client has for all its jobs that have not ended.
+    """The outputs need more memory than there is for them; the message says what to do.
 
-    That is 192 MiB, or three times ``max_json`` if that is more.  Images of
-    ``SaveImageWebsocket`` count, and what nodes report; files on the server do not.  The
-    prompt keeps running.
+    A client has 192 MiB for all its jobs that have not ended, or three times ``max_json`` if that
+    is more.  Images of ``SaveImageWebsocket`` count, and what nodes report; files on the server do
+    not.  The prompt keeps running.
+
+    The result of a task of Dask has ``max_bytes`` for files: see
+    :func:`comfy_client.distributed.run_workflow`.  The prompt has run.
     """
 
-    _hint = "Use SaveImage, which leaves files on the server, or raise max_json."
+    _hint = "Leave files on the server, or raise the limit: the message says how."
 
 
 class JobTimeout(JobError, TimeoutError):

@@ -56,8 +56,10 @@ def checked(hosts: Hosts) -> Hosts:
     if isinstance(hosts, Mapping):
         found = {str(worker): url for worker, url in hosts.items()}
         urls: Iterable[str] = found.values()
-    else:
+    elif isinstance(hosts, Iterable):
         urls = found = list(hosts)  # type: ignore[assignment]  # of another kind
+    else:
+        raise TypeError(f"hosts has URLs, in a text, a list or a mapping: a {type(hosts).__name__}")
     if not found:
         raise ValueError("hosts is empty; None is what the environment of each worker says")
     for url in urls:

@@ -132,7 +132,7 @@ def task_result(
     for output in result.files:
         data = None
         if with_bytes or output.url is None:
-            data = _content(output, room, deadline, result.prompt_id)
+            data = _content(output, room, deadline, result.prompt_id, host)
         room -= len(data or b"")
         named = (output.filename, output.subfolder, output.type, output.node_id, output.url)
         files.append(TaskFile(*named, data))
@@ -140,16 +140,19 @@ def task_result(
     return TaskResult(result.prompt_id, host, seconds, tuple(files), texts, attached)
 
 
-def _content(output: Output, room: int, deadline: Deadline, prompt_id: str) -> bytes:
+def _content(output: Output, room: int, deadline: Deadline, prompt_id: str, host: str) -> bytes:
     """All of a file, unless it is larger than so much."""
     found, left = bytearray(), deadline.left()
     with output.stream(timeout=None if left == math.inf else left) as download:
         for chunk in download:
             found += chunk
             if len(found) > room:
+                advice = f'or take outputs="references"; the files are on {host}'
+                if output.url is None:
+                    advice = "or use SaveImage instead of SaveImageWebsocket"
                 raise OutputsTooLarge(
-                    f"the files of prompt {prompt_id} have more than max_bytes in all: take "
-                    'outputs="references", or raise max_bytes',
+                    f"the files of prompt {prompt_id} have more than max_bytes in all: raise it, "
+                    f"{advice}",
                     prompt_id=prompt_id,
                 )
     return bytes(found)

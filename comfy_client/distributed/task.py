@@ -107,7 +107,8 @@ def run_workflow(
         JobTimeout: Time ran out; the prompt keeps running, or its files have not come.
         JobLost: See ``on_lost``.
         ServerUnreachable: The server of the worker is away, and does not have the prompt.
-        OutputsTooLarge: The files have more than ``max_bytes``; they are on the server.
+        OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server, which the
+            message names, but for images of ``SaveImageWebsocket``, which are lost.
         RuntimeError: It was called outside of a worker, or the worker has no :class:`ComfyPlugin`,
             or no server.
 
@@ -118,6 +119,8 @@ def run_workflow(
         if value not in get_args(known):
             words = " or ".join(map(repr, get_args(known)))
             raise ValueError(f"{name} is {words}, not {value!r:.80}")
+    if not isinstance(max_bytes, int) or max_bytes < 0:
+        raise ValueError(f"max_bytes is a number of bytes, 0 or more, not {max_bytes!r:.80}")
     check_timeout(timeout, patience)
     workflow, inputs = sealed(workflow), sealed(inputs)  # frames hold them
     worker, clients = here()

@@ -139,7 +139,7 @@ def test_each_worker_has_a_server_of_its_own_and_one_connection(
 def test_files_come_with_the_result_if_they_are_wanted(
     client: Client, servers: list[ComfyServer], tmp_path: Any
 ) -> None:
-    """Up to a size; what is too large stays on the server."""
+    """Up to a size; what is too large stays on the server, where the error says."""
     future = client.submit(run_workflow, saves(), outputs="bytes")
     result: TaskResult = future.result(LIMIT)
     [file] = result.files
@@ -147,8 +147,22 @@ def test_files_come_with_the_result_if_they_are_wanted(
     with ComfyApi(result.host) as api:
         assert api.get_image(file) == file.data
     too_small = client.submit(run_workflow, saves(), outputs="bytes", max_bytes=20)
-    with pytest.raises(OutputsTooLarge, match="max_bytes"):
-        too_small.result(LIMIT)
+    error = too_small.exception(LIMIT)
+    assert isinstance(error, OutputsTooLarge)
+    assert 'outputs="references"' in str(error)
+    with ComfyApi(str(error).rpartition(" on ")[2]) as api:
+        [image] = api.job(error.prompt_id).result(LIMIT).images
+        assert image.bytes() == file.data
+
+
+def test_images_that_are_on_no_server_count_whatever_outputs_says(client: Client) -> None:
+    graph = load_workflow("txt2img_websocket", ckpt_name="simulated.safetensors")
+    error = client.submit(run_workflow, graph, max_bytes=20).exception(LIMIT)
+    assert isinstance(error, OutputsTooLarge)
+    assert str(error).endswith("raise it, or use SaveImage instead of SaveImageWebsocket")
+    wrong = client.submit(run_workflow, saves(), max_bytes="64 MiB")
+    with pytest.raises(ValueError, match="max_bytes is a number of bytes"):
+        wrong.result(LIMIT)
 
 
 def test_time_runs_out_for_files_and_for_a_submission_without_an_answer(

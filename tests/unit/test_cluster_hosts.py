@@ -67,6 +67,12 @@ def test_hosts_that_make_no_sense_are_refused_before_they_are_sent(hosts: Any, w
     assert "s3cret" not in str(caught.value)
 
 
+def test_hosts_that_are_no_urls_are_refused() -> None:
+    for wrong in (8188, [8188]):
+        with pytest.raises(TypeError, match="hosts has URLs"):
+            ComfyPlugin(wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "credentials", [("ann", "s3cret"), BearerCredentials("s3cret"), {"http://a:1": "s3cret"}]
 )
