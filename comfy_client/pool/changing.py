@@ -39,7 +39,7 @@ class Changing:
         self._done = self._failed = 0  # of servers that have left, or of none
         self.was_ready: bool = False
         self.moved_at: float = 0.0
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_away = False
         self._schedule = Schedule(mode)
         self._after = Aftermath(receivers)
         self._begin()
@@ -58,6 +58,20 @@ class Changing:
             log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
 
     __del__ = warn_of_waiting
+
+    def warn_of_away(self) -> None:
+        """The log says, once, that all that is left waits for servers that are away."""
+        with self._lock:
+            able = set().union(*map(self._schedule.able, self._schedule.waiting()))
+            left = len(self._entries)
+            is_stuck = able and len(self._schedule) == left
+            if self._has_warned_of_away or not is_stuck:
+                return
+            if any(self.members[name].server.ready for name in able):
+                return
+            self._has_warned_of_away = True
+        words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
+        log.warning(words, left, f"{', '.join(sorted(able)):.200}")
 
     @property
     def all_members(self) -> list[Member]:

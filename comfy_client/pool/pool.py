@@ -13,7 +13,7 @@ from typing import Final, Self, get_args
 from ..client import ComfyApi
 from ..jobs.waiting import AnyJob, as_completed
 from ..signals import Receivers
-from ..transport.deadline import Deadline, check_timeout
+from ..transport.deadline import Deadline
 from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher, OnLost
@@ -69,7 +69,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     Raises:
         ValueError: There are no servers, or one twice; ``mode``, ``weights``, ``in_flight``,
             ``patience`` or ``on_lost`` make no sense.
-        TypeError: A server is neither a URL nor a client; ``patience`` is no number.
+        TypeError: A server is neither a URL nor a client; ``weights`` is no list, or ``patience``
+            no number.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         patience: float = 120.0,
         on_lost: OnLost = "raise",
     ) -> None:
-        if isinstance(servers, str | ComfyApi):
+        if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
             raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
         given = list(servers)
         if not given:
             raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
+        if not isinstance(weights, Sequence | None):
+            raise TypeError(f"weights is a list of numbers, one for each server: {weights!r:.80}")
         if weights is not None and len(weights) != len(given):
             raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
         if not isinstance(in_flight, int) or in_flight < 1:
@@ -95,7 +98,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
         if not is_real(patience):
             raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
-        check_timeout(patience)
+        if not patience >= 0:
+            raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
         self._in_flight = in_flight
         self._patience = patience
         self._on_lost = on_lost
@@ -147,7 +151,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         Jobs that no server of the pool can run, since those that could were removed, end now.
 
         Args:
-            wait: Whether to wait until all jobs have ended.
+            wait: Whether to wait until all jobs have ended.  If only servers that are away can run
+                what is left, the log says so.
             cancel_futures: Whether to cancel the jobs that wait for a server.
         """
         dispatcher = self._dispatcher
@@ -156,7 +161,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             for job in dispatcher.waiting():
                 dispatcher.withdraw(job)
         while wait and not dispatcher.wait(lambda: dispatcher.is_idle, _SLICE):
-            pass
+            dispatcher.warn_of_away()
         if dispatcher.is_idle:
             dispatcher.stop()
 

@@ -22,7 +22,7 @@ from ..jobs.pooled import PooledJob, keep_events
 from ..jobs.result import NodeOutput, Result
 from ..jobs.submit import time_left
 from ..jobs.watching import wait_watched
-from ..routes.prompts import AnyWorkflow, PromptOptions, seal
+from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
 from ..sealing import sealed
 from ..showing.screen import Surface, surface
 from ..transport.deadline import LONGEST, limited_silence, read_timeout
@@ -66,6 +66,7 @@ class Sending(TypedDict):
 def sending_of(options: Mapping[str, Any]) -> Sending:
     """That of one of many, by the options of their call."""
     rest = cast("PromptOptions", {**options})
+    # map and sweep take all options together; these two are no PromptOptions, and are taken out.
     return {
         "strict": rest.pop("strict", False),  # type: ignore[typeddict-item]
         "check": False,
@@ -172,9 +173,11 @@ class Running(Servers):
                 refuse us, or are unknown.
             ValueError: ``include`` or ``exclude`` name a server that is not in the pool, or leave
                 none.
+            TypeError: It is no workflow, or there is no option of that name.
             ClientClosed: After :meth:`shutdown`.
         """
         seal(options)
+        check_names(options)
         inputs = sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -409,9 +412,9 @@ class Running(Servers):
     ) -> Terms:
         if not is_real(priority) or math.isnan(priority):
             raise ValueError(f"priority is a number, not {priority!r:.80}")
-        return Terms(
-            caller,
-            priority,
-            None if include is None else self._names(include, "include"),
-            self._names(exclude, "exclude"),
-        )
+        names = self._dispatcher.members.keys()
+        only = None if include is None else self._names(include, "include")
+        but = self._names(exclude, "exclude")
+        if names and not (names if only is None else only) - but:
+            raise ValueError("include and exclude leave no server of the pool")
+        return Terms(caller, priority, only, but)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..client import ComfyApi
 from ..errors import ClientClosed
+from ..events import NAMES
 from ..signals import Receivers, is_callback
 from ..transport.url import parse_host
 from ..values import is_real
@@ -16,6 +18,8 @@ from .dispatcher import Dispatcher
 from .member import Member
 from .schedule import Server
 from .status import POOL_EVENTS, PoolStatus
+
+log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Servers, by their clients or URLs.
 AnyServer = ComfyApi | str
@@ -84,6 +88,8 @@ class Servers:
     def _names(self, servers: Iterable[AnyServer], what: str) -> frozenset[str]:
         if isinstance(servers, str | ComfyApi):
             servers = [servers]
+        if not isinstance(servers, Iterable):
+            raise TypeError(f"{what} is a list of servers of the pool, not {servers!r:.80}")
         names = frozenset(map(self._name_of, servers))
         unknown = names - self._dispatcher.members.keys()
         if unknown:
@@ -130,6 +136,7 @@ class Servers:
             )
         if name in POOL_EVENTS:
             return self._receivers.on(name, partial(callback, self), once=False)
+        _warn_of_name(name)
         key = object()
         self._relayed[key] = name, callback  # first: for servers that are added meanwhile
         for member in self._dispatcher.all_members:
@@ -141,3 +148,13 @@ class Servers:
                 member.relay_no_more(key)
 
         return off
+
+
+def _warn_of_name(name: str) -> None:
+    """One that is nearly that of an event of pools is hardly one of a custom node."""
+    if name in NAMES:
+        return
+    from ..nearest import nearest  # for mistakes
+
+    if likely := nearest(name, POOL_EVENTS, 1):
+        log.warning("%r is not an event of a pool; did you mean %r?", name, likely[0])

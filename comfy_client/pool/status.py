@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import attrs
 
 from ..events import Event
@@ -102,7 +104,7 @@ class PoolStatus(AsDict):
         widths = [max(len(row[at]) for row in rows) for at in range(len(_HEAD) - 1)]
         lines = (
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False))])
-            + f"  {row[-1][:100]}"
+            + f"  {textwrap.shorten(row[-1], 100, placeholder=' ...')}"
             for row in rows
         )
         return "\n".join([self._summary, *(line.rstrip() for line in lines)])

@@ -131,7 +131,7 @@ def make_prompt(
 ) -> Prompt:
     """What is to be posted; ``http`` is told which words of it are secret."""
     if options:
-        _check_names(options)
+        check_names(options)
     graph, part, left_out = _checked(workflow, strict)
     draw_wanted(graph)  # a copy, which shares its nodes with the part
     # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
@@ -177,8 +177,8 @@ def _checked(
         raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
 
 
-def _check_names(options: PromptOptions) -> None:
-    """At run time ``**options`` takes anything, so a typo would go unnoticed."""
+def check_names(options: PromptOptions) -> None:
+    """``TypeError`` for an option that there is not: at run time ``**options`` takes anything."""
     for name in options.keys() - PromptOptions.__annotations__.keys():
         from ..nearest import nearest  # for errors
 

@@ -29,8 +29,10 @@ from comfy_client import (
     JobLost,
     JobTimeout,
     PoolEvent,
+    PoolStatus,
     PromptRejected,
     Result,
+    ServerStatus,
     ServerUnreachable,
     UnexpectedResponse,
     Workflow,
@@ -201,7 +203,7 @@ def test_what_a_server_has_got_since_counts(servers, clients) -> None:
         assert pool.run(rare, timeout=LIMIT).texts == ("r",)
 
 
-def test_include_and_exclude_name_servers(servers, clients) -> None:
+def test_include_and_exclude_name_servers(servers, clients, caplog) -> None:
     with pooled(clients) as pool:
         jobs = [pool.submit(shows(), include=[servers[0].url]) for _ in range(3)]
         jobs += [pool.submit(shows(), exclude=[clients[1]])]
@@ -210,6 +212,7 @@ def test_include_and_exclude_name_servers(servers, clients) -> None:
             pool.submit(shows(), include=["gpu-box"])
         with pytest.raises(ValueError, match="leave no server"):
             pool.submit(shows(), include=[clients[0]], exclude=[clients[0]])
+    assert "interrupted" not in caplog.text
 
 
 def test_higher_priorities_go_first(servers, clients) -> None:
@@ -333,7 +336,7 @@ def test_servers_are_added_and_removed_while_jobs_run(servers, clients) -> None:
     assert ("ready", servers[1].url) in seen
 
 
-def test_events_of_clients_have_the_client_as_sender(servers, clients) -> None:
+def test_events_of_clients_have_the_client_as_sender(servers, clients, caplog) -> None:
     senders: set[Any] = set()
     pool_senders: list[Any] = []
     with pooled(clients[:1]) as pool:
@@ -348,6 +351,8 @@ def test_events_of_clients_have_the_client_as_sender(servers, clients) -> None:
         off()
         with pytest.raises(TypeError, match="a sender and an event"):
             pool.on("idle", lambda event: None)
+        pool.on("raedy", lambda sender, event: None)
+        assert "'raedy' is not an event of a pool; did you mean 'ready'?" in caplog.text
 
 
 def test_its_status_is_a_table(servers, clients) -> None:
@@ -361,6 +366,23 @@ def test_its_status_is_a_table(servers, clients) -> None:
         [server.url, "ready"] for server in servers
     ]
     assert [one["done"] for one in status.to_dict()["servers"]] == [1, 0]
+
+
+def test_a_long_reason_why_a_server_is_down_ends_in_dots_in_the_table() -> None:
+    down = ServerStatus(
+        host="http://127.0.0.1:1",
+        state="down",
+        weight=1.0,
+        own=0,
+        others=0,
+        done=0,
+        failed=0,
+        models=(),
+        error=ServerUnreachable("no answer " * 20),
+    )
+    status = PoolStatus(mode="shortest", waiting=0, running=0, done=0, failed=0, servers=(down,))
+    assert str(status).endswith("no answer no ...")
+    assert len(str(status).splitlines()[-1]) < 200
 
 
 @pytest.mark.parametrize(
@@ -552,6 +574,25 @@ def test_a_shutdown_does_not_wait_for_jobs_whose_servers_were_removed(servers, c
     with pytest.raises(ValueError, match="leave no server"):
         job.result(0)
     assert job.status == "failed"
+
+
+def test_a_shutdown_that_waits_for_servers_that_are_away_says_so_once(
+    servers, clients, caplog
+) -> None:
+    """And what it waits for runs when they are back."""
+    with pooled(clients) as pool:
+        servers[1].kill()
+        until(lambda: pool.status().servers[1].state == "down")
+        job = pool.submit(shows(), include=[clients[1]])
+        ending = threading.Thread(target=pool.shutdown)
+        ending.start()
+        words = f"jobs that only they can run: 1 ({servers[1].url})"
+        until(lambda: words in caplog.text)
+        ending.join(1.2)  # two more looks
+        assert caplog.text.count(words) == 1
+        servers[1].start()
+        assert job.result(LIMIT).texts == ("x",)
+        ending.join(LIMIT)
 
 
 # -- callbacks ----------------------------------------------------------------------------------
@@ -747,18 +788,24 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
         ({"servers": ["a"], "weights": [0]}, "a number above 0"),
         ({"servers": ["a"], "in_flight": 0}, "1 or more"),
         ({"servers": ["a"], "on_lost": "ignore"}, "on_lost is"),
-        ({"servers": ["a"], "patience": -1}, "a timeout is in seconds"),
+        ({"servers": ["a"], "patience": -1}, "patience is a number of seconds, 0 or more"),
     ):
         with pytest.raises(ValueError, match=words):
             ComfyPool(**wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="patience is a number of seconds, not None"):
         ComfyPool(["a"], patience=None)  # type: ignore[arg-type]
-    for servers in ("gpu-box", [5]):
-        with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="weights is a list of numbers"):
+        ComfyPool(["a"], weights={"a": 2})  # type: ignore[arg-type]
+    for servers, words in (("gpu-box", "a list"), (None, "a list"), ([5], "a URL or a ComfyApi")):
+        with pytest.raises(TypeError, match=words):
             ComfyPool(servers)  # type: ignore[arg-type]
     with pooled(clients) as pool:
         with pytest.raises(TypeError, match="workflows, not functions"):
             pool.submit(print)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="unexpected keyword argument 'seed'"):
+            pool.submit(shows(), seed=7)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="exclude is a list of servers"):
+            pool.submit(shows(), exclude=None)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="priority is a number"):
             pool.submit(shows(), priority=float("nan"))
 
