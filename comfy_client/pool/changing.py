@@ -62,12 +62,11 @@ class Changing:
     def warn_of_away(self) -> None:
         """The log says, once, that all that is left waits for servers that are away."""
         with self._lock:
-            able = set().union(*map(self._schedule.able, self._schedule.waiting()))
             left = len(self._entries)
-            is_stuck = able and len(self._schedule) == left
-            if self._has_warned_of_away or not is_stuck:
+            if self._has_warned_of_away or len(self._schedule) < left:
                 return
-            if any(self.members[name].server.ready for name in able):
+            able = set().union(*map(self._schedule.able, self._schedule.waiting()))
+            if not able or any(self.members[name].server.ready for name in able):
                 return
             self._has_warned_of_away = True
         words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
