@@ -220,6 +220,7 @@ def abandon(job: PooledJob) -> None:
     job._abandon()
 
 
-def queue_length(client: Running) -> int | None:
-    """How many prompts of all clients its server has, as it said last; ``None``: unknown."""
-    return client._poller.tracker.monitor.remaining
+def queue_length(client: Running) -> tuple[int, float]:
+    """How many prompts of all clients its server has, as it said last, and when it said so."""
+    monitor = client._poller.tracker.monitor
+    return monitor.remaining or 0, monitor.status_at

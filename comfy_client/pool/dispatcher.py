@@ -309,6 +309,7 @@ class Dispatcher(Changing):
             if isinstance(outcome, JobLost):
                 self._is_lost(entry, outcome)
                 return
+            member.saw_end(state_of(inner).ended_at)
             member.done += is_success
             member.failed += not is_success
             self._leaves(entry, member)

@@ -39,6 +39,8 @@ _INTERVAL: Final = 1.0
 #: Seconds between two attempts to reach a server that is down: the first, and at most.
 _PAUSE: Final = 0.3
 _LONGEST_PAUSE: Final = 5.0
+#: Seconds in which a server says that a prompt which has ended is in its queue no more.
+SETTLING: float = 1.0
 #: States in which a client hears of its server.
 _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
@@ -148,6 +150,7 @@ class Member:
         self._retry_at = self._ask_at = self._cancel_at = 0.0
         self._off: Callable[[], object] | None = None
         self._relays: dict[object, Callable[[], object]] = {}
+        self._ends: list[float] = []  # when ours ended, as long as it may still count them
 
     @property
     def name(self) -> str:
@@ -211,9 +214,22 @@ class Member:
         self.server.has = anything if offer is None else offer.has
 
     def look(self) -> None:
-        """Count the prompts of others in its queue."""
-        there = sum(entry.inner is not None and not entry.inner.done() for entry in self.in_flight)
-        self.server.others = max(0, (queue_length(self.api) or 0) - there)
+        """Count the prompts of others in its queue.
+
+        Those of ours that are on their way, or have just ended, may be in what it said last, or
+        not.  As far as that leaves it open, the number stays what it was.
+        """
+        length, said_at = queue_length(self.api)
+        since = max(said_at, time.monotonic() - SETTLING)
+        self._ends = [at for at in self._ends if at > since]
+        ours = sum(entry.inner is not None and not entry.inner.done() for entry in self.in_flight)
+        unsure = len(self.in_flight) - ours + len(self._ends)
+        most = max(0, length - ours)
+        self.server.others = min(max(self.server.others, most - unsure), most)
+
+    def saw_end(self, at: float | None) -> None:
+        """One of ours has ended there."""
+        self._ends.append(at or time.monotonic())
 
     def on_status(self, call: Callable[[object], object]) -> None:
         """Have it called whenever the server says how long its queue is."""

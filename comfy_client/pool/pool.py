@@ -56,8 +56,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         mode: ``"shortest"``: to the shortest queue, prompts of others included; of several, to the
             server that ran the same models last.  ``"round_robin"``: to each in turn.
             ``"first_free"``: to the first, in your order, that has nothing to do.
-        weights: How fast the servers are, compared to each other; ``None``: all the same.  A server
-            of weight 2 gets twice as many jobs.
+        weights: How fast the servers are, compared to each other; ``None``: all the same.  Of those
+            that have room for a job (``in_flight``), one of weight 2 gets twice as many.
         in_flight: How many jobs a server has at a time, at most; with 2, the next one is there when
             one ends.
         patience: How many seconds a server may be away until the jobs that it may have run are
