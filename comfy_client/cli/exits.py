@@ -62,6 +62,16 @@ class Unsaved(click.ClickException):
         self.hint = hint
 
 
+class LeftOn(JobTimeout):
+    """Time ran out for a prompt, and of several servers this one goes on with it."""
+
+    server: str
+
+    def __init__(self, error: JobTimeout, server: str) -> None:
+        super().__init__(str(error), prompt_id=error.prompt_id, stalled=error.stalled)
+        self.server = server
+
+
 class Ended(click.ClickException):
     """A command that has printed what there is to say ends with this status."""
 
@@ -106,6 +116,10 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 
 #: What the library says to programs, and how commands say it.
 _IN_COMMANDS: Final = (
+    (
+        r"on (\S+): attach to it by api\.job\('([^']+)'\)",
+        r"on \1: comfy-client job \2 --wait --host \1",
+    ),
     (r"attach to it by api\.job\('([^']+)'\)", r"comfy-client job \1 --wait"),
     (r"; pass credentials=\.\.\.", ""),
     (r"pass verify='ca\.pem'", "pass --ca FILE"),
@@ -150,7 +164,8 @@ def message_of(error: BaseException) -> str:
 def hint_of(error: BaseException) -> str | None:
     """What to do about an error; ``None``: its message says it, or nobody knows."""
     if isinstance(error, JobTimeout):
-        return f"comfy-client job {error.prompt_id} --wait; or comfy-client cancel"
+        where = f" --host {error.server}" if isinstance(error, LeftOn) else ""
+        return f"comfy-client job {error.prompt_id} --wait{where}; or comfy-client cancel"
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
     if isinstance(error, Unsaved):

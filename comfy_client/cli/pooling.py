@@ -12,7 +12,7 @@ import attrs
 
 from ..errors import JobTimeout
 from .connecting import ANSWER_LIMIT, Given
-from .exits import message_of
+from .exits import LeftOn, message_of
 from .printing import note
 from .results import cancel
 
@@ -141,10 +141,12 @@ def submitted(
             raise
         yield job
         is_over = True
-    except JobTimeout:
+    except JobTimeout as exc:
         if job is not None and job.status == "waiting" and job.cancel():
             message = "no server took the prompt in time, and it will not run"
             raise TimeoutError(message) from None
+        if job is not None and job.server is not None:
+            raise LeftOn(exc, job.server) from None
         raise
     finally:
         if job is not None and job.server is not None and not (is_over and quiet):

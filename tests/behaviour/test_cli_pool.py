@@ -145,8 +145,14 @@ def test_a_timeout_says_where_the_prompt_runs_on(comfy_client, servers) -> None:
     ran = comfy_client("run", "waits.json", "--timeout", 3, *hosts(*servers))
     assert ran.status == 7
     [server] = (server for server in servers if server.ran)
-    assert f"prompt {server.ran[0].prompt_id} on {server.url}" in ran.err
+    prompt_id = server.ran[0].prompt_id
+    assert f"prompt {prompt_id} on {server.url}" in ran.err
+    assert f"Try: comfy-client job {prompt_id} --wait --host {server.url}; or" in ran.err
     assert server.running
+    options = ("--timeout", 3, "--json", *hosts(*servers))
+    [error] = comfy_client.json("run", "waits.json", *options, status=7)
+    assert error["code"] == "job_timeout"
+    assert error["server"] in [server.url for server in servers]
 
 
 def test_detached_it_is_on_a_server_when_the_command_ends(comfy_client, servers) -> None:

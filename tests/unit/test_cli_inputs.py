@@ -262,5 +262,8 @@ def test_messages_for_programs_are_told_in_words_of_the_command_line():
     assert in_commands("wait again, or attach to it by api.job('x-1')") == (
         "wait again, or comfy-client job x-1 --wait"
     )
+    assert in_commands("keeps running on http://gpu:8188: attach to it by api.job('x-1')") == (
+        "keeps running on http://gpu:8188: comfy-client job x-1 --wait --host http://gpu:8188"
+    )
     assert in_commands("wants credentials; pass credentials=...") == "wants credentials"
     assert in_commands("no such thing") == "no such thing"
