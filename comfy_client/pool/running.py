@@ -34,6 +34,7 @@ from .definitions import together
 from .dispatcher import OnLost
 from .member import Entry
 from .needs import models_of, needs_of
+from .refusals import out_of_reach
 from .schedule import Waiting
 from .servers import AnyServer, Servers
 
@@ -368,11 +369,13 @@ class Running(Servers):
             refresh: As for :meth:`ComfyApi.node_definitions`.
 
         Raises:
-            ServerUnreachable: No server of the pool has ever answered.
+            ServerUnreachable: No server of the pool has ever answered, or it has none.
             ClientClosed: After :meth:`shutdown`.
             ComfyError: As :meth:`ComfyApi.node_definitions`, if it fails on all servers.
         """
         self._connect(min(_READY, read_timeout.get()))
+        if not self._dispatcher.members:
+            raise out_of_reach({})
         found: list[Mapping[str, Any]] = []
         errors: list[ComfyError] = []
         for api in self._ready_clients():

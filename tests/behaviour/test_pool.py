@@ -580,6 +580,15 @@ def test_a_server_that_was_removed_is_let_go(servers, clients) -> None:
     assert seen == []
 
 
+def test_a_pool_whose_servers_were_all_removed_says_so(clients) -> None:
+    with pooled(clients) as pool:
+        for client in clients:
+            pool.remove(client)
+        for call in (pool.node_definitions, lambda: pool.submit(shows())):
+            with pytest.raises(ServerUnreachable, match="the pool has no servers: add one"):
+                call()
+
+
 def test_a_shutdown_does_not_wait_for_jobs_whose_servers_were_removed(servers, clients) -> None:
     with ComfyPool(clients, in_flight=1) as pool:
         running = pool.submit(shows(waits=True), include=[clients[0]])
