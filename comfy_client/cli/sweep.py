@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -151,7 +152,7 @@ def sweep(
                 stack.enter_context(folder_for(Path(file).parent, option))
         short = {name.rpartition(".")[2] for name in grid}
         stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
-        printer = _Printer(out, given.json)
+        printer = _Printer(out, given.json, is_several=given.is_several)
         options["progress"] = False if quiet else None
         rows = _run_all(runner, ready, grid, printer, options)
         for row in rows:
@@ -298,12 +299,22 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
             note(f"Prompt {item.prompt_id} runs on; the same command has its row.")
 
 
+def _of_server(out: str, host: str) -> str:
+    """A template for a folder that has files of several servers."""
+    from ..jobs.names import is_template
+
+    place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
+    template = as_template(out)
+    return template if is_template(template) else os.path.join(out, f"{place}_{{name}}{{ext}}")
+
+
 @attrs.define
 class _Printer:
     """Prints rows, and saves their files."""
 
     out: str | None
     as_json: bool
+    is_several: bool  # servers, which give their files the same names
     shown: set[int] = attrs.field(factory=set, init=False)
     saved: set[Path] = attrs.field(factory=set, init=False)
     unsaved: list[str] = attrs.field(factory=list, init=False)  # prompts of an earlier call
@@ -316,7 +327,7 @@ class _Printer:
         paths: list[Path] = []
         if self.out is not None:
             with saving(row.prompt_id):
-                paths = Sweep([row]).save(as_template(self.out))
+                paths = Sweep([row]).save(self._template(row, self.out))
             self.saved.update(paths)
         self._print(row, paths)
 
@@ -336,17 +347,23 @@ class _Printer:
     def _save_known(self, row: SweepRow, out: str) -> list[Path]:
         from ..batch.rows import Sweep
 
-        paths = Sweep([row]).save(as_template(out), if_exists="skip")
+        template = self._template(row, out)
+        paths = Sweep([row]).save(template, if_exists="skip")
         if not self.saved.isdisjoint(paths):  # the template gives several rows one name
-            paths = Sweep([row]).save(as_template(out))
+            paths = Sweep([row]).save(template)
         self.saved.update(paths)
         return paths
+
+    def _template(self, row: SweepRow, out: str) -> str:
+        return _of_server(out, row.host) if self.is_several and row.host else as_template(out)
 
     def _print(self, row: SweepRow, paths: list[Path]) -> None:
         if self.as_json:
             emit(row.to_dict())
             return
         params = " ".join(f"{name}={value}" for name, value in row.params.items())
-        files = [os.fspath(path) for path in paths] or [item.filename for item in row.result or ()]
+        files = [os.fspath(path) for path in paths] or [
+            item.url if self.is_several and item.url else item.filename for item in row.result or ()
+        ]
         outcome = " ".join(files) if row.error is None else f"Error: {row.error}"
         say(f"{row.index} {params}: {outcome}")

@@ -333,6 +333,23 @@ def test_with_a_journal_no_row_runs_twice_whichever_server_had_it(comfy_client, 
     assert len(list((comfy_client.home / "o").iterdir())) == 6
 
 
+def test_files_of_the_same_name_are_saved_once_each_by_their_servers(comfy_client, servers) -> None:
+    """So that the next call finds those of each row."""
+    sweep = ("sweep", "w.json", "-q", "--journal", "rows.db", "--axis", "KSampler.seed=1..4")
+    ended = comfy_client(*sweep, *hosts(*servers))
+    assert all(
+        f": {servers[0].url}" in line or f": {servers[1].url}" in line for line in ended.lines
+    )
+    first = comfy_client(*sweep, "--out", "o/", *hosts(*servers))
+    second = comfy_client(*sweep, "--out", "o/", *hosts(*servers))
+    assert first.lines == second.lines
+    names = {path.name for path in (comfy_client.home / "o").iterdir()}
+    assert names == {line.rpartition("/")[2] for line in first.lines}
+    assert len(names) == 4
+    ports = [server.url.rpartition(":")[2] for server in servers]
+    assert {name.split("_")[1] for name in names} == set(ports)
+
+
 @pytest.mark.parametrize("journal", [[], ["--journal", "rows.db"]])
 def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
     comfy_client, servers, journal
