@@ -440,7 +440,7 @@ class JobTimeout(JobError, TimeoutError):
     """
 
     stalled: bool
-    _hint = "Wait again with api.job(prompt_id), or cancel it: the prompt may still run."
+    _hint = "Wait again, by job.result() or api.job(prompt_id), or cancel it: it may still run."
 
     def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
         super().__init__(message, prompt_id=prompt_id)
