@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Final, Self, get_args
+from typing import Any, Final, Self, get_args
 
 from ..client import ComfyApi
 from ..jobs.waiting import AnyJob, as_completed
@@ -185,6 +185,11 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
 
     def __repr__(self) -> str:
         return f"<ComfyPool {', '.join(self._dispatcher.members) or 'without servers'}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a pool cannot be pickled: make one in each process, or see comfy_client.distributed"
+        )
 
     def as_completed(
         self, jobs: Iterable[AnyJob], timeout: float | None = None

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import itertools
 import logging
+import pickle
 import random
 import signal
 import sys
@@ -833,6 +834,8 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
             pool.submit(shows(), seed=7)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="exclude is a list of servers"):
             pool.submit(shows(), exclude=None)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a pool cannot be pickled: make one in each process"):
+            pickle.dumps(pool)
         with pytest.raises(ValueError, match="priority is a number"):
             pool.submit(shows(), priority=float("nan"))
 
