@@ -181,10 +181,10 @@ def saving(prompt_id: str) -> Iterator[None]:
         raise Unsaved(message, hint) from None
 
 
-def as_template(out: str) -> str:
+def as_template(out: str, suffix: str = "") -> str:
     """A template for what looks like the name of a file: ``fox.png`` is no folder.
 
-    The file keeps the extension that the server gave it.
+    The file keeps the extension that the server gave it; ``suffix`` comes before that.
     """
     import mimetypes
 
@@ -193,7 +193,7 @@ def as_template(out: str) -> str:
     kind = (mimetypes.guess_type(out)[0] or "").partition("/")[0]
     if is_template(out) or kind not in ("image", "video", "audio") or Path(out).is_dir():
         return out
-    return f"{Path(out).with_suffix('')}{{ext}}"
+    return f"{Path(out).with_suffix('')}{suffix}{{ext}}"
 
 
 def _urls(result: Result) -> list[str]:

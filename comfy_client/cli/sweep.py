@@ -299,12 +299,17 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
             note(f"Prompt {item.prompt_id} runs on; the same command has its row.")
 
 
+def _of_row(out: str) -> str:
+    """``fox.png`` would be the name of all rows, of which each is to keep its own."""
+    return as_template(out, "_{row}")
+
+
 def _of_server(out: str, host: str) -> str:
     """A template for a folder that has files of several servers."""
     from ..jobs.names import is_template
 
     place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
-    template = as_template(out)
+    template = _of_row(out)
     return template if is_template(template) else os.path.join(out, f"{place}_{{name}}{{ext}}")
 
 
@@ -355,7 +360,7 @@ class _Printer:
         return paths
 
     def _template(self, row: SweepRow, out: str) -> str:
-        return _of_server(out, row.host) if self.is_several and row.host else as_template(out)
+        return _of_server(out, row.host) if self.is_several and row.host else _of_row(out)
 
     def _print(self, row: SweepRow, paths: list[Path]) -> None:
         if self.as_json:
