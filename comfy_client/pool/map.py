@@ -138,9 +138,10 @@ def _submit_next(
         submit(next(items), partial(jobs.__setitem__, number))
     except StopIteration:
         return False, None
-    except Exception as exc:  # noqa: BLE001  # raised in its turn
-        if interruption(exc) is None:
-            jobs.pop(number, None)  # the pool does not have it
+    except Exception as exc:  # raised in its turn
+        if interruption(exc) is not None:
+            raise  # to its owner at once; the pool may have the job, or not
+        jobs.pop(number, None)  # the pool does not have it
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return False, exc
         jobs[number] = exc

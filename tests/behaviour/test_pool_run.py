@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -218,6 +219,33 @@ def test_ctrl_c_at_any_step_of_a_submission_leaves_no_prompt(servers, clients, c
             until(lambda: pool.status().running == pool.status().waiting == 0)
             assert not clients[1].get_queue().pending
         GATES.set()
+
+
+def test_an_alarm_while_map_submits_is_raised_at_once(servers, clients) -> None:
+    """It waits for no job, least of all for one that the pool does not have."""
+
+    class Alarm(TimeoutError):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    clients[1].submit(shows(waits=True))
+    until_each_runs(servers[1])
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pooled(clients[1:]) as pool:
+
+            def work() -> None:
+                list(pool.map([shows()], timeout=0.1))
+
+            for raised in at_each_step(work, ring, is_submitting):
+                assert isinstance(raised, Alarm)
+                until(lambda: pool.status().running == pool.status().waiting == 0)
+                assert not clients[1].get_queue().pending
+            GATES.set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_timeout_is_for_the_first_connection_too(clients) -> None:
