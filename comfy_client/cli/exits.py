@@ -165,7 +165,8 @@ def hint_of(error: BaseException) -> str | None:
     """What to do about an error; ``None``: its message says it, or nobody knows."""
     if isinstance(error, JobTimeout):
         where = f" --host {error.server}" if isinstance(error, LeftOn) else ""
-        return f"comfy-client job {error.prompt_id} --wait{where}; or comfy-client cancel"
+        known = error.prompt_id
+        return f"comfy-client job {known} --wait{where}; or comfy-client cancel {known}{where}"
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
     if isinstance(error, Unsaved):

@@ -83,7 +83,10 @@ def cancel(job: Job) -> None:
         note(f"Cancelling prompt {job.prompt_id}; Ctrl-C again leaves it running.")
         said = cancel_in_time([job])
     except KeyboardInterrupt:
-        note(f"It may keep running: comfy-client cancel {job.prompt_id}")
+        from ..jobs.pooled import PooledJob
+
+        where = f" --host {job.server}" if isinstance(job, PooledJob) and job.server else ""
+        note(f"It may keep running: comfy-client cancel {job.prompt_id}{where}")
         raise
     note("It was cancelled." if any(said) else "It had ended already." if said else "No answer.")
 

@@ -110,7 +110,8 @@ def _cancel(job: PooledJob) -> None:
         said = cancel_in_time([job])
     finally:  # a second Ctrl-C, too
         if not said:
-            log.warning("prompt %s may keep running", job.prompt_id)
+            where = f" on {job.server}" if job.server else ""
+            log.warning("prompt %s may keep running%s", job.prompt_id, where)
 
 
 class Running(Servers):
