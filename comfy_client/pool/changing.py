@@ -46,7 +46,8 @@ class Changing:
 
     def _begin(self) -> None:
         # Guards all of the above, and what members say of their servers.  Taken before the locks
-        # of queues.  Re-entrant: a handler of a signal may ask for something.
+        # of queues.  Re-entrant: a handler of a signal may ask for something, and change it while
+        # the code that it interrupts only looks at it, at copies of what grows and shrinks.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -65,12 +66,20 @@ class Changing:
             left = len(self._entries)
             if self._has_warned_of_away or len(self._schedule) < left:
                 return
-            able = set().union(*map(self._schedule.able, self._schedule.waiting()))
+            able = set().union(*map(self._schedule.able, list(self._schedule.waiting())))
             if not able or any(self.members[name].server.ready for name in able):
                 return
             self._has_warned_of_away = True
         words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
         log.warning(words, left, f"{', '.join(sorted(able)):.200}")
+
+    def has_lock(self) -> bool:
+        """Whether this thread has it already, as where a handler of a signal interrupts it."""
+        try:
+            self._changed.notify(0)  # nobody
+        except RuntimeError:
+            return False
+        return True
 
     @property
     def all_members(self) -> list[Member]:
@@ -164,12 +173,12 @@ class Changing:
     def waiting(self) -> list[PooledJob]:
         """The jobs of which nothing has been sent."""
         with self._lock:
-            return [entry.job for entry in self._entries.values() if not entry.started]
+            return [entry.job for entry in list(self._entries.values()) if not entry.started]
 
     def room(self) -> int:
         """How many jobs keep all servers busy."""
         with self._lock:
-            return max(1, sum(member.server.most for member in self.members.values()))
+            return max(1, sum(member.server.most for member in list(self.members.values())))
 
     def status(self) -> PoolStatus:
         """What it does now."""

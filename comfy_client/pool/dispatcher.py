@@ -59,7 +59,7 @@ class Dispatcher(Changing):
         self._patience = patience
         self._on_lost = on_lost
         # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
-        self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over)
+        self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over, Dispatcher.has_lock)
 
     def start(self) -> None:
         """Have its servers connected, and look after them; once."""

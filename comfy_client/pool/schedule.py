@@ -215,7 +215,7 @@ class Schedule:
         if job is None:
             return None
         place = (-job.priority, job.order)
-        return sum((-one.priority, one.order) < place for one in self._waiting.values())
+        return sum((-one.priority, one.order) < place for one in list(self._waiting.values()))
 
     def next(self) -> Assignment | None:
         """The next job and its server, which counts it from now on; ``None``: none can go."""

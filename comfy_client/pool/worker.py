@@ -34,6 +34,7 @@ class Worker(Generic[Owner]):
         owner: What all of it is about; calls are made with it.
         tick: Called every :data:`TICK` seconds.
         is_over: Called after each call; whether nothing will ever come again.
+        has_lock: Whether the thread that asks has the lock that calls need.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Worker(Generic[Owner]):
         owner: Owner,
         tick: Callable[[Owner], object],
         is_over: Callable[[Owner], bool],
+        has_lock: Callable[[Owner], bool],
     ) -> None:
         self._args = weakref.ref(owner), tick, is_over
+        self._has_lock = has_lock
         self.reset()
 
     def reset(self) -> None:
@@ -73,9 +76,13 @@ class Worker(Generic[Owner]):
 
         A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  It waits for no
         ``Condition``, of which the thread needs the lock, and which an alarm may leave held.
+        A handler of a signal may ask while the code that it interrupts has the lock: then it is
+        called here.
         """
-        thread = self._thread
+        thread, owner = self._thread, self._args[0]()
         if thread is None or thread is threading.current_thread() or not self.is_started:
+            return call()
+        if owner is not None and self._has_lock(owner):
             return call()
         asked: Future[Answer] = Future()
         is_answered = threading.Lock()

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -44,6 +46,7 @@ from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import FAST, LIMIT, Heard, Quick, flush, until
 from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.interrupts import at_each_step, in_time
 from tests.helpers.pools import marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
 
@@ -621,6 +624,35 @@ def test_a_shutdown_that_waits_for_servers_that_are_away_says_so_once(
         servers[1].start()
         assert job.result(LIMIT).texts == ("x",)
         ending.join(LIMIT)
+
+
+def test_a_handler_of_a_signal_may_submit_and_cancel_whatever_it_interrupts(
+    servers, clients
+) -> None:
+    """Though the thread of the pool cannot do it, as long as the interrupted code has the lock."""
+    pool = ComfyPool(clients[:1], in_flight=1)  # without ``with``, which would wait for a deadlock
+    pool.submit(shows(waits=True))
+    waiting = pool.submit(shows())
+    until_each_runs(servers[0])
+    outcomes: list[Any] = []
+
+    def look() -> None:
+        pool.init()
+        assert pool.status().waiting
+        assert waiting.queue_position == 0
+        assert "0 before it" in waiting.why()
+
+    def handle() -> None:
+        outcomes.append(pool.submit(shows()).cancel())
+
+    def is_looking(frame: FrameType) -> bool:
+        return Path(frame.f_code.co_filename).name in ("changing.py", "schedule.py")
+
+    in_time(lambda: outcomes.extend(at_each_step(look, handle, is_looking)))
+    assert set(outcomes) == {None, True}
+    GATES.set()
+    assert waiting.result(LIMIT).texts
+    pool.shutdown()
 
 
 # -- callbacks ----------------------------------------------------------------------------------
