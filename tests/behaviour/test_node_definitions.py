@@ -96,8 +96,7 @@ def test_a_new_connection_forgets_them(comfy: ComfyServer) -> None:
 
         comfy.add_node(New)
         comfy.restart()
-        comfy.until(lambda: api.connected, LIMIT)
-        assert api.node_definitions(["New"]).keys() == {"New"}
+        comfy.until(lambda: api.node_definitions(["New"]).keys() == {"New"}, LIMIT)
 
 
 def test_threads_that_ask_at_once_share_one_request(comfy: ComfyServer, fast: ComfyApi) -> None:
