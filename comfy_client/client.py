@@ -271,12 +271,12 @@ class ComfyApi(Batches, Subscriptions, Connecting):
             self._tracker.close,
             self._receivers.close,
             self._http.close,
-            self._finalizer.detach,
             lambda: self._connection.join(0.3),
         ]
         if self._recorder is not None:
             steps.append(self._recorder.close)
         in_full(steps)
+        self._finalizer.detach()  # not after Ctrl-C: then it does what is left
 
     def __enter__(self) -> Self:
         try:

@@ -84,6 +84,14 @@ def was_started(thread: threading.Thread | None) -> bool:
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
     """All of them, in order, though Ctrl-C come in between or one raise."""
-    with contextlib.ExitStack() as todo:
-        for call in reversed(list(calls)):
-            todo.callback(call)
+    todo = [*calls]
+    todo.reverse()
+    try:
+        while todo:
+            try:
+                todo[-1]()
+            finally:
+                del todo[-1]
+    finally:
+        if todo:
+            in_full(reversed(todo))
