@@ -59,7 +59,8 @@ def checked(hosts: Hosts) -> Hosts:
     elif isinstance(hosts, Iterable):
         urls = found = list(hosts)  # type: ignore[assignment]  # of another kind
     else:
-        raise TypeError(f"hosts has URLs, in a text, a list or a mapping: a {type(hosts).__name__}")
+        kind = type(hosts).__name__
+        raise TypeError(f"hosts has URLs, in a text, a list or a mapping; this is of type {kind}")
     if not found:
         raise ValueError("hosts is empty; None is what the environment of each worker says")
     for url in urls:

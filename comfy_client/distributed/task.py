@@ -107,8 +107,8 @@ def run_workflow(
         JobTimeout: Time ran out; the prompt keeps running, or its files have not come.
         JobLost: See ``on_lost``.
         ServerUnreachable: The server of the worker is away, and does not have the prompt.
-        OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server, which the
-            message names, but for images of ``SaveImageWebsocket``, which are lost.
+        OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server that the
+            message names, except images of ``SaveImageWebsocket``, which are lost.
         RuntimeError: It was called outside of a worker, or the worker has no :class:`ComfyPlugin`,
             or no server.
 

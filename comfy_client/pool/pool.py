@@ -89,7 +89,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         if not given:
             raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
         if not isinstance(weights, Sequence | None):
-            raise TypeError(f"weights is a list of numbers, one for each server: {weights!r:.80}")
+            raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
         if weights is not None and len(weights) != len(given):
             raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
         if not isinstance(in_flight, int) or in_flight < 1:
