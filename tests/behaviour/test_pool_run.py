@@ -28,7 +28,7 @@ from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Quick, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
-from tests.helpers.interrupts import at_each_step, press_ctrl_c
+from tests.helpers.interrupts import at_each_step, in_time, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 
@@ -188,10 +188,10 @@ def test_ctrl_c_while_a_run_is_sent_cancels_it_before_it_is_raised(servers, clie
 
 #: Which end by themselves, though their prompts never run.
 CALLS: dict[str, Callable[[ComfyPool], object]] = {
-    "submit": lambda pool: pool.submit(shows()),
-    "run": lambda pool: pool.run(shows(), timeout=0.1, on_interrupt="cancel"),
-    "map": lambda pool: list(pool.map([shows()], timeout=0.1, on_error="keep")),
-    "sweep": lambda pool: pool.sweep(shows(), {"Gated.text": ["a"]}, timeout=0.1),
+    "submit": lambda pool: in_time(pool.submit(shows()).cancel),
+    "run": lambda pool: pool.run(shows(), timeout=0.02, on_interrupt="cancel"),
+    "map": lambda pool: list(pool.map([shows()], timeout=0.02, on_error="keep")),
+    "sweep": lambda pool: pool.sweep(shows(), {"Gated.text": ["a"]}, timeout=0.02),
 }
 
 
