@@ -84,7 +84,7 @@ def was_started(thread: threading.Thread | None) -> bool:
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
     """All of them, in order, though Ctrl-C come in between or one raise."""
-    todo = [*calls]
+    todo = [*calls]  # at once: Ctrl-C while an ExitStack is filled skips what it lacks yet
     todo.reverse()
     try:
         while todo:
