@@ -322,10 +322,24 @@ runpy.run_path("main.py", run_name="__main__")
 """
 
 
+_held: list[socket.socket] = []  # until this process ends
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listens on, and that the system gives to nobody else.
+
+    A real server takes seconds to its first connection.  Meanwhile another process that asks for
+    any port could get this one, and answer in the server's place.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))  # without listening: connections are refused
+    port = int(held.getsockname()[1])
+    if sys.platform == "linux":
+        _held.append(held)  # who names the port, and says SO_REUSEADDR as servers do, may listen
+    else:
+        held.close()
+    return port
 
 
 class ComfyUI:
@@ -412,7 +426,7 @@ class ComfyUI:
     def wait_ready(self, timeout: float = 100.0) -> None:
         """Wait until ``GET /prompt`` answers; RuntimeError with the end of the log if not."""
         end = time.monotonic() + timeout
-        while not self._answers():
+        while self.pid is None or not self._answers():
             if self.pid is None or time.monotonic() > end:
                 state = "has ended" if self.pid is None else f"is silent after {timeout} s"
                 raise RuntimeError(f"ComfyUI {self.version} {state}:\n{self.log_text()[-3000:]}")

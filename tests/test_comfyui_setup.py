@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import requests
 import websocket
 
 from comfy_client.testing import ComfyServer
-from tests.comfyui import ComfyUI, _copy, _locked, _requirements, python311
+from tests.comfyui import ComfyUI, _copy, _locked, _requirements, free_port, python311
 from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import Running, asked_version, tree_of
 from tests.helpers.servers import add_test_content
@@ -80,6 +81,18 @@ def test_only_what_is_at_the_top_of_a_tree_is_left_out(tmp_path: Path) -> None:
         "comfy_api/input/a.py",
         "comfy_api/output/a.py",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be held for another")
+def test_the_port_of_a_server_that_has_yet_to_start_is_given_to_nobody_else() -> None:
+    """Only who names it, as servers do, may have it; until then it refuses connections."""
+    port = free_port()
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
 
 
 def test_any_comfyui_that_runs_can_be_tested() -> None:
