@@ -12,6 +12,7 @@ from typing import Literal
 from ..client import ComfyApi
 from ..credentials import AnyCredentials
 from ..errors import ClientClosed, ServerUnreachable
+from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
 from .notes import Submitter
 
@@ -24,6 +25,7 @@ class Clients:
         credentials: Of each server, by its URL; by an empty text, of any other.
         user: As for :class:`ComfyApi`.
         verify: As for :class:`ComfyApi`.
+        max_json: As for :class:`ComfyApi`.
 
     Attributes:
         url: The server.
@@ -38,6 +40,7 @@ class Clients:
         credentials: Mapping[str, AnyCredentials | None],
         user: str | None,
         verify: bool | str,
+        max_json: int = MAX_JSON,
     ) -> None:
         self.url = url
         self.client_id: str = str(uuid.uuid4())
@@ -45,6 +48,7 @@ class Clients:
         self._credentials = credentials
         self._user = user
         self._verify = verify
+        self._max_json = max_json
         self._own: ComfyApi | None = None
         self._others: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
         self._lock = threading.Lock()  # guards these two, and closed
@@ -100,4 +104,5 @@ class Clients:
             user=self._user,
             verify=self._verify,
             transport=transport,
+            max_json=self._max_json,
         )

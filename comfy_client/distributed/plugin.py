@@ -14,6 +14,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from ..credentials import AnyCredentials, BasicCredentials, EnvCredentials
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, environment_credentials
 from ..transport.deadline import Deadline
+from ..transport.http import MAX_JSON, number_of_bytes
 from ..transport.url import parse_host
 from . import notes
 from .clients import Clients
@@ -59,14 +60,15 @@ class ComfyPlugin(WorkerPlugin):
             to every server; or one for each URL.  ``None``: they do not, unless ``hosts`` is.
         user: As for :class:`ComfyApi`.
         verify: As for :class:`ComfyApi`; a path is one of the workers' machines.
+        max_json: As for :class:`ComfyApi`.
 
     Attributes:
         name: Under which name a worker has it.
 
     Raises:
         TypeError: ``credentials`` is no :class:`EnvCredentials`: secrets would be sent to the
-            scheduler and pickled.
-        ValueError: ``hosts`` makes no sense, or has a password in it.
+            scheduler and pickled.  Or ``max_json`` is no whole number.
+        ValueError: ``hosts`` or ``max_json`` makes no sense, or ``hosts`` has a password in it.
     """
 
     name: str = NAME
@@ -78,17 +80,24 @@ class ComfyPlugin(WorkerPlugin):
         credentials: EnvCredentials | Mapping[str, EnvCredentials] | None = None,
         user: str | None = None,
         verify: bool | str | os.PathLike[str] = True,
+        max_json: int = MAX_JSON,
     ) -> None:
         self._hosts = checked(hosts)
         self._credentials = _checked(credentials)
         self._user = user
         self._verify = verify if isinstance(verify, bool) else os.fspath(verify)
+        self._max_json = number_of_bytes("max_json", max_json)
         # Of one worker, and in no pickle.
         self._clients: Clients | None = None
         self._error: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {"credentials": self._credentials, "user": self._user, "verify": self._verify}
+        given = {
+            "credentials": self._credentials,
+            "user": self._user,
+            "verify": self._verify,
+            "max_json": self._max_json,
+        }
         return _plugin, (self._hosts, given)
 
     def __repr__(self) -> str:
@@ -128,6 +137,7 @@ class ComfyPlugin(WorkerPlugin):
                 credentials=credentials,
                 user=self._user,
                 verify=self._verify,
+                max_json=self._max_json,
             )
             own = Submitter(clients.client_id, url, clients.machine, place.address)
             await notes.introduce(worker, own)

@@ -118,7 +118,7 @@ class Http:
         self.connect_timeout: float
         self.total_timeout: float
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
-        self.max_json: int = _bytes("max_json", max_json)
+        self.max_json: int = number_of_bytes("max_json", max_json)
         self.left_behind = False
         self._resume = resume
         self.endpoint: Endpoint = Endpoint(
@@ -464,7 +464,8 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     return float(connect), float(total)
 
 
-def _bytes(name: str, value: int) -> int:
+def number_of_bytes(name: str, value: int) -> int:
+    """The same, if it is one, and more than 0."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is a number of bytes, not {value!r:.80}")
     if value < 1:

@@ -25,6 +25,7 @@ from comfy_client import (
     OutputsTooLarge,
     PromptRejected,
     ServerUnreachable,
+    UnexpectedResponse,
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
 from comfy_client.distributed.clients import Clients
@@ -186,6 +187,19 @@ def test_time_runs_out_for_files_and_for_a_submission_without_an_answer(
         server.faults.delay("POST", "/prompt", None)
     late = client.submit(run_workflow, shows("late"), timeout=0.5)
     assert isinstance(late.exception(LIMIT), JobTimeout)
+
+
+def test_the_clients_of_workers_have_the_max_json_of_the_plugin(
+    cluster: LocalCluster, comfy: ComfyServer
+) -> None:
+    """With many classes in UI format, they read all node definitions at once."""
+    nodes = [{"id": n, "type": f"Unknown{n}", "inputs": [], "outputs": []} for n in range(20)]
+    saved = {"nodes": nodes, "links": [], "version": 0.4}
+    with Client(cluster) as client:
+        client.register_plugin(ComfyPlugin(comfy.url, max_json=1000))
+        error = client.submit(run_workflow, saved).exception(LIMIT)
+        assert isinstance(error, UnexpectedResponse)
+        assert "max_json=2000 allows twice as much" in str(error)
 
 
 def test_errors_come_with_their_attributes(client: Client, servers: list[ComfyServer]) -> None:

@@ -94,6 +94,14 @@ def test_a_pickle_of_the_plugin_has_the_name_of_the_variable_and_not_its_value(
         assert pickle.dumps(pickle.loads(data)) == data
 
 
+@pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), ("64 MiB", TypeError)])
+def test_a_size_that_makes_no_sense_is_refused_before_it_is_sent(
+    wrong: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="max_json is a number of bytes"):
+        ComfyPlugin(max_json=wrong)
+
+
 def test_a_worker_takes_the_server_that_the_fewest_have() -> None:
     """The first of equal ones."""
     assert least_taken(["a", "b", "c"], []) == "a"
