@@ -153,6 +153,7 @@ class Connecting(Routes):
     ) -> Found:
         """What the server says to ``ask``, which takes seconds, as soon as it is up."""
         pauses = Backoff(self._tracker.timing.init, 1.0, factor=1.6, jitter=0.0)
+        said: ComfyError | None = None  # the last time
         while True:
             self._check_open()
             try:
@@ -166,6 +167,8 @@ class Connecting(Routes):
                         "in host",
                         retryable=False,
                     )
+                if said is not None and isinstance(exc, RequestTimeout) and deadline.expired:
+                    exc = said  # cut short by us, this time says less than the one before
                 if not is_temporary(exc) or deadline.left() <= pauses.longest:
                     self._receivers.publish(ErrorEvent(name="connection_error", error=exc))
                     raise exc
@@ -173,6 +176,7 @@ class Connecting(Routes):
                     limit = "" if timeout is None else f"{timeout:g} s "
                     log.warning("waiting %sfor the server to come up: %s", limit, exc)
                 log.debug("not up yet: %s", exc)
+                said = exc.with_traceback(None)  # which holds this frame
             self._tracker.wake.wait_stopped(pauses.next())
 
     def _is_for_tls(self, exc: ComfyError, deadline: Deadline) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -85,15 +86,41 @@ def test_a_port_where_nobody_listens_yet_is_waited_for() -> None:
     ids=lambda answer: f"{answer[0]} {answer[2] or ''}"[:30],
 )
 def test_what_is_shown_while_a_server_starts_is_waited_for(comfy: ComfyServer, answer: Any) -> None:
-    """Statuses of proxies, and pages; at last, what was there is the error."""
-    fault = comfy.on("GET", "*", answer)
+    """Statuses of proxies, and pages."""
+    times = itertools.count(1)
+
+    def starting(_: Request) -> Any:
+        if next(times) == 2:
+            fault.end()
+        return answer
+
+    fault = comfy.on("GET", "*", starting)
     with contextlib.closing(ComfyApi(comfy.url)) as api:
-        with pytest.raises((ApiError, UnexpectedResponse)) as caught:
-            api.wait_until_ready(0.3)
-        assert caught.value.status == answer[0]
-        threading.Timer(0.3, fault.end).start()
         assert api.wait_until_ready(LIMIT).devices
         assert api.connected
+    assert next(times) == 3
+
+
+@pytest.mark.parametrize("answer", [(503, {}, None), (404, HTML, LOADING)], ids=["503", "a page"])
+def test_at_the_end_the_error_is_what_the_server_said_last(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    """A request that was cut short, since the time was over, says less."""
+    hangs, over = threading.Event(), threading.Event()
+
+    def starting(_: Request) -> Any:
+        if "waiting" in caplog.text:
+            hangs.set()
+            over.wait(LIMIT)
+        return answer
+
+    comfy.on("GET", "*", starting)
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        with pytest.raises((ApiError, UnexpectedResponse)) as caught:
+            api.wait_until_ready(2.0)
+        assert caught.value.status == answer[0]
+        assert hangs.is_set()
+        over.set()
 
 
 def test_facts_that_come_later_than_the_rest_are_waited_for(comfy: ComfyServer) -> None:
