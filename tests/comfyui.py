@@ -322,9 +322,6 @@ runpy.run_path("main.py", run_name="__main__")
 """
 
 
-_held: list[socket.socket] = []  # until this process ends
-
-
 def free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on, and that the system gives to nobody else.
 
@@ -336,7 +333,9 @@ def free_port() -> int:
     held.bind(("127.0.0.1", 0))  # without listening: connections are refused
     port = int(held.getsockname()[1])
     if sys.platform == "linux":
-        _held.append(held)  # who names the port, and says SO_REUSEADDR as servers do, may listen
+        # Until this process ends.  Who names the port, and says SO_REUSEADDR as servers do, may
+        # listen on it.
+        held.detach()
     else:
         held.close()
     return port
