@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import WorkStealingScheduling
 
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
 from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
@@ -90,6 +92,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Most tests wait for something, so six files at a time; long ones are to be watched."""
     return 0 if config.getoption("soak") or config.getoption("comfyui") else 6
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: Producer
+) -> WorkStealingScheduling | None:
+    """Files that wait beside files that compute, and no long one alone at the end.
+
+    Tests on a real ComfyUI stay together by file, for the sake of its starts.
+    """
+    return None if config.getoption("real") else WorkStealingScheduling(config, log)
 
 
 def is_for_given(item: pytest.Item) -> bool:
