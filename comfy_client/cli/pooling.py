@@ -131,8 +131,6 @@ def submitted(
     try:
         try:
             job = pool.submit(workflow, **options)
-            if pool.status().waiting:  # though it is the only one
-                note(f"prompt {job.prompt_id} is {job.why()}")
             if detach:
                 _until_sent(job, timeout)
         except KeyboardInterrupt:
@@ -142,8 +140,9 @@ def submitted(
         yield job
         is_over = True
     except JobTimeout as exc:
+        why = "" if job is None else job.why()
         if job is not None and job.status == "waiting" and job.cancel():
-            message = "no server took the prompt in time, and it will not run"
+            message = f"no server took the prompt in time, and it will not run; it was {why}"
             raise TimeoutError(message) from None
         if job is not None and job.server is not None:
             raise LeftOn(exc, job.server) from None

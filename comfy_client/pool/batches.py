@@ -11,7 +11,7 @@ from ..batch.map import SubmitOptions
 from ..errors import ComfyError
 from ..jobs.callbacks import Callbacks
 from ..jobs.result import Result
-from ..routes.prompts import AnyWorkflow, PromptOptions, seal
+from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
 from .map import run_map
 from .running import Running, sending_of
 from .servers import AnyServer
@@ -109,7 +109,8 @@ class Batches(Running):
             options: See :class:`SubmitOptions`.
 
         Raises:
-            TypeError: One workflow without ``params``, or several with them.
+            TypeError: One workflow without ``params``, or several with them; or there is no option
+                of that name.
             ValueError: ``in_flight``, ``on_error``, a timeout or ``priority`` make no sense;
                 ``include`` or ``exclude`` name a server that is not in the pool.
             OSError: The file of the workflow cannot be read.  These three are raised at once.
@@ -202,6 +203,7 @@ class Batches(Running):
                 can be run, has it as the error of its row.
             PromptRejected: As for :meth:`ComfyApi.sweep`.
             ValueError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
+            TypeError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written.
             ServerUnreachable: No server of the pool has ever answered.
@@ -212,6 +214,7 @@ class Batches(Running):
         from .sweep import PoolRunner, PoolWindow
 
         seal(options)
+        check_names(options)
         terms = self._terms(object(), priority, include, exclude)
         workflow = self._read(workflow)
         window = PoolWindow(self._dispatcher, timeout=timeout, stall_timeout=stall_timeout)

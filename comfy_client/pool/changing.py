@@ -16,6 +16,7 @@ from ..jobs.pooled import PooledJob
 from ..signals import Receivers
 from .aftermath import Aftermath, log
 from .member import Entry, Member, status_of
+from .refusals import lacks
 from .schedule import Assignment, Mode, Schedule
 from .status import PoolEvent, PoolStatus
 
@@ -40,6 +41,7 @@ class Changing:
         self.was_ready: bool = False
         self.moved_at: float = 0.0
         self._has_warned = self._has_warned_of_away = False
+        self._warned_of: set[frozenset[str]] = set()  # servers that are away, and jobs wait for
         self._schedule = Schedule(mode)
         self._after = Aftermath(receivers)
         self._begin()
@@ -72,6 +74,28 @@ class Changing:
             self._has_warned_of_away = True
         words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
         log.warning(words, left, f"{', '.join(sorted(able)):.200}")
+
+    def waits_for_away(self, job: PooledJob) -> bool:
+        """Whether all servers that can run it have failed to answer."""
+        with self._lock:
+            entry = self._entries.get(job)
+            if entry is None or entry.member is not None:
+                return False
+            able = [self.members[name] for name in self._schedule.able(entry.waiting)]
+            return all(one.error is not None and not one.server.ready for one in able)
+
+    def warn_of_wait(self, job: PooledJob) -> None:
+        """The log says that it waits for servers that are away; once, until one is back."""
+        with self._lock:
+            entry = self._entries.get(job)
+            if entry is None or not self.waits_for_away(job):
+                return
+            able = self._schedule.able(entry.waiting)
+            if able in self._warned_of:
+                return
+            self._warned_of.add(able)
+            why = self.why(job)
+        log.warning("prompt %s is %s", job.prompt_id, why)
 
     def has_lock(self) -> bool:
         """Whether this thread has it already, as where a handler of a signal interrupts it."""
@@ -145,6 +169,8 @@ class Changing:
             what = f"{ready} of {len(names)} servers that can run it are ready"
             if not ready:
                 what = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
+                others = lacks(entry.waiting, self.members)  # it may be that names are misspelt
+                what += f"; {others}" if others else ""
             return f"waiting for a server, {before} before it; {what}"
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -32,13 +33,15 @@ from .aftermath import log
 from .changing import Changing
 from .member import Entry, Member
 from .needs import Offer
-from .refusals import cannot_run, is_hopeless, out_of_reach
+from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Mode
 from .worker import Worker
 
 #: What becomes of a job that may have run, when nobody knows whether it did.
 OnLost = Literal["raise", "retry"]
 
+#: Seconds until servers are asked again what they have, as a job waits for one that is away.
+AGAIN: Final = 10.0
 #: Seconds that slow receivers have to get the last events.
 _FLUSH: Final = 5.0
 #: Seconds that a job may be on its way to a server before those behind it go elsewhere.
@@ -58,6 +61,7 @@ class Dispatcher(Changing):
         super().__init__(mode, receivers)
         self._patience = patience
         self._on_lost = on_lost
+        self._refreshed_at = -math.inf
         # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
         self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over, Dispatcher.has_lock)
 
@@ -121,6 +125,7 @@ class Dispatcher(Changing):
             member.error = member.down_since = None
             member.has(offer)
             self.was_ready = True
+            self._warned_of.clear()
             self._schedule.welcome(member.server)
             member.look()
             self._schedule.regroup()
@@ -133,9 +138,16 @@ class Dispatcher(Changing):
         with self._changing():
             member.look()
 
-    def refresh(self) -> None:
-        """Ask all servers that are ready what they have by now; not while the lock is held."""
+    def refresh(self, *, after: float = 0.0) -> None:
+        """Ask all servers that are ready what they have by now; not while the lock is held.
+
+        ``after``: unless they were asked less than so many seconds ago.
+        """
         with self._lock:
+            now = time.monotonic()
+            if now - self._refreshed_at < after:
+                return
+            self._refreshed_at = now
             members = [member for member in self.members.values() if member.server.ready]
         for member in members:
             try:
@@ -234,7 +246,7 @@ class Dispatcher(Changing):
             if not able:
                 raise cannot_run(entry.waiting, self.members)
             if is_hopeless(members := {name: self.members[name] for name in sorted(able)}):
-                raise out_of_reach(members, "that can run it")
+                raise out_of_reach(members, "that can run it", lacks(entry.waiting, self.members))
             if entry.callbacks:
                 entry.look = deliver(self._receivers, entry.callbacks, entry.job)
             self._entries[entry.job] = entry

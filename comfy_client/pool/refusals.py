@@ -18,20 +18,21 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
     """The error for a job that none of them can run."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
-    allowed = [
-        member
-        for name, member in members.items()
-        if (waiting.include is None or name in waiting.include) and name not in waiting.exclude
-    ]
-    if not allowed:
+    if not any(map(waiting.may_go_to, members)):
         return ValueError("include and exclude leave no server of the pool")
-    lacks = (
-        f"{member.name} lacks {_listed(member.offer.missing(waiting.needs))}"
-        for member in allowed
-        if member.offer is not None
-    )
-    words = "; ".join(lacks)[:_MOST_TEXT]
+    words = lacks(waiting, members)
     return WorkflowError(f"no server of the pool can run this workflow: {words}")
+
+
+def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
+    """What the servers lack that it may go to, and that cannot run it."""
+    found = (
+        (member.name, member.offer.missing(waiting.needs))
+        for name, member in members.items()
+        if waiting.may_go_to(name) and member.offer is not None
+    )
+    words = (f"{name} lacks {_listed(needs)}" for name, needs in found if needs)
+    return "; ".join(words)[:_MOST_TEXT]
 
 
 def _listed(needs: list[Need]) -> str:
@@ -40,12 +41,15 @@ def _listed(needs: list[Need]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def out_of_reach(members: Mapping[str, Member], which: str = "of the pool") -> ServerUnreachable:
-    """The error when no server answers, and if so, of which."""
+def out_of_reach(
+    members: Mapping[str, Member], which: str = "of the pool", others: str = ""
+) -> ServerUnreachable:
+    """The error when no server answers, and if so, of which; ``others``: why not another one."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
-    return ServerUnreachable(f"no server {which} answers: {said[:_MOST_TEXT]}")
+    words = f"{said[:_MOST_TEXT]}; {others}" if others else said[:_MOST_TEXT]
+    return ServerUnreachable(f"no server {which} answers: {words}")
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:

@@ -31,7 +31,7 @@ from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.files import files_in
 from .definitions import together
-from .dispatcher import OnLost
+from .dispatcher import AGAIN, OnLost
 from .member import Entry
 from .needs import models_of, needs_of
 from .refusals import out_of_reach
@@ -68,10 +68,13 @@ def sending_of(options: Mapping[str, Any]) -> Sending:
     """That of one of many, by the options of their call."""
     rest = cast("PromptOptions", {**options})
     # map and sweep take all options together; these two are no PromptOptions, and are taken out.
+    strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]
+    resubmit: bool = rest.pop("resubmit", False)  # type: ignore[typeddict-item]
+    check_names(rest)
     return {
-        "strict": rest.pop("strict", False),  # type: ignore[typeddict-item]
+        "strict": strict,
         "check": False,
-        "resubmit": rest.pop("resubmit", False),  # type: ignore[typeddict-item]
+        "resubmit": resubmit,
         "wants_previews": False,
         "options": rest,
     }
@@ -253,10 +256,12 @@ class Running(Servers):
             ServerUnreachable: No server of the pool has ever answered.
             WorkflowError: As for :meth:`submit`.
             ValueError: As for :meth:`submit`, or a timeout makes no sense.
+            TypeError: As for :meth:`submit`.
             ClientClosed: After :meth:`shutdown`.
             ComfyError: As :meth:`ComfyApi.run`.
         """
         seal(options)
+        check_names(options)
         limits = Limits(timeout, stall_timeout)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -349,6 +354,9 @@ class Running(Servers):
         except WorkflowError:  # a model file may have come since
             dispatcher.refresh()
             dispatcher.submit(entry)
+        if dispatcher.waits_for_away(job):  # or it has come to one that is there
+            dispatcher.refresh(after=AGAIN)
+            dispatcher.warn_of_wait(job)
         return job
 
     def _connect(self, timeout: float = _READY) -> None:

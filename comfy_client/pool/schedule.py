@@ -52,6 +52,10 @@ class Waiting:
     include: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
 
+    def may_go_to(self, server: str) -> bool:
+        """Whether it may have this one, by its name."""
+        return (self.include is None or server in self.include) and server not in self.exclude
+
 
 @attrs.define(eq=False)
 class Server:
@@ -200,9 +204,7 @@ class Schedule:
             names = frozenset(
                 name
                 for name, server in self.servers.items()
-                if (job.include is None or name in job.include)
-                and name not in job.exclude
-                and server.has(job.needs)
+                if job.may_go_to(name) and server.has(job.needs)
             )
             if len(self._able) > _KINDS:
                 self._able.clear()

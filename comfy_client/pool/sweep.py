@@ -41,11 +41,11 @@ from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.files import files_in
 from ..workflow.graph import as_link
-from .dispatcher import ATTEMPTS, Dispatcher
+from .dispatcher import AGAIN, ATTEMPTS, Dispatcher
 from .map import Patience, take_back
 from .member import Entry, Member
 from .needs import Need, Needs, is_model, models_of, needs_of
-from .refusals import cannot_run
+from .refusals import cannot_run, lacks
 from .running import Terms, sending_of
 from .schedule import Waiting
 
@@ -127,6 +127,7 @@ class PoolRunner:
         self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
         self._away_since: dict[str, float] = {}  # of servers that may have these
         self._idle_since: float | None = None  # nothing is under way, and something waits
+        self._rest: Needs = frozenset()  # what the first of these needs
 
     # -- servers ---------------------------------------------------------------------------
 
@@ -199,11 +200,14 @@ class PoolRunner:
             ComfyError: Only servers that refuse us have what all of them need.
         """
         found = list(points)
+        self._rest = self._needs(found[0]) if found else frozenset()
         if (late := self._late()) is not None:
             return {point: copy.copy(late) for point in found}
         kinds = set(map(self._needs, found))
         if any(map(self._lacking, kinds)):  # a model file may have come since
             self._dispatcher.refresh()
+        elif not all(map(self._is_there, kinds)):
+            self._dispatcher.refresh(after=AGAIN)
         lacking = {needs: self._lacking(needs) for needs in kinds}
         refusals = [error for needs in kinds if (error := self._refusal(needs)) is not None]
         if refusals and len(refusals) == len(kinds):
@@ -219,6 +223,11 @@ class PoolRunner:
         if isinstance(error, WorkflowError):
             return error
         raise error
+
+    def _is_there(self, needs: Needs) -> bool:
+        """Whether a server has this that is not away."""
+        members = self._allowed(self._members).values()
+        return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
         """The error of a server that alone has this, or of several, and takes nothing of us."""
@@ -269,7 +278,10 @@ class PoolRunner:
         if self._idle_since is None:
             self._idle_since = time.monotonic()
             away = self._allowed(self._members).keys() - self._ready.keys()
-            log.warning("the sweep waits for a server that can run the rest: %s", ", ".join(away))
+            names = ", ".join(away)
+            if words := lacks(Waiting("", 0, needs=self._rest), self._allowed(self._members)):
+                names += f"; {words}"
+            log.warning("the sweep waits for a server that can run the rest: %s", names)
         tick = self.window.tick
         self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
 

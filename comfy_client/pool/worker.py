@@ -82,6 +82,8 @@ class Worker(Generic[Owner]):
         thread, owner = self._thread, self._args[0]()
         if thread is None or thread is threading.current_thread() or not self.is_started:
             return call()
+        if not thread.is_alive():  # it has done all
+            return call()
         if owner is not None and self._has_lock(owner):
             return call()
         asked: Future[Answer] = Future()

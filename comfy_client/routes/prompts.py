@@ -30,12 +30,14 @@ from ._base import RouteGroup, redacted
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
-#: Names that people may have in mind: arguments of ``run`` and ``queue_prompt``.
-_OTHERS = (
+#: Names that people may have in mind: arguments of ``run``.
+_OF_RUN = (
     *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit", "check", "retry_oom"),
     *("on_event", "on_progress", "on_preview", "on_start", "on_output", "on_queue", "every"),
-    *("progress", "prompt_id", "number"),
+    "progress",
 )
+#: The same, of ``queue_prompt``, which has one server.
+_OF_QUEUE = ("prompt_id", "number")
 
 #: A workflow, or whatever one is loaded from.
 AnyWorkflow = Source
@@ -182,10 +184,12 @@ def check_names(options: PromptOptions) -> None:
     for name in options.keys() - PromptOptions.__annotations__.keys():
         from ..nearest import nearest  # for errors
 
-        likely = nearest(name, (*PromptOptions.__annotations__, *_OTHERS), 1)
+        likely = nearest(name, (*PromptOptions.__annotations__, *_OF_RUN), 1)
         hint = f"; did you mean {likely[0]!r}?" if likely else ""
-        if name in _OTHERS:
+        if name in _OF_RUN:
             hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
+        elif name in _OF_QUEUE:
+            hint = "; it is one of ComfyApi.queue_prompt()"
         raise TypeError(f"unexpected keyword argument {name!r}{hint}")
 
 

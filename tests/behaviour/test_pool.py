@@ -62,6 +62,10 @@ SENDS = {
 }
 
 
+#: A server that is not there.
+NOWHERE = "http://127.0.0.1:1"
+
+
 class Fails:
     """Raises."""
 
@@ -223,6 +227,32 @@ def test_what_a_server_has_got_since_counts(servers, clients) -> None:
             pool.submit(rare)
         servers[0].add_node(Rare)
         assert pool.run(rare, timeout=LIMIT).texts == ("r",)
+
+
+def test_what_a_server_has_got_since_counts_though_another_is_away(servers, clients) -> None:
+    """That one might have it, too."""
+    rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
+    with ComfyPool([clients[0], NOWHERE]) as pool:
+        until(lambda: pool.status().servers[1].error)
+        assert pool.run(shows(), timeout=LIMIT)
+        servers[0].add_node(Rare)
+        assert pool.run(rare, timeout=LIMIT).texts == ("r",)
+
+
+def test_a_job_that_waits_for_a_server_that_is_away_says_what_the_others_lack(
+    clients, caplog
+) -> None:
+    """A name may be misspelt; the log says it once."""
+    misspelt = {"1": {"class_type": "Gatd", "inputs": {}}}
+    lacks = f"{clients[0].host} lacks the node class 'Gatd'"
+    with ComfyPool([clients[0], NOWHERE]) as pool:
+        until(lambda: pool.status().servers[1].error)
+        jobs = [pool.submit(misspelt) for _ in range(2)]
+        for job in jobs:
+            assert job.why().endswith(f"no server that can run it is ready: {NOWHERE}; {lacks}")
+        pool.shutdown(cancel_futures=True)
+    assert caplog.text.count(lacks) == 1
+    assert f"prompt {jobs[0].prompt_id} is waiting for a server" in caplog.text
 
 
 def test_include_and_exclude_name_servers(servers, clients, caplog) -> None:
@@ -891,7 +921,19 @@ def test_a_job_whose_servers_all_refuse_us_is_refused(servers, clients) -> None:
         until(lambda: pool.status().servers[1].state == "down")
         with pytest.raises(ServerUnreachable, match=r"no server that can run it answers: .*401"):
             pool.submit(shows(), include=[clients[1]])
+        lacks = f"401.*; {clients[0].host} lacks the node class 'Nobody'"
+        with pytest.raises(ServerUnreachable, match=lacks):
+            pool.submit({"1": {"class_type": "Nobody", "inputs": {}}})
         assert pool.run(shows("y"), timeout=LIMIT).texts == ("y",)
+
+
+def test_to_shut_it_down_again_takes_no_time(clients) -> None:
+    with pooled(clients) as pool:
+        pool.shutdown()
+        began = time.monotonic()
+        for _ in range(20):
+            pool.shutdown()
+        assert time.monotonic() - began < 5.0
 
 
 def test_after_its_shutdown_it_takes_no_jobs(servers, clients) -> None:

@@ -462,3 +462,24 @@ def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
         ):
             with pytest.raises(ValueError, match=words):
                 pool.map([shows()], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["submit", "run", "map", "sweep"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prompt_id", r"it is one of ComfyApi.queue_prompt\(\)"),
+        ("fron", "did you mean 'front'"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_before_anything_is_sent(
+    clients, method, name, words
+) -> None:
+    """A pool makes the ids of its prompts itself."""
+    more: dict[str, Any] = {"map": {"params": [{}]}, "sweep": {"grid": {"1.text": ["x"]}}}
+    with (
+        ComfyPool(clients) as pool,
+        pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'; {words}"),
+    ):
+        getattr(pool, method)(shows(), **more.get(method, {}), **{name: "x"})
+    assert pool.status().failed == 0

@@ -217,6 +217,17 @@ def test_what_only_a_server_that_is_away_could_run_ends_when_its_time_is_up(
         assert texts(pool.sweep(WORKFLOW, grid, journal=journal)) == ["ax0", "ax1"]
 
 
+def test_a_sweep_that_waits_for_a_server_that_is_away_says_what_the_others_lack(
+    apis, refused, caplog
+) -> None:
+    """A name may be misspelt."""
+    misspelt = {"1": {"class_type": "Mak", "inputs": {"seed": 0}}}
+    with ComfyPool([apis[0].host, refused]) as pool:
+        rows = pool.sweep(misspelt, {"1.seed": range(2)}, timeout=0.3)
+    assert all(isinstance(row.error, JobTimeout) for row in rows)
+    assert f"{refused}; {apis[0].host} lacks the node class 'Mak'" in caplog.text
+
+
 # -- the journal ---------------------------------------------------------------------------
 
 
