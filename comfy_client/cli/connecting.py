@@ -115,7 +115,9 @@ _file = click.Path(dir_okay=False, allow_dash=True)
 _DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:8188."
 
 
-def _servers(store: Callable[..., None], more: str = "") -> tuple[Decorator, ...]:
+def _servers(
+    store: Callable[..., None], more: str = "", default: str = _DEFAULT
+) -> tuple[Decorator, ...]:
     """The options that name servers."""
     host = click.option(
         "--host",
@@ -123,7 +125,7 @@ def _servers(store: Callable[..., None], more: str = "") -> tuple[Decorator, ...
         multiple=True,
         callback=store,
         expose_value=False,
-        help=f"The server{more}.  {_DEFAULT}",
+        help=f"The server{more}.  {default}",
     )
     profile = click.option(
         "--profile",
@@ -138,6 +140,7 @@ def _servers(store: Callable[..., None], more: str = "") -> tuple[Decorator, ...
 
 
 _ONE: Final = _servers(_only_one)
+_ONE_OR_EMBEDDED: Final = _servers(_only_one, default="Default: an embedded one.")
 _SEVERAL: Final = _servers(_store_all, more=", or several of them")
 _OPTIONS: Final = (
     click.option(
@@ -206,6 +209,11 @@ def of_servers(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
 def of_server_as_text(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
     """Options for a server, of a command that prints nothing for programs."""
     return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE)
+
+
+def of_server_or_embedded(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
+    """As :func:`of_server_as_text`, of one that needs no server."""
+    return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE_OR_EMBEDDED)
 
 
 def _with_options(command: Callable[P, R], servers: tuple[Decorator, ...]) -> Callable[P, R]:

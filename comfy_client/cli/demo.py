@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import JobTimeout
-from .connecting import Given, of_server_as_text
+from .connecting import Given, of_server_or_embedded
+from .decorators import Finite
 from .exits import Mistake
 from .printing import examples, say
-from .results import timeout_option, wait_for
+from .results import wait_for
 from .run import submitted
 
 if TYPE_CHECKING:
@@ -57,8 +58,13 @@ _Inputs = dict[tuple[str, str], str | int]
     default=Path(),
     help="Folder for the pictures.  Default: the current one.",
 )
-@timeout_option
-@of_server_as_text
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=Finite(min=0, min_open=True),
+    help="How long to wait; then the prompt is cancelled.  Default: no limit.",
+)
+@of_server_or_embedded
 def demo(
     given: Given,
     prompt: str,

@@ -212,13 +212,15 @@ def full_id(api: ComfyApi, text: str) -> str:
     """The id of the prompt that is meant: the beginning of one is enough, if it is the only one."""
     if not text.strip():
         raise Mistake("the ID is empty")
-    if len(text) < _SHORTEST or len(text) >= _WHOLE:
+    if len(text) >= _WHOLE:
         return text
     found = api.get_queue()
     known = [item.prompt_id for item in (*found.running, *found.pending)]
     if text not in known:
         known += api.get_histories(_LATEST)
     matching = [text] if text in known else [one for one in known if one.startswith(text)]
+    if len(text) < _SHORTEST and matching and text not in known:
+        raise Mistake(f"{text} is too short for an ID: give {_SHORTEST} characters or more")
     if len(matching) > 1:
         raise Mistake(f"several prompts begin with {text}: {', '.join(matching[:5])}")
     return matching[0] if matching else text

@@ -151,14 +151,17 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
                 one.rmdir()
 
 
-def show_result(result: Result, out: str | None, as_json: bool) -> None:
-    """Save the files if that is wanted, and print their paths, else their URLs, and all texts."""
+def show_result(result: Result, out: str | None, as_json: bool, server: str | None = None) -> None:
+    """Save the files if that is wanted, and print their paths, else their URLs, and all texts.
+
+    ``server``: that which ran it, if there were several.
+    """
     paths = []
     if out is not None:
-        with saving(result.prompt_id):
+        with saving(result.prompt_id, server):
             paths = result.save(as_template(out))
     if as_json:
-        emit(result.to_dict())
+        emit(result.to_dict() if server is None else {**result.to_dict(), "server": server})
         return
     for path in paths:
         say(os.fspath(path))
@@ -170,10 +173,16 @@ def show_result(result: Result, out: str | None, as_json: bool) -> None:
             say(line.expandtabs())
 
 
+def download_again(prompt_id: str, server: str | None) -> str:
+    """The command that does; ``server``: as for :func:`show_result`."""
+    where = f" --host {server}" if server else ""
+    return f"comfy-client download {prompt_id} --out ...{where}"
+
+
 @contextlib.contextmanager
-def saving(prompt_id: str) -> Iterator[None]:
+def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
     """In here files of a prompt that has run are saved; if that fails, they are still there."""
-    hint = f"comfy-client download {prompt_id} --out ..."
+    hint = download_again(prompt_id, server)
     try:
         yield
     except ComfyError:

@@ -98,14 +98,20 @@ def run(
     waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
     with begin(given, read, out, waiting, check=check, front=front) as job:
         if detach:
-            server = getattr(job, "server", None)  # of several
+            server = _server_of(job)
             known = {} if server is None else {"server": server}
             emit({**job.to_dict(), **known}) if given.json else say(job.prompt_id)
             return
         result = wait_for(job, timeout, quiet, is_ours=True)
         if not quiet:
             note(repr(result)[1:-1])
-        show_result(result, out, given.json)
+        show_result(result, out, given.json, _server_of(job))
+
+
+def _server_of(job: Job) -> str | None:
+    """That which has it, of several."""
+    server: str | None = getattr(job, "server", None)
+    return server
 
 
 def prepared(

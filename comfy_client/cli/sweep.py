@@ -26,6 +26,7 @@ from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
     as_template,
+    download_again,
     folder_for,
     no_dash,
     out_option,
@@ -166,7 +167,7 @@ def sweep(
         raise Ended(Exit.FAILED)
     if printer.unsaved:
         message = f"rows of an earlier call are not saved: {len(printer.unsaved)}"
-        raise Unsaved(message, f"comfy-client download {printer.unsaved[0]} --out ...")
+        raise Unsaved(message, printer.unsaved[0])
 
 
 #: A workflow, its grid, and what runs them.
@@ -322,7 +323,7 @@ class _Printer:
     is_several: bool  # servers, which give their files the same names
     shown: set[int] = attrs.field(factory=set, init=False)
     saved: set[Path] = attrs.field(factory=set, init=False)
-    unsaved: list[str] = attrs.field(factory=list, init=False)  # prompts of an earlier call
+    unsaved: list[str] = attrs.field(factory=list, init=False)  # commands that download them
 
     def show(self, row: SweepRow) -> None:
         """A row that has ended just now."""
@@ -331,7 +332,7 @@ class _Printer:
         self.shown.add(row.index)
         paths: list[Path] = []
         if self.out is not None:
-            with saving(row.prompt_id):
+            with saving(row.prompt_id, self._server_of(row)):
                 paths = Sweep([row]).save(self._template(row, self.out))
             self.saved.update(paths)
         self._print(row, paths)
@@ -345,9 +346,13 @@ class _Printer:
             try:
                 paths = self._save_known(row, self.out)
             except (ComfyError, OSError, ValueError) as exc:
-                self.unsaved.append(row.prompt_id)
+                self.unsaved.append(download_again(row.prompt_id, row.host))
                 note(f"row {row.index} is of an earlier call, and not saved: {message_of(exc)}")
         self._print(row, paths)
+
+    def _server_of(self, row: SweepRow) -> str | None:
+        """That which has its files, of several."""
+        return row.host if self.is_several else None
 
     def _save_known(self, row: SweepRow, out: str) -> list[Path]:
         from ..batch.rows import Sweep

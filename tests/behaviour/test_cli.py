@@ -123,6 +123,12 @@ def test_the_demo_makes_a_picture_and_a_preview_and_says_that_they_are_simulated
         assert "seed" in image.info["prompt"]
 
 
+def test_the_help_of_the_demo_says_what_it_does_without_a_server_and_without_time():
+    text = " ".join(invoke("demo", "--help").output.split())
+    assert "The server. Default: an embedded one." in text
+    assert "How long to wait; then the prompt is cancelled." in text
+
+
 def test_the_code_that_the_demo_shows_makes_the_same_picture(tmp_path, monkeypatch):
     """As it stands."""
     run = invoke("demo", "--output", tmp_path, "--prompt", "a \"tower\"\n of 'bricks'")

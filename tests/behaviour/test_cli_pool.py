@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -78,9 +79,12 @@ def test_a_prompt_goes_to_the_shortest_queue(comfy_client, servers) -> None:
     assert [len(server.ran) for server in servers] == [1, 1]
 
 
-def test_as_json_it_is_the_same_as_of_one_server(comfy_client, servers) -> None:
+def test_as_json_it_is_the_same_as_of_one_server_and_which_one_it_was(
+    comfy_client, servers
+) -> None:
     [result] = comfy_client.json("run", "w.json", *hosts(*servers))
-    assert result["files"][0]["url"].startswith((servers[0].url, servers[1].url))
+    assert result["server"] in [server.url for server in servers]
+    assert result["files"][0]["url"].startswith(result["server"])
 
 
 def test_it_goes_where_its_node_classes_are(comfy_client, servers) -> None:
@@ -140,6 +144,21 @@ def test_what_waits_for_a_server_that_never_comes_is_status_7_and_will_not_run(
         lacks = f"{servers[0].url} lacks the node class"
         assert f"no server that can run it is ready: {NOWHERE}; {lacks}" in ended.err
     assert not servers[0].ran
+
+
+@pytest.mark.parametrize("command", [["run"], ["sweep", "--axis", "KSampler.seed=1"]])
+def test_files_that_cannot_be_saved_can_be_had_from_the_server_that_has_them(
+    comfy_client, servers, monkeypatch, command
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    words = [*command, "w.json", "-q"]
+    with monkeypatch.context() as broken:
+        broken.setattr("comfy_client.jobs.output.write_atomically", full)
+        [error] = comfy_client.json(*words, "--out", "o/", *hosts(*servers), status=1)
+    word, *again = shlex.split(error["hint"].replace("...", "o/"))
+    assert (word, comfy_client(*again).status) == ("comfy-client", 0)
 
 
 def test_a_timeout_says_where_the_prompt_runs_on(comfy_client, servers) -> None:

@@ -424,6 +424,8 @@ def test_the_beginning_of_an_id_is_enough_unless_it_is_that_of_several(comfy_cli
             api.submit(load_workflow("sleep", seconds=9.0), prompt_id=prompt_id)
         [error] = comfy_client.json("job", start[:8], status=2)
         assert all(prompt_id in error["message"] for prompt_id in ids)
+        [error] = comfy_client.json("job", start[:3], status=2)
+        assert "too short for an ID: give 4 characters or more" in error["message"]
         [job] = comfy_client.json("job", ids[1])
         assert job["prompt_id"] == ids[1]
         cancelled = comfy_client.json("cancel", *ids)
