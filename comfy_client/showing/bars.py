@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import select
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -196,12 +198,23 @@ def _tqdm() -> Any:
     class Still(tqdm):  # type: ignore[misc]  # tqdm has no types
         monitor_interval = 0  # no thread of its own
 
+    columns, lines = (None, None) if _has_size() else shutil.get_terminal_size()
     return Still(
         total=1.0,
         file=sys.stderr,
-        dynamic_ncols=True,
+        ncols=columns,
+        nrows=lines,
+        dynamic_ncols=columns is None,
         bar_format="{desc}  {percentage:3.0f}%|{bar}| {unit}",
     )
+
+
+def _has_size() -> bool:
+    """Not so the terminal of ``docker run -t``, which says that it has 0 columns."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # it is no file: tqdm knows what to do
+        return True
 
 
 class Lines:

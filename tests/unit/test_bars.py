@@ -95,6 +95,20 @@ def test_a_terminal_shows_node_steps_and_what_is_left(monkeypatch: pytest.Monkey
     assert terminal.getvalue().endswith("| 2:00\n")
 
 
+def test_a_terminal_that_says_no_width_shows_the_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of ``docker run -t``: it has 0 columns."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as shown, open(theirs, "w") as stderr:
+        assert os.get_terminal_size(theirs).columns == 0
+        monkeypatch.setattr(sys, "stderr", stderr)
+        TerminalBar().show(HALF)
+        print("END", file=stderr, flush=True)
+        text = b""
+        while b"END" not in text:
+            text += shown.read(4096)
+    assert "KSampler 10/20   50%|" in text.decode()
+
+
 @pytest.mark.parametrize("surface", ["terminal", "lines", "log"])
 def test_what_is_over_in_a_moment_leaves_nothing(
     surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
