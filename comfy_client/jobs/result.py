@@ -59,7 +59,8 @@ class _Outputs(AsDict):
         found = [item for item in self.images if item.type != "temp"] or self.images
         if len(found) != 1:
             first = "; the first is images[0]" if found else ""
-            raise WorkflowError(f"{self!r} has {len(found)} images, not one{first}")
+            kind = "images" if len(found) == len(self.images) else "saved images"
+            raise WorkflowError(f"{self!r} has {len(found)} {kind}, not one{first}")
         return found[0]
 
     def __len__(self) -> int:

@@ -132,6 +132,8 @@ def test_the_only_image_has_a_name_of_its_own():
     assert result_of({"1": {"images": [temp, ref("a.png")]}}).image.filename == "a.png"
     assert result_of({"1": {"images": [temp]}}).image.filename == "t.png"
     assert result_of({"1": {"images": [temp]}})["First"].image.filename == "t.png"
+    with pytest.raises(WorkflowError, match="<Result 3 images> has 2 saved images, not one"):
+        _ = result_of({"1": {"images": [temp, ref("a.png"), ref("b.png")]}}).image
 
 
 @pytest.mark.parametrize(
