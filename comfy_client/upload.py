@@ -383,6 +383,8 @@ def _source(
         return encoded(file), None, 0
     if _is_output(file):
         return (file, None, 0) if file.url is not None else (file.bytes(), None, 0)
+    if isinstance(file, io.TextIOWrapper):
+        raise TypeError("a file that is opened as text is not uploaded: open it with 'rb'")
     if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
         raise TypeError(
             instead_of(file)

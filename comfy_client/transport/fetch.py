@@ -11,6 +11,7 @@ import urllib3
 from requests.utils import get_environ_proxies
 
 from ..errors import RequestTimeout, TransportError, UnexpectedResponse
+from ..interrupts import causes
 from ..upload import without_secrets
 from .deadline import Deadline
 from .failures import explain
@@ -80,8 +81,9 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | No
 def _explained(exc: Exception, shown: str, deadline: Deadline) -> Exception:
     if deadline.expired or isinstance(exc, (requests.Timeout, TimeoutError)):
         return RequestTimeout(f"GET {shown}: no complete answer in time")
-    error = explain(exc, f"GET {shown}", shown)
-    return TransportError(str(error))  # it says nothing about the ComfyUI
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes(exc)):
+        return TransportError(f"{shown}: connection refused")  # by what is no ComfyUI
+    return TransportError(str(explain(exc, f"GET {shown}", shown)))
 
 
 def _redirected(url: str, location: str) -> str:

@@ -147,6 +147,10 @@ def test_what_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> None:
         Upload(7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not StringIO"):
         Upload(io.StringIO("x"))  # type: ignore[arg-type]
+    (tmp_path / "a.png").touch()
+    text = (tmp_path / "a.png").open()
+    with text, pytest.raises(TypeError, match="open it with 'rb'"):
+        Upload(text)  # type: ignore[arg-type]
     for empty in (b"", bytearray(), "data:image/png;base64,", io.BytesIO()):
         with pytest.raises(ValueError, match="is empty: check where it comes from, or give a name"):
             Upload(empty)
