@@ -1,7 +1,7 @@
 """Names that people know from the TypeScript clients, and the Python way in one line.
 
-Imported only for a name that does not exist: by ``comfy_client.CallWrapper`` and
-``api.queuePrompt``, which raise ``AttributeError`` with what stands here.
+Imported only for a name that does not exist: by ``comfy_client.CallWrapper``,
+``api.queuePrompt`` and ``pool.addClient``, which raise ``AttributeError`` with what stands here.
 """
 
 from __future__ import annotations
@@ -108,6 +108,26 @@ CLIENT: Final[Mapping[str, str]] = {
 }
 
 
+#: Of a pool.
+POOL: Final[Mapping[str, str]] = {
+    "addClient": "pool.add(api)",
+    "addEventListener": "pool.on(name, function)",
+    "batch": "pool.map(workflow, params), or pool.submit(workflow) for each",
+    "changeMode": 'mode is an argument: ComfyPool(servers, mode="shortest")',
+    "clients": "pool.servers",
+    "close": "pool.shutdown(), or with ComfyPool(servers) as pool",
+    "destroy": "pool.shutdown(), or with ComfyPool(servers) as pool",
+    "off": "pool.on returns a function that takes its callback back",
+    "pick": "pool.submit(workflow) chooses the server; pool.servers has all clients",
+    "pickById": "pool.submit(workflow, include=[api]); pool.servers has all clients",
+    "removeAllListeners": "pool.on returns a function that takes its callback back",
+    "removeClient": "pool.remove(api)",
+    "removeClientByIndex": "pool.remove(pool.servers[index])",
+    "wait_until_ready": "pool.init(timeout)",
+    "waitForReady": "pool.init(timeout)",
+}
+
+
 def missing_name(name: str) -> Exception:
     """The error for a name that the package does not have; called by its ``__getattr__``.
 
@@ -133,6 +153,11 @@ def about_client(name: str, cls: type) -> str:
     if way is None and hasattr(cls, snake):
         way = f"api.{snake}{'(...)' if callable(getattr(cls, snake)) else ''}"
     return _about(f"{cls.__name__!r} object", name, way)
+
+
+def about_pool(name: str, cls: type) -> str:
+    """What to say of a name that a pool does not have."""
+    return _about(f"{cls.__name__!r} object", name, POOL.get(name))
 
 
 def _about(owner: str, name: str, way: str | None) -> str:

@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from ..client import ComfyApi
 from ..jobs.waiting import AnyJob, as_completed
@@ -190,6 +190,16 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         raise TypeError(
             "a pool cannot be pickled: make one in each process, or see comfy_client.distributed"
         )
+
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """The Python way, for a name of the TypeScript pool: ``pool.addClient``."""
+            if hasattr(type(self), name):  # a property raised it, and does so again
+                return object.__getattribute__(self, name)
+            from ..typescript import about_pool  # for mistakes only
+
+            raise AttributeError(about_pool(name, type(self)), name=name, obj=self)
 
     def as_completed(
         self, jobs: Iterable[AnyJob], timeout: float | None = None

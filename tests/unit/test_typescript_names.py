@@ -12,8 +12,8 @@ from unittest import mock
 import pytest
 
 import comfy_client
-from comfy_client import ComfyApi, Job, Result, Workflow
-from comfy_client.typescript import CLIENT, PACKAGE
+from comfy_client import ComfyApi, ComfyPool, Job, Result, Workflow
+from comfy_client.typescript import CLIENT, PACKAGE, POOL
 from tests.guide import text_of
 
 
@@ -59,6 +59,18 @@ def test_a_member_without_a_counterpart_answers_in_one_line(api: ComfyApi, name:
     assert "\n" not in CLIENT[name]
 
 
+@pytest.mark.parametrize("name", POOL)
+def test_a_member_of_a_pool_answers_in_one_line(name: str) -> None:
+    pool = ComfyPool(["gpu-box"])
+    assert not hasattr(ComfyPool, name)
+    assert not hasattr(pool, name)
+    with pytest.raises(AttributeError, match=re.escape(f"; the Python way: {POOL[name]}")):
+        getattr(pool, name)
+    with pytest.raises(AttributeError, match=r"^'ComfyPool' object has no attribute 'no_such'$"):
+        pool.no_such  # noqa: B018  # it raises
+    assert "\n" not in POOL[name]
+
+
 @pytest.mark.parametrize("name", PACKAGE)
 def test_a_name_of_the_package_answers_in_one_line(name: str) -> None:
     """However it is asked for."""
@@ -71,11 +83,17 @@ def test_a_name_of_the_package_answers_in_one_line(name: str) -> None:
     assert "\n" not in PACKAGE[name]
 
 
-@pytest.mark.parametrize("text", [*PACKAGE.values(), *CLIENT.values()])
+@pytest.mark.parametrize("text", [*PACKAGE.values(), *CLIENT.values(), *POOL.values()])
 def test_what_is_told_exists(text: str) -> None:
     """Each ``api.name``, ``job.name`` and class."""
-    owners = {"api": ComfyApi, "job": Job, "result": Result, "workflow": Workflow}
-    for owner, name in re.findall(r"\b(api|job|result|workflow)\.(\w+)", text):
+    owners = {
+        "api": ComfyApi,
+        "job": Job,
+        "pool": ComfyPool,
+        "result": Result,
+        "workflow": Workflow,
+    }
+    for owner, name in re.findall(r"\b(api|job|pool|result|workflow)\.(\w+)", text):
         if name != "json":
             assert name in {*dir(owners[owner]), *getattr(owners[owner], "__slots__", ())}, name
     for name in re.findall(r"\b(Graph|Template|Workflow|Job\w*|Prompt\w+|ComfyApi)\b", text):
