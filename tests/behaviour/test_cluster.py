@@ -406,7 +406,7 @@ def test_a_server_that_is_down_is_an_error_that_a_retry_overcomes(
     """Nothing was sent to it, so nobody asks it."""
     servers[0].kill()
     down = worker_of(client, servers[0])
-    future = client.submit(run_workflow, saves(), workers=[down], patience=0.2)
+    future = client.submit(run_workflow, saves(), workers=[down], patience=2.0)
     assert isinstance(future.exception(LIMIT), ServerUnreachable)
     servers[0].start()
     future.retry()
