@@ -422,7 +422,7 @@ class ComfyUI:
         self.wait_ready()
         return self
 
-    def wait_ready(self, timeout: float = 100.0) -> None:
+    def wait_ready(self, timeout: float = 300.0) -> None:
         """Wait until ``GET /prompt`` answers; RuntimeError with the end of the log if not."""
         end = time.monotonic() + timeout
         while self.pid is None or not self._answers():

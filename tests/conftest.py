@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 WORKFLOWS = Path(__file__).with_name("workflows")
 LANES = ("real", "soak")
+#: Seconds for a test on a real ComfyUI, which a busy machine takes a minute to start.
+REAL_TIMEOUT = 600
 
 # No deadline: an example that takes long says something of the machine only.
 settings.register_profile("usual", deadline=None)
@@ -129,6 +131,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         out |= {item for item in items if not is_for_given(item)}
     if out:
         config.hook.pytest_deselected(items=list(out))
+    for item in items:
+        if item.get_closest_marker("real") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(REAL_TIMEOUT))
     # A checker of types takes long: at the end, nothing else would be left to do beside it.
     items[:] = sorted(
         (item for item in items if item not in out),

@@ -185,7 +185,7 @@ def test_sleep_can_be_interrupted(run: Run) -> None:
     *messages, entry = run("sleep", interrupt=True, seconds=100.0, ticks=1000)
     assert of_type(messages, "execution_interrupted")
     assert entry["status"]["completed"] is False
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.real
@@ -241,7 +241,7 @@ def test_server_dies_with_a_run_that_is_killed() -> None:
         assert parent.stdout is not None
         port, _, root = parent.stdout.readline().strip().partition(" ")
         parent.send_signal(signal.SIGKILL)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while Path(root).parent.exists() or _listens(int(port)):
         assert time.monotonic() < end, "the server outlived its test run"
         time.sleep(0.05)

@@ -302,7 +302,7 @@ def test_on_a_terminal_the_progress_is_one_line(tmp_path):
 @pytest.mark.real
 def test_the_demo_works_on_real_servers(any_comfyui: ComfyUI, tmp_path, monkeypatch):
     """With a true sampler; and so does the code that it shows."""
-    options = ("--size", 128, "--timeout", 100)
+    options = ("--size", 128, "--timeout", 300)
     run = invoke("demo", "--host", any_comfyui.url, "--output", tmp_path, *options)
     assert run.exit_code == 0, run.output
     assert "checkpoint: tiny.ckpt\n" in run.output

@@ -24,7 +24,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard
+from tests.helpers.clients import Heard, until
 from tests.helpers.processes import in_child
 from tests.helpers.scripted import END, GRAPH, START
 
@@ -213,7 +213,7 @@ def test_a_fork_waits_for_no_lock_of_a_given_session(comfy: ComfyServer) -> None
 
 def _ask(api: ComfyApi) -> tuple[str, int]:
     with api:
-        return api.client_id, api.poll_status(10).queue_remaining
+        return api.client_id, api.poll_status(30).queue_remaining
 
 
 @pytest.mark.usefixtures("quiet_fork")
@@ -237,6 +237,6 @@ def test_a_fork_beside_the_real_server(comfyui: ComfyUI) -> None:
     with ComfyApi(comfyui.url) as api:
         heard = Heard(api)
         assert in_child(lambda: api.init(20).connected) == "True"
-        assert api.poll_status(10).queue_remaining == 0
+        until(lambda: not api.poll_status(30).queue_remaining)
         assert api.connected
         assert heard.links == []

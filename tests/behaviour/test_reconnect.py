@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
 import blinker
 import pytest
 
@@ -23,6 +24,7 @@ from tests.helpers.clients import (
     LIMIT,
     Fast,
     Heard,
+    Impatient,
     Quick,
     open_sockets,
     until,
@@ -345,24 +347,30 @@ def test_two_clients_do_not_disturb_each_other(comfy: ComfyServer, quick: Quick)
     assert quick.connected
 
 
+class Suspicious(Quick):
+    """Gives a server that shares its machine with others a moment to answer."""
+
+    timing = attrs.evolve(FAST, dead=6.0)
+
+
 @pytest.mark.real
 def test_a_restarted_server_is_reconnected(comfyui: ComfyUI) -> None:
     """One disconnected, one reconnected, and its own words again."""
-    with Quick(comfyui.url) as api:
+    with Impatient(comfyui.url) as api:
         heard = Heard(api)
         comfyui.restart()
         until(lambda: heard("reconnected"), 60)
         until(lambda: heard("feature_flags"))
         assert heard.links.count("disconnected") == heard.links.count("reconnected") == 1
-        assert api.poll_status(10).queue_remaining == 0
+        assert api.poll_status(30).queue_remaining == 0
 
 
 @pytest.mark.real
 def test_a_quiet_server_answers_pings(comfyui: ComfyUI) -> None:
     """The real one, for several times the limit."""
-    with Quick(comfyui.url) as api:
+    with Suspicious(comfyui.url) as api:
         heard = Heard(api)
-        time.sleep(3 * FAST.dead)
+        time.sleep(3 * Suspicious.timing.dead)
         assert heard.links == []
         assert api.connected
 

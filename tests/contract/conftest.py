@@ -86,6 +86,14 @@ def _skip_what_the_given_one_is_too_old_for(request: pytest.FixtureRequest) -> N
             pytest.skip(f"ComfyUI {version} has no {', '.join(lacking)}")
 
 
+def a_while(server: Server, embedded: float = 0.3, real: float = 3.0) -> float:
+    """Seconds in which a server, and whoever looks at it, have their turn.
+
+    A real one is a process of its own, and the machine may be busy with others.
+    """
+    return embedded if isinstance(server, ComfyServer) else real
+
+
 def may_forget(server: Server) -> bool:
     """Whether its cache may be of any kind: a newer server forgets when memory is short.
 

@@ -9,7 +9,7 @@ import pytest
 
 from comfy_client import ComfyApi, Graph, PromptRejected, Workflow, WorkflowError
 
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 def text_to_image(g: Graph, api: ComfyApi, **sampler: Any) -> Workflow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.contract.conftest import a_while
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT, CommandLine, lines_of
 
@@ -25,7 +27,7 @@ Server = ComfyServer | ComfyUI
 def comfy_client(comfyui: Server, tmp_path: Path) -> CommandLine:
     """The command, for that server, which has nothing to do."""
     with ComfyApi(comfyui.url) as api:
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     return CommandLine(tmp_path, comfyui.url)
 
 
@@ -43,7 +45,7 @@ def saved(folder: Path, name: str, **inputs: Any) -> str:
 # -- as it was installed ------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)  # a real sampler makes a picture of 20 steps, on whatever machine
+@pytest.mark.timeout(600)  # a real sampler makes a picture of 20 steps, on whatever machine
 def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
     """In a process of its own, each once; what they print is held to the schema."""
     ran = {"run": comfy_client.installed("run", short, "--seed", 1, "--out", "a.png", "--json")}
@@ -202,10 +204,10 @@ def test_a_prompt_that_nobody_knows_is_status_6(comfy_client):
     assert line == {"prompt_id": unknown, "cancelled": False}
 
 
-def test_a_timeout_is_status_7_and_the_prompt_goes_on(comfy_client, tmp_path):
+def test_a_timeout_is_status_7_and_the_prompt_goes_on(comfy_client, comfyui, tmp_path):
     """Until somebody cancels it."""
-    name = saved(tmp_path, "sleep", seconds=20.0)
-    [error] = comfy_client.json("run", name, "--timeout", 1, status=7)
+    name = saved(tmp_path, "sleep", seconds=60.0)
+    [error] = comfy_client.json("run", name, "--timeout", a_while(comfyui, 1.0), status=7)
     assert error["code"] == "job_timeout"
     assert error["prompt_id"] in error["hint"]
     [line] = comfy_client.json("cancel", error["prompt_id"])
@@ -217,6 +219,7 @@ def test_ctrl_c_cancels_the_prompt_and_is_status_130(comfy_client, comfyui, tmp_
     name = saved(tmp_path, "sleep", seconds=30.0)
     with comfy_client.started("run", name, "--json") as process, ComfyApi(comfyui.url) as api:
         [item] = until(lambda: api.get_queue().running)
+        time.sleep(a_while(comfyui, 0.0, 2.0))  # a prompt that is about to begin heeds nothing
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 130, err
@@ -256,9 +259,9 @@ def test_a_prompt_is_found_again_by_its_id(comfy_client, short):
 def test_the_queue_is_listed_and_what_is_mine_is_cancelled(comfy_client, comfyui, tmp_path):
     """Others' prompts stay."""
     assert comfy_client("queue").out == "The queue is empty.\n"
-    mine = saved(tmp_path, "sleep", seconds=30.0)
+    mine = saved(tmp_path, "sleep", seconds=60.0)
     with ComfyApi(comfyui.url) as api:
-        theirs = api.submit(load_workflow("sleep", seconds=29.0))
+        theirs = api.submit(load_workflow("sleep", seconds=59.0))
         first = comfy_client.json("run", mine, "--detach")[0]["prompt_id"]
         rows = comfy_client.json("queue")
         assert {row["prompt_id"]: row["mine"] for row in rows} == {
@@ -272,7 +275,7 @@ def test_the_queue_is_listed_and_what_is_mine_is_cancelled(comfy_client, comfyui
         assert cancelled == [{"prompt_id": first, "cancelled": True}]
         assert theirs.prompt_id in api.get_queue()
         assert comfy_client("cancel", theirs.prompt_id).out == f"{theirs.prompt_id} cancelled\n"
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
 def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyui, tmp_path):
@@ -281,7 +284,7 @@ def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyu
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         assert first["name"] == "connected"
-        job = api.submit(load_workflow("sleep", seconds=1.5))
+        job = api.submit(load_workflow("sleep", seconds=a_while(comfyui, 1.5, 5.0)))
         seen = []
         for line in process.stdout:
             found = json.loads(line)
@@ -421,7 +424,7 @@ def test_the_beginning_of_an_id_is_enough_unless_it_is_that_of_several(comfy_cli
         start = api.generate_id()[:-1]
         ids = (f"{start}1", f"{start}2")
         for prompt_id in ids:
-            api.submit(load_workflow("sleep", seconds=9.0), prompt_id=prompt_id)
+            api.submit(load_workflow("sleep", seconds=60.0), prompt_id=prompt_id)
         [error] = comfy_client.json("job", start[:8], status=2)
         assert all(prompt_id in error["message"] for prompt_id in ids)
         [error] = comfy_client.json("job", start[:3], status=2)

@@ -279,17 +279,16 @@ def test_a_socket_that_the_proxy_ends_when_quiet_loses_no_job(
         api.on("all", events.append)
         result = api.run(workflow("sleep", seconds=4.0, ticks=1), timeout=60)
         assert result.texts == ("slept",)
-        names = [event.name for event in events]
-        assert "reconnected" in names
-        assert names.count("execution_success") == 1
+        until(lambda: "reconnected" in [event.name for event in events])
+        assert [event.name for event in events].count("execution_success") == 1
 
 
 def test_pings_keep_a_quiet_socket_open(comfyui: ComfyUI, workflow: Load) -> None:
     """A proxy with more patience than our pings never sees a quiet socket."""
-    with Nginx(comfyui.port, "proxy_read_timeout 2s;") as door, Eager(door.url) as api:
+    with Nginx(comfyui.port, "proxy_read_timeout 6s;") as door, Eager(door.url) as api:
         events: list[Any] = []
         api.on("all", events.append)
-        api.run(workflow("sleep", seconds=5.0, ticks=1), timeout=60)
+        api.run(workflow("sleep", seconds=13.0, ticks=1), timeout=60)
         assert "disconnected" not in [event.name for event in events]
 
 
@@ -361,7 +360,7 @@ def test_without_websocket_polling_carries_runs_and_events(
         job = api.submit(workflow("sleep", seconds=60.0))
         busy = api.wait_for("status", lambda e: e.queue_remaining, timeout=30)
         assert busy.queue_remaining == 1
-        api.interrupt()
+        until(lambda: api.interrupt() or job.done())  # about to begin, it would not heed it
         with pytest.raises(Exception, match="interrupted"):
             job.result(60)
         ends = [e for e in events if e.name.startswith("execution_")]
@@ -381,7 +380,7 @@ def test_without_websocket_a_quick_prompt_is_noticed_quickly(
         start = time.monotonic()
         for _ in range(6):
             api.run(workflow("sleep", seconds=0.0, ticks=1), timeout=60)
-        assert time.monotonic() - start < 6
+        assert time.monotonic() - start < 12  # asleep, it would take 18
 
 
 def test_a_missing_websocket_is_told_once(comfyui: ComfyUI) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 import websocket
 
+from comfy_client import ComfyApi
 from comfy_client.errors import JobFailed, JobInterrupted, PromptRejected
 from comfy_client.events import (
     ConnectionEvent,
@@ -19,14 +20,14 @@ from comfy_client.events import (
     StatusEvent,
     UnknownEvent,
 )
-from tests.contract.conftest import forgot
+from tests.contract.conftest import a_while, forgot
 from tests.helpers.clients import Impatient, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
 pytestmark = pytest.mark.needs("new events", "blocked")
 
-LIMIT = 60.0
+LIMIT = 180.0
 SHORT = {
     "status": "S",
     "execution_start": "xs",
@@ -79,6 +80,15 @@ class Heard:
             word = SHORT.get(event.name, event.name)
             words.append("end" if word == "ex" and event.node is None else word)
         return " ".join(words)
+
+
+@pytest.fixture
+def api(comfyui):
+    """A client of a server that has put earlier prompts away, and told everybody so."""
+    client = ComfyApi(comfyui.url)
+    until(lambda: not client.poll_status(LIMIT).queue_remaining)
+    with client:
+        yield client
 
 
 @pytest.fixture
@@ -199,7 +209,8 @@ def test_a_client_that_comes_back_in_the_middle(comfyui, workflow):
     with Proxy(comfyui.port) as proxy, Impatient(proxy.url) as api:
         events = []
         api.on("all", events.append)
-        job = api.submit(workflow("sleep", seconds=3.0, text=str(random.random())))
+        seconds = a_while(comfyui, 3.0, 8.0)
+        job = api.submit(workflow("sleep", seconds=seconds, text=str(random.random())))
         # Only a node that has begun is told to those who come back.
         until(lambda: [e for e in events if e.name == "executing"])
         proxy.cut()

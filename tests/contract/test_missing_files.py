@@ -8,7 +8,7 @@ from comfy_client import AuthenticationError
 from tests.contract.conftest import forgot
 from tests.contract.test_runs import picture
 
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 def test_a_file_that_was_deleted_is_missing(any_api, any_comfyui):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from comfy_client import ComfyApi, Job, JobEvent, JobFailed, Result
+from comfy_client.timing import Timing
+from tests.contract.conftest import Server, a_while
 
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 def hungry(times: int) -> dict[str, Any]:
@@ -20,6 +23,15 @@ def hungry(times: int) -> dict[str, Any]:
         "1": {"class_type": "TestSwitch", "inputs": {"choose": "a", "a": key}},
         "2": {"class_type": "TestOutOfMemory", "inputs": out_of_memory},
     }
+
+
+@pytest.fixture
+def any_api(any_comfyui: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ComfyApi]:
+    """A client that waits for a real server to collect its garbage, and then to free its memory."""
+    timing = Timing(freed=a_while(any_comfyui, 3.0, 10.0))
+    monkeypatch.setattr(ComfyApi, "timing", timing)
+    with ComfyApi(any_comfyui.url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.helpers.graphs import node, picture
 from tests.helpers.media import SAVED, tone
 from tests.helpers.proxy import Proxy
 
-LIMIT = 60.0
+LIMIT = 180.0
 MIB = 1 << 20
 
 KINDS = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from comfy_client import ComfyApi, Upload, Workflow
 
-LIMIT = 60.0
+LIMIT = 180.0
 RANDOM = np.random.default_rng(20)
 COLOURS = RANDOM.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 WITH_ALPHA = RANDOM.integers(0, 256, (24, 40, 4), dtype=np.uint8)

@@ -202,8 +202,10 @@ def test_interrupting_another_prompt_does_nothing(idle, workflow):
 def test_interrupting_without_an_id_stops_what_runs(idle, workflow):
     """Whoever's it is; on an idle server nothing."""
     idle.interrupt()
-    running = submit(idle, workflow("sleep", seconds=60.0))
-    until(lambda: idle.get_queue().running)
+    begun: list[Any] = []
+    idle.on("executing", begun.append)
+    running = submit(idle, workflow("sleep", seconds=60.0), client_id=idle.client_id)
+    until(lambda: begun)  # one that is about to begin does not heed it
     idle.interrupt()
     assert finished(idle, running).interrupted
 

@@ -52,7 +52,7 @@ PICTURES: dict[str, Any] = {
 
 def asleep(api: ComfyApi) -> Counter[str]:
     """How often each text was run, by what the server remembers when all is done."""
-    until(lambda: api.poll_status(5.0).queue_remaining == 0)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     entries = api.get_histories(None).values()
     nodes = [entry.workflow.get("1", {}) for entry in entries]
     return Counter(
@@ -111,7 +111,7 @@ def test_no_more_than_in_flight_stand_in_the_queue(api: ComfyApi) -> None:
     results.close()
     assert texts == [str(number) for number in range(10)]
     assert api.get_queue().pending == ()
-    until(lambda: api.poll_status().queue_remaining == 0)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     # A prompt that has told its end is counted until the worker puts it away.
     assert max(lengths) <= 3 + 1
 
@@ -243,11 +243,11 @@ def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(api: Comfy
     """By its id alone."""
     grid = {"TestSleepOutput.seconds": [60.0, 0.0], "TestSleepOutput.ticks": [600]}
     begun = time.monotonic()
-    late, done = api.sweep(SLEEP, grid, timeout=3.0)
+    late, done = api.sweep(SLEEP, grid, timeout=8.0)
     assert isinstance(late.error, JobTimeout)
     assert "it was cancelled" in str(late.error)
     assert done.error is None
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 50
 
 
 def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
@@ -255,14 +255,15 @@ def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
 ) -> None:
     """Within one call; what had ended is not run again."""
     journal = tmp_path / "sweep.db"
-    ended = threading.Event()
+    killed = threading.Event()
     rows: list[SweepRow] = []
     found: list[Sweep] = []
 
     def on_row(row: SweepRow) -> None:
         rows.append(row)
-        if len(rows) == 2:
-            ended.set()
+        if len(rows) == 2:  # here, before the others have ended
+            comfyui.kill()
+            killed.set()
 
     def sweep() -> None:
         grid = {"TestSleepOutput.text": list("abcdef"), "TestSleepOutput.seconds": [0.3]}
@@ -271,10 +272,9 @@ def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
 
     thread = threading.Thread(target=sweep)
     thread.start()
-    assert ended.wait(LIMIT)
-    comfyui.kill()
+    assert killed.wait(LIMIT)
     comfyui.start()
-    thread.join(LIMIT)
+    thread.join(2 * LIMIT)
     assert [row.result.texts[0] for row in found[0]] == list("abcdef")
     tries = [row["tries"] for row in points(journal) if row["result"]]
     assert len(tries) == 6

@@ -11,7 +11,7 @@ from tests.helpers.conformance import pair
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 SAVED = WORKFLOWS / "txt2img_ui.json"
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 def test_it_is_the_graph_that_the_page_exports(api: ComfyApi) -> None:

@@ -117,7 +117,7 @@ def queue(here: Any) -> None:
     until(lambda: api.get_queue().running)
     first, second = (api.queue_prompt(None, text(here)).prompt_id for _ in range(2))
     assert [item.prompt_id for item in api.get_queue().pending] == [first, second]
-    assert api.poll_status().queue_remaining == 3
+    assert api.poll_status(60).queue_remaining == 3
     api.delete_from_queue(first)
     assert [item.prompt_id for item in api.get_queue().pending] == [second]
     api.clear_queue()
@@ -733,7 +733,8 @@ def test_a_job_survives_a_new_socket_in_its_middle(here: Any) -> None:
     until(lambda: here.heard("progress", prompt_id=job.prompt_id))
     here.api._connection.redial("the test wants a new one")
     assert job.result(60).texts == ("slept",)
-    assert [event.name for event in here.heard("reconnected")] == ["reconnected"]
+    until(lambda: here.heard("reconnected"))
+    assert len(here.heard("reconnected")) == 1
     assert here.heard.ends(job.prompt_id) == ["execution_success"]
     # The new socket is not deaf: later jobs end by events.
     result = here.api.run(text(here), timeout=60)
@@ -751,7 +752,8 @@ def test_a_job_ends_without_any_socket(here: Any) -> None:
         assert len(result.cached_nodes) == 5 or may_forget(here.server)
         job = polling.submit(text(here, seconds=60.0, ticks=1000))
         until(lambda: job.prompt_id in [item.prompt_id for item in polling.get_queue().running])
-        polling.interrupt(job.prompt_id)
+        # One that is about to begin does not heed it.
+        until(lambda: polling.interrupt(job.prompt_id) or job.done())
         with pytest.raises(JobInterrupted) as stopped:
             job.result(60)
         assert stopped.value.node_id == "1"

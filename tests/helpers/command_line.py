@@ -74,7 +74,7 @@ class CommandLine:
             text=True,
             env=self._environment(variables),
             cwd=self.home,
-            timeout=LIMIT,
+            timeout=5 * LIMIT,  # it may have a real sampler make pictures
         )
         return Ended(ran.returncode, ran.stdout, ran.stderr)
 

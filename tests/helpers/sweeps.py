@@ -105,7 +105,7 @@ def add_recorded_nodes(server: ComfyServer) -> Record:
 def prompts(*apis: ComfyApi) -> Counter[tuple[Any, ...]]:
     """How often each point was submitted, by what servers remember when all is done."""
     end = time.monotonic() + LIMIT
-    while any(api.poll_status().queue_remaining for api in apis):
+    while any(api.poll_status(LIMIT).queue_remaining for api in apis):
         assert time.monotonic() < end
         time.sleep(0.01)
     return Counter(

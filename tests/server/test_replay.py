@@ -69,7 +69,7 @@ def see(api: ComfyApi, workflow: Mapping[str, Any], **options: Any) -> Seen:
         seen.events.append((event.name, raw if picture is None else picture))
 
     try:
-        result = api.run(workflow, on_event=note, timeout=60, **options)
+        result = api.run(workflow, on_event=note, timeout=180, **options)
     except (JobFailed, JobInterrupted, JobLost, PromptRejected) as exc:
         seen.outcome = describe(exc)
     else:
