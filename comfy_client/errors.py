@@ -400,10 +400,24 @@ class JobInterrupted(JobError):
 
 
 class JobLost(JobError):
-    """Neither in queue nor in history: the server was restarted, or the prompt was deleted."""
+    """Neither in queue nor in history: the server was restarted, or the prompt was deleted.
 
-    _hint = "Submit it again: the server was restarted, or the prompt was deleted."
+    It is not ``retryable`` if the server of a pool has not answered for too long: it may have run
+    the prompt, or run it yet.
+    """
+
     retryable = True
+
+    def __init__(self, message: str, *, prompt_id: str, retryable: bool = True) -> None:
+        super().__init__(message, prompt_id=prompt_id)
+        self.retryable = retryable
+
+    @property
+    def hint(self) -> str:
+        """What to do about it, in one sentence."""
+        if self.retryable:
+            return "Submit it again: the server was restarted, or the prompt was deleted."
+        return "Look for it when the server is back, before you submit it again: it may have run."
 
 
 class JobNotFound(JobError):

@@ -98,9 +98,7 @@ def run(
     waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
     with begin(given, read, out, waiting, check=check, front=front) as job:
         if detach:
-            server = _server_of(job)
-            known = {} if server is None else {"server": server}
-            emit({**job.to_dict(), **known}) if given.json else say(job.prompt_id)
+            emit(job.to_dict()) if given.json else say(job.prompt_id)
             return
         result = wait_for(job, timeout, quiet, is_ours=True)
         if not quiet:

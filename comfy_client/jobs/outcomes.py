@@ -79,10 +79,13 @@ def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
     return attrs.evolve(execution_success({"prompt_id": prompt_id}), recovered=recovered)
 
 
-def lost(prompt_id: str, reason: str = _GONE) -> tuple[JobLostEvent, JobLost]:
-    """Nobody knows it any more."""
+def lost(
+    prompt_id: str, reason: str = _GONE, *, retryable: bool = True
+) -> tuple[JobLostEvent, JobLost]:
+    """Nobody knows it any more; not ``retryable``: its server might, and does not answer."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
-    return event, JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id)
+    message = f"prompt {prompt_id} is {reason}"
+    return event, JobLost(message, prompt_id=prompt_id, retryable=retryable)
 
 
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:

@@ -102,6 +102,10 @@ class PooledJob(Job):
         self._line.flush(limits.left(self._poller.timing.flush))
         return super()._outcome(limits, tick)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As of any job; with ``server``."""
+        return {**super().to_dict(), "server": self.server}
+
     def why(self) -> str:
         """As of any job; with the server that has it."""
         if self._waits():

@@ -225,7 +225,7 @@ class Dispatcher(Changing):
                 f"lost: {member.name} has not answered for {self._patience:g} s, and may have run "
                 "it, or run it yet"
             )
-            event, error = lost(inner.prompt_id, why)
+            event, error = lost(inner.prompt_id, why, retryable=False)
             self._is_lost(entry, error, event)
             if not entry.job.done() and entry.inner is None:
                 member.unwanted.append(inner)
