@@ -167,6 +167,10 @@ def hint_of(error: BaseException) -> str | None:
         where = f" --host {error.server}" if isinstance(error, LeftOn) else ""
         known = error.prompt_id
         return f"comfy-client job {known} --wait{where}; or comfy-client cancel {known}{where}"
+    if isinstance(error, JobLost) and not error.retryable:
+        return (
+            f"when that server is back, comfy-client job {error.prompt_id} says what became of it"
+        )
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
     if isinstance(error, Unsaved):

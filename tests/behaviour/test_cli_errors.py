@@ -13,9 +13,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi
+from comfy_client import ClientClosed, ComfyApi, JobLost
 from comfy_client.__main__ import main as start
-from comfy_client.cli.exits import Exit
+from comfy_client.cli.exits import Exit, error_object
 from comfy_client.cli.main import main
 from comfy_client.jobs.job import cancel_in_time
 from comfy_client.testing import ComfyServer
@@ -159,6 +159,13 @@ def test_as_installed_wrong_credentials_and_refusals_have_their_status(comfy_cli
         assert "gone" in refused.err
         right = comfy_client.installed("run", "bad.json", *host, *missing, COMFYUI_TOKEN="token")
         assert right.status == 0, right
+
+
+def test_a_prompt_that_a_server_of_several_may_run_yet_is_looked_for_before_it_runs_again():
+    error = JobLost("http://gpu:8188 has not answered", prompt_id="an-id", retryable=False)
+    told = error_object(error)
+    assert "comfy-client job an-id says what became of it" in told["hint"]
+    assert told["exit"] == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
