@@ -31,6 +31,8 @@ _READ = 2000
 _NODE_ID = re.compile(r"Node ID '#(.*)'")
 _UNKNOWN = re.compile(r"because node (.+) does not exist", re.DOTALL)
 _ABSENT = re.compile(r"missing 1 required positional argument: '([^']+)'")
+#: What loaders of images, videos, audio and latents say of a name.
+_NO_FILE = re.compile(r"Invalid \w+ file\b")
 #: The folders of an absolute path, POSIX, Windows or UNC, in front of the file's name.
 _FOLDERS = re.compile(
     r"(?<![\w.\-/\\])(?:/|[A-Za-z]:[\\/]+|\\\\)"
@@ -466,7 +468,10 @@ def _refused(fault: _Fault) -> _Said:
     what = f"input {brief(fault.name)}" if fault.info.get("input_name") else "its inputs"
     value = inputs_of(fault.known.graph, fault.node_id).get(fault.input or "")
     said: _Said = {"message": f"the node refuses {what}" + (f": {reason}" if reason else "")}
-    return {**said, "value": shown(fault.input, value), **_files(fault, value)}
+    more = _files(fault, value)
+    if not more and isinstance(value, str) and _NO_FILE.match(reason):
+        more = {"hint": f"a file of this machine is uploaded if you set Path({brief(value)})"}
+    return {**said, "value": shown(fault.input, value), **more}
 
 
 def _files(fault: _Fault, value: object) -> _Said:
