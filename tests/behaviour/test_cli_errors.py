@@ -258,7 +258,8 @@ def test_a_restart_of_the_server_is_status_6(comfy_client):
 def test_watch_outlives_a_restart_of_the_server(comfy_client):
     """What was in the queue is gone, and what comes then is seen."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
-        lost = api.submit(comfy_client.home / "w.json")
+        endless = comfy_client.home / "w.json", {"KSampler.steps": 1000}
+        lost = api.submit(*endless)
         with comfy_client.started("watch", "--host", server.url, "--json") as process:
             assert process.stdout is not None
             lines = map(json.loads, process.stdout)
@@ -270,7 +271,7 @@ def test_watch_outlives_a_restart_of_the_server(comfy_client):
             wait_until(lost.prompt_id, "running")
             server.restart()
             wait_until(lost.prompt_id, "gone")
-            job = api.submit(comfy_client.home / "w.json")
+            job = api.submit(*endless)
             wait_until(job.prompt_id, "running")
             job.cancel()
             wait_until(job.prompt_id, "interrupted")
