@@ -81,7 +81,7 @@ class Changing:
             entry = self._entries.get(job)
             if entry is None or entry.member is not None:
                 return False
-            able = [self.members[name] for name in self._schedule.able(entry.waiting)]
+            able = map(self.members.__getitem__, self._schedule.able(entry.waiting))
             return all(one.error is not None and not one.server.ready for one in able)
 
     def warn_of_wait(self, job: PooledJob) -> None:
