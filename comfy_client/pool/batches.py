@@ -206,7 +206,8 @@ class Batches(Running):
             TypeError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written.
-            ServerUnreachable: No server of the pool has ever answered.
+            ServerUnreachable: No server of the pool has ever answered; or none that may have what
+                is left ever will (an unknown host, 401).
             AuthenticationError: All servers that can run what is left refuse us.
             ClientClosed: After :meth:`shutdown`.
         """

@@ -45,7 +45,7 @@ from .dispatcher import AGAIN, ATTEMPTS, Dispatcher
 from .map import Patience, take_back
 from .member import Entry, Member
 from .needs import Need, Needs, is_model, models_of, needs_of
-from .refusals import cannot_run, lacks
+from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .running import Terms, sending_of
 from .schedule import Waiting
 
@@ -230,11 +230,21 @@ class PoolRunner:
         return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
-        """The error of a server that alone has this, or of several, and takes nothing of us."""
-        able = [name for name, one in self._allowed(self._members).items() if one.server.has(needs)]
+        """The error of a server that alone has this, or of several, and takes nothing of us.
+
+        Or that may have it, and has never answered, and never will.
+        """
+        members = self._allowed(self._members)
+        able = {name: one for name, one in members.items() if one.server.has(needs)}
+        left = {name: one for name, one in able.items() if name not in self._refusing}
+        if not able or any(one.offer is not None for one in left.values()) or not is_hopeless(left):
+            return None
         refusing = [self._refusing[name] for name in able if name in self._refusing]
-        # A copy: whoever raises it adds a traceback, which has this runner in it.
-        return copy.copy(refusing[0]) if refusing and len(refusing) == len(able) else None
+        if refusing:
+            # A copy: whoever raises it adds a traceback, which has this runner in it.
+            return copy.copy(refusing[0])
+        others = lacks(Waiting("", 0, needs=needs), members)
+        return out_of_reach(left, "that can run it", others)
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """What waits for a server that is away, or for a busy one while another is idle."""

@@ -22,6 +22,7 @@ from comfy_client import (
     JobLost,
     JobTimeout,
     PromptRejected,
+    ServerUnreachable,
     SweepRow,
     WorkflowError,
 )
@@ -226,6 +227,16 @@ def test_a_sweep_that_waits_for_a_server_that_is_away_says_what_the_others_lack(
         rows = pool.sweep(misspelt, {"1.seed": range(2)}, timeout=0.3)
     assert all(isinstance(row.error, JobTimeout) for row in rows)
     assert f"{refused}; {apis[0].host} lacks the node class 'Mak'" in caplog.text
+
+
+def test_what_only_a_server_could_run_that_never_will_answer_is_not_waited_for(apis) -> None:
+    """The error says what the others lack."""
+    misspelt = {"1": {"class_type": "Mak", "inputs": {"seed": 0}}}
+    with ComfyServer(credentials="s3cret") as closed, ComfyPool([apis[0], closed.url]) as pool:
+        until(lambda: pool.status().servers[1].error)
+        with pytest.raises(ServerUnreachable, match=r"401.*; .* lacks the node class 'Mak'"):
+            pool.sweep(misspelt, {"1.seed": range(2)})
+        assert texts(pool.sweep(WORKFLOW, {"Make.seed": range(2)})) == ["ax0", "ax1"]
 
 
 # -- the journal ---------------------------------------------------------------------------
