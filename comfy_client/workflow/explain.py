@@ -470,7 +470,8 @@ def _refused(fault: _Fault) -> _Said:
     said: _Said = {"message": f"the node refuses {what}" + (f": {reason}" if reason else "")}
     more = _files(fault, value)
     if not more and isinstance(value, str) and _NO_FILE.match(reason):
-        more = {"hint": f"a file of this machine is uploaded if you set Path({brief(value)})"}
+        here = f"set Path({brief(value)}), or give --input to the command"
+        more = {"hint": f"to upload a file of this machine, {here}"}
     return {**said, "value": shown(fault.input, value), **more}
 
 

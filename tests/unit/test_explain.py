@@ -343,8 +343,8 @@ def test_other_refusals_have_no_unknown_class() -> None:
             [
                 (
                     "node 1 'Photo' (LoadImage): the node refuses input 'image': "
-                    "Invalid image file: no_such.png; a file of this machine is uploaded if you "
-                    "set Path('no_such.png')"
+                    "Invalid image file: no_such.png; to upload a file of this machine, "
+                    "set Path('no_such.png'), or give --input to the command"
                 )
             ],
         ),
