@@ -206,8 +206,13 @@ def picture(colour: str, level: int) -> bytes:
 
 
 @pytest.mark.real
-def test_ours_gives_the_right_answer_in_every_fault() -> None:
-    """The row of the table, made by the code that makes the others."""
+def test_ours_gives_the_right_answer_in_every_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of the table, made by the code that makes the others.
+
+    They have the machine for themselves; here it may be busy.
+    """
+    caps = {column: 4 * seconds for column, seconds in faults.CAPS.items()}
+    monkeypatch.setattr(faults, "CAPS", caps)
     ((_, cells),) = faults.cells([OURS], list(faults.CAPS))
     errors = "validation error", "runtime error", "interrupted", "restart"
     classes = {column: cells.pop(column) for column in errors}
