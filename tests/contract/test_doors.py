@@ -372,6 +372,7 @@ def test_without_websocket_polling_carries_runs_and_events(
         assert all(e.recovered for e in ends)
 
 
+@pytest.mark.timing(silence=20.0, deaf=20.0)  # for which it sleeps when there is nothing to do
 def test_without_websocket_a_quick_prompt_is_noticed_quickly(
     comfyui: ComfyUI, workflow: Load
 ) -> None:
@@ -380,7 +381,7 @@ def test_without_websocket_a_quick_prompt_is_noticed_quickly(
         start = time.monotonic()
         for _ in range(6):
             api.run(workflow("sleep", seconds=0.0, ticks=1), timeout=60)
-        assert time.monotonic() - start < 12  # asleep, it would take 18
+        assert time.monotonic() - start < 60  # not 20 for each but the first
 
 
 def test_a_missing_websocket_is_told_once(comfyui: ComfyUI) -> None:
