@@ -149,11 +149,13 @@ def _pieces(text: str) -> Iterator[str | _Field]:
 
 def _filled(part: Sequence[str | _Field], values: Values) -> str:
     """One part of a path, harmless if there is a field in it."""
-    text = "".join(
-        _text(values(piece.name), piece.width) if isinstance(piece, _Field) else piece
-        for piece in part
-    )
+    text = "".join(_put_in(piece, values) if isinstance(piece, _Field) else piece for piece in part)
     return safe_name(text) if any(isinstance(piece, _Field) for piece in part) else text
+
+
+def _put_in(field: _Field, values: Values) -> str:
+    text = _text(values(field.name), field.width)
+    return text or ("" if field.name == "ext" else "none")  # a name of an extension alone is none
 
 
 def _text(value: Any, width: int) -> str:

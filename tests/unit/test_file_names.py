@@ -70,6 +70,12 @@ def test_without_a_seed_the_name_says_none(tmp_path: Path) -> None:
     assert path.name == "none.png"
 
 
+def test_a_name_is_never_an_extension_alone() -> None:
+    """An empty text says none; an extension may well be empty."""
+    assert path_of("out/{text}{ext}", text=" ", ext=".png") == "out/none.png"
+    assert path_of("out/{text}{ext}", text="a", ext="") == "out/a"
+
+
 @pytest.mark.parametrize(
     ("template", "error", "says"),
     [
@@ -131,7 +137,7 @@ def test_files_of_one_call_never_share_a_name(tmp_path: Path) -> None:
         ("x/{f}.png", "x/_con.png"),
         ("x/{g}.png", "x/C__a.png"),
         ("x/{h}.png", "x/png.exe.png"),
-        ("x/{i}.png", "x/.png".replace(".png", "png")),
+        ("x/{i}.png", "x/none.png"),
     ],
 )
 def test_a_value_is_a_harmless_part_of_one_name(template: str, name: str) -> None:
