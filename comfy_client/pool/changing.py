@@ -35,6 +35,7 @@ class Changing:
         self._entries: dict[PooledJob, Entry] = {}
         self.members: dict[str, Member] = {}
         self.closed: bool = False
+        self._is_parents = False
         self._receivers = receivers
         self._leaving: list[Member] = []
         self._done = self._failed = 0  # of servers that have left, or of none
@@ -189,6 +190,8 @@ class Changing:
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` if it takes no more jobs."""
+        if self._is_parents:
+            raise ClientClosed("this ComfyPool is that of the parent process; make one in this one")
         if self.closed:
             raise ClientClosed("this ComfyPool is shut down; make a new one")
 

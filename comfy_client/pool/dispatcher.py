@@ -418,13 +418,15 @@ class Dispatcher(Changing):
         self._receivers.close()
 
     def after_fork(self) -> None:
-        """In the child: servers and jobs are the parent's."""
+        """In the child: servers and jobs are the parent's, unless there have been none yet."""
+        self._is_parents = self._is_parents or self._worker.is_started
         self._begin()
         self._worker.reset()
         self._receivers.reset()
         for member in self.all_members:
             member.after_fork()
-        self.take_no_more()
+        if self._is_parents:
+            self.take_no_more()
         for entry in self._entries.values():
             self._schedule.remove(entry.job)
             pooled.abandon(entry.job)
