@@ -94,6 +94,8 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def _store_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    if not all(map(str.strip, value)):  # as of a variable that is not set
+        raise click.BadParameter("it is empty")
     if value:
         setattr(ctx.ensure_object(Given), f"{param.name}s", value)
 

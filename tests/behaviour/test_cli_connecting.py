@@ -77,6 +77,17 @@ def test_options_may_stand_before_the_command(comfy_client):
     assert json.loads(both.out)["profile"] == "studio"
 
 
+@pytest.mark.parametrize("option", ["--host", "--profile"])
+def test_an_empty_option_is_a_mistake_and_not_the_default(comfy_client, option):
+    """As of a variable of the shell that is not set; also beside others."""
+    for more in ([], ["--host", "gpu"]):
+        [error] = comfy_client.json("run", "-", *more, option, "", status=2)
+        assert option in error["message"]
+        assert "it is empty" in error["message"]
+    [error] = comfy_client.json("queue", option, " ", status=2)
+    assert "it is empty" in error["message"]
+
+
 def test_a_profile_brings_what_belongs_to_its_server_and_no_secret_is_shown(comfy_client):
     """Neither in words nor as JSON."""
     configure(comfy_client.home)
