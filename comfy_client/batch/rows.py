@@ -18,6 +18,7 @@ from ..showing.cells import shown
 from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, inputs_of
+from ..workflow.seeds import is_wanted
 from .row import SweepRow
 
 if TYPE_CHECKING:
@@ -106,13 +107,14 @@ class Sweep(tuple[SweepRow, ...]):
     def table(self) -> list[dict[str, Any]]:
         """A flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
 
-        The parameters by name, then ``files`` (their names on the server), ``paths`` (where they
-        were saved here, ``""`` for those that were not), ``seconds``, ``execution_seconds``,
-        ``cached``, ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
+        The parameters by name (a seed that was drawn is the drawn one), then ``files`` (their names
+        on the server), ``paths`` (where they were saved here, ``""`` for those that were not),
+        ``seconds``, ``execution_seconds``, ``cached``, ``prompt_id``, ``host`` and ``error`` (a
+        text, or ``None``).
         """
         return [
             {
-                **{_text_of(name): value for name, value in row.params.items()},
+                **_params(row),
                 "files": [file.filename for file in row.result or ()],
                 "paths": [os.fspath(file.path or "") for file in row.result or ()],
                 "seconds": row.seconds,
@@ -201,6 +203,15 @@ def _inputs(row: SweepRow) -> dict[str, object]:
         if often[short[name]] == 1 and short[name] not in _FACTS
     }
     return {**alone, **values}
+
+
+def _params(row: SweepRow) -> dict[str, object]:
+    """As they were given, but for what asked for a seed."""
+    graph = row.result.graph if row.result else {}
+    return {
+        _text_of(name): _ran_with(graph, name, value) if is_wanted(value) else value
+        for name, value in row.params.items()
+    }
 
 
 def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: object) -> object:

@@ -84,6 +84,14 @@ def test_a_seed_that_was_drawn_names_its_file(tmp_path: Path) -> None:
     assert [path.name for path in rows.save(f"{tmp_path}/{{KSampler.seed}}_{{seed}}")] == ["99_99"]
 
 
+def test_a_seed_that_was_drawn_stands_in_the_table() -> None:
+    """A row without a result keeps what was given."""
+    [row] = sweep_of({"KSampler.seed": [-1], "KSampler.cfg": [4]})
+    assert row.params["KSampler.seed"] == -1
+    done, lost = Sweep([row, failed(row)]).table()
+    assert [done["KSampler.seed"], done["KSampler.cfg"], lost["KSampler.seed"]] == [99, 4, -1]
+
+
 def test_files_that_would_share_a_name_are_numbered(tmp_path: Path) -> None:
     """Over all rows, and of several files in one; rows with an error have none."""
     rows = sweep_of(GRID, each=2)
