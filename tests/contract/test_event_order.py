@@ -130,12 +130,16 @@ def test_a_run_with_sampler_previews(api, heard, workflow):
     assert heard.said.count(" p ") == 8
 
 
-def test_each_preview_is_an_event_of_its_job_once(api, workflow):
+def test_each_preview_is_an_event_of_its_job_once(api, comfyui, workflow):
     """Though it fires two signals; so it is for ``on_event``, too."""
     fired = {"b_preview": [], "b_preview_with_metadata": []}
     for name, events in fired.items():
         api.on(name, events.append)
     graphs = [workflow("txt2img_tiny", seed=random.randrange(1 << 40)) for _ in range(2)]
+    # Until somebody reads them, only the newest is kept.
+    before = {"seconds": a_while(comfyui, 0.5, 4.0), "ticks": 1, "text": "a mill"}
+    graphs[1]["5000"] = {"class_type": "TestSleep", "inputs": before}
+    graphs[1]["6"]["inputs"]["text"] = ["5000", 0]
     told = []
     api.run(graphs[0], timeout=LIMIT, on_event=told.append)
     told += api.submit(graphs[1]).events()
