@@ -266,7 +266,7 @@ def test_a_server_that_is_killed_and_started_again_costs_what_was_in_flight(
             killed.set()
 
     def sweep() -> None:
-        grid = {"TestSleepOutput.text": list("abcdef"), "TestSleepOutput.seconds": [0.3]}
+        grid = {"TestSleepOutput.text": list("abcdef"), "TestSleepOutput.seconds": [2.0]}
         with ComfyApi(comfyui.url) as api:
             found.append(api.sweep(SLEEP, grid, journal=journal, in_flight=2, on_row=on_row))
 
