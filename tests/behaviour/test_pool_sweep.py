@@ -193,7 +193,7 @@ def test_rows_are_told_in_the_thread_that_waits(pool) -> None:
 def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
     """And the others on its server run."""
     records[0].gate = threading.Semaphore(1)
-    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=2.0)
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=4.0)
     kinds = Counter(type(row.error).__name__ for row in rows)
     assert kinds["NoneType"] >= 2
     assert set(kinds) == {"NoneType", "JobTimeout"}
