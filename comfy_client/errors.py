@@ -406,7 +406,7 @@ class JobLost(JobError):
     the prompt, or run it yet.
     """
 
-    retryable = True
+    retryable: bool = True
 
     def __init__(self, message: str, *, prompt_id: str, retryable: bool = True) -> None:
         super().__init__(message, prompt_id=prompt_id)

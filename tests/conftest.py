@@ -92,8 +92,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Most tests wait for something, so six files at a time; long ones are to be watched."""
-    return 0 if config.getoption("soak") or config.getoption("comfyui") else 6
+    """Most tests wait for something: several at a time; long ones are to be watched."""
+    if config.getoption("soak") or config.getoption("comfyui"):
+        return 0
+    return 6 if config.getoption("real") else 8  # real servers compute
 
 
 def pytest_xdist_make_scheduler(
