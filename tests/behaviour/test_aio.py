@@ -179,13 +179,14 @@ def test_whoever_leaves_the_loop_leaves_nothing(
         assert queues() == before + 5
         while tasks:
             await stopped(tasks.pop())
-        assert queues() == before
+        # The thread that brings an event holds the queue a moment longer.
+        await soon(lambda: queues() == before)
         if source == "client":
             leaver = asyncio.create_task(first())
             await asyncio.sleep(0)
             comfy.push_status()
             await leaver
-            assert queues() == before
+            await soon(lambda: queues() == before)
         gate("a").set()
         assert (await aio.result(job)).images
 
