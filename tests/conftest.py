@@ -93,9 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Most tests wait for something: several at a time; long ones are to be watched."""
-    if config.getoption("soak") or config.getoption("comfyui"):
-        return 0
-    return 6 if config.getoption("real") else 8  # real servers compute
+    return 0 if config.getoption("soak") or config.getoption("comfyui") else 6
 
 
 def pytest_xdist_make_scheduler(

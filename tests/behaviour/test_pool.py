@@ -531,7 +531,7 @@ def test_nobody_waits_behind_a_job_that_takes_long_to_submit(servers, clients) -
 
 
 def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) -> None:
-    with pooled(clients, on_lost="retry", in_flight=1, patience=0.3) as pool:
+    with pooled(clients, on_lost="retry", in_flight=1, patience=2.0) as pool:
         job = pool.submit(shows(waits=True), include=[clients[0]])
         until_each_runs(servers[0])
         servers[0].kill()
