@@ -68,7 +68,6 @@ def sending_of(options: Mapping[str, Any]) -> Sending:
     """That of one of many, by the options of their call."""
     rest = cast("PromptOptions", {**options})
     # map and sweep take all options together; these two are no PromptOptions, and are taken out.
-    # They are submit's own, and no PromptOptions, which is what the rest is checked to be.
     strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]
     resubmit: bool = rest.pop("resubmit", False)  # type: ignore[typeddict-item]
     check_names(rest)
