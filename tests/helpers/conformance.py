@@ -2,7 +2,8 @@
 
 ``ui_to_api.jsonl.gz`` was made by the frontend 1.32.9 with the definitions of a server 0.3.75,
 ``ui_to_api_0.28.1.jsonl.gz`` by the frontend 1.58.1 (most also by 1.45.21) with those of 0.28.1.
-Of each ``{a|b}`` the first option was taken.
+Of each ``{a|b}`` the first option was taken.  ``ui_to_api_nulls.jsonl.gz`` has files in which
+promoted widgets are ``null``, and what the frontend 1.45.21 made of them on a server 0.28.1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "conformance"
-PAIRS = {"0.3.75": "ui_to_api.jsonl.gz", "0.28.1": "ui_to_api_0.28.1.jsonl.gz"}
+PAIRS = {
+    "0.3.75": "ui_to_api.jsonl.gz",
+    "0.28.1": "ui_to_api_0.28.1.jsonl.gz",
+    "nulls": "ui_to_api_nulls.jsonl.gz",
+}
 
 
 class First:
@@ -32,7 +37,7 @@ def definitions(version: str) -> dict[str, Any]:
 
 
 def pairs(version: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """The name of each, the file in UI format, and the prompt."""
+    """The name of each, the file in UI format, and the prompt; ``version`` is a key of PAIRS."""
     with gzip.open(FOLDER / PAIRS[version], "rt", encoding="utf-8") as lines:
         for line in lines:
             pair = json.loads(line)

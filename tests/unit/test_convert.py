@@ -858,6 +858,86 @@ def test_an_instance_shows_a_primitive_inside(
     assert converted(file).graph["1:2"]["inputs"] == {"width": width, "name": "a"}
 
 
+def _with_port(values: Any, entries: Any = ()) -> dict[str, Any]:
+    """An instance whose definition has an input of its own for the seed."""
+    sampler = {**copy.deepcopy(SAMPLER), "inputs": [widget_slot("seed", link=5)]}
+    inner = {
+        **subgraph("s", sampler),
+        "inputs": [{"name": "seed", "type": "INT", "linkIds": [5]}],
+        "links": [[5, -10, 0, 2, 0, "INT"]],
+    }
+    return host(inner, list(entries), values)
+
+
+def _with_nested(values: Any) -> dict[str, Any]:
+    """An instance that shows a widget of an instance inside, which has a value for it."""
+    inner = _with_port(())["definitions"]["subgraphs"][0]
+    outer = subgraph("o", node(4, "s", (7,)))
+    file = host(outer, [["4", "seed"]], values)
+    file["nodes"][0]["type"] = "o"
+    file["definitions"]["subgraphs"].append(inner)
+    return file
+
+
+def _with_primitive(values: Any) -> dict[str, Any]:
+    """An instance that shows a PrimitiveNode inside."""
+    sampler = {**copy.deepcopy(SAMPLER), "inputs": [widget_slot("seed", link=6)]}
+    inner = subgraph("s", sampler, {**primitive(64, "INT"), "id": 3})
+    inner["links"] = [[6, 3, 0, 2, 0, "INT"]]
+    return host(inner, [["3", "value"]], values)
+
+
+@pytest.mark.parametrize("version", ["1.38.0", "1.41.3", "1.58.1", None])
+@pytest.mark.parametrize(
+    ("make", "null", "given", "seed"),
+    [
+        (lambda v: host(subgraph("s", copy.deepcopy(SAMPLER)), [["2", "seed"]], v), (None,), 9, 5),
+        (lambda v: _with_port(v), (None,), 9, 5),
+        (lambda v: _with_port(v), {"seed": None}, 9, 5),
+        (lambda v: _with_port(v, [["-1", "seed"]]), (None,), 9, 5),
+        (lambda v: _with_port(v, [["2", "seed"]]), (None,), 9, 5),
+        (_with_nested, (None,), 9, 7),
+        (_with_primitive, (None,), 9, 64),
+    ],
+    ids=["widget", "port", "port by name", "entry of a port", "its widget", "nested", "primitive"],
+)
+def test_null_of_a_promoted_widget_is_the_value_inside(
+    make: Any, null: Any, given: int, seed: int, version: str | None
+) -> None:
+    """Whatever page saved the file; pages 1.38 to 1.41 did so for what nobody had changed."""
+    for values, wanted in ((null, seed), ((given,), given)):
+        file = {**make(values), "extra": {"frontendVersion": version}}
+        done = converted(file)
+        (sampler,) = (one for one in done.graph.values() if one["class_type"] == "Sampler")
+        assert (sampler["inputs"]["seed"], done.warnings) == (wanted, ())
+
+
+@pytest.mark.parametrize("kind", ["STRING", "INT", "FLOAT", "BOOLEAN", "COMBO", "choices"])
+@pytest.mark.parametrize("options", [{}, {"remote": {"route": "/x"}}])
+def test_null_is_never_sent_unsaid(kind: str, options: dict[str, Any]) -> None:
+    """In a widget, through a subgraph, and from a PrimitiveNode; with or without choices."""
+    known: dict[str, Any] = {**DEFINITIONS}
+    known["Take"] = spec(it=[["a"] if kind == "choices" else kind, options])
+    slot = widget_slot("it", "COMBO" if kind == "choices" else kind, link=5)
+    inner = {
+        **subgraph("s", node(2, "Take", (None,), inputs=[slot])),
+        "inputs": [{"name": "it", "type": slot["type"], "linkIds": [5]}],
+        "links": [[5, -10, 0, 2, 0, slot["type"]]],
+    }
+    fed = ui(
+        {**primitive(None, slot["type"]), "id": 1},
+        node(2, "Take", ("a",), inputs=[slot]),
+        links=[(5, 1, 2)],
+    )
+    for file in (ui(node(2, "Take", (None,))), host(inner, [], (None,)), fed):
+        done = convert(file, known)
+        (taken,) = (one for one in done.graph.values() if one["class_type"] == "Take")
+        assert taken["inputs"] == {"it": None}
+        assert [(one.kind, one.input) for one in done.warnings] == [("value", "it")]
+        with pytest.raises(WorkflowError, match="null is no"):
+            convert(file, known, strict=True)
+
+
 # -- prompts ----------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 from ...sealing import is_secret_name
 from ..graph import brief, shorten
 from .links import Place
-from .nodes import Node
+from .nodes import Node, Slot
 from .packs import pack_of
 from .warnings import Report
-from .widgets import CHOOSER, Widget, is_of_type, is_widget_type
+from .widgets import CHOOSER, TAKES_NO_NULL, Widget, is_of_type, is_widget_type
 
 #: Nodes of packs that have no class on the server: their extension rewires the graph with them.
 _REWIRING: Final = frozenset(
@@ -138,7 +138,8 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
         if widget.hook:
             report.add("browser", f"the page {widget.hook}", place.id, node, name)
         elif not is_of_type(widget, widget.value):
-            given = "its value" if is_secret_name(name) else brief(widget.value)
+            given = "null" if widget.value is None else brief(widget.value)
+            given = "its value" if is_secret_name(name) else given
             is_option = widget.kind == CHOOSER
             why = (
                 f"{given} is not one of its options"
@@ -147,6 +148,13 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
             )
             text = f"{why}; the file may be for another version of the node"
             report.add("value", text, place.id, node, name)
+
+
+def check_promoted(place: Place, slot: Slot, value: Any, report: Report) -> None:
+    """Warn of a null that comes from an instance, for an input that takes none."""
+    if value is None and slot.type in TAKES_NO_NULL:
+        text = f"null is no {slot.type}; its subgraph has no value for it"
+        report.add("value", text, place.id, place.node, slot.name)
 
 
 def _missing(place: Place, packs: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from ...errors import ConversionWarning, WorkflowError
 from ..graph import copied
-from .checks import check_left_out, check_node, check_widgets
+from .checks import check_left_out, check_node, check_promoted, check_widgets
 from .era import era_of
 from .file_names import SAVING, Names
 from .links import Dead, Links, Place, Source, Value
@@ -190,6 +190,7 @@ class _Work:
                 inputs[slot.name] = [found.id, found.slot]
             elif found.value is not MISSING:
                 inputs[slot.name] = _wrapped(None, found.value)
+                check_promoted(place, slot, found.value, self.report)
         check_widgets(place, sent, self.report)
         self._resolve_prompts(place, sent, inputs)
         return inputs

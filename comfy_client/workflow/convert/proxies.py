@@ -14,7 +14,7 @@ from attrs import define
 
 from .nodes import Node, Slot
 from .page import Port
-from .scene import Graph, Scene, promote
+from .scene import Graph, Scene, is_set, promote
 from .widgets import MISSING
 
 _PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(.+)", re.DOTALL)
@@ -51,7 +51,7 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         key = entry.source, entry.name
         node = inner.nodes.get(entry.source)
         if entry.source == "-1":
-            if entry.name in names and not (scene.era.is_old and entry.value is None):
+            if entry.name in names:
                 _set(names[entry.name], entry.value)
         elif key in linked and not scene.era.is_old:
             _set(linked[key], entry.value)
@@ -112,7 +112,7 @@ def _first_target(scene: Scene, inner: Graph, port: Port) -> tuple[str, str] | N
 
 
 def _set(slot: Slot, value: Any) -> None:
-    if slot.promoted and value is not MISSING:
+    if slot.promoted and is_set(value):
         slot.value = value
 
 
@@ -164,7 +164,7 @@ def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_
     title = node.saved.title
     name = title if title and title != "PrimitiveNode" else entries[0].name
     slot = _add_port(inner, host, name, kind, targets)
-    value = next((each.value for each in entries if each.value is not MISSING), MISSING)
+    value = next((each.value for each in entries if is_set(each.value)), MISSING)
     if value is MISSING:
         saved = node.saved.values
         value = saved[0] if isinstance(saved, list) and saved else MISSING

@@ -6,7 +6,7 @@ for them: these are read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -14,6 +14,7 @@ from attrs import define, field
 from .era import Era
 from .nodes import Budget, Node, Slot
 from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
+from .widgets import MISSING
 
 #: Nodes that only the page has: they are no part of a prompt.
 VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
@@ -133,13 +134,24 @@ def _take_values(inner: Graph, node: Node) -> None:
         if slot.promoted:
             if slot.name in kept_back:
                 slot.value = kept_back[slot.name]
-            elif isinstance(values, Mapping):
-                slot.value = values.get(slot.name, slot.value)
-            elif place < len(values):
-                slot.value = values[place]
+            else:
+                given = values.get(slot.name) if isinstance(values, Mapping) else _at(values, place)
+                slot.value = given if is_set(given) else slot.value
         elif not inner.was_widget(port):
             continue
         place += 1
+
+
+def is_set(value: Any) -> bool:
+    """Return whether an instance has a value of its own for a promoted widget.
+
+    Pages 1.38 to 1.41 saved null for those that nobody had changed.
+    """
+    return value is not None and value is not MISSING
+
+
+def _at(values: Sequence[Any], place: int) -> Any:
+    return values[place] if place < len(values) else MISSING
 
 
 def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:

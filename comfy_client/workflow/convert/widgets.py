@@ -22,6 +22,8 @@ MISSING: Final = _Missing()
 #: The widget that chooses among groups of inputs, and the one that has rows of them.
 CHOOSER: Final = "COMFY_DYNAMICCOMBO_V3"
 ROWS: Final = "COMFY_DYNAMICGROUP_V3"
+#: Types for which servers refuse null, or make something else of it: a text becomes "None".
+TAKES_NO_NULL: Final = frozenset(("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO"))
 
 
 @define(eq=False)
@@ -244,7 +246,9 @@ def fits(widget: Widget, value: Any) -> bool:
 
 
 def is_of_type(widget: Widget, value: Any) -> bool:
-    """Whether a value can be meant for the widget, be it out of range or not on this server."""
+    """Return whether a value can be meant for a widget, be it out of range or not installed."""
+    if value is None and widget.kind in TAKES_NO_NULL:
+        return False
     if widget.kind in ("INT", "FLOAT"):
         return _is_number(value, whole=False)
     if widget.kind == "COMBO" and not widget.spec.options.get("multi_select"):
