@@ -13,11 +13,13 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self, TypeAlias, cast
 from urllib.parse import unquote_to_bytes, urlsplit
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -125,6 +127,9 @@ class Upload:
     is encoded at once: what is changed in it afterwards does not count.  Two are equal if they have
     the same source, name and subfolder.
 
+    An open file may be the input of any number of jobs, of any servers and threads: each job gets
+    all of it, from where it stood when it was given, and its position stays where it is.
+
     Example::
 
         from comfy_client import ComfyApi, Upload
@@ -146,8 +151,9 @@ class Upload:
     Raises:
         FileNotFoundError: There is no such local file.
         ValueError: The name has folders or control characters in it, the subfolder leads out of the
-            folder, ``file`` is a URL and ``fetch`` is false, it is empty and has no name, or a
-            picture has another shape or range than :meth:`ComfyApi.upload_image` says.
+            folder, ``file`` is a URL and ``fetch`` is false, it is empty and has no name, an open
+            file stands at its end, a pipe was read before (keep its ``Upload``), or a picture has
+            another shape or range than :meth:`ComfyApi.upload_image` says.
         MissingExtra: It is a picture, and Pillow or NumPy is not installed.
 
     Attributes:
@@ -179,7 +185,7 @@ class Upload:
             name = own_name if name is None else name
         if name is not None:
             _check_name(name)
-        elif _is_empty(source):
+        elif not isinstance(file, Upload) and _is_empty(source):
             raise ValueError(
                 "the file to upload is empty: check where it comes from, or give a name to send it "
                 "all the same"
@@ -222,11 +228,13 @@ class Upload:
 
     @property
     def content(self) -> Content:
-        """What is sent, from where it begins."""
+        """What is sent, from where it begins, in a stream of its own if the source is an open file.
+
+        Raises:
+            OSError: An open file became shorter while it was copied.
+        """
         content = cast("Content", self.source)
-        if not isinstance(content, (bytes, Path)):
-            content.seek(self._start)
-        return content
+        return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
 
     def state(self) -> State | None:
         """Its name and state at the moment; ``None``: it was not fetched yet.
@@ -324,36 +332,40 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+class FileChanged(OSError):
+    """A file changed while it was read or sent."""
+
+
 @contextmanager
 def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """A stream from its current position, and how many bytes are left in it."""
+    """Yield a stream of a content, whose position nobody else moves, and its size in bytes.
+
+    An open file is read from where it stands, and its position stays there.
+    """
     if isinstance(file, bytes):
         yield io.BytesIO(file), len(file)
     elif isinstance(file, Path):
         with file.open("rb") as stream, opened(stream) as whole:
             yield whole
     else:
-        found, _ = _seekable(file)
-        # A file without a size may still have content, as in /proc.
-        found = found if _size_of(found) else _copy_of(found)
-        yield found, _size_of(found)
+        with _own(*_rewindable(file)) as own:
+            yield own, _size_of(own)
 
 
 def facts_of(content: Content) -> Facts:
     """Read all of it, with constant memory."""
-    hasher, beginning = hashlib.sha256(), b""
-    with opened(content) as (stream, size):
-        start = stream.tell()
+    hasher, beginning, size = hashlib.sha256(), b"", 0
+    with opened(content) as (stream, _):
         while piece := stream.read(_CHUNK):
             beginning = beginning or piece[:16]
+            size += len(piece)
             hasher.update(piece)
-        stream.seek(start)
     return Facts(hasher.hexdigest(), size, _ending(beginning))
 
 
-def named_by(content: Content, others: object, ending: str) -> str:
-    """A name that is made from a content and from other facts, as JSON."""
-    facts = f"{facts_of(content).digest} {json.dumps(others, sort_keys=True)}"
+def named_by(digest: str, others: object, ending: str) -> str:
+    """Return a name for a content of this digest and for other facts, as JSON."""
+    facts = f"{digest} {json.dumps(others, sort_keys=True)}"
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS] + ending
 
 
@@ -392,7 +404,7 @@ def _source(
             f"uploaded, not {type(file).__name__}"
         )
     name = getattr(file, "name", None)
-    stream, start = _seekable(file)
+    stream, start = _rewindable(file)
     # An unnamed temporary file has a number for a name.
     return stream, _harmless(os.path.basename(name)) if isinstance(name, str) else None, start
 
@@ -411,7 +423,7 @@ def _is_empty(source: object) -> bool:
 
 
 def _is_output(value: object) -> bool:
-    return all(hasattr(value, name) for name in ("filename", "subfolder", "type", "url", "bytes"))
+    return all(hasattr(value, name) for name in ("subfolder", "filename", "type", "url", "bytes"))
 
 
 def _harmless(name: str) -> str | None:
@@ -455,31 +467,120 @@ def _ending(beginning: bytes) -> str:
     return next((end for start, end in _BEGINNINGS.items() if beginning.startswith(start)), "")
 
 
-def _seekable(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """The file, or a copy of one that can be read only once; and where it stands."""
+# -- open files: several jobs may read one at a time --------------------------------------
+
+#: A lock for each stream that has one position for all who read it, or for its class if nothing
+#: can refer weakly to the stream.  It guards that position, and no other lock is taken within.
+_locks: Final[WeakKeyDictionary[object, threading.RLock]] = WeakKeyDictionary()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_locks.clear)
+
+
+def _lock_of(file: object) -> threading.RLock:
+    lock = threading.RLock()  # re-entrant: a signal handler may send the same file
     try:
-        start = file.tell()
-        size = _size_of(file)
-    except (OSError, AttributeError):  # a pipe, as a shell's <(...) or standard input
-        return _copy_of(file), 0
+        return _locks.setdefault(file, lock)
+    except TypeError:
+        return _locks.setdefault(type(file), lock)
+
+
+def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
+    """Return the file, or a copy of one that can be read only once; and where it stands.
+
+    Raises:
+        ValueError: Nothing follows.
+    """
+    with _lock_of(file):
+        try:
+            start, size = _position_of(file), _size_of(file)
+        except (OSError, AttributeError):  # a pipe, as a shell's <(...) or standard input
+            copy = _copy_of(file)
+            if not _size_of(copy):
+                raise ValueError(
+                    "nothing is left in the file, which can be read only once: make one Upload of "
+                    "it, and use that each time"
+                ) from None
+            return copy, 0
     if start and not size:
         raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
     return file, start
 
 
+def _own(file: BinaryIO, start: int) -> BinaryIO:
+    """Return the file from a byte on, in a stream whose position nobody else moves.
+
+    Raises:
+        FileChanged: It became shorter.
+    """
+    if type(file) is io.BytesIO:
+        own = io.BytesIO(file.getvalue())  # shares the memory until one of them is changed
+        own.seek(start)
+        return own
+    if isinstance(file, _Part):
+        return cast("BinaryIO", file.again(start))
+    descriptor = _descriptor(file)
+    if descriptor is not None:
+        return cast("BinaryIO", _Part(descriptor, start))
+    with _lock_of(file):
+        before = _position_of(file)
+        try:
+            file.seek(start)
+            size = _size_of(file)  # 0 for a file that does not know it, as in /proc
+            copy = _copy_of(file)
+        finally:
+            file.seek(before)
+    if _size_of(copy) < size:
+        raise FileChanged("the file became shorter while it was read")
+    return copy
+
+
+def _descriptor(file: BinaryIO) -> int | None:
+    """Return a new descriptor of a plain file; ``None`` if its bytes may not be those of a stream.
+
+    A stream that decompresses, for example, has a descriptor, too.
+    """
+    is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom, _Copy)
+    raw = cast("io.BufferedReader", file).raw if is_buffered else file
+    if type(raw) is not io.FileIO or not raw.readable() or not hasattr(os, "pread"):
+        return None
+    file.flush()
+    descriptor = os.dup(raw.fileno())
+    found = os.fstat(descriptor)
+    # Closed by another thread in between, the number may stand for another file now.
+    if stat.S_ISREG(found.st_mode) and found.st_size and not raw.closed:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 def _copy_of(file: BinaryIO) -> BinaryIO:
+    """Return what follows: in memory if it is little, else in a temporary file."""
+    first = file.read(_CHUNK)
+    then = first and file.read(_CHUNK)
+    if not then:
+        return io.BytesIO(first)
     copy = _Copy(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # whoever has it last, does
+    copy.writelines((first, then))
     shutil.copyfileobj(file, copy, _CHUNK)
     copy.seek(0)
     return copy
 
 
 def _size_of(file: BinaryIO) -> int:
-    """How many bytes follow; 0 for a file that does not know it."""
-    start = file.tell()
-    size = file.seek(0, os.SEEK_END) - start
+    """Return how many bytes follow; 0 for a file that does not know it."""
+    start = _position_of(file)
+    file.seek(0, os.SEEK_END)
+    size = _position_of(file) - start
     file.seek(start)
     return max(size, 0)
+
+
+def _position_of(file: BinaryIO) -> int:
+    found = file.tell() if hasattr(file, "tell") else file.seek(0, os.SEEK_CUR)
+    if not isinstance(found, int):
+        raise io.UnsupportedOperation("the file does not say where it stands")
+    return found
 
 
 class _Copy(io.BufferedRandom):
@@ -487,3 +588,54 @@ class _Copy(io.BufferedRandom):
 
     def __del__(self) -> None:
         self.close()
+
+
+class _Part(io.RawIOBase):
+    """A plain file from a byte on, whatever others do with its position.
+
+    Raises :class:`FileChanged` instead of its last bytes if others have written to it meanwhile.
+    """
+
+    def __init__(self, descriptor: int, start: int) -> None:
+        self._descriptor = descriptor
+        self._at = start
+        self._version = self._state()
+
+    def again(self, start: int) -> _Part:
+        """Return the same state of the file, from another byte on."""
+        other = _Part(os.dup(self._descriptor), start)
+        other._version = self._version
+        return other
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_CUR: self._at, os.SEEK_END: self._version[0]}.get(whence, 0)
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
+        size, _ = self._version
+        wanted = max(0, min(len(buffer), size - self._at))
+        found = os.pread(self._descriptor, wanted, self._at)
+        self._at += len(found)
+        if (self._at == size or len(found) < wanted) and self._state() != self._version:
+            raise FileChanged("the file changed while it was read")
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()

@@ -106,9 +106,9 @@ class FileRoutes(RouteGroup):
         Args:
             file: One of these:
 
-                * a path, the content, or a binary file, which is sent from its current
-                  position (one that can be read only once, such as a pipe, is copied to a
-                  temporary file first); as it is, whatever it contains;
+                * a path, the content, or a binary file, as it is, whatever it contains.  A binary
+                  file is sent from its position, which stays where it is; what is no plain file of
+                  the disk, such as a pipe, is copied first (beyond 1 MiB to a temporary file);
                 * a Pillow image (extra ``[image]``): its current frame as PNG, with alpha,
                   without metadata;
                 * a NumPy array or a torch tensor (extras ``[image,numpy]``): ``[H, W, C]`` or
@@ -136,10 +136,12 @@ class FileRoutes(RouteGroup):
 
         Raises:
             FileNotFoundError: There is no such local file.
+            OSError: The local file changed each of the three times that it was sent.  The server
+                has nothing of it: send it when it is complete.
             UploadTooLarge: More than the server, or a proxy in front of it, accepts.
             ValueError: ``subfolder`` leaves the folder; the name contains folders or control
                 characters; an array has another shape or range; a URL without ``fetch``; an empty
-                file without a name.
+                file without a name; an open file that stands at its end, or a pipe that was read.
             MissingExtra: Pillow or NumPy is not installed.
             ApiError: The server does not accept the name (400).
             RequestTimeout: See ``timeout``; the server may have stored the file or not.
@@ -186,6 +188,7 @@ class FileRoutes(RouteGroup):
         """
         from ..pictures import encoded, is_picture  # few programs send one
         from ..upload import Upload, named_by
+        from ..upload import facts_of as content_facts
 
         sending = self._sending(type, overwrite, timeout, on_progress)
         mask = encoded(file, as_mask=True) if is_picture(file) else file
@@ -193,15 +196,15 @@ class FileRoutes(RouteGroup):
         original = self._check_exists(original_ref, "the server has no original")
         place = _view_params(original_ref)
         with sending.here(upload) as content:
-            name = upload.name
+            name, digest = upload.name, content_facts(content).digest
             if name is None:
                 version = [original.headers.get(key) for key in _VERSION]
-                name = named_by(content, [place, version], ".png")
+                name = named_by(digest, [place, version], ".png")
                 result = models.UploadedImage(name, subfolder, type)
                 if not overwrite and sending.has(result):
                     return result
             fields = {"original_ref": json.dumps(place), **sending.fields(upload)}
-            uploaded = sending.post("/upload/mask", fields, content, name)
+            uploaded = sending.post("/upload/mask", fields, content, name, digest)
         self._check_exists(uploaded, "the server did not write")
         return uploaded
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import attrs
@@ -16,10 +17,12 @@ from ..models.files import unambiguous
 from ..transport.deadline import Deadline
 from ..transport.http import Http
 from ..transport.multipart import OnProgress
-from ..upload import Content, State, Upload, facts_of
+from ..upload import Content, FileChanged, State, Upload, facts_of
 
 #: Names that are remembered, of files that were sent.
 _MOST: Final = 1000
+#: How often a file is sent that changes meanwhile.
+_TRIES: Final = 3
 #: What was sent: by name, subfolder and type, which content and where it is now.
 Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
@@ -41,11 +44,17 @@ class Sending:
         return None if math.isinf(self.deadline.at) else self.deadline.left()
 
     def send(self, upload: Upload) -> UploadedImage:
-        """Where the server has it, now or already."""
-        if self.overwrite and upload.name is not None:
-            self.sent.pop((upload.name, upload.subfolder, self.type), None)
-            with self.here(upload) as content:
-                return self.post("/upload/image", self.fields(upload), content, upload.name)
+        """Return where the server has the file; send it unless it is there already.
+
+        Raises:
+            FileChanged: It changed each time while it was sent; the server has no part of it.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(FileChanged):
+                return self._send(upload)
+        return self._send(upload)
+
+    def _send(self, upload: Upload) -> UploadedImage:
         state = upload.state()
         found = state and self._existing(upload, state)
         if found:
@@ -58,8 +67,11 @@ class Sending:
                 found = self._existing(upload, state)
                 if found:
                     return found
-            answer = self.post("/upload/image", self.fields(upload), content, state.name)
-        self._remember(upload, state, answer)
+            self.sent.pop(self._key(upload, state), None)
+            digest = None if isinstance(content, Path) else str(state.version)
+            answer = self.post("/upload/image", self.fields(upload), content, state.name, digest)
+        if not self.overwrite or upload.name is None:
+            self._remember(upload, state, answer)
         return answer
 
     def fields(self, upload: Upload) -> dict[str, str]:
@@ -71,14 +83,15 @@ class Sending:
         }
 
     def post(
-        self, route: str, fields: dict[str, str], content: Content, name: str
+        self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Send it in any case."""
+        """Send a content in any case, unless it has another SHA-256; ``None``: whatever it has."""
         answer = self.http.upload(
             route,
             fields,
             content,
             name,
+            digest=digest,
             timeout=self.timeout,
             on_progress=self.on_progress,
         )
@@ -125,10 +138,12 @@ class Sending:
 
     @contextmanager
     def here(self, upload: Upload) -> Iterator[Content]:
-        """What is sent, fetched if it is elsewhere."""
+        """Yield what is sent, fetched if it is elsewhere, in a stream that nobody else moves."""
         source = upload.remote
         if source is None:
-            yield upload.content
+            content = upload.content
+            with nullcontext() if isinstance(content, bytes | Path) else content:
+                yield content
         elif isinstance(source, str):
             from ..transport.fetch import fetch  # few programs do
 

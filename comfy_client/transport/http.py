@@ -372,10 +372,14 @@ class Http:
         file_name: str,
         *,
         part: str = "image",
+        digest: str | None = None,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Any:
-        """A multipart POST that streams ``file``, and its decoded answer.
+        """Send ``file`` piece by piece in a multipart POST, and return the decoded answer.
+
+        ``digest``: its SHA-256 in hexadecimal digits; a file that has another one is not sent to
+        its end, and ``FileChanged`` is raised.
 
         ``timeout``: seconds for all of it; ``None``: an hour.  It ends earlier if no data moves
         for the client's own timeout, or if the server has all data and does not answer in that
@@ -386,7 +390,7 @@ class Http:
 
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
-            form = Form(fields, part, file_name, stream, size, on_progress)
+            form = Form(fields, part, file_name, stream, size, on_progress, digest)
             request = Request("POST", route, None, {"Content-Type": form.content_type}, form)
             # While a file is sent it is enough that it moves; for the rest there is the deadline.
             exchange = Exchange(

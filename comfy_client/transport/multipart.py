@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, TypeAlias
+
+from ..upload import FileChanged
 
 _CHUNK: Final = 1 << 20
 
@@ -17,6 +20,9 @@ class Form:
 
     ``__iter__`` and ``__len__`` make requests send a Content-Length and the pieces as they
     are; each iteration starts over, so the same body can be sent again.
+
+    If the file does not have the SHA-256 ``digest``, the body ends before its last line, so that
+    no server takes it for complete.
     """
 
     def __init__(
@@ -27,6 +33,7 @@ class Form:
         stream: BinaryIO,
         size: int,
         on_progress: OnProgress | None = None,
+        digest: str | None = None,
     ) -> None:
         boundary = secrets.token_hex(16)
         self.content_type: str = f"multipart/form-data; boundary={boundary}"
@@ -54,6 +61,7 @@ class Form:
         self._start = stream.tell()
         self._size = size
         self._on_progress = on_progress
+        self._digest = digest
 
     def __len__(self) -> int:
         return len(self._head) + self._size + len(self._tail)
@@ -65,16 +73,21 @@ class Form:
 
     def _pieces(self) -> Iterator[bytes]:
         left = self._size
+        hasher = self._digest and hashlib.sha256()
         try:
             self._stream.seek(self._start)
             while left:
                 piece = self._stream.read(min(_CHUNK, left))
                 if not piece:
-                    raise OSError("the file became shorter while it was sent")
+                    raise FileChanged("the file became shorter while it was sent")
+                if hasher:
+                    hasher.update(piece)
                 left -= len(piece)
                 yield piece
                 if self._on_progress is not None:
                     self._on_progress(self._size - left, self._size)
+            if hasher and hasher.hexdigest() != self._digest:
+                raise FileChanged("the file changed before it was sent")
         except Exception as exc:
             self.failure = exc
             raise

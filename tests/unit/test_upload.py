@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import hashlib
@@ -192,6 +193,43 @@ def test_a_pipe_is_copied_since_it_can_be_read_only_once() -> None:
         assert facts_of(twin.content).digest == digest(PNG)
     del twin
     gc.collect()  # a warning about an unclosed file would fail this test
+
+
+@pytest.mark.parametrize("name", [None, "a.png"])
+def test_a_pipe_that_was_read_says_so_instead_of_being_sent_empty(name: str | None) -> None:
+    """Its first Upload can be used on."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as end:
+        end.write(PNG)
+    with os.fdopen(reading, "rb") as pipe:
+        upload = Upload(pipe, name)
+        with pytest.raises(ValueError, match="can be read only once: make one Upload of it"):
+            Upload(pipe, name)
+        assert facts_of(Upload(upload, name).content).digest == digest(PNG)
+
+
+def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_path: Path) -> None:
+    """Nor does it need the file's own while it reads."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(PNG)
+
+    def descriptors() -> int:
+        found = 0
+        for link in Path("/proc/self/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                found += os.readlink(link) == str(path)
+        return found
+
+    with path.open("rb") as file:
+        file.seek(3)
+        upload = Upload(file)
+        before = descriptors()
+        for _ in range(20):
+            assert upload.facts() == facts_of(PNG[3:])
+        content: Any = upload.content
+        assert file.read() == content.read() == PNG[3:]
+        del content
+        assert descriptors() == before
 
 
 def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path) -> None:
