@@ -27,6 +27,7 @@ from .errors import (
 )
 from .events import ErrorEvent, Event
 from .interrupts import in_full
+from .jobs.cancel import removing
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
 from .routes.definitions import NodeDefinitions
@@ -189,6 +190,8 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         self._definitions = NodeDefinitions(self._http, partial(getattr, self._tracker, "link"))
         self._connection = self._tracker.connection
         self._awaits_record = self._poller.awaits_record
+        self._records_deleted = self._poller.records_deleted
+        self._removing = partial(removing, self._poller)
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
             self,

@@ -26,7 +26,7 @@ from ..errors import (
     WorkflowError,
 )
 from ..interrupts import causes
-from ..jobs.cancel import withdrawn
+from ..jobs.cancel import removing
 from ..jobs.job import SLICE, Job, news_at
 from ..jobs.poller import Poller
 from ..jobs.result import Result
@@ -289,6 +289,7 @@ class ClientWindow(Window):
 
 def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:
     """Delete those from the queue that do not run yet; whether the server has done so."""
+    removed = removing(poller, prompt_ids)
     try:
         timeout = poller.timing.cancel_timeout
         http = poller.tracker.http
@@ -296,7 +297,7 @@ def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:
     except ComfyError as exc:
         log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
         return False
-    withdrawn(poller, prompt_ids)
+    removed()
     return True
 
 

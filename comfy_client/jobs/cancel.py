@@ -11,6 +11,7 @@ from ..transport.deadline import Deadline
 from ..transport.http import Http
 from .poller import Poller
 from .queue_monitor import heeds_id
+from .state import JobState
 from .tracked import Tracked
 
 
@@ -53,15 +54,32 @@ def _cancel(routes: Routes, one: Tracked, poller: Poller, *, force: bool) -> boo
     return stop(routes, poller.tracker.http, prompt_id, force=force)
 
 
-def withdrawn(poller: Poller, prompt_ids: Iterable[str]) -> None:
-    """These prompts were deleted from the queue, so they are not lost but interrupted."""
-    poller.tracker.monitor.forget()
-    # Without the lock: the collector may end a forgotten ``map`` while this thread has the
-    # lock of a queue, for which whoever has this one may wait.
-    for one in map(poller.tracker.get, prompt_ids):
-        if one is not None:
+def removing(poller: Poller, prompt_ids: Iterable[str] | None) -> Callable[[], None]:
+    """Note which prompts the server is about to be asked to remove; ``None``: all that wait.
+
+    The returned function says that it has done so: such a prompt that is in no queue and no
+    history is interrupted, not lost, and HTTP is asked about it at once.
+    """
+    tracker = poller.tracker
+    # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
+    # this thread has the lock of a queue, for which whoever has this one may wait.
+    known = tracker.outstanding if prompt_ids is None else map(tracker.get, prompt_ids)
+    # Now: a look at the queue may miss them before the answer comes.
+    there = [one for one in known if one is not None and _is_there(one.state)]
+
+    def removed() -> None:
+        tracker.monitor.forget()
+        for one in there:
             one.state.cancelled = one.state.running_since is None
-            poller.tracker.poll_soon(one.state)
+            poller.ask_now(one)
+
+    return removed
+
+
+def _is_there(state: JobState) -> bool:
+    """Whether the server has it in its queue or runs it, as far as is known."""
+    has_it = state.accepted_at is not None and not state.search_by_mark
+    return has_it and state.missed_at is None and not state.decided
 
 
 def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -88,6 +88,14 @@ class Poller:
         ending = self.tracker.ended.get(prompt_id)
         # This thread looks again by itself.
         return ending is not None and time.monotonic() < ending.due and not self.is_this_thread()
+
+    def records_deleted(self, prompt_ids: Iterable[str] | None) -> None:
+        """Await the records of these prompts no more; ``None``: of all."""
+        ended = self.tracker.ended
+        found = ended.values() if prompt_ids is None else map(ended.get, prompt_ids)
+        for ending in found:
+            if ending is not None:
+                ending.due = 0.0
 
     def ask_now(self, one: Tracked) -> None:
         """Ask about a prompt at once: somebody waits for it, or the server has just answered."""

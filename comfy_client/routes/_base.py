@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar, cast
 
 from ..errors import ApiError, UnexpectedResponse
@@ -25,6 +25,13 @@ class RouteGroup:
     #: Whether a prompt is known to have ended just now: the server tells that by an event
     #: first, and writes the record then.
     _awaits_record: Callable[[str], bool] = staticmethod(lambda prompt_id: False)
+    #: Called once the server has deleted the records of these prompts; ``None``: of all.
+    _records_deleted: Callable[[Iterable[str] | None], object] = staticmethod(lambda ids: None)
+    #: Called before the server is asked to remove these prompts from its queue; ``None``: all.
+    #: Returns what is called once the server has done so.
+    _removing: Callable[[Iterable[str] | None], Callable[[], object]] = staticmethod(
+        lambda ids: lambda: None
+    )
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

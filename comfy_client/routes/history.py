@@ -55,7 +55,8 @@ class HistoryRoutes(RouteGroup):
         ``GET /history/{prompt_id}``.  ``None`` for a prompt that is pending or running,
         was deleted or never existed: only the queue, asked *before*, shows which.  If this
         client knows that the prompt has ended, it waits for the record, one second at most: the
-        server sends the end event before it writes the record.
+        server sends the end event before it writes the record.  It waits for no record that this
+        client has deleted.
         """
 
         record = partial(entry_of, prompt_id)
@@ -76,6 +77,7 @@ class HistoryRoutes(RouteGroup):
         ``POST /history``
         """
         self._http.send_command("POST", "/history", json={"clear": True})
+        self._records_deleted(None)
 
     def delete_history(self, *prompt_ids: str) -> None:
         """Delete the records of these prompts; unknown ones are ignored, files stay.
@@ -86,6 +88,7 @@ class HistoryRoutes(RouteGroup):
             self.get_history(prompt_id)
         if prompt_ids:
             self._http.send_command("POST", "/history", json={"delete": prompt_ids})
+            self._records_deleted(prompt_ids)
 
 
 def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:

@@ -78,20 +78,25 @@ class JobRoutes(RouteGroup):
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a pending or running prompt; False if there was nothing to cancel.
 
-        ``POST /api/jobs/{job_id}/cancel``, since ComfyUI 0.26.
+        ``POST /api/jobs/{job_id}/cancel``, since ComfyUI 0.26.  A job of this client then ends in
+        :class:`JobInterrupted`.
 
         Raises:
             NotSupported: This server cannot cancel by id: delete the prompt from the queue, or
                 interrupt it.
         """
         route = f"/api/jobs/{segment(job_id)}/cancel"
+        removed = self._removing([job_id])
         answer = self._http.json("POST", route, max_bytes=SMALL)
-        return bool(mapping(answer, "cancel_job").get("cancelled"))
+        if was_there := bool(mapping(answer, "cancel_job").get("cancelled")):
+            removed()
+        return was_there
 
     def cancel_jobs(self, *job_ids: str) -> bool:
         """Cancel several prompts; False if there was nothing to cancel.
 
-        ``POST /api/jobs/cancel``, since ComfyUI 0.26.
+        ``POST /api/jobs/cancel``, since ComfyUI 0.26.  Jobs of this client then end in
+        :class:`JobInterrupted`.
 
         Raises:
             ApiError: An id is no UUID (400).
@@ -99,7 +104,10 @@ class JobRoutes(RouteGroup):
         """
         if not job_ids:
             return False
+        removed = self._removing(job_ids)
         answer = self._http.json(
             "POST", "/api/jobs/cancel", json={"job_ids": job_ids}, max_bytes=SMALL
         )
-        return bool(mapping(answer, "cancel_jobs").get("cancelled"))
+        if was_there := bool(mapping(answer, "cancel_jobs").get("cancelled")):
+            removed()
+        return was_there

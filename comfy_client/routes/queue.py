@@ -20,17 +20,25 @@ class QueueRoutes(RouteGroup):
     def clear_queue(self) -> None:
         """Remove the pending prompts of all clients; the running one keeps running.
 
-        ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
+        ``POST /queue``.  A removed prompt leaves no history.  This client's own jobs of it end in
+        :class:`JobInterrupted`; another client hears nothing, and its jobs end in
+        :class:`JobLost` some seconds later.
         """
+        removed = self._removing(None)
         self._http.send_command("POST", "/queue", json={"clear": True})
+        removed()
 
     def delete_from_queue(self, *prompt_ids: str) -> None:
         """Remove these pending prompts; unknown and running ones are ignored.
 
-        ``POST /queue``.  A removed prompt leaves no history, and its owner gets no event.
+        ``POST /queue``.  A removed prompt leaves no history.  This client's own jobs of it end in
+        :class:`JobInterrupted`; another client hears nothing, and its jobs end in
+        :class:`JobLost` some seconds later.
         """
         if prompt_ids:
+            removed = self._removing(prompt_ids)
             self._http.send_command("POST", "/queue", json={"delete": prompt_ids})
+            removed()
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop the running prompt at its next step.

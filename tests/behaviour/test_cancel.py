@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import (
+    AuthenticationError,
     JobInterrupted,
     JobLost,
     NotSupported,
@@ -24,11 +27,13 @@ from tests.helpers.clients import (
     Fast,
     Heard,
     Quick,
+    client,
     quickly,
     until,
 )
-from tests.helpers.gates import Hold, check_once, held, saves, shows, until_it_runs
+from tests.helpers.gates import Gated, Gates, Hold, check_once, held, saves, shows, until_it_runs
 from tests.helpers.march_2024 import March2024
+from tests.helpers.pools import pooled
 
 
 @pytest.mark.parametrize("is_deaf", [False, True])
@@ -237,3 +242,102 @@ def test_attaching_and_cancel_do_not_wait_for_the_backoff_of_earlier_failures(
     fast._poller.tracker.not_before = time.monotonic() + 3600.0
     assert job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
+
+
+REMOVALS: dict[str, Callable[[ComfyApi, list[str]], object]] = {
+    "cancel_job": lambda api, ids: [api.cancel_job(one) for one in ids],
+    "cancel_jobs": lambda api, ids: api.cancel_jobs(*ids),
+    "delete_from_queue": lambda api, ids: api.delete_from_queue(*ids),
+    "clear_queue": lambda api, ids: api.clear_queue(),
+}
+
+
+class Patient(Fast):
+    """Finds no prompt lost within a test."""
+
+    timing = attrs.evolve(Fast.timing, lost=600.0)
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+@pytest.mark.parametrize("how", REMOVALS)
+def test_jobs_that_the_client_itself_removes_are_interrupted_at_once(
+    gate: Gates, how: str, transport: Any
+) -> None:
+    """By whichever method: they are not lost some seconds later."""
+    with ComfyServer(version="new") as comfy, client(comfy, Patient, transport=transport) as api:
+        comfy.add_node(Gated)
+        heard = Heard(api)
+        blocker = api.submit(shows("blocker", waits=True))
+        until_it_runs(comfy)
+        jobs = [api.submit(shows(str(number))) for number in range(3)]
+        attached = api.job(jobs[0].prompt_id)
+        REMOVALS[how](api, [job.prompt_id for job in jobs])
+        for job in (*jobs, attached):
+            assert isinstance(job.exception(LIMIT), JobInterrupted)
+            assert job.status == "interrupted"
+        gate.set()
+        assert blocker.result(LIMIT).texts == ("blocker",)
+        for job in jobs:
+            assert heard.end(job.prompt_id).name == "execution_interrupted"
+        assert len(comfy.ran) == 1
+
+
+@pytest.mark.parametrize("how", REMOVALS)
+def test_a_removal_concerns_only_what_the_server_has_removed(gate: Gates, how: str) -> None:
+    """Neither what runs, nor another client's prompt, nor one that was lost before."""
+    with (
+        ComfyServer(version="new") as comfy,
+        client(comfy) as api,
+        client(comfy, Patient) as other,
+    ):
+        comfy.add_node(Gated)
+        gone = other.job(other.generate_id())  # which no server ever had
+        running = api.submit(shows("a", waits=True))
+        until_it_runs(comfy)
+        job, foreign = api.submit(shows("b")), other.submit(shows("c"))
+        kept = other.submit(shows("d"))
+        if how != "clear_queue":
+            REMOVALS[how](api, [job.prompt_id, api.generate_id()])
+            REMOVALS[how](other, [gone.prompt_id, foreign.prompt_id])
+            assert isinstance(foreign.exception(LIMIT), JobInterrupted)
+        else:
+            api.clear_queue()
+            foreign.cancel()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        assert state_of(running).cancelled is state_of(gone).cancelled is False
+        assert not gone.done()
+        gate.set()
+        assert running.result(LIMIT).texts == ("a",)
+        if how != "clear_queue":
+            assert kept.result(LIMIT).texts == ("d",)
+
+
+def test_a_removal_that_the_server_refused_ends_no_job(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates
+) -> None:
+    """What the server forgets afterwards is lost."""
+    fast.submit(shows(waits=True))
+    job = fast.submit(shows("b"))
+    with comfy.faults.answer("POST", "/queue", (403, {}, "no")):
+        for remove in (fast.clear_queue, lambda: fast.delete_from_queue(job.prompt_id)):
+            with pytest.raises(AuthenticationError):
+                remove()
+    comfy.faults.lose_queue()
+    assert isinstance(job.exception(LIMIT), JobLost)
+
+
+def test_a_pools_job_that_its_client_removes_is_interrupted(gate: Gates) -> None:
+    """``pool.servers`` are the clients that have its jobs."""
+    with ComfyServer(version="new") as comfy, pooled([comfy.url], in_flight=3) as pool:
+        comfy.add_node(Gated)
+        [api] = pool.servers
+        blocker = pool.submit(shows("blocker", waits=True))
+        jobs = [pool.submit(shows(str(number))) for number in range(2)]
+        until(lambda: len(comfy.pending) == 2)
+        until(lambda: all(job.status == "pending" for job in jobs))
+        api.cancel_job(jobs[0].prompt_id)
+        api.delete_from_queue(jobs[1].prompt_id)
+        for job in jobs:
+            assert isinstance(job.exception(LIMIT), JobInterrupted)
+        gate.set()
+        blocker.result(LIMIT)

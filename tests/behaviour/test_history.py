@@ -145,3 +145,17 @@ def test_outputs_that_events_told_count_when_history_is_gone(
     assert not result.complete
     assert [f.node_id for f in result.images] == ["8", "9"]
     assert told.end(job.prompt_id).name == "execution_success"
+
+
+@pytest.mark.timing(record=600.0)
+@pytest.mark.parametrize("delete", ["delete_history", "clear_history"])
+def test_a_record_that_the_client_itself_deleted_is_not_waited_for(
+    comfy: ComfyServer, delete: str
+) -> None:
+    """It will not come back."""
+    with ComfyApi(comfy.url) as api:
+        comfy.script(*WELL)
+        prompt_id = api.run(GRAPH, timeout=LIMIT).prompt_id
+        comfy.until(lambda: prompt_id in comfy.history, LIMIT)
+        getattr(api, delete)(*[prompt_id][: delete == "delete_history"])
+        assert api.get_history(prompt_id) is None
