@@ -113,6 +113,22 @@ def test_any_comfyui_that_runs_can_be_tested() -> None:
     assert re.search(r"\b1\d passed, 1 skipped", run.stdout), run.stdout
 
 
+@pytest.mark.timeout(400)
+def test_the_command_of_the_guide_collects_all_tests_and_keeps_those_of_the_contract() -> None:
+    """``pytest --real --comfyui=URL`` names no file, so it meets every parameter of every test."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "--real", "--comfyui=http://127.0.0.1:9"]
+        + ["--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-5000:]
+    cases = [line for line in run.stdout.splitlines() if "::" in line]
+    assert len(cases) > 500
+    assert not [line for line in cases if not line.startswith("tests/contract/")]
+
+
 @pytest.mark.parametrize(
     ("told", "known_as"),
     [("0.3.64", "0.3.64"), ("v0.3.10-4-gabc", "0.3.10"), ("unknown", "2024-12")],
