@@ -15,6 +15,8 @@
     What comes back.
 ``notes``
     What the scheduler keeps of each task: where its prompt may be.
+``watch``
+    Keeps tasks from a worker whose ComfyUI is away.
 ``search``
     Asks the servers for a prompt of a worker that was lost.
 ``hosts``

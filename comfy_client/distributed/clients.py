@@ -18,7 +18,9 @@ from .notes import Submitter
 
 
 class Clients:
-    """One client of the worker's own server, and short-lived ones that look for lost prompts.
+    """One client for each server that the worker sends prompts to, and ones that look for them.
+
+    Prompts go to the worker's own server, and to others only if it refuses or fails them.
 
     Args:
         url: The server.
@@ -31,6 +33,8 @@ class Clients:
         url: The server.
         client_id: The id of the worker's own client.
         closed: Whether the worker has ended.
+        turns_away: Whether prompts that are not sent yet are for other workers, as the server is
+            away and theirs are not.
     """
 
     def __init__(
@@ -45,12 +49,13 @@ class Clients:
         self.url = url
         self.client_id: str = str(uuid.uuid4())
         self.closed: bool = False
+        self.turns_away: bool = False
         self._credentials = credentials
         self._user = user
         self._verify = verify
         self._max_json = max_json
-        self._own: ComfyApi | None = None
-        self._others: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
+        self._submitting: dict[str, ComfyApi] = {}
+        self._looking: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
         self._lock = threading.Lock()  # guards these two, and closed
 
     @property
@@ -64,12 +69,26 @@ class Clients:
             raise ClientClosed
 
     def own(self) -> ComfyApi:
-        """The client of the worker's own server, which is made when it is first wanted."""
+        """Return the client of the worker's own server."""
+        return self.at(self.url)
+
+    def at(self, url: str) -> ComfyApi:
+        """Return the client that sends prompts to a server; the first call makes it."""
         with self._lock:
             self.check_open()
-            if self._own is None:
-                self._own = self._make(self.url, self.client_id, "auto")
-            return self._own
+            if url not in self._submitting:
+                self._submitting[url] = self._make(url, self.id_at(url), "auto")
+            return self._submitting[url]
+
+    def id_at(self, url: str) -> str:
+        """Return the id of that client."""
+        if url == self.url:
+            return self.client_id
+        return str(uuid.uuid5(uuid.UUID(self.client_id), url))
+
+    def reaches(self, other: Submitter) -> bool:
+        """Return whether the server of another worker can be reached from this machine."""
+        return other.machine in ("", platform.node())
 
     def of(self, other: Submitter) -> ComfyApi:
         """A client that finds what the one of another worker has sent; it opens no socket.
@@ -77,21 +96,21 @@ class Clients:
         Raises:
             ServerUnreachable: Only the machine of that worker reaches the server.
         """
-        if other.machine not in ("", platform.node()):
+        if not self.reaches(other):
             raise ServerUnreachable(
                 f"{other.url} is a server on {other.machine}, and is asked from there only"
             )
         with self._lock:
             self.check_open()
             api = self._make(other.url, other.client_id, "poll")
-            self._others.add(api)
+            self._looking.add(api)
             return api
 
     def close(self) -> None:
         """Close all of them; who waits with one gets :class:`ClientClosed`."""
         with self._lock:
             self.closed = True
-            clients = [*self._others, *([] if self._own is None else [self._own])]
+            clients = [*self._looking, *self._submitting.values()]
         for api in clients:
             api.close()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import attrs
 from dask.tokenize import tokenize
@@ -26,6 +27,8 @@ _NAMESPACE: Final = uuid.UUID("6f0c9b0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
 _SECONDS: Final = 60.0
 #: In place of a client: nobody has sent it.
 _NOBODY: Final = "-"
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -101,6 +104,19 @@ class Notes:
         _call(self._worker, "set_metadata", keys=self._keys, value=f"{number} {client_id}")
 
 
+async def is_away(worker: Worker, away: bool) -> None:
+    """Tell the other workers whether the server of this one is away; in its event loop."""
+    await worker.scheduler.set_metadata(keys=[_ROOT, "away", worker.address], value=away)
+
+
+async def others(worker: Worker) -> list[Submitter]:
+    """The clients of the other workers whose servers are not away; in the event loop."""
+    alive = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
+    away = await worker.scheduler.get_metadata(keys=[_ROOT, "away"], default={})
+    newest = {one.worker: one for one in await known(worker)}
+    return [newest[one] for one in alive & newest.keys() if not away.get(one)]
+
+
 def submitters(worker: Worker) -> list[Submitter]:
     """The clients of all workers that there are, or were."""
     return _read(_call(worker, "get_metadata", keys=[_ROOT, "clients"], default={}))
@@ -116,6 +132,11 @@ async def introduce(worker: Worker, one: Submitter) -> None:
     value = [one.url, one.machine, one.worker]
     keys = [_ROOT, "clients", one.client_id]
     await worker.scheduler.set_metadata(keys=keys, value=value)
+
+
+def in_loop(worker: Worker, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Call one of these coroutines from the thread of a task."""
+    return sync(worker.loop, ask, *arguments, callback_timeout=_SECONDS)
 
 
 def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
@@ -137,5 +158,4 @@ def _read(clients: Mapping[str, Any]) -> list[Submitter]:
 
 def _call(worker: Worker, name: str, **arguments: Any) -> Any:
     """Ask the scheduler, from the thread of a task."""
-    ask = getattr(worker.scheduler, name)
-    return sync(worker.loop, ask, callback_timeout=_SECONDS, **arguments)
+    return in_loop(worker, partial(getattr(worker.scheduler, name), **arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from . import notes
 from .clients import Clients
 from .hosts import Hosts, Place, checked, host_for, least_taken
 from .notes import Submitter
+from .watch import watch
 
 #: Under which name a worker has the plugin.
 NAME: Final = "comfy-client"
@@ -34,6 +36,9 @@ class ComfyPlugin(WorkerPlugin):
 
     Register it before tasks are submitted; workers that join later, or are restarted, get it
     too.  A second one replaces the first.
+
+    It looks every second whether the ComfyUI is there.  While it is away, and that of another
+    worker is not, the scheduler has the worker as paused, and gives it no tasks.
 
     Example::
 
@@ -90,6 +95,7 @@ class ComfyPlugin(WorkerPlugin):
         # Of one worker, and in no pickle.
         self._clients: Clients | None = None
         self._error: str | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = {
@@ -113,6 +119,7 @@ class ComfyPlugin(WorkerPlugin):
         """Choose a server for the worker; called by Dask."""
         try:
             self._clients = await self._chosen(worker)
+            self._watch = asyncio.create_task(watch(worker, self._clients))
         except BaseException as exc:
             self._error = str(exc) or repr(exc)
             raise
@@ -147,6 +154,8 @@ class ComfyPlugin(WorkerPlugin):
         """Close its clients; tasks that wait run again elsewhere.  Called by Dask."""
         if self._clients is not None:
             self._clients.close()
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _credentials_for(self, url: str) -> Mapping[str, AnyCredentials | None]:
         """Of each server; what the environment says is for that server only."""

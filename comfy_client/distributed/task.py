@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import closing
 from functools import partial
 from typing import Final, Literal, get_args
 
@@ -14,6 +15,7 @@ from distributed import Reschedule, Worker
 
 from ..client import ComfyApi
 from ..errors import (
+    ApiError,
     ClientClosed,
     JobFailed,
     JobInterrupted,
@@ -21,15 +23,18 @@ from ..errors import (
     JobTimeout,
     RequestTimeout,
     SubmitUncertain,
+    TransportError,
+    UnexpectedResponse,
 )
 from ..jobs.job import Job
 from ..jobs.submit import time_left
 from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
 from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
+from ..transport.failures import is_away
 from ..workflow.address import Inputs
 from .clients import Clients
-from .notes import Attempt, Notes, digest_of, submitters
+from .notes import Attempt, Notes, Submitter, digest_of, in_loop, introduce, others, submitters
 from .plugin import here
 from .results import TaskResult, task_result
 from .search import find_prompt
@@ -40,6 +45,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 OutputKind = Literal["references", "bytes"]
 #: What becomes of a prompt of which nobody can say whether it ran.
 OnLost = Literal["raise", "retry"]
+#: What becomes of a prompt that failed.
+OnFailed = Literal["raise", "move"]
 
 #: How often a prompt runs, if it is lost each time.
 ATTEMPTS: Final = 3
@@ -47,6 +54,10 @@ ATTEMPTS: Final = 3
 MAX_BYTES: Final = 64 << 20
 #: Seconds between two looks at a server that runs a prompt.
 _LOOK: Final = 1.0
+#: Seconds between two attempts to reach a server.
+_PAUSE: Final = 0.5
+#: Seconds that the server of another worker has to answer, unless ``patience`` is shorter.
+_OTHERS: Final = 5.0
 
 
 def run_workflow(
@@ -56,6 +67,7 @@ def run_workflow(
     timeout: float | None = None,
     outputs: OutputKind = "references",
     on_lost: OnLost = "raise",
+    on_failed: OnFailed = "raise",
     patience: float = 60.0,
     max_bytes: int = MAX_BYTES,
 ) -> TaskResult:
@@ -66,11 +78,15 @@ def run_workflow(
     prompt may have been sent: that one is asked for it, and all others, and the prompt that runs,
     or has run, is found.  It is rendered again only if that server does not have it.
 
+    A worker whose server is away gets no tasks until it is back; those that it has, and has not
+    sent, go to other workers, which costs no retry.  A prompt that the server refuses has not run,
+    so it is sent to the server of another worker.
+
     The same holds when Dask runs a task again whose result it has lost, and for another task with
     the same key and workflow, while the scheduler lives.  ``client.submit(..., pure=False)`` gives
     each task a key of its own.
 
-    With ``retries=``, a task runs again after an error.  It renders again after
+    With ``retries=``, a task runs again after an error.  That renders again after
     :class:`JobFailed` and :class:`JobInterrupted`; after :class:`JobTimeout`, it waits for the same
     prompt.
 
@@ -99,14 +115,16 @@ def run_workflow(
         on_lost: What becomes of a prompt that a server has forgotten, or that it may have while it
             does not answer: ``"raise"`` :class:`JobLost`, or ``"retry"``: it runs again, and three
             times at most in all.  It may then run twice.
-        patience: How many seconds the server of the worker, or another one that may have the
-            prompt, can be away.
+        on_failed: What becomes of a prompt that failed: ``"raise"`` :class:`JobFailed`, or
+            ``"move"``: it runs once more, on the server of another worker, if that takes it.
+        patience: How many seconds a server that may have the prompt can be away, and that of the
+            worker, if those of all other workers are away as well.
         max_bytes: How many bytes of files may come with the result.
 
     Raises:
         JobTimeout: Time ran out; the prompt keeps running, or its files have not come.
         JobLost: See ``on_lost``.
-        ServerUnreachable: The server of the worker is away, and does not have the prompt.
+        ServerUnreachable: All servers are away, and none has the prompt.
         OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server that the
             message names, except images of ``SaveImageWebsocket``, which are lost.
         RuntimeError: It was called outside of a worker, or the worker has no :class:`ComfyPlugin`,
@@ -115,7 +133,11 @@ def run_workflow(
     Other errors are those of :meth:`ComfyApi.run`.  All of them pass through Dask with their
     attributes.
     """
-    for name, value, known in (("outputs", outputs, OutputKind), ("on_lost", on_lost, OnLost)):
+    for name, value, known in (
+        ("outputs", outputs, OutputKind),
+        ("on_lost", on_lost, OnLost),
+        ("on_failed", on_failed, OnFailed),
+    ):
         if value not in get_args(known):
             words = " or ".join(map(repr, get_args(known)))
             raise ValueError(f"{name} is {words}, not {value!r:.80}")
@@ -128,7 +150,8 @@ def run_workflow(
     notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
     with_bytes = outputs == "bytes"
     collect = partial(task_result, with_bytes=with_bytes, max_bytes=max_bytes, deadline=deadline)
-    task = _Task(worker, clients, notes, workflow, inputs, deadline, patience, collect)
+    moves = on_failed == "move"
+    task = _Task(worker, clients, notes, workflow, inputs, deadline, patience, moves, collect)
     try:
         for _ in range(ATTEMPTS - 1):
             try:
@@ -145,6 +168,15 @@ def run_workflow(
         raise
 
 
+@attrs.frozen
+class _Sent:
+    """A prompt that a server has, and the client that waits for it."""
+
+    attempt: Attempt
+    job: Job
+    api: ComfyApi
+
+
 @attrs.frozen(repr=False, eq=False)
 class _Task:
     """One run of a task."""
@@ -156,31 +188,96 @@ class _Task:
     inputs: Inputs | None
     deadline: Deadline
     patience: float
+    moves: bool
     collect: Callable[..., TaskResult]
 
     def run(self) -> TaskResult:
-        """Take the prompt up that a run before this one has sent, or send it."""
+        """Run the prompt; if it fails, run it once more on another server if it may move."""
         attempt = self.notes.read()
-        if attempt.client_id is not None:
-            found = find_prompt(
-                self.clients,
-                attempt,
-                submitters(self.worker),
-                patience=self.patience,
-                deadline=self.deadline,
-            )
-            if found is not None:
-                log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
-                with closing(found.api):
-                    return self._end(attempt, found.job, found.api, attached=True)
-            attempt = self.notes.is_over(attempt)
-        api = self.clients.own()
-        if not api.connected:
-            api.init(self.deadline.left(self.patience))
-        return self._end(attempt, self._submit(api, attempt), api, attached=False)
+        found = self._found(attempt)
+        attached = found is not None
+        sent = found or self._send(self._servers())
+        try:
+            return self._end(sent, attached=attached)
+        except JobFailed as exc:
+            if not self.moves:
+                raise
+            log.warning("%s; it runs once more, on the server of another worker", exc)
+            failed = exc
+        finally:
+            if attached:
+                sent.api.close()
+        return self._end(self._send(self._servers(besides=sent.api.host), failed), attached=False)
+
+    def _found(self, attempt: Attempt) -> _Sent | None:
+        """Find the prompt that an earlier run of the task has sent; None if there is none."""
+        if attempt.client_id is None:
+            return None
+        found = find_prompt(
+            self.clients,
+            attempt,
+            submitters(self.worker),
+            patience=self.patience,
+            deadline=self.deadline,
+        )
+        if found is None:
+            self.notes.is_over(attempt)
+            return None
+        log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
+        return _Sent(attempt, found.job, found.api)
+
+    def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
+        """Yield the worker's own server, then those of other workers in any order."""
+        own = self.clients.own()
+        if own.host != besides:
+            yield own
+        there = in_loop(self.worker, others, self.worker)
+        machines = {one.url: one.machine for one in there if self.clients.reaches(one)}
+        for url in random.sample(sorted(machines), len(machines)):
+            if url not in (own.host, besides):
+                # Whoever looks for the prompt later knows the servers by the clients there.
+                client = Submitter(self.clients.id_at(url), url, machines[url], worker="")
+                in_loop(self.worker, introduce, self.worker, client)
+                yield self.clients.at(url)
+
+    def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _Sent:
+        """Send the prompt to the first server that takes it.
+
+        A server that refuses a prompt does not run it.  If all do, the first refusal is raised,
+        or `error` if it is given.
+        """
+        attempt = self.notes.read()
+        for api in servers:
+            try:
+                return _Sent(attempt, self._submit_when_there(api, attempt), api)
+            except (ApiError, TransportError, UnexpectedResponse) as exc:
+                error = error or exc
+                log.warning("%s does not take prompt %s: %s", api.host, attempt.prompt_id, exc)
+        raise error or RuntimeError("no server was asked")
+
+    def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:
+        """Wait until the server is there, unless other workers are to have the task."""
+        is_own = api is self.clients.own()
+        patience = self.patience if is_own else min(self.patience, _OTHERS)
+        until = Deadline.after(self.deadline.left(patience))
+        while True:
+            try:
+                if not api.connected:
+                    if (error := api.ping().error) is not None:
+                        raise error
+                    api.init(until.left(LONGEST))
+                return self._submit(api, attempt)
+            except (ApiError, TransportError) as exc:
+                if not is_away(exc):
+                    raise
+                if is_own and self.clients.turns_away:
+                    raise Reschedule from None
+                if until.expired or not exc.retryable:
+                    raise
+                time.sleep(until.left(_PAUSE))
 
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
-        self.notes.sends(attempt, self.clients.client_id)
+        self.notes.sends(attempt, self.clients.id_at(api.host))
         try:
             with limited_silence(time_left(self.deadline, LONGEST)):
                 return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
@@ -192,7 +289,9 @@ class _Task:
             self.notes.was_not_sent(attempt)
             raise
 
-    def _end(self, attempt: Attempt, job: Job, api: ComfyApi, *, attached: bool) -> TaskResult:
+    def _end(self, sent: _Sent, *, attached: bool) -> TaskResult:
+        """Wait for the end of a prompt, and return its result."""
+        attempt, job, api = sent.attempt, sent.job, sent.api
         self._await(job, api)
         try:
             result = job.result(0)

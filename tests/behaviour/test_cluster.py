@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -36,7 +37,7 @@ from comfy_client.transport.deadline import Deadline
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until
-from tests.helpers.gates import Gated, Gates, Hold, held, saves, shows
+from tests.helpers.gates import GATES, Gated, Gates, Hold, held, saves, shows
 from tests.helpers.graphs import txt2img
 
 #: On machines that are busy, a process of Dask takes long to start.
@@ -99,6 +100,11 @@ def where_it_runs(servers: list[ComfyServer]) -> int:
 
     until(busy, LIMIT)
     return busy()[0]
+
+
+def status_of(client: Client, worker: str) -> str:
+    """Whether the scheduler gives tasks to a worker: ``running`` or ``paused``."""
+    return str(client.scheduler_info()["workers"][worker]["status"])
 
 
 def worker_of(client: Client, server: ComfyServer | ComfyUI) -> str:
@@ -400,19 +406,40 @@ def test_after_a_timeout_a_retry_waits_for_the_same_prompt(
     check_each_ran_once(servers, [result])
 
 
-def test_a_server_that_is_down_is_an_error_that_a_retry_overcomes(
+def test_servers_that_are_all_down_are_an_error_that_a_retry_overcomes(
     client: Client, servers: list[ComfyServer]
 ) -> None:
-    """Nothing was sent to it, so nobody asks it."""
+    """Nothing was sent to any, so nobody asks them; none of the workers is paused for good."""
+    for server in servers:
+        server.kill()
+    futures = client.map(run_workflow, [saves(color) for color in range(6)], patience=1.0)
+    for future in futures:
+        assert isinstance(future.exception(LIMIT), ServerUnreachable)
+    servers[0].start()
+    down = worker_of(client, servers[1])
+    until(lambda: status_of(client, down) == "paused", LIMIT)
+    for future in futures:
+        future.retry()
+    results: list[TaskResult] = client.gather(futures)
+    assert {result.host for result in results} == {servers[0].url}
+    check_each_ran_once(servers, results)
+
+
+def test_a_task_for_the_worker_of_a_server_that_is_down_waits_for_it(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """As Dask has it of a worker that is not there; it is sent once."""
     servers[0].kill()
     down = worker_of(client, servers[0])
-    future = client.submit(run_workflow, saves(), workers=[down], patience=2.0)
-    assert isinstance(future.exception(LIMIT), ServerUnreachable)
+    until(lambda: status_of(client, down) == "paused", LIMIT)
+    future = client.submit(run_workflow, saves(), workers=[down], patience=0.5)
+    assert client.submit(run_workflow, saves(7), patience=0.5).result(LIMIT)
+    assert not future.done()
     servers[0].start()
-    future.retry()
-    result = future.result(LIMIT)
-    assert not result.attached
-    check_each_ran_once(servers, [result])
+    result: TaskResult = future.result(LIMIT)
+    assert (result.host, result.attached) == (servers[0].url, False)
+    assert [ran.prompt_id for ran in servers[0].ran] == [result.prompt_id]
+    until(lambda: status_of(client, down) == "running", LIMIT)
 
 
 def test_a_server_that_has_refused_a_prompt_is_not_asked_for_it(
@@ -439,6 +466,122 @@ def test_a_server_that_goes_away_with_a_prompt_is_lost_after_a_while(
     error = future.exception(LIMIT)
     assert isinstance(error, JobLost)
     assert f"{servers[at].url}, which has not answered" in str(error)
+
+
+class Sick:
+    """Fails, as on a graphics card with an error."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"gate": ("STRING", {})}}
+
+    def run(self, gate: str) -> dict[str, Any]:
+        raise RuntimeError("CUDA error")
+
+
+class Well(Sick):
+    """The same node on a server that is well; it waits for its gate."""
+
+    def run(self, gate: str) -> dict[str, Any]:
+        if gate:
+            GATES.wait(gate)
+        return {"ui": {"text": ["well"]}}
+
+
+def renders(gate: str = "") -> dict[str, Any]:
+    return {"1": {"class_type": "Node", "inputs": {"gate": gate}}}
+
+
+@pytest.fixture
+def sick(servers: list[ComfyServer]) -> ComfyServer:
+    """One of the servers fails what the other one runs."""
+    servers[0].add_node(Sick, "Node")
+    servers[1].add_node(Well, "Node")
+    return servers[0]
+
+
+def test_a_prompt_that_failed_runs_once_on_another_server_if_it_may(
+    client: Client, servers: list[ComfyServer], sick: ComfyServer
+) -> None:
+    """No retry of Dask is spent."""
+    workers = [worker_of(client, sick)]
+    stays = client.submit(run_workflow, renders(), workers=workers, pure=False)
+    assert isinstance(stays.exception(LIMIT), JobFailed)
+    assert not servers[1].ran
+    graphs = [renders() for _ in range(4)]
+    moves = client.map(run_workflow, graphs, workers=workers, on_failed="move", pure=False)
+    results: list[TaskResult] = client.gather(moves)
+    assert {(result.host, result.texts) for result in results} == {(servers[1].url, ("well",))}
+    assert sorted(runs(servers[1:]), key=str) == sorted(result.prompt_id for result in results)
+    assert len(set(runs(servers))) == len(runs(servers)) == 1 + 2 * 4
+
+
+def test_a_prompt_that_fails_on_two_servers_has_failed(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """It is its own fault, as far as anybody knows."""
+    for server in servers:
+        server.add_node(Sick, "Node")
+    future = client.submit(run_workflow, renders(), on_failed="move")
+    assert isinstance(future.exception(LIMIT), JobFailed)
+    assert [len(server.ran) for server in servers] == [1, 1]
+
+
+def test_a_prompt_that_cannot_move_has_failed(cluster: LocalCluster) -> None:
+    """Where no other worker has another server."""
+    with ComfyServer() as server, Client(cluster) as client:
+        server.add_node(Sick, "Node")
+        client.register_plugin(ComfyPlugin(server.url))
+        future = client.submit(run_workflow, renders(), on_failed="move")
+        assert isinstance(future.exception(LIMIT), JobFailed)
+        assert len(server.ran) == 1
+        wrong = client.submit(run_workflow, renders(), on_failed="retry")
+        with pytest.raises(ValueError, match="on_failed is 'raise' or 'move'"):
+            wrong.result(LIMIT)
+
+
+def test_a_prompt_that_has_moved_is_found_when_its_worker_is_lost(
+    client: Client, servers: list[ComfyServer], sick: ComfyServer, gate: Gates
+) -> None:
+    """It runs on a server of which the next worker knows."""
+    address = worker_of(client, sick)
+    future = client.submit(
+        run_workflow, renders("a"), workers=[address], allow_other_workers=True, on_failed="move"
+    )
+    until(lambda: servers[1].ran, LIMIT)
+    client.retire_workers([address])
+    gate("a").set()
+    result: TaskResult = future.result(LIMIT)
+    assert (result.host, result.attached) == (servers[1].url, True)
+    assert [len(server.ran) for server in servers] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(None, id="it lacks a node class"),
+        pytest.param((500, {}, {"error": "disk full"}), id="500"),
+        pytest.param((429, {}, {"error": "busy"}), id="429"),
+        pytest.param((200, {"Content-Type": "text/html"}, "<html>"), id="a page"),
+    ],
+)
+def test_a_prompt_that_a_server_refuses_runs_on_another_one(
+    client: Client, servers: list[ComfyServer], answer: Any
+) -> None:
+    """It has not run, so it moves without being asked to."""
+    servers[1].add_node(Well, "Node")
+    if answer is not None:
+        servers[0].add_node(Well, "Node")
+        servers[0].on("POST", "/prompt", answer)
+    result: TaskResult = client.submit(
+        run_workflow, renders(), workers=[worker_of(client, servers[0])]
+    ).result(LIMIT)
+    assert result.host == servers[1].url
+    check_each_ran_once(servers, [result])
 
 
 # -- workers that go -------------------------------------------------------------------------
@@ -544,6 +687,44 @@ def test_a_worker_process_that_is_killed_costs_no_result_and_nothing_runs_twice(
     assert all(len(result.files) == 1 for result in results)
     assert any(result.attached for result in results)
     check_each_ran_once(servers, results)
+
+
+@pytest.mark.parametrize("when", ["from the start", "in the middle"])
+def test_a_worker_whose_server_is_away_takes_no_tasks_until_it_is_back(
+    gate: Gates, when: str
+) -> None:
+    """However long they take: no task fails, and no retry is spent, for there is none."""
+    servers = [ComfyServer() for _ in range(3)]
+    with (
+        dask.config.set(ALWAYS_AGAIN),
+        LocalCluster(n_workers=3, threads_per_worker=2, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        for server in servers:
+            server.add_node(Hold)
+            stack.enter_context(server)
+        stack.callback(gate.end)
+        client.wait_for_workers(3, timeout=START)
+        client.register_plugin(ComfyPlugin([server.url for server in servers]))
+        address, away = worker_of(client, servers[0]), servers[0]
+        if when == "from the start":
+            away.kill()
+        graphs = [held("a") for _ in range(40)]
+        futures = client.map(run_workflow, graphs, pure=False, patience=3.0, on_lost="retry")
+        until(lambda: all(server.ran for server in servers if server is not away), LIMIT)
+        if when == "in the middle":
+            until(lambda: away.ran, LIMIT)
+            away.kill()
+        until(lambda: status_of(client, address) == "paused", LIMIT)
+        assert not any(future.done() for future in futures)
+        gate("a").set()
+        results: list[TaskResult] = client.gather(futures)
+        assert {result.host for result in results} == {server.url for server in servers[1:]}
+        check_each_ran_once(servers[1:], results)
+        away.start()
+        back = client.submit(run_workflow, saves(), workers=[address], patience=0.5)
+        assert back.result(LIMIT).host == away.url
 
 
 @pytest.mark.soak

@@ -1,0 +1,74 @@
+"""Keeps tasks from a worker whose ComfyUI is away.
+
+The scheduler gives a paused worker no tasks.  Only the scheduler hears that this one is paused:
+the worker itself goes on, so that tasks which it has already, and which find no server, go back
+to the scheduler at once; and so its memory monitor, which resumes paused workers, lets it be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from distributed import Worker
+from distributed.core import Status
+
+from ..errors import ClientClosed
+from ..transport.failures import is_away
+from . import notes
+from .clients import Clients
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds between two looks.
+_PAUSE: Final = 1.0
+
+
+async def watch(worker: Worker, clients: Clients) -> None:
+    """Pause the worker while its server is away and that of another worker is not.
+
+    If all servers are away, none is paused: tasks wait for their servers, and fail.
+    """
+    noted: bool | None = None
+    try:
+        while not clients.closed:
+            away = not await asyncio.to_thread(_is_there, clients)
+            try:
+                if away is not noted:
+                    await notes.is_away(worker, away)
+                    noted = away
+                _pause(worker, clients, away and bool(await notes.others(worker)))
+            except (OSError, TimeoutError) as exc:
+                log.warning("the scheduler was not told about %s: %r", clients.url, exc)
+            await asyncio.sleep(_PAUSE)
+    finally:
+        _pause(worker, clients, False)
+
+
+def _is_there(clients: Clients) -> bool:
+    """Whether the server answers, be it with a refusal."""
+    try:
+        api = clients.own()
+    except ClientClosed:
+        return True
+    if api.connected:
+        return True
+    error = api.ping().error
+    return error is None or not is_away(error)
+
+
+def _pause(worker: Worker, clients: Clients, pause: bool) -> None:
+    """Tell the scheduler, again and again while it lasts: the memory monitor may resume it."""
+    if pause or clients.turns_away:
+        status = Status.paused if pause else worker.status
+        if status in (Status.running, Status.paused):  # and not about to close
+            now = f"comfy-client-{time.time()}"
+            message = {"op": "worker-status-change", "status": status.name, "stimulus_id": now}
+            worker.batched_send(message)
+    if pause and not clients.turns_away:
+        log.warning("%s is away: its worker takes no tasks until it is back", clients.url)
+    elif clients.turns_away and not pause:
+        log.info("the worker of %s takes tasks again", clients.url)
+    clients.turns_away = pause
