@@ -207,10 +207,10 @@ def shallow(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and is_shallow(value) else None
 
 
-def is_shallow(value: object) -> bool:
+def is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
     """Whether a JSON value can be copied, shown and written."""
     level: list[Any] = [value]
-    for _ in range(MAX_LEVELS):
+    for _ in range(levels):
         level = _below(level)
         if not level:
             return True

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import sqlite3
 import stat
 import threading
@@ -27,41 +26,25 @@ from typing import Any, Final, Self, TypeAlias
 import attrs
 
 from ..errors import ClientClosed
-from ..transport.files import place
+from ..values import MAX_LEVELS, is_shallow, number, size_decoded
+from ..workflow.graph import brief
+from . import journal_file
 
-#: In the header of the file, so that nothing else is taken for a journal.
-_APPLICATION: Final = int.from_bytes(b"CoSw")
-_VERSION: Final = 3
-#: That of journals of one server alone, which are those of this one, too.
-_FORMER: Final = 2
-_MAGIC: Final = b"SQLite format 3\x00"
-#: How the file begins in which SQLite has what it needs to undo half a write: with its mark, or
-#: without, when there is nothing to undo.
-_UNDO: Final = (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", bytes(8), b"")
-#: Seconds that are given to somebody who reads the file at the moment.
-_READERS: Final = 1.0
-
-_SCHEMA: Final = f"""
-    PRAGMA journal_mode = OFF;
-    PRAGMA application_id = {_APPLICATION};
-    PRAGMA user_version = {_VERSION};
-    CREATE TABLE journal (id TEXT NOT NULL);
-    CREATE TABLE points (
-        digest TEXT NOT NULL,  -- of the graph
-        occurrence INTEGER NOT NULL,  -- counts equal graphs of one grid, from 1
-        host TEXT NOT NULL,  -- the server of the last try; empty: it surely got nothing
-        tries INTEGER NOT NULL,
-        prompt_id TEXT NOT NULL,  -- of the last try
-        sent_at REAL NOT NULL,  -- Unix time
-        withdrawn INTEGER NOT NULL DEFAULT 0,  -- deleted from the queue, unless it ran
-        told INTEGER NOT NULL DEFAULT 0,  -- on_row has returned
-        seconds REAL,
-        execution_seconds REAL,
-        result TEXT,  -- JSON; this or error says that it has ended
-        error TEXT,  -- JSON
-        PRIMARY KEY (digest, occurrence)
-    );
-"""
+#: What SQLite says of a file that is not as it was written.
+_DAMAGED: Final = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_TOOBIG,
+)
+_LOOK_UP: Final = (
+    "SELECT host, tries, prompt_id, sent_at, withdrawn, told, seconds, execution_seconds, result, "
+    "error FROM points WHERE digest = ? AND occurrence = ?"
+)
+#: Characters of a host or an id.
+_LONGEST_NAME: Final = 2000
+#: Bytes that the results and errors of one grid may take in memory.
+_MOST_MEMORY: Final = 1 << 30
 
 #: A point: the digest of its graph, and which one it is of those with equal graphs.
 Key: TypeAlias = tuple[str, int]
@@ -74,22 +57,53 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_use.clear)
 
 
-def _from_json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+def _from_json(said: object) -> Any:
+    if said is None:
+        return None
+    if not isinstance(said, str):
+        raise TypeError(f"a record is {brief(said)}")
+    try:
+        value = json.loads(said)
+    except RecursionError:
+        raise ValueError("a record nests too deep") from None
+    # What a node left stands two levels below the record.
+    if not isinstance(value, dict) or not is_shallow(value, MAX_LEVELS + 2):
+        raise ValueError("a record is no JSON object, or nests too deep")
+    return value
+
+
+def _check_name(record: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Hosts and ids stand in messages, and are sent."""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_NAME:
+        raise ValueError(f"{field.name} is {brief(value)}")
+
+
+def _check_number(record: object, field: attrs.Attribute[Any], value: object) -> None:
+    if number(value) is None or (field.name == "tries" and not isinstance(value, int)):
+        raise ValueError(f"{field.name} is {brief(value)}")
+
+
+_check_seconds: Final = attrs.validators.optional(_check_number)
 
 
 @attrs.frozen
 class Record:
-    """What a journal has of one point: the columns of its row behind the key."""
+    """What a journal has of one point: the columns of its row behind the key.
 
-    host: str  #: Empty: no server has got the last try.
-    tries: int
-    prompt_id: str
-    sent_at: float
+    Raises :class:`ValueError` for values that no journal of ours has.
+    """
+
+    #: Empty: no server has got the last try.
+    host: str = attrs.field(validator=_check_name)
+    tries: int = attrs.field(validator=_check_number)
+    prompt_id: str = attrs.field(validator=_check_name)
+    sent_at: float = attrs.field(validator=_check_number)
     withdrawn: bool = attrs.field(converter=bool)
     told: bool = attrs.field(converter=bool)
-    seconds: float | None
-    execution_seconds: float | None
+    seconds: float | None = attrs.field(validator=_check_seconds)
+    execution_seconds: float | None = attrs.field(
+        validator=attrs.validators.optional(_check_number)
+    )
     result: Mapping[str, Any] | None = attrs.field(converter=_from_json)
     error: Mapping[str, Any] | None = attrs.field(converter=_from_json)
 
@@ -110,7 +124,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
         self._lock = threading.Lock()  # guards the connection; nothing else is taken in here
-        self.is_new: bool = not os.path.lexists(self.path) and _create(self.path)
+        self.is_new: bool = not os.path.lexists(self.path) and journal_file.make(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{self.path} is no journal of a sweep: it is no file at all")
@@ -120,34 +134,33 @@ class Journal:
             raise self._busy()
         self._connection: sqlite3.Connection | None = None
         try:
-            with self.path.open("r+b", buffering=0) as file:
-                _check_header(self.path, file.read(100))
-            _check_beside(self.path)
-            self._connection = _connect(self.path)
+            journal_file.check(self.path)
+            self._connection = journal_file.connect(self.path)
             self._claim(self._connection)
-        except BaseException:
+        except BaseException as exc:
             self.close()
+            if isinstance(exc, sqlite3.Error):
+                raise self._explained(exc) from exc
             raise
 
     def _claim(self, connection: sqlite3.Connection) -> None:
         """Keep everybody else out, and read whose it is."""
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+        journal_file.check_schema(self.path, connection)
+        connection.execute("PRAGMA journal_mode = PERSIST")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
         try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = PERSIST")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("COMMIT")
-            ((name,),) = connection.execute("SELECT id FROM journal")
+            ((name,),) = connection.execute("SELECT id FROM journal LIMIT 2")
             #: Of which the ids of its prompts are made.
             self.id: uuid.UUID = uuid.UUID(name)
-            ((version,),) = connection.execute("PRAGMA user_version")
-            if version == _FORMER:  # whose program would take all hosts for its own
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-        except sqlite3.Error as exc:
-            raise self._explained(exc) from exc
         except (TypeError, ValueError, AttributeError) as exc:
             raise self._damaged(exc) from None
+        ((version,),) = connection.execute("PRAGMA user_version")
+        if version == journal_file.FORMER:  # whose program would take all hosts for its own
+            connection.execute(f"PRAGMA user_version = {journal_file.VERSION}")
 
     def __enter__(self) -> Self:
         return self
@@ -171,20 +184,31 @@ class Journal:
     # -- reading -------------------------------------------------------------------------
 
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
-        """What it has of these points."""
+        """Return what it has of these points.
+
+        Each is looked up by its key: the file may be a stranger's, with rows without end.
+        """
         assert self._connection is not None  # noqa: S101
         found: dict[Key, Record] = {}
+        room = _MOST_MEMORY
         try:
-            for row in self._connection.execute(
-                "SELECT digest, occurrence, host, tries, prompt_id, sent_at, withdrawn, told, "
-                "seconds, execution_seconds, result, error FROM points"
-            ):
-                if row[:2] in keys:
-                    found[row[:2]] = Record(*row[2:])
+            for key in keys:
+                row = self._connection.execute(_LOOK_UP, key).fetchone()
+                if row is None:
+                    continue
+                room -= sum(size_decoded(said) for said in row[-2:] if isinstance(said, str))
+                if room < 0:
+                    break
+                found[key] = Record(*row)
         except sqlite3.Error as exc:
             raise self._explained(exc) from exc
         except (TypeError, ValueError) as exc:
             raise self._damaged(exc) from None
+        if room < 0:
+            raise ValueError(
+                f"what {self.path} has of this grid would take more than {_MOST_MEMORY >> 20} MiB; "
+                "sweep fewer points at a time"
+            )
         return found
 
     # -- writing: on the disk when it returns ----------------------------------------------
@@ -281,76 +305,7 @@ class Journal:
             return self._busy()
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        if code in _DAMAGED:
             return self._damaged(exc)
         hint = "; is the disk full?" if code == sqlite3.SQLITE_IOERR else ""
         return OSError(errno.EIO, f"the journal cannot be read or written ({exc}){hint}", path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        isolation_level=None,
-        timeout=_READERS,
-        check_same_thread=False,  # a lock keeps threads apart
-    )
-
-
-def _check_header(path: Path, header: bytes) -> None:
-    """Before SQLite has a look at it, which may tidy up behind whoever wrote it last."""
-    if header[:16] != _MAGIC or int.from_bytes(header[68:72]) != _APPLICATION:
-        raise ValueError(
-            f"{path} is no journal of a sweep, which is an SQLite file; give another file"
-        )
-    version = int.from_bytes(header[60:64])
-    if version not in (_VERSION, _FORMER):
-        raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
-
-
-def _check_beside(path: Path, *, is_missing: bool = False) -> None:
-    """SQLite writes over files of these names, deletes them, or believes what they say."""
-    real = path.resolve()  # beside a link's goal, that is
-    for ending in ("-journal", "-wal"):
-        beside = real.with_name(real.name + ending)
-        try:
-            start = None
-            if stat.S_ISREG(beside.lstat().st_mode):  # a pipe would wait for a writer
-                with beside.open("rb") as file:
-                    start = file.read(8)
-        except FileNotFoundError:
-            continue
-        # Of a journal that is gone, it would be taken for what has to be undone in the new one.
-        if is_missing or ending == "-wal" or start not in _UNDO:
-            raise ValueError(
-                f"{beside} is in the way: SQLite would take it for its own; move it away, or "
-                "give the journal another name"
-            )
-
-
-def _create(path: Path) -> bool:
-    """Have it appear complete; ``False``: somebody was faster, and theirs counts."""
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
-    _check_beside(path, is_missing=True)
-    try:
-        # For its owner alone; what SQLite puts beside it for a moment, too.
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with contextlib.closing(_connect(part)) as connection:
-            connection.executescript(_SCHEMA)
-            connection.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
-        is_ours = place(part, path)
-    except sqlite3.Error as exc:
-        raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # where folders can be opened, their entries too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    return is_ours

@@ -28,6 +28,7 @@ from ..jobs.result import Result, make_result
 from ..jobs.running import Running
 from ..recording.secrets import Secrets
 from ..workflow import Workflow
+from ..workflow.graph import brief
 from ..workflow.seeds import put_drawn, seeds_of
 from .journal import Record
 from .row import SweepRow
@@ -42,6 +43,20 @@ REFUSALS: Final = {
 }
 #: Facts of an error that are names of the protocol, and no text.
 _NAMES: Final = {"node_id", "class_type", "exception_type"}
+#: The types of what is recorded, and those of the items in it.
+_RESULT: Final[Mapping[str, tuple[type, Any]]] = {
+    "outputs": (dict, dict),
+    "node_errors": (dict, object),
+    "cached_nodes": (list, str),
+    "fully_cached": (bool, object),
+    "complete": (bool, object),
+    "seeds": (dict, int),
+}
+_ERROR: Final[Mapping[str, tuple[type, Any]]] = {
+    "kind": (str, object),
+    "message": (str, object),
+    "facts": (dict, str | bool | None),
+}
 #: What a file of an output is found by.
 _FILE: Final = {"filename", "subfolder", "type"}
 
@@ -82,10 +97,11 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | N
     )
     if record.error is not None:
         return attrs.evolve(row, error=error_of(record.error, record.prompt_id))
-    facts = dict(record.result or {})
+    facts = {"seeds": {}, **(record.result or {})}
+    _check(facts, _RESULT)
     facts["cached_nodes"] = tuple(facts["cached_nodes"])
     graph = workflow.to_dict()
-    outputs, drawn = facts.pop("outputs"), facts.pop("seeds", {})
+    outputs, drawn = facts.pop("outputs"), facts.pop("seeds")
     put_drawn(graph, drawn)
     result = make_result(
         record.prompt_id,
@@ -113,9 +129,19 @@ def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any
 
 
 def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
-    """The error of a record."""
+    """Return the error of a record."""
+    _check(record, _ERROR)
     kind = _JOB_ERRORS.get(record["kind"], JobError)
     return kind(record["message"], prompt_id=prompt_id, **record["facts"])
+
+
+def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> None:
+    """Raise ``TypeError`` for what no sweep has recorded: the file may be a stranger's."""
+    for name, value in record.items():
+        kind, of_items = types[name]
+        items = value.values() if isinstance(value, dict) else value if kind is list else ()
+        if type(value) is not kind or not all(isinstance(item, of_items) for item in items):
+            raise TypeError(f"{brief(name)} is {brief(value)}")
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
