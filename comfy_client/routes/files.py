@@ -316,6 +316,9 @@ class FileRoutes(RouteGroup):
 
         Raises:
             ValueError: The URL is none of this server's ``/view``: nothing is sent elsewhere.
+            TransportError: While it is read: the file was replaced on the server; or you go back in
+                it, and the server says neither by ``ETag`` nor by a ``Last-Modified`` of more than
+                a second ago which version it sends (every ComfyUI does).
 
         Other errors are those of :meth:`get_image`; they may also come while the file is read.
         """

@@ -30,7 +30,7 @@ from .endpoint import Endpoint
 from .identity import Identity, Params, Request, query
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
-from .resume import resumed
+from .resume import range_of, resumed
 from .sender import Sender, body_length
 from .traffic import Traffic
 from .url import Address
@@ -358,10 +358,12 @@ class Http:
                 raise self._refusal(self._beginning(response, deadline))
             if "html" in response.headers.get("content-type", ""):
                 raise unexpected(self._beginning(response, deadline), "a file")
-            if not _is_file(response.status_code, response.headers, start):
+            if not _is_file(response, start):
                 raise _no_file(self._sender.answer(response, b""))
             length = body_length(response)
             chunks = self._sender.chunks(response, length, deadline)
+            part = range_of(response.headers) if response.status_code == 206 else None
+            length = length if part is None else part.end - part.start
             yield Download(response.status_code, response.headers, length, chunks)
 
     def upload(
@@ -477,16 +479,26 @@ def number_of_bytes(name: str, value: int) -> int:
     return value
 
 
-def _is_file(status: int, headers: Mapping[str, str], start: int = 0) -> bool:
-    """Whether a body is a file, byte for byte: the whole of it, or its rest from ``start`` on."""
-    encoding = headers.get("content-encoding", "").strip().lower()
-    is_rest = start > 0 and status == 206
-    if is_rest and not headers.get("content-range", "").startswith(f"bytes {start}-"):
+def _is_file(response: requests.Response, start: int) -> bool:
+    """Whether a body is a file byte for byte: all of it, or some of it from ``start`` on."""
+    headers = response.headers
+    if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         return False
-    return (status in (200, 203) or is_rest) and encoding in ("", "identity")
+    if headers.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
+        return False  # several ranges, with lines between them
+    if response.status_code in (200, 203):
+        return True
+    part = range_of(headers)
+    if start == 0 or response.status_code != 206 or part is None or part.start != start:
+        return False
+    return body_length(response) in (None, part.end - start)
 
 
 def _no_file(answer: Response) -> UnexpectedResponse:
     encoding = answer.headers.get("content-encoding", "")
-    said = f"encoded ({encoding[:40]}), which was not asked for" if encoding else "without a file"
-    return unusable(answer, f"{answer.status}, an answer {said}")
+    said = "an answer without a file"
+    if encoding:
+        said = f"an answer encoded ({encoding[:40]}), which was not asked for"
+    elif answer.status == 206:
+        said = "other bytes of the file than were asked for"
+    return unusable(answer, f"{answer.status}, {said}")

@@ -11,7 +11,7 @@ from typing import Final
 
 from ..errors import TransportError
 from .response import Download
-from .resume import mark_of, size_of
+from .resume import mark_of, size_of, sure_mark_of
 
 #: Bytes that are read and thrown away rather than asked around by another request.
 _NEAR: Final = 1 << 18
@@ -21,7 +21,8 @@ class RemoteFile(io.RawIOBase):
     """A file that is read from any position; a far jump asks for the rest from there on.
 
     Where the server cannot begin in the middle, all that lies between is read, and going back
-    begins anew.
+    begins anew.  Where it does not say which version of the file it sends, all that lies between is
+    read as well, and going back is an error: another request might bring another file.
 
     Args:
         name: What the server calls it.
@@ -39,6 +40,7 @@ class RemoteFile(io.RawIOBase):
         self._at = 0  # where the chunk begins in the file
         self._position = 0
         self._jumps = True
+        self._is_marked = True
         self._version: tuple[object, object] | None = None
         self._length = self._open(0).length
 
@@ -47,12 +49,14 @@ class RemoteFile(io.RawIOBase):
         download = self._body.enter_context(self._download(start))
         size = size_of(download)
         version = size, mark_of(download.headers, size)
-        if self._version not in (None, version):
+        if self._version is None:
+            self._is_marked = bool(sure_mark_of(download.headers, size))
+        elif self._version != version:
             raise TransportError(f"{self.name} was replaced on the server while it was read")
         self._version = version
         self._chunks, self._chunk = iter(download), memoryview(b"")
         self._at = start if download.status == 206 else 0
-        self._jumps = self._at == start
+        self._jumps = self._at == start and self._is_marked
         return download
 
     def readable(self) -> bool:
@@ -85,6 +89,12 @@ class RemoteFile(io.RawIOBase):
             return 0
         ahead = self._position - self._at
         if ahead < 0 or (self._jumps and ahead > len(self._chunk) + _NEAR):
+            if not self._is_marked:
+                raise TransportError(
+                    f"{self.name}: the server says neither by ETag nor by Last-Modified which "
+                    "version of the file it sends, so going back might mix two: read it in order, "
+                    "or all at once with get_image()"
+                )
             self._open(self._position)
         while self._position - self._at >= len(self._chunk):
             self._at += len(self._chunk)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 from .backoff import Backoff
@@ -25,6 +26,8 @@ Ask = Callable[[int, Mapping[str, str]], AbstractContextManager[Download]]
 #: Bytes that make an attempt a good one: the next one needs no pause.
 _ENOUGH: Final = 1 << 16
 _RANGE_NOT_SATISFIABLE: Final = 416
+#: Python refuses to convert thousands of digits.
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 #: Seconds between the last change of a file and when it was sent: the time of a later change is
 #: another one then, though both are rounded, and the time of sending is a second old.
 _REST: Final = 2.0
@@ -32,10 +35,12 @@ _REST: Final = 2.0
 
 @contextlib.contextmanager
 def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
-    """A download that survives cuts, if the server says which version of the file it sends.
+    """Yield a download that ends with the last byte of the file, or in an error.
 
-    Only that version is continued: by its ``ETag``, or its ``Last-Modified`` and size, if it was
-    not modified just before: those are times in whole seconds.
+    The rest is asked for after a cut, and where the server answers with less than it was asked for.
+    That needs a server that says which version of the file it sends: by its ``ETag``, or by its
+    ``Last-Modified`` and size, unless it was modified just before: those are times in whole
+    seconds.
 
     Args:
         ask: Asks for the file.
@@ -53,31 +58,49 @@ def _chunks(
     body: contextlib.ExitStack, first: Download, ask: Ask, at: int, within: float
 ) -> Iterator[bytes]:
     size = size_of(first)
-    mark = mark_of(first.headers, size)
-    is_sure = "etag" in mark or _was_at_rest(first.headers)
+    mark = sure_mark_of(first.headers, size)
     latest, backoff = time.monotonic(), Backoff(0.2, 1.0)
-    chunks: Iterator[bytes] = iter(first)
+    chunks = _exactly(first)
     while True:
-        got = 0
+        got, is_cut = 0, False
         try:
             for chunk in chunks:
                 check_wanted()
                 got += len(chunk)
                 yield chunk
-            return
+            if size in (None, at + got):
+                return
+            if not mark:
+                raise _Changed(
+                    f"the server sent {at + got} of {size} bytes, and does not say which version "
+                    "of the file they are of: the rest may be of another one"
+                )
         except ComfyError as exc:
+            is_cut = True
             if got:
                 latest = time.monotonic()
-            if not (mark and is_sure and _may_pass(exc)) or time.monotonic() - latest >= within:
+            if not (mark and _may_pass(exc)) or time.monotonic() - latest >= within:
                 raise
             log.info("%s; asking for the rest", exc)
         at += got
-        if got >= _ENOUGH:
+        if got >= _ENOUGH or not is_cut:
             backoff.reset()
         else:
             pause(backoff.next())
         body.close()
         chunks = _rest(body, ask, at, mark, size)
+
+
+def _exactly(answer: Download) -> Iterator[bytes]:
+    """Yield the body of an answer, which has as many bytes as its headers say, or raise."""
+    got = 0
+    for chunk in answer:
+        got += len(chunk)
+        if answer.length is not None and got > answer.length:
+            raise _Changed(f"more than {answer.length} bytes came, which the server had announced")
+        yield chunk
+    if answer.length not in (None, got):
+        raise TransportError(f"only {got} of {answer.length} bytes came")
 
 
 def _rest(
@@ -93,12 +116,11 @@ def _rest(
         answer = None
     if answer is None or size_of(answer) != size or mark_of(answer.headers, size) != mark:
         raise _Changed(f"the file on the server changed after {at} bytes of it had come")
-    chunks = iter(answer)
     if answer.status == 206:
-        yield from chunks
+        yield from _exactly(answer)
         return
     left = at  # all of it comes again
-    for chunk in chunks:
+    for chunk in _exactly(answer):
         if left < len(chunk):
             yield chunk[left:]
         left = max(0, left - len(chunk))
@@ -118,8 +140,14 @@ def _may_pass(exc: ComfyError) -> bool:
     return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)
 
 
+def sure_mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
+    """Return what tells this version of a file from all later ones; empty: nothing does."""
+    mark = mark_of(headers, size)
+    return mark if "etag" in mark or _was_at_rest(headers) else {}
+
+
 def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """What tells this version of a file from others; empty: nothing does."""
+    """Return what the headers say of the version of a file; empty: nothing."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
         return {"etag": etag}
@@ -139,9 +167,26 @@ def _was_at_rest(headers: Mapping[str, str]) -> bool:
     return (sent - modified).total_seconds() >= _REST
 
 
+class Range(NamedTuple):
+    """Which bytes of a file an answer has."""
+
+    start: int
+    end: int  #: The first byte that it does not have.
+    size: int  #: Of the whole file.
+
+
+def range_of(headers: Mapping[str, str]) -> Range | None:
+    """Return what ``Content-Range`` says; ``None``: not which bytes, or not of how many."""
+    found = _RANGE.fullmatch(headers.get("content-range", ""))
+    if found is None:
+        return None
+    start, last, size = map(int, found.groups())
+    return Range(start, last + 1, size) if start <= last < size else None
+
+
 def size_of(answer: Download) -> int | None:
-    """Of the whole file."""
+    """Return the size of the whole file."""
     if answer.status != 206:
         return answer.length
-    size = answer.headers.get("content-range", "").rpartition("/")[2]
-    return int(size) if size.isdecimal() and len(size) < 20 else None
+    found = range_of(answer.headers)
+    return found and found.size
