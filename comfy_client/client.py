@@ -192,6 +192,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         self._awaits_record = self._poller.awaits_record
         self._records_deleted = self._poller.records_deleted
         self._removing = partial(removing, self._poller)
+        self._stopping = partial(removing, self._poller, running=True)
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
             self,

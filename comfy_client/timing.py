@@ -40,6 +40,7 @@ class Timing:
         look_up_sure: How long it must not be found by a server that answers.
         linger: How long the thread that asks stays when there are no jobs.
         flush: How long a result waits for slow receivers.
+        stop_again: The shortest pause before a prompt that goes on is told again to stop.
         cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` take to cancel what is not wanted.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest of these pauses.
@@ -81,6 +82,7 @@ class Timing:
     look_up_sure: float = 3.0
     linger: float = 10.0
     flush: float = 5.0
+    stop_again: float = 0.5
     cancel_timeout: float = 5.0
     retry: float = 0.5
     retry_cap: float = 5.0

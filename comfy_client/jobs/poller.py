@@ -32,6 +32,7 @@ from ..transport.deadline import Deadline, read_timeout
 from ..transport.failures import is_away
 from .lookup import find
 from .state import Outcome
+from .stopping import Stops
 from .tracked import Tracked, WakeUp
 from .tracker import Tracker
 
@@ -55,6 +56,7 @@ class Poller:
         tracker: Whose prompts these are.
         timing: The times of the client.
         trouble: Why HTTP fails; ``None`` while it does not.
+        stops: The prompts that were told to stop, and have not ended.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -62,6 +64,7 @@ class Poller:
         timing = tracker.timing
         self.timing: Timing = timing
         self.trouble: ComfyError | None = None
+        self.stops: Stops = Stops(tracker)
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
         self._thread: threading.Thread | None = None
         self._idle_since = 0.0
@@ -124,6 +127,7 @@ class Poller:
         now = time.monotonic()
         known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
         self._redial_if_deaf(known, now)
+        stops_at = self.stops.repeat()
         with tracker.lock:
             if not tracker.outstanding:
                 self._idle_since = self._idle_since or now
@@ -142,7 +146,7 @@ class Poller:
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
-        return min(timing.deaf, max(0.01, soon - time.monotonic()))
+        return min(timing.deaf, max(0.01, min(soon, stops_at) - time.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
         """A socket on which our submissions did not show is deaf."""

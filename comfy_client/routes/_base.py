@@ -27,9 +27,12 @@ class RouteGroup:
     _awaits_record: Callable[[str], bool] = staticmethod(lambda prompt_id: False)
     #: Called once the server has deleted the records of these prompts; ``None``: of all.
     _records_deleted: Callable[[Iterable[str] | None], object] = staticmethod(lambda ids: None)
-    #: Called before the server is asked to remove these prompts from its queue; ``None``: all.
-    #: Returns what is called once the server has done so.
+    #: Called before the server is asked to remove these prompts from its queue (``None``: all),
+    #: or to stop them as well.  Each returns what is called once the server has done so.
     _removing: Callable[[Iterable[str] | None], Callable[[], object]] = staticmethod(
+        lambda ids: lambda: None
+    )
+    _stopping: Callable[[Iterable[str]], Callable[[], object]] = staticmethod(
         lambda ids: lambda: None
     )
 

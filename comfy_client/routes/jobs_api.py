@@ -86,10 +86,10 @@ class JobRoutes(RouteGroup):
                 interrupt it.
         """
         route = f"/api/jobs/{segment(job_id)}/cancel"
-        removed = self._removing([job_id])
+        stopped = self._stopping([job_id])
         answer = self._http.json("POST", route, max_bytes=SMALL)
         if was_there := bool(mapping(answer, "cancel_job").get("cancelled")):
-            removed()
+            stopped()
         return was_there
 
     def cancel_jobs(self, *job_ids: str) -> bool:
@@ -104,10 +104,10 @@ class JobRoutes(RouteGroup):
         """
         if not job_ids:
             return False
-        removed = self._removing(job_ids)
+        stopped = self._stopping(job_ids)
         answer = self._http.json(
             "POST", "/api/jobs/cancel", json={"job_ids": job_ids}, max_bytes=SMALL
         )
         if was_there := bool(mapping(answer, "cancel_jobs").get("cancelled")):
-            removed()
+            stopped()
         return was_there

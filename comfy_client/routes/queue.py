@@ -45,7 +45,9 @@ class QueueRoutes(RouteGroup):
 
         ``POST /interrupt``.  The running node decides when it checks for this; if the last
         node does not, the prompt may still succeed.  Nothing happens, without an error, if the
-        prompt is not running; a pending one stays (see :meth:`delete_from_queue`).
+        prompt is not running; a pending one stays (see :meth:`delete_from_queue`).  A server
+        that was just beginning the prompt may forget it: a job of this client that goes on to
+        another node is interrupted again (3 times at most, ComfyUI 0.3.57 and newer).
 
         Args:
             prompt_id: Stop only this prompt.  ``None``: stop any running prompt of any client.
@@ -55,4 +57,6 @@ class QueueRoutes(RouteGroup):
         if prompt_id is None:
             self._http.send_command("POST", "/interrupt", json={})
         elif any(item.prompt_id == prompt_id for item in self.get_queue().running):
+            stopped = self._stopping([prompt_id])
             self._http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})
+            stopped()

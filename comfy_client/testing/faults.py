@@ -535,6 +535,17 @@ class Faults(AnswerFaults):
         """Pending and running prompts vanish, without an event and without a history."""
         self._running().lose_queue()
 
+    def forget_interrupts(self, *, times: int | None = None) -> Fault:
+        """Interrupts are accepted and do nothing.
+
+        So it is on a real server when one comes between taking a prompt from the queue and
+        executing it.
+
+        Args:
+            times: How many; ``None``: all until the fault ends.
+        """
+        return self._faults.add("forget_interrupts", times=times)
+
     def hang_worker(self) -> Fault:
         """Prompts run forever: no node starts or continues, and HTTP works.
 

@@ -51,7 +51,7 @@ def _cancel(state: ServerState, job_id: str) -> bool:
         return True
     runs = state.queue.running_id == job_id
     if runs:
-        state.executor.interrupt()
+        state.interrupt()
     return runs
 
 

@@ -126,7 +126,7 @@ async def _post_interrupt(state: ServerState, request: web.Request) -> web.Respo
     prompt_id = body.get("prompt_id")
     if not prompt_id or prompt_id == state.queue.running_id:
         state.log(f"Interrupting {prompt_id or 'whatever runs'}")
-        state.executor.interrupt()
+        state.interrupt()
     return web.Response()
 
 

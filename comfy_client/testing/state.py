@@ -121,6 +121,14 @@ class ServerState:
             self.sockets.silenced.add(running)
             self.executor.interrupt()
 
+    def interrupt(self) -> None:
+        """Stop the prompt that runs, unless a fault has this forgotten."""
+        fault = self.faults.first("forget_interrupts")
+        if fault is None:
+            self.executor.interrupt()
+        else:
+            fault.hits += 1
+
     # -- the executor's messages ----------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:

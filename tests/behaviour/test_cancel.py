@@ -19,8 +19,8 @@ from comfy_client.errors import (
     NotSupported,
     ServerUnreachable,
 )
-from comfy_client.jobs import cancel as cancelling
-from comfy_client.jobs.job import state_of
+from comfy_client.jobs import stopping
+from comfy_client.jobs.job import Job, state_of
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import (
     LIMIT,
@@ -135,14 +135,14 @@ def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
     """The prompt is gone, and by our hand; unless the server was not reached."""
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-    stop = cancelling.stop
+    stop = stopping.stop
 
     def interrupted(*args: Any, **kw: Any) -> bool:
         if answer:
             stop(*args, **kw)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cancelling, "stop", interrupted)
+    monkeypatch.setattr(stopping, "stop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         job.cancel()
     gate.set()
@@ -161,7 +161,7 @@ def test_cancel_that_reached_nobody_makes_no_loss_an_interruption(
         raise ServerUnreachable("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cancelling, "stop", refused)
+        patch.setattr(stopping, "stop", refused)
         with pytest.raises(ServerUnreachable):
             job.cancel()
     comfy.faults.lose_queue()
@@ -341,3 +341,116 @@ def test_a_pools_job_that_its_client_removes_is_interrupted(gate: Gates) -> None
             assert isinstance(job.exception(LIMIT), JobInterrupted)
         gate.set()
         blocker.result(LIMIT)
+
+
+# -- a server that forgets an interrupt -----------------------------------------------------------
+
+
+def held_by(*names: str) -> dict[str, Any]:
+    """A workflow whose nodes wait for these gates, one after the other."""
+    graph = held(names[0])
+    for number, name in enumerate(names[1:], 10):
+        link = graph["9"]["inputs"]["images"]
+        graph[str(number)] = {"class_type": "Hold", "inputs": {"image": link, "gate": name}}
+        graph["9"]["inputs"]["images"] = [str(number), 0]
+    return graph
+
+
+def stops(server: ComfyServer) -> int:
+    """How often it was asked to stop what runs."""
+    return sum(r.path == "/interrupt" or r.path.endswith("/cancel") for r in server.requests)
+
+
+STOPS: dict[str, Callable[[ComfyApi, Job], object]] = {
+    "job.cancel": lambda api, job: job.cancel(),
+    "cancel_job": lambda api, job: api.cancel_job(job.prompt_id),
+    "cancel_jobs": lambda api, job: api.cancel_jobs(job.prompt_id),
+    "interrupt": lambda api, job: api.interrupt(job.prompt_id),
+}
+
+
+@pytest.mark.timing(stop_again=0.01)
+@pytest.mark.parametrize("how", STOPS)
+def test_an_interrupt_that_the_server_forgot_is_sent_again(gate: Gates, how: str) -> None:
+    """As soon as the prompt begins another node."""
+    with ComfyServer(version="new") as comfy, client(comfy) as api:
+        comfy.add_node(Hold)
+        job = api.submit(held_by("a", "b"))
+        until(lambda: job.progress.title == "Hold")
+        with comfy.faults.forget_interrupts(times=1) as fault:
+            STOPS[how](api, job)
+            assert fault.hits == 1
+        gate("a").set()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        assert stops(comfy) == 2
+
+
+@pytest.mark.timing(stop_again=0.01)
+def test_an_interrupt_that_no_node_begins_after_is_sent_once(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates
+) -> None:
+    """The node may merely look for it seldom."""
+    job = fast.submit(held("a"))
+    until(lambda: job.progress.title == "Hold")
+    with comfy.faults.forget_interrupts():
+        job.cancel()
+    before = stops(comfy)
+    for _ in range(3):  # passes of the thread that would send it
+        fast._tracker.wake.set()
+        assert fast._poller.stops.repeat() == float("inf")
+    assert not job.done()
+    assert stops(comfy) == before
+
+
+@pytest.mark.timing(stop_again=0.01)
+def test_an_interrupt_is_sent_again_three_times_at_most(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates
+) -> None:
+    """A server that always forgets it runs the prompt to its end."""
+    names = [f"gate {number}" for number in range(6)]
+    job = fast.submit(held_by(*names))
+    until(lambda: job.progress.title == "Hold")
+    with comfy.faults.forget_interrupts() as fault:
+        job.cancel()
+        for number, name in enumerate(names[:-1], 1):
+            node = job.progress.node_id
+            gate(name).set()
+            until(lambda node=node: job.progress.node_id not in (None, node))
+            until(lambda number=number: fault.hits == min(1 + number, 4))
+        gate(names[-1]).set()
+        assert job.result(LIMIT).complete
+        assert fault.hits == 4
+
+
+@pytest.mark.timing(stop_again=0.01)
+def test_an_old_server_is_told_again_only_to_stop_what_surely_is_ours(gate: Gates) -> None:
+    """Its interrupt stops whatever runs: the queue has to say that our prompt does."""
+    with March2024() as comfy, Fast(comfy.url) as api:
+        comfy.add_node(Hold)
+        job, other = api.submit(held_by("a", "b")), api.submit(held("c"))
+        until(lambda: job.progress.title == "Hold")
+        with comfy.faults.forget_interrupts(times=1):
+            job.cancel(force=True)
+        looks = [r.path for r in comfy.requests].count("/queue")
+        gate("a").set()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        assert [r.path for r in comfy.requests].count("/queue") > looks
+        assert [r.path for r in comfy.requests].count("/interrupt") == 2
+        gate("c").set()
+        assert other.result(LIMIT).complete
+
+
+@pytest.mark.timing(stop_again=0.01)
+def test_nobody_else_is_interrupted_for_a_prompt_that_has_ended(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates
+) -> None:
+    """Though its interrupt was forgotten, and the next prompt begins nodes."""
+    job, other = fast.submit(held("a")), fast.submit(held_by("b", "c"))
+    until(lambda: job.progress.title == "Hold")
+    with comfy.faults.forget_interrupts():
+        job.cancel()
+        gate("a").set()
+        job.exception(LIMIT)
+    gate("b").set()
+    gate("c").set()
+    assert other.result(LIMIT).complete

@@ -276,6 +276,7 @@ LASTING: dict[str, Callable[[Any], Fault]] = {
     "late_history": lambda f: f.late_history(),
     "no_history": lambda f: f.no_history(),
     "hang_worker": lambda f: f.hang_worker(),
+    "forget_interrupts": lambda f: f.forget_interrupts(),
     "other_prompt_ids": lambda f: f.other_prompt_ids(),
     "node_errors": lambda f: f.node_errors({}),
     "events_before_reply": lambda f: f.events_before_reply(),

@@ -11,7 +11,7 @@ from comfy_client.errors import (
     PromptRejected,
     ServerUnreachable,
 )
-from comfy_client.jobs.cancel import stop
+from comfy_client.jobs.stopping import stop
 from comfy_client.jobs.submit import warn_or_refuse
 from comfy_client.models import Queue
 

@@ -1,0 +1,131 @@
+"""Stopping one prompt, and stopping it again if the server forgot that it was told to.
+
+ComfyUI clears the flag of an interrupt when it begins to execute a prompt, so an interrupt that
+comes after the prompt has left the queue and before that does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+import attrs
+
+from ..errors import ClientClosed, ComfyError, NotSupported
+from ..events import Event, Executing
+from ..routes import Routes
+from ..transport.http import Http
+from .queue_monitor import heeds_id
+from .tracked import Tracked
+from .tracker import Tracker
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: How often an interrupt is sent again.
+_REPEATS: Final = 3
+
+
+def stop_by_id(tracker: Tracker, prompt_id: str, *, force: bool) -> bool:
+    """Stop one prompt and no other; whether it was there to be stopped."""
+    routes = tracker.routes()
+    if tracker.cancels_jobs:
+        try:
+            return routes.cancel_job(prompt_id)
+        except NotSupported:
+            tracker.cancels_jobs = False
+    return stop(routes, tracker.http, prompt_id, force=force)
+
+
+def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
+    """Stop one prompt on a server without a jobs API; whether it was there to be stopped."""
+    was_deleted = False
+    for _ in range(3):  # it may begin between the look and the act
+        queue = routes.get_queue()
+        if any(item.prompt_id == prompt_id for item in queue.pending):
+            routes.delete_from_queue(prompt_id)
+            was_deleted = True
+        elif any(item.prompt_id == prompt_id for item in queue.running):
+            if not force and not heeds_id(routes):
+                raise NotSupported(
+                    f"prompt {prompt_id} runs, and this server's interrupt stops whatever "
+                    "runs when it comes (ComfyUI before 0.3.57): "
+                    f"api.job({prompt_id!r}).cancel(force=True) takes that risk",
+                    method="POST",
+                    path="/interrupt",
+                )
+            http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})
+            return True
+        else:
+            break
+    return was_deleted
+
+
+@attrs.define(eq=False, repr=False)
+class _Stop:
+    """A request to stop a prompt, which the server has accepted.
+
+    Attributes:
+        force: Whether a server that stops whatever runs may be asked again.
+        again_at: When it may be sent again, if a node has begun by then.
+        node_began: Whether a node of the prompt has begun since.
+        left: How often it may be sent again.
+    """
+
+    force: bool
+    again_at: float
+    node_began: bool = False
+    left: int = _REPEATS
+
+
+class Stops:
+    """The prompts that were told to stop and have not ended.
+
+    A prompt of which a node begins all the same is told again, :data:`_REPEATS` times at most.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._stops: dict[Tracked, _Stop] = {}
+
+    def watch(self, one: Tracked, *, force: bool = False) -> None:
+        """The server has accepted a request to stop this prompt."""
+        known = self._stops.get(one)
+        if known is not None:
+            known.force = known.force or force
+            return
+        self._stops[one] = stop = _Stop(force, self._next())
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Executing) and event.node is not None and not stop.node_began:
+                stop.node_began = True
+                self._tracker.wake.set()
+
+        one.events.sinks = (*one.events.sinks, hear)
+
+    def repeat(self) -> float:
+        """Send what is due, and return when something may be; the thread that asks calls it."""
+        now = time.monotonic()
+        for one, stop in list(self._stops.items()):
+            if one.state.decided or not stop.left:
+                self._stops.pop(one, None)
+            elif stop.node_began and stop.again_at <= now:
+                self._send(one, stop)
+        began = [stop.again_at for stop in self._stops.values() if stop.node_began]
+        return min(began, default=float("inf"))
+
+    def _send(self, one: Tracked, stop: _Stop) -> None:
+        stop.node_began = False  # first: what begins while it is sent, has not heard of it either
+        stop.left -= 1
+        prompt_id = one.state.prompt_id
+        log.debug("prompt %s goes on after it was told to stop; telling it again", prompt_id)
+        try:
+            stop_by_id(self._tracker, prompt_id, force=stop.force)
+        except ClientClosed:
+            raise
+        except ComfyError as exc:
+            log.debug("prompt %s was not told again: %s", prompt_id, exc)
+        stop.again_at = self._next()
+
+    def _next(self) -> float:
+        return time.monotonic() + self._tracker.timing.stop_again
