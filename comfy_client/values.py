@@ -202,6 +202,14 @@ def is_small(value: object, most: int) -> bool:
     return True
 
 
+def count(value: object) -> int:
+    """Return how many values a JSON value holds, itself included."""
+    found, level = 1, [value]
+    while level := _below(level):
+        found += len(level)
+    return found
+
+
 def shallow(value: object) -> Mapping[str, Any] | None:
     """A JSON object that is not nested too deeply to copy, show or write it."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None

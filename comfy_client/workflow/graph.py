@@ -183,7 +183,7 @@ def describe(graph: Mapping[str, Any], node_id: object, class_type: object = Non
 
 def shorten(text: str, limit: int) -> str:
     """Text in one line of at most ``limit`` characters."""
-    text = " ".join(text.split())
+    text = " ".join(text[: 10 * limit].split())
     if not text.isprintable():  # as repr() has it: a terminal may obey what it is shown
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."

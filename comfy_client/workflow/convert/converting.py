@@ -9,21 +9,28 @@ from typing import Any, Final
 from attrs import define, field, frozen
 
 from ...errors import ConversionWarning, WorkflowError
+from ...values import count
 from ..graph import copied
 from .checks import check_left_out, check_node, check_promoted, check_widgets
 from .era import era_of
 from .file_names import SAVING, Names
 from .links import Dead, Links, Place, Source, Value
+from .nodes import Budget, TooMuch
 from .numbering import number_nodes
 from .opening import open_page
 from .packs import pack_of
 from .page import BYPASSED, MUTED, read_page
-from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
+from .prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .scene import VIRTUAL, Scene, all_nodes, is_virtual
 from .specs import Catalog
 from .warnings import Report
 from .widgets import MISSING, Widget, corrected
 
+#: What the nodes of a prompt may come to, in inputs and values: a subgraph has any number of
+#: instances.
+_MOST: Final = 1_000_000
+#: Characters of a text that take as long as one input to look at.
+_LETTERS: Final = 10
 #: A property of a PrimitiveNode.
 _REPLACE: Final = "Run widget replace on values"
 _PROMPTS: Final = (
@@ -82,7 +89,12 @@ def convert(
     _send_primitives(scene, names)
     rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
     work = _Work(scene, links, packs or {}, rng, names)
-    graph = work.graph()
+    try:
+        graph = work.graph()
+    except TooMuch:
+        raise WorkflowError(
+            f"the nodes of the workflow come to more than {_MOST} inputs and values"
+        ) from None
     warnings = tuple(work.report.found.values())
     if strict and warnings:
         texts = "\n".join(f"  {each}" for each in warnings[:8])
@@ -140,6 +152,7 @@ class _Work:
     packs: Mapping[str, str]
     rng: Chooser | None
     names: Names
+    budget: Budget = field(factory=lambda: Budget(_MOST))
     report: Report = field(factory=Report)
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 
@@ -165,6 +178,9 @@ class _Work:
 
     def _node(self, place: Place) -> dict[str, Any]:
         node = place.node
+        saved = node.saved
+        self.budget.spend(len(node.inputs) + len(node.widgets) + len(saved.inputs))
+        self.budget.spend(len(saved.values) + len(saved.named or ()))
         inputs = self._inputs(place)
         check_node(place, inputs, self.report, self.packs)
         meta = {"title": node.title, **pack_of(node.saved.properties)}
@@ -176,7 +192,7 @@ class _Work:
         for widget in place.node.widgets:
             value = self._value(place, widget) if widget.sent and widget.name else MISSING
             if value is not MISSING:
-                inputs[widget.name] = _wrapped(widget, value)
+                inputs[widget.name] = self._wrapped(widget, value)
                 sent[widget.name] = widget
         for slot in place.node.inputs:
             found = self.links.resolve(place, slot)
@@ -189,7 +205,7 @@ class _Work:
             if isinstance(found, Source):
                 inputs[slot.name] = [found.id, found.slot]
             elif found.value is not MISSING:
-                inputs[slot.name] = _wrapped(None, found.value)
+                inputs[slot.name] = self._wrapped(None, found.value)
                 check_promoted(place, slot, found.value, self.report)
         check_widgets(place, sent, self.report)
         self._resolve_prompts(place, sent, inputs)
@@ -203,12 +219,14 @@ class _Work:
             text = inputs.get(widget.name)
             if not widget.is_prompt or not isinstance(text, str):
                 continue
+            self.budget.spend(len(text) // _LETTERS)
             own = widget.name in sent
             self.prompts[place.id, widget.name] = None if own else text
             if own and is_dynamic(text):
                 if self.rng is None:
                     self.report.say("dynamic_prompt", _PROMPTS)
                 else:
+                    self.budget.spend(cost_of(text) // 2)
                     inputs[widget.name] = resolve_prompt(text, self.rng)
 
     def _value(self, place: Place, widget: Widget) -> Any:
@@ -220,6 +238,7 @@ class _Work:
             and isinstance(widget.value, str)
             and place.node.type in SAVING
         ):
+            self.budget.spend(len(widget.value) // 4)
             return self.names.fill_in(widget.value)
         return widget.value
 
@@ -232,10 +251,11 @@ class _Work:
         options = [each.value for each in node.widgets if each.kind == "OPTION"]
         return options.index(chosen) if chosen in options else -1
 
-
-def _wrapped(widget: Widget | None, value: Any) -> Any:
-    """A value as it is sent: a list could be taken for a link."""
-    value = copied(value)
-    if widget is not None and widget.kind == "CURVE" and value is not None:
-        return {"__type__": "CURVE", "__value__": value}
-    return {"__value__": value} if isinstance(value, list) else value
+    def _wrapped(self, widget: Widget | None, value: Any) -> Any:
+        """Return a value as it is sent: a list could be taken for a link."""
+        if isinstance(value, (list, Mapping)):
+            self.budget.spend(count(value))
+            value = copied(value)
+        if widget is not None and widget.kind == "CURVE" and value is not None:
+            return {"__type__": "CURVE", "__value__": value}
+        return {"__value__": value} if isinstance(value, list) else value

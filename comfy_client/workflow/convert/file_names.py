@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ...errors import WorkflowError
-from .nodes import Node
+from .nodes import Node, Slot
 from .widgets import MISSING, text_of
 
 #: The classes whose ``filename_prefix`` the page fills in.
@@ -51,6 +51,7 @@ class Names:
         self._titles: dict[str, Node] = {}
         self._now = now
         self._left = _MOST
+        self._slots: dict[Node, dict[str, Slot]] = {}
         for node in nodes:
             self._titles.setdefault(node.title, node)
             alias = _alias(node)
@@ -82,8 +83,11 @@ class Names:
         node = self._aliases.get(name) or self._titles.get(name)
         if node is None:
             return MISSING
-        found, slot = node.widget(widget), node.slot(widget)
+        found = node.widget(widget)
         if found is None:  # an instance of a subgraph shows those inside
+            if node not in self._slots:
+                self._slots[node] = {each.name: each for each in reversed(node.inputs)}
+            slot = self._slots[node].get(widget)
             return slot.value if slot is not None and slot.promoted else MISSING
         return "" if found.value is MISSING else found.value
 

@@ -10,13 +10,17 @@ from attrs import define, field
 from ...errors import WorkflowError
 from ..graph import shorten
 from .nodes import Node, Slot
-from .page import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED
+from .page import BYPASSED, INSIDE_IN, MUTED
 from .scene import Graph, Scene, is_virtual
 
 #: Instances within instances, nodes of a prompt, and steps from link to link.
 _DEEPEST: Final = 100
 _MOST_PLACES: Final = 100_000
 _MOST_STEPS: Final = 500_000
+#: Characters of the ids of all nodes of a prompt.
+_MOST_LETTERS: Final = 1 << 25
+#: Names of types that the page takes for any.
+_ANYTHING: Final = frozenset(("", "*", "0"))
 
 
 @define(eq=False)
@@ -81,7 +85,10 @@ class Links:
     scene: Scene
     places: dict[str, Place] = field(factory=dict)
     _known: dict[tuple[str, int, str | None], Found] = field(factory=dict)
+    _bypasses: dict[tuple[Node, int, str], int | None] = field(factory=dict)
+    _types: dict[str, frozenset[str]] = field(factory=dict)
     _steps: int = 0
+    _letters: int = 0
 
     def spread(self) -> None:
         """Find all places.
@@ -90,7 +97,7 @@ class Links:
             WorkflowError: There are too many.
         """
         for place in self._inside(self.scene.root, None):
-            self.places[place.id] = place
+            self._add(place)
             inner = self.scene.inside(place.node)
             runs = place.node.saved.mode not in (MUTED, BYPASSED)
             if inner is not None and (runs or self.scene.era.is_old):
@@ -108,10 +115,16 @@ class Links:
                     f"the subgraphs of the workflow come to more than {_MOST_PLACES} nodes, or "
                     f"{_DEEPEST} levels"
                 )
-            self.places[place.id] = place
+            self._add(place)
             deeper = self.scene.inside(place.node)
             if deeper is not None:
                 ahead.append(self._inside(deeper, place))
+
+    def _add(self, place: Place) -> None:
+        self.places[place.id] = place
+        self._letters += len(place.id)
+        if self._letters > _MOST_LETTERS:
+            raise WorkflowError("the ids of the nodes, with those of their subgraphs, are too long")
 
     def _inside(self, graph: Graph, around: Place | None) -> Iterator[Place]:
         before = "" if around is None else f"{around.id}:"
@@ -180,7 +193,7 @@ class Links:
             node = found.node
             inner = self.scene.inside(node)
             if node.saved.mode == BYPASSED:
-                at = bypass_slot(node, slot, kind)
+                at = self._bypass(node, slot, kind)
                 # People bypass a loader in order to leave the input out.
                 return None if at is None else (found, node.inputs[at], None)
             if inner is None:
@@ -203,53 +216,65 @@ class Links:
         return self.places.get(node_id if around is None else f"{around.id}:{node_id}")
 
     def _count(self, place: Place, slot: int, seen: set[tuple[str, int]]) -> None:
-        self._steps += 1
+        self._spend(1)
         key = place.id, slot
         if key in seen:
             raise WorkflowError(f"the links of node {shorten(place.id, 60)} go round in a circle")
+        seen.add(key)
+
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
         if self._steps > _MOST_STEPS:
             raise WorkflowError("the links of the workflow are too long to follow")
-        seen.add(key)
+
+    def _bypass(self, node: Node, slot: int, kind: str) -> int | None:
+        """Return the input that a bypassed node hands on to an input of this type."""
+        key = node, slot, kind
+        if key not in self._bypasses:
+            self._spend(len(node.inputs))
+            self._bypasses[key] = self._bypass_slot(node, slot, kind)
+        return self._bypasses[key]
+
+    def _bypass_slot(self, node: Node, slot: int, kind: str) -> int | None:
+        types = [each.type for each in node.inputs]
+        if kind in ("*", ""):
+            at = slot if slot < len(types) else 0
+            return at if types else None
+        gives = node.outputs[slot] if 0 <= slot < len(node.outputs) else None
+        if gives is None:
+            return None
+
+        def fits(kind_in: str) -> bool:
+            return self._fits(kind_in, gives) and self._fits(kind_in, kind)
+
+        if slot < len(types) and fits(types[slot]):
+            return slot
+        if kind in types:
+            return types.index(kind)
+        return next((at for at, each in enumerate(types) if fits(each)), None)
+
+    def _fits(self, one: str, other: str) -> bool:
+        """Return whether the page links two types: any, the same, or lists with one in common."""
+        if one == other or one in _ANYTHING or other in _ANYTHING:
+            return True
+        first, second = self._names(one), self._names(other)
+        return not (
+            first.isdisjoint(second)
+            and _ANYTHING.isdisjoint(first)
+            and _ANYTHING.isdisjoint(second)
+        )
+
+    def _names(self, kind: str) -> frozenset[str]:
+        """Return the names in a list of types; a file may have thousands."""
+        if kind not in self._types:
+            self._types[kind] = frozenset(kind.lower().split(","))
+        self._spend(len(self._types[kind]) // 16)
+        return self._types[kind]
 
 
 def _output_link(inner: Graph, slot: int) -> tuple[str, int] | None:
-    """What an output of a subgraph is linked to, inside of it."""
+    """Return what an output of a subgraph is linked to, inside of it."""
     ports = inner.saved.outputs
-    port = ports[slot] if 0 <= slot < len(ports) else None
-    for number in () if port is None else port.links:
-        link = inner.saved.links.get(number)
-        if link is not None and link.target == INSIDE_OUT:
-            return link.source, link.slot
-    return None
-
-
-def bypass_slot(node: Node, slot: int, kind: str) -> int | None:
-    """The input that a bypassed node hands on as an output, for an input of this type."""
-    types = [each.type for each in node.inputs]
-    if kind in ("*", ""):
-        at = slot if slot < len(types) else 0
-        return at if types else None
-    gives = node.outputs[slot] if 0 <= slot < len(node.outputs) else None
-    if gives is None:
-        return None
-    if slot < len(types) and is_compatible(types[slot], gives) and is_compatible(types[slot], kind):
-        return slot
-    if kind in types:
-        return types.index(kind)
-    fitting = (
-        at
-        for at, each in enumerate(types)
-        if is_compatible(each, gives) and is_compatible(each, kind)
-    )
-    return next(fitting, None)
-
-
-def is_compatible(one: str, other: str) -> bool:
-    """Whether the page links these types: any, the same, or two lists with one in common."""
-    anything = ("", "*", "0")
-    if one in anything or other in anything or one == other:
-        return True
-    first, second = one.lower().split(","), other.lower().split(",")
-    if len(first) == len(second) == 1:
-        return first == second
-    return not set(first).isdisjoint(second) or any(each in anything for each in first + second)
+    links = ports[slot].links if 0 <= slot < len(ports) else ()
+    link = inner.saved.links[links[0]] if links else None
+    return None if link is None else (link.source, link.slot)

@@ -126,6 +126,7 @@ class Node:
     layout: Layout = field(factory=Layout)
     lost: list[str] = field(factory=list)
     by_name: list[str] = field(factory=list)
+    _widgets: dict[str, Widget] = field(factory=dict, init=False)
 
     @property
     def id(self) -> str:
@@ -137,13 +138,13 @@ class Node:
         """Its class, or the id of a subgraph."""
         return self.saved.type
 
-    def slot(self, name: str) -> Slot | None:
-        """The input of this name."""
-        return next((one for one in self.inputs if one.name == name), None)
-
     def widget(self, name: str | None) -> Widget | None:
-        """The widget of this name."""
-        return next((one for one in self.widgets if one.name == name), None)
+        """Return the first widget of this name, as soon as all widgets are laid out."""
+        return None if name is None else self._widgets.get(name)
+
+    def index(self) -> None:
+        """Note that all widgets are laid out: a file may ask for thousands, by name."""
+        self._widgets = {each.name: each for each in reversed(self.widgets)}
 
 
 def unknown_node(saved: SavedNode, budget: Budget) -> Node:
@@ -172,6 +173,7 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
     node.layout = Layout([each.name for each in node.inputs])
     _take_links(node, saved.inputs)
     fill(node, _aligned(node, catalog.listed(saved.type)))
+    node.index()
     node.inputs = [each for each in node.inputs if not _is_left_over(node, each)]
     _lose_links(node)
     return node

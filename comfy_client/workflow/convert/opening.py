@@ -51,12 +51,7 @@ def _open_graph(scene: Scene, graph: Graph, catalog: Catalog, budget: Budget) ->
         except TooMuch:
             raise _too_much(each) from None
     _repair_links(graph)
-    graph.to_widgets.update(
-        saved.link
-        for each in graph.saved.nodes
-        for saved in each.inputs
-        if saved.link is not None and saved.widget is not None
-    )
+    graph.settle(lambda node, slot: bool(scene.inside(node) or node.widget(slot.widget)))
     for node in graph.nodes.values():
         try:
             migrate(scene, graph, node)
@@ -92,6 +87,7 @@ def _repair_links(graph: Graph) -> None:
                 slot.link = None
             else:
                 graph.ends[link.id] = node, slot
+    slots: dict[str, dict[str, Slot]] = {}  # of the nodes that have such links, by name
     tried: set[tuple[str, int]] = set()
     for link in graph.saved.links.values():
         target, at = graph.nodes.get(link.target), (link.target, link.target_slot)
@@ -99,7 +95,10 @@ def _repair_links(graph: Graph) -> None:
             continue
         tried.add(at)
         saved = target.saved.inputs[link.target_slot : link.target_slot + 1]
-        found = target.slot(saved[0].name) if saved and saved[0].link is None else None
+        if target.id not in slots:
+            slots[target.id] = {each.name: each for each in reversed(target.inputs)}
+        is_open = bool(saved) and saved[0].link is None
+        found = slots[target.id].get(saved[0].name) if is_open else None
         if found is not None and found.link is None:
             found.link = link.id
             graph.ends[link.id] = target, found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from attrs import define
 
 from ...errors import WorkflowError
-from ...values import is_shallow, is_small, number
+from ...values import MAX_ID_LENGTH, is_shallow, is_small, number
 from ..graph import brief, shorten
 
 #: What stands for the borders of a subgraph in its links.
@@ -54,11 +55,16 @@ class SavedOutput:
 
 @define(eq=False)
 class Port:
-    """An input or an output of a subgraph, and the links inside that it has."""
+    """An input or an output of a subgraph, and the links inside that it has.
+
+    Attributes:
+        was_widget: Whether an input led to a widget when the file was saved.
+    """
 
     name: str
     type: str
-    links: list[int]
+    links: deque[int]
+    was_widget: bool = False
 
 
 @define(eq=False)
@@ -199,9 +205,9 @@ def _input(data: Mapping[str, Any]) -> SavedInput:
 
 def _port(data: Mapping[str, Any]) -> Port:
     links = data.get("linkIds")
-    ids = [_number(each) for each in links] if isinstance(links, list) else []
+    ids = map(_number, links) if isinstance(links, list) else ()
     name = _text(data.get("name")) or ""
-    return Port(name, _type(data), [one for one in ids if one is not None])
+    return Port(name, _type(data), deque(one for one in dict.fromkeys(ids) if one is not None))
 
 
 def _links(data: Any, where: str) -> dict[int, Link]:
@@ -262,6 +268,8 @@ def _number(value: Any) -> int | None:
 
 def _id(value: Any) -> str | None:
     if isinstance(value, str):
+        if len(value) > MAX_ID_LENGTH:  # the ids of all instances around it stand before it
+            raise WorkflowError(f"an id has more than {MAX_ID_LENGTH} characters: {brief(value)}")
         return value or None
     found = _number(value)
     return None if found is None else str(found)

@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 from ...errors import WorkflowError
 
-_COMMENTS: Final = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
+_COMMENTS: Final = re.compile(r"/\*|//[^\n\r\u2028\u2029]*")
+_MARKS: Final = re.compile(r"\\.|[{}]", re.DOTALL)
+_LINES: Final = re.compile(r"//[^\n\r\u2028\u2029]*")
 _PLAIN: Final = re.compile(r"[^\\{}|]+")
 _ESCAPED: Final = re.compile(r"\\([{}|])")
 #: How deep choices may stand in each other, and that times the length of the text.
@@ -33,7 +35,12 @@ def chooser(seed: int | Chooser | None) -> Chooser:
 
 def is_dynamic(text: str) -> bool:
     """Whether the page would change this text."""
-    return "{" in text or bool(_COMMENTS.search(text)) or bool(_ESCAPED.search(text))
+    return "{" in text or _without_comments(text) != text or bool(_ESCAPED.search(text))
+
+
+def cost_of(text: str) -> int:
+    """Return how many characters are looked at, again and again, to resolve a text."""
+    return (1 + _depth(_without_comments(text))) * len(text)
 
 
 def resolve_prompt(text: str, rng: Chooser) -> str:
@@ -44,15 +51,29 @@ def resolve_prompt(text: str, rng: Chooser) -> str:
     Raises:
         WorkflowError: The choices are nested too deeply.
     """
-    if "{" in text:
-        depth = _depth(text)
-        if depth > _DEEPEST or depth * len(text) > _MOST:
-            raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
+    text = _without_comments(text)
+    if _depth(text) > _DEEPEST or cost_of(text) > _MOST:
+        raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
     return _resolve(text, rng)
 
 
+def _without_comments(text: str) -> str:
+    parts: list[str] = []
+    at = begin = 0
+    while (found := _COMMENTS.search(text, at)) is not None:
+        at = end = found.end()
+        if found[0] == "/*":
+            close = text.find("*/", end)
+            if close < 0:  # nor does one behind it end: only the other kind is left
+                rest = _LINES.sub("", text[end:])
+                return "".join([*parts, text[begin:end], rest])
+            at = end = close + 2
+        parts.append(text[begin : found.start()])
+        begin = end
+    return "".join([*parts, text[begin:]])
+
+
 def _resolve(text: str, rng: Chooser) -> str:
-    text = _COMMENTS.sub("", text)
     parts: list[str] = []
     at = 0
     while at < len(text):
@@ -95,7 +116,7 @@ def _skip(text: str, at: int) -> int:
 
 def _depth(text: str) -> int:
     depth = most = 0
-    for char in text:
-        depth += (char == "{") - (char == "}" and depth > 0)
+    for found in _MARKS.finditer(text):
+        depth += (found[0] == "{") - (found[0] == "}" and depth > 0)
         most = max(most, depth)
     return most

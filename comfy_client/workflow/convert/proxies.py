@@ -7,8 +7,8 @@ subgraph when it opens a file: so does this.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from attrs import define
 
@@ -17,7 +17,10 @@ from .page import Port
 from .scene import Graph, Scene, is_set, promote
 from .widgets import MISSING
 
-_PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(.+)", re.DOTALL)
+_PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(?=.)", re.DOTALL)
+
+#: The id of a node inside and a widget, or ``None`` and any name.
+_Name: TypeAlias = tuple[str | None, str]
 
 
 @define(eq=False)
@@ -46,6 +49,7 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         if target is not None:
             linked.setdefault(target, slot)
     names = {slot.name: slot for slot in reversed(host.inputs)}
+    shown: dict[str, dict[_Name, Slot] | None] = {}
     primitives: dict[str, list[_Entry]] = {}
     for entry in entries:
         key = entry.source, entry.name
@@ -60,11 +64,14 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         elif node.type == "PrimitiveNode" and node.definition is None:
             primitives.setdefault(node.id, []).append(entry)
         else:
-            made = _promote_widget(scene, inner, host, node, entry)
-            if made is not None:
-                linked[key] = made
-    for node_id, found in primitives.items():
-        _promote_primitive(inner, host, inner.nodes[node_id], found)
+            if node.id not in shown:
+                shown[node.id] = _shown(scene, node)
+            found = _slot_of(node, entry, shown[node.id])
+            if found is not None:
+                linked[key] = _add_port(inner, host, entry.name, found.type, [(node, found)])
+                _set(linked[key], entry.value)
+    for node_id, fed in primitives.items():
+        _promote_primitive(inner, host, inner.nodes[node_id], fed)
 
 
 def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
@@ -81,8 +88,10 @@ def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
         source, name = each[:2]
         nested = each[2] if len(each) == 3 else None
         if not _resolves(scene, inner, source, name):
-            while (found := _PREFIX.fullmatch(name)) is not None:
-                nested, name = found[1], found[2]
+            at = 0
+            while (found := _PREFIX.match(name, at)) is not None:
+                nested, at = found[1], found.end()
+            name = name[at:]
         yield _Entry(source, name, values[place] if place < len(values) else MISSING, nested)
 
 
@@ -90,10 +99,13 @@ def _resolves(scene: Scene, graph: Graph, source: str, name: str) -> bool:
     """Whether there is such a widget, however deep inside."""
     for _ in range(100):
         node = graph.nodes.get(source)
-        inner = None if node is None else scene.inside(node)
-        if node is None or inner is None:
-            return node is not None and node.widget(name) is not None
-        port = next((one for one in inner.saved.inputs if one.name == name), None)
+        if node is None:
+            return False
+        node.budget.spend(1)
+        inner = scene.inside(node)
+        if inner is None:
+            return node.widget(name) is not None
+        port = inner.ports.get(name)
         target = None if port is None else _first_target(scene, inner, port)
         if target is None:
             return False
@@ -116,44 +128,40 @@ def _set(slot: Slot, value: Any) -> None:
         slot.value = value
 
 
-def _promote_widget(
-    scene: Scene, inner: Graph, host: Node, node: Node, entry: _Entry
-) -> Slot | None:
-    deeper = scene.inside(node)
-    if deeper is not None:
-        slot = _nested_slot(scene, deeper, node, entry)
-    else:
-        widget = node.widget(entry.name)
-        named = (each for each in node.inputs if each.widget == entry.name)
-        slot = next(named, None) if widget is not None else None
-    if slot is None:
+def _slot_of(node: Node, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
+    """Return the input that has a promoted widget; of an instance, one that it shows itself."""
+    if shown is not None:
+        slot = shown.get((entry.nested, entry.name))
+        return slot if slot is not None and slot.promoted else None
+    if node.widget(entry.name) is None:
         return None
-    made = _add_port(inner, host, entry.name, slot.type, [(node, slot)])
-    _set(made, entry.value)
-    return made
+    node.budget.spend(len(node.inputs) // 10)
+    return next((each for each in node.inputs if each.widget == entry.name), None)
 
 
-def _nested_slot(scene: Scene, deeper: Graph, node: Node, entry: _Entry) -> Slot | None:
-    """The promoted input of an instance inside that is meant."""
-    for port, slot in zip(deeper.saved.inputs, node.inputs, strict=False):
-        target = _first_target(scene, deeper, port)
-        if entry.nested is not None:
-            is_meant = target == (entry.nested, entry.name)
-        else:
-            is_meant = slot.name == entry.name or (target or ("", ""))[1] == entry.name
-        if is_meant:
-            return slot if slot.promoted else None
-    return None
+def _shown(scene: Scene, node: Node) -> dict[_Name, Slot] | None:
+    """Return the inputs of an instance by all that an entry may call them.
+
+    That is the node and the widget that they stand for, or a name alone; ``None``: no instance.
+    """
+    inner = scene.inside(node)
+    if inner is None:
+        return None
+    node.budget.spend(len(node.inputs))
+    found: dict[_Name, Slot] = {}
+    for port, slot in zip(inner.saved.inputs, node.inputs, strict=False):
+        target = _first_target(scene, inner, port)
+        found.setdefault((None, slot.name), slot)
+        if target is not None:
+            found.setdefault(target, slot)
+            found.setdefault((None, target[1]), slot)
+    return found
 
 
 def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_Entry]) -> None:
     """A promoted PrimitiveNode: the instance feeds what the node fed."""
-    targets = [
-        (target, slot)
-        for target in inner.nodes.values()
-        for slot in target.inputs
-        if (link := inner.link_of(slot)) is not None and link.source == node.id
-    ]
+    targets = inner.fed_by(node.id)
+    host.budget.spend(len(targets))
     kind = node.outputs[0] if node.outputs else "*"
     if (
         not targets
@@ -175,17 +183,12 @@ def _add_port(
     inner: Graph, host: Node, name: str, kind: str, targets: Sequence[tuple[Node, Slot]]
 ) -> Slot:
     """A new input of a subgraph, for all its instances; that of one of them."""
-    host.budget.spend(len(inner.instances) + len(inner.saved.inputs) // 100)
-    taken = {one.name for one in inner.saved.inputs}
-    unique, counter = name, 1
-    while unique in taken:
-        unique, counter = f"{name}_{counter}", counter + 1
-    port = Port(unique, kind, [])
+    host.budget.spend(len(inner.instances) + 1)
     place = len(inner.saved.inputs)
-    inner.saved.inputs.append(port)
+    port = inner.add_port(name, kind)
     for node, slot in targets:
         inner.connect(port, place, node, slot)
     for one in inner.instances:
-        one.inputs.append(Slot(unique, kind))
+        one.inputs.append(Slot(port.name, kind))
         promote(inner, port, one.inputs[-1])
     return host.inputs[-1]

@@ -6,14 +6,15 @@ for them: these are read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
 
 from .era import Era
 from .nodes import Budget, Node, Slot
-from .page import INSIDE_IN, Link, Page, Port, SavedGraph, SavedNode
+from .page import INSIDE_IN, INSIDE_OUT, Link, Page, Port, SavedGraph, SavedNode
 from .widgets import MISSING
 
 #: Nodes that only the page has: they are no part of a prompt.
@@ -30,26 +31,82 @@ class Graph:
     instances: list[Node] = field(factory=list)
     #: The input at the end of each link.
     ends: dict[int, tuple[Node, Slot]] = field(factory=dict)
-    #: The links that led to a widget when the file was saved.
-    to_widgets: set[int] = field(factory=set)
-
-    def was_widget(self, port: Port) -> bool:
-        """Whether an input of the subgraph led to a widget when the file was saved."""
-        return not self.to_widgets.isdisjoint(port.links)
+    #: The inputs of the subgraph; the first one of each name.
+    ports: dict[str, Port] = field(factory=dict)
+    _fed: dict[str, list[tuple[Node, Slot]]] | None = None
+    _next_link: int = 0
+    _next_suffix: Counter[str] = field(factory=Counter)
 
     def link_of(self, slot: Slot) -> Link | None:
         """The link of an input; ``None``: there is none."""
         return None if slot.link is None else self.saved.links.get(slot.link)
 
     def targets(self, port: Port) -> Iterator[tuple[Node, Slot]]:
-        """The inputs inside that an input of the subgraph is linked to."""
-        return (self.ends[number] for number in port.links if number in self.ends)
+        """Yield the inputs inside that show a widget, and that a port is linked to.
+
+        Raises:
+            TooMuch: There are too many in all.
+        """
+        while port.links and port.links[0] not in self.ends:
+            port.links.popleft()  # a file may have any number of them, and of instances
+        for number in port.links:
+            if number in self.ends:
+                node, slot = self.ends[number]
+                node.budget.spend(1)
+                yield node, slot
+
+    def fed_by(self, source: str) -> list[tuple[Node, Slot]]:
+        """Return the inputs that are linked to a node."""
+        if self._fed is None:
+            self._fed = {}
+            for node in self.nodes.values():
+                for slot in node.inputs:
+                    link = self.link_of(slot)
+                    if link is not None:
+                        self._fed.setdefault(link.source, []).append((node, slot))
+        self._fed[source] = [  # without those that are linked to a port by now
+            (node, slot)
+            for node, slot in self._fed.get(source, ())
+            if (link := self.link_of(slot)) is not None and link.source == source
+        ]
+        return self._fed[source]
+
+    def settle(self, shows_widget: Callable[[Node, Slot], bool]) -> None:
+        """Keep only the links of ports that a widget, or the end of an output, depends on.
+
+        Every instance goes through them, and the links of a file are many.
+        """
+        to_widgets = {
+            saved.link
+            for node in self.saved.nodes
+            for saved in node.inputs
+            if saved.link is not None and saved.widget is not None
+        }
+        for port in self.saved.inputs:
+            self.ports.setdefault(port.name, port)
+            port.was_widget = not to_widgets.isdisjoint(port.links)
+            ends = ((number, self.ends.get(number)) for number in port.links)
+            port.links = deque(number for number, end in ends if end and shows_widget(*end))
+        for port in self.saved.outputs:
+            links = map(self.saved.links.get, port.links)
+            first = next((one for one in links if one and one.target == INSIDE_OUT), None)
+            port.links = deque([] if first is None else [first.id])
+        self._next_link = max(self.saved.links, default=0) + 1
+
+    def add_port(self, name: str, kind: str) -> Port:
+        """Add an input to the subgraph; a name that is taken gets a number."""
+        unique = name
+        while unique in self.ports:
+            self._next_suffix[name] += 1
+            unique = f"{name}_{self._next_suffix[name]}"
+        port = self.ports[unique] = Port(unique, kind, deque())
+        self.saved.inputs.append(port)
+        return port
 
     def connect(self, port: Port, place: int, node: Node, slot: Slot) -> None:
         """Link an input of the subgraph, the one in this place, to one inside."""
-        number = len(self.saved.links)
-        while number in self.saved.links:
-            number += 1
+        number = self._next_link
+        self._next_link += 1
         self.saved.links[number] = Link(number, INSIDE_IN, place, node.id, 0)
         if slot.link is not None:
             self.ends.pop(slot.link, None)
@@ -137,7 +194,7 @@ def _take_values(inner: Graph, node: Node) -> None:
             else:
                 given = values.get(slot.name) if isinstance(values, Mapping) else _at(values, place)
                 slot.value = given if is_set(given) else slot.value
-        elif not inner.was_widget(port):
+        elif not port.was_widget:
             continue
         place += 1
 

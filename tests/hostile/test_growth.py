@@ -1,0 +1,542 @@
+"""Files of strangers: twice the file takes twice the work, whatever it repeats.
+
+Work is counted in lines of the package that run, never in seconds, so that a busy machine changes
+nothing.  What runs in C is not seen that way: for that, files are so large that a square would
+take minutes of CPU, and are read in a few seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import comfy_client
+from comfy_client.errors import WorkflowError
+from comfy_client.workflow.convert import convert
+from tests.hostile.test_bounds import within
+
+PACKAGE = str(Path(comfy_client.__file__).parent)
+TEXT = ["STRING", {"multiline": True, "dynamicPrompts": True}]
+GROUP = {"input": {"required": {"x": ["IMAGE", {}]}}, "prefix": "x", "min": 1, "max": 100}
+
+
+def known(required: dict[str, Any], output: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    return {
+        "input": {"required": required},
+        "output": [*output],
+        "output_name": [*output],
+        "is_input_list": False,
+        **more,
+    }
+
+
+DEFINITIONS: dict[str, Any] = {
+    "Text": known({"text": TEXT}, ("CONDITIONING",)),
+    "Join": known({"a": ["CONDITIONING"], "b": ["CONDITIONING"]}, ("CONDITIONING",)),
+    "Save": known({"images": ["IMAGE"]}, output_node=True),
+    "SaveImage": known(
+        {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "x"}]}, output_node=True
+    ),
+    "CustomCombo": known({"choice": ["COMBO", {"options": []}]}, ("STRING",)),
+    "Grow": known({"group": ["COMFY_AUTOGROW_V3", {"template": GROUP}]}, ("IMAGE",)),
+    "Choose": known(
+        {
+            "how": [
+                "COMFY_DYNAMICCOMBO_V3",
+                {
+                    "options": [
+                        {
+                            "key": "a",
+                            "inputs": {
+                                "required": {"group": ["COMFY_AUTOGROW_V3", {"template": GROUP}]}
+                            },
+                        },
+                        {"key": "b", "inputs": {"required": {"y": ["INT", {}]}}},
+                    ]
+                },
+            ]
+        },
+        ("IMAGE",),
+    ),
+    "Rows": known(
+        {
+            "rows": [
+                "COMFY_DYNAMICGROUP_V3",
+                {"template": {"required": {"t": ["STRING", {}]}}, "min": 0},
+            ]
+        }
+    ),
+}
+
+
+def lines(call: Callable[[], object]) -> int:
+    """Return how many lines of the package run, each turn of a loop among them."""
+    count = 0
+
+    def inside(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        count += 1
+        return inside
+
+    def enter(frame: FrameType, event: str, _: object) -> Any:
+        return inside if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def check_growth(call: Callable[[Any], object], make: Callable[[int], Any], least: int) -> None:
+    work = [lines(functools.partial(call, make(least * times))) for times in (1, 2, 4)]
+    assert work[1] <= 2.5 * work[0], work
+    assert work[2] <= 2.5 * work[1], work
+
+
+# -- pages ----------------------------------------------------------------------------------
+
+
+def page(nodes: list[Any], links: list[Any] | None = None, *subgraphs: Any) -> dict[str, Any]:
+    return {
+        "nodes": nodes,
+        "links": links or [],
+        "version": 0.4,
+        "definitions": {"subgraphs": [*subgraphs]},
+    }
+
+
+def sub(nodes: list[Any], links: list[Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "id": "s",
+        "name": "s",
+        "nodes": nodes,
+        "links": links or [],
+        "inputs": [],
+        "outputs": [],
+        "version": 1,
+        **more,
+    }
+
+
+def text_node(node_id: object, text: object = "x", **more: Any) -> dict[str, Any]:
+    return {
+        "id": node_id,
+        "type": "Text",
+        "inputs": [{"name": "text", "type": "STRING", "widget": {"name": "text"}, "link": None}],
+        "outputs": [{"name": "CONDITIONING", "type": "CONDITIONING"}],
+        "widgets_values": [text],
+        **more,
+    }
+
+
+def slot(name: str, kind: str = "IMAGE", link: int | None = None) -> dict[str, Any]:
+    return {"name": name, "type": kind, "link": link}
+
+
+def instances(n: int, **more: Any) -> list[Any]:
+    return [{"id": i + 1, "type": "s", **more} for i in range(n)]
+
+
+def links_of_one_port(n: int, links: int = 0) -> Any:
+    inner = sub(
+        [{"id": 1, "type": "Odd", "inputs": [slot("a", "X", 1)]}],
+        [[1, -10, 0, 1, 0, "X"]],
+        inputs=[{"name": "p", "type": "X", "linkIds": [1] * (links or n)}],
+    )
+    return page(instances(n), [], inner)
+
+
+def page_of_hidden_targets(n: int) -> Any:
+    """A port that is linked to instances, which show no widget."""
+    deeper = sub([], id="t", inputs=[{"name": "a", "type": "X"}])
+    nodes = [{"id": i, "type": "t", "inputs": [slot("a", "X", i)]} for i in range(1, n)]
+    inner = sub(
+        nodes,
+        [[i, -10, 0, i, 0, "X"] for i in range(1, n)],
+        inputs=[{"name": "p", "type": "X", "linkIds": [*range(1, n)]}],
+    )
+    return page(instances(n, mode=2), [], inner, deeper)
+
+
+def levels(depth: int, letters: int) -> Any:
+    """Each level has an instance of the next, with a long id, and nodes."""
+    subgraphs = [
+        sub([{"id": "x" * letters, "type": f"s{i + 1}"}, *map(text_node, range(50))], id=f"s{i}")
+        for i in range(depth)
+    ]
+    return page(
+        [{"id": i, "type": "s0"} for i in range(20)], [], *subgraphs, sub([], id=f"s{depth}")
+    )
+
+
+def list_types(n: int) -> Any:
+    big = ",".join(f"A{i}" for i in range(n))
+    inputs = [slot(f"i{j}", f"{big},B{j}") for j in range(n // 100)]
+    middle = {
+        "id": 1,
+        "type": "Odd",
+        "mode": 4,
+        "inputs": inputs,
+        "outputs": [{"name": "o", "type": "Z1,Z2"}],
+    }
+    users = [
+        {"id": 10 + i, "type": "Save", "inputs": [slot("images", f"Q{i},R", i + 1)]}
+        for i in range(n // 100)
+    ]
+    return page([middle, *users], [[i + 1, 1, 0, 10 + i, 0, "X"] for i in range(n // 100)])
+
+
+def targets_of_one_port(n: int, kind: str = "Odd") -> Any:
+    nodes = [{"id": i, "type": kind, "inputs": [slot("a", "X", i)]} for i in range(1, n)]
+    inner = sub(
+        nodes,
+        [[i, -10, 0, i, 0, "X"] for i in range(1, n)],
+        inputs=[{"name": "p", "type": "X", "linkIds": [*range(1, n)]}],
+    )
+    return page(instances(n, mode=2), [], inner)
+
+
+def dangling_links_of_one_port(n: int) -> Any:
+    return page(
+        instances(n), [], sub([], inputs=[{"name": "p", "type": "X", "linkIds": [*range(n)]}])
+    )
+
+
+def links_of_one_output(n: int) -> Any:
+    inner = sub([text_node(1)], outputs=[{"name": "o", "type": "X", "linkIds": [*range(n)]}])
+    users = [{"id": i, "type": "Save", "inputs": [slot("images", link=i)]} for i in range(2, n + 2)]
+    return page(
+        [{"id": 1, "type": "s"}, *users], [[i, 1, 0, i, 0, "X"] for i in range(2, n + 2)], inner
+    )
+
+
+def promoted(n: int, count: int | None = None, **more: Any) -> Any:
+    """One instance that promotes the widgets of many nodes."""
+    names = [[str(10 + i), "text"] for i in range(n if count is None else count)]
+    return page(
+        [{"id": 9, "type": "s", "properties": {"proxyWidgets": names}, **more}],
+        [],
+        sub([text_node(10 + i) for i in range(n)], [[n + i, 1, 0, 2, 0, "X"] for i in range(n)]),
+    )
+
+
+def promoted_in_vain(n: int) -> Any:
+    names = [["1", f"{i}"] for i in range(n)]
+    inner = sub([{"id": 1, "type": "t"}])
+    deeper = sub(
+        [{"id": 1, "type": "Odd", "inputs": [slot(str(i), link=i) for i in range(1, n)]}],
+        [[i, -10, i, 1, i - 1, "X"] for i in range(1, n)],
+        id="t",
+        inputs=[{"name": f"p{i}", "type": "X", "linkIds": [i]} for i in range(n)],
+    )
+    host = {"id": 9, "type": "s", "properties": {"proxyWidgets": names}}
+    return page([host], [], inner, deeper)
+
+
+def promoted_again(n: int) -> Any:
+    """The ports that had these targets lose them one by one, the last first."""
+    names = [[str(10 + i), "text"] for i in reversed(range(n))]
+    nodes = [text_node(10 + i) for i in range(n)]
+    for i, node in enumerate(nodes):
+        node["inputs"][0]["link"] = i + 1
+    inner = sub(
+        nodes,
+        [[i + 1, -10, 0, 10 + i, 0, "X"] for i in range(n)],
+        inputs=[{"name": "p", "type": "STRING", "linkIds": [*range(1, n + 1)]}],
+    )
+    return page([{"id": 9, "type": "s", "properties": {"proxyWidgets": names}}], [], inner)
+
+
+def promoted_primitives(n: int) -> Any:
+    names = [[str(i), "value"] for i in range(n)]
+    primitives = [
+        {
+            "id": i,
+            "type": "PrimitiveNode",
+            "title": f"p{i}",
+            "outputs": [{"name": "STRING", "type": "STRING"}],
+            "widgets_values": ["x"],
+        }
+        for i in range(n)
+    ]
+    fed = [text_node(n + i) for i in range(n)]
+    for i, node in enumerate(fed):
+        node["inputs"][0]["link"] = i + 1
+    links = [[i + 1, i, 0, n + i, 0, "STRING"] for i in range(n)]
+    host = {"id": 9, "type": "s", "properties": {"proxyWidgets": names}}
+    return page([host], [], sub([*primitives, *fed], links))
+
+
+def primitives(n: int) -> Any:
+    sources = [
+        {
+            "id": i,
+            "type": "PrimitiveNode",
+            "outputs": [{"name": "STRING", "type": "STRING"}],
+            "widgets_values": ["%Text.text%"],
+            "properties": {"Run widget replace on values": True},
+        }
+        for i in range(n)
+    ]
+    fed = [text_node(n + i) for i in range(n)]
+    for i, node in enumerate(fed):
+        node["inputs"][0]["link"] = i + 1
+    return page([*sources, *fed], [[i + 1, i, 0, n + i, 0, "STRING"] for i in range(n)])
+
+
+def prefixes(n: int) -> Any:
+    host = {"id": 9, "type": "s", "properties": {"proxyWidgets": [["1", "1:" * n + "x"]]}}
+    return page([host], [], sub([{"id": 1, "type": "Odd"}]))
+
+
+def entries_of_equal_names(n: int) -> Any:
+    """All ports are named alike, and get a number."""
+    names = [[str(10 + i), "text"] for i in range(n)]
+    inner = sub([text_node(10 + i) for i in range(n)])
+    return page([{"id": 9, "type": "s", "properties": {"proxyWidgets": names}}], [], inner)
+
+
+def nested(n: int) -> Any:
+    """Subgraphs in subgraphs, which all promote the same widget."""
+    depth = 20
+    levels = [
+        sub(
+            [{"id": 1, "type": f"s{i + 1}", "properties": {"proxyWidgets": [["1", "text"]] * n}}],
+            id=f"s{i}",
+        )
+        for i in range(depth)
+    ]
+    levels.append(sub([text_node(1)], id=f"s{depth}"))
+    host = {"id": 1, "type": "s0", "properties": {"proxyWidgets": [["1", "text"]] * n}}
+    return page([host], [], *levels)
+
+
+def bypassed(n: int, kinds: int = 1) -> Any:
+    """A bypassed node with many inputs that do not fit, asked by many."""
+    inputs = [slot(f"i{j}", f"A{j},B") for j in range(n)]
+    middle = {
+        "id": 1,
+        "type": "Odd",
+        "mode": 4,
+        "inputs": inputs,
+        "outputs": [{"name": "o", "type": "Z1,Z2"}],
+    }
+    users = [
+        {"id": 10 + i, "type": "Odd", "inputs": [slot("images", f"Q{i % kinds},R", i + 1)]}
+        for i in range(n)
+    ]
+    return page([middle, *users], [[i + 1, 1, 0, 10 + i, 0, "X"] for i in range(n)])
+
+
+def chain(n: int, kind: str = "Reroute", **more: Any) -> Any:
+    nodes = [
+        {
+            "id": i,
+            "type": kind,
+            "inputs": [slot("", "*", i)],
+            "outputs": [{"name": "", "type": "*"}],
+            **more,
+        }
+        for i in range(1, n)
+    ]
+    end = {"id": n, "type": "Save", "inputs": [slot("images", link=n)]}
+    return page([text_node(0), *nodes, end], [[i, i - 1, 0, i, 0, "*"] for i in range(1, n + 1)])
+
+
+def instances_of_many_nodes(n: int) -> Any:
+    """As many as may be, of one that is large."""
+    return page(instances(40), [], sub([text_node(i) for i in range(n)]))
+
+
+def values_of_instances(n: int) -> Any:
+    """One long value, which each instance would copy."""
+    return page(instances(n), [], sub([text_node(1, [0] * n)]))
+
+
+def names_of_instances(n: int) -> Any:
+    named = {str(i): 0 for i in range(n)}
+    odd = {"id": 1, "type": "Odd", "inputs": [slot("x")], "widgets_values_named": named}
+    return page(instances(n), [], sub([odd]))
+
+
+def lost_links_of_instances(n: int) -> Any:
+    inputs = [slot(f"x{i}", link=i + 1) for i in range(n)]
+    return page(instances(n), [], sub([{"id": 1, "type": "Save", "inputs": inputs}]))
+
+
+def links_of_no_slot(n: int) -> Any:
+    """Links of the list that no input has, each to another input of one node."""
+    one = {"id": 1, "type": "Odd", "inputs": [slot(f"x{i}") for i in range(n)]}
+    return page([one, text_node(2)], [[i + 1, 2, 0, 1, i, "X"] for i in range(n)])
+
+
+def equal_ids(n: int) -> Any:
+    subgraphs = [sub([text_node(i) for i in range(10)], id=f"s{k}") for k in range(n // 10)]
+    return page([text_node(1) for _ in range(n)], [], *subgraphs)
+
+
+def equal_titles(n: int) -> Any:
+    prefix = {"widgets_values": ["%same.text%" * 3]}
+    saves = [{"id": n + i, "type": "SaveImage", "title": "same", **prefix} for i in range(n)]
+    return page([*(text_node(i, title="same") for i in range(n)), *saves])
+
+
+def file_names(n: int) -> Any:
+    """One name that asks for many widgets of a node with many inputs."""
+    inputs = [slot(f"x{i}") for i in range(n)]
+    big = {"id": 1, "type": "Odd", "title": "big", "inputs": inputs}
+    save = {"id": 2, "type": "SaveImage", "widgets_values": ["%big.y%" * n]}
+    return page([big, save])
+
+
+def file_names_of_instances(n: int) -> Any:
+    save = {"id": 2, "type": "SaveImage", "widgets_values": ["%big.y%" * n]}
+    return page(instances(n), [], sub([save]))
+
+
+def options(n: int) -> Any:
+    return page([{"id": 1, "type": "CustomCombo", "widgets_values": ["a", 0, *("x" * n)]}])
+
+
+def grown(n: int, kind: str = "Grow", prefix: str = "group.x") -> Any:
+    inputs = [slot(f"{prefix}{i}", link=i + 1) for i in range(n)]
+    node = {"id": 1, "type": kind, "inputs": inputs, "widgets_values": ["a"]}
+    return page([node, text_node(2)], [[i + 1, 2, 0, 1, i, "X"] for i in range(n)])
+
+
+def rows(n: int) -> Any:
+    inputs = [
+        {"name": f"rows.{i}.t", "type": "STRING", "widget": {"name": f"rows.{i}.t"}}
+        for i in range(n)
+    ]
+    return page([{"id": 1, "type": "Rows", "inputs": inputs, "widgets_values": [n, *("x" * n)]}])
+
+
+def odd_slots(n: int) -> Any:
+    """Inputs that belong to widgets that the class has not."""
+    inputs = [{"name": f"x{i}", "type": "X", "widget": {"name": f"x{i}"}} for i in range(n)]
+    return page([{"id": 1, "type": "Text", "inputs": inputs}])
+
+
+def quarantines(n: int) -> Any:
+    entry = {"originalEntry": ["-1", "text"], "hostValue": 1}
+    properties = {"proxyWidgetErrorQuarantine": [entry] * n}
+    return page([{"id": 9, "type": "s", "properties": properties}], [], sub([text_node(1)]))
+
+
+def nested_definitions(n: int) -> Any:
+    one = sub([], id="s0")
+    for i in range(1, 40):
+        one = sub([], id=f"s{i}", definitions={"subgraphs": [one] + [sub([], id="s0")] * (n // 40)})
+    return page([], [], one)
+
+
+def getters(n: int) -> Any:
+    nodes = [
+        {"id": i, "type": ("SetNode", "GetNode")[i % 2], "title": "x" * 20, "widgets_values": ["x"]}
+        for i in range(n)
+    ]
+    return page(nodes)
+
+
+PAGES: dict[str, tuple[Callable[[int], Any], int]] = {
+    "links of one port": (links_of_one_port, 300),
+    "targets of one port": (targets_of_one_port, 200),
+    "texts of one port": (lambda n: targets_of_one_port(n, "Text"), 200),
+    "dangling links of one port": (dangling_links_of_one_port, 300),
+    "links of one output": (links_of_one_output, 200),
+    "promoted widgets": (promoted, 200),
+    "promoted widgets of equal names": (entries_of_equal_names, 200),
+    "promoted widgets that are not there": (promoted_in_vain, 100),
+    "promoted widgets of a port": (promoted_again, 200),
+    "promoted primitives": (promoted_primitives, 150),
+    "promoted widgets in levels": (nested, 10),
+    "primitives": (primitives, 150),
+    "prefixes": (prefixes, 2000),
+    "bypassed": (bypassed, 100),
+    "reroutes": (chain, 200),
+    "bypassed chain": (lambda n: chain(n, "Odd", mode=4), 200),
+    "nodes of instances": (instances_of_many_nodes, 20),
+    "links of no slot": (links_of_no_slot, 200),
+    "equal ids": (equal_ids, 200),
+    "equal titles": (equal_titles, 100),
+    "file names": (file_names, 300),
+    "options": (options, 200),
+    "grown": (grown, 200),
+    "grown in a choice": (lambda n: grown(n, "Choose", "how.group.x"), 200),
+    "rows": (rows, 100),
+    "slots of no widget": (odd_slots, 300),
+    "kept back": (quarantines, 300),
+    "nested definitions": (nested_definitions, 80),
+    "set and get": (getters, 200),
+    "texts with open comments": (lambda n: page([text_node(1, "/*x" * n)]), 500),
+    "texts with comments": (lambda n: page([text_node(1, "/*x*/" * n)]), 500),
+    "texts with choices": (lambda n: page([text_node(1, "{a|b}" * n)]), 200),
+    "texts with open choices": (lambda n: page([text_node(1, "{" + "a|b" * n)]), 200),
+    "many texts": (lambda n: page([text_node(i, "{a|b}") for i in range(n)]), 100),
+}
+
+
+def converted(file: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return convert(file, DEFINITIONS, dynamic_prompts=1)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_twice_the_page_is_twice_the_work(name: str) -> None:
+    check_growth(converted, *PAGES[name])
+
+
+#: As large as files are that one gets, or larger.
+LARGE: dict[str, Callable[[], Any]] = {
+    "300,000 links of one port": lambda: links_of_one_port(20_000, 300_000),
+    "prefixes": lambda: prefixes(2_000_000),
+    "open comments": lambda: page([text_node(1, "/*x" * 300_000)]),
+    "open and closed comments": lambda: page([text_node(1, "/*x*/ //\n /*" * 100_000)]),
+    "choices that are never closed": lambda: page([text_node(1, "{" + "a|" * 300_000)]),
+    "types that are lists": lambda: list_types(20_000),
+    "file names": lambda: page(
+        [text_node(1), {"id": 2, "type": "SaveImage", "widgets_values": ["%" * 10**6]}]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_page_takes_seconds(name: str) -> None:
+    with within(40):
+        converted(LARGE[name]())
+
+
+#: What would be more than the file itself by any factor.
+BOMBS: dict[str, Callable[[], Any]] = {
+    "values": lambda: values_of_instances(20_000),
+    "values by name": lambda: names_of_instances(20_000),
+    "links": lambda: lost_links_of_instances(5_000),
+    "file names": lambda: file_names_of_instances(20_000),
+    "texts": lambda: page(instances(20_000), [], sub([text_node(1, "x" * 10**6)])),
+    "choices": lambda: page(instances(20_000), [], sub([text_node(1, "{a|b}" * 20_000)])),
+    "ids": lambda: page(instances(20_000), [], sub([text_node("x" * 10**6)])),
+    "ids of levels": lambda: levels(90, 250),
+    "bypassed nodes": lambda: bypassed(3_000, 3_000),
+    "targets without a widget": lambda: page_of_hidden_targets(3_000),
+    "escaped choices in each other": lambda: page([text_node(1, "{\\}" * 50_000)]),
+    "choices in each other around comments": lambda: page([text_node(1, "{/*}*/" * 50_000)]),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_page_that_is_a_bomb_is_refused(name: str) -> None:
+    memory = (512 << 20) if name in ("values", "values by name", "ids of levels") else None
+    with within(40, memory), pytest.raises(WorkflowError):
+        converted(BOMBS[name]())
