@@ -53,6 +53,9 @@ class Runner(Protocol):
     def fits(self, host: str, point: int) -> bool:
         """Whether it can run a point."""
 
+    def may_steal(self, host: str) -> bool:
+        """Whether it takes over points of others, once it has done its own."""
+
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Why none of them can run some points; :class:`JobTimeout`: none could in time."""
 
@@ -69,6 +72,7 @@ class Runner(Protocol):
         self,
         host: str,
         prompt_id: str,
+        point: int,
         workflow: Workflow,
         options: Mapping[str, Any],
         sent: Callable[[str], object],
@@ -80,6 +84,15 @@ class Runner(Protocol):
 
     def may_move(self, host: str, error: ComfyError) -> bool:
         """Whether others can have a prompt, though a server said this of more than that one."""
+
+    def goes_on(self, prompt_id: str, point: int) -> bool:
+        """Whether another server is to run a point whose prompt has ended without a result.
+
+        That is no try: its server refused it, never began it, or is to blame for its failure.
+        """
+
+    def was_poison(self, point: int) -> bool:
+        """Whether two servers have died while they ran a point."""
 
     # -- what ran before -------------------------------------------------------------------
 
@@ -135,6 +148,10 @@ class OneServer:
         """It says so itself."""
         return True
 
+    def may_steal(self, host: str) -> bool:
+        """There are no others."""
+        return True
+
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """It says so itself."""
         return {}
@@ -150,6 +167,7 @@ class OneServer:
         self,
         host: str,
         prompt_id: str,
+        point: int,
         workflow: Workflow,
         options: Mapping[str, Any],
         sent: Callable[[str], object],
@@ -159,6 +177,14 @@ class OneServer:
         return self.window.submit(prompt_id, workflow, options)
 
     def may_move(self, host: str, error: ComfyError) -> bool:
+        """There is no other."""
+        return False
+
+    def goes_on(self, prompt_id: str, point: int) -> bool:
+        """There is no other."""
+        return False
+
+    def was_poison(self, point: int) -> bool:
         """There is no other."""
         return False
 

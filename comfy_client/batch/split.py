@@ -43,11 +43,14 @@ class Split:
     def __iter__(self) -> Iterator[int]:
         return (point for run in self._runs.values() for point in run)
 
-    def take(self, name: str, fits: Fits) -> int | None:
-        """The next point of a server; ``None``: there is none that it can run."""
+    def take(self, name: str, fits: Fits, *, may_steal: bool = True) -> int | None:
+        """Take the next point of a server; ``None``: there is none that it can run.
+
+        ``may_steal``: whether one that has done its own takes over some of another.
+        """
         own = self._runs.setdefault(name, [])
         found = self._first(own, name, fits)
-        if found is None:
+        if found is None and may_steal:
             self._take_over(name, fits)
             found = self._first(own, name, fits)
         return None if found is None else own.pop(found)

@@ -98,6 +98,19 @@ def _say_what_ended(count: int, of: int) -> None:
     )
 
 
+def _sum_up(errors: list[ComfyError], of: int, secrets: Secrets) -> None:
+    """Tell the log how many rows failed, for those who do not look at the rows."""
+    if errors:
+        kinds = Counter(type(error).__name__ for error in errors)
+        log.warning(
+            "%d of %d rows failed: %s; the first: %s",
+            len(errors),
+            of,
+            ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
+            shorten(secrets.hide_text(str(errors[0])), 300),
+        )
+
+
 class _Sweeper:
     """One sweep while it runs."""
 
@@ -150,7 +163,9 @@ class _Sweeper:
             raise
         finally:
             self._take_back()
-        self._sum_up([row.error for row in rows if row.error is not None])
+        _sum_up(
+            [row.error for row in rows if row.error is not None], len(self._grid), self._secrets
+        )
         return rows
 
     def _run_all(self) -> None:
@@ -184,7 +199,8 @@ class _Sweeper:
         if self._in_flight is not None and len(self._window) >= self._in_flight:
             return None
         for host in self._runner.free():
-            point = self._todo.take(host, self._runner.fits)
+            may_steal = self._runner.may_steal(host)
+            point = self._todo.take(host, self._runner.fits, may_steal=may_steal)
             if point is not None:
                 return point, host
         return None
@@ -196,6 +212,15 @@ class _Sweeper:
             self._journal.returned(self._keys[flight.point])
         self._todo.put_back(flight.point, flight.host)
 
+    def _moves_on(self, prompt_id: str, error: ComfyError) -> None:
+        """Have another server run a point, under another id; what was refused never ran."""
+        if not isinstance(error, JobError):
+            self._recalled(prompt_id)
+            return
+        self._window.pop(prompt_id)
+        flight = self._flights.pop(prompt_id)
+        self._todo.put_back(flight.point, flight.host)
+
     def _ended(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
 
@@ -204,18 +229,6 @@ class _Sweeper:
         for prompt_id in self._window.withdrawn:
             if prompt_id in self._flights:
                 self._write_withdrawn(self._flights[prompt_id].point)
-
-    def _sum_up(self, errors: list[ComfyError]) -> None:
-        """Whoever does not look at the rows is to know."""
-        if errors:
-            kinds = Counter(type(error).__name__ for error in errors)
-            log.warning(
-                "%d of %d rows failed: %s; the first: %s",
-                len(errors),
-                len(self._grid),
-                ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
-                shorten(self._secrets.hide_text(str(errors[0])), 300),
-            )
 
     # -- a journal that was begun before --------------------------------------------------
 
@@ -294,7 +307,7 @@ class _Sweeper:
         self._flights[prompt_id] = flight
         workflow, sent = self._grid.workflow(point), partial(self._sent, flight, prompt_id)
         try:
-            job = self._runner.submit(host, prompt_id, workflow, self._options, sent)
+            job = self._runner.submit(host, prompt_id, point, workflow, self._options, sent)
         except ComfyError as exc:
             del self._flights[prompt_id]
             if not is_about_one(exc):
@@ -367,6 +380,9 @@ class _Sweeper:
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
         flight = self._flights[prompt_id]
+        if self._runner.goes_on(prompt_id, flight.point) and isinstance(outcome, ComfyError):
+            self._moves_on(prompt_id, outcome)
+            return
         refusal = None if isinstance(outcome, Result | JobError) else outcome
         may_have_run = _may_have_run(flight, self._window.get(prompt_id), refusal)
         if refusal is not None and not is_about_one(refusal):
@@ -412,7 +428,8 @@ class _Sweeper:
             not isinstance(outcome, JobLost) or self._runner.was_forgotten(job)
         )
         point = flight.point
-        if is_gone and self._lost[point] < ATTEMPTS - 1 and (was_forgotten or self._runner.reruns):
+        may_run = self._lost[point] < ATTEMPTS - 1 and not self._runner.was_poison(point)
+        if is_gone and may_run and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)
             self._lost[point] += 1
             if not was_forgotten:

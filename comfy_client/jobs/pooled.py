@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..budget import Budget
 from ..errors import JobInterrupted, JobLost
-from ..events import EndEvent, Event, ExecutionInterrupted, JobLostEvent
+from ..events import EndEvent, Event, ExecutionError, ExecutionInterrupted, JobLostEvent
 from .describe import JobProgress
 from .job import Job, Limits, wait_for_one
 from .job_events import JobEvents
@@ -36,6 +36,10 @@ class Line(Protocol):
         """Wait until callbacks of jobs have had all events so far."""
 
 
+#: Ends of a prompt after which its job may run elsewhere: they are told when it does not.
+_MAY_MOVE: Final = (JobLostEvent, ExecutionError)
+
+
 class _Relay(JobEvents):
     """Hands the events of a prompt to those who read the events of its pooled job."""
 
@@ -45,11 +49,12 @@ class _Relay(JobEvents):
         self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """One event, and one end; that a server has lost it is none while it may run elsewhere."""
+        """Hand on one event, and one end; no loss and no failure, since it may run elsewhere."""
         if self is not self._job._relay or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
-        self._job._tracked.events.receive(event)
+        if not (event.is_end and isinstance(event, _MAY_MOVE)):
+            self._job._tracked.events.receive(event)
 
 
 class PooledJob(Job):
@@ -177,6 +182,18 @@ def prompt_of(job: PooledJob) -> Job | None:
     return job._given
 
 
+def has_begun(job: Job) -> bool:
+    """Return whether a prompt has begun to run, as far as its client has heard."""
+    state = job._tracked.state
+    return state.started or state.running_since is not None
+
+
+def was_cut_off(job: Job) -> bool:
+    """Return whether its client has lost the socket that saw the prompt being submitted."""
+    generation = job._tracked.state.generation
+    return generation is not None and generation != job._poller.tracker.link
+
+
 def poller_of_job(job: PooledJob) -> Poller:
     """What asks that server for it."""
     return job._poller
@@ -202,7 +219,7 @@ def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None 
     if job.done():
         return
     state = job._tracked.state
-    if event is None and isinstance(state.end_event, JobLostEvent):
+    if event is None and isinstance(state.end_event, _MAY_MOVE):
         event = state.end_event  # which nobody had, as long as it might run elsewhere
     elif event is None and isinstance(outcome, JobLost):
         event, _ = lost(job.prompt_id, str(outcome))

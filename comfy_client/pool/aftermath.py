@@ -44,6 +44,10 @@ class Aftermath:
         """The log is to have a line."""
         self._news.append(partial(log.warning, text, *args))
 
+    def inform(self, text: str, *args: object) -> None:
+        """Have the log get a line that needs no action."""
+        self._news.append(partial(log.info, text, *args))
+
     def take(self) -> list[Callable[[], object]]:
         """What is to be done; with the lock."""
         calls = [*self._ends, *self._news]

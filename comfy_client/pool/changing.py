@@ -138,8 +138,9 @@ class Changing:
         member.inbox.append(entry)
         member.wake()
 
-    def _say(self, name: str, server: str | None = None) -> None:
-        self._after.publish(PoolEvent(name=name, server=server, waiting=len(self._schedule)))
+    def _say(self, name: str, server: str | None = None, reason: str | None = None) -> None:
+        waiting = len(self._schedule)
+        self._after.publish(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
 
     def _dismiss(self) -> None:
         """Let go of servers that have left, once they have nothing of ours."""

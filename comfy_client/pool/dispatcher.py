@@ -2,66 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-import uuid
 import weakref
 from functools import partial
-from typing import Final, Literal, cast
+from typing import cast
 
-import attrs
-
-from ..errors import (
-    AuthenticationError,
-    ClientClosed,
-    ComfyError,
-    JobLost,
-    ServerUnreachable,
-    UnexpectedResponse,
-)
-from ..events import EndEvent
+from ..errors import ComfyError
 from ..jobs import pooled
 from ..jobs.callbacks import deliver
-from ..jobs.job import Job, result_of, state_of, when_ended
-from ..jobs.outcomes import lost
+from ..jobs.job import Job, when_ended
 from ..jobs.pooled import PooledJob
-from ..jobs.result import Result
 from ..signals import Receivers
-from ..transport.failures import is_away
+from ..transport.deadline import LONGEST, Deadline, limited_silence
 from .aftermath import log
-from .changing import Changing
+from .intervals import Intervals
 from .member import Entry, Member
+from .moving import Moving, OnFailed, OnLost, withdrawal
 from .needs import Offer
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Mode
 from .worker import Worker
 
-#: What becomes of a job that may have run, when nobody knows whether it did.
-OnLost = Literal["raise", "retry"]
 
-#: Seconds until servers are asked again what they have, as a job waits for one that is away.
-AGAIN: Final = 10.0
-#: Seconds that slow receivers have to get the last events.
-_FLUSH: Final = 5.0
-#: Seconds that a job may be on its way to a server before those behind it go elsewhere.
-_SLOW: Final = 1.0
-#: How often a job runs, if it is lost each time.
-ATTEMPTS: Final = 3
-#: How often a job moves on because its files could not be sent.
-MOVES: Final = 5
-
-
-class Dispatcher(Changing):
+class Dispatcher(Moving):
     """What is behind a pool: its servers, and its jobs that have not ended."""
 
     def __init__(
-        self, mode: Mode, receivers: Receivers, *, patience: float, on_lost: OnLost
+        self,
+        mode: Mode,
+        receivers: Receivers,
+        *,
+        patience: float,
+        on_lost: OnLost,
+        on_failed: OnFailed,
+        intervals: Intervals,
     ) -> None:
-        super().__init__(mode, receivers)
-        self._patience = patience
-        self._on_lost = on_lost
-        self._refreshed_at = -math.inf
+        super().__init__(
+            mode,
+            receivers,
+            patience=patience,
+            on_lost=on_lost,
+            on_failed=on_failed,
+            intervals=intervals,
+        )
         # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
         self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over, Dispatcher.has_lock)
 
@@ -88,6 +72,7 @@ class Dispatcher(Changing):
             self.check_open()
             self._schedule.add_server(member.server)
             self.members[member.name] = member
+            self._judge()
             self._say("added", member.name)
             if self._worker.is_started:
                 member.start()
@@ -106,6 +91,9 @@ class Dispatcher(Changing):
             member.leaving = True
             self._schedule.remove_server(name)
             self._leaving.append(self.members.pop(name))
+            self._health.forget(name)
+            member.suspect = None
+            self._judge()
             self._say("removed", name)
             self._give_up()
 
@@ -123,10 +111,12 @@ class Dispatcher(Changing):
             if member.leaving:
                 return
             member.error = member.down_since = None
+            member.was_ready = True
             member.has(offer)
             self.was_ready = True
             self._warned_of.clear()
             self._schedule.welcome(member.server)
+            self._judge()
             member.look()
             self._schedule.regroup()
             self._say("ready", member.name)
@@ -138,23 +128,44 @@ class Dispatcher(Changing):
         with self._changing():
             member.look()
 
-    def refresh(self, *, after: float = 0.0) -> None:
+    def refresh(self, most: float) -> None:
         """Ask all servers that are ready what they have by now; not while the lock is held.
 
-        ``after``: unless they were asked less than so many seconds ago.
+        All are asked at once, but for those that were asked a moment ago.  Of those that do not
+        answer within ``most`` seconds, the last definitions count.
         """
+        deadline = Deadline.after(min(most, self._intervals.definitions))
+        members = [one for one in list(self.members.values()) if one.server.ready]
+        threads = [
+            threading.Thread(target=self._ask, args=(one,), name="comfy-pool-asking", daemon=True)
+            for one in members
+            if self._may_ask(one)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(deadline.left(LONGEST))
+
+    def ask_again(self, member: Member) -> None:
+        """Ask a server what it has by now, unless it was asked a moment ago."""
+        if self._may_ask(member):
+            self._ask(member)
+
+    def _may_ask(self, member: Member) -> bool:
+        now = time.monotonic()
         with self._lock:
-            now = time.monotonic()
-            if now - self._refreshed_at < after:
-                return
-            self._refreshed_at = now
-            members = [member for member in self.members.values() if member.server.ready]
-        for member in members:
-            try:
+            if now - member.asked_at < self._intervals.ask_again:
+                return False
+            member.asked_at = now
+        return True
+
+    def _ask(self, member: Member) -> None:
+        try:
+            with limited_silence(self._intervals.definitions):
                 offer = member.ask_for_offer()
-            except ComfyError as exc:
-                log.debug("%s does not say what it has: %s", member.name, exc)
-                continue
+        except ComfyError as exc:
+            log.debug("%s does not say what it has: %s", member.name, exc)
+        else:
             self._worker.ask(partial(self._has, member, offer))
 
     def _has(self, member: Member, offer: Offer | None) -> None:
@@ -165,32 +176,15 @@ class Dispatcher(Changing):
     def became_unreachable(self, member: Member, error: Exception) -> None:
         """It does not answer."""
         with self._changing():
+            if not (member.was_ready or member.error or member.leaving):
+                words = "%s does not answer, and gets no jobs until it does: %s"
+                self._after.warn(words, member.name, error)
             self._goes_down(member, error)
-
-    def _goes_down(self, member: Member, error: Exception | None) -> None:
-        if member.server.ready or member.in_flight:
-            member.down_since = member.down_since or time.monotonic()
-        member.server.ready = False
-        member.error = error or member.error
-        self._take_back(member)
-        member.wake(again=error is None)
 
     def answers(self, member: Member) -> None:
         """One that was removed, and has no socket, is there."""
         with self._changing():
             member.error = member.down_since = None
-
-    def _take_back(self, member: Member) -> None:
-        """What it is to have, and has not got, goes elsewhere."""
-        while member.inbox:
-            entry = member.inbox.popleft()
-            member.server.own -= 1
-            self._waits_again(entry)
-
-    def _waits_again(self, entry: Entry) -> None:
-        entry.member = entry.inner = None
-        entry.started = False
-        self._schedule.add(entry.waiting)
 
     def tick(self) -> None:
         """Look at all servers."""
@@ -208,27 +202,14 @@ class Dispatcher(Changing):
                 elif member.is_connected and member.down_since is not None:
                     member.down_since = now  # its prompts are heard of, so that none is lost
                     member.wake(again=True)
-                if member.inbox and now - (member.busy_since or now) > _SLOW:
+                if member.inbox and now - (member.busy_since or now) > self._intervals.slow:
                     member.server.is_slow = True
                     self._take_back(member)
                 since = member.down_since
                 if since is not None and now - since > self._patience:
                     self._lose(member)
-
-    def _lose(self, member: Member) -> None:
-        """It was away for too long: its jobs may have run, or not."""
-        for entry in list(member.in_flight):
-            if entry.inner is None or entry.inner.done():
-                continue
-            inner = entry.inner
-            why = (
-                f"lost: {member.name} has not answered for {self._patience:g} s, and may have run "
-                "it, or run it yet"
-            )
-            event, error = lost(inner.prompt_id, why, retryable=False)
-            self._is_lost(entry, error, event)
-            if not entry.job.done() and entry.inner is None:
-                member.unwanted.append(inner)
+            self._judge()
+            self._give_up_moving()
 
     # -- jobs --------------------------------------------------------------------------------
 
@@ -274,86 +255,6 @@ class Dispatcher(Changing):
             member.unwanted.append(inner)
             member.wake()
 
-    def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
-        """A server surely does not have it: it goes elsewhere, unless that is no help."""
-        with self._changing():
-            member.in_flight.pop(entry, None)
-            member.server.own -= 1
-            member.is_through()
-            if entry.job not in self._entries:
-                return
-            if not entry.cancelled and self._may_move(entry, member, error):
-                self._after.warn("%s goes to another server: %s", entry.job.prompt_id, error)
-                entry.moves += 1
-                pooled.leave(entry.job)
-                self._waits_again(entry)
-                self._goes_down(member, error)
-                return
-            member.failed += 1
-            if entry.cancelled:
-                self._finish(entry, *_withdrawal(entry))
-            else:
-                pooled.refuse(entry.job)
-                self._finish(entry, error)
-
-    def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
-        """Whether another server may do what this one does not."""
-        if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
-            return False  # it may have it
-        is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # as of a login
-        if is_page or isinstance(error, AuthenticationError | ClientClosed):
-            # This one will not either when it is asked again.
-            exclude = entry.waiting.exclude | {member.name}
-            entry.waiting = attrs.evolve(entry.waiting, exclude=exclude)
-            return bool(self._schedule.able(entry.waiting))
-        return is_away(error) and (isinstance(error, ServerUnreachable) or entry.moves < MOVES)
-
-    def ended(self, entry: Entry, inner: Job) -> None:
-        """A prompt has ended."""
-        with self._changing():
-            member = entry.member
-            if entry.inner is not inner or member is None or entry.job not in self._entries:
-                return
-            outcome: Result | BaseException | None = result_of(inner)
-            is_success = outcome is not None
-            if outcome is None:
-                outcome = inner.exception(0) or ClientClosed()
-            if isinstance(outcome, JobLost):
-                self._is_lost(entry, outcome)
-                return
-            member.saw_end(state_of(inner).ended_at)
-            member.done += is_success
-            member.failed += not is_success
-            self._leaves(entry, member)
-            self._finish(entry, outcome)
-
-    def _leaves(self, entry: Entry, member: Member) -> None:
-        member.in_flight.pop(entry, None)
-        member.server.own -= 1
-        member.look()
-
-    def _is_lost(self, entry: Entry, error: JobLost, event: EndEvent | None = None) -> None:
-        """It may have run; whether it does so again, its user has said."""
-        is_over = self._on_lost == "raise" or entry.tries >= ATTEMPTS or entry.cancelled
-        if entry.member is not None:
-            entry.member.failed += is_over
-            self._leaves(entry, entry.member)
-        if is_over:
-            self._finish(entry, error, event)
-            return
-        self._after.warn("%s; running it again", error)
-        entry.tries += 1
-        pooled.leave(entry.job, str(uuid.uuid4()))
-        self._waits_again(entry)
-
-    def _finish(
-        self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None
-    ) -> None:
-        del self._entries[entry.job]
-        self._after.end(entry.job, outcome, event)
-        if not self._entries:
-            self._say("idle")
-
     def _give_up(self) -> None:
         """As no server will come any more, what none can run has ended."""
         for waiting in list(self._schedule.waiting()) if self.closed else ():
@@ -385,7 +286,7 @@ class Dispatcher(Changing):
                 entry.member.inbox.remove(entry)
                 entry.member.server.own -= 1
             self._failed += not if_unsent  # then it is to run by another job
-            self._finish(entry, *_withdrawal(entry))
+            self._finish(entry, *withdrawal(entry))
             return True
 
     # -- the whole -----------------------------------------------------------------------------
@@ -414,7 +315,7 @@ class Dispatcher(Changing):
         self._worker.put(_nothing)  # the thread looks, and ends
         for member in members:
             member.stop()
-        self.flush(_FLUSH)
+        self.flush(self._intervals.flush)
         self._receivers.close()
 
     def after_fork(self) -> None:
@@ -431,11 +332,6 @@ class Dispatcher(Changing):
             self._schedule.remove(entry.job)
             pooled.abandon(entry.job)
         self._entries.clear()
-
-
-def _withdrawal(entry: Entry) -> tuple[BaseException, EndEvent]:
-    event, error = pooled.withdrawal(entry.job)
-    return error, event
 
 
 def _nothing(_: Dispatcher) -> None:

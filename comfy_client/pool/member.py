@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ import attrs
 
 from ..errors import ApiError, ComfyError, SubmitUncertain, UnexpectedResponse
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job
+from ..jobs.job import Job, state_of
 from ..jobs.pooled import PooledJob, follow, queue_length
 from ..jobs.running import submit_begun
 from ..transport.backoff import Backoff
@@ -67,8 +68,16 @@ class Entry:
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether it is being submitted, or was.
         cancelled: Whether it was cancelled after its submission had begun.
-        moves: How often a server surely did not get it.
-        tries: How often it was lost.
+        refusal: What the last server said that surely did not run it; ``None``: none refused it.
+        has_failed: Whether a server has failed it, and another one is to run it.
+        moves: How often it moved on since a server was away while it was being sent.
+        tries: How often it ran, or may have run.
+        was_away: Whether its server has been away since it got it.
+        was_first: Whether it ran when its server went away, or was the first of ours to run.
+        began: Whether it may have begun by then.
+        died: The servers that died while it was so.
+        is_swept: Whether a sweep runs it, which itself submits it again, under another id.
+        goes_on: Whether that is to do so, and it does not count as a try.
     """
 
     job: PooledJob
@@ -83,8 +92,16 @@ class Entry:
     inner: Job | None = None
     started: bool = False
     cancelled: bool = False
+    refusal: Exception | None = None
+    has_failed: bool = False
     moves: int = 0
     tries: int = 1
+    was_away: bool = False
+    was_first: bool = False
+    began: bool = False
+    died: frozenset[str] = frozenset()
+    is_swept: bool = False
+    goes_on: bool = False
 
 
 class Owner(Protocol):
@@ -127,6 +144,9 @@ class Member:
             are cancelled as soon as it answers.
         done: Jobs that it has ended with a result.
         failed: Jobs that it has ended without one.
+        suspect: How it fails job after job; ``None``: it does not.
+        was_ready: Whether it has ever been ready.
+        asked_at: When it was asked again what it has.
     """
 
     def __init__(self, api: ComfyApi, server: Server, owner: Owner, *, is_own: bool) -> None:
@@ -143,6 +163,9 @@ class Member:
         self.unwanted: list[Job] = []
         self.done = 0
         self.failed = 0
+        self.suspect: str | None = None
+        self.was_ready = False
+        self.asked_at = -math.inf
         self._owner = owner
         self._wake = threading.Event()
         self._is_started = self._stopped = False
@@ -359,6 +382,12 @@ class Member:
         except SubmitUncertain as exc:
             log.warning("%s; waiting until %s can tell", exc, self.name)
             self._attach(entry)
+        except UnexpectedResponse as exc:
+            if exc.status >= 300 or not state_of(job).posted_at:
+                self._owner.was_not_submitted(self, entry, exc)
+                return
+            entry.refusal = exc  # it may have it all the same
+            self._attach(entry)
         except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
             self._owner.was_not_submitted(self, entry, exc)
         else:
@@ -411,4 +440,5 @@ def status_of(member: Member) -> ServerStatus:
         failed=member.failed,
         models=server.model,
         error=None if server.ready else member.error,
+        suspect=member.suspect,
     )

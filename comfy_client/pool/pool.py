@@ -16,7 +16,9 @@ from ..signals import Receivers
 from ..transport.deadline import Deadline
 from ..values import is_real
 from .batches import Batches
-from .dispatcher import Dispatcher, OnLost
+from .dispatcher import Dispatcher
+from .intervals import Intervals
+from .moving import OnFailed, OnLost
 from .refusals import is_hopeless, out_of_reach
 from .schedule import Mode
 from .servers import AnyServer
@@ -36,9 +38,12 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     of its inputs are uploaded to the server that is chosen.  Those who submit (threads, and calls
     of :meth:`map`) take turns, and a job that no server can take now holds up nobody.
 
-    A server that goes away gets no new jobs until it is back.  Jobs that it surely never got go to
-    others; those that it may have run are looked up when it is back.  Nothing runs twice, unless
-    you ask for it by ``on_lost="retry"``.
+    As long as one server is well, the work gets done.  A server that goes away gets no new jobs
+    until it is back.  What it refused, surely never got, or had not begun, goes to others.  What it
+    may have run is looked up when it is back, and is lost if it does not come back in time:
+    ``on_lost="retry"`` runs it again.  A server that fails job after job while others do not is
+    suspect: it gets one job at a time, and rests in between.  With ``on_failed="move"``, what it
+    failed before that is run by others, too.
 
     Example::
 
@@ -60,18 +65,27 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             that have room for a job (``in_flight``), one of weight 2 gets twice as many.
         in_flight: How many jobs a server has at a time, at most; with 2, the next one is there when
             one ends.
-        patience: How many seconds a server may be away until the jobs that it may have run are
-            lost.
-        on_lost: What becomes of these, and of those that a restarted server has forgotten:
+        patience: How many seconds a server may be away until its jobs are not waited for any more.
+            Those that only waited there go to other servers; those that had begun are lost.
+        on_lost: What becomes of jobs that are lost, by a server that is away or was restarted:
             ``"raise"`` :class:`JobLost`, or ``"retry"``: run them again, and three times at most
-            in all.  Some may then run twice.
+            in all.  Some may then run twice.  A job that two servers did not survive is lost in
+            any case.
+        on_failed: What becomes of a job that fails: ``"raise"`` its :class:`JobFailed`, or
+            ``"move"``: run it once more, on another server, whose end counts.  A job that fails on
+            a server that is suspect (see :meth:`status`) always moves.
+
+    Attributes:
+        intervals: The times that it waits for; a subclass may set its own.
 
     Raises:
         ValueError: There are no servers, or one twice; ``mode``, ``weights``, ``in_flight``,
-            ``patience`` or ``on_lost`` make no sense.
+            ``patience``, ``on_lost`` or ``on_failed`` make no sense.
         TypeError: A server is neither a URL nor a client; ``weights`` is no list, or ``patience``
             no number.
     """
+
+    intervals: Intervals = Intervals()
 
     def __init__(
         self,
@@ -82,30 +96,23 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         in_flight: int = 2,
         patience: float = 120.0,
         on_lost: OnLost = "raise",
+        on_failed: OnFailed = "raise",
     ) -> None:
-        if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
-            raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
-        given = list(servers)
-        if not given:
-            raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
-        if not isinstance(weights, Sequence | None):
-            raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
-        if weights is not None and len(weights) != len(given):
-            raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
-        if not isinstance(in_flight, int) or in_flight < 1:
-            raise ValueError(f"in_flight is a number of jobs, 1 or more, not {in_flight!r}")
-        if on_lost not in get_args(OnLost):
-            raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
-        if not is_real(patience):
-            raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
-        if not patience >= 0:
-            raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
+        given = _servers(servers, weights)
+        _check(in_flight, patience, on_lost, on_failed)
         self._in_flight = in_flight
         self._patience = patience
         self._on_lost = on_lost
         self._numbers = itertools.count()
         self._receivers = Receivers(self, None)
-        self._dispatcher = Dispatcher(mode, self._receivers, patience=patience, on_lost=on_lost)
+        self._dispatcher = Dispatcher(
+            mode,
+            self._receivers,
+            patience=patience,
+            on_lost=on_lost,
+            on_failed=on_failed,
+            intervals=self.intervals,
+        )
         weakref.finalize(self._dispatcher, self._receivers.shutdown())
         self._relayed = {}
         _dispatchers.add(self._dispatcher)
@@ -206,6 +213,34 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     ) -> Iterator[AnyJob]:
         """Yield jobs as they end, each once: see :meth:`ComfyApi.as_completed`."""
         return as_completed(jobs, timeout)
+
+
+def _servers(servers: Iterable[AnyServer], weights: Sequence[float] | None) -> list[AnyServer]:
+    """Return the servers that were passed, one weight for each; else TypeError or ValueError."""
+    if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
+        raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
+    given = list(servers)
+    if not given:
+        raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
+    if not isinstance(weights, Sequence | None):
+        raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
+    if weights is not None and len(weights) != len(given):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
+    return given
+
+
+def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed) -> None:
+    """TypeError or ValueError for options that make no sense."""
+    if not isinstance(in_flight, int) or in_flight < 1:
+        raise ValueError(f"in_flight is a number of jobs, 1 or more, not {in_flight!r}")
+    if on_lost not in get_args(OnLost):
+        raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
+    if on_failed not in get_args(OnFailed):
+        raise ValueError(f"on_failed is 'raise' or 'move', not {on_failed!r}")
+    if not is_real(patience):
+        raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
+    if not patience >= 0:
+        raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
 
 
 def _after_fork() -> None:

@@ -31,8 +31,8 @@ from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.files import files_in
 from .definitions import together
-from .dispatcher import AGAIN, OnLost
 from .member import Entry
+from .moving import OnLost
 from .needs import models_of, needs_of
 from .refusals import out_of_reach
 from .schedule import Waiting
@@ -352,10 +352,10 @@ class Running(Servers):
         try:
             dispatcher.submit(entry)
         except WorkflowError:  # a model file may have come since
-            dispatcher.refresh()
+            dispatcher.refresh(read_timeout.get())
             dispatcher.submit(entry)
         if dispatcher.waits_for_away(job):  # or it has come to one that is there
-            dispatcher.refresh(after=AGAIN)
+            dispatcher.refresh(read_timeout.get())
             dispatcher.warn_of_wait(job)
         return job
 

@@ -41,6 +41,8 @@ class Waiting:
         model: The models that it loads; empty: none.
         include: The only servers that it may go to; ``None``: any.
         exclude: Servers that it may not go to.
+        is_bound: Whether its owner has chosen its server among several, and takes it back while
+            that one rests.
     """
 
     key: Hashable
@@ -51,6 +53,7 @@ class Waiting:
     model: tuple[str, ...] = ()
     include: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
+    is_bound: bool = False
 
     def may_go_to(self, server: str) -> bool:
         """Whether it may have this one, by its name."""
@@ -68,6 +71,10 @@ class Server:
         has: Whether it has what a job needs.
         ready: Whether it takes jobs.
         is_slow: Whether it takes long to take one, so that it gets no more meanwhile.
+        is_expected: Whether it is ready, or may be soon.
+        is_suspect: Whether it fails job after job, so that it gets one at a time, if another
+            server can run it ...
+        is_resting: ... and none for a while.
         own: Jobs of ours that it has.
         others: Prompts of others in its queue.
         model: The models of the job that it got last.
@@ -80,6 +87,9 @@ class Server:
     has: Callable[[Needs], bool] = anything
     ready: bool = False
     is_slow: bool = False
+    is_expected: bool = True
+    is_suspect: bool = False
+    is_resting: bool = False
     own: int = 0
     others: int = 0
     model: tuple[str, ...] = ()
@@ -90,6 +100,11 @@ class Server:
         """How long its queue is, for one of its weight."""
         return (self.own + self.others) / self.weight
 
+    @property
+    def may_be_tried(self) -> bool:
+        """Whether it is well, or is suspect and may show with one job that it is not."""
+        return not self.is_suspect or not (self.is_resting or self.own)
+
 
 @attrs.frozen(eq=False)
 class Assignment:
@@ -99,16 +114,25 @@ class Assignment:
     server: Server
 
 
+#: The servers that can run jobs, and whether these jobs are bound.
+_Key = tuple[frozenset[str], bool]
+
+
 @attrs.define(eq=False)
 class _Lane:
     """Jobs of one caller and one priority that the same servers can run."""
 
     servers: frozenset[str]
+    is_bound: bool
     heap: list[tuple[int, Waiting]] = attrs.field(factory=list)
 
+    @property
+    def key(self) -> _Key:
+        """By what it is found."""
+        return self.servers, self.is_bound
 
-#: By the servers that can run what is in it.
-_Lanes = dict[frozenset[str], _Lane]
+
+_Lanes = dict[_Key, _Lane]
 
 
 class Schedule:
@@ -154,8 +178,12 @@ class Schedule:
     def welcome(self, server: Server) -> None:
         """It takes jobs, for the first time or again."""
         if not server.ready:
-            self._begins(server, [one for one in self.servers.values() if one.ready])
+            self.level(server)
         server.ready = True
+
+    def level(self, server: Server) -> None:
+        """Leave a server that got less no turns to make up for."""
+        self._begins(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
     def _begins(server: Server, others: list[Server]) -> None:
@@ -189,7 +217,7 @@ class Schedule:
     def _enter(self, job: Waiting) -> None:
         names = self.able(job)
         lanes = self._lanes.setdefault(job.priority, {}).setdefault(job.caller, {})
-        lane = lanes.get(names) or lanes.setdefault(names, _Lane(names))
+        lane = lanes.setdefault((names, job.is_bound), _Lane(names, job.is_bound))
         heapq.heappush(lane.heap, (job.order, job))
         # Who has not waited until now has nothing to make up for.
         self._turns.setdefault(job.caller, self._turn)
@@ -224,17 +252,17 @@ class Schedule:
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
             return None
-        stuck: set[frozenset[str]] = set()  # lanes whose servers all have enough
+        stuck: set[_Key] = set()  # lanes whose servers all have enough
         for priority in sorted(self._lanes, reverse=True):
             callers = self._lanes[priority]
             for caller in sorted(callers, key=lambda one: self._turns.get(one, self._turn)):
                 for lane in self._in_order(callers[caller]):
-                    if lane.servers in stuck:
+                    if lane.key in stuck:
                         continue
                     server = self._choose(lane.heap[0][1], free)
                     if server is not None:
                         return self._assign(lane, server)
-                    stuck.add(lane.servers)
+                    stuck.add(lane.key)
                 if not callers[caller]:
                     del callers[caller]
             if not callers:
@@ -247,7 +275,7 @@ class Schedule:
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
                 heapq.heappop(lane.heap)
             if not lane.heap:
-                del lanes[lane.servers]
+                del lanes[lane.key]
         return sorted(lanes.values(), key=lambda lane: lane.heap[0][0])
 
     def _is_free(self, server: Server) -> bool:
@@ -258,6 +286,8 @@ class Schedule:
     def _choose(self, job: Waiting, free: frozenset[str]) -> Server | None:
         names = self.able(job)
         servers = [server for name, server in self.servers.items() if name in names]
+        if job.is_bound or any(one.is_expected and not one.is_suspect for one in servers):
+            servers = [one for one in servers if one.may_be_tried]
         found = [server for server in servers if server.name in free]
         if not found or self.mode == "first_free":
             return found[0] if found else None

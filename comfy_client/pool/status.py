@@ -11,7 +11,9 @@ from ..showing.cells import shown
 from ..to_dict import AsDict
 
 #: The events of a pool itself; any other name is of an event of its clients.
-POOL_EVENTS: frozenset[str] = frozenset({"added", "removed", "ready", "have_job", "idle"})
+POOL_EVENTS: frozenset[str] = frozenset(
+    {"added", "removed", "ready", "suspect", "well", "have_job", "idle"}
+)
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
@@ -21,10 +23,12 @@ class PoolEvent(Event):
     Attributes:
         server: The URL of the server that it is about; ``None``: of no particular one.
         waiting: How many jobs wait for a server.
+        reason: Why the server is ``suspect``; ``None``: it is another event.
     """
 
     server: str | None = None
     waiting: int = 0
+    reason: str | None = None
 
 
 @attrs.frozen
@@ -42,6 +46,8 @@ class ServerStatus(AsDict):
         failed: Jobs of this pool that it has ended without one.
         models: The model files of the job that it got last; empty: none.
         error: Why it is down; ``None``: it is not.
+        suspect: How it fails job after job, in words, while others do not, so that it gets one job
+            at a time and rests in between; ``None``: it does not.
     """
 
     host: str
@@ -53,6 +59,7 @@ class ServerStatus(AsDict):
     failed: int
     models: tuple[str, ...]
     error: BaseException | None = None
+    suspect: str | None = None
 
 
 @attrs.frozen
@@ -79,10 +86,15 @@ class PoolStatus(AsDict):
     def _summary(self) -> str:
         ready = sum(server.state == "ready" for server in self.servers)
         return (
-            f"{ready} of {len(self.servers)} servers ready, mode {self.mode}: "
+            f"{ready} of {len(self.servers)} servers ready{self._suspects}, mode {self.mode}: "
             f"{self.waiting} waiting, {self.running} running, {self.done} done, "
             f"{self.failed} failed"
         )
+
+    @property
+    def _suspects(self) -> str:
+        suspects = sum(server.suspect is not None for server in self.servers)
+        return f" ({suspects} suspect)" if suspects else ""
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
@@ -94,7 +106,7 @@ class PoolStatus(AsDict):
                 str(server.others),
                 str(server.done),
                 str(server.failed),
-                str(server.error or ", ".join(server.models)),
+                _remark(server),
             )
             for server in self.servers
         ]
@@ -121,6 +133,12 @@ class PoolStatus(AsDict):
 
         moods = {"ready": "good", "connecting": "doubtful", "leaving": "doubtful", "down": "bad"}
         return remark(self._summary) + table(_HEAD, self._rows(), moods)
+
+
+def _remark(server: ServerStatus) -> str:
+    if server.error is None and server.suspect is not None:
+        return f"suspect: {server.suspect}"
+    return str(server.error or ", ".join(server.models))
 
 
 _HEAD = ("server", "state", "weight", "own", "others", "done", "failed", "models, or what is wrong")

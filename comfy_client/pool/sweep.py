@@ -36,12 +36,12 @@ from ..jobs.job import SLICE, Job
 from ..jobs.poller import Poller
 from ..jobs.pooled import PooledJob, prompt_of
 from ..jobs.running import Running, poller_of
-from ..transport.deadline import Deadline, limited_silence
+from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.files import files_in
 from ..workflow.graph import as_link
-from .dispatcher import AGAIN, ATTEMPTS, Dispatcher
+from .dispatcher import Dispatcher
 from .map import Patience, take_back
 from .member import Entry, Member
 from .needs import Need, Needs, is_model, models_of, needs_of
@@ -124,6 +124,10 @@ class PoolRunner:
         self._clients = {name: one.api for name, one in window.dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Collection[str] = ()
+        self._entries: dict[str, Entry] = {}  # of the prompts in the window
+        self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
+        self._failed: set[int] = set()  # points that failed once, and went on
+        self._died: dict[int, frozenset[str]] = {}  # servers that died while they ran a point
         self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
         self._away_since: dict[str, float] = {}  # of servers that may have these
         self._idle_since: float | None = None  # nothing is under way, and something waits
@@ -189,9 +193,30 @@ class PoolRunner:
         return [one.name for one in sorted(found, key=lambda one: own[one.name] / one.weight)]
 
     def fits(self, host: str, point: int) -> bool:
-        """Whether it has the node classes and model files of a point."""
+        """Whether it can run a point now; a suspect rests if another server can."""
         member = self._dispatcher.members.get(host)
-        return member is not None and member.server.has(self._needs(point))
+        if member is None or not self._can_run(member, point):
+            return False
+        return member.server.may_be_tried or not self._has_other(host, point)
+
+    def _can_run(self, member: Member, point: int) -> bool:
+        """Whether it has what a point needs, and has neither refused nor failed it."""
+        is_avoided = member.name in self._avoided.get(point, ())
+        return not is_avoided and member.server.has(self._needs(point))
+
+    def _has_other(self, host: str, point: int) -> bool:
+        """Whether another server can run a point that is well, now or soon."""
+        members = self._allowed(self._members)
+        return any(
+            one.server.is_expected and not one.server.is_suspect and self._can_run(one, point)
+            for name, one in members.items()
+            if name != host and name not in self._refusing
+        )
+
+    def may_steal(self, host: str) -> bool:
+        """Whether it is well."""
+        member = self._dispatcher.members.get(host)
+        return member is not None and not member.server.is_suspect
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Those for which no server has what they need; one that is away may have it.
@@ -204,10 +229,8 @@ class PoolRunner:
         if (late := self._late()) is not None:
             return {point: copy.copy(late) for point in found}
         kinds = set(map(self._needs, found))
-        if any(map(self._lacking, kinds)):  # a model file may have come since
-            self._dispatcher.refresh()
-        elif not all(map(self._is_there, kinds)):
-            self._dispatcher.refresh(after=AGAIN)
+        if any(self._lacking(needs) or not self._is_there(needs) for needs in kinds):
+            self._dispatcher.refresh(LONGEST)  # a model file may have come since
         lacking = {needs: self._lacking(needs) for needs in kinds}
         refusals = [error for needs in kinds if (error := self._refusal(needs)) is not None]
         if refusals and len(refusals) == len(kinds):
@@ -253,10 +276,20 @@ class PoolRunner:
         self._give_up(jobs, ready)
         hosts = self.window.hosts
         ours = [name for name in jobs if name not in self.window.earlier]
-        found = [name for name in ours if hosts[name] not in ready]
+        found = [name for name in ours if hosts[name] not in ready or self._is_held_up(name)]
         if needed and self._allowed(ready).keys() - self._refusing.keys() - set(hosts.values()):
             found += [name for name in ours if hosts[name] in ready][-1:]
-        return [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
+        found = [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
+        for name in found:
+            self._entries.pop(name, None)
+        return found
+
+    def _is_held_up(self, prompt_id: str) -> bool:
+        """Whether a prompt waits for a suspect, and another server could have it."""
+        member = self._dispatcher.members.get(self.window.hosts[prompt_id])
+        entry = self._entries.get(prompt_id)
+        is_bound = entry is not None and entry.waiting.is_bound
+        return is_bound and member is not None and member.server.is_suspect
 
     def _give_up(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
         """What an earlier process has sent to a server that does not come back is lost."""
@@ -299,6 +332,7 @@ class PoolRunner:
         self,
         host: str,
         prompt_id: str,
+        point: int,
         workflow: Workflow,
         options: Mapping[str, Any],
         sent: Callable[[str], object],
@@ -306,7 +340,10 @@ class PoolRunner:
         """Have it wait for that server."""
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
-        return self._wait(host, prompt_id, workflow, known, needs_of(graph), options, chosen=sent)
+        needs, is_bound = needs_of(graph), self._has_other(host, point)
+        return self._wait(
+            host, prompt_id, workflow, known, needs, options, chosen=sent, is_bound=is_bound
+        )
 
     def _wait(
         self,
@@ -317,6 +354,7 @@ class PoolRunner:
         needs: Needs,
         options: Mapping[str, Any],
         *,
+        is_bound: bool = False,
         chosen: Callable[[str], object] | None = None,
         found: Callable[[ComfyApi], Job] | None = None,
     ) -> Job | None:
@@ -329,11 +367,12 @@ class PoolRunner:
             needs=needs,
             model=models_of(needs),
             include=frozenset({host}),
+            is_bound=is_bound,
         )
         entry = Entry(job, workflow, waiting, Callbacks(), sending_of(options))
-        entry.chosen, entry.found = chosen, found
+        entry.chosen, entry.found, entry.is_swept = chosen, found, True
         self._idle_since = None
-        entry.tries = ATTEMPTS  # the sweep itself runs it again, under an id of its own
+        self._entries[prompt_id] = entry
         self.window.hosts[prompt_id] = host
         self.window.put(prompt_id, job)
         try:
@@ -353,6 +392,24 @@ class PoolRunner:
             return False
         self._refusing[host] = error
         return bool(self._allowed(self._members).keys() - self._refusing.keys())
+
+    def goes_on(self, prompt_id: str, point: int) -> bool:
+        """Whether another server is to run a point whose prompt has ended, as the pool says."""
+        entry, host = self._entries.pop(prompt_id, None), self.window.hosts.get(prompt_id, "")
+        if entry is None:
+            return False
+        self._died[point] = self._died.get(point, frozenset()) | entry.died
+        if not entry.goes_on or (entry.has_failed and point in self._failed):
+            return False
+        if entry.has_failed:
+            self._failed.add(point)
+        if entry.refusal is not None:
+            self._avoided.setdefault(point, set()).add(host)
+        return True
+
+    def was_poison(self, point: int) -> bool:
+        """Whether two servers have died while they ran a point."""
+        return len(self._died.get(point, ())) > 1
 
     # -- what ran before -------------------------------------------------------------------
 

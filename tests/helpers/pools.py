@@ -6,15 +6,23 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from comfy_client import ComfyPool
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
 
 
+class AsksAgain(ComfyPool):
+    """Asks servers for their definitions as often as it likes."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, ask_again=0.0)
+
+
 @contextlib.contextmanager
-def pooled(*args: Any, **options: Any) -> Iterator[ComfyPool]:
+def pooled(*args: Any, cls: type[ComfyPool] = ComfyPool, **options: Any) -> Iterator[ComfyPool]:
     """A pool of which all servers are ready."""
-    with ComfyPool(*args, **options) as pool:
+    with cls(*args, **options) as pool:
         until(lambda: all(one.state == "ready" for one in pool.status().servers))
         yield pool
 

@@ -1,0 +1,100 @@
+"""Which servers of a pool fail job after job while others are well.  Pure.
+
+A server with a broken GPU, a full disk or lost models answers at once, and fails whatever it
+gets.  It always has room, so it would get nearly all jobs.  A :class:`Health` counts failures,
+and says who is *suspect*: such a server gets one job at a time, with growing rests in between,
+until one succeeds.
+
+It may be the workflow: nobody is suspect if all servers fail.  A kind of job that has failed on
+all of them, and has succeeded nowhere, says nothing about any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+
+import attrs
+
+from .intervals import Intervals
+
+#: Of how many kinds of jobs is remembered how they ended.
+_KINDS = 1000
+#: So many failures of a server are remembered: enough for the longest rest.
+_FAILURES = 100
+
+
+@attrs.define
+class _Course:
+    """How the jobs of a server went since its last success."""
+
+    kinds: list[Hashable] = attrs.field(factory=list)  #: Of the jobs that failed.
+    why: str = ""  #: The last one failed.
+    rest: float = 0.0  #: Seconds; 0: it has not had to rest.
+    rests_until: float = 0.0
+
+
+class Health:
+    """How the jobs of each server went; the clock is handed in."""
+
+    def __init__(self, intervals: Intervals) -> None:
+        self._intervals = intervals
+        self._courses: dict[str, _Course] = {}
+        self._succeeded: set[Hashable] = set()  # kinds of jobs
+        self._failed_on: dict[Hashable, set[str]] = {}  # those that have succeeded nowhere
+
+    def succeeded(self, server: str, kind: Hashable) -> None:
+        """Note that a job has succeeded: its server is well."""
+        self._courses.pop(server, None)
+        self._failed_on.pop(kind, None)
+        if len(self._succeeded) > _KINDS:
+            self._succeeded.clear()
+        self._succeeded.add(kind)
+
+    def failed(
+        self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float
+    ) -> None:
+        """Note that a job has failed on one of these servers, by its fault or the job's own."""
+        course = self._courses.setdefault(server, _Course())
+        course.kinds = [*course.kinds[1 - _FAILURES :], kind]
+        course.why = why
+        if kind not in self._succeeded:
+            if len(self._failed_on) > _KINDS:
+                self._failed_on.clear()
+            self._failed_on.setdefault(kind, set()).add(server)
+        # Jobs that it had already when its rest began say nothing new.
+        if now >= course.rests_until and server in self.suspects(servers):
+            longest = self._intervals.longest_rest
+            course.rest = min(longest, 2 * course.rest or self._intervals.rest)
+            course.rests_until = now + course.rest
+
+    def forget(self, server: str) -> None:
+        """Know nothing of a server any more, as it has left."""
+        self._courses.pop(server, None)
+        for servers in self._failed_on.values():
+            servers.discard(server)
+
+    def suspects(self, servers: Collection[str]) -> frozenset[str]:
+        """Those that fail job after job while others of these do not."""
+        failing = frozenset(
+            one for one in servers if self._failures(one, servers) >= self._intervals.failures
+        )
+        return failing if len(failing) < len(servers) else frozenset()
+
+    def _failures(self, server: str, servers: Collection[str]) -> int:
+        """How many jobs it failed in a row, without those that all of them fail."""
+        course = self._courses.get(server)
+        kinds = course.kinds if course else ()
+        return sum(not self._fails_everywhere(kind, servers) for kind in kinds)
+
+    def _fails_everywhere(self, kind: Hashable, servers: Collection[str]) -> bool:
+        return self._failed_on.get(kind, set()).issuperset(servers)
+
+    def rests(self, server: str, now: float) -> bool:
+        """Whether a suspect is to get no job yet."""
+        course = self._courses.get(server)
+        return course is not None and now < course.rests_until
+
+    def words(self, server: str) -> str:
+        """How its jobs went, in words."""
+        course = self._courses.get(server, _Course())
+        return f"{len(course.kinds)} jobs failed in a row: {course.why}"
