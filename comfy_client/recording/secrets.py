@@ -4,6 +4,9 @@ A *word* is secret because it was sent as one: a credential, a cookie, the passw
 an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` means
 that its value is secret, whoever sent it.  User names in paths of home folders, and the folders
 of ComfyUI and of Python in tracebacks, are hidden too.
+
+A *weak* word, such as ``1234`` or ``node``, may also be a part of a longer number or name, which is
+a fact and no secret: it is hidden where it stands alone.
 """
 
 from __future__ import annotations
@@ -224,7 +227,8 @@ class Secrets:
             "\\" in text  # in JSON an escape may spell any letter
             or "%" in text
             or "&" in text
-            or any(word in text for word in (*self._wanted.texts, *self._folders))
+            or any(word in text for word in (*self._wanted.texts, *self._wanted.weak))
+            or any(folder in text for folder in self._folders)
             or any(sign in small for sign in _SIGNS)
         )
 
@@ -234,11 +238,14 @@ class Secrets:
         for spelling in sought.texts:
             if spelling in text and len(spelling) >= shortest:
                 text = text.replace(spelling, STARS)
+        for word in sought.weak:
+            if word in text and len(word) >= shortest:
+                text = _alone(word).sub(rf"\g<before>{STARS}", text)
         if _ENCODED.search(text):
             # A mixture that nobody writes who does not mean to: nothing of it is a fact.
             plain = list(_decoded(text))
             words = (word for word in sought.words if len(word) >= shortest)
-            if any(word in each for word in words for each in plain):
+            if any(_is_in(each, word) for word in words for each in plain):
                 return STARS
         return text
 
@@ -266,7 +273,7 @@ class Secrets:
         if isinstance(value, int) and value.bit_length() > 1000:
             return False
         text = str(value)
-        return len(text) >= MIN_NAMED and text in self._wanted.texts
+        return len(text) >= MIN_NAMED and text in self._wanted.words
 
     def hide_text(self, text: str) -> str:
         """``text`` without its secrets."""
@@ -339,7 +346,8 @@ class _Found(NamedTuple):
     """What is searched for, longest first."""
 
     words: tuple[str, ...]
-    texts: tuple[str, ...]  #: The words in all their spellings.
+    texts: tuple[str, ...]  #: The words in all their spellings, but for weak ones as they are.
+    weak: tuple[str, ...]
     data: tuple[bytes, ...]
 
     @classmethod
@@ -349,6 +357,7 @@ class _Found(NamedTuple):
             look = _spellings if len(word) <= MAX_CACHED else _spellings.__wrapped__
             spelled |= look(word)
         texts = tuple(sorted(spelled, key=len, reverse=True))
+        weak = tuple(text for text in texts if text in words and _WEAK.fullmatch(text))
         # A backslash may be the word's own, or that of an encoding.
         plain = {
             each
@@ -357,7 +366,30 @@ class _Found(NamedTuple):
             if len(each) >= MIN_SECRET
         }
         data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
-        return cls(tuple(sorted(plain, key=len, reverse=True)), texts, data)
+        texts = tuple(text for text in texts if text not in weak)
+        return cls(tuple(sorted(plain, key=len, reverse=True)), texts, weak, data)
+
+
+#: Words that may be a part of another one, or of a number.
+_WEAK = re.compile(rf"[A-Za-z0-9_]{{{MIN_SECRET},{MIN_NAMED - 1}}}|[0-9]+")
+#: What may stand directly before a word that stands alone: a sign that is encoded, or a colour.
+_BEFORE = (
+    r"(?P<before>(?<![A-Za-z0-9_])|\\[abfnrtv]|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}"
+    r"|[%=][0-9A-Fa-f]{2}|\x1b\[[0-9;]{0,20}m)"
+)
+
+
+@functools.lru_cache(2 * MAX_WORDS)
+def _alone(word: str) -> re.Pattern[str]:
+    """Return a pattern of a weak word where it is no part of a longer one, or of a number."""
+    is_number = word.isdigit()
+    before, after = (r"(?<![0-9]\.)", r"(?!\.[0-9])") if is_number else ("", "")
+    return re.compile(f"{before}{_BEFORE}{word}(?![A-Za-z0-9_]){after}")
+
+
+def _is_in(text: str, word: str) -> bool:
+    """Whether a word is in a text, as itself."""
+    return word in text and (not _WEAK.fullmatch(word) or bool(_alone(word).search(text)))
 
 
 @functools.lru_cache(2 * MAX_WORDS)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from urllib.parse import quote
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.sealing import is_secret_name
@@ -121,6 +124,72 @@ def test_texts_without_secrets_stay_as_they_are(secrets: Secrets) -> None:
 def test_what_looks_like_one_is_hidden(text: str, hidden: str) -> None:
     """Though nobody said that it is secret."""
     assert Secrets().hide_text(text) == hidden
+
+
+# -- weak ones: they may be a part of a longer word, or of a number -------------------------
+
+WEAK = ["1234", "0000", "node", "Error", "a_b_c", "12345678901"]
+CONTEXTS = [
+    "{}",
+    "password {}.",
+    "http://me:{}@host/",
+    "/a?x={}&y=1",
+    '{{"password": "{}"}}',
+    "line\\n{}\\tend",
+    "line\n{}\nend",
+    "%20{}%0A",
+    "a%3D{}",
+    "\\u0020{}",
+    "\\x20{}",
+    "a &#32;{}&#32;",
+    "=3D{}=0D",
+    "\x1b[31m{}\x1b[0m",
+    "<b>{}</b>",
+    "密码{}错误",
+    "({}), -{}, +{}",
+]
+
+
+@pytest.mark.parametrize("word", WEAK)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_weak_word_is_hidden_where_it_stands_alone(word: str, context: str) -> None:
+    """Whatever is before and behind it."""
+    secrets = Secrets()
+    secrets.add([word])
+    text = context.replace("{{", "{").replace("}}", "}").replace("{}", word)
+    assert word not in secrets.hide_words(text)
+    assert secrets.hide_words(f"{text} 1") != f"{text} 1"
+    assert word not in json.dumps(secrets.hide({"message": text}))
+    assert word not in json.dumps(secrets.hide_words_in([text]))
+
+
+@given(st.sampled_from(WEAK), st.integers() | st.floats(allow_nan=False, width=32))
+@example("1234", 123456)
+@example("1234", 0.1234)
+@example("1234", 1234.5)
+@example("0000", 100000)
+def test_a_number_is_a_fact_unless_it_is_the_secret_itself(word: str, number: float) -> None:
+    """Hidden in part it would be another one."""
+    secrets = Secrets()
+    secrets.add([word])
+    for shown in (str(number), f"{word}{abs(number)}", f"1{word}2", f"2.{word}5"):
+        text = f"width = {shown} is more than 100% of it\\n"
+        if shown.lstrip("-") != word and word.isdigit():
+            assert secrets.hide_words(text) == text
+
+
+@given(st.sampled_from(WEAK), st.data())
+def test_a_name_is_a_fact_unless_it_is_the_secret_itself(word: str, data: st.DataObject) -> None:
+    """And the secret itself is nowhere left, whatever is around it."""
+    letters = st.text("ab_Z9 .-:/%&\\\n\"'=", max_size=4)
+    pieces = data.draw(st.lists(letters | st.just(word), max_size=8))
+    secrets = Secrets()
+    secrets.add([word])
+    hidden = secrets.hide_words("".join(pieces))
+    if not word.isdigit():  # a part of a decimal number is no secret
+        assert word not in re.split(r"[^A-Za-z0-9_]", hidden)
+    name = f"x{word}_00001_"
+    assert secrets.hide_words(f"no file {name}.png") == f"no file {name}.png"
 
 
 def test_the_words_are_bounded() -> None:
