@@ -64,7 +64,8 @@ def load_config() -> Config:
     """Read the file, if there is one.
 
     Raises:
-        Mistake: It is no TOML, says what it cannot, or shows secrets to others.
+        Mistake: It is no TOML, says what it cannot, others may write it, or others may read the
+            secrets in it.
     """
     path = config_path()
     try:
@@ -75,10 +76,18 @@ def load_config() -> Config:
         return Config(path)
     except OSError as exc:  # it is a folder, or of somebody else
         raise Mistake(f"{path}: {exc.strerror}") from None
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # They could name another host for the secrets of the environment.
+        raise Mistake(f"{path} says where secrets go, and others may write it: chmod 600 {path}")
     config = _parsed(path, content)
-    if _has_secrets(config) and os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+    if _has_secrets(config) and is_open_to_others(mode):
         raise Mistake(f"{path} holds secrets, and others may read it: chmod 600 {path}")
     return config
+
+
+def is_open_to_others(mode: int) -> bool:
+    """Whether others may read or write a file of this mode, as far as the system tells."""
+    return os.name == "posix" and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
 def _parsed(path: Path, content: bytes) -> Config:

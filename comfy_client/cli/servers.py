@@ -5,12 +5,14 @@ It is imported with the client, and not by commands that ask no server.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -20,7 +22,7 @@ from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
 from .exits import Mistake
 from .inputs import mistakes
-from .profiles import Config
+from .profiles import Config, is_open_to_others
 
 #: The environment variable that names a profile.
 PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
@@ -40,7 +42,7 @@ class Server:
         user: The id on a server with several users; ``None``: none.
         profile: The profile that was looked at; ``None``: none.
         sources: Where each of these is from, by name.
-        remarks: What was left out, for whoever wonders.
+        remarks: What was left out, and which file shows its secret to others.
     """
 
     host: str
@@ -90,22 +92,31 @@ class _Layer:
             return HOST_VARIABLE if key == "host" else key
         return self.name
 
-    def credentials(self) -> tuple[_AnyCredentials, str] | None:
-        """What it says of them, and where; asked only where they are sent."""
+    def credentials(self) -> _Found | None:
+        """Return what it says of them; asked only where they are sent."""
         if self.login is not None:
-            return BasicCredentials(*self.login), self.source("host")
+            return _Found(BasicCredentials(*self.login), self.source("host"))
         for kind in ("token", "login"):
+            source = self.source(kind)
             if self.says.get(kind):
-                return _made(kind, self.says[kind], self.source(kind)), self.source(kind)
-            if self.says.get(f"{kind}-file"):
-                source = self.source(f"{kind}-file")
-                return _made(kind, self.read(self.says[f"{kind}-file"]), source), source
+                return _Found(_made(kind, self.says[kind], source), source)
+            file, source = self.says.get(f"{kind}-file"), self.source(f"{kind}-file")
+            if file:
+                return _Found(_made(kind, self.read(file), source), source, file)
         for variable, kind in SECRET_VARIABLES.items():
             if self.says.get(variable):
                 if kind == "basic":
                     split_login(self.says[variable], variable)
-                return EnvCredentials(variable, kind), variable
+                return _Found(EnvCredentials(variable, kind), variable)
         return None
+
+
+class _Found(NamedTuple):
+    """Credentials, the place that says them, and the file in which they are, if there is one."""
+
+    credentials: _AnyCredentials
+    source: str
+    file: str | None = None
 
 
 def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Server]:
@@ -143,20 +154,17 @@ def resolve(
         for key in keys:
             if first is not None and first.says.get(key):
                 values[key], sources[key] = first.says[key], first.source(key)
-    credentials = None
-    for layer in ours:
-        found = layer.credentials()
-        if found is not None:
-            credentials, sources["credentials"] = found
-            break
+    found = next(filter(None, (layer.credentials() for layer in ours)), None)
+    if found is not None:
+        sources["credentials"] = found.source
     if values.get("ca"):
         values["ca"] = os.path.expanduser(values["ca"])
     return Server(
         host,
-        credentials,
+        found and found.credentials,
         profile=_profile_in(given, config)[0],
         sources=sources,
-        remarks=() if credentials else tuple(_unsent(others)),
+        remarks=tuple(_unsent(others) if found is None else _shown(found.file)),
         **values,
     )
 
@@ -208,6 +216,17 @@ def _unsent(layers: list[_Layer]) -> Iterator[str]:
             if layer.says.get(variable):
                 yield f"{variable} is not sent: it is for the server that {HOST_VARIABLE} names."
                 return
+
+
+def _shown(file: str | None) -> Iterator[str]:
+    """Yield a remark if others may read the secret in a file; a pipe has no others."""
+    if file in (None, "-"):
+        return
+    path = Path(file).expanduser()
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) and is_open_to_others(mode):
+            yield f"{file} holds a secret, and others may read it: chmod 600 {file}"
 
 
 def _made(kind: str, value: str, source: str) -> _AnyCredentials:

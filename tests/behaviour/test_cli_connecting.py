@@ -179,6 +179,38 @@ def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
     assert comfy_client.json("where", "--profile", "open")
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
+def test_a_config_file_that_others_may_write_is_refused(comfy_client, mode):
+    """It could send the secrets of the environment to another host."""
+    path = configure(comfy_client.home, '[profiles.open]\nhost = "open.example"\n', mode)
+    [error] = comfy_client.json("where", status=2, COMFYUI_TOKEN="secret")
+    assert f"others may write it: chmod 600 {path}" in error["message"]
+    path.chmod(0o644)
+    assert comfy_client.json("where", "--profile", "open")
+
+
+@pytest.mark.parametrize("kind", ["token", "login"])
+def test_a_file_with_a_secret_that_others_may_read_is_used_and_said(comfy_client, kind):
+    """An option or a profile names it; a pipe has no others."""
+    path = comfy_client.home / "secret.txt"
+    path.write_text("me:geheim\n")
+    text = f'[profiles.p]\nhost = "http://a"\n{kind}-file = "{path}"\n'
+    configure(comfy_client.home, text)
+    named = {
+        "option": ("--host", "http://a", f"--{kind}-file", str(path)),
+        "profile": ("--profile", "p"),
+    }
+    for options in named.values():
+        for mode, is_said in ((0o644, True), (0o640, True), (0o602, True), (0o600, False)):
+            path.chmod(mode)
+            ran = comfy_client("where", *options)
+            assert ran.status == 0, ran
+            assert (f"others may read it: chmod 600 {path}" in ran.err) is is_said
+            assert "geheim" not in ran.out + ran.err
+    ran = comfy_client("where", "--host", "http://a", f"--{kind}-file", "-", stdin="me:geheim\n")
+    assert (ran.status, "others" in ran.err) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
