@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: What PNG keeps and ``LoadImage`` reads as it is; of any other kind a picture is converted.
 _KEPT: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
+#: Gray, and what it is sent as.
+_COLOUR: Final = {"1": "RGB", "L": "RGB", "LA": "RGBA"}
 #: How far floats may be outside of 0 to 1, as a sharpened picture's are.
 _OVERSHOOT: Final = 0.5
 _PILLOW, _ARRAY = "a Pillow image", "an array or a tensor"
@@ -29,7 +31,10 @@ def is_picture(value: object) -> bool:
 
 
 def encoded(value: Any, *, as_mask: bool = False) -> bytes:
-    """A picture as PNG, without loss; a batch as TIFF, of which ``LoadImage`` makes a batch.
+    """Encode a picture as PNG, without loss; a batch as an animated PNG.
+
+    ``LoadImage`` makes a batch of that again.  Servers that read pictures by libav (0.9) take only
+    the first page of a TIFF, and read gray as a little darker than it is: gray is sent as RGB.
 
     Args:
         value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,
@@ -44,16 +49,15 @@ def encoded(value: Any, *, as_mask: bool = False) -> bytes:
     pages = [_plain(value)] if _is_pillow(value) else _pages(value)
     if as_mask:
         pages = [_with_mask(page) for page in pages]
-    first, *others = pages
+    first, *others = [_in_colour(page) for page in pages]
     file = io.BytesIO()
-    if others:
-        from PIL import features
-
-        how = {"compression": "tiff_deflate"} if features.check("libtiff") else {}
-        first.save(file, "TIFF", save_all=True, append_images=others, **how)
-    else:
-        first.save(file, "PNG", compress_level=4)
+    # Without a duration, Pillow keeps pictures that are equal to the one before them.
+    first.save(file, "PNG", compress_level=4, save_all=bool(others), append_images=others)
     return file.getvalue()
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    return image.convert(_COLOUR[image.mode]) if image.mode in _COLOUR else image
 
 
 def _is_pillow(value: object) -> bool:

@@ -114,8 +114,9 @@ class FileRoutes(RouteGroup):
                 * a NumPy array or a torch tensor (extras ``[image,numpy]``): ``[H, W, C]`` or
                   ``[H, W]``, or as in ComfyUI ``[B, H, W, C]`` or ``[B, H, W]``, with C 1, 3 or 4;
                   integers from 0 to 255 (``uint16``: 65535), booleans, or floats from 0 to 1.
-                  It becomes a PNG, or a TIFF of which ``LoadImage`` makes a batch.  Pictures in
-                  memory have 8 bits a channel then, as ``LoadImage`` reads no more;
+                  It becomes a PNG; if it has several pictures, an animated one, of which
+                  ``LoadImage`` makes a batch.  Pictures in memory have 8 bits a channel then, as
+                  ``LoadImage`` reads no more;
                 * a data URL, or with ``fetch`` an ``http(s)`` URL;
                 * an output of a prompt.  One of this server is not sent: its ``ref`` names it
                   where it is.  With ``file_name``, ``subfolder`` or ``overwrite``, and from

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from comfy_client import ComfyApi, Upload, Workflow
+from tests.contract.conftest import Server
+from tests.versions import has
 
 LIMIT = 180.0
 RANDOM = np.random.default_rng(20)
@@ -78,11 +80,12 @@ def sent_as(kind: str, folder: Path) -> Any:
     ],
 )
 def test_a_picture_comes_back_with_the_same_pixels(
-    api: ComfyApi, kind: str, tmp_path: Path
+    api: ComfyApi, comfyui: Server, kind: str, tmp_path: Path
 ) -> None:
-    """In whatever form it is set."""
+    """In whatever form it is set; libav makes YUV of WebP."""
     ((pixels,), _) = came_back(api, sent_as(kind, tmp_path))
-    assert np.array_equal(pixels, COLOURS)
+    by_libav = kind == "animation" and has(comfyui.version, "pictures by libav")
+    assert np.abs(pixels.astype(int) - COLOURS).max() <= (2 if by_libav else 0)
 
 
 def test_a_batch_comes_back_as_one(api: ComfyApi) -> None:
