@@ -52,7 +52,7 @@ class Executor:
     ) -> None:
         self.nodes = nodes
         # Older servers leave cached outputs out of history when the prompt has no client, and
-        # have outputs of output nodes only.
+        # have outputs of output nodes only; and they tell all progress.
         self._newest = newest
         #: Whether prompts may choose their previews.
         self.preview_methods = preview_methods
@@ -129,6 +129,7 @@ class Executor:
             self.client_id,
             self._store,
             self.preview_methods,
+            self._newest,
         )
         token = context.set(run)
         try:

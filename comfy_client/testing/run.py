@@ -68,6 +68,7 @@ class PromptRun:
     client_id: str | None
     _store: Store
     _has_preview_methods: bool  # whether prompts may say which previews they want
+    fewer_progress: bool
     graph: Graph = attrs.field(init=False)
     node_id: str = attrs.field(default="", init=False)  # which runs
     shown_id: str | None = attrs.field(default=None, init=False)  # as the client knows it

@@ -84,7 +84,8 @@ class ComfyServer(ScriptedServer):
             ``extra_data``, and checks the choices of ``COMBO`` inputs.
             ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
             cancelled and texts stand for them, other words for unknown classes and for circles,
-            outputs of cached runs in history for everybody, times of user data in milliseconds,
+            fewer ``progress`` events, outputs of cached runs in history for everybody, times of
+            user data in milliseconds,
             names of ``/internal/files`` with their folder, and assets that are switched off.
 
         allowed_hosts: Further values of ``Host`` that requests may have, beside loopback and

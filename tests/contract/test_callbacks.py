@@ -13,8 +13,9 @@ import pytest
 
 from comfy_client import ComfyApi, JobFailed, JobInterrupted, NodeOutput, Progress, Result
 from comfy_client.jobs.job import state_of
-from tests.contract.conftest import a_while, forgot
+from tests.contract.conftest import Server, a_while, forgot
 from tests.contract.test_runs import picture, sleeper, until
+from tests.versions import has
 
 LIMIT = 180.0
 #: Runs a workflow with callbacks, and waits for it.
@@ -52,13 +53,18 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def fewer(server: Server) -> bool:
+    """Whether it may leave out what is between the first and the last step."""
+    return has(server.version, "fewer progress events")
+
+
 def run_by(way: str, api: ComfyApi) -> Run:
     if way == "run":
         return lambda workflow, **kw: api.run(workflow, timeout=LIMIT, **kw)
     return lambda workflow, **kw: api.submit(workflow, **kw).result(LIMIT)
 
 
-def test_each_callback_gets_what_it_is_for(any_api, way):
+def test_each_callback_gets_what_it_is_for(any_api, any_comfyui, way):
     """In the waiting thread, or in the delivery thread; all of it before the result is there."""
     calls = Calls()
     result = run_by(way, any_api)({**picture(), "2": sleeper(0.3, 3)["1"]}, **calls.all)
@@ -70,7 +76,8 @@ def test_each_callback_gets_what_it_is_for(any_api, way):
     assert isinstance(outputs["9"], NodeOutput)
     assert outputs["9"].title == "Save"
     assert outputs["9"].image.bytes() == result["Save"].image.bytes()
-    assert [event.value for event in calls.of("on_progress")] == [1, 2, 3]
+    steps = [event.value for event in calls.of("on_progress")]
+    assert steps == ([1, 3] if fewer(any_comfyui) and 2 not in steps else [1, 2, 3])
     assert [event.is_end for event in calls.of("on_event")][-1]
     names = [name for name, *_ in calls if name not in ("on_event", "on_queue")]
     assert names[0] == "on_start"
@@ -169,7 +176,7 @@ def test_a_callback_of_submit_that_raises_is_logged_and_the_others_run(api, capl
     assert calls.of("on_event")[-1].name == "execution_success"
     assert result.texts
     failures = [record for record in caplog.records if record.exc_info]
-    assert len(failures) >= 4
+    assert len(failures) >= 3  # newer servers may leave out what is between the first and the last
 
 
 def test_a_slow_callback_of_submit_delays_no_other_prompt(api):

@@ -312,12 +312,16 @@ def expanding(what="text", **inputs):
     )
 
 
-def test_a_node_that_expands(api, heard):
-    """Its nodes run in its place, and are shown in it; it has its outputs from them."""
+def test_a_node_that_expands(api, comfyui, heard):
+    """Its nodes run in its place, and are shown in it; it has its outputs from them.
+
+    Newer servers run only one of inner nodes that are equal; of the others they tell the output.
+    """
+    once = has(comfyui.version, "equal inner nodes run once")
     result = api.run(expanding("show"), timeout=LIMIT)
     heard.until_over(result.prompt_id)
     expansions = "ps ex ed ps ex ed"  # of the outer and the inner one: both show something
-    shown = "ps ex ed ps ps ex ed ps"
+    shown = "ps ex ed ps ed ps" if once else "ps ex ed ps ps ex ed ps"
     rest = "ps ex ps p ps ps ps"  # the innermost; then the two have their outputs
     assert heard.said == f"S S xs xc {expansions} {shown} {rest} ps ex ed ps ok S end"
     executing = [e for e in heard.events if e.name == "executing" and e.node]
@@ -325,7 +329,7 @@ def test_a_node_that_expands(api, heard):
         ("outer", "outer"),
         ("outer.inner", "outer"),
         ("outer.shown", "outer"),
-        ("outer.inner.shown", "outer"),
+        *([] if once else [("outer.inner.shown", "outer")]),
         ("outer.inner.inner", "outer"),
         ("end", "end"),
     ]

@@ -394,9 +394,9 @@ def test_a_server_without_packs_brings_nothing_along(api, comfyui):
 def test_scripts_of_the_editor_and_of_packs_are_listed_and_served(crowd, crowded):
     """Of a pack those in the folder that it names, in one way or the other."""
     scripts = crowd.get_extensions()
-    assert "/extensions/core/clipspace.js" in scripts
+    core = next(path for path in scripts if path.startswith("/extensions/core/"))
     assert {"/extensions/a_pack/a/b.js", "/extensions/a-pack/c.js"} <= set(scripts)
-    assert answered(crowded, "GET", "/extensions/core/clipspace.js")[0] == 200
+    assert answered(crowded, "GET", core)[0] == 200
     assert answered(crowded, "GET", "/extensions/a_pack/a/b.js")[2] == b"// b"
     assert answered(crowded, "GET", "/extensions/a-pack/c.js")[2] == b"// c"
     assert answered(crowded, "GET", "/extensions/a_pack/a")[0] == 403
@@ -751,11 +751,9 @@ def test_what_nodes_cannot_do_is_told_alike(idle):
     assert " ".join(words[:11]) == (
         "**** ERROR: Saving image outside the output folder is not allowed."
     )
-    assert [w for w in words[11:] if "/" not in w] == [
-        "full_output_folder:",
-        "output_dir:",
-        "commonpath:",
-    ]
+    told = [word for word in words[11:] if "/" not in word]
+    assert told[:2] == ["full_output_folder:", "output_dir:"]
+    assert told[2:] in (["commonpath:"], [])  # not in 0.33
     inputs = {"image1": ["1", 0], "image2": ["1", 0], "blend_factor": 0.5, "blend_mode": "x"}
     graph = {"1": image, "2": {"class_type": "ImageBlend", "inputs": inputs}}
     graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}

@@ -23,6 +23,7 @@ from comfy_client.testing import (
     ComfyServer,
     ProgressBar,
     check_interrupted,
+    node_api,
     send_event,
     send_text,
 )
@@ -378,6 +379,79 @@ def test_a_node_of_your_own_reports_its_progress_and_is_interrupted(server, api)
         job.result(LIMIT)
     assert [event.text for event in seen if event.name == "progress_text"] == ["hello"]
     assert [event.data for event in got] == [{"text": "hello"}]
+
+
+class Clock:
+    """The time of a progress bar."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Prompt:
+    """A prompt that notes its progress; of it, a progress bar needs no more."""
+
+    def __init__(self, fewer_progress: bool) -> None:
+        self.fewer_progress = fewer_progress
+        self.sent: list[float] = []
+
+    def check_interrupted(self) -> None:
+        pass
+
+    def progress(self, value: float, total: float, preview: Any) -> None:
+        self.sent.append(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "sent"),
+    [
+        pytest.param(0.03, 10, [1, 5, 9, 10], id="0.1 s after the one before"),
+        pytest.param(0.5, 4, [1, 2, 3, 4], id="slow enough for all"),
+        pytest.param(0.01, 3, [1, 3], id="the first and the last"),
+        pytest.param(5.0, 1000, [1, *range(6, 1000, 5), 1000], id="0.5 % after the one before"),
+        pytest.param(0.0, 1, [1], id="one"),
+    ],
+)
+def test_newer_servers_leave_progress_out(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int, sent: list[float]
+) -> None:
+    """As 0.28.1 does; what has a preview is always sent, and older servers send all."""
+    clock = Clock()
+    monkeypatch.setattr(node_api, "time", clock)
+    picture = ("JPEG", Image.new("RGB", (8, 8)), None)
+    for fewer, preview, wanted in (
+        (True, None, sent),
+        (True, picture, [*range(1, steps + 1)]),
+        (False, None, [*range(1, steps + 1)]),
+    ):
+        prompt: Any = Prompt(fewer)
+        token = node_api.context.set(prompt)
+        bar = ProgressBar(steps)
+        for step in range(1, steps + 1):
+            clock.now += seconds
+            bar.update_absolute(step, preview=preview)
+        node_api.context.reset(token)
+        assert prompt.sent == wanted
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "0.8", "new"])
+def test_only_the_newest_server_leaves_progress_out(version: Any) -> None:
+    """The others came before that."""
+    said: list[bool] = []
+    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+
+        @server.add_node
+        class Asks(Base):
+            def run(self, text: str) -> Any:
+                said.append(node_api.context.get().fewer_progress)
+                return (text,)
+
+        graph = {"1": node("Asks", text=""), "2": node("PreviewAny", source=["1", 0])}
+        api.run(graph, timeout=LIMIT)
+    assert said == [version == "new"]
 
 
 def test_a_node_of_your_own_without_progress_can_be_interrupted(server, api):
