@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from pathlib import Path
 
@@ -84,7 +83,7 @@ SCRIPTS = {
     "connected": "api.init()",
     "receivers": "api.on('all', lambda event: api.state); api.init(); api.get_queue()",
     "job": "job = api.submit(GRAPH)",
-    "busy receiver": "import time; api.on('status', lambda e: time.sleep(60)); api.init()",
+    "busy receiver": "import time; api.on('status', lambda e: time.sleep(600)); api.init()",
     "poll": "api = ComfyApi(api.host, transport='poll'); api.init()",
     "refused": "api.on('status', print)",
     "iterating": (
@@ -99,25 +98,22 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("what", SCRIPTS)
 def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
-    """Promptly, and without a word."""
+    """Without a word, and whatever still waits or sleeps."""
     port = comfy.port if what != "refused" else 1
     script = (
-        f"import time\nfrom comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"
+        f"from comfy_client import ComfyApi\nGRAPH = {GRAPH!r}\n"
         f"api = ComfyApi('127.0.0.1:{port}')\n{SCRIPTS[what]}\n"
-        "print(time.time())\n"
     )
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", script],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    ended = time.time()
     assert done.stderr == ""
     assert done.returncode == 0
-    assert ended - float(done.stdout) < 3.0  # measured 0.1 s; the machine may be busy
 
 
 def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):

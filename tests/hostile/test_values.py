@@ -131,7 +131,7 @@ def test_a_client_gives_up_a_socket_that_brings_a_text_beyond_measure() -> None:
         server.ws = send_much
         heard = Heard(api)
         api.on("status", lambda _: None)  # starts the event thread
-        until(lambda: len(sent) > 1)
+        until(lambda: len(sent) > 1 and heard("disconnected"))
         assert "a text of more than the 33554432 bytes" in str(heard("disconnected")[0].error)
 
 

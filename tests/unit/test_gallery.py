@@ -206,10 +206,11 @@ def test_a_server_that_makes_no_smaller_file_gives_the_original(
     comfy: ComfyServer, api: ComfyApi, status: int
 ) -> None:
     """Or a proxy in front of it."""
-    put(comfy, "a.png", encoded())
+    original = encoded((64, 64))
+    put(comfy, "a.png", original)
 
     def view(request: Request) -> Any:
-        return (status, {}, b"") if "preview" in request.query else (200, {}, encoded())
+        return (status, {}, b"") if "preview" in request.query else (200, {}, original)
 
     comfy.on("GET", "/view", view)
     assert len(embedded(html(result_of(api, "a.png")))) == 1
