@@ -17,7 +17,7 @@ from comfy_client import (
     AuthenticationError,
     ComfyApi,
 )
-from comfy_client.jobs.cancel import withdrawn
+from comfy_client.jobs.cancel import removing
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -127,7 +127,7 @@ def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):
     def collect():
         with fast._tracker.lock:
             # What closing the iterator of map() does; of one, nobody has heard.
-            withdrawn(fast._poller, [job.prompt_id, fast.generate_id()])
+            removing(fast._poller, [job.prompt_id, fast.generate_id()])()
             events.close()
         ended.set()
 
