@@ -19,6 +19,7 @@ from .errors import (
 )
 from .events import ErrorEvent
 from .jobs.tracker import Tracker
+from .locks import check_may_wait
 from .routes import Routes
 from .signals import Receivers
 from .transport.backoff import Backoff
@@ -133,6 +134,7 @@ class Connecting(Routes):
 
     def _wait_for_socket(self, deadline: Deadline) -> State:
         """What has become of it by then; raises what will not mend."""
+        check_may_wait()
         self._connection.retry()
         left = max(0.05, deadline.left(LONGEST))
         state = self._connection.wait_settled(left, or_failed=False)

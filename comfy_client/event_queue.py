@@ -29,6 +29,7 @@ from .events import (
     StatusEvent,
     body_of,
 )
+from .locks import check_may_wait, shared_lock
 from .tracebacks import short_interrupts
 
 #: From this many waiting events on, a new one takes the place of all of its kind.
@@ -108,7 +109,7 @@ class EventQueue:
         self._budget.join(self)
         # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
         # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
-        self._lock = threading.RLock()
+        self._lock = shared_lock(is_small=True)
         self._changed = threading.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
@@ -171,6 +172,8 @@ class EventQueue:
 
         Taking an event says that the one before is done with, which :meth:`flush` waits for.
         """
+        if timeout != 0:
+            check_may_wait()
         with self._lock:
             if self._in_hand is not None:
                 self._uncount(self._in_hand, self._bytes_in_hand)

@@ -31,6 +31,7 @@ from .budget import Budget
 from .event_queue import MAX_BYTES, Addressed, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
 from .interrupts import was_started
+from .locks import shared_lock
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -131,7 +132,7 @@ class Receivers:
         """A fresh queue and no thread, as after a fork; who listens stays."""
         # Guards the list of subscriptions, which is replaced, never changed, and the start of the
         # thread; is taken before that of a queue.  Re-entrant: the collector may end an iterator.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
         self._due: dict[Timed, float] = {}  # when; for the delivery thread alone

@@ -28,7 +28,7 @@ ROOMS = (
     ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
     ("to_dict", "typescript"),
     ("errors", "values", "since", "stats"),
-    ("extras", "showing"),
+    ("extras", "locks", "showing"),
     ("pictures",),
     ("upload",),
     ("credentials", "events", "recording", "workflow"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from ..errors import ComfyError
 from ..jobs.result import Result
 from ..jobs.running import Running
+from ..locks import check_may_wait
 from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from ..workflow.edit import as_workflow
 
@@ -126,6 +127,7 @@ class Batches(Running):
 
         seal(options)
         self._check_open()
+        check_may_wait()
         return run_map(
             self._window(timeout, stall_timeout),
             workflows,
@@ -223,6 +225,7 @@ class Batches(Running):
 
         seal(options)
         self._check_open()
+        check_may_wait()
         workflow = as_workflow(workflow, self)
         window = self._window(timeout, stall_timeout)
         return run_sweep(

@@ -25,6 +25,7 @@ from ..events import (
     ExecutionSuccess,
     PreviewEvent,
 )
+from ..locks import check_may_wait, share, shared_lock
 from ..routes import Routes
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
@@ -93,9 +94,10 @@ class Job(Future[Result]):
     def _begin(self) -> None:
         """A fresh future, as in the child of a fork, where any lock may be held for ever."""
         super().__init__()
+        share(self._condition, is_small=True)
         self.set_running_or_notify_cancel()
         # Guards the callbacks, which may add others.
-        self._lock = threading.RLock()
+        self._lock = shared_lock(is_small=True)
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
         self._alarms: list[Callable[[], object]] = []  # of those who wait, called at the end
         self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
@@ -586,6 +588,7 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
     there a lock that anybody else takes: an alarm in the middle of a ``Condition`` may let go
     of one that another thread holds by then.
     """
+    check_may_wait()
     alarm = threading.Lock()
     alarm.acquire()
     end = alarm.release

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 
 from ..budget import Budget
 from ..event_queue import EventQueue
 from ..events import Event
+from ..locks import shared_lock
 
 
 class JobEvents:
@@ -32,7 +32,7 @@ class JobEvents:
             queue.reset()
         # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
         # end an iterator in here.
-        self._lock = threading.RLock()
+        self._lock = shared_lock(is_small=True)
         #: Filled from the beginning; ``None``: somebody reads it.
         self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
         # Weakly, so that an iterator that nobody keeps is gone with its events; but for the

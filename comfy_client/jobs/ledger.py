@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from ..errors import ClientClosed, ComfyError, printable
 from ..events import ConnectionEvent
+from ..locks import shared_lock
 from ..signals import Receivers
 from .outcomes import status_of
 from .result import Result
@@ -40,7 +40,7 @@ class Ledger:
 
     def __init__(self, receivers: Receivers) -> None:
         self._receivers = receivers
-        self._lock = threading.RLock()  # guards that a start is logged once
+        self._lock = shared_lock()  # guards that a start is logged once
         self.counts: Counter[str] = Counter()
 
     # -- counting, with the lock -----------------------------------------------------------

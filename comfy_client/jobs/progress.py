@@ -5,12 +5,12 @@ Pure, but for the memory of those times.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from ..events import Progress, ProgressState
+from ..locks import shared_lock
 from ..values import MAX_ID_LENGTH
 from ..workflow import class_of, sinks
 from ..workflow.graph import links_of, needed, origin
@@ -30,7 +30,7 @@ class NodeTimes:
     """How long nodes took, by the client's own clock; of each the last time."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards all in here; no other is taken within
+        self._lock = shared_lock()  # guards all in here; no other is taken within
         # Prompts that have ended, until somebody asks: few do, and many prompts are short.
         self._later: deque[tuple[Mapping[str, Any], Mapping[str, float]]] = deque(maxlen=16)
         self._of_nodes: dict[tuple[str, str], float] = {}  # seconds for a unit

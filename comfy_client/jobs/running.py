@@ -11,6 +11,7 @@ import attrs
 from .. import models
 from ..errors import ComfyError, PromptRejected
 from ..events import ErrorEvent, JobEvent, PreviewEvent, Progress
+from ..locks import check_may_wait
 from ..recording.secrets import Secrets
 from ..routes.inputs import with_files_sent
 from ..routes.prompts import (
@@ -172,6 +173,7 @@ class Running(Waiting):
         resubmit: bool,
         **options: Unpack[PromptOptions],
     ) -> Result:
+        check_may_wait()  # before it is submitted
         wants_previews = callbacks.on_preview is not None or screen == "notebook"
         with cancelling(on_interrupt) as to_cancel:
             job = submit(

@@ -11,6 +11,7 @@ from typing import Protocol
 import attrs
 
 from ..events import ExecutionError, ExecutionInterrupted
+from ..locks import shared_lock
 from ..routes import FileRoutes
 from ..transport.http import Http
 from ..workflow.seeds import seeds_of
@@ -28,7 +29,7 @@ class WakeUp:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards both flags; no other lock is taken within
+        self._lock = shared_lock()  # guards both flags; no other lock is taken within
         self._changed = threading.Condition(self._lock)
         self._is_set = False
         self.stopped: bool = False

@@ -33,6 +33,7 @@ from ..events import (
     StatusEvent,
 )
 from ..interrupts import in_full
+from ..locks import shared_lock
 from ..routes import Routes
 from ..signals import Receivers
 from ..timing import Timing
@@ -126,7 +127,7 @@ class Tracker:
         self.budget = budget
         self.timing = timing
         budget.prefer(self.is_ours)
-        self.lock: threading.RLock = threading.RLock()
+        self.lock: threading.RLock = shared_lock()
         self.wake: WakeUp = WakeUp()
         self.connection: Connection = connect(self)
         self.monitor: QueueMonitor = QueueMonitor(self.connection, timing)

@@ -13,6 +13,7 @@ from typing import cast
 
 from ..errors import ClientClosed
 from ..jobs.pooled import PooledJob
+from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from .aftermath import Aftermath, log
 from .member import Entry, Member, status_of
@@ -51,7 +52,7 @@ class Changing:
         # Guards all of the above, and what members say of their servers.  Taken before the locks
         # of queues.  Re-entrant: a handler of a signal may ask for something, and change it while
         # the code that it interrupts only looks at it, at copies of what grows and shrinks.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self._changed = threading.Condition(self._lock)
 
     def warn_of_waiting(self) -> None:
@@ -177,6 +178,7 @@ class Changing:
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait for a change, or for so long; whether it is so now."""
+        check_may_wait()
         with self._lock:
             return until() or (bool(self._changed.wait(seconds)) and until())
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from ..interrupts import was_started
+from ..locks import check_may_wait
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -86,6 +87,7 @@ class Worker(Generic[Owner]):
             return call()
         if owner is not None and self._has_lock(owner):
             return call()
+        check_may_wait()
         asked: Future[Answer] = Future()
         is_answered = threading.Lock()
         is_answered.acquire()

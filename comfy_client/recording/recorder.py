@@ -45,13 +45,13 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
+from ..locks import shared_lock
 from ..sealing import is_secret_name
 from .secrets import MIN_NAMED, Secrets
 
@@ -104,7 +104,7 @@ class Recorder:
         self._max_file = max_file
         self.secrets: Secrets = Secrets()
         # Guards the file.  Re-entrant: a finalizer closes it in whichever thread, at any moment.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self._fd: int | None = None
         self._begun = time.monotonic()
         self._length = 0

@@ -17,12 +17,12 @@ import functools
 import html.entities
 import json
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
+from ..locks import shared_lock
 from ..sealing import MAX_CACHED, MAX_DEPTH, is_secret_name, is_secret_value
 
 STARS: Final = "***"
@@ -116,7 +116,7 @@ class Secrets:
     """The words that are known to be secret.  Methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards what follows; a finalizer may come in between
+        self._lock = shared_lock()  # guards what follows; a finalizer may come in between
         #: Credentials, which nothing that a server sends pushes out; and the rest.
         self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
@@ -128,7 +128,7 @@ class Secrets:
 
     def after_fork(self) -> None:
         """In the child: a thread of the parent may have held the lock, and never gives it back."""
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
 
     # -- collecting ----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import ApiError, RequestTimeout, UnexpectedResponse
+from ..locks import shared_lock
 from ..models._base import mapping
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import SMALL, Http, segment
@@ -35,7 +36,7 @@ class NodeDefinitions(RouteGroup):
     def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
         self._http = http
         self._link = link
-        self._changed = threading.Condition(threading.RLock())  # guards all below
+        self._changed = threading.Condition(shared_lock())  # guards all below
         self._asking: int | None = None  # the thread that asks the server
         self._of_link: int | None = None
         self._forget()

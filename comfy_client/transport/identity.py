@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import attrs
 import requests
 
+from ..locks import shared_lock
 from ..sealing import is_secret_name
 from ..values import is_small
 from .applied import NOTHING, Applied, apply, as_sent, check, check_headers
@@ -84,7 +84,7 @@ class Identity:
         self._given_cookies = [str(cookie.value) for cookie in endpoint.session.cookies]
         # Guards the template, which every request copies.  Re-entrant: a finalizer or a signal
         # handler may send a request, too.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self._template: requests.PreparedRequest | None = None
         self._applied = NOTHING
 
@@ -311,7 +311,7 @@ class Identity:
 
     def after_fork(self) -> None:
         """In the child: nobody holds its locks; the recording is the parent's."""
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self.recorder = None
         if "_secrets" in vars(self):
             self._secrets.after_fork()

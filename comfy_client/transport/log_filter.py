@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import traceback
 import weakref
 from typing import Final
 
 from ..errors import printable
+from ..locks import shared_lock
 from .failures import one_line
 from .identity import Identity
 
@@ -51,7 +51,7 @@ class _Filter(logging.Filter):
 
     def renew(self) -> None:
         """A new lock."""
-        self._lock = threading.RLock()  # guards the set, which threads may add to meanwhile
+        self._lock = shared_lock()  # guards the set, which threads may add to meanwhile
 
     def add(self, identity: Identity) -> None:
         """Its secrets, too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from ..locks import shared_lock
 
 
 class Traffic:
@@ -14,7 +14,7 @@ class Traffic:
     def reset(self) -> None:
         """As new, with a new lock: after a fork another thread may have held the old one."""
         # Guards the three.  Re-entrant: a finalizer may send a request, too.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self.requests: int = 0
         self.sent: int = 0
         self.received: int = 0

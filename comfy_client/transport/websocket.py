@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..interrupts import causes, was_started
+from ..locks import shared_lock
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .backoff import Backoff
@@ -138,7 +139,7 @@ class Connection:
         # Guards what other threads see or set: the state, the socket, who is to wake up.  No other
         # lock is taken while it is held.  Re-entrant: the finalizer of a forgotten client calls
         # stop() in whichever thread, at whichever moment.
-        self._lock = threading.RLock()
+        self._lock = shared_lock()
         self._changed = threading.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
         self._state = State.IDLE
         self._thread: threading.Thread | None = None

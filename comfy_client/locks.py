@@ -1,0 +1,74 @@
+"""Locks that the client's threads share with the user's, and waits that could never end.
+
+A handler of a signal runs in the main thread, before any bytecode: also while the code that it
+interrupts owns one of these locks.  If the handler then waits for something that another thread of
+the client has to do, that thread waits for the lock, and the handler for the thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from types import FrameType
+from typing import Final, Protocol, cast
+
+from .errors import ComfyError
+
+
+class _Lock(Protocol):
+    """An ``RLock``, or a ``Condition`` of one, which asks its lock in this way, too."""
+
+    def _is_owned(self) -> bool: ...
+
+
+#: Those of clients and pools, and those of single jobs and queues, of which there may be thousands.
+_locks: Final[set[weakref.ref[_Lock]]] = set()
+_small_locks: Final[set[weakref.ref[_Lock]]] = set()
+
+
+def shared_lock(*, is_small: bool = False) -> threading.RLock:
+    """A new re-entrant lock that :func:`check_may_wait` knows.
+
+    ``is_small``: one of a single job or queue.
+    """
+    lock = threading.RLock()
+    share(lock, is_small=is_small)
+    return lock
+
+
+def share(lock: threading.RLock | threading.Condition, *, is_small: bool) -> None:
+    """Have :func:`check_may_wait` know a lock, as long as anybody keeps it."""
+    known = _small_locks if is_small else _locks
+    known.add(weakref.ref(cast(_Lock, lock), known.discard))
+
+
+def check_may_wait() -> None:
+    """Raise :class:`ComfyError` where a wait for another thread of the client would never end.
+
+    That is in a handler of a signal, while the code that it interrupts owns a lock of the client.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # handlers run in that one only
+    if _owns_any(_locks) or (_interrupts_us() and _owns_any(_small_locks)):
+        raise ComfyError(
+            "a handler of a signal waits while it interrupts the comfy_client call that it waits "
+            "for, which could never end: return from the handler first, or wait in a thread"
+        )
+
+
+def _owns_any(locks: set[weakref.ref[_Lock]]) -> bool:
+    found = (ref() for ref in list(locks))
+    return any(lock is not None and lock._is_owned() for lock in found)
+
+
+def _interrupts_us() -> bool:
+    """Whether a function of somebody else's, called by code of ours, has called the present one."""
+    frame: FrameType | None = inspect.currentframe()
+    is_ours, changes = True, 0
+    while frame is not None and changes < 2:
+        name = frame.f_globals.get("__name__", "")
+        if (name.partition(".")[0] == __package__) is not is_ours:
+            is_ours, changes = not is_ours, changes + 1
+        frame = frame.f_back
+    return changes > 1

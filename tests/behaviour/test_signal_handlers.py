@@ -1,0 +1,184 @@
+"""A wait in a handler of a signal that could never end raises at once, and says what to do."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from comfy_client import ComfyApi, ComfyError, ComfyPool, JobTimeout, Result
+from comfy_client.jobs.job import Job
+from comfy_client.locks import check_may_wait
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, outstanding
+from tests.helpers.gates import Gates, shows
+from tests.helpers.interrupts import at_each_step
+from tests.helpers.pools import pooled
+
+SWEPT = {"Gated.text": ["a", "b"]}
+
+
+@attrs.frozen
+class World:
+    """What may be waited for."""
+
+    api: ComfyApi
+    job: Job  #: Of the client; it has not ended.
+    pool: ComfyPool
+    pooled: Job  #: The same of a pool.
+
+
+@pytest.fixture
+def world(comfy: ComfyServer, fast: ComfyApi, gate: Gates) -> Iterator[World]:
+    with pooled([comfy.url]) as pool:
+        job = fast.submit(shows(waits=True))
+        yield World(fast, job, pool, pool.submit(shows(waits=True)))
+        gate.set()
+
+
+WAITS: dict[str, Callable[[World], object]] = {
+    "run": lambda w: w.api.run(shows()),
+    "run with a callback": lambda w: w.api.run(shows(), on_event=print),
+    "result": lambda w: w.job.result(),
+    "exception": lambda w: w.job.exception(),
+    "events of a job": lambda w: list(w.job.events()),
+    "as_completed": lambda w: list(w.api.as_completed([w.job])),
+    "map": lambda w: list(w.api.map([shows()])),
+    "sweep": lambda w: w.api.sweep(shows(), SWEPT),
+    "wait_for": lambda w: w.api.wait_for("status"),
+    "events": lambda w: next(iter(w.api.events("status"))),
+    "wait_until_ready": lambda w: w.api.wait_until_ready(),
+    "init": lambda w: w.api.init(),
+    "run of a pool": lambda w: w.pool.run(shows()),
+    "result of a pool": lambda w: w.pooled.result(),
+    "events of a pool": lambda w: list(w.pooled.events()),
+    "as_completed of a pool": lambda w: list(w.pool.as_completed([w.pooled])),
+    "map of a pool": lambda w: list(w.pool.map([shows()])),
+    "sweep of a pool": lambda w: w.pool.sweep(shows(), SWEPT),
+    "init of a pool": lambda w: w.pool.init(),
+    "shutdown of a pool": lambda w: w.pool.shutdown(),
+}
+
+#: Locks without which no event reaches a job.
+LOCKS: dict[str, Callable[[ComfyApi], Any]] = {
+    "jobs": lambda api: api._tracker.lock,
+    "connection": lambda api: api._connection._lock,
+    "receivers": lambda api: api._receivers._lock,
+}
+
+
+def in_handler(call: Callable[[], object], lock: Any) -> BaseException | None:
+    """What a call raises in a handler of a signal, whose thread owns a lock by then."""
+    raised: list[BaseException] = []
+
+    def handler(*_: object) -> None:
+        try:
+            call()
+        except Exception as exc:
+            raised.append(exc)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with lock:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    return raised[0] if raised else None
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_that_could_never_end_raises_at_once(world: World, wait: str) -> None:
+    """Since the code that it interrupts owns the lock that the client's threads need."""
+    api = world.api
+    before = len(outstanding(api))
+    error = in_handler(lambda: WAITS[wait](world), api._tracker.lock)
+    assert isinstance(error, ComfyError)
+    assert "return from the handler first, or wait in a thread" in str(error)
+    assert len(outstanding(api)) == before  # nothing was submitted
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_it_does_so_whichever_lock_is_owned(world: World, lock: str) -> None:
+    error = in_handler(world.job.result, LOCKS[lock](world.api))
+    assert "return from the handler" in str(error)
+
+
+def test_afterwards_the_client_works(world: World, gate: Gates) -> None:
+    """The handler has left nothing behind."""
+    assert in_handler(world.job.result, world.api._tracker.lock) is not None
+    gate.set()
+    assert world.job.result(LIMIT).texts == ("x",)
+    assert world.api.run(shows("y"), timeout=LIMIT).texts == ("y",)
+
+
+def test_a_handler_that_interrupts_a_wait_may_wait(world: World, gate: Gates) -> None:
+    """No lock is owned there."""
+    results: list[Result] = []
+
+    def handler(*_: object) -> None:
+        gate.set()
+        results.append(world.api.run(shows("from the handler"), timeout=LIMIT))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    main = threading.main_thread().ident or 0
+    timer = threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGUSR1])
+    timer.start()
+    try:
+        assert world.job.result(LIMIT).texts == ("x",)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [result.texts for result in results] == [("from the handler",)]
+
+
+def test_close_in_a_handler_ends(world: World) -> None:
+    """It waits for no thread without a limit."""
+    assert in_handler(world.api.close, world.api._tracker.lock) is None
+    assert world.job.done()
+
+
+def test_other_threads_may_wait(world: World) -> None:
+    """What one thread owns concerns no other."""
+    with world.api._tracker.lock:
+        waiting = threading.Thread(target=check_may_wait)
+        waiting.start()
+        waiting.join()
+        with pytest.raises(ComfyError, match="handler"):
+            check_may_wait()
+    check_may_wait()
+
+
+WORKS: dict[str, Callable[[World], object]] = {
+    "iterator of a job": lambda w: w.job.events(),
+    "iterator of events": lambda w: w.api.events("status"),
+    "waking the thread that asks": lambda w: w.api._tracker.wake.set(),
+    "dropping what waits": lambda w: w.job._tracked.events.subscribe().close(),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_at_no_moment_does_a_wait_of_a_handler_hang(world: World, gate: Gates, work: str) -> None:
+    """It either is refused, or ends."""
+    gate.set()
+    world.pooled.result(LIMIT)
+    ended = 0
+
+    def between() -> None:
+        nonlocal ended
+        try:
+            ended += world.api.run(shows(), timeout=LIMIT).complete
+        except JobTimeout:
+            raise
+        except ComfyError:
+            pass  # refused
+
+    def within(frame: Any) -> bool:
+        return frame.f_code.co_filename.endswith(("event_queue.py", "job_events.py", "tracked.py"))
+
+    for raised in at_each_step(lambda: WORKS[work](world), between, within):
+        assert raised is None
+    assert ended
