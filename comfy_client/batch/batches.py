@@ -26,11 +26,18 @@ class Batches(Running):
     #: Prompts of ``map`` and ``sweep``, which keep this object, and not the other way round.
     _windows: set[weakref.ref[ClientWindow]]
 
-    def _window(self, timeout: float | None, stall_timeout: float | None) -> ClientWindow:
+    def _window(
+        self, timeout: float | None, stall_timeout: float | None, patience: float | None
+    ) -> ClientWindow:
         from .map import ClientWindow  # not what every script waits for
 
         return ClientWindow(
-            self, self._poller, self._windows, timeout=timeout, stall_timeout=stall_timeout
+            self,
+            self._poller,
+            self._windows,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            patience=patience,
         )
 
     @overload
@@ -44,6 +51,7 @@ class Batches(Running):
         on_error: Literal["raise"] = "raise",
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        patience: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result, None, None]: ...
 
@@ -58,6 +66,7 @@ class Batches(Running):
         on_error: Literal["keep"],
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        patience: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]: ...
 
@@ -71,22 +80,25 @@ class Batches(Running):
         on_error: Literal["raise", "keep"] = "raise",
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        patience: float | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
         Nothing is submitted before the first ``next``.  At most ``in_flight`` workflows are
         taken whose results you have not had: infinite iterables are fine, other clients get
-        their turn in the queue, and little is left there if something breaks.
+        their turn in the queue, and little is left there if something breaks.  A thread of its own
+        iterates any iterable but a list, a tuple, a ``range`` or another built-in container, so
+        that results are yielded while ``next`` of it blocks, as with ``iter(queue.get, None)``.
 
         If it ends early (``break``, ``close()`` of it or of the client, Ctrl-C, an error, the
         end of the script), its pending prompts are deleted from the queue; the running one
-        keeps running.
+        keeps running.  An item that the iterable is about to return then is lost.
 
-        Once the server has accepted a prompt, outages are waited for: connection refused, a
-        proxy's 502 to 504, an unknown host for a while.  Prompts that reached the server are
-        attached again, and those that surely did not are submitted again.  A prompt that the
-        server lost in a restart is :class:`JobLost`.
+        Once the server has accepted a prompt, outages are waited for, as long as ``patience`` and
+        ``timeout`` allow: connection refused, a proxy's 502 to 504, an unknown host.  Prompts that
+        reached the server are attached again, and those that surely did not are submitted again.
+        A prompt that the server lost in a restart is :class:`JobLost`.
 
         Example::
 
@@ -98,7 +110,8 @@ class Batches(Running):
                     result.images[0].save("out/")
 
         Args:
-            workflows: Several workflows, or with ``params`` a single one.
+            workflows: Several workflows, or with ``params`` a single one.  What is bound to the
+                thread that made it, such as a cursor of :mod:`sqlite3`, goes into a list first.
             params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``, the node
                 by id, title or class.  Each is applied to a copy.
             in_flight: How many of its prompts are in the queue, the running one included.
@@ -111,15 +124,21 @@ class Batches(Running):
                 prompt of this call: waiting for prompts of this call does not count, waiting for
                 those of other clients does.  After that it is a :class:`JobTimeout`, and the
                 prompt is cancelled (5 seconds at most; if it has ended by then, its end counts).
+                During an outage it counts on, also for the prompt that is about to be sent.
                 ``None``: no limit.
             stall_timeout: The same for seconds without any news: of the prompt, or, while it is
                 pending, of any prompt of this call.  During an outage there is no news.
+            patience: Seconds that the server may be away in one piece, once it has accepted a
+                prompt; then :class:`ServerUnreachable`.  ``None``: no limit; 0: an outage ends it
+                at once.  Prompts that it has keep running, or are lost if it was restarted.
             options: As for :meth:`submit`.
 
         Raises:
             TypeError: One workflow without ``params``, or several with them.
             ValueError: ``in_flight``, ``on_error`` or a timeout make no sense.
             OSError: The file of the workflow cannot be read.  These three are raised at once.
+            ServerUnreachable: The server does not answer the first request, or was away for longer
+                than ``patience``, also if errors are kept.
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
                 waits until the server shows whether it has such a prompt.
         """
@@ -129,7 +148,7 @@ class Batches(Running):
         self._check_open()
         check_may_wait()
         return run_map(
-            self._window(timeout, stall_timeout),
+            self._window(timeout, stall_timeout, patience),
             workflows,
             params,
             in_flight=in_flight,
@@ -148,6 +167,7 @@ class Batches(Running):
         retry_failed: bool = False,
         timeout: float | None = None,
         stall_timeout: float | None = None,
+        patience: float | None = None,
         on_row: Callable[[SweepRow], object] | None = None,
         progress: bool | None = None,
         strict: bool = False,
@@ -172,7 +192,8 @@ class Batches(Running):
 
         If it ends early (Ctrl-C, an error), its pending prompts are deleted from the queue and
         the running one keeps running; the exception has the rows that had ended as ``rows``, a
-        :class:`Sweep`.  It waits for outages of the server, as :meth:`map` does.
+        :class:`Sweep`.  It waits for outages of the server, as :meth:`map` does: as long as
+        ``patience`` and ``timeout`` allow.
         One warning in the log says how many rows have an error.
 
         Example::
@@ -193,8 +214,13 @@ class Batches(Running):
             retry_failed: Whether to run rows again that failed, according to the journal.  Those
                 that the server refused did not run, and are submitted again in any case.
             timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
-                :class:`JobTimeout`.
+                :class:`JobTimeout`.  If a prompt cannot be sent in that time, as the server is
+                away, all that have not been sent end so, and the next call with the same journal
+                sends them.
             stall_timeout: Seconds without any news, as for :meth:`map`.
+            patience: Seconds that the server may be away in one piece, as for :meth:`map`; then
+                :class:`ServerUnreachable`, whose ``rows`` has those that had ended.  ``None``: no
+                limit.
             on_row: Called with each row as it ends, in this thread.  With a journal, it is
                 called once for each row over all calls: first with rows of earlier calls that it
                 has not had.  An exception in it ends the sweep.  It gets a row again next time
@@ -218,7 +244,9 @@ class Batches(Running):
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written, for example on a full disk; call
                 again when there is room.
-            ComfyError: The server cannot be reached, refuses us, or is no ComfyUI.
+            ServerUnreachable: The server does not answer the first request, or was away for longer
+                than ``patience``.  With a journal, call again once it is back.
+            ComfyError: The server refuses us, or is no ComfyUI.
         """
         from .runner import OneServer
         from .sweep import run_sweep
@@ -227,7 +255,7 @@ class Batches(Running):
         self._check_open()
         check_may_wait()
         workflow = as_workflow(workflow, self)
-        window = self._window(timeout, stall_timeout)
+        window = self._window(timeout, stall_timeout, patience)
         return run_sweep(
             lambda _: OneServer(window),
             workflow,

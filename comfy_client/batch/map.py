@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import uuid
 import weakref
@@ -19,35 +18,34 @@ from ..errors import (
     ComfyError,
     JobError,
     JobLost,
+    JobTimeout,
     PromptRejected,
-    ServerUnreachable,
     SubmitUncertain,
     UploadTooLarge,
     WorkflowError,
 )
-from ..interrupts import causes
 from ..jobs.cancel import removing
-from ..jobs.job import SLICE, Job, news_at
+from ..jobs.job import SLICE, Job, news_at, wait_for_one
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
 from ..routes.inputs import with_files_sent
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..sealing import sealed
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline
-from ..transport.failures import is_away
+from ..transport.deadline import Deadline, check_timeout
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow, with_inputs
 from ..workflow.load import is_source
-from .window import Due, Window
+from .outage import Outage, got_nothing, went_away
+from .source import Source
+from .window import Due, Wait, Window
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-T = TypeVar("T")
-
 #: How often a prompt is submitted when the server forgets it.
 ATTEMPTS: Final = 3
+
+T = TypeVar("T")
 
 _ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
 
@@ -85,35 +83,43 @@ def run_map(
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
-        made = cast("Iterable[Any]", workflows)
+        source = Source(cast("Iterable[Any]", workflows))
         make: Callable[[Any], AnyWorkflow] = partial(as_workflow, definitions=window.client)
     else:
-        made = map(sealed, params)  # frames hold them
+        source = Source(params, sealed)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, window.client))  # type: ignore[arg-type]  # raises for what is none
-    return _stream(window, iter(made), make, in_flight, ordered, on_error == "keep", options)
+    return _stream(window, source, make, in_flight, ordered, on_error == "keep", options)
 
 
 def _stream(
     window: ClientWindow,
-    items: Iterator[Any],
+    source: Source,
     make: Callable[[Any], AnyWorkflow],
     in_flight: int,
     ordered: bool,
     keep: bool,
     options: Mapping[str, Any],
 ) -> Generator[Result | ComfyError, None, None]:
-    has_more = True
     failure: Exception | None = None  # raised when its turn has come: results before it are had
     outcome: Result | ComfyError | None = None
+    window.source = source
     try:
         while True:
-            if has_more:
-                has_more, failure = _fill(window, items, make, in_flight, keep, options)
+            while failure is None and len(window) < in_flight and source.has_next():
+                failure = _submit_next(window, source, make, keep, options)
+            if window.is_closed:  # by close() in another thread
+                raise ClientClosed
             if not window:
                 if failure is not None:
                     raise failure
-                return
-            prompt_id, outcome = window.next_end(ordered=ordered)
+                if source.is_over:
+                    return
+                source.wait((), SLICE)
+                continue
+            end = window.look(ordered=ordered, wait=source.wait)
+            if end is None:
+                continue
+            prompt_id, outcome = end
             if isinstance(outcome, JobLost) and window.submit_again(prompt_id, outcome, options):
                 continue
             if window.pop(prompt_id) is None:  # close() in another thread has taken it back
@@ -125,37 +131,33 @@ def _stream(
         window.say_what_runs()
         raise
     finally:
-        failure = outcome = None  # an error, its traceback and this frame make no circle
+        failure = outcome = end = None  # an error, its traceback and this frame make no circle
         window.withdraw()
 
 
-def _fill(
+def _submit_next(
     window: ClientWindow,
-    items: Iterator[Any],
+    source: Source,
     make: Callable[[Any], AnyWorkflow],
-    in_flight: int,
     keep: bool,
     options: Mapping[str, Any],
-) -> tuple[bool, Exception | None]:
-    """Submit as many as may be in the queue; whether there may be more, and why not."""
-    while len(window) < in_flight:
-        try:
-            item = next(items)
-        except StopIteration:
-            return False, None
-        except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn
-            return False, exc
-        prompt_id = str(uuid.uuid4())
-        try:
-            item = make(item)
-            window.submit(prompt_id, item, options)
-        except Exception as exc:
-            if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
-                raise
-            if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
-                return False, exc
-            window.put(prompt_id, exc)
-    return True, None
+) -> Exception | None:
+    """Submit the next prompt, which is there; the error that ends the submission, if any."""
+    try:
+        item = source.take()
+    except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn
+        return exc
+    prompt_id = str(uuid.uuid4())
+    try:
+        item = make(item)
+        window.submit(prompt_id, item, options)
+    except Exception as exc:
+        if prompt_id in window:  # not ours, but an alarm's, say: to its owner at once
+            raise
+        if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
+            return exc
+        window.put(prompt_id, exc)
+    return None
 
 
 def is_about_one(error: BaseException) -> bool:
@@ -189,7 +191,11 @@ class ClientWindow(Window):
     client: Running
     poller: Poller
     windows: set[weakref.ref[ClientWindow]]  #: Of this client, each as long as it is kept.
+    patience: float | None = attrs.field(default=None, kw_only=True)  #: See :class:`Outage`.
     is_patient: bool = False  #: The server has answered once: if it goes away, it is waited for.
+    outage: Outage = attrs.field(init=False)
+    source: Source | None = attrs.field(default=None, init=False)  #: Let go of at the end.
+    is_closed: bool = attrs.field(default=False, init=False)  #: Its prompts were withdrawn.
     #: Submissions without an answer, and how often each was tried.
     _unsure: dict[str, tuple[AnyWorkflow, int]] = attrs.field(factory=dict, init=False)
     _since: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -197,6 +203,8 @@ class ClientWindow(Window):
 
     def __attrs_post_init__(self) -> None:
         Window.__attrs_post_init__(self)
+        check_timeout(self.patience)
+        self.outage = Outage(self.poller, self.patience)
         self.windows.add(weakref.ref(self, self.windows.discard))
 
     def submit(
@@ -223,10 +231,55 @@ class ClientWindow(Window):
 
         if not self.is_patient:
             return submit()
+        patiently = partial(self.patiently, prompt_id, Deadline.after(self.limit))
         if isinstance(workflow, Workflow):  # a file that was cut may be sent again
             send_files = partial(with_files_sent, self.client, workflow, Deadline())
-            workflow = patiently(self.poller, send_files, went_away)
-        return patiently(self.poller, submit, _got_nothing)
+            workflow = patiently(send_files, went_away)
+        return patiently(submit, got_nothing)
+
+    @property
+    def trouble(self) -> str:
+        """That the server is away, and for how long."""
+        seconds = self.outage.seconds
+        return f"server away for {seconds:.0f} s" if seconds else ""
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds that a prompt may wait for a server that is away, to be sent."""
+        return min((n for n in (self.timeout, self.stall_timeout) if n is not None), default=None)
+
+    def patiently(
+        self,
+        prompt_id: str,
+        deadline: Deadline,
+        ask: Callable[[], T],
+        is_waited_for: Callable[[Exception], bool],
+    ) -> T:
+        """Ask on behalf of a prompt that is not sent yet, and wait for a server that is away.
+
+        Raises:
+            JobTimeout: The deadline has passed.
+            ServerUnreachable: The server has been away for longer than ``patience``.
+        """
+
+        def late(exc: ComfyError) -> ComfyError:
+            return self.late(prompt_id, str(exc))
+
+        return self.outage.patiently(ask, is_waited_for, deadline, late, self.tick)
+
+    def late(self, prompt_id: str, why: str) -> JobTimeout:
+        """The error of a prompt that could not be sent in time."""
+        words = f"the prompt was not sent within {self.limit:g} s: {why}"
+        return JobTimeout(words, prompt_id=prompt_id, stalled=self.limit != self.timeout)
+
+    def look(
+        self, *, ordered: bool = False, wait: Wait = wait_for_one
+    ) -> tuple[str, Result | ComfyError] | None:
+        """As that of any window; :class:`ServerUnreachable`: it was away for too long."""
+        end = Window.look(self, ordered=ordered, wait=wait)
+        if end is None:
+            self.outage.look()
+        return end
 
     def submit_again(self, prompt_id: str, error: JobLost, options: Mapping[str, Any]) -> bool:
         """Whether it never came, and has its place again under another id."""
@@ -273,6 +326,7 @@ class ClientWindow(Window):
 
     def withdraw(self) -> None:
         """Delete from the queue what is pending there; what runs keeps running."""
+        self.is_closed = True  # before it is empty
         entries, self._entries = self._entries, {}
         left: dict[str, Job | None] = {}
         for prompt_id, entry in entries.items():
@@ -280,18 +334,22 @@ class ClientWindow(Window):
                 left[prompt_id] = entry
             elif entry is None:  # maybe it is there
                 left[prompt_id] = None
-        if not left:
-            return
         ids = [prompt_id if job is None else job.prompt_id for prompt_id, job in left.items()]
-        if delete_pending(self.poller, ids):
-            self.withdrawn.extend(left)
+        try:
+            if ids and delete_pending(self.poller, ids):
+                self.withdrawn.extend(left)
+        finally:
+            if self.source is not None:
+                self.source.close()
 
 
-def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:
-    """Delete those from the queue that do not run yet; whether the server has done so."""
+def delete_pending(
+    poller: Poller, prompt_ids: Sequence[str], seconds: float = float("inf")
+) -> bool:
+    """Delete those from the queue that do not run yet; whether the server has done so in time."""
     removed = removing(poller, prompt_ids)
     try:
-        timeout = poller.timing.cancel_timeout
+        timeout = min(seconds, poller.timing.cancel_timeout)
         http = poller.tracker.http
         http.send_command("POST", "/queue", json={"delete": prompt_ids}, timeout=timeout)
     except ComfyError as exc:
@@ -299,41 +357,3 @@ def delete_pending(poller: Poller, prompt_ids: Sequence[str]) -> bool:
         return False
     removed()
     return True
-
-
-# -- a server that goes away ------------------------------------------------------------------
-
-
-def patiently(
-    poller: Poller, ask: Callable[[], T], is_waited_for: Callable[[Exception], bool]
-) -> T:
-    """Ask, and again as long as it fails like that: the server will come back."""
-    pauses = Backoff(poller.timing.retry, poller.timing.retry_cap, factor=1.6, jitter=0.0)
-    while True:
-        try:
-            return ask()
-        except ComfyError as exc:
-            if not is_waited_for(exc):
-                raise
-            if not pauses.failures:
-                log.warning("waiting for the server to come back: %s", exc)
-        deadline = Deadline.after(pauses.next())
-        while not deadline.expired and not poller.tracker.wake.wait_stopped(deadline.left(SLICE)):
-            pass
-
-
-def _got_nothing(exc: Exception) -> bool:
-    """Whether the server surely has nothing of it, and may come back.
-
-    That its name is known to nobody is a fault of the net: it was known before.
-    """
-    return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
-
-
-def went_away(exc: Exception) -> bool:
-    """Whether a question may be answered yet."""
-    return is_away(exc) and (not isinstance(exc, ServerUnreachable) or _got_nothing(exc))
-
-
-def _is_of_names(exc: Exception) -> bool:
-    return any(isinstance(cause, socket.gaierror) for cause in causes(exc))

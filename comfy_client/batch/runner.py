@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from ..errors import ComfyError
@@ -10,10 +11,12 @@ from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.running import Running
 from ..jobs.submit import attach
+from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.files import files_in
 from ..workflow.seeds import wants_seeds
-from .map import ClientWindow, patiently, went_away
+from .map import ClientWindow
+from .outage import went_away
 from .recovery import Recovery
 from .window import Window
 
@@ -153,8 +156,12 @@ class OneServer:
         return True
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """It says so itself."""
-        return {}
+        """All of them, once it has been away for as long as a prompt may take."""
+        limit, seconds = self.window.limit, self.window.outage.seconds
+        if limit is None or not seconds or seconds < limit:
+            return {}
+        why = f"{self._client.host} has not answered for {seconds:.3g} s"
+        return {point: self.window.late("", why) for point in points}
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Nobody else could have them."""
@@ -202,7 +209,9 @@ class OneServer:
         recovery = self._recovery
         if recovery is None:
             return None
-        found = patiently(self.poller, lambda: recovery.find(prompt_id), went_away)
+        deadline = Deadline.after(self.window.limit)
+        find = partial(recovery.find, prompt_id)
+        found = self.window.patiently(prompt_id, deadline, find, went_away)
         return None if found is None else (self._client.host, found)
 
     def attach(

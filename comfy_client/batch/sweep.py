@@ -98,14 +98,15 @@ def _say_what_ended(count: int, of: int) -> None:
     )
 
 
-def _sum_up(errors: list[ComfyError], of: int, secrets: Secrets) -> None:
-    """Tell the log how many rows failed, for those who do not look at the rows."""
+def _sum_up(rows: Sweep, secrets: Secrets) -> None:
+    """Log how many rows failed, for those who do not look at them."""
+    errors = [row.error for row in rows if row.error is not None]
     if errors:
         kinds = Counter(type(error).__name__ for error in errors)
         log.warning(
             "%d of %d rows failed: %s; the first: %s",
             len(errors),
-            of,
+            len(rows),
             ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
             shorten(secrets.hide_text(str(errors[0])), 300),
         )
@@ -163,9 +164,7 @@ class _Sweeper:
             raise
         finally:
             self._take_back()
-        _sum_up(
-            [row.error for row in rows if row.error is not None], len(self._grid), self._secrets
-        )
+        _sum_up(rows, self._secrets)
         return rows
 
     def _run_all(self) -> None:
@@ -208,8 +207,8 @@ class _Sweeper:
     def _recalled(self, prompt_id: str) -> None:
         self._window.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
-        if flight.begun is not None and self._journal is not None:
-            self._journal.returned(self._keys[flight.point])
+        if flight.begun is not None:
+            self._write_returned(flight.point)
         self._todo.put_back(flight.point, flight.host)
 
     def _moves_on(self, prompt_id: str, error: ComfyError) -> None:
@@ -296,13 +295,24 @@ class _Sweeper:
         return str(uuid.uuid5(self._id, f"{digest}/{occurrence}/{tries}"))
 
     def _start(self, point: int, host: str) -> bool:
-        """Whether it is under way, or over."""
+        """Submit a point, unless its prompt is found; False: nothing more can be sent now."""
+        try:
+            return self._was_found(point) or self._submit(point, host)
+        except JobTimeout as exc:  # the server is away; what is under way is to be looked at
+            row = SweepRow(point, self._grid.params(point), exc.prompt_id, error=exc, host=host)
+            self._settle(row, is_known=False)
+            return False
+
+    def _was_found(self, point: int) -> bool:
+        """Whether a server has its prompt already, by an earlier call."""
         withdrawn = self._withdrawn.pop(point, None)
         if withdrawn is not None and self._has_found(point, withdrawn.prompt_id, withdrawn.host):
             return True
+        return self._journal is not None and self._has_found(point, self._next_id(point))
+
+    def _submit(self, point: int, host: str) -> bool:
+        """Submit a point; False: that server cannot have it."""
         prompt_id = self._next_id(point)
-        if self._journal is not None and self._has_found(point, prompt_id):
-            return True
         flight = _Flight(point, host, self._tries[point] + 1)
         self._flights[prompt_id] = flight
         workflow, sent = self._grid.workflow(point), partial(self._sent, flight, prompt_id)
@@ -310,6 +320,9 @@ class _Sweeper:
             job = self._runner.submit(host, prompt_id, point, workflow, self._options, sent)
         except ComfyError as exc:
             del self._flights[prompt_id]
+            if isinstance(exc, JobTimeout):
+                self._write_returned(point)
+                raise
             if not is_about_one(exc):
                 self._write_withdrawn(point)  # it did not arrive
                 raise
@@ -358,8 +371,7 @@ class _Sweeper:
     def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
         """Nothing of it has run."""
         point = flight.point
-        params, host = self._grid.params(point), flight.host
-        row = SweepRow(point, params, prompt_id, error=error, host=host)
+        row = SweepRow(point, self._grid.params(point), prompt_id, error=error, host=flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
             self._write_end(row)
             error.add_note("it is about no input of the grid, so the sweep ends here")
@@ -437,32 +449,9 @@ class _Sweeper:
             self._todo.put_back(point, flight.host)
             return
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
-        row = self._row(flight, prompt_id, job, outcome, has_end=has_end)
-        self._settle(row, is_known=was_forgotten)
-
-    def _row(
-        self,
-        flight: _Flight,
-        prompt_id: str,
-        job: Job | None,
-        outcome: Result | ComfyError,
-        *,
-        has_end: bool,
-    ) -> SweepRow:
-        result = outcome if isinstance(outcome, Result) else None
-        ended = (None if job is None else state_of(job).ended_at) or time.monotonic()
         took = time_of(self._runner, flight.host, job) if has_end and job is not None else None
-        return SweepRow(
-            flight.point,
-            self._grid.params(flight.point),
-            prompt_id if job is None else job.prompt_id,
-            result=result,
-            error=None if isinstance(outcome, Result) else outcome,
-            seconds=None if flight.begun is None else ended - flight.begun,
-            execution_seconds=took,
-            cached=None if result is None else len(result.cached_nodes),
-            host=flight.host,
-        )
+        row = _row_of(flight, self._grid.params(point), prompt_id, job, outcome, took)
+        self._settle(row, is_known=was_forgotten)
 
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
         """It has ended; unless it is known how, the next call asks again."""
@@ -503,13 +492,40 @@ class _Sweeper:
             error=None if row.error is None else error_record(row.error, secrets.hide_text),
         )
 
+    def _write_returned(self, point: int) -> None:
+        if self._journal is not None:
+            self._journal.returned(self._keys[point])
+
     def _write_withdrawn(self, point: int) -> None:
-        if self._journal is None:
-            return
         try:
-            self._journal.withdrawn(self._keys[point])
+            if self._journal is not None:
+                self._journal.withdrawn(self._keys[point])
         except OSError as exc:  # the error that is on its way says more
             log.warning("the next call will look for prompts that never came: %s", exc)
+
+
+def _row_of(
+    flight: _Flight,
+    params: Mapping[str, Any],
+    prompt_id: str,
+    job: Job | None,
+    outcome: Result | ComfyError,
+    took: float | None,
+) -> SweepRow:
+    """Return the row of a prompt that a server had; ``took``: how many seconds it ran there."""
+    result = outcome if isinstance(outcome, Result) else None
+    ended = (None if job is None else state_of(job).ended_at) or time.monotonic()
+    return SweepRow(
+        flight.point,
+        params,
+        prompt_id if job is None else job.prompt_id,
+        result=result,
+        error=None if isinstance(outcome, Result) else outcome,
+        seconds=None if flight.begun is None else ended - flight.begun,
+        execution_seconds=took,
+        cached=None if result is None else len(result.cached_nodes),
+        host=flight.host,
+    )
 
 
 def _may_have_run(

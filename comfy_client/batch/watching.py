@@ -81,7 +81,7 @@ class _Watch:
         self._bar.end(self.moment("done"), outcome)
 
     def moment(self, ended: str = "") -> Moment:
-        """``12/500, 3 failed``; the prompts that run count in part."""
+        """Return ``12/500, 3 failed`` and the like; the prompts that run count in part."""
         from ..showing.bars import Moment
 
         jobs = self._window.jobs
@@ -95,9 +95,10 @@ class _Watch:
         # The first one may have loaded a model: it says too little of the others.
         left = elapsed / new * (self._total - done) if len(rows) > self._before else None
         counted = f"{len(rows)}/{self._total}{f', {failed} failed' if failed else ''}"
+        trouble = "" if ended else self._window.trouble
         return Moment(
             min(1.0, done / max(1, self._total)),
-            counted,
+            f"{counted}, {trouble}" if trouble else counted,
             elapsed=elapsed,
             left=left,
             preview=self._preview,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -14,6 +14,9 @@ from ..jobs.result import Result
 from ..transport.deadline import check_timeout
 
 K = TypeVar("K")
+
+#: Waits until one of some jobs has ended, or something else happens; so many seconds at most.
+Wait = Callable[[Collection[Job], float], object]
 
 
 @attrs.define(eq=False)
@@ -46,6 +49,11 @@ class Window:
         """Those that were submitted and have not been taken out."""
         return [entry for entry in list(self._entries.values()) if isinstance(entry, Job)]
 
+    @property
+    def trouble(self) -> str:
+        """What holds all of them up, in a few words; empty: nothing does."""
+        return ""
+
     def get(self, prompt_id: str) -> Job | ComfyError | None:
         """Its job, or why it was not submitted; ``None``: neither is there."""
         return self._entries.get(prompt_id)
@@ -68,17 +76,18 @@ class Window:
 
     # -- waiting -------------------------------------------------------------------------
 
-    def next_end(self, *, ordered: bool = False) -> tuple[str, Result | ComfyError]:
-        """Wait until the first one is over, or whichever is; which one, and what became of it."""
+    def look(
+        self, *, ordered: bool = False, wait: Wait = wait_for_one
+    ) -> tuple[str, Result | ComfyError] | None:
+        """Wait for a moment until one is over; which one, and what became of it.
+
+        ``ordered``: only the first one counts.  ``None``: none is over.
+        """
         entries = self._known()
         if ordered:
             first = next(iter(entries))
             entries = {first: entries[first]}
-        return first_end(entries, self._due, self.tick)
-
-    def look(self) -> tuple[str, Result | ComfyError] | None:
-        """As :meth:`next_end`, but wait for a moment only; ``None``: none is over."""
-        return next_end(self._known(), self._due, self.tick)
+        return next_end(entries, self._due, self.tick, wait)
 
     def _known(self) -> dict[str, Job | ComfyError | None]:
         entries = self._entries.copy()  # close() in another thread may empty it
@@ -107,23 +116,17 @@ class Due:
     stalled: bool = False
 
 
-def first_end(
-    entries: Mapping[K, Job | ComfyError | None],
-    due_of: Callable[[K, Job], Iterable[Due]],
-    tick: Callable[[], float] | None = None,
-) -> tuple[K, Result | ComfyError]:
-    """Wait until one of them is over, or its time is up; which one, and what became of it."""
-    while (end := next_end(entries, due_of, tick)) is None:
-        pass
-    return end
-
-
 def next_end(
     entries: Mapping[K, Job | ComfyError | None],
     due_of: Callable[[K, Job], Iterable[Due]],
     tick: Callable[[], float] | None = None,
+    wait: Wait = wait_for_one,
 ) -> tuple[K, Result | ComfyError] | None:
-    """As :func:`first_end`, but wait for a moment only; ``None``: none is over."""
+    """Wait for a moment until one of them is over, or its time is up.
+
+    Returns:
+        Which one, and what became of it; ``None``: none is over.
+    """
     jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
     longest = SLICE if tick is None else min(SLICE, tick())
     ended = [key for key, entry in entries.items() if _is_over(entry)]
@@ -138,7 +141,7 @@ def next_end(
         first_up = next((one for one in over if one.job.status == "running"), over[0])
         return jobs[first_up.job], _give_up(first_up)
     soon = min((one.at - now for one in due), default=SLICE)
-    wait_for_one(jobs, min(longest, soon))
+    wait(jobs, min(longest, soon))
     return None
 
 

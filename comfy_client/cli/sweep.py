@@ -115,6 +115,12 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     type=Finite(min=0, min_open=True),
     help="For each prompt.  Default: no limit.",
 )
+@click.option(
+    "--patience",
+    metavar="SECONDS",
+    type=Finite(min=0),
+    help="How long a server may be away in one piece.  Default: no limit; of several servers 120.",
+)
 @quiet_option
 @of_servers
 def sweep(
@@ -130,6 +136,7 @@ def sweep(
     sheet: str | None,
     quiet: bool,
     on_lost: str,
+    patience: float | None,
     **options: Any,
 ) -> None:
     """Run a workflow with all combinations of some values.
@@ -144,9 +151,12 @@ def sweep(
     with contextlib.ExitStack() as stack:
         read = partial(_read, content_of(workflow), sets, inputs, seed, axes)
         if given.is_several:
-            ready, grid, runner = stack.enter_context(_on_several(given, read, on_lost))
+            limits = {} if patience is None else {"patience": patience}
+            several = _on_several(given, read, on_lost=on_lost, **limits)
+            ready, grid, runner = stack.enter_context(several)
         else:
             ready, grid, runner = stack.enter_context(_on_one(given, read))
+            options["patience"] = patience
             options["in_flight"] = options["in_flight"] or _IN_FLIGHT
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # it may be a device in /dev
@@ -184,10 +194,10 @@ def _on_one(given: Given, read: _Read) -> Iterator[_Ready]:
 
 
 @contextlib.contextmanager
-def _on_several(given: Given, read: _Read, on_lost: str) -> Iterator[_Ready]:
+def _on_several(given: Given, read: _Read, **options: Any) -> Iterator[_Ready]:
     from .pooling import pool_of
 
-    with pool_of(given, on_lost=on_lost) as servers:
+    with pool_of(given, **options) as servers:
         workflow, grid = read(servers)
         servers.clients()  # all of them have their say
         yield workflow, grid, servers.pool

@@ -12,10 +12,11 @@ from typing import Any, Final, Literal, cast
 import attrs
 
 from ..batch.map import check_in_flight, delete_pending, is_about_one
-from ..batch.window import Due, first_end
+from ..batch.source import Source
+from ..batch.window import Due, Wait, next_end
 from ..errors import ComfyError
-from ..interrupts import interruption
-from ..jobs.job import Job, news_at, state_of, warn_that_it_runs
+from ..interrupts import in_full, interruption
+from ..jobs.job import SLICE, Job, news_at, state_of, warn_that_it_runs
 from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow
@@ -33,8 +34,10 @@ Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
 _Jobs = dict[int, PooledJob | ComfyError]
 
 _SOME: Final = 2  # as many wait as servers have, so that none is ever idle
-#: Seconds in which what is being sent arrives, if it is to be taken back; and between two looks.
-_ON_THE_WAY: Final = 5.0
+#: Seconds in which all is taken back, what is being sent included.
+_LONGEST: Final = 5.0
+#: Seconds that what is being sent holds up the rest; and between two looks.
+_SOON: Final = 0.5
 _LOOK: Final = 0.01
 
 
@@ -60,10 +63,10 @@ def run_map(
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
-        items = iter(cast("Iterable[Any]", workflows))
+        source = Source(cast("Iterable[Any]", workflows))
         make: Callable[[Any], Any] = _itself
     else:
-        items = map(sealed, params)  # frames hold them
+        source = Source(params, sealed)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
     most = (lambda: _SOME * dispatcher.room()) if in_flight is None else (lambda: in_flight)
     patience = Patience(timeout, stall_timeout)
@@ -73,7 +76,7 @@ def run_map(
         lambda item, begun: submit(make(item), begun),
         partial(_leave, dispatcher, jobs),
         most,
-        items,
+        source,
         patience,
         ordered=ordered,
         keep=on_error == "keep",
@@ -97,7 +100,7 @@ def _stream(
     submit: Submit,
     leave: Callable[[], object],
     most: Callable[[], int],
-    items: Iterator[Any],
+    source: Source,
     patience: Patience,
     *,
     ordered: bool,
@@ -106,16 +109,22 @@ def _stream(
     numbers = itertools.count()
     failure: Exception | None = None  # raised when its turn has come: results before it are had
     outcome: Result | ComfyError | None = None
-    has_more = True
     try:
         while True:
-            while has_more and len(jobs) < most():
-                has_more, failure = _submit_next(jobs, submit, items, next(numbers), keep=keep)
+            # What was asked for is taken, though a server with room for it has gone away since.
+            while failure is None and (source.is_ready or len(jobs) < most()) and source.has_next():
+                failure = _submit_next(jobs, submit, source, next(numbers), keep=keep)
             if not jobs:
                 if failure is not None:
                     raise failure
-                return
-            key, outcome = _next_end(jobs, patience, ordered=ordered)
+                if source.is_over:
+                    return
+                source.wait((), SLICE)
+                continue
+            end = _next_end(jobs, patience, source.wait, ordered=ordered)
+            if end is None:
+                continue
+            key, outcome = end
             patience.ended(jobs.pop(key))
             if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
                 raise outcome
@@ -126,33 +135,37 @@ def _stream(
                 warn_that_it_runs(job)
         raise
     finally:
-        failure = outcome = None  # an error, its traceback and this frame make no circle
-        leave()
+        failure = outcome = end = None  # an error, its traceback and this frame make no circle
+        in_full([leave, source.close])
 
 
 def _submit_next(
-    jobs: _Jobs, submit: Submit, items: Iterator[Any], number: int, *, keep: bool
-) -> tuple[bool, Exception | None]:
-    """Submit one more; whether there may be others, and the error that ends the call."""
+    jobs: _Jobs, submit: Submit, source: Source, number: int, *, keep: bool
+) -> Exception | None:
+    """Submit the next one, which is there; the error that ends the submission, if any."""
     try:
-        submit(next(items), partial(jobs.__setitem__, number))
-    except StopIteration:
-        return False, None
+        item = source.take()
+    except Exception as exc:  # noqa: BLE001  # raised in its turn
+        return exc
+    try:
+        submit(item, partial(jobs.__setitem__, number))
     except Exception as exc:  # raised in its turn
         if interruption(exc) is not None:
             raise  # to its owner at once; the pool may have the job, or not
         jobs.pop(number, None)  # the pool does not have it
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
-            return False, exc
+            return exc
         jobs[number] = exc
-    return True, None
+    return None
 
 
-def _next_end(jobs: _Jobs, patience: Patience, *, ordered: bool) -> tuple[int, Result | ComfyError]:
-    """Wait until the first one is over, or whichever is; which one, and what became of it."""
+def _next_end(
+    jobs: _Jobs, patience: Patience, wait: Wait, *, ordered: bool
+) -> tuple[int, Result | ComfyError] | None:
+    """Wait for a moment until the first one is over, or whichever is; which one, and how."""
     waited_for = dict(itertools.islice(jobs.items(), 1)) if ordered else jobs
     all_jobs = [job for job in jobs.values() if isinstance(job, PooledJob)]
-    return first_end(waited_for, lambda key, _: patience.due(jobs[key], all_jobs))
+    return next_end(waited_for, lambda key, _: patience.due(jobs[key], all_jobs), wait=wait)
 
 
 @attrs.define
@@ -195,30 +208,47 @@ class Patience:
 def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
     """Take back what waits in the pool, and what is pending on a server; what runs keeps running.
 
+    It takes 5 seconds at most.
+
     Returns:
         Those that were on a server; one that is on its way yet may get there later.
     """
     left = [job for job in jobs if not job.done() and not dispatcher.withdraw(job, if_unsent=True)]
     left = list(filter(dispatcher.has, left))  # Ctrl-C may have come before it was submitted
-    deadline = Deadline.after(_ON_THE_WAY)
-    while any(map(_is_on_the_way, left)) and not deadline.expired:
-        time.sleep(_LOOK)
-    by_server: dict[str | None, list[PooledJob]] = {}
-    for job in left:
-        if not job.done() and prompt_of(job) is not None:
-            by_server.setdefault(job.server, []).append(job)
+    deadline = Deadline.after(_LONGEST)
     taken: list[PooledJob] = []
 
     def take(there: list[PooledJob]) -> None:
-        if delete_pending(poller_of_job(there[0]), [job.prompt_id for job in there]):
-            taken.extend(itertools.filterfalse(_is_on_the_way, there))
+        """Take back what a server has at once, and then what was on its way."""
+        for until in (Deadline.after(_SOON), deadline):
+            while any(map(_is_on_the_way, there)) and not until.expired:
+                time.sleep(_LOOK)
+            if deadline.expired:
+                return
+            for some in _by_server(job for job in there if prompt_of(job) is not None):
+                ids = [job.prompt_id for job in some]
+                if delete_pending(poller_of_job(some[0]), ids, deadline.left()):
+                    taken.extend(itertools.filterfalse(_is_on_the_way, some))
+            there = list(filter(_is_on_the_way, there))
+            if not there:
+                return
 
+    servers = _by_server(left)
     try:  # all at once, since one that does not answer takes its time
-        with ThreadPoolExecutor(max(1, len(by_server))) as threads:
-            list(threads.map(take, by_server.values()))
+        with ThreadPoolExecutor(max(1, len(servers))) as threads:
+            list(threads.map(take, servers))
     except RuntimeError:  # no more threads, as when Python ends
-        list(map(take, by_server.values()))
+        list(map(take, servers))
     return taken
+
+
+def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
+    """Those that have not ended, with those of one server together."""
+    found: dict[str | None, list[PooledJob]] = {}
+    for job in jobs:
+        if not job.done():
+            found.setdefault(job.server, []).append(job)
+    return list(found.values())
 
 
 def _is_on_the_way(job: PooledJob) -> bool:

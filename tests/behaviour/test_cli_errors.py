@@ -299,6 +299,19 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
         api.interrupt()
 
 
+def test_a_sweep_waits_for_its_server_as_long_as_it_is_told(comfy_client):
+    """Then it is status 3; what it has printed until then, it has."""
+    with ComfyServer(step_seconds=0.5) as server:
+        sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", "--host", server.url)
+        with comfy_client.started(*sweep, "--patience", 0.5) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            server.kill()
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 3, err
+        assert "(patience: 0.5 s)" in err
+
+
 @pytest.mark.parametrize(
     "args",
     [

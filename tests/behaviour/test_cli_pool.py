@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -419,3 +420,19 @@ def test_a_shared_sweep_goes_on_without_a_server_that_is_away(comfy_client, serv
     options = ("--axis", "Gated.waits=true", "--timeout", 0.5, "-q", *hosts(*servers))
     [row] = comfy_client.json("sweep", "waits.json", *options, status=5)
     assert row["error"]["code"] == "job_timeout"
+
+
+def test_a_shared_sweep_waits_for_a_server_as_long_as_it_is_told(comfy_client, servers) -> None:
+    """What that one may have run is lost then, and the others go on."""
+
+    def kill() -> None:
+        until(lambda: servers[0].running)
+        servers[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    options = ("--axis", "Gated.waits=true", "--patience", 0.3, "-q", *hosts(servers[0], NOWHERE))
+    [row] = comfy_client.json("sweep", "waits.json", *options, status=5)
+    thread.join(LIMIT)
+    assert row["error"]["code"] == "job_lost"
+    assert "for 0.3 s" in row["error"]["message"]

@@ -451,6 +451,25 @@ def test_a_map_that_ends_early_asks_all_servers_at_once(servers) -> None:
     assert len(marks(*servers)) == 3
 
 
+def test_a_server_that_takes_nothing_holds_up_the_end_of_a_map_once(servers) -> None:
+    """Five seconds are for all of it: for what is on its way there, and for taking it back."""
+
+    class Patient(Quick):
+        timing = attrs.evolve(FAST, cancel_timeout=10 * LIMIT)
+
+    with Patient(servers[0].url) as one, Patient(servers[1].url) as two, pooled([one, two]) as pool:
+        held = [servers[1].faults.delay("POST", path, None) for path in ("/prompt", "/queue")]
+        found = pool.map([shows("a")] * 9, ordered=False)
+        assert next(found).texts == ("a",)
+        until(lambda: any(request.path == "/prompt" for request in servers[1].requests))
+        thread = threading.Thread(target=found.close)
+        thread.start()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+        for fault in held:
+            fault.end()
+
+
 def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
     with pooled(clients) as pool:
         for wrong, words in (

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi, JobFailed
+from comfy_client import ComfyApi, JobFailed, SweepRow
 from comfy_client.jobs.callbacks import Callbacks
 from comfy_client.jobs.job import Limits
 from comfy_client.jobs.watching import wait_watched
 from comfy_client.showing import cells, screen
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
 from tests.helpers.interrupts import in_time
 from tests.helpers.sweeps import GRID, WORKFLOW, Record, add_recorded_nodes
@@ -221,6 +222,31 @@ def test_a_stopped_sweep_says_how_far_it_came(
     with pytest.raises(KeyboardInterrupt):
         api.sweep(WORKFLOW, GRID, on_row=stop)
     assert "1/4: stopped" in notebook.last
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.timing(lost=0.5)
+def test_a_sweep_says_that_its_server_is_away(
+    comfy: ComfyServer, api: ComfyApi, record: Record, notebook: Notebook, in_flight: int
+) -> None:
+    """As long as it waits for it, whether prompts are under way or wait to be sent."""
+    record.gate = threading.Semaphore(1)
+
+    def start_again() -> None:
+        until(lambda: "1/4, server away for" in notebook.last)
+        record.gate = None
+        comfy.start()
+
+    def on_row(row: SweepRow) -> None:
+        if record.gate is not None:
+            comfy.kill()
+            thread.start()
+
+    thread = threading.Thread(target=start_again)
+    rows = api.sweep(WORKFLOW, GRID, in_flight=in_flight, on_row=on_row, progress=True)
+    thread.join()
+    assert len(rows) == 4
+    assert "away" not in notebook.last
 
 
 def test_a_cell_shows_so_many_galleries_only(

@@ -1,0 +1,159 @@
+"""A server that is away: how long its ``map`` or ``sweep`` waits for it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
+from ..errors import ComfyError, ServerUnreachable
+from ..interrupts import causes
+from ..jobs.job import SLICE
+from ..jobs.poller import Poller
+from ..transport.backoff import Backoff
+from ..transport.deadline import Deadline
+from ..transport.failures import is_away
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Outage:
+    """The time for which the server of one call has been away, in one piece.
+
+    It begins with a request that fails, and ends with one that succeeds, or with a socket that
+    connects.  Prompts that are yet to be sent and prompts under way share it.
+
+    Attributes:
+        poller: That of the client.
+        patience: Seconds after which waiting ends in :class:`ServerUnreachable`; ``None``: never.
+        clock: Says what time it is, in seconds.
+    """
+
+    poller: Poller
+    patience: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    _since: float | None = attrs.field(default=None, init=False)
+    _connections: int = attrs.field(default=0, init=False)  # that there had been by then
+    _pauses: Backoff = attrs.field(init=False)  # between two questions
+    _ask_at: float = attrs.field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pauses = self._backoff()
+
+    def _backoff(self) -> Backoff:
+        timing = self.poller.timing
+        return Backoff(timing.retry, timing.retry_cap, factor=1.6, jitter=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted; 0: the server is there, as far as anybody knows."""
+        return 0.0 if self._since is None else self.clock() - self._since
+
+    def patiently(
+        self,
+        ask: Callable[[], T],
+        is_waited_for: Callable[[Exception], bool],
+        deadline: Deadline,
+        late: Callable[[ComfyError], ComfyError],
+        tick: Callable[[], float] | None,
+    ) -> T:
+        """Ask, and again as long as it fails like that: the server will come back.
+
+        When the deadline has passed, the error is what ``late`` makes of the last one.  ``tick`` is
+        called while it waits, and returns in how many seconds it wants to be called again.
+
+        Raises:
+            ServerUnreachable: The server has been away for longer than ``patience``.
+        """
+        pauses = self._backoff()
+        while True:
+            try:
+                answer = ask()
+            except ComfyError as exc:
+                if not is_waited_for(exc):
+                    raise
+                self._failed(exc)
+                if deadline.expired:
+                    raise late(exc) from exc
+            else:
+                self._since = None
+                return answer
+            self._wait(Deadline.after(min(pauses.next(), self._left(), deadline.left())), tick)
+
+    def look(self) -> None:
+        """Notice that the server has gone away, or has come back, while prompts are under way.
+
+        Raises:
+            ServerUnreachable: It has been away for longer than ``patience``.
+        """
+        tracker, trouble = self.poller.tracker, self.poller.trouble
+        if tracker.link is not None:
+            self._since = None
+        if tracker.link is not None or (
+            self._since is None and (trouble is None or not is_away(trouble))
+        ):
+            self._ask_at = 0.0
+            self._pauses.reset()
+            return
+        now = self.clock()
+        if now < self._ask_at:
+            return
+        try:
+            tracker.routes().poll_status(self.poller.timing.question)
+        except ComfyError as exc:
+            if is_away(exc):
+                self._failed(exc)
+                self._ask_at = now + min(self._pauses.next(), self._left())
+                return
+        self._since = None  # it answers, whatever it says
+        self._ask_at = now + self._pauses.next()  # the others will notice
+
+    def _failed(self, exc: ComfyError) -> None:
+        """A request of ours has found nobody."""
+        tracker = self.poller.tracker
+        if self._since is None:
+            log.warning("waiting for the server to come back: %s", exc)
+        if self._since is None or tracker.connection.generation != self._connections:
+            # A socket that has connected since shows that it was back in between.
+            self._since, self._connections = self.clock(), tracker.connection.generation
+        if self._left() <= 0:
+            url = tracker.http.address.http_url
+            raise ServerUnreachable(
+                f"{url} has been away for {self.seconds:.3g} s (patience: {self.patience:g} s): "
+                f"{exc}",
+                retryable=not tracker.outstanding,  # these may run yet
+            ) from exc
+
+    def _left(self) -> float:
+        return float("inf") if self.patience is None else self.patience - self.seconds
+
+    def _wait(self, deadline: Deadline, tick: Callable[[], float] | None) -> None:
+        wake = self.poller.tracker.wake
+        while not deadline.expired:
+            longest = SLICE if tick is None else min(SLICE, tick())
+            if wake.wait_stopped(deadline.left(longest)):
+                return
+
+
+def got_nothing(exc: Exception) -> bool:
+    """Whether the server surely has nothing of a request, and may come back.
+
+    That its name is known to nobody is a fault of the net: it was known before.
+    """
+    return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
+
+
+def went_away(exc: Exception) -> bool:
+    """Whether a question may be answered yet."""
+    return is_away(exc) and (not isinstance(exc, ServerUnreachable) or got_nothing(exc))
+
+
+def _is_of_names(exc: Exception) -> bool:
+    return any(isinstance(cause, socket.gaierror) for cause in causes(exc))

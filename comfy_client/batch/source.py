@@ -1,0 +1,134 @@
+"""What :meth:`ComfyApi.map` gets its prompts from: an iterable that may block."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from ..jobs.job import Job, at_end, wait_for_one
+from ..tracebacks import short_interrupts
+
+#: Types whose iterators never block, and run no code of their user's.
+_PLAIN: Final = (list, tuple, range, dict, set, frozenset, deque)
+#: Seconds that a source has to come up with an item before results are looked at.
+_SOON: Final = 0.05
+#: Seconds in which an idle thread ends.
+_END: Final = 1.0
+
+#: An item, or the exception that the source raised in its place.
+_Found = tuple[Any, BaseException | None]
+
+
+class Source:
+    """The items of an iterable, each taken when there is room for it.
+
+    A thread iterates it, so that results can be yielded while it blocks, as ``queue.get`` does.
+    Lists and other plain containers need none.  The thread holds nothing but the iterator.
+
+    Attributes:
+        is_over: Whether it has no more items.
+    """
+
+    def __init__(self, items: Iterable[Any], change: Callable[[Any], Any] | None = None) -> None:
+        found = iter(items)
+        self._items: Iterator[Any] = found if change is None else map(change, found)
+        self._blocks = type(items) not in _PLAIN
+        self._thread: threading.Thread | None = None
+        self._asks: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        #: Answers of the thread; ``None`` wakes up whoever waits for one, as a job has ended.
+        self._news: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
+        self._is_asked = False
+        self._found: _Found | None = None
+        self.is_over = False
+
+    def has_next(self) -> bool:
+        """Ask for the next item; whether it, or the error in its place, is there already."""
+        if self._found is None and not self.is_over:
+            if self._is_asked:
+                self._receive(0.0)
+            elif self._ask():
+                self._receive(_SOON)
+            else:
+                self._found = _next(self._items)
+        if self._found is not None and isinstance(self._found[1], StopIteration):
+            self._found, self.is_over = None, True
+        return self._found is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an item that was asked for, and has not been taken."""
+        return self._found is not None
+
+    def take(self) -> Any:
+        """Return the next item, which is there, or raise what the source raised."""
+        assert self._found is not None  # noqa: S101
+        (item, error), self._found, self._is_asked = self._found, None, False
+        if error is not None:
+            self.is_over = True
+            raise error
+        return item
+
+    def wait(self, jobs: Collection[Job], seconds: float) -> None:
+        """Wait until one of the jobs has ended, or the item that was asked for is there."""
+        if not self._is_asked:
+            wait_for_one(jobs, seconds)
+            return
+        with contextlib.ExitStack() as stack:
+            for job in jobs:
+                stack.enter_context(at_end(job, partial(self._news.put, None)))
+            if self._found is None and not any(job.done() for job in jobs):
+                self._receive(seconds)
+
+    def close(self) -> None:
+        """Let go of the iterator; its thread ends, at once or with the item that it waits for."""
+        if self._thread is not None:
+            self._asks.put(False)
+            if not self._is_asked or self._found is not None:
+                self._thread.join(_END)
+        self._items, self._found, self.is_over = iter(()), None, True
+
+    def _ask(self) -> bool:
+        """Have the thread take the next item; whether there is a thread for it."""
+        if not self._blocks:
+            return False
+        if self._thread is None or not self._thread.is_alive():  # or this is the child of a fork
+            serve = partial(_serve, self._items, self._asks, self._news)
+            context = contextvars.copy_context()
+            # Daemon: a source that blocks for ever holds up no script that ends.
+            thread = threading.Thread(
+                target=context.run, args=(serve,), name="comfy-source", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, as when Python ends
+                self._blocks = False
+                return False
+            self._thread = thread
+        self._is_asked = True
+        self._asks.put(True)
+        return True
+
+    def _receive(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty), short_interrupts:
+            self._found = self._news.get(timeout=max(0.0, seconds)) or self._found
+
+
+def _next(items: Iterator[Any]) -> _Found:
+    try:
+        return next(items), None
+    except BaseException as exc:  # noqa: BLE001  # raised where its user sees it
+        return None, exc
+
+
+def _serve(
+    items: Iterator[Any], asks: queue.SimpleQueue[bool], news: queue.SimpleQueue[_Found | None]
+) -> None:
+    """Take an item whenever one is asked for."""
+    while asks.get():
+        news.put(_next(items))
