@@ -136,7 +136,6 @@ def sweep(
     sheet: str | None,
     quiet: bool,
     on_lost: str,
-    patience: float | None,
     **options: Any,
 ) -> None:
     """Run a workflow with all combinations of some values.
@@ -150,14 +149,7 @@ def sweep(
     _check_sheet(sheet)
     with contextlib.ExitStack() as stack:
         read = partial(_read, content_of(workflow), sets, inputs, seed, axes)
-        if given.is_several:
-            limits = {} if patience is None else {"patience": patience}
-            several = _on_several(given, read, on_lost=on_lost, **limits)
-            ready, grid, runner = stack.enter_context(several)
-        else:
-            ready, grid, runner = stack.enter_context(_on_one(given, read))
-            options["patience"] = patience
-            options["in_flight"] = options["in_flight"] or _IN_FLIGHT
+        ready, grid, runner = stack.enter_context(_servers(given, read, on_lost, options))
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # it may be a device in /dev
                 stack.enter_context(folder_for(Path(file).parent, option))
@@ -183,6 +175,18 @@ def sweep(
 #: A workflow, its grid, and what runs them.
 _Ready = tuple["Workflow", "_Grid", "ComfyApi | ComfyPool"]
 _Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
+
+
+def _servers(
+    given: Given, read: _Read, on_lost: str, options: dict[str, Any]
+) -> contextlib.AbstractContextManager[_Ready]:
+    """What runs it; options that are about its servers are changed for that."""
+    if not given.is_several:
+        options["in_flight"] = options["in_flight"] or _IN_FLIGHT
+        return _on_one(given, read)
+    patience = options.pop("patience")  # is that of a pool, for which None is no number
+    limits = {} if patience is None else {"patience": patience}
+    return _on_several(given, read, on_lost=on_lost, **limits)
 
 
 @contextlib.contextmanager
