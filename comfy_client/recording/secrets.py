@@ -307,6 +307,11 @@ class Secrets:
         for word in self._wanted.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))
+        for weak in self._wanted.weak:
+            if weak.encode() in data:
+                alone = re.compile(_alone(weak).pattern.encode())
+                stars = rb"\g<before>" + b"*" * len(weak)
+                data = alone.sub(stars, data)
         return data
 
     def hide(self, value: Any, *, all_texts: bool = False, depth: int = 0) -> Any:
@@ -347,7 +352,7 @@ class _Found(NamedTuple):
 
     words: tuple[str, ...]
     texts: tuple[str, ...]  #: The words in all their spellings, but for weak ones as they are.
-    weak: tuple[str, ...]
+    weak: frozenset[str]
     data: tuple[bytes, ...]
 
     @classmethod
@@ -356,8 +361,8 @@ class _Found(NamedTuple):
         for word in words:
             look = _spellings if len(word) <= MAX_CACHED else _spellings.__wrapped__
             spelled |= look(word)
-        texts = tuple(sorted(spelled, key=len, reverse=True))
-        weak = tuple(text for text in texts if text in words and _WEAK.fullmatch(text))
+        weak = frozenset(filter(_WEAK.fullmatch, words))
+        texts = tuple(sorted(spelled - weak, key=len, reverse=True))
         # A backslash may be the word's own, or that of an encoding.
         plain = {
             each
@@ -366,7 +371,6 @@ class _Found(NamedTuple):
             if len(each) >= MIN_SECRET
         }
         data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
-        texts = tuple(text for text in texts if text not in weak)
         return cls(tuple(sorted(plain, key=len, reverse=True)), texts, weak, data)
 
 

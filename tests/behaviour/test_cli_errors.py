@@ -342,6 +342,7 @@ def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
     config = comfy_client.home / ".config/comfy-client/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f'[profiles.missing-file]\nhost = "{NOWHERE}"\nlogin-file = "missing"')
+    config.chmod(0o600)
     ended = comfy_client(*args, "--host", NOWHERE)
     assert ended.status == 2, ended
 
@@ -468,6 +469,7 @@ def test_a_shell_completes_commands_options_and_profiles(comfy_client, shell):
     folder = comfy_client.home / ".config" / "comfy-client"
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text("[profiles.studio]\n[profiles.home]\n")
+    (folder / "config.toml").chmod(0o600)
 
     def completed(*words: str) -> str:
         env = {"_COMFY_CLIENT_COMPLETE": f"{shell}_complete"}

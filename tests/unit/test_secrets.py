@@ -192,6 +192,16 @@ def test_a_name_is_a_fact_unless_it_is_the_secret_itself(word: str, data: st.Dat
     assert secrets.hide_words(f"no file {name}.png") == f"no file {name}.png"
 
 
+def test_a_weak_word_in_bytes_is_hidden_where_it_stands_alone() -> None:
+    """As in the texts of a picture, whose numbers are facts."""
+    secrets = Secrets()
+    secrets.add(["1234"])
+    assert (
+        secrets.hide_bytes(b'{"seed": 123456, "key": "1234"}') == b'{"seed": 123456, "key": "****"}'
+    )
+    assert secrets.hide_bytes(b"\\n1234\xff 0.1234") == b"\\n****\xff 0.1234"
+
+
 def test_the_words_are_bounded() -> None:
     """Of tokens that change, the latest count."""
     secrets = Secrets()
