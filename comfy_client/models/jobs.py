@@ -28,6 +28,8 @@ class JobInfo(AsDict):
         execution_start_time: When it started, in seconds since 1970; ``None``: not yet.
         execution_end_time: When it ended, in seconds since 1970; ``None``: not yet.
         outputs_count: How many outputs it has.
+        previewable_outputs_count: How many of them are pictures, films, sounds, 3D models or texts;
+            ``None``: before ComfyUI 0.33, the server does not say.
         preview_output: One output to show: a file reference with ``nodeId`` and ``mediaType``.
             Since ComfyUI 0.16 it may be text: then ``mediaType`` is ``text``, ``content`` its
             beginning and ``truncated`` whether there is more.
@@ -49,6 +51,7 @@ class JobInfo(AsDict):
     execution_start_time: Seconds | None = None
     execution_end_time: Seconds | None = None
     outputs_count: int | None = None
+    previewable_outputs_count: int | None = None
     preview_output: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     workflow_id: str | None = None
     execution_error: Mapping[str, Any] | None = attrs.field(default=None, repr=False)

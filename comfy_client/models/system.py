@@ -168,6 +168,24 @@ class Features(Mapping[str, Any]):
         size = whole(self.raw.get("max_upload_size"))
         return size if size is not None and size >= 0 else None
 
+    @property
+    def node_replacements(self) -> bool:
+        """Whether the server replaces old node classes, and lists them (ComfyUI 0.14)."""
+        return self.raw.get("node_replacements") is True
+
+    @property
+    def assets(self) -> bool:
+        """Whether the routes below ``/api/assets`` are switched on, by ``--enable-assets``."""
+        return self.raw.get("assets") is True
+
+    @property
+    def manager(self) -> Mapping[str, Any]:
+        """The flags of ComfyUI-Manager, as ``supports_v4``; empty: the server names none.
+
+        Newer servers name some, whether the Manager is switched on or not.
+        """
+        return table((table(self.raw.get("extension")) or {}).get("manager")) or {}
+
 
 @attrs.frozen
 class RawLogs(AsDict):

@@ -298,6 +298,14 @@ def test_recorded_details_of_jobs_are_read(version, name):
     assert {job.status for job in stopped} == {"failed" if version == "0.8.0" else "cancelled"}
 
 
+def test_newer_servers_count_what_a_job_has_to_show():
+    """Older ones say nothing of it, which is not 0."""
+    job = {"id": "a", "status": "completed", "outputs_count": 3}
+    assert JobInfo.from_json({**job, "previewable_outputs_count": 2}).previewable_outputs_count == 2
+    for said in ({}, {"previewable_outputs_count": "2"}):
+        assert JobInfo.from_json({**job, **said}).previewable_outputs_count is None
+
+
 def test_the_preview_of_a_job_may_be_a_text():
     """Of a prompt that has no file to show; a long one is cut."""
     said = answers("0.28.1", "progress_text", "/api/jobs")
@@ -399,7 +407,7 @@ def test_system_stats_of_today_and_of_2024():
 
 
 def test_features_are_a_mapping():
-    """With the two that matter as properties; the size may come as a float."""
+    """With those that matter as properties; the size may come as a float."""
     features = Features.from_json({"max_upload_size": 1048576.0, "x": {"y": 1}})
     assert features.max_upload_size == 1048576
     assert isinstance(features.max_upload_size, int)
@@ -408,6 +416,18 @@ def test_features_are_a_mapping():
     assert dict(features) == features.raw
     assert Features() == {}
     assert Features().max_upload_size is None
+    newest = Features.from_json(
+        {"node_replacements": True, "assets": True, "extension": {"manager": {"supports_v4": True}}}
+    )
+    assert (newest.node_replacements, newest.assets) == (True, True)
+    assert newest.manager == {"supports_v4": True}
+    for odd in (
+        {},
+        {"node_replacements": "yes", "assets": 1, "extension": {"manager": []}},
+        {"extension": 1},
+    ):
+        features = Features.from_json(odd)
+        assert (features.node_replacements, features.assets, features.manager) == (False, False, {})
 
 
 def test_raw_logs_without_a_terminal():
