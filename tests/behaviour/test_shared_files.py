@@ -302,3 +302,20 @@ def test_a_file_that_is_written_while_it_is_sent_is_sent_again_or_an_error(
         with pytest.raises(OSError, match="changed"):
             fast.upload_image(source, "b.bin", on_progress=write, overwrite=overwrite)
         assert stored(comfy) == {uploaded.name: new}
+
+
+@pytest.mark.parametrize("name", [None, "a.bin"])
+def test_what_a_url_leads_to_now_is_sent_under_its_own_name(
+    comfy: ComfyServer, fast: ComfyApi, name: str | None
+) -> None:
+    """Though another content was fetched from there before."""
+    contents = [random.randbytes(5000) for _ in range(2)]
+    comfy.on("GET", "/file.bin", lambda _: (200, {}, contents[0]))
+    upload = Upload(f"{comfy.url}/file.bin", name, fetch=True)
+    first = fast.upload_image(upload)
+    assert fast.get_image(first) == contents[0]
+    (comfy.root / "input" / first.name).unlink()
+    del contents[0]
+    second = fast.upload_image(upload)
+    assert stored(comfy) == {second.name: contents[0]}
+    assert (second.name == first.name) is bool(name)
