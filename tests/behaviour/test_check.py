@@ -119,3 +119,46 @@ def test_a_newest_server_says_what_it_replaces() -> None:
         assert len(asked(server, "/node_replacements")) == 1
         (note,) = (problem for problem in found if problem.type == "node_replaced")
         assert "puts 'ControlNetLoader' in its place" in note.message
+
+
+class CustomCombo:
+    """Takes whatever the page made up, as ComfyUI's own class does."""
+
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "choose"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"choice": ("COMBO", {"options": []})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, choice: str, **others: Any) -> bool:
+        return True
+
+    def choose(self, choice: str) -> tuple[str]:
+        return (choice,)
+
+
+def test_what_the_server_does_not_check_runs_with_a_check() -> None:
+    """A class with a check of its own takes what its definition does not list."""
+    graph = {
+        "1": {"class_type": "CustomCombo", "inputs": {"choice": "mine"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+        server.add_node(CustomCombo)
+        assert Workflow(graph).check(api).problems == ()
+        assert api.run(graph, check=True, timeout=LIMIT).texts == ("mine",)
+
+
+def test_a_picture_of_the_output_folder_is_asked_for() -> None:
+    """Choices have only what is in the input folder."""
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "late.png [output]"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+        (problem,) = Workflow(graph).check(api).errors
+        assert (problem.type, problem.input) == ("custom_validation_failed", "image")
+        (server.root / "output" / "late.png").write_bytes(b"")
+        assert Workflow(graph).check(api).ok

@@ -304,6 +304,24 @@ def test_an_unknown_class_comes_with_the_nearest_names(comfy, api, status):
         api.append_prompt({"1": {"class_type": "SaveImag", "inputs": {}}})
 
 
+def test_a_class_that_the_server_failed_to_replace_says_so(comfy, api):
+    """As ``check`` does, and not that the server lacks the class, with names that resemble it."""
+    rule = {
+        "new_node_id": "ControlNetLoader",
+        "input_mapping": [{"new_id": "control_net_name", "old_id": "t2i_adapter_name"}],
+    }
+    comfy.on("GET", "/object_info", (200, {}, {"LTXVAudioVAELoader": {}}))
+    comfy.on("GET", "/node_replacements", (200, {}, {"T2IAdapterLoader": [rule]}))
+    comfy.on("POST", "/prompt", (500, {}, "500 Internal Server Error"))
+    with pytest.raises(PromptRejected) as caught:
+        api.append_prompt({"1": {"class_type": "T2IAdapterLoader", "inputs": {}}})
+    assert "cannot put 'ControlNetLoader' in its place" in str(caught.value)
+    assert "nearest" not in str(caught.value)
+    (problem,) = caught.value.problems
+    assert (problem.node_id, problem.input) == ("1", "t2i_adapter_name")
+    assert caught.value.status == 500
+
+
 @pytest.mark.parametrize("info", [(500, {}, None), (200, {}, [1]), (200, {}, {"SaveImage": {}})])
 def test_a_500_that_no_class_explains_stays_one(comfy, api, info):
     """Also when the server cannot tell its classes."""

@@ -30,8 +30,12 @@ from comfy_client.workflow.problems import Problem
 from comfy_client.workflow.rules import rules_for
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.helpers.conformance import pairs
 from tests.helpers.mutants import WAYS, Mutant, add_files, fitted, in_other_orders, mutants
 from tests.helpers.real_validation import Real, validating
+from tests.helpers.running_comfyui import Running
+from tests.helpers.v3_mutants import changed, request
+from tests.helpers.wrong_choices import wrong_choices
 
 pytestmark = pytest.mark.real
 
@@ -137,6 +141,43 @@ def test_check_says_what_the_server_says(real: Real) -> None:
     assert len(differing) <= len(WAYS) * EACH / 100
     assert sum(refused.values()) > len(WAYS) * EACH / 2
     assert not missed
+
+
+@pytest.mark.timeout(900)  # 2,000 questions; two minutes on an idle machine
+def test_check_accepts_what_the_server_accepts(comfyui: ComfyUI | Running, api: ComfyApi) -> None:
+    """Also of V3 nodes and partner nodes, whose inputs depend on choices, and of old classes."""
+    with validating(comfyui) as real:
+        graphs = [graph for graph in workflows() if is_known(graph, real.definitions)]
+        newest = [graph for _, _, graph in pairs("0.28.1")]
+        graphs += [graph for graph in newest if is_known(graph, real.definitions)]
+        graphs = [fitted(graph, real.definitions) for graph in graphs if 2 < len(graph) < 60]
+        graphs = [graph for graph in graphs if theirs(real, graph) == (True, frozenset())]
+        assert len(graphs) > 30
+        rng = random.Random(SEED)
+        made = [changed(rng, rng.choice(graphs)) for _ in range(2000)]
+        differing = [
+            one
+            for one in made
+            if real.accepts(request(one)) != check(one.graph, api, targets=one.targets).accepted
+        ]
+    assert len(differing) <= len(made) * 0.005, differing
+
+
+@pytest.mark.timeout(900)  # a thousand questions; ten seconds on an idle machine
+def test_check_knows_which_choices_the_server_checks(
+    comfyui: ComfyUI | Running, api: ComfyApi
+) -> None:
+    """Classes with a check of their own take others; ``tests/conformance`` has which."""
+    different = []
+    with validating(comfyui) as real:
+        for one in wrong_choices(real.definitions):
+            accepted, errors = theirs(real, one.graph)
+            report = check(one.graph, api)
+            named = any(error[1] == one.input for error in errors)
+            found = any(error.input == one.input for error in report.errors)
+            if (accepted, named) != (report.accepted, found):
+                different.append((one.class_type, one.input))
+    assert different == []
 
 
 @pytest.mark.parametrize("name", ["txt2img_tiny", "img2img_tiny", "image_ops", "batch8"])

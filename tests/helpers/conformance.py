@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,3 +48,37 @@ def pairs(version: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 def pair(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first one whose name begins so, of 0.28.1: the file and the prompt."""
     return next((ui, api) for each, ui, api in pairs("0.28.1") if each.startswith(name))
+
+
+@cache
+def recorded_checks() -> dict[str, Any]:
+    """What servers 0.28.1 and 0.33.0 said to workflows that a check may judge otherwise.
+
+    ``mutants`` are workflows, with ``accepted``: whether the server queued each.  ``unchecked`` are
+    the inputs, by version, for which it took the value of :mod:`tests.helpers.wrong_choices`.
+    ``definitions`` are of the classes of 0.33.0 that these need, ``replacements`` is the answer of
+    ``GET /node_replacements``.  Not to be changed.
+    """
+    path = FOLDER / "check_0.28.1_and_0.33.0.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+class RecordedServer:
+    """What such a server tells of itself, as a client asks for it; it has no files."""
+
+    def __init__(self, version: str) -> None:
+        recorded = recorded_checks()
+        whole = definitions(version) if version == "0.28.1" else recorded["definitions"]
+        self.definitions: dict[str, Any] = whole
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> dict[str, Any]:
+        return self.definitions
+
+    def get_node_replacements(self) -> dict[str, Any]:
+        found: dict[str, Any] = recorded_checks()["replacements"]
+        return found
+
+    def get_internal_files(self, type: str) -> list[str]:
+        return []

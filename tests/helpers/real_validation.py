@@ -11,14 +11,15 @@ from typing import Any
 
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.helpers.running_comfyui import Running
 
 
 class Real:
     """The real server, whose queue waits behind a prompt that sleeps."""
 
-    def __init__(self, server: ComfyUI) -> None:
+    def __init__(self, server: ComfyUI | Running) -> None:
+        self.server = server
         self.version: Any = server.version
-        self.root = server.root
         self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         self.definitions = self.call("GET", "/object_info")[1]
 
@@ -30,6 +31,13 @@ class Real:
             return answer.status, json.loads(text)
         except ValueError:
             return answer.status, text
+
+    def accepts(self, request: dict[str, Any]) -> bool:
+        """Whether it queues a prompt."""
+        status, body = self.call("POST", "/prompt", request)
+        if status == 200:
+            self.call("POST", "/queue", {"delete": [body["prompt_id"]]})
+        return status == 200
 
     def prompt(self, request: dict[str, Any]) -> tuple[int, Any, Any, list[str]]:
         """What it answers, the graph that it queued, and the outputs that it would execute."""
@@ -72,7 +80,7 @@ class Real:
             if name.endswith(f"[{suffix}]"):
                 folder, name = suffix, name[: -len(suffix) - 3]
                 break
-        return os.path.exists(os.path.join(self.root / folder, name))
+        return os.path.exists(os.path.join(self.server.root / folder, name))
 
     def checks(self) -> dict[str, Any]:
         exists = self.exists
@@ -96,7 +104,7 @@ def copy_function(function: Any) -> Any:
 
 
 @contextlib.contextmanager
-def validating(comfyui: ComfyUI) -> Iterator[Real]:
+def validating(comfyui: ComfyUI | Running) -> Iterator[Real]:
     """A server that is busy for as long as this lasts."""
     server = Real(comfyui)
     server.call("POST", "/prompt", {"prompt": load_workflow("sleep", seconds=3000.0)})

@@ -334,11 +334,13 @@ def test_choices_that_only_the_browser_knows_are_not_checked() -> None:
 
 
 def test_a_node_that_accepts_more_than_its_definition_says_goes_unchecked() -> None:
-    """Defaults and links are as ever."""
-    g = Graph(NEW)
-    refusal(g, "CustomCombo", choice="mine")
-    node = g.CustomCombo(choice="mine", index=0, option1="mine", _check=False)
+    """Defaults and links are as ever; a class of ComfyUI that does so is known."""
+    g = Graph({**NEW, "Pack": made_up(choice=["COMBO", {"options": ["a"]}])})
+    node = g.CustomCombo(choice="mine", index=0, option1="mine")
     assert inputs_of(node, g) == {"choice": "mine", "index": 0, "option1": "mine"}
+    refusal(g, "Pack", choice="mine")
+    node = g.Pack(choice="mine", more=1, _check=False)
+    assert inputs_of(node, g) == {"choice": "mine", "more": 1}
     text = g.CLIPTextEncode(_check=False)
     assert inputs_of(text, g) == {"text": ""}
     refusal(g, "ImageInvert", image=["9", 0], _check=False)

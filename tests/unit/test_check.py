@@ -432,8 +432,8 @@ def test_inputs_that_depend_on_a_choice_are_checked() -> None:
         ("required_input_missing", "resize_type.multiplier")
     ]
     report = check(resize(resize_type="scale by luck"), definitions)
-    assert report.ok  # the server takes it, and fails later
-    assert [(p.type, p.input) for p in report.warnings] == [("value_not_in_list", "resize_type")]
+    assert report.accepted  # the server takes it, and fails later
+    assert [(p.type, p.input) for p in report.problems] == [("value_not_in_list", "resize_type")]
 
 
 def test_a_choice_that_the_server_does_not_check_is_a_warning() -> None:
@@ -529,10 +529,30 @@ def test_a_replacement_brings_values_and_moves_links_as_its_rule_says() -> None:
     graph = {"1": node("OldInvert", count=2), "2": node("PreviewImage", images=["1", 1]), "3": 5}
     report = check(graph, Server(with_files(), {"OldInvert": [rule]}))
     found = {(one.node_id, one.type, one.input) for one in report.problems}
-    assert ("1", "required_input_missing", "color") in found
+    assert ("1", "required_input_missing", "no such input") in found
+    assert not report.accepted
     assert {kind for node_id, kind, _ in found if node_id == "2"} == set()
     graph["2"]["inputs"]["images"] = ["1", 0]  # which the rule does not move
     assert check(graph, Server(with_files(), {"OldInvert": [rule]})).problems == report.problems
+
+
+def test_a_node_that_the_server_cannot_replace_is_one_error() -> None:
+    """Without an input that the rule takes over, the server answers 500 to the whole prompt."""
+    rules = {"OldInvert": [RULE]}
+    graph = {"1": node("OldInvert", "Old"), "2": node("PreviewImage", images=["1", 1])}
+    report = check(graph, Server(with_files(), rules))
+    assert not report.accepted
+    (problem,) = report.problems
+    assert (problem.type, problem.node_id, problem.input) == (
+        "required_input_missing",
+        "1",
+        "picture",
+    )
+    assert "cannot put 'ImageInvert' in its place" in problem.message
+    assert not problem.named_by_server
+    graph["3"] = node("PreviewImage", images=["9", 0])  # what else is wrong is told, too
+    found = [one.node_id for one in check(graph, Server(with_files(), rules)).errors]
+    assert found == ["1", "3"]
 
 
 def test_a_class_that_newer_servers_replace_is_a_warning() -> None:
@@ -554,6 +574,120 @@ def test_a_class_that_newer_servers_replace_is_a_warning() -> None:
     assert (deprecated.type, deprecated.node_id) == ("node_deprecated", "3")
     assert deprecated.hint == "'BatchImagesNode' is there in its place"
     assert [p.type for p in check(graph, definitions).problems] == ["node_deprecated"]
+
+
+class Files(Server):
+    """A server that lists the files at the top of its folders."""
+
+    def __init__(self, **files: list[str]) -> None:
+        super().__init__(definitions_of("0.28.1"))
+        self.files = files
+
+    def get_internal_files(self, type: str) -> list[str]:
+        self.asked.append(type)
+        if type not in self.files:
+            raise NotSupported("none")
+        return self.files[type]
+
+
+def picture(class_type: str, name: str) -> dict[str, Any]:
+    """A workflow that shows a picture of the server."""
+    return {
+        "1": node(class_type, image=name),
+        "2": node("PreviewImage", images=["1", 0]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [
+        ("a.png [output]", True),
+        ("gone.png [output]", False),
+        ("b.png [temp]", True),
+        ("gone.png [temp]", False),
+        ("c.png [input]", True),
+        ("c.png", True),
+        ("gone.png", False),
+        ("sub/gone.png [output]", True),  # no server lists subfolders
+    ],
+)
+def test_files_are_looked_for_in_the_folder_of_their_name(name: str, is_there: bool) -> None:
+    """LoadImageOutput has a list that the browser asks for; other loaders take such names, too."""
+    server = Files(output=["a.png"], temp=["b.png"], input=["c.png"])
+    assert check(picture("LoadImageOutput", name), server).accepted is is_there
+    if name.endswith(("[output]", "[temp]")):
+        assert check(picture("LoadImage", name), server).accepted is is_there
+    assert check(picture("LoadImageOutput", name), Files()).accepted  # it does not tell
+    assert check(picture("LoadImageOutput", name), definitions_of("0.28.1")).accepted
+
+
+def test_the_files_of_a_server_are_asked_for_when_a_workflow_names_one() -> None:
+    """And once, though a missing file is looked for again."""
+    server = Files(output=["a.png"])
+    check(picture("LoadImage", "c.png"), server)
+    assert "output" not in server.asked
+    graph = {
+        **picture("LoadImage", "a.png [output]"),
+        "3": node("LoadImage", image="a.png [output]"),
+    }
+    check({**graph, "4": node("PreviewImage", images=["3", 0])}, server)
+    assert server.asked.count("output") == 1
+
+
+@pytest.mark.parametrize("suffix", ["", " [output]", " [input]"])
+@pytest.mark.parametrize("name", ["../x.png", "../../etc/passwd", "sub/../../x.png", "/etc/passwd"])
+def test_files_outside_of_the_folder_are_not_there(name: str, suffix: str) -> None:
+    """Servers since 0.28 do not find them; older ones may."""
+    graph = picture("LoadImage", name + suffix)
+    assert not check(graph, definitions_of("0.28.1")).accepted
+    assert check(graph, definitions_of("0.3.75")).accepted
+    assert check(picture("LoadImage", "sub/../sub/x.png" + suffix), definitions_of("0.28.1")).ok
+
+
+def test_null_that_the_server_takes_is_a_warning() -> None:
+    """A text becomes "None", a switch false, and a node with its own check gets null."""
+    definitions = {
+        **definitions_of("0.28.1"),
+        "Switch": {"input": {"required": {"on": ["BOOLEAN", {}]}}, "output": ["*"]},
+    }
+    for class_type, name in (
+        ("CLIPTextEncode", "text"),
+        ("Switch", "on"),
+        ("CustomCombo", "choice"),
+        ("SelectModelDevice", "device"),
+    ):
+        graph = {
+            "1": node(class_type, **{name: None}),
+            "2": node("PreviewAny", source=["1", 0]),
+        }
+        (problem,) = (one for one in check(graph, definitions) if one.input == name)
+        assert (problem.severity, problem.type) == ("warning", "invalid_input_type")
+        assert f"{name} is null" in problem.message
+        graph["1"]["inputs"][name] = "x"
+        found = [one for one in check(graph, definitions) if one.input == name]
+        assert not [one for one in found if one.type == "invalid_input_type"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "accepted"),
+    [
+        ("custom_nodes.pack", "mood", "calm", True),
+        ("custom_nodes.pack", "mood", "model.safetensors", False),
+        ("custom_nodes.pack", "lora_name", "calm", False),
+        ("comfy_extras.nodes_x", "mood", "calm", False),
+        ("nodes", "mood", "calm", False),
+    ],
+)
+@pytest.mark.parametrize("form", [[[], {}], ["COMBO", {"options": []}]])
+def test_choices_of_a_node_pack_that_are_not_listed_are_taken(
+    module: str, name: str, value: str, accepted: bool, form: Any
+) -> None:
+    """The pack checks them itself, or nobody could use it; files that are missing are missing."""
+    definition = {"input": {"required": {name: form}}, "output": ["*"], "python_module": module}
+    definitions = {**definitions_of("0.28.1"), "Pack": definition}
+    graph = {"1": node("Pack", **{name: value}), "2": node("PreviewAny", source=["1", 0])}
+    report = check(graph, definitions)
+    assert (report.accepted, report.ok) == (accepted, accepted)
 
 
 def test_only_what_is_needed_is_asked_for() -> None:
