@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
 
 from ..jobs.running import Running
 from ..models import HistoryEntry, QueueItem
 from ..routes.prompts import EXTRA_DATA_KEY
+from ..values import is_shallow
+from ..workflow import Workflow
+from ..workflow.files import is_upload
+from ..workflow.seeds import NAMES, is_wanted
+from .grid import canonical
+
+
+@attrs.frozen
+class Sought:
+    """A prompt that an earlier process may have submitted under an id of ours."""
+
+    workflow: Callable[[], Workflow]  #: Makes what was submitted.
+    #: The id that the journal has.  If the server has chosen it, it is not believed without our
+    #: mark: the journal may be a stranger's, and the prompt of somebody else.
+    known_as: str | None = None
+
+    def other_id(self, ours: str) -> str | None:
+        """The id that the server has chosen; ``None``: none, or it is not known."""
+        return None if self.known_as == ours else self.known_as
+
+    def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
+        """Whether a record with our id as its mark is of this prompt.
+
+        Anybody can read our marks and send them, but no one chooses the ids of such servers.  If
+        the process was killed before it heard of the id, the graph must be ours.
+        """
+        other = self.other_id(ours)
+        if other is not None:
+            return record.prompt_id == other
+        return _is_part(record.workflow, self.workflow().to_dict())
 
 
 class Recovery:
@@ -16,21 +49,22 @@ class Recovery:
     sent.  What was in neither the queue at the beginning nor the history later, never came.
     """
 
-    def __init__(self, client: Running, prompt_ids: Collection[str]) -> None:
+    def __init__(self, client: Running, sought: Mapping[str, Sought]) -> None:
         self._client = client
         queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
         #: The server's ids by ours.
         self.queued: dict[str, str] = {}
-        if not client.get_features():  # before 0.3.45 servers chose the ids
+        if client.get_features():
+            records += _entries(client, sought)
+        else:  # before 0.3.45 servers chose the ids
             records += client.get_histories(None).values()
-            # Whose they are, the client_id beside the mark would tell; it was another process's.
-            for record in records:
-                mark = record.extra_data.get(EXTRA_DATA_KEY)
-                if isinstance(mark, str) and mark in prompt_ids:
-                    self.queued[mark] = record.prompt_id
+        for record in records:
+            mark = record.extra_data.get(EXTRA_DATA_KEY)
+            if isinstance(mark, str) and mark in sought and sought[mark].is_there(mark, record):
+                self.queued[mark] = record.prompt_id
         for record in records:  # which counts more
-            if record.prompt_id in prompt_ids:
+            if record.prompt_id in sought:
                 self.queued[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
@@ -38,3 +72,35 @@ class Recovery:
         if prompt_id in self.queued:
             return self.queued[prompt_id]
         return prompt_id if self._client.get_history(prompt_id) else None
+
+
+def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
+    """The history of prompts that got other ids although the server takes ours."""
+    others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
+    return filter(None, map(client.get_history, others))
+
+
+def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
+    """Whether a graph is ours, or the part of it that was to run."""
+    return (
+        bool(sent)
+        and is_shallow(sent)
+        and all(
+            node_id in graph
+            and _known(node, graph[node_id]) == _known(graph[node_id], graph[node_id])
+            for node_id, node in sent.items()
+        )
+    )
+
+
+def _known(node: Any, ours: Mapping[str, Any]) -> str:
+    """A node as a text, without the seeds that were drawn and the files that were uploaded."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("inputs"), Mapping):
+        return ""
+    left_out = {
+        name
+        for name, value in ours["inputs"].items()
+        if is_upload(value) or (name in NAMES and is_wanted(value))
+    }
+    kept = {name: value for name, value in node["inputs"].items() if name not in left_out}
+    return canonical({**node, "inputs": kept})

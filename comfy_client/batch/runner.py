@@ -17,7 +17,7 @@ from ..workflow.files import files_in
 from ..workflow.seeds import wants_seeds
 from .map import ClientWindow
 from .outage import went_away
-from .recovery import Recovery
+from .recovery import Recovery, Sought
 from .window import Window
 
 
@@ -102,7 +102,7 @@ class Runner(Protocol):
     def home(self, host: str) -> str | None:
         """Which one to ask for what was sent to a server; ``None``: none of these."""
 
-    def recover(self, prompt_ids: Collection[str]) -> None:
+    def recover(self, sought: Mapping[str, Sought]) -> None:
         """Some of these may be there."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
@@ -199,9 +199,9 @@ class OneServer:
         """Its URL may be another one by now."""
         return self._client.host
 
-    def recover(self, prompt_ids: Collection[str]) -> None:
+    def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look at its queue."""
-        self._recovery = Recovery(self._client, prompt_ids)
+        self._recovery = Recovery(self._client, sought)
         self.window.is_patient = True
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:

@@ -41,6 +41,7 @@ from .grid import Grid
 from .journal import Journal, Key, Record
 from .map import ATTEMPTS, check_in_flight, is_about_one
 from .records import REFUSALS, error_record, result_record, row_of
+from .recovery import Sought
 from .row import SweepRow
 from .rows import Sweep
 from .runner import Runner
@@ -138,6 +139,7 @@ class _Sweeper:
         self._tries: Counter[int] = Counter()  # submissions of a point, in all processes
         self._open: dict[int, Record] = {}  # of an earlier call: they may run, or have run
         self._withdrawn: dict[int, Record] = {}  # by an earlier call: deleted, unless they ran
+        self._sought: dict[str, Sought] = {}  # all of these, by id
         self._told: set[int] = set()  # points that on_row has had
         self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
         self._rows: dict[int, SweepRow] = {}
@@ -248,15 +250,20 @@ class _Sweeper:
         _warn_of_other_hosts(self._rows.values(), self._runner, journal.path)
         rest = [point for point in range(len(self._grid)) if point not in self._rows]
         if rest:
-            earlier = [*self._open.values(), *self._withdrawn.values()]
-            ids = {*(record.prompt_id for record in earlier), *map(self._next_id, rest)}
-            self._runner.recover(ids)
+            next_ones = {
+                self._next_id(point): Sought(partial(self._grid.workflow, point)) for point in rest
+            }
+            self._runner.recover({**next_ones, **self._sought})
 
     def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
         self._tries[point] = record.tries
         if record.result is None and record.error is None:
             if record.host:
                 can_ask = self._runner.home(record.host) is not None
+                ours = _id_of(self._id, self._keys[point], record.tries)
+                workflow = partial(self._grid.workflow, point)
+                self._sought[ours] = Sought(workflow, record.prompt_id)
+                record = attrs.evolve(record, prompt_id=ours)
                 (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return
         if record.error is not None and (retry_failed or record.error["kind"] in REFUSALS):
@@ -291,8 +298,7 @@ class _Sweeper:
         tries = self._tries[point] + 1
         if self._journal is None:
             return str(uuid.uuid5(self._id, f"{point}/{tries}"))
-        digest, occurrence = self._keys[point]
-        return str(uuid.uuid5(self._id, f"{digest}/{occurrence}/{tries}"))
+        return _id_of(self._id, self._keys[point], tries)
 
     def _start(self, point: int, host: str) -> bool:
         """Submit a point, unless its prompt is found; False: nothing more can be sent now."""
@@ -545,6 +551,12 @@ def _may_have_run(
 
 def _lost(prompt_id: str, why: str) -> JobLost:
     return JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
+
+
+def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
+    """Return the id of a prompt: a journal of a stranger may name the prompt of anybody."""
+    digest, occurrence = key
+    return str(uuid.uuid5(journal, f"{digest}/{occurrence}/{tries}"))
 
 
 def _keys_of(grid: Grid, options: Mapping[str, Any]) -> list[Key]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import attrs
 
 from ..batch.grid import Grid
-from ..batch.recovery import Recovery
+from ..batch.recovery import Recovery, Sought
 from ..batch.runner import attached, known_graph
 from ..batch.window import Due, Window
 from ..client import ComfyApi
@@ -123,7 +123,7 @@ class PoolRunner:
         # Of all servers that there have been.
         self._clients = {name: one.api for name, one in window.dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
-        self._sought: Collection[str] = ()
+        self._sought: Mapping[str, Sought] = {}
         self._entries: dict[str, Entry] = {}  # of the prompts in the window
         self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
         self._failed: set[int] = set()  # points that failed once, and went on
@@ -417,9 +417,9 @@ class PoolRunner:
         """Itself, if it is in the pool."""
         return host if host in self._members else None
 
-    def recover(self, prompt_ids: Collection[str]) -> None:
+    def recover(self, sought: Mapping[str, Sought]) -> None:
         """Each server is asked, once it is known which of them answer."""
-        self._sought = prompt_ids
+        self._sought = sought
         deadline = Deadline.after(_CONNECTING)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
             self._dispatcher.check_open()

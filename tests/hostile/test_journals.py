@@ -8,19 +8,27 @@ import os
 import sqlite3
 import struct
 import tempfile
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfy_client import ComfyApi, Sweep
+from comfy_client import ComfyApi, ComfyPool, JobTimeout, Sweep
+from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
-from comfy_client.testing import ComfyServer
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
+from comfy_client.testing import ComfyServer, Request
 from tests.conftest import examples
+from tests.helpers.clients import until
 from tests.helpers.hostile_values import HOSTILE, JSON, places, spoilt
+from tests.helpers.march_2024 import March2024
 from tests.helpers.sweeps import GRID, WORKFLOW, add_recorded_nodes
 
 #: The first bytes of a rollback journal, and the last ones of one that names a super-journal.
@@ -424,3 +432,135 @@ def test_records_that_would_take_gigabytes_are_refused(finished: Finished) -> No
     said = '{"outputs": {"1": {"a": [' + "{}," * 4_000_000 + "7]}}}"
     with pytest.raises(ValueError, match="of this grid would take more than 1024 MiB"):
         finished.sweep("UPDATE points SET result = ?, error = NULL", said)
+
+
+# -- prompts of others --------------------------------------------------------------------
+
+#: What somebody else runs, and one prompt of ours.
+OTHERS = {"1": {"class_type": "Keep", "inputs": {"value": "theirs"}}}
+ONE = {"Make.seed": [7]}
+SERVERS = pytest.mark.parametrize("kind", [ComfyServer, March2024], ids=["new", "2024"])
+
+
+def naming(path: Path, grid: dict[str, list[Any]], server: ComfyServer, prompt_id: str) -> Path:
+    """A journal in which a prompt stands for each point, as one that was sent."""
+    with Journal(path) as journal:
+        for point in range(len(Grid(WORKFLOW, grid))):
+            key = (Grid(WORKFLOW, grid).digest(point), 1)
+            journal.sent(key, server.url, prompt_id, 1, 1.0)
+    return path
+
+
+@contextlib.contextmanager
+def either(how: str, url: str) -> Iterator[Any]:
+    with ComfyApi(url) if how == "client" else ComfyPool([url]) as one:
+        yield one
+
+
+@SERVERS
+@pytest.mark.parametrize("how", ["client", "pool"])
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_a_prompt_of_another_user_in_a_journal_is_no_row(
+    path: Path, kind: type[ComfyServer], how: str, is_withdrawn: bool
+) -> None:
+    """Its results are not taken, and the point runs."""
+    with kind() as server, ComfyApi(server.url) as other, either(how, server.url) as one:
+        add_recorded_nodes(server)
+        theirs = other.run(OTHERS)
+        naming(path, ONE, server, theirs.prompt_id)
+        if is_withdrawn:
+            with changed(path) as connection:
+                connection.execute("UPDATE points SET withdrawn = 1")
+        (row,) = one.sweep(WORKFLOW, ONE, journal=path, timeout=60)
+        assert row.result.texts == ("ax7",)
+        assert row.prompt_id != theirs.prompt_id
+
+
+@SERVERS
+@pytest.mark.parametrize("how", ["client", "pool"])
+def test_a_prompt_of_another_user_in_a_journal_is_not_deleted(
+    path: Path, kind: type[ComfyServer], how: str
+) -> None:
+    """Neither on Ctrl-C nor at a timeout: it waits in the queue as before."""
+    with kind() as server, ComfyApi(server.url) as other, either(how, server.url) as one:
+        record = add_recorded_nodes(server)
+        record.gate = threading.Semaphore(0)
+        theirs = [other.submit(OTHERS) for _ in range(2)]
+        naming(path, ONE, server, theirs[1].prompt_id)
+        with contextlib.suppress(JobTimeout, KeyboardInterrupt):
+            rows = one.sweep(WORKFLOW, ONE, journal=path, timeout=1.5)
+            assert [type(row.error) for row in rows] == [JobTimeout]
+        deleted = [
+            request.json()
+            for request in server.requests
+            if request.path == "/queue" and request.method == "POST"
+        ]
+        assert theirs[1].prompt_id not in str(deleted)
+        assert theirs[1].prompt_id in [item.prompt_id for item in other.get_queue().pending]
+        record.gate = None
+        assert [job.result(60).texts for job in theirs] == [("theirs",)] * 2
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("graph", [OTHERS, {**WORKFLOW, "4": OTHERS["1"]}], ids=["other", "like"])
+def test_a_forged_mark_is_not_believed_when_a_sweep_goes_on(
+    path: Path, is_known: bool, graph: dict[str, Any]
+) -> None:
+    """A server that chooses the ids has theirs with our mark, and ours no more."""
+    with March2024() as server, ComfyApi(server.url) as api:
+        add_recorded_nodes(server)
+        (row,) = api.sweep(WORKFLOW, ONE, journal=path)
+        (entry,) = api.get_histories(None).values()
+        mark = entry.extra_data[EXTRA_DATA_KEY]
+        api.clear_history()
+        # One that was sent a moment ago would be waited for.
+        with changed(path) as connection:  # killed after the submission, or before its answer
+            connection.execute(
+                "UPDATE points SET result = NULL, sent_at = 1.0, prompt_id = ?",
+                [row.prompt_id if is_known else mark],
+            )
+        forged = {"prompt": graph, "extra_data": {EXTRA_DATA_KEY: mark}}
+        requests.post(f"{server.url}/prompt", json=forged, timeout=60).raise_for_status()
+        until(
+            lambda: [entry for entry in api.get_histories(None).values() if entry.status.completed]
+        )
+        with ComfyApi(server.url) as later:
+            (again,) = later.sweep(WORKFLOW, ONE, journal=path, timeout=60)
+        assert again.result.texts == ("ax7",)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("seed", [7, "random"])
+def test_our_own_mark_is_found_again(path: Path, is_known: bool, seed: Any) -> None:
+    """Though a seed was drawn, by the id that the server told or without it."""
+    grid = {"Make.seed": [seed]}
+    with March2024() as server, ComfyApi(server.url) as api:
+        record = add_recorded_nodes(server)
+        (row,) = api.sweep(WORKFLOW, grid, journal=path)
+        (entry,) = api.get_histories(None).values()
+        known = row.prompt_id if is_known else entry.extra_data[EXTRA_DATA_KEY]
+        with changed(path) as connection:
+            connection.execute("UPDATE points SET result = NULL, prompt_id = ?", [known])
+        with ComfyApi(server.url) as later:
+            (again,) = later.sweep(WORKFLOW, grid, journal=path, timeout=60)
+        assert again.result.texts == row.result.texts
+        assert len(record.values()) == 1
+
+
+def test_a_prompt_that_got_another_id_on_its_way_is_found_again(path: Path) -> None:
+    """A proxy may choose the ids in front of a server that would take ours."""
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        record = add_recorded_nodes(server)
+
+        def renamed(request: Request) -> Any:
+            body = {**request.json(), "prompt_id": str(uuid.uuid4())}
+            return server.answer(attrs.evolve(request, body=json.dumps(body).encode()))
+
+        with server.on("POST", "/prompt", renamed):
+            (row,) = api.sweep(WORKFLOW, ONE, journal=path)
+        with changed(path) as connection:
+            connection.execute("UPDATE points SET result = NULL")
+        with ComfyApi(server.url) as later:
+            (again,) = later.sweep(WORKFLOW, ONE, journal=path, timeout=60)
+        assert (again.prompt_id, again.result.texts) == (row.prompt_id, ("ax7",))
+        assert record.values() == ["ax7"]
