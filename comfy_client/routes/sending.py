@@ -60,7 +60,7 @@ class Sending:
         if found:
             return found
         with self.here(upload) as content:
-            if state is None:
+            if state is None or upload.remote is not None:  # it may have changed since
                 facts = facts_of(content)
                 upload.was_fetched(facts)
                 state = State(upload.name or facts.name, facts.digest, facts.size)

@@ -47,12 +47,6 @@ class InputSpec:
         return choices if isinstance(choices, list) else None
 
     @property
-    def is_selector(self) -> bool:
-        """Whether each choice brings inputs of its own: it is a dynamic combo."""
-        listed = _list(self.options.get("options"))
-        return isinstance(self.kind, list) and any(isinstance(one, Mapping) for one in listed)
-
-    @property
     def is_widget(self) -> bool:
         """Whether the page shows it as a field with a value."""
         if self.options.get("forceInput") or self.options.get("defaultInput"):
@@ -149,26 +143,22 @@ class Autogrow:
 Given = Mapping[str, Any]
 
 
-def walk(
-    definition: Mapping[str, Any], given: Given, *, defaults: bool = True
-) -> Iterator[InputSpec | Autogrow | str]:
-    """Yield the inputs of a class in their order, required ones first.
+def walk(definition: Mapping[str, Any], given: Given) -> Iterator[InputSpec | Autogrow | str]:
+    """The inputs of a class in their order, required ones first.
 
     Args:
         definition: One value of ``GET /object_info``, or part of one.
         given: What the node is given: the choice of a dynamic combo decides what follows.
-        defaults: Whether a dynamic combo that is not given has its default; for the server it
-            has none.
 
     Yields:
         Inputs; autogrow inputs; and the name of what this library does not know, whose
         inputs all begin with it.
     """
-    yield from _walk(_mapping(definition.get("input")), given, "", 0, defaults)
+    yield from _walk(_mapping(definition.get("input")), given, "", 0)
 
 
 def _walk(
-    groups: Mapping[str, Any], given: Given, prefix: str, level: int, defaults: bool = True
+    groups: Mapping[str, Any], given: Given, prefix: str, level: int
 ) -> Iterator[InputSpec | Autogrow | str]:
     if level > _MAX_LEVELS:
         return
@@ -183,7 +173,7 @@ def _walk(
             spec = InputSpec(full, config[0], options, group == "required")
             match spec.kind:
                 case "COMFY_DYNAMICCOMBO_V3":
-                    yield from _dynamic_combo(spec, given, level, defaults)
+                    yield from _dynamic_combo(spec, given, level)
                 case "COMFY_AUTOGROW_V3":
                     grows = _autogrow(spec, level)
                     yield full if grows is None else grows
@@ -196,7 +186,7 @@ def _walk(
 
 
 def _dynamic_combo(
-    spec: InputSpec, given: Given, level: int, defaults: bool
+    spec: InputSpec, given: Given, level: int
 ) -> Iterator[InputSpec | Autogrow | str]:
     options = spec.options.get("options")
     inputs = {
@@ -209,9 +199,9 @@ def _dynamic_combo(
         default = next(iter(inputs), None)
     combo = {"default": default} if inputs else {}
     yield attrs.evolve(spec, kind=list(inputs), options={**spec.options, **combo})
-    chosen = given.get(spec.name, default if defaults else None)
+    chosen = given.get(spec.name, default)
     if isinstance(chosen, str) and chosen in inputs:
-        yield from _walk(inputs[chosen], given, f"{spec.name}.", level + 1, defaults)
+        yield from _walk(inputs[chosen], given, f"{spec.name}.", level + 1)
 
 
 def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:
