@@ -165,7 +165,8 @@ class Sweep(tuple[SweepRow, ...]):
         """A contact sheet: an image of each row, labelled with the values (extra ``[image]``).
 
         The image is the first one of the row.  A row without one shows why: the class of its error,
-        or of the one that came when the file was fetched (``NotFound``).
+        or of the one that came when the file was fetched (``NotFound``).  ``too large`` is one of
+        more than 40 million pixels, or 128 MiB, which is not decoded.
 
         Args:
             rows: The input whose values are the rows of the sheet: ``"KSampler.cfg"``, or ``"cfg"``

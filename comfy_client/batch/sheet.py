@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from ..errors import NotFound, UnexpectedResponse
 from ..extras import needs_extra
-from ..transport.parallel import in_parallel
+from ..jobs.gallery import fetched
+from ..showing.thumbnails import TooLarge, reduced
+from ..transport.parallel import MOST, in_parallel
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Pixels of a sheet: 200 MB of memory.
 _MOST_PIXELS: Final = 1 << 26
+#: Bytes of one picture; several are fetched at a time.
+_MOST_BYTES: Final = 128 << 20
+_TOO_LARGE: Final = "too large"
 #: Characters of a label that are measured, and its lines that are drawn.
 _MOST_TEXT: Final = 200
 _MOST_LINES: Final = 3
@@ -29,6 +34,8 @@ _TEXT_SIZE: Final = 14
 
 #: One line, or several, of the sheet: the values of its inputs, as JSON, and which of equal ones.
 Key = tuple[str, ...]
+#: Column and line.
+_Cell = tuple[int, int]
 Names = str | tuple[str, ...] | None
 
 
@@ -36,7 +43,7 @@ Names = str | tuple[str, ...] | None
 class _Layout:
     """Which picture stands where."""
 
-    cells: dict[tuple[int, int], SweepRow]
+    cells: dict[_Cell, SweepRow]
     columns: list[str]  #: Labels above; empty: none.
     lines: list[str]  #: Labels on the left; empty: none.
     captions: dict[tuple[int, int], str]  #: Labels below single pictures.
@@ -70,10 +77,9 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
         text.draw(label, (left + _GAP + x * step_x, _GAP), size)
     for y, label in enumerate(layout.lines):
         text.draw(label, (_GAP, above + _GAP + y * step_y), size)
-    places = list(layout.cells)
-    pictures = in_parallel(lambda at: _picture(layout.cells[at], size), places)
-    for (x, y), picture in zip(places, pictures, strict=True):
+    for (x, y), data in _contents(layout.cells):
         corner = (left + _GAP + x * step_x, above + _GAP + y * step_y)
+        picture = _picture(data, size) if isinstance(data, bytes) else data
         if isinstance(picture, str):
             text.box(picture, corner, size)
         else:
@@ -83,22 +89,39 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
     return sheet
 
 
-def _picture(row: SweepRow, size: int) -> Image.Image | str:
-    """Small, on white; or why there is none."""
-    from PIL import Image
+def _contents(cells: Mapping[_Cell, SweepRow]) -> Iterator[tuple[_Cell, bytes | str]]:
+    """Yield the file of each picture, or why there is none; no more are kept than are fetched."""
+    places = list(cells)
+    for start in range(0, len(places), MOST):
+        some = places[start : start + MOST]
+        yield from zip(some, in_parallel(_content, [cells[at] for at in some]), strict=True)
 
+
+def _content(row: SweepRow) -> bytes | str:
     if row.error is not None:
         return type(row.error).__name__
     images = row.result.images if row.result else ()
     if not images:
         return "no image"
     try:
-        picture = images[0].pil()
+        data = fetched(images[0], _MOST_BYTES)
     except (NotFound, UnexpectedResponse) as exc:
         return type(exc).__name__
-    picture.thumbnail((size, size))
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
+    return _TOO_LARGE if data is None else data
+
+
+def _picture(data: bytes, size: int) -> Image.Image | str:
+    """Return it small, on white; or why it cannot be shown."""
+    from PIL import Image
+
+    try:
+        picture = reduced(data, size)
+    except TooLarge:
+        return _TOO_LARGE
+    except Exception:  # noqa: BLE001  # Pillow raises whatever it comes across
+        return UnexpectedResponse.__name__
+    if picture.mode == "RGB":
+        return picture
     shown = Image.new("RGBA", picture.size, "white")
     shown.alpha_composite(picture.convert("RGBA"))
     return shown.convert("RGB")

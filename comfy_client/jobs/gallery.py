@@ -155,7 +155,10 @@ def _picture(output: Showable, size: int, until: float) -> str:
     if not is_image and not mime:
         return ""
     try:
-        data = _image(output, until) if is_image else _fetch(output, until, _LARGEST_PLAYER)
+        if is_image:
+            data = _image(output, until)
+        else:
+            data = fetched(output, _LARGEST_PLAYER, timeout=_left(until))
     except (ComfyError, ValueError):
         return remark("it could not be fetched")
     if data is None:
@@ -178,16 +181,18 @@ def _image(output: Showable, until: float) -> bytes | None:
         if (download.length or 0) <= _LARGE or not is_plain(start):
             return _all(download.length, start, chunks, _LARGEST_IMAGE)
     try:
-        return _fetch(output, until, _LARGEST_IMAGE, _PREVIEW)
+        return fetched(output, _LARGEST_IMAGE, preview=_PREVIEW, timeout=_left(until))
     except RequestTimeout:
         raise
     except ComfyError:  # the server cannot read it, or something on the way minds
-        return _fetch(output, until, _LARGEST_IMAGE)
+        return fetched(output, _LARGEST_IMAGE, timeout=_left(until))
 
 
-def _fetch(output: Showable, until: float, most: int, preview: str | None = None) -> bytes | None:
-    """The content; ``None``: there is more of it."""
-    with output.stream(preview=preview, timeout=_left(until)) as download:
+def fetched(
+    output: Showable, most: int, *, preview: str | None = None, timeout: float | None = None
+) -> bytes | None:
+    """Return the content of an output; ``None``: there are more bytes than that."""
+    with output.stream(preview=preview, timeout=timeout) as download:
         return _all(download.length, b"", download, most)
 
 

@@ -183,7 +183,9 @@ class Output(AsDict, ABC):
 
         Raises:
             ValueError: It is no image.
-            UnexpectedResponse: Pillow cannot read it.
+            UnexpectedResponse: Pillow cannot read it, or it has more than twice
+                ``PIL.Image.MAX_IMAGE_PIXELS``, which is 178 million pixels and 700 MB of memory
+                unless you change it.
             MissingExtra: Pillow is not installed.
 
         Other errors are those of :meth:`bytes`.
@@ -198,7 +200,8 @@ class Output(AsDict, ABC):
 
         Its shape is (height, width, 3), or (height, width, 4) with alpha: RGB from 0 to 255
         (``uint8``).  A grey image is (height, width), with 16 bits as ``uint16``.  Palettes become
-        colours; of colours with 16 bits Pillow keeps 8.  For errors see :meth:`pil`.
+        colours; of colours with 16 bits Pillow keeps 8.  It takes as much memory as :meth:`pil`,
+        whose errors it has, and the array.
         """
         from .pictures import pixels
 

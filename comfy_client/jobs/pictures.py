@@ -27,7 +27,7 @@ _PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
 
 
 def pillow_image(data: bytes, name: str) -> Image.Image:
-    """A loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
+    """Return a loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
     with needs_extra("image", "pil()"):
         from PIL import Image, UnidentifiedImageError
 
@@ -36,22 +36,41 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
         image.load()
     except UnidentifiedImageError:  # its text is about our buffer
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is no image") from None
+    except Image.DecompressionBombError as exc:
+        raise UnexpectedResponse(
+            f"Pillow cannot read {brief(name)}: {exc}  If it is meant to be so large, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS, or save() it"
+        ) from None
     except Exception as exc:  # noqa: BLE001  # Pillow raises whatever it comes across
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: {exc}") from None
     return image
 
 
-def pixels(data: bytes, name: str) -> npt.NDArray[Any]:
-    """The pixels of an image: numbers of grey, or of red, green and blue, perhaps with alpha."""
+def pixels(data: bytes, name: str, *, strip: int = 1 << 20) -> npt.NDArray[Any]:
+    """Return the pixels of an image: grey, or red, green and blue, perhaps with alpha.
+
+    They are copied in strips of about so many pixels, since Pillow makes two more copies of what
+    it hands out.
+    """
     with needs_extra("numpy", "array()"):
         import numpy as np
 
     image = pillow_image(data, name)
-    if image.mode not in _PLAIN:
-        has_alpha = image.has_transparency_data
-        grey = image.mode == "1"
-        image = image.convert("L" if grey else "RGBA" if has_alpha else "RGB")
-    return np.array(image)
+    mode = image.mode
+    if mode not in _PLAIN:
+        mode = "L" if mode == "1" else "RGBA" if image.has_transparency_data else "RGB"
+    width, height = image.size
+    rows = max(1, strip // width)
+
+    def copied(top: int) -> npt.NDArray[Any]:
+        box = (0, top, width, min(top + rows, height))
+        return np.asarray(image.crop(box).convert(mode))
+
+    first = copied(0)
+    array = np.empty((height, *first.shape[1:]), first.dtype)
+    for top in range(0, height, rows):
+        array[top : top + rows] = copied(top)
+    return array
 
 
 def show(data: bytes, name: str, media: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from .html import data_url, image
@@ -30,33 +33,64 @@ _SIGNATURES: Final = {
 }
 
 
+class TooLarge(Exception):
+    """A picture has more pixels than are decoded to look at it."""
+
+
 def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
     """A picture as HTML, at most so large; ``None``: it cannot be shown.
 
     It is a WebP of Pillow's (extra ``[image]``).  A short animation, and without Pillow a small
     file, are shown as they are.
     """
-    try:
-        from PIL import Image
-    except ImportError:
+    if importlib.util.find_spec("PIL") is None:
         return _as_it_is(data, size)
     try:
-        with _decoding, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs; here is a limit
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > _MOST_PIXELS:
-                return None
+        with _opened(data) as picture:
             if getattr(picture, "is_animated", False) and len(data) <= _MOST_AS_IS:
                 return _as_it_is(data, size)
-            picture.draft("RGB", (2 * size, 2 * size))
-            small = _plain(picture)
-            small.thumbnail((size, size))
-            file = io.BytesIO()
-            small.save(file, "WEBP", quality=80, method=2)
+            small = _reduced(picture, size)
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=80, method=2)
     except Exception:  # noqa: BLE001  # Pillow raises whatever it comes across
         return None
     source = data_url("image/webp", file.getvalue())
     return source and image(source, small.size, size)
+
+
+def reduced(data: bytes | memoryview, size: int) -> Image.Image:
+    """Return a picture at most so large, with 8 bits a channel; one at a time is decoded.
+
+    Raises:
+        TooLarge: It has too many pixels.
+        Exception: Pillow cannot read it, and raises whatever it comes across.
+    """
+    with _opened(data) as picture:
+        return _reduced(picture, size)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
+    """Open a picture, of which no pixel is decoded yet."""
+    from PIL import Image
+
+    with _decoding, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs; here is a limit
+        try:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise TooLarge from None
+        if picture.width * picture.height > _MOST_PIXELS:
+            raise TooLarge
+        yield picture
+
+
+def _reduced(picture: Image.Image, size: int) -> Image.Image:
+    picture.draft("RGB", (2 * size, 2 * size))
+    # What needs no conversion to be reduced is converted when it is small.
+    small = picture if picture.mode in ("L", "LA", "RGB", "RGBA") else _plain(picture)
+    small.thumbnail((size, size))
+    return _plain(small)
 
 
 def _plain(picture: Image.Image) -> Image.Image:
@@ -64,7 +98,8 @@ def _plain(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits of grey
         grey: Any = picture.convert("I")
         return grey.point(lambda value: value * (1 / 256)).convert("L")  # type: ignore[no-any-return]
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _as_it_is(data: bytes | memoryview, size: int) -> str | None:

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import webbrowser
 import zlib
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image, PngImagePlugin
 
 from comfy_client import MissingExtra, Output, UnexpectedResponse
 from comfy_client.jobs.output import OutputFrame
-from comfy_client.jobs.pictures import pillow_image
+from comfy_client.jobs.pictures import pillow_image, pixels
 from comfy_client.showing.thumbnails import thumbnail
 
 
@@ -76,6 +77,33 @@ def test_what_is_no_image_is_one_typed_error(data: bytes) -> None:
     """Whatever Pillow raises; a few bytes never take gigabytes."""
     with pytest.raises(UnexpectedResponse, match=r"Pillow cannot read 'a\.png'"):
         frame(data).pil()
+
+
+@pytest.mark.parametrize("method", ["pil", "array"])
+def test_a_picture_beyond_the_limit_says_how_to_raise_it(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's own limit counts, so that whoever has larger pictures has one to change."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 11)
+    output = output_of(Image.new("RGB", (6, 4)))
+    with pytest.raises(UnexpectedResponse, match=r"24 pixels.*PIL\.Image\.MAX_IMAGE_PIXELS"):
+        getattr(output, method)()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(output, method)()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA"])
+def test_an_array_of_several_strips_is_that_of_one(
+    mode: str,
+) -> None:
+    """Whatever the height, which need be no multiple of a strip's."""
+    image = Image.radial_gradient("L").resize((37, 29)).convert(mode)
+    data = output_of(image).bytes()
+    whole = pixels(data, "a.png")
+    for strip in (1, 37 * 2, 37 * 28):
+        assert (pixels(data, "a.png", strip=strip) == whole).all()
 
 
 def test_no_picture_of_a_server_starts_a_program(

@@ -6,13 +6,15 @@ import builtins
 import csv
 import io
 import itertools
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfy_client import JobFailed, MissingExtra, Sweep, SweepRow
+from comfy_client import JobFailed, MissingExtra, Sweep, SweepRow, UnexpectedResponse
 from comfy_client.jobs.result import Result, make_result
 
 COLORS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
@@ -227,6 +229,18 @@ def test_pictures_are_small_whole_and_on_white() -> None:
     assert sheet.mode == "RGB"
     assert sheet.getpixel((50, 20)) == (255, 255, 255)
     assert sheet.size[0] == 116
+
+
+@pytest.mark.parametrize("side", [7000, 200_000])
+def test_what_is_too_large_to_look_at_says_so(side: int) -> None:
+    """In its place; nothing of it is decoded."""
+    file = bytearray(picture("red"))
+    file[16:24] = struct.pack(">II", side, side)
+    file[29:33] = struct.pack(">I", zlib.crc32(file[12:29]))
+    point = {"KSampler.seed": 1}
+    too_large = type("too large", (UnexpectedResponse,), {})
+    expected = Sweep([SweepRow(0, point, "p", None, too_large("x"))]).grid(size=80)
+    assert Sweep([SweepRow(0, point, "p", result_of({}, bytes(file)))]).grid(size=80) == expected
 
 
 def test_labels_of_any_length_fit() -> None:
