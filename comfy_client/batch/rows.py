@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Fields of a template that an input of the same name does not replace.
 _FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
-#: How a cell begins that a spreadsheet takes for a formula.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+#: How a cell begins that a spreadsheet takes for a formula, in East Asia also by wide signs.
+_FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Sweep(tuple[SweepRow, ...]):
@@ -131,15 +131,22 @@ class Sweep(tuple[SweepRow, ...]):
         """Write :meth:`table` as a CSV file (UTF-8), and return its path; a file there is replaced.
 
         Several files of one row are lines of one cell.  ``paths`` are known of files that were
-        saved before, by any ``save`` in this process.  Names and errors of the server that a
-        spreadsheet would take for a formula begin with ``'``.
+        saved before, by any ``save`` in this process.  A text that a spreadsheet would take for a
+        formula gets a ``'`` in front, unless it is a value of the grid as you gave it.
         """
         table = self.table()
         columns = list(dict.fromkeys(name for row in table for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
-        writer.writerows({name: _cell(name, row[name]) for name in row} for row in table)
+        for row, cells in zip(self, table, strict=True):
+            given = {_text_of(name): value for name, value in row.params.items()}
+            writer.writerow(
+                {
+                    name: _cell(value, is_own=name in given and given[name] is value)
+                    for name, value in cells.items()
+                }
+            )
         data = text.getvalue().encode("utf-8", "backslashreplace")
         return write_atomically(Path(path), [data], if_exists="overwrite", through=True)
 
@@ -225,15 +232,13 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
     return value if as_link(used) else used
 
 
-def _cell(name: str, value: Any) -> Any:
-    if name in ("files", "paths"):
-        value = "\n".join(value)
+def _cell(value: Any, *, is_own: bool) -> Any:
+    """Return what stands in a cell; ``is_own``: it is from the caller, and is not changed."""
+    if isinstance(value, list) and not is_own:
+        value = "\n".join(map(str, value))
     elif isinstance(value, list | dict):
         value = json.dumps(value)
-    if (
-        name in ("files", "paths", "error")
-        and isinstance(value, str)
-        and value.startswith(_FORMULA)
-    ):
-        return f"'{value}"
-    return value
+    if is_own or not isinstance(value, str):
+        return value
+    begins = value.lstrip()[:1]
+    return f"'{value}" if begins in _FORMULA or not value[:1].isprintable() else value

@@ -132,6 +132,33 @@ def test_a_csv_file_has_the_values_and_the_local_paths(tmp_path: Path) -> None:
     assert rows.to_csv(path) == path
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\r\n", "\u3000", "\ufeff", "\x00", "\u200b"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_cell_of_a_csv_file_is_a_formula_but_what_the_caller_gave(
+    tmp_path: Path, blank: str, sign: str
+) -> None:
+    """Whichever column a server's words or a journal's are in."""
+    signs, blanks = "=+-@\uff1d\uff0b\uff0d\uff20", " \t\r\n\u3000\ufeff\x00\u200b"
+    evil = f'{blank}{sign}HYPERLINK("http://evil.example")'
+    graph = {"1": {"class_type": "KSampler", "inputs": {"seed": evil}}}
+    outputs = {"3": {"images": [{"filename": evil, "subfolder": evil, "type": evil}]}}
+    params = {"KSampler.seed": -1, "KSampler.cfg": evil}
+    kept: dict[str, Any] = {"prompt_id": evil, "host": evil, "seconds": evil, "cached": evil}
+    rows = Sweep(
+        [
+            SweepRow(0, params, result=make_result(evil, graph, outputs), **kept),
+            SweepRow(1, params, error=JobFailed(evil, prompt_id=evil), **kept),
+        ]
+    )
+    path = rows.to_csv(tmp_path / "rows.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        for cells in csv.DictReader(file):
+            assert cells.pop("KSampler.cfg") == evil
+            for name, text in cells.items():
+                begins = text.strip(blanks)[:1]
+                assert not begins or begins not in signs or text == "-1", name
+
+
 def test_a_csv_file_takes_any_value(tmp_path: Path) -> None:
     """Links, halves of surrogate pairs, rows of different grids, and none at all."""
     rows = Sweep([SweepRow(0, {"a": ["1", 0], "b": "\ud800"}, "p"), SweepRow(1, {"c": None}, "p")])
