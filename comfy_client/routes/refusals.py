@@ -15,6 +15,7 @@ from ..workflow.explain import (
     problems_of_rejection,
     unknown_class,
 )
+from ..workflow.replacements import not_replaced, replace_classes
 from ._base import facts_of
 
 #: Classes whose definitions are asked for to explain one refusal.
@@ -53,9 +54,23 @@ def rejected(
 def unknown_classes(
     http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected | None:
-    """What a 500 hides: servers before May 2024 stumble over an unknown class."""
+    """Return what a 500 hides: an unknown class; ``None``: it is something else.
+
+    Servers before May 2024 stumble over one, and servers since 0.14 over one that they replace,
+    if the node lacks an input that they take over.
+    """
     names = _node_names(http, deadline)
     known = set(names)
+    missing = {node["class_type"] for node in graph.values()} - known if names else set()
+    replaced = replace_classes(graph, missing, _replacements(http, deadline) if missing else {})
+    problems = tuple(not_replaced(graph, replaced))
+    if problems:
+        words = "\n".join(problem.text for problem in problems)
+        words = http.identity.hide(f"the server refused the workflow:\n{words}")
+        error = {"type": problems[0].type, "message": words, "details": ""}
+        return PromptRejected(
+            words, error=error, problems=problems, method="POST", path=exc.path, status=500
+        )
     for node_id, node in graph.items():
         if names and node["class_type"] not in known:
             info = {"node_id": node_id, "class_type": node["class_type"]}
@@ -75,6 +90,16 @@ def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
     except (ComfyError, TimeoutError):
         return ()
     return list(info) if isinstance(info, Mapping) else ()
+
+
+def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
+    """Return what the server puts in the place of classes; servers before 0.14: nothing."""
+    try:
+        left = deadline.require(20.0)
+        found = http.json("GET", "/node_replacements", timeout=left, max_bytes=SMALL)
+    except (ComfyError, TimeoutError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict[str, Any]:

@@ -170,8 +170,8 @@ class BaseGraph:
             _title: Its title.  ``None``: none.
             _meta: What else its ``_meta`` holds.
             _extra: Other keys of the node than ``class_type`` and ``inputs``.
-            _check: Whether inputs are checked.  ``False`` is for the few nodes that accept more
-                than their definition says, such as ``CustomCombo``; links are checked even so.
+            _check: Whether inputs are checked.  ``False`` is for the few nodes of packs that accept
+                more than their definition says; links are checked even so.
             **values: More inputs.
 
         Raises:

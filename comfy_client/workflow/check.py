@@ -6,7 +6,8 @@ so the workflow is then mended where it stopped, and checked again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from .explain import (
     no_outputs,
     problems_in,
     unknown_class,
+    unselected,
 )
 from .graph import (
     as_link,
@@ -35,10 +37,13 @@ from .graph import (
     links_of,
     listing,
     needed,
+    shorten,
     sinks,
 )
+from .inputs import InputSpec
+from .own_checks import Listed
 from .problems import Problem, problem_at, shown
-from .replacements import Replaced, replace_classes
+from .replacements import Replaced, not_replaced, replace_classes
 from .rules import STUB, Rules, replaces_classes, rules_for
 from .sendable import Sendable, sendable
 from .validate import ValidationResult, validate
@@ -47,6 +52,8 @@ from .validate import ValidationResult, validate
 _MAX_LINES: Final = 100
 #: Circles that are told apart.
 _MAX_CIRCLES: Final = 10
+#: What the server makes of null, by the type of the input.  It refuses null for numbers.
+_OF_NULL: Final = {"STRING": "the text 'None'", "BOOLEAN": "false"}
 #: What can be wrong because definitions are older than a file.
 _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
@@ -153,7 +160,7 @@ def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: b
     if missing or replaces_classes(found):
         replaced = replace_classes(graph, missing, _replacements(definitions))
         found = {**found, **as_mapping(definitions, replaced.classes)}
-    rules = rules_for(replaced.graph, found)
+    rules = rules_for(replaced.graph, found, _listing_of(definitions))
     known = Known(graph, node_names=names, definitions=rules.by_node)
     return _Checker(sent, replaced, rules, known, targets).report()
 
@@ -166,6 +173,20 @@ def _replacements(definitions: Definitions) -> Mapping[str, Any]:
     except ComfyError:
         return {}  # a hint that is not worth a failure
     return found if isinstance(found, Mapping) else {}
+
+
+def _listing_of(definitions: Definitions) -> Listed:
+    """Return what gives the names of the files in a folder, and asks the server for them once."""
+    ask = getattr(definitions, "get_internal_files", None)
+
+    @functools.cache
+    def listed(folder: str) -> Collection[str] | None:
+        try:
+            return frozenset(ask(folder)) if callable(ask) else None
+        except ComfyError:
+            return None  # servers before 0.3.15 do not tell
+
+    return listed
 
 
 @attrs.define(eq=False)
@@ -186,12 +207,16 @@ class _Checker:
 
     def report(self) -> CheckReport:
         result = self._validated(self.replaced.graph, self.rules, self.targets)
+        if self.replaced.absent:  # the server gets no further
+            result = attrs.evolve(result, ok=False, crash="KeyError")
+        self._add(not_replaced(self.graph, self.replaced))
         self.errors += self._reworded(self._named(result))
         self.blamed |= {_place(problem) for problem in self.errors}
         self._add(self.sent.problems)
         if self.errors or not self._runs_all(result):
             self._add(self._hidden())
         self._add(self._not_sent())
+        self._add(self._unselected())
         if result.crash and not self.errors:
             text = f"the server fails while it checks the workflow: {result.crash:.200}"
             self.errors.append(Problem("error", "unknown", text))
@@ -266,7 +291,7 @@ class _Checker:
         ends = self._ends(graph)
         run = needed(graph, ends, ())
         problems = self._problems(graph, ends)
-        yield from problems
+        yield from (one for one in problems if one.node_id not in self.replaced.absent)
         # The server does not follow a link of the wrong type.
         apart = {(p.node_id, p.input) for p in problems if p.type == "return_type_mismatch"}
         named = {p.node_id for p in self.errors if p.type == "dependency_cycle"}
@@ -339,6 +364,15 @@ class _Checker:
                         value=value,
                     )
 
+    def _unselected(self) -> Iterator[Problem]:
+        """Yield dynamic combos without one of their choices for which their nodes surely fail."""
+        graph = self.replaced.graph
+        run = needed(graph, self._outputs() or graph, ())
+        for node_id, specs in self.rules.selectors.items():
+            for spec in specs if node_id in run else ():
+                if _is_fatal(spec):
+                    yield unselected(self.known, graph, node_id, spec, fails=True)
+
     # -- warnings -------------------------------------------------------------------------
 
     def _warnings(self) -> Iterator[Problem]:
@@ -369,9 +403,19 @@ class _Checker:
         given = self.replaced.graph[node_id].get("inputs")
         if not isinstance(given, Mapping):
             return
+        yield from self._nulls(node_id, definition, given)
+        for spec in self.rules.selectors.get(node_id, ()):
+            # Of one that is missing, an older form of the node may have had another name.
+            is_odd = spec.name in given or (spec.required and _last(spec.name) not in given)
+            if is_odd and not _is_fatal(spec):
+                graph = self.replaced.graph
+                problem = unselected(self.known, graph, node_id, spec, fails=False)
+                yield attrs.evolve(problem, severity="warning", named_by_server=False)
         for name, choices in self.rules.unchecked.get(node_id, {}).items():
             value = given.get(name)
-            if name in given and type(value) is not list and value not in choices:
+            if value is None or type(value) is list:
+                continue
+            if choices and value not in choices:
                 text = f"{name} = {brief(shown(name, value))} is not one of the choices"
                 hint = f"the choices are: {listing(choices)}; the server does not check this one"
                 yield self._warning(node_id, "value_not_in_list", text, name, value, hint)
@@ -387,6 +431,19 @@ class _Checker:
                 text = f"the node has no input {brief(name)}, which the server ignores"
                 hint = f"nearest: {listing(near)}"
                 yield self._warning(node_id, "unknown_input", text, name, given[name], hint, near)
+
+    def _nulls(
+        self, node_id: str, definition: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> Iterator[Problem]:
+        """Warn of nulls that the server takes, and makes something else of."""
+        inputs = definition["input"]
+        for name, config in {**inputs["required"], **inputs["optional"]}.items():
+            becomes = _OF_NULL.get(config[0]) if isinstance(config[0], str) else None
+            if name in self.rules.unchecked.get(node_id, {}):
+                becomes = "no choice"
+            if becomes and given.get(name, "") is None:
+                text = f"{shorten(name, 60)} is null, which becomes {becomes}"
+                yield self._warning(node_id, "invalid_input_type", text, name)
 
     def _warning(
         self,
@@ -410,6 +467,15 @@ class _Checker:
             candidates=candidates,
             named_by_server=False,
         )
+
+
+def _is_fatal(spec: InputSpec) -> bool:
+    """Return whether a node fails without a choice: it has one of several for optional inputs."""
+    return spec.required and "." not in spec.name
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _place(problem: Problem) -> tuple[str | None, ...]:

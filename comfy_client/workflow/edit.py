@@ -333,11 +333,12 @@ class Workflow(Nodes):
         type, missing inputs, bad links, circles, and nodes that do not run, and says what would
         be right.  The server stops at the first unknown class; this reports all problems.
         ``GET /object_info/{class}`` for what the client does not know yet; if a class is missing,
-        also ``GET /object_info`` and ``GET /node_replacements``.
+        also ``GET /object_info`` and ``GET /node_replacements``; if a value names a file of
+        ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
 
-        The rules are those of ComfyUI 0.3.75 to 0.28.  Nodes with a check of their own, which
-        the server does not describe, may refuse more or less; of files in subfolders of the
-        server's input folder, nothing is known.
+        The rules are those of ComfyUI 0.3.75 to 0.33.  Nodes of packs with a check of their own,
+        which the server does not describe, may refuse more or less; of files in subfolders of the
+        server's folders, nothing is known.
 
         Example::
 

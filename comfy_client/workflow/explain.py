@@ -16,7 +16,8 @@ from typing import Any, Final
 import attrs
 
 from ..nearest import nearest
-from .graph import brief, class_of, describe, inputs_of, links_of, listing, shorten
+from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
+from .inputs import InputSpec
 from .model_files import folder_of, is_file_name, nearest_files
 from .problems import Problem, problem_at, shown
 
@@ -32,7 +33,7 @@ _NODE_ID = re.compile(r"Node ID '#(.*)'")
 _UNKNOWN = re.compile(r"because node (.+) does not exist", re.DOTALL)
 _ABSENT = re.compile(r"missing 1 required positional argument: '([^']+)'")
 #: What loaders of images, videos, audio and latents say of a name.
-_NO_FILE = re.compile(r"Invalid \w+ file\b")
+_NO_FILE = re.compile(r"Invalid [\w ]{1,20} file\b")
 #: The folders of an absolute path, POSIX, Windows or UNC, in front of the file's name.
 _FOLDERS = re.compile(
     r"(?<![\w.\-/\\])(?:/|[A-Za-z]:[\\/]+|\\\\)"
@@ -545,11 +546,53 @@ def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
     return hint + where.replace("it", "the server", 1), near
 
 
+def unselected(
+    known: Known, graph: Mapping[str, Any], node_id: str, spec: InputSpec, *, fails: bool
+) -> Problem:
+    """Return what is wrong with a dynamic combo that is not one of its choices.
+
+    Args:
+        known: What is known of the workflow.
+        graph: The workflow with the classes that the server puts in the place of others.
+        node_id: The node.
+        spec: The dynamic combo.
+        fails: Whether the node surely fails when it runs; else it may.
+    """
+    given = inputs_of(graph, node_id)
+    value = given.get(spec.name)
+    near = known.nearest(nearest, value, spec.kind, 5) if isinstance(value, str) else ()
+    hint = f"nearest: {listing(near)}" if near else f"the choices are: {listing(spec.kind)}"
+    value = shown(spec.name, value)
+    if spec.name not in given:
+        kind, text = "required_input_missing", f"input {brief(spec.name)} is missing"
+    elif as_link(value):
+        kind, text = "bad_linked_input", f"input {brief(spec.name)} takes no link"
+    else:
+        text = f"{shorten(spec.name, 60)} = {brief(value)} is not one of the choices"
+        kind = "value_not_in_list"
+    end = "fails" if fails else "may fail"
+    return problem_at(
+        known.graph,
+        node_id,
+        kind,
+        f"{text}, which the server does not check: the node {end} when it runs",
+        input=spec.name,
+        value=value,
+        hint=hint,
+        candidates=near,
+    )
+
+
 def choices_of(config: object) -> list[Any] | None:
-    """The choices of an input, of either form: ``["a", "b"]`` in place of the type, or options."""
+    """Return the choices of an input: ``["a", "b"]`` in place of the type, or ``options``.
+
+    Of a dynamic combo, whose options bring inputs, these are their keys.
+    """
     first = config[0] if isinstance(config, list) and config else None
     choices = first if isinstance(first, list) else _option(config, "options")
-    return choices if isinstance(choices, list) else None
+    if not isinstance(choices, list):
+        return None
+    return [one.get("key") if isinstance(one, Mapping) else one for one in choices]
 
 
 # -- links ----------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from ..errors import WorkflowError
 from ..nearest import nearest
 from ..upload import Upload
 from .explain import explain_rejection
-from .graph import as_link, brief, describe, json_graph, listing, shorten
+from .graph import as_link, brief, class_of, describe, json_graph, listing, shorten
 from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .own_checks import has_hidden_choices, is_hidden_choice, takes_any, takes_more
 from .problems import shown
 from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
@@ -66,9 +67,11 @@ class _Filling:
         self._given: dict[str, Any] = dict(graph[node_id]["inputs"])
         self._specs: dict[str, InputSpec] = {}
         self._groups: list[str] = []  # of inputs that are not known one by one
+        self._definition: Mapping[str, Any] = {}
 
     def read(self, definition: Mapping[str, Any]) -> None:
         """Take over the inputs of the definition, and spread those that stand for several."""
+        self._definition = definition
         for one in walk(definition, self._given):
             if isinstance(one, InputSpec):
                 self._specs[one.name] = one
@@ -100,7 +103,7 @@ class _Filling:
 
     def refuse_unknown(self) -> None:
         """Raise for the first input that the class does not have."""
-        for name in self._given:
+        for name in () if takes_more(self._class) else self._given:
             if name in self._specs or any(f"{name}.".startswith(f"{g}.") for g in self._groups):
                 continue
             near = nearest(name, self._specs)
@@ -129,6 +132,8 @@ class _Filling:
         """A value of the right Python type, or a link that there is."""
         link = as_link(value)
         if link:
+            if spec.is_selector:
+                raise self._error(spec.name, f"takes no link, but {_wanted(spec)}")
             source, slot = link
             if source not in self._sources:
                 near = nearest(source, self._sources)
@@ -164,10 +169,11 @@ class _Filling:
         inputs = {name: one for name, one in inputs.items() if not isinstance(one, Upload)}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
         for name, spec in self._specs.items():
-            if spec.has_open_choices or _is_drawn(name, inputs.get(name)):
+            if self._takes_any_choice(spec, inputs.get(name)):
                 known[name] = ["*", {}]
             else:
-                known[name] = [spec.kind, dict(spec.options)]
+                is_free = takes_any(self._definition, self._class, spec)
+                known[name] = [spec.kind, {} if is_free else dict(spec.options)]
         # Each node a class of its own, named after it; only this one has inputs.
         definitions: dict[str, Any] = {
             one: {"input": {}, "output": [out.kind for out in self._sources[one]]}
@@ -184,6 +190,16 @@ class _Filling:
             report["class_type"] = self._graph[self._id]["class_type"]
             text = explain_rejection({"node_errors": {self._id: report}}, self._graph)
             raise WorkflowError("; ".join([text, *hints]), candidates=candidates)
+
+    def _takes_any_choice(self, spec: InputSpec, value: Any) -> bool:
+        """Return whether a value is not looked up among choices, nor compared with a range."""
+        if spec.has_open_choices or _is_drawn(spec.name, value):
+            return True
+        if spec.choices is None:
+            return False
+        has_hidden = has_hidden_choices(self._definition, self._class, spec)
+        is_hidden = has_hidden and is_hidden_choice(value)
+        return is_hidden or takes_any(self._definition, self._class, spec)
 
     def _hints(
         self, errors: list[dict[str, Any]], inputs: Mapping[str, Any]
@@ -224,6 +240,10 @@ class _Filling:
             kinds = brought.get(output.template)
             kind = ",".join(sorted(kinds)) if kinds and output.kind == "*" else output.kind
             yield OutputSpec(output.name, kind)
+
+    @property
+    def _class(self) -> str:
+        return class_of(self._graph, self._id) or ""
 
     @property
     def _who(self) -> str:

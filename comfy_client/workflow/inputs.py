@@ -47,6 +47,12 @@ class InputSpec:
         return choices if isinstance(choices, list) else None
 
     @property
+    def is_selector(self) -> bool:
+        """Whether each choice brings inputs of its own: it is a dynamic combo."""
+        listed = _list(self.options.get("options"))
+        return isinstance(self.kind, list) and any(isinstance(one, Mapping) for one in listed)
+
+    @property
     def is_widget(self) -> bool:
         """Whether the page shows it as a field with a value."""
         if self.options.get("forceInput") or self.options.get("defaultInput"):
@@ -143,22 +149,26 @@ class Autogrow:
 Given = Mapping[str, Any]
 
 
-def walk(definition: Mapping[str, Any], given: Given) -> Iterator[InputSpec | Autogrow | str]:
-    """The inputs of a class in their order, required ones first.
+def walk(
+    definition: Mapping[str, Any], given: Given, *, defaults: bool = True
+) -> Iterator[InputSpec | Autogrow | str]:
+    """Yield the inputs of a class in their order, required ones first.
 
     Args:
         definition: One value of ``GET /object_info``, or part of one.
         given: What the node is given: the choice of a dynamic combo decides what follows.
+        defaults: Whether a dynamic combo that is not given has its default; for the server it
+            has none.
 
     Yields:
         Inputs; autogrow inputs; and the name of what this library does not know, whose
         inputs all begin with it.
     """
-    yield from _walk(_mapping(definition.get("input")), given, "", 0)
+    yield from _walk(_mapping(definition.get("input")), given, "", 0, defaults)
 
 
 def _walk(
-    groups: Mapping[str, Any], given: Given, prefix: str, level: int
+    groups: Mapping[str, Any], given: Given, prefix: str, level: int, defaults: bool = True
 ) -> Iterator[InputSpec | Autogrow | str]:
     if level > _MAX_LEVELS:
         return
@@ -173,7 +183,7 @@ def _walk(
             spec = InputSpec(full, config[0], options, group == "required")
             match spec.kind:
                 case "COMFY_DYNAMICCOMBO_V3":
-                    yield from _dynamic_combo(spec, given, level)
+                    yield from _dynamic_combo(spec, given, level, defaults)
                 case "COMFY_AUTOGROW_V3":
                     grows = _autogrow(spec, level)
                     yield full if grows is None else grows
@@ -186,7 +196,7 @@ def _walk(
 
 
 def _dynamic_combo(
-    spec: InputSpec, given: Given, level: int
+    spec: InputSpec, given: Given, level: int, defaults: bool
 ) -> Iterator[InputSpec | Autogrow | str]:
     options = spec.options.get("options")
     inputs = {
@@ -199,9 +209,9 @@ def _dynamic_combo(
         default = next(iter(inputs), None)
     combo = {"default": default} if inputs else {}
     yield attrs.evolve(spec, kind=list(inputs), options={**spec.options, **combo})
-    chosen = given.get(spec.name, default)
+    chosen = given.get(spec.name, default if defaults else None)
     if isinstance(chosen, str) and chosen in inputs:
-        yield from _walk(inputs[chosen], given, f"{spec.name}.", level + 1)
+        yield from _walk(inputs[chosen], given, f"{spec.name}.", level + 1, defaults)
 
 
 def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:

@@ -20,6 +20,7 @@ class Problem(AsDict):
 
     Attributes:
         severity: ``"error"``: the server refuses the workflow, or runs it only in part.
+            A node that the server queues although it surely fails is an error, too.
             ``"warning"``: it runs, but probably not as it was meant.
         type: What kind of problem.  It is the server's ``type``, by the name that the newest
             server has for it: ``missing_node_type``, ``required_input_missing``,
@@ -37,7 +38,8 @@ class Problem(AsDict):
         hint: What would be right; ``None``: nothing is known.
         candidates: Names or values that would be right, nearest first; empty: none is near.
         named_by_server: Whether the answer of the server names it, too.  The server stops at
-            the first unknown class, and a bad link hides what else is wrong with a node.
+            the first unknown class, a bad link hides what else is wrong with a node, and it looks
+            at no choices that bring inputs of their own.
     """
 
     severity: Severity

@@ -5,12 +5,13 @@ Servers since 0.14 apply ``GET /node_replacements`` to each prompt before they c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from .graph import as_link, brief, class_of, inputs_of
+from .problems import Problem, problem_at
 
 
 @attrs.frozen(eq=False)
@@ -22,12 +23,15 @@ class Replaced:
         notes: What is to be said of each node that was replaced, by id.
         classes: The classes that came in.
         newer: The class that newer servers put in the place of one, by that.
+        absent: The input that a node lacks, by id, where the server cannot replace it without:
+            it answers 500 to the whole prompt.
     """
 
     graph: Mapping[str, Any]
     notes: Mapping[str, str] = attrs.field(factory=dict)
     classes: Collection[str] = ()
     newer: Mapping[str, str] = attrs.field(factory=dict)
+    absent: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def replace_classes(
@@ -57,12 +61,31 @@ def replace_classes(
         if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping):
             inputs = {name: _moved(value, wanted) for name, value in node["inputs"].items()}
             made[node_id] = {**node, "inputs": inputs}
+    lacking = {node_id: _absent(graph, node_id, rule) for node_id, rule in wanted.items()}
+    absent = {node_id: name for node_id, name in lacking.items() if name is not None}
     notes = {
         node_id: f"the server has no class {brief(nodes[node_id])} any more, "
         f"and puts {brief(rule['new_node_id'])} in its place"
         for node_id, rule in wanted.items()
+        if node_id not in absent
     }
-    return Replaced(made, notes, {rule["new_node_id"] for rule in wanted.values()}, newer)
+    return Replaced(made, notes, {rule["new_node_id"] for rule in wanted.values()}, newer, absent)
+
+
+def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Problem]:
+    """Yield an error for each node that the server cannot replace, and why.
+
+    Args:
+        graph: The graph before the server replaces classes.
+        replaced: What it would be.
+    """
+    for node_id, name in replaced.absent.items():
+        old, new = class_of(graph, node_id), class_of(replaced.graph, node_id)
+        text = (
+            f"input {brief(name)} is missing: the server has no class {brief(old)} any more, and "
+            f"cannot put {brief(new)} in its place without it"
+        )
+        yield problem_at(graph, node_id, "required_input_missing", text, input=name)
 
 
 def _rule(listed: object) -> Mapping[str, Any] | None:
@@ -85,6 +108,16 @@ def _replaced(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -
         elif isinstance(old_id, str) and old_id in old:
             inputs[new_id] = old[old_id]
     return {**graph[node_id], "class_type": rule["new_node_id"], "inputs": inputs}
+
+
+def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> str | None:
+    """Return the first input that a replacement takes over from a node which lacks it."""
+    old = inputs_of(graph, node_id)
+    for entry in _entries(rule, "input_mapping"):
+        name = entry.get("old_id")
+        if "set_value" not in entry and isinstance(name, str) and name not in old:
+            return name
+    return None
 
 
 def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -10,15 +9,21 @@ import attrs
 
 from .graph import class_of, inputs_of
 from .inputs import Autogrow, InputSpec, walk
+from .own_checks import (
+    FileInput,
+    Listed,
+    file_input,
+    has_hidden_choices,
+    is_hidden_choice,
+    own_check,
+    takes_any,
+    takes_more,
+)
 from .validate import Check, Version
 
 #: Id and class of a node that stands in for what is missing: its output fits everywhere.
 STUB: Final = "\0anything"
 _STUB_DEFINITION: Final = {"input": {}, "output": ["*"], "output_node": False}
-#: Inputs of files that the server looks for itself, whatever the choices: what it calls a file.
-_UPLOADS: Final = {"image_upload": "image", "video_upload": "video", "audio_upload": "audio"}
-#: The same for inputs whose definition does not show it.
-_LOOKED_FOR: Final = {("LoadLatent", "latent"): "latent"}
 #: What the server writes into the definition of each V3 class.
 _V3: Final = ("api_node", "deprecated", "experimental", "output_tooltips")
 
@@ -39,6 +44,8 @@ class Rules:
         checks: The nodes' own checks of files, by name.
         version: Which server it seems to be.
         unchecked: Choices that this server does not check, by node id and input.
+        selectors: Dynamic combos without one of their choices, by node id: the server looks
+            neither at them nor at what they would bring.
         open_nodes: Ids of nodes that may have further inputs.
     """
 
@@ -48,6 +55,7 @@ class Rules:
     checks: dict[str, Check]
     version: Version
     unchecked: dict[str, dict[str, list[Any]]]
+    selectors: dict[str, list[InputSpec]]
     open_nodes: set[str]
 
     def graph(self, graph: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,23 +117,27 @@ class Rules:
         )
 
 
-def rules_for(graph: Mapping[str, Any], found: Mapping[str, Any]) -> Rules:
-    """The rules for a graph.
+def rules_for(
+    graph: Mapping[str, Any], found: Mapping[str, Any], listed: Listed = lambda folder: None
+) -> Rules:
+    """Return the rules for a graph.
 
     Args:
         graph: A graph as JSON carries it.
         found: Definitions by class, as JSON of any shape.
+        listed: Gives the names of the files in a folder of the server; see :data:`Listed`.
     """
-    rules = Rules({}, {}, {STUB: _STUB_DEFINITION}, {}, _version(found), {}, set())
+    rules = Rules({}, {}, {STUB: _STUB_DEFINITION}, {}, _version(found), {}, {}, set())
     made: dict[str, _Made] = {}
-    dynamic = {name for name, definition in found.items() if _is_dynamic(definition)}
+    dynamic = {name for name, definition in found.items() if _is_dynamic(definition, name)}
     for node_id, node in graph.items():
         name = node.get("class_type") if isinstance(node, Mapping) else None
         if not isinstance(name, str) or name not in found:
             continue
         key = f"{name}\n{node_id}" if name in dynamic else name
         if key not in made:
-            made[key] = one = _make(found[name], name, inputs_of(graph, node_id), rules.version)
+            given = inputs_of(graph, node_id)
+            made[key] = one = _make(found[name], name, given, rules.version, listed)
             rules.definitions[key] = one.definition
             if one.check is not None:
                 rules.checks[key] = one.check
@@ -133,6 +145,8 @@ def rules_for(graph: Mapping[str, Any], found: Mapping[str, Any]) -> Rules:
         rules.classes[node_id], rules.by_node[node_id] = key, one.definition
         if one.unchecked:
             rules.unchecked[node_id] = one.unchecked
+        if one.selectors:
+            rules.selectors[node_id] = one.selectors
         if one.is_open:
             rules.open_nodes.add(node_id)
     return rules
@@ -156,6 +170,7 @@ class _Made:
     definition: Definition
     check: Check | None
     unchecked: dict[str, list[Any]]
+    selectors: list[InputSpec]
     is_open: bool
 
 
@@ -163,48 +178,74 @@ def _declared(definition: Definition) -> list[str]:
     return [*definition["input"]["required"], *definition["input"]["optional"]]
 
 
-def _is_dynamic(definition: Mapping[str, Any]) -> bool:
-    """Whether inputs depend on what is given."""
+def _is_dynamic(definition: Mapping[str, Any], class_type: str) -> bool:
+    """Return whether the rules for a node depend on what it is given."""
     groups = definition.get("input")
     for group in groups.values() if isinstance(groups, Mapping) else ():
         for config in group.values() if isinstance(group, Mapping) else ():
             kind = config[0] if isinstance(config, list) and config else None
             if isinstance(kind, str) and kind.startswith("COMFY_"):
                 return True
-    return False
+    specs = (one for one in walk(definition, {}) if isinstance(one, InputSpec))
+    return any(has_hidden_choices(definition, class_type, one) for one in specs)
 
 
 def _make(
-    source: Mapping[str, Any], class_type: str, given: Mapping[str, Any], version: Version
+    source: Mapping[str, Any],
+    class_type: str,
+    given: Mapping[str, Any],
+    version: Version,
+    listed: Listed,
 ) -> _Made:
+    specs = [*walk(source, given, defaults=False)]
+    is_open = takes_more(class_type) or any(isinstance(one, str) for one in specs)
+    inputs = [one for one in specs if isinstance(one, InputSpec)]
+    selectors = [one for one in inputs if one.is_selector and given.get(one.name) not in one.kind]
+    free: list[str] = []
+    files: dict[str, FileInput] = {}
+    unchecked: dict[str, list[Any]] = {}
+    for spec in inputs:
+        file = file_input(source, class_type, spec)
+        if has_hidden_choices(source, class_type, spec) and is_hidden_choice(given.get(spec.name)):
+            free.append(spec.name)
+        is_free = spec.name in free or takes_any(source, class_type, spec)
+        if file:
+            files[spec.name] = file
+        elif spec.choices is not None and (is_free or _is_unchecked(spec, version)):
+            unchecked[spec.name] = spec.choices
+    left_out = {one.name for one in selectors}
+    looked_at = [one for one in specs if getattr(one, "name", "") not in left_out]
+    return _Made(
+        _definition(source, looked_at, given),
+        own_check(class_type, files, free, listed, stays_inside=version == "new"),
+        unchecked,
+        selectors,
+        is_open or bool(selectors),
+    )
+
+
+def _definition(
+    source: Mapping[str, Any],
+    specs: Iterable[InputSpec | Autogrow | str],
+    given: Mapping[str, Any],
+) -> Definition:
+    """Return a definition of known shape, with these inputs."""
     required: dict[str, Any] = {}
     optional: dict[str, Any] = {}
-    unchecked: dict[str, list[Any]] = {}
-    looked_for: dict[str, tuple[str, list[Any] | None]] = {}
-    is_open = False
-    for spec in walk(source, given):
+    for spec in specs:
         match spec:
-            case str():
-                is_open = True
             case Autogrow():
                 part = [spec.part.kind, spec.part.options]
                 optional |= {name: part for name in given if spec.has(name)}
                 required |= {spec.part_name(index): part for index in range(spec.least)}
             case InputSpec():
-                kind = spec.kind
-                file = _file(class_type, spec)
-                if file:
-                    is_remote = any(name.startswith("remote") for name in spec.options)
-                    looked_for[spec.name] = file, None if is_remote else spec.choices
-                elif _is_unchecked(spec, version):
-                    unchecked[spec.name] = spec.choices or []
-                    kind = "COMBO_UNCHECKED"
-                (required if spec.required else optional)[spec.name] = [kind, spec.options]
+                group = required if spec.required else optional
+                group[spec.name] = [spec.kind, spec.options]
     groups = source.get("input")
     hidden = groups.get("hidden") if isinstance(groups, Mapping) else None
     outputs = source.get("output")
     outputs = outputs if isinstance(outputs, list) else []
-    definition = {
+    return {
         "input": {
             "required": required,
             "optional": optional,
@@ -214,54 +255,10 @@ def _make(
         "output_node": source.get("output_node") is True,
         **{name: source[name] for name in _V3 if name in source},
     }
-    return _Made(definition, _check_of(looked_for), unchecked, is_open)
 
 
 def _is_unchecked(spec: InputSpec, version: Version) -> bool:
-    """Whether the server takes any value of a choice."""
-    choices, options = spec.choices, spec.options
-    if not choices or any(name.startswith("remote") for name in options):
-        return False
-    listed = options.get("options")
-    if isinstance(spec.kind, list):  # of a dynamic combo, each choice brings inputs
-        return isinstance(listed, list) and any(isinstance(one, Mapping) for one in listed)
-    return version == "0.3.75" and not options.get("multiselect")
-
-
-def _file(class_type: str, spec: InputSpec) -> str | None:
-    """What the server calls the files that it looks for itself; ``None``: it does not."""
-    for option, what in _UPLOADS.items():
-        if spec.options.get(option) and (isinstance(spec.kind, list) or spec.kind == "COMBO"):
-            return what
-    return _LOOKED_FOR.get((class_type, spec.name))
-
-
-def _check_of(inputs: Mapping[str, tuple[str, list[Any] | None]]) -> Check | None:
-    """The check of a node that looks for files: its parameters name the inputs."""
-    names = [name for name in inputs if name.isidentifier()]
-    if not names:
-        return None
-
-    def check(**given: Any) -> bool | str:
-        for name in names:
-            if name not in given:  # as Python says it of the server's function
-                raise TypeError(f"missing 1 required positional argument: {name!r}")
-            what, choices = inputs[name]
-            if not _may_exist(given[name], choices):
-                return f"Invalid {what} file: {given[name]}"
-        return True
-
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(name, kind) for name in names]
-    vars(check)["__signature__"] = inspect.Signature(parameters)
-    return check
-
-
-def _may_exist(value: Any, choices: list[Any] | None) -> bool:
-    """Whether the server may find a file; only those at the top of its input folder are known."""
-    if value.endswith(("[output]", "[temp]")):
-        return True
-    name = value[: -len("[input]") - 1] if value.endswith("[input]") else value
-    if choices is None or "/" in name or "\\" in name:
-        return True
-    return name in choices or name in ("", ".")
+    """Return whether this server looks at no choices of this form."""
+    options = spec.options
+    is_list = isinstance(spec.kind, list) or any(name.startswith("remote") for name in options)
+    return version == "0.3.75" and not is_list and not options.get("multiselect")

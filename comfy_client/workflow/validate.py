@@ -483,7 +483,7 @@ def _arguments(
             arguments[name] = None  # not computed yet
         elif config is not None or (name in hidden and not old):
             arguments[name] = value
-    if not _is_v3(definition):
+    if not is_v3(definition):
         values: dict[str, Any] = {"UNIQUE_ID": node_id, "PROMPT": {}}
         arguments |= {name: values.get(kind) for name, kind in hidden.items()}
     return arguments
@@ -532,10 +532,11 @@ def _replaceable(graph: Any) -> None:
 def _output_types(definition: Mapping[str, Any]) -> Any:
     """Types by slot, in the container that the server has them in: errors name it."""
     types = definition["output"]
-    return list(types) if _is_v3(definition) else tuple(types)
+    return list(types) if is_v3(definition) else tuple(types)
 
 
-def _is_v3(definition: Mapping[str, Any]) -> bool:
+def is_v3(definition: Mapping[str, Any]) -> bool:
+    """Return whether a class has the V3 schema."""
     # The server writes all of these for each V3 class, and only when set for others.
     return {"api_node", "deprecated", "experimental", "output_tooltips"} <= definition.keys()
 
