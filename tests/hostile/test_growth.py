@@ -8,6 +8,8 @@ take minutes of CPU, and are read in a few seconds.
 from __future__ import annotations
 
 import functools
+import io
+import struct
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 import comfy_client
+from comfy_client import Workflow
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.convert import convert
 from tests.hostile.test_bounds import within
@@ -540,3 +543,76 @@ def test_a_page_that_is_a_bomb_is_refused(name: str) -> None:
     memory = (512 << 20) if name in ("values", "values by name", "ids of levels") else None
     with within(40, memory), pytest.raises(WorkflowError):
         converted(BOMBS[name]())
+
+
+# -- media files ----------------------------------------------------------------------------
+
+
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + bytes(4)
+
+
+def element(kind: bytes, content: bytes = b"") -> bytes:
+    return kind + struct.pack(">Q", (1 << 56) + len(content)) + content
+
+
+def ogg_page(sizes: bytes, content: bytes = b"") -> bytes:
+    return b"OggS" + bytes(22) + bytes([len(sizes)]) + sizes + content
+
+
+def comments(count: int) -> bytes:
+    return bytes(4) + struct.pack("<I", count) + bytes(4 * count)
+
+
+def tiff(count: int) -> bytes:
+    return b"MM\0*" + struct.pack(">IH", 8, count) + bytes(12 * count + 4)
+
+
+def riff(kind: bytes, content: bytes = b"") -> bytes:
+    return kind + struct.pack("<I", len(content)) + content
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", bytes(13))
+FTYP = box(b"ftyp", bytes(8))
+WEBM = element(b"\x1a\x45\xdf\xa3")
+WEBP = b"RIFF" + bytes(4) + b"WEBP"
+OPUS = b"OpusTags"
+SEGMENT, TAGS, TAG, SIMPLE = b"\x18\x53\x80\x67", b"\x12\x54\xc3\x67", b"\x73\x73", b"\x67\xc8"
+FLAC_COMMENTS = b"\x04" + (8 + 4 * 9_000).to_bytes(3, "big") + comments(9_000)
+#: Files of more than 100,000 parts, on each level that has some, in as few bytes as may be.
+PARTS: dict[str, bytes] = {
+    "chunks of a PNG": PNG + png_chunk(b"teSt") * 100_001,
+    "segments of a JPEG": b"\xff\xd8" + b"\xff\xe2\0\2" * 100_001,
+    "signs of a JPEG": b"\xff\xd8" + b"\xff" * 100_001,
+    "EXIF entries of a JPEG": b"\xff\xd8"
+    + (b"\xff\xe1" + struct.pack(">H", 8 + len(tiff(5_000))) + b"Exif\0\0" + tiff(5_000)) * 21,
+    "chunks of a WebP": WEBP + riff(b"VP8 ") * 100_001,
+    "EXIF entries of a WebP": WEBP + riff(b"EXIF", tiff(9_000)) * 12,
+    "blocks of a FLAC": b"fLaC" + bytes(4) * 100_001,
+    "comments of a FLAC": b"fLaC" + FLAC_COMMENTS * 12,
+    "pages of an Ogg": ogg_page(b"") * 100_001,
+    "empty packets of an Ogg": ogg_page(bytes(255)) * 400,
+    "comments of an Ogg": (ogg_page(b"\xff" * 128 + b"\0", OPUS + comments(8_156))) * 13,
+    "boxes of an MP4": FTYP + box(b"free") * 100_001,
+    "boxes of a movie": FTYP + box(b"moov", box(b"trak") * 100_001),
+    "boxes of user data": FTYP + box(b"moov", box(b"udta", box(b"name") * 9_000) * 12),
+    "keys of an MP4": FTYP
+    + box(
+        b"moov",
+        box(b"meta", box(b"hdlr") + box(b"keys", bytes(8) + struct.pack(">II", 8, 0) * 9_000)) * 12,
+    ),
+    "elements of a WebM": WEBM + element(SEGMENT, element(b"\xec") * 100_001),
+    "tags of a WebM": WEBM
+    + element(SEGMENT, element(TAGS, element(TAG, element(SIMPLE) * 9_000) * 12)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_file_of_too_many_parts_is_refused(name: str) -> None:
+    """However small they are, and on whatever level."""
+    with within(20), pytest.raises(WorkflowError, match="more than 100000 parts"):
+        Workflow.load(io.BytesIO(PARTS[name]))

@@ -24,7 +24,7 @@ def flac_texts(stream: Stream) -> Texts:
         header = stream.take(4)
         is_last, kind, size = header[0] >= 128, header[0] & 127, int.from_bytes(header[1:], "big")
         if kind == 4:
-            yield from _comments(stream.text(size))
+            yield from _comments(stream, stream.text(size))
         else:
             stream.skip(size)
 
@@ -34,9 +34,9 @@ def ogg_texts(stream: Stream) -> Texts:
     for packet in _packets(stream):
         for mark in _OGG_MARKS:
             if packet.startswith(mark):
-                yield from _comments(memoryview(packet)[len(mark) :])
+                yield from _comments(stream, memoryview(packet)[len(mark) :])
         if packet[:1] in (b"\x04", b"\x84"):  # a FLAC in an Ogg
-            yield from _comments(memoryview(packet)[4:])
+            yield from _comments(stream, memoryview(packet)[4:])
 
 
 def mp3_texts(stream: Stream) -> Texts:
@@ -56,7 +56,7 @@ def mp3_texts(stream: Stream) -> Texts:
 # -- comments as Vorbis has them ----------------------------------------------------------
 
 
-def _comments(data: memoryview) -> Texts:
+def _comments(stream: Stream, data: memoryview) -> Texts:
     """``KEY=text``, each with its length before it, behind the name of the program."""
     try:
         (size,) = struct.unpack_from("<I", data)
@@ -64,6 +64,7 @@ def _comments(data: memoryview) -> Texts:
         (count,) = struct.unpack_from("<I", data, at)
         at += 4
         for _ in range(min(count, _MOST)):
+            stream.count()
             (size,) = struct.unpack_from("<I", data, at)
             comment = data[at + 4 : at + 4 + size]
             key, equals, _ = bytes(comment[:32]).partition(b"=")
@@ -79,9 +80,7 @@ def _comments(data: memoryview) -> Texts:
 def _packets(stream: Stream) -> Iterator[bytes]:
     """The packets in the first pages of all streams that an Ogg has, without sound."""
     parts: dict[bytes, list[bytes]] = {}
-    while header := stream.read(27):
-        if len(header) < 27:
-            raise stream.ends_early()
+    while header := stream.header(27):
         mark, position, serial, count = struct.unpack("<4s2xq4s8xB", header)
         if mark != b"OggS":
             raise WorkflowError(f"the {stream.name} is damaged, at byte {stream.position - 27}")
@@ -90,8 +89,7 @@ def _packets(stream: Stream) -> Iterator[bytes]:
         sizes = stream.take(count)
         for size in sizes:
             waiting = parts.setdefault(serial, [])
-            if size:
-                waiting.append(bytes(stream.text(size)))
+            waiting.append(bytes(stream.text(size)))
             if size < 255:
                 yield b"".join(waiting)
                 waiting.clear()

@@ -23,12 +23,10 @@ _ENTRIES = 10_000
 def webp_texts(stream: Stream) -> Texts:
     """The EXIF texts of a WebP, which come behind its pixels."""
     stream.take(12)
-    while header := stream.read(8):
-        if len(header) < 8:
-            raise stream.ends_early()
+    while header := stream.header(8):
         kind, size = struct.unpack("<4sI", header)
         if kind == b"EXIF":
-            yield from exif_texts(stream.text(size))
+            yield from _exif_texts(stream, stream.text(size))
         else:
             stream.skip(size)
         stream.read(size & 1)
@@ -51,14 +49,14 @@ def jpeg_texts(stream: Stream) -> Texts:
         if kind == 0xE1:
             content = stream.text(max(0, size - 2))
             if bytes(content[:6]) == _MARK:
-                yield from exif_texts(content)
+                yield from _exif_texts(stream, content)
         elif kind == 0xFE:
             yield from _named(stream.text(max(0, size - 2)), "comment")
         else:
             stream.skip(max(0, size - 2))
 
 
-def exif_texts(data: memoryview) -> Texts:
+def _exif_texts(stream: Stream, data: memoryview) -> Texts:
     """The texts that look like JSON under a name, or like JSON alone.
 
     ComfyUI takes tags that have another meaning: it writes ``prompt:{...}`` as the camera's model,
@@ -68,7 +66,7 @@ def exif_texts(data: memoryview) -> Texts:
         data = data[6:]
     found: dict[int, memoryview] = {}
     try:
-        for tag, value in _entries(data):
+        for tag, value in _entries(stream, data):
             found.setdefault(tag, value)
         for tag, value in found.items():
             yield from _named(_user_comment(value) if tag == _USER_COMMENT else value, "comment")
@@ -86,7 +84,7 @@ def _named(value: memoryview, name: str) -> Texts:
             yield name, value[len(name) + 1 :]
 
 
-def _entries(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Tag and value of each text in the directories, as TIFF has them."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None:
@@ -104,6 +102,7 @@ def _entries(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         if len(seen) > _DIRECTORIES or entries > _ENTRIES:
             raise struct.error
         for entry in range(at + 2, at + 2 + 12 * count, 12):
+            stream.count()
             tag, kind, size, place = struct.unpack_from(f"{order}HHII", data, entry)
             if tag == _EXIF_DIRECTORY:
                 ahead.append(place)

@@ -22,9 +22,9 @@ def texts(stream: Stream) -> Texts:
                 if length is None:
                     raise _damaged()
                 if inner == b"udta":
-                    yield from _user_data(stream.text(length))
+                    yield from _user_data(stream, stream.text(length))
                 elif inner == b"meta":
-                    yield from _meta(stream.text(length))
+                    yield from _meta(stream, stream.text(length))
             yield PAUSE
 
 
@@ -35,11 +35,9 @@ def _boxes(stream: Stream, size: int | None) -> Iterator[tuple[bytes, int | None
     """
     end = None if size is None else stream.position + size
     while end is None or stream.position < end:
-        header = stream.take(8) if end is not None else stream.read(8)
+        header = stream.take(8) if end is not None else stream.header(8)
         if not header:
             return
-        if len(header) < 8:
-            raise stream.ends_early()
         whole, kind = struct.unpack(">I4s", header)
         start = stream.position - 8
         if whole == 1:
@@ -53,34 +51,35 @@ def _boxes(stream: Stream, size: int | None) -> Iterator[tuple[bytes, int | None
         stream.skip(start + whole - stream.position)
 
 
-def _user_data(data: memoryview) -> Texts:
-    for kind, content in _inner(data):
+def _user_data(stream: Stream, data: memoryview) -> Texts:
+    for kind, content in _inner(stream, data):
         if kind == b"meta":
-            yield from _meta(content)
+            yield from _meta(stream, content)
         elif kind in _FIXED and len(content) > 4:  # of QuickTime: size and language before it
             yield _FIXED[kind], content[4:]
 
 
-def _meta(data: memoryview) -> Texts:
+def _meta(stream: Stream, data: memoryview) -> Texts:
     """``keys`` names what ``ilst`` holds by number; other items are named by their kind."""
     if bytes(data[4:8]) != b"hdlr":  # of QuickTime; else a version comes first
         data = data[4:]
     keys: list[str] = []
-    for kind, content in _inner(data):
+    for kind, content in _inner(stream, data):
         if kind == b"keys":
-            keys = list(_keys(content))
+            keys = list(_keys(stream, content))
         elif kind == b"ilst":
-            for name, item in _inner(content):
+            for name, item in _inner(stream, content):
                 number = int.from_bytes(name, "big")
                 key = keys[number - 1] if 0 < number <= len(keys) else _FIXED.get(name)
-                yield from _values(key, item)
+                yield from _values(stream, key, item)
 
 
-def _keys(data: memoryview) -> Iterator[str]:
+def _keys(stream: Stream, data: memoryview) -> Iterator[str]:
     at = 8
     for _ in range(_MOST):
         if at >= len(data):
             return
+        stream.count()
         size = int.from_bytes(data[at : at + 4], "big")
         if size < 8:
             raise _damaged()
@@ -89,20 +88,21 @@ def _keys(data: memoryview) -> Iterator[str]:
         at += size
 
 
-def _values(key: str | None, item: memoryview) -> Texts:
-    for kind, content in _inner(item):
+def _values(stream: Stream, key: str | None, item: memoryview) -> Texts:
+    for kind, content in _inner(stream, item):
         if kind == b"name":  # of an item "----"
             key = bytes(content[4:100]).decode("utf-8", "replace").lower()
         elif kind == b"data" and key in KEYS:
             yield key, content[8:]
 
 
-def _inner(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """The boxes in a box that is in memory."""
     at = 0
     for _ in range(_MOST):
         if at + 8 > len(data):
             return  # QuickTime ends lists with four zeros
+        stream.count()
         size, kind = struct.unpack_from(">I4s", data, at)
         if size < 8 or at + size > len(data):
             raise _damaged()

@@ -35,17 +35,17 @@ def texts(stream: Stream) -> Texts:
         if end is not None and stream.position + size > end:
             raise WorkflowError(f"the {stream.name} is damaged: a part is larger than the whole")
         if kind == _TAGS:
-            yield from _tags(stream.text(size))
+            yield from _tags(stream, stream.text(size))
         else:
             stream.skip(size)
 
 
-def _tags(data: memoryview) -> Texts:
-    for kind, tag in _inner(data):
+def _tags(stream: Stream, data: memoryview) -> Texts:
+    for kind, tag in _inner(stream, data):
         if kind == _TAG:
-            for inner, simple in _inner(tag):
+            for inner, simple in _inner(stream, tag):
                 if inner == _SIMPLE_TAG:
-                    parts = dict(_inner(simple))
+                    parts = dict(_inner(stream, simple))
                     name = bytes(parts.get(_NAME, b"")[:100]).decode("utf-8", "replace").lower()
                     if name in KEYS and _TEXT in parts:
                         yield name, parts[_TEXT]
@@ -65,12 +65,13 @@ def _header(stream: Stream, *, may_end: bool = False) -> tuple[int, int | None]:
     return element, _size(first + stream.take(length - 1))
 
 
-def _inner(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The elements in an element that is in memory."""
     at = 0
     for _ in range(_MOST):
         if at >= len(data):
             return
+        stream.count()
         start = at + _length(data[at], 4)
         kind = int.from_bytes(data[at:start], "big")
         if start >= len(data):

@@ -25,7 +25,7 @@ PAUSE: Final = ("", b"")
 MAX_TEXT: Final = 32 << 20
 #: Bytes of all texts of one file.
 MAX_TEXTS: Final = 2 * MAX_TEXT
-#: Parts of one file.  A picture of 100 MB has some thousands.
+#: Parts of one file, those within others included.  A picture of 100 MB has some thousands.
 MAX_PARTS: Final = 100_000
 #: Bytes that tell what kind of file it is.
 _HEAD: Final = 16
@@ -80,14 +80,33 @@ class Stream:
         return whole.getvalue()
 
     def take(self, size: int) -> bytes:
-        """Exactly so many bytes, the header of a part: :class:`WorkflowError` at the end."""
-        self._parts += 1
-        if self._parts > MAX_PARTS:
-            raise WorkflowError(f"the {self.name} has more than {MAX_PARTS} parts")
-        found = self.read(size)
+        """Return exactly so many bytes, the header of a part.
+
+        Raises:
+            WorkflowError: The file ends before, or has too many parts.
+        """
+        found = self.header(size)
         if len(found) < size:
             raise self.ends_early()
         return found
+
+    def header(self, size: int) -> bytes:
+        """Return the header of a part that the file may end before: nothing, or all of it.
+
+        Raises:
+            WorkflowError: The file ends within it, or has too many parts.
+        """
+        self.count()
+        found = self.read(size)
+        if found and len(found) < size:
+            raise self.ends_early()
+        return found
+
+    def count(self) -> None:
+        """Count a part, be it one of a text in memory: :class:`WorkflowError` beyond the limit."""
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise WorkflowError(f"the {self.name} has more than {MAX_PARTS} parts")
 
     def text(self, size: int) -> memoryview:
         """Exactly so many bytes, of those that may be a text."""
