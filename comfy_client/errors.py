@@ -399,6 +399,11 @@ class JobInterrupted(JobError):
         self.node_id = node_id
 
 
+_POOLS: Final = (
+    "A pool made with on_lost='retry' runs it again; map(..., on_error='keep') goes on without it."
+)
+
+
 class JobLost(JobError):
     """Neither in queue nor in history: the server was restarted, or the prompt was deleted.
 
@@ -416,8 +421,10 @@ class JobLost(JobError):
     def hint(self) -> str:
         """What to do about it, in one sentence."""
         if self.retryable:
-            return "Submit it again: the server was restarted, or the prompt was deleted."
-        return "Look for it when the server is back, before you submit it again: it may have run."
+            first = "Submit it again: the server was restarted, or the prompt was deleted."
+        else:
+            first = "Look for it when the server is back, before you submit it again."
+        return f"{first} {_POOLS}"
 
 
 class JobNotFound(JobError):

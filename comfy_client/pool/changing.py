@@ -207,6 +207,11 @@ class Changing:
         with self._lock:
             return [entry.job for entry in list(self._entries.values()) if not entry.started]
 
+    def jobs(self) -> list[PooledJob]:
+        """The jobs that have not ended."""
+        with self._lock:
+            return list(self._entries)
+
     def room(self) -> int:
         """How many jobs keep all servers busy."""
         with self._lock:

@@ -18,6 +18,7 @@ from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher
 from .intervals import Intervals
+from .map import take_back
 from .moving import OnFailed, OnLost
 from .refusals import is_hopeless, out_of_reach
 from .schedule import Mode
@@ -180,18 +181,31 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             raise
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        """Wait for all jobs; after an exception, cancel those that wait, and leave at once.
+        """Wait for all jobs; after an exception, take back those that do not run yet, and leave.
 
-        So does a Ctrl-C that ends this wait.
+        That takes 5 seconds at most.  A Ctrl-C that ends the wait does the same.
         """
         try:
-            self.shutdown(wait=exc is None, cancel_futures=exc is not None)
+            if exc is None:
+                self.shutdown()
+                return
         except BaseException:
-            self.shutdown(wait=False, cancel_futures=True)
+            self._leave()
             raise
+        self._leave()
+
+    def _leave(self) -> None:
+        """Cancel what waits, and delete what is pending on servers; what runs keeps running."""
+        self._dispatcher.close()
+        try:
+            take_back(self._dispatcher, self._dispatcher.jobs())
+        finally:
+            self.shutdown(wait=False, cancel_futures=True)
 
     def __repr__(self) -> str:
-        return f"<ComfyPool {', '.join(self._dispatcher.members) or 'without servers'}>"
+        members = list(self._dispatcher.members.items())
+        names = (name if one.error is None else f"{name} (down)" for name, one in members)
+        return f"<ComfyPool {', '.join(names) or 'without servers'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

@@ -800,6 +800,76 @@ def test_what_the_log_says_is_said_without_the_lock(servers, clients, caplog) ->
     assert all(asked)
 
 
+def test_an_exception_leaves_nothing_pending_on_the_servers(servers, clients) -> None:
+    """What runs keeps running."""
+
+    def use() -> None:
+        with pooled(clients) as pool:
+            jobs.extend(pool.submit(shows(f"t{n}", waits=True)) for n in range(6))
+            until_each_runs(*servers)
+            until(lambda: [job.status for job in jobs].count("pending") == 2)
+            raise ZeroDivisionError
+
+    jobs: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        use()
+    until(lambda: not any(server.pending for server in servers))
+    GATES.set()
+    ends = [type(job.exception(LIMIT)) for job in jobs]
+    assert ends.count(JobInterrupted) == 4
+    assert len(marks(*servers)) == 2
+
+
+def test_a_server_that_never_answered_is_told_of_once(clients, caplog) -> None:
+    with ComfyPool([clients[0], NOWHERE]) as pool:
+        until(lambda: pool.status().servers[1].state == "down")
+        until(lambda: "does not answer" in caplog.text)
+        first = pool.status().servers[1].error
+        until(lambda: pool.status().servers[1].error is not first)  # it was tried again
+        assert repr(pool) == f"<ComfyPool {clients[0].host}, {NOWHERE} (down)>"
+        pool.run(shows(), timeout=LIMIT)
+    lines = [record for record in caplog.records if NOWHERE in record.getMessage()]
+    assert [(one.levelname, "gets no jobs until it does" in one.getMessage()) for one in lines] == [
+        ("WARNING", True)
+    ]
+
+
+def definitions_asked(*servers: ComfyServer) -> int:
+    """How often their node definitions were asked for."""
+    return sum(one.path == "/object_info" for server in servers for one in server.requests)
+
+
+def test_what_no_server_can_run_does_not_make_them_tell_again_and_again(servers, clients) -> None:
+    """At most every ten seconds."""
+    with pooled(clients) as pool:
+        before = definitions_asked(*servers)
+        for number in range(20):
+            with pytest.raises(WorkflowError):
+                pool.submit({"1": {"class_type": f"Nope{number}", "inputs": {}}})
+        assert definitions_asked(*servers) <= before + 2
+
+
+class AsksBriefly(ComfyPool):
+    """Waits for definitions for a moment only."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, definitions=0.3)
+
+
+def test_nobody_waits_for_the_definitions_of_a_silent_server(servers, clients) -> None:
+    """Of that, the last ones count; what another one has by now is known."""
+    rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
+    silent = threading.Event()
+    with pooled(clients, cls=AsksBriefly) as pool:
+        servers[1].add_node(Rare)
+        servers[0].faults.answer("GET", "/object_info", lambda _: silent.wait(LIMIT) and None)
+        try:
+            assert pool.submit(rare).result(LIMIT).texts == ("r",)
+            assert pool.submit(shows("a"), include=[clients[0]]).result(LIMIT).texts == ("a",)
+            assert not silent.is_set()
+        finally:
+            silent.set()
+
+
 # -- waits --------------------------------------------------------------------------------------
 
 

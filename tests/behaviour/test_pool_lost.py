@@ -1,0 +1,122 @@
+"""Jobs of a pool whose server goes away: what only waited there moves on, what ran does not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyPool, Job, JobLost
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, Quick, until
+from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.pools import marks, pooled, until_each_runs
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(ComfyServer()) for _ in range(3)]
+        for server in made:
+            server.add_node(Gated)
+        yield made
+        GATES.end()
+
+
+@pytest.fixture
+def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
+    made = [Quick(server.url) for server in servers]
+    yield made
+    for client in made:
+        client.close()
+
+
+def had(pool: ComfyPool, servers: list[ComfyServer], jobs: list[Any]) -> tuple[Job, Job]:
+    """Of the first server: the job that it runs, and the one that waits there."""
+    until_each_runs(*servers)
+
+    def found() -> list[Any]:
+        there = [job for job in jobs if job.server == servers[0].url]
+        by_status = {job.status: job for job in there}
+        return [by_status.get("running"), by_status.get("pending")]
+
+    running, pending = until(lambda: [one for one in [found()] if None not in one])[0]
+    return running, pending
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_what_only_waited_on_a_server_that_stays_away_moves_on(servers, clients, on_lost) -> None:
+    """At no cost; the error of what ran says which options there are."""
+    with pooled(clients[:2], patience=0.3, on_lost=on_lost) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        running, pending = had(pool, servers[:2], jobs)
+        servers[0].kill()
+        until(lambda: pending.server != servers[0].url)
+        GATES.set()
+        errors = [job.exception(LIMIT) for job in jobs]
+        status = pool.status()
+    assert [str(job.result().texts[0]) for job in jobs if job is not running] == [
+        f"t{n}" for n, job in enumerate(jobs) if job is not running
+    ]
+    if on_lost == "retry":
+        assert errors == [None] * 4
+    else:
+        error: Any = running.exception()
+        assert isinstance(error, JobLost)
+        assert "on_lost='retry'" in error.hint
+        assert "on_error='keep'" in error.hint
+        assert (status.done, status.failed) == (3, 1)
+
+
+def test_what_has_moved_is_deleted_where_it_waited_once_that_is_back(servers, clients) -> None:
+    """Before it gets anything else; so it runs once."""
+    with pooled(clients[:2], patience=0.3) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        running, pending = had(pool, servers[:2], jobs)
+        moved = pending.prompt_id
+        with servers[0].faults.bad_gateway():
+            servers[0].faults.drop()
+            until(lambda: pending.server != servers[0].url)
+        until(lambda: moved not in [one.prompt_id for one in clients[0].get_queue().pending])
+        GATES.set()
+        assert isinstance(running.exception(LIMIT), JobLost)
+        assert [job.exception(LIMIT) for job in jobs if job is not running] == [None] * 3
+    assert Counter(marks(*servers)).most_common(1)[0][1] == 1
+    assert len(marks(*servers)) == 4
+
+
+def test_what_somebody_has_deleted_runs_nowhere_else(servers, clients) -> None:
+    """Its server was there all the time."""
+    with pooled(clients[:2]) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        _, pending = had(pool, servers[:2], jobs)
+        with Quick(servers[0].url) as somebody:
+            somebody.delete_from_queue(pending.prompt_id)
+        assert isinstance(pending.exception(LIMIT), JobLost)
+        GATES.set()
+        assert [job.exception(LIMIT) for job in jobs if job is not pending] == [None] * 3
+    assert len(marks(*servers)) == 3
+
+
+def test_a_job_that_two_servers_did_not_survive_is_lost(servers, clients) -> None:
+    """With ``on_lost="retry"``, too; what waited behind it is run by others."""
+    with pooled(clients, patience=0.3, on_lost="retry") as pool:
+        poison = pool.submit(shows("poison", waits=True), include=clients[:2])
+        died = []
+        for _ in range(2):
+            until(lambda: poison.status == "running")
+            (server,) = (one for one in servers if one.url == poison.server)
+            behind = pool.submit(shows("behind", waits=True), include=[server.url, servers[2].url])
+            died.append(server)
+            server.kill()
+            until(lambda server=server: poison.done() or poison.server != server.url)
+        error = poison.exception(LIMIT)
+        assert isinstance(error, JobLost)
+        assert "two servers died while they ran it" in str(error)
+        assert died in ([*servers[:2]], [*servers[1::-1]])
+        GATES.set()
+        assert behind.result(LIMIT).texts == ("behind",)
+        assert pool.run(shows("later"), timeout=LIMIT).texts == ("later",)
