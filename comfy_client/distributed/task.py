@@ -56,8 +56,8 @@ MAX_BYTES: Final = 64 << 20
 _LOOK: Final = 1.0
 #: Seconds between two attempts to reach a server.
 _PAUSE: Final = 0.5
-#: Seconds that the server of another worker has to answer, unless ``patience`` is shorter.
-_OTHERS: Final = 5.0
+#: Seconds for an answer, and for the server of another worker to be there at all.
+_ANSWER: Final = 5.0
 
 
 def run_workflow(
@@ -78,13 +78,13 @@ def run_workflow(
     prompt may have been sent: that one is asked for it, and all others, and the prompt that runs,
     or has run, is found.  It is rendered again only if that server does not have it.
 
-    A worker whose server is away gets no tasks until it is back; those that it has, and has not
-    sent, go to other workers, which costs no retry.  A prompt that the server refuses has not run,
-    so it is sent to the server of another worker.
-
     The same holds when Dask runs a task again whose result it has lost, and for another task with
     the same key and workflow, while the scheduler lives.  ``client.submit(..., pure=False)`` gives
     each task a key of its own.
+
+    A worker whose server is away gets no tasks until it is back; those that it has, and has not
+    sent, go to other workers, which costs no retry.  A prompt that the server refuses has not run,
+    so it is sent to the server of another worker.
 
     With ``retries=``, a task runs again after an error.  That renders again after
     :class:`JobFailed` and :class:`JobInterrupted`; after :class:`JobTimeout`, it waits for the same
@@ -258,12 +258,12 @@ class _Task:
     def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:
         """Wait until the server is there, unless other workers are to have the task."""
         is_own = api is self.clients.own()
-        patience = self.patience if is_own else min(self.patience, _OTHERS)
+        patience = self.patience if is_own else min(self.patience, _ANSWER)
         until = Deadline.after(self.deadline.left(patience))
         while True:
             try:
                 if not api.connected:
-                    if (error := api.ping().error) is not None:
+                    if (error := api.ping(max(1.0, until.left(_ANSWER))).error) is not None:
                         raise error
                     api.init(until.left(LONGEST))
                 return self._submit(api, attempt)

@@ -22,8 +22,9 @@ from .clients import Clients
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds between two looks.
+#: Seconds between two looks, and for an answer: a busy server takes some.
 _PAUSE: Final = 1.0
+_ANSWER: Final = 10.0
 
 
 async def watch(worker: Worker, clients: Clients) -> None:
@@ -34,14 +35,14 @@ async def watch(worker: Worker, clients: Clients) -> None:
     noted: bool | None = None
     try:
         while not clients.closed:
-            away = not await asyncio.to_thread(_is_there, clients)
             try:
+                away = not await asyncio.to_thread(_is_there, clients)
                 if away is not noted:
                     await notes.is_away(worker, away)
                     noted = away
                 _pause(worker, clients, away and bool(await notes.others(worker)))
             except (OSError, TimeoutError) as exc:
-                log.warning("the scheduler was not told about %s: %r", clients.url, exc)
+                log.warning("nobody knows whether %s is there: %r", clients.url, exc)
             await asyncio.sleep(_PAUSE)
     finally:
         _pause(worker, clients, False)
@@ -55,7 +56,7 @@ def _is_there(clients: Clients) -> bool:
         return True
     if api.connected:
         return True
-    error = api.ping().error
+    error = api.ping(_ANSWER).error
     return error is None or not is_away(error)
 
 
