@@ -11,6 +11,7 @@ import attrs
 from ..to_dict import AsDict
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
+from .order import Order
 from .outcomes import JobStatus
 from .poller import Poller
 from .progress import NodeTimes, fraction_of, seconds_left
@@ -96,7 +97,7 @@ def queue_position(state: JobState, tracker: Tracker) -> int | None:
     """How many prompts are before one that has not ended, at most; ``None``: unknown."""
     if state.running_since is not None:
         return 0
-    before, behind = _around(state, tracker)
+    before, behind = _order(tracker).around(state.number)
     is_heard = tracker.link is not None and not state.attached
     most = max(before, (tracker.monitor.remaining or 0) - 1 - behind) if is_heard else None
     at_most = min((n for n in (state.ahead, most) if n is not None), default=None)
@@ -104,18 +105,12 @@ def queue_position(state: JobState, tracker: Tracker) -> int | None:
     return None if at_most is None else max(before, at_most)
 
 
-def _around(state: JobState, tracker: Tracker) -> tuple[int, int]:
-    """How many of this client are before one that waits, and how many behind it."""
-    number = state.number
-    if number is None:
-        return 0, 0
-    # What runs is before it, though its number be higher than that of one at the front.
-    others = [
-        float("-inf") if one.state.running_since is not None else one.state.number
-        for one in tracker.outstanding
-    ]
-    numbers = [other for other in others if other is not None]
-    return sum(other < number for other in numbers), sum(other > number for other in numbers)
+def _order(tracker: Tracker) -> Order:
+    """The order of the client's prompts, sorted anew if it may have changed."""
+    ledger = tracker.ledger
+    if ledger.order.changes != ledger.changes:
+        ledger.order = Order.of(tracker.outstanding, ledger.changes)
+    return ledger.order
 
 
 def why(state: JobState, status: str, poller: Poller) -> str:
@@ -127,7 +122,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
         ahead = queue_position(state, tracker)
         if ahead is not None:
             words[0] += f", {ahead} ahead" if ahead else ", next in the queue"
-        other = next((one for one in tracker.outstanding if one.state.running_since), None)
+        other = _order(tracker).running
         if other is not None:
             words.append(f"running: {_node(other.state, tracker.times)}")
         elif ahead:

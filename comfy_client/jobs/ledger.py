@@ -18,6 +18,7 @@ from ..errors import ClientClosed, ComfyError, printable
 from ..events import ConnectionEvent
 from ..locks import shared_lock
 from ..signals import Receivers
+from .order import Order
 from .outcomes import status_of
 from .result import Result
 from .state import Counted, JobState
@@ -42,6 +43,8 @@ class Ledger:
         self._receivers = receivers
         self._lock = shared_lock()  # guards that a start is logged once
         self.counts: Counter[str] = Counter()
+        self.changes: int = 0  #: How often the prompts that have not ended, or run, were others.
+        self.order: Order = Order.of((), self.changes)  #: Of them, when somebody asked last.
 
     # -- counting, with the lock -----------------------------------------------------------
 
@@ -50,17 +53,20 @@ class Ledger:
         if state.counted is None:
             state.counted = kind
             self.counts[kind] += 1
+            self.changes += 1
 
     def count_end(self, state: JobState, end: Result | Exception) -> None:
         """It has ended; maybe before its submission was answered."""
         self.count(state, "submitted")
         if state.counted != "before":
             self.counts[status_of(end)] += 1
+        self.changes += 1
 
     def uncount(self, state: JobState) -> None:
         """It turns out to be the same as another."""
         if state.counted is not None:
             self.counts[state.counted] -= 1
+        self.changes += 1
         state.counted = "before"
 
     def sums(self) -> dict[str, int]:
@@ -87,6 +93,7 @@ class Ledger:
             if state.start_logged:
                 return
             state.start_logged = True
+            self.changes += 1
         if log.isEnabledFor(logging.INFO):
             waited = None if state.attached else state.running_since - state.posted_at
             words = "" if waited is None else f", {waited:.1f} s after its submission"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import models
 from ..models._base import mapping
 from ..routes.prompts import EXTRA_DATA_KEY
+from ..routes.queue import without_workflow
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import Http, segment
+from ..transport.pieces import Each
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
@@ -37,12 +40,15 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
     ids = spellings(prompt_id)
 
     # No records in variables while the next answer is waited for: others' words stand in them.
-    def ask(route: str, read: _Read, **params: int) -> tuple[str | None, str | None]:
+    def ask(
+        route: str, read: _Read, each: Each | None = None, **params: int
+    ) -> tuple[str | None, str | None]:
         left = max(0.1, deadline.left(LONGEST))
-        records = http.model("GET", route, read, params=params, timeout=left)
+        records = http.model("GET", route, read, each=each, params=params, timeout=left)
         return _named(records, ids), _marked(records, ids, client_id)
 
-    named, marked = ask("/queue", _waiting)
+    # Others' workflows may be many, and large.
+    named, marked = ask("/queue", _waiting, partial(without_workflow, frozenset(ids)))
     for one in () if named else ids:
         there, said = ask(f"/history/{segment(one)}", _records)
         named, marked = named or there, marked or said

@@ -240,7 +240,8 @@ class Poller:
                 return snapshot
             if self.tracker.link is not None:
                 self.tracker.deafness.expect(monitor.at, time.monotonic())
-        return monitor.refresh(routes, graphs=not all(one.state.graph for one in known))
+        unread = [one.state.prompt_id for one in known if not one.state.graph]
+        return monitor.refresh(routes, unread)
 
     def _ask_history(
         self, routes: Routes, one: Tracked, snapshot: QueueSnapshot | None, *, followed: bool

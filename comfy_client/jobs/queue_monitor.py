@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -60,25 +61,29 @@ class QueueMonitor:
             self.advanced_at = self.status_at
         self.remaining = remaining
 
-    def refresh(self, routes: Routes, *, graphs: bool) -> QueueSnapshot:
-        """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs, ``GET /queue``."""
+    def refresh(self, routes: Routes, graphs_of: Collection[str] = ()) -> QueueSnapshot:
+        """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs of prompts, ``GET /queue``."""
         at, departed, spent = time.monotonic(), self.departed, time.thread_time()
         state, generation = self.connection.state, self.connection.generation
-        snapshot = self._listed(routes) if self._lists_jobs and not graphs else None
+        snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
         if snapshot is None:
             from .snapshot import QueueSnapshot
 
-            queue = routes.get_queue()
+            queue = routes.get_queue(workflows_of=graphs_of)
             snapshot = QueueSnapshot(
                 running=tuple(item.prompt_id for item in queue.running),
                 pending=tuple(item.prompt_id for item in queue.pending),
-                graphs={item.prompt_id: item.workflow for item in (*queue.running, *queue.pending)},
+                graphs={
+                    item.prompt_id: item.workflow
+                    for item in (*queue.running, *queue.pending)
+                    if item.workflow
+                },
             )
         snapshot = attrs.evolve(snapshot, departed=departed)
         took = time.thread_time() - spent  # a busy machine or a slow line is no large queue
         rest = self._timing.slow_queue_rest * took if took >= self._timing.slow_queue else 0.0
         self.rests_until = at + rest
-        # Without everybody's graphs, which may take more than all the rest of a client.
+        # Without graphs, which may take more than all the rest of a client.
         kept = attrs.evolve(snapshot, graphs={}) if snapshot.graphs else snapshot
         self._last, self.at = (kept, state, generation), at
         if self._changed_at >= at:  # meanwhile

@@ -41,7 +41,7 @@ def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
     """Stop one prompt on a server without a jobs API; whether it was there to be stopped."""
     was_deleted = False
     for _ in range(3):  # it may begin between the look and the act
-        queue = routes.get_queue()
+        queue = routes.get_queue(workflows_of=())
         if any(item.prompt_id == prompt_id for item in queue.pending):
             routes.delete_from_queue(prompt_id)
             was_deleted = True

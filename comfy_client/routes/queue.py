@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Set
+from functools import partial
+from typing import Any
+
 from .. import models
 from ._base import RouteGroup
+from .prompts import EXTRA_DATA_KEY
 
 
 class QueueRoutes(RouteGroup):
     """The prompts that are pending or running, and how to stop them."""
 
-    def get_queue(self) -> models.Queue:
+    def get_queue(self, *, workflows_of: Collection[str] | None = None) -> models.Queue:
         """The running prompts, and the pending ones in the order in which they will run.
 
-        ``GET /queue``.  It contains the whole workflow of each (see ``max_json`` of the client);
-        :meth:`poll_status` only counts them.
+        ``GET /queue``.  The answer has the whole workflow of each (see ``max_json`` of the
+        client); :meth:`poll_status` only counts them.
+
+        Args:
+            workflows_of: Keep ``workflow``, ``extra_data`` and ``raw`` of these prompts only, so
+                that a queue of thousands takes little memory; ``None``: of all; ``()``: of none.
         """
-        return self._http.model("GET", "/queue", models.Queue.from_json)
+        if workflows_of is None:
+            return self._http.model("GET", "/queue", models.Queue.from_json)
+        each = partial(without_workflow, frozenset(workflows_of))
+        return self._http.model("GET", "/queue", models.Queue.from_json, each=each)
 
     def clear_queue(self) -> None:
         """Remove the pending prompts of all clients; the running one keeps running.
@@ -56,7 +68,23 @@ class QueueRoutes(RouteGroup):
         """
         if prompt_id is None:
             self._http.send_command("POST", "/interrupt", json={})
-        elif any(item.prompt_id == prompt_id for item in self.get_queue().running):
+        elif any(one.prompt_id == prompt_id for one in self.get_queue(workflows_of=()).running):
             stopped = self._stopping([prompt_id])
             self._http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})
             stopped()
+
+
+def without_workflow(kept: Set[str], item: Any) -> Any:
+    """A record of the queue, with empty objects unless it is of one of these prompts.
+
+    They may have ids of the server's own, and ours as their marks.
+    """
+    if not isinstance(item, list) or any(_names(part) in kept for part in item):
+        return item
+    return [{} if isinstance(part, dict) else part for part in item]
+
+
+def _names(part: object) -> str | None:
+    """The id that this part of a record says: its own, or the mark."""
+    said = part.get(EXTRA_DATA_KEY) if isinstance(part, dict) else part
+    return said if isinstance(said, str) else None

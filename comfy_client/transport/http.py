@@ -28,6 +28,7 @@ from .applied import as_sent, check_headers
 from .deadline import Deadline
 from .endpoint import Endpoint
 from .identity import Identity, Params, Request, query
+from .pieces import Each
 from .pool import Exchange
 from .response import Asker, Download, Response, refusal, unexpected, unusable
 from .resume import range_of, resumed
@@ -255,13 +256,18 @@ class Http:
         into: Callable[[Any], Model],
         *,
         max_bytes: int | None = None,
+        each: Each | None = None,
         **kw: Any,
     ) -> Model:
-        """What ``into`` makes of a decoded answer, all of it within one deadline."""
+        """What ``into`` makes of a decoded answer, all of it within one deadline.
+
+        ``each`` is called with each element of its lists, of which a large answer is decoded one
+        after the other, and what it returns takes their place.
+        """
         answer, deadline = self._to_decode(method, route, max_bytes=max_bytes, **kw)
         try:
             with reading_until(deadline.at):
-                return into(answer.json())
+                return into(answer.json(each))
         except OutOfTime:
             pass  # raised below: the frames of this exception hold the answer
         raise RequestTimeout(

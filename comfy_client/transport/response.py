@@ -22,6 +22,7 @@ from ..errors import (
     UploadTooLarge,
     is_for_another,
 )
+from .pieces import Each, loads
 
 _SHOWN = 200
 #: Characters of a text that an error keeps, and in which patterns are looked for.
@@ -87,10 +88,13 @@ class Response:
         """Whether it is an HTML page: a login page, an error page of a proxy."""
         return "html" in self.kind
 
-    def json(self) -> Any:
-        """The decoded body; :class:`UnexpectedResponse` if it is no JSON."""
+    def json(self, each: Each | None = None) -> Any:
+        """The decoded body; :class:`UnexpectedResponse` if it is no JSON.
+
+        With ``each``, see :func:`comfy_client.transport.pieces.loads`.
+        """
         try:
-            return json.loads(self.content)
+            return json.loads(self.content) if each is None else loads(self.content, each)
         except (ValueError, RecursionError):
             pass  # the error below does not hang on this one
         raise unexpected(self, "JSON")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import blinker
 import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.jobs.job import state_of
+from comfy_client.jobs.order import Order
 from comfy_client.testing import ComfyServer
+from comfy_client.transport import pieces
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -18,7 +23,7 @@ from tests.helpers.clients import (
     paths_asked,
     until,
 )
-from tests.helpers.gates import shows
+from tests.helpers.gates import Gates, shows
 from tests.helpers.scripted import (
     CACHED,
     GRAPH,
@@ -131,3 +136,64 @@ def test_attaching_to_what_has_ended_does_not_ask_for_everybodys_graphs(
         asked = paths_asked(comfy, lambda: [other.job(each).result(LIMIT) for each in ids] and None)
     assert "/queue" not in asked
     assert len(asked) <= 22
+
+
+def test_the_places_of_many_jobs_cost_one_look(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are sorted once, not for each job, until something changes."""
+    first = fast.submit(shows("0", waits=True))
+    until(lambda: first.status == "running")
+    jobs = [fast.submit(shows(str(number))) for number in range(1, 60)]
+    until(lambda: fast._tracker.monitor.remaining == 60)
+    sort, sorts = Order.of, []
+
+    def counted(*args: Any) -> Order:
+        sorts.append(args)
+        return sort(*args)
+
+    monkeypatch.setattr(Order, "of", counted)
+    for _ in range(3):
+        assert [job.queue_position for job in jobs] == [*range(1, 60)]
+        assert all("ahead; running: Gated" in job.why() for job in jobs)
+    assert len(sorts) == 1
+    jobs[0].cancel()
+    jobs[0].exception(LIMIT)
+    until(lambda: jobs[-1].queue_position == 58)
+    gate.set()
+    jobs[-1].result(LIMIT)
+    assert jobs[-1].queue_position is None
+
+
+@pytest.mark.parametrize("attaches", [False, True])
+def test_a_look_at_a_large_queue_decodes_one_prompt_at_a_time(
+    comfy: ComfyServer,
+    fast: ComfyApi,
+    gate: Gates,
+    monkeypatch: pytest.MonkeyPatch,
+    attaches: bool,
+) -> None:
+    """No thread waits for all of it, and other people's workflows are not kept."""
+    fast.submit(shows(waits=True))
+    mine = fast.submit(shows("mine")).prompt_id
+    with client(comfy) as other:
+        for number in range(60):
+            other.queue_prompt(None, shows(str(number)), extra_data={"junk": "x" * 20_000})
+    longest = []
+    decoder = json.JSONDecoder()
+
+    def raw_decode(text: str, at: int) -> tuple[Any, int]:
+        value, end = decoder.raw_decode(text, at)
+        longest.append(end - at)
+        return value, end
+
+    monkeypatch.setattr(pieces, "_decoder", SimpleNamespace(raw_decode=raw_decode))
+    with client(comfy) as third:
+        job = third.job(mine) if attaches else fast.job(mine)
+        snapshot = third._tracker.monitor.refresh(third, [mine])
+        assert len(snapshot.pending) == 61
+        assert {*snapshot.graphs} == {mine}
+        assert job.graph["1"]["inputs"] == snapshot.graphs[mine]["1"]["inputs"]
+    assert len(longest) > 61
+    assert max(longest) < 25_000
+    gate.set()

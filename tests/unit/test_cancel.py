@@ -26,7 +26,7 @@ class Queued:
         self.version = version
         self.done = []
 
-    def get_queue(self):
+    def get_queue(self, *, workflows_of):
         state = self.states.pop(0)
         item = [[0, "the-id", {}, {}, []]]
         return Queue.from_json(

@@ -29,6 +29,7 @@ from comfy_client.events import (
 from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait_for_one
 from comfy_client.jobs.job_events import JobEvents
+from comfy_client.jobs.order import Order
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.result import make_result
 from comfy_client.jobs.state import JobState
@@ -54,6 +55,7 @@ class Tracker:
         self.connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
         self.link = 1
         self.outstanding = ()
+        self.ledger = SimpleNamespace(changes=0, order=Order.of((), 0))
         self.monitor = SimpleNamespace(remaining=3, advanced_at=0.0)
         self.times = NodeTimes()
         self.flushed = 0

@@ -59,7 +59,7 @@ class Client:
             return self.jobs
         return JobPage(jobs=tuple(JobInfo.from_json(job) for job in self.jobs))
 
-    def get_queue(self):
+    def get_queue(self, *, workflows_of):
         self.asked.append("queue")
         return Queue.from_json(self.queue)
 
@@ -87,10 +87,10 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
     api = Client(jobs=listed, running=[item(9, "r")], pending=[item(7, "b"), item(2, "a")])
     monitor = monitor_of()
     monitor.departed = 4
-    found = monitor.refresh(api, graphs=False)
+    found = monitor.refresh(api)
     assert (found.running, found.pending, dict(found.graphs)) == (("r",), ("a", "b", "c"), {})
     assert found.departed == 4
-    found = monitor.refresh(api, graphs=True)
+    found = monitor.refresh(api, graphs_of=["a"])
     assert (found.pending, found.graphs["a"]) == (("a", "b"), GRAPH)
     assert api.asked == ["jobs", "queue"]
 
@@ -98,7 +98,7 @@ def test_the_jobs_api_is_preferred_but_has_no_graphs():
 def test_a_status_that_nobody_knows_is_no_end():
     """What has ended is not there; all else is."""
     words = ("completed", "failed", "cancelled", "paused")
-    found = monitor_of().refresh(Client(jobs=[{"id": s, "status": s} for s in words]), graphs=False)
+    found = monitor_of().refresh(Client(jobs=[{"id": s, "status": s} for s in words]))
     assert (found.running, found.pending) == ((), ("paused",))
 
 
@@ -109,7 +109,7 @@ def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
     api = Client(jobs=page, running=[item(0, "a")], pending=[item(1, "b")])
     monitor = monitor_of()
     for _ in range(2):
-        assert "b" in monitor.refresh(api, graphs=False)
+        assert "b" in monitor.refresh(api)
     assert api.asked == ["jobs", "queue", "queue"]
 
 
@@ -125,8 +125,8 @@ def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(fa
     """Nor is one relied on that fails."""
     api = Client(jobs=failure, pending=[item(2, "a")])
     monitor = monitor_of()
-    assert monitor.refresh(api, graphs=False).pending == ("a",)
-    assert monitor.refresh(api, graphs=False).pending == ("a",)
+    assert monitor.refresh(api).pending == ("a",)
+    assert monitor.refresh(api).pending == ("a",)
     assert api.asked == ["jobs", "queue", "queue"]
 
 
@@ -137,7 +137,7 @@ def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
     """The queue would fail as well."""
     api = Client(jobs=failure)
     with pytest.raises(type(failure)):
-        monitor_of().refresh(api, graphs=False)
+        monitor_of().refresh(api)
     assert api.asked == ["jobs"]
 
 
@@ -149,7 +149,7 @@ def looked():
     """What was seen, and who remembers it."""
     api = Client(jobs=[{"id": "a", "status": "pending"}])
     monitor = monitor_of()
-    return monitor, monitor.refresh(api, graphs=False)
+    return monitor, monitor.refresh(api)
 
 
 def test_a_look_holds_while_the_socket_says_nothing_new(looked):
@@ -183,7 +183,7 @@ def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
     results = []
 
     def ask():
-        found = monitor.refresh(Client(jobs=[]), graphs=False)
+        found = monitor.refresh(Client(jobs=[]))
         results.append(monitor.cached() in (found, None))
 
     within = lambda frame: frame.f_code.co_name == "cached"  # noqa: E731
@@ -194,7 +194,7 @@ def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
 def test_a_look_does_not_hold_for_ever():
     """The socket may be deaf."""
     monitor = monitor_of(queue=0.0)
-    monitor.refresh(Client(jobs=[]), graphs=False)
+    monitor.refresh(Client(jobs=[]))
     assert monitor.cached() is None
     assert monitor_of().cached() is None
 
@@ -204,13 +204,13 @@ def test_a_look_that_took_long_has_to_do_for_a_while():
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
     monitor = monitor_of(slow_queue=0.0, slow_queue_rest=1e6)
     assert monitor.stale() is None
-    found = monitor.refresh(api, graphs=False)
+    found = monitor.refresh(api)
     kept = monitor.stale()
     assert (kept.pending, kept.graphs) == (found.pending, {})  # graphs are for who asked
     monitor.forget()
     assert monitor.stale() is None
     monitor = monitor_of(slow_queue=5.0, slow_queue_rest=1e6)
-    monitor.refresh(api, graphs=False)
+    monitor.refresh(api)
     assert monitor.stale() is None
 
 
@@ -219,13 +219,13 @@ def test_a_look_that_had_to_wait_took_not_long():
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
     queue = api.get_queue
 
-    def wait():
+    def wait(**kw):
         threading.Event().wait(0.2)
-        return queue()
+        return queue(**kw)
 
     api.get_queue = wait
     monitor = monitor_of(slow_queue=0.1)
-    monitor.refresh(api, graphs=False)
+    monitor.refresh(api)
     assert monitor.stale() is None
 
 

@@ -1,0 +1,92 @@
+"""Large JSON is decoded piece by piece, and says the same as ``json.loads``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfy_client.transport import pieces
+from tests.conftest import examples
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+WRONG = [b"", b"]", b"}", b",", b'"', b"\xff", b"nul"]
+
+
+def same(element: Any) -> Any:
+    return element
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that each small text has many."""
+    monkeypatch.setattr(pieces, "_PIECE", 7)
+
+
+@given(st.dictionaries(st.text(), VALUES) | VALUES, st.booleans(), st.sampled_from([None, 1]))
+@settings(max_examples=examples(200))
+def test_it_says_what_json_says(value: Any, is_ascii: bool, indent: int | None) -> None:
+    """Wherever a piece ends: in a number, in a character, in a word."""
+    content = json.dumps(value, ensure_ascii=is_ascii, indent=indent).encode(
+        "utf-8", "surrogatepass"
+    )
+    assert pieces.loads(content, same) == json.loads(content)
+
+
+@given(st.dictionaries(st.text(), VALUES), st.data())
+@settings(max_examples=examples(200))
+def test_what_json_refuses_it_refuses(value: Any, data: st.DataObject) -> None:
+    """Cut off anywhere, or with something in the wrong place."""
+    content = json.dumps(value).encode()
+    at = data.draw(st.integers(0, len(content) - 1))
+    broken = content[:at] + data.draw(
+        st.sampled_from([b"", b"]", b"}", b",", b'"', b"\xff", b"nul"])
+    )
+    broken += content[at:] if data.draw(st.booleans()) else b""
+    try:
+        expected = json.loads(broken)
+    except ValueError:
+        with pytest.raises((json.JSONDecodeError, UnicodeDecodeError)):
+            pieces.loads(broken, same)
+    else:
+        assert pieces.loads(broken, same) == expected
+
+
+def test_each_element_of_an_outermost_list_is_decoded_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No call of C decodes more than one, so no thread waits for longer."""
+    longest = 0
+    decoder = json.JSONDecoder()
+
+    class Counting:
+        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
+            nonlocal longest
+            value, end = decoder.raw_decode(text, at)
+            longest = max(longest, end - at)
+            return value, end
+
+    monkeypatch.setattr(pieces, "_decoder", Counting())
+    items = [[number, f"id {number}", {"1": {"text": "x" * 200}}] for number in range(100)]
+    content = json.dumps({"queue_running": items[:1], "queue_pending": items}).encode()
+    kept = pieces.loads(content, lambda item: item[1])
+    assert kept["queue_pending"] == [f"id {number}" for number in range(100)]
+    assert longest < 300
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_other_encodings_are_read_too(encoding: str) -> None:
+    """As ``json.loads`` does it."""
+    value = {"list": [1, 2], "text": "ä"}
+    assert pieces.loads(json.dumps(value).encode(encoding), lambda one: -one) == {
+        "list": [-1, -2],
+        "text": "ä",
+    }
