@@ -75,6 +75,9 @@ class Batches(Running):
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
+        What becomes of prompts whose server fails, refuses them or goes away, the ``on_failed`` and
+        ``on_lost`` of the pool say: see :class:`ComfyPool`.
+
         Nothing is submitted before the first ``next``.  Infinite iterables are fine.  If it ends
         early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
         cancelled (5 seconds at most); those that run keep running.
@@ -160,11 +163,15 @@ class Batches(Running):
 
         The ``journal`` knows which server has which prompt, before that server gets it.  The same
         call asks that server after any interruption.  While it does not answer, nobody knows
-        whether it has run the prompt.  After the ``patience`` of the pool, the error of the row is
-        :class:`JobLost`, and the next call asks again.  With ``on_lost="retry"``, another server
-        runs it.  The same holds, at once, for a server that is not in the pool, refuses to say, or
-        whose client was closed.  A prompt that its server has forgotten runs again in any case,
-        three times at most.
+        whether it has run the prompt.  After the ``patience`` of the pool, others run the points
+        that only waited there; the error of the row of one that had begun is :class:`JobLost`, and
+        the next call asks again.  With ``on_lost="retry"``, another server runs it.  The same
+        holds, at once, for a server that is not in the pool, refuses to say, or whose client was
+        closed.  A prompt that its server has forgotten runs again in any case, three times at most,
+        unless two servers have died while they ran it.
+
+        A point that a server refuses, or fails with ``on_failed="move"``, goes to another one; the
+        error of its row is the last one.
 
         Example::
 

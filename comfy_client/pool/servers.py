@@ -79,9 +79,11 @@ class Servers:
         return server.host if isinstance(server, ComfyApi) else parse_host(server)[0].http_url
 
     def status(self) -> PoolStatus:
-        """Its servers, and how many jobs wait, run and have ended; sends no request.
+        """Return its servers, and how many jobs wait, run and have ended; sends no request.
 
-        ``print`` shows a table; so does a notebook.
+        ``print`` shows a table; so does a notebook.  A server is *suspect* if three jobs in a row
+        have failed on it, or were refused, while others do not fail: it gets one job at a time, and
+        rests in between, until one succeeds.
         """
         return self._dispatcher.status()
 
@@ -116,6 +118,7 @@ class Servers:
 
         Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
         ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
+        ``suspect`` and ``well``: it fails job after job while others do not, or does no more;
         ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
         its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
         later count, too, and one that was removed does until it has ended what it has.

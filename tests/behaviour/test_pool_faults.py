@@ -46,6 +46,7 @@ from tests.helpers.random_faults import (
     SUCCESS,
     TASK,
     Fact,
+    Fault,
     Operator,
     Task,
     Trouble,
@@ -60,6 +61,27 @@ WORKERS = 8
 GRACE = 10.0
 #: Faults after which nobody can say what became of a prompt, or for how long.
 BLINDING = ("login page", "wrong type", "queue refused", "no history", "late history")
+
+
+def _answers(*answers: Any) -> Fault:
+    return lambda faults, rng, _: faults.answer("POST", "/prompt", rng.choice(answers))
+
+
+REJECTION = {"error": {"type": "invalid_prompt", "message": "no", "details": ""}}
+#: What a sick server does: most of it runs nothing, but for the last.
+SICK: dict[str, tuple[int, Fault]] = {
+    "refusals": (8, _answers((500, {}, ""), (429, {"Retry-After": "1"}, ""), (404, {}, ""))),
+    "too large": (2, lambda faults, rng, seconds: faults.too_large("/prompt")),
+    "rejections": (6, _answers((400, {}, {**REJECTION, "node_errors": {}}))),
+    "garbage": (6, _answers((200, {}, "<html>"), (200, {}, b'{"prompt_id": '), (200, {}, {}))),
+    "no id": (4, lambda faults, *_: faults.rewrite("POST", "/prompt", lambda _: {"number": 1})),
+}
+
+
+class Pool(ComfyPool):
+    """A suspect does not rest for long, so that it is tried again and again."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, rest=0.1, longest_rest=0.5, ask_again=0.5)
 
 
 class Quick(ComfyApi):
@@ -86,10 +108,14 @@ class Attempt:
 class Round:
     """Many jobs under one seed."""
 
-    def __init__(self, seed: int, count: int, on_lost: Any) -> None:
+    def __init__(self, seed: int, count: int, on_lost: Any, *, sick: bool = False) -> None:
         self.rng = random.Random(seed)
         self.count = count
         self.on_lost = on_lost
+        self.more = SICK if sick else {}
+        self.options: dict[str, Any] = {"on_lost": on_lost}
+        if sick:
+            self.options["on_failed"] = self.rng.choice(("raise", "move"))
         self.attempts: list[Attempt] = []
         self.wrong: list[str] = []
         self.troubles: dict[str, Trouble] = {}
@@ -101,14 +127,14 @@ class Round:
             servers = [stack.enter_context(self._server()) for _ in range(SERVERS)]
             clients = [stack.enter_context(self._client(server)) for server in servers]
             self.tasks = plan(self.rng, SERVERS, self.count)
-            with ComfyPool(clients, on_lost=self.on_lost, patience=20.0) as self.pool:
+            with Pool(clients, patience=20.0, **self.options) as self.pool:
                 with contextlib.ExitStack() as harm:
                     for number, server in enumerate(servers):
                         harm.enter_context(Operator(server, self.tasks))
                         # That one is about the whole process.
                         without = ("no names",) if number else ()
                         rng = random.Random(self.rng.random())
-                        trouble = Trouble(server, rng, 0.8, without=without)
+                        trouble = Trouble(server, rng, 0.8, without=without, more=self.more)
                         self.troubles[server.url] = harm.enter_context(trouble)
                     harm.enter_context(self._coming_and_going(clients))
                     self._work()
@@ -274,6 +300,8 @@ class Round:
     def _numbers(self, attempt: Attempt) -> Iterator[str]:
         fact: Fact = self.record.of(f"{attempt.task.number}.0")
         may_repeat = attempt.task.way == "resubmit" or self.on_lost == "retry"
+        # What only waited on a server that went away moves, as may what failed.
+        may_repeat |= fact.gone_at < attempt.over or (bool(self.more) and ERROR in fact.ends)
         if fact.puts > (9 if may_repeat else 1):
             yield f"submitted {fact.puts} times"
         if fact.ends.count(SUCCESS) > 1 and not may_repeat:
@@ -298,9 +326,9 @@ def _name_of(outcome: Any) -> str:
     return by_class.get(type(outcome), SUCCESS)
 
 
-def _play(seed: int, count: int, on_lost: Any) -> None:
-    print(f"COMFY_FAULT_SEED={seed} on_lost={on_lost}", flush=True)
-    one = Round(seed, count, on_lost)
+def _play(seed: int, count: int, on_lost: Any, *, sick: bool = False) -> None:
+    print(f"COMFY_FAULT_SEED={seed} on_lost={on_lost} sick={sick}", flush=True)
+    one = Round(seed, count, on_lost, sick=sick)
     one.run()
     assert not one.wrong, f"seed {seed}, {on_lost}: {len(one.wrong)} wrong\n" + "\n".join(
         one.wrong[:10]
@@ -317,6 +345,12 @@ def test_jobs_of_a_pool_under_random_faults(on_lost: str) -> None:
     _play(_seed(), 60, on_lost)
 
 
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_jobs_of_a_pool_of_servers_that_are_sick_now_and_then(on_lost: str) -> None:
+    """The same, though they also refuse, reject and garble."""
+    _play(_seed(), 60, on_lost, sick=True)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_rounds_of_jobs_of_a_pool_under_random_faults() -> None:
@@ -327,7 +361,7 @@ def test_rounds_of_jobs_of_a_pool_under_random_faults() -> None:
         if time.monotonic() > end:
             break
         try:
-            _play(seed, 100, "retry" if seed % 2 else "raise")
+            _play(seed, 100, "retry" if seed % 2 else "raise", sick=seed % 4 > 1)
         except AssertionError as exc:
             print(exc, flush=True)
             wrong.append(str(exc))

@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import attrs
@@ -361,10 +361,11 @@ class Trouble:
         longest: float,
         *,
         without: Collection[str] = (),
+        more: Mapping[str, tuple[int, Fault]] = {},
     ) -> None:
-        self._lasting = {
-            name: weight for name, (weight, _) in LASTING.items() if name not in without
-        }
+        self._faults = {name: one for name, one in LASTING.items() if name not in without}
+        self._faults |= more
+        self._lasting = {name: weight for name, (weight, _) in self._faults.items()}
         self._server = server
         self._rng = rng
         self._longest = longest
@@ -403,7 +404,7 @@ class Trouble:
                 names = ["freeze"]  # who waits for the server would wait with it
             if set(names) <= set(ON_ANSWERS):
                 names = names[:1]
-            mine = [LASTING[name][1](faults, rng, seconds) for name in sorted(names)]
+            mine = [self._faults[name][1](faults, rng, seconds) for name in sorted(names)]
             self._stop.wait(seconds)
             if set(names) & set(UNTIL_DIALLED):
                 faults.drop()
