@@ -33,8 +33,8 @@ def is_picture(value: object) -> bool:
 def encoded(value: Any, *, as_mask: bool = False) -> bytes:
     """Encode a picture as PNG, without loss; a batch as an animated PNG.
 
-    ``LoadImage`` makes a batch of that again.  Servers that read pictures by libav (0.9) take only
-    the first page of a TIFF, and read gray as a little darker than it is: gray is sent as RGB.
+    ``LoadImage`` makes a batch of that again.  Since ComfyUI 0.9, which reads pictures by libav, it
+    takes only the first page of a TIFF, and reads gray 1 of 255 too dark: gray is sent as RGB.
 
     Args:
         value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,
