@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import attrs
 
+from ..errors import printable
 from ..showing.cells import shown
 from ..to_dict import AsDict
 
@@ -141,7 +142,7 @@ class DoctorReport(AsDict):
             names = [check.name for check in self.checks if check.because == cause]
             what = f"because {cause!r} has to work first: {', '.join(names)}"
             lines += _hanging(f"{'-':<8} {'not made':<12} ", what)
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def _hanging(label: str, text: str) -> list[str]:

@@ -29,6 +29,8 @@ from ..locks import check_may_wait, share, shared_lock
 from ..routes import Routes
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
+from ..values import MAX_ID_LENGTH
+from ..workflow.graph import shorten
 from .outcomes import JobStatus, status_of
 from .poller import Poller
 from .result import Result
@@ -389,7 +391,7 @@ class Job(Future[Result]):
         raise TypeError("a job cannot be pickled: pass its prompt_id, and call api.job(prompt_id)")
 
     def __repr__(self) -> str:
-        return f"<Job {self.prompt_id} {self.status}>"
+        return f"<Job {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.status}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """How a notebook shows it."""

@@ -9,6 +9,8 @@ from typing import Any, Final, Protocol
 from ..budget import Budget
 from ..errors import JobInterrupted, JobLost
 from ..events import EndEvent, Event, ExecutionError, ExecutionInterrupted, JobLostEvent
+from ..values import MAX_ID_LENGTH
+from ..workflow.graph import shorten
 from .describe import JobProgress
 from .job import Job, Limits, wait_for_one
 from .job_events import JobEvents
@@ -164,7 +166,7 @@ class PooledJob(Job):
 
     def __repr__(self) -> str:
         where = f" on {self._server}" if self._server else ""
-        return f"<Job {self.prompt_id} {self.status}{where}>"
+        return f"<Job {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.status}{where}>"
 
 
 def keep_events(job: PooledJob) -> None:

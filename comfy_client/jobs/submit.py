@@ -312,7 +312,9 @@ def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> Non
 
     words, error = partly_refused(hide(job.node_errors), job.graph, hide)
     if not strict:
-        log.warning("prompt %s runs, but without some of its outputs:\n%s", job.prompt_id, words)
+        lines = words.splitlines()
+        text = "prompt %s runs, but without some of its outputs:" + "\n%s" * len(lines)
+        log.warning(text, job.prompt_id, *lines)
         return
     try:
         if not job.cancel():

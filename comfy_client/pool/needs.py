@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import attrs
 
-from ..workflow.graph import brief, class_of, inputs_of
+from ..workflow.graph import brief, class_of, inputs_of, shorten
 from ..workflow.inputs import InputSpec
 
 #: How names of model files end.
@@ -34,7 +34,8 @@ class Need:
     def __str__(self) -> str:
         if self.input is None:
             return f"the node class {brief(self.class_type)}"
-        return f"{brief(self.value)} ({self.class_type}.{self.input})"
+        where = shorten(f"{self.class_type}.{self.input}", 120)
+        return f"{brief(self.value)} ({where})"
 
 
 #: What a workflow needs.

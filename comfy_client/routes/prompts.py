@@ -234,8 +234,9 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
                 body=http.identity.hide(answer),
             ) from None
         raise
-    # The dots would lead out of /history.
-    if not isinstance(queued.prompt_id, str) or queued.prompt_id in ("", ".", ".."):
+    # The dots would lead out of /history, and no server makes ids of what a terminal obeys.
+    known = queued.prompt_id
+    if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
         answer = http.identity.hide(answer)
         raise UnexpectedResponse(
             f"POST /prompt: an answer without a prompt_id: {brief(answer)}",

@@ -41,6 +41,15 @@ def _watch_loggers() -> None:
         logging.getLogger(name).addFilter(_filter)
 
 
+def _without_breaks(arg: object) -> object:
+    """Spell out line breaks in what is logged: a server's words make no line of a log."""
+    if isinstance(arg, BaseException):
+        return one_line(str(arg))
+    if isinstance(arg, str) and not arg.isprintable():
+        return printable(arg).replace("\n", "\\n").replace("\t", "\\t")
+    return arg
+
+
 class _Filter(logging.Filter):
     """Rewrites records in which a secret stands, and in ours what a server has said."""
 
@@ -72,11 +81,9 @@ class _Filter(logging.Filter):
             shown = one_line(self._hidden(said))
             if shown != said:
                 record.msg, record.args = shown, ()
-        elif isinstance(record.args, tuple):
-            # An error may hold a server's words: no line of a log is made by them.
-            record.args = tuple(
-                one_line(str(arg)) if isinstance(arg, BaseException) else arg for arg in record.args
-            )
+        else:
+            if isinstance(record.args, tuple):
+                record.args = tuple(map(_without_breaks, record.args))
             said = record.getMessage()
             shown = printable(said)  # ids and names of a server stand in others
             if shown != said:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..errors import WorkflowError
 from .address import checked_value, no_input, node_named, nodes_named
-from .graph import brief, copied, title_of
+from .graph import brief, copied, shorten, title_of
 
 
 class Node:
@@ -98,9 +98,9 @@ class Node:
 
     def __repr__(self) -> str:
         if self._id not in self._graph:
-            return f"<Node {self._id}, removed>"
+            return f"<Node {shorten(self._id, 60)}, removed>"
         title = f" {brief(self.title)}" if self.title else ""
-        return f"<Node {self._id}{title} {self.class_type}>"
+        return f"<Node {shorten(self._id, 60)}{title} {shorten(self.class_type, 60)}>"
 
     def __str__(self) -> str:
         from .show import as_text  # for people only
@@ -183,7 +183,7 @@ class Nodes:
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        classes = list(dict.fromkeys(node.class_type for node in self))
+        classes = list(dict.fromkeys(shorten(node.class_type, 60) for node in self))
         more = ", ..." if len(classes) > 3 else ""
         noun = "node" if len(self) == 1 else "nodes"
         return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"

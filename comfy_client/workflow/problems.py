@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ..errors import printable
 from ..sealing import is_secret_value
 from ..to_dict import AsDict
 from .graph import brief, class_of, shorten, title_of
@@ -58,7 +59,8 @@ class Problem(AsDict):
     def text(self) -> str:
         """The node, what is wrong, and what would be right, in one line."""
         where = "" if self.node_id is None else f"{self._node}: "
-        return where + "; ".join(filter(None, (self.message, self.hint)))
+        said = where + "; ".join(filter(None, (self.message, self.hint)))
+        return printable(said).translate({ord("\n"): " ", ord("\t"): " "})
 
     @property
     def _node(self) -> str:

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import socket
 import struct
 import time
+import types
+import typing
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
-from comfy_client import ComfyApi, ComfyError
+import comfy_client
+from comfy_client import (
+    BasicCredentials,
+    BearerCredentials,
+    CheckReport,
+    ComfyApi,
+    ComfyError,
+    ComfyPool,
+    ConversionWarning,
+    Credentials,
+    DoctorReport,
+    EnvCredentials,
+    Graph,
+    HeaderCredentials,
+    Job,
+    MissingExtra,
+    Node,
+    Output,
+    OutputFile,
+    PooledJob,
+    PoolStatus,
+    PromptOptions,
+    QueryCredentials,
+    ServerStatus,
+    State,
+    Sweep,
+    SweepRow,
+    Template,
+    Timing,
+    UnexpectedResponse,
+    Upload,
+    Workflow,
+    distributed,
+    models,
+)
 from comfy_client.cli.main import main
+from comfy_client.distributed import ComfyPlugin
 from comfy_client.testing import ComfyServer
 from tests.hostile.server import (
     GRAPH,
@@ -170,3 +211,181 @@ def test_no_command_prints_what_a_terminal_obeys_of_lists_and_logs(tmp_path: Pat
                 assert all(c.isprintable() or c == "\n" for c in said), args
                 is_forged = any(line.startswith("forged") for line in said.splitlines())
                 assert not is_forged or args == ["logs"], args  # which has lines of its own
+
+
+# -- values ---------------------------------------------------------------------------------
+
+#: OSC 52, CSI, C1, turned directions, line breaks of all kinds.
+EVIL = "x\x1b]52;c;AAAA\x07\x9b31m\u202e\u2066\u2028\u2029\x85\x0b\x7f\r\nforged\nforged\t"
+PUBLIC = {
+    f"{module.__name__}.{name}": kind
+    for module in (comfy_client, distributed, models)
+    for name in module.__all__
+    if inspect.isclass(kind := getattr(module, name))
+}
+#: Those whose text has several lines.
+TABLES = (CheckReport, DoctorReport, PoolStatus, Workflow, Node)
+
+
+#: Facts of a pool and of the doctor that no server tells.
+HAVE_OWN = (PoolStatus, ServerStatus, DoctorReport)
+USERS_OWN = {"host": "http://127.0.0.1:1", "mode": "balanced", "state": "ready"}
+
+
+def evil(hint: Any) -> Any:
+    """A value of a type, made of hostile texts wherever there can be one."""
+    kind, args = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Annotated:
+        return evil(args[0])
+    if kind is typing.Literal:
+        return args[0]
+    if kind in (typing.Union, types.UnionType):
+        return evil(next((one for one in args if one is str), args[0]))
+    if kind is tuple:
+        return tuple(evil(one) for one in args if one is not ...)
+    if kind in (Mapping, dict, MutableMapping):
+        return {evil(args[0]): evil(args[1])}
+    if kind in (list, Sequence, Iterable):
+        return [evil(args[0])]
+    if kind is type:
+        return ComfyError
+    if hint in (Any, object):
+        return {EVIL: [EVIL]}
+    if hint in (int, float, bool):
+        return hint(3)
+    if hint is memoryview:
+        return memoryview(EVIL.encode())
+    if hint is datetime:
+        return datetime.now(UTC)
+    if inspect.isclass(hint) and issubclass(hint, BaseException):
+        return ComfyError(EVIL)
+    if attrs.has(hint):
+        return made(hint)
+    return EVIL
+
+
+def made(kind: type) -> Any:
+    """One of a public class, as a server, a file or a journal could have it made."""
+    if kind in (Job, PooledJob):
+        facts = {"prompt_id": EVIL, "status": "pending", "_server": None}
+        return type(kind.__name__, (kind,), {**facts, "__init__": lambda self: None})()
+    graph = {EVIL: {"class_type": EVIL, "inputs": {EVIL: EVIL}, "_meta": {"title": EVIL}}}
+    if kind is Workflow:
+        return Workflow(graph)
+    if kind is Node:
+        return Workflow(graph)[EVIL]
+    if kind is Graph:
+        return Graph()
+    if kind is Template:
+        return Template(graph, inputs={EVIL: (EVIL, EVIL)}, outputs={EVIL: EVIL})
+    if kind is Sweep:
+        return Sweep([made(SweepRow)])
+    if kind is ComfyPlugin:
+        return ComfyPlugin("http://127.0.0.1:1")
+    if kind is Output:
+        return made(OutputFile)
+    if kind is ConversionWarning:
+        return ConversionWarning(EVIL)
+    if issubclass(kind, MissingExtra):
+        return MissingExtra(EVIL, extra=EVIL, name=EVIL)
+    if issubclass(kind, BaseException):
+        value = kind.__new__(kind)
+        ComfyError.__init__(value, EVIL)
+        return value
+    value = kind.__new__(kind)
+    names = {**vars(comfy_client.events), **PUBLIC, "Mapping": Mapping, "Sequence": Sequence}
+    short = {name.rpartition(".")[2]: one for name, one in names.items()}
+    hints = typing.get_type_hints(kind, localns=short)
+    for field in attrs.fields(kind):
+        of_user = USERS_OWN.get(field.name) if kind in HAVE_OWN else None
+        object.__setattr__(value, field.name, of_user or evil(hints[field.name]))
+    if kind is OutputFile:
+        object.__setattr__(value, "_files", None)  # it belongs to no client
+    return value
+
+
+#: What a user alone makes, with words of their own.
+OWN = {
+    *(ComfyApi, ComfyPool, Credentials, PromptOptions, State, Timing, Upload),
+    *(BasicCredentials, BearerCredentials, EnvCredentials, HeaderCredentials, QueryCredentials),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if PUBLIC[name] not in OWN])
+def test_no_public_value_shows_what_a_terminal_obeys(name: str) -> None:
+    """Neither its ``repr`` nor its ``str``, nor what IPython shows; no line is forged."""
+    value = made(PUBLIC[name])
+    shown = [repr(value), str(value), f"{value}", ascii(value)]
+    if hasattr(value, "_repr_mimebundle_") and not isinstance(value, Job):
+        shown.append(value._repr_mimebundle_()["text/plain"])
+    for text in shown:
+        lines = text.split("\n") if isinstance(value, TABLES) else [text]
+        if isinstance(value, ComfyError | ConversionWarning) and text == str(value):
+            lines = text.expandtabs().split("\n")  # they keep the lines of what they tell
+        else:
+            assert not any(line.startswith("forged") for line in lines), text
+        assert all(line.isprintable() for line in lines), text
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda flow, node: flow[node],
+        lambda flow, node: node.set("a", node, force=True),
+        lambda flow, node: node.set(node, 1),
+        lambda flow, node: flow.set({node: 1}),
+        lambda flow, node: Workflow(node),
+        lambda flow, node: ComfyApi("http://127.0.0.1:1").submit(node),
+        lambda flow, node: ComfyApi("http://127.0.0.1:1").sweep(flow, {node: [1]}),
+        lambda flow, node: ComfyApi("http://127.0.0.1:1").sweep(flow, {EVIL: [1]}),
+        lambda flow, node: flow["none"],
+        lambda flow, node: node["none"],
+        lambda flow, node: Template(flow, inputs={"a": node}),
+    ],
+)
+def test_no_error_that_quotes_a_value_shows_what_a_terminal_obeys(use: Any) -> None:
+    """Errors of Python, too, which know nothing of terminals."""
+    flow = made(Workflow)
+    with pytest.raises((TypeError, ValueError, LookupError, AttributeError, ComfyError)) as caught:
+        use(flow, flow[EVIL])
+    assert all(sign.isprintable() or sign == "\n" for sign in str(caught.value))
+    assert not any(line.startswith("forged") for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prompt %s: submitted", EVIL),
+        ("prompt %s: %s", EVIL, ComfyError(EVIL)),
+        ("%s and %r", ValueError(EVIL), EVIL),
+        ("%s", [EVIL, {EVIL: EVIL}]),
+        ("%s", {EVIL: EVIL}),
+        ("%s", made(Workflow)),
+        ("%s", made(Job)),
+    ],
+    ids=["id", "error", "other error", "list", "dict", "workflow", "job"],
+)
+def test_no_line_of_a_log_is_made_by_a_server(
+    arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is logged of its words, ids and errors."""
+    with contextlib.closing(ComfyApi("http://127.0.0.1:1")):
+        logging.getLogger("comfy_client").warning(*arguments)
+    (said,) = [text for text in caplog.messages if "52;c;AAAA" in text]
+    assert all(sign.isprintable() or sign == "\n" for sign in said)
+    assert not any(line.strip().startswith("forged") for line in said.splitlines())
+
+
+@pytest.mark.parametrize("sign", [*"\n\r\t\x07\x1b\x7f\x85\x9b\u2028\u2029\u202e\u2066\u061c"])
+def test_a_receipt_with_an_id_that_is_not_printable_is_none(
+    sign: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No server makes such ids, and they would stand in every message about the prompt."""
+    caplog.set_level(logging.DEBUG, "comfy_client")
+    answer = (200, {}, {"prompt_id": f"p{sign}2026 INFO app: forged", "number": 1})
+    with ComfyServer() as server, ComfyApi(server.url, transport="poll") as api:
+        with server.on("POST", "/prompt", answer), pytest.raises(UnexpectedResponse) as caught:
+            api.submit(GRAPH)
+        assert sign not in str(caught.value)
+    assert not [text for text in caplog.messages if sign in text]
+    assert str(caught.value).isprintable()
