@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 
 from ..errors import ApiError, ComfyError, SubmitUncertain, UnexpectedResponse
+from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job, state_of
 from ..jobs.pooled import PooledJob, follow, queue_length
@@ -70,6 +71,7 @@ class Entry:
         cancelled: Whether it was cancelled after its submission had begun.
         refusal: What the last server said that surely did not run it; ``None``: none refused it.
         has_failed: Whether a server has failed it, and another one is to run it.
+        failure: The event of that.
         moves: How often it moved on since a server was away while it was being sent.
         tries: How often it ran, or may have run.
         was_away: Whether its server has been away since it got it.
@@ -94,6 +96,7 @@ class Entry:
     cancelled: bool = False
     refusal: Exception | None = None
     has_failed: bool = False
+    failure: EndEvent | None = None
     moves: int = 0
     tries: int = 1
     was_away: bool = False
@@ -135,7 +138,7 @@ class Member:
         server: What the schedule knows of it.
         offer: What it has; ``None``: it has not said.
         error: Why it is not ready; ``None``: it is, or has not been asked.
-        down_since: Since when it does not answer, though it did; ``None``: it does.
+        down_since: Since when it does not answer; ``None``: it does, or has not been asked.
         leaving: Whether it was removed from the pool.
         inbox: Jobs that it is to have, of which nothing has been sent yet.
         in_flight: Jobs that it has, or may have.

@@ -35,6 +35,7 @@ from .changing import Changing
 from .health import Health
 from .intervals import Intervals
 from .member import Entry, Member
+from .refusals import is_hopeless
 from .schedule import Mode, Waiting
 
 #: What becomes of a job that may have run, when nobody knows whether it did.
@@ -69,15 +70,20 @@ class Moving(Changing):
     # -- health ------------------------------------------------------------------------------
 
     def _expected(self) -> list[str]:
-        """The servers that are ready, or may be soon."""
-        now = time.monotonic()
-        return [
-            name
-            for name, one in self.members.items()
-            if one.server.ready
-            or one.error is None
-            or (one.down_since is not None and now - one.down_since <= self._patience)
-        ]
+        """The servers that would run jobs: those that are ready, or have shown that they are well.
+
+        One that has never answered is no reason for others to rest.
+        """
+        return [name for name in self.members if self._may_come(name, if_done=True)]
+
+    def _may_come(self, name: str, *, if_done: bool = False) -> bool:
+        """Whether a server is ready, or may be soon; ``if_done``: and has run jobs before."""
+        member = self.members[name]
+        if member.server.ready or member.error is None:
+            return True
+        if is_hopeless({name: member}) or (if_done and not member.done):
+            return False
+        return time.monotonic() - (member.down_since or 0.0) <= self._patience
 
     def _judge(self) -> None:
         """Find out which servers are suspect."""
@@ -132,8 +138,7 @@ class Moving(Changing):
         return True
 
     def _can_go(self, waiting: Waiting) -> bool:
-        names = self._schedule.able(waiting)
-        return any(self.members[name].server.is_expected for name in names)
+        return any(map(self._may_come, self._schedule.able(waiting)))
 
     def _moves_on(self, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
         """Have another server run a job, or the same one later; False: its sweep is to do so."""
@@ -152,7 +157,7 @@ class Moving(Changing):
                 self._schedule.remove(waiting.key)
                 self._failed += 1
                 pooled.refuse(entry.job)
-                self._finish(entry, entry.refusal)
+                self._finish(entry, entry.refusal, entry.failure)
 
     # -- what a server says --------------------------------------------------------------------
 
@@ -237,6 +242,7 @@ class Moving(Changing):
         if entry.cancelled or entry.has_failed or (self.on_failed == "raise" and not was_suspect):
             return False
         entry.has_failed, entry.refusal = True, error
+        entry.failure = state_of(entry.job).end_event
         return self._avoids(entry, member)
 
     def _leaves(self, entry: Entry, member: Member) -> None:
@@ -247,8 +253,7 @@ class Moving(Changing):
     # -- servers that are away -----------------------------------------------------------------
 
     def _goes_down(self, member: Member, error: Exception | None) -> None:
-        if member.server.ready or member.in_flight:
-            member.down_since = member.down_since or time.monotonic()
+        member.down_since = member.down_since or time.monotonic()
         member.server.ready = False
         member.error = error or member.error
         self._note_absence(member, member.in_flight)

@@ -113,6 +113,14 @@ def test_a_workflow_that_fails_everywhere_makes_no_server_suspect(
     assert runs <= 5 * COUNT  # each of those that fail runs twice at most
 
 
+def test_a_bad_workflow_ends_soon_though_another_server_never_answered(servers, works) -> None:
+    works[0].error = RuntimeError("the workflow is bad")
+    with Resting([servers[0].url, "http://127.0.0.1:1"]) as pool:
+        until(lambda: pool.status().servers[1].state == "down")
+        found = list(pool.map((work(n) for n in range(COUNT)), on_error="keep"))
+        assert {type(one) for one in found} == {JobFailed}
+
+
 def test_jobs_that_only_a_sick_server_can_run_fail_soon(servers, works) -> None:
     """As on a single server; those of others do not wait behind them."""
     KINDS["CUDA error"](servers[0], works[0])
@@ -200,6 +208,23 @@ def test_a_job_that_fails_twice_has_the_last_error(servers, works) -> None:
     assert len(begun) == 2
     assert job.server in {servers[number].url for number in begun}
     assert f"no luck on {[s.url for s in servers].index(job.server)}" in str(error)
+
+
+def test_a_job_that_was_to_move_and_has_nowhere_to_go_has_its_error(servers, works) -> None:
+    """Told as ever, though the server that was to run it went away in the meantime."""
+    works[0].error = RuntimeError("no luck")
+    both = [one.url for one in servers[:2]]
+    with pool_of(servers[:2], on_failed="move", in_flight=1, patience=0.2) as pool:
+        works[1].gate.clear()
+        busy = pool.submit(work(1), include=[servers[1].url])
+        until(lambda: busy.status == "running")
+        job = pool.submit(work(2), include=both)
+        until(lambda: works[0].begun[2] and job.status == "waiting")
+        servers[1].kill()
+        works[1].gate.set()
+        assert isinstance(job.exception(LIMIT), JobFailed)
+        assert [event.name for event in job.events() if event.is_end] == ["execution_error"]
+        assert job.status == "failed"
 
 
 # -- what was refused ------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from comfy_client import ComfyApi, ComfyPool
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, check_interrupted
 from tests.helpers.clients import FAST, until
 
 #: Refuses a model that it had, as its list says yet.
@@ -70,12 +70,15 @@ class Work:
     Attributes:
         error: What it raises; ``None``: nothing.
         seconds: How long it takes.
+        gate: It waits until this is set.
         begun: The numbers of the prompts that it has begun.
     """
 
     def __init__(self, server: ComfyServer, seconds: float = 0.02) -> None:
         self.error: Exception | None = None
         self.seconds = seconds
+        self.gate = threading.Event()
+        self.gate.set()
         self.begun: Counter[int] = Counter()
         self._lock = threading.Lock()
         work = self
@@ -86,6 +89,8 @@ class Work:
             if work.error is not None:
                 raise work.error
             time.sleep(work.seconds)
+            while not work.gate.wait(0.01):
+                check_interrupted()
             return {"ui": {"text": [str(number)]}}
 
         inputs = {"required": {"number": ("INT", {"default": 0, "max": 10**6})}}
