@@ -22,6 +22,9 @@ Version = Literal["2024-03", "0.3.75", "0.8", "new"]
 #: A node's own check: takes inputs by name, returns ``True``, ``False`` or what is wrong.
 Check = Callable[..., object]
 
+#: Ids in lists of an answer: dependent outputs, and nodes of circles, which a server repeats for
+#: each node.  A circle of 1,000 nodes is longer than a server's stack.
+_MOST_IDS = 1_000_000
 _LONG_LIST = 20  # choices; of more, the server sends back only how many there are
 _CONVERTERS: Mapping[object, Callable[[Any], object]] = {
     "INT": int,
@@ -92,7 +95,7 @@ def validate(
         version: Which server; see :data:`Version`.  ``new`` knows neither loops nor
             inputs that depend on others.
         dependents: Whether to name the outputs that depend on each wrong node: there may be
-            as many as the square of the number of nodes.
+            as many as the square of the number of nodes, of which a million are named.
 
     Raises:
         ValueError: Unknown version.
@@ -192,12 +195,15 @@ class _Validator:
     wrong: list[str] = attrs.field(factory=list, init=False)  # nodes with errors, as found
     path: list[str] = attrs.field(factory=list, init=False)  # nodes that wait for others
     waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each does
+    ids_left: int = attrs.field(default=_MOST_IDS, init=False)
 
     # -- the whole graph ----------------------------------------------------------------
 
     def outputs(self, targets: Any) -> list[str] | dict[str, Any]:
         """Ids of the output nodes, or the error that ends it here."""
         outputs = []
+        if isinstance(targets, list):
+            targets = {each for each in targets if isinstance(each, str)}
         for node_id in self.graph:
             node = self.graph[node_id]
             if "class_type" not in node and not self.rules.old:
@@ -257,7 +263,8 @@ class _Validator:
                         "class_type": class_type,
                     }
             seen = len(self.wrong)
-            for entry in blamed.values() if dependents else ():
+            self.ids_left -= len(blamed) if dependents else 0
+            for entry in blamed.values() if dependents and self.ids_left >= 0 else ():
                 entry["dependent_outputs"].append(output)
         if good:
             return ValidationResult(True, None, blamed, good, self.graph)
@@ -312,6 +319,9 @@ class _Validator:
         # We go round once: a value that was unwrapped inside is met as a list outside.
         if self.rules.new:
             way = [*self.path[self.path.index(node_id) :], node_id]
+            self.ids_left -= len(way) ** 2
+            if self.ids_left < 0:  # the node before it is named, and that it goes on
+                way = [node_id, self.path[-1], node_id]
             nodes = list(dict.fromkeys(way))
             details = " -> ".join(f"{node} ({self.graph[node]['class_type']})" for node in way)
             for node in nodes:

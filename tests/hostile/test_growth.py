@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import struct
 import sys
 import warnings
@@ -23,6 +24,10 @@ import comfy_client
 from comfy_client import Workflow
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.convert import convert
+from comfy_client.workflow.explain import explain_rejection
+from comfy_client.workflow.graph import check_graph
+from comfy_client.workflow.seeds import seed_before
+from comfy_client.workflow.validate import validate
 from tests.hostile.test_bounds import within
 
 PACKAGE = str(Path(comfy_client.__file__).parent)
@@ -100,10 +105,12 @@ def lines(call: Callable[[], object]) -> int:
     return count
 
 
-def check_growth(call: Callable[[Any], object], make: Callable[[int], Any], least: int) -> None:
+def check_growth(
+    call: Callable[[Any], object], make: Callable[[int], Any], least: int, name: str = ""
+) -> None:
     work = [lines(functools.partial(call, make(least * times))) for times in (1, 2, 4)]
-    assert work[1] <= 2.5 * work[0], work
-    assert work[2] <= 2.5 * work[1], work
+    assert work[1] <= 2.5 * work[0], (name, work)
+    assert work[2] <= 2.5 * work[1], (name, work)
 
 
 # -- pages ----------------------------------------------------------------------------------
@@ -616,3 +623,141 @@ def test_a_file_of_too_many_parts_is_refused(name: str) -> None:
     """However small they are, and on whatever level."""
     with within(20), pytest.raises(WorkflowError, match="more than 100000 parts"):
         Workflow.load(io.BytesIO(PARTS[name]))
+
+
+# -- graphs in API format -------------------------------------------------------------------
+
+
+def api_node(class_type: str, title: Any = None, /, **inputs: Any) -> dict[str, Any]:
+    meta = {} if title is None else {"_meta": {"title": title}}
+    return {"class_type": class_type, "inputs": inputs, **meta}
+
+
+def numbered(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {str(i): node for i, node in enumerate(nodes)}
+
+
+def end(n: int) -> dict[str, Any]:
+    return {"end": api_node("Save", images=[str(n - 1), 0])}
+
+
+GRAPHS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "linked to themselves": lambda n: (
+        numbered([api_node("Join", a=[str(i), 0], b=[str(i), 0]) for i in range(n)]) | end(n)
+    ),
+    "outputs linked to themselves": lambda n: numbered(
+        [api_node("Save", images=[str(i), 0]) for i in range(n)]
+    ),
+    "chain": lambda n: (
+        numbered([api_node("Join", a=[str(max(0, i - 1)), 0], b=["0", 0]) for i in range(n)])
+        | end(n)
+    ),
+    "chain backwards": lambda n: (
+        numbered([api_node("Join", a=[str(min(n - 1, i + 1)), 0], b=["0", 0]) for i in range(n)])
+        | {"end": api_node("Save", images=["0", 0])}
+    ),
+    "circle": lambda n: (
+        numbered(
+            [api_node("Join", a=[str((i + 1) % n), 0], b=[str((i + 2) % n), 0]) for i in range(n)]
+        )
+        | end(n)
+    ),
+    "star": lambda n: (
+        numbered([api_node("Text", text="x")])
+        | {str(i): api_node("Save", images=["0", 0]) for i in range(1, n)}
+    ),
+    "many inputs": lambda n: {
+        "0": api_node("Text", text="x"),
+        "1": api_node("Join", **{f"x{i}": ["0", i] for i in range(n)}),
+        "end": api_node("Save", images=["1", 0]),
+    },
+    "equal titles": lambda n: (
+        numbered([api_node("Text", "same", text="x") for _ in range(n)]) | end(n)
+    ),
+    "titles with numbers": lambda n: (
+        numbered(
+            [
+                api_node("Text", ("same", f"same_{i}", "same_2")[i % 3], text=["0", 0])
+                for i in range(n)
+            ]
+        )
+        | end(n)
+    ),
+    "unknown classes": lambda n: (
+        numbered([api_node(f"Odd{i}", x=["0", 0]) for i in range(n)]) | end(n)
+    ),
+    "links to nowhere": lambda n: (
+        numbered([api_node("Join", a=[f"no{i}", 0], b=["no", 3]) for i in range(n)]) | end(n)
+    ),
+    "missing inputs": lambda n: numbered([api_node("Save") for _ in range(n)]),
+    "wrong values": lambda n: numbered([api_node("Number", n="x", c="no") for _ in range(n)]),
+    "seeds": lambda n: numbered([api_node("Number", seed=-1, noise_seed=["0", 0])] * n) | end(n),
+    "loras": lambda n: (
+        numbered(
+            [
+                api_node("LoraLoader", model=[str(i - 1), 0], clip=[str(i - 1), 1], lora_name="x")
+                for i in range(n)
+            ]
+        )
+        | end(n)
+    ),
+    "long text": lambda n: {"0": api_node("Text", text="/*x" * n + "{a|b}" * n)},
+    "long names": lambda n: numbered(
+        [api_node("Text", "x" * n, **{"y" * n: ["0", 0]}) for _ in range(9)]
+    ),
+    "names with dots": lambda n: {
+        "0": api_node("Text", **{"a." * n + "b": 1, ".".join("x" * n): 2})
+    },
+    "lists": lambda n: {"0": api_node("Number", n=[[0, 0]] * n, c=[["0", 0]] * n)},
+    "grown": lambda n: {
+        "0": api_node("Grow", **{f"group.x{i}": ["0", 0] for i in range(n)}),
+        "1": api_node("Choose", how="a", **{f"how.group.x{i}": ["0", 0] for i in range(n)}),
+        **end(2),
+    },
+}
+GRAPH_DEFINITIONS = DEFINITIONS | {
+    "Number": known(
+        {"n": ["INT", {"min": 0, "max": 9}], "c": [["a", "b"], {}]}, ("INT",), output_node=True
+    )
+}
+
+
+def rejection_of(graph: dict[str, Any]) -> dict[str, Any]:
+    answer = validate(graph, GRAPH_DEFINITIONS, version="new", dependents=False)
+    return {"error": answer.error, "node_errors": answer.node_errors}
+
+
+CALLS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "load": lambda graph: Workflow.load(json.dumps(graph).encode()),
+    "check": lambda graph: str(Workflow.load(graph).check(GRAPH_DEFINITIONS)),
+    "validate 0.3.75": lambda graph: validate(graph, GRAPH_DEFINITIONS, dependents=False),
+    "validate new": lambda graph: validate(
+        graph, GRAPH_DEFINITIONS, version="new", dependents=False
+    ),
+    "explain": lambda graph: explain_rejection(rejection_of(graph), graph),
+    "to_code": lambda graph: Workflow.load(graph).to_code(),
+    "to_json": lambda graph: Workflow.load(graph).to_json(),
+    "text": lambda graph: [str(Workflow.load(graph)), repr(Workflow.load(graph))],
+    "page": lambda graph: Workflow.load(graph)._repr_mimebundle_(),
+    "loras": lambda graph: [Workflow.load(graph).loras, Workflow.load(graph).randomize_seeds()],
+    "add_lora": lambda graph: Workflow.load(graph).add_lora("x"),
+    "resolve": lambda graph: Workflow.load(graph).resolve_prompts(1),
+    "mute": lambda graph: Workflow.load(graph).mute(next(iter(graph))),
+    "bypass": lambda graph: Workflow.load(graph).bypass(next(iter(graph)), GRAPH_DEFINITIONS),
+    "check_graph": lambda graph: check_graph(graph),
+    "seed before": lambda graph: seed_before(graph, [*graph][-1]),
+    "copy": lambda graph: Workflow.load(graph).copy(),
+}
+
+
+def tried(call: Callable[[dict[str, Any]], object], graph: dict[str, Any]) -> object:
+    try:
+        return call(graph)
+    except WorkflowError:
+        return None
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_twice_the_graph_is_twice_the_work(name: str) -> None:
+    for kind, make in GRAPHS.items():
+        check_growth(functools.partial(tried, CALLS[name]), make, 60, kind)

@@ -13,6 +13,7 @@ import pytest
 
 import comfy_client
 from comfy_client.workflow.validate import Version, no_prompt, validate
+from tests.hostile.test_bounds import within
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "validation"
 RECORDED: dict[str, Any] = json.loads((RECORDINGS / "0.3.75.json").read_text(encoding="utf-8"))
@@ -408,3 +409,35 @@ def test_needs_no_http_library() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("version", ["2024-03", "0.3.75", "0.8", "new"])
+def test_a_flood_of_wrong_nodes_is_answered_within_limits(version: Version) -> None:
+    """Each names every output: a million names, and then no more, however many there are."""
+    graph = {str(i): save([str(i), 0]) for i in range(20_000)}
+    with within(30):
+        result = validate(graph, DEFINITIONS, version=version)
+        answer = json.dumps([result.error, result.node_errors])
+    assert result.status == 400
+    assert isinstance(result.node_errors, dict)
+    assert len(result.node_errors) == 20_000
+    assert len(answer) < 40_000_000
+
+
+def test_a_circle_as_long_as_a_stack_is_named_and_a_longer_one_is_cut() -> None:
+    """A real server has no room for it on its stack."""
+    for length, named in ((999, 999), (5_000, 2)):
+        graph = {str(i): scale([str((i + 1) % length), 0]) for i in range(length)}
+        graph["end"] = save(["0", 0])
+        result = validate(graph, DEFINITIONS, version="new")
+        assert result.status == 400
+        assert len(result.node_errors) == named
+
+
+def test_targets_are_looked_up_and_not_searched() -> None:
+    """Any number of outputs, any number of targets."""
+    graph = {str(i): save([str(i), 0]) for i in range(20_000)}
+    targets = [*map(str, range(20_000, 320_000)), ["1"], None, "7"]
+    with within(20):
+        result = validate(graph, DEFINITIONS, targets=targets)
+    assert [*result.node_errors] == ["7"]
