@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from comfy_client import ComfyApi, ConversionWarning, Workflow
 from comfy_client.workflow.convert import Conversion, convert
-from tests.comfyui import templates
+from tests.comfyui import ComfyUI, templates
 from tests.helpers.conformance import First, definitions
+from tests.helpers.real_validation import validating
+from tests.helpers.running_comfyui import Running
 
 pytestmark = pytest.mark.real  # it downloads them once
 OWN = {"PrimitiveNode", "Reroute", "Note", "MarkdownNote"}
@@ -90,3 +94,19 @@ def test_an_older_server_has_them_converted_too(files: dict[str, Any]) -> None:
         done = convert(file, known, dynamic_prompts=First())
         warned = {one.class_type for one in done.warnings if one.kind == "not_installed"}
         assert warned == {node["class_type"] for node in done.graph.values()} - known.keys()
+
+
+@pytest.mark.timeout(600)  # half a minute on an idle machine
+def test_check_accepts_those_that_the_server_accepts(
+    files: dict[str, Any], comfyui: ComfyUI | Running, api: ComfyApi
+) -> None:
+    """No false alarm, and none missed: models that it lacks, newer classes, choices of packs."""
+    different = []
+    with validating(comfyui) as real, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        for name, file in files.items():
+            workflow = Workflow.load(file, api)
+            accepts = real.accepts({"prompt": workflow.to_dict()})
+            if workflow.check(api).accepted is not accepts:
+                different.append(name)
+    assert different == []
