@@ -181,7 +181,9 @@ class Job(Future[Result]):
         deleted from the queue (``POST /queue``), and a running one interrupted (``POST
         /interrupt``, which respects the id since 0.3.57).  The job then ends in
         :class:`JobInterrupted`; it may still succeed if its last node does not check for
-        interrupts.  ``cancelled()`` stays False: ``status`` says how it ended.
+        interrupts.  A server that is just beginning the prompt may forget an interrupt: if
+        another node begins, it is sent again (3 times at most).  ``cancelled()`` stays False:
+        ``status`` says how it ended.
 
         Args:
             force: For servers before 0.3.57, whose interrupt stops any running prompt:

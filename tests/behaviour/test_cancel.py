@@ -369,6 +369,20 @@ STOPS: dict[str, Callable[[ComfyApi, Job], object]] = {
 }
 
 
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+@pytest.mark.parametrize("how", STOPS)
+def test_a_running_prompt_that_the_client_itself_stops_is_interrupted(
+    gate: Gates, how: str, transport: Any
+) -> None:
+    """The history tells it where no event does."""
+    with ComfyServer(version="new") as comfy, client(comfy, Patient, transport=transport) as api:
+        comfy.add_node(Hold)
+        job = api.submit(held("a"))
+        until_it_runs(comfy)
+        STOPS[how](api, job)
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+
+
 @pytest.mark.timing(stop_again=0.01)
 @pytest.mark.parametrize("how", STOPS)
 def test_an_interrupt_that_the_server_forgot_is_sent_again(gate: Gates, how: str) -> None:
