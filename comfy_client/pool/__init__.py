@@ -9,7 +9,9 @@
 ``sweep``
     The prompts of a grid, on the servers that are to have them.
 ``dispatcher``
-    Moves the jobs that have not ended, and looks after the servers.
+    Has jobs run by its servers, and looks after these.
+``moving``
+    Decides what becomes of the jobs that a server refuses, fails or loses.
 ``changing``
     What both are about, and its lock.
 ``worker``, ``aftermath``
@@ -20,6 +22,10 @@
     What a pool says of itself: its status, and its events.
 ``definitions``
     The node definitions of several servers as one.  Pure.
+``health``
+    Which servers fail job after job while others are well.  Pure.
+``intervals``
+    The times of a pool.
 ``schedule``, ``needs``
     Which job goes where, and what a workflow needs of a server.  Pure.
 """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
-from ..errors import ApiError, ComfyError, SubmitUncertain, UnexpectedResponse
+from ..errors import ApiError, ComfyError, JobFailed, SubmitUncertain, UnexpectedResponse
 from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job, state_of
@@ -69,9 +69,8 @@ class Entry:
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether it is being submitted, or was.
         cancelled: Whether it was cancelled after its submission had begun.
-        refusal: What the last server said that surely did not run it; ``None``: none refused it.
-        has_failed: Whether a server has failed it, and another one is to run it.
-        failure: The event of that.
+        refusal: Why it moved last: a server refused it, or failed it; ``None``: it has not.
+        failed: How a server has failed it, after which another is to run it; ``None``: none has.
         moves: How often it moved on since a server was away while it was being sent.
         tries: How often it ran, or may have run.
         was_away: Whether its server has been away since it got it.
@@ -95,8 +94,7 @@ class Entry:
     started: bool = False
     cancelled: bool = False
     refusal: Exception | None = None
-    has_failed: bool = False
-    failure: EndEvent | None = None
+    failed: tuple[JobFailed, EndEvent | None] | None = None
     moves: int = 0
     tries: int = 1
     was_away: bool = False

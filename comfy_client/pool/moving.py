@@ -156,8 +156,7 @@ class Moving(Changing):
             if entry.refusal is not None and not self._can_go(waiting):
                 self._schedule.remove(waiting.key)
                 self._failed += 1
-                pooled.refuse(entry.job)
-                self._finish(entry, entry.refusal, entry.failure)
+                self._refuse(entry, entry.refusal)
 
     # -- what a server says --------------------------------------------------------------------
 
@@ -179,8 +178,7 @@ class Moving(Changing):
             if entry.cancelled:
                 self._finish(entry, *withdrawal(entry))
             else:
-                pooled.refuse(entry.job)
-                self._finish(entry, error)
+                self._refuse(entry, error)
 
     def ask_again(self, member: Member) -> None:
         """Ask a server what it has; not while the lock is held."""
@@ -239,10 +237,9 @@ class Moving(Changing):
         was_suspect = member.server.is_suspect
         if entry.found is None:
             self._has_erred(member, entry, error)
-        if entry.cancelled or entry.has_failed or (self.on_failed == "raise" and not was_suspect):
+        if entry.cancelled or entry.failed or (self.on_failed == "raise" and not was_suspect):
             return False
-        entry.has_failed, entry.refusal = True, error
-        entry.failure = state_of(entry.job).end_event
+        entry.failed, entry.refusal = (error, state_of(entry.job).end_event), error
         return self._avoids(entry, member)
 
     def _leaves(self, entry: Entry, member: Member) -> None:
@@ -327,6 +324,14 @@ class Moving(Changing):
         return True
 
     # -- ends ----------------------------------------------------------------------------------
+
+    def _refuse(self, entry: Entry, error: Exception) -> None:
+        """End a job that no server takes: in the failure of the one that has run it, if any."""
+        if entry.failed is not None:
+            self._finish(entry, *entry.failed)
+            return
+        pooled.refuse(entry.job)
+        self._finish(entry, error)
 
     def _finish(
         self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None

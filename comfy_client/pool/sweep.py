@@ -399,9 +399,9 @@ class PoolRunner:
         if entry is None:
             return False
         self._died[point] = self._died.get(point, frozenset()) | entry.died
-        if not entry.goes_on or (entry.has_failed and point in self._failed):
+        if not entry.goes_on or (entry.failed and point in self._failed):
             return False
-        if entry.has_failed:
+        if entry.failed:
             self._failed.add(point)
         if entry.refusal is not None:
             self._avoided.setdefault(point, set()).add(host)

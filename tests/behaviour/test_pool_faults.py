@@ -290,7 +290,7 @@ class Round:
             yield "hangs"
         elif not isinstance(outcome, ComfyError):
             yield "has not ended"
-        elif fact.puts and not (is_gone and self.on_lost == "retry"):  # which was refused
+        elif fact.puts and not is_gone:  # after which it was refused elsewhere
             yield "an error, and a server has it"
 
     def _was(self, attempt: Attempt, *faults: str) -> bool:

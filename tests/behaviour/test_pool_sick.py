@@ -210,6 +210,17 @@ def test_a_job_that_fails_twice_has_the_last_error(servers, works) -> None:
     assert f"no luck on {[s.url for s in servers].index(job.server)}" in str(error)
 
 
+def test_a_job_that_failed_and_is_refused_elsewhere_has_failed(servers, works) -> None:
+    works[0].error = RuntimeError("no luck")
+    for server in servers[1:]:
+        server.faults.answer("POST", "/prompt", (429, {}, ""))
+    with pool_of(servers, on_failed="move") as pool:
+        job = pool.submit(work(), exclude=[servers[2].url])
+        assert isinstance(job.exception(LIMIT), JobFailed)
+        assert [event.name for event in job.events() if event.is_end] == ["execution_error"]
+        assert pool.status().failed == 1
+
+
 def test_a_job_that_was_to_move_and_has_nowhere_to_go_has_its_error(servers, works) -> None:
     """Told as ever, though the server that was to run it went away in the meantime."""
     works[0].error = RuntimeError("no luck")

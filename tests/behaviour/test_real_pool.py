@@ -100,6 +100,40 @@ def test_a_server_that_is_killed_in_mid_run_and_started_again(
         assert (0 if number in lost else 1) <= made[number] <= most
 
 
+@pytest.mark.parametrize(
+    ("servers", "count"),
+    [(3, 12), pytest.param(3, 200, marks=pytest.mark.soak)],
+    indirect=["servers"],
+)
+def test_one_server_is_sick_and_one_is_killed_and_all_work_is_done(
+    servers: list[ComfyUI], count: int
+) -> None:
+    """Each picture is made once, but for what the killed server was making."""
+    sick, victim, _ = servers
+    Path(sick.root, "output").touch()  # no folder: each prompt fails when it saves its picture
+    options: dict[str, Any] = {"on_lost": "retry", "on_failed": "move"}
+    with ComfyPool((server.url for server in servers), in_flight=IN_FLIGHT, **options) as pool:
+        until(lambda: all(one.state == "ready" for one in pool.status().servers), LIMIT)
+        jobs = [pool.submit(sampled(number, steps=8)) for number in range(count)]
+        until(lambda: any(job.done() and job.server == victim.url for job in jobs), LIMIT)
+        victim.kill()
+        running = [
+            number
+            for number, job in enumerate(jobs)
+            if job.server == victim.url and job.status == "running"
+        ]
+        victim.start()
+        errors = [job.exception(LIMIT) for job in jobs]
+        status = pool.status()
+    print(status, running)
+    assert errors == [None] * count
+    assert (status.done, status.failed) == (count, 0)
+    assert status.servers[0].done == 0
+    made = files_made(servers)
+    assert sorted(made) == list(range(count))
+    assert {number for number, times in made.items() if times > 1} <= set(running)
+
+
 @pytest.mark.parametrize("servers", [2], indirect=True)
 def test_a_sweep_that_ctrl_c_ends_makes_the_rest_when_it_is_called_again(
     servers: list[ComfyUI], tmp_path: Path

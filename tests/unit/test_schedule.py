@@ -96,6 +96,37 @@ def test_nobody_waits_for_a_server_that_takes_long_to_take_one() -> None:
     assert give(made, job(0)) == [(0, "b")]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_suspect_gets_one_job_at_a_time_and_none_while_it_rests(mode: Any) -> None:
+    made = schedule(ready("a", is_suspect=True), ready("b", most=3), mode=mode)
+    names = [name for _, name in give(made, *map(job, range(6)))]
+    assert names.count("a") == 1
+    made.servers["a"].own, made.servers["a"].is_resting = 0, True
+    made.servers["b"].own = 0
+    assert {name for _, name in drain(made)} <= {"b"}
+
+
+def test_a_suspect_gets_what_no_other_can_run() -> None:
+    """It fails as soon as on a single server; nobody waits behind it."""
+    made = schedule(ready("a", is_suspect=True, is_resting=True, most=9), ready("b", most=9))
+    only_a = [job(n, include=frozenset("a")) for n in range(3)]
+    assert [name for _, name in give(made, *only_a, job(3))] == ["a", "a", "a", "b"]
+
+
+def test_a_job_that_its_owner_takes_back_waits_while_its_server_rests() -> None:
+    """Those of others that only this server can run do not wait behind it."""
+    made = schedule(ready("a", is_suspect=True, is_resting=True), ready("b"))
+    bound = job(0, include=frozenset("a"), is_bound=True)
+    assert give(made, bound, job(1, include=frozenset("a"))) == [(1, "a")]
+
+
+def test_a_suspect_has_others_beside_it_only_if_they_are_expected() -> None:
+    made = schedule(ready("a", is_suspect=True, is_resting=True), Server("b", is_expected=False))
+    assert give(made, job(0)) == [(0, "a")]
+    made.servers["b"].is_expected = True
+    assert give(made, job(1)) == []
+
+
 def test_first_free_takes_the_first_that_has_nothing_to_do() -> None:
     made = schedule(ready("a", others=1), ready("b"), ready("c"), mode="first_free")
     assert give(made, *map(job, range(3))) == [(0, "b"), (1, "c")]

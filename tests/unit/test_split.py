@@ -123,3 +123,9 @@ def test_without_servers_no_point_is_lost() -> None:
     """The first one to come has them."""
     split = Split(range(3), {}, no_cost)
     assert {*taken(split, "late", 4)} == {0, 1, 2, None}
+
+
+def test_who_may_not_steal_has_its_own_points_only() -> None:
+    split = Split(range(4), {"a": 1.0, "b": 1.0}, lambda *_: 1)
+    assert [split.take("a", anything, may_steal=False) for _ in range(3)] == [0, 1, None]
+    assert [split.take("b", anything) for _ in range(3)] == [2, 3, None]
