@@ -714,14 +714,19 @@ def test_an_interrupt_by_id_stops_only_that_prompt(here: Any) -> None:
 
 
 @pytest.mark.timing(silence=0.5, lost=0.5)
-def test_a_prompt_that_is_deleted_from_the_queue_is_lost(here: Any) -> None:
-    """Which no server tells."""
+@pytest.mark.parametrize("whose", ["own", "foreign"])
+def test_a_prompt_that_is_deleted_from_the_queue_is_interrupted_or_lost(
+    here: Any, whose: str
+) -> None:
+    """Which no server tells; who has deleted it knows."""
     running = here.api.submit(text(here, seconds=60.0, ticks=1000))
     waiting = here.api.submit(text(here))
-    here.api.delete_from_queue(waiting.prompt_id)
-    with pytest.raises(JobLost):
+    with ComfyApi(here.api.host) as other:
+        (here.api if whose == "own" else other).delete_from_queue(waiting.prompt_id)
+    with pytest.raises(JobInterrupted if whose == "own" else JobLost):
         waiting.result(60)
-    assert here.heard.ends(waiting.prompt_id) == ["job_lost"]
+    end = "execution_interrupted" if whose == "own" else "job_lost"
+    until(lambda: here.heard.ends(waiting.prompt_id) == [end])
     here.api.interrupt(running.prompt_id)
     with pytest.raises(JobInterrupted):
         running.result(60)
