@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import inspect
 import json
@@ -20,6 +21,7 @@ from PIL import Image
 
 import comfy_client
 from comfy_client import ComfyApi, event_queue, to_dict, values
+from comfy_client.distributed import run_workflow
 from comfy_client.events import NAMES
 from comfy_client.jobs import result as outputs
 from comfy_client.recording import recorder as recording
@@ -371,6 +373,25 @@ def test_the_limits_are_those_of_the_code() -> None:
         else:
             assert said[what] == limit, what
     assert said.keys() == LIMITS.keys()
+
+
+def test_the_times_in_the_table_have_the_defaults_of_the_code() -> None:
+    """``None`` where it has no number."""
+    owners = {
+        "ComfyApi": comfy_client.ComfyApi.__init__,
+        "ComfyPool": comfy_client.ComfyPool.__init__,
+        "run_workflow": run_workflow,
+        "job.result": comfy_client.Job.result,
+        "pool.run": comfy_client.ComfyPool.run,
+    }
+    text = text_of("errors").partition("What each time means")[2]
+    found = re.findall(r"^``([\w.]+)\((\w+)(?:=(.*))?\)``", text, re.MULTILINE)
+    found += [(name, time, "") for name in ("map", "sweep") for time in ("timeout", "patience")]
+    assert len(found) >= 13
+    for name, time, default in found:
+        call = owners.get(name) or getattr(comfy_client.ComfyApi, name)
+        expected = ast.literal_eval(default) if default else None
+        assert inspect.signature(call).parameters[time].default == expected, (name, time)
 
 
 def test_the_tests_against_attacks_are_where_the_page_says() -> None:
