@@ -76,8 +76,8 @@ class Timing:
     record: float = 1.0
     follow: float = 60.0
     queue: float = 7.0
-    slow_queue: float = 0.3
-    slow_queue_rest: float = 30.0
+    slow_queue: float = 0.1
+    slow_queue_rest: float = 150.0
     look_up: float = 10.0
     look_up_sure: float = 3.0
     linger: float = 10.0
