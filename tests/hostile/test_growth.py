@@ -27,6 +27,7 @@ from comfy_client.workflow.convert import convert
 from comfy_client.workflow.explain import explain_rejection
 from comfy_client.workflow.graph import check_graph
 from comfy_client.workflow.seeds import seed_before
+from comfy_client.workflow.stubs import stubs
 from comfy_client.workflow.validate import validate
 from tests.hostile.test_bounds import within
 
@@ -550,6 +551,27 @@ def test_a_page_that_is_a_bomb_is_refused(name: str) -> None:
     memory = (512 << 20) if name in ("values", "values by name", "ids of levels") else None
     with within(40, memory), pytest.raises(WorkflowError):
         converted(BOMBS[name]())
+
+
+# -- definitions of a server ----------------------------------------------------------------
+
+SERVERS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "classes": lambda n: {f"Class{i}": DEFINITIONS["Join"] for i in range(n)},
+    "classes that are no names": lambda n: {f"a class {i}": DEFINITIONS["Join"] for i in range(n)},
+    "outputs": lambda n: {"A": known({}, ("IMAGE",) * n)},
+    "names of outputs": lambda n: {"A": {**known({}), "output": [*map(str, range(n))]}},
+    "inputs": lambda n: {"A": known({f"x{i}": ["INT"] for i in range(n)})},
+    "choices": lambda n: {"A": known({"x": [[*map(str, range(n))]]})},
+    "types": lambda n: {"A": known({"x": [",".join(map(str, range(n)))]})},
+    "groups": lambda n: {
+        "A": known({f"x{i}": ["COMFY_AUTOGROW_V3", {"template": GROUP}] for i in range(n)})
+    },
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_twice_the_definitions_are_twice_the_work(name: str) -> None:
+    check_growth(stubs, SERVERS[name], 100)
 
 
 # -- media files ----------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def convert(
         graph = work.graph()
     except TooMuch:
         raise WorkflowError(
-            f"the nodes of the workflow come to more than {_MOST} inputs and values"
+            f"the nodes of the workflow come to more than {_MOST} inputs, values and choices"
         ) from None
     warnings = tuple(work.report.found.values())
     if strict and warnings:
