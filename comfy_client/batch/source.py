@@ -11,7 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
+from ..errors import ClientClosed
 from ..jobs.job import Job, at_end, wait_for_one
+from ..locks import check_may_wait
 from ..tracebacks import short_interrupts
 
 #: Types whose iterators never block, and run no code of their user's.
@@ -43,12 +45,18 @@ class Source:
         self._asks: queue.SimpleQueue[bool] = queue.SimpleQueue()
         #: Answers of the thread; ``None`` wakes up whoever waits for one, as a job has ended.
         self._news: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
-        self._is_asked = False
+        self._is_asked = self._is_closed = False
         self._found: _Found | None = None
         self.is_over = False
 
     def has_next(self) -> bool:
-        """Ask for the next item; whether it, or the error in its place, is there already."""
+        """Ask for the next item; whether it, or the error in its place, is there already.
+
+        Raises:
+            ClientClosed: The source was closed, maybe by another thread.
+        """
+        if self._is_closed:
+            raise ClientClosed
         if self._found is None and not self.is_over:
             if self._is_asked:
                 self._receive(0.0)
@@ -79,6 +87,7 @@ class Source:
         if not self._is_asked:
             wait_for_one(jobs, seconds)
             return
+        check_may_wait()
         with contextlib.ExitStack() as stack:
             for job in jobs:
                 stack.enter_context(at_end(job, partial(self._news.put, None)))
@@ -87,11 +96,12 @@ class Source:
 
     def close(self) -> None:
         """Let go of the iterator; its thread ends, at once or with the item that it waits for."""
+        self._is_closed = True
         if self._thread is not None:
             self._asks.put(False)
             if not self._is_asked or self._found is not None:
                 self._thread.join(_END)
-        self._items, self._found, self.is_over = iter(()), None, True
+        self._items, self._found = iter(()), None
 
     def _ask(self) -> bool:
         """Have the thread take the next item; whether there is a thread for it."""
@@ -104,12 +114,12 @@ class Source:
             thread = threading.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )
+            self._thread = thread  # before it starts: Ctrl-C may come in between
             try:
                 thread.start()
             except RuntimeError:  # no more threads, as when Python ends
-                self._blocks = False
+                self._thread, self._blocks = None, False
                 return False
-            self._thread = thread
         self._is_asked = True
         self._asks.put(True)
         return True

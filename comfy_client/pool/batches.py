@@ -78,8 +78,9 @@ class Batches(Running):
         What becomes of prompts whose server fails, refuses them or goes away, the ``on_failed`` and
         ``on_lost`` of the pool say: see :class:`ComfyPool`.
 
-        Nothing is submitted before the first ``next``.  Infinite iterables are fine.  If it ends
-        early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
+        Nothing is submitted before the first ``next``.  Infinite iterables are fine, and so are
+        those that block: as for :meth:`ComfyApi.map`, a thread of its own iterates them.  If it
+        ends early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
         cancelled (5 seconds at most); those that run keep running.
 
         Example::

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from ..batch.source import Source
 from ..errors import ClientClosed
 from ..jobs.pooled import PooledJob
 from ..locks import check_may_wait, shared_lock
@@ -40,6 +42,8 @@ class Changing:
         self._receivers = receivers
         self._leaving: list[Member] = []
         self._done = self._failed = 0  # of servers that have left, or of none
+        #: What calls of ``map`` that have not ended get their prompts from; let go of at the end.
+        self.sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self.was_ready: bool = False
         self.moved_at: float = 0.0
         self._has_warned = self._has_warned_of_away = False

@@ -313,6 +313,8 @@ class Dispatcher(Moving):
             self.take_no_more()
             members = self.all_members
         self._worker.put(_nothing)  # the thread looks, and ends
+        for source in list(self.sources):
+            source.close()
         for member in members:
             member.stop()
         self.flush(self._intervals.flush)

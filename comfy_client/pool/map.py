@@ -71,6 +71,7 @@ def run_map(
     most = (lambda: _SOME * dispatcher.room()) if in_flight is None else (lambda: in_flight)
     patience = Patience(timeout, stall_timeout)
     jobs: _Jobs = {}
+    dispatcher.sources.add(source)
     return _stream(
         jobs,
         lambda item, begun: submit(make(item), begun),

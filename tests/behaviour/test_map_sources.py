@@ -198,3 +198,14 @@ def test_a_client_that_is_closed_ends_the_wait_for_a_source(server, record) -> N
         with pytest.raises(ClientClosed):
             next(api.map(WORKFLOW, iter(requests.get, None)))
     requests.put(None)
+
+
+def test_a_pool_that_ends_lets_go_of_the_sources_of_maps_that_were_not_finished(server, record):
+    """Though somebody keep the map, as a traceback does."""
+    with ComfyPool([server.url]) as pool:
+        kept = pool.map(WORKFLOW, map(point, itertools.count()), in_flight=2)
+        next(kept)
+        assert threads()
+    until(lambda: not threads())
+    with pytest.raises(ClientClosed):
+        list(kept)
