@@ -199,7 +199,9 @@ def _check_undo(path: Path, owner: int) -> None:
     if start not in (_UNDO, bytes(8), b""):  # zeros: there is nothing to undo
         raise _in_the_way(path)
     if found.st_size >= 16 and end == _UNDO:
-        raise ValueError(f"{path} is no sweep's: SQLite would delete a file that it names")
+        raise ValueError(
+            f"{path} is no sweep's: SQLite would delete a file that it names; move it away"
+        )
 
 
 def _in_the_way(path: Path) -> ValueError:

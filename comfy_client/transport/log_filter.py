@@ -50,6 +50,18 @@ def _without_breaks(arg: object) -> object:
     return arg
 
 
+def _indented(said: str, exc: BaseException | None) -> str:
+    """Indent the further lines of messages in a traceback: none looks like a line of the log."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        for words in (exc, *getattr(exc, "__notes__", ())):
+            text = str(words).strip()
+            said = said.replace(text, text.replace("\n", "\n    ")) if "\n" in text else said
+        exc = exc.__cause__ or exc.__context__
+    return said
+
+
 class _Filter(logging.Filter):
     """Rewrites records in which a secret stands, and in ours what a server has said."""
 
@@ -90,7 +102,7 @@ class _Filter(logging.Filter):
                 record.msg, record.args = shown, ()
         if record.exc_info and record.exc_info[1] is not None:
             said = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-            shown = printable(self._hidden(said))
+            shown = printable(self._hidden(_indented(said, record.exc_info[1])))
             if shown != said:
                 record.exc_info, record.exc_text = None, shown
 

@@ -376,6 +376,28 @@ def test_no_line_of_a_log_is_made_by_a_server(
     assert not any(line.strip().startswith("forged") for line in said.splitlines())
 
 
+@pytest.mark.parametrize("kind", [ComfyError, RuntimeError, SyntaxError])
+def test_no_line_of_a_traceback_in_a_log_is_made_by_a_server(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of an error, of its cause and of the notes on it."""
+    with contextlib.closing(ComfyApi("http://127.0.0.1:1")):
+        try:
+            try:
+                raise ValueError(EVIL)
+            except ValueError as exc:
+                error = kind(EVIL)
+                error.add_note(EVIL)
+                raise error from exc
+        except kind:
+            logging.getLogger("comfy_client").exception("receiver failed")
+    (record,) = [one for one in caplog.records if one.getMessage() == "receiver failed"]
+    said = logging.Formatter().format(record)
+    assert said.count("52;c;AAAA") == 3
+    assert all(sign.isprintable() or sign in "\n\t" for sign in said)
+    assert not any(line.startswith("forged") for line in said.splitlines())
+
+
 @pytest.mark.parametrize("sign", [*"\n\r\t\x07\x1b\x7f\x85\x9b\u2028\u2029\u202e\u2066\u061c"])
 def test_a_receipt_with_an_id_that_is_not_printable_is_none(
     sign: str, caplog: pytest.LogCaptureFixture
