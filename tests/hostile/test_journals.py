@@ -129,7 +129,7 @@ PIECES = [
 ]
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=examples(150))
+@settings(suppress_health_check=list(HealthCheck), max_examples=examples(80))
 @given(data=st.data())
 def test_whatever_lies_beside_a_journal_no_other_file_is_touched(data: st.DataObject) -> None:
     """Whether it is refused or put back."""
@@ -231,7 +231,7 @@ CHANGES = [
 ]
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=examples(100))
+@settings(suppress_health_check=list(HealthCheck), max_examples=examples(50))
 @given(
     changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=3)
     | st.sampled_from(CHANGES).map(lambda change: [change])
@@ -415,7 +415,7 @@ def test_any_value_in_any_column_is_a_row_or_damage(
     check_rows(lambda: finished.sweep(statement, value), finished.path.parent)
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=examples(100))
+@settings(suppress_health_check=list(HealthCheck), max_examples=examples(50))
 @given(data=st.data())
 def test_any_json_in_a_record_is_a_row_or_damage(finished: Finished, data: st.DataObject) -> None:
     """In each place of what is recorded of a result or an error."""
