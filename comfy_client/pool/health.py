@@ -42,13 +42,13 @@ class Health:
         self._succeeded: set[Hashable] = set()  # kinds of jobs
         self._failed_on: dict[Hashable, set[str]] = {}  # those that have succeeded nowhere
 
-    def succeeded(self, server: str, kind: Hashable) -> None:
-        """Note that a job has succeeded: its server is well."""
-        self._courses.pop(server, None)
-        self._failed_on.pop(kind, None)
+    def succeeded(self, server: str, kind: Hashable) -> bool:
+        """Note that a job has succeeded: its server is well; return whether that is news."""
+        course, failed_on = self._courses.pop(server, None), self._failed_on.pop(kind, None)
         if len(self._succeeded) > _KINDS:
             self._succeeded.clear()
         self._succeeded.add(kind)
+        return course is not None or failed_on is not None
 
     def failed(
         self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float

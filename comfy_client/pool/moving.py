@@ -200,8 +200,10 @@ class Moving(Changing):
             # This one will not either when it is asked again.
             exclude = entry.waiting.exclude | {member.name}
             entry.waiting = attrs.evolve(entry.waiting, exclude=exclude)
+            if not self._schedule.able(entry.waiting):
+                return False
             self._goes_down(member, error)
-            return bool(self._schedule.able(entry.waiting))
+            return True
         self._has_erred(member, entry, error)
         entry.refusal = error
         return self._avoids(entry, member)
@@ -222,8 +224,8 @@ class Moving(Changing):
             member.saw_end(state_of(inner).ended_at)
             self._leaves(entry, member)
             if is_success and entry.found is None and not member.leaving:
-                self._health.succeeded(member.name, entry.waiting.needs)
-                self._judge()
+                if self._health.succeeded(member.name, entry.waiting.needs):
+                    self._judge()
             elif isinstance(outcome, JobFailed) and self._moves_after(entry, member, outcome):
                 self._after.warn("%s; another server runs it once more", outcome)
                 if self._moves_on(entry, str(uuid.uuid4())):
@@ -308,7 +310,10 @@ class Moving(Changing):
             if self._moves_on(entry, str(uuid.uuid4())):
                 return
         member.failed += not entry.goes_on
-        self._finish(entry, error, event)
+        if entry.refusal is not None and state_of(inner).attached and not _has_begun(entry):
+            self._refuse(entry, entry.refusal)
+        else:
+            self._finish(entry, error, event)
 
     def _may_run_again(self, entry: Entry, member: Member, inner: Job, error: JobLost) -> bool:
         """Whether it does: what never began, at no cost; other jobs as their user has said."""
@@ -363,6 +368,6 @@ def _has_begun(entry: Entry) -> bool:
 
 
 def _is_open(entry: Entry) -> bool:
-    """Return whether a server has a job, or has lost it."""
+    """Return whether a server has a job, is about to get it, or has lost it."""
     inner = entry.inner
-    return inner is not None and (not inner.done() or isinstance(inner.exception(0), JobLost))
+    return inner is None or not inner.done() or isinstance(inner.exception(0), JobLost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -120,3 +121,38 @@ def test_a_job_that_two_servers_did_not_survive_is_lost(servers, clients) -> Non
         GATES.set()
         assert behind.result(LIMIT).texts == ("behind",)
         assert pool.run(shows("later"), timeout=LIMIT).texts == ("later",)
+
+
+def poisoned(server: ComfyServer, ran_on: list[ComfyServer]) -> type[Gated]:
+    """A node that waits if its text says so, and then tells where it is."""
+
+    class Poison(Gated):
+        def run(self, text: str, waits: bool) -> dict[str, Any]:
+            if text == "poison":
+                ran_on.append(server)
+            return super().run(text, waits or text == "poison")
+
+    return Poison
+
+
+def test_a_point_that_two_servers_did_not_survive_is_lost(servers, clients) -> None:
+    """The others are run by the server that is left."""
+    ran_on: list[ComfyServer] = []
+    for server in servers:
+        server.add_node(poisoned(server, ran_on))
+
+    def kill_twice() -> None:
+        for number in range(2):
+            until(lambda number=number: ran_on[number:])[0].kill()
+
+    grid = {"Poison.text": ["poison", *(f"t{n}" for n in range(8))]}
+    graph = {"1": {"class_type": "Poison", "inputs": {"text": "", "waits": False}}}
+    with pooled(clients, patience=0.3, on_lost="retry") as pool:
+        killer = threading.Thread(target=kill_twice)
+        killer.start()
+        rows = pool.sweep(graph, grid)
+        killer.join(LIMIT)
+    errors = {row.params["Poison.text"]: row.error for row in rows if row.error is not None}
+    assert list(errors) == ["poison"]
+    assert isinstance(errors["poison"], JobLost)
+    assert len(ran_on) == 2

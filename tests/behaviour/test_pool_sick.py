@@ -12,12 +12,23 @@ from typing import Any
 import attrs
 import pytest
 
-from comfy_client import ApiError, ComfyPool, JobFailed, PoolEvent, PromptRejected, Result
+from comfy_client import (
+    ApiError,
+    ComfyPool,
+    JobFailed,
+    JobLost,
+    PoolEvent,
+    PromptRejected,
+    Result,
+    UnexpectedResponse,
+)
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.sick import FAILING, KINDS, Resting, Work, pool_of, work
 
 COUNT = 24
+#: What is said of an answer that is no good.
+ANSWERS = (ApiError, UnexpectedResponse)
 #: Jobs that a sick server fails before it gets no more, and those that it has by then.
 FEW = Resting.intervals.failures + 1
 
@@ -248,7 +259,8 @@ def test_what_no_server_takes_ends_in_the_refusal(servers, works, kind) -> None:
     with pool_of(servers) as pool:
         error = pool.submit(work()).exception(LIMIT)
         status = pool.status()
-    assert error is not None
+    expected = JobLost if kind == "503" else PromptRejected if kind == "models gone" else ANSWERS
+    assert isinstance(error, expected), error
     assert sum(map(tried, servers)) <= 3
     assert (status.done, status.failed) == (0, 1)
     assert not any(each.begun for each in works)
