@@ -13,7 +13,7 @@ import json
 import struct
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,6 +82,12 @@ DEFINITIONS: dict[str, Any] = {
             ]
         }
     ),
+}
+
+
+OLD_DEFINITIONS = {
+    name: {key: value for key, value in one.items() if key != "is_input_list"}
+    for name, one in DEFINITIONS.items()
 }
 
 
@@ -460,6 +466,63 @@ def getters(n: int) -> Any:
     return page(nodes)
 
 
+def straight_through(n: int) -> Any:
+    """Instances in a row, each of which hands on what it gets."""
+    inner = sub(
+        [],
+        [[1, -10, 0, -20, 0, "X"]],
+        inputs=[{"name": "i", "type": "X", "linkIds": [1]}],
+        outputs=[{"name": "o", "type": "X", "linkIds": [1]}],
+    )
+    nodes = [{"id": i, "type": "s", "inputs": [slot("i", "X", i)]} for i in range(1, n)]
+    last = {"id": n, "type": "Save", "inputs": [slot("images", link=n)]}
+    links = [[i, i - 1, 0, i, 0, "X"] for i in range(1, n + 1)]
+    return page([text_node(0), *nodes, last], links, inner)
+
+
+def deep_widgets(n: int) -> Any:
+    """Many widgets that one value reaches through many levels."""
+    port = {"name": "p", "type": "STRING", "linkIds": [1]}
+    levels = [
+        sub(
+            [{"id": 1, "type": f"s{i + 1}", "inputs": [slot("p", "STRING", 1)]}],
+            [[1, -10, 0, 1, 0, "STRING"]],
+            id=f"s{i}",
+            inputs=[port],
+        )
+        for i in range(20)
+    ]
+    nodes = [text_node(i) for i in range(1, n)]
+    for i, node in enumerate(nodes):
+        node["inputs"][0]["link"] = i + 1
+    links = [[i, -10, 0, i, 0, "STRING"] for i in range(1, n)]
+    inner = sub(nodes, links, id="s20", inputs=[{**port, "linkIds": [*range(1, n)]}])
+    return page([{"id": 1, "type": "s0", "widgets_values": ["a"]}], [], *levels, inner)
+
+
+def promoted_by_each(n: int) -> Any:
+    """Each instance promotes the same widgets."""
+    names = {"proxyWidgets": [["10", "text"], ["11", "text"], ["12", "no"]]}
+    inner = sub([text_node(10 + i) for i in range(n)])
+    return page(instances(n, mode=2, properties=names), [], inner)
+
+
+def links_of_one_id(n: int) -> Any:
+    users = [{"id": 10 + i, "type": "Save", "inputs": [slot("images", link=1)]} for i in range(n)]
+    return page([text_node(2), *users], [[1, 2, 0, 10, 0, "X"]] * n)
+
+
+def of_packs(n: int) -> Any:
+    pack = {
+        "cnr_id": "a-" * 90 + "a",
+        "aux_id": "a" * 39 + "/" + "b" * 99,
+        "ver": "1.1.1-" + "a" * 150,
+    }
+    names = [{**pack, "Node name for S&R": "z" * 50}, pack]
+    known = [text_node(i, properties=names[i % 2]) for i in range(n)]
+    return page([*known, *({"id": n + i, "type": "workflow>x"} for i in range(n))])
+
+
 PAGES: dict[str, tuple[Callable[[int], Any], int]] = {
     "links of one port": (links_of_one_port, 300),
     "targets of one port": (targets_of_one_port, 200),
@@ -494,19 +557,30 @@ PAGES: dict[str, tuple[Callable[[int], Any], int]] = {
     "texts with comments": (lambda n: page([text_node(1, "/*x*/" * n)]), 500),
     "texts with choices": (lambda n: page([text_node(1, "{a|b}" * n)]), 200),
     "texts with open choices": (lambda n: page([text_node(1, "{" + "a|b" * n)]), 200),
+    "straight through": (straight_through, 100),
+    "deep widgets": (deep_widgets, 100),
+    "promoted by each instance": (promoted_by_each, 100),
+    "links of one id": (links_of_one_id, 200),
+    "packs": (of_packs, 100),
     "many texts": (lambda n: page([text_node(i, "{a|b}") for i in range(n)]), 100),
 }
 
 
-def converted(file: Any) -> Any:
+#: Pages with many muted instances of what is large, all of whose nodes the page of 2025 sends.
+MUTED = {"targets of one port", "texts of one port", "promoted by each instance"}
+
+
+def converted(file: Any, known: Mapping[str, Any] = DEFINITIONS) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return convert(file, DEFINITIONS, dynamic_prompts=1)
+        return convert(file, known, dynamic_prompts=1)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_twice_the_page_is_twice_the_work(name: str) -> None:
-    check_growth(converted, *PAGES[name])
+    """On servers of today and of 2025, whose pages differ in what they follow."""
+    for known in (DEFINITIONS,) if name in MUTED else (DEFINITIONS, OLD_DEFINITIONS):
+        check_growth(functools.partial(converted, known=known), *PAGES[name])
 
 
 #: As large as files are that one gets, or larger.
