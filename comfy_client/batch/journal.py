@@ -27,7 +27,7 @@ import attrs
 
 from ..errors import ClientClosed
 from ..values import MAX_LEVELS, is_shallow, number, size_decoded
-from ..workflow.graph import brief
+from ..workflow.graph import brief, shorten
 from . import journal_file
 
 #: What SQLite says of a file that is not as it was written.
@@ -43,6 +43,8 @@ _LOOK_UP: Final = (
 )
 #: Characters of a host or an id.
 _LONGEST_NAME: Final = 2000
+#: Characters of the reason why a file is damaged.
+_LONGEST_REASON: Final = 200
 #: Bytes that the results and errors of one grid may take in memory.
 _MOST_MEMORY: Final = 1 << 30
 
@@ -140,7 +142,7 @@ class Journal:
         except BaseException as exc:
             self.close()
             if isinstance(exc, sqlite3.Error):
-                raise self._explained(exc) from exc
+                raise self._explained(exc) from None
             raise
 
     def _claim(self, connection: sqlite3.Connection) -> None:
@@ -201,7 +203,7 @@ class Journal:
                     break
                 found[key] = Record(*row)
         except sqlite3.Error as exc:
-            raise self._explained(exc) from exc
+            raise self._explained(exc) from None
         except (TypeError, ValueError) as exc:
             raise self._damaged(exc) from None
         if room < 0:
@@ -284,7 +286,7 @@ class Journal:
                     raise ClientClosed("the sweep has ended, and sends nothing more")
                 self._connection.execute(statement, values)
         except sqlite3.Error as exc:
-            raise self._explained(exc) from exc
+            raise self._explained(exc) from None
 
     # -- what goes wrong -------------------------------------------------------------------
 
@@ -293,10 +295,14 @@ class Journal:
         return BlockingIOError(errno.EAGAIN, text, str(self.path))
 
     def _damaged(self, exc: Exception) -> ValueError:
-        return ValueError(f"{self.path} is damaged: {exc}")
+        return ValueError(f"{self.path} is damaged: {shorten(str(exc), _LONGEST_REASON)}")
 
     def _explained(self, exc: sqlite3.Error) -> Exception:
-        """SQLite's errors as those of any file."""
+        """Return SQLite's error as that of any file.
+
+        It quotes names and values of the file, which may be a stranger's, as they are: do not chain
+        it, since a traceback would show them to a terminal.
+        """
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         path = str(self.path)
         if code == sqlite3.SQLITE_FULL:
@@ -308,4 +314,5 @@ class Journal:
         if code in _DAMAGED:
             return self._damaged(exc)
         hint = "; is the disk full?" if code == sqlite3.SQLITE_IOERR else ""
-        return OSError(errno.EIO, f"the journal cannot be read or written ({exc}){hint}", path)
+        reason = shorten(str(exc), _LONGEST_REASON)
+        return OSError(errno.EIO, f"the journal cannot be read or written ({reason}){hint}", path)

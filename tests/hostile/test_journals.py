@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import tempfile
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,6 +263,37 @@ def test_each_of_these_schemas_is_another_one(path: Path, change: str) -> None:
     assert path.read_bytes() != before
     with pytest.raises(ValueError, match="is damaged"):
         Journal(path)
+
+
+#: Sets the clipboard of a terminal, and turns what stands behind it around.
+OBEYED = "\x1b]52;c;AAAA\x07\x9b2J\u202e"
+CUT = f"CAST(CAST('{OBEYED}' AS BLOB) || x'ff' AS TEXT)"  # text that is no UTF-8
+QUOTED = [
+    f"UPDATE sqlite_master SET name = '{OBEYED}' WHERE name = 'points'",
+    f"UPDATE sqlite_master SET name = '{OBEYED}' WHERE type = 'index'",
+    f"UPDATE sqlite_master SET sql = 'CREATE TABLE points ({OBEYED})' WHERE name = 'points'",
+    f"UPDATE journal SET id = {CUT}",
+    f"UPDATE journal SET id = '{OBEYED}'",
+    *(
+        f"UPDATE points SET {column} = {value}"
+        for column in ("host", "prompt_id", "tries", "sent_at", "seconds", "result", "error")
+        for value in (CUT, f"'{OBEYED}'", f"CAST('{OBEYED}' AS BLOB)")
+    ),
+]
+
+
+@pytest.mark.parametrize("change", QUOTED)
+def test_no_terminal_obeys_what_is_quoted_of_a_damaged_journal(path: Path, change: str) -> None:
+    """Neither in the message nor in a traceback: SQLite quotes names and values as they are."""
+    key = ("d", 1)
+    with Journal(path) as journal:
+        journal.sent(key, "http://here", "id", 1, 1.0)
+    with changed(path) as connection:
+        connection.execute(change)
+    with pytest.raises(ValueError, match="is damaged") as caught, Journal(path) as journal:
+        journal.records([key])
+    shown = "".join(traceback.format_exception(caught.value))
+    assert not set(OBEYED) & set(shown) - set("]52;c;AAAA2J")
 
 
 @pytest.mark.parametrize("version", [2, 3])
