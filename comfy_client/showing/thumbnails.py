@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import threading
 import warnings
@@ -43,8 +42,6 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
     It is a WebP of Pillow's (extra ``[image]``).  A short animation, and without Pillow a small
     file, are shown as they are.
     """
-    if importlib.util.find_spec("PIL") is None:
-        return _as_it_is(data, size)
     try:
         with _opened(data) as picture:
             if getattr(picture, "is_animated", False) and len(data) <= _MOST_AS_IS:
@@ -52,6 +49,8 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
             small = _reduced(picture, size)
         file = io.BytesIO()
         small.save(file, "WEBP", quality=80, method=2)
+    except ImportError:
+        return _as_it_is(data, size)
     except Exception:  # noqa: BLE001  # Pillow raises whatever it comes across
         return None
     source = data_url("image/webp", file.getvalue())
