@@ -374,8 +374,9 @@ class _Found(NamedTuple):
         return cls(tuple(sorted(plain, key=len, reverse=True)), texts, weak, data)
 
 
-#: Words that may be a part of another one, or of a number.
-_WEAK = re.compile(rf"[A-Za-z0-9_]{{{MIN_SECRET},{MIN_NAMED - 1}}}|[0-9]+")
+#: Words that may be a part of another one, or of a number.  A number of more digits is no part of
+#: another one by chance, and rather a token.
+_WEAK = re.compile(rf"[A-Za-z0-9_]{{{MIN_SECRET},{MIN_NAMED - 1}}}|[0-9]{{{MIN_NAMED},15}}")
 #: What may stand directly before a word that stands alone: a sign that is encoded, or a colour.
 _BEFORE = (
     r"(?P<before>(?<![A-Za-z0-9_])|\\[abfnrtv]|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}"

@@ -163,6 +163,18 @@ def test_a_weak_word_is_hidden_where_it_stands_alone(word: str, context: str) ->
     assert word not in json.dumps(secrets.hide_words_in([text]))
 
 
+@pytest.mark.parametrize("word", ["correct-horse", "p4ssword", "1234567890123456", "7" * 40])
+@pytest.mark.parametrize("context", ["{}", "key{}", "{}_1", "9{}9", "0.{}", "\\x{}", "{}{}"])
+def test_any_other_word_is_hidden_wherever_it_is(word: str, context: str) -> None:
+    """It is too long to stand there by chance."""
+    secrets = Secrets()
+    secrets.add([word])
+    text = context.replace("{}", word)
+    assert word not in secrets.hide_words(text)
+    assert word not in json.dumps(secrets.hide({"message": text}))
+    assert word.encode() not in secrets.hide_bytes(text.encode())
+
+
 @given(st.sampled_from(WEAK), st.integers() | st.floats(allow_nan=False, width=32))
 @example("1234", 123456)
 @example("1234", 0.1234)
