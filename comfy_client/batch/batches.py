@@ -130,7 +130,8 @@ class Batches(Running):
                 pending, of any prompt of this call.  During an outage there is no news.
             patience: Seconds that the server may be away in one piece, once it has accepted a
                 prompt; then :class:`ServerUnreachable`.  ``None``: no limit; 0: an outage ends it
-                at once.  Prompts that it has keep running, or are lost if it was restarted.
+                at once.  A submission that got no answer is looked up for 10 seconds in any case.
+                Prompts that it has keep running, or are lost if it was restarted.
             options: As for :meth:`submit`.
 
         Raises:

@@ -217,6 +217,7 @@ class ClientWindow(Window):
         except SubmitUncertain as exc:
             log.warning("%s; waiting until the server can tell", exc)
             self._unsure[prompt_id] = workflow, tries
+            self.outage.was_silent(self.poller.timing.look_up)
             job = self.client.job(prompt_id, workflow)
         except _SAID_NO:
             self._entries.pop(prompt_id, None)  # it did not arrive

@@ -115,6 +115,13 @@ class Outage:
         self._since = None  # it answers, whatever it says
         self._ask_at = now + self._pauses.next()  # the others will notice
 
+    def was_silent(self, seconds: float) -> None:
+        """Count the time for which the server has not said what became of a submission."""
+        tracker = self.poller.tracker
+        if self._since is None and tracker.link is None:
+            self._since = self.clock() - seconds
+            self._connections = tracker.connection.generation
+
     def _failed(self, exc: ComfyError) -> None:
         """A request of ours has found nobody."""
         tracker = self.poller.tracker

@@ -176,3 +176,22 @@ def test_its_own_time_may_be_up_before(world) -> None:
     assert outage.seconds == 1.0
     with pytest.raises(ServerUnreachable):
         send(world, outage)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_the_search_for_a_submission_without_an_answer_counts(world, is_back) -> None:
+    """Unless the server is there after all."""
+    outage = world.outage(5.0)
+    world.answers = is_back
+    world.outstanding = (object(),)
+    outage.was_silent(10.0)
+    if is_back:
+        outage.look()
+        assert outage.seconds == 0.0
+    else:
+        with pytest.raises(ServerUnreachable, match="away for 11 s"):
+            outage.look()
+    world.link = 1
+    outage.look()
+    outage.was_silent(10.0)
+    assert outage.seconds == 0.0
