@@ -74,14 +74,13 @@ class Moving(Changing):
 
         One that has never answered is no reason for others to rest.
         """
-        return [name for name in self.members if self._may_come(name, if_done=True)]
+        return [name for name, one in self.members.items() if self.may_come(one, if_done=True)]
 
-    def _may_come(self, name: str, *, if_done: bool = False) -> bool:
-        """Whether a server is ready, or may be soon; ``if_done``: and has run jobs before."""
-        member = self.members[name]
+    def may_come(self, member: Member, *, if_done: bool = False) -> bool:
+        """Return whether a server is ready or may be soon; ``if_done``: and has run jobs before."""
         if member.server.ready or member.error is None:
             return True
-        if is_hopeless({name: member}) or (if_done and not member.done):
+        if is_hopeless({member.name: member}) or (if_done and not member.done):
             return False
         return time.monotonic() - (member.down_since or 0.0) <= self._patience
 
@@ -138,7 +137,7 @@ class Moving(Changing):
         return True
 
     def _can_go(self, waiting: Waiting) -> bool:
-        return any(map(self._may_come, self._schedule.able(waiting)))
+        return any(self.may_come(self.members[name]) for name in self._schedule.able(waiting))
 
     def _moves_on(self, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
         """Have another server run a job, or the same one later; False: its sweep is to do so."""

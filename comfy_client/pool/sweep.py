@@ -193,11 +193,21 @@ class PoolRunner:
         return [one.name for one in sorted(found, key=lambda one: own[one.name] / one.weight)]
 
     def fits(self, host: str, point: int) -> bool:
-        """Whether it can run a point now; a suspect rests if another server can."""
+        """Return whether a server can run a point now; a suspect rests if another server can."""
         member = self._dispatcher.members.get(host)
-        if member is None or not self._can_run(member, point):
+        if member is None or not member.server.has(self._needs(point)):
             return False
+        if host in self._avoided.get(point, ()):  # if no other comes, it says how the point ends
+            return not self._may_another_come(point)
         return member.server.may_be_tried or not self._has_other(host, point)
+
+    def _may_another_come(self, point: int) -> bool:
+        """Return whether a server that has not refused or failed a point may run it yet."""
+        return any(
+            self._can_run(one, point) and self._dispatcher.may_come(one)
+            for name, one in self._allowed(self._members).items()
+            if name not in self._refusing
+        )
 
     def _can_run(self, member: Member, point: int) -> bool:
         """Whether it has what a point needs, and has neither refused nor failed it."""

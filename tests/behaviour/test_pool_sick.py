@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,3 +302,27 @@ def test_what_a_server_refused_does_not_wait_for_one_that_stays_away(servers, wo
         error: Any = pool.submit(work()).exception(LIMIT)
     assert isinstance(error, ApiError)
     assert error.status == 500
+
+
+@pytest.mark.parametrize("kind", ["CUDA error", "500"])
+def test_points_that_were_to_move_do_not_wait_for_a_server_that_stays_away(
+    servers, works, kind
+) -> None:
+    """The server that has failed or refused them has them again, and their rows say how."""
+    KINDS[kind](servers[0], works[0])
+    works[1].gate.clear()
+    rows: list[Any] = []
+    with pool_of(servers[:2], on_failed="move", in_flight=1, patience=0.2) as pool:
+
+        def sweep() -> None:
+            rows.extend(pool.sweep(work(), {"Work.number": range(4)}))
+
+        thread = threading.Thread(target=sweep, daemon=True)
+        thread.start()
+        until(lambda: works[1].begun and tried(servers[0]) == 2)
+        servers[1].kill()
+        works[1].gate.set()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    assert [row.index for row in rows] == list(range(4))
+    assert sum(isinstance(row.error, JobFailed | ApiError) for row in rows) >= 3
