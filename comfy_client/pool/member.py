@@ -166,7 +166,7 @@ class Member:
         self.failed = 0
         self.suspect: str | None = None
         self.was_ready = False
-        self.asked_at = -math.inf
+        self.asked_at: float = -math.inf
         self._owner = owner
         self._wake = threading.Event()
         self._is_started = self._stopped = False
