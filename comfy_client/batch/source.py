@@ -47,7 +47,7 @@ class Source:
         self._news: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
         self._is_asked = self._is_closed = False
         self._found: _Found | None = None
-        self.is_over = False
+        self.is_over: bool = False
 
     def has_next(self) -> bool:
         """Ask for the next item; whether it, or the error in its place, is there already.
