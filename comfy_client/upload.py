@@ -203,7 +203,7 @@ class Upload:
             what = f"{what or ''} {len(source)} bytes".strip()
         elif what is None and self.remote is not None:
             what = f"{getattr(source, 'filename', '')} [{getattr(source, 'type', '')}]"
-        return f"<Upload {what or 'of an open file'}>"
+        return f"<Upload {_shown(what or 'of an open file')}>"
 
     def __str__(self) -> str:
         """Where it comes from, in a table: another text for another file, as far as it is known."""
@@ -214,8 +214,8 @@ class Upload:
         if isinstance(source, Path):
             return os.fspath(source)
         if isinstance(source, str):
-            return without_secrets(source)
-        return str(getattr(source, "filename", None) or self.name or "an open file")
+            return _shown(without_secrets(source))
+        return _shown(getattr(source, "filename", None) or self.name or "an open file")
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # it does not change, and an open file cannot be copied
@@ -429,6 +429,11 @@ def _is_output(value: object) -> bool:
 def _harmless(name: str) -> str | None:
     """The name of a local file without what cannot be sent in a name."""
     return "".join("_" if _is_control(letter) else letter for letter in name) or None
+
+
+def _shown(text: object) -> str:
+    """A text in one line that no terminal obeys: names may be those of a server or a stranger."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def _check_name(name: str) -> None:

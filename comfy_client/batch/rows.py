@@ -17,6 +17,7 @@ from ..jobs.output import name_values, save_all
 from ..showing.cells import shown
 from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
+from ..workflow.files import is_upload
 from ..workflow.graph import as_link, inputs_of
 from ..workflow.seeds import is_wanted
 from .row import SweepRow
@@ -132,7 +133,7 @@ class Sweep(tuple[SweepRow, ...]):
 
         Several files of one row are lines of one cell.  ``paths`` are known of files that were
         saved before, by any ``save`` in this process.  A text that a spreadsheet would take for a
-        formula gets a ``'`` in front, unless it is a value of the grid as you gave it.
+        formula gets a ``'`` in front, unless it is a text of the grid as you gave it.
         """
         table = self.table()
         columns = list(dict.fromkeys(name for row in table for name in row))
@@ -234,6 +235,8 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
 
 def _cell(value: Any, *, is_own: bool) -> Any:
     """Return what stands in a cell; ``is_own``: it is from the caller, and is not changed."""
+    if is_upload(value):  # its name may be that of an output
+        value, is_own = str(value), False
     if isinstance(value, list) and not is_own:
         value = "\n".join(map(str, value))
     elif isinstance(value, list | dict):

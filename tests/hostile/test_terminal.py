@@ -327,6 +327,25 @@ def test_no_public_value_shows_what_a_terminal_obeys(name: str) -> None:
         assert all(line.isprintable() for line in lines), text
 
 
+def test_no_upload_shows_what_a_terminal_obeys(tmp_path: Path) -> None:
+    """It may be an output, a URL, or a file of a stranger."""
+    file = tmp_path / EVIL.replace("/", "")
+    file.write_bytes(b"x")
+    output: Any = types.SimpleNamespace(
+        filename=EVIL, subfolder=EVIL, type=EVIL, url="http://127.0.0.1:1/view", bytes=bytes
+    )
+    with file.open("rb") as stream:
+        values = [
+            Upload(output),
+            Upload(f"http://127.0.0.1:1/{EVIL}", fetch=True),
+            Upload(stream),
+            Upload(file),
+        ]
+        assert all(repr(value).isprintable() for value in values)
+        # The last one is the path as the user gave it.
+        assert all(str(value).isprintable() for value in values[:-1])
+
+
 @pytest.mark.parametrize(
     "use",
     [

@@ -9,12 +9,20 @@ import itertools
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfy_client import JobFailed, MissingExtra, Sweep, SweepRow, UnexpectedResponse
+from comfy_client import (
+    JobFailed,
+    MissingExtra,
+    Sweep,
+    SweepRow,
+    UnexpectedResponse,
+    Upload,
+)
 from comfy_client.jobs.result import Result, make_result
 
 COLORS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
@@ -157,6 +165,23 @@ def test_no_cell_of_a_csv_file_is_a_formula_but_what_the_caller_gave(
             for name, text in cells.items():
                 begins = text.strip(blanks)[:1]
                 assert not begins or begins not in signs or text == "-1", name
+
+
+def test_the_name_of_a_file_in_the_grid_is_no_formula(tmp_path: Path) -> None:
+    """An output that is an input again has the name that a server gave it."""
+    evil = '=HYPERLINK("http://evil.example").png'
+    output: Any = SimpleNamespace(
+        filename=evil, subfolder="", type="output", url="http://127.0.0.1:1/view", bytes=bytes
+    )
+    local = tmp_path / "=a.png"
+    local.write_bytes(b"a")
+    with local.open("rb") as stream:
+        values = [Upload(output), Upload(local), Upload(stream)]
+        rows = Sweep(SweepRow(n, {"LoadImage.image": one}, "p") for n, one in enumerate(values))
+        path = rows.to_csv(tmp_path / "rows.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        found = [cells["LoadImage.image"] for cells in csv.DictReader(file)]
+    assert found == [f"'{evil}", str(local), "'=a.png"]
 
 
 def test_a_csv_file_takes_any_value(tmp_path: Path) -> None:
