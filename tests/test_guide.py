@@ -21,11 +21,14 @@ from PIL import Image
 
 import comfy_client
 from comfy_client import ComfyApi, event_queue, to_dict, values
+from comfy_client.batch import journal, journal_file, sheet
 from comfy_client.distributed import run_workflow
 from comfy_client.events import NAMES
+from comfy_client.jobs import gallery
 from comfy_client.jobs import result as outputs
 from comfy_client.recording import recorder as recording
 from comfy_client.recording import secrets as redaction
+from comfy_client.showing import thumbnails
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.to_dict import code_of
@@ -33,6 +36,8 @@ from comfy_client.transport import decode as wire
 from comfy_client.transport import dial, http, pool
 from comfy_client.transport import files as saving
 from comfy_client.transport import pool as deadline
+from comfy_client.workflow.convert import converting, links
+from comfy_client.workflow.metadata import stream
 from tests.comfyui import ComfyUI
 from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
@@ -329,7 +334,12 @@ def test_the_limits_of_to_dict_are_those_of_the_code() -> None:
 
 # -- security -----------------------------------------------------------------------------
 
-#: What a server can reach.
+
+def millions(number: int) -> str:
+    return f"{number // 10**6} million"
+
+
+#: What a server or a file can reach.
 LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
     "their size in memory": f"{http.GROWTH} × max_json",
@@ -351,6 +361,16 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "lists and objects in each other": f"{values.MAX_LEVELS} levels",
     "the name of a file, as the server sends it": f"{outputs.MOST_NAME} characters",
     "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
+    "a row of a journal": (journal_file.MAX_ROW, "MiB"),
+    "the rows of a grid in a journal: their size in memory": (journal.MAX_MEMORY, "GiB"),
+    "parts of a media file that a workflow is read from": f"{stream.MAX_PARTS}",
+    "nodes of a workflow in UI format, with those in its subgraphs": f"{links.MAX_NODES}",
+    "inputs and values of all of them": f"{converting.MAX_VALUES}",
+    "pixels of a picture, for pil() and array()": millions(2 * (Image.MAX_IMAGE_PIXELS or 0)),
+    "pixels of a picture, in a notebook and for grid()": millions(thumbnails.MAX_PIXELS),
+    "bytes of a picture, in a notebook": (gallery.MAX_BYTES, "MiB"),
+    "bytes of a picture, for grid()": (sheet.MAX_BYTES, "MiB"),
+    "pixels of the sheet of grid()": millions(sheet.MAX_PIXELS),
     "bodies and frames in a recording": (recording.MAX_BODIES, "MiB"),
     "one of them": (recording.MAX_BODY, "MiB"),
     "the file of a recording": (recording.MAX_FILE, "GiB"),

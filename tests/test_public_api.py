@@ -1,7 +1,7 @@
 """The public names and their signatures, as ``tests/public_api.txt`` lists them.
 
 A change of what users write shows as a difference of that file.  After one that is wanted (and
-stands in the README's Changes): ``python -m tests.test_public_api``.
+stands in the guide's Changes): ``python -m tests.test_public_api``.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ _LONGEST_NAME: Final = 2000
 #: Characters of the reason why a file is damaged.
 _LONGEST_REASON: Final = 200
 #: Bytes that the results and errors of one grid may take in memory.
-_MOST_MEMORY: Final = 1 << 30
+MAX_MEMORY: Final = 1 << 30
 
 #: A point: the digest of its graph, and which one it is of those with equal graphs.
 Key: TypeAlias = tuple[str, int]
@@ -192,7 +192,7 @@ class Journal:
         """
         assert self._connection is not None  # noqa: S101
         found: dict[Key, Record] = {}
-        room = _MOST_MEMORY
+        room = MAX_MEMORY
         try:
             for key in keys:
                 row = self._connection.execute(_LOOK_UP, key).fetchone()
@@ -208,7 +208,7 @@ class Journal:
             raise self._damaged(exc) from None
         if room < 0:
             raise ValueError(
-                f"what {self.path} has of this grid would take more than {_MOST_MEMORY >> 20} MiB; "
+                f"what {self.path} has of this grid would take more than {MAX_MEMORY >> 20} MiB; "
                 "sweep fewer points at a time"
             )
         return found

@@ -35,7 +35,7 @@ _UNDO: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 #: Seconds that are given to somebody who reads the file at the moment.
 _READERS: Final = 1.0
 #: Bytes of one row.
-_LONGEST: Final = 256 << 20
+MAX_ROW: Final = 256 << 20
 
 _SCHEMA: Final = f"""
     PRAGMA journal_mode = OFF;
@@ -73,7 +73,7 @@ def connect(path: Path) -> sqlite3.Connection:
         timeout=_READERS,
         check_same_thread=False,  # a lock keeps threads apart
     )
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 10_000)
     connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20)
     connection.execute("PRAGMA trusted_schema = OFF")

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from .row import SweepRow
 
 #: Pixels of a sheet: 200 MB of memory.
-_MOST_PIXELS: Final = 1 << 26
+MAX_PIXELS: Final = 1 << 26
 #: Bytes of one picture; several are fetched at a time.
-_MOST_BYTES: Final = 128 << 20
+MAX_BYTES: Final = 128 << 20
 _TOO_LARGE: Final = "too large"
 #: Characters of a label that are measured, and its lines that are drawn.
 _MOST_TEXT: Final = 200
@@ -66,7 +66,7 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
     below = max((text.size(one, size)[1] for one in layout.captions.values()), default=0)
     step_x, step_y = size + _GAP, size + below + _GAP
     whole = (left + layout.width * step_x + _GAP, above + layout.height * step_y + _GAP)
-    if whole[0] * whole[1] > _MOST_PIXELS:
+    if whole[0] * whole[1] > MAX_PIXELS:
         raise ValueError(
             f"a sheet of {whole[0]} x {whole[1]} pixels is too large: take a smaller size=, or "
             "some of the rows"
@@ -104,7 +104,7 @@ def _content(row: SweepRow) -> bytes | str:
     if not images:
         return "no image"
     try:
-        data = fetched(images[0], _MOST_BYTES)
+        data = fetched(images[0], MAX_BYTES)
     except (NotFound, UnexpectedResponse) as exc:
         return type(exc).__name__
     return _TOO_LARGE if data is None else data

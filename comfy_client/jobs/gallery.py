@@ -35,7 +35,7 @@ MOST_BYTES: Final = 4 << 20
 _LARGE: Final = 1 << 20
 _PREVIEW: Final = "jpeg;75"
 #: Bytes of one image that are fetched, and of a film or a sound that the notebook stores.
-_LARGEST_IMAGE: Final = 32 << 20
+MAX_BYTES: Final = 32 << 20
 _LARGEST_PLAYER: Final = 1 << 20
 #: Seconds for everything, unless the caller has fewer.
 PATIENCE: Final = 10.0
@@ -179,13 +179,13 @@ def _image(output: Showable, until: float) -> bytes | None:
         chunks = iter(download)
         start = next(chunks, b"")
         if (download.length or 0) <= _LARGE or not is_plain(start):
-            return _all(download.length, start, chunks, _LARGEST_IMAGE)
+            return _all(download.length, start, chunks, MAX_BYTES)
     try:
-        return fetched(output, _LARGEST_IMAGE, preview=_PREVIEW, timeout=_left(until))
+        return fetched(output, MAX_BYTES, preview=_PREVIEW, timeout=_left(until))
     except RequestTimeout:
         raise
     except ComfyError:  # the server cannot read it, or something on the way minds
-        return fetched(output, _LARGEST_IMAGE, timeout=_left(until))
+        return fetched(output, MAX_BYTES, timeout=_left(until))
 
 
 def fetched(

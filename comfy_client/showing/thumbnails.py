@@ -23,7 +23,7 @@ SIZE: Final = 256
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 #: Pixels of a picture that is looked at, and bytes of an animation, or of a picture where Pillow
 #: is not installed, that is kept as it is.
-_MOST_PIXELS: Final = 40_000_000
+MAX_PIXELS: Final = 40_000_000
 _MOST_AS_IS: Final = 256 << 10
 _SIGNATURES: Final = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -79,7 +79,7 @@ def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:
             raise TooLarge from None
-        if picture.width * picture.height > _MOST_PIXELS:
+        if picture.width * picture.height > MAX_PIXELS:
             raise TooLarge
         yield picture
 

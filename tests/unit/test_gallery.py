@@ -175,7 +175,7 @@ def test_of_a_large_picture_the_server_makes_a_smaller_file(
     """The original stays there, whatever its size."""
     put(comfy, "a.png", encoded(kind=kind))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "_LARGEST_IMAGE", 600_000)
+        patch.setattr(gallery, "MAX_BYTES", 600_000)
         [data] = embedded(html(result_of(api, "a.png")))
     assert Image.open(io.BytesIO(data)).size == (256, 128)
     assert asked(comfy) == [None, "jpeg;75"]

@@ -28,7 +28,7 @@ from .widgets import MISSING, Widget, corrected
 
 #: What the nodes of a prompt may come to, in inputs and values: a subgraph has any number of
 #: instances.
-_MOST: Final = 1_000_000
+MAX_VALUES: Final = 1_000_000
 #: Characters of a text that take as long as one input to look at.
 _LETTERS: Final = 10
 #: A property of a PrimitiveNode.
@@ -93,7 +93,7 @@ def convert(
         graph = work.graph()
     except TooMuch:
         raise WorkflowError(
-            f"the nodes of the workflow come to more than {_MOST} inputs, values and choices"
+            f"the nodes of the workflow come to more than {MAX_VALUES} inputs, values and choices"
         ) from None
     warnings = tuple(work.report.found.values())
     if strict and warnings:
@@ -152,7 +152,7 @@ class _Work:
     packs: Mapping[str, str]
     rng: Chooser | None
     names: Names
-    budget: Budget = field(factory=lambda: Budget(_MOST))
+    budget: Budget = field(factory=lambda: Budget(MAX_VALUES))
     report: Report = field(factory=Report)
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 

@@ -15,7 +15,7 @@ from .scene import Graph, Scene, is_virtual
 
 #: Instances within instances, nodes of a prompt, and steps from link to link.
 _DEEPEST: Final = 100
-_MOST_PLACES: Final = 100_000
+MAX_NODES: Final = 100_000
 _MOST_STEPS: Final = 500_000
 #: Characters of the ids of all nodes of a prompt.
 _MOST_LETTERS: Final = 1 << 25
@@ -110,9 +110,9 @@ class Links:
             if place is None:
                 ahead.pop()
                 continue
-            if len(self.places) >= _MOST_PLACES or len(ahead) > _DEEPEST:
+            if len(self.places) >= MAX_NODES or len(ahead) > _DEEPEST:
                 raise WorkflowError(
-                    f"the subgraphs of the workflow come to more than {_MOST_PLACES} nodes, or "
+                    f"the subgraphs of the workflow come to more than {MAX_NODES} nodes, or "
                     f"{_DEEPEST} levels"
                 )
             self._add(place)
