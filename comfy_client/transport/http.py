@@ -492,9 +492,9 @@ def _is_file(response: requests.Response, start: int) -> bool:
         return False
     if headers.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
         return False  # several ranges, with lines between them
-    if response.status_code in (200, 203):
-        return True
     part = range_of(headers)
+    if response.status_code in (200, 203):  # some caches give a range for the whole
+        return part is None or part.end - part.start == part.size
     if start == 0 or response.status_code != 206 or part is None or part.start != start:
         return False
     return body_length(response) in (None, part.end - start)
@@ -505,6 +505,6 @@ def _no_file(answer: Response) -> UnexpectedResponse:
     said = "an answer without a file"
     if encoding:
         said = f"an answer encoded ({encoding[:40]}), which was not asked for"
-    elif answer.status == 206:
+    elif answer.status == 206 or "content-range" in answer.headers:
         said = "other bytes of the file than were asked for"
     return unusable(answer, f"{answer.status}, {said}")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from comfy_client import ComfyApi
-from comfy_client.errors import ComfyError, TransportError
+from comfy_client.errors import ComfyError, TransportError, UnexpectedResponse
 from comfy_client.testing import ComfyServer, Request, cut, encode
 from tests.conftest import examples
 
@@ -190,6 +190,21 @@ def test_a_lie_about_a_range_is_an_error_or_mended(
     except ComfyError:
         found = CONTENT
     assert found == CONTENT
+
+
+@pytest.mark.parametrize("how", READ)
+@pytest.mark.parametrize(("start", "end"), [(0, SIZE - 1), (1, SIZE), (9, 10), (0, SIZE)])
+def test_a_first_answer_that_is_a_range_is_the_whole_file_or_an_error(
+    comfy: ComfyServer, api: ComfyApi, tmp_path: Path, how: str, start: int, end: int
+) -> None:
+    """A cache may answer so, with status 200, though nobody asked for a range."""
+    said = {"Content-Range": f"bytes {start}-{end - 1}/{SIZE}", **ETAG}
+    answering(comfy, (200, said, CONTENT[start:end]), [])
+    if end - start == SIZE:
+        assert READ[how](api, tmp_path) == CONTENT
+    else:
+        with pytest.raises(UnexpectedResponse, match="other bytes of the file"):
+            READ[how](api, tmp_path)
 
 
 def test_an_opened_file_is_whole_after_a_seek(comfy: ComfyServer, api: ComfyApi) -> None:
