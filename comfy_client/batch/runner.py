@@ -109,7 +109,12 @@ class Runner(Protocol):
         """Which server has one of them, and under which id; ``home``: that may have it."""
 
     def attach(
-        self, host: str, prompt_id: str, workflow: Workflow, lost_delay: float | None
+        self,
+        host: str,
+        prompt_id: str,
+        point: int,
+        workflow: Workflow,
+        lost_delay: float | None,
     ) -> None:
         """Have it in the window, wherever it is by now."""
 
@@ -215,7 +220,12 @@ class OneServer:
         return None if found is None else (self._client.host, found)
 
     def attach(
-        self, host: str, prompt_id: str, workflow: Workflow, lost_delay: float | None
+        self,
+        host: str,
+        prompt_id: str,
+        point: int,
+        workflow: Workflow,
+        lost_delay: float | None,
     ) -> None:
         """In this thread."""
         recovery = self._recovery

@@ -372,7 +372,7 @@ class _Sweeper:
         was_taken_back: bool = False,
     ) -> None:
         self._flights[prompt_id] = _Flight(point, host, was_taken_back=was_taken_back)
-        self._runner.attach(host, prompt_id, self._grid.workflow(point), lost_delay)
+        self._runner.attach(host, prompt_id, point, self._grid.workflow(point), lost_delay)
 
     def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
         """Nothing of it has run."""

@@ -78,6 +78,7 @@ class Entry:
         began: Whether it may have begun by then.
         died: The servers that died while it was so.
         is_swept: Whether a sweep runs it, which itself submits it again, under another id.
+        has_other: Of one that is swept: whether another server can run it.
         goes_on: Whether that is to do so, and it does not count as a try.
     """
 
@@ -102,6 +103,7 @@ class Entry:
     began: bool = False
     died: frozenset[str] = frozenset()
     is_swept: bool = False
+    has_other: bool = False
     goes_on: bool = False
 
 

@@ -131,8 +131,10 @@ class Moving(Changing):
         """Have a job never go to a server again; whether another one can take it."""
         exclude = entry.waiting.exclude | {member.name}
         waiting = attrs.evolve(entry.waiting, exclude=exclude)
-        if entry.is_swept or not self._can_go(waiting):
-            return entry.waiting.is_bound
+        if entry.is_swept:
+            return entry.has_other
+        if not self._can_go(waiting):
+            return False
         entry.waiting = waiting
         return True
 
@@ -205,7 +207,8 @@ class Moving(Changing):
             return True
         self._has_erred(member, entry, error)
         entry.refusal = error
-        return self._avoids(entry, member)
+        # One that was submitted before may have run.
+        return entry.found is None and self._avoids(entry, member)
 
     def ended(self, entry: Entry, inner: Job) -> None:
         """A prompt has ended."""

@@ -350,25 +350,24 @@ class PoolRunner:
         """Have it wait for that server."""
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
-        needs, is_bound = needs_of(graph), self._has_other(host, point)
-        return self._wait(
-            host, prompt_id, workflow, known, needs, options, chosen=sent, is_bound=is_bound
-        )
+        return self._wait(host, prompt_id, point, workflow, known, options, chosen=sent)
 
     def _wait(
         self,
         host: str,
         prompt_id: str,
+        point: int,
         workflow: Workflow,
         graph: Mapping[str, Any],
-        needs: Needs,
         options: Mapping[str, Any],
         *,
-        is_bound: bool = False,
         chosen: Callable[[str], object] | None = None,
         found: Callable[[ComfyApi], Job] | None = None,
     ) -> Job | None:
         job = PooledJob(self._clients[host], prompt_id, graph, self._dispatcher)
+        # What was submitted before is looked for on its server, whatever that has by now.
+        needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
+        has_other = self._has_other(host, point)
         waiting = Waiting(
             job,
             next(self._numbers),
@@ -377,10 +376,11 @@ class PoolRunner:
             needs=needs,
             model=models_of(needs),
             include=frozenset({host}),
-            is_bound=is_bound,
+            is_bound=has_other and found is None,
         )
         entry = Entry(job, workflow, waiting, Callbacks(), sending_of(options))
         entry.chosen, entry.found, entry.is_swept = chosen, found, True
+        entry.has_other = has_other
         self._idle_since = None
         self._entries[prompt_id] = entry
         self.window.hosts[prompt_id] = host
@@ -460,7 +460,12 @@ class PoolRunner:
         return None if home is None or home in asked else (home, prompt_id)
 
     def attach(
-        self, host: str, prompt_id: str, workflow: Workflow, lost_delay: float | None
+        self,
+        host: str,
+        prompt_id: str,
+        point: int,
+        workflow: Workflow,
+        lost_delay: float | None,
     ) -> None:
         """In the server's thread, as soon as it answers."""
 
@@ -469,8 +474,8 @@ class PoolRunner:
             return attached(api, poller_of(api), known, workflow, lost_delay)
 
         self.window.earlier.add(prompt_id)
-        graph, needs = known_graph(workflow), frozenset[Need]()
-        if self._wait(host, prompt_id, workflow, graph, needs, {}, found=attach_to) is None:
+        graph = known_graph(workflow)
+        if self._wait(host, prompt_id, point, workflow, graph, {}, found=attach_to) is None:
             self.window.hosts[prompt_id] = host
             why = f"{host} may have run it, and is not in the pool, or refuses us"
             error = JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)

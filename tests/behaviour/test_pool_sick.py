@@ -15,6 +15,7 @@ import pytest
 
 from comfy_client import (
     ApiError,
+    ClientClosed,
     ComfyPool,
     JobFailed,
     JobLost,
@@ -326,3 +327,28 @@ def test_points_that_were_to_move_do_not_wait_for_a_server_that_stays_away(
         assert not thread.is_alive()
     assert [row.index for row in rows] == list(range(4))
     assert sum(isinstance(row.error, JobFailed | ApiError) for row in rows) >= 3
+
+
+def test_points_that_were_to_move_when_a_sweep_ended_move_in_the_next_call(
+    servers, works, tmp_path: Path
+) -> None:
+    """Their prompts have failed since, or before it: they are not rows that failed."""
+    journal, grid = tmp_path / "night.db", {"Work.number": range(COUNT)}
+    KINDS["CUDA error"](servers[0], works[0])
+    works[1].gate.clear()
+    with pool_of(servers[:2], on_failed="move", in_flight=1) as pool:
+
+        def stop() -> None:
+            until(lambda: works[1].begun and tried(servers[0]) >= 2)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+        thread = threading.Thread(target=stop, daemon=True)
+        thread.start()
+        with pytest.raises(ClientClosed):
+            pool.sweep(work(), grid, journal=journal)
+        thread.join(LIMIT)
+        works[1].gate.set()
+    with pool_of(servers[:2], on_failed="move") as pool:
+        rows = pool.sweep(work(), grid, journal=journal)
+    assert [row.error for row in rows] == [None] * COUNT
+    assert works[1].begun == Counter(range(COUNT))
