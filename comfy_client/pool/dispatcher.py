@@ -112,6 +112,7 @@ class Dispatcher(Moving):
                 return
             member.error = member.down_since = None
             member.was_ready = True
+            self._health.returned(member.name)
             member.has(offer)
             self.was_ready = True
             self._warned_of.clear()

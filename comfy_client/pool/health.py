@@ -67,6 +67,11 @@ class Health:
             course.rest = min(longest, 2 * course.rest or self._intervals.rest)
             course.rests_until = now + course.rest
 
+    def returned(self, server: str) -> None:
+        """Let a server that was away have a job at once: a restart may have mended it."""
+        if (course := self._courses.get(server)) is not None:
+            course.rests_until = 0.0
+
     def forget(self, server: str) -> None:
         """Know nothing of a server any more, as it has left."""
         self._courses.pop(server, None)

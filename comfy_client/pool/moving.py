@@ -303,12 +303,17 @@ class Moving(Changing):
         self._leaves(entry, member)
         if entry.was_first:
             entry.died |= {member.name}
+        tries = entry.tries
         if len(entry.died) > 1:
             event, error = lost(
                 inner.prompt_id, f"lost: two servers died while they ran it: {error}"
             )
         elif not entry.cancelled and self._may_run_again(entry, member, inner, error):
-            self._after.warn("%s; running it again", error)
+            if entry.tries == tries:
+                words = "prompt %s had not begun on %s, and is sent again"
+                self._after.warn(words, inner.prompt_id, member.name)
+            else:
+                self._after.warn("%s; running it again", error)
             if self._moves_on(entry, str(uuid.uuid4())):
                 return
         member.failed += not entry.goes_on

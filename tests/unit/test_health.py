@@ -60,6 +60,25 @@ def test_a_suspect_rests_twice_as_long_after_each_failure() -> None:
     assert rests == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
 
 
+def test_a_suspect_that_was_away_may_try_at_once() -> None:
+    """A restart may have mended it; if not, it rests for longer."""
+    one = health()
+    fail(one, "a", now=100.0, times=3)
+    assert one.rests("a", 104.0)
+    one.returned("a")
+    assert one.suspects(SERVERS) == {"a"}
+    assert not one.rests("a", 104.0)
+    fail(one, "a", now=104.0)
+    assert one.rests("a", 113.0)
+    assert not one.rests("a", 114.0)
+
+
+def test_a_server_that_returns_and_never_failed_is_well() -> None:
+    one = health()
+    one.returned("a")
+    assert one.suspects(SERVERS) == frozenset()
+
+
 def test_what_a_server_had_when_its_rest_began_makes_that_no_longer() -> None:
     one = health()
     fail(one, "a", now=0.0, times=5)
