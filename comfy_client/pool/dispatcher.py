@@ -121,7 +121,7 @@ class Dispatcher(Moving):
             member.look()
             self._schedule.regroup()
             self._say("ready", member.name)
-            self._give_up()
+            self._give_up(on_trust=True)
         member.on_status(partial(_ask_to_look, self._worker, weakref.ref(member)))
 
     def look(self, member: Member) -> None:
@@ -231,6 +231,7 @@ class Dispatcher(Moving):
                 raise out_of_reach(members, "that can run it", lacks(entry.waiting, self.members))
             if entry.callbacks:
                 entry.look = deliver(self._receivers, entry.callbacks, entry.job)
+            entry.is_on_trust = all(self.members[name].offer is None for name in able)
             self._entries[entry.job] = entry
             self._schedule.add(entry.waiting)
             self._say("have_job")
@@ -256,11 +257,17 @@ class Dispatcher(Moving):
             member.unwanted.append(inner)
             member.wake()
 
-    def _give_up(self) -> None:
-        """As no server will come any more, what none can run has ended."""
-        for waiting in list(self._schedule.waiting()) if self.closed else ():
-            if not self._schedule.able(waiting):
-                entry = self._entries[cast("PooledJob", waiting.key)]
+    def _give_up(self, *, on_trust: bool = False) -> None:
+        """End jobs that no server can run, if none will come any more.
+
+        ``on_trust``: also those that only a server that had not said what it has seemed able to
+        run; it has now.
+        """
+        for waiting in list(self._schedule.waiting()) if self.closed or on_trust else ():
+            entry = self._entries[cast("PooledJob", waiting.key)]
+            is_known = entry.refusal is not None or entry.is_swept
+            may_end = self.closed or (entry.is_on_trust and not is_known)
+            if may_end and not self._schedule.able(waiting):
                 self._schedule.remove(waiting.key)
                 self._failed += 1
                 pooled.refuse(entry.job)

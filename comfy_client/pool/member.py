@@ -77,6 +77,7 @@ class Entry:
         was_first: Whether it ran when its server went away, or was the first of ours to run.
         began: Whether it may have begun by then.
         died: The servers that died while it was so.
+        is_on_trust: Whether only servers that had not said what they have seemed able to run it.
         is_swept: Whether a sweep runs it, which itself submits it again, under another id.
         has_other: Of one that is swept: whether another server can run it.
         goes_on: Whether that is to do so, and it does not count as a try.
@@ -102,6 +103,7 @@ class Entry:
     was_first: bool = False
     began: bool = False
     died: frozenset[str] = frozenset()
+    is_on_trust: bool = False
     is_swept: bool = False
     has_other: bool = False
     goes_on: bool = False

@@ -172,7 +172,8 @@ class Moving(Changing):
             if entry.job not in self._entries:
                 return
             if not entry.cancelled and self._may_move(entry, member, error):
-                self._after.warn("%s goes to another server: %s", entry.job.prompt_id, error)
+                words = "prompt %s goes to another server than %s: %s"
+                self._after.warn(words, entry.job.prompt_id, member.name, error)
                 if self._moves_on(entry, entry.job.prompt_id, or_back=is_away(error)):
                     return
             member.failed += not entry.goes_on
@@ -229,7 +230,8 @@ class Moving(Changing):
                 if self._health.succeeded(member.name, entry.waiting.needs):
                     self._judge()
             elif isinstance(outcome, JobFailed) and self._moves_after(entry, member, outcome):
-                self._after.warn("%s; another server runs it once more", outcome)
+                words = "prompt %s failed on %s, and runs once more on another server: %s"
+                self._after.warn(words, inner.prompt_id, member.name, outcome)
                 if self._moves_on(entry, str(uuid.uuid4())):
                     return
             member.done += is_success
@@ -305,9 +307,7 @@ class Moving(Changing):
             entry.died |= {member.name}
         tries = entry.tries
         if len(entry.died) > 1:
-            event, error = lost(
-                inner.prompt_id, f"lost: two servers died while they ran it: {error}"
-            )
+            event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
         elif not entry.cancelled and self._may_run_again(entry, member, inner, error):
             if entry.tries == tries:
                 words = "prompt %s had not begun on %s, and is sent again"

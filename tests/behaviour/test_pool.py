@@ -208,6 +208,24 @@ def test_map_that_ends_early_takes_back_what_waits(servers, clients) -> None:
     assert len(marks(*servers)) <= 3
 
 
+def test_a_job_that_the_last_server_to_connect_lacks_too_ends_then(servers, clients) -> None:
+    """It was taken as long as one server had not said what it has."""
+    may_tell = threading.Event()
+
+    def tell(request: Request) -> Any:
+        may_tell.wait(LIMIT)
+        return servers[1].answer(request)
+
+    servers[1].on("GET", "/object_info", tell)
+    with ComfyPool(clients) as pool:
+        job = pool.submit({"1": {"class_type": "Rarer", "inputs": {}}})
+        assert not job.done()
+        may_tell.set()
+        with pytest.raises(WorkflowError, match=f"no server .*{servers[1].url} lacks .*Rarer"):
+            job.result(LIMIT)
+        assert not pool.status().waiting
+
+
 def test_a_job_goes_only_where_its_classes_and_models_are(servers, clients) -> None:
     servers[1].add_node(Rare)
     rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}

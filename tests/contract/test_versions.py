@@ -721,6 +721,7 @@ def test_a_prompt_that_is_deleted_from_the_queue_is_interrupted_or_lost(
     """Which no server tells; who has deleted it knows."""
     running = here.api.submit(text(here, seconds=60.0, ticks=1000))
     waiting = here.api.submit(text(here))
+    until(lambda: running.status == "running")  # else an interrupt of it does nothing
     with ComfyApi(here.api.host) as other:
         (here.api if whose == "own" else other).delete_from_queue(waiting.prompt_id)
     with pytest.raises(JobInterrupted if whose == "own" else JobLost):
