@@ -19,6 +19,7 @@ import attrs
 from ..errors import ClientClosed, ComfyError, JobTimeout
 from ..event_queue import EventQueue
 from ..events import (
+    EndEvent,
     Event,
     ExecutionError,
     ExecutionInterrupted,
@@ -323,13 +324,17 @@ class Job(Future[Result]):
         or the server refuses to say.  ``waiting``: a :class:`ComfyPool` has it, and no server yet.
         """
         if not self.done():
-            state = self._tracked.state
-            if type(state.end_event) in _STATUS_OF_EVENT:
-                return _STATUS_OF_EVENT[type(state.end_event)]  # and nothing takes it back
+            state, end_event = self._tracked.state, self._end_event()
+            if type(end_event) in _STATUS_OF_EVENT:
+                return _STATUS_OF_EVENT[type(end_event)]  # and nothing takes it back
             if state.running_since is not None:
                 return "running"
             return "unknown" if state.attached and state.ahead is None else "pending"
         return status_of(super().exception(0))
+
+    def _end_event(self) -> EndEvent | None:
+        """Return the event that ended the prompt, which nothing takes back; None before it."""
+        return self._tracked.state.end_event
 
     @property
     def queue_position(self) -> int | None:
@@ -560,7 +565,7 @@ def when_ended(job: Job, call: Callable[[], object]) -> None:
 def _subscribe(job: Job) -> EventQueue:
     queue = job._tracked.events.subscribe()
     # One that was given before the queue was there; twice at worst: the first ends it.
-    end_event = job._tracked.state.end_event
+    end_event = job._end_event()
     if end_event is not None:
         queue.put(end_event)
     return queue
@@ -574,7 +579,7 @@ def _events(job: Job, queue: EventQueue, seconds: Callable[[], float]) -> Iterat
             left = seconds()
             event = queue.get(0 if is_over else left)
             if event is None and is_over:
-                end_event = job._tracked.state.end_event
+                end_event = job._end_event()
                 if end_event is not None:  # it has given way, to have room for others
                     yield end_event
                 return

@@ -78,6 +78,7 @@ class PooledJob(Job):
         self._relay: _Relay | None = None
         self._server: str | None = None
         self._refused = False
+        self._is_final = False  # no other server will run it
 
     @property
     def server(self) -> str | None:
@@ -132,6 +133,11 @@ class PooledJob(Job):
             return True
         given = self._given
         return given is not None and given.cancel(force=force)
+
+    def _end_event(self) -> EndEvent | None:
+        """Return the event that ended it; no loss and no failure while it may run elsewhere."""
+        event = super()._end_event()
+        return event if self._is_final or not isinstance(event, _MAY_MOVE) else None
 
     def _place(self) -> str:
         return f" on {self._server}" if self._server else ""
@@ -229,6 +235,7 @@ def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None 
         # What it has waited for too long may end all the same: that is for its client to say.
         job._relay = None
         state = job._tracked.state = copy.copy(state)
+    job._is_final = True
     if event is not None:
         state.end_event = state.end_event or event
         job._tracked.events.receive(event)

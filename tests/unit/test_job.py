@@ -26,10 +26,12 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
+from comfy_client.jobs import pooled
 from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait_for_one
 from comfy_client.jobs.job_events import JobEvents
 from comfy_client.jobs.order import Order
+from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.result import make_result
 from comfy_client.jobs.state import JobState
@@ -465,3 +467,48 @@ def test_whoever_leaves_leaves_no_growing_queue(one, job):
     del event
     gc.collect()
     assert kept() is None
+
+
+def pooled_job(tracker):
+    """A job that no server has yet."""
+    tracker.new = lambda prompt_id, graph: tracked(prompt_id, graph, tracker)[0]
+    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
+    client = SimpleNamespace(_poller=poller, _routes=None)
+    return pooled.PooledJob(client, "the-id", GRAPH, SimpleNamespace())
+
+
+@pytest.mark.parametrize("what", ["failed", "lost"])
+def test_a_pooled_job_that_may_move_has_no_end_yet(tracker, what):
+    """Readers that come between a failure and the move are told of the run that counts."""
+    job = pooled_job(tracker)
+    one, inner = tracked(tracker=tracker)
+    pooled.follow(job, inner, "http://a")
+    one.state.end_event = (
+        execution_error({"prompt_id": "the-id"}) if what == "failed" else lost("the-id", "lost")[0]
+    )
+    one.events.receive(one.state.end_event)
+    told = job.events()
+    assert job.status == "pending"
+    assert not job.done()
+    pooled.leave(job)
+    two, again = tracked(tracker=tracker)
+    pooled.follow(job, again, "http://b")
+    two.state.end_event = execution_success({"prompt_id": "the-id"})
+    two.events.receive(two.state.end_event)
+    pooled.end(job, RESULT)
+    assert [event.name for event in told] == ["execution_success"]
+    assert [event.name for event in job.events()] == ["execution_success"]
+    assert job.status == "succeeded"
+
+
+def test_a_pooled_job_that_failed_for_good_tells_it_once(tracker):
+    job = pooled_job(tracker)
+    one, inner = tracked(tracker=tracker)
+    pooled.follow(job, inner, "http://a")
+    one.state.end_event = execution_error({"prompt_id": "the-id"})
+    one.events.receive(one.state.end_event)
+    told = job.events()
+    pooled.end(job, JobFailed("no", prompt_id="the-id"))
+    assert [event.name for event in told] == ["execution_error"]
+    assert [event.name for event in job.events()] == ["execution_error"]
+    assert job.status == "failed"
