@@ -89,15 +89,15 @@ def test_timeout_holds_for_what_takes_long_to_decode(
 WALKS: dict[str, tuple[Callable[[ComfyApi], Any], Callable[[], Any]]] = {
     "GET /queue": (
         ComfyApi.get_queue,
-        lambda: {"queue_running": [], "queue_pending": [[1, "a"]] * 200_000},
+        lambda: dict.fromkeys(["queue_running", "queue_pending"], [[1, "a"]] * 240_000),
     ),
     "GET /history": (
         ComfyApi.get_histories,
-        lambda: {str(n): {"prompt": [1, "a"]} for n in range(100_000)},
+        lambda: {str(n): {"prompt": [1, "a"]} for n in range(240_000)},
     ),
     "GET /v2/userdata": (
         ComfyApi.list_user_data_v2,
-        lambda: [{"name": "a", "path": "a", "type": "file"}] * 150_000,
+        lambda: [{"name": "a", "path": "a", "type": "file"}] * 240_000,
     ),
 }
 
