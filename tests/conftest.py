@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,11 @@ def _set_up(config: pytest.Config, versions: set[str]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_old_to_collect() -> None:
     """What tests collect is theirs: looking through all modules and definitions takes long."""
-    gc.collect()
+    with warnings.catch_warnings():
+        # A Ctrl-C of a test before may have come in the middle of urllib3's connect, which leaves
+        # its socket to the collector.  That is no fault of the module that comes next.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     gc.freeze()
 
 
