@@ -90,7 +90,7 @@ _check_seconds: Final = attrs.validators.optional(_check_number)
 
 @attrs.frozen
 class Record:
-    """What a journal has of one point: the columns of its row behind the key.
+    """The record of one point in a journal: the columns of its row behind the key.
 
     Raises :class:`ValueError` for values that no journal of ours has.
     """
@@ -103,9 +103,7 @@ class Record:
     withdrawn: bool = attrs.field(converter=bool)
     told: bool = attrs.field(converter=bool)
     seconds: float | None = attrs.field(validator=_check_seconds)
-    execution_seconds: float | None = attrs.field(
-        validator=attrs.validators.optional(_check_number)
-    )
+    execution_seconds: float | None = attrs.field(validator=_check_seconds)
     result: Mapping[str, Any] | None = attrs.field(converter=_from_json)
     error: Mapping[str, Any] | None = attrs.field(converter=_from_json)
 
@@ -216,7 +214,7 @@ class Journal:
     # -- writing: on the disk when it returns ----------------------------------------------
 
     def sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
-        """It is about to be sent to a server; what became of it before does not count any more."""
+        """Note that a point is about to be sent; what became of it before counts no more."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -240,7 +238,7 @@ class Journal:
         )
 
     def withdrawn(self, key: Key) -> None:
-        """It was deleted from the queue, unless it had begun to run."""
+        """Note that a prompt was deleted from the queue, unless it had begun to run."""
         self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def ended(
@@ -254,7 +252,7 @@ class Journal:
         result: Mapping[str, Any] | None,
         error: Mapping[str, Any] | None,
     ) -> None:
-        """It has a result, or an error."""
+        """Note the result of a point, or its error."""
         self._write(
             "UPDATE points SET host = ?, prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
             "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",

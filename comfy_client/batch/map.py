@@ -182,7 +182,7 @@ _SAID_NO: Final = (ComfyError, TypeError, ValueError)
 
 @attrs.define(eq=False)
 class ClientWindow(Window):
-    """Those of one client.
+    """The prompts of one client that a call of ``map`` or ``sweep`` waits for.
 
     Another thread may :meth:`withdraw` what is in it when the client ends, which knows it weakly
     for that.
@@ -240,7 +240,7 @@ class ClientWindow(Window):
 
     @property
     def trouble(self) -> str:
-        """That the server is away, and for how long."""
+        """Say for how long the server has been away; empty: it is there."""
         seconds = self.outage.seconds
         return f"server away for {seconds:.0f} s" if seconds else ""
 
@@ -276,7 +276,7 @@ class ClientWindow(Window):
     def look(
         self, *, ordered: bool = False, wait: Wait = wait_for_one
     ) -> tuple[str, Result | ComfyError] | None:
-        """As that of any window; :class:`ServerUnreachable`: it was away for too long."""
+        """Look as any window does; raise ``ServerUnreachable`` once the server is away too long."""
         end = Window.look(self, ordered=ordered, wait=wait)
         if end is None:
             self.outage.look()
@@ -303,7 +303,7 @@ class ClientWindow(Window):
         self._since[prompt_id] = time.monotonic()
 
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
-        """It has ended, and what became of it is known: not before, since Ctrl-C may come."""
+        """Remove a prompt whose end is known; not before, since Ctrl-C may come."""
         self._ended_at = time.monotonic()
         self._since.pop(prompt_id, None)
         self._unsure.pop(prompt_id, None)

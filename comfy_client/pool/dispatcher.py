@@ -8,7 +8,7 @@ import weakref
 from functools import partial
 from typing import cast
 
-from ..errors import ComfyError
+from ..errors import ComfyError, PromptRejected
 from ..jobs import pooled
 from ..jobs.callbacks import deliver
 from ..jobs.job import Job, when_ended
@@ -246,6 +246,12 @@ class Dispatcher(Moving):
             member.in_flight[entry] = None
             member.busy_since = time.monotonic()
             return entry
+
+    def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
+        """Send a job elsewhere; first ask a server again what it has that rejected it."""
+        if isinstance(error, PromptRejected):
+            self.ask_again(member)
+        super().was_not_submitted(member, entry, error)
 
     def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
         """A server has it, or may have it."""

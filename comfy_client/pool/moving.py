@@ -18,7 +18,6 @@ from ..errors import (
     ClientClosed,
     JobFailed,
     JobLost,
-    PromptRejected,
     ServerUnreachable,
     UnexpectedResponse,
 )
@@ -162,9 +161,7 @@ class Moving(Changing):
     # -- what a server says --------------------------------------------------------------------
 
     def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
-        """A server surely does not have it: it goes elsewhere, unless that is no help."""
-        if isinstance(error, PromptRejected):
-            self.ask_again(member)
+        """Send a job elsewhere that a server surely does not have, unless that is no help."""
         with self._changing():
             member.in_flight.pop(entry, None)
             member.server.own -= 1
@@ -181,10 +178,6 @@ class Moving(Changing):
                 self._finish(entry, *withdrawal(entry))
             else:
                 self._refuse(entry, error)
-
-    def ask_again(self, member: Member) -> None:
-        """Ask a server what it has; not while the lock is held."""
-        raise NotImplementedError
 
     def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
         """Whether another server may do what this one does not."""
