@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import sys
-import threading
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import blinker
 
+from . import runtime
 from .batch.batches import Batches, withdraw
 from .budget import Budget
 from .connecting import Connecting
@@ -440,7 +440,7 @@ def _renew_logs(http: Http, publish: Callable[[Event], None], client_id: str) ->
         except ComfyError as exc:
             publish(ErrorEvent(name="terminal_subscription_error", error=exc))
 
-    threading.Thread(target=renew, name="comfy-logs", daemon=True).start()
+    runtime.Thread(target=renew, name="comfy-logs", daemon=True).start()
 
 
 def _unpickle(

@@ -6,13 +6,13 @@ The socket's thread puts events into queues; the delivery thread, iterators and 
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Protocol
 
 import attrs
 
+from . import runtime
 from .budget import LARGE, Budget, Charge
 from .events import (
     ConnectionEvent,
@@ -110,7 +110,7 @@ class EventQueue:
         # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
         # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
         self._lock = shared_lock(is_small=True)
-        self._changed = threading.Condition(self._lock)
+        self._changed = runtime.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
         self._last = 0  # number of the event that was put last

@@ -6,11 +6,12 @@ Libraries wrap exceptions, so that one may stand anywhere in a chain.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import CodeType
 from typing import TypeVar
+
+from . import runtime
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
     ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
     The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if runtime.current_thread() is not runtime.main_thread():
         return None  # handlers run in that one only
     import signal  # seldom needed, and slow to import
 
@@ -77,7 +78,7 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
         variable.set(before)
 
 
-def was_started(thread: threading.Thread | None) -> bool:
+def was_started(thread: runtime.Thread | None) -> bool:
     """Whether there is a thread that runs or has run; Ctrl-C may come while one is started."""
     return thread is not None and thread.ident is not None
 

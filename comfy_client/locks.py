@@ -8,11 +8,11 @@ the client has to do, that thread waits for the lock, and the handler for the th
 from __future__ import annotations
 
 import inspect
-import threading
 import weakref
 from types import FrameType
 from typing import Final, Protocol, cast
 
+from . import runtime
 from .errors import ComfyError
 
 
@@ -27,17 +27,17 @@ _locks: Final[set[weakref.ref[_Lock]]] = set()
 _small_locks: Final[set[weakref.ref[_Lock]]] = set()
 
 
-def shared_lock(*, is_small: bool = False) -> threading.RLock:
+def shared_lock(*, is_small: bool = False) -> runtime.RLock:
     """A new re-entrant lock that :func:`check_may_wait` knows.
 
     ``is_small``: one of a single job or queue.
     """
-    lock = threading.RLock()
+    lock = runtime.RLock()
     share(lock, is_small=is_small)
     return lock
 
 
-def share(lock: threading.RLock | threading.Condition, *, is_small: bool) -> None:
+def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
     """Have :func:`check_may_wait` know a lock, as long as anybody keeps it."""
     known = _small_locks if is_small else _locks
     known.add(weakref.ref(cast(_Lock, lock), known.discard))
@@ -48,7 +48,7 @@ def check_may_wait() -> None:
 
     That is in a handler of a signal, while the code that it interrupts owns a lock of the client.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if runtime.current_thread() is not runtime.main_thread():
         return  # handlers run in that one only
     if _owns_any(_locks) or (_interrupts_us() and _owns_any(_small_locks)):
         raise ComfyError(

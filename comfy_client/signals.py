@@ -16,8 +16,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import threading
-import time
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import blinker
 
+from . import runtime
 from .budget import Budget
 from .event_queue import MAX_BYTES, Addressed, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
@@ -136,7 +135,7 @@ class Receivers:
         self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
         self._due: dict[Timed, float] = {}  # when; for the delivery thread alone
-        self.thread: threading.Thread | None = None  #: Which delivers, once somebody listens.
+        self.thread: runtime.Thread | None = None  #: Which delivers, once somebody listens.
         for _, queue in self.subscriptions():
             queue.reset()
 
@@ -242,7 +241,7 @@ class Receivers:
             if was_started(self.thread) or self._queue.closed:
                 return
             # Daemon: a script that ends must not wait for its receivers.
-            self.thread = threading.Thread(
+            self.thread = runtime.Thread(
                 target=_deliver,
                 args=(self._queue, weakref.ref(self)),
                 name="comfy-delivery",
@@ -283,7 +282,7 @@ class Receivers:
         """Call what is due by time; in how many seconds something is again, ``None``: never."""
         if not self._due:
             return None
-        now = time.monotonic()
+        now = runtime.monotonic()
         for one in [one for one, at in self._due.items() if at <= now]:
             self._wake(one, one.tick)
         return max(0.0, min(self._due.values()) - now) if self._due else None
@@ -292,7 +291,7 @@ class Receivers:
         self._due.pop(one, None)  # first: a defect in it is logged once
         seconds = call()
         if seconds < math.inf:
-            self._due[one] = time.monotonic() + seconds
+            self._due[one] = runtime.monotonic() + seconds
 
     def _call_receiver(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
@@ -335,7 +334,7 @@ class Receivers:
 
     def flush(self, timeout: float) -> None:
         """Wait until receivers have had all events so far; not when called by one of them."""
-        if self.thread not in (None, threading.current_thread()):
+        if self.thread not in (None, runtime.current_thread()):
             self._queue.flush(timeout)
 
     def close(self) -> None:
@@ -368,10 +367,10 @@ class Receivers:
         timeout: float | None,
     ) -> Event | None:
         """The first of its events that satisfies; ``None`` when time ran out or it closed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else runtime.monotonic() + timeout
         try:
             while True:
-                left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+                left = 0.5 if deadline is None else min(0.5, deadline - runtime.monotonic())
                 event = queue.get(max(left, 0.0))  # in slices, so that Ctrl-C ends it
                 if event is not None and (predicate is None or predicate(event)):
                     return event

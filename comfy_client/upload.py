@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from weakref import WeakKeyDictionary
 
 import attrs
+
+from . import runtime
 
 _CHUNK: Final = 1 << 20
 #: Hexadecimal digits of a name that is made from the content: 128 bits.
@@ -476,14 +477,14 @@ def _ending(beginning: bytes) -> str:
 
 #: A lock for each stream that has one position for all who read it, or for its class if nothing
 #: can refer weakly to the stream.  It guards that position, and no other lock is taken within.
-_locks: Final[WeakKeyDictionary[object, threading.RLock]] = WeakKeyDictionary()
+_locks: Final[WeakKeyDictionary[object, runtime.RLock]] = WeakKeyDictionary()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_locks.clear)
 
 
-def _lock_of(file: object) -> threading.RLock:
-    lock = threading.RLock()  # re-entrant: a signal handler may send the same file
+def _lock_of(file: object) -> runtime.RLock:
+    lock = runtime.RLock()  # re-entrant: a signal handler may send the same file
     try:
         return _locks.setdefault(file, lock)
     except TypeError:

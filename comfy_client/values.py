@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Final
 
+from . import runtime
 from .interrupts import assigned
 
 Converter = Callable[[Any], Any]
@@ -188,7 +188,7 @@ def reading_until(end: float) -> contextlib.AbstractContextManager[None]:
 def check_time() -> None:
     """:class:`OutOfTime` if no time is left; called for each item of long lists."""
     end = _end.get()
-    if end != math.inf and time.monotonic() > end:
+    if end != math.inf and runtime.monotonic() > end:
         raise OutOfTime
 
 

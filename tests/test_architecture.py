@@ -6,6 +6,7 @@ The imports are read from the source, those under ``TYPE_CHECKING`` and inside f
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +26,8 @@ MODULES = {
 #: From the bottom up: a room knows only those above it in this list.  Those in one line do not
 #: know each other.
 ROOMS = (
-    ("_version", "budget", "interrupts", "nearest", "sealing", "timing", "tracebacks"),
+    ("_version", "budget", "nearest", "runtime", "sealing", "timing", "tracebacks"),
+    ("interrupts",),
     ("to_dict", "typescript"),
     ("errors", "values", "since", "stats"),
     ("extras", "locks", "showing"),
@@ -44,6 +46,8 @@ ROOMS = (
     ("cli",),
     ("__main__",),
 )
+#: What modules of the core take from ``runtime``.
+IMPORT = re.compile(r"^\s*(?:import|from) (?:threading|time)\b", re.MULTILINE)
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 #: Which libraries a module may import, by the beginning of its name; the longest one counts.
 LIBRARIES = {
@@ -137,6 +141,15 @@ def test_imports_point_down() -> None:
         if room_of(other) != room_of(name) and FLOOR[room_of(other)] >= FLOOR[room_of(name)]
     ]
     assert not upward
+
+
+@pytest.mark.parametrize("room", ["", "transport", "jobs", "pool", "batch", "routes"])
+def test_clocks_locks_and_threads_come_from_one_module(room: str) -> None:
+    """From ``runtime``, so that the simulation in tests/model owns time."""
+    others = {"aio.py", "runtime.py"}
+    sources = [path for path in (ROOT / room).glob("*.py") if path.name not in others]
+    imports = {path.name: IMPORT.findall(path.read_text()) for path in sources}
+    assert {name: found for name, found in imports.items() if found} == {}
 
 
 def test_no_files_stand_in_a_circle() -> None:

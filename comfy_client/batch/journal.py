@@ -17,7 +17,6 @@ import json
 import os
 import sqlite3
 import stat
-import threading
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import attrs
 
+from .. import runtime
 from ..errors import ClientClosed
 from ..values import MAX_LEVELS, is_shallow, number, size_decoded
 from ..workflow.graph import brief, shorten
@@ -123,7 +123,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
-        self._lock = threading.Lock()  # guards the connection; nothing else is taken in here
+        self._lock = runtime.Lock()  # guards the connection; nothing else is taken in here
         self.is_new: bool = not os.path.lexists(self.path) and journal_file.make(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 import attrs
 
+from .. import runtime
 from ..errors import (
     ApiError,
     ClientClosed,
@@ -300,11 +300,11 @@ class ClientWindow(Window):
     def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
         """Have a prompt in it that was submitted before, or why one was not."""
         Window.put(self, prompt_id, entry)
-        self._since[prompt_id] = time.monotonic()
+        self._since[prompt_id] = runtime.monotonic()
 
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
         """Remove a prompt whose end is known; not before, since Ctrl-C may come."""
-        self._ended_at = time.monotonic()
+        self._ended_at = runtime.monotonic()
         self._since.pop(prompt_id, None)
         self._unsure.pop(prompt_id, None)
         return Window.pop(self, prompt_id)

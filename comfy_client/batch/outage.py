@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import attrs
 
+from .. import runtime
 from ..errors import ComfyError, ServerUnreachable
 from ..interrupts import causes
 from ..jobs.job import SLICE
@@ -33,12 +33,10 @@ class Outage:
     Attributes:
         poller: That of the client.
         patience: Seconds after which waiting ends in :class:`ServerUnreachable`; ``None``: never.
-        clock: Says what time it is, in seconds.
     """
 
     poller: Poller
     patience: float | None = None
-    clock: Callable[[], float] = time.monotonic
     _since: float | None = attrs.field(default=None, init=False)
     _connections: int = attrs.field(default=0, init=False)  # that there had been by then
     _pauses: Backoff = attrs.field(init=False)  # between two questions
@@ -54,7 +52,7 @@ class Outage:
     @property
     def seconds(self) -> float:
         """How long it has lasted; 0: the server is there, as far as anybody knows."""
-        return 0.0 if self._since is None else self.clock() - self._since
+        return 0.0 if self._since is None else runtime.monotonic() - self._since
 
     def patiently(
         self,
@@ -102,7 +100,7 @@ class Outage:
             self._ask_at = 0.0
             self._pauses.reset()
             return
-        now = self.clock()
+        now = runtime.monotonic()
         if now < self._ask_at:
             return
         try:
@@ -119,7 +117,7 @@ class Outage:
         """Count the time for which the server has not said what became of a submission."""
         tracker = self.poller.tracker
         if self._since is None and tracker.link is None:
-            self._since = self.clock() - seconds
+            self._since = runtime.monotonic() - seconds
             self._connections = tracker.connection.generation
 
     def _failed(self, exc: ComfyError) -> None:
@@ -129,7 +127,7 @@ class Outage:
             log.warning("waiting for the server to come back: %s", exc)
         if self._since is None or tracker.connection.generation != self._connections:
             # A socket that has connected since shows that it was back in between.
-            self._since, self._connections = self.clock(), tracker.connection.generation
+            self._since, self._connections = runtime.monotonic(), tracker.connection.generation
         if self._left() <= 0:
             url = tracker.http.address.http_url
             raise ServerUnreachable(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
+from .. import runtime
 from ..errors import ClientClosed
 from ..jobs.job import Job, at_end, wait_for_one
 from ..locks import check_may_wait
@@ -41,10 +41,10 @@ class Source:
         found = iter(items)
         self._items: Iterator[Any] = found if change is None else map(change, found)
         self._blocks = type(items) not in _PLAIN
-        self._thread: threading.Thread | None = None
-        self._asks: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread: runtime.Thread | None = None
+        self._asks: runtime.SimpleQueue[bool] = runtime.SimpleQueue()
         #: Answers of the thread; ``None`` wakes up whoever waits for one, as a job has ended.
-        self._news: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
+        self._news: runtime.SimpleQueue[_Found | None] = runtime.SimpleQueue()
         self._is_asked = self._is_closed = False
         self._found: _Found | None = None
         self.is_over: bool = False
@@ -111,7 +111,7 @@ class Source:
             serve = partial(_serve, self._items, self._asks, self._news)
             context = contextvars.copy_context()
             # Daemon: a source that blocks for ever holds up no script that ends.
-            thread = threading.Thread(
+            thread = runtime.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )
             self._thread = thread  # before it starts: Ctrl-C may come in between
@@ -137,7 +137,7 @@ def _next(items: Iterator[Any]) -> _Found:
 
 
 def _serve(
-    items: Iterator[Any], asks: queue.SimpleQueue[bool], news: queue.SimpleQueue[_Found | None]
+    items: Iterator[Any], asks: runtime.SimpleQueue[bool], news: runtime.SimpleQueue[_Found | None]
 ) -> None:
     """Take an item whenever one is asked for."""
     while asks.get():

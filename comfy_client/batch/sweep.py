@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 
 import attrs
 
+from .. import runtime
 from ..errors import (
     ClientClosed,
     ComfyError,
@@ -280,7 +280,7 @@ class _Sweeper:
         if home is not None:
             # One that was sent a moment ago may be on its way yet.
             look_up = self._runner.poller.timing.look_up
-            lost_delay = None if time.time() - record.sent_at > look_up else look_up
+            lost_delay = None if runtime.wall_time() - record.sent_at > look_up else look_up
             self._attach(point, home, record.prompt_id, lost_delay=lost_delay)
         elif self._runner.reruns:
             self._todo.put_back(point, record.host)
@@ -347,9 +347,9 @@ class _Sweeper:
         """It is about to be; maybe in another thread."""
         if self._journal is not None:
             key = self._keys[flight.point]
-            self._journal.sent(key, host, prompt_id, flight.tries, time.time())
+            self._journal.sent(key, host, prompt_id, flight.tries, runtime.wall_time())
         self._tries[flight.point] = flight.tries
-        flight.begun = time.monotonic()
+        flight.begun = runtime.monotonic()
 
     def _has_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
         """Whether a server has it already."""
@@ -520,7 +520,7 @@ def _row_of(
 ) -> SweepRow:
     """Return the row of a prompt that a server had; ``took``: how many seconds it ran there."""
     result = outcome if isinstance(outcome, Result) else None
-    ended = (None if job is None else state_of(job).ended_at) or time.monotonic()
+    ended = (None if job is None else state_of(job).ended_at) or runtime.monotonic()
     return SweepRow(
         flight.point,
         params,

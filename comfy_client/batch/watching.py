@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
 
+from .. import runtime
 from ..events import PreviewEvent
 from ..jobs.job import Job, latest_previews
 from ..showing.screen import Surface
@@ -67,7 +67,7 @@ class _Watch:
         self._rows = rows
         self._total = total
         self._shows_previews = shows_previews
-        self._begun = time.monotonic()
+        self._begun = runtime.monotonic()
         self._before = len(rows)  # of an earlier call
         self._preview: Preview | None = None
         self._watched: Job | None = None
@@ -90,7 +90,7 @@ class _Watch:
         rows = list(self._rows.values())
         failed = sum(row.error is not None for row in rows)
         done = len(rows) + sum(job.progress.fraction for job in jobs)
-        elapsed = time.monotonic() - self._begun
+        elapsed = runtime.monotonic() - self._begun
         new = done - self._before
         # The first one may have loaded a model: it says too little of the others.
         left = elapsed / new * (self._total - done) if len(rows) > self._before else None

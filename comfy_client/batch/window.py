@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import attrs
 
+from .. import runtime
 from ..errors import ClientClosed, ComfyError, JobInterrupted, JobTimeout
 from ..jobs.job import SLICE, Job, cancel_in_time, wait_for_one, warn_that_it_runs
 from ..jobs.result import Result
@@ -133,7 +133,7 @@ def next_end(
     if ended:  # what may end the call comes last
         key = next((key for key in ended if _has_result(entries[key])), ended[0])
         return key, _outcome(entries[key])
-    now = time.monotonic()
+    now = runtime.monotonic()
     due = [one for job, key in jobs.items() for one in due_of(key, job)]
     over = [one for one in due if one.at <= now]
     if over:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import attrs
 
+from .. import runtime
 from ..events import (
     Event,
     Executed,
@@ -128,7 +128,7 @@ class Caller:
 
     def tick(self) -> float:
         """Call what is due by time; in how many seconds it is due again."""
-        for kind in [kind for kind in self._held if self._free_at[kind] <= time.monotonic()]:
+        for kind in [kind for kind in self._held if self._free_at[kind] <= runtime.monotonic()]:
             self._send(kind, self._held.pop(kind))
         if self._awaits_start:
             self._look()
@@ -151,7 +151,7 @@ class Caller:
     def _due_in(self) -> float:
         pause = _LOOK if self._awaits_start else math.inf
         if self._held:
-            now = time.monotonic()
+            now = runtime.monotonic()
             pause = min(pause, *(max(0.0, self._free_at[kind] - now) for kind in self._held))
         return pause
 
@@ -171,7 +171,7 @@ class Caller:
         if state_of(self._job).running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
-            news, now = queue_news(self._job), time.monotonic()
+            news, now = queue_news(self._job), runtime.monotonic()
             seen, at = self._counted
             if news is None or (news == seen and now < at + _RECOUNT):
                 return
@@ -201,13 +201,13 @@ class Caller:
             self._send(kind, event)
         elif not self._to.every:
             self._send(kind, event)
-        elif kind in self._held or time.monotonic() < self._free_at.get(kind, 0.0):
+        elif kind in self._held or runtime.monotonic() < self._free_at.get(kind, 0.0):
             self._held[kind] = event
         else:
             self._send(kind, event)
 
     def _send(self, kind: str, event: Event) -> None:
-        self._free_at[kind] = time.monotonic() + (self._to.every or 0.0)
+        self._free_at[kind] = runtime.monotonic() + (self._to.every or 0.0)
         callback: Call | None = self._to.on_progress
         if kind == "preview":
             callback = self._to.on_preview

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
+from .. import runtime
 from ..errors import ApiError, ServerUnreachable
 from ..transport.deadline import Deadline
 from .poller import Poller
@@ -18,7 +18,7 @@ def cancel(one: Tracked, poller: Poller, done: Callable[[], bool], *, force: boo
     tracker, timing = poller.tracker, poller.timing
     deadline = Deadline.after(timing.look_up)
     while tracker.is_posting(one) and not deadline.expired:
-        time.sleep(0.01)  # another thread submits it, and will know its id
+        runtime.sleep(0.01)  # another thread submits it, and will know its id
     if one.state.search_by_mark:  # Ctrl-C came before the answer, or it was just attached
         poller.find(one)
     state = one.state  # it may be one with another now

@@ -7,9 +7,9 @@ the queue that is known by other means, and did not show as a ``status``, gives 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
+from .. import runtime
 from ..timing import Timing
 from ..transport.websocket import Connection, State
 from .queue_monitor import QueueMonitor
@@ -52,7 +52,7 @@ class DeafnessCheck:
             self._redial()
 
     def _redial(self) -> None:
-        now = time.monotonic()
+        now = runtime.monotonic()
         connection = self._connection
         if connection.state is State.CONNECTED and now - self._redialled_at >= self._timing.redial:
             log.warning(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from .. import runtime
 from ..to_dict import AsDict
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
@@ -84,13 +84,13 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
         step=None if step is None else step.value,
         steps=None if step is None else step.max,
         elapsed=ran_for,
-        left=None if ran_for is None else seconds_left(state, times, time.monotonic(), ran_for),
+        left=None if ran_for is None else seconds_left(state, times, runtime.monotonic(), ran_for),
     )
 
 
 def elapsed(state: JobState) -> float | None:
     """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
-    return state.elapsed(time.monotonic())
+    return state.elapsed(runtime.monotonic())
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:
@@ -116,7 +116,7 @@ def _order(tracker: Tracker) -> Order:
 def why(state: JobState, status: str, poller: Poller) -> str:
     """One sentence on what a prompt is waiting for."""
     tracker = poller.tracker
-    now = time.monotonic()
+    now = runtime.monotonic()
     words = [status if state.end_event is None else f"{status}, its record is awaited"]
     if status == "pending":
         ahead = queue_position(state, tracker)

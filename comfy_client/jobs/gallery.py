@@ -7,11 +7,11 @@ raises nothing: what cannot be fetched has its name there.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from .. import runtime
 from ..errors import ComfyError, RequestTimeout
 from ..showing.html import (
     card,
@@ -138,7 +138,7 @@ def pictures(
     seconds: float = PATIENCE,
 ) -> list[str]:
     """The HTML that shows each, empty if nothing can; several are fetched at a time."""
-    until = time.monotonic() + seconds
+    until = runtime.monotonic() + seconds
     full = remark(f"not shown: the others take {most_bytes >> 20} MB already")
     found = []
     for markup in in_parallel(lambda output: _picture(output, size, until), list(outputs)):
@@ -209,4 +209,4 @@ def _all(length: int | None, start: bytes, rest: Iterable[bytes], most: int) -> 
 
 
 def _left(until: float) -> float:
-    return max(0.0, until - time.monotonic())
+    return max(0.0, until - runtime.monotonic())

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from .. import runtime
 from ..errors import ClientClosed, ComfyError, JobTimeout
 from ..event_queue import EventQueue
 from ..events import (
@@ -228,7 +227,7 @@ class Job(Future[Result]):
         """Seconds that a wait may take in one piece; not above 0 when the time is up."""
         left = limits.left(SLICE)
         if limits.stall_timeout is not None:
-            left = min(left, self._news_at() + limits.stall_timeout - time.monotonic())
+            left = min(left, self._news_at() + limits.stall_timeout - runtime.monotonic())
         return left
 
     def _place(self) -> str:
@@ -287,7 +286,7 @@ class Job(Future[Result]):
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
             # Somebody's code, which may take its time: not in the socket's thread.
-            thread = threading.Thread(
+            thread = runtime.Thread(
                 target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
             )
             try:
@@ -598,7 +597,7 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
     of one that another thread holds by then.
     """
     check_may_wait()
-    alarm = threading.Lock()
+    alarm = runtime.Lock()
     alarm.acquire()
     end = alarm.release
     try:
@@ -637,7 +636,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
     """
     said: list[bool] = []
-    is_left = threading.Event()
+    is_left = runtime.Event()
 
     def cancel() -> None:
         for job in jobs:
@@ -650,7 +649,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
                     "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
                 )
 
-    thread = threading.Thread(target=cancel, name="comfy-cancel", daemon=True)
+    thread = runtime.Thread(target=cancel, name="comfy-cancel", daemon=True)
     try:
         thread.start()
         thread.join(jobs[0]._poller.timing.cancel_timeout)

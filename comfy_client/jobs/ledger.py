@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from .. import runtime
 from ..errors import ClientClosed, ComfyError, printable
 from ..events import ConnectionEvent
 from ..locks import shared_lock
@@ -103,7 +103,7 @@ class Ledger:
         """Log how it ended, unless only the client did, and have all waits for it end."""
         if log.isEnabledFor(logging.INFO) and not isinstance(end, ClientClosed):
             seconds = (
-                end.seconds if isinstance(end, Result) else one.state.elapsed(time.monotonic())
+                end.seconds if isinstance(end, Result) else one.state.elapsed(runtime.monotonic())
             )
             self._later(_write_end, one.state.prompt_id, end, seconds)
         one.settle(end)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from .. import runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -66,7 +65,7 @@ class Poller:
         self.trouble: ComfyError | None = None
         self.stops: Stops = Stops(tracker)
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
-        self._thread: threading.Thread | None = None
+        self._thread: runtime.Thread | None = None
         self._idle_since = 0.0
 
     def start(self) -> None:
@@ -74,7 +73,7 @@ class Poller:
         with self.tracker.lock:
             if not was_started(self._thread) and not self.tracker.wake.stopped:
                 # Daemon: a script may end while prompts run.
-                self._thread = threading.Thread(
+                self._thread = runtime.Thread(
                     target=_poll,
                     args=(weakref.ref(self), self.tracker.wake),
                     name="comfy-jobs",
@@ -84,13 +83,13 @@ class Poller:
 
     def is_this_thread(self) -> bool:
         """Whether the caller runs in the thread."""
-        return threading.current_thread() is self._thread
+        return runtime.current_thread() is self._thread
 
     def awaits_record(self, prompt_id: str) -> bool:
         """Whether a prompt has ended a moment ago, and its record may be to come."""
         ending = self.tracker.ended.get(prompt_id)
         # This thread looks again by itself.
-        return ending is not None and time.monotonic() < ending.due and not self.is_this_thread()
+        return ending is not None and runtime.monotonic() < ending.due and not self.is_this_thread()
 
     def records_deleted(self, prompt_ids: Iterable[str] | None) -> None:
         """Await the records of these prompts no more; ``None``: of all."""
@@ -103,7 +102,7 @@ class Poller:
     def ask_now(self, one: Tracked) -> None:
         """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
         self.tracker.not_before = 0.0
-        one.state.wanted_at = time.monotonic()
+        one.state.wanted_at = runtime.monotonic()
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
@@ -115,7 +114,7 @@ class Poller:
         while not self.is_this_thread() and not deadline.expired:
             if happened():
                 return
-            time.sleep(0.002)
+            runtime.sleep(0.002)
 
     # -- the thread --------------------------------------------------------------------------
 
@@ -124,7 +123,7 @@ class Poller:
         if not self.is_this_thread():
             return None  # a Ctrl-C came while it was started, and then another was
         tracker, timing = self.tracker, self.timing
-        now = time.monotonic()
+        now = runtime.monotonic()
         known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
         self._redial_if_deaf(known, now)
         stops_at = self.stops.repeat()
@@ -146,7 +145,7 @@ class Poller:
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
-        return min(timing.deaf, max(0.01, min(soon, stops_at) - time.monotonic()))
+        return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
         """A socket on which our submissions did not show is deaf."""
@@ -239,7 +238,7 @@ class Poller:
             if first is None or routes.get_history(first) is None:
                 return snapshot
             if self.tracker.link is not None:
-                self.tracker.deafness.expect(monitor.at, time.monotonic())
+                self.tracker.deafness.expect(monitor.at, runtime.monotonic())
         unread = [one.state.prompt_id for one in known if not one.state.graph]
         return monitor.refresh(routes, unread)
 
@@ -296,7 +295,7 @@ class Poller:
             if state.prompt_id in stale:
                 self._apply(one, lambda now, link, state=state: state.apply_queue(stale, now, link))
             else:
-                soon = time.monotonic() + self.timing.silence_cap
+                soon = runtime.monotonic() + self.timing.silence_cap
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: Tracked) -> bool:
@@ -304,7 +303,7 @@ class Poller:
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
-        is_recent = time.monotonic() - self.tracker.monitor.at < self.timing.follow
+        is_recent = runtime.monotonic() - self.tracker.monitor.at < self.timing.follow
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
     def _is_concerned(self, one: Tracked, snapshot: QueueSnapshot) -> bool:
@@ -327,7 +326,7 @@ class Poller:
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
                 return None  # decided meanwhile, or one with another
-            outcome = change(time.monotonic(), tracker.link)
+            outcome = change(runtime.monotonic(), tracker.link)
         tracker.ledger.log_start(one.state)
         if outcome is not None:
             tracker.resolve(one, outcome)
@@ -370,7 +369,7 @@ class Poller:
         """
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
-        until = time.monotonic() + self._backoff.next()
+        until = runtime.monotonic() + self._backoff.next()
         if is_away(exc):
             self.tracker.not_before = until
         log.debug("asking about %d jobs failed: %s", len(some), exc)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from .. import models
+from .. import models, runtime
 from ..errors import ApiError, AuthenticationError, UnexpectedResponse
 from ..routes import Routes
 from ..timing import Timing
@@ -54,7 +53,7 @@ class QueueMonitor:
 
     def count(self, remaining: int | None) -> None:
         """The server says how many run or wait."""
-        self.status_at = time.monotonic()
+        self.status_at = runtime.monotonic()
         gone = (self.remaining or 0) - (remaining or 0)
         if gone > 0:
             self.departed += gone
@@ -63,7 +62,7 @@ class QueueMonitor:
 
     def refresh(self, routes: Routes, graphs_of: Collection[str] = ()) -> QueueSnapshot:
         """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs of prompts, ``GET /queue``."""
-        at, departed, spent = time.monotonic(), self.departed, time.thread_time()
+        at, departed, spent = runtime.monotonic(), self.departed, runtime.thread_time()
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
         if snapshot is None:
@@ -80,7 +79,7 @@ class QueueMonitor:
                 },
             )
         snapshot = attrs.evolve(snapshot, departed=departed)
-        took = time.thread_time() - spent  # a busy machine or a slow line is no large queue
+        took = runtime.thread_time() - spent  # a busy machine or a slow line is no large queue
         rest = self._timing.slow_queue_rest * took if took >= self._timing.slow_queue else 0.0
         self.rests_until = at + rest
         # Without graphs, which may take more than all the rest of a client.
@@ -92,13 +91,13 @@ class QueueMonitor:
 
     def forget(self) -> None:
         """The queue has changed, by our own hand."""
-        self._changed_at = time.monotonic()
+        self._changed_at = runtime.monotonic()
         self._last = None
 
     def stale(self) -> QueueSnapshot | None:
         """The last snapshot, while the next one has to wait, since it takes long."""
         last = self._last  # once: forget() may come from another thread
-        return last[0] if last is not None and time.monotonic() < self.rests_until else None
+        return last[0] if last is not None and runtime.monotonic() < self.rests_until else None
 
     def _listed(self, routes: Routes) -> QueueSnapshot | None:
         try:
@@ -129,7 +128,7 @@ class QueueMonitor:
         if last is None:
             return None
         snapshot, state, generation = last
-        age = time.monotonic() - self.at
+        age = runtime.monotonic() - self.at
         connection = self.connection
         is_watched = connection.state in (State.CONNECTED, State.POLLING)
         is_same = (connection.state, connection.generation) == (state, generation)

@@ -7,11 +7,11 @@ comes after the prompt has left the queue and before that does nothing.
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 import attrs
 
+from .. import runtime
 from ..errors import ClientClosed, ComfyError, NotSupported
 from ..events import Event, Executing
 from ..routes import Routes
@@ -105,7 +105,7 @@ class Stops:
 
     def repeat(self) -> float:
         """Send what is due, and return when something may be; the thread that asks calls it."""
-        now = time.monotonic()
+        now = runtime.monotonic()
         for one, stop in list(self._stops.items()):
             if one.state.decided or not stop.left:
                 self._stops.pop(one, None)
@@ -128,4 +128,4 @@ class Stops:
         stop.again_at = self._next()
 
     def _next(self) -> float:
-        return time.monotonic() + self._tracker.timing.stop_again
+        return runtime.monotonic() + self._tracker.timing.stop_again

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Unpack
 
-from .. import models
+from .. import models, runtime
 from ..errors import (
     ApiError,
     ClientClosed,
@@ -133,7 +132,7 @@ def _send(
     state.client_id = connection.client_id
     body = {**body, "client_id": state.client_id}
     state.generation = tracker.link
-    state.posted_at = time.monotonic()
+    state.posted_at = runtime.monotonic()
     try:
         tracker.add(one, posting=True)
         tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
@@ -146,7 +145,7 @@ def _send(
         raise
     except BaseException:  # Ctrl-C, an alarm: it may be there, and others may wait for it
         with tracker.lock:
-            state.may_have_arrived(time.monotonic())
+            state.may_have_arrived(runtime.monotonic())
             early = one.early
         if early is not None:
             tracker.ledger.settle(one, early)
@@ -193,7 +192,7 @@ def attach(
         state = one.state
         state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
-        state.attach(time.monotonic(), lost_delay, None if ending is None else ending.event)
+        state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
         tracker.ledger.count(state, "attached" if ending is None else "before")
         job = Job(routes, one, poller)
         tracker.add(one)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 import attrs
 
+from .. import runtime
 from ..events import ExecutionError, ExecutionInterrupted
 from ..locks import shared_lock
 from ..routes import FileRoutes
@@ -30,7 +29,7 @@ class WakeUp:
 
     def __init__(self) -> None:
         self._lock = shared_lock()  # guards both flags; no other lock is taken within
-        self._changed = threading.Condition(self._lock)
+        self._changed = runtime.Condition(self._lock)
         self._is_set = False
         self.stopped: bool = False
 
@@ -129,5 +128,5 @@ def result_of(
         seeds=seeds_of(state.graph),
         node_errors=state.node_errors,
         complete=outcome.complete,
-        seconds=state.elapsed(time.monotonic()),
+        seconds=state.elapsed(runtime.monotonic()),
     )

@@ -9,8 +9,6 @@ lock, and :meth:`Tracker.resolve`, which alone ends a job.
 
 from __future__ import annotations
 
-import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from .. import models
+from .. import models, runtime
 from ..budget import Budget, Newest, Share
 from ..errors import ClientClosed
 from ..events import (
@@ -127,7 +125,7 @@ class Tracker:
         self.budget = budget
         self.timing = timing
         budget.prefer(self.is_ours)
-        self.lock: threading.RLock = shared_lock()
+        self.lock: runtime.RLock = shared_lock()
         self.wake: WakeUp = WakeUp()
         self.connection: Connection = connect(self)
         self.monitor: QueueMonitor = QueueMonitor(self.connection, timing)
@@ -173,7 +171,7 @@ class Tracker:
         """A prompt that is not in the registry yet."""
         share = Share(self.budget)
         state = JobState(prompt_id, graph, share, self.timing)
-        state.news_at = time.monotonic()
+        state.news_at = runtime.monotonic()
         return Tracked(state, JobEvents(self.budget))
 
     def waiter(self, prompt_id: str) -> Waiter | None:
@@ -242,7 +240,7 @@ class Tracker:
         state = one.state
         outcome = None
         with self.lock:
-            state.accept(receipt, time.monotonic(), self.link)
+            state.accept(receipt, runtime.monotonic(), self.link)
             self.ledger.count(state, "submitted")
             if receipt.prompt_id != state.prompt_id:
                 # Somebody may have seen it in the queue, and attached to it.
@@ -363,7 +361,7 @@ class Tracker:
         departed = self.monitor.departed
         with self.lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.
-            soon = max(time.monotonic(), self.monitor.at + self.timing.job_poll_cap)
+            soon = max(runtime.monotonic(), self.monitor.at + self.timing.job_poll_cap)
             for one in self._tracked.values():
                 if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
@@ -378,7 +376,7 @@ class Tracker:
             self._remember(one, event)
         one.events.receive(event)
         link = self.link if isinstance(event, MAY_END) else None
-        outcome = state.apply_event(event, time.monotonic(), link)
+        outcome = state.apply_event(event, runtime.monotonic(), link)
         if state.awaits_history and isinstance(event, Executing) and state.accepted_at is not None:
             self.wake.set()
         return outcome
@@ -399,7 +397,7 @@ class Tracker:
             self.not_before = 0.0
             # A link that is cut all the time is no reason to ask all the time.
             soon = self.monitor.at + self.timing.link
-            interval = self.timing.link if time.monotonic() < soon else self.timing.job_poll
+            interval = self.timing.link if runtime.monotonic() < soon else self.timing.job_poll
             for one in self._tracked.values():
                 one.state.interval = interval
                 self.poll_soon(one.state, soon)
@@ -425,7 +423,7 @@ class Tracker:
                     news = outcome.event
                 self._remember(one, outcome.event, outcome)
             state.decided = True
-            state.ended_at = time.monotonic()
+            state.ended_at = runtime.monotonic()
             self.ledger.count_end(state, end)
             if state.is_whole(self.link):  # else events may be missing
                 self.times.learn_later(state.graph, state.spent)
@@ -448,7 +446,7 @@ class Tracker:
         is_final = outcome is None or outcome.is_final
         due = 0.0
         if has_record and not event.recovered:
-            due = time.monotonic() + self.timing.record
+            due = runtime.monotonic() + self.timing.record
         waiter = weakref.ref(one.waiters[0]) if one.waiters else _nobody
         ending = _EndRecord(event, waiter, has_record, is_final, due)
         self.ended.put(one.state.prompt_id, ending, event.nbytes)

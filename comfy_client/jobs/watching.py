@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from .. import runtime
 from ..errors import JobTimeout
 from ..events import PreviewEvent
 from ..showing import screen
@@ -33,7 +33,7 @@ def wait_watched(
     """:func:`wait`, with a bar on the screen."""
     if surface == "none":
         return wait(job, limits, callbacks)
-    begun, delay = time.monotonic(), None
+    begun, delay = runtime.monotonic(), None
     if surface != "notebook" and not callbacks and screen.DELAY > 0:
         if ends_within(job, limits, screen.DELAY):
             return wait(job, limits)
@@ -117,7 +117,7 @@ class _Watch:
         from ..showing.bars import Moment
 
         progress = self._job.progress
-        waited = time.monotonic() - self._begun
+        waited = runtime.monotonic() - self._begun
         return Moment(
             progress.fraction,
             "" if ended else _doing(self._job),

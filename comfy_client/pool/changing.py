@@ -6,12 +6,11 @@ Nothing is sent, and nobody's code runs, while the lock is held.
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from .. import runtime
 from ..batch.source import Source
 from ..errors import ClientClosed
 from ..jobs.pooled import PooledJob
@@ -57,7 +56,7 @@ class Changing:
         # of queues.  Re-entrant: a handler of a signal may ask for something, and change it while
         # the code that it interrupts only looks at it, at copies of what grows and shrinks.
         self._lock = shared_lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = runtime.Condition(self._lock)
 
     def warn_of_waiting(self) -> None:
         """Nobody keeps it any more, or the process ends: the log says what will not run; once."""
@@ -139,7 +138,7 @@ class Changing:
         member = self.members[found.server.name]
         entry = self._entries[cast("PooledJob", found.job.key)]
         entry.member, entry.started = member, False
-        self.moved_at = time.monotonic()
+        self.moved_at = runtime.monotonic()
         member.inbox.append(entry)
         member.wake()
 

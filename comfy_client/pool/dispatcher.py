@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import weakref
 from functools import partial
 from typing import cast
 
+from .. import runtime
 from ..errors import ComfyError, PromptRejected
 from ..jobs import pooled
 from ..jobs.callbacks import deliver
@@ -138,7 +137,7 @@ class Dispatcher(Moving):
         deadline = Deadline.after(min(most, self._intervals.definitions))
         members = [one for one in list(self.members.values()) if one.server.ready]
         threads = [
-            threading.Thread(target=self._ask, args=(one,), name="comfy-pool-asking", daemon=True)
+            runtime.Thread(target=self._ask, args=(one,), name="comfy-pool-asking", daemon=True)
             for one in members
             if self._may_ask(one)
         ]
@@ -153,7 +152,7 @@ class Dispatcher(Moving):
             self._ask(member)
 
     def _may_ask(self, member: Member) -> bool:
-        now = time.monotonic()
+        now = runtime.monotonic()
         with self._lock:
             if now - member.asked_at < self._intervals.ask_again:
                 return False
@@ -189,7 +188,7 @@ class Dispatcher(Moving):
 
     def tick(self) -> None:
         """Look at all servers."""
-        now = time.monotonic()
+        now = runtime.monotonic()
         with self._changing():
             for member in self.all_members:
                 member.look()
@@ -244,7 +243,7 @@ class Dispatcher(Moving):
             entry = member.inbox.popleft()
             entry.started = True
             member.in_flight[entry] = None
-            member.busy_since = time.monotonic()
+            member.busy_since = runtime.monotonic()
             return entry
 
     def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
@@ -356,7 +355,7 @@ def _nothing(_: Dispatcher) -> None:
 
 def _stop(member: Member, _: Dispatcher) -> None:
     """In a thread of its own: it takes a moment, and others ask for something meanwhile."""
-    thread = threading.Thread(target=member.stop, name="comfy-pool-leaving", daemon=True)
+    thread = runtime.Thread(target=member.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads on this machine

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Literal, cast
 
 import attrs
 
+from .. import runtime
 from ..batch.map import check_in_flight, delete_pending, is_about_one
 from ..batch.source import Source
 from ..batch.window import Due, Wait, next_end
@@ -181,7 +180,7 @@ class Patience:
     def ended(self, job: PooledJob | ComfyError) -> None:
         """One has ended, and its result is about to be had."""
         server = job.server if isinstance(job, PooledJob) else None
-        self._ends[server] = self._ends[None] = time.monotonic()
+        self._ends[server] = self._ends[None] = runtime.monotonic()
 
     def due(self, job: PooledJob | ComfyError, jobs: Iterable[PooledJob]) -> Iterator[Due]:
         """When one has waited for long enough.
@@ -223,7 +222,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
         """Take back what a server has at once, and then what was on its way."""
         for until in (Deadline.after(_SOON), deadline):
             while any(map(_is_on_the_way, there)) and not until.expired:
-                time.sleep(_LOOK)
+                runtime.sleep(_LOOK)
             if deadline.expired:
                 return
             for some in _by_server(job for job in there if prompt_of(job) is not None):
@@ -236,7 +235,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
 
     servers = _by_server(left)
     try:  # all at once, since one that does not answer takes its time
-        with ThreadPoolExecutor(max(1, len(servers))) as threads:
+        with runtime.ThreadPoolExecutor(max(1, len(servers))) as threads:
             list(threads.map(take, servers))
     except RuntimeError:  # no more threads, as when Python ends
         list(map(take, servers))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
+from .. import runtime
 from ..errors import ApiError, ComfyError, JobFailed, SubmitUncertain, UnexpectedResponse
 from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
@@ -172,7 +171,7 @@ class Member:
         self.was_ready = False
         self.asked_at: float = -math.inf
         self._owner = owner
-        self._wake = threading.Event()
+        self._wake = runtime.Event()
         self._is_started = self._stopped = False
         self._pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6)
         self._retry_at = self._ask_at = self._cancel_at = 0.0
@@ -200,7 +199,7 @@ class Member:
         if self._is_started:
             return
         self._is_started = True
-        thread = threading.Thread(
+        thread = runtime.Thread(
             target=_work, args=(weakref.ref(self), self._wake), name="comfy-pool", daemon=True
         )
         thread.start()
@@ -209,7 +208,7 @@ class Member:
     def wake(self, *, again: bool = False) -> None:
         """There is something to do; ``again``: it may be reached by now."""
         if again:
-            self._retry_at = min(self._retry_at, time.monotonic() + _PAUSE)
+            self._retry_at = min(self._retry_at, runtime.monotonic() + _PAUSE)
         self._wake.set()
 
     def stop(self) -> None:
@@ -225,7 +224,7 @@ class Member:
 
     def after_fork(self) -> None:
         """In the child: another thread may have had the lock of the event, and no job is its."""
-        self._wake = threading.Event()
+        self._wake = runtime.Event()
         self._off = None
         self.inbox.clear()
         self.in_flight.clear()
@@ -248,7 +247,7 @@ class Member:
         not.  As far as that leaves it open, the number stays what it was.
         """
         length, said_at = queue_length(self.api)
-        since = max(said_at, time.monotonic() - SETTLING)
+        since = max(said_at, runtime.monotonic() - SETTLING)
         self._ends = [at for at in self._ends if at > since]
         ours = sum(entry.inner is not None and not entry.inner.done() for entry in self.in_flight)
         unsure = len(self.in_flight) - ours + len(self._ends)
@@ -257,7 +256,7 @@ class Member:
 
     def saw_end(self, at: float | None) -> None:
         """One of ours has ended there."""
-        self._ends.append(at or time.monotonic())
+        self._ends.append(at or runtime.monotonic())
 
     def on_status(self, call: Callable[[object], object]) -> None:
         """Have it called whenever the server says how long its queue is."""
@@ -285,7 +284,7 @@ class Member:
             if self.leaving:
                 return self._ask_whether_it_is_there()
             if not self.server.ready:
-                left = self._retry_at - time.monotonic()
+                left = self._retry_at - runtime.monotonic()
                 if left > 0:
                     return left
                 self._connect()
@@ -299,14 +298,14 @@ class Member:
 
     def _cancel_unwanted(self) -> None:
         """Those that it cannot say anything about now have their turn later."""
-        if time.monotonic() < self._cancel_at:
+        if runtime.monotonic() < self._cancel_at:
             return
         for job in list(self.unwanted):
             try:
                 job.cancel()
             except ComfyError as exc:
                 if is_away(exc):
-                    self._cancel_at = time.monotonic() + _INTERVAL
+                    self._cancel_at = runtime.monotonic() + _INTERVAL
                     return
                 log.warning("prompt %s on %s runs on: %s", job.prompt_id, self.name, exc)
             self.unwanted.remove(job)
@@ -315,10 +314,10 @@ class Member:
         """One without a socket says nothing when it goes away; in how many seconds to ask again."""
         if self.api.state is not State.POLLING:
             return _INTERVAL if self.unwanted else _LONGEST_PAUSE
-        left = self._ask_at - time.monotonic()
+        left = self._ask_at - runtime.monotonic()
         if left > 0:
             return left
-        self._ask_at = time.monotonic() + _INTERVAL
+        self._ask_at = runtime.monotonic() + _INTERVAL
         try:
             self.api.poll_status(_QUESTION)
         except ComfyError as exc:
@@ -330,7 +329,7 @@ class Member:
         return _INTERVAL
 
     def _connect(self) -> None:
-        self._retry_at = time.monotonic() + self._pauses.next()
+        self._retry_at = runtime.monotonic() + self._pauses.next()
         try:
             self.api.poll_status(_QUESTION)
             self.api.init(timeout=_QUESTION)
@@ -413,7 +412,7 @@ class Member:
         self._owner.was_submitted(self, entry, inner)
 
 
-def _work(ref: weakref.ref[Member], wake: threading.Event) -> None:
+def _work(ref: weakref.ref[Member], wake: runtime.Event) -> None:
     """The thread of a member, which it holds only while there is something to do."""
     pause: float | None = 0.0
     while pause is not None:

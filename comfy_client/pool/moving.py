@@ -5,13 +5,13 @@ What surely did not run moves on without cost.  What failed or may have run does
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterable
 from typing import Final, Literal, cast
 
 import attrs
 
+from .. import runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -81,11 +81,11 @@ class Moving(Changing):
             return True
         if is_hopeless({member.name: member}) or (if_done and not member.done):
             return False
-        return time.monotonic() - (member.down_since or 0.0) <= self._patience
+        return runtime.monotonic() - (member.down_since or 0.0) <= self._patience
 
     def _judge(self) -> None:
         """Find out which servers are suspect."""
-        expected, now = self._expected(), time.monotonic()
+        expected, now = self._expected(), runtime.monotonic()
         suspects = self._health.suspects(expected)
         for name, member in self.members.items():
             server, was_suspect = member.server, member.server.is_suspect
@@ -108,7 +108,7 @@ class Moving(Changing):
         if member.leaving:
             return
         why = shorten(one_line(str(error) or type(error).__name__), _MOST)
-        kind, now = entry.waiting.needs, time.monotonic()
+        kind, now = entry.waiting.needs, runtime.monotonic()
         self._health.failed(member.name, kind, why, self._expected(), now)
         self._judge()
 
@@ -249,7 +249,7 @@ class Moving(Changing):
     # -- servers that are away -----------------------------------------------------------------
 
     def _goes_down(self, member: Member, error: Exception | None) -> None:
-        member.down_since = member.down_since or time.monotonic()
+        member.down_since = member.down_since or runtime.monotonic()
         member.server.ready = False
         member.error = error or member.error
         self._note_absence(member, member.in_flight)

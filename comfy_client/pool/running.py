@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import math
-import threading
 import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, Final, Self, TypedDict, Unpack, cast
 
 import attrs
 
+from .. import runtime
 from ..errors import ComfyError, WorkflowError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
@@ -187,7 +187,7 @@ class Running(Servers):
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
-        terms = self._terms(threading.get_ident(), priority, include, exclude)
+        terms = self._terms(runtime.get_ident(), priority, include, exclude)
         previews = on_preview is not None
         sending = Sending(
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
@@ -269,7 +269,7 @@ class Running(Servers):
         screen = surface(False if progress is None and callbacks else progress)
         previews = on_preview is not None or screen == "notebook"
         inputs = sealed(inputs)
-        terms = self._terms(threading.get_ident(), priority, include, exclude)
+        terms = self._terms(runtime.get_ident(), priority, include, exclude)
         sending = Sending(
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import attrs
 
+from .. import runtime
 from ..batch.grid import Grid
 from ..batch.recovery import Recovery, Sought
 from ..batch.runner import attached, known_graph
@@ -303,7 +303,7 @@ class PoolRunner:
 
     def _give_up(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
         """What an earlier process has sent to a server that does not come back is lost."""
-        now = time.monotonic()
+        now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
         for name in self.window.earlier & jobs.keys():
@@ -320,7 +320,7 @@ class PoolRunner:
         limits = [n for n in (self.window.timeout, self.window.stall_timeout) if n is not None]
         if self._idle_since is None or not limits:
             return None
-        if time.monotonic() - self._idle_since < min(limits):
+        if runtime.monotonic() - self._idle_since < min(limits):
             return None
         why = f"no server that can run it answered for {min(limits):g} s; it was not sent"
         return JobTimeout(why, prompt_id="")
@@ -329,7 +329,7 @@ class PoolRunner:
         """Until something changes."""
         self._dispatcher.check_open()
         if self._idle_since is None:
-            self._idle_since = time.monotonic()
+            self._idle_since = runtime.monotonic()
             away = self._allowed(self._members).keys() - self._ready.keys()
             names = ", ".join(away)
             if words := lacks(Waiting("", 0, needs=self._rest), self._allowed(self._members)):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Final, Generic, TypeVar
 
+from .. import runtime
 from ..interrupts import was_started
 from ..locks import check_may_wait
 
@@ -51,8 +50,8 @@ class Worker(Generic[Owner]):
 
     def reset(self) -> None:
         """As new, as in the child of a fork, which has no threads."""
-        self._todo: queue.SimpleQueue[Callable[[Owner], object]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
+        self._thread: runtime.Thread | None = None
 
     @property
     def is_started(self) -> bool:
@@ -63,7 +62,7 @@ class Worker(Generic[Owner]):
         """Start the thread; once."""
         if self.is_started:
             return
-        self._thread = threading.Thread(
+        self._thread = runtime.Thread(
             target=_work, args=(self._todo, *self._args), name="comfy-pool-dispatcher", daemon=True
         )
         self._thread.start()
@@ -81,7 +80,7 @@ class Worker(Generic[Owner]):
         called here.
         """
         thread, owner = self._thread, self._args[0]()
-        if thread is None or thread is threading.current_thread() or not self.is_started:
+        if thread is None or thread is runtime.current_thread() or not self.is_started:
             return call()
         if not thread.is_alive():  # it has done all
             return call()
@@ -89,7 +88,7 @@ class Worker(Generic[Owner]):
             return call()
         check_may_wait()
         asked: Future[Answer] = Future()
-        is_answered = threading.Lock()
+        is_answered = runtime.Lock()
         is_answered.acquire()
         self._todo.put(partial(_answer, asked, call, is_answered.release))
         try:
@@ -113,14 +112,14 @@ def _answer(
 
 
 def _work(
-    todo: queue.SimpleQueue[Callable[[Owner], object]],
+    todo: runtime.SimpleQueue[Callable[[Owner], object]],
     ref: weakref.ref[Owner],
     tick: Callable[[Owner], object],
     is_over: Callable[[Owner], bool],
 ) -> None:
-    due = time.monotonic()
+    due = runtime.monotonic()
     while True:
-        left = due - time.monotonic()
+        left = due - runtime.monotonic()
         call = tick
         if left > 0:
             try:
@@ -128,7 +127,7 @@ def _work(
             except queue.Empty:
                 left = 0.0
         if left <= 0:
-            due = time.monotonic() + TICK
+            due = runtime.monotonic() + TICK
         owner = ref()
         if owner is None:
             return

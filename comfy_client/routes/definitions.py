@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
+from .. import runtime
 from ..errors import ApiError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
 from ..models._base import mapping
@@ -36,7 +36,7 @@ class NodeDefinitions(RouteGroup):
     def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
         self._http = http
         self._link = link
-        self._changed = threading.Condition(shared_lock())  # guards all below
+        self._changed = runtime.Condition(shared_lock())  # guards all below
         self._asking: int | None = None  # the thread that asks the server
         self._of_link: int | None = None
         self._forget()
@@ -70,7 +70,7 @@ class NodeDefinitions(RouteGroup):
     @contextlib.contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
         """In here, no other thread is; a handler of a signal in this thread may be."""
-        me, is_first = threading.get_ident(), False
+        me, is_first = runtime.get_ident(), False
         try:
             with self._changed:
                 while self._asking not in (None, me):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any, Final
 
-from .. import models
+from .. import models, runtime
 from ..errors import UnexpectedResponse
 from ..models._base import mapping
 from ..transport.http import segment
@@ -64,7 +63,7 @@ class HistoryRoutes(RouteGroup):
         while (entry := self._http.model("GET", route, record)) is None:
             if not self._awaits_record(prompt_id):
                 return None
-            time.sleep(RECORD_PAUSE)
+            runtime.sleep(RECORD_PAUSE)
         if entry.prompt_id != prompt_id:
             raise UnexpectedResponse(
                 f"the history of prompt {prompt_id} is about another, {entry.prompt_id}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Literal
 
-from .. import models
+from .. import models, runtime
 from ..models._base import mapping
 from ..transport.http import SMALL, segment
 from ._base import RECORD_PAUSE, RouteGroup
@@ -73,7 +72,7 @@ class JobRoutes(RouteGroup):
             job = self._http.model("GET", route, models.JobInfo.from_json)
             if job.status not in ("pending", "in_progress") or not self._awaits_record(job_id):
                 return job
-            time.sleep(RECORD_PAUSE)
+            runtime.sleep(RECORD_PAUSE)
 
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a pending or running prompt; False if there was nothing to cancel.

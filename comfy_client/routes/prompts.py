@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import attrs
 
-from .. import models
+from .. import models, runtime
 from ..errors import (
     ApiError,
     ComfyError,
@@ -112,12 +111,12 @@ class PromptRoutes(RouteGroup):
 
         ``GET /prompt``.  A failure is in the result: ``if api.ping(): ...`` works.
         """
-        start = time.monotonic()
+        start = runtime.monotonic()
         try:
             self.poll_status(timeout)
         except ComfyError as exc:
-            return models.PingResult(ok=False, elapsed=time.monotonic() - start, error=exc)
-        return models.PingResult(ok=True, elapsed=time.monotonic() - start, error=None)
+            return models.PingResult(ok=False, elapsed=runtime.monotonic() - start, error=exc)
+        return models.PingResult(ok=True, elapsed=runtime.monotonic() - start, error=None)
 
 
 def make_prompt(

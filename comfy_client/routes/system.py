@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from reprlib import repr as brief
 from typing import Any, Final, Literal
 
-from .. import models
+from .. import models, runtime
 from ..errors import NotFound, NotSupported, UnexpectedResponse
 from ..models._base import texts, texts_by_name
 from ..transport.deadline import Deadline
@@ -71,11 +70,11 @@ class SystemRoutes(RouteGroup):
         if not wait:
             return
         for pause in _REPEATED:
-            time.sleep(deadline.left(pause))
+            runtime.sleep(deadline.left(pause))
             self._http.send_command("POST", "/free", json=body)
         again = Deadline.after(_REPEATED_LATER)
         while not deadline.expired:
-            time.sleep(deadline.left(_LOOK))
+            runtime.sleep(deadline.left(_LOOK))
             if again.expired:
                 self._http.send_command("POST", "/free", json=body)
                 again = Deadline.after(_REPEATED_LATER)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
-from .. import models
+from .. import models, runtime
 from ..errors import UnexpectedResponse
 from ..models._base import mapping
 from ..transport.http import SMALL, segment
@@ -16,7 +15,7 @@ from ._base import RouteGroup
 # The server reads its settings file, awaits the request's body, and writes the file anew: of
 # two changes at once it loses one.  So ours go one by one, by server; by process too, since a
 # fork may copy a lock that is held.
-_storing: dict[tuple[int, str], threading.Lock] = {}
+_storing: dict[tuple[int, str], runtime.Lock] = {}
 
 
 class UserRoutes(RouteGroup):
@@ -76,7 +75,7 @@ class UserRoutes(RouteGroup):
         with self._one_by_one():
             self._http.send_command("POST", f"/settings/{segment(id)}", json=value)
 
-    def _one_by_one(self) -> threading.Lock:
+    def _one_by_one(self) -> runtime.Lock:
         # setdefault is atomic: two threads get the same lock.
         key = (os.getpid(), self._http.address.http_url)
-        return _storing.setdefault(key, threading.Lock())
+        return _storing.setdefault(key, runtime.Lock())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
+from .. import runtime
 from ..interrupts import assigned
 from ..values import is_real
 
@@ -31,20 +31,20 @@ class Deadline(NamedTuple):
             return cls()
         if type(seconds) is not float or not seconds >= 0:  # there are several for each request
             check_timeout(seconds)
-        return cls(time.monotonic() + min(seconds, LONGEST))
+        return cls(runtime.monotonic() + min(seconds, LONGEST))
 
     @property
     def expired(self) -> bool:
         """Whether it has passed."""
-        return time.monotonic() >= self.at
+        return runtime.monotonic() >= self.at
 
     def left(self, most: float = math.inf) -> float:
         """Seconds until then, at most ``most``; 0 once it has passed."""
-        return max(0.0, min(most, self.at - time.monotonic()))
+        return max(0.0, min(most, self.at - runtime.monotonic()))
 
     def require(self, most: float = LONGEST) -> float:
         """Seconds until then, more than 0 and at most ``most``; else ``TimeoutError``."""
-        left = self.at - time.monotonic()
+        left = self.at - runtime.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline has passed")
         return min(left, most)

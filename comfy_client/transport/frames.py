@@ -8,8 +8,9 @@ handshake and what is sent, and this reads.
 from __future__ import annotations
 
 import socket
-import time
 from typing import Final
+
+from .. import runtime
 
 #: Opcodes.
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -45,7 +46,7 @@ class Frames:
         self._needed = 0  # bytes from the start on, as far as is known of the frame there
         self._opcode = 0  # of a message of which only fragments have come
         self._fragments = bytearray()
-        self.received_at: float = time.monotonic()  #: When anything came last.
+        self.received_at: float = runtime.monotonic()  #: When anything came last.
 
     @property
     def is_within(self) -> bool:
@@ -62,7 +63,7 @@ class Frames:
         if not got:
             raise ConnectionError("the server ended the connection")
         self._end += got
-        self.received_at = time.monotonic()
+        self.received_at = runtime.monotonic()
         return got
 
     def next(self) -> tuple[int, bytes | memoryview] | None:

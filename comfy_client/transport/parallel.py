@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
+from .. import runtime
 from ..interrupts import assigned, in_full, was_started
 
 Item = TypeVar("Item")
@@ -31,7 +30,7 @@ class _Group:
     """Work that ends together."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.over = runtime.Event()
         self.ends: set[Callable[[], object]] = set()  # each step of a set is whole: no lock
 
     def end(self) -> None:
@@ -54,7 +53,7 @@ def pause(seconds: float) -> None:
     """Sleep; :class:`Abandoned` as soon as nobody wants the work any more."""
     group = _group.get()
     if group is None:
-        time.sleep(seconds)
+        runtime.sleep(seconds)
     else:
         group.over.wait(seconds)
         check_wanted()
@@ -81,7 +80,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
     The first exception ends all of them, and so does a Ctrl-C: those under way at their next
     :func:`check_wanted`, and in what they do by :func:`ended_by`.
     """
-    group, lock = _Group(), threading.Lock()
+    group, lock = _Group(), runtime.Lock()
     todo = iter(range(len(items)))
     made: dict[int, Made] = {}
     failed: dict[int, BaseException] = {}
@@ -115,9 +114,9 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
         return [made[index] for index in range(len(items))]
     finally:
         group.end()
-        until = time.monotonic() + _FAREWELL
+        until = runtime.monotonic() + _FAREWELL
         for worker in workers:
-            worker.wait(until - time.monotonic())
+            worker.wait(until - runtime.monotonic())
         failed.clear()  # an error, its traceback and this frame make no circle
 
 
@@ -126,9 +125,9 @@ class _Worker:
 
     def __init__(self, run: Callable[[], object]) -> None:
         # Not Thread.join: a Ctrl-C within it has Python 3.11 and 3.12 take a thread for ended.
-        self._ended = threading.Event()
+        self._ended = runtime.Event()
         self._run = run
-        self._thread: threading.Thread | None = None
+        self._thread: runtime.Thread | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -140,7 +139,7 @@ class _Worker:
             finally:
                 self._ended.set()
 
-        self._thread = threading.Thread(target=run, name="comfy-files", daemon=True)
+        self._thread = runtime.Thread(target=run, name="comfy-files", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
+from .. import runtime
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 from .backoff import Backoff
 from .failures import is_away
@@ -59,7 +59,7 @@ def _chunks(
 ) -> Iterator[bytes]:
     size = size_of(first)
     mark = sure_mark_of(first.headers, size)
-    latest, backoff = time.monotonic(), Backoff(0.2, 1.0)
+    latest, backoff = runtime.monotonic(), Backoff(0.2, 1.0)
     chunks = _exactly(first)
     while True:
         got, is_cut = 0, False
@@ -78,8 +78,8 @@ def _chunks(
         except ComfyError as exc:
             is_cut = True
             if got:
-                latest = time.monotonic()
-            if not (mark and _may_pass(exc)) or time.monotonic() - latest >= within:
+                latest = runtime.monotonic()
+            if not (mark and _may_pass(exc)) or runtime.monotonic() - latest >= within:
                 raise
             log.info("%s; asking for the rest", exc)
         at += got

@@ -9,7 +9,6 @@ import logging
 import re
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ import requests
 import urllib3
 from urllib3.exceptions import ClosedPoolError
 
+from .. import runtime
 from ..errors import (
     ClientClosed,
     ComfyError,
@@ -110,7 +110,7 @@ class Sender:
     def exchange(self, request: Request, exchange: Exchange) -> Iterator[requests.Response]:
         """Send one request; the body of the answer is not read yet."""
         self._identity.ensure()
-        began, status = time.monotonic(), 0
+        began, status = runtime.monotonic(), 0
         try:
             self._live.add(exchange)
             with ended_by(exchange.cut):
@@ -190,7 +190,7 @@ class Sender:
         tries = 2 if request.method in ("GET", "HEAD") else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
         trusted = self._stale if tries == 1 else read_timeout.get()
-        if time.monotonic() - self._answered_at > trusted:
+        if runtime.monotonic() - self._answered_at > trusted:
             self._endpoint.drop_kept()
         while True:
             self._check_wanted()
@@ -244,7 +244,7 @@ class Sender:
                 return None
             failure = _failure(exc, outer, method, url, self._connect_timeout)
         else:
-            self._answered_at = time.monotonic()
+            self._answered_at = runtime.monotonic()
             if response.status_code >= 200:
                 if record is not None:
                     head = response.status_code, response.raw.headers
@@ -331,7 +331,7 @@ class Sender:
 
 def _log(method: str, path: str, status: int, began: float, exchange: Exchange) -> None:
     """A line for a request; without its query, in which a token may stand."""
-    seconds = time.monotonic() - began
+    seconds = runtime.monotonic() - began
     sent, received = exchange.sent, exchange.received
     log.debug(
         "%s %s: %s, %.1f ms, %d bytes sent, %d received",

@@ -22,13 +22,12 @@ import enum
 import logging
 import random
 import socket
-import threading
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
+from .. import runtime
 from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..interrupts import causes, was_started
@@ -140,9 +139,9 @@ class Connection:
         # lock is taken while it is held.  Re-entrant: the finalizer of a forgotten client calls
         # stop() in whichever thread, at whichever moment.
         self._lock = shared_lock()
-        self._changed = threading.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
+        self._changed = runtime.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
         self._state = State.IDLE
-        self._thread: threading.Thread | None = None
+        self._thread: runtime.Thread | None = None
         self._stopped = False
         self._woken = False  # ends a pause early
         self._raw: socket.socket | None = None  # the socket that stop() has to shut
@@ -170,7 +169,7 @@ class Connection:
         with self._lock:
             if not was_started(self._thread) and self._state is State.IDLE:
                 # Daemon: a script that ends without close() must end.
-                self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
+                self._thread = runtime.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
@@ -182,7 +181,7 @@ class Connection:
             return self.error is not None and (or_failed or self.failed_for_good)
 
         with self._lock, short_interrupts:
-            self._changed.wait_for(settled, min(timeout, threading.TIMEOUT_MAX))
+            self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
             return self._state
 
     @property
@@ -196,7 +195,7 @@ class Connection:
     def quiet_for(self) -> float:
         """Seconds since the last byte came over the socket; infinite when there is none."""
         line = self._line
-        return float("inf") if line is None else time.monotonic() - line.received_at
+        return float("inf") if line is None else runtime.monotonic() - line.received_at
 
     @property
     def is_receiving(self) -> bool:
@@ -257,7 +256,7 @@ class Connection:
     # -- the thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
-        if self._thread is not threading.current_thread():
+        if self._thread is not runtime.current_thread():
             return  # a Ctrl-C came while it was started, and then another was
         try:
             while not self._stopped:
@@ -376,7 +375,7 @@ class Connection:
 
     def _read(self, line: Line) -> NoReturn:
         recorder = self._recorder
-        dialled = time.monotonic()
+        dialled = runtime.monotonic()
         greeted = False
         while True:
             message = line.receive()
@@ -403,12 +402,12 @@ class Connection:
     def _wait(self, line: Line, dialled: float | None) -> None:
         """Wait for more, and ask for a sign of life after a while; ``dialled``: not greeted yet."""
         limit = self.timing.dead if dialled is None else self.timing.dial
-        left = (line.received_at if dialled is None else dialled) + limit - time.monotonic()
+        left = (line.received_at if dialled is None else dialled) + limit - runtime.monotonic()
         if left <= 0:
             what = "nothing came" if dialled is None else "no greeting"
             raise _Quiet(f"{what} for {limit:g} s")
         is_silent = not line.wait(min(self.timing.ping, left))
-        if is_silent and time.monotonic() - line.received_at >= self.timing.ping:
+        if is_silent and runtime.monotonic() - line.received_at >= self.timing.ping:
             line.ping()
 
     def _hand_on(self, is_text: bool, data: bytes | memoryview) -> None:
@@ -422,7 +421,7 @@ class Connection:
 
     def _greeted(self) -> None:
         attempts, self._attempts = self._attempts + 1, 0
-        self._greeted_at = time.monotonic()
+        self._greeted_at = runtime.monotonic()
         self._fallback_reported = False
         self._redial = None
         first = self.generation == 0
@@ -437,7 +436,7 @@ class Connection:
         """Report what happened, and wait for the time of the next dial, polling if that works."""
         was_connected = self._state is State.CONNECTED
         self._attempts += 0 if was_connected else 1
-        up_for = time.monotonic() - self._greeted_at if was_connected else 0.0
+        up_for = runtime.monotonic() - self._greeted_at if was_connected else 0.0
         if was_connected and up_for >= self.backoff.longest:
             self.backoff.reset()
         if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:

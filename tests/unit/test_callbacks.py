@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfy_client import runtime
 from comfy_client.events import (
     Executed,
     Executing,
@@ -40,7 +41,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(tested, "time", made)
+    monkeypatch.setattr(runtime, "monotonic", made.monotonic)
     return made
 
 
@@ -87,7 +88,7 @@ def test_however_events_come_calls_keep_their_distance_and_the_last_one_comes(co
     """As long as ticks come when they are due; each kind has a clock of its own."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tested, "time", clock)
+        patch.setattr(runtime, "monotonic", clock.monotonic)
         called = Called(clock, "on_progress", "on_preview", every=EVERY)
         sent: dict[str, list[Any]] = {"p": [], "i": [], "f": []}
         due = math.inf

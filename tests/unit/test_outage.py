@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from comfy_client import runtime
 from comfy_client.batch.outage import Outage, got_nothing
 from comfy_client.errors import ApiError, ComfyError, JobTimeout, ServerUnreachable
 from comfy_client.timing import Timing
@@ -44,12 +45,14 @@ class World:
         return "answered"
 
     def outage(self, patience: float | None) -> Outage:
-        return Outage(self, patience, lambda: self.now)  # type: ignore[arg-type]
+        return Outage(self, patience)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(runtime, "monotonic", lambda: made.now)
+    return made
 
 
 def send(world: World, outage: Outage, ask: Callable[[], str] | None = None) -> str:

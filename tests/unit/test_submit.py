@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from comfy_client import runtime
 from comfy_client.budget import Budget, Share
 from comfy_client.errors import (
     ApiError,
@@ -21,7 +22,6 @@ from comfy_client.jobs.tracked import Tracked
 from comfy_client.models import QueuedPrompt, QueueItem
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
-from comfy_client.transport import deadline
 from comfy_client.transport.deadline import Deadline
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
@@ -86,7 +86,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(deadline, "time", found)
+    monkeypatch.setattr(runtime, "monotonic", found.monotonic)
     return found
 
 
