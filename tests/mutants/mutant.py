@@ -1,0 +1,52 @@
+"""What a mutant is: a defect put into the code by hand, which the tests must notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+#: The checkout that these tests are in.
+PROJECT = Path(__file__).parents[2]
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+@attrs.frozen
+class Mutant:
+    """One change to one file that the nearest tests must notice.
+
+    Attributes:
+        id: Its name in reports.
+        file: The file that it changes, below ``comfy_client``.
+        old: The text that it replaces, which occurs exactly once in the file.
+        new: The text in its place.
+        tests: The nearest tests, quick ones first: files or node ids below ``tests``.
+        harm: What users would get.
+        redundant: Why no test can notice it; empty: one must.
+    """
+
+    id: str
+    file: str
+    old: str = attrs.field(repr=False)
+    new: str = attrs.field(repr=False)
+    tests: tuple[str, ...] = attrs.field(converter=_split)
+    harm: str
+    redundant: str = ""
+
+    def path(self, project: Path = PROJECT) -> Path:
+        """Return the path of the file in a copy of the project."""
+        return project / "comfy_client" / self.file
+
+    def apply(self, text: str) -> str:
+        """Return the text of the file with the change.
+
+        Raises:
+            ValueError: The place is gone, or is no longer the only one of its kind.
+        """
+        count = text.count(self.old)
+        if count != 1:
+            raise ValueError(f"{self.id}: its text occurs {count} times in {self.file}, not once")
+        return text.replace(self.old, self.new)
