@@ -93,6 +93,9 @@ class Peer(Protocol):
     def deliver(self, text: str) -> None:
         """Send a message to the client."""
 
+    def garble(self) -> None:
+        """Make the next message one that cannot be read."""
+
     def end(self, code: int | None) -> None:
         """End the socket, with that code of a close frame or without one."""
 
@@ -221,12 +224,16 @@ class Server:
             self.peers.remove(peer)
             self._routes.pop(peer.client_id, None)
 
+    def close(self, code: int) -> None:
+        """Close all sockets with that code."""
+        for peer in list(self.peers):
+            self.disconnect(peer)
+            peer.end(code)
+
     def expel(self) -> None:
         """Close all sockets, and let nobody in by these client ids any more."""
-        for peer in list(self.peers):
-            self.banned.add(peer.client_id)
-            self.disconnect(peer)
-            peer.end(1008)
+        self.banned |= {peer.client_id for peer in self.peers}
+        self.close(1008)
 
     def deafen(self) -> None:
         """Forget the routes, as when an older socket of the same client id ends."""

@@ -12,7 +12,8 @@ import io
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
@@ -38,6 +39,7 @@ from comfy_client.transport import endpoint, pool, websocket
 from comfy_client.transport.dial import Lost, NoWebSocket, Plan
 from comfy_client.transport.frames import CLOSE, PONG, TEXT
 from tests.model.kernel import Kernel
+from tests.model.schedule import Fault
 from tests.model.server import Answer, Server
 
 _PAGE: Final = b"<html><title>Welcome</title><body>Please log in.</body></html>"
@@ -62,6 +64,13 @@ class Trouble:
     until: float
     route: str = ""
     value: float = 0.0
+
+
+#: What may go wrong: what a :class:`Trouble` is, or what happens to a server or its sockets.
+FAULTS: Final = (
+    *("lose", "cut", "drop", "half", "slow", "late", "refuse", "nonsense", "proxy", "vanish"),
+    *("kill", "freeze", "break", "close", "expel", "deafen", "garble", "repeat", "lag"),
+)
 
 
 class Cord:
@@ -120,6 +129,50 @@ class Network:
         self.servers[server.host] = server
         self.troubles[server.host] = []
         return server
+
+    def play(self, faults: Sequence[Fault], start: float) -> None:
+        """Have faults happen, their times counted from ``start``; in a simulated thread."""
+        hosts = [*self.servers]
+        for fault in sorted(faults, key=lambda fault: fault.at):
+            self.kernel.sleep(max(0.0, start + fault.at - self.kernel.now()))
+            self.befall(self.servers[hosts[fault.server]], fault)
+
+    def befall(self, server: Server, fault: Fault) -> None:
+        """Have a fault begin, and end in its time."""
+        kind, until = fault.kind, self.kernel.now() + fault.lasts
+        if kind == "kill":
+            server.kill()
+            self._later(fault.lasts, server.revive)
+        elif kind == "freeze":
+            server.freeze(fault.lasts)
+        elif kind == "break":
+            for peer in server.peers:
+                peer.end(None)
+        elif kind == "close":
+            server.close(int(fault.value))
+        elif kind == "expel":
+            server.expel()
+        elif kind == "deafen":
+            server.deafen()
+        elif kind == "garble":
+            for peer in server.peers:
+                peer.garble()
+        elif kind == "repeat":
+            server.says_twice = True
+            self._later(fault.lasts, partial(setattr, server, "says_twice", False))
+        elif kind == "lag":
+            usual, self.lag = self.lag, fault.value
+            self._later(fault.lasts, partial(setattr, self, "lag", min(usual, 0.01)))
+        else:
+            trouble = Trouble(kind, until, fault.route, fault.value)
+            self.troubles[server.host].append(trouble)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        def wait() -> None:
+            self.kernel.sleep(seconds)
+            act()
+
+        self.kernel.spawn(wait, "the end of a fault")
 
     def __enter__(self) -> Network:
         ids = random.Random(self.kernel.random.random())
@@ -221,7 +274,7 @@ class Line:
     def __init__(self, network: Network, server: Server, client_id: str, cord: Cord) -> None:
         self.client_id = client_id
         self.received_at = network.kernel.now()
-        self.is_garbled = False  #: Whether the next message cannot be read.
+        self._is_garbled = False  # the next message cannot be read
         self._network = network
         self._kernel = network.kernel
         self._server = server
@@ -236,8 +289,8 @@ class Line:
 
     def deliver(self, text: str) -> None:
         """Send a message to the client."""
-        if self.is_garbled:
-            self.is_garbled, text = False, text[: len(text) // 2]
+        if self._is_garbled:
+            self._is_garbled, text = False, text[: len(text) // 2]
         self._put((TEXT, text.encode()))
 
     def end(self, code: int | None) -> None:
@@ -245,6 +298,10 @@ class Line:
         if code is not None:
             self._put((CLOSE, code.to_bytes(2, "big")))
         self._put(None)
+
+    def garble(self) -> None:
+        """Make the next message one that cannot be read."""
+        self._is_garbled = True
 
     def _put(self, frame: tuple[int, bytes] | None, after: float = 0.0) -> None:
         at = self._kernel.now() + after + self._kernel.random.random() * self._network.lag

@@ -1,0 +1,249 @@
+"""Schedules: what users, servers and the network do in one simulation, as data.
+
+A schedule is a frozen attrs class whose ``repr`` is Python source, so a failure becomes a test by
+copying a line.  Which thread goes first is drawn from its ``seed``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+
+Frozen = TypeVar("Frozen", bound=attrs.AttrsInstance)
+
+
+def _source(self: Any) -> str:
+    """As a call, without the arguments that are as usual."""
+    fields = attrs.fields(type(self))
+    given = [(field.name, getattr(self, field.name)) for field in fields]
+    said = (
+        f"{name}={value!r}"
+        for field, (name, value) in zip(fields, given, strict=True)
+        if field.default is attrs.NOTHING or value != field.default
+    )
+    return f"{type(self).__name__}({', '.join(said)})"
+
+
+def data(cls: type[Any]) -> type[Any]:
+    """A frozen attrs class whose ``repr`` is short source."""
+    cls.__repr__ = _source
+    return attrs.frozen(cls, repr=False, kw_only=True)
+
+
+@data
+class Prompt:
+    """One submission, by a thread of its own.
+
+    Attributes:
+        at: When, in seconds.
+        client: By which client.
+        how: ``submit``, ``run``, or ``follow`` (submit, and read its events).
+        seconds: How long it runs; for the rest see ``server.graph_of``.
+        resubmit: Whether it may be sent again, if it left no trace.
+    """
+
+    at: float = 0.0
+    client: int = 0
+    how: str = "submit"
+    seconds: float = 0.5
+    ticks: int = 1
+    fails: bool = False
+    cached: bool = False
+    refused: bool = False
+    partly: bool = False
+    resubmit: bool = False
+
+
+@data
+class Act:
+    """What somebody does to a prompt.
+
+    Attributes:
+        at: When, in seconds; not before its submission has begun.
+        what: ``cancel`` it, ``attach`` to it, ``delete`` or ``interrupt`` it by its id, ``clear``
+            the queue, or ``close`` the client.
+        prompt: Which of the prompts.
+        client: By which client.
+    """
+
+    at: float
+    what: str
+    prompt: int = 0
+    client: int = 0
+
+
+@data
+class Fault:
+    """What goes wrong.
+
+    Attributes:
+        at: When, in seconds.
+        kind: One of ``wire.FAULTS``.
+        lasts: For how many seconds.
+        route: Of which requests, as in ``wire.Trouble``.
+        value: A status, a code, or seconds.
+        server: At which of several servers.
+    """
+
+    at: float
+    kind: str
+    lasts: float = 0.0
+    route: str = ""
+    value: float = 0.0
+    server: int = 0
+
+    @property
+    def over(self) -> float:
+        """When nothing is left of it."""
+        return self.at + self.lasts + (self.value if self.kind in ("slow", "late") else 0.0)
+
+
+@data
+class Schedule:
+    """One simulation of clients on one server."""
+
+    seed: int
+    version: str = "0.3.75"
+    clients: int = 1
+    polls: bool = False  #: Whether the first client opens no socket.
+    prompts: tuple[Prompt, ...] = ()
+    acts: tuple[Act, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def calm(self) -> float:
+        """When the last fault is over."""
+        return max((fault.over for fault in self.faults), default=0.0)
+
+
+ROUTES = ("", "", "", "GET", "POST", "/prompt", "/queue", "/history", "/ws", "POST /prompt")
+STATUSES = (401, 403, 404, 429, 500, 502, 503)
+#: How often a kind of fault is drawn.
+WEIGHTS = {
+    "lose": 3,
+    "cut": 3,
+    "drop": 4,
+    "half": 2,
+    "slow": 3,
+    "late": 3,
+    "refuse": 4,
+    "nonsense": 2,
+    "proxy": 2,
+    "vanish": 1,
+    "kill": 3,
+    "freeze": 3,
+    "break": 4,
+    "close": 2,
+    "expel": 2,
+    "deafen": 3,
+    "garble": 2,
+    "repeat": 2,
+    "lag": 2,
+}
+
+
+def make(seed: int) -> Schedule:
+    """The schedule of a number."""
+    rng = random.Random(seed)
+    clients = rng.choice((1, 1, 1, 2))
+    prompts = tuple(_prompt(rng, clients) for _ in range(rng.choice((1, 1, 2, 2, 3))))
+    acts = tuple(_act(rng, clients, len(prompts)) for _ in range(rng.choice((0, 0, 1, 1, 2))))
+    return Schedule(
+        seed=seed,
+        version=rng.choice(("0.3.75", "0.3.75", "0.28.1", "0.3.40", "2024-03")),
+        clients=clients,
+        polls=rng.random() < 0.1,
+        prompts=prompts,
+        acts=acts,
+        faults=tuple(draw_fault(rng) for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))),
+    )
+
+
+def _moment(rng: random.Random, most: float) -> float:
+    """Early ones more often than late ones."""
+    return round(most * rng.random() ** 2, 2)
+
+
+def _prompt(rng: random.Random, clients: int) -> Prompt:
+    return Prompt(
+        at=_moment(rng, 3.0),
+        client=rng.randrange(clients),
+        how=rng.choice(("submit", "submit", "run", "follow")),
+        seconds=round(rng.choice((0.05, 0.5, 2.0, 8.0)) * rng.uniform(0.5, 1.5), 2),
+        ticks=rng.choice((1, 1, 3)),
+        fails=rng.random() < 0.15,
+        cached=rng.random() < 0.15,
+        refused=rng.random() < 0.04,
+        partly=rng.random() < 0.04,
+        resubmit=rng.random() < 0.2,
+    )
+
+
+def _act(rng: random.Random, clients: int, prompts: int) -> Act:
+    kinds = ("cancel",) * 4 + ("attach",) * 5 + ("delete", "interrupt", "clear", "close")
+    return Act(
+        at=_moment(rng, 6.0),
+        what=rng.choice(kinds),
+        prompt=rng.randrange(prompts),
+        client=rng.randrange(clients),
+    )
+
+
+def draw_fault(rng: random.Random, servers: int = 1) -> Fault:
+    """A fault of any kind."""
+    kind = rng.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+    values = {
+        "refuse": lambda: rng.choice(STATUSES),
+        "slow": lambda: rng.choice((0.5, 3.0, 8.0)),
+        "late": lambda: rng.choice((0.5, 3.0, 8.0)),
+        "close": lambda: rng.choice((1000, 1001, 1011)),
+        "lag": lambda: rng.choice((0.2, 1.0, 3.0)),
+    }
+    return Fault(
+        at=_moment(rng, 8.0),
+        kind=kind,
+        lasts=round(rng.choice((0.1, 1.0, 5.0, 20.0)) * rng.uniform(0.5, 1.5), 2),
+        route=rng.choice(ROUTES),
+        value=values.get(kind, lambda: 0)(),
+        server=rng.randrange(servers),
+    )
+
+
+# -- smaller ones -----------------------------------------------------------------------------
+
+
+def reduced(schedule: Frozen, fails: Callable[[Frozen], bool], tries: int = 400) -> Frozen:
+    """The smallest schedule found that still fails; ``tries``: at most so many are run."""
+    found = True
+    while found and tries:
+        found = False
+        for smaller in _smaller(schedule):
+            if not tries:
+                break
+            tries -= 1
+            if fails(smaller):
+                schedule, found = smaller, True
+                break
+    return schedule
+
+
+def _smaller(value: Any) -> Iterator[Any]:
+    """The same with less in it: without one element, or with an argument as usual."""
+    fields = attrs.fields(type(value))
+    lists = [field.name for field in fields if isinstance(getattr(value, field.name), tuple)]
+    for name in lists:
+        items = getattr(value, name)
+        for index in range(len(items)):
+            yield attrs.evolve(value, **{name: (*items[:index], *items[index + 1 :])})
+    for field in fields:
+        now = getattr(value, field.name)
+        if field.name not in lists and field.default is not attrs.NOTHING and now != field.default:
+            yield attrs.evolve(value, **{field.name: field.default})
+    for name in lists:
+        items = getattr(value, name)
+        for index, item in enumerate(items):
+            for smaller in _smaller(item):
+                yield attrs.evolve(value, **{name: (*items[:index], smaller, *items[index + 1 :])})
