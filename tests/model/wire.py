@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import random
-import uuid
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -113,6 +112,7 @@ class Network:
         servers: By host.
         troubles: By host, those that are not over.
         lag: Seconds that a message takes at most.
+        violations: What the client did that it must not.
     """
 
     def __init__(self, kernel: Kernel, *servers: Server, lag: float = 0.01) -> None:
@@ -120,6 +120,7 @@ class Network:
         self.servers: dict[str, Server] = {}
         self.troubles: dict[str, list[Trouble]] = {}
         self.lag = lag
+        self.violations: list[str] = []
         self._stack = contextlib.ExitStack()
         for server in servers:
             self.add(server)
@@ -175,15 +176,11 @@ class Network:
         self.kernel.spawn(wait, "the end of a fault")
 
     def __enter__(self) -> Network:
-        ids = random.Random(self.kernel.random.random())
-        self._stack.callback(random.setstate, random.getstate())
-        random.seed(self.kernel.random.random())  # pauses between attempts
         patches = (
             (endpoint, "new_session", self._session),
             (pool, "shut", _shut),
             (websocket, "shut", _shut),
             (websocket, "dial", self._dial),
-            (uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)),
         )
         for module, name, value in patches:
             self._stack.enter_context(mock.patch.object(module, name, value))
@@ -199,9 +196,10 @@ class Network:
         return session
 
     def check_unlocked(self, what: str) -> None:
-        """No lock of the client may be held while it waits for the network."""
-        held = self.kernel.held_locks()
-        assert not held, f"{what} while {held} is held"
+        """Note if a lock of the client is held while it waits, or calls its user."""
+        if self.kernel.held_locks():
+            where = "".join(traceback.format_stack(limit=8))
+            self.violations.append(f"{what} while a lock is held:\n{where}")
 
     def travel(self, cord: Cord | None = None) -> None:
         """Take the time of one way."""
