@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.testing import ComfyServer, frame
+from comfy_client.testing import ComfyServer, Finish, frame
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import (
     FAST,
@@ -27,7 +27,19 @@ from tests.helpers.clients import (
 )
 from tests.helpers.connections import Make
 from tests.helpers.gates import check_once, saves
-from tests.helpers.scripted import custom
+from tests.helpers.scripted import (
+    CACHED,
+    ENTRY,
+    GRAPH,
+    OUTPUT,
+    OVER,
+    RUNS,
+    START,
+    SUCCESS,
+    check,
+    custom,
+    say,
+)
 
 
 def test_broken_messages_are_dropped(comfy: ComfyServer, fast: ComfyApi) -> None:
@@ -39,6 +51,18 @@ def test_broken_messages_are_dropped(comfy: ComfyServer, fast: ComfyApi) -> None
     assert fault.hits > 40
     assert told.links == []
     assert len(comfy.hellos) == 1
+
+
+def test_an_output_that_cannot_be_read_is_taken_from_history(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """The socket no longer knows all outputs, so it does not decide alone."""
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    too_deep = say("executed", node="9", display_node="9", output={**OUTPUT, "deep": deep})
+    comfy.script(START, CACHED, RUNS, too_deep, SUCCESS, Finish(ENTRY), OVER)
+    check(fast.run(GRAPH, timeout=LIMIT))
 
 
 @pytest.mark.timing(ping=0.04, dead=1.0)

@@ -110,6 +110,26 @@ def test_a_callable_is_asked_anew_on_401_and_retried_once(comfy: ComfyServer, me
     assert len(comfy.requests) == 2
 
 
+def test_credentials_stay_secret_after_their_rotation(comfy: ComfyServer) -> None:
+    """A server may still repeat the old ones."""
+    old, new = "old-token-5f0d9b7e2c41", "new-token-aa71c2e98d03"
+    tokens = iter([old, new])
+
+    def tells_both(request: Request) -> tuple[int, dict[str, str], Any]:
+        if request.headers["Authorization"] == f"Bearer {old}":
+            return 401, {}, "who?"
+        return 500, {"Content-Type": "text/plain"}, f"audit: {old} became {new}"
+
+    comfy.on("GET", "/queue", tells_both)
+    with (
+        opened(comfy.url, credentials=lambda: BearerCredentials(next(tokens))) as http,
+        pytest.raises(ApiError, match="audit") as caught,
+    ):
+        http.json("GET", "/queue")
+    assert old not in texts(caught.value)
+    assert new not in texts(caught.value)
+
+
 def test_credentials_that_stay_the_same_are_not_sent_twice(comfy: ComfyServer) -> None:
     """A 401 then is final, and says that they were refused."""
     comfy.on("GET", "*", (401, {}, "who?"))

@@ -39,6 +39,7 @@ from tests.helpers.scripted import (
     WELL,
     answer_late,
     check,
+    custom,
     say,
 )
 
@@ -64,6 +65,21 @@ def test_http_decides_first_and_the_late_event_is_dropped(comfy, fast):
     late.set()
     comfy.until(lambda: [e for e in told.events if e.name == "executing" and not e.node], LIMIT)
     assert [(e.name, e.recovered) for e in told.ends()] == [("execution_success", True)]
+
+
+@pytest.mark.parametrize("second", [SUCCESS, FAILED], ids=["success", "failure"])
+def test_a_second_end_before_the_record_is_dropped(comfy, fast, second):
+    """The first one stands; here it waits for the record, as nothing was said of the cache."""
+    told = Heard(fast)
+    go = threading.Event()
+    comfy.script(START, RUNS, LEFT, SUCCESS, second, custom(), go, Finish(ENTRY), OVER)
+    job = fast.submit(GRAPH)
+    comfy.until(lambda: told("custom"), LIMIT)
+    assert not job.done()
+    go.set()
+    check(job.result(LIMIT))
+    flush(fast)
+    assert [e.name for e in told.ends()] == ["execution_success"]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,34 @@ def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(api, record, ordered) 
     record.gate = None
 
 
+def test_a_prompt_whose_submission_an_alarm_cuts_is_taken_back(server, api, record) -> None:
+    """The server has it, and nobody would learn how it ends."""
+
+    def alarm(*_: Any) -> None:
+        raise TimeoutError("mine")
+
+    def cut_in(request: Request) -> Any:
+        answer = server.answer(request)
+        os.kill(os.getpid(), signal.SIGUSR1)  # SIGALRM is the limit of this test
+        left.wait(LIMIT)
+        return answer
+
+    left = threading.Event()
+    record.gate = threading.Semaphore(0)
+    api.submit(WORKFLOW)
+    until(lambda: api.get_queue().running)
+    server.on("POST", "/prompt", cut_in)
+    old = signal.signal(signal.SIGUSR1, alarm)
+    try:
+        with pytest.raises(TimeoutError, match="mine"):
+            next(api.map(WORKFLOW, seeds([1])))
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+        left.set()
+    until(lambda: not server.pending)
+    record.gate = None
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.timing(look_up=0.5, lost=0.5)
 def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog) -> None:

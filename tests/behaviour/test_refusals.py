@@ -291,6 +291,24 @@ def test_bad_gateways_in_the_middle_of_a_job_cost_nothing(
     assert len(warned) <= 1
 
 
+@pytest.mark.timing(question_pause=0.01, silence_cap=0.05)
+def test_an_outage_is_no_refusal_however_long_it_lasts(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """The job goes on after more failed questions than refusals would end it."""
+    go = threading.Event()
+    comfy.script(START, CACHED, RUNS, go, LEFT, SUCCESS, Finish(ENTRY), OVER)
+    job = fast.submit(GRAPH)
+    comfy.until(lambda: comfy.running, LIMIT)
+    sockets = comfy.faults.refuse_sockets(502)
+    away = comfy.faults.bad_gateway(502, method="GET", path="/queue")
+    comfy.faults.drop()
+    comfy.until(lambda: away.hits > 2 * poller.MAX_OTHER_ERRORS, LIMIT)
+    assert not job.done()
+    away.end()
+    sockets.end()
+    go.set()
+    check(job.result(LIMIT))
+
+
 @pytest.mark.parametrize("status", [500, 404, 429])
 def test_history_decides_although_the_queue_cannot_be_read(comfy: ComfyServer, status: int) -> None:
     """What is in there has ended."""
@@ -326,10 +344,11 @@ def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(comfy: Comfy
 def test_an_attached_job_ends_in_the_refusal(
     comfy: ComfyServer, fast: ComfyApi, answer: Any, error: Any
 ) -> None:
-    """Though a socket is there, on which nothing of it will come."""
+    """Though the server is busy, and a socket is there, on which nothing of the job will come."""
     prompt_id = fast.run(shows(), timeout=LIMIT).prompt_id
+    fast.submit(shows("another", waits=True))
     with client(comfy) as other:
-        until(lambda: other.connected)
+        other.init(LIMIT)
         comfy.on("GET", "/history/*", answer)
         assert isinstance(other.job(prompt_id).exception(LIMIT), error)
 
