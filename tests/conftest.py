@@ -181,10 +181,10 @@ def _nothing_old_to_collect() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_thread_left_behind() -> Iterator[None]:
-    """Every thread of ours that a test started has ended soon after it."""
+    """Every thread of ours that a test started ends soon after it."""
     before = set(threading.enumerate())
     yield
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     ours = [t for t in threading.enumerate() if t.name.startswith("comfy-") and t not in before]
     for thread in ours:
         thread.join(max(0.0, end - time.monotonic()))

@@ -85,7 +85,7 @@ class ScriptedServer:
         """How many pings came from clients."""
         return self._records.pings
 
-    def until(self, predicate: Callable[[], object], timeout: float = 5.0) -> None:
+    def until(self, predicate: Callable[[], object], timeout: float = 30.0) -> None:
         """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
         self._records.until(predicate, timeout)
 

@@ -27,6 +27,8 @@ from tests.helpers.clients import (
     client,
     exception_of,
     outstanding,
+    quick_once,
+    quickly,
     threads,
     until,
 )
@@ -42,9 +44,9 @@ pytestmark = pytest.mark.usefixtures("prompts_wait")
 
 
 def _closes_quickly(api: ComfyApi) -> None:
-    start = time.monotonic()
-    api.close()
-    assert time.monotonic() - start < 2.0  # a tenth of that, but the machine may be busy
+    """Close the client, which waits for nothing, and see its threads end."""
+    with quickly():
+        api.close()
     api.close()
     until(lambda: threads() == [])
     assert api.state is State.CLOSED
@@ -55,9 +57,12 @@ def _closes_quickly(api: ComfyApi) -> None:
 
 def test_close_with_a_silent_peer(comfy: ComfyServer) -> None:
     """Nothing is waited for."""
-    api = ComfyApi(comfy.url).init()
+    clients = [ComfyApi(comfy.url).init() for _ in range(5)]
     comfy.faults.go_dark()
-    _closes_quickly(api)
+    quick_once(lambda: clients.pop().close(), 2.0)
+    while clients:
+        clients.pop().close()
+    until(lambda: threads() == [])
 
 
 @pytest.mark.timing(pause=1000.0, cap=1000.0)
@@ -69,6 +74,7 @@ def test_close_during_a_pause(refused: str) -> None:
     _closes_quickly(api)
 
 
+@pytest.mark.timing(dial=10 * LIMIT)
 def test_close_during_the_handshake(comfy: ComfyServer) -> None:
     """Nobody answers it."""
     comfy.faults.stall_handshakes()
@@ -101,7 +107,7 @@ def test_close_from_a_receiver(comfy: ComfyServer, how: str) -> None:
         namespace.signal("status").connect(close)
         api.on("connected", print)  # starts the event thread
     until(lambda: took)
-    assert took[0] < 2.0
+    assert took[0] < LIMIT
     _closes_quickly(api)
 
 
@@ -113,7 +119,7 @@ def test_close_from_a_done_callback(comfy: ComfyServer) -> None:
     job = api.submit(GRAPH)
     job.add_done_callback(lambda _: (api.close(), closed.set()))
     gate.set()
-    assert closed.wait(15)
+    assert closed.wait(LIMIT)
     _closes_quickly(api)
 
 
@@ -151,10 +157,8 @@ def test_close_ends_every_wait(comfy: ComfyServer, wait: Callable[[ComfyApi], ob
     api = ComfyApi(comfy.url).init()
     closer = threading.Timer(0.3, api.close)
     closer.start()
-    start = time.monotonic()
-    with pytest.raises(ClientClosed):
+    with quickly(), pytest.raises(ClientClosed):
         wait(api)
-    assert time.monotonic() - start < 5
     closer.join()
 
 
@@ -175,9 +179,7 @@ def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
     api = ComfyApi(refused if phase == "http" else comfy.url)
     closer = threading.Timer(0.5, api.close)
     closer.start()
-    start = time.monotonic()
-    assert isinstance(exception_of(lambda: api.init(30), 20), ClientClosed)
-    assert time.monotonic() - start < 5
+    assert isinstance(exception_of(lambda: api.init(2 * LIMIT)), ClientClosed)
     closer.join()
 
 
@@ -260,9 +262,12 @@ def test_what_a_closed_client_still_does(refused: str) -> None:
 
 def test_close_with_a_frozen_server(comfy: ComfyServer) -> None:
     """It answers nothing any more."""
-    api = ComfyApi(comfy.url).init()
+    clients = [ComfyApi(comfy.url).init() for _ in range(5)]
     comfy.faults.freeze()
-    _closes_quickly(api)
+    quick_once(lambda: clients.pop().close(), 2.0)
+    while clients:
+        clients.pop().close()
+    until(lambda: threads() == [])
 
 
 def test_closing_the_client_during_a_submission_ends_it(comfy, fast):

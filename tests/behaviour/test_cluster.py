@@ -300,7 +300,7 @@ def test_servers_of_workers_that_are_gone_take_no_longer_than_there_is_time(
         assert not find_prompt(
             clients, attempt, [own, *gone], patience=0.5, deadline=Deadline.after(None)
         )
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 60
         clients.close()
 
 

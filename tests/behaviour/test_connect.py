@@ -25,7 +25,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, exception_of, open_sockets, threads, until
+from tests.helpers.clients import LIMIT, Heard, exception_of, open_sockets, quickly, threads, until
 from tests.helpers.scripted import GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
@@ -116,10 +116,8 @@ def test_init_fails_at_once_on_what_will_not_mend(
     """An unknown name, TLS where there is none."""
     api = ComfyApi(host.format(netloc=f"127.0.0.1:{comfy.port}"))
     heard = Heard(api)
-    start = time.monotonic()
-    with contextlib.closing(api), pytest.raises(kind, match=words):
+    with quickly(), contextlib.closing(api), pytest.raises(kind, match=words):
         api.init(60)
-    assert time.monotonic() - start < 20
     assert comfy.handshakes == []
     assert heard.links == []
 
@@ -142,10 +140,8 @@ def test_init_fails_at_once_on_another_answer(
     comfy.on("GET", "*", answer)
     api = ComfyApi(comfy.url)
     heard = Heard(api)
-    start = time.monotonic()
-    with pytest.raises(kind):
+    with quickly(), pytest.raises(kind):
         api.init(60)
-    assert time.monotonic() - start < 20
     until(lambda: heard("connection_error"))
     assert isinstance(heard("connection_error")[0].error, kind)
     assert len(heard("auth_error")) == (kind is AuthenticationError)
@@ -166,13 +162,12 @@ def test_init_fails_at_once_on_another_program() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=serve, args=(listener,), daemon=True)
         server.start()
-        start = time.monotonic()
         with (
+            quickly(),
+            contextlib.closing(ComfyApi(f"127.0.0.1:{listener.getsockname()[1]}")) as api,
             pytest.raises(UnexpectedResponse, match="another program"),
-            ComfyApi(f"127.0.0.1:{listener.getsockname()[1]}"),
         ):
-            pass
-        assert time.monotonic() - start < 8
+            api.init(2 * LIMIT)
         listener.shutdown(socket.SHUT_RDWR)
         server.join(5)
 
@@ -182,10 +177,8 @@ def test_init_fails_at_once_when_the_handshake_is_refused(comfy: ComfyServer, st
     """HTTP lets us in, the socket does not; once mended, the same client connects."""
     comfy.faults.refuse_sockets(status)
     with contextlib.closing(ComfyApi(comfy.url)) as api:
-        start = time.monotonic()
-        with pytest.raises(AuthenticationError, match=str(status)) as info:
+        with quickly(), pytest.raises(AuthenticationError, match=str(status)) as info:
             api.init(60)
-        assert time.monotonic() - start < 20
         with pytest.raises(AuthenticationError) as again:
             api.init(60)
         assert again.value is not info.value
@@ -272,7 +265,7 @@ def test_init_gives_up_in_time(refused: str) -> None:
     start = time.monotonic()
     with pytest.raises(ServerUnreachable, match="refused"):
         ComfyApi(refused).init(0.6)
-    assert 0.3 < time.monotonic() - start < 5
+    assert 0.3 < time.monotonic() - start < LIMIT
 
 
 @pytest.mark.parametrize(
@@ -305,6 +298,7 @@ def test_init_may_wait_as_long_as_it_takes(comfy: ComfyServer) -> None:
         assert api.init(None).connected
 
 
+@pytest.mark.timing(dial=2 * LIMIT, settle=2 * LIMIT)
 def test_init_is_done_in_time_although_the_handshake_stalls(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -313,17 +307,15 @@ def test_init_is_done_in_time_although_the_handshake_stalls(
     start = time.monotonic()
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         assert api.init(0.5) is api
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < LIMIT
         assert "the event socket is not up yet" in caplog.text
 
 
 def test_init_is_done_in_time_although_http_stalls(comfy: ComfyServer) -> None:
     """A server that accepts and never answers."""
     comfy.on("GET", "*", never_answer)
-    start = time.monotonic()
-    with contextlib.closing(ComfyApi(comfy.url)) as api, pytest.raises(RequestTimeout):
+    with quickly(), contextlib.closing(ComfyApi(comfy.url)) as api, pytest.raises(RequestTimeout):
         api.init(0.5)
-    assert time.monotonic() - start < 5
 
 
 def test_auth_success_fires_once_per_init(comfy: ComfyServer) -> None:

@@ -180,7 +180,7 @@ def test_close_ends_what_other_threads_wait_for(
         assert begun.wait(LIMIT)
         http.close()
         with pytest.raises(ClientClosed) as caught:
-            future.result(3)
+            future.result(LIMIT)
         assert caught.value.__context__ is None  # what requests raises shows what was sent
         ended.set()
 
@@ -215,7 +215,7 @@ def test_no_call_waits_for_a_connection_of_a_given_session(comfy: ComfyServer) -
         session.mount("http://", adapter)
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
-        asking.join(5)
+        asking.join(LIMIT)
         assert found
         assert session.get(f"{comfy.url}/prompt", timeout=LIMIT).ok
 

@@ -23,6 +23,7 @@ from comfy_client import (
 from comfy_client.doctor import network
 from comfy_client.testing import ComfyServer
 from tests.comfyui import free_port
+from tests.helpers.clients import LIMIT
 from tests.helpers.doctor import ask, blamed, failing, states
 from tests.helpers.doors import ForwardProxy
 
@@ -44,11 +45,11 @@ def test_an_unknown_name_is_the_one_failure() -> None:
 def test_a_name_server_that_hangs_is_not_waited_for(look_up: LookUp) -> None:
     """No lookup can be ended from outside, so it is left behind."""
     hangs = threading.Event()
-    look_up(lambda *a, **k: hangs.wait(30))
+    look_up(lambda *a, **k: hangs.wait(60))
     begun = time.monotonic()
     report = ask("gpu-box", timeout=0.5)
+    assert time.monotonic() - begun < LIMIT
     hangs.set()
-    assert time.monotonic() - begun < 5
     assert failing(report) == ["name"]
 
 
@@ -374,7 +375,7 @@ def test_a_server_that_is_dark_ends_within_the_timeout(server: ComfyServer) -> N
         begun = time.monotonic()
         with fault():
             report = ask(server.url, timeout=1)
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < LIMIT
         assert failing(report) == ["http"]
         assert "hangs" in report["http"].advice
 

@@ -101,11 +101,13 @@ def test_a_download_that_stalls_ends_at_the_timeout_of_the_client(comfy: ComfySe
         never_answer(request)
 
     comfy.on("GET", "/view", stall)
-    with opened(comfy.url, timeout=(5, 0.3)) as http:
-        start = time.monotonic()
-        with pytest.raises(RequestTimeout), http.download("/view") as download:
-            list(download)
-        assert time.monotonic() - start < 5
+    with (
+        opened(comfy.url, timeout=(5, 0.3)) as http,
+        quickly(),
+        pytest.raises(RequestTimeout),
+        http.download("/view") as download,
+    ):
+        list(download)
 
 
 def test_a_file_in_memory_has_the_time_of_a_transfer(comfy: ComfyServer) -> None:
@@ -122,11 +124,12 @@ def test_a_file_in_memory_has_the_time_of_a_transfer(comfy: ComfyServer) -> None
                 file.bytes(timeout=0.3)
             with pytest.raises(RequestTimeout):
                 api.get_image(file, timeout=0.3)
-        with comfy.faults.drip("GET", "/view", size=20, pause=5):
-            start = time.monotonic()
-            with pytest.raises(RequestTimeout):
-                file.bytes()
-            assert time.monotonic() - start < 4.5  # not for one more piece
+        with (
+            comfy.faults.drip("GET", "/view", size=20, pause=60.0),
+            quickly(),  # not for one more piece
+            pytest.raises(RequestTimeout),
+        ):
+            file.bytes()
 
 
 def swallow(connection: socket.socket) -> None:
@@ -204,7 +207,7 @@ def test_a_download_that_is_short_missing_or_slow_leaves_no_file(
         image.bytes()
     with (
         comfy.faults.drip("GET", "/view", size=10, pause=0.02),
-        quickly(LIMIT / 2),
+        quickly(),
         pytest.raises(RequestTimeout),
     ):
         fast.download_image(image, tmp_path / "slow.png", timeout=1.0)

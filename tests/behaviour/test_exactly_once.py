@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.helpers.clients import (
     Fast,
     Heard,
     outstanding,
+    quickly,
 )
 from tests.helpers.gates import check_once, saves, shows
 from tests.helpers.scripted import (
@@ -84,10 +84,8 @@ def test_looking_for_a_submission_is_bounded_when_nobody_answers(comfy, fast):
     """Even the queue cannot be asked."""
     comfy.on("POST", "/prompt", lambda request: None)
     comfy.on("GET", "/queue", never_answer)
-    start = time.monotonic()
-    with pytest.raises(SubmitUncertain):
-        fast.run(GRAPH, timeout=LIMIT)
-    assert time.monotonic() - start < 10
+    with quickly(), pytest.raises(SubmitUncertain):
+        fast.run(GRAPH, timeout=2 * LIMIT)
 
 
 def test_a_refused_submission_leaves_nothing_behind(comfy, fast):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer, drip
 from comfy_client.transport import fetch
-from tests.helpers.clients import LIMIT, client
+from tests.helpers.clients import LIMIT, client, quickly
 from tests.helpers.http import HTML, PAGE, SECRET, head_of, raw_server, texts
 
 GRAPH: dict[str, Any] = {
@@ -95,7 +94,7 @@ def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfySer
         ((302, {"Location": "file:///etc/passwd"}, None), UnexpectedResponse, "no URL"),
         ((302, {"Location": "http://["}, None), UnexpectedResponse, "no URL"),
         ((200, {}, b"x" * 2000), UnexpectedResponse, "more than 0 MiB"),
-        (drip((200, {}, b"x" * 900)), RequestTimeout, "in time"),
+        (drip((200, {}, b"x" * 900), pause=0.5), RequestTimeout, "in time"),
     ],
 )
 def test_it_has_limits(
@@ -110,10 +109,8 @@ def test_it_has_limits(
     monkeypatch.setattr(fetch, "MAX_FETCH", 1000)
     monkeypatch.setattr(fetch, "FETCH_TIMEOUT", 0.5)
     site.on("GET", "/x", answer)
-    start = time.monotonic()
-    with pytest.raises(error, match=told):
+    with quickly(), pytest.raises(error, match=told):
         fast.upload_image(f"{site.url}/x", fetch=True)
-    assert time.monotonic() - start < 5
 
 
 def test_a_site_that_is_not_there_is_an_error_about_it(fast: ComfyApi, site: ComfyServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -45,6 +44,7 @@ def test_what_was_missed_during_a_reconnect_comes_from_history(comfy, fast):
     check(fast.run(GRAPH, timeout=LIMIT))
 
 
+@pytest.mark.timing(record=2 * LIMIT)
 @pytest.mark.parametrize("version", ["0.3.75", "0.8"])
 def test_a_record_that_is_to_come_is_waited_for(version):
     """The server tells of the end before it writes it: read, listed and deleted afterwards."""
@@ -55,9 +55,8 @@ def test_a_record_that_is_to_come_is_waited_for(version):
         prompt_id = api.run(GRAPH, timeout=LIMIT).prompt_id
         api.delete_history(prompt_id, second)
         assert set(api.get_histories()) == {first, third}
-        begun = time.monotonic()
-        assert api.get_history(prompt_id) is None
-        assert time.monotonic() - begun < 3
+        with quickly():
+            assert api.get_history(prompt_id) is None
         if version == "0.8":
             assert api.get_job(api.run(GRAPH, timeout=LIMIT).prompt_id).status == "completed"
 
@@ -115,8 +114,8 @@ def test_outputs_that_events_told_count_when_history_has_none(
     told = Heard(fast)
     check_once(comfy, told, fast.run(saves(), timeout=LIMIT))
     for fault in (comfy.faults.lose("executed"), comfy.faults.deaf()):
-        with fault, quickly(LIMIT / 2):
-            result = fast.run(saves(), timeout=LIMIT)
+        with fault, quickly():
+            result = fast.run(saves(), timeout=2 * LIMIT)
         assert result.files == ()
         with pytest.raises(WorkflowError, match="no output of a node 'Save'"):
             result["Save"]

@@ -54,8 +54,8 @@ def test_ctrl_c_leaves_at_once(
     pressing = threading.Thread(target=press)
     pressing.start()
     with pytest.raises(KeyboardInterrupt):
-        fast.run(held("a"), on_interrupt=policy, timeout=LIMIT)
-    assert time.monotonic() - at[0] < (2 if policy == "leave" else 8)
+        fast.run(held("a"), on_interrupt=policy, timeout=2 * LIMIT)
+    assert time.monotonic() - at[0] < LIMIT
     pressing.join(LIMIT)
     [ran] = comfy.ran
     if policy == "leave":

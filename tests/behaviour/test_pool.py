@@ -1033,7 +1033,7 @@ def test_to_shut_it_down_again_takes_no_time(clients) -> None:
         began = time.monotonic()
         for _ in range(20):
             pool.shutdown()
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < LIMIT
 
 
 def test_after_its_shutdown_it_takes_no_jobs(servers, clients) -> None:

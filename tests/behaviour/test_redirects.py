@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from comfy_client import ComfyApi
@@ -15,6 +13,7 @@ from comfy_client.testing import ComfyServer, drip
 from comfy_client.transport.http import Http
 from tests.helpers.clients import (
     LIMIT,
+    quickly,
 )
 from tests.helpers.gates import saves
 from tests.helpers.http import (
@@ -54,10 +53,8 @@ def test_any_location_is_survived(comfy: ComfyServer, http: Http, location: str)
 def test_the_body_of_a_redirect_is_bounded_too(comfy: ComfyServer, http: Http) -> None:
     """A redirect that drips does not outlive the deadline."""
     comfy.on("*", "*", drip((302, {"Location": "/x"}, "x" * 1000)))
-    start = time.monotonic()
-    with pytest.raises(RequestTimeout):
+    with quickly(), pytest.raises(RequestTimeout):
         http.request("GET", "/queue", timeout=0.5)
-    assert time.monotonic() - start < 3
 
 
 def test_a_redirect_to_https_says_what_to_write(comfy: ComfyServer, http: Http) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
 from comfy_client.transport import pool
 from comfy_client.transport.parallel import in_parallel, pause
-from tests.helpers.clients import threads, until
+from tests.helpers.clients import quickly, threads, until
 from tests.helpers.interrupts import press_ctrl_c
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture
@@ -136,10 +135,8 @@ def test_a_save_that_is_stopped_ends_at_once(
         return never_answer(request)
 
     comfy.on("GET", "/view", view)
-    begun = time.monotonic()
-    with pytest.raises(error):
+    with quickly(), pytest.raises(error):
         result_of(api, 4).save(tmp_path)
-    assert time.monotonic() - begun < SECONDS / 2
     assert list(tmp_path.iterdir()) == []
     until(lambda: not [thread for thread in threads() if thread.name == "comfy-files"])
 

@@ -30,6 +30,7 @@ from tests.helpers.clients import (
     LIMIT,
     Heard,
     outstanding,
+    quick_once,
     quickly,
 )
 from tests.helpers.gates import check_once, held, saves, until_it_runs
@@ -60,10 +61,8 @@ def test_a_host_that_swallows_packets_ends_at_the_connect_timeout() -> None:
             filler.setblocking(False)
             filler.connect_ex(server.getsockname())
         http = s.enter_context(opened(f"127.0.0.1:{server.getsockname()[1]}", timeout=(0.3, 9)))
-        start = time.monotonic()
-        with pytest.raises(ServerUnreachable, match=r"no connection within 0\.3 s"):
+        with quickly(), pytest.raises(ServerUnreachable, match=r"no connection within 0\.3 s"):
             http.json("GET", "/prompt")
-        assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -99,18 +98,15 @@ def test_dripping_ends_at_the_deadline(pour: Pour) -> None:
         start = time.monotonic()
         with pytest.raises(TransportError):
             http.request("GET", "/queue", timeout=0.5)
-        assert 0.4 < time.monotonic() - start < 4
+        assert 0.4 < time.monotonic() - start < LIMIT
 
 
 def test_a_server_that_reads_nothing_ends_at_the_deadline() -> None:
     """The body does not fit into the buffers on the way."""
     end = threading.Event()
-    with raw_server(lambda connection: end.wait(20)) as port:
-        with opened(f"127.0.0.1:{port}") as http:
-            start = time.monotonic()
-            with pytest.raises(RequestTimeout):
-                http.upload("/upload/image", {}, bytes(64 * MIB), "a", timeout=0.5)
-            assert time.monotonic() - start < 3
+    with raw_server(lambda connection: end.wait(2 * LIMIT)) as port:
+        with opened(f"127.0.0.1:{port}") as http, quickly(), pytest.raises(RequestTimeout):
+            http.upload("/upload/image", {}, bytes(64 * MIB), "a", timeout=0.5)
         end.set()
 
 
@@ -182,11 +178,12 @@ def test_silence_behind_a_slow_beginning_ends_at_the_deadline(
         request.socket.sendall(b"\r\n")
         never_answer(request)
 
+    def ask() -> None:
+        with pytest.raises(RequestTimeout):
+            http.json("GET", "/queue", timeout=2.0)
+
     comfy.on("GET", "/queue", handler)
-    start = time.monotonic()
-    with pytest.raises(RequestTimeout):
-        http.json("GET", "/queue", timeout=2.0)
-    assert time.monotonic() - start < 3.0
+    quick_once(ask, 3.0)
 
 
 def test_dripping_ends_at_the_deadline_over_tls(ca: trustme.CA, bundle: Path) -> None:
@@ -196,20 +193,17 @@ def test_dripping_ends_at_the_deadline_over_tls(ca: trustme.CA, bundle: Path) ->
     with (
         raw_server(endlessly(b"X", pause=0.02), context) as port,
         opened(f"https://127.0.0.1:{port}", verify=bundle) as http,
+        quickly(),
+        pytest.raises(RequestTimeout),
     ):
-        start = time.monotonic()
-        with pytest.raises(RequestTimeout):
-            http.request("GET", "/queue", timeout=0.6)
-        assert time.monotonic() - start < 3
+        http.request("GET", "/queue", timeout=0.6)
 
 
 def test_the_timeout_of_run_bounds_the_submission_too(comfy, fast):
     """A POST without an answer does not outlast ``timeout`` by more than a look."""
     comfy.on("POST", "/prompt", never_answer)
-    begun = time.monotonic()
-    with pytest.raises(SubmitUncertain):
+    with quickly(), pytest.raises(SubmitUncertain):
         fast.run(GRAPH, timeout=0.1)
-    assert time.monotonic() - begun < 8  # and not the client's own 60 and 10
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])
@@ -223,7 +217,7 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, fast, cal
     ) as caught:
         fast.run(GRAPH, timeout=0.25, on_event=callback)
     assert isinstance(caught.value, TimeoutError)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < LIMIT
     [job] = outstanding(fast)
     assert job.prompt_id == caught.value.prompt_id
     go.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import time
 import warnings
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import quickly
 from tests.helpers.http import (
     HTML,
-    LIMIT,
     answers,
     head_of,
     opened,
@@ -169,17 +168,15 @@ def test_init_finds_out_that_a_server_which_hangs_up_wants_https(ca: trustme.CA,
             secured.recv(1)
 
     with raw_server(handle) as port, contextlib.closing(ComfyApi(f"127.0.0.1:{port}")) as api:
-        start = time.monotonic()
-        with pytest.raises(ServerUnreachable, match="use https:// in host") as caught:
-            api.init(timeout=LIMIT)
+        with quickly(), pytest.raises(ServerUnreachable, match="use https:// in host") as caught:
+            api.init(timeout=60)
         assert not caught.value.retryable
-        assert time.monotonic() - start < 5
     with (
         raw_server(lambda c: head_of(c)) as port,
         contextlib.closing(ComfyApi(f"127.0.0.1:{port}")) as api,
         pytest.raises(TransportError, match="cut"),
     ):
-        api.init(timeout=0.5)
+        api.init(timeout=1.5)
 
 
 def test_plain_http_to_an_https_port_is_a_typed_error(secure: str) -> None:

@@ -29,6 +29,7 @@ from comfy_client.transport.http import Http
 from tests.helpers.clients import (
     LIMIT,
     Heard,
+    quickly,
 )
 from tests.helpers.gates import check_once, saves
 from tests.helpers.http import MIB, Zeros, head_of, opened, raw_server
@@ -138,13 +139,11 @@ def test_a_slow_upload_may_take_longer_than_connecting() -> None:
 def test_an_upload_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client() -> None:
     """Whether all of it was sent, or the rest does not get away; it had an hour."""
     end = threading.Event()
-    with raw_server(lambda connection: end.wait(LIMIT)) as port:
+    with raw_server(lambda connection: end.wait(2 * LIMIT)) as port:
         with opened(f"127.0.0.1:{port}", timeout=(5, 0.5)) as http:
             for size in (100, 64 * MIB):
-                start = time.monotonic()
-                with pytest.raises(RequestTimeout):
+                with quickly(), pytest.raises(RequestTimeout):
                     http.upload("/upload/image", {}, Zeros(size), "a")
-                assert time.monotonic() - start < 0.5 + 3
         end.set()
 
 

@@ -23,8 +23,16 @@ from comfy_client.timing import Timing
 from comfy_client.transport.decode import HELLO
 from comfy_client.transport.dial import MAX_HANDSHAKE, Plan
 from comfy_client.transport.websocket import NEXT, State
-from tests.helpers.clients import FAST, open_sockets, threads, until
-from tests.helpers.connections import Make, Owner, connection_of, drips, stops_quickly, upgraded
+from tests.helpers.clients import FAST, LIMIT, open_sockets, quick_once, threads, until
+from tests.helpers.connections import (
+    PATIENT,
+    Make,
+    Owner,
+    connection_of,
+    drips,
+    stops_quickly,
+    upgraded,
+)
 from tests.helpers.interrupts import fail_next_start
 
 LEGAL = {
@@ -95,7 +103,7 @@ def test_a_thread_that_could_not_start_is_started_by_the_next_call(
         fail_next_start(monkeypatch, RuntimeError("can't start new thread"))
         with pytest.raises(RuntimeError):
             link.start()
-        link.join(1)
+        link.join(LIMIT)
     given_up, link = made
     given_up.stop()
     assert given_up.state is State.CLOSED
@@ -307,7 +315,7 @@ def test_what_the_server_answered_is_in_no_message(make: Make, comfy: ComfyServe
 
 def test_stop_while_connecting_to_a_black_hole(make: Make, black_hole: str) -> None:
     """The thread does not sit out the time for a connection."""
-    owner, link = make(black_hole, timing=Timing())
+    owner, link = make(black_hole, timing=PATIENT)
     until(lambda: owner.plans)
     time.sleep(0.1)  # into the connect itself; earlier is no harder
     stops_quickly(link)
@@ -316,7 +324,7 @@ def test_stop_while_connecting_to_a_black_hole(make: Make, black_hole: str) -> N
 def test_stop_during_the_tls_handshake(make: Make, comfy: ComfyServer) -> None:
     """A peer that accepts and never says hello."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        owner, link = make("http://x", start=False, timing=Timing())
+        owner, link = make("http://x", start=False, timing=PATIENT)
         context = ssl.create_default_context()
         port = silent.getsockname()[1]
         owner.plan = Plan(f"wss://127.0.0.1:{port}/ws", {}, ssl_context=context)
@@ -330,31 +338,37 @@ def test_stop_during_the_tls_handshake(make: Make, comfy: ComfyServer) -> None:
 def test_stop_during_the_handshake(make: Make, comfy: ComfyServer) -> None:
     """A server that never answers the upgrade."""
     comfy.faults.stall_handshakes()
-    _, link = make(comfy.url, timing=Timing())
+    _, link = make(comfy.url, timing=PATIENT)
     comfy.until(lambda: comfy.handshakes)
     stops_quickly(link)
 
 
 def test_stop_during_a_pause(make: Make, refused: str) -> None:
     """The pause may be half a minute."""
-    _, link = make(refused, timing=Timing(), uniform=lambda low, high: 30.0)
+    _, link = make(refused, timing=PATIENT, uniform=lambda low, high: 10 * LIMIT)
     until(lambda: link.state is State.WAITING)
     stops_quickly(link)
 
 
 def test_stop_while_polling(make: Make, refused: str) -> None:
     """Between two questions."""
-    owner, link = make(refused, poll_only=True, timing=Timing())
+    owner, link = make(refused, poll_only=True, timing=PATIENT)
     until(lambda: owner.polls)
     stops_quickly(link)
 
 
 def test_stop_with_a_silent_peer(make: Make, comfy: ComfyServer) -> None:
     """No close frame is waited for."""
-    _, link = make(comfy.url, timing=Timing())
-    comfy.until(lambda: link.state is State.CONNECTED)
+
+    def stop() -> None:
+        stops_quickly(links.pop())
+
+    links = [make(comfy.url, timing=PATIENT)[1] for _ in range(5)]
+    comfy.until(lambda: all(link.state is State.CONNECTED for link in links))
     comfy.faults.go_dark()
-    stops_quickly(link)
+    quick_once(stop, 2.0)
+    while links:
+        stop()
     assert not open_sockets(comfy.port)
 
 
@@ -367,7 +381,7 @@ def test_stop_at_any_moment_ends_the_thread(make: Make, comfy: ComfyServer) -> N
         if chance.random() < 0.3:
             comfy.faults.drop()
         link.stop()
-        link.join(5)
+        link.join(LIMIT)
         assert link.state is State.CLOSED
 
 
@@ -392,9 +406,9 @@ def test_a_connection_keeps_no_owner_alive(make: Make, comfy: ComfyServer, state
     weakref.finalize(owner, gone.set)
     del owner
     gc.collect()
-    assert gone.wait(5)
+    assert gone.wait(LIMIT)
     link.stop()
-    link.join(5)
+    link.join(LIMIT)
     assert link.state is State.CLOSED
 
 
@@ -407,7 +421,7 @@ def test_a_thread_without_owner_ends_by_itself(comfy: ComfyServer) -> None:
     del owner
     gc.collect()
     comfy.push_status()
-    link.join(5)
+    link.join(LIMIT)
     assert link.state is State.CLOSED
     until(lambda: not open_sockets(comfy.port))
 
@@ -456,7 +470,7 @@ def test_stop_may_interrupt_itself_anywhere(make: Make, comfy: ComfyServer) -> N
     comfy.until(lambda: link.state is State.CONNECTED)
     with link._changed:
         link.stop()
-    link.join(5)
+    link.join(LIMIT)
     assert link.state is State.CLOSED
 
 

@@ -12,8 +12,8 @@ from comfy_client.testing import ComfyServer, never_answer
 from comfy_client.timing import Timing
 from comfy_client.transport.dial import Plan
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import until
-from tests.helpers.connections import Make, drips, stops_quickly
+from tests.helpers.clients import LIMIT, until
+from tests.helpers.connections import PATIENT, Make, drips, stops_quickly
 
 
 def test_the_socket_goes_through_an_http_proxy(make: Make, comfy: ComfyServer) -> None:
@@ -41,8 +41,8 @@ def test_the_socket_goes_through_an_http_proxy(make: Make, comfy: ComfyServer) -
         link.start()
         comfy.until(lambda: link.state is State.CONNECTED)
         link.stop()
-        link.join(5)
-        relay.join(5)
+        link.join(LIMIT)
+        relay.join(LIMIT)
     assert asked[0].startswith(b"CONNECT gpu.example:8188 HTTP/1.")
     assert b"Proxy-Authorization: Basic dTpwQHNz" in asked[0]
     assert comfy.handshakes[0]["Host"] == "gpu.example:8188"
@@ -104,7 +104,7 @@ def test_a_proxy_whose_answer_drips_is_given_up(make: Make, comfy: ComfyServer) 
 def test_stop_while_a_proxy_says_nothing(make: Make, comfy: ComfyServer) -> None:
     """Its socket is ended, too."""
     comfy.on("CONNECT", "*", never_answer)
-    owner, link = make("http://x", start=False, timing=Timing())
+    owner, link = make("http://x", start=False, timing=PATIENT)
     owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
     link.start()
     comfy.until(lambda: comfy.requests)

@@ -59,7 +59,7 @@ def raw_server(
 
     def serve(connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
-            connection.settimeout(20)
+            connection.settimeout(3 * LIMIT)
             if context is not None:
                 with context.wrap_socket(connection, server_side=True) as secure:
                     handle(secure)
@@ -81,7 +81,7 @@ def raw_server(
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for thread in (acceptor, *threads):
-            thread.join(10)
+            thread.join(LIMIT)
 
 
 def head_of(connection: socket.socket) -> bytes:

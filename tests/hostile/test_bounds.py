@@ -266,7 +266,7 @@ def test_names_for_a_rejection_are_asked_for_within_its_time(server: Comfy, api:
     start = time.monotonic()
     with pytest.raises(PromptRejected, match="no node class 'No'"):
         api.run(GRAPH, timeout=1.0)
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 30
 
 
 ENDLESS = {
@@ -324,7 +324,7 @@ def test_a_transfer_that_never_stops_has_an_end(
     """Of an hour, unless told otherwise, though something comes all the time."""
     for module in (edge, file_routes):
         monkeypatch.setattr(module, "MAX_TRANSFER", 0.2)
-    over = time.monotonic() + 20
+    over = time.monotonic() + 60
 
     def drip(request: Request) -> Iterator[bytes]:
         yield answer(200, b"", [("Content-Length", "99999")], length=False)
@@ -340,7 +340,7 @@ def test_a_transfer_that_never_stops_has_an_end(
     ):
         with pytest.raises(RequestTimeout):
             call()
-    assert time.monotonic() < over - 10
+    assert time.monotonic() < over - 30
     assert not list(tmp_path.iterdir())
 
 

@@ -343,7 +343,7 @@ def test_no_fault_holds_up_the_end(name: str) -> None:
                 server.until(lambda: len(server.requests) == 3)
             start = time.monotonic()
             server.stop()
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 9  # what does not notice is given ten
     left = {t.name for t in set(threading.enumerate()) - before}
     assert not left & {"ComfyServer", "ComfyServer worker"}
 

@@ -186,7 +186,7 @@ def test_a_frozen_server_can_be_stopped(server: ComfyServer) -> None:
     server.faults.freeze()
     start = time.monotonic()
     server.restart()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 9  # what does not notice is given ten
     assert get(server, "/queue").status_code == 200
 
 

@@ -52,7 +52,7 @@ def test_stopping_ends_what_runs_and_closes_all_sockets():
         events.until("progress")
         start = time.monotonic()
         server.stop()
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 9  # what does not notice is given ten
         with pytest.raises((websocket.WebSocketException, OSError)):
             events.until("no such event")
     server.stop()

@@ -458,9 +458,9 @@ def random_frames(count: int, seed: int) -> list[tuple[bool, bytes]]:
 def test_decoding_survives_a_hundred_thousand_random_frames() -> None:
     """None raises, and it takes microseconds each."""
     frames = random_frames(100_000, seed=1)
-    start = time.monotonic()
+    start = time.thread_time()
     count = sum(len(decode_text(data) if text else decode_binary(data)) for text, data in frames)
-    assert time.monotonic() - start < 20
+    assert time.thread_time() - start < 20
     assert count > 10_000
 
 

@@ -447,7 +447,7 @@ def test_a_wait_with_callbacks_ends_in_time(one, job, timeout):
     start = time.monotonic()
     with pytest.raises(JobTimeout):
         wait(job, Limits(timeout), Callbacks(on_event=lambda event: None))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     stop.set()
     thread.join()
 

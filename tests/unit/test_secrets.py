@@ -236,6 +236,6 @@ def test_the_words_are_bounded() -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     """A server may send what it likes: time grows with its length, not faster."""
-    start = time.monotonic()
+    start = time.thread_time()
     Secrets().hide_text(text)
-    assert time.monotonic() - start < 5
+    assert time.thread_time() - start < 5
